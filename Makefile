@@ -1,0 +1,34 @@
+# Two commands do all set-up: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format bench wheel clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed          ## make a small data set, train, evaluate, draw
+	$(BIN)/boxwright demo
+
+check: .venv/installed         ## style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check                    ## everything CI runs
+	$(BIN)/pytest
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed         ## ratios against named peers; takes minutes, wants an idle machine
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+wheel: .venv/installed
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf .venv dist build

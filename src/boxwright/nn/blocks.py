@@ -1,0 +1,61 @@
+"""The block every network here is made of: convolution, batch norm, activation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["relu", "leaky", "silu"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What differs between the origins of one network plan.
+
+    padding: of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads bottom and right
+    only (the MindSpore zoo; sides must be even). norm_momentum: share of the NEW statistic, as torch counts it.
+    """
+
+    activation: Activation = "leaky"
+    padding: Literal["symmetric", "same"] = "symmetric"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+
+
+def activation(name: Activation) -> nn.Module:
+    """leaky has slope 0.1, as in Darknet (activations.h)."""
+    if name == "leaky":
+        return nn.LeakyReLU(0.1, inplace=True)
+    return nn.ReLU(inplace=True) if name == "relu" else nn.SiLU(inplace=True)
+
+
+class ConvNormAct(nn.Module):
+    """(B, in, H, W) -> (B, out, H / stride, W / stride). Parameters are declared in Darknet's order."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, style: Style, stride: int = 1) -> None:
+        super().__init__()
+        self.pad_end = stride == 2 and style.padding == "same"
+        padding = 0 if self.pad_end else kernel // 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, style.norm_eps, style.norm_momentum)
+        self.act = activation(style.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad_end:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.act(self.norm(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Module):
+    """1x1 to half the channels, 3x3 back; the input is added where `shortcut`, with no activation after."""
+
+    def __init__(self, inputs: int, outputs: int, style: Style, shortcut: bool = True) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.conv1 = ConvNormAct(inputs, outputs // 2, 1, style)
+        self.conv2 = ConvNormAct(outputs // 2, outputs, 3, style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv2(self.conv1(x))
+        return x + y if self.shortcut else y

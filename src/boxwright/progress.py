@@ -1,0 +1,54 @@
+"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", start: int = 0) -> Iterator[T]:
+    """Yield `items` unchanged while showing how far we are. `start` of the `total` were done before.
+
+    Everything is written to stderr, so that stdout stays clean for results.
+    """
+    if sys.stderr.isatty():
+        yield from _bar(items, total, what, unit, start)
+    else:
+        yield from _lines(items, total, what, unit, start)
+
+
+def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    begin = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=start, rate="")
+        for done, item in enumerate(items, 1):
+            yield item
+            rate = done / max(time.monotonic() - begin, 1e-9)
+            progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
+
+
+def _lines(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
+    begin = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            rate = done / (now - begin)
+            left = (total - start - done) / rate
+            print(
+                f"{what}: {start + done}/{total}, {rate:.1f} {unit}/s, {left:.0f} s left", file=sys.stderr, flush=True
+            )
+            last = now

@@ -1,0 +1,248 @@
+"""Recipes: one whole experiment as checked, frozen values.
+
+Every field says its unit. A recipe is read from `recipes/NAME.yaml` or a file of the user's, changed by overrides,
+and written into every run folder and every checkpoint.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from boxwright import config, models
+from boxwright.config import Config
+from boxwright.errors import InputError
+
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width) px
+Range = tuple[float, float]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class CanvasConfig(Config):
+    """How a picture is put on the network's input."""
+
+    size: Size = (416, 416)  # (height, width) px
+    fit: Literal["stretch", "letterbox"] = "stretch"  # letterbox keeps the aspect and centres
+    fill: Annotated[int, Field(ge=0, le=255)] = 114  # grey of what the picture does not cover
+    # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
+    # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
+    # darknet: bilinear on aligned corners, not rounded to whole grey values (Darknet).
+    resize: Literal["linear", "area", "zoo", "darknet"] = "linear"
+
+
+class SuppressionConfig(Config):
+    """Non-maximum suppression, per class and greedy by score."""
+
+    iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
+    plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
+    candidates: Annotated[int, Field(ge=1)] = 30000  # best boxes an image that enter, over all classes
+    keep: Annotated[int, Field(ge=1)] = 300  # best boxes an image that leave
+
+
+class DataConfig(Config):
+    root: str = ""  # folder or YAML of the data set; `--data` fills it
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt"] = "auto"
+    names: tuple[str, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
+    canvas: CanvasConfig = CanvasConfig()
+    workers: Annotated[int, Field(ge=0)] = 2  # loader processes for each training process
+
+
+class AugmentConfig(Config):
+    """Random changes, drawn on the device for a whole batch; the defaults change nothing."""
+
+    flip: Fraction = 0.0  # probability of mirroring left and right
+    scale: Range = (1.0, 1.0)  # size factor, uniform between the two
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # aspect: (1 +- jitter) / (1 +- jitter)
+    # fraction of the canvas by which the centre moves; null: anywhere the picture still fits or covers
+    translate: NotNegative | None = 0.0
+    degrees: NotNegative = 0.0  # rotation, +-
+    shear: NotNegative = 0.0  # degrees, +-
+    perspective: NotNegative = 0.0  # per px, +-
+    hue: Fraction = 0.0  # +-, as a share of the colour circle
+    saturation: tuple[Positive, Positive] = (1.0, 1.0)  # factor: up or down with equal chance, then uniform to the end
+    value: tuple[Positive, Positive] = (1.0, 1.0)  # likewise
+    mosaic: Fraction = 0.0  # probability that an image is made of four
+    mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(8, 8)
+    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
+    sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
+    resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
+    min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step
+    min_visible: Fraction = 0.0  # boxes of which less than this area stays are no targets in that step
+
+
+class ScheduleConfig(Config):
+    """Learning rate by step. lr is for the whole group of processes and is not scaled by their number."""
+
+    kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
+    lr: Positive = 0.001
+    lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
+    lr_gamma: Positive = 0.1  # factor at each fall
+    T_max: Annotated[int, Field(ge=1)] | None = None  # epochs of the cosine's half wave; null: all epochs
+    eta_min: NotNegative = 0.0  # the cosine's lowest lr
+    start_factor: Positive = 1.0  # MindYOLO's cosine and linear: factor on lr at the first epoch
+    end_factor: NotNegative | None = None  # and at the last; null: eta_min rules (the zoo's form)
+    warmup_epochs: NotNegative = 0
+    warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
+    warmup_bias_lr: NotNegative | None = None  # biases and betas start here and fall (MindYOLO); null: as the others
+    warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
+
+
+class OptimizerConfig(Config):
+    """SGD with momentum; decay on convolution weights only, never on biases and batch norm."""
+
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0005
+    clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
+    loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
+
+
+class EmaConfig(Config):
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no average is kept
+    ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
+
+
+class TrainConfig(Config):
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 8  # images a process and step
+    accumulate: Annotated[int, Field(ge=1)] = 1  # batches summed into one step of the optimiser
+    seed: int = 0
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    augment: AugmentConfig = AugmentConfig()
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    channels_last: bool = False
+    freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
+    freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
+    log_every: Annotated[int, Field(ge=1)] = 20  # steps
+    save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    keep: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
+    evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last
+    evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
+    profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
+
+
+class EvaluateConfig(Config):
+    threshold: Fraction = 0.001  # lowest score that counts
+    suppression: SuppressionConfig = SuppressionConfig()
+    batch: Annotated[int, Field(ge=1)] = 8
+
+
+class PredictConfig(Config):
+    threshold: Fraction = 0.25
+    suppression: SuppressionConfig = SuppressionConfig()
+    batch: Annotated[int, Field(ge=1)] = 8
+
+
+class Expect(Config):
+    """A published claim; nothing here was measured by this project."""
+
+    metric: str = ""
+    value: float | None = None
+    source: str = ""
+    hardware: str = ""
+
+
+class Recipe(Config):
+    name: str
+    summary: str = ""  # one line, shown by `boxwright list`
+    model: pydantic.SerializeAsAny[Config]
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    expect: Expect = Expect()
+
+    @pydantic.model_validator(mode="after")
+    def _one_name_a_class(self) -> Self:
+        classes = getattr(self.model, "classes", None)
+        if self.data.names and classes != len(self.data.names):
+            raise ValueError(f"model.classes is {classes}, data.names holds {len(self.data.names)} names")
+        return self
+
+    def with_names(self, names: Sequence[str]) -> Self:
+        """This recipe for other classes."""
+        tree = self.tree()
+        tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
+        return from_tree(tree, self.name)  # type: ignore[return-value]
+
+    def with_overrides(self, changes: Mapping[str, Any] | Sequence[str]) -> Self:
+        return from_tree(config.override(self.tree(), changes), self.name)  # type: ignore[return-value]
+
+    def tree(self) -> dict[str, Any]:
+        """Plain values, as YAML and a checkpoint's metadata hold them."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def names() -> list[str]:
+    """The shipped recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def summaries() -> dict[str, str]:
+    """Shipped recipe -> its one line. Builds nothing and does not import torch."""
+    return {name: str(_read(name)[0].get("summary", "")) for name in names()}
+
+
+def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+    """The shipped recipe of that name, or the YAML file at that path, with overrides applied.
+
+    Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
+    """
+    tree, source = _read(name_or_path)
+    return from_tree(config.override(tree, overrides), source)
+
+
+def from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from plain values; `source` names where they came from in an error."""
+    tree = dict(tree)
+    model = tree.get("model")
+    if not isinstance(model, Mapping) or "name" not in model:
+        raise InputError(f"{source}: model.name: missing, needed one of {', '.join(models.names())}")
+    tree["data"] = _expand_names(dict(tree.get("data") or {}))
+    try:
+        tree["model"] = config.validate(models.module(str(model["name"])).Config, dict(model), f"{source}: model")
+    except InputError as error:
+        raise InputError(str(error).replace(": model: ", ": model.", 1)) from error
+    return config.validate(Recipe, tree, source)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The shipped list of class names called `name`, for example coco."""
+    file = _folder() / "names" / f"{name}.txt"
+    if not file.is_file():
+        raise InputError(f"data.names: there is no shipped list '{name}'; give a list of names, or coco")
+    return tuple(file.read_text(encoding="utf-8").split("\n")[:-1])
+
+
+def _expand_names(data: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(data.get("names"), str):
+        data["names"] = class_names(data["names"])
+    return data
+
+
+def _folder() -> Any:
+    return resources.files("boxwright") / "recipes"
+
+
+def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
+    text = str(name_or_path)
+    if text in names():
+        with resources.as_file(_folder() / f"{text}.yaml") as file:
+            return config.read_yaml(file), f"recipe {text}"
+    if Path(text).suffix in {".yaml", ".yml"}:
+        return config.read_yaml(Path(text)), text
+    near = difflib.get_close_matches(text, names(), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}"
+    raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml")

@@ -1,0 +1,132 @@
+"""What travels between the rooms: frames, batches, detections, and the protocol of a detector.
+
+    B images, M boxes an image after padding, N detections, H x W canvas pixels
+
+Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other conventions (COCO's xywh and its 91 ids,
+Darknet's centre form) are converted on the line where they enter or leave.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a picture was put on its canvas.
+
+    image_id: the data set's own id. path: the file, "" for an array. size: original (height, width) px.
+    canvas: (height, width) px. scale: canvas px for one original px, (y, x). offset: (top, left) px of the
+    picture's corner on the canvas.
+    """
+
+    image_id: int | str
+    path: str
+    size: tuple[int, int]
+    canvas: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def content(self) -> tuple[float, float, float, float]:
+        """The part of the canvas that the picture covers, as (x1, y1, x2, y2) px."""
+        (h, w), (sy, sx), (top, left) = self.size, self.scale, self.offset
+        return left, top, left + w * sx, top + h * sy
+
+    def to_canvas(self, boxes: Tensor) -> Tensor:
+        """(N, 4) original px -> (N, 4) canvas px."""
+        (sy, sx), (top, left) = self.scale, self.offset
+        return boxes * boxes.new_tensor([sx, sy, sx, sy]) + boxes.new_tensor([left, top, left, top])
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """(N, 4) canvas px -> (N, 4) original px, not clipped."""
+        (sy, sx), (top, left) = self.scale, self.offset
+        return (boxes - boxes.new_tensor([left, top, left, top])) / boxes.new_tensor([sx, sy, sx, sy])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """images (B, 3, H, W): uint8 as loaded, float32 in [0, 1] once augmented. boxes (B, M, 4) xyxy canvas px.
+    labels (B, M) int64, -1 where a row is padding. ignore (B, M) bool: crowd regions, neither object nor background.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+    frames: tuple[Frame, ...]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Everything on `device`; frames stay where they are."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "boxes", "labels", "ignore")
+        }
+        return replace(self, **moved)
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, M) bool: rows that are objects to find (neither padding nor crowd)."""
+        return (self.labels >= 0) & ~self.ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """boxes (N, 4) xyxy px, scores (N,) in [0, 1], labels (N,) int64; names of the classes where known."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.boxes.shape != (n, 4) or self.labels.shape != (n,):
+            raise ValueError(
+                f"boxes {tuple(self.boxes.shape)}, scores {tuple(self.scores.shape)}, labels "
+                f"{tuple(self.labels.shape)}: need (N, 4), (N,), (N,)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """A mask, an index tensor or a slice picks from all fields at once."""
+        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
+
+    def to_coco(self, image_id: int | str, category_ids: tuple[int, ...]) -> list[dict[str, object]]:
+        """COCO result rows: xywh boxes and the data set's own category ids."""
+        boxes = self.boxes.double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+            for box, score, label in rows
+        ]
+
+    @classmethod
+    def empty(cls, names: tuple[str, ...] = ()) -> Self:
+        return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), names)
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """What each module in `models/` builds: a plain `nn.Module` with three answers."""
+
+    raw_names: tuple[str, ...]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> raw outputs, exactly what is exported."""
+        ...
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted; their sum is what is minimised."""
+        ...
+
+    def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
+        """Canvas-pixel detections with score >= threshold, one entry an image, before suppression."""
+        ...
