@@ -30,7 +30,8 @@ class CanvasConfig(Config):
 
     size: Size = (416, 416)  # (height, width) px
     fit: Literal["stretch", "letterbox"] = "stretch"  # letterbox keeps the aspect and centres
-    fill: Annotated[int, Field(ge=0, le=255)] = 114  # grey of what the picture does not cover
+    # grey of what the picture does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
+    fill: Annotated[float, Field(ge=0, le=255)] = 114
     # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
     # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
     # darknet: bilinear on aligned corners, not rounded to whole grey values (Darknet).
@@ -78,20 +79,33 @@ class AugmentConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning rate by step. lr is for the whole group of processes and is not scaled by their number."""
+    """Learning rate by step; `engine/schedule.py` draws the curve. lr is for the whole group of processes and is not
+    scaled by their number.
+
+    Without `warmup_bias_lr` the warm-up is the MindSpore zoo's: from lr / steps up to lr. With it, MindYOLO's: weights
+    rise from 0, biases and betas fall from `warmup_bias_lr`, both to the curve's value.
+    """
 
     kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
     lr: Positive = 0.001
     lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
     lr_gamma: Positive = 0.1  # factor at each fall
-    T_max: Annotated[int, Field(ge=1)] | None = None  # epochs of the cosine's half wave; null: all epochs
-    eta_min: NotNegative = 0.0  # the cosine's lowest lr
-    start_factor: Positive = 1.0  # MindYOLO's cosine and linear: factor on lr at the first epoch
-    end_factor: NotNegative | None = None  # and at the last; null: eta_min rules (the zoo's form)
+    eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
+    T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
     warmup_epochs: NotNegative = 0
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
-    warmup_bias_lr: NotNegative | None = None  # biases and betas start here and fall (MindYOLO); null: as the others
+    warmup_bias_lr: NotNegative | None = None
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
+
+    @pydantic.model_validator(mode="after")
+    def _falls_fit_the_kind(self) -> Self:
+        if self.kind == "step" and len(self.lr_epochs) != 1:
+            raise ValueError(f"lr_epochs holds {list(self.lr_epochs)}; kind step needs one number, the epochs of a step")
+        if self.kind == "multistep" and (not self.lr_epochs or list(self.lr_epochs) != sorted(set(self.lr_epochs))):
+            raise ValueError(f"lr_epochs holds {list(self.lr_epochs)}; kind multistep needs rising epochs, as [160, 180]")
+        if self.eta_min > self.lr:
+            raise ValueError(f"eta_min {self.eta_min} is above lr {self.lr}; it is the lowest rate")
+        return self
 
 
 class OptimizerConfig(Config):

@@ -1,0 +1,59 @@
+"""Fill a model with numbers from a file, and say what fitted.
+
+Kinds of file: our own safetensors, a torch state dict with our names (.pt, .pth), Darknet's .weights and cut backbones
+(*.conv.N), MindSpore's .ckpt. A run folder, or its best/ or last/, stands for the best checkpoint in it.
+"""
+
+import re
+from pathlib import Path
+
+from torch import nn
+
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights import checkpoint, darknet, mindspore
+from boxwright.weights.files import locate, require
+from boxwright.weights.fit import Report, fit
+
+__all__ = ["Report", "load", "stored_recipe"]
+
+
+def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool = False) -> Report:
+    """Fill `model`, built from `recipe.model`, with the numbers in `path`.
+
+    transfer: take all that fits and leave the rest as it is; without it everything has to fit. In the MindSpore zoo's
+    words: `transfer_train` with `filter_weight`, and `pretrained_backbone`, are transfer; `resume` is not.
+    Raises InputError, the model untouched, for an unreadable file and for one that does not fit.
+    """
+    file = locate(Path(path))
+    kind = _kind(file)
+    if kind == "darknet":
+        tensors, unexpected = darknet.read(file, model, recipe, transfer=transfer), []
+    elif kind == "mindspore":
+        tensors, unexpected = mindspore.read(file, model, recipe)
+    else:
+        tensors, unexpected = checkpoint.read_tensors(file), []
+    return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+
+
+def stored_recipe(path: str | Path) -> Recipe | None:
+    """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
+    file = locate(Path(path))
+    return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+
+
+def _kind(file: Path) -> str:
+    """safetensors, torch, darknet or mindspore: by content where that is certain, else by suffix."""
+    with require(file).open("rb") as stream:
+        start = stream.read(9)
+    if start.startswith(b"PK\x03\x04"):
+        return "torch"
+    if file.suffix == ".weights" or re.search(r"\.conv\.\d+$", file.name):
+        return "darknet"
+    if file.suffix == ".ckpt":
+        return "mindspore"
+    if file.suffix in {".pt", ".pth"}:
+        return "torch"
+    if file.suffix == ".safetensors" or start[8:9] == b"{":
+        return "safetensors"
+    raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .weights, *.conv.N or .ckpt")

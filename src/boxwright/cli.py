@@ -1,0 +1,204 @@
+"""The command line: each verb reads its words, calls one function of the package, and prints what came back.
+
+Nothing here imports torch before a verb needs it, so `--help` and `list` answer at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from boxwright.errors import InputError
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", help="Train, evaluate, port and use convolutional object detectors."
+)
+data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
+app.add_typer(data_app, name="data")
+
+Weights = Annotated[str, typer.Argument(help="A run folder, or a .safetensors, .weights or .ckpt file.")]
+Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
+Folder = Annotated[str, typer.Argument(help="Folder of the data set, or a YAML that describes it.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="A recipe's name or YAML file, for weights that do not carry their own.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]
+
+
+@app.command("list")
+def list_() -> None:
+    """The shipped recipes, one line each."""
+    from boxwright import recipe
+
+    for name, summary in recipe.summaries().items():
+        print(f"{name:32} {summary}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")], set_: Changes = None
+) -> None:
+    """One recipe with every value written out, ready to be saved and changed."""
+    from boxwright import recipe
+
+    print(recipe.load(name, set_ or ()).to_yaml(), end="")
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")],
+    data: Data,
+    out: Annotated[str | None, typer.Option("--out", help="The run folder. [default: runs/RECIPE]")] = None,
+    set_: Changes = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Start from these weights.")] = None,
+    transfer: Transfer = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
+) -> None:
+    """Train a detector on labelled pictures. Starts the same under torchrun or accelerate launch."""
+    from boxwright.engine.train import train as run
+
+    folder = run(
+        name,
+        data,
+        out or f"runs/{Path(name).stem}",
+        weights=weights,
+        transfer=transfer,
+        resume=resume,
+        skip_bad=skip_bad,
+        overrides=tuple(set_ or ()),
+    )
+    print(folder)
+
+
+@app.command()
+def evaluate(
+    weights: Weights,
+    data: Data,
+    recipe: RecipeOption = None,
+    split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
+    out: Annotated[str | None, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = None,
+    set_: Changes = None,
+    device: Device = "cpu",
+) -> None:
+    """Score weights on labelled pictures: COCO's twelve numbers and a table of the classes."""
+    from boxwright.data import open_dataset
+    from boxwright.evaluation import run
+    from boxwright.predict import predictor
+
+    loaded = predictor.load(weights, recipe, device, set_ or ())
+    print(run.evaluate(loaded, open_dataset(data, split), Path(out) if out else None))
+
+
+@app.command()
+def predict(
+    weights: Weights,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or quoted globs.")],
+    recipe: RecipeOption = None,
+    out: Annotated[str, typer.Option("--out", help="Folder for the drawn pictures and detections.json.")] = "detections",
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
+    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Find objects in pictures and draw them."""
+    from boxwright.predict import predictor, sinks
+
+    changes = {} if nms is None else {"predict.suppression.iou": nms}
+    loaded = predictor.load(weights, recipe, device, changes)
+    wanted = tuple(classes.split(",")) if classes else None
+    summary = sinks.predict_to_folder(loaded, sources, Path(out), threshold=threshold, classes=wanted)
+    print(summary)
+    raise typer.Exit(1 if summary.failed else 0)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="A .weights, .ckpt or .safetensors file.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="The recipe whose network takes the weights.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    transfer: Transfer = False,
+    set_: Changes = None,
+) -> None:
+    """Turn published weights into a .safetensors file that carries its recipe."""
+    from boxwright import models, weights
+    from boxwright import recipe as recipes
+    from boxwright.weights import checkpoint
+
+    resolved = recipes.load(recipe, set_ or ())
+    model = models.module(resolved.model.name).build(resolved.model)
+    print(weights.load(model, file, resolved, transfer=transfer))
+    checkpoint.save(out, model, resolved)
+    print(out)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Folder,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Which parts; repeatable. [default: all]")] = None,
+    report: Annotated[str | None, typer.Option("--report", help="Write the findings as JSON here.")] = None,
+) -> None:
+    """List every doubtful label and picture. Ends with status 1 when something is wrong."""
+    from boxwright.data import check
+
+    found = check.check_folder(folder, tuple(split or ()), Path(report) if report else None)
+    print(found)
+    raise typer.Exit(1 if found.errors else 0)
+
+
+@data_app.command("show")
+def data_show(
+    folder: Folder,
+    split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "train",
+    out: Annotated[str, typer.Option("--out", help="Folder for the drawn pictures.")] = "labels",
+    count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
+) -> None:
+    """Draw the labels of some pictures, spread evenly over the data set."""
+    from boxwright.data import open_dataset
+    from boxwright.predict import sinks
+
+    print(sinks.draw_labels(open_dataset(folder, split), Path(out), count))
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Folder for the data and the runs.")] = "demo",
+    set_: Changes = None,
+) -> None:
+    """Render scenes with known boxes, train on them, evaluate, draw. Minutes on two cores; no network."""
+    from boxwright.engine import demo as whole
+
+    print(whole.run(Path(out), tuple(set_ or ())))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process.
+
+    Status 0: done. 1: done, and something was found wrong. 2: the input cannot be used, said in one line on stderr.
+    130: interrupted.
+    """
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = app(words, prog_name="boxwright", standalone_mode=False)
+    except (InputError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        _stop(message, 2)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does; Python must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _stop(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    sys.exit(status or 0)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    print("boxwright: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(status)

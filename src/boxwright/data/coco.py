@@ -1,0 +1,155 @@
+"""COCO JSON: `images`, `annotations` with xywh boxes, `categories`.
+
+Labels are numbered in the order of the category ids, so COCO's 80 classes with ids 1 to 90 become 0 to 79, as in
+pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for COCO is that of the outline.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, paths_column, to_xyxy
+from boxwright.errors import InputError
+
+LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
+LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; the column of paths is as wide as the longest
+LONGEST_ID = 256  # characters, likewise
+Entries = Sequence[Mapping[str, Any]]
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> JSON file, for a data set's folder."""
+    found = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
+    files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
+    files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
+    # COCO ships captions_*.json and the like beside the boxes.
+    others = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
+    found |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
+    return found
+
+
+def read(file: Path, split: str, root: Path, pictures: Path | None = None) -> Dataset:
+    """The data set that a COCO JSON file describes.
+
+    pictures: the folder that `file_name` starts from; None: the first of the usual places that holds them.
+    Raises InputError for a file that is no such JSON or whose entries lack keys or hold values of a wrong type.
+    """
+    tree = _load(file)
+    entries, labels, classes = (_entries(tree, key, file) for key in ("images", "annotations", "categories"))
+    names, category_ids = _categories(classes, file)
+    images, names_of_files = _images(entries, file)
+    folder = pictures or _picture_folder(file, split, root, names_of_files)
+    images = Images(
+        images.ids,
+        paths_column([os.path.join(folder, name) for name in names_of_files]),  # noqa: PTH118  (100,000s of them)
+        images.sizes,
+        paths_column([str(file)]),
+    )
+    rows, image_ids = _boxes(labels, category_ids, file)
+    owners = _lookup(images.ids, image_ids, file)
+    lost = np.flatnonzero(owners < 0)
+    strays = tuple(
+        Stray(f"{file} annotations[{row}]", image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist()
+    )
+    order = np.argsort(owners, kind="stable")[len(lost) :]
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(images)))]).astype(np.int64)
+    return Dataset(names, category_ids, split, root, "coco", images, rows.pick(order), starts, strays)
+
+
+def _load(file: Path) -> Mapping[str, Any]:
+    try:
+        tree = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed a COCO JSON file") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file} line {error.lineno} column {error.colno}: not valid JSON ({error.msg}); the file may be cut short"
+        ) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end
+        raise InputError(f"{file}: not valid JSON ({error}), needed a COCO JSON file") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories")
+    return tree
+
+
+def _entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
+    entries = tree.get(key)
+    if not isinstance(entries, list):
+        found = f"found {type(entries).__name__}" if key in tree else f"missing (found {', '.join(tree) or 'no keys'})"
+        raise InputError(f"{file}: key '{key}': {found}, needed a list; COCO JSON has images, annotations, categories")
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise InputError(f"{file} {key}[{index}]: found {_shown(entry)}, needed an object")
+    return entries
+
+
+def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if not entries:
+        raise InputError(f"{file}: categories: empty, needed at least one {{id, name}}")
+    ids = _whole(_values(entries, "id", "categories", file), "id", "categories", file)
+    names = _texts(_values(entries, "name", "categories", file), "name", "categories", file)
+    for index, name in enumerate(names):
+        if not name.strip():
+            raise InputError(f"{file} categories[{index}].name: empty, needed the class's name")
+    order = np.argsort(ids, kind="stable").tolist()
+    for first, second in zip(order, order[1:], strict=False):
+        if ids[first] == ids[second]:
+            raise InputError(f"{file} categories[{second}].id: {ids[second]} is also that of categories[{first}]")
+    return tuple(names[index] for index in order), tuple(int(ids[index]) for index in order)
+
+
+def _images(entries: Entries, file: Path) -> tuple[Images, list[str]]:
+    """Ids and sizes, and the file names as written."""
+    if not entries:
+        raise InputError(f"{file}: images: empty, needed at least one {{id, file_name}}")
+    ids = _ids(_values(entries, "id", "images", file), "id", "images", file)
+    names = _texts(_values(entries, "file_name", "images", file), "file_name", "images", file)
+    for index, name in enumerate(names):
+        if not name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_PATH or not _encodable(name):
+            raise InputError(f"{file} images[{index}].file_name: {_shown(name)} cannot be a path")
+    sides = []
+    for key in ("height", "width"):
+        values = _whole([entry.get(key, -1) for entry in entries], key, "images", file)
+        bad = [index for index in np.flatnonzero(values < 1).tolist() if key in entries[index]]
+        if bad:
+            raise InputError(f"{file} images[{bad[0]}].{key}: found {values[bad[0]]}, needed 1 px or more")
+        sides.append(values)
+    sizes = np.stack(sides, axis=1)
+    sizes[(sizes < 0).any(axis=1)] = -1
+    return Images(ids, paths_column(()), sizes, paths_column(())), names
+
+
+def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
+    """The rows in the file's order, and the image id of each."""
+    ids = _whole(_values(entries, "id", "annotations", file), "id", "annotations", file)
+    image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
+    categories = _whole(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
+    xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
+    crowd = _whole([entry.get("iscrowd", 0) for entry in entries], "iscrowd", "annotations", file)
+    for index in np.flatnonzero((crowd != 0) & (crowd != 1)).tolist():
+        raise InputError(f"{file} annotations[{index}].iscrowd: found {crowd[index]}, needed 0 or 1")
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
+        unsaid = np.array(["area" not in entry for entry in entries], dtype=bool)
+        areas = np.where(unsaid, xywh[:, 2] * xywh[:, 3], areas)
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    known = np.array(category_ids, dtype=np.int64)
+    nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
+    labels = np.where(known[nearest] == categories, nearest, -1).astype(np.int64)
+    places = np.arange(len(entries), dtype=np.int64)
+    return Boxes(to_xyxy(xyxy), labels, categories, crowd.astype(bool), areas, ids, places), image_ids
+
+
+def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
+    """(T, 4) of the JSON's boxes, of which each must be four numbers (NaN is one)."""
+    for index, value in enumerate(values):
+        if not isinstance(value, list) or len(value) != 4 or not all(type(v) in (int, float) for v in value):
+            raise InputError(f"{file} annotations[{index}].bbox: found {_shown(value)}, needed [x, y, width, height]")
+    return np.array([[float(min(max(v, -1e300), 1e300)) if v == v else v for v in box] for box in values]).reshape(
+        -1, 4
+    )

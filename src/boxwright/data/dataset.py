@@ -1,0 +1,171 @@
+"""A labelled set of pictures as a few flat arrays, whatever files it came from.
+
+    P pictures, T boxes in all, N boxes of one picture
+
+Columns instead of an object for each box: 118,287 pictures with 860,001 boxes take some 70 MB, and worker processes
+share them after a fork. Nothing is repaired or dropped here: faulty rows stay as they were read, so that `check` can
+name them and `skip_bad` can leave them out.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and its labels.
+
+    image_id: the data set's own id. path: the picture's file. size: (height, width) px of the picture as displayed,
+    that is with its EXIF orientation applied; None where the data set does not say. boxes (N, 4) float32 xyxy px of
+    the original picture. labels (N,) int64 from 0, -1 where the category is unknown. crowd (N,) bool. areas (N,)
+    float64 px, of the object's outline where the data set knows it, else of the box. annotation_ids (N,) int64.
+    """
+
+    image_id: int | str
+    path: str
+    size: tuple[int, int] | None
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    annotation_ids: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A label that belongs to no picture of the set: it cannot be a row, and is kept so that `check` names it."""
+
+    place: str  # the label file and, where it holds several labels, the entry in it
+    image_id: int | str
+    annotation_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Columns with one entry a picture. sizes (P, 2) int64 (height, width), -1 where not declared."""
+
+    ids: Array  # (P,) int64 or unicode
+    paths: Array  # (P,) bytes as the file system has them
+    sizes: NDArray[np.int64]
+    label_files: Array  # (P,) bytes: the file whose lines are the picture's labels; (1,) when one file holds all
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Columns with one entry a box, in the pictures' order."""
+
+    xyxy: NDArray[np.float32]  # (T, 4) px
+    labels: NDArray[np.int64]  # (T,) -1: unknown category
+    categories: NDArray[np.int64]  # (T,) the data set's own category id, also where it is unknown
+    crowd: NDArray[np.bool_]  # (T,)
+    areas: NDArray[np.float64]  # (T,) px
+    ids: NDArray[np.int64]  # (T,) annotation ids
+    places: NDArray[np.int64]  # (T,) entry (from 0) or line (from 1) in the label file
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One split. names: classes in label order. category_ids: the data set's own ids in label order.
+
+    kind: which reader made it. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to picture i.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    split: str
+    root: Path
+    kind: str
+    images: Images
+    rows: Boxes
+    starts: NDArray[np.int64]
+    strays: tuple[Stray, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        index %= len(self)
+        rows, part = self.rows, slice(self.starts[index], self.starts[index + 1])
+        height, width = self.images.sizes[index].tolist()
+        return Sample(
+            image_id=self.images.ids[index].item(),
+            path=self.path(index),
+            size=None if height < 0 else (height, width),
+            boxes=rows.xyxy[part],
+            labels=rows.labels[part],
+            crowd=rows.crowd[part],
+            areas=rows.areas[part],
+            annotation_ids=rows.ids[part],
+        )
+
+    def path(self, index: int) -> str:
+        """The picture's file."""
+        return os.fsdecode(self.images.paths[index].item())
+
+    def label_file(self, index: int) -> str:
+        """The file that holds the labels of that picture."""
+        files = self.images.label_files
+        return os.fsdecode(files[index if len(files) > 1 else 0].item()) if len(files) else ""
+
+    def place(self, index: int, row: int) -> str:
+        """Where row `row` (of all T), a label of picture `index`, stands in its file."""
+        number = int(self.rows.places[row])
+        return self.label_file(index) + (f" annotations[{number}]" if self.kind == "coco" else f" line {number}")
+
+    def owners(self) -> NDArray[np.int64]:
+        """(T,) the picture that each row belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Dataset":
+        """Those pictures, in that order, with their labels."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        counts = np.diff(self.starts)[chosen]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
+        images = Images(
+            ids=self.images.ids[chosen],
+            paths=self.images.paths[chosen],
+            sizes=self.images.sizes[chosen],
+            label_files=self.images.label_files[chosen] if len(self.images.label_files) > 1 else self.images.label_files,
+        )
+        return replace(self, images=images, rows=pick(self.rows, rows), starts=starts)
+
+    def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
+        """The same pictures without the labels where `bad` (T,) is true."""
+        kept = np.concatenate([[0], np.cumsum(~bad)])
+        return replace(self, rows=pick(self.rows, np.flatnonzero(~bad)), starts=kept[self.starts])
+
+
+def pick(rows: Boxes, chosen: NDArray[np.int64]) -> Boxes:
+    """Those rows, in that order, of every column."""
+    return Boxes(*(getattr(rows, name)[chosen] for name in Boxes.__slots__))
+
+
+def paths_column(paths: Sequence[str]) -> Array:
+    """Paths as one array of bytes (trailing NULs, which no path has, are what NumPy pads with)."""
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+
+
+def to_xyxy(values: Sequence[Sequence[float]]) -> NDArray[np.float32]:
+    """(T, 4) numbers of any size as float32; what does not fit becomes infinite, which `check` reports."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float64).reshape(-1, 4).astype(np.float32)

@@ -1,0 +1,138 @@
+"""Samples -> batches of canvases, decoded and placed by worker processes; nothing here is random but the order.
+
+    B images, M boxes an image after padding, H x W canvas px
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from boxwright.data.canvas import read_canvas
+from boxwright.errors import InputError
+from boxwright.recipe import CanvasConfig
+from boxwright.types import Batch, Frame
+
+Parts = tuple[Tensor, Tensor, Tensor, Tensor, tuple[Frame, ...]]  # the fields of a Batch, as workers send them
+
+
+class Samples(Protocol):
+    """What the loader needs of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...  # a Sample
+
+
+class Loader:
+    """Batches of a data set, epoch by epoch, for one of `world` processes.
+
+    The order of an epoch is a permutation drawn from (seed, epoch), or the data set's own without `shuffle`. Step s
+    of the whole group holds the s-th `batch * world` pictures of it, and process `rank` the rank-th `batch` of those:
+    two processes with half the batch see the pictures that one with the whole batch sees.
+
+    With `shuffle` (training) an incomplete last step is left out, and JPEGs may be decoded at reduced size. Without
+    (evaluation) every picture comes once, decoded in full; at the end a process may get a smaller batch or none.
+    """
+
+    def __init__(
+        self,
+        dataset: Samples,
+        canvas: CanvasConfig,
+        batch: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        step = batch * world
+        self.steps_per_epoch = len(dataset) // step if shuffle else -(-len(dataset) // step)
+        if self.steps_per_epoch == 0 and shuffle:
+            raise InputError(
+                f"{len(dataset)} pictures to train on do not fill one step of {batch} x {world} processes; "
+                "lower train.batch or add pictures"
+            )
+        self._order = _Order(len(dataset), batch, seed, rank, world, shuffle)
+        self._loader: DataLoader[Any] = DataLoader(
+            _Canvases(dataset, canvas, reduce=shuffle),  # type: ignore[arg-type]
+            batch_size=None,  # the order gives whole batches and _Canvases makes them
+            sampler=self._order,  # type: ignore[arg-type]
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+        )
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `skip` on; those before are not loaded.
+
+        Raises InputError naming the file when a picture cannot be read.
+        """
+        self._order.epoch, self._order.skip = number, skip
+        for parts in self._loader:
+            if isinstance(parts, str):
+                raise InputError(parts)
+            images, boxes, labels, ignore, frames = parts
+            yield Batch(images, boxes, labels, ignore, tuple(frames))
+
+
+class _Order:
+    """Yields the dataset indices of each batch; `epoch` and `skip` are set before it is walked."""
+
+    def __init__(self, length: int, batch: int, seed: int, rank: int, world: int, shuffle: bool) -> None:
+        self.length, self.batch, self.seed, self.rank, self.world, self.shuffle = (
+            length, batch, seed, rank, world, shuffle,
+        )  # fmt: skip
+        self.epoch = self.skip = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.length)
+        step = self.batch * self.world
+        end = self.length - self.length % step if self.shuffle else self.length
+        for start in range(self.skip * step + self.rank * self.batch, end, step):
+            yield order[start : start + self.batch].tolist()
+
+
+class _Canvases:
+    """List of indices -> the parts of a batch. Lives in the workers."""
+
+    def __init__(self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool) -> None:
+        self.dataset, self.canvas, self.reduce = dataset, canvas, reduce
+
+    def __getitem__(self, indices: Sequence[int]) -> Parts | str:
+        """The batch, or the text of an InputError: thrown through a worker it would grow into a page."""
+        try:
+            return self._batch([self.dataset[index] for index in indices])
+        except InputError as error:
+            return str(error)
+
+    def _batch(self, samples: Sequence[Any]) -> Parts:
+        count, most = len(samples), max(len(sample.labels) for sample in samples)
+        images = torch.empty(count, 3, *self.canvas.size, dtype=torch.uint8)
+        boxes = torch.zeros(count, most, 4)
+        labels = torch.full((count, most), -1)
+        ignore = torch.zeros(count, most, dtype=torch.bool)
+        frames = []
+        for row, sample in enumerate(samples):
+            image, frame = read_canvas(str(sample.path), self.canvas, sample.image_id, reduce=self.reduce)
+            if image.dtype == np.float32:
+                image = np.rint(image).astype(np.uint8)
+            images[row] = torch.from_numpy(image).permute(2, 0, 1)
+            n = len(sample.labels)
+            boxes[row, :n] = frame.to_canvas(torch.from_numpy(np.asarray(sample.boxes, np.float32)))
+            labels[row, :n] = torch.from_numpy(np.asarray(sample.labels, np.int64))
+            ignore[row, :n] = torch.from_numpy(np.asarray(sample.crowd, np.bool_))
+            frames.append(frame)
+        return images, boxes, labels, ignore, tuple(frames)
+
+
+def _start_worker(number: int) -> None:
+    cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way

@@ -1,0 +1,338 @@
+"""Rendered scenes seen from above with known boxes: cars, trucks and round storage tanks. The demonstration's data.
+
+    K corners of an outline, N objects of a scene; coordinates are (x, y) px of the finished picture
+
+A scene is a pure function of (seed, index). It is drawn twice as large and averaged down, which smooths edges. What
+is no object is there to be told apart: roofs, trees (which also hide parts of objects), lane marks, shadows.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from boxwright.progress import track
+
+NAMES = ("car", "truck", "tank")
+FINE = 2  # drawn pixels for one of the picture, each way
+SHIFT = 4  # OpenCV's fixed-point bits: outlines fall on sixteenths of a drawn pixel
+GRASS = ((96, 122, 62), (118, 134, 74), (142, 138, 88), (158, 140, 104), (84, 108, 66), (128, 118, 84))
+PAINTS = ((232, 232, 230), (40, 42, 48), (168, 30, 34), (38, 70, 140), (176, 180, 184), (214, 196, 70), (60, 110, 84))
+ROOFS = ((150, 84, 66), (128, 128, 132), (170, 160, 148), (96, 74, 66))
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """image (size, size, 3) uint8 RGB; boxes (N, 4) float64 xyxy px inside the picture; labels (N,) index NAMES."""
+
+    image: Array
+    boxes: Array
+    labels: Array
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something that stands on the ground: what it is, its outline (K, 2) px, and how to paint it."""
+
+    kind: str  # one of NAMES, or roof
+    outline: Array
+    height: float  # px; the length of its shadow
+    paint: Callable[[Array], None]
+
+
+def write(folder: Path, train: int = 240, val: int = 60, size: int = 256, seed: int = 0) -> Path:
+    """Render `train` + `val` scenes into a new `folder`: images/, annotations/train.json and val.json (COCO).
+
+    The folder appears only when everything in it is written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".scenes-", dir=folder.parent) as temporary:
+        part = Path(temporary) / "data"
+        for name in ("images", "annotations"):
+            (part / name).mkdir(parents=True)
+        progress = iter(track(range(train + val), train + val, "rendering scenes"))
+        for split, count in (("train", train), ("val", val)):
+            documents = [_write_scene(part / "images", next(progress), size, seed) for _ in range(count)]
+            _write_json(part / "annotations" / f"{split}.json", documents)
+        next(progress, None)
+        os.rename(part, folder)
+    return folder
+
+
+def scene(seed: int, index: int, size: int = 256) -> Scene:
+    """The scene number `index`, `size` px wide and high. The same arguments give the same pixels."""
+    rng = np.random.default_rng([seed, index])
+    image = _ground(rng, size)
+    taken, paved = np.zeros((2, size, size), np.uint8)
+    roads = [_road(rng, size) for _ in range(rng.integers(1, 3))]
+    for road, width in roads:
+        _draw_road(image, road, width)
+        cv2.polylines(paved, [np.round(road).astype(np.int32)], False, 1, int(width) + 6)
+    buildings = [*_tanks(rng, size), *_roofs(rng, size)]
+    vehicles = [*_traffic(rng, roads), *_parked(rng, size)]
+    things = [thing for thing in buildings if _claim(taken, thing.outline, paved)]
+    things += [thing for thing in vehicles if _claim(taken, thing.outline)]
+    objects = [thing for thing in things if thing.kind in NAMES]
+    _draw_things(rng, image, things)
+    _draw_trees(rng, image, objects)
+    outlines = [thing.outline for thing in objects]
+    boxes = [np.concatenate([o.min(axis=0), o.max(axis=0)]).clip(0, size) for o in outlines]
+    labels = [NAMES.index(thing.kind) for thing in objects]
+    return Scene(_finish(rng, image), np.array(boxes).reshape(-1, 4), np.array(labels, np.int64))
+
+
+# --- files
+
+
+def _write_scene(folder: Path, index: int, size: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The COCO image and its annotations (without their ids)."""
+    made = scene(seed, index, size)
+    name = f"{index:06d}.jpg"
+    _, encoded = cv2.imencode(".jpg", made.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    (folder / name).write_bytes(encoded.tobytes())
+    rows = []
+    for (x1, y1, x2, y2), label in zip(made.boxes.round(2).tolist(), made.labels.tolist(), strict=True):
+        w, h = round(x2 - x1, 2), round(y2 - y1, 2)
+        row = {"image_id": index + 1, "category_id": label + 1, "bbox": [x1, y1, w, h], "area": w * h, "iscrowd": 0}
+        rows.append(row)
+    return {"id": index + 1, "file_name": name, "width": size, "height": size}, rows
+
+
+def _write_json(path: Path, documents: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+    rows = [row for _, rows in documents for row in rows]
+    tree = {
+        "info": {"description": "scenes rendered by boxwright"},
+        "categories": [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)],
+        "images": [image for image, _ in documents],
+        "annotations": [{"id": number, **row} for number, row in enumerate(rows, 1)],
+    }
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+
+# --- drawing with sub-pixel outlines
+
+
+def _fill(image: Array, outline: Array, colour: Any) -> None:
+    points = np.round(outline * FINE * (1 << SHIFT)).astype(np.int32)
+    cv2.fillPoly(image, [points], tuple(float(c) for c in np.atleast_1d(colour)), cv2.LINE_AA, SHIFT)
+
+
+def _oblong(centre: Array, angle: float, length: float, width: float, corner: float = 0.0) -> Array:
+    """Outline of a rectangle turned by `angle` (radians), its corners cut by `corner` px."""
+    a, b, c = length / 2, width / 2, corner
+    points = np.array([[a - c, -b], [a, c - b], [a, b - c], [a - c, b], [c - a, b], [-a, b - c], [-a, c - b], [c - a, -b]])
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return centre + points @ turn
+
+
+def _disc(centre: Array, radius: float, lobes: Array | None = None) -> Array:
+    """Outline of a circle; `lobes` (48,) multiplies the radius, direction by direction."""
+    turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    reach = radius * (1 if lobes is None else lobes)
+    return centre + np.stack([np.cos(turn) * reach, np.sin(turn) * reach], axis=1)
+
+
+def _claim(taken: Array, outline: Array, closed: Array | int = 0) -> bool:
+    """Mark the outline as taken; False, with nothing marked, where it is taken, closed, or half outside the picture."""
+    mask = np.zeros_like(taken)
+    cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    shown = np.clip(high, 0, len(taken)) - np.clip(low, 0, len(taken))
+    wide = cv2.dilate(mask, np.ones((5, 5), np.uint8))
+    if shown.prod() < 0.5 * (high - low).prod() or ((taken | closed) & wide).any():
+        return False
+    taken |= mask
+    return True
+
+
+# --- the ground
+
+
+def _clouds(rng: np.random.Generator, size: int, cells: int) -> Array:
+    """(size, size) float32 smooth noise around 0, about `cells` bumps across."""
+    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def _ground(rng: np.random.Generator, size: int) -> Array:
+    """Fields: a few plots, each with its colour and its furrows, under noise of three grain sizes."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    seeds = rng.uniform(0, size, (rng.integers(3, 7), 2)).astype(np.float32)
+    plot = np.argmin([(x - sx) ** 2 + (y - sy) ** 2 for sx, sy in seeds], axis=0)
+    image = np.zeros((size, size, 3), np.float32)
+    for number in range(len(seeds)):
+        angle, period, depth = rng.uniform(0, np.pi), rng.uniform(4, 10), rng.uniform(0, 7)
+        here = plot == number
+        furrows = depth * np.sin((x[here] * np.cos(angle) + y[here] * np.sin(angle)) * (2 * np.pi / period))
+        colour = np.array(GRASS[rng.integers(len(GRASS))]) + rng.normal(0, 6, 3)
+        image[here] = colour + furrows[:, None]
+    image += sum(depth * _clouds(rng, size, cells) for depth, cells in ((7, 6), (5, 40), (5, size)))[..., None]
+    return cv2.resize(np.clip(image, 0, 255).astype(np.uint8), None, fx=FINE, fy=FINE)
+
+
+def _road(rng: np.random.Generator, size: int) -> tuple[Array, float]:
+    """A curve (64, 2) from one side of the picture to another, and its width in px."""
+    turn = rng.uniform(0, 2 * np.pi)
+    ends = [size / 2 + 0.8 * size * np.array([np.cos(t), np.sin(t)]) for t in (turn, turn + rng.uniform(2.2, 4.1))]
+    middle = rng.uniform(0.25 * size, 0.75 * size, 2)
+    t = np.linspace(0, 1, 64)[:, None]
+    return (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * middle + t**2 * ends[1], float(rng.uniform(36, 46))
+
+
+def _draw_road(image: Array, road: Array, width: float) -> None:
+    points = [np.round(road * FINE * (1 << SHIFT)).astype(np.int32)]
+    for wide, colour in ((width + 5, (140, 134, 118)), (width, (98, 99, 102)), (width - 4, (104, 105, 108))):
+        cv2.polylines(image, points, False, colour, int(wide * FINE), cv2.LINE_AA, SHIFT)
+    for start in range(0, len(road) - 1, 2):
+        piece = [points[0][start : start + 2]]
+        cv2.polylines(image, piece, False, (205, 203, 190), FINE, cv2.LINE_AA, SHIFT)
+
+
+# --- what stands on it
+
+
+def _vehicle(rng: np.random.Generator, kind: str, centre: Array, angle: float) -> Thing:
+    paint = np.array(PAINTS[rng.integers(len(PAINTS))]) + rng.normal(0, 8, 3)
+    if kind == "car":
+        length, width = rng.uniform(21, 27), rng.uniform(10, 12)
+        return Thing(kind, _oblong(centre, angle, length, width, 2.5), 4, _car_paint(centre, angle, length, width, paint))
+    length, width = rng.uniform(42, 56), rng.uniform(13, 15.5)
+    box = np.array(PAINTS[rng.integers(len(PAINTS))]) * 0.4 + 130
+    return Thing(kind, _oblong(centre, angle, length, width, 1), 9, _truck_paint(centre, angle, length, width, paint, box))
+
+
+def _car_paint(centre: Array, angle: float, length: float, width: float, paint: Array) -> Callable[[Array], None]:
+    ahead = np.array([np.cos(angle), np.sin(angle)])
+
+    def draw(image: Array) -> None:
+        _fill(image, _oblong(centre, angle, length, width, 2.5), paint * 0.8)
+        _fill(image, _oblong(centre, angle, length - 2, width - 2, 2), paint)
+        _fill(image, _oblong(centre - 0.06 * length * ahead, angle, 0.62 * length, width - 2.4, 1.5), (30, 36, 44))
+        _fill(image, _oblong(centre - 0.07 * length * ahead, angle, 0.36 * length, width - 3, 1), paint * 0.92 + 14)
+
+    return draw
+
+
+def _truck_paint(
+    centre: Array, angle: float, length: float, width: float, paint: Array, box: Array
+) -> Callable[[Array], None]:
+    ahead = np.array([np.cos(angle), np.sin(angle)])
+
+    def draw(image: Array) -> None:
+        _fill(image, _oblong(centre, angle, length - 2, width - 4), (46, 46, 50))
+        _fill(image, _oblong(centre - 0.12 * length * ahead, angle, 0.76 * length, width), box * 0.82)
+        _fill(image, _oblong(centre - 0.12 * length * ahead, angle, 0.76 * length - 2, width - 3), box)
+        for along in (-0.36, -0.2, -0.04, 0.12):
+            _fill(image, _oblong(centre + along * length * ahead, angle, 0.8, width - 3), box * 0.86)
+        _fill(image, _oblong(centre + 0.4 * length * ahead, angle, 0.2 * length, width - 1, 2), paint)
+        _fill(image, _oblong(centre + 0.44 * length * ahead, angle, 0.07 * length, width - 3, 1), (30, 36, 44))
+
+    return draw
+
+
+def _traffic(rng: np.random.Generator, roads: list[tuple[Array, float]]) -> Iterator[Thing]:
+    """Cars and trucks on the right-hand lanes."""
+    for road, width in roads:
+        for _ in range(rng.integers(4, 10)):
+            at, side = rng.integers(4, len(road) - 4), rng.choice([-1.0, 1.0])
+            along = (road[at + 1] - road[at - 1]) * side
+            angle = float(np.arctan2(along[1], along[0]))
+            lane = np.array([-np.sin(angle), np.cos(angle)]) * width * rng.uniform(0.23, 0.27)
+            yield _vehicle(rng, "truck" if rng.random() < 0.4 else "car", road[at] + lane, angle + rng.normal(0, 0.03))
+
+
+def _parked(rng: np.random.Generator, size: int) -> Iterator[Thing]:
+    """A row of cars side by side, and a few single vehicles anywhere."""
+    angle, start = rng.uniform(0, np.pi), rng.uniform(0.15 * size, 0.85 * size, 2)
+    step = np.array([-np.sin(angle), np.cos(angle)]) * rng.uniform(17, 21)
+    for number in range(rng.integers(0, 6)):
+        yield _vehicle(rng, "car", start + number * step + rng.normal(0, 0.7, 2), angle + np.pi * rng.integers(2))
+    for _ in range(rng.integers(0, 3)):
+        kind = "truck" if rng.random() < 0.6 else "car"
+        yield _vehicle(rng, kind, rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi))
+
+
+def _tanks(rng: np.random.Generator, size: int) -> Iterator[Thing]:
+    """One to four tanks of one size on a square lattice."""
+    radius, angle = rng.uniform(11, 27), rng.uniform(0, np.pi / 2)
+    corner, step = rng.uniform(0.1 * size, 0.9 * size, 2), radius * rng.uniform(2.3, 2.8)
+    colour = np.array([214, 212, 206]) + rng.normal(0, 12) + rng.normal(0, 3, 3)
+    for number in range(rng.integers(1, 6)):
+        cell = np.array([number % 2, number // 2]) * step
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        centre = corner + cell @ turn
+        yield Thing("tank", _disc(centre, radius), 0.7 * radius, _tank_paint(centre, radius, colour, angle))
+
+
+def _tank_paint(centre: Array, radius: float, colour: Array, angle: float) -> Callable[[Array], None]:
+    def draw(image: Array) -> None:
+        _fill(image, _disc(centre, radius), colour * 0.62)
+        for ring, light in ((0.93, 0.94), (0.6, 1.0), (0.25, 1.05)):
+            _fill(image, _disc(centre, radius * ring), np.minimum(colour * light, 255))
+        _fill(image, _oblong(centre, angle, 1.86 * radius, 1.4), colour * 0.74)
+        _fill(image, _disc(centre, 0.12 * radius), colour * 0.55)
+
+    return draw
+
+
+def _roofs(rng: np.random.Generator, size: int) -> Iterator[Thing]:
+    for _ in range(rng.integers(0, 4)):
+        centre, angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
+        length, width = rng.uniform(34, 70), rng.uniform(26, 40)
+        colour = np.array(ROOFS[rng.integers(len(ROOFS))]) + rng.normal(0, 8, 3)
+        yield Thing("roof", _oblong(centre, angle, length, width), 12, _roof_paint(centre, angle, length, width, colour))
+
+
+def _roof_paint(centre: Array, angle: float, length: float, width: float, colour: Array) -> Callable[[Array], None]:
+    across = np.array([-np.sin(angle), np.cos(angle)])
+
+    def draw(image: Array) -> None:
+        _fill(image, _oblong(centre, angle, length, width), colour * 0.78)
+        _fill(image, _oblong(centre + 0.25 * width * across, angle, length, width / 2), colour * 1.08)
+        _fill(image, _oblong(centre, angle, length, 1.2), colour * 0.6)
+
+    return draw
+
+
+def _draw_things(rng: np.random.Generator, image: Array, things: list[Thing]) -> None:
+    """All shadows first, so that none falls on a neighbour's top."""
+    sun = rng.uniform(0, 2 * np.pi)
+    away = np.array([np.cos(sun), np.sin(sun)])
+    shade = np.zeros(image.shape[:2], np.uint8)
+    for thing in things:
+        both = np.concatenate([thing.outline, thing.outline + thing.height * away]).astype(np.float32)
+        _fill(shade, cv2.convexHull(both)[:, 0], 255)
+    dark = 1 - rng.uniform(0.35, 0.55) * cv2.GaussianBlur(shade, (5, 5), 0)[..., None] / np.float32(255)
+    image[:] = (image * dark).astype(np.uint8)
+    for thing in things:
+        thing.paint(image)
+
+
+def _draw_trees(rng: np.random.Generator, image: Array, objects: list[Thing]) -> None:
+    """Trees wherever they hide no object's middle."""
+    size = len(image) / FINE
+    for _ in range(rng.integers(4, 22)):
+        centre, radius = rng.uniform(0, size, 2), rng.uniform(5, 13)
+        hidden = [np.hypot(*(thing.outline.mean(axis=0) - centre)) < radius + 6 for thing in objects]
+        if any(hidden):
+            continue
+        lobes = 1 + 0.22 * np.repeat(rng.uniform(-1, 1, 12), 4)
+        green = np.array([52, 82, 40]) + rng.normal(0, 9, 3)
+        for share, light, shift in ((1.0, 0.62, 1.4), (1.0, 1.0, 0.0), (0.66, 1.2, -1.2), (0.3, 1.38, -2.0)):
+            _fill(image, _disc(centre + shift, radius * share, np.roll(lobes, int(40 * share))), green * light)
+
+
+def _finish(rng: np.random.Generator, image: Array) -> Array:
+    """Average down, then what a camera adds: exposure, tint, a little blur and noise."""
+    small = cv2.resize(image, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.GaussianBlur(small, (0, 0), rng.uniform(0.2, 0.7))
+    small = small * rng.uniform(0.82, 1.15) * rng.uniform(0.95, 1.05, 3) + rng.uniform(-6, 12)
+    return np.clip(small + rng.normal(0, rng.uniform(2, 6), small.shape), 0, 255).astype(np.uint8)

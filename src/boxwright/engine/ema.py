@@ -1,0 +1,36 @@
+"""The exponential moving average of a network's weights."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from boxwright.recipe import EmaConfig
+
+
+class Average:
+    """Every float parameter and buffer averaged, batch-norm statistics included; whole numbers are copied.
+
+    The weight of the old average after update n (from 1) is decay * (1 - exp(-n / ramp)), MindYOLO's form.
+    """
+
+    def __init__(self, network: nn.Module, config: EmaConfig) -> None:
+        """`network` lies on its device already: the average holds on to its tensors, not to copies."""
+        self.config = config
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
+        self._means = [mean for mean, _ in pairs if mean.is_floating_point()]
+        self._values = [value for _, value in pairs if value.is_floating_point()]
+        self._counts = [(mean, value) for mean, value in pairs if not mean.is_floating_point()]
+
+    def decay(self, n: int) -> float:
+        ramp = 1 - math.exp(-n / self.config.ramp) if self.config.ramp else 1.0
+        return self.config.decay * ramp
+
+    @torch.no_grad()
+    def update(self, n: int) -> None:
+        """Take in the weights as they are after optimiser step n (from 1)."""
+        torch._foreach_lerp_(self._means, self._values, 1 - self.decay(n))
+        for mean, value in self._counts:
+            mean.copy_(value)

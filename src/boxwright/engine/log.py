@@ -1,0 +1,145 @@
+"""What training writes while it runs: log.jsonl, TensorBoard events, and the watch for losses that are not numbers.
+
+    K named loss terms, S steps since the last look
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from boxwright.errors import InputError
+from boxwright.types import Batch
+
+FILE = "log.jsonl"
+
+
+class Journal:
+    """One line every `every` steps, one at the end of each epoch, one for each evaluation.
+
+    Losses stay on the device until a line is due, so that no step waits for an accelerator; on a CPU, where looking
+    is free, each step is looked at. Only the first process writes.
+    """
+
+    def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int) -> None:
+        """`start`: steps done before. Lines and events after it belong to an interrupted run and are dropped."""
+        self.accelerator, self.every = accelerator, every
+        self.look_every = 1 if accelerator.device.type == "cpu" else every
+        self.names: list[str] = []
+        self.unseen: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)
+        self.sums: list[list[float]] = []
+        self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
+        self.file, self.events = None, None
+        if accelerator.is_main_process:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
+
+            _keep_until(run / FILE, start)
+            self.file = open(run / FILE, "a", encoding="utf-8")
+            self.events = SummaryWriter(str(run), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time spent waiting for each noted."""
+        self._start_window()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.images += len(batch.images)
+            yield batch
+
+    def record(self, step: int, batch: Batch, terms: Mapping[str, Tensor]) -> None:
+        """Note the loss of one batch, before its gradient is used. `step` counts from 1.
+
+        Raises InputError in every process when a loss seen so far is not finite in any of them.
+        """
+        self.names = list(terms)
+        ids = tuple(frame.image_id for frame in batch.frames)
+        self.unseen.append((step, ids, torch.stack([term.detach().float() for term in terms.values()])))
+        if step % self.look_every == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Fetch the losses of the last S batches, averaged over the processes, and check them."""
+        if not self.unseen:
+            return
+        mine = torch.stack([terms for _, _, terms in self.unseen])  # (S, K)
+        mean = self.accelerator.reduce(mine.clone(), reduction="mean").tolist()
+        for row, own, (step, ids, _) in zip(mean, mine.isfinite().all(1).tolist(), self.unseen, strict=True):
+            if not all(map(math.isfinite, row)):
+                found = ", ".join(f"{name} {value:g}" for name, value in zip(self.names, row, strict=True))
+                whose = f"images {', '.join(map(str, ids))}" if not own else "the images of another process"
+                raise InputError(
+                    f"step {step}: the loss is not finite ({found}) on {whose}; "
+                    "nothing was saved since; lower train.schedule.lr or check these labels"
+                )
+        self.sums += mean
+        self.unseen.clear()
+
+    def write(self, step: int, epoch: int, rate: float) -> float:
+        """The line of the steps since the last one; their mean loss (NaN when there were none)."""
+        self.look()
+        if not self.sums:
+            return math.nan
+        means = [sum(column) / len(column) for column in zip(*self.sums, strict=True)]
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        line = {
+            "step": step,
+            "epoch": epoch,
+            "lr": rate,
+            "loss": sum(means),
+            **dict(zip(self.names, means, strict=True)),
+            "images_per_second": self.images * self.accelerator.num_processes / seconds,
+            "waiting": self.waited / seconds,
+        }
+        self._put(line)
+        self._start_window()
+        return sum(means)
+
+    def evaluated(self, step: int, epoch: int, summary: Mapping[str, float]) -> None:
+        """The line of one evaluation."""
+        self._put({"step": step, "epoch": epoch, **summary})
+
+    def close(self) -> None:
+        if self.file is not None and self.events is not None:
+            self.file.close()
+            self.events.close()  # type: ignore[no-untyped-call]
+
+    def _put(self, line: Mapping[str, Any]) -> None:
+        if self.file is None or self.events is None:
+            return
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        for name, value in line.items():
+            if name not in {"step", "epoch"}:
+                self.events.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
+
+    def _start_window(self) -> None:
+        self.sums, self.images, self.waited, self.since = [], 0, 0.0, time.perf_counter()
+
+
+def _keep_until(file: Path, step: int) -> None:
+    """Drop the lines after `step`, and a last line that a kill cut short."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    new = file.with_name(file.name + ".new")
+    with open(new, "w", encoding="utf-8") as out:
+        out.writelines(kept)
+        out.flush()
+        os.fsync(out.fileno())
+    new.replace(file)

@@ -1,0 +1,71 @@
+"""SGD as the published systems use it: decay on convolution weights only, biases with a rate of their own."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.engine.schedule import Plan
+from boxwright.errors import InputError
+from boxwright.recipe import OptimizerConfig, TrainConfig
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """Three groups, as in MindYOLO's group_params.py: `weight` (decayed), `bias` (with batch norm's beta), `scale` (gamma).
+
+    torch's SGD without dampening is MindSpore's Momentum: v = m v + g, w -= lr v; with nesterov w -= lr (g + m v).
+    """
+    freeze(network, config)
+    groups: dict[str, list[Tensor]] = {"weight": [], "bias": [], "scale": []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            kind = "weight" if parameter.ndim > 1 else "bias" if name.endswith("bias") else "scale"
+            groups[kind].append(parameter)
+    if not any(groups.values()):
+        raise InputError(f"train.freeze: {', '.join(config.freeze)} freezes every parameter; leave some to train")
+    rows = [
+        {"name": kind, "params": params, "weight_decay": config.optimizer.weight_decay if kind == "weight" else 0.0}
+        for kind, params in groups.items()
+    ]
+    # The rate is set before every step, from the plan.
+    return torch.optim.SGD(rows, lr=0.0, momentum=config.optimizer.momentum, nesterov=config.optimizer.nesterov)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
+    """Learning rates and momentum of step `step` (from 0)."""
+    for group in optimizer.param_groups:
+        group["lr"] = float((plan.bias_lr if group["name"] == "bias" else plan.weight_lr)[step])
+        group["momentum"] = float(plan.momentum[step])
+
+
+def unscale(parameters: Iterable[Tensor], config: OptimizerConfig) -> None:
+    """Divide the static loss scale out of the gradients."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if config.loss_scale != 1 and gradients:
+        torch._foreach_div_(gradients, config.loss_scale)
+
+
+def freeze(network: nn.Module, config: TrainConfig) -> None:
+    """Take the parameters under `train.freeze` (and batch norm's, with `freeze_norm`) out of training."""
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in config.freeze:
+        if not any(name.startswith(prefix) for name in names):
+            parts = sorted({name.split(".")[0] for name in names})
+            raise InputError(f"train.freeze: no parameter's name starts with '{prefix}'; they start with {', '.join(parts)}")
+    for name, parameter in network.named_parameters():
+        if name.startswith(config.freeze):
+            parameter.requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, NORMS) and config.freeze_norm:
+            module.requires_grad_(False)
+
+
+def training_mode(network: nn.Module, config: TrainConfig) -> None:
+    """`network.train()`, but batch norm under `freeze_norm` or in a frozen layer keeps its statistics."""
+    network.train()
+    for name, module in network.named_modules():
+        if isinstance(module, NORMS) and (config.freeze_norm or f"{name}.".startswith(config.freeze)):
+            module.eval()
+

@@ -1,0 +1,188 @@
+"""Pictures of a run: loss and AP curves, precision over recall, the confusion matrix, a sheet of examples.
+
+    N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from boxwright.data.dataset import Sample
+from boxwright.evaluation.coco import RECALLS, Metrics
+from boxwright.predict.draw import PAPER, colour, draw_truth_and_prediction
+from boxwright.types import Detections
+from boxwright.weights.files import whole
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NO_TERMS = {"step", "epoch", "lr", "loss", "images_per_second", "waiting"}  # the rest of a step's line are loss terms
+MOST_CURVES = 12  # classes with a line of their own; more are a thicket, so the rest only count in the mean
+MOST_NUMBERS = 25  # classes up to which the confusion matrix writes its counts
+PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
+
+
+def curves(log: Path, file: Path) -> None:
+    """Loss terms, learning rate and AP of the run whose `log.jsonl` this is, drawn into `file`."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    steps, scores = [line for line in lines if "loss" in line], [line for line in lines if "AP" in line]
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    loss, rate, quality = figure.subplots(1, 3)
+    at = [line["step"] for line in steps]
+    for name in [name for name in (steps[0] if steps else {}) if name not in NO_TERMS]:
+        loss.plot(at, [line.get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
+    loss.plot(at, [line["loss"] for line in steps], lw=1.6, color="black", label="sum")
+    loss.set(title="training loss", xlabel="step", yscale="log" if steps else "linear")
+    rate.plot(at, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
+    rate.set(title="learning rate", xlabel="step", ylim=(0, None))
+    for name, tint in (("AP50", "tab:blue"), ("AP", "tab:orange")):
+        epochs, values = [line["epoch"] for line in scores], [line[name] for line in scores]
+        quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
+    quality.set(title="average precision on the validation pictures", xlabel="epoch", ylim=(0, 1))
+    quality.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in (loss, rate, quality):
+        _tidy(axes)
+    loss.legend(frameon=False, fontsize=8)
+    quality.legend(frameon=False, fontsize=8)
+    _save(figure, file)
+
+
+def precision_recall(metrics: Metrics, file: Path) -> None:
+    """Precision over recall at IoU 0.50, one line a class (the most frequent ones) and their mean."""
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    at_half = metrics.precision[0]  # (R, K)
+    known = [label for label in range(at_half.shape[1]) if at_half[0, label] > -1]
+    shown = sorted(sorted(known, key=lambda label: -metrics.classes[label].objects)[:MOST_CURVES])
+    for label in shown:
+        row = metrics.classes[label]
+        tint = tuple(part / 255 for part in colour(label))
+        axes.plot(RECALLS, at_half[:, label], lw=1.4, color=tint, label=f"{row.name}  {row.ap50:.3f}")
+    if known:
+        mean = at_half[:, known].mean(axis=1)
+        axes.plot(RECALLS, mean, lw=2.6, color="black", label=f"mean of {len(known)}  {metrics.ap50:.3f}")
+        axes.legend(title="class  AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    axes.set(title="precision over recall at IoU 0.50", xlabel="recall", ylabel="precision")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    _tidy(axes)
+    _save(figure, file)
+
+
+def confusion(
+    samples: Sequence[Sample], detections: Sequence[Detections], classes: int, threshold: float, iou: float = 0.5
+) -> Array:
+    """(K + 1, K + 1) counts: row = true class, column = predicted class, the last of each = background.
+
+    A detection of at least `threshold` goes to the true box, of whatever class, that it overlaps most, if that is
+    `iou` or more; of those at one true box the best scored is its match (PASCAL VOC's rule) and the others are false.
+    Detections that lie to that share within a crowd region count nowhere.
+    """
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    for sample, given in zip(samples, detections, strict=True):
+        scores = given.scores.numpy(force=True)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= threshold]
+        boxes, labels = given.boxes.numpy(force=True)[order], given.labels.numpy(force=True)[order]
+        inter, area = _overlaps(boxes, sample.boxes)
+        union = area[:, None] + _area(sample.boxes)[None] - inter
+        overlap = np.where(sample.crowd[None], 0, inter / np.maximum(union, 1e-9))
+        in_crowd = ((inter * sample.crowd[None]).max(axis=1, initial=0) >= iou * area) & sample.crowd.any()
+        best = overlap.argmax(axis=1) if overlap.shape[1] else np.zeros(len(boxes), np.int64)
+        near = np.flatnonzero(overlap.max(axis=1, initial=0) >= iou)
+        taken, first = np.unique(best[near], return_index=True)  # rows are best first, so the first is the match
+        matched = near[first]
+        np.add.at(counts, (sample.labels[taken], labels[matched]), 1)
+        missed = np.setdiff1d(np.flatnonzero(~sample.crowd), taken)
+        np.add.at(counts, (sample.labels[missed], classes), 1)
+        false = np.setdiff1d(np.flatnonzero(~in_crowd), matched)
+        np.add.at(counts, (classes, labels[false]), 1)
+    return counts
+
+
+def confusion_matrix(counts: Array, names: Sequence[str], file: Path, title: str = "") -> None:
+    """`counts` of `confusion`, coloured by the share of each row."""
+    ticks = [*names, "background"]
+    side = min(16.0, 3.2 + 0.42 * len(ticks))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the row", shrink=0.8)
+    small = max(4.0, min(9.0, 400 / len(ticks)))
+    axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) <= MOST_NUMBERS else 90, fontsize=small)
+    for text in axes.get_xticklabels():
+        text.set(ha="right" if len(ticks) <= MOST_NUMBERS else "center", rotation_mode="anchor")
+    axes.set_yticks(range(len(ticks)), ticks, fontsize=small)
+    axes.set(xlabel="predicted", ylabel="true", title=title or "true and predicted classes")
+    if len(ticks) <= MOST_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            ink = "white" if share[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=small, color=ink if count else "0.75")
+    _save(figure, file)
+
+
+def sheet(images: Sequence[Array], samples: Sequence[Sample], detections: Sequence[Detections], file: Path) -> None:
+    """Pictures one below the other in two columns, each twice: with its true and with its predicted boxes."""
+    panels = [
+        _panel(image, sample, found) for image, sample, found in zip(images, samples, detections, strict=True)
+    ]
+    if not panels:
+        return
+    wide = max(panel.shape[1] for panel in panels)
+    margin, columns = 16, 2 if len(panels) > 3 else 1
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    bands = []
+    for row in rows:
+        high = max(panel.shape[0] for panel in row)
+        band = np.full((high + 2 * margin, columns * (wide + 2 * margin), 3), PAPER, np.uint8)
+        for column, panel in enumerate(row):
+            left = column * (wide + 2 * margin) + margin
+            band[margin : margin + panel.shape[0], left : left + panel.shape[1]] = panel
+        bands.append(band)
+    done, encoded = cv2.imencode(".jpg", np.concatenate(bands)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    if not done:
+        raise RuntimeError("OpenCV could not encode the sheet")
+    with whole(file) as part:
+        part.write_bytes(encoded.tobytes())
+
+
+def _panel(image: Array, sample: Sample, found: Detections) -> Array:
+    """Truth and prediction of one picture, scaled first so that its letters come out at one size on the sheet."""
+    height, width = image.shape[:2]
+    scale = min(PANEL[0] / width, PANEL[1] / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
+    shrunk = replace(sample, boxes=sample.boxes * factor)
+    moved = replace(found, boxes=found.boxes * found.boxes.new_tensor(factor))
+    return draw_truth_and_prediction(small, shrunk, moved)
+
+
+def _overlaps(boxes: Array, others: Array) -> tuple[Array, Array]:
+    """(N, 4), (M, 4) -> shared area (N, M) and area of the first (N,), px."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(axis=2), _area(boxes)
+
+
+def _area(boxes: Array) -> Array:
+    sides: Array = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return sides[:, 0] * sides[:, 1]
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(True, lw=0.5, alpha=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    """As PNG. A bare Figure draws with Agg and is known to no window system, so there is nothing to close."""
+    with whole(file) as part:
+        figure.savefig(part, format="png", dpi=130)

@@ -1,0 +1,246 @@
+"""YOLOv3 (Redmon and Farhadi 2018) with DarkNet-53, and YOLOv3-tiny: network, loss, decoding.
+
+    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
+    N = sum of A*h*w: all cells of all scales, M boxes an image after padding, K candidates
+
+A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwright.config import Config as BaseConfig
+from boxwright.errors import InputError
+from boxwright.nn.blocks import Activation, ConvNormAct, Style
+from boxwright.nn.darknet import DarkNet53
+
+A = 3  # anchors a scale
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[float, float, float]
+COCO_ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
+
+
+class LossConfig(BaseConfig):
+    ignore_iou: Fraction = 0.7  # background cells whose box overlaps some object by this or more teach nothing
+    # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of object boxes
+    normalise: Literal["images", "boxes"] = "images"
+    label_smoothing: Fraction = 0.0
+
+
+class Config(BaseConfig):
+    name: Literal["yolov3"]
+    network: Literal["darknet53", "tiny"] = "darknet53"
+    classes: Annotated[int, Field(ge=1)]
+    width: Positive = 1.0  # factor on the channels of `tiny`
+    padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet, MindSpore zoo
+    backbone_activation: Activation = "leaky"
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
+    backbone_norm_momentum: Fraction = 0.1
+    mean: Triple = (0.0, 0.0, 0.0)  # RGB, in the 0-to-1 scale
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    anchors: tuple[tuple[Positive, Positive], ...] = COCO_ANCHORS  # (width, height) px, small to large
+    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+    loss: LossConfig = LossConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _fits_the_network(self) -> Self:
+        needed = A * (3 if self.network == "darknet53" else 2)
+        if len(self.anchors) != needed:
+            raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {needed}")
+        if self.network == "darknet53" and self.width != 1:
+            raise ValueError(f"width is {self.width}, only the tiny network has another than 1")
+        return self
+
+
+class Head(nn.Module):
+    """Five convolutions that lead on to the next scale, and two that end in this scale's map."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, style: Style) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            ConvNormAct(inputs, hidden, 1, style),
+            ConvNormAct(hidden, hidden * 2, 3, style),
+            ConvNormAct(hidden * 2, hidden, 1, style),
+            ConvNormAct(hidden, hidden * 2, 3, style),
+            ConvNormAct(hidden * 2, hidden, 1, style),
+        )
+        self.last = ConvNormAct(hidden, hidden * 2, 3, style)
+        self.out = nn.Conv2d(hidden * 2, outputs, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, h, w) -> the route onward (B, hidden, h, w), the map (B, outputs, h, w)."""
+        route = self.trunk(x)
+        return route, self.out(self.last(route))
+
+
+class Full(nn.Module):
+    """DarkNet-53 and three heads. (B, 3, H, W) -> maps at strides 32, 16, 8."""
+
+    strides = (32, 16, 8)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        backbone, neck = _styles(config)
+        outputs = A * (5 + config.classes)
+        self.backbone = DarkNet53(backbone)
+        c3, c4, c5 = self.backbone.channels
+        self.head32 = Head(c5, 512, outputs, neck)
+        self.lead16 = ConvNormAct(512, 256, 1, neck)
+        self.head16 = Head(256 + c4, 256, outputs, neck)
+        self.lead8 = ConvNormAct(256, 128, 1, neck)
+        self.head8 = Head(128 + c3, 128, outputs, neck)
+
+    @property
+    def last_layers(self) -> tuple[nn.Conv2d, ...]:
+        return self.head32.out, self.head16.out, self.head8.out
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        c3, c4, c5 = self.backbone(x)
+        route, raw32 = self.head32(c5)
+        route, raw16 = self.head16(torch.cat((_double(self.lead16(route)), c4), dim=1))
+        _, raw8 = self.head8(torch.cat((_double(self.lead8(route)), c3), dim=1))
+        return raw32, raw16, raw8
+
+
+class TinyBackbone(nn.Module):
+    """(B, 3, H, W) -> maps of 256 and 1024 channels (times width) at strides 16 and 32 (Darknet's yolov3-tiny.cfg)."""
+
+    def __init__(self, channels: tuple[int, ...], style: Style) -> None:
+        super().__init__()
+        inputs = (3, *channels[:-1])
+        self.layers = nn.ModuleList(ConvNormAct(i, o, 3, style) for i, o in zip(inputs, channels, strict=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        *first, fifth, sixth, seventh = self.layers
+        for layer in first:
+            x = F.max_pool2d(layer(x), 2)
+        c4: Tensor = fifth(x)
+        x = sixth(F.max_pool2d(c4, 2))
+        # The pool of stride 1 keeps the size: it looks right and down, past the edge at minus infinity.
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-math.inf), 2, stride=1)
+        return c4, seventh(x)
+
+
+class Tiny(nn.Module):
+    """YOLOv3-tiny. (B, 3, H, W) -> maps at strides 32 and 16."""
+
+    strides = (32, 16)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        backbone, neck = _styles(config)
+        outputs = A * (5 + config.classes)
+        c = {n: max(1, round(n * config.width)) for n in (16, 32, 64, 128, 256, 512, 1024)}
+        self.backbone = TinyBackbone(tuple(c.values()), backbone)
+        self.trunk = ConvNormAct(c[1024], c[256], 1, neck)
+        self.last32 = ConvNormAct(c[256], c[512], 3, neck)
+        self.out32 = nn.Conv2d(c[512], outputs, 1)
+        self.lead16 = ConvNormAct(c[256], c[128], 1, neck)
+        self.last16 = ConvNormAct(c[128] + c[256], c[256], 3, neck)
+        self.out16 = nn.Conv2d(c[256], outputs, 1)
+
+    @property
+    def last_layers(self) -> tuple[nn.Conv2d, ...]:
+        return self.out32, self.out16
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        c4, c5 = self.backbone(x)
+        route = self.trunk(c5)
+        raw32 = self.out32(self.last32(route))
+        raw16 = self.out16(self.last16(torch.cat((_double(self.lead16(route)), c4), dim=1)))
+        return raw32, raw16
+
+
+class YOLOv3(nn.Module):
+    """The detector around one of the two networks."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.network = Full(config) if config.network == "darknet53" else Tiny(config)
+        self.raw_names = tuple(f"stride{stride}" for stride in self.network.strides)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        for stride, layer in zip(self.network.strides, self.network.last_layers, strict=True):
+            _start_at_prior(layer, stride)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> S maps (B, A*(5+C), h, w), coarse first."""
+        height, width = images.shape[-2:]
+        if height % 32 or width % 32:
+            raise InputError(f"data.canvas.size: {height} x {width}, YOLOv3 needs multiples of 32")
+        raw: tuple[Tensor, ...] = self.network((images - self.mean) / self.std)
+        return raw
+
+
+def build(config: Config) -> YOLOv3:
+    """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
+    return YOLOv3(config)
+
+
+def _styles(config: Config) -> tuple[Style, Style]:
+    """Of the backbone, of everything after it."""
+    return (
+        Style(config.backbone_activation, config.padding, config.norm_eps, config.backbone_norm_momentum),
+        Style("leaky", config.padding, config.norm_eps, config.norm_momentum),
+    )
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _start_at_prior(layer: nn.Conv2d, stride: int) -> None:
+    """Set the objectness bias so that a fresh head expects 8 objects in a 640 px picture, as MindYOLO does.
+
+    Without it the background of thousands of cells swamps the first steps.
+    """
+    with torch.no_grad():
+        assert layer.bias is not None
+        layer.bias.view(A, -1)[:, 4] = math.log(8 / (640 / stride) ** 2)
+
+
+def mindspore_name(parameter: str) -> str | None:
+    """The name that a parameter of the DarkNet-53 network has in the MindSpore zoo; None where it has none."""
+    parts = parameter.split(".")
+    leaf = _MINDSPORE_LEAVES.get(".".join(parts[-2:]))
+    if parts[0] != "network" or leaf is None:
+        return None
+    match parts[1:-2]:
+        case ["backbone", "stem"]:
+            place = "backbone.conv0"
+        case ["backbone", "stages", stage, "0"]:
+            place = f"backbone.conv{int(stage) + 1}"
+        case ["backbone", "stages", stage, block, conv]:
+            place = f"backbone.layer{int(stage) + 1}.{int(block) - 1}.{conv}"
+        case ["lead16" | "lead8" as lead]:
+            place = "conv1" if lead == "lead16" else "conv2"
+        case ["head32" | "head16" | "head8" as head, *rest]:
+            block = ("head32", "head16", "head8").index(head)
+            conv = rest[1] if len(rest) == 2 else {"last": "5"}[rest[0]] if rest else "6"
+            place = f"backblock{block}.conv{conv}"
+        case _:
+            return None
+    return f"feature_map.{place}.{leaf}"
+
+
+_MINDSPORE_LEAVES = {
+    "conv.weight": "0.weight",
+    "norm.weight": "1.gamma",
+    "norm.bias": "1.beta",
+    "norm.running_mean": "1.moving_mean",
+    "norm.running_var": "1.moving_variance",
+    "out.weight": "weight",
+    "out.bias": "bias",
+}

@@ -1,0 +1,329 @@
+"""YOLOv3 as MindYOLO trains it at 640: SiLU, bounded box decoding, neighbour-cell assignment, CIoU.
+
+    B images, A = 3 anchors a scale, C classes, h x w cells, M boxes an image after padding
+    R = 5 * M candidate rows an anchor: each box in its own cell and, where near enough, in its four neighbours
+
+Layers keep the numbers of MindYOLO's configs/yolov3/yolov3.yaml (0-10 backbone, 11-27 neck, 28 outputs). The backbone
+is declared first, in Darknet's order, so that `darknet53.conv.74` fills it.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwright.config import Config as Section
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style
+from boxwright.nn.darknet import DarkNet53
+from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from boxwright.ops.iou import ciou
+from boxwright.ops.losses import across_processes
+from boxwright.types import Batch, Detections
+
+STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
+ANCHORS = 3  # a scale
+# (x, y) directions in which a box's cell has neighbours; the cell itself first.
+DIRECTIONS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
+
+Positive = Annotated[float, Field(gt=0)]
+Triple = tuple[float, float, float]
+Pair = tuple[Positive, Positive]
+
+
+class LossConfig(Section):
+    """Weights of the loss terms, used as they are: not rescaled by classes, size or number of maps."""
+
+    box: Annotated[float, Field(ge=0)] = 0.05
+    obj: Annotated[float, Field(ge=0)] = 0.7
+    cls: Annotated[float, Field(ge=0)] = 0.3
+    balance: Triple = (4.0, 1.0, 0.4)  # of objectness at strides 8, 16, 32
+    anchor_ratio: Annotated[float, Field(gt=1)] = 4.0  # a box takes anchors whose sides differ by less than this factor
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Config(Section):
+    size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
+
+    name: Literal["yolov3_640"] = "yolov3_640"
+    classes: Annotated[int, Field(ge=1)] = 80
+    # (width, height) px, small to large: three for stride 8, three for 16, three for 32
+    anchors: Annotated[tuple[Pair, ...], Field(min_length=9, max_length=9)] = (
+        (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),
+    )  # fmt: skip
+    norm_eps: Positive = 1e-3
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.03  # share of the new statistic
+    mean: Triple = (0.0, 0.0, 0.0)  # RGB in [0, 1]
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    loss: LossConfig = LossConfig()
+
+
+class Head(nn.Module):
+    """One scale: `body` ends in what goes on to the next finer scale, `last` and `output` make the raw map."""
+
+    def __init__(self, body: nn.Sequential, last: nn.Module, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.body, self.last = body, last
+        self.output = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, _, h, w) -> features for the finer scale (B, _, h, w), raw map (B, A*(5+C), h, w)."""
+        x = self.body(x)
+        return x, self.output(self.last(x))
+
+
+class YOLOv3At640(nn.Module):
+    """The whole detector. Raw maps (B, A*(5+C), h, w), coarse scale first; channels anchor by anchor: x, y, w, h,
+    objectness, classes, all before the sigmoid. Implements `types.Detector`."""
+
+    raw_names = ("stride32", "stride16", "stride8")
+    mean: Tensor
+    std: Tensor
+    anchors: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        style = Style("silu", "symmetric", config.norm_eps, config.norm_momentum)
+        outputs = ANCHORS * (5 + config.classes)
+
+        def conv(inputs: int, outputs: int, kernel: int) -> ConvNormAct:
+            return ConvNormAct(inputs, outputs, kernel, style)
+
+        def plain(inputs: int, outputs: int) -> Bottleneck:
+            return Bottleneck(inputs, outputs, style, shortcut=False)
+
+        self.backbone = DarkNet53(style)
+        body32 = nn.Sequential(plain(1024, 1024), conv(1024, 512, 1), conv(512, 1024, 3), conv(1024, 512, 1))
+        self.head32 = Head(body32, conv(512, 1024, 3), 1024, outputs)
+        self.route16 = conv(512, 256, 1)
+        body16 = nn.Sequential(plain(768, 512), plain(512, 512), conv(512, 256, 1))
+        self.head16 = Head(body16, conv(256, 512, 3), 512, outputs)
+        self.route8 = conv(256, 128, 1)
+        body8 = nn.Sequential(plain(384, 256), plain(256, 256))
+        self.head8 = Head(body8, plain(256, 256), 256, outputs)
+
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        # (3, A, 2) px, coarse scale first like the raw maps; part of the recipe, so not of the state
+        anchors = torch.tensor(config.anchors, dtype=torch.float32).view(3, ANCHORS, 2).flip(0)
+        self.register_buffer("anchors", anchors, persistent=False)
+        self._set_priors()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1], sides multiples of 32 -> raw maps at strides 32, 16, 8."""
+        c3, c4, c5 = self.backbone((images - self.mean) / self.std)
+        x, raw32 = self.head32(c5)
+        x, raw16 = self.head16(torch.cat((_double(self.route16(x)), c4), 1))
+        _, raw8 = self.head8(torch.cat((_double(self.route8(x)), c3), 1))
+        return raw32, raw16, raw8
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return self.loss_of_raw(self(batch.images), batch)
+
+    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """The terms `box`, `obj`, `cls` for raw maps already computed.
+
+        Each is its gain times a mean, times the images of all processes together: with gradients averaged over
+        processes that is MindYOLO's mean loss times the global batch, which its learning rate is made for.
+        """
+        gains = self.config.loss
+        parts = [
+            _scale_loss(_split(one), batch, anchors / stride, stride, gains)
+            for one, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True)
+        ]
+        box, obj, cls = (torch.stack(terms) for terms in zip(*parts, strict=True))
+        images = len(batch.images) * _processes()
+        balance = obj.new_tensor(gains.balance).flip(0)
+        return {
+            "box": box.sum() * gains.box * images,
+            "obj": (obj * balance).sum() * gains.obj * images,
+            "cls": cls.sum() * gains.cls * images,
+        }
+
+    def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
+        """Every class of every box whose objectness and whose score (objectness times class) reach `threshold`."""
+        return candidates(self.predictions(raw), threshold)
+
+    def predictions(self, raw: tuple[Tensor, ...]) -> Tensor:
+        """(B, N, 5+C): centre x, centre y, width, height in px, objectness, classes; by map, anchor, row, column."""
+        rows = []
+        for one, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True):
+            y = _split(one).sigmoid()
+            boxes = _boxes(y[:, :, :4], anchors[:, :, None, None])
+            grid = _cells(*y.shape[3:], device=y.device)
+            xy = (boxes[:, :, :2] + grid) * stride
+            rows.append(torch.cat((xy, boxes[:, :, 2:], y[:, :, 4:]), 2).permute(0, 1, 3, 4, 2).flatten(1, 3))
+        return torch.cat(rows, 1)
+
+    @torch.no_grad()
+    def _set_priors(self) -> None:
+        """Output biases so that the first predictions are rare: 8 objects a 640 px image, classes near 0.6 / C
+        (yolov3_head.py of MindYOLO; Lin et al. 2017, section 3.3, for the idea)."""
+        heads = (self.head32, self.head16, self.head8)
+        for head, stride in zip(heads, STRIDES, strict=True):
+            assert head.output.bias is not None
+            bias = head.output.bias.view(ANCHORS, -1)
+            bias[:, 4] += math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (self.config.classes - 0.999999))
+
+
+def build(config: Config) -> YOLOv3At640:
+    return YOLOv3At640(config)
+
+
+def candidates(predictions: Tensor, threshold: float) -> list[Detections]:
+    """(B, N, 5+C) of `predictions` -> one entry an image; a box may appear once for each class it passes."""
+    found = []
+    for rows in predictions:
+        rows = rows[rows[:, 4] >= threshold]
+        scores = rows[:, 5:] * rows[:, 4:5]
+        row, label = (scores >= threshold).nonzero(as_tuple=True)
+        found.append(Detections(cxcywh_to_xyxy(rows[row, :4]), scores[row, label], label))
+    return found
+
+
+def _scale_loss(
+    raw: Tensor, batch: Batch, anchors: Tensor, stride: int, config: LossConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet."""
+    h, w = raw.shape[3:]
+    taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
+    raw = raw.flatten(3)  # (B, A, 5+C, h*w)
+    at = raw.gather(3, cell[:, :, None].expand(-1, -1, raw.shape[2], -1))  # (B, A, 5+C, R)
+    positives = across_processes(taken.sum())
+    positives = torch.where(positives > 0, positives, 1)
+
+    overlap = ciou(_corners(_boxes(at[:, :, :4].sigmoid(), anchors[:, :, None])), _corners(target))  # (B, A, R)
+    box = ((1 - overlap) * taken).sum() / positives
+
+    goal = _last_write(overlap.detach().clamp(min=0), taken, cell, h * w)
+    obj = F.binary_cross_entropy_with_logits(raw[:, :, 4], goal)
+
+    logits = at[:, :, 5:]
+    smooth = 0.5 * config.label_smoothing
+    goals = torch.full_like(logits, smooth)
+    labels = batch.labels.clamp(min=0).repeat(1, len(DIRECTIONS))[:, None, None].expand(-1, ANCHORS, 1, -1)
+    goals = goals.scatter(2, labels, 1 - smooth)
+    errors = F.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(2)
+    return box, obj, (errors * taken).sum() / positives
+
+
+def _assign(
+    batch: Batch, anchors: Tensor, stride: int, cells: tuple[int, int], ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which boxes each anchor of one scale must find, and from which cells.
+
+    anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more; it takes its own cell
+    and the neighbours whose border is nearer than half a cell. Returns taken (B, A, R) bool, cell (B, A, R) index
+    into the h*w cells, target (B, A, 4, R): centre from the cell's corner, width, height, in cells. Where `taken` is
+    false the target is a unit box, so that nothing there can become NaN.
+    """
+    h, w = cells
+    boxes = xyxy_to_cxcywh(batch.boxes) / stride  # (B, M, 4)
+    centre, side = boxes[..., :2], boxes[..., 2:]
+    quotient = side[:, None] / anchors[:, None]  # (B, A, M, 2)
+    fits = torch.maximum(quotient, 1 / quotient).amax(3) < ratio
+    fits &= batch.valid[:, None]
+
+    size = centre.new_tensor([w, h])
+    beyond = size - centre
+    low = (centre % 1 < 0.5) & (centre > 1)  # (B, M, 2): left, top
+    high = (beyond % 1 < 0.5) & (beyond > 1)  # right, bottom
+    near = torch.stack((torch.ones_like(low[..., 0]), *low.unbind(2), *high.unbind(2)), 1)  # (B, 5, M)
+    shift = 0.5 * centre.new_tensor(DIRECTIONS)  # (5, 2)
+    corner = (centre[:, None] + shift[:, None]).floor()  # (B, 5, M, 2)
+    corner = torch.minimum(corner.clamp(min=0), size - 1)
+
+    taken = (fits[:, :, None] & near[:, None]).flatten(2)
+    target = torch.cat((centre[:, None] - corner, side[:, None].expand_as(corner)), 3)
+    target = target.flatten(1, 2).transpose(1, 2)[:, None]  # (B, 1, 4, R)
+    target = torch.where(taken[:, :, None], target, 1.0)
+    cell = (corner[..., 1] * w + corner[..., 0]).long().flatten(1)
+    return taken, cell[:, None].expand_as(taken), target
+
+
+def _last_write(values: Tensor, taken: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """(B, A, R) values laid on (B, A, cells), zero elsewhere; of several rows for one cell the last one counts."""
+    row = torch.arange(values.shape[2], device=values.device).expand_as(cell)
+    winner = row.new_full((*cell.shape[:2], cells), -1)
+    winner = winner.scatter_reduce(2, cell, torch.where(taken, row, -1), "amax")
+    return torch.where(winner >= 0, values.gather(2, winner.clamp(min=0)), 0.0)
+
+
+def _split(raw: Tensor) -> Tensor:
+    """(B, A*(5+C), h, w) -> float32 (B, A, 5+C, h, w)."""
+    return raw.float().unflatten(1, (ANCHORS, -1))
+
+
+def _boxes(y: Tensor, anchors: Tensor) -> Tensor:
+    """Sigmoids (B, A, 4, ...) and anchors (A, 2, ...) -> centre from the cell's corner in cells (-0.5 to 1.5), then
+    width and height in the anchors' unit (at most four times the anchor)."""
+    return torch.cat((2 * y[:, :, :2] - 0.5, (2 * y[:, :, 2:]) ** 2 * anchors), 2)
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """(B, A, 4, R) centre form -> (B, A, R, 4) xyxy."""
+    return cxcywh_to_xyxy(boxes.transpose(2, 3))
+
+
+def _cells(h: int, w: int, device: torch.device) -> Tensor:
+    """(2, h, w): column and row of each cell."""
+    y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    return torch.stack((x, y))
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _processes() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+_LAYERS = {
+    "head32.body.0": "11", "head32.body.1": "12", "head32.body.2": "13", "head32.body.3": "14", "head32.last": "15",
+    "route16": "16",
+    "head16.body.0": "19", "head16.body.1": "20", "head16.body.2": "21", "head16.last": "22",
+    "route8": "23",
+    "head8.body.0": "26", "head8.body.1": "27.0", "head8.last": "27.1",
+    "head8.output": "28.m.0", "head16.output": "28.m.1", "head32.output": "28.m.2",
+}  # fmt: skip
+_LEAVES = {
+    "conv.weight": "conv.weight",
+    "norm.weight": "bn.gamma",
+    "norm.bias": "bn.beta",
+    "norm.running_mean": "bn.moving_mean",
+    "norm.running_var": "bn.moving_variance",
+}
+
+
+def mindspore_name(parameter: str) -> str | None:
+    """Our name -> MindYOLO's (`model.model.LAYER...`); None for what its files do not hold.
+
+    Its `model.model.28.stride`, `.anchors` and `.anchor_grid` are constants that have no counterpart here.
+    """
+    module, _, leaf = parameter.rpartition(".")
+    if module.endswith(".output"):
+        return f"model.model.{_LAYERS[module]}.{leaf}"
+    module, _, kind = module.rpartition(".")
+    if f"{kind}.{leaf}" not in _LEAVES:
+        return None
+    return f"model.model.{_layer(module)}.{_LEAVES[f'{kind}.{leaf}']}"
+
+
+def _layer(module: str) -> str:
+    """`backbone.stages.1.2.conv1` -> `4.1.conv1`: a stage is a stride-2 layer, then its residual blocks."""
+    if module == "backbone.stem":
+        return "0"
+    module, conv = (module[:-6], module[-6:]) if module.endswith((".conv1", ".conv2")) else (module, "")
+    if not module.startswith("backbone.stages."):
+        return _LAYERS[module] + conv
+    stage, block = (int(part) for part in module.split(".")[2:])
+    if block == 0:
+        return str(2 * stage + 1)
+    number = "" if stage == 0 else f".{block - 1}"  # a layer that is not repeated has no number
+    return f"{2 * stage + 2}{number}{conv}"

@@ -1,0 +1,26 @@
+"""Boxes as (..., 4) tensors: xyxy is x1, y1, x2, y2 and cxcywh is centre and size, in any unit."""
+
+import torch
+from torch import Tensor
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+
+def area(boxes: Tensor, plus_one: bool = False) -> Tensor:
+    """(..., 4) xyxy -> (...). 0 for a box turned inside out. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
+    width, height = (boxes[..., 2:] - boxes[..., :2] + plus_one).clamp(min=0).unbind(-1)
+    return width * height
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 4) xyxy px cut to a picture of `size` = (height, width) px."""
+    height, width = size
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))

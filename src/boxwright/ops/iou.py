@@ -1,0 +1,47 @@
+"""Overlap of boxes, xyxy in any unit.
+
+    ... leading dimensions that broadcast, N and M boxes
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.boxes import area
+
+
+def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | None = None) -> Tensor:
+    """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1]; 0 where both areas are 0.
+
+    plus_one: coordinates name whole pixels and both ends count, so a width is x2 - x1 + 1 (MindSpore zoo).
+    crowd: (..., M) bool, columns where the share of `a` that lies inside counts instead, as in COCO's evaluation.
+    """
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    width, height = (high - low + plus_one).clamp(min=0).unbind(-1)
+    shared = width * height
+    area_a, area_b = area(a, plus_one)[..., :, None], area(b, plus_one)[..., None, :]
+    whole = area_a + area_b - shared
+    if crowd is not None:
+        whole = torch.where(crowd[..., None, :], area_a, whole)
+    return torch.where(whole > 0, shared / whole.clamp(min=torch.finfo(a.dtype).tiny), 0)
+
+
+def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """Complete IoU of pairs, (..., 4), (..., 4) -> (...) in [-1.5, 1]; `a` is the prediction.
+
+    IoU less the squared distance of the centres over the squared diagonal of the common hull, less the disagreement
+    of the aspects (Zheng et al. 2020, equations 7 to 11). The weight of the aspect term carries no gradient.
+    """
+    (wa, ha), (wb, hb) = ((box[..., 2:] - box[..., :2]).unbind(-1) for box in (a, b))
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    iou = shared / (wa * ha + wb * hb - shared + eps)
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    diagonal = hull.square().sum(-1) + eps
+    distance = (b[..., :2] + b[..., 2:] - a[..., :2] - a[..., 2:]).square().sum(-1) / 4
+    aspect = 4 / math.pi**2 * (torch.atan(wb / (hb + eps)) - torch.atan(wa / (ha + eps))).square()
+    with torch.no_grad():
+        weight = aspect / (aspect - iou + 1 + eps)
+    return iou - distance / diagonal - weight * aspect

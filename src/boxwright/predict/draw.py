@@ -1,0 +1,154 @@
+"""Boxes with labels on a picture, readable on any size.
+
+Lines and letters grow with the picture, because a big picture is looked at from further away. OpenCV draws the lines,
+Pillow the letters: OpenCV's own letters are thin and know no accents.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from boxwright.data.dataset import Sample
+from boxwright.errors import InputError
+from boxwright.types import Detections
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Colour = tuple[int, int, int]
+Place = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, the last two outside
+
+LINE, LETTER = 0.003, 0.022  # share of the picture's mean side
+SMALLEST_LETTER = 7  # px; a picture too small even for this shows boxes without text
+OUTLINE: Colour = (24, 24, 24)  # round every line, so that it shows on any ground
+PAPER, INK = 255, 40  # the grey of the sheet and of its headings
+
+
+def draw(image: Array, detections: Detections) -> Array:
+    """A copy of `image` (uint8 RGB (H, W, 3) or grey (H, W)) with the boxes, named and scored, as RGB (H, W, 3)."""
+    scores = detections.scores.tolist()
+    labels = detections.labels.tolist()
+    texts = [f"{_name(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    return draw_boxes(image, detections.boxes.numpy(force=True), labels, texts, scores)
+
+
+def draw_truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
+    """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
+    texts = [
+        _name(prediction.names, label) + (" (crowd)" if crowd else "")
+        for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
+    ]
+    truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
+    panels = [_under_heading("truth", truth), _under_heading("prediction", draw(image, prediction))]
+    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), PAPER, np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], axis=1)
+
+
+def draw_boxes(
+    image: Array, boxes: Array, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float] | None = None
+) -> Array:
+    """Like `draw`, with boxes (N, 4) xyxy px and the text of each. Boxes of higher score lie on top."""
+    canvas = _rgb(image)
+    height, width = canvas.shape[:2]
+    side = (height * width) ** 0.5
+    line, letter = max(1, round(side * LINE)), max(10, round(side * LETTER))
+    best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
+    corners = _corners(boxes, width, height)
+    for index in best_first[::-1]:
+        _rectangle(canvas, corners[index], colour(labels[index]), line)
+    taken = np.zeros((0, 4), np.int64)
+    chips: list[tuple[Array, Place]] = []
+    for index in best_first:
+        chip = _chip(texts[index], colour(labels[index]), letter, width, height)
+        if chip is not None:
+            place = _free_place(corners[index], chip.shape[1], chip.shape[0], width, height, taken)
+            taken = np.concatenate([taken, [place]])
+            chips.append((chip, place))
+    for chip, (x1, y1, x2, y2) in reversed(chips):
+        canvas[y1:y2, x1:x2] = chip
+    return canvas
+
+
+def colour(label: int) -> Colour:
+    """The class's own RGB colour; neighbours differ most. Hues step by the golden section of the colour circle."""
+    hue = (0.02 + label * 0.6180339887) % 1
+    saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.75))[label // 7 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _name(names: Sequence[str], label: int) -> str:
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def _rgb(image: Array) -> Array:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise InputError(
+            f"picture: found {image.dtype} of shape {image.shape}, needed uint8 (height, width, 3) RGB or (height, width)"
+        )
+    plane = image[:, :, None] if image.ndim == 2 else image
+    return np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else np.array(plane, order="C")
+
+
+def _corners(boxes: Array, width: int, height: int) -> Array:
+    """(N, 4) int64: the first and the last pixel of each box, inside the picture."""
+    corners = np.rint(np.nan_to_num(np.asarray(boxes, np.float64).reshape(-1, 4), posinf=1e9, neginf=-1e9))
+    corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
+    return np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(np.int64)
+
+
+def _rectangle(canvas: Array, corners: Array, tint: Colour, line: int) -> None:
+    x1, y1, x2, y2 = (int(value) for value in corners)
+    if line > 1:
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), OUTLINE, line + 2)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), tint, line)
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+@lru_cache(maxsize=2048)
+def _chip(text: str, tint: Colour, letter: int, width: int, height: int) -> Array | None:
+    """The text on a ground of `tint`, at most (height, width) px; None where even small letters do not fit."""
+    for size in (letter, letter * 2 // 3, letter // 2, SMALLEST_LETTER):
+        pad = max(1, size // 5)
+        ascent, descent = _font(size).getmetrics()
+        wide, high = round(_font(size).getlength(text)) + 2 * pad + 1, ascent + descent + pad
+        if wide <= width and high <= height and size >= SMALLEST_LETTER:
+            break
+    else:
+        return None
+    red, green, blue = tint
+    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)  # ITU-R BT.601 luma
+    chip = Image.new("RGB", (wide, high), tint)
+    ImageDraw.Draw(chip).text((pad, pad // 2), text, fill=ink, font=_font(size))
+    return np.asarray(chip)
+
+
+def _free_place(corners: Array, wide: int, high: int, width: int, height: int, taken: Array) -> Place:
+    """Above the box, below it, or inside it: the first that covers no other label; else above."""
+    x1, y1, x2, y2 = (int(value) for value in corners)
+    left, right = max(0, min(x1, width - wide)), max(0, min(x2 + 1 - wide, width - wide))
+    spots = [(left, y1 - high), (left, y1), (left, y2 + 1 - high), (left, y2 + 1), (right, y1 - high), (right, y2 + 1)]
+    inside = [(x, y) for x, y in spots if 0 <= y <= height - high]
+    for x, y in inside:
+        apart = (taken[:, 0] >= x + wide) | (taken[:, 2] <= x) | (taken[:, 1] >= y + high) | (taken[:, 3] <= y)
+        if apart.all():
+            return x, y, x + wide, y + high
+    x, y = inside[0] if inside else (left, max(0, min(y1, height - high)))
+    return x, y, x + wide, y + high
+
+
+def _under_heading(text: str, panel: Array) -> Array:
+    height, width = panel.shape[:2]
+    size = max(8, round((height * width) ** 0.5 * LETTER * 1.3))
+    band = Image.new("RGB", (width, size * 8 // 5), (PAPER,) * 3)
+    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(INK,) * 3, font=_font(size))
+    return np.concatenate([np.asarray(band), panel], axis=0)

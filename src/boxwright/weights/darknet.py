@@ -1,0 +1,158 @@
+"""Darknet's .weights files: a header, then the numbers of every convolution in the order of the network.
+
+A convolution is stored as biases, [scales, means, variances where it has batch norm,] weights (out, in, k, k), all
+little-endian float32. The models here declare their modules in that order, so walking them gives the file.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights.files import require, whole
+
+NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
+Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its tensors, in file order
+
+
+@dataclass(frozen=True)
+class Header:
+    """Version, and how many training pictures the network has seen."""
+
+    major: int = 0
+    minor: int = 2
+    revision: int = 5
+    seen: int = 0
+
+    @property
+    def layout(self) -> str:
+        """`seen` is 64 bits wide from version 0.2 on, 32 before (Darknet's parser.c)."""
+        return "<iiiQ" if self.major * 10 + self.minor >= 2 else "<iiiI"
+
+    def to_bytes(self) -> bytes:
+        return struct.pack(self.layout, self.major, self.minor, self.revision, self.seen)
+
+
+def layers(model: nn.Module) -> list[Layer]:
+    """The convolutions of `model` in file order; one without bias is followed by its batch norm."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
+    result = []
+    for place, (name, part) in enumerate(parts):
+        if not isinstance(part, nn.Conv2d):
+            continue
+        names = [f"{name}.bias"] if part.bias is not None else [f"{parts[place + 1][0]}.{leaf}" for leaf in NORM_ORDER]
+        result.append([(key, shapes[key]) for key in (*names, f"{name}.weight")])
+    return result
+
+
+def count(plan: list[Layer]) -> int:
+    """Numbers that these convolutions take in a file."""
+    return sum(shape.numel() for layer in plan for _, shape in layer)
+
+
+def read_header(stream: BinaryIO, path: Path) -> Header:
+    """Read the header and leave `stream` at the first weight."""
+    start = stream.read(12)
+    if len(start) < 12:
+        raise InputError(f"{path}: holds {len(start)} bytes, a Darknet header takes 16 or 20; the file is truncated")
+    major, minor, revision = struct.unpack("<iii", start)
+    # From 1000 on Darknet means transposed fully connected layers, which no detector has.
+    if not (0 <= major < 1000 and 0 <= minor < 1000 and revision >= 0):
+        raise InputError(f"{path}: not a Darknet weights file (it would be version {major}.{minor}.{revision})")
+    layout = "<Q" if Header(major, minor).layout.endswith("Q") else "<I"
+    rest = stream.read(struct.calcsize(layout))
+    if len(rest) < struct.calcsize(layout):
+        raise InputError(f"{path}: ends inside its header; the file is truncated")
+    return Header(major, minor, revision, struct.unpack(layout, rest)[0])
+
+
+def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False) -> dict[str, Tensor]:
+    """The tensors of a .weights file under the model's names.
+
+    transfer: the file may be a cut backbone, which ends after any convolution, or hold another number of classes; its
+    heads then come in the shapes of its own classes. `recipe.model` is what `model` was built from.
+    Raises InputError when the file is truncated, too long, or of another network.
+    """
+    plan = layers(model)
+    with require(path).open("rb") as stream:
+        read_header(stream, path)
+        found, odd = divmod(path.stat().st_size - stream.tell(), 4)
+        if odd:
+            raise InputError(f"{path}: ends inside a number ({odd} bytes too many); the file is truncated")
+        plan = _plan_for(found, plan, recipe, path, transfer)
+        numbers = np.fromfile(stream, "<f4", found)
+    if len(numbers) != found:
+        raise InputError(f"{path}: {len(numbers):,} of {found:,} numbers could be read")
+    return _cut_up(torch.from_numpy(numbers.astype(np.float32, copy=False)), plan)
+
+
+def write(path: str | Path, model: nn.Module, *, header: Header | None = None, convolutions: int | None = None) -> None:
+    """Write `model` as .weights, or a cut backbone of its first `convolutions`; whole or not at all."""
+    state = model.state_dict()
+    with whole(path) as part, part.open("wb") as stream:
+        stream.write((header or Header()).to_bytes())
+        for layer in layers(model)[:convolutions]:
+            for name, _ in layer:
+                stream.write(state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4").tobytes())
+
+
+def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
+    tensors, at = {}, 0
+    for layer in plan:
+        for name, shape in layer:
+            tensors[name] = numbers[at : at + shape.numel()].view(shape)
+            at += shape.numel()
+    return tensors
+
+
+def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfer: bool) -> list[Layer]:
+    """The convolutions that a file of `found` numbers holds: all of the model's, its first few, or those of the same
+    network with other classes. Only the first is accepted without transfer."""
+    needed = count(plan)
+    if found == needed:
+        return plan
+    line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
+    classes = _classes(found, recipe)
+    if classes is not None:
+        if not transfer:
+            own = getattr(recipe.model, "classes", None)
+            raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
+        return layers(_on_meta(recipe, classes))
+    left = found
+    for done, layer in enumerate(plan):
+        size = count([layer])
+        if left < size:
+            if left:
+                place = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
+                raise InputError(f"{line}; it ends {place}, so it is truncated or of another network")
+            if not transfer:
+                raise InputError(f"{line}; it is a cut with {done} of {len(plan)} convolutions (--transfer loads it)")
+            return plan[:done]
+        left -= size
+    raise InputError(f"{line}; {left:,} are left over, so it is of another network")
+
+
+def _classes(found: int, recipe: Recipe) -> int | None:
+    """The number of classes with which this network takes `found` numbers; that count is linear in the classes."""
+    if not hasattr(recipe.model, "classes"):
+        return None
+    one, two = (count(layers(_on_meta(recipe, classes))) for classes in (1, 2))
+    classes, odd = divmod(found - one, two - one)
+    return classes + 1 if classes >= 0 and not odd else None
+
+
+def _on_meta(recipe: Recipe, classes: int) -> nn.Module:
+    """The recipe's network for other classes: shapes without memory."""
+    with torch.device("meta"):
+        model: nn.Module = models.module(recipe.model.name).build(  # type: ignore[attr-defined]
+            recipe.model.model_copy(update={"classes": classes})
+        )
+    return model

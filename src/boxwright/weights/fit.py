@@ -1,0 +1,101 @@
+"""Put tensors into a model by name and shape, and report what fitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.errors import InputError
+
+# Foreign files have no counterpart of these: mean and std come from the recipe, and the counter only matters to a
+# batch norm with momentum=None.
+OPTIONAL = {"mean", "std", "num_batches_tracked"}
+SHOWN = 4  # names in a message
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each tensor. missing: the model has it, the file not. unexpected: the reverse. mismatched: both
+    have it, in different shapes. With transfer, missing and mismatched ones stay as they were."""
+
+    path: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """Tensors of the model that were not filled."""
+        return self.missing + self.mismatched
+
+    def __str__(self) -> str:
+        parts = [f"{Path(self.path).name}: {len(self.matched)} tensors loaded"]
+        if self.fresh:
+            parts.append(f"{len(self.fresh)} stay fresh ({_first(self.fresh)})")
+        if self.unexpected:
+            parts.append(f"{len(self.unexpected)} of the file left over ({_first(self.unexpected)})")
+        return "; ".join(parts)
+
+
+def is_optional(name: str) -> bool:
+    return name.rpartition(".")[2] in OPTIONAL
+
+
+def fit(
+    model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
+) -> Report:
+    """Copy `tensors` into the model where name and shape agree; numbers take the model's type.
+
+    unexpected: further entries of the file that have no place in the model, for the report.
+    Raises InputError before anything is copied: when something does not fit and `transfer` is False, when nothing
+    fits at all, and when a number is not finite.
+    """
+    own = model.state_dict()
+    fits = {name: tensor for name, tensor in tensors.items() if name in own and _fits(tensor, own[name])}
+    report = Report(
+        path=path,
+        matched=tuple(name for name in own if name in fits),
+        missing=tuple(name for name in own if name not in tensors and not is_optional(name)),
+        unexpected=(*(name for name in tensors if name not in own), *unexpected),
+        mismatched=tuple(name for name in tensors if name in own and name not in fits),
+    )
+    if not any(not is_optional(name) for name in fits):
+        raise InputError(f"{path}: none of its tensors fits the model; {_hint(report)}")
+    if not transfer and (report.fresh or report.unexpected):
+        raise InputError(_refusal(report, tensors, own))
+    for name, tensor in fits.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite; the run that made it diverged")
+    with torch.no_grad():
+        for name, tensor in fits.items():
+            own[name].copy_(tensor)
+    return report
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    return tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
+
+
+def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    parts = [f"{len(report.matched)} tensors fit"]
+    if report.mismatched:
+        name = report.mismatched[0]
+        shapes = f"{name} is {list(tensors[name].shape)}, the model's is {list(own[name].shape)}"
+        parts.append(f"{len(report.mismatched)} have another shape ({shapes})")
+    if report.missing:
+        parts.append(f"{len(report.missing)} are missing ({_first(report.missing)})")
+    if report.unexpected:
+        parts.append(f"{len(report.unexpected)} have no place in the model ({_first(report.unexpected)})")
+    return f"{report.path}: {', '.join(parts)}; use the recipe they were made with, or --transfer to load what fits"
+
+
+def _hint(report: Report) -> str:
+    found = report.unexpected or report.mismatched
+    return f"it holds {_first(found)}, the model needs {_first(report.missing)}" if found else "it holds nothing"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,213 @@
+"""MindSpore's .ckpt files, read and written without MindSpore.
+
+The file is a protobuf message (mindspore/ccsrc/utils/checkpoint.proto):
+
+    Checkpoint   1: Value, repeated
+    Value        1: tag (the name)   2: TensorProto (3: MapTensorProto, hash tables; refused)
+    TensorProto  1: dims, repeated   2: tensor_type, for example Float32   3: tensor_content, little-endian
+
+A tensor above 512 MiB is cut along its first axis into several Values of one tag, each with the whole tensor's dims.
+A scalar has dims [0]. With crc_check the file ends in `crc_num` and ten bytes, the big-endian CRC-32 of all before.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights.files import require, whole
+
+# The bytes of one number; BFloat16, which numpy lacks, is read as its 16 bits.
+NUMPY = {
+    "Float64": "<f8", "Float32": "<f4", "Float16": "<f2", "BFloat16": "<i2", "Bool": "?",
+    "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "i1", "UInt8": "u1", "Uint8": "u1",
+}  # fmt: skip
+PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
+OPTIMISER = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate")
+OPTIMISER += ("epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense")
+# MindYOLO stores what its head derives from the anchors; ours come from the recipe, and the shapes are the same.
+CONSTANTS = {"stride", "anchors", "anchor_grid"}
+SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
+CRC_MARK = b"crc_num"
+
+Piece = tuple[list[int], str, memoryview]  # dims, type and content of one Value
+
+
+def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+    """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network."""
+    translate = models.module(recipe.model.name).mindspore_name  # type: ignore[attr-defined]
+    table = {}
+    for own in model.state_dict():
+        foreign = translate(own)
+        if foreign is not None:
+            table[foreign] = own
+    return table
+
+
+def read(path: Path, model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
+
+    Optimiser state is skipped; the prefix of a training cell or of an average is dropped.
+    Raises InputError for a file that is not a checkpoint, is damaged, or holds one tensor under two prefixes.
+    """
+    table = names(model, recipe)
+    tensors: dict[str, Tensor] = {}
+    unexpected = []
+    for tag, tensor in entries(path):
+        own = next((table[tag[len(p) :]] for p in PREFIXES if tag.startswith(p) and tag[len(p) :] in table), None)
+        if own is None:
+            unexpected.append(tag)
+        elif own in tensors:
+            raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
+        else:
+            tensors[own] = tensor
+    return tensors, [tag for tag in unexpected if tag.rpartition(".")[2] not in CONSTANTS]
+
+
+def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:
+    """Write `model` as .ckpt under MindSpore's names, each after `prefix`; whole or not at all."""
+    state = model.state_dict()
+    with whole(path) as part, part.open("wb") as stream:
+        for foreign, own in names(model, recipe).items():
+            array = state[own].detach().cpu().to(torch.float32).contiguous().numpy()
+            for piece in np.array_split(array, max(1, math.ceil(array.nbytes / SLICE))):
+                stream.writelines(_value(prefix + foreign, array.shape, piece.astype("<f4").tobytes()))
+
+
+def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of all entries but the optimiser's. Sizes are checked against the file before memory is taken."""
+    view = _without_crc(memoryview(np.memmap(require(path), np.uint8, "r")), path)
+    found: dict[str, list[Piece]] = {}
+    for field, value in _fields(view, path):
+        if field == 1 and isinstance(value, memoryview):
+            tag, piece = _read_value(value, path)
+            found.setdefault(tag, []).append(piece)
+    if not found:
+        raise InputError(f"{path}: holds no parameters; is it a MindSpore checkpoint?")
+    for tag, pieces in found.items():
+        if not tag.startswith(OPTIMISER):
+            yield tag, _tensor(tag, pieces, path)
+
+
+def _tensor(tag: str, pieces: list[Piece], path: Path) -> Tensor:
+    dims, kind, _ = pieces[0]
+    if any((other_dims, other_kind) != (dims, kind) for other_dims, other_kind, _ in pieces):
+        raise InputError(f"{path}: {tag}: its pieces disagree on shape or type")
+    if kind not in NUMPY:
+        raise InputError(f"{path}: {tag}: holds {kind or 'no type'}; needed one of {', '.join(NUMPY)}")
+    shape = [] if dims == [0] else dims
+    needed = math.prod(shape) * np.dtype(NUMPY[kind]).itemsize
+    found = sum(len(content) for _, _, content in pieces)
+    if min(dims, default=0) < 0 or needed != found:
+        raise InputError(f"{path}: {tag}: holds {found:,} bytes, {kind} of shape {dims} takes {needed:,}")
+    array = np.frombuffer(bytearray().join(content for _, _, content in pieces), NUMPY[kind])
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(shape)
+    return tensor.view(torch.bfloat16) if kind == "BFloat16" else tensor
+
+
+def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
+    tag, tensor = None, None
+    for field, value in _fields(message, path):
+        if field == 1 and isinstance(value, memoryview):
+            tag = _text(value, path)
+        elif field == 2 and isinstance(value, memoryview):
+            tensor = value
+    if tag is None or tensor is None:
+        raise InputError(f"{path}: {tag or 'an entry without name'}: holds no tensor; is it a MindSpore checkpoint?")
+    dims: list[int] = []
+    kind, content = "", memoryview(b"")
+    for field, value in _fields(tensor, path):
+        if field == 1:
+            numbers = [value] if isinstance(value, int) else list(_packed(value, path))
+            dims += [number - (1 << 64) if number >> 63 else number for number in numbers]
+        elif field == 2 and isinstance(value, memoryview):
+            kind = _text(value, path)
+        elif field == 3 and isinstance(value, memoryview):
+            content = value
+    return tag, (dims, kind, content)
+
+
+def _text(value: memoryview, path: Path) -> str:
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a name in it is not text; is it a MindSpore checkpoint?") from error
+
+
+def _without_crc(view: memoryview, path: Path) -> memoryview:
+    end = len(view) - len(CRC_MARK) - 10
+    if end < 0 or view[end : end + len(CRC_MARK)] != CRC_MARK:
+        return view
+    if zlib.crc32(view[:end]) != int.from_bytes(view[-10:], "big"):
+        raise InputError(f"{path}: its checksum does not agree with its content; the file is damaged")
+    return view[:end]
+
+
+# The wire format of protobuf: a key (field number and wire type) and a value, again and again.
+
+
+def _fields(message: memoryview, path: Path) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value): integers of wire type 0, byte ranges of the others, never beyond `message`."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at, path)
+        field, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(message, at, path)
+            yield field, value
+            continue
+        if wire == 2:
+            size, at = _varint(message, at, path)
+        elif wire in {1, 5}:
+            size = 8 if wire == 1 else 4
+        else:
+            raise InputError(f"{path}: unknown wire type {wire}; not a MindSpore checkpoint, or an encrypted one")
+        if size > len(message) - at:
+            raise InputError(f"{path}: an entry declares {size:,} bytes, {len(message) - at:,} are left; truncated?")
+        yield field, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int, path: Path) -> tuple[int, int]:
+    """Seven bits a byte, low ones first; a set top bit means that another byte follows. At most ten bytes."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & ((1 << 64) - 1), at
+    raise InputError(f"{path}: a number in it has no end; not a MindSpore checkpoint, or truncated")
+
+
+def _packed(numbers: memoryview, path: Path) -> Iterator[int]:
+    at = 0
+    while at < len(numbers):
+        value, at = _varint(numbers, at, path)
+        yield value
+
+
+def _value(tag: str, shape: tuple[int, ...], content: bytes) -> list[bytes]:
+    """One Value of a Checkpoint, as pieces to write one after the other."""
+    dims = b"".join(b"\x08" + _number(side) for side in shape or (0,))
+    tensor = dims + b"\x12" + _number(len(b"Float32")) + b"Float32" + b"\x1a" + _number(len(content))
+    name = tag.encode()
+    value = b"\x0a" + _number(len(name)) + name + b"\x12" + _number(len(tensor) + len(content)) + tensor
+    return [b"\x0a" + _number(len(value) + len(content)) + value, content]
+
+
+def _number(value: int) -> bytes:
+    result = bytearray()
+    while value > 127:
+        result.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*result, value])
