@@ -18,9 +18,11 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
 app.add_typer(data_app, name="data")
 
-Weights = Annotated[str, typer.Argument(help="A run folder, or a .safetensors, .weights or .ckpt file.")]
+Weights = Annotated[
+    str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .weights or .ckpt file.")
+]
 Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
-Folder = Annotated[str, typer.Argument(help="Folder of the data set, or a YAML that describes it.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML that describes it.")]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="A recipe's name or YAML file, for weights that do not carry their own.")
 ]
@@ -101,7 +103,9 @@ def predict(
     weights: Weights,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or quoted globs.")],
     recipe: RecipeOption = None,
-    out: Annotated[str, typer.Option("--out", help="Folder for the drawn pictures and detections.json.")] = "detections",
+    out: Annotated[
+        str, typer.Option("--out", help="Folder for the drawn pictures and detections.json.")
+    ] = "detections",
     threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
     nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
@@ -120,7 +124,7 @@ def predict(
 
 @app.command("import")
 def import_(
-    file: Annotated[str, typer.Argument(help="A .weights, .ckpt or .safetensors file.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
     recipe: Annotated[str, typer.Option("--recipe", help="The recipe whose network takes the weights.")],
     out: Annotated[str, typer.Option("-o", "--out", help="The .safetensors file to write.")],
     transfer: Transfer = False,
@@ -161,9 +165,9 @@ def data_show(
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
     from boxwright.data import open_dataset
-    from boxwright.predict import sinks
+    from boxwright.predict import labels
 
-    print(sinks.draw_labels(open_dataset(folder, split), Path(out), count))
+    print(labels.draw_labels(open_dataset(folder, split), Path(out), count))
 
 
 @app.command()

@@ -100,9 +100,13 @@ class ScheduleConfig(Config):
     @pydantic.model_validator(mode="after")
     def _falls_fit_the_kind(self) -> Self:
         if self.kind == "step" and len(self.lr_epochs) != 1:
-            raise ValueError(f"lr_epochs holds {list(self.lr_epochs)}; kind step needs one number, the epochs of a step")
+            raise ValueError(
+                f"lr_epochs holds {list(self.lr_epochs)}; kind step needs one number, the epochs of a step"
+            )
         if self.kind == "multistep" and (not self.lr_epochs or list(self.lr_epochs) != sorted(set(self.lr_epochs))):
-            raise ValueError(f"lr_epochs holds {list(self.lr_epochs)}; kind multistep needs rising epochs, as [160, 180]")
+            raise ValueError(
+                f"lr_epochs holds {list(self.lr_epochs)}; kind multistep needs rising epochs, as [160, 180]"
+            )
         if self.eta_min > self.lr:
             raise ValueError(f"eta_min {self.eta_min} is above lr {self.lr}; it is the lowest rate")
         return self

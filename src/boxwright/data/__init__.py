@@ -4,26 +4,151 @@
 
     root: ../coco              # folder all paths start from; default: the YAML's own folder (`path` means the same)
     kind: coco                 # coco, yolo_txt or line_txt; default: found out
-    train: annotations/a.json  # one entry a split: a COCO JSON, a folder of pictures, or a .txt list
+    train: annotations/a.json  # one entry a split (train, val, test): a COCO JSON, a folder of pictures, or a list
     val: annotations/b.json
     images: pictures           # COCO: the folder that file_name starts from; default: looked for
-    names: [car, truck]        # classes in label order, for the text formats; default: classes.txt, obj.names, data.yaml
+    names: [car, truck]        # text formats: classes in label order; default: classes.txt, obj.names, data.yaml
 
 Nothing in the file is executed or fetched.
 """
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Literal
 
+import pydantic
+from pydantic import Field
+
+from boxwright import config
+from boxwright.data import coco, line_txt, text, yolo_txt
 from boxwright.data.dataset import Dataset, Sample
+from boxwright.errors import InputError
 
 __all__ = ["Dataset", "Sample", "open_dataset", "splits"]
 
+Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(text.listed_names)]
+FINDERS = {"coco": coco.find, "yolo_txt": yolo_txt.find, "line_txt": line_txt.find}
+LOOKED_FOR = {"coco": coco.LOOKED_FOR, "yolo_txt": yolo_txt.LOOKED_FOR, "line_txt": line_txt.LOOKED_FOR}
+
+
+class DataFile(config.Config):
+    """The YAML that `--data` may name."""
+
+    root: str = Field("", validation_alias=pydantic.AliasChoices("root", "path"))
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt"] = "auto"
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    images: str | None = None
+    names: Names | None = None
+    nc: int | None = None  # how many names, as YOLO's files say it again
+
+    @pydantic.model_validator(mode="after")
+    def _counts_agree(self) -> "DataFile":
+        if self.nc is not None and self.names is not None and self.nc != len(self.names):
+            raise ValueError(f"nc is {self.nc}, names holds {len(self.names)} names")
+        return self
+
 
 def open_dataset(root: str | Path, split: str, kind: str = "auto") -> Dataset:
-    """The pictures and labels of one split."""
-    raise NotImplementedError
+    """The pictures and labels of one split, faulty labels included (see `check`).
+
+    root: a folder, a COCO JSON file (whose pictures are looked for near it, and which is every split), or a YAML file
+    as above. split: train, val, test or another that the folder holds. kind: coco, yolo_txt, line_txt, or auto.
+    Raises InputError when nothing or more than one thing is found, and for files that cannot be read.
+    """
+    place = Path(root)
+    found = _find(place, kind)
+    sources = {name: source for name, source in found.items() if _plain(name) == _plain(split)}
+    if split in found or (place.suffix == ".json" and found):
+        sources = {split: found.get(split) or next(iter(found.values()))}
+    if not sources:
+        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(_ordered(found))}")
+    if len(sources) > 1:
+        raise InputError(f"{root}: split '{split}' may be {' or '.join(sources)}; say which")
+    (source,) = sources.values()
+    return source.read(split)
 
 
 def splits(root: str | Path, kind: str = "auto") -> list[str]:
     """The splits that `root` holds: train, val, test first, then others by name."""
-    raise NotImplementedError
+    return _ordered(_find(Path(root), kind))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One split that was found, and how to read it."""
+
+    kind: str
+    path: Path
+    root: Path
+    names: tuple[str, ...] = ()
+    pictures: Path | None = None
+
+    def read(self, split: str) -> Dataset:
+        if self.kind == "coco":
+            dataset = coco.read(self.path, split, self.root, self.pictures)
+            if self.names and self.names != dataset.names:
+                raise InputError(f"{self.path}: categories are {dataset.names}, names in the data YAML {self.names}")
+            return dataset
+        reader = yolo_txt.read if self.kind == "yolo_txt" else line_txt.read
+        return reader(self.path, split, self.root, self.names)
+
+
+def _find(place: Path, kind: str) -> dict[str, _Source]:
+    """Split -> source, for anything that `--data` may name."""
+    if place.suffix in {".yaml", ".yml"}:
+        return _from_yaml(place, kind)
+    if place.suffix == ".json":
+        folder = place.parent.parent if place.parent.name == "annotations" else place.parent
+        return {place.stem.removeprefix("instances_"): _Source("coco", place, folder)}
+    if not place.is_dir():
+        raise InputError(f"{place}: there is no such folder; needed a data set's folder, COCO JSON, or YAML")
+    wanted = list(FINDERS) if kind == "auto" else [kind]
+    found = {name: FINDERS[name](place) for name in wanted if FINDERS[name](place)}
+    if not found:
+        looked_for = "; ".join(f"{name}: {LOOKED_FOR[name]}" for name in wanted)
+        raise InputError(f"{place}: no data set found; looked for {looked_for}")
+    if len(found) > 1:
+        raise InputError(f"{place}: may be {' or '.join(found)}; say which with the key 'kind' (data.kind in a recipe)")
+    ((name, files),) = found.items()
+    return {split: _Source(name, path, place) for split, path in files.items()}
+
+
+def _from_yaml(file: Path, kind: str) -> dict[str, _Source]:
+    said = config.validate(DataFile, config.read_yaml(file), str(file))
+    root = file.parent / said.root
+    kind = said.kind if kind == "auto" else kind
+    paths = {split: root / value for split in ("train", "val", "test") if (value := getattr(said, split)) is not None}
+    pictures = None if said.images is None else root / said.images
+    names = said.names or ()
+    if not paths:
+        return {split: replace(s, names=names, pictures=pictures) for split, s in _find(root, kind).items()}
+    for split, path in paths.items():
+        if not path.exists():
+            raise InputError(f"{file}: {split}: there is no {path}")
+    return {split: _Source(_kind_of(path, kind), path, root, names, pictures) for split, path in paths.items()}
+
+
+def _kind_of(path: Path, kind: str) -> str:
+    if kind != "auto":
+        return kind
+    found = "yolo_txt" if path.is_dir() else "coco" if path.suffix == ".json" else text.list_kind(path)
+    if found is None:
+        raise InputError(f"{path}: neither a COCO JSON, a folder of pictures, nor a list of pictures; say 'kind'")
+    return found
+
+
+def _plain(split: str) -> str:
+    """train2017 -> train, valid -> val."""
+    name = re.sub(r"20\d\d$", "", split)
+    return "val" if name in {"valid", "validation"} else name
+
+
+def _ordered(found: Iterable[str]) -> list[str]:
+    plain = [_plain(name) for name in found]
+    names = [short if plain.count(short) == 1 else name for name, short in zip(found, plain, strict=True)]
+    first = ("train", "val", "test")
+    return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))

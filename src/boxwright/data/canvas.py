@@ -6,8 +6,6 @@ Rules for files: the EXIF orientation is applied, so sizes and boxes are those o
 becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colours below it stay).
 """
 
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from boxwright.data.header import read_header
 from boxwright.errors import InputError
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kind `darknet`
 
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what OpenCV would print about a broken file is said by our own error
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # what OpenCV would print about a broken file is said by our own error
 
 
 def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
@@ -40,15 +39,8 @@ def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt
     Raises InputError when the file cannot be read as a picture.
     """
     data = _read_bytes(path)
-    return _decode(data, path, _reduction(data, path, at_least) if at_least else 1)
-
-
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) px with the EXIF orientation applied, from the header alone.
-
-    Raises InputError when the file is not a picture.
-    """
-    return _header(_read_bytes(path), path)[0]
+    size = _jpeg_size(data, path) if at_least else None
+    return _decode(data, path, _reduction(size, at_least) if at_least and size else 1)
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
@@ -89,14 +81,14 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce:
     Raises InputError when the file cannot be read as a picture.
     """
     data = _read_bytes(path)
-    if reduce:
-        size = _header(data, path)[0]
-        frame = frame_for(size, canvas, image_id, path)
-        left, top, right, bottom = (round(edge) for edge in frame.content)
-        image = _decode(data, path, _reduction(data, path, (bottom - top, right - left)))
-    else:
+    size = _jpeg_size(data, path) if reduce else None
+    if size is None:
         image = _decode(data, path, 1)
         frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
+    else:
+        frame = frame_for(size, canvas, image_id, path)
+        left, top, right, bottom = (round(edge) for edge in frame.content)
+        image = _decode(data, path, _reduction(size, (bottom - top, right - left)))
     return place(image, frame, canvas), frame
 
 
@@ -104,30 +96,24 @@ def _read_bytes(path: str | Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), needed a picture; restore or leave out") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}), needed a picture; restore it or leave it out"
+        ) from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes), needed a picture; replace the file or leave it out")
     return data
 
 
-def _header(data: bytes, path: str | Path) -> tuple[tuple[int, int], str]:
-    """(height, width) px as seen, and the file's format."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large aerial pictures are meant
-            with Image.open(io.BytesIO(data)) as picture:
-                width, height = picture.size
-                sideways = picture.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-                return ((width, height) if sideways else (height, width)), picture.format or ""
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken header
-        raise _unreadable(data, path) from error
+def _jpeg_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
+    """(height, width) px as displayed, of a JPEG whose header can be read."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    header = read_header(str(path), whole=None)
+    return None if header.fault else header.size
 
 
-def _reduction(data: bytes, path: str | Path, needed: tuple[int, int]) -> int:
-    (h, w), kind = _header(data, path)
-    if kind not in {"JPEG", "MPO"}:
-        return 1
-    return next((factor for factor in REDUCED if h >= factor * needed[0] and w >= factor * needed[1]), 1)
+def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
+    return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(needed, size, strict=True))), 1)
 
 
 def _decode(data: bytes, path: str | Path, reduction: int) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ Labels are numbered in the order of the category ids, so COCO's 80 classes with 
 pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for COCO is that of the outline.
 """
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, paths_column, to_xyxy
+from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
 from boxwright.errors import InputError
 
 LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
@@ -73,7 +74,9 @@ def _load(file: Path) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end
         raise InputError(f"{file}: not valid JSON ({error}), needed a COCO JSON file") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories")
+        raise InputError(
+            f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories"
+        )
     return tree
 
 
@@ -97,7 +100,7 @@ def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[in
         if not name.strip():
             raise InputError(f"{file} categories[{index}].name: empty, needed the class's name")
     order = np.argsort(ids, kind="stable").tolist()
-    for first, second in zip(order, order[1:], strict=False):
+    for first, second in itertools.pairwise(order):
         if ids[first] == ids[second]:
             raise InputError(f"{file} categories[{second}].id: {ids[second]} is also that of categories[{first}]")
     return tuple(names[index] for index in order), tuple(int(ids[index]) for index in order)
@@ -142,7 +145,7 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
     nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
     labels = np.where(known[nearest] == categories, nearest, -1).astype(np.int64)
     places = np.arange(len(entries), dtype=np.int64)
-    return Boxes(to_xyxy(xyxy), labels, categories, crowd.astype(bool), areas, ids, places), image_ids
+    return Boxes(as_float32(xyxy), labels, categories, crowd.astype(bool), areas, ids, places), image_ids
 
 
 def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
@@ -150,6 +153,101 @@ def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
     for index, value in enumerate(values):
         if not isinstance(value, list) or len(value) != 4 or not all(type(v) in (int, float) for v in value):
             raise InputError(f"{file} annotations[{index}].bbox: found {_shown(value)}, needed [x, y, width, height]")
-    return np.array([[float(min(max(v, -1e300), 1e300)) if v == v else v for v in box] for box in values]).reshape(
-        -1, 4
+    return _floats(values, "bbox", "annotations", file).reshape(-1, 4)
+
+
+def _values(entries: Entries, key: str, where: str, file: Path) -> list[Any]:
+    """That key of every entry."""
+    try:
+        return [entry[key] for entry in entries]
+    except KeyError:
+        index = next(index for index, entry in enumerate(entries) if key not in entry)
+        raise InputError(
+            f"{file} {where}[{index}]: key '{key}' missing (found {', '.join(entries[index]) or 'no keys'})"
+        ) from None
+
+
+def _texts(values: list[Any], key: str, where: str, file: Path) -> list[str]:
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a text")
+    return values
+
+
+def _whole(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
+    """Whole numbers, also when written as 3.0."""
+    for index, value in enumerate(values):
+        if (type(value) is not int and not (type(value) is float and value.is_integer())) or abs(value) >= 2**63:
+            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a whole number")
+    return np.array(values, dtype=np.int64)
+
+
+def _numbers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.float64]:
+    for index, value in enumerate(values):
+        if type(value) is not int and type(value) is not float:
+            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a number")
+    return _floats(values, key, where, file)
+
+
+def _floats(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.float64]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError as error:
+        raise InputError(f"{file} {where}: a {key} has more than 308 digits, needed pixels") from error
+
+
+def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
+    """All whole numbers or all texts; a column of both would make 1 and "1" the same picture."""
+    if values and isinstance(values[0], str):
+        texts = _texts(values, key, where, file)
+        for index, text in enumerate(texts):
+            if not text or len(text) > LONGEST_ID or text.endswith("\0"):
+                raise InputError(
+                    f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {LONGEST_ID} letters"
+                )
+        return np.array(texts, dtype=np.str_)
+    return _whole(values, key, where, file)
+
+
+def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
+    """The picture of each annotation, -1 where there is none; of two pictures with one id, the first."""
+    if not len(wanted):
+        return np.zeros(0, dtype=np.int64)
+    if image_ids.dtype.kind != wanted.dtype.kind:
+        raise InputError(
+            f"{file}: images[0].id is {_shown(image_ids[0].item())}, annotations[0].image_id is "
+            f"{_shown(wanted[0].item())}; needed both as numbers or both as texts"
+        )
+    order = np.argsort(image_ids, kind="stable")
+    nearest = np.minimum(np.searchsorted(image_ids[order], wanted), len(order) - 1)
+    return np.where(image_ids[order][nearest] == wanted, order[nearest], -1).astype(np.int64)
+
+
+def _picture_folder(file: Path, split: str, root: Path, names: list[str]) -> Path:
+    """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
+    stem = file.stem.removeprefix("instances_")
+    parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
+    folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
+    few = [names[index] for index in np.linspace(0, len(names) - 1, 20).astype(int).tolist()]
+    for sought in (few, names):
+        counts = [sum((folder / name).is_file() for name in sought) if folder.is_dir() else 0 for folder in folders]
+        if max(counts):
+            return folders[counts.index(max(counts))]
+    places = ", ".join(str(folder) for folder in folders)
+    raise InputError(
+        f"{file}: none of its {len(names)} pictures ({_shown(names[0])} and so on) is in {places}; move them there, "
+        f"or name their folder with the key 'images' of a data YAML"
     )
+
+
+def _encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

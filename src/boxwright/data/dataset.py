@@ -79,6 +79,10 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    def pick(self, chosen: NDArray[np.int64]) -> "Boxes":
+        """Those rows, in that order."""
+        return Boxes(*(getattr(self, name)[chosen] for name in self.__slots__))
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -145,19 +149,16 @@ class Dataset:
             ids=self.images.ids[chosen],
             paths=self.images.paths[chosen],
             sizes=self.images.sizes[chosen],
-            label_files=self.images.label_files[chosen] if len(self.images.label_files) > 1 else self.images.label_files,
+            label_files=self.images.label_files[chosen]
+            if len(self.images.label_files) > 1
+            else self.images.label_files,
         )
-        return replace(self, images=images, rows=pick(self.rows, rows), starts=starts)
+        return replace(self, images=images, rows=self.rows.pick(rows), starts=starts)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
         """The same pictures without the labels where `bad` (T,) is true."""
         kept = np.concatenate([[0], np.cumsum(~bad)])
-        return replace(self, rows=pick(self.rows, np.flatnonzero(~bad)), starts=kept[self.starts])
-
-
-def pick(rows: Boxes, chosen: NDArray[np.int64]) -> Boxes:
-    """Those rows, in that order, of every column."""
-    return Boxes(*(getattr(rows, name)[chosen] for name in Boxes.__slots__))
+        return replace(self, rows=self.rows.pick(np.flatnonzero(~bad)), starts=kept[self.starts])
 
 
 def paths_column(paths: Sequence[str]) -> Array:
@@ -165,7 +166,7 @@ def paths_column(paths: Sequence[str]) -> Array:
     return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
-def to_xyxy(values: Sequence[Sequence[float]]) -> NDArray[np.float32]:
-    """(T, 4) numbers of any size as float32; what does not fit becomes infinite, which `check` reports."""
+def as_float32(values: Array) -> NDArray[np.float32]:
+    """Numbers of any size as float32; what does not fit becomes infinite, which `check` reports."""
     with np.errstate(over="ignore"):
-        return np.array(values, dtype=np.float64).reshape(-1, 4).astype(np.float32)
+        return values.astype(np.float32)

@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")  # MPO: a JPEG with a second picture behind the first
@@ -54,7 +53,7 @@ def read_header(path: str, whole: bool | None = False) -> Header:
                 height, width = image.height, image.width
     except FileNotFoundError:
         return Header(missing=True, fault="there is no such file")
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
@@ -66,8 +65,8 @@ def read_header(path: str, whole: bool | None = False) -> Header:
 def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[Header]:
     """Headers in the order of `paths`, read by a few threads."""
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        for part in batched(paths, 256):
-            yield from pool.map(lambda path: read_header(path, whole), part)
+        for start in range(0, len(paths), 256):  # not all at once: a map over 100,000 paths queues them all
+            yield from pool.map(lambda path: read_header(path, whole), paths[start : start + 256])
 
 
 def _ends_well(path: str, kind: str) -> bool:

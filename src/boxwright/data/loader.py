@@ -1,6 +1,6 @@
 """Samples -> batches of canvases, decoded and placed by worker processes; nothing here is random but the order.
 
-    B images, M boxes an image after padding, H x W canvas px
+B images, M boxes an image after padding, H x W canvas px
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,7 +7,6 @@ is no object is there to be told apart: roofs, trees (which also hide parts of o
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ def write(folder: Path, train: int = 240, val: int = 60, size: int = 256, seed: 
             documents = [_write_scene(part / "images", next(progress), size, seed) for _ in range(count)]
             _write_json(part / "annotations" / f"{split}.json", documents)
         next(progress, None)
-        os.rename(part, folder)
+        part.rename(folder)
     return folder
 
 
@@ -121,14 +120,17 @@ def _write_json(path: Path, documents: list[tuple[dict[str, Any], list[dict[str,
 
 
 def _fill(image: Array, outline: Array, colour: Any) -> None:
-    points = np.round(outline * FINE * (1 << SHIFT)).astype(np.int32)
+    """Half a drawn pixel is taken off because OpenCV counts from the middle of the first pixel."""
+    points = np.round((outline * FINE - 0.5) * (1 << SHIFT)).astype(np.int32)
     cv2.fillPoly(image, [points], tuple(float(c) for c in np.atleast_1d(colour)), cv2.LINE_AA, SHIFT)
 
 
 def _oblong(centre: Array, angle: float, length: float, width: float, corner: float = 0.0) -> Array:
     """Outline of a rectangle turned by `angle` (radians), its corners cut by `corner` px."""
     a, b, c = length / 2, width / 2, corner
-    points = np.array([[a - c, -b], [a, c - b], [a, b - c], [a - c, b], [c - a, b], [-a, b - c], [-a, c - b], [c - a, -b]])
+    points = np.array(
+        [[a - c, -b], [a, c - b], [a, b - c], [a - c, b], [c - a, b], [-a, b - c], [-a, c - b], [c - a, -b]]
+    )
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return centre + points @ turn
 
@@ -203,10 +205,14 @@ def _vehicle(rng: np.random.Generator, kind: str, centre: Array, angle: float) -
     paint = np.array(PAINTS[rng.integers(len(PAINTS))]) + rng.normal(0, 8, 3)
     if kind == "car":
         length, width = rng.uniform(21, 27), rng.uniform(10, 12)
-        return Thing(kind, _oblong(centre, angle, length, width, 2.5), 4, _car_paint(centre, angle, length, width, paint))
+        return Thing(
+            kind, _oblong(centre, angle, length, width, 2.5), 4, _car_paint(centre, angle, length, width, paint)
+        )
     length, width = rng.uniform(42, 56), rng.uniform(13, 15.5)
     box = np.array(PAINTS[rng.integers(len(PAINTS))]) * 0.4 + 130
-    return Thing(kind, _oblong(centre, angle, length, width, 1), 9, _truck_paint(centre, angle, length, width, paint, box))
+    return Thing(
+        kind, _oblong(centre, angle, length, width), 9, _truck_paint(centre, angle, length, width, paint, box)
+    )
 
 
 def _car_paint(centre: Array, angle: float, length: float, width: float, paint: Array) -> Callable[[Array], None]:
@@ -288,7 +294,9 @@ def _roofs(rng: np.random.Generator, size: int) -> Iterator[Thing]:
         centre, angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
         length, width = rng.uniform(34, 70), rng.uniform(26, 40)
         colour = np.array(ROOFS[rng.integers(len(ROOFS))]) + rng.normal(0, 8, 3)
-        yield Thing("roof", _oblong(centre, angle, length, width), 12, _roof_paint(centre, angle, length, width, colour))
+        yield Thing(
+            "roof", _oblong(centre, angle, length, width), 12, _roof_paint(centre, angle, length, width, colour)
+        )
 
 
 def _roof_paint(centre: Array, angle: float, length: float, width: float, colour: Array) -> Callable[[Array], None]:

@@ -6,102 +6,147 @@ NAME.old, the new one takes its name.
 """
 
 import os
-import pickle
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from boxwright import weights
 from boxwright.engine.ema import Average
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
+from boxwright.weights.files import whole
 
 
 @dataclass
 class State:
     """Where training stands. Nothing random is in it: all draws are functions of (seed, step, rank).
 
-    step: optimiser steps done. best: highest AP so far. data: fingerprint of the training pictures and labels.
-    processes: how many trained together. optimizer, scaler: their state dicts.
+    step: optimiser steps done. best: highest AP so far, -1 before the first. data: fingerprint of the training
+    pictures and labels. processes: how many train together.
     """
 
     step: int = 0
     best: float = -1.0
     data: str = ""
     processes: int = 1
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)
 
 
-def save(folder: Path, network: nn.Module, average: Average | None, state: State, recipe: Recipe) -> None:
-    """Write the checkpoint `folder`, or leave the one that is there.
+class Keeper:
+    """Saves and restores everything that a run needs to go on as if nothing had happened."""
 
-    Raises InputError when a weight is not finite (such a network is never saved) or the disk refuses.
-    """
-    for name, tensor in network.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{folder}: not saved at step {state.step}, {name} is no longer finite; lower the learning rate")
+    def __init__(
+        self, run: Path, recipe: Recipe, network: nn.Module, average: Average | None, optimizer: Any, accelerator: Any
+    ) -> None:
+        self.run, self.recipe, self.network, self.average = run, recipe, network, average
+        self.optimizer, self.accelerator = optimizer, accelerator
+
+    def save(self, name: str, state: State) -> None:
+        """Write the checkpoint `name`, or leave the one that is there. Only the first process writes.
+
+        Raises InputError when a weight is not finite (such a network is never saved) or the disk refuses.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        for key, tensor in self.network.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"step {state.step}: {key} is no longer finite; nothing was saved since, lower train.schedule.lr"
+                )
+        scaler = self.accelerator.scaler
+        values = asdict(state) | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        with replaced(self.run / name) as folder:
+            checkpoint.save(folder / "model.safetensors", self.network, self.recipe)
+            if self.average is not None:
+                checkpoint.save(folder / "ema.safetensors", self.average.network, self.recipe)
+            with whole(folder / "state.pt") as part:
+                torch.save(values, part)
+
+    def restore(self, fresh: State) -> State:
+        """The state of `last`, with network, average and optimiser filled from it; `fresh` where nothing was saved.
+
+        Raises InputError when other data or another number of processes began the run, or a file is damaged.
+        """
+        folder = self.run / "last"
+        if not folder.exists():
+            return fresh
+        weights.load(self.network, folder / "model.safetensors", self.recipe)
+        if self.average is not None:
+            weights.load(self.average.network, folder / "ema.safetensors", self.recipe)
+        values = _read(folder / "state.pt")
+        self.optimizer.load_state_dict(values.pop("optimizer"))
+        scaler = values.pop("scaler")
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(scaler)
+        state = State(**values)
+        if state.data != fresh.data:
+            raise InputError(f"{folder}: the training pictures or labels have changed since; train into another folder")
+        if state.processes != fresh.processes:
+            raise InputError(
+                f"{folder}: made by {state.processes} processes, there are {fresh.processes} now; resume with as many"
+            )
+        return state
+
+    def number(self, epoch: int, state: State) -> None:
+        """Save `epoch-NNNN` and delete all but the newest `train.keep` of these."""
+        keep = self.recipe.train.keep
+        if keep:
+            self.save(f"epoch-{epoch:04d}", state)
+            for folder in sorted(self.run.glob("epoch-[0-9]*[0-9]"))[:-keep]:
+                shutil.rmtree(folder)
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` when the block ends well."""
     new, old = _beside(folder)
     try:
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        checkpoint.save(new / "model.safetensors", network, recipe)
-        if average is not None:
-            checkpoint.save(new / "ema.safetensors", average.network, recipe)
-        with open(new / "state.pt", "wb") as file:
-            torch.save(asdict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(new)
+        new.mkdir()
+        yield new
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
         _sync(folder.parent)
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise InputError(f"{folder}: the checkpoint cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
-    """Finish or undo the replacement that a kill interrupted."""
-    new, old = _beside(folder)
-    # The old checkpoint steps aside only when the new one is complete, so `old` without `folder` means: take the new.
-    if old.exists() and not folder.exists():
-        (new if new.exists() else old).rename(folder)
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+def recover(run: Path) -> None:
+    """Finish or undo the replacements that a kill interrupted."""
+    for old in _left(run, "old"):
+        # A checkpoint steps aside only when the new one is complete, so without it the new one is the one to take.
+        new, folder = old.with_suffix(".new"), old.with_suffix("")
+        if not folder.exists():
+            (new if new.exists() else old).rename(folder)
+    for rest in (*_left(run, "old"), *_left(run, "new")):
+        shutil.rmtree(rest)
 
 
-def load(folder: Path, network: nn.Module, average: Average | None) -> State:
-    """Fill `network` and `average` from a checkpoint of the same recipe and return the rest of its state."""
-    _fill(network, folder / "model.safetensors")
-    if average is not None:
-        _fill(average.network, folder / "ema.safetensors")
-    file = folder / "state.pt"
+def _left(run: Path, suffix: str) -> list[Path]:
+    return [path for name in ("last", "best", "epoch-*") for path in run.glob(f"{name}.{suffix}")]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The values of a state.pt. weights_only: nothing in the file is executed."""
     try:
-        return State(**torch.load(file, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file}: not a training state of this program; train anew into another folder") from error
-
-
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` numbered checkpoints."""
-    numbered = sorted(run.glob("epoch-*"))
-    for folder in numbered[: len(numbered) - keep]:
-        shutil.rmtree(folder)
-
-
-def _fill(network: nn.Module, file: Path) -> None:
-    tensors, _ = checkpoint.read(file)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{file}: does not hold the network of this recipe; resume with the run's own recipe") from error
+        values = torch.load(file, map_location="cpu", weights_only=True)
+        State(**{key: value for key, value in values.items() if key not in {"optimizer", "scaler"}})
+    except Exception as error:  # torch raises half a dozen kinds here, by what is wrong with the file
+        raise InputError(f"{file}: not the state of a run; it is damaged, train into another folder") from error
+    return values  # type: ignore[no-any-return]
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

@@ -1,13 +1,13 @@
 """What training writes while it runs: log.jsonl, TensorBoard events, and the watch for losses that are not numbers.
 
-    K named loss terms, S steps since the last look
+K named loss terms, S steps since the last look
 """
 
 import json
 import math
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from boxwright.errors import InputError
 from boxwright.types import Batch
+from boxwright.weights.files import whole
 
 FILE = "log.jsonl"
 
@@ -41,7 +42,7 @@ class Journal:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
             _keep_until(run / FILE, start)
-            self.file = open(run / FILE, "a", encoding="utf-8")
+            self.file = open(run / FILE, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
             self.events = SummaryWriter(str(run), purge_step=start + 1)  # type: ignore[no-untyped-call]
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -95,8 +96,8 @@ class Journal:
             "step": step,
             "epoch": epoch,
             "lr": rate,
-            "loss": sum(means),
-            **dict(zip(self.names, means, strict=True)),
+            "total": sum(means),
+            "terms": dict(zip(self.names, means, strict=True)),
             "images_per_second": self.images * self.accelerator.num_processes / seconds,
             "waiting": self.waited / seconds,
         }
@@ -118,9 +119,9 @@ class Journal:
             return
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
-        for name, value in line.items():
-            if name not in {"step", "epoch"}:
-                self.events.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
+        values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
+        for name, value in (values | line.get("terms", {})).items():
+            self.events.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
 
     def _start_window(self) -> None:
         self.sums, self.images, self.waited, self.since = [], 0, 0.0, time.perf_counter()
@@ -137,9 +138,18 @@ def _keep_until(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             break
-    new = file.with_name(file.name + ".new")
-    with open(new, "w", encoding="utf-8") as out:
-        out.writelines(kept)
-        out.flush()
-        os.fsync(out.fileno())
-    new.replace(file)
+    with whole(file) as part:
+        part.write_text("".join(kept), encoding="utf-8")
+
+
+@contextmanager
+def profiled(run: Path, steps: int) -> Iterator[Callable[[], None]]:
+    """Gives what to call after each step. Steps 2 to `steps` + 1 are written to trace.json (for chrome://tracing)."""
+    if not steps:
+        yield lambda: None
+        return
+    schedule = torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1)
+    with torch.profiler.profile(
+        schedule=schedule, on_trace_ready=lambda made: made.export_chrome_trace(str(run / "trace.json"))
+    ) as profile:
+        yield profile.step

@@ -13,7 +13,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """Three groups, as in MindYOLO's group_params.py: `weight` (decayed), `bias` (with batch norm's beta), `scale` (gamma).
+    """Three groups, as in MindYOLO's group_params.py: weight (decayed), bias (with batch norm's beta), scale (gamma).
 
     torch's SGD without dampening is MindSpore's Momentum: v = m v + g, w -= lr v; with nesterov w -= lr (g + m v).
     """
@@ -53,7 +53,9 @@ def freeze(network: nn.Module, config: TrainConfig) -> None:
     for prefix in config.freeze:
         if not any(name.startswith(prefix) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
-            raise InputError(f"train.freeze: no parameter's name starts with '{prefix}'; they start with {', '.join(parts)}")
+            raise InputError(
+                f"train.freeze: no parameter's name starts with '{prefix}'; they start with {', '.join(parts)}"
+            )
     for name, parameter in network.named_parameters():
         if name.startswith(config.freeze):
             parameter.requires_grad_(False)
@@ -68,4 +70,3 @@ def training_mode(network: nn.Module, config: TrainConfig) -> None:
     for name, module in network.named_modules():
         if isinstance(module, NORMS) and (config.freeze_norm or f"{name}.".startswith(config.freeze)):
             module.eval()
-

@@ -1,7 +1,7 @@
 """YOLOv3 as MindYOLO trains it at 640: SiLU, bounded box decoding, neighbour-cell assignment, CIoU.
 
     B images, A = 3 anchors a scale, C classes, h x w cells, M boxes an image after padding
-    R = 5 * M candidate rows an anchor: each box in its own cell and, where near enough, in its four neighbours
+    R = 3 * M candidate rows an anchor: each box in its own cell, one beside it, one above or below it
 
 Layers keep the numbers of MindYOLO's configs/yolov3/yolov3.yaml (0-10 backbone, 11-27 neck, 28 outputs). The backbone
 is declared first, in Darknet's order, so that `darknet53.conv.74` fills it.
@@ -26,8 +26,7 @@ from boxwright.types import Batch, Detections
 
 STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
 ANCHORS = 3  # a scale
-# (x, y) directions in which a box's cell has neighbours; the cell itself first.
-DIRECTIONS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))
+CELLS = 3  # a box: its own, the nearer of left and right, the nearer of above and below
 
 Positive = Annotated[float, Field(gt=0)]
 Triple = tuple[float, float, float]
@@ -194,8 +193,7 @@ def _scale_loss(
     taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
     raw = raw.flatten(3)  # (B, A, 5+C, h*w)
     at = raw.gather(3, cell[:, :, None].expand(-1, -1, raw.shape[2], -1))  # (B, A, 5+C, R)
-    positives = across_processes(taken.sum())
-    positives = torch.where(positives > 0, positives, 1)
+    positives = across_processes(taken.sum(), least=1)
 
     overlap = ciou(_corners(_boxes(at[:, :, :4].sigmoid(), anchors[:, :, None])), _corners(target))  # (B, A, R)
     box = ((1 - overlap) * taken).sum() / positives
@@ -206,7 +204,7 @@ def _scale_loss(
     logits = at[:, :, 5:]
     smooth = 0.5 * config.label_smoothing
     goals = torch.full_like(logits, smooth)
-    labels = batch.labels.clamp(min=0).repeat(1, len(DIRECTIONS))[:, None, None].expand(-1, ANCHORS, 1, -1)
+    labels = batch.labels.clamp(min=0).repeat(1, CELLS)[:, None, None].expand(-1, ANCHORS, 1, -1)
     goals = goals.scatter(2, labels, 1 - smooth)
     errors = F.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(2)
     return box, obj, (errors * taken).sum() / positives
@@ -217,10 +215,10 @@ def _assign(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which boxes each anchor of one scale must find, and from which cells.
 
-    anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more; it takes its own cell
-    and the neighbours whose border is nearer than half a cell. Returns taken (B, A, R) bool, cell (B, A, R) index
-    into the h*w cells, target (B, A, 4, R): centre from the cell's corner, width, height, in cells. Where `taken` is
-    false the target is a unit box, so that nothing there can become NaN.
+    anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more: in its own cell, and
+    on each axis in the next cell on the side its centre is nearer to (the lower one from the very border), if any.
+    Returns taken (B, A, R) bool, cell (B, A, R) index into the h*w cells, target (B, A, 4, R): centre from the cell's
+    corner, width, height, in cells. Where `taken` is false the target is a unit box, so that nothing becomes NaN.
     """
     h, w = cells
     boxes = xyxy_to_cxcywh(batch.boxes) / stride  # (B, M, 4)
@@ -231,11 +229,12 @@ def _assign(
 
     size = centre.new_tensor([w, h])
     beyond = size - centre
-    low = (centre % 1 < 0.5) & (centre > 1)  # (B, M, 2): left, top
-    high = (beyond % 1 < 0.5) & (beyond > 1)  # right, bottom
-    near = torch.stack((torch.ones_like(low[..., 0]), *low.unbind(2), *high.unbind(2)), 1)  # (B, 5, M)
-    shift = 0.5 * centre.new_tensor(DIRECTIONS)  # (5, 2)
-    corner = (centre[:, None] + shift[:, None]).floor()  # (B, 5, M, 2)
+    low = (centre % 1 < 0.5) & (centre > 1)  # (B, M, 2): left, above
+    high = (beyond % 1 < 0.5) & (beyond > 1) & ~low  # right, below
+    near = torch.stack((torch.ones_like(low[..., 0]), *(low | high).unbind(2)), 1)  # (B, 3, M)
+    shift = 0.5 * (high.float() - low.float())  # (B, M, 2)
+    axes = shift.new_tensor([[0, 0], [1, 0], [0, 1]])
+    corner = (centre[:, None] + shift[:, None] * axes[:, None]).floor()  # (B, 3, M, 2)
     corner = torch.minimum(corner.clamp(min=0), size - 1)
 
     taken = (fits[:, :, None] & near[:, None]).flatten(2)
@@ -248,10 +247,10 @@ def _assign(
 
 def _last_write(values: Tensor, taken: Tensor, cell: Tensor, cells: int) -> Tensor:
     """(B, A, R) values laid on (B, A, cells), zero elsewhere; of several rows for one cell the last one counts."""
-    row = torch.arange(values.shape[2], device=values.device).expand_as(cell)
-    winner = row.new_full((*cell.shape[:2], cells), -1)
-    winner = winner.scatter_reduce(2, cell, torch.where(taken, row, -1), "amax")
-    return torch.where(winner >= 0, values.gather(2, winner.clamp(min=0)), 0.0)
+    row = torch.arange(1, values.shape[2] + 1, device=values.device)  # 0: no row
+    winner = cell.new_zeros((*cell.shape[:2], cells))
+    winner = winner.scatter_reduce(2, cell, row * taken, "amax")
+    return F.pad(values, (1, 0)).gather(2, winner)
 
 
 def _split(raw: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    low, high = boxes.split(2, dim=-1)
+    low, high = boxes.chunk(2, dim=-1)
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    centre, size = boxes.split(2, dim=-1)
+    centre, size = boxes.chunk(2, dim=-1)
     return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
 
 

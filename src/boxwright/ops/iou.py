@@ -1,6 +1,6 @@
 """Overlap of boxes, xyxy in any unit.
 
-    ... leading dimensions that broadcast, N and M boxes
+... leading dimensions that broadcast, N and M boxes
 """
 
 import math

@@ -30,7 +30,7 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     if kind == "darknet":
         tensors, unexpected = darknet.read(file, model, recipe, transfer=transfer), []
     elif kind == "mindspore":
-        tensors, unexpected = mindspore.read(file, model, recipe)
+        tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
         tensors, unexpected = checkpoint.read_tensors(file), []
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)

@@ -23,6 +23,7 @@ from boxwright import models
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights.files import require, whole
+from boxwright.weights.fit import is_optional
 
 # The bytes of one number; BFloat16, which numpy lacks, is read as its 16 bits.
 NUMPY = {
@@ -32,8 +33,7 @@ NUMPY = {
 PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
 OPTIMISER = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate")
 OPTIMISER += ("epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense")
-# MindYOLO stores what its head derives from the anchors; ours come from the recipe, and the shapes are the same.
-CONSTANTS = {"stride", "anchors", "anchor_grid"}
+CONSTANTS = {"stride", "anchors", "anchor_grid"}  # MindYOLO stores what its head derives from its configuration
 SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
 CRC_MARK = b"crc_num"
 
@@ -41,34 +41,55 @@ Piece = tuple[list[int], str, memoryview]  # dims, type and content of one Value
 
 
 def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
-    """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network."""
+    """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network.
+
+    Raises InputError for a network that MindSpore's model zoo does not have.
+    """
     translate = models.module(recipe.model.name).mindspore_name  # type: ignore[attr-defined]
     table = {}
     for own in model.state_dict():
         foreign = translate(own)
         if foreign is not None:
             table[foreign] = own
+        elif not is_optional(own):
+            raise InputError(f"recipe {recipe.name}: {own} has no name in MindSpore, whose zoo has no such network")
     return table
 
 
-def read(path: Path, model: nn.Module, recipe: Recipe) -> tuple[dict[str, Tensor], list[str]]:
+def read(
+    path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
 
     Optimiser state is skipped; the prefix of a training cell or of an average is dropped.
-    Raises InputError for a file that is not a checkpoint, is damaged, or holds one tensor under two prefixes.
+    Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
+    for transfer) stores other anchors than the recipe's.
     """
     table = names(model, recipe)
     tensors: dict[str, Tensor] = {}
     unexpected = []
     for tag, tensor in entries(path):
         own = next((table[tag[len(p) :]] for p in PREFIXES if tag.startswith(p) and tag[len(p) :] in table), None)
-        if own is None:
+        if tag.rpartition(".")[2] in CONSTANTS:
+            if tag.endswith(".anchor_grid") and not transfer:
+                _check_anchors(tensor, recipe, path)
+        elif own is None:
             unexpected.append(tag)
         elif own in tensors:
             raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
         else:
             tensors[own] = tensor
-    return tensors, [tag for tag in unexpected if tag.rpartition(".")[2] not in CONSTANTS]
+    return tensors, unexpected
+
+
+def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
+    """stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
+    anchors = torch.tensor(getattr(recipe.model, "anchors", ()), dtype=torch.float32).flatten()
+    if not torch.equal(stored.flatten().float(), anchors):
+        raise InputError(
+            f"{path}: made with anchors {stored.flatten().tolist()}, the recipe's are {anchors.tolist()}; set "
+            "model.anchors to the file's, or use --transfer"
+        )
 
 
 def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:

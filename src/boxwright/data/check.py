@@ -1,0 +1,387 @@
+"""Every doubtful label and picture of a data set, named by file, picture and annotation.
+
+    P pictures, T boxes in all
+
+Errors are what would teach the network something wrong or stop a run; notes are worth a look. Nothing is repaired.
+`skip_bad` leaves out exactly what the errors name.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data import open_dataset
+from boxwright.data import splits as splits_of
+from boxwright.data.dataset import Dataset
+from boxwright.data.header import Header, read_headers
+from boxwright.errors import InputError
+from boxwright.progress import track
+
+BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
+NEAR = 0.95  # IoU from which two boxes of a class are probably one object labelled twice
+EXAMPLES = 5  # findings of a kind that the summary shows
+
+TITLES = {
+    "not_finite": "boxes or areas that are no finite numbers",
+    "negative_size": "boxes of negative width or height",
+    "zero_area": "boxes without area",
+    "outside": "boxes outside their picture",
+    "negative_area": "negative areas",
+    "unknown_category": "labels of a category that is not defined",
+    "duplicate_annotation_id": "annotation ids used before",
+    "duplicate_box": "boxes given twice",
+    "unknown_image": "labels of a picture that is not there",
+    "duplicate_image_id": "picture ids used twice",
+    "missing_picture": "missing pictures",
+    "unreadable_picture": "unreadable pictures",
+    "size_differs": "pictures of another size than declared",
+    "labelled_unrotated": "EXIF-rotated pictures whose declared size is that before the rotation",
+    "classes_differ": "classes unlike those of another split",
+    "near_duplicate": "boxes of one class that nearly coincide",
+    "rotated": "EXIF-rotated pictures (labels must refer to the picture as displayed)",
+    "no_boxes": "pictures without boxes",
+    "picture_twice": "pictures listed twice",
+    "shared_picture": "pictures in two splits",
+    "class_without_box": "classes without a box",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong (error) or worth a look (note).
+
+    file: the label file and the place in it. image: the picture's file. leave_out: what skipping it leaves out;
+    index and row: that picture and that label in the data set's own order, where they are in it.
+    """
+
+    kind: str
+    level: Literal["error", "note"]
+    split: str
+    file: str
+    image: str
+    image_id: int | str | None
+    annotation_id: int | None
+    text: str
+    leave_out: Literal["nothing", "label", "picture"] = "nothing"
+    index: int | None = None
+    row: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.split, self.file, f"picture {self.image}" if self.image else ""]
+        parts += [f"image id {self.image_id}"] if self.image_id is not None else []
+        parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
+        return ", ".join(part for part in parts if part) + f": {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, in the order of TITLES and then of the data set. checked: split -> (pictures, boxes)."""
+
+    findings: tuple[Finding, ...] = ()
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "note")
+
+    def __add__(self, other: "Report") -> "Report":
+        return Report(self.findings + other.findings, self.checked | other.checked)
+
+    def left_out(self) -> list[str]:
+        """One line for each label and picture that `skip_bad` leaves out."""
+        return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: counts, what was checked, and every finding."""
+        fields = [field for field in Finding.__slots__ if field not in ("index", "row")]
+        return {
+            "errors": len(self.errors),
+            "notes": len(self.notes),
+            "checked": {split: {"pictures": many, "boxes": boxes} for split, (many, boxes) in self.checked.items()},
+            "findings": [{field: getattr(finding, field) for field in fields} for finding in self.findings],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{split}: {pictures} pictures, {boxes} boxes" for split, (pictures, boxes) in self.checked.items()]
+        groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            groups[finding.level, finding.kind].append(finding)
+        for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
+            group = groups[level, kind]
+            lines.append(f"{level}: {len(group)} {TITLES[kind]}")
+            lines += [f"  {finding}" for finding in group[:EXAMPLES]]
+            lines += [f"  and {len(group) - EXAMPLES} more"] if len(group) > EXAMPLES else []
+        lines.append(f"{len(self.errors)} errors, {len(self.notes)} notes")
+        return "\n".join(lines)
+
+
+def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False) -> Report:
+    """All findings of one split.
+
+    pictures: also open every picture's file, and decode those that look cut off. decode: decode every picture.
+    """
+    headers: list[Header] = []
+    if pictures:
+        paths = [dataset.path(index) for index in range(len(dataset))]
+        headers = list(track(read_headers(paths, whole=decode), len(paths), f"checking {dataset.split}"))
+    findings = [*_labels(dataset, headers), *_strays(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
+    findings += [*_picture_twice(dataset), *_without_boxes(dataset)]
+    findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
+    return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
+
+
+def check_splits(first: Dataset, second: Dataset) -> Report:
+    """What two splits of one data set must agree on, and what they should not share."""
+    findings = []
+    if (first.names, first.category_ids) != (second.names, second.category_ids):
+        text = f"classes are {_classes(second)}, those of {first.split} are {_classes(first)}; make them the same"
+        findings.append(Finding("classes_differ", "error", second.split, str(second.root), "", None, None, text))
+    seen = {os.path.abspath(first.path(index)) for index in range(len(first))}  # noqa: PTH100  (100,000s of them)
+    for index in range(len(second)):
+        if os.path.abspath(second.path(index)) in seen:  # noqa: PTH100
+            text = f"is also in {first.split}, which makes results look better than they are"
+            findings.append(_of_picture(second, index, "shared_picture", "note", text))
+    return Report(tuple(findings))
+
+
+def check_folder(root: str | Path, splits: Sequence[str] = (), report: Path | None = None) -> Report:
+    """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
+
+    report: also write the findings there as JSON. Raises InputError when the data set cannot be opened at all.
+    """
+    datasets = [open_dataset(root, split) for split in splits or splits_of(root)]
+    result = Report()
+    for dataset in datasets:
+        result += check(dataset)
+    for position, first in enumerate(datasets):
+        for second in datasets[position + 1 :]:
+            result += check_splits(first, second)
+    if report is not None:
+        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
+        whole(report, lambda part: part.write_text(text, encoding="utf-8"))
+    return result
+
+
+def skip_bad(dataset: Dataset, report: Report) -> Dataset:
+    """The data set without the labels and pictures that the report's errors on its split name; no more, no less.
+
+    Raises InputError when an error cannot be skipped, or when no picture is left.
+    """
+    errors = [finding for finding in report.errors if finding.split == dataset.split]
+    for finding in errors:
+        if finding.leave_out == "nothing":
+            raise InputError(f"{finding}; skipping cannot mend this")
+    bad_rows = np.zeros(len(dataset.rows), dtype=bool)
+    bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
+    bad_pictures = {finding.index for finding in errors if finding.leave_out == "picture"}
+    kept = [index for index in range(len(dataset)) if index not in bad_pictures]
+    if not kept:
+        raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
+    return dataset.without_rows(bad_rows).subset(kept)
+
+
+def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
+    rows, owners = dataset.rows, dataset.owners()
+    x1, y1, x2, y2 = rows.xyxy.T.astype(np.float64)
+    sizes = _known_sizes(dataset, headers)[owners]
+    finite = np.isfinite(rows.xyxy).all(axis=1)
+    # The boxes of a YOLO text set are shares of a picture's size; without the picture there are none to judge.
+    judged = (dataset.images.sizes[owners, 0] >= 0) | (dataset.kind != "yolo_txt")
+    if not headers:
+        judged[:] = True
+    negative = finite & ((x2 < x1) | (y2 < y1))
+    zero = finite & ~negative & ((x2 == x1) | (y2 == y1))
+    sound = finite & ~negative & ~zero
+    height, width = sizes.T
+    over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height])
+    beyond = sound & (height >= 0) & ((over > BEYOND) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    def box(row: int) -> str:
+        return "box " + ",".join(f"{value:g}" for value in rows.xyxy[row]) + " (x1,y1,x2,y2)"
+
+    def outside(row: int) -> str:
+        return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} picture"
+
+    def category(row: int) -> str:
+        return f"category {rows.categories[row]} is not defined; there are {dataset.category_ids}"
+
+    yield from _of_rows(dataset, owners, "not_finite", judged & ~finite, lambda row: f"{box(row)} is not finite")
+    yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
+    yield from _of_rows(dataset, owners, "zero_area", zero, lambda row: f"{box(row)} has no area")
+    yield from _of_rows(dataset, owners, "outside", beyond, outside)
+    bad_area = sound & ~np.isfinite(rows.areas)
+    yield from _of_rows(dataset, owners, "not_finite", bad_area, lambda row: f"area {rows.areas[row]:g} is not finite")
+    bad_area = sound & (rows.areas < 0)
+    yield from _of_rows(dataset, owners, "negative_area", bad_area, lambda row: f"area {rows.areas[row]:g} is negative")
+    yield from _of_rows(dataset, owners, "unknown_category", rows.labels < 0, category)
+    yield from _repeated_ids(dataset, owners)
+    yield from _duplicates(dataset, owners, sound)
+
+
+def _known_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
+    """(P, 2) (height, width) px as declared, else as the picture's file has it, else -1."""
+    if not headers:
+        return dataset.images.sizes
+    stored = np.array([header.size for header in headers], dtype=np.int64).reshape(-1, 2)
+    return np.where(dataset.images.sizes < 0, stored, dataset.images.sizes)
+
+
+def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Finding]:
+    ids, places = dataset.rows.ids, dataset.rows.places
+    order = np.lexsort((places, ids))
+    first = order[np.searchsorted(ids[order], ids)]  # (T,) the first row with the same id, in the file's order
+    repeated = first != np.arange(len(ids))
+
+    def text(row: int) -> str:
+        return f"the id is that of {dataset.place(int(owners[first[row]]), int(first[row]))}"
+
+    yield from _of_rows(dataset, owners, "duplicate_annotation_id", repeated, text)
+
+
+def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.bool_]) -> Iterator[Finding]:
+    partner, overlap = _same_object(dataset, owners, sound)
+
+    def text(row: int) -> str:
+        other = f"{dataset.place(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
+        return f"the same box as {other}" if overlap[row] == 2 else f"IoU {overlap[row]:.3f} with {other}"
+
+    yield from _of_rows(dataset, owners, "duplicate_box", overlap == 2, text)
+    near = (overlap >= NEAR) & (overlap < 2)
+    yield from _of_rows(dataset, owners, "near_duplicate", near, text, level="note")
+
+
+def _same_object(
+    dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each row the earlier row of its picture and class that it repeats, and their IoU: 2 when equal, 0 for none.
+
+    Rows sorted by (picture, class, x1) are compared with the k-th after them, k = 1, 2, ..., as long as x1 is near
+    enough: IoU >= t needs the overlap along x to be at least t of the span, so x1 may differ by (1 - t) / t widths.
+    """
+    rows = dataset.rows
+    boxes = rows.xyxy.astype(np.float64)
+    order = np.lexsort((boxes[:, 0], rows.categories, owners))
+    order = order[sound[order]]
+    partner, best = np.full(len(rows), -1), np.zeros(len(rows))
+    reach = boxes[:, 0] + (1 - NEAR) / NEAR * (boxes[:, 2] - boxes[:, 0]) + 1e-6
+    at, step = np.arange(len(order)), 1
+    while len(at := at[at + step < len(order)]):
+        a, b = order[at], order[at + step]
+        together = (owners[a] == owners[b]) & (rows.categories[a] == rows.categories[b]) & (boxes[b, 0] <= reach[a])
+        at, a, b = at[together], a[together], b[together]
+        overlap = np.where((boxes[a] == boxes[b]).all(axis=1), 2.0, _iou(boxes[a], boxes[b]))
+        early, late = np.minimum(a, b), np.maximum(a, b)
+        better = (overlap >= NEAR) & (overlap > best[late])
+        best[late[better]], partner[late[better]] = overlap[better], early[better]
+        step += 1
+    return partner, best
+
+
+def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 4), (N, 4) -> (N,)."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    common = np.clip(sides, 0, None).prod(axis=1)
+    total = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return common / np.maximum(total - common, 1e-300)
+
+
+def _strays(dataset: Dataset) -> Iterator[Finding]:
+    for stray in dataset.strays:
+        yield Finding(
+            "unknown_image", "error", dataset.split, stray.place, "", stray.image_id, stray.annotation_id,
+            f"there is no picture {stray.image_id}", "label",
+        )  # fmt: skip
+
+
+def _image_ids(dataset: Dataset) -> Iterator[Finding]:
+    """With one id on two files no one knows which of them the labels are for: both are faulty. On one file: the 2nd."""
+    places: dict[Any, list[int]] = defaultdict(list)
+    for index, image_id in enumerate(dataset.images.ids.tolist()):
+        places[image_id].append(index)
+    for indices in places.values():
+        files = {dataset.path(index) for index in indices}
+        for index in indices[0 if len(files) > 1 else 1 :]:
+            text = f"the id stands for {len(indices)} entries: {', '.join(sorted(files))}"
+            yield _of_picture(dataset, index, "duplicate_image_id", "error", text)
+
+
+def _pictures(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
+    for index, header in enumerate(headers):
+        declared = tuple(dataset.images.sizes[index].tolist())
+        if header.missing:
+            yield _of_picture(dataset, index, "missing_picture", "error", header.fault)
+        elif header.fault:
+            yield _of_picture(dataset, index, "unreadable_picture", "error", header.fault)
+        elif declared in (header.size, (-1, -1)):
+            if header.orientation != 1:
+                text = f"EXIF orientation {header.orientation}, displayed as {_shown(header.size)}"
+                yield _of_picture(dataset, index, "rotated", "note", text)
+        elif declared == header.stored_size:
+            text = f"declared {_shown(declared)}, displayed as {_shown(header.size)} by EXIF {header.orientation}"
+            yield _of_picture(dataset, index, "labelled_unrotated", "error", text)
+        else:
+            text = f"declared {_shown(declared)}, the file has {_shown(header.size)}"
+            yield _of_picture(dataset, index, "size_differs", "error", text)
+
+
+def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    ids = dataset.images.ids.tolist()
+    for index in range(len(dataset)):
+        first = seen.setdefault(dataset.path(index), index)
+        if first != index and ids[first] != ids[index]:
+            yield _of_picture(dataset, index, "picture_twice", "note", f"is also image id {ids[first]}")
+
+
+def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
+    for index in np.flatnonzero(np.diff(dataset.starts) == 0).tolist():
+        yield _of_picture(dataset, index, "no_boxes", "note", "has no box")
+    labels = dataset.rows.labels
+    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.names))
+    for label in np.flatnonzero(counts == 0).tolist():
+        text = f"class {dataset.names[label]} has no box"
+        yield Finding("class_without_box", "note", dataset.split, str(dataset.root), "", None, None, text)
+
+
+def _of_rows(
+    dataset: Dataset,
+    owners: NDArray[np.int64],
+    kind: str,
+    which: NDArray[np.bool_],
+    text: Callable[[int], str],
+    level: Literal["error", "note"] = "error",
+) -> Iterator[Finding]:
+    """A finding for each row where `which` (T,) is true."""
+    for row in np.flatnonzero(which).tolist():
+        index = int(owners[row])
+        yield Finding(
+            kind, level, dataset.split, dataset.place(index, row), dataset.path(index),
+            dataset.images.ids[index].item(), int(dataset.rows.ids[row]), text(row),
+            "label" if level == "error" else "nothing", index, row,
+        )  # fmt: skip
+
+
+def _of_picture(dataset: Dataset, index: int, kind: str, level: Literal["error", "note"], text: str) -> Finding:
+    leave_out: Literal["picture", "nothing"] = "picture" if level == "error" else "nothing"
+    image_id = dataset.images.ids[index].item()
+    return Finding(
+        kind, level, dataset.split, dataset.label_file(index), dataset.path(index), image_id, None, text, leave_out, index
+    )
+
+
+def _classes(dataset: Dataset) -> str:
+    return ", ".join(f"{name} ({id})" for name, id in zip(dataset.names, dataset.category_ids, strict=True))
+
+
+def _shown(size: tuple[int, ...]) -> str:
+    return f"{size[1]} x {size[0]} px (width x height)"

@@ -1,0 +1,75 @@
+"""One line a picture: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
+
+The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Such sets number nothing:
+pictures and boxes get ids counted from 1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from boxwright.data import text
+from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.errors import InputError
+
+LOOKED_FOR = "{split}.txt with lines 'path x1,y1,x2,y2,class'"
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> list file."""
+    return text.find_lists(root, "line_txt")
+
+
+def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dataset:
+    """The pictures a list names. names: classes in label order; none: from the usual files in `root`.
+
+    Raises InputError for a line that is not a picture's path and boxes of five or six numbers.
+    """
+    classes = text.class_names(root, names)
+    pictures: list[str] = []
+    table: list[list[float]] = []
+    places: list[int] = []
+    counts: list[int] = []
+    for number, line in text.lines(source):
+        match = text.LISTED.fullmatch(line)
+        if match is None:
+            raise InputError(f"{source} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
+        pictures.append(text.picture_path(match[1], source, root))
+        boxes = [_parse(word, source, number) for word in (match[2] or "").split()]
+        table += boxes
+        places += [number] * len(boxes)
+        counts.append(len(boxes))
+    if not pictures:
+        raise InputError(f"{source}: empty, needed one picture a line")
+    unknown = np.full((len(pictures), 2), -1, dtype=np.int64)
+    images = Images(np.arange(1, len(pictures) + 1), paths_column(pictures), unknown, paths_column([str(source)]))
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    rows = _boxes(table, places, len(classes))
+    return Dataset(classes, tuple(range(len(classes))), split, root, "line_txt", images, rows, starts)
+
+
+def _boxes(table: list[list[float]], places: list[int], classes: int) -> Boxes:
+    values = np.array(table, dtype=np.float64).reshape(-1, 6)
+    xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
+    labels = np.where((categories >= 0) & (categories < classes), categories, -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+    ids = np.arange(1, len(values) + 1)
+    crowd = values[:, 5].astype(bool)
+    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, np.array(places, dtype=np.int64))
+
+
+def _parse(word: str, file: Path, number: int) -> list[float]:
+    """x1, y1, x2, y2, class, crowd."""
+    try:
+        values = [float(part) for part in word.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 5:
+        values.append(0.0)
+    if len(values) != 6 or not values[4].is_integer() or abs(values[4]) >= 2**63 or values[5] not in (0.0, 1.0):
+        raise InputError(
+            f"{file} line {number}: found '{word[:60]}', needed x1,y1,x2,y2,class or with ,0 or ,1 (crowd)"
+        )
+    return values

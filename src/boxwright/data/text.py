@@ -1,0 +1,89 @@
+"""What the two text formats share: lines, class names, and where a picture named in a list lies."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from boxwright import config
+from boxwright.data.header import SUFFIXES
+from boxwright.errors import InputError
+
+NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
+# A path, which may hold spaces, ends at a picture's suffix; what follows, if anything, stands behind a space.
+LISTED = re.compile(rf"(.*?(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
+ENOUGH = 65536  # characters of a list that show which kind it is
+
+
+def lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, numbered from 1, without the white space around them."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a text file (byte {error.start} is not UTF-8)") from error
+    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def list_kind(file: Path) -> str | None:
+    """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
+            text = opened.read(ENOUGH)
+    except (OSError, UnicodeDecodeError):
+        return None
+    matches = [LISTED.fullmatch(line.strip()) for line in text.split("\n")[:-1] or [text] if line.strip()]
+    if not matches or matches[0] is None:
+        return None
+    return "line_txt" if any(match and match[2] for match in matches) else "yolo_txt"
+
+
+def find_lists(root: Path, kind: str) -> dict[str, Path]:
+    """Split -> list file of that kind, in the folder itself."""
+    files = [file for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES]
+    return {file.stem: file for file in files if list_kind(file) == kind}
+
+
+def picture_path(written: str, file: Path, root: Path) -> str:
+    """The path of a picture in a list: absolute, from the list's folder, or from the data set's."""
+    if len(os.fsencode(written)) > 4096 or "\0" in written:
+        raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
+    beside = file.parent / written
+    return str(beside if beside.is_file() or not (root / written).is_file() else root / written)
+
+
+def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
+    """`given`, or what the first file of class names in `root` holds. InputError when there is none."""
+    if given:
+        return tuple(given)
+    files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
+    for file in files:
+        if file.is_file():
+            names = _from_yaml(file) if file.suffix in {".yaml", ".yml"} else tuple(line for _, line in lines(file))
+            if not names:
+                raise InputError(f"{file}: empty, needed one class name a line")
+            return names
+    raise InputError(
+        f"{root}: no class names; looked for {', '.join(NAME_FILES)}, *.names and labels/classes.txt; write one name a "
+        f"line, in label order, into classes.txt"
+    )
+
+
+def _from_yaml(file: Path) -> tuple[str, ...]:
+    names = config.read_yaml(file).get("names")
+    try:
+        return listed_names(names)
+    except ValueError as error:
+        raise InputError(f"{file}: names: {error}") from error
+
+
+def listed_names(names: object) -> tuple[str, ...]:
+    """A YAML's `names`: a list, or a mapping from the labels 0, 1, ... Raises ValueError for anything else."""
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise ValueError(f"found labels {', '.join(map(str, names))}, needed 0 to {len(names) - 1}")
+        names = [names[label] for label in range(len(names))]
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | int) for n in names):
+        raise ValueError(f"found {type(names).__name__}, needed a list of class names")
+    return tuple(str(name) for name in names)

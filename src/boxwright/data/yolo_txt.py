@@ -1,0 +1,142 @@
+"""YOLO text labels: one file a picture, one line a box: `class x y w h`, centre and size as shares of the picture.
+
+Pictures come from a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or one flat
+`images` with `labels`, which is then the split `all`) or from a list of paths (`train.txt`), whose labels lie where
+`images` in the path is replaced by `labels`, or beside the picture. Such sets number nothing: pictures and boxes get
+ids counted from 1 (0 as an annotation's id would mean "unmatched" to pycocotools).
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data import text
+from boxwright.data.dataset import Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.header import SUFFIXES, read_headers
+from boxwright.errors import InputError
+from boxwright.progress import track
+
+LOOKED_FOR = "images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt"
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> folder of pictures or list file. Where both name a split, the list says which pictures belong to it."""
+    images, labels = root / "images", root / "labels"
+    inner = [folder for folder in _folders(images) if (labels / folder.name).is_dir()]
+    found = {folder.name: folder for folder in inner}
+    found |= {f.name: f / "images" for f in _folders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
+    found |= text.find_lists(root, "yolo_txt")
+    if not found and images.is_dir() and labels.is_dir():
+        found["all"] = images
+    return found
+
+
+def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dataset:
+    """The pictures of a folder or list. names: classes in label order; none: from the usual files in `root`.
+
+    Opens every picture's header, since boxes are shares of its size; boxes of a picture that cannot be opened are NaN.
+    Raises InputError for a label line that is not five numbers.
+    """
+    classes = text.class_names(root, names)
+    if source.is_dir():
+        pictures = _walk(source, SUFFIXES)
+        label_files = [_label_file(path, source) for path in pictures]
+        strays = _lonely_labels(source, set(label_files))
+    else:
+        pictures = [text.picture_path(line, source, root) for _, line in text.lines(source)]
+        label_files = [_label_file(path, None) for path in pictures]
+        strays = ()
+    if not pictures:
+        raise InputError(f"{source}: holds no picture, needed {', '.join(SUFFIXES)}")
+    if not any(os.path.isfile(file) for file in label_files):  # noqa: PTH113  (100,000s of them)
+        raise InputError(f"{source}: no picture has a label file; looked for {label_files[0]} and so on")
+    headers = track(read_headers(pictures, whole=None), len(pictures), "reading picture sizes")
+    sizes = np.array([header.size for header in headers], dtype=np.int64)
+    images = Images(np.arange(1, len(pictures) + 1), paths_column(pictures), sizes, paths_column(label_files))
+    table, places, counts = _read_labels(label_files)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    rows = _boxes(table, np.array(places, dtype=np.int64), np.repeat(sizes, counts, axis=0), len(classes))
+    return Dataset(classes, tuple(range(len(classes))), split, root, "yolo_txt", images, rows, starts, strays)
+
+
+def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[np.int64], classes: int) -> Boxes:
+    values = np.array(table, dtype=np.float64).reshape(-1, 5)
+    width_height = sizes[:, ::-1].astype(np.float64)
+    width_height = np.where(width_height < 0, np.nan, width_height)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre, side = values[:, 1:3] * width_height, values[:, 3:5] * width_height
+        xyxy = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
+        areas = side[:, 0] * side[:, 1]
+    categories = values[:, 0].astype(np.int64)
+    labels = np.where((categories >= 0) & (categories < classes), categories, -1)
+    ids = np.arange(1, len(values) + 1)
+    return Boxes(as_float32(xyxy), labels, categories, np.zeros(len(values), dtype=bool), areas, ids, places)
+
+
+def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
+    """Rows of (class, x, y, w, h), the line of each, and how many each file holds. No file: no boxes."""
+    table: list[list[float]] = []
+    places: list[int] = []
+    counts = []
+    for file in files:
+        before = len(table)
+        if os.path.isfile(file):  # noqa: PTH113
+            for number, line in text.lines(Path(file)):
+                table.append(_parse(line, file, number))
+                places.append(number)
+        counts.append(len(table) - before)
+    return table, places, counts
+
+
+def _parse(line: str, file: str, number: int) -> list[float]:
+    words = line.split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if len(values) != 5 or not values[0].is_integer() or abs(values[0]) >= 2**63:
+        raise InputError(f"{file} line {number}: found '{line[:60]}', needed five numbers: class x y width height")
+    return values
+
+
+def _label_file(picture: str, folder: Path | None) -> str:
+    """Where the labels of a picture should lie. folder: the split's folder of pictures, if it comes from one."""
+    stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
+    if folder is not None:
+        return str(_labels_of(folder) / Path(stem).relative_to(folder))
+    parts = Path(stem).parts
+    if "images" in parts:
+        at = len(parts) - 1 - parts[::-1].index("images")
+        swapped = str(Path(*parts[:at], "labels", *parts[at + 1 :]))
+        if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
+            return swapped
+    return stem
+
+
+def _labels_of(folder: Path) -> Path:
+    """images -> labels, images/train -> labels/train."""
+    return folder.parent / "labels" if folder.name == "images" else folder.parent.parent / "labels" / folder.name
+
+
+def _lonely_labels(folder: Path, expected: set[str]) -> tuple[Stray, ...]:
+    """Label files that no picture belongs to."""
+    files = [file for file in _walk(_labels_of(folder), (".txt",)) if file not in expected]
+    return tuple(Stray(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files below `folder` with one of the suffixes, sorted."""
+    found = [
+        os.path.join(place, name)  # noqa: PTH118
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(suffixes)
+    ]
+    return sorted(found)

@@ -1,0 +1,77 @@
+"""Cells of anchor-based maps: where they lie, what boxes their numbers mean, which one an object belongs to.
+
+B images, S scales (coarse first), A anchors a scale, h x w places of a scale, N = sum of A*h*w cells,
+H x W px of the input
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.assign import best_anchor
+from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+
+def flatten(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
+    """S maps (B, A*(5+C), h, w) -> float32 (B, N, 5+C), by scale, anchor, row, column."""
+    parts = []
+    for one in raw:
+        b, channels, h, w = one.shape
+        cells = one.float().reshape(b, anchors, channels // anchors, h * w)
+        parts.append(cells.transpose(2, 3).flatten(1, 2))
+    return torch.cat(parts, 1)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The N cells of all maps in the order of `flatten`: by scale (coarse first), anchor, row, column.
+
+    corner (N, 2): top left of the cell, px. stride (N, 1): px. anchor (N, 2): width, height, px. anchors (S, A, 2).
+    grids: (first cell, h, w, stride) of each scale. size: (H, W) of the input, px.
+    """
+
+    corner: Tensor
+    stride: Tensor
+    anchor: Tensor
+    anchors: Tensor
+    grids: tuple[tuple[int, int, int, int], ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, shapes: Sequence[Sequence[int]], strides: Sequence[int], anchors: Tensor) -> Self:
+        """shapes: (h, w) of each map. anchors (S, A, 2) px."""
+        corners, sides, sizes, grids = [], [], [], []
+        first = 0
+        for (h, w), stride, some in zip(shapes, strides, anchors, strict=True):
+            axes = torch.arange(h, device=anchors.device), torch.arange(w, device=anchors.device)
+            y, x = torch.meshgrid(*axes, indexing="ij")
+            corners.append(stride * torch.stack((x, y), -1).view(-1, 2).repeat(len(some), 1))
+            sides.append(torch.full((len(some) * h * w, 1), float(stride), device=anchors.device))
+            sizes.append(some.repeat_interleave(h * w, 0))
+            grids.append((first, h, w, stride))
+            first += len(some) * h * w
+        size = (grids[0][1] * grids[0][3], grids[0][2] * grids[0][3])
+        return cls(torch.cat(corners).float(), torch.cat(sides), torch.cat(sizes), anchors, tuple(grids), size)
+
+    def boxes(self, logits: Tensor, cell: Tensor | slice = slice(None)) -> Tensor:
+        """logits (..., 4) of the cells `cell` -> xyxy px.
+
+        Logarithms are cut at 10 (22,026 anchors wide), so that an untrained network cannot overflow.
+        """
+        centre = self.corner[cell] + logits[..., :2].sigmoid() * self.stride[cell]
+        side = logits[..., 2:].clamp(max=10).exp() * self.anchor[cell]
+        return cxcywh_to_xyxy(torch.cat((centre, side), -1))
+
+    def responsible(self, boxes: Tensor) -> Tensor:
+        """boxes (..., 4) xyxy px -> (...) the cell under the centre, in the scale and of the anchor that fit best."""
+        centre, side = xyxy_to_cxcywh(boxes).chunk(2, -1)
+        a = self.anchors.shape[1]
+        best = best_anchor(side, self.anchors.flatten(0, 1))
+        first, h, w, stride = torch.tensor(self.grids, device=boxes.device)[best // a].unbind(-1)
+        x, y = (centre / stride[..., None]).floor().long().unbind(-1)
+        x, y = x.clamp(min=0).minimum(w - 1), y.clamp(min=0).minimum(h - 1)
+        cell: Tensor = first + (best % a * h + y) * w + x
+        return cell

@@ -1,0 +1,28 @@
+"""Which object each cell must find.
+
+B images, M boxes an image after padding, K anchors, N cells
+"""
+
+import torch
+from torch import Tensor
+
+
+def best_anchor(sides: Tensor, anchors: Tensor) -> Tensor:
+    """sides (..., 2) and anchors (K, 2), both width and height in px -> (...) index of the best anchor.
+
+    Best is the highest IoU of the two with their centres put together (YOLOv2 paper, section 2).
+    """
+    shared = torch.minimum(sides[..., None, :], anchors).prod(-1)
+    whole = sides.prod(-1)[..., None] + anchors.prod(-1) - shared
+    return (shared / whole.clamp(min=torch.finfo(sides.dtype).tiny)).argmax(-1)
+
+
+def last_claim(cells: Tensor, claims: Tensor, total: int) -> Tensor:
+    """cells (B, M) in 0..total-1, claims (B, M) bool -> (B, M): the last row that claims the same cell.
+
+    Rows without a claim get -1. The same on every run, on a GPU too: the largest row number wins.
+    """
+    row = torch.arange(cells.shape[1], device=cells.device).expand_as(cells)
+    winner = row.new_full((len(cells), total), -1)
+    winner = winner.scatter_reduce(1, cells, torch.where(claims, row, -1), "amax")
+    return torch.where(claims, winner.gather(1, cells), -1)

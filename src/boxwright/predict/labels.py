@@ -1,0 +1,36 @@
+"""Pictures of a data set with its labels drawn, to look at before learning from them."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from boxwright.data.canvas import read_image
+from boxwright.data.dataset import Dataset
+from boxwright.errors import InputError
+from boxwright.predict.draw import draw_boxes
+from boxwright.progress import track
+from boxwright.weights.files import whole
+
+
+def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
+    """Draw `count` pictures, spread evenly over the data set, into the folder `out`; say what was done.
+
+    Raises InputError when a picture cannot be read or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made a folder ({error.strerror})") from error
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+    for index in track(chosen.tolist(), len(chosen), "drawing labels"):
+        sample = dataset[index]
+        texts = [
+            (dataset.names[label] if label >= 0 else "unknown category") + (" (crowd)" if crowd else "")
+            for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
+        ]
+        drawn = draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
+        _, encoded = cv2.imencode(".png", drawn[..., ::-1])
+        with whole(out / f"{index:06d}_{Path(sample.path).stem}.png") as part:
+            part.write_bytes(encoded.tobytes())
+    return f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}"

@@ -1,0 +1,183 @@
+"""Many pictures, from files and folders, to a folder of pictures with boxes and one detections.json."""
+
+import glob
+import json
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from boxwright.data.canvas import read_image
+from boxwright.errors import InputError
+from boxwright.predict.predictor import Prediction, Predictor, check_fraction
+from boxwright.progress import track
+from boxwright.weights.files import whole
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}  # looked for in folders, and written
+THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """pictures: how many were read. counts: detections by class name. failed: file -> why it could not be read."""
+
+    out: Path
+    pictures: int
+    counts: dict[str, int]
+    failed: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """For the person at the keyboard."""
+        found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
+        head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"drawn pictures, detections.json: {self.out}"]
+        return head + [f"failed: {reason}" for reason in self.failed.values()]
+
+
+def predict_to_folder(
+    predictor: Predictor,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    threshold: float | None = None,
+    iou: float | None = None,
+    classes: Sequence[str | int] | None = None,
+) -> Summary:
+    """Detect on pictures, folders of pictures and glob patterns; write drawn pictures and `detections.json`.
+
+    A picture that cannot be read is named in `Summary.failed`, and the others go on.
+    Raises InputError before any work for a source that is not there, a wrong setting, or an unwritable folder.
+    """
+    folder, config = Path(out), predictor.recipe.predict
+    labels = predictor.labels_of(classes)
+    settings = {
+        "recipe": predictor.recipe.name,
+        "threshold": config.threshold if threshold is None else check_fraction("threshold", threshold),
+        "iou": config.suppression.iou if iou is None else check_fraction("iou", iou),
+        "classes": None if labels is None else [predictor.name_of(label) for label in labels],
+        "names": list(predictor.names),
+    }
+    files = find_pictures(sources, folder)
+    targets = _targets(files, folder)
+    _make_writable(folder)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        writing: deque[Future[None]] = deque()
+        for group in _read_ahead(pool, files, config.batch):
+            failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
+            good = [(path, image) for path, image in group if not isinstance(image, InputError)]
+            found = predictor([image for _, image in good], threshold, iou, labels)
+            for (path, _), prediction in zip(good, found, strict=True):
+                prediction = replace(prediction, path=str(path))
+                rows.append(_row(predictor, prediction, targets[path]))
+                writing.append(pool.submit(_write_drawn, prediction, targets[path]))
+            while len(writing) > config.batch:  # a picture stays in memory until it is written
+                writing.popleft().result()
+        for job in writing:
+            job.result()
+    with whole(folder / "detections.json") as part:
+        tree = {**settings, "pictures": rows, "failed": failed}
+        part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+    counts = Counter(str(found["name"]) for row in rows for found in row["detections"])
+    return Summary(folder, len(rows), dict(counts), failed)
+
+
+def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
+    """The picture files that `sources` (files, folders, glob patterns) name, each once.
+
+    Folders are searched to the bottom, without `out`, where earlier drawings may lie.
+    """
+    files: dict[Path, None] = {}
+    for source in sources:
+        if Path(source).is_file():
+            found = [Path(source)]
+        elif Path(source).is_dir():
+            found = [path for path in _pictures_below(Path(source)) if out.resolve() not in path.resolve().parents]
+        else:
+            found = sorted(path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file())
+        if not found:
+            what = "this folder holds no picture" if Path(source).is_dir() else "there is no such picture or folder"
+            raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
+        files |= dict.fromkeys(found)
+    return list(files)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _targets(files: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where each picture is drawn to: its own name, with a number where two have the same."""
+    own = {path.resolve() for path in files}
+    taken: set[str] = set()
+    targets = {}
+    for path in files:
+        suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+        name, number = path.stem + suffix, 2
+        while name.lower() in taken:
+            name, number = f"{path.stem}_{number}{suffix}", number + 1
+        taken.add(name.lower())  # some file systems do not tell upper from lower case
+        targets[path] = out / name
+        if targets[path].resolve() in own:
+            raise InputError(f"{targets[path]}: would be drawn over; give another folder for the results than {out}")
+    return targets
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".boxwright"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, files: Sequence[Path], batch: int
+) -> Iterator[list[tuple[Path, Array | InputError]]]:
+    """Batches of pictures in order; while one is used, the next is being read."""
+    groups = [files[start : start + batch] for start in range(0, len(files), batch)]
+    jobs: deque[list[Future[Array | InputError]]] = deque()
+    shown = track(iter(files), len(files), "predict")
+    for index, group in enumerate(groups):
+        jobs += [[pool.submit(_read, path) for path in ahead] for ahead in groups[index + len(jobs) : index + 2]]
+        yield [(path, job.result()) for path, job in zip(group, jobs.popleft(), strict=True)]
+        for _ in group:
+            next(shown)
+    next(shown, None)
+
+
+def _read(path: Path) -> Array | InputError:
+    try:
+        return read_image(path)
+    except InputError as error:
+        return error
+
+
+def _write_drawn(prediction: Prediction, target: Path) -> None:
+    done, encoded = cv2.imencode(target.suffix.lower(), prediction.draw()[:, :, ::-1])
+    if not done:
+        raise InputError(f"{target}: OpenCV cannot write {prediction.size[1]} x {prediction.size[0]} px in this format")
+    with whole(target) as part:
+        part.write_bytes(encoded.tobytes())
+
+
+def _row(predictor: Predictor, prediction: Prediction, target: Path) -> dict[str, Any]:
+    columns = prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes.tolist()
+    return {
+        "file": prediction.path,
+        "drawn": target.name,
+        "height": prediction.size[0],
+        "width": prediction.size[1],
+        "detections": [
+            {"label": label, "name": predictor.name_of(label), "score": score, "box": box}
+            for label, score, box in zip(*columns, strict=True)
+        ],
+    }

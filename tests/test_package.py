@@ -1,0 +1,86 @@
+"""The wheel: it carries recipes, names and py.typed, and works away from the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import boxwright
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling", reason="hatchling (extra dev) is not installed; the wheel cannot be built here")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_wheel_holds_what_the_checkout_holds(wheel: Path) -> None:
+    source = ROOT / "src"
+    wanted = {
+        str(file.relative_to(source))
+        for file in (source / "boxwright").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+    assert held == wanted
+    assert "boxwright/py.typed" in held
+    assert "boxwright/recipes/names/coco.txt" in held
+    assert len(licences) == 1
+
+
+def test_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:  # what an installer does with a pure wheel
+        archive.extractall(site)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert run("-c", "import boxwright; print(boxwright.__file__)").startswith(str(site))
+    listed = {line.split()[0] for line in run("-m", "boxwright", "list").splitlines()}
+    assert listed == {file.stem for file in (ROOT / "src" / "boxwright" / "recipes").glob("*.yaml")}
+    assert "classes: 80" in run("-m", "boxwright", "show", "yolov3_coco_416")
+
+
+def test_metadata_says_one_version_and_one_licence(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = archive.read(name).decode()
+        points = archive.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert f"\nVersion: {boxwright.__version__}\n" in text
+    assert "\nLicense-Expression: Apache-2.0\n" in text
+    assert "boxwright = boxwright.cli:main" in points
+
+
+def test_constraints_pin_every_direct_dependency() -> None:
+    """`make demo` on another day installs what was tested."""
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    direct = {re.split(r"[<>=\[]", word)[0].strip().lower() for word in wanted}
+    assert direct - pinned == set()
+
+
+def test_changelog_has_this_version() -> None:
+    assert f"\n## {boxwright.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

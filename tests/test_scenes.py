@@ -1,0 +1,114 @@
+"""The rendered scenes: pure in the seed, boxes where the pixels are, files that other readers understand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from boxwright.data import scenes
+
+
+def test_a_scene_depends_on_seed_and_index_only() -> None:
+    first = scenes.scene(3, 7, 96)
+    np.random.default_rng(0).random(5)
+    scenes.scene(3, 8, 96)
+    again = scenes.scene(3, 7, 96)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert np.array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.image, scenes.scene(3, 8, 96).image)
+    assert not np.array_equal(first.image, scenes.scene(4, 7, 96).image)
+
+
+def test_another_process_renders_the_same_scene() -> None:
+    code = "import zlib; from boxwright.data import scenes; print(zlib.crc32(scenes.scene(1, 2, 96).image.tobytes()))"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+
+
+def test_boxes_lie_in_the_picture_and_all_kinds_occur() -> None:
+    made = [scenes.scene(0, index, 256) for index in range(12)]
+    boxes = np.concatenate([scene.boxes for scene in made])
+    assert (boxes >= 0).all()
+    assert (boxes <= 256).all()
+    assert (boxes[:, 2:] - boxes[:, :2] > 2).all()
+    assert set(np.concatenate([scene.labels for scene in made]).tolist()) == {0, 1, 2}
+    assert all(scene.image.shape == (256, 256, 3) and scene.image.dtype == np.uint8 for scene in made)
+
+
+@pytest.mark.parametrize("kind", ["car", "truck"])
+@pytest.mark.parametrize("angle", [0.0, 0.7, 2.1])
+def test_a_vehicle_is_painted_inside_its_outline_and_up_to_it(kind: str, angle: float) -> None:
+    thing = scenes._vehicle(np.random.default_rng(1), kind, np.array([48.0, 50.0]), angle)
+    _assert_painted_to_outline(thing)
+
+
+def test_tanks_are_painted_up_to_their_outline() -> None:
+    rng = np.random.default_rng(2)
+    for tank in scenes._tanks(rng, 96):
+        shift = 48 - tank.outline.mean(axis=0)
+        if np.abs(shift).max() < 20:
+            _assert_painted_to_outline(tank)
+
+
+def _assert_painted_to_outline(thing: scenes.Thing) -> None:
+    image = np.full((96 * scenes.FINE, 96 * scenes.FINE, 3), 255, np.uint8)
+    image[:] = (1, 254, 3)  # no paint has this colour
+    thing.paint(image)
+    rows, columns = np.nonzero((image != (1, 254, 3)).any(axis=2))
+    found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scenes.FINE
+    wanted = np.concatenate([thing.outline.min(axis=0), thing.outline.max(axis=0)])
+    assert np.abs(found - wanted).max() < 1.1, (found, wanted)
+
+
+def test_the_middle_of_an_object_is_never_under_a_tree() -> None:
+    for scene in [scenes.scene(5, index, 256) for index in range(4)]:
+        for x1, y1, x2, y2 in scene.boxes:
+            x, y = int(min((x1 + x2) / 2, 255)), int(min((y1 + y2) / 2, 255))
+            red, green, blue = scene.image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].reshape(-1, 3).mean(axis=0)
+            assert not (green > 1.35 * red and green > 1.5 * blue), "tree green in the middle of an object"
+
+
+def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:
+    folder = scenes.write(tmp_path / "deep" / "data", train=3, val=2, size=96, seed=1)
+    seen = set()
+    for split, count in (("train", 3), ("val", 2)):
+        coco = COCO(str(folder / "annotations" / f"{split}.json"))
+        assert len(coco.imgs) == count
+        assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == list(scenes.NAMES)
+        for image in coco.imgs.values():
+            made = scenes.scene(1, image["id"] - 1, 96)
+            rows = coco.loadAnns(coco.getAnnIds(image["id"]))
+            assert [row["category_id"] - 1 for row in rows] == made.labels.tolist()
+            boxes = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            assert np.abs(boxes - made.boxes).max(initial=0) < 0.011
+            seen.add((folder / "images" / image["file_name"]).name)
+    assert {file.name for file in (folder / "images").iterdir()} == seen
+    assert len(seen) == 5
+    assert [file.name for file in folder.parent.iterdir()] == ["data"]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = scenes.scene
+
+    def stops(seed: int, index: int, size: int = 256) -> scenes.Scene:
+        if index == 2:
+            raise KeyboardInterrupt
+        return real(seed, index, size)
+
+    monkeypatch.setattr(scenes, "scene", stops)
+    with pytest.raises(KeyboardInterrupt):
+        scenes.write(tmp_path / "data", train=3, val=1, size=96)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_are_unique_over_both_files(tmp_path: Path) -> None:
+    folder = scenes.write(tmp_path / "data", train=2, val=2, size=128)
+    trees = [json.loads((folder / "annotations" / f"{split}.json").read_text()) for split in ("train", "val")]
+    ids = [image["id"] for tree in trees for image in tree["images"]]
+    assert len(ids) == len(set(ids)) == 4

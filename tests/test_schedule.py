@@ -1,0 +1,121 @@
+"""Learning-rate plans against the arrays of the original systems, and by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxwright.config import validate
+from boxwright.engine.schedule import Plan, learning_rates
+from boxwright.errors import InputError
+from boxwright.recipe import ScheduleConfig
+
+ORACLES = Path(__file__).parent / "oracles" / "schedules"
+KINDS = {"exponential": "multistep", "cosine_annealing": "cosine"}  # the zoo's word -> ours
+ZOO = [(system, case) for system in ("yolov3_darknet53", "yolov4")
+       for case in ("exponential", "exponential_warm", "cosine", "cosine_warm", "cosine_eta")]  # fmt: skip
+
+
+def oracle(system: str, case: str) -> tuple[np.ndarray, dict]:
+    with np.load(ORACLES / f"{system}.npz") as file:
+        return file[case], json.loads(str(file["meta"])).get(case, {})
+
+
+def plan(steps_per_epoch: int, epochs: int, momentum: float = 0.9, **schedule) -> Plan:
+    return learning_rates(ScheduleConfig(**schedule), steps_per_epoch, epochs, momentum)
+
+
+@pytest.mark.parametrize(("system", "case"), ZOO)
+def test_zoo(system, case):
+    expected, meta = oracle(system, case)
+    ours = plan(
+        meta["steps_per_epoch"],
+        meta["max_epoch"],
+        kind=KINDS[meta["lr_scheduler"]],
+        lr=meta["lr"],
+        lr_epochs=tuple(meta["lr_epochs"]),
+        lr_gamma=meta["lr_gamma"],
+        eta_min=meta["eta_min"],
+        T_max=meta.get("T_max") or meta["t_max"],
+        warmup_epochs=meta["warmup_epochs"],
+    )
+    np.testing.assert_allclose(ours.weight_lr, expected, rtol=2e-7)
+    np.testing.assert_array_equal(ours.bias_lr, ours.weight_lr)
+    np.testing.assert_array_equal(ours.momentum, np.full(len(expected), 0.9))
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        ("step", "multistep"),
+        ("step_warm", "multistep"),
+        ("cosine", "cosine"),
+        ("cosine_warm", "cosine"),
+        ("every", "step"),
+    ],
+)
+def test_tiny_darknet(case, kind):
+    expected, meta = oracle("tinydarknet", case)
+    falls = meta.get("lr_epochs") or [meta.get("epoch_size") or 1]
+    keys = {"lr_gamma": "gamma", "eta_min": "eta_min", "T_max": "T_max", "warmup_epochs": "warmup_epochs"}
+    given = {ours: meta[theirs] for ours, theirs in keys.items() if theirs in meta}
+    ours = plan(meta["steps_per_epoch"], meta["max_epoch"], kind=kind, lr=meta["lr"], lr_epochs=tuple(falls), **given)
+    np.testing.assert_allclose(ours.weight_lr, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("run", ["a", "b"])
+def test_mindyolo(run):
+    meta = oracle("mindyolo_yolov3", f"{run}.weight")[1]
+    ours = plan(
+        meta["steps_per_epoch"],
+        meta["epochs"],
+        momentum=0.937,
+        kind="cosine",
+        lr=meta["lr_init"] * meta["start_factor"],
+        eta_min=meta["lr_init"] * meta["end_factor"],
+        warmup_epochs=meta["warmup_epochs"],
+        warmup_min_steps=meta["min_warmup_step"],
+        warmup_bias_lr=meta["warmup_bias_lr"],
+        warmup_momentum=0.8,
+    )
+    np.testing.assert_allclose(ours.weight_lr, oracle("mindyolo_yolov3", f"{run}.weight")[0], rtol=1e-12)
+    np.testing.assert_allclose(ours.weight_lr, oracle("mindyolo_yolov3", f"{run}.other")[0], rtol=1e-12)
+    np.testing.assert_allclose(ours.bias_lr, oracle("mindyolo_yolov3", f"{run}.bias_beta")[0], rtol=1e-12)
+    rising = oracle("mindyolo_yolov3", f"{run}.momentum")[0]
+    np.testing.assert_allclose(ours.momentum[: len(rising)], rising, rtol=1e-12)
+    np.testing.assert_array_equal(ours.momentum[len(rising) :], 0.937)
+
+
+def test_linear_and_constant_by_hand():
+    assert plan(2, 4, kind="linear", lr=1.0, eta_min=0.2).weight_lr == pytest.approx(
+        [1, 1, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4]
+    )
+    assert plan(1, 4, kind="linear", lr=1.0, T_max=2).weight_lr == pytest.approx([1, 0.5, 0, 0])
+    assert plan(2, 2, kind="constant", lr=0.5).weight_lr.tolist() == [0.5] * 4
+
+
+def test_warmup_longer_than_the_training():
+    assert plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4).weight_lr.tolist() == [0.25, 0.5]
+    ours = plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0)
+    assert ours.weight_lr.tolist() == [0, 0.25]
+    assert ours.bias_lr.tolist() == [2, 1.75]
+
+
+def test_momentum_without_a_warmup_is_the_optimisers():
+    assert plan(1, 2, kind="constant", warmup_bias_lr=0.1, warmup_momentum=0.5).momentum.tolist() == [0.9, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "step"}, "kind step needs one number"),
+        ({"kind": "step", "lr_epochs": [3, 5]}, "kind step needs one number"),
+        ({"kind": "multistep", "lr_epochs": [5, 3]}, "needs rising epochs"),
+        ({"kind": "multistep"}, "needs rising epochs"),
+        ({"lr": 0.1, "eta_min": 0.2}, "eta_min 0.2 is above lr 0.1"),
+    ],
+)
+def test_schedules_that_make_no_sense(changes, words):
+    with pytest.raises(InputError, match=words):
+        validate(ScheduleConfig, changes, "train.schedule")
