@@ -29,7 +29,7 @@ class Toy(nn.Module):
 
 @pytest.fixture(scope="module")
 def tiny() -> Recipe:
-    """YOLOv3-tiny with an eighth of the channels: 142,605 numbers or so, the same layers."""
+    """YOLOv3-tiny with an eighth of the channels and the same layers."""
     return recipe.load("yolov3_tiny_coco_416_darknet", {"model.width": 0.125})
 
 

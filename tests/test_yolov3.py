@@ -1,21 +1,21 @@
-"""YOLOv3 and YOLOv3-tiny against the original engines' numbers (tests/oracles/yolov3_darknet53, tests/oracles/darknet)."""
+"""YOLOv3 and YOLOv3-tiny against the numbers of the original engines."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
-import oracle_weights
 import pytest
 import torch
-from oracle_weights import ORACLES
 from torch import Tensor, nn
 
+import oracle_weights
 from boxwright import recipe
 from boxwright.config import validate
 from boxwright.errors import InputError
 from boxwright.models import yolov3
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.types import Batch, Frame
+from oracle_weights import ORACLES
 
 ZOO = ORACLES / "yolov3_darknet53"
 DARKNET = ORACLES / "darknet"
@@ -191,7 +191,7 @@ def targets_of(y_true: Tensor, size: tuple[int, int]) -> yolov3.Targets:
     flat = y_true.permute(0, 3, 1, 2, 4).reshape(b, a * h * w, -1)
     claimed = flat[..., 4] > 0
     m = int(claimed.sum(1).max())
-    cell = claimed.float().argsort(1, descending=True, stable=True)[:, :m]
+    cell = claimed.float().argsort(dim=1, descending=True, stable=True)[:, :m]
     rows = flat.gather(1, cell[..., None].expand(-1, -1, flat.shape[-1]))
     positive = rows[..., 4] > 0
     height, width = size

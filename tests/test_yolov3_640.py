@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from oracle_weights import ORACLES, mindspore_input, mindspore_recipe, sampled_pair
 
 from boxwright.models import yolov3_640
 from boxwright.models.yolov3_640 import STRIDES, Config, build, candidates, mindspore_name
 from boxwright.ops.nms import suppress
 from boxwright.recipe import SuppressionConfig
 from boxwright.types import Batch, Detector, Frame
+from oracle_weights import ORACLES, mindspore_input, mindspore_recipe, sampled_pair
 
 HERE = ORACLES / "mindyolo_yolov3"
 LEVELS = ("p5", "p4", "p3")  # coarse first, as our maps
@@ -316,7 +316,7 @@ def test_mean_and_deviation_are_applied_inside(network):
 
 
 def test_darknet53_backbone_is_first(network):
-    """The 52 convolutions of darknet53.conv.74 (162,482,580 bytes with its header of 20) come first and in its order."""
+    """The convolutions of darknet53.conv.74 (162,482,580 bytes with its header of 20) come first."""
     modules = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.BatchNorm2d)]
     backbone = [m for m in network.backbone.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d)]
     assert modules[:104] == backbone

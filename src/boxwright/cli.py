@@ -29,7 +29,7 @@ RecipeOption = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, mps, ...")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, ...")]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]
 
 
@@ -87,7 +87,7 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
     out: Annotated[str | None, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = None,
     set_: Changes = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers and a table of the classes."""
     from boxwright.data import open_dataset
@@ -109,16 +109,15 @@ def predict(
     threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
     nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Find objects in pictures and draw them."""
     from boxwright.predict import predictor, sinks
 
-    changes = {} if nms is None else {"predict.suppression.iou": nms}
-    loaded = predictor.load(weights, recipe, device, changes)
-    wanted = tuple(classes.split(",")) if classes else None
-    summary = sinks.predict_to_folder(loaded, sources, Path(out), threshold=threshold, classes=wanted)
-    print(summary)
+    loaded = predictor.load(weights, recipe, device)
+    wanted = classes.split(",") if classes else None
+    summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted)
+    print("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
 
 

@@ -186,6 +186,15 @@ class Recipe(Config):
             raise ValueError(f"model.classes is {classes}, data.names holds {len(self.data.names)} names")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _sizes_fit_the_network(self) -> Self:
+        step = getattr(self.model, "size_step", 1)
+        for place, sizes in (("data.canvas.size", (self.data.canvas.size,)), ("train.augment.sizes", self.train.augment.sizes)):
+            for size in sizes:
+                if any(side % step for side in size):
+                    raise ValueError(f"{place}: {list(size)} px; {self.model.name} needs multiples of {step}")  # type: ignore[attr-defined]
+        return self
+
     def with_names(self, names: Sequence[str]) -> Self:
         """This recipe for other classes."""
         tree = self.tree()

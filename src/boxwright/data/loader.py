@@ -62,7 +62,7 @@ class Loader:
         self._loader: DataLoader[Any] = DataLoader(
             _Canvases(dataset, canvas, reduce=shuffle),  # type: ignore[arg-type]
             batch_size=None,  # the order gives whole batches and _Canvases makes them
-            sampler=self._order,  # type: ignore[arg-type]
+            sampler=self._order,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -1,25 +1,22 @@
 """Everything random that happens to pictures and boxes, for a whole batch on its own device.
 
-    B images, M boxes an image, H x W canvas px, h x w px of the result; K results of one warp (B, or fewer for mixup),
-    T tiles a result is made of (1, or 4 in a mosaic)
+    B images, M boxes an image, H x W canvas px, h x w px of a result; K results (B, or those that mixup adds)
 
 What is drawn for a picture is a pure function of (seed, step, its place in the batch of the whole group of
 processes). A resumed run draws what the interrupted one would have drawn, and two processes with half a batch draw
 what one with the whole batch draws; but mosaic and mixup take their partners from the process's own batch.
-
-Coordinates are continuous: pixel i covers i to i + 1.
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from boxwright.data.warp import Placement, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 
@@ -52,13 +49,14 @@ def augment(
     if size == batch.images.shape[2:] and not _moves(config, mosaic):
         result = replace(batch, images=batch.images.float().div_(255))
     else:
-        own = np.arange(len(batch.images))
-        result = _warp(batch, _draw_placement(dice, batch, config, size, own, mosaic), config, size, fill)
+        result = _view(batch, config, dice, np.arange(len(batch.images)), size, mosaic, fill)
         if mosaic and config.mixup:
             result = _mix(batch, result, dice, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
         device = batch.images.device
-        change_colours(result.images, *(torch.tensor(v, dtype=torch.float32).to(device) for v in (hue, saturation, value)))
+        change_colours(
+            result.images, *(torch.tensor(v, dtype=torch.float32).to(device) for v in (hue, saturation, value))
+        )
     return result
 
 
@@ -85,24 +83,23 @@ def change_colours(images: Tensor, hue: Tensor, saturation: Tensor, value: Tenso
 
     hue (B,): added, in turns of the colour circle. saturation, value (B,): factors; the products are cut at 1.
 
-    With chroma C = V * S, channel n of (5, 3, 1) is V - C * clamp(min(k, 4 - k), 0, 1), k = (n + 6 * hue) mod 6
-    (the usual closed form of HSV to RGB).
+    With chroma C = V * S, channel n of (5, 3, 1) is V - C * clamp(2 - d, 0, 1), where d is the distance of n + 6 * hue
+    from 2 on a circle of length 6 (the usual closed form of HSV to RGB, min(k, 4 - k) written as a distance).
     """
     hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
     red, green, blue = images.unbind(1)
     top = images.amax(1)
     chroma = top - images.amin(1)
     safe = chroma.clamp(min=1e-12)
-    sixth = (red - green).div_(safe).add_(4)
+    sixth = (red - green).div_(safe).add_(4)  # the hue, times 6
     sixth = torch.where(green == top, (blue - red).div_(safe).add_(2), sixth)
-    sixth = torch.where(red == top, (green - blue).div_(safe), sixth).add_(6 * hue)
-    chroma.div_(top.clamp(min=1e-12)).mul_(saturation).clamp_(max=1)  # now saturation
+    sixth = torch.where(red == top, (green - blue).div_(safe), sixth).add_(6 * hue).remainder_(6)
+    chroma.div_(top.clamp(min=1e-12)).mul_(saturation).clamp_(max=1)  # here the saturation
     top.mul_(value).clamp_(max=1)
     chroma.mul_(top)
     for channel, n in zip((red, green, blue), (5, 3, 1), strict=True):
-        k = (sixth + n).remainder_(6)
-        k = torch.minimum(k, 4 - k, out=k).clamp_(0, 1)
-        torch.sub(top, k.mul_(chroma), out=channel)
+        distance = (sixth + (n - 5)).abs_().sub_(3).abs_()  # n + sixth - 2 lies between -1 and 9
+        torch.sub(top, distance.neg_().add_(2).clamp_(0, 1).mul_(chroma), out=channel)
 
 
 class _Dice:
@@ -149,28 +146,23 @@ def _moves(config: AugmentConfig, mosaic: bool) -> bool:
     return any(amounts) or config.scale != (1.0, 1.0) or tiled
 
 
-@dataclass(frozen=True)
-class _Placement:
-    """Where the pictures of a batch go: first onto a plane, then by one matrix from the plane to the result.
-
-    tiles (K, T): the picture that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. centre
-    (K, 2): plane point where the four tiles meet; infinite where tile 0 covers all. matrix (K, 3, 3): plane -> result.
-    """
-
-    tiles: Rows
-    shift: Array
-    centre: Array
-    matrix: Array
+def _view(
+    batch: Batch, config: AugmentConfig, dice: _Dice, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
+) -> Batch:
+    """A random view for each of K results. own (K,): the picture it shows, in a mosaic as its first tile."""
+    placement = _draw_placement(batch, config, dice, own, size, mosaic)
+    return warp(batch, placement, size, fill=fill, min_side=config.min_side, min_visible=config.min_visible)
 
 
 def _draw_placement(
-    dice: _Dice, batch: Batch, config: AugmentConfig, size: tuple[int, int], own: Rows, mosaic: bool
-) -> _Placement:
-    """own (K,): the picture that each result shows, in a mosaic as its first tile."""
+    batch: Batch, config: AugmentConfig, dice: _Dice, own: Rows, size: tuple[int, int], mosaic: bool
+) -> Placement:
     canvas = np.array(batch.images.shape[:1:-1], dtype=np.float64)  # (width, height)
     if not (mosaic and config.mosaic):
         plane, one = np.tile(canvas, (len(own), 1)), np.zeros((len(own), 1, 2))
-        return _Placement(own[:, None], one, np.full_like(plane, np.inf), _draw_matrix(dice, config, plane, canvas, size))
+        return Placement(
+            own[:, None], one, np.full_like(plane, np.inf), _draw_matrix(dice, config, plane, canvas, size)
+        )
     is_mosaic = dice.chance(config.mosaic)[:, None]
     tiles = np.concatenate([own[:, None], dice.below(len(batch.images), 3)], axis=1)
     content = np.array([frame.content for frame in batch.frames])[tiles]  # (K, 4, xyxy)
@@ -180,7 +172,7 @@ def _draw_placement(
     shift = np.where(is_mosaic[..., None], centre[:, None] - touching, 0.0)
     plane = np.where(is_mosaic, 2.0, 1.0) * canvas
     matrix = _draw_matrix(dice, config, plane, canvas, size)
-    return _Placement(tiles, shift, np.where(is_mosaic, centre, np.inf), matrix)
+    return Placement(tiles, shift, np.where(is_mosaic, centre, np.inf), matrix)
 
 
 def _draw_matrix(dice: _Dice, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
@@ -188,7 +180,9 @@ def _draw_matrix(dice: _Dice, config: AugmentConfig, plane: Array, canvas: Array
     result = np.array(size[::-1], dtype=np.float64)
     aspect = dice.uniform(1 - config.jitter, 1 + config.jitter) / dice.uniform(1 - config.jitter, 1 + config.jitter)
     # as in the zoo, the longer side gets the scale: width times aspect below 1, else height divided by it
-    factors = dice.uniform(*config.scale)[:, None] * np.stack([np.minimum(aspect, 1), np.minimum(1 / aspect, 1)], axis=1)
+    factors = dice.uniform(*config.scale)[:, None] * np.stack(
+        [np.minimum(aspect, 1), np.minimum(1 / aspect, 1)], axis=1
+    )
     factors = factors * (result / canvas)
     angle = np.deg2rad(dice.uniform(-config.degrees, config.degrees))
     shear = np.tan(np.deg2rad(dice.uniform(-config.shear, config.shear, 2)))
@@ -219,7 +213,7 @@ def _mix(batch: Batch, first: Batch, dice: _Dice, config: AugmentConfig, size: t
     dice = dice.of(chosen)
     share = torch.tensor(dice.beta(8, 8), dtype=torch.float32)[:, None, None, None].to(first.images.device)
     own = dice.below(len(batch.images), 1)[:, 0]
-    second = _warp(batch, _draw_placement(dice, batch, config, size, own, True), config, size, fill)
+    second = _view(batch, config, dice, own, size, True, fill)
     rows = torch.from_numpy(chosen).to(first.images.device)
     first.images[rows] = torch.lerp(second.images, first.images[rows], share)
     more = [torch.full_like(first.labels, -1), torch.zeros_like(first.boxes), torch.zeros_like(first.ignore)]
@@ -231,23 +225,3 @@ def _mix(batch: Batch, first: Batch, dice: _Dice, config: AugmentConfig, size: t
         boxes=torch.cat([first.boxes, more[1]], 1),
         ignore=torch.cat([first.ignore, more[2]], 1),
     )
-
-
-def _warp(batch: Batch, placement: _Placement, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:
-    """K results: pixels by one sampling of the canvases, boxes by the same matrices."""
-    device = batch.images.device
-    content = np.array([frame.content for frame in batch.frames])[placement.tiles]
-    tiles = torch.from_numpy(placement.tiles).to(device)
-    shift, centre, matrix, inverse, content = (
-        torch.tensor(each, dtype=torch.float32).to(device)
-        for each in (placement.shift, placement.centre, placement.matrix, np.linalg.inv(placement.matrix), content)
-    )
-    canvases = batch.images.float().sub_(fill).div_(255)  # so that the zeros which sampling pads with are the fill
-    flat = config.perspective == 0
-    if tiles.shape[1] == 1:
-        images = _sample_one(canvases, tiles, inverse, size, flat)
-    else:
-        images = _sample_mosaic(canvases, tiles, shift, centre, content, inverse, size, flat)
-    images.add_(fill / 255).clamp_(0, 1)
-    boxes, labels, ignore = _move_boxes(batch, config, tiles, shift, centre, matrix, size)
-    return Batch(images, boxes, labels, ignore, batch.frames)

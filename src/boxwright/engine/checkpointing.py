@@ -28,12 +28,12 @@ from boxwright.weights.files import whole
 class State:
     """Where training stands. Nothing random is in it: all draws are functions of (seed, step, rank).
 
-    step: optimiser steps done. best: highest AP so far, -1 before the first. data: fingerprint of the training
+    step: optimiser steps done. best: highest AP so far. data: fingerprint of the training
     pictures and labels. processes: how many train together.
     """
 
     step: int = 0
-    best: float = -1.0
+    best: float | None = None
     data: str = ""
     processes: int = 1
 

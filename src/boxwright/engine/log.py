@@ -6,8 +6,7 @@ K named loss terms, S steps since the last look
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.errors import InputError
+from boxwright.recipe import TrainConfig
 from boxwright.types import Batch
 from boxwright.weights.files import whole
 
@@ -23,27 +23,29 @@ FILE = "log.jsonl"
 
 
 class Journal:
-    """One line every `every` steps, one at the end of each epoch, one for each evaluation.
+    """One line every `log_every` steps, one at the end of each epoch, one for each evaluation.
 
     Losses stay on the device until a line is due, so that no step waits for an accelerator; on a CPU, where looking
     is free, each step is looked at. Only the first process writes.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, every: int, start: int) -> None:
+    def __init__(self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
         """`start`: steps done before. Lines and events after it belong to an interrupted run and are dropped."""
-        self.accelerator, self.every = accelerator, every
-        self.look_every = 1 if accelerator.device.type == "cpu" else every
+        self.accelerator = accelerator
+        self.look_every = 1 if accelerator.device.type == "cpu" else config.log_every
         self.names: list[str] = []
         self.unseen: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)
         self.sums: list[list[float]] = []
         self.images, self.waited, self.since = 0, 0.0, time.perf_counter()
-        self.file, self.events = None, None
+        self.last = math.nan  # mean loss of the latest line
+        self.file, self.events, self.profile = None, None, None
         if accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
 
+            self.profile = _profile(run / "trace.json", config.profile)
             _keep_until(run / FILE, start)
             self.file = open(run / FILE, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
-            self.events = SummaryWriter(str(run), purge_step=start + 1)  # type: ignore[no-untyped-call]
+            self.events = SummaryWriter(str(run), purge_step=start + 1)
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time spent waiting for each noted."""
@@ -56,6 +58,8 @@ class Journal:
                 return
             self.images += len(batch.images)
             yield batch
+            if self.profile is not None:
+                self.profile.step()
 
     def record(self, step: int, batch: Batch, terms: Mapping[str, Tensor]) -> None:
         """Note the loss of one batch, before its gradient is used. `step` counts from 1.
@@ -85,25 +89,25 @@ class Journal:
         self.sums += mean
         self.unseen.clear()
 
-    def write(self, step: int, epoch: int, rate: float) -> float:
-        """The line of the steps since the last one; their mean loss (NaN when there were none)."""
+    def write(self, step: int, epoch: int, rate: float) -> None:
+        """The line of the steps since the last one, if there were any."""
         self.look()
         if not self.sums:
-            return math.nan
+            return
         means = [sum(column) / len(column) for column in zip(*self.sums, strict=True)]
         seconds = max(time.perf_counter() - self.since, 1e-9)
         line = {
             "step": step,
             "epoch": epoch,
-            "lr": rate,
+            "lr": float(rate),
             "total": sum(means),
             "terms": dict(zip(self.names, means, strict=True)),
             "images_per_second": self.images * self.accelerator.num_processes / seconds,
             "waiting": self.waited / seconds,
         }
         self._put(line)
+        self.last = sum(means)
         self._start_window()
-        return sum(means)
 
     def evaluated(self, step: int, epoch: int, summary: Mapping[str, float]) -> None:
         """The line of one evaluation."""
@@ -112,7 +116,9 @@ class Journal:
     def close(self) -> None:
         if self.file is not None and self.events is not None:
             self.file.close()
-            self.events.close()  # type: ignore[no-untyped-call]
+            self.events.close()
+        if self.profile is not None:
+            self.profile.stop()
 
     def _put(self, line: Mapping[str, Any]) -> None:
         if self.file is None or self.events is None:
@@ -121,7 +127,7 @@ class Journal:
         self.file.flush()
         values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
         for name, value in (values | line.get("terms", {})).items():
-            self.events.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
+            self.events.add_scalar(name, value, line["step"])
 
     def _start_window(self) -> None:
         self.sums, self.images, self.waited, self.since = [], 0, 0.0, time.perf_counter()
@@ -142,14 +148,13 @@ def _keep_until(file: Path, step: int) -> None:
         part.write_text("".join(kept), encoding="utf-8")
 
 
-@contextmanager
-def profiled(run: Path, steps: int) -> Iterator[Callable[[], None]]:
-    """Gives what to call after each step. Steps 2 to `steps` + 1 are written to trace.json (for chrome://tracing)."""
+def _profile(file: Path, steps: int) -> Any:
+    """A running profiler that writes batches 2 to `steps` + 1 to `file` (for chrome://tracing); None for no steps."""
     if not steps:
-        yield lambda: None
-        return
-    schedule = torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1)
-    with torch.profiler.profile(
-        schedule=schedule, on_trace_ready=lambda made: made.export_chrome_trace(str(run / "trace.json"))
-    ) as profile:
-        yield profile.step
+        return None
+    profile = torch.profiler.profile(
+        schedule=torch.profiler.schedule(wait=0, warmup=1, active=steps, repeat=1),
+        on_trace_ready=lambda made: made.export_chrome_trace(str(file)),
+    )
+    profile.start()
+    return profile

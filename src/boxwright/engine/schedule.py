@@ -44,7 +44,7 @@ def learning_rates(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int, 
 
 def _by_epoch(schedule: ScheduleConfig, epochs: int) -> Steps:
     """(epochs,) rate without warm-up. The cosine rises again after T_max epochs, as the zoo's does; the line stays."""
-    epoch = np.arange(epochs)
+    epoch = np.arange(epochs, dtype=np.float64)
     span = schedule.lr - schedule.eta_min
     length = schedule.T_max or epochs
     match schedule.kind:
@@ -53,7 +53,7 @@ def _by_epoch(schedule: ScheduleConfig, epochs: int) -> Steps:
         case "step":
             return schedule.lr * schedule.lr_gamma ** (epoch // schedule.lr_epochs[0])
         case "multistep":
-            falls = np.searchsorted(schedule.lr_epochs, epoch, side="right")
+            falls = np.searchsorted(schedule.lr_epochs, epoch, side="right").astype(np.float64)
             return schedule.lr * schedule.lr_gamma**falls
         case "cosine":
             return schedule.eta_min + span * (1 + np.cos(np.pi * epoch / length)) / 2

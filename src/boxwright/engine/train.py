@@ -4,12 +4,11 @@ A step is one step of the optimiser. Everything random in it is a function of (s
 killed and resumed ends with the same bits as one that was not.
 """
 
-import copy
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,15 @@ from boxwright import models, progress
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.data import Dataset, open_dataset
-from boxwright.data.check import check
+from boxwright.data.check import check, check_splits
 from boxwright.data.check import skip_bad as without_bad
 from boxwright.data.loader import Loader
 from boxwright.data.transforms import augment, step_size
-from boxwright.engine import checkpointing, optim
-from boxwright.engine.checkpointing import State
+from boxwright.engine import optim
+from boxwright.engine.checkpointing import Keeper, State, recover
 from boxwright.engine.ema import Average
-from boxwright.engine.log import Journal, profiled
-from boxwright.engine.schedule import learning_rates
+from boxwright.engine.log import Journal
+from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
 from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import Predictor
@@ -56,6 +55,27 @@ class WithLoss(nn.Module):
         return self.network.loss(batch)  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a training works with. model: the network with its loss, wrapped by accelerate; network: the bare one."""
+
+    recipe: Recipe
+    validation: Dataset
+    accelerator: Any
+    network: nn.Module
+    model: nn.Module
+    optimizer: Any
+    average: Average | None
+    loader: Loader
+    plan: Plan
+    steps_per_epoch: int
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is evaluated: the average where one is kept."""
+        return self.average.network if self.average else self.network
+
+
 def train(
     recipe: Recipe | str,
     data: str | Path,
@@ -75,19 +95,28 @@ def train(
     """
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
-    run = Path(out)
-    accelerator = _accelerator(recipe.train)
+    run, config = Path(out), recipe.train
+    accelerator = _accelerator(config)
     try:
         _refuse(run, resume)
         training, validation, left_out = _open(recipe, skip_bad)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         network = _network(recipe, None if resume else weights, transfer)
-        accelerator.wait_for_everyone()  # nobody looks whether the folder is free any more
+        job = _job(recipe, training, validation, network, accelerator)
+        _enter(run, recipe, resume, left_out, accelerator)
+        keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)
+        state = keeper.restore(State(data=_fingerprint(training), processes=accelerator.num_processes))
+        with closing(Journal(run, accelerator, config, state.step)) as journal:
+            for epoch in range(state.step // job.steps_per_epoch, config.epochs):
+                _learn(job, epoch, state, journal, keeper)
+                if accelerator.is_main_process:
+                    _assess(job, epoch, state, journal, keeper)
+                    keeper.save("last", state)  # after the evaluation: a run that goes on from here has had it
+                    keeper.number(epoch + 1, state)
+                accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _prepare_folder(run, recipe, resume, left_out)
-        accelerator.wait_for_everyone()
-        _learn(recipe, training, validation, network, run, accelerator)
+            _draw(job, run)
         accelerator.wait_for_everyone()
     finally:
         accelerator.end_training()
@@ -96,72 +125,53 @@ def train(
     return run
 
 
-def _learn(
-    recipe: Recipe, training: Dataset, validation: Dataset, network: nn.Module, run: Path, accelerator: Any
-) -> None:
-    """The training itself: what happens in which order."""
-    config = recipe.train
-    model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
-    average = Average(network, config.ema) if config.ema.decay else None
-    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    loader = Loader(training, recipe.data.canvas, config.batch, seed=config.seed, workers=recipe.data.workers, **place)
-    batches_per_epoch = loader.steps_per_epoch // config.accumulate * config.accumulate
-    steps_per_epoch = batches_per_epoch // config.accumulate
-    if not steps_per_epoch:
-        raise InputError(f"train.accumulate: {config.accumulate} batches a step, an epoch has {loader.steps_per_epoch}")
-    plan = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
-    keeper = checkpointing.Keeper(run, recipe, network, average, optimizer, accelerator)
-    state = keeper.restore(State(data=_fingerprint(training), processes=accelerator.num_processes))
+def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper) -> None:
+    """One epoch, or what is left of it."""
+    config, accelerator, rates = job.recipe.train, job.accelerator, job.plan.weight_lr
+    optim.training_mode(job.network, config)
+    total = job.steps_per_epoch * config.accumulate
+    first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch done before
+    batches = journal.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
+    shown = _show(batches, total, f"epoch {epoch + 1}/{config.epochs}", first, accelerator)
+    for number, loaded in enumerate(shown, epoch * total + first):
+        batch = prepare(loaded, job.recipe, epoch, number, accelerator)
+        optim.set_rates(job.optimizer, job.plan, state.step)
+        with accelerator.accumulate(job.model):
+            terms = job.model(batch)
+            journal.record(state.step + 1, batch, terms)
+            descend(terms, job.model, job.optimizer, config, accelerator)
+        if not accelerator.sync_gradients:
+            continue
+        state.step += 1
+        if job.average:
+            job.average.update(state.step)
+        if state.step % config.log_every == 0:
+            journal.write(state.step, epoch, rates[state.step - 1])
+        if config.save_every and state.step % config.save_every == 0 and state.step % job.steps_per_epoch:
+            journal.look()  # a loss that is not finite stops the run here, before anything is written
+            keeper.save("last", state)
+    journal.write(state.step, epoch, rates[state.step - 1])
 
-    profile = config.profile if accelerator.is_main_process else 0
-    with (
-        closing(Journal(run, accelerator, config.log_every, state.step)) as journal,
-        profiled(run, profile) as next_step,
-    ):
-        for epoch in range(state.step // steps_per_epoch, config.epochs):
-            optim.training_mode(network, config)
-            first = state.step % steps_per_epoch * config.accumulate  # batches of this epoch done before
-            batches = journal.timed(islice(loader.epoch(epoch, skip=first), batches_per_epoch - first))
-            shown = _show(batches, batches_per_epoch, f"epoch {epoch + 1}/{config.epochs}", first, accelerator)
-            for number, loaded in enumerate(shown, epoch * batches_per_epoch + first):
-                batch = prepare(loaded, recipe, epoch, number, accelerator)
-                optim.set_rates(optimizer, plan, state.step)
-                with accelerator.accumulate(model):
-                    terms = model(batch)
-                    journal.record(state.step + 1, batch, terms)
-                    descend(terms, model, optimizer, config, accelerator)
-                if not accelerator.sync_gradients:
-                    continue
-                state.step += 1
-                if average:
-                    average.update(state.step)
-                next_step()
-                if state.step % config.log_every == 0:
-                    journal.write(state.step, epoch, plan.weight_lr[state.step - 1])
-                if config.save_every and state.step % config.save_every == 0 and state.step % steps_per_epoch:
-                    journal.look()  # a loss that is not finite stops the run here, before anything is written
-                    keeper.save("last", state)
-            loss = journal.write(state.step, epoch, plan.weight_lr[state.step - 1])
-            if accelerator.is_main_process:
-                told = f"epoch {epoch + 1}/{config.epochs}: loss {loss:.4g}"
-                if _due(epoch, config):
-                    metrics = evaluate(_predictor(recipe, network, average, accelerator), validation)
-                    journal.evaluated(state.step, epoch, metrics.summary)
-                    told += f", AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f}"
-                    if not (run / "best").exists() or metrics.ap > state.best:
-                        state.best = metrics.ap
-                        keeper.save("best", state)
-                keeper.save("last", state)  # after the evaluation: a run that goes on from here has had it
-                keeper.number(epoch + 1, state)
-                print(told, file=sys.stderr, flush=True)
-            accelerator.wait_for_everyone()
+
+def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper) -> None:
+    """Evaluate where it is due and keep the best network; say how the epoch went."""
+    config = job.recipe.train
+    told = f"epoch {epoch + 1}/{config.epochs}: loss {journal.last:.4g}"
+    regular = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
+    if regular or epoch + 1 == config.epochs:
+        metrics = evaluate(Predictor(job.scored, job.recipe, job.accelerator.device), job.validation)
+        journal.evaluated(state.step, epoch, metrics.summary)
+        told += f", AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f}"
+        if state.best is None or metrics.ap > state.best:
+            state.best = metrics.ap
+            keeper.save("best", state)
+    print(told, file=sys.stderr, flush=True)
 
 
 def prepare(batch: Batch, recipe: Recipe, epoch: int, number: int, accelerator: Any) -> Batch:
     """A loaded batch on the device and randomly changed. `number` counts the batches of this process from 0."""
     config = recipe.train
     size = step_size(config.augment, recipe.data.canvas.size, config.seed, number)
-    mosaic = epoch < config.epochs - config.augment.close_mosaic
     changed = augment(
         batch.to(accelerator.device),
         config.augment,
@@ -169,7 +179,8 @@ def prepare(batch: Batch, recipe: Recipe, epoch: int, number: int, accelerator: 
         seed=config.seed,
         step=number,
         rank=accelerator.process_index,
-        mosaic=mosaic,
+        mosaic=epoch < config.epochs - config.augment.close_mosaic,
+        fill=recipe.data.canvas.fill,
     )
     if not config.channels_last:
         return changed
@@ -208,25 +219,15 @@ def _refuse(run: Path, resume: bool) -> None:
 def _open(recipe: Recipe, skip_bad: bool) -> tuple[Dataset, Dataset, list[str]]:
     """Training and validation pictures, checked, and a line for each thing left out."""
     data = recipe.data
-    both, left_out = [], []
-    for split in ("train", "val"):
-        dataset = open_dataset(data.root, split, data.kind)
-        report = check(dataset)
-        if report.errors and not skip_bad:
-            first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
-            raise InputError(
-                f"{data.root}: {len(report.errors)} faults in the {split} labels ({first}); "
-                f"see `boxwright data check {data.root}`, repair them or leave them out with --skip-bad"
-            )
-        both.append(without_bad(dataset, report))
-        left_out += [f"{split}: {fault}" for fault in report.errors]
-    training, validation = both
-    if training.names != validation.names:
+    training, validation = (open_dataset(data.root, split, data.kind) for split in ("train", "val"))
+    report = check(training) + check(validation) + check_splits(training, validation)
+    if report.errors and not skip_bad:
+        first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
         raise InputError(
-            f"{data.root}: train has the classes {', '.join(training.names)}, val {', '.join(validation.names)}; "
-            "both need the same ones in the same order"
+            f"{data.root}: {len(report.errors)} faults in the labels and pictures ({first}); see them all with "
+            f"`boxwright data check {data.root}`, then repair them, or leave them out with --skip-bad"
         )
-    return training, validation, left_out
+    return without_bad(training, report), without_bad(validation, report), report.left_out()
 
 
 def _network(recipe: Recipe, file: str | Path | None, transfer: bool) -> nn.Module:
@@ -240,22 +241,49 @@ def _network(recipe: Recipe, file: str | Path | None, transfer: bool) -> nn.Modu
     return network
 
 
-def _prepare_folder(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str]) -> None:
-    for line in left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    if resume:
-        _compare(run / "recipe.yaml", recipe)
-        checkpointing.recover(run)
-        return
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
-    if left_out:
-        with whole(run / "left_out.txt") as file:
-            file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-    with whole(run / "recipe.yaml") as file:  # last: from here on the folder holds a run
-        file.write_text(recipe.to_yaml(), encoding="utf-8")
+def _job(recipe: Recipe, training: Dataset, validation: Dataset, network: nn.Module, accelerator: Any) -> Job:
+    config = recipe.train
+    loader = Loader(
+        training,
+        recipe.data.canvas,
+        config.batch,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=recipe.data.workers,
+    )
+    steps_per_epoch = loader.steps_per_epoch // config.accumulate  # batches that fill no step are left out
+    if not steps_per_epoch:
+        raise InputError(
+            f"train.accumulate: a step takes {config.accumulate} batches, an epoch has only {loader.steps_per_epoch}; "
+            "lower it or train.batch"
+        )
+    plan = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
+    model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
+    average = Average(network, config.ema) if config.ema.decay else None  # after prepare: the network has moved
+    return Job(recipe, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
+
+
+def _enter(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Any) -> None:
+    """Make the run folder, or make ready the one that is there."""
+    accelerator.wait_for_everyone()  # nobody looks whether the folder is free any more
+    if accelerator.is_main_process:
+        for line in left_out:
+            print(line, file=sys.stderr)
+        if resume:
+            _compare(run / "recipe.yaml", recipe)
+            recover(run)
+        else:
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
+            if left_out:
+                with whole(run / "left_out.txt") as file:
+                    file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
+            with whole(run / "recipe.yaml") as file:  # last: from here on the folder holds a run
+                file.write_text(recipe.to_yaml(), encoding="utf-8")
+    accelerator.wait_for_everyone()
 
 
 def _compare(file: Path, recipe: Recipe) -> None:
@@ -286,15 +314,10 @@ def _fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _due(epoch: int, config: TrainConfig) -> bool:
-    """Whether the model is evaluated after this epoch (from 0); after the last it always is."""
-    regular = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
-    return bool(regular) or epoch + 1 == config.epochs
-
-
-def _predictor(recipe: Recipe, network: nn.Module, average: Average | None, accelerator: Any) -> Predictor:
-    """The average, or the network itself, ready to predict; training goes on undisturbed."""
-    return Predictor(copy.deepcopy(average.network if average else network), recipe, accelerator.device)
+def _draw(job: Job, run: Path) -> None:
+    """metrics.json and pictures of the best network, and the curves."""
+    weight_files.load(job.scored, run / "best", job.recipe)
+    evaluate(Predictor(job.scored, job.recipe, job.accelerator.device), job.validation, run)
 
 
 def _show(batches: Iterable[Batch], total: int, what: str, start: int, accelerator: Any) -> Iterable[Batch]:

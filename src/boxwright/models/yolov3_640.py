@@ -153,7 +153,7 @@ class YOLOv3At640(nn.Module):
         for one, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True):
             y = _split(one).sigmoid()
             boxes = _boxes(y[:, :, :4], anchors[:, :, None, None])
-            grid = _cells(*y.shape[3:], device=y.device)
+            grid = _cells(y.shape[3], y.shape[4], y.device)
             xy = (boxes[:, :, :2] + grid) * stride
             rows.append(torch.cat((xy, boxes[:, :, 2:], y[:, :, 4:]), 2).permute(0, 1, 3, 4, 2).flatten(1, 3))
         return torch.cat(rows, 1)
@@ -255,7 +255,8 @@ def _last_write(values: Tensor, taken: Tensor, cell: Tensor, cells: int) -> Tens
 
 def _split(raw: Tensor) -> Tensor:
     """(B, A*(5+C), h, w) -> float32 (B, A, 5+C, h, w)."""
-    return raw.float().unflatten(1, (ANCHORS, -1))
+    batch, channels, h, w = raw.shape
+    return raw.float().view(batch, ANCHORS, channels // ANCHORS, h, w)
 
 
 def _boxes(y: Tensor, anchors: Tensor) -> Tensor:

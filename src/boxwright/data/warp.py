@@ -1,0 +1,127 @@
+"""Canvases and boxes through one geometric change: every result pixel is sampled once.
+
+    B canvases, H x W px each; K results, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a canvas
+
+Coordinates are continuous: pixel i covers i to i + 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxwright.types import Batch
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where canvases go: first, as tiles, onto a plane, then by one matrix from the plane to the result.
+
+    tiles (K, T): the canvas that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. centre
+    (K, 2): plane point where four tiles meet, tile 0 top left, then top right, bottom left, bottom right; infinite
+    where tile 0 covers everything. matrix (K, 3, 3): plane px -> result px.
+    """
+
+    tiles: npt.NDArray[np.int64]
+    shift: npt.NDArray[np.float64]
+    centre: npt.NDArray[np.float64]
+    matrix: npt.NDArray[np.float64]
+
+
+def warp(
+    batch: Batch, placement: Placement, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
+) -> Batch:
+    """K results (K, 3, *size) float32 in [0, 1] with T * M rows of boxes; the frames are those of `batch`.
+
+    fill: grey, 0 to 255, where no canvas is. min_side (px) and min_visible (share of the area): boxes left with that
+    side or less, or with a smaller share, get label -1.
+    """
+    device = batch.images.device
+    # A mosaic shows contents without the canvas's own borders; one tile shows its canvas whole.
+    contents = np.array([frame.content for frame in batch.frames])[placement.tiles]
+    tiles = torch.from_numpy(placement.tiles).to(device)
+    shift, centre, matrix, inverse, content = (
+        torch.from_numpy(each.astype(np.float32)).to(device)
+        for each in (placement.shift, placement.centre, placement.matrix, np.linalg.inv(placement.matrix), contents)
+    )
+    x, y = _plane_points(inverse, size, tilted=bool(placement.matrix[:, 2, :2].any()))
+    # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
+    if tiles.shape[1] == 1:
+        images = _sample_canvas(batch.images[tiles[:, 0]].float().sub_(fill), x, y)
+    else:
+        images = _sample_mosaic(batch.images.float().sub_(fill), tiles, torch.cat([shift, content], 2), centre, x, y)
+    images.add_(fill).div_(255).clamp_(0, 1)
+
+    count, rows = len(tiles), tiles.shape[1] * batch.labels.shape[1]
+    boxes = batch.boxes[tiles] + torch.cat([shift, shift], 2)[:, :, None]  # (K, T, M, 4) on the plane
+    shown = boxes if tiles.shape[1] == 1 else _cut_to_tiles(boxes, shift, centre, content)
+    whole, seen = (_move(each.reshape(count, rows, 4), matrix) for each in (boxes, shown))
+    seen[..., 0::2].clamp_(0, size[1])
+    seen[..., 1::2].clamp_(0, size[0])
+    sides, whole_sides = seen[..., 2:] - seen[..., :2], whole[..., 2:] - whole[..., :2]
+    labels = batch.labels[tiles].reshape(count, rows)
+    kept = (labels >= 0) & (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * whole_sides.prod(-1))
+    labels = labels.masked_fill(~kept, -1)
+    return Batch(images, seen * kept[..., None], labels, batch.ignore[tiles].reshape(count, rows) & kept, batch.frames)
+
+
+def _plane_points(inverse: Tensor, size: tuple[int, int], tilted: bool) -> tuple[Tensor, Tensor]:
+    """Plane x and y, (K, h, w) each, of the middle of every result pixel. inverse (K, 3, 3): result -> plane."""
+    across = torch.arange(size[1], device=inverse.device) + 0.5
+    down = torch.arange(size[0], device=inverse.device) + 0.5
+    x, y, depth = (
+        (inverse[:, row, 0, None] * across)[:, None, :]
+        + (inverse[:, row, 1, None] * down + inverse[:, row, 2, None])[:, :, None]
+        for row in range(3)
+    )
+    return (x.div_(depth), y.div_(depth)) if tilted else (x, y)
+
+
+def _sample_canvas(canvases: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """One canvas for each result. canvases (K, 3, H, W), x and y (K, h, w) px -> (K, 3, h, w)."""
+    height, width = canvases.shape[2:]
+    grid = torch.stack([x.mul_(2 / width).sub_(1), y.mul_(2 / height).sub_(1)], -1)
+    return F.grid_sample(canvases, grid, align_corners=False)
+
+
+def _sample_mosaic(canvases: Tensor, tiles: Tensor, areas: Tensor, centre: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Up to four canvases for each result, -> (K, 3, h, w).
+
+    The canvases are seen as one strip, one below the other, so that one sampling reaches all of them. areas (K, T, 6):
+    shift (x, y) on the plane and content (x1, y1, x2, y2) on the canvas.
+    """
+    count, (height, width) = len(canvases), canvases.shape[2:]
+    tile = (x >= centre[:, 0, None, None]) + 2 * (y >= centre[:, 1, None, None]).long()  # (K, h, w)
+    tile += 4 * torch.arange(len(tile), device=tile.device)[:, None, None]
+    table = torch.cat([areas, tiles[..., None] * float(height)], 2).flatten(0, 1)  # (4 K, 7)
+    left, top, x1, y1, x2, y2, start = table[tile.flatten()].view(*tile.shape, 7).unbind(-1)
+    x, y = x - left, y - top
+    outside = (x < x1) | (x >= x2) | (y < y1) | (y >= y2)
+    x.mul_(2 / width).sub_(1).masked_fill_(outside, -3.0)  # beyond the padding
+    y.clamp_(0.5, height - 0.5).add_(start).mul_(2 / (count * height)).sub_(1)  # no blending with the next in the strip
+    strip = canvases.transpose(0, 1).reshape(1, 3, count * height, width).expand(len(tile), -1, -1, -1)
+    return F.grid_sample(strip, torch.stack([x, y], -1), align_corners=False)
+
+
+def _cut_to_tiles(boxes: Tensor, shift: Tensor, centre: Tensor, content: Tensor) -> Tensor:
+    """(K, 4, M, 4) plane boxes cut to the part of the plane where their tile is seen (nothing left: no area)."""
+    low = content[..., :2] + shift  # (K, 4, 2)
+    high = content[..., 2:] + shift
+    right = torch.tensor([False, True, False, True], device=boxes.device)
+    below = torch.tensor([False, False, True, True], device=boxes.device)
+    beyond = torch.stack([right, below], -1)  # (4, 2) in x, in y
+    middle = centre[:, None].expand_as(low)
+    low = torch.where(beyond, torch.maximum(low, middle), low)[:, :, None]
+    high = torch.where(beyond, high, torch.minimum(high, middle))[:, :, None]
+    return torch.cat([boxes[..., :2].clamp(low, high), boxes[..., 2:].clamp(low, high)], -1)
+
+
+def _move(boxes: Tensor, matrix: Tensor) -> Tensor:
+    """(K, N, 4) boxes -> the upright boxes around their four moved corners. matrix (K, 3, 3)."""
+    corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(*boxes.shape[:2], 4, 2)
+    moved = F.pad(corners, (0, 1), value=1.0) @ matrix[:, None].transpose(-1, -2)
+    points = moved[..., :2] / moved[..., 2:]
+    return torch.cat([points.amin(-2), points.amax(-2)], -1)

@@ -1,0 +1,220 @@
+"""Our own checkpoints, torch state dicts, run folders, and writing a file whole or not at all."""
+
+import json
+import os
+import pickle
+import resource
+from functools import partial
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from boxwright import models, recipe, weights
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights import checkpoint, darknet, files
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Recipe:
+    settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.width": 0.125, "model.mean": [0.1, 0.2, 0.3]})
+    return settings.with_names(["red cell", "white cell"])
+
+
+def build(settings: Recipe) -> nn.Module:
+    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_weights_and_recipe_come_back(tmp_path: Path, tiny: Recipe) -> None:
+    source, model, file = build(tiny), build(tiny), tmp_path / "model.safetensors"
+    assert not same(source, model)
+    checkpoint.save(file, source, tiny)
+    report = weights.load(model, file, tiny)
+    assert same(source, model)
+    assert set(report.matched) == set(source.state_dict())
+    assert weights.stored_recipe(file) == tiny
+    tensors, stored = checkpoint.read(file)
+    assert stored == tiny
+    assert tensors.keys() == source.state_dict().keys()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_file_is_plain_safetensors(tmp_path: Path, tiny: Recipe) -> None:
+    """Readable by anybody: the library's own functions, the recipe as JSON."""
+    source, file = build(tiny), tmp_path / "model.safetensors"
+    checkpoint.save(file, source, tiny)
+    with safetensors.safe_open(file, "pt") as stream:
+        tree = json.loads(stream.metadata()["recipe"])
+    assert tree["data"]["names"] == ["red cell", "white cell"]
+    assert torch.equal(safetensors.torch.load_file(file)["mean"].flatten(), torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_transfer_to_other_classes(tmp_path: Path, tiny: Recipe) -> None:
+    source, five = build(tiny), tiny.with_names(["a", "b", "c", "d", "e"])
+    checkpoint.save(tmp_path / "m.safetensors", source, tiny)
+    model = build(five)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        InputError, match=r"4 have another shape .*\[21(, .*)?\], the model's is \[30(, .*)?\]"
+    ) as error:
+        weights.load(model, tmp_path / "m.safetensors", five)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    report = weights.load(model, tmp_path / "m.safetensors", five, transfer=True)
+    assert len(report.fresh) == 4
+    assert all(name in str(report) for name in report.fresh)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in report.fresh else source.state_dict()[name]), name
+
+
+def test_torch_state_dict(tmp_path: Path, tiny: Recipe) -> None:
+    source, model = build(tiny), build(tiny)
+    for name in ("a.pth", "b.pt", "c"):
+        torch.save(source.state_dict(), tmp_path / name)
+        weights.load(model, tmp_path / name, tiny)
+        assert same(source, model)
+        assert weights.stored_recipe(tmp_path / name) is None
+        model = build(tiny)
+
+
+def test_nothing_in_a_torch_file_is_executed(tmp_path: Path, tiny: Recipe) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    torch.save({"a": Trap()}, tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": Trap()}))
+    for name in ("zip.pt", "plain.pt"):
+        with pytest.raises(InputError, match="torch state dict") as error:
+            weights.load(build(tiny), tmp_path / name, tiny)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_run_folder_prefers_best_and_the_average(tmp_path: Path, tiny: Recipe) -> None:
+    run = tmp_path / "run"
+    for place in ("last/model", "last/ema", "best/model", "best/ema"):
+        file = run / f"{place}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(file, build(tiny), tiny)
+        assert files.locate(run) == file  # each is preferred to those before it
+        assert files.locate(file.parent) == file
+    assert files.locate(run / "last") == run / "last" / "ema.safetensors"
+    model, expected = build(tiny), build(tiny)
+    weights.load(model, run, tiny)
+    weights.load(expected, run / "best" / "ema.safetensors", tiny)
+    assert same(model, expected)
+    assert weights.stored_recipe(run) == tiny
+
+
+def test_folder_without_weights(tmp_path: Path, tiny: Recipe) -> None:
+    with pytest.raises(InputError, match="holds no weights"):
+        weights.load(build(tiny), tmp_path, tiny)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.safetensors", b"", "empty"),
+        ("x.safetensors", b"no safetensors at all, but a text", "safetensors"),
+        ("x.safetensors", (2**62).to_bytes(8, "little") + b"{}", "safetensors"),
+        ("x.safetensors", (8).to_bytes(8, "little") + b"{}      ", "none of its tensors fits"),
+        (
+            "x.safetensors",
+            (70).to_bytes(8, "little") + b'{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(70),
+            "safetensors",
+        ),
+        ("x.pt", b"PK\x03\x04 and no more", "torch"),
+        ("x.pth", b"text", "torch"),
+        ("x.onnx", b"whatever it is", "not a weights file"),
+        ("x.jpg", b"\xff\xd8\xff\xe0 a picture", "not a weights file"),
+    ],
+)
+def test_broken_files(tmp_path: Path, tiny: Recipe, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        weights.load(build(tiny), file, tiny)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_checkpoint(tmp_path: Path, tiny: Recipe) -> None:
+    file = tmp_path / "x.safetensors"
+    checkpoint.save(file, build(tiny), tiny)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="truncated"):
+        weights.load(build(tiny), file, tiny)
+    with pytest.raises(InputError, match="truncated"):
+        weights.stored_recipe(file)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.weights", "x.ckpt", "x.pt", "x.conv.15", "x"])
+def test_missing_file(tmp_path: Path, tiny: Recipe, name: str) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        weights.load(build(tiny), tmp_path / name, tiny)
+
+
+def test_stored_recipe_that_is_broken(tmp_path: Path, tiny: Recipe) -> None:
+    """The recipe is refused where it is asked for; the weights may still be loaded with another one."""
+    source, file = build(tiny), tmp_path / "x.safetensors"
+    tree = tiny.tree() | {"epohcs": 3}
+    for text, message in ((json.dumps(tree), "epohcs: unknown key"), ("{", "not JSON"), ("[]", "needed a mapping")):
+        safetensors.torch.save_file(source.state_dict(), file, {"recipe": text})
+        with pytest.raises(InputError, match=message):
+            weights.stored_recipe(file)
+        weights.load(build(tiny), file, tiny)
+
+
+def test_checkpoint_of_another_network(tmp_path: Path, tiny: Recipe) -> None:
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
+    for transfer in (False, True):
+        with pytest.raises(InputError, match="none of its tensors fits the model; it holds a, the model needs"):
+            weights.load(build(tiny), tmp_path / "x.safetensors", tiny, transfer=transfer)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with files.whole(target) as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        write_half()
+    assert target.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.weights"])
+def test_full_disk(tmp_path: Path, tiny: Recipe, name: str) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    model, file = build(tiny), tmp_path / name
+    write = darknet.write if name == "x.weights" else partial(checkpoint.save, recipe=tiny)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written") as error:
+            write(file, model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_folder(tmp_path: Path, tiny: Recipe) -> None:
+    with pytest.raises(InputError, match=r"x\.safetensors: cannot be written \(No such file or directory\)"):
+        checkpoint.save(tmp_path / "absent" / "x.safetensors", build(tiny), tiny)

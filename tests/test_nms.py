@@ -1,0 +1,171 @@
+"""Suppression against a plain loop, and against the MindSpore zoo's own filtering and suppression."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright.ops import nms
+from boxwright.ops.nms import suppress
+from boxwright.types import Detections
+from oracle_weights import ORACLES
+
+
+@dataclass(frozen=True)
+class Settings:
+    iou: float = 0.5
+    plus_one: bool = False
+    candidates: int = 30000
+    keep: int = 30000
+
+
+def plain(found: Detections, settings: Settings) -> list[int]:
+    """The definition, box by box: rows of `found` that stay, best first."""
+    boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: settings.candidates]
+    kept: list[int] = []
+    for i in order:
+        if all(labels[i] != labels[j] or iou(boxes[i], boxes[j], settings.plus_one) <= settings.iou for j in kept):
+            kept.append(i)
+    return kept[: settings.keep]
+
+
+def iou(a: list[float], b: list[float], plus_one: bool) -> float:
+    one = 1.0 if plus_one else 0.0
+    w = min(a[2], b[2]) - max(a[0], b[0]) + one
+    h = min(a[3], b[3]) - max(a[1], b[1]) + one
+    shared = max(w, 0.0) * max(h, 0.0)
+    areas = [(box[2] - box[0] + one) * (box[3] - box[1] + one) for box in (a, b)]
+    return shared / (sum(areas) - shared) if shared else 0.0
+
+
+def made(count: int, classes: int, seed: int, *, size: float = 200.0, steps: int = 0) -> Detections:
+    """Random boxes on whole pixels; `steps` > 0 draws scores from that many values, so that many are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = (torch.rand(count, 2, generator=generator) * size).round()
+    side = (torch.rand(count, 2, generator=generator) * 60).round() + 1
+    scores = torch.rand(count, generator=generator)
+    scores = (scores * steps).round() / steps if steps else scores
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return Detections(torch.cat((corner, corner + side), 1), scores, labels)
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize(
+    ("counts", "classes", "steps", "threshold"),
+    [
+        ((300, 0, 1, 700), 3, 0, 0.45),
+        ((900,), 1, 0, 0.5),  # one class over several blocks
+        ((900,), 1, 7, 0.3),  # many equal scores
+        ((400, 400), 80, 5, 0.65),
+        ((1,), 1, 0, 0.5),
+        ((0, 0), 1, 0, 0.5),
+    ],
+)
+def test_equals_the_plain_loop(
+    counts: tuple[int, ...], classes: int, steps: int, threshold: float, plus_one: bool
+) -> None:
+    settings = Settings(iou=threshold, plus_one=plus_one)
+    images = [made(count, classes, seed, steps=steps) for seed, count in enumerate(counts)]
+    for found, ours in zip(images, suppress(images, settings), strict=True):
+        rows = plain(found, settings)
+        assert len(found) < 100 or len(rows) < len(found)  # something was dropped
+        assert_same(ours, found[torch.tensor(rows, dtype=torch.int64)])
+
+
+def assert_same(ours: Detections, theirs: Detections) -> None:
+    assert torch.equal(ours.boxes, theirs.boxes)
+    assert torch.equal(ours.scores, theirs.scores)
+    assert torch.equal(ours.labels, theirs.labels)
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [made(200, 2, seed) for seed in range(2)]
+    whole = suppress(found, Settings())
+    monkeypatch.setattr(nms, "BLOCK", block)
+    for ours, theirs in zip(suppress(found, Settings()), whole, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_chain_where_every_box_overlaps_the_next() -> None:
+    """Each box is dropped or kept because of the one before: the longest way to the answer."""
+    x = torch.arange(600.0)[:, None] * 10
+    boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbours: 20/40, next: 10/50
+    found = Detections(boxes, torch.linspace(1, 0.1, 600), torch.zeros(600, dtype=torch.int64))
+    assert torch.equal(suppress([found], Settings(iou=0.45))[0].boxes, boxes[::2])
+
+
+def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
+    images = [made(300, 4, seed) for seed in (3, 4)]
+    for settings in (Settings(candidates=50), Settings(keep=20), Settings(candidates=60, keep=59)):
+        for found, ours in zip(images, suppress(images, settings), strict=True):
+            assert_same(ours, found[torch.tensor(plain(found, settings))])
+
+
+def test_names_and_no_images() -> None:
+    named = Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0.5]), torch.tensor([1]), ("cat", "dog"))
+    assert suppress([named], Settings())[0].names == ("cat", "dog")
+    assert suppress([], Settings()) == []
+
+
+def zoo_decoded(oracle: dict[str, np.ndarray]) -> Tensor:
+    """(N, 85) small, medium, big: the order in which the zoo hands its maps to the suppression."""
+    generator = np.random.default_rng(int(oracle["decoded_seed"]))
+    maps = []
+    for grid in (4, 8, 16):
+        shape = (1, grid, grid, 3)
+        xy = generator.uniform(0, 1, (*shape, 2))
+        wh = np.exp(generator.normal(-1.6, 0.6, (*shape, 2)))
+        rest = 1 / (1 + np.exp(-(2.5 * generator.standard_normal((*shape, 81)) - 5)))
+        maps.append(np.concatenate((xy, wh, rest), -1).astype(np.float32))
+    np.testing.assert_array_equal(maps[0], oracle["decoded.big"])
+    return torch.from_numpy(np.concatenate([one.reshape(-1, 85) for one in reversed(maps)]))
+
+
+def test_the_zoos_detections() -> None:
+    """Its own filtering is done here; what is tested is the suppression with whole-pixel widths."""
+    with np.load(ORACLES / "yolov3_darknet53" / "post.npz") as stored:
+        oracle = dict(stored)
+    rows = zoo_decoded(oracle).double()
+    width, height = oracle["ori_wh"].tolist()
+    best, label = rows[:, 5:].max(1)
+    score = best * rows[:, 4]
+    rows, label, score = rows[score >= 0.001], label[score >= 0.001], score[score >= 0.001]
+    size = torch.tensor([width, height], dtype=torch.float64)
+    corner = ((rows[:, :2] - rows[:, 2:4] / 2) * size).clamp(min=0)
+    side = torch.minimum(rows[:, 2:4] * size, size)
+    found = Detections(torch.cat((corner, corner + side), 1), score, label)
+    (ours,) = suppress([found], Settings(iou=0.5, plus_one=True))
+    ids = oracle["detections"][:, 0].astype(int)
+    assert len(ours) == len(oracle["detections"]) < len(found)
+
+    # the zoo's numbers for classes are COCO's, in the order of our labels
+    labels = {int(category): k for k, category in enumerate(coco_ids())}
+    theirs = np.column_stack(([labels[i] for i in ids], oracle["detections"][:, 1:]))
+    same = np.column_stack((ours.labels, ours.boxes[:, :2], ours.boxes[:, 2:] - ours.boxes[:, :2], ours.scores))
+    theirs, same = (array[np.lexsort((array[:, 5], array[:, 0]))] for array in (theirs, same))
+    np.testing.assert_allclose(same, theirs, rtol=1e-6, atol=1e-4)
+
+
+def coco_ids() -> list[int]:
+    """COCO's 80 category numbers: 1 to 90 without ten that no picture has."""
+    return [i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
+
+
+def test_is_far_faster_than_a_plain_loop() -> None:
+    images = [made(1000, 80, seed, size=400) for seed in range(8)]
+    suppress(images, Settings())
+    ours = min(timed(lambda: suppress(images, Settings())) for _ in range(3))
+    theirs = timed(lambda: [plain(found, Settings()) for found in images])
+    print(f"8 images with 1000 candidates, 80 classes: {ours * 1e3:.0f} ms, plain loop {theirs * 1e3:.0f} ms")
+    assert ours < theirs / 5
+
+
+def timed(work: object) -> float:
+    begin = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - begin

@@ -1,0 +1,246 @@
+"""MindSpore's .ckpt: files written by MindSpore and by protobuf itself, names, prefixes, and broken files.
+
+`oracles/mindspore_ckpt` was written by mindspore.save_checkpoint (2.7.0): plain.ckpt, crc.ckpt (crc_check=True), and
+sliced.ckpt (slice size set to 1 KiB, so that its one tensor lies in three pieces).
+"""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from torch import nn
+
+from boxwright import models, recipe, weights
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights import mindspore
+
+WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
+
+
+def checkpoint_class() -> Any:
+    """The message `Checkpoint` as mindspore/ccsrc/utils/checkpoint.proto defines it, made by protobuf."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="checkpoint.proto", syntax="proto2")
+    tensor = file.message_type.add(name="TensorProto")
+    tensor.field.add(name="dims", number=1, label=field.LABEL_REPEATED, type=field.TYPE_INT64)
+    tensor.field.add(name="tensor_type", number=2, label=field.LABEL_REQUIRED, type=field.TYPE_STRING)
+    tensor.field.add(name="tensor_content", number=3, label=field.LABEL_REQUIRED, type=field.TYPE_BYTES)
+    value = file.message_type.add(name="Value")
+    value.field.add(name="tag", number=1, label=field.LABEL_REQUIRED, type=field.TYPE_STRING)
+    value.field.add(
+        name="tensor", number=2, label=field.LABEL_REQUIRED, type=field.TYPE_MESSAGE, type_name="TensorProto"
+    )
+    checkpoint = file.message_type.add(name="Checkpoint")
+    checkpoint.field.add(name="value", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name="Value")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Checkpoint"))
+
+
+Checkpoint = checkpoint_class()
+
+
+def pack(tensors: dict[str, Any], dims: list[int] | None = None, kind: str = "Float32") -> bytes:
+    """A checkpoint by protobuf's own encoder; `dims` and `kind` may lie."""
+    message = Checkpoint()
+    for name, array in tensors.items():
+        value = message.value.add(tag=name)
+        value.tensor.dims.extend(array.shape if dims is None else dims)
+        value.tensor.tensor_type, value.tensor.tensor_content = kind, array.tobytes()
+    content: bytes = message.SerializeToString()
+    return content
+
+
+class Part(nn.Module):
+    """Stands in for a detector whose names MindSpore knows: two tensors of one convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Conv2d(2, 3, 1)
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2, 1, 1)
+BIAS = np.array([7, 8, 9], np.float32)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> tuple[Part, Recipe]:
+    """A small model under the names of a real one."""
+    table = {"out.weight": "head.conv6.weight", "out.bias": "head.conv6.bias"}
+    monkeypatch.setattr(models.module("yolov3"), "mindspore_name", table.get)
+    return Part(), recipe.load("yolov3_coco_416")
+
+
+@pytest.mark.parametrize("name", ["plain.ckpt", "crc.ckpt"])
+def test_file_written_by_mindspore(name: str) -> None:
+    found = dict(mindspore.entries(WRITTEN / name))
+    noise = np.random.default_rng(0).standard_normal((2, 3, 1, 1)).astype(np.float32)
+    expected = {
+        "yolo_network.conv.weight": torch.from_numpy(noise),
+        "half": torch.tensor([[1, -2.5]], dtype=torch.float16),
+        "brain": torch.tensor([1, -2.5, 3], dtype=torch.bfloat16),
+        "scalar": torch.tensor(3.25),
+        "long": torch.tensor([-1, 2**40]),
+        "flag": torch.tensor([True, False]),
+        "byte": torch.tensor([1, 200], dtype=torch.uint8),
+        "double": torch.tensor([1e300], dtype=torch.float64),
+    }
+    assert found.keys() == expected.keys()  # global_step and moments are left out
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype, key
+        assert torch.equal(found[key], tensor), key
+
+
+def test_tensor_in_pieces_written_by_mindspore() -> None:
+    ((name, tensor),) = mindspore.entries(WRITTEN / "sliced.ckpt")
+    assert name == "big"
+    assert torch.equal(tensor, torch.arange(600.0).view(300, 2))
+
+
+def test_writing_as_protobuf_does(tmp_path: Path, small: tuple[Part, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, settings = small
+    model.out.weight.data = torch.from_numpy(WEIGHT)
+    model.out.bias.data = torch.from_numpy(BIAS)
+    mindspore.write(tmp_path / "a.ckpt", model, settings, prefix="yolo_network.")
+    expected = {"yolo_network.head.conv6.weight": WEIGHT, "yolo_network.head.conv6.bias": BIAS}
+    assert (tmp_path / "a.ckpt").read_bytes() == pack(expected)
+    monkeypatch.setattr(mindspore, "SLICE", 8)
+    mindspore.write(tmp_path / "b.ckpt", model, settings)
+    parsed = Checkpoint.FromString((tmp_path / "b.ckpt").read_bytes())
+    assert [value.tag for value in parsed.value] == ["head.conv6.weight"] * 3 + ["head.conv6.bias"] * 2
+    other = Part()
+    weights.load(other, tmp_path / "b.ckpt", settings)
+    assert torch.equal(other.out.weight, model.out.weight)
+    assert torch.equal(other.out.bias, model.out.bias)
+
+
+@pytest.mark.parametrize("prefix", ["", "yolo_network.", "ema."])
+def test_prefixes_and_optimiser_entries(tmp_path: Path, small: tuple[Part, Recipe], prefix: str) -> None:
+    model, settings = small
+    tensors = {
+        f"{prefix}head.conv6.bias": BIAS,
+        f"{prefix}head.conv6.weight": WEIGHT,
+        f"moments.{prefix}head.conv6.weight": 0 * WEIGHT,
+        "momentum": BIAS[:1],
+        "global_step": BIAS[:1],
+        "learning_rate": BIAS,
+    }
+    file = tmp_path / "a.ckpt"
+    file.write_bytes(pack(tensors))
+    report = weights.load(model, file, settings)
+    assert set(report.matched) == {"out.weight", "out.bias"}
+    assert not report.missing
+    assert not report.unexpected
+    assert torch.equal(model.out.weight, torch.from_numpy(WEIGHT))
+    assert torch.equal(model.out.bias, torch.from_numpy(BIAS))
+
+
+def test_same_tensor_under_two_prefixes(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
+    file = tmp_path / "a.ckpt"
+    file.write_bytes(pack({"head.conv6.bias": BIAS, "ema.head.conv6.bias": BIAS}))
+    with pytest.raises(InputError, match="twice"):
+        weights.load(small[0], file, small[1])
+
+
+def test_leftover_and_missing_entries(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
+    model, settings = small
+    file = tmp_path / "a.ckpt"
+    file.write_bytes(pack({"head.conv6.bias": BIAS, "head.conv7.bias": BIAS}))
+    with pytest.raises(InputError, match=r"1 are missing \(out.weight\), 1 have no place in the model \(head.conv7"):
+        weights.load(model, file, settings)
+    report = weights.load(model, file, settings, transfer=True)
+    assert (report.matched, report.missing, report.unexpected) == (("out.bias",), ("out.weight",), ("head.conv7.bias",))
+
+
+def test_half_precision_is_widened(tmp_path: Path, small: tuple[Part, Recipe]) -> None:
+    model, settings = small
+    file = tmp_path / "a.ckpt"
+    halves = {"head.conv6.bias": BIAS.astype(np.float16), "head.conv6.weight": WEIGHT.astype(np.float16)}
+    file.write_bytes(pack(halves, kind="Float16"))
+    weights.load(model, file, settings)
+    assert model.out.bias.dtype == torch.float32
+    assert torch.equal(model.out.bias, torch.from_numpy(BIAS))
+
+
+def test_damage_is_seen_by_the_checksum(tmp_path: Path) -> None:
+    content = bytearray((WRITTEN / "crc.ckpt").read_bytes())
+    content[60] ^= 1
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        list(mindspore.entries(tmp_path / "a.ckpt"))
+
+
+HUGE = b"\xff\xff\xff\xff\xff\xff\xff\x7f"  # 2^56 - 1 as a varint
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"this is a text and no checkpoint\n", "not a MindSpore checkpoint|truncated"),
+        (b"\x0a" + HUGE + b"abc", "declares 72,057,594,037,927,935 bytes, 3 are left"),
+        (b"\x0a\x80", "has no end"),
+        (b"\xff" * 30, "has no end"),
+        (b"\x10\x01", "holds no parameters"),
+        (pack({"a": BIAS})[:-1], "declares"),
+        (pack({"a": BIAS}, dims=[2**31, 2**31]), "holds 12 bytes, Float32 of shape"),
+        (pack({"a": BIAS}, dims=[-3, -1]), "holds 12 bytes"),
+        (pack({"a": BIAS}, dims=[2**62, 4]), "holds 12 bytes"),
+        (pack({"a": BIAS}, kind="Float33"), "Float33"),
+        (pack({"a": BIAS}) + pack({"a": BIAS}, kind="Int32"), "disagree"),
+        (b"\x0a\x03\x0a\x01a", "a: holds no tensor"),
+        (b"\x0a\x03\x0a\x01\xff", "not text"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "x.ckpt"
+    file.write_bytes(content)
+    settings = recipe.load("yolov3_coco_416")
+    with torch.device("meta"):
+        model = models.module("yolov3").build(settings.model)
+    with pytest.raises(InputError, match=message) as error:
+        weights.load(model, file, settings)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_cut_of_a_file_is_refused_or_short(tmp_path: Path) -> None:
+    """Cut at any byte: an InputError, or fewer whole tensors; nothing else."""
+    whole = (WRITTEN / "plain.ckpt").read_bytes()
+    number = len(list(mindspore.entries(WRITTEN / "plain.ckpt")))
+    file = tmp_path / "x.ckpt"
+    for end in range(1, len(whole)):
+        file.write_bytes(whole[:end])
+        try:
+            assert len(list(mindspore.entries(file))) < number
+        except InputError:
+            continue
+
+
+def test_checksum_trailer_is_mindspores() -> None:
+    plain, checked = ((WRITTEN / name).read_bytes() for name in ("plain.ckpt", "crc.ckpt"))
+    assert checked == plain + b"crc_num" + b"\0" * 6 + struct.pack(">I", zlib.crc32(plain))
+
+
+@pytest.mark.parametrize(("name", "number"), [("yolov3_coco_416", 366), ("yolov3_640_coco", 366)])
+def test_every_parameter_has_a_name_of_its_own(name: str, number: int) -> None:
+    """366 = 72 convolutions with batch norm x 5 + 3 with bias x 2, as the original networks hold."""
+    settings = recipe.load(name)
+    with torch.device("meta"):
+        model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    assert len(mindspore.names(model, settings)) == number
+
+
+def test_network_that_mindspore_lacks(tmp_path: Path) -> None:
+    settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.width": 0.125})
+    model = models.module("yolov3").build(settings.model)
+    with pytest.raises(InputError, match="no such network"):
+        mindspore.write(tmp_path / "x.ckpt", model, settings)
+    assert list(tmp_path.iterdir()) == []
