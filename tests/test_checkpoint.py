@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -64,9 +65,7 @@ def test_transfer_to_other_classes(tmp_path: Path, tiny: Recipe) -> None:
     checkpoint.save(tmp_path / "m.safetensors", source, tiny)
     model = build(five)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(
-        InputError, match=r"4 have another shape .*\[21(, .*)?\], the model's is \[30(, .*)?\]"
-    ) as error:
+    with pytest.raises(InputError, match=r"4 differ .*\[21(, .*)?\], the model's is \[30(, .*)?\]") as error:
         weights.load(model, tmp_path / "m.safetensors", five)
     assert "\n" not in str(error.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -75,6 +74,24 @@ def test_transfer_to_other_classes(tmp_path: Path, tiny: Recipe) -> None:
     assert all(name in str(report) for name in report.fresh)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name] if name in report.fresh else source.state_dict()[name]), name
+
+
+def test_mean_unlike_the_recipes(tmp_path: Path, tiny: Recipe) -> None:
+    """A file made with another mean belongs to another recipe; for transfer the recipe at hand rules."""
+    file, other = tmp_path / "m.safetensors", tiny.with_overrides({"model.mean": [0.0, 0.0, 0.5]})
+    checkpoint.save(file, build(tiny), tiny)
+    model = build(other)
+    with pytest.raises(InputError, match=r"mean is \[0.1, 0.2, 0.3\], the model's is \[0.0, 0.0, 0.5\]"):
+        weights.load(model, file, other)
+    assert weights.load(model, file, other, transfer=True).fresh == ("mean",)
+    assert model.state_dict()["mean"].flatten().tolist() == [0.0, 0.0, 0.5]
+
+
+def test_name_with_a_line_break(tmp_path: Path, tiny: Recipe) -> None:
+    safetensors.torch.save_file({"a\nb": torch.zeros(2)} | build(tiny).state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match="no place in the model") as error:
+        weights.load(build(tiny), tmp_path / "x.safetensors", tiny)
+    assert "\n" not in str(error.value)
 
 
 def test_torch_state_dict(tmp_path: Path, tiny: Recipe) -> None:
@@ -99,6 +116,33 @@ def test_nothing_in_a_torch_file_is_executed(tmp_path: Path, tiny: Recipe) -> No
             weights.load(build(tiny), tmp_path / name, tiny)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.zeros(1)}}, {3: torch.zeros(1)}])
+def test_torch_file_that_is_no_state_dict(tmp_path: Path, tiny: Recipe, content: object) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="needed a flat state dict"):
+        weights.load(build(tiny), tmp_path / "x.pt", tiny)
+
+
+def test_torch_file_that_unpacks_to_more_than_its_size(tmp_path: Path, tiny: Recipe) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", bytes(1_000_000))
+    with pytest.raises(InputError, match="declares 1,000,000 bytes"):
+        weights.load(build(tiny), tmp_path / "x.pt", tiny)
+
+
+def test_damaged_torch_files(tmp_path: Path, tiny: Recipe) -> None:
+    """One byte of the archive's directory at the end changed, at many places: an InputError or a good load."""
+    file = tmp_path / "x.pt"
+    torch.save(build(tiny).state_dict(), file)
+    content = file.read_bytes()
+    for place in range(1, 2000, 37):
+        file.write_bytes(content[:-place] + bytes([content[-place] ^ 0x95]) + content[len(content) - place + 1 :])
+        try:
+            weights.load(build(tiny), file, tiny)
+        except InputError as error:
+            assert "\n" not in str(error)
 
 
 def test_run_folder_prefers_best_and_the_average(tmp_path: Path, tiny: Recipe) -> None:

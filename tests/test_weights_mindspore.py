@@ -104,6 +104,12 @@ def test_tensor_in_pieces_written_by_mindspore() -> None:
     assert torch.equal(tensor, torch.arange(600.0).view(300, 2))
 
 
+def test_scalar_of_an_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_bytes(pack({"a": np.float32(2.5)}, dims=[0]))
+    ((_, tensor),) = mindspore.entries(tmp_path / "a.ckpt")
+    assert torch.equal(tensor, torch.tensor(2.5))
+
+
 def test_writing_as_protobuf_does(tmp_path: Path, small: tuple[Part, Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     model, settings = small
     model.out.weight.data = torch.from_numpy(WEIGHT)
@@ -193,10 +199,12 @@ HUGE = b"\xff\xff\xff\xff\xff\xff\xff\x7f"  # 2^56 - 1 as a varint
         (pack({"a": BIAS}, dims=[2**31, 2**31]), "holds 12 bytes, Float32 of shape"),
         (pack({"a": BIAS}, dims=[-3, -1]), "holds 12 bytes"),
         (pack({"a": BIAS}, dims=[2**62, 4]), "holds 12 bytes"),
+        (pack({"a": BIAS[:0]}, dims=[0, 2**62]), "holds 0 bytes"),
         (pack({"a": BIAS}, kind="Float33"), "Float33"),
         (pack({"a": BIAS}) + pack({"a": BIAS}, kind="Int32"), "disagree"),
         (b"\x0a\x03\x0a\x01a", "a: holds no tensor"),
-        (b"\x0a\x03\x0a\x01\xff", "not text"),
+        (b"\x0a\x05\x0a\x01\xff\x12\x00", "not text"),
+        (pack({"a\nb": BIAS}), "not text"),
     ],
 )
 def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:

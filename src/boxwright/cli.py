@@ -135,7 +135,7 @@ def import_(
     from boxwright.weights import checkpoint
 
     resolved = recipes.load(recipe, set_ or ())
-    model = models.module(resolved.model.name).build(resolved.model)
+    model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
     print(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)
     print(out)

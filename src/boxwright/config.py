@@ -1,6 +1,7 @@
 """YAML and overrides to frozen pydantic models, strictly. Knows nothing of detection."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,16 +22,46 @@ C = TypeVar("C", bound=pydantic.BaseModel)
 Tree = dict[str, Any]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: a key given twice is an error, `no`, `on` and dates are words, aliases are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        # An alias can stand for itself or, nested, for more values than memory holds.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not read", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_TRAPS = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if tag not in _TRAPS]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|false|False)$"), list("tTfF"))
+
+
 def read_yaml(path: Path) -> Tree:
     """The mapping a YAML file holds; InputError with file and line where it does not hold one."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{place}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
+        raise InputError(f"{path}{place}: not valid YAML ({reason})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds {type(tree).__name__}, needed a mapping of keys to values")
     return tree
@@ -56,12 +87,29 @@ def override(tree: Tree, changes: Mapping[str, Any] | Sequence[str]) -> Tree:
     return result
 
 
-def validate(kind: type[C], tree: Any, source: str) -> C:
-    """`tree` as a `kind`; the first fault becomes one line that names the place and, for keys, the nearest word."""
+def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
+    """`tree` as a `kind`; its faults become one line that names their places and, for keys, the nearest words.
+
+    place: the dotted key under which `tree` itself stands in `source`.
+    """
     try:
         return kind.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise InputError(f"{source}: " + "; ".join(_explain(kind, fault) for fault in error.errors())) from error
+        faults: list[Any] = []
+        for fault in error.errors():
+            # A list with a bad value is also reported as too short; the value is what to look at.
+            if not any(other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults):
+                faults.append(fault)
+        raise InputError(f"{source}: " + "; ".join(_explain(kind, fault, place) for fault in faults)) from error
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.constructor.ConstructorError(None, None, "nested too deeply") from error
+    except ValueError as error:  # a tag and a text that do not fit, as `!!int x`
+        raise yaml.constructor.ConstructorError(None, None, str(error)) from error
 
 
 def _read_assignment(word: str) -> tuple[str, Any]:
@@ -69,7 +117,7 @@ def _read_assignment(word: str) -> tuple[str, Any]:
     if not sign or not key:
         raise InputError(f"--set {word}: needed key=value, for example train.epochs=3")
     try:
-        return key, yaml.safe_load(value)
+        return key, _parse(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {word}: '{value}' is not a YAML value") from error
 
@@ -78,16 +126,36 @@ def _copy(tree: Tree) -> Tree:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _explain(kind: type[pydantic.BaseModel], fault: Any) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), _keys_at(kind, fault["loc"][:-1]), n=1, cutoff=0.5)
-        return f"{place}: unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
-    if fault["type"] == "missing":
-        return f"{place}: missing, needed here"
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(fault["input"], dict) else f" (found {fault['input']!r})"
-    return f"{place}: {message[0].lower()}{message[1:]}{shown}" if place else message
+def _explain(kind: type[pydantic.BaseModel], fault: Any, above: str) -> str:
+    """`place: what is wrong there`."""
+    keys = fault["loc"]
+    if fault["type"] == "missing" and isinstance(keys[-1], int):  # a list that ends too early: name the list
+        keys = keys[:-1]
+    place = ".".join(part for part in (above, *(str(key) for key in keys)) if part)
+    return f"{place}: {_reason(kind, fault)}" if place else _reason(kind, fault)
+
+
+def _reason(kind: type[pydantic.BaseModel], fault: Any) -> str:
+    keys, found = fault["loc"], fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(keys[-1]), _keys_at(kind, keys[:-1]), n=1, cutoff=0.5)
+            return "unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
+        case "missing":
+            return f"too few values, found {found!r}" if isinstance(keys[-1], int) else "missing, needed here"
+        case "too_short":
+            return f"needed at least {fault['ctx']['min_length']} values, found {len(found)}"
+        case "too_long":
+            return f"needed at most {fault['ctx']['max_length']} values, found {len(found)}"
+        case "tuple_type":
+            return f"needed a list of values (found {found!r})"
+        case "model_type":
+            return f"needed a mapping of keys to values (found {found!r})"
+    message: str = fault["msg"].removeprefix("Value error, ")
+    if not keys:  # a rule of the whole section: the message says all of it
+        return message
+    shown = "" if isinstance(found, dict) else f" (found {found!r})"
+    return f"{message[0].lower()}{message[1:]}{shown}"
 
 
 def _keys_at(kind: type[pydantic.BaseModel], path: Sequence[Any]) -> list[str]:

@@ -19,10 +19,18 @@ from boxwright.config import Config
 from boxwright.errors import InputError
 
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width) px
-Range = tuple[float, float]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the lower end comes first")
+    return ends
+
+
+Range = Annotated[tuple[Positive, Positive], pydantic.AfterValidator(_rising)]  # of a factor, lower end first
 
 
 class CanvasConfig(Config):
@@ -67,8 +75,8 @@ class AugmentConfig(Config):
     shear: NotNegative = 0.0  # degrees, +-
     perspective: NotNegative = 0.0  # per px, +-
     hue: Fraction = 0.0  # +-, as a share of the colour circle
-    saturation: tuple[Positive, Positive] = (1.0, 1.0)  # factor: up or down with equal chance, then uniform to the end
-    value: tuple[Positive, Positive] = (1.0, 1.0)  # likewise
+    saturation: Range = (1.0, 1.0)  # factor: up or down with equal chance, then uniform to the end
+    value: Range = (1.0, 1.0)  # likewise
     mosaic: Fraction = 0.0  # probability that an image is made of four
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(8, 8)
     close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
@@ -189,10 +197,11 @@ class Recipe(Config):
     @pydantic.model_validator(mode="after")
     def _sizes_fit_the_network(self) -> Self:
         step = getattr(self.model, "size_step", 1)
-        for place, sizes in (("data.canvas.size", (self.data.canvas.size,)), ("train.augment.sizes", self.train.augment.sizes)):
-            for size in sizes:
-                if any(side % step for side in size):
-                    raise ValueError(f"{place}: {list(size)} px; {self.model.name} needs multiples of {step}")  # type: ignore[attr-defined]
+        sizes = [("data.canvas.size", self.data.canvas.size)]
+        sizes += [("train.augment.sizes", size) for size in self.train.augment.sizes]
+        for place, size in sizes:
+            if any(side % step for side in size):
+                raise ValueError(f"{place}: found {list(size)} px, the model needs multiples of {step}")
         return self
 
     def with_names(self, names: Sequence[str]) -> Self:
@@ -233,30 +242,35 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
 
 def from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from plain values; `source` names where they came from in an error."""
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{source}: holds {type(tree).__name__}, needed a mapping of keys to values")
     tree = dict(tree)
     model = tree.get("model")
     if not isinstance(model, Mapping) or "name" not in model:
         raise InputError(f"{source}: model.name: missing, needed one of {', '.join(models.names())}")
-    tree["data"] = _expand_names(dict(tree.get("data") or {}))
     try:
-        tree["model"] = config.validate(models.module(str(model["name"])).Config, dict(model), f"{source}: model")
+        kind = models.module(str(model["name"])).Config
+        tree["data"] = _expand_names(tree.get("data"))
     except InputError as error:
-        raise InputError(str(error).replace(": model: ", ": model.", 1)) from error
+        raise InputError(f"{source}: {error}") from error
+    tree["model"] = config.validate(kind, dict(model), source, "model")
     return config.validate(Recipe, tree, source)
 
 
 def class_names(name: str) -> tuple[str, ...]:
     """The shipped list of class names called `name`, for example coco."""
-    file = _folder() / "names" / f"{name}.txt"
-    if not file.is_file():
-        raise InputError(f"data.names: there is no shipped list '{name}'; give a list of names, or coco")
-    return tuple(file.read_text(encoding="utf-8").split("\n")[:-1])
+    lists = {file.name.removesuffix(".txt"): file for file in (_folder() / "names").iterdir()}
+    if name not in lists:
+        raise InputError(
+            f"data.names: there is no list '{name}'; give a list of names, or one of {', '.join(sorted(lists))}"
+        )
+    return tuple(lists[name].read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def _expand_names(data: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(data.get("names"), str):
-        data["names"] = class_names(data["names"])
-    return data
+def _expand_names(data: Any) -> Any:
+    if isinstance(data, Mapping) and isinstance(data.get("names"), str):
+        return {**data, "names": class_names(data["names"])}
+    return {} if data is None else data
 
 
 def _folder() -> Any:
@@ -271,5 +285,5 @@ def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
     if Path(text).suffix in {".yaml", ".yml"}:
         return config.read_yaml(Path(text)), text
     near = difflib.get_close_matches(text, names(), n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}"
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
     raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml")

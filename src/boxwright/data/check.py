@@ -23,9 +23,10 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.header import Header, read_headers
 from boxwright.errors import InputError
 from boxwright.progress import track
+from boxwright.weights.files import whole
 
 BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
-NEAR = 0.95  # IoU from which two boxes of a class are probably one object labelled twice
+NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
 EXAMPLES = 5  # findings of a kind that the summary shows
 
 TITLES = {
@@ -155,12 +156,14 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     return Report(tuple(findings))
 
 
-def check_folder(root: str | Path, splits: Sequence[str] = (), report: Path | None = None) -> Report:
+def check_folder(
+    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, kind: str = "auto"
+) -> Report:
     """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
 
     report: also write the findings there as JSON. Raises InputError when the data set cannot be opened at all.
     """
-    datasets = [open_dataset(root, split) for split in splits or splits_of(root)]
+    datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
     result = Report()
     for dataset in datasets:
         result += check(dataset)
@@ -169,7 +172,8 @@ def check_folder(root: str | Path, splits: Sequence[str] = (), report: Path | No
             result += check_splits(first, second)
     if report is not None:
         text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
-        whole(report, lambda part: part.write_text(text, encoding="utf-8"))
+        with whole(report) as part:
+            part.write_text(text, encoding="utf-8")
     return result
 
 
@@ -206,6 +210,7 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     height, width = sizes.T
     over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height])
     beyond = sound & (height >= 0) & ((over > BEYOND) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+
     def box(row: int) -> str:
         return "box " + ",".join(f"{value:g}" for value in rows.xyxy[row]) + " (x1,y1,x2,y2)"
 
@@ -291,8 +296,8 @@ def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, 4), (N, 4) -> (N,)."""
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     common = np.clip(sides, 0, None).prod(axis=1)
-    total = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return common / np.maximum(total - common, 1e-300)
+    total: NDArray[np.float64] = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return np.asarray(common / np.maximum(total - common, 1e-300))
 
 
 def _strays(dataset: Dataset) -> Iterator[Finding]:
@@ -375,7 +380,16 @@ def _of_picture(dataset: Dataset, index: int, kind: str, level: Literal["error",
     leave_out: Literal["picture", "nothing"] = "picture" if level == "error" else "nothing"
     image_id = dataset.images.ids[index].item()
     return Finding(
-        kind, level, dataset.split, dataset.label_file(index), dataset.path(index), image_id, None, text, leave_out, index
+        kind,
+        level,
+        dataset.split,
+        dataset.label_file(index),
+        dataset.path(index),
+        image_id,
+        None,
+        text,
+        leave_out,
+        index,
     )
 
 

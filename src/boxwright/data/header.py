@@ -13,8 +13,17 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")  # MPO: a JPEG with a second picture behind the first
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+)  # of the many that Pillow knows; the others are not for strangers' files
+LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +56,8 @@ def read_header(path: str, whole: bool | None = False) -> Header:
             if os.fstat(file.fileno()).st_size == 0:
                 return Header(fault="the file is empty (0 bytes)")
             with Image.open(file, formats=FORMATS) as image:
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-                if whole or (whole is False and not _ends_well(path, image.format or "")):
+                orientation = _orientation(image, path)
+                if whole or (whole is False and not _ends_well(image, path)):
                     image.load()
                 height, width = image.height, image.width
     except FileNotFoundError:
@@ -57,8 +66,6 @@ def read_header(path: str, whole: bool | None = False) -> Header:
         return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
-    if orientation not in range(1, 9):
-        orientation = 1
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
 
 
@@ -69,8 +76,26 @@ def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[H
             yield from pool.map(lambda path: read_header(path, whole), paths[start : start + 256])
 
 
-def _ends_well(path: str, kind: str) -> bool:
+def _orientation(image: Image.Image, path: str) -> int:
+    if image.format == "TIFF":  # Pillow gives its size as displayed already
+        return 1
+    if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in _tail(path, LATE_EXIF):
+        return 1  # Pillow would decode all pixels to see whether an eXIf chunk follows them
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF; like every viewer we then show the picture as it is stored
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _ends_well(image: Image.Image, path: str) -> bool:
+    tail = _tail(path, 12)
+    if image.format == "PNG":
+        return tail[4:8] == b"IEND"
+    return image.format in {"JPEG", "MPO"} and tail.endswith(b"\xff\xd9")  # MPO: a JPEG with others behind it
+
+
+def _tail(path: str, length: int) -> bytes:
     with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 12))
-        tail = file.read(12)
-    return (kind in {"JPEG", "MPO"} and tail.endswith(b"\xff\xd9")) or (kind == "PNG" and tail[4:8] == b"IEND")
+        file.seek(max(0, os.fstat(file.fileno()).st_size - length))
+        return file.read(length)

@@ -132,7 +132,8 @@ def _oblong(centre: Array, angle: float, length: float, width: float, corner: fl
         [[a - c, -b], [a, c - b], [a, b - c], [a - c, b], [c - a, b], [-a, b - c], [-a, c - b], [c - a, -b]]
     )
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return centre + points @ turn
+    outline: Array = centre + points @ turn
+    return outline
 
 
 def _disc(centre: Array, radius: float, lobes: Array | None = None) -> Array:
@@ -148,8 +149,8 @@ def _claim(taken: Array, outline: Array, closed: Array | int = 0) -> bool:
     cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
     low, high = outline.min(axis=0), outline.max(axis=0)
     shown = np.clip(high, 0, len(taken)) - np.clip(low, 0, len(taken))
-    wide = cv2.dilate(mask, np.ones((5, 5), np.uint8))
-    if shown.prod() < 0.5 * (high - low).prod() or ((taken | closed) & wide).any():
+    wide: Array = cv2.dilate(mask, np.ones((5, 5), np.uint8))
+    if shown.prod() < 0.5 * (high - low).prod() or (wide & (taken | closed)).any():
         return False
     taken |= mask
     return True
@@ -176,7 +177,8 @@ def _ground(rng: np.random.Generator, size: int) -> Array:
         furrows = depth * np.sin((x[here] * np.cos(angle) + y[here] * np.sin(angle)) * (2 * np.pi / period))
         colour = np.array(GRASS[rng.integers(len(GRASS))]) + rng.normal(0, 6, 3)
         image[here] = colour + furrows[:, None]
-    image += sum(depth * _clouds(rng, size, cells) for depth, cells in ((7, 6), (5, 40), (5, size)))[..., None]
+    for depth, cells in ((7, 6), (5, 40), (5, size)):
+        image += depth * _clouds(rng, size, cells)[..., None]
     return cv2.resize(np.clip(image, 0, 255).astype(np.uint8), None, fx=FINE, fy=FINE)
 
 
@@ -210,9 +212,7 @@ def _vehicle(rng: np.random.Generator, kind: str, centre: Array, angle: float) -
         )
     length, width = rng.uniform(42, 56), rng.uniform(13, 15.5)
     box = np.array(PAINTS[rng.integers(len(PAINTS))]) * 0.4 + 130
-    return Thing(
-        kind, _oblong(centre, angle, length, width), 9, _truck_paint(centre, angle, length, width, paint, box)
-    )
+    return Thing(kind, _oblong(centre, angle, length, width), 9, _truck_paint(centre, angle, length, width, paint, box))
 
 
 def _car_paint(centre: Array, angle: float, length: float, width: float, paint: Array) -> Callable[[Array], None]:
@@ -340,7 +340,8 @@ def _draw_trees(rng: np.random.Generator, image: Array, objects: list[Thing]) ->
 
 def _finish(rng: np.random.Generator, image: Array) -> Array:
     """Average down, then what a camera adds: exposure, tint, a little blur and noise."""
-    small = cv2.resize(image, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA).astype(np.float32)
-    small = cv2.GaussianBlur(small, (0, 0), rng.uniform(0.2, 0.7))
+    small: Array = cv2.resize(image, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small.astype(np.float64), (0, 0), rng.uniform(0.2, 0.7))
     small = small * rng.uniform(0.82, 1.15) * rng.uniform(0.95, 1.05, 3) + rng.uniform(-6, 12)
-    return np.clip(small + rng.normal(0, rng.uniform(2, 6), small.shape), 0, 255).astype(np.uint8)
+    small = np.clip(small + rng.normal(0, rng.uniform(2, 6), small.shape), 0, 255)
+    return small.astype(np.uint8)

@@ -25,11 +25,12 @@ LOOKED_FOR = "images/{split} + labels/{split}, {split}/images + {split}/labels, 
 def find(root: Path) -> dict[str, Path]:
     """Split -> folder of pictures or list file. Where both name a split, the list says which pictures belong to it."""
     images, labels = root / "images", root / "labels"
-    inner = [folder for folder in _folders(images) if (labels / folder.name).is_dir()]
+    flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
+    inner = [] if flat else [folder for folder in _folders(images) if (labels / folder.name).is_dir()]
     found = {folder.name: folder for folder in inner}
     found |= {f.name: f / "images" for f in _folders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
     found |= text.find_lists(root, "yolo_txt")
-    if not found and images.is_dir() and labels.is_dir():
+    if flat and not found:
         found["all"] = images
     return found
 

@@ -41,7 +41,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out, folder / "evaluation")
     pictures = folder / "pictures"
-    predict_to_folder(predictor, [sample.path for sample in held_out], pictures)
+    predict_to_folder(predictor, [held_out.path(index) for index in range(len(held_out))], pictures)
     return LAST_WORDS.format(metrics=metrics, data=data, run=folder, pictures=pictures)
 
 

@@ -1,6 +1,6 @@
 """COCO's average precision and recall, counted by hotcoco; pycocotools is the referee in the tests.
 
-    I pictures, N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
+I pictures, N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,6 +72,9 @@ class Metrics:
     def ap50(self) -> float:
         return self.summary["AP50"]
 
+    def __str__(self) -> str:
+        return "\n".join([*self.lines(), "", *self.table()])
+
     def lines(self) -> list[str]:
         """The twelve lines as COCO's own tool prints them."""
         titles = {"AP": "Average Precision", "AR": "Average Recall"}
@@ -99,7 +102,10 @@ class Metrics:
 
 
 def score(
-    samples: Sequence[Sample], detections: Sequence[Detections], names: Sequence[str], info: Mapping[str, Any] = {}
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    names: Sequence[str],
+    info: Mapping[str, Any] | None = None,
 ) -> Metrics:
     """COCO's numbers for `detections`, one entry a sample, both in original px with labels 0 to K - 1.
 
@@ -112,9 +118,10 @@ def score(
     counter.accumulate()
     counter.summary_lines()  # fills stats, and unlike summarize() prints nothing
     summary = {row[0]: float(value) for row, value in zip(SUMMARY, counter.stats, strict=True)}
-    precision = np.asarray(counter.eval["precision"])[:, :, :, ALL_AREAS, MOST_DETECTIONS]
-    recall = np.asarray(counter.eval["recall"])[:, :, ALL_AREAS, MOST_DETECTIONS]
-    return Metrics(summary, _classes(samples, detections, names, precision, recall), precision, dict(info))
+    arrays: Any = counter.eval
+    precision = np.asarray(arrays["precision"])[:, :, :, ALL_AREAS, MOST_DETECTIONS]
+    recall = np.asarray(arrays["recall"])[:, :, ALL_AREAS, MOST_DETECTIONS]
+    return Metrics(summary, _classes(samples, detections, names, precision, recall), precision, dict(info or {}))
 
 
 def _truth(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:

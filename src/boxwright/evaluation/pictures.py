@@ -1,6 +1,6 @@
 """Pictures of a run: loss and AP curves, precision over recall, the confusion matrix, a sheet of examples.
 
-    N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
+N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
 """
 
 import json
@@ -100,14 +100,14 @@ def confusion(
         matched = near[first]
         np.add.at(counts, (sample.labels[taken], labels[matched]), 1)
         missed = np.setdiff1d(np.flatnonzero(~sample.crowd), taken)
-        np.add.at(counts, (sample.labels[missed], classes), 1)
+        np.add.at(counts, (sample.labels[missed], np.full(len(missed), classes)), 1)
         false = np.setdiff1d(np.flatnonzero(~in_crowd), matched)
-        np.add.at(counts, (classes, labels[false]), 1)
+        np.add.at(counts, (np.full(len(false), classes), labels[false]), 1)
     return counts
 
 
-def confusion_matrix(counts: Array, names: Sequence[str], file: Path, title: str = "") -> None:
-    """`counts` of `confusion`, coloured by the share of each row."""
+def confusion_matrix(counts: Array, names: Sequence[str], threshold: float, file: Path) -> None:
+    """`counts` of `confusion` at that threshold, coloured by the share of each row."""
     ticks = [*names, "background"]
     side = min(16.0, 3.2 + 0.42 * len(ticks))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
@@ -116,11 +116,9 @@ def confusion_matrix(counts: Array, names: Sequence[str], file: Path, title: str
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the row", shrink=0.8)
     small = max(4.0, min(9.0, 400 / len(ticks)))
-    axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(ticks) <= MOST_NUMBERS else 90, fontsize=small)
-    for text in axes.get_xticklabels():
-        text.set(ha="right" if len(ticks) <= MOST_NUMBERS else "center", rotation_mode="anchor")
+    axes.set_xticks(range(len(ticks)), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
     axes.set_yticks(range(len(ticks)), ticks, fontsize=small)
-    axes.set(xlabel="predicted", ylabel="true", title=title or "true and predicted classes")
+    axes.set(xlabel="predicted", ylabel="true", title=f"boxes at IoU 0.50, scores from {threshold:g}")
     if len(ticks) <= MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.55 else "black"
@@ -130,9 +128,7 @@ def confusion_matrix(counts: Array, names: Sequence[str], file: Path, title: str
 
 def sheet(images: Sequence[Array], samples: Sequence[Sample], detections: Sequence[Detections], file: Path) -> None:
     """Pictures one below the other in two columns, each twice: with its true and with its predicted boxes."""
-    panels = [
-        _panel(image, sample, found) for image, sample, found in zip(images, samples, detections, strict=True)
-    ]
+    panels = [_panel(image, sample, found) for image, sample, found in zip(images, samples, detections, strict=True)]
     if not panels:
         return
     wide = max(panel.shape[1] for panel in panels)

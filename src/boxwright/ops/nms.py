@@ -46,7 +46,7 @@ def suppress(detections: Sequence[Detections], settings: Settings) -> list[Detec
     group = (image * (labels.max() + 1) + labels)[order] if len(order) else order
     by_group = group.argsort(stable=True)
     kept = torch.empty_like(group, dtype=torch.bool)
-    kept[by_group] = keep_greedily(boxes[order[by_group]], group[by_group], settings.iou, settings.plus_one)
+    kept[by_group] = keep_greedily(boxes[order[by_group]], group[by_group], settings)
 
     order = order[kept]
     order = order[_rank(image[order], len(detections)) < settings.keep]
@@ -55,8 +55,10 @@ def suppress(detections: Sequence[Detections], settings: Settings) -> list[Detec
     return [replace(one, boxes=b, scores=s, labels=c) for one, (b, s, c) in zip(detections, parts, strict=True)]
 
 
-def keep_greedily(boxes: Tensor, group: Tensor, iou: float, plus_one: bool = False) -> Tensor:
+def keep_greedily(boxes: Tensor, group: Tensor, settings: Settings) -> Tensor:
     """boxes (R, 4) xyxy and group (R,), sorted by group and within it best first -> (R,) bool: what stays.
+
+    Of a group at least the `keep` best are right; after those, blocks of it are dropped unseen.
 
     Rows come in blocks. A block first loses what overlaps a kept box of the group that was running when it began; in
     it, the greedy choice is the only set with `kept = overlaps no better kept box`, found by repeating that rule from
@@ -68,10 +70,12 @@ def keep_greedily(boxes: Tensor, group: Tensor, iou: float, plus_one: bool = Fal
         here, groups = boxes[block], group[block]
         alive = torch.ones_like(groups, dtype=torch.bool)
         earlier = boxes[:start][kept[:start] & (group[:start] == groups[0])]
-        if len(earlier):
-            hit = (pairwise_iou(here, earlier, plus_one) > iou).any(1)
+        if len(earlier) >= settings.keep:
+            alive &= groups != groups[0]
+        elif len(earlier):
+            hit = (pairwise_iou(here, earlier, settings.plus_one) > settings.iou).any(1)
             alive &= ~(hit & (groups == groups[0]))
-        beats = (pairwise_iou(here, here, plus_one) > iou) & (groups[:, None] == groups)
+        beats = (pairwise_iou(here, here, settings.plus_one) > settings.iou) & (groups[:, None] == groups)
         kept[block] = _settle(alive, beats.triu(1))
     return kept
 

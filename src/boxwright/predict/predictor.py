@@ -1,6 +1,6 @@
 """Pictures in, named boxes out.
 
-    B images, H x W canvas px, N detections of one picture
+B images, H x W canvas px, N detections of one picture
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,8 +58,8 @@ class Predictor:
         self.names = recipe.data.names
         self.device = torch.device(device)
 
-    @overload
-    def __call__(
+    @overload  # a str is a sequence of str as well; the first overload has it
+    def __call__(  # type: ignore[overload-overlap]
         self, source: Picture, threshold: float | None = ..., iou: float | None = ..., classes: Any = ...
     ) -> Prediction: ...
 
@@ -99,9 +99,7 @@ class Predictor:
                 for i, (image, picture) in enumerate(zip(images, pictures, strict=True))
             ]
             canvases = np.stack([place(i, frame, canvas) for i, frame in zip(images, frames, strict=True)])
-            found = self.detect(
-                torch.from_numpy(canvases).permute(0, 3, 1, 2), frames, threshold, suppression, labels
-            )
+            found = self.detect(torch.from_numpy(canvases).permute(0, 3, 1, 2), frames, threshold, suppression, labels)
             for detections, frame, picture in zip(found, frames, pictures, strict=True):
                 fields = detections.boxes, detections.scores, detections.labels, self.names
                 kept = picture if isinstance(picture, np.ndarray) else None
@@ -191,7 +189,9 @@ def _recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
         return recipe.load(given)
     stored = weights.stored_recipe(path)
     if stored is None:
-        raise InputError(f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}")
+        raise InputError(
+            f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}"
+        )
     return stored
 
 

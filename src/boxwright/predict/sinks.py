@@ -19,6 +19,7 @@ from boxwright.progress import track
 from boxwright.weights.files import whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Read = tuple[Path, Array | InputError]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}  # looked for in folders, and written
 THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
@@ -69,7 +70,8 @@ def predict_to_folder(
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         writing: deque[Future[None]] = deque()
-        for group in _read_ahead(pool, files, config.batch):
+        groups = [files[start : start + config.batch] for start in range(0, len(files), config.batch)]
+        for group in track(_read_ahead(pool, groups), len(groups), "predict", "batches"):
             failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
             good = [(path, image) for path, image in group if not isinstance(image, InputError)]
             found = predictor([image for _, image in good], threshold, iou, labels)
@@ -100,7 +102,8 @@ def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
         elif Path(source).is_dir():
             found = [path for path in _pictures_below(Path(source)) if out.resolve() not in path.resolve().parents]
         else:
-            found = sorted(path for path in map(Path, glob.glob(str(source), recursive=True)) if path.is_file())
+            matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            found = sorted(path for path in matches if path.is_file())
         if not found:
             what = "this folder holds no picture" if Path(source).is_dir() else "there is no such picture or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
@@ -139,26 +142,22 @@ def _make_writable(folder: Path) -> None:
         raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[Path], batch: int
-) -> Iterator[list[tuple[Path, Array | InputError]]]:
-    """Batches of pictures in order; while one is used, the next is being read."""
-    groups = [files[start : start + batch] for start in range(0, len(files), batch)]
-    jobs: deque[list[Future[Array | InputError]]] = deque()
-    shown = track(iter(files), len(files), "predict")
-    for index, group in enumerate(groups):
-        jobs += [[pool.submit(_read, path) for path in ahead] for ahead in groups[index + len(jobs) : index + 2]]
-        yield [(path, job.result()) for path, job in zip(group, jobs.popleft(), strict=True)]
-        for _ in group:
-            next(shown)
-    next(shown, None)
+def _read_ahead(pool: ThreadPoolExecutor, groups: Sequence[Sequence[Path]]) -> Iterator[list[Read]]:
+    """The pictures of each group, in order; while one group is used, the next is being read."""
+    waiting: deque[list[Future[Read]]] = deque()
+    for group in groups:
+        waiting.append([pool.submit(_read, path) for path in group])
+        if len(waiting) > 1:
+            yield [job.result() for job in waiting.popleft()]
+    while waiting:
+        yield [job.result() for job in waiting.popleft()]
 
 
-def _read(path: Path) -> Array | InputError:
+def _read(path: Path) -> Read:
     try:
-        return read_image(path)
+        return path, read_image(path)
     except InputError as error:
-        return error
+        return path, error
 
 
 def _write_drawn(prediction: Prediction, target: Path) -> None:

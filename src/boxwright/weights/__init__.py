@@ -27,12 +27,13 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     """
     file = locate(Path(path))
     kind = _kind(file)
+    unexpected: list[str] = []
     if kind == "darknet":
-        tensors, unexpected = darknet.read(file, model, recipe, transfer=transfer), []
+        tensors = darknet.read(file, model, recipe, transfer=transfer)
     elif kind == "mindspore":
         tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
-        tensors, unexpected = checkpoint.read_tensors(file), []
+        tensors = checkpoint.read_tensors(file)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
 
 

@@ -66,19 +66,31 @@ def _is_torch(file: Path) -> bool:
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     """A flat state dict. weights_only: the unpickler builds tensors and plain containers and calls nothing else."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-        if declared > file.stat().st_size:  # torch stores without compression
-            raise InputError(f"{file}: declares {declared:,} bytes in {file.stat().st_size:,} bytes of file")
     try:
+        _check_declared(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds here, by what is wrong with the file
+    except InputError:
+        raise
+    except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
-    if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
+    if not (isinstance(state, dict) and all(isinstance(key, str) and _is_plain(state[key]) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
     return state
+
+
+def _check_declared(file: Path) -> None:
+    """torch stores without compression, so that a file cannot unpack to more than its own size."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        declared = sum(entry.file_size for entry in archive.infolist())
+    if declared > file.stat().st_size:
+        raise InputError(f"{file}: declares {declared:,} bytes in {file.stat().st_size:,} bytes of file")
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def _not_safetensors(file: Path, error: Exception) -> InputError:

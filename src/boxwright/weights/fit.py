@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from boxwright.errors import InputError
 
-# Foreign files have no counterpart of these: mean and std come from the recipe, and the counter only matters to a
-# batch norm with momentum=None.
-OPTIONAL = {"mean", "std", "num_batches_tracked"}
+# Buffers made from the recipe. A file of ours holds them too, which shows when it was made with another recipe.
+FROM_RECIPE = {"mean", "std"}
+# What foreign files have no counterpart of; the counter only matters to a batch norm with momentum=None.
+OPTIONAL = FROM_RECIPE | {"num_batches_tracked"}
 SHOWN = 4  # names in a message
 
 
 @dataclass(frozen=True)
 class Report:
     """What became of each tensor. missing: the model has it, the file not. unexpected: the reverse. mismatched: both
-    have it, in different shapes. With transfer, missing and mismatched ones stay as they were."""
+    have it, in different shapes, or it is a mean or std unlike the recipe's. With transfer, missing and mismatched
+    ones stay as they were."""
 
     path: str
     matched: tuple[str, ...]
@@ -54,7 +56,7 @@ def fit(
     fits at all, and when a number is not finite.
     """
     own = model.state_dict()
-    fits = {name: tensor for name, tensor in tensors.items() if name in own and _fits(tensor, own[name])}
+    fits = {name: tensor for name, tensor in tensors.items() if name in own and _fits(name, tensor, own[name])}
     report = Report(
         path=path,
         matched=tuple(name for name in own if name in fits),
@@ -75,21 +77,28 @@ def fit(
     return report
 
 
-def _fits(tensor: Tensor, own: Tensor) -> bool:
-    return tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point()
+def _fits(name: str, tensor: Tensor, own: Tensor) -> bool:
+    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
+        return False
+    return name not in FROM_RECIPE or torch.equal(tensor.to(own), own)
 
 
 def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     parts = [f"{len(report.matched)} tensors fit"]
     if report.mismatched:
         name = report.mismatched[0]
-        shapes = f"{name} is {list(tensors[name].shape)}, the model's is {list(own[name].shape)}"
-        parts.append(f"{len(report.mismatched)} have another shape ({shapes})")
+        found, needed = (_describe(name, state[name]) for state in (tensors, own))
+        parts.append(f"{len(report.mismatched)} differ ({name} is {found}, the model's is {needed})")
     if report.missing:
         parts.append(f"{len(report.missing)} are missing ({_first(report.missing)})")
     if report.unexpected:
         parts.append(f"{len(report.unexpected)} have no place in the model ({_first(report.unexpected)})")
     return f"{report.path}: {', '.join(parts)}; use the recipe they were made with, or --transfer to load what fits"
+
+
+def _describe(name: str, tensor: Tensor) -> str:
+    """Its shape, or the values of one that the recipe gives."""
+    return str([round(x, 4) for x in tensor.flatten()[:3].tolist()] if name in FROM_RECIPE else list(tensor.shape))
 
 
 def _hint(report: Report) -> str:
@@ -98,4 +107,5 @@ def _hint(report: Report) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
+    return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")

@@ -7,8 +7,8 @@ The file is a protobuf message (mindspore/ccsrc/utils/checkpoint.proto):
     TensorProto  1: dims, repeated   2: tensor_type, for example Float32   3: tensor_content, little-endian
 
 A tensor above 512 MiB is cut into several Values of one tag, each with the whole tensor's dims; contents are joined.
-A scalar has dims [0]. With crc_check the file ends in `crc_num` and ten bytes, the big-endian CRC-32 of all before.
-Checked both ways against MindSpore 2.7.
+A scalar has no dims, in old files [0]. With crc_check the file ends in `crc_num` and ten bytes, the big-endian CRC-32
+of all before. Checked both ways against MindSpore 2.7.
 """
 
 import math
@@ -32,8 +32,10 @@ NUMPY = {
     "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "i1", "UInt8": "u1", "Uint8": "u1",
 }  # fmt: skip
 PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
-OPTIMISER = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate")
-OPTIMISER += ("epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense")
+OPTIMISER = (
+    "moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate",
+    "epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense",
+)  # fmt: skip
 CONSTANTS = {"stride", "anchors", "anchor_grid"}  # MindYOLO stores what its head derives from its configuration
 SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
 CRC_MARK = b"crc_num"
@@ -105,7 +107,8 @@ def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "
 
 def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of all entries but the optimiser's. Sizes are checked against the file before memory is taken."""
-    view = _without_crc(memoryview(np.memmap(require(path), np.uint8, "r")), path)
+    mapped = np.memmap(require(path), np.uint8, "r")
+    view = _without_crc(memoryview(mapped.data), path)
     found: dict[str, list[Piece]] = {}
     for field, value in _fields(view, path):
         if field == 1 and isinstance(value, memoryview):
@@ -127,8 +130,8 @@ def _tensor(tag: str, pieces: list[Piece], path: Path) -> Tensor:
     shape = [] if dims == [0] else dims
     needed = math.prod(shape) * np.dtype(NUMPY[kind]).itemsize
     found = sum(len(content) for _, _, content in pieces)
-    if min(dims, default=0) < 0 or needed != found:
-        raise InputError(f"{path}: {tag}: holds {found:,} bytes, {kind} of shape {dims} takes {needed:,}")
+    if min(dims, default=0) < 0 or needed != found or not found:
+        raise InputError(f"{path}: {tag}: holds {found:,} bytes, {kind} of shape {dims[:8]} takes {needed:,}")
     array = np.frombuffer(bytearray().join(content for _, _, content in pieces), NUMPY[kind])
     tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(shape)
     return tensor.view(torch.bfloat16) if kind == "BFloat16" else tensor
@@ -157,10 +160,10 @@ def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
 
 
 def _text(value: memoryview, path: Path) -> str:
-    try:
-        return bytes(value).decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: a name in it is not text; is it a MindSpore checkpoint?") from error
+    text = bytes(value[:1000]).decode(errors="replace")
+    if len(value) > 1000 or not text.isprintable() or "\ufffd" in text:
+        raise InputError(f"{path}: a name in it is not text; is it a MindSpore checkpoint?")
+    return text
 
 
 def _without_crc(view: memoryview, path: Path) -> memoryview:
@@ -220,7 +223,7 @@ def _packed(numbers: memoryview, path: Path) -> Iterator[int]:
 
 def _value(tag: str, shape: tuple[int, ...], content: bytes) -> list[bytes]:
     """One Value of a Checkpoint, as pieces to write one after the other."""
-    dims = b"".join(b"\x08" + _number(side) for side in shape or (0,))
+    dims = b"".join(b"\x08" + _number(side) for side in shape)
     tensor = dims + b"\x12" + _number(len(b"Float32")) + b"Float32" + b"\x1a" + _number(len(content))
     name = tag.encode()
     value = b"\x0a" + _number(len(name)) + name + b"\x12" + _number(len(tensor) + len(content)) + tensor

@@ -1,0 +1,171 @@
+"""A detector on labelled pictures: COCO's numbers, and the files that a look at them needs.
+
+I pictures, K classes of the data set
+"""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+import numpy as np
+import torch
+from torch import distributed
+
+import boxwright
+from boxwright.data.canvas import read_image
+from boxwright.data.dataset import Dataset, Sample
+from boxwright.data.loader import Loader
+from boxwright.errors import InputError
+from boxwright.evaluation import pictures
+from boxwright.evaluation.coco import Metrics, score
+from boxwright.predict.predictor import Predictor, check_fraction
+from boxwright.progress import track
+from boxwright.types import Detections
+from boxwright.weights.files import whole
+
+ON_SHEET = 8  # pictures, spread evenly over the data set
+
+
+def evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    out: str | Path | None = None,
+    threshold: float | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Metrics:
+    """COCO's numbers of `predictor` on every picture of `dataset`, also those without boxes.
+
+    threshold: lowest score that counts, None for the recipe's. out: a folder for metrics.json, detections.json (COCO
+    results), precision_recall.png, confusion.png, sheet.jpg, and for a run folder curves.png from its log.
+    rank, world: in a group of processes that all call this (torch.distributed is up), each takes every world-th
+    picture; all get the same metrics, and process 0 writes.
+
+    The data set's classes are found in the model by name; what the model sees of other classes is left out.
+    Raises InputError for classes the model does not know, faulty labels, unreadable pictures, an unwritable folder.
+    """
+    config = predictor.recipe.evaluate
+    threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
+    samples = _samples(dataset)
+    classes = _same_classes(predictor, dataset)
+    folder = _folder(out) if out is not None and rank == 0 else None
+    found = _detect(predictor, dataset, threshold, classes, rank, world)
+    info = {
+        "recipe": predictor.recipe.name,
+        "data": str(dataset.root),
+        "split": dataset.split,
+        "pictures": len(samples),
+        "threshold": threshold,
+        "suppression": config.suppression.model_dump(),
+        "canvas": predictor.recipe.data.canvas.model_dump(),
+        "versions": {
+            "boxwright": boxwright.__version__,
+            "torch": torch.__version__,
+            "hotcoco": hotcoco.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    metrics = score(samples, found, dataset.names, info)
+    if folder is not None:
+        _write(folder, metrics, samples, found, dataset, predictor.recipe.predict.threshold)
+    return metrics
+
+
+def _samples(dataset: Dataset) -> list[Sample]:
+    """All samples; InputError where a label cannot be scored."""
+    if not len(dataset):
+        raise InputError(f"{dataset.root}: split {dataset.split} holds no picture, needed at least one")
+    samples = [dataset[index] for index in range(len(dataset))]
+    for sample in samples:
+        if (sample.labels < 0).any() or not np.isfinite(sample.boxes).all():
+            raise InputError(
+                f"{sample.path}: a label of unknown category or a box that is no number; "
+                f"see `boxwright data check {dataset.root}`"
+            )
+    return samples
+
+
+def _same_classes(predictor: Predictor, dataset: Dataset) -> torch.Tensor:
+    """(classes of the model,) int64: the label in the data set, -1 where it has no such class."""
+    ours = predictor.names
+    unknown = [name for name in dataset.names if name not in ours]
+    if unknown:
+        raise InputError(
+            f"{dataset.root}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
+            f"({', '.join(unknown[:5])}); needed some of {', '.join(ours[:5])} ... ({len(ours)}); if only the "
+            "spelling differs, name the model's classes as the data set does by data.names"
+        )
+    labels = {name: label for label, name in enumerate(dataset.names)}
+    return torch.tensor([labels.get(name, -1) for name in ours])
+
+
+def _detect(
+    predictor: Predictor, dataset: Dataset, threshold: float, classes: torch.Tensor, rank: int, world: int
+) -> list[Detections]:
+    """Detections of all pictures in the data set's order, with its labels and names, on the CPU."""
+    config, data = predictor.recipe.evaluate, predictor.recipe.data
+    mine = dataset.subset(np.arange(rank, len(dataset), world))
+    loader = Loader(mine, data.canvas, config.batch, workers=data.workers, shuffle=False)
+    kept = (classes >= 0).nonzero().flatten().tolist()
+    wanted = None if len(kept) == len(classes) else kept
+    found: list[Detections] = []
+    batches = loader.epoch(0)
+    for batch in track(batches, loader.steps_per_epoch, "evaluate", "batches") if rank == 0 else batches:
+        for one in predictor.detect(batch.images, batch.frames, threshold, config.suppression, wanted):
+            found.append(replace(one, labels=classes[one.labels], names=dataset.names))
+    return _gather(found, len(dataset), dataset.names) if world > 1 else found
+
+
+def _gather(mine: Sequence[Detections], total: int, names: tuple[str, ...]) -> list[Detections]:
+    """The detections of all processes, every world-th picture from each, in order, in every process."""
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, [(d.boxes.numpy(), d.scores.numpy(), d.labels.numpy()) for d in mine])
+    merged = []
+    for index in range(total):
+        boxes, scores, labels = map(torch.from_numpy, parts[index % len(parts)][index // len(parts)])
+        merged.append(Detections(boxes, scores, labels, names))
+    return merged
+
+
+def _folder(out: str | Path) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
+    return folder
+
+
+def _write(
+    folder: Path,
+    metrics: Metrics,
+    samples: Sequence[Sample],
+    found: Sequence[Detections],
+    dataset: Dataset,
+    threshold: float,
+) -> None:
+    """Files in `folder`. Pictures and the confusion matrix show what scores at least `threshold`."""
+    with whole(folder / "metrics.json") as part:
+        part.write_text(json.dumps(metrics.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    rows = [
+        row
+        for sample, one in zip(samples, found, strict=True)
+        for row in one.to_coco(sample.image_id, dataset.category_ids)
+    ]
+    with whole(folder / "detections.json") as part:
+        part.write_text(json.dumps(rows), encoding="utf-8")
+    pictures.precision_recall(metrics, folder / "precision_recall.png")
+    counts = pictures.confusion(samples, found, len(dataset.names), threshold)
+    pictures.confusion_matrix(counts, dataset.names, threshold, folder / "confusion.png")
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(ON_SHEET, len(samples))).round().astype(int)).tolist()
+    shown = [found[index][found[index].scores >= threshold] for index in chosen]
+    images = [read_image(samples[index].path) for index in chosen]
+    pictures.sheet(images, [samples[index] for index in chosen], shown, folder / "sheet.jpg")
+    log = folder / "log.jsonl"
+    if log.is_file():
+        pictures.curves(log, folder / "curves.png")

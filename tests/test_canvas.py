@@ -1,0 +1,189 @@
+"""Files to canvases: the original engines' own network inputs, OpenCV and Pillow, and files that are broken."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright.data.canvas import Picture, frame_for, place, read_canvas, read_image
+from boxwright.errors import InputError
+from boxwright.recipe import CanvasConfig
+
+ORACLES = Path(__file__).parent / "oracles" / "preprocess"
+
+
+def waves(seed: int, h: int, w: int) -> Picture:
+    """The oracles' test picture: sines and a little noise, (h, w, 3) uint8."""
+    draw, (y, x) = np.random.default_rng(seed), np.mgrid[:h, :w].astype(np.float64)
+    picture = np.zeros((h, w, 3))
+    for channel in range(3):
+        for _ in range(4):
+            (fx, fy), phase = draw.uniform(0.005, 0.09, 2), draw.uniform(0, 6.28)
+            picture[..., channel] += np.sin(fx * x + fy * y + phase)
+    picture += draw.normal(0, 0.15, (h, w, 3))
+    picture -= picture.min()
+    return (picture / picture.max() * 255).astype(np.uint8)
+
+
+def smooth(h: int, w: int) -> Picture:
+    """A picture that JPEG keeps nearly as it is."""
+    small = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)
+    return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
+
+
+def encode(picture: Picture, kind: str, mode: str = "RGB", **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_zoo_stretch_meets_the_mindspore_input(index: int) -> None:
+    oracle = np.load(ORACLES / "mindspore_zoo.npz")
+    h, w = oracle[f"in_hw.{index}"].tolist()
+    canvas = CanvasConfig(size=(416, 416), resize="zoo")
+    placed = place(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas).astype(np.float32) / 255
+    given = (placed - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(
+        given.ravel()[:: int(oracle[f"out.{index}.stride"])], oracle[f"out.{index}.sub"], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_area_letterbox_meets_mindyolo(index: int) -> None:
+    oracle = np.load(ORACLES / "mindyolo.npz")
+    h, w = oracle[f"letterbox.{index}.in_hw"].tolist()
+    canvas = CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
+    frame = frame_for((h, w), canvas, 0)
+    np.testing.assert_allclose(frame.scale, oracle[f"letterbox.{index}.hw_scale"])
+    # the engine's pads are halves of a pixel; it puts the picture where these round down
+    np.testing.assert_array_equal(frame.offset, np.floor(oracle[f"letterbox.{index}.hw_pad"]))
+    placed = place(waves(31 + index, h, w), frame, canvas)  # the engine's picture is BGR, as it reads its own files
+    stride = int(oracle[f"letterbox.{index}.stride"])
+    np.testing.assert_array_equal(placed[..., ::-1].ravel()[::stride], oracle[f"letterbox.{index}.sub"])
+    given = placed.transpose(2, 0, 1).astype(np.float32) / 255
+    np.testing.assert_allclose(given.ravel()[::stride], oracle[f"network_input.{index}.sub"], atol=1e-7)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_darknet_input(fit: str) -> None:
+    canvas = CanvasConfig.model_validate({"size": (416, 416), "fit": fit, "fill": 127.5, "resize": "darknet"})
+    placed, _ = read_canvas(str(ORACLES / "person.png"), canvas, 0, reduce=False)
+    assert placed.dtype == np.float32
+    given = placed.transpose(2, 0, 1).ravel()[::131] / 255
+    np.testing.assert_allclose(given, np.load(ORACLES / "darknet.npz")[f"person.png_{fit}_input"], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (641, 333), (1, 1), (1, 900), (900, 1), (300, 260)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet"])
+def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
+    canvas = CanvasConfig.model_validate({"size": (96, 160), "fit": fit, "fill": 0, "resize": resize})
+    frame = frame_for(size, canvas, 0)
+    placed = place(np.full((*size, 3), 200, np.uint8), frame, canvas)
+    left, top, right, bottom = np.rint(frame.content).astype(int)
+    expected = np.zeros((96, 160, 3))
+    expected[top:bottom, left:right] = 200
+    np.testing.assert_allclose(placed, expected, atol=1e-3)
+    assert left == pytest.approx(160 - right, abs=1)
+    assert top == pytest.approx(96 - bottom, abs=1)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(2, (240, 320)), (4, (120, 159)), (8, (60, 80)), (1, (241, 320))])
+def test_jpeg_is_decoded_small_where_the_canvas_allows(folder: Path, factor: int, size: tuple[int, int]) -> None:
+    picture = smooth(480, 640)
+    (folder / "a.jpg").write_bytes(encode(picture, "JPEG", quality=95))
+    small = read_image(folder / "a.jpg", size)
+    assert small.shape == (480 // factor, 640 // factor, 3)
+    average = cv2.resize(picture, (640 // factor, 480 // factor), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - average).mean() < 3
+    assert read_image(folder / "a.jpg").shape == (480, 640, 3)
+
+
+def test_reduced_decoding_keeps_the_frame(folder: Path) -> None:
+    (folder / "a.jpg").write_bytes(encode(smooth(481, 643), "JPEG", quality=95))
+    canvas = CanvasConfig(size=(100, 100), fit="letterbox")
+    full, frame = read_canvas(str(folder / "a.jpg"), canvas, 7, reduce=False)
+    small, same = read_canvas(str(folder / "a.jpg"), canvas, 7, reduce=True)
+    assert frame == same
+    assert frame.size == (481, 643)
+    assert np.abs(full.astype(int) - small).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied(folder: Path, orientation: int, kind: str) -> None:
+    from PIL import ImageOps
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(smooth(64, 96), kind, exif=exif)
+    (folder / "a").write_bytes(data)
+    upright = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.abs(read_image(folder / "a").astype(int) - upright).max() <= 6  # decoders of JPEG differ a little
+    small, frame = read_canvas(str(folder / "a"), CanvasConfig(size=(20, 20)), 0, reduce=True)
+    assert frame.size == upright.shape[:2]
+    assert np.abs(small.astype(int) - cv2.resize(upright, (20, 20), interpolation=cv2.INTER_AREA)).mean() < 8
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("BMP", "RGB"), ("WEBP", "RGB")])  # fmt: skip
+def test_kinds_of_files_meet_pillow(folder: Path, kind: str, mode: str) -> None:
+    options = {"quality": 95} if kind != "WEBP" else {"lossless": True}
+    data = encode(smooth(48, 64), kind, mode, **(options if kind in {"JPEG", "WEBP"} else {}))
+    (folder / "a").write_bytes(data)
+    expected = np.array(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(read_image(folder / "a").astype(int) - expected).max() <= (4 if kind == "JPEG" else 0)
+
+
+def test_alpha_is_dropped_not_blended(folder: Path) -> None:
+    picture = smooth(20, 30)
+    clear = np.dstack([picture, np.zeros((20, 30), np.uint8)])
+    Image.fromarray(clear).save(folder / "a.png")
+    np.testing.assert_array_equal(read_image(folder / "a.png"), picture)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_keep_their_upper_eight(folder: Path, channels: int) -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(np.uint16)
+    assert cv2.imwrite(str(folder / "a.png"), deep)
+    expected = np.broadcast_to(deep[..., ::-1] >> 8, (20, 30, 3))
+    np.testing.assert_array_equal(read_image(folder / "a.png"), expected)
+
+
+JPEG, PNG = encode(waves(3, 60, 80), "JPEG", quality=90), encode(waves(3, 60, 80), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b"this is no picture\n" * 20, "not a readable picture"),
+        (JPEG[: len(JPEG) // 2], "not a readable picture"),
+        (JPEG[:40], "not a readable picture"),
+        (PNG[: len(PNG) // 2], "not a readable picture"),
+        (PNG[:-12], "not a readable picture"),
+        (PNG[:16] + b"\x7f\xff\xff\xff\x7f\xff\xff\xff" + PNG[24:], "not a readable picture"),
+        (None, "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("reduce", [True, False])
+def test_broken_files_get_one_line(
+    folder: Path, data: bytes | None, said: str, reduce: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "broken.jpg"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(InputError, match=said) as error:
+        read_canvas(str(path), CanvasConfig(size=(8, 8)), 0, reduce=reduce)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err.count("\n") <= 1  # libpng may add a line of its own

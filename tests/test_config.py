@@ -1,0 +1,127 @@
+"""YAML files and overrides: what is read, and one line for what is not."""
+
+from typing import Literal
+
+import pytest
+import yaml
+
+from boxwright.config import Config, override, read_yaml, validate
+from boxwright.errors import InputError
+
+
+class Inner(Config):
+    depth: int = 1
+    pair: tuple[float, float] = (0.0, 1.0)
+
+
+class Outer(Config):
+    word: Literal["no", "yes"] = "no"
+    inner: Inner = Inner()
+
+
+def refusal(call, *arguments):
+    """The text of the InputError that `call` raises: always one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        path = tmp_path / "r.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "r.yaml: holds NoneType, needed a mapping"),
+        ("[1, 2]", "r.yaml: holds list, needed a mapping"),
+        ("a: 1\nb: [1\nc: 2", "r.yaml line 3: not valid YAML"),
+        ("a: 1\n\tb: 2", "r.yaml line 2: not valid YAML"),
+        ("a: 1\nb: 2\na: 3", "r.yaml line 3: not valid YAML ('a' is given twice)"),
+        ("a: {b: 1, b: 2}", "'b' is given twice"),
+        ("a: &x 1\nb: *x", "r.yaml line 2: not valid YAML (aliases are not read)"),
+        ("a: &x {b: *x}", "aliases are not read"),
+        ("a: !!python/object/apply:os.getcwd []", "r.yaml line 1: not valid YAML"),
+        ("a: !!int x", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "r.yaml line 2: not valid YAML"),
+        ("? [1, 2]\n: 3", "r.yaml line 1: not valid YAML"),
+        ("a: " + "[" * 5000, "not valid YAML"),
+        ("a: \0", "not valid YAML (special characters are not allowed)"),
+        (b"a: \xff", "r.yaml: not a text file (byte 3 is not UTF-8)"),
+    ],
+)
+def test_bad_files(write, content, words):
+    assert words in refusal(read_yaml, write(content))
+
+
+def test_unreadable_files(tmp_path):
+    assert "absent.yaml: cannot be read (No such file" in refusal(read_yaml, tmp_path / "absent.yaml")
+    assert "cannot be read (Is a directory)" in refusal(read_yaml, tmp_path)
+
+
+def test_words_stay_words(write):
+    tree = read_yaml(write("names: [no, on, y, 2024-01-01, 'true']\nflag: true\nrate: 1.0e-3\nnone:"))
+    assert tree == {"names": ["no", "on", "y", "2024-01-01", "true"], "flag": True, "rate": 0.001, "none": None}
+
+
+def test_plain_dump_reads_back(write):
+    tree = {"names": ["no", "on", "2024-01-01", "1e3", "010", "~", "é", "a: b", "", "0x1F"], "x": [1, 0.1, None, False]}
+    assert read_yaml(write(yaml.safe_dump(tree, allow_unicode=True))) == tree
+
+
+def test_override_copies():
+    tree = {"a": {"b": 1, "c": 2}}
+    assert override(tree, ["a.b=[3, x]", "a.d.e=no", "f=1e-3", "g=", "h=k=v"]) == {
+        "a": {"b": [3, "x"], "c": 2, "d": {"e": "no"}}, "f": "1e-3", "g": None, "h": "k=v",
+    }  # fmt: skip
+    assert override(tree, {"a.b": 9}) == {"a": {"b": 9, "c": 2}}
+    assert tree == {"a": {"b": 1, "c": 2}}
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("a.b", "--set a.b: needed key=value"),
+        ("=3", "--set =3: needed key=value"),
+        ("a.b=[", "--set a.b=[: '[' is not a YAML value"),
+        ("a.b.c=3", "a.b.c: 'b' holds 1, which has no keys below it"),
+    ],
+)
+def test_bad_overrides(word, words):
+    assert words in refusal(override, {"a": {"b": 1}}, [word])
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"wrod": "no"}, "here: wrod: unknown key (did you mean 'word'?)"),
+        ({"inner": {"dpeth": 2}}, "here: inner.dpeth: unknown key (did you mean 'depth'?)"),
+        ({"inner": {"qqqq": 2}}, "here: inner.qqqq: unknown key"),
+        ({"inner": 3}, "here: inner: needed a mapping of keys to values (found 3)"),
+        ({"inner": {"pair": [1]}}, "here: inner.pair: too few values, found [1]"),
+        ({"inner": {"pair": [1, 2, 3]}}, "here: inner.pair: needed at most 2 values, found 3"),
+        ({"inner": {"pair": 1}}, "here: inner.pair: needed a list of values (found 1)"),
+        ({"inner": {"pair": [0, float("nan")]}}, "here: inner.pair.1: input should be a finite number (found nan)"),
+        ({"word": "maybe"}, "here: word: input should be 'no' or 'yes' (found 'maybe')"),
+        ({"word": "x", "y": 1}, "here: word: input should be 'no' or 'yes' (found 'x'); y: unknown key"),
+        ([1], "here: needed a mapping of keys to values (found [1])"),
+    ],
+)
+def test_faults_name_the_place(tree, expected):
+    assert refusal(validate, Outer, tree, "here") == expected
+
+
+def test_faults_below_a_key():
+    assert refusal(validate, Inner, {"dept": 1}, "here", "a.b") == "here: a.b.dept: unknown key (did you mean 'depth'?)"
+
+
+def test_sections_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().word = "yes"

@@ -1,0 +1,118 @@
+"""Every file in `models/`: what the protocol promises, on a small network and small pictures."""
+
+import pytest
+import torch
+
+from boxwright import models
+from boxwright.types import Batch, Detector, Frame
+
+# What makes a system small where its defaults are large; a new model needs no row.
+SMALL = {
+    "yolov3": [
+        {},
+        {"network": "tiny", "width": 0.25, "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]]},
+    ]
+}
+CASES = [(name, changes) for name in models.names() for changes in SMALL.get(name, [{}])]
+SIZE = 64
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case[0], *map(str, case[1].get("network", "").split())]))
+def model(request: pytest.FixtureRequest) -> torch.nn.Module:
+    name, changes = request.param
+    module = models.module(name)
+    torch.manual_seed(0)
+    built = module.build(module.Config.model_validate({"name": name, "classes": 3} | changes))
+    assert isinstance(built, torch.nn.Module)
+    return built
+
+
+def batch(empty: bool) -> Batch:
+    """Two pictures; the objects have every size, so that every scale has some."""
+    frames = tuple(Frame(i, "", (SIZE, SIZE), (SIZE, SIZE), (1.0, 1.0)) for i in range(2))
+    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    sides = torch.tensor([8, 12, 20, 28, 40, 56, 60])
+    corner = torch.tensor([1, 40, 5, 30, 10, 4, 2])
+    boxes = torch.stack((corner, corner, corner + sides, corner + sides), 1).clamp(max=SIZE).float().expand(2, -1, -1)
+    labels = torch.arange(7).remainder(3).expand(2, -1)
+    labels = torch.full_like(labels, -1) if empty else labels
+    return Batch(images, boxes, labels, torch.zeros_like(labels, dtype=torch.bool), frames)
+
+
+def test_forward_gives_the_named_maps(model: torch.nn.Module) -> None:
+    assert isinstance(model, Detector)
+    raw = model.eval()(batch(empty=True).images)
+    assert len(raw) == len(model.raw_names)
+    strides = [SIZE // one.shape[2] for one in raw]
+    assert strides == sorted(strides, reverse=True)
+    assert all(one.shape[:2] == (2, 3 * (5 + 3)) for one in raw)
+    for name in ("mean", "std"):
+        assert model.state_dict()[name].shape == (3, 1, 1)
+
+
+def test_forward_and_decode_do_not_depend_on_the_mode(model: torch.nn.Module) -> None:
+    """Only batch norm may look at `training`."""
+    images = batch(empty=True).images
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0  # the statistics become those of the batch, all but the unbiased variance
+    with torch.no_grad():
+        model.train()
+        trained = model(images)
+        shapes = [one.shape for one in model.eval()(images)]
+    assert [one.shape for one in trained] == shapes
+    assert len(model.train().decode(trained, 0.0)) == len(model.eval().decode(trained, 0.0)) == 2
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["full", "empty"])
+def test_loss_and_gradient(model: torch.nn.Module, empty: bool) -> None:
+    terms = model.train().loss(batch(empty))
+    assert all(term.shape == () and bool(term.isfinite()) for term in terms.values())
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, f"{name} has no gradient"
+        assert bool(weight.grad.isfinite().all()), f"{name} has a gradient that is not finite"
+        assert bool((weight.grad != 0).any()), f"{name} learns nothing"
+
+
+def test_loss_falls(model: torch.nn.Module) -> None:
+    """A few steps on one batch bring the loss down by a third: signs and targets are not upside down."""
+    model.train()
+    full = batch(empty=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        total = torch.stack(list(model.loss(full).values())).sum()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < losses[0] * 2 / 3
+
+
+def test_decode(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        raw = model.eval()(batch(empty=True).images)
+    everything = model.decode(raw, 0.0)
+    assert len(everything) == 2
+    for found in everything:
+        assert len(found) >= 3 * sum(one.shape[2] * one.shape[3] for one in raw)
+        assert bool((found.scores >= 0).all() and (found.scores <= 1).all())
+        assert bool(found.boxes.isfinite().all() and (found.boxes[:, 2:] >= found.boxes[:, :2]).all())
+        assert found.labels.dtype == torch.int64
+        assert 0 <= int(found.labels.min()) <= int(found.labels.max()) < 3
+        threshold = float(found.scores.median())
+        assert int((found.scores >= threshold).sum()) < len(found)
+    some = model.decode(raw, threshold)
+    assert [len(found) for found in some] == [int((found.scores >= threshold).sum()) for found in everything]
+    assert [len(found) for found in model.decode(raw, 1.0)] == [0, 0]
+
+
+def test_an_image_does_not_depend_on_its_neighbours(model: torch.nn.Module) -> None:
+    images = batch(empty=True).images
+    with torch.no_grad():
+        both, second = model.eval()(images), model(images[1:])
+    together, alone = model.decode(both, 0.0)[1], model.decode(second, 0.0)[0]
+    torch.testing.assert_close(together.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-6)
