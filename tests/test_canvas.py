@@ -1,13 +1,12 @@
 """Files to canvases: the original engines' own network inputs, OpenCV and Pillow, and files that are broken."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas, read_image
 from boxwright.errors import InputError
@@ -39,11 +38,6 @@ def encode(picture: Picture, kind: str, mode: str = "RGB", **options: object) ->
     file = io.BytesIO()
     Image.fromarray(picture).convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
     return file.getvalue()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -99,21 +93,21 @@ def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str
 
 
 @pytest.mark.parametrize(("factor", "size"), [(2, (240, 320)), (4, (120, 159)), (8, (60, 80)), (1, (241, 320))])
-def test_jpeg_is_decoded_small_where_the_canvas_allows(folder: Path, factor: int, size: tuple[int, int]) -> None:
+def test_jpeg_is_decoded_small_where_the_canvas_allows(tmp_path: Path, factor: int, size: tuple[int, int]) -> None:
     picture = smooth(480, 640)
-    (folder / "a.jpg").write_bytes(encode(picture, "JPEG", quality=95))
-    small = read_image(folder / "a.jpg", size)
+    (tmp_path / "a.jpg").write_bytes(encode(picture, "JPEG", quality=95))
+    small = read_image(tmp_path / "a.jpg", size)
     assert small.shape == (480 // factor, 640 // factor, 3)
     average = cv2.resize(picture, (640 // factor, 480 // factor), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - average).mean() < 3
-    assert read_image(folder / "a.jpg").shape == (480, 640, 3)
+    assert read_image(tmp_path / "a.jpg").shape == (480, 640, 3)
 
 
-def test_reduced_decoding_keeps_the_frame(folder: Path) -> None:
-    (folder / "a.jpg").write_bytes(encode(smooth(481, 643), "JPEG", quality=95))
+def test_reduced_decoding_keeps_the_frame(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(smooth(481, 643), "JPEG", quality=95))
     canvas = CanvasConfig(size=(100, 100), fit="letterbox")
-    full, frame = read_canvas(str(folder / "a.jpg"), canvas, 7, reduce=False)
-    small, same = read_canvas(str(folder / "a.jpg"), canvas, 7, reduce=True)
+    full, frame = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=False)
+    small, same = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=True)
     assert frame == same
     assert frame.size == (481, 643)
     assert np.abs(full.astype(int) - small).mean() < 3
@@ -121,42 +115,43 @@ def test_reduced_decoding_keeps_the_frame(folder: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_exif_orientation_is_applied(folder: Path, orientation: int, kind: str) -> None:
-    from PIL import ImageOps
-
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(smooth(64, 96), kind, exif=exif)
-    (folder / "a").write_bytes(data)
+    (tmp_path / "a").write_bytes(data)
     upright = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.abs(read_image(folder / "a").astype(int) - upright).max() <= 6  # decoders of JPEG differ a little
-    small, frame = read_canvas(str(folder / "a"), CanvasConfig(size=(20, 20)), 0, reduce=True)
+    assert np.abs(read_image(tmp_path / "a").astype(int) - upright).max() <= 6  # decoders of JPEG differ a little
+    small, frame = read_canvas(str(tmp_path / "a"), CanvasConfig(size=(20, 20)), 0, reduce=True)
     assert frame.size == upright.shape[:2]
     assert np.abs(small.astype(int) - cv2.resize(upright, (20, 20), interpolation=cv2.INTER_AREA)).mean() < 8
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("BMP", "RGB"), ("WEBP", "RGB")])  # fmt: skip
-def test_kinds_of_files_meet_pillow(folder: Path, kind: str, mode: str) -> None:
-    options = {"quality": 95} if kind != "WEBP" else {"lossless": True}
-    data = encode(smooth(48, 64), kind, mode, **(options if kind in {"JPEG", "WEBP"} else {}))
-    (folder / "a").write_bytes(data)
+KINDS = ["JPEG CMYK", "JPEG L", "PNG L", "PNG P", "PNG LA", "PNG RGBA", "BMP RGB", "WEBP RGB"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_files_meet_pillow(tmp_path: Path, name: str) -> None:
+    kind, mode = name.split()
+    data = encode(smooth(48, 64), kind, mode, **{"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {}))
+    (tmp_path / "a").write_bytes(data)
     expected = np.array(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    assert np.abs(read_image(folder / "a").astype(int) - expected).max() <= (4 if kind == "JPEG" else 0)
+    assert np.abs(read_image(tmp_path / "a").astype(int) - expected).max() <= (4 if kind == "JPEG" else 0)
 
 
-def test_alpha_is_dropped_not_blended(folder: Path) -> None:
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
     picture = smooth(20, 30)
     clear = np.dstack([picture, np.zeros((20, 30), np.uint8)])
-    Image.fromarray(clear).save(folder / "a.png")
-    np.testing.assert_array_equal(read_image(folder / "a.png"), picture)
+    Image.fromarray(clear).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_keep_their_upper_eight(folder: Path, channels: int) -> None:
+def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, channels: int) -> None:
     deep = np.random.default_rng(1).integers(0, 65536, (20, 30, channels)).astype(np.uint16)
-    assert cv2.imwrite(str(folder / "a.png"), deep)
+    assert cv2.imwrite(str(tmp_path / "a.png"), deep)
     expected = np.broadcast_to(deep[..., ::-1] >> 8, (20, 30, 3))
-    np.testing.assert_array_equal(read_image(folder / "a.png"), expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
 
 
 JPEG, PNG = encode(waves(3, 60, 80), "JPEG", quality=90), encode(waves(3, 60, 80), "PNG")
@@ -177,9 +172,9 @@ JPEG, PNG = encode(waves(3, 60, 80), "JPEG", quality=90), encode(waves(3, 60, 80
 )
 @pytest.mark.parametrize("reduce", [True, False])
 def test_broken_files_get_one_line(
-    folder: Path, data: bytes | None, said: str, reduce: bool, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, data: bytes | None, said: str, reduce: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder / "broken.jpg"
+    path = tmp_path / "broken.jpg"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(InputError, match=said) as error:

@@ -2,19 +2,20 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from boxwright.data import open_dataset
 from boxwright.data.canvas import read_image
-from boxwright.data.check import Report, check, check_folder, check_splits, skip_bad
-from boxwright.data.header import read_header
+from boxwright.data.check import check, check_folder, check_splits, skip_bad
+from boxwright.data.header import read_header, read_headers
+from boxwright.data.report import Report
 from boxwright.errors import InputError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -277,13 +278,13 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_header_gives_the_size_that_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """The size OpenCV decodes to, and the loader with it, for each of the eight EXIF orientations."""
+    """The size that OpenCV decodes to, which is what the loader sees, for each of the eight EXIF orientations."""
     file = tmp_path / f"picture.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (30, 20), (200, 10, 10)).save(file, **({} if suffix == "bmp" else {"exif": exif}))
     for whole in (None, False, True):
-        assert read_header(str(file), whole).size == read_image(file).shape[:2] == cv2.imread(str(file)).shape[:2]
+        assert read_header(str(file), whole).size == read_image(file).shape[:2]
 
 
 def test_exif_chunk_behind_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
@@ -319,3 +320,17 @@ def test_real_sets(name: str, notes: int) -> None:
         known = "train 00020, train 00100, train 00251, train 00403, val 00104, val 00331, test 00284"
         assert ", ".join(f"{f.split} {Path(f.image).stem[-5:]}" for f in report.notes) == known
         assert {f.kind for f in report.notes} == {"near_duplicate"}
+
+
+def test_headers_leave_warnings_as_they_are(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    assert {header.size for header in read_headers([str(tmp_path / "a.png")] * 600)} == {(20, 30)}
+    assert warnings.filters == before
+
+
+def test_picture_of_several_pictures_is_the_first(tmp_path: Path) -> None:
+    """MPO, as many phones write: JPEGs one behind the other."""
+    others = [Image.new("RGB", (15, 10))]
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=others)
+    assert read_header(str(tmp_path / "a.jpg"), True).size == read_image(tmp_path / "a.jpg").shape[:2] == (20, 30)

@@ -35,7 +35,7 @@ def rooms_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
             assert node.level > depth, f"line {node.lineno}: write imports out in full"
         for name in names:
             package, *rest = name.split(".")
-            if package == "boxwright":
+            if package == "boxwright" and rest != ["__version__"]:
                 yield node.lineno, rest[0] if rest else ""
 
 

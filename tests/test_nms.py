@@ -113,8 +113,8 @@ def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
 
 
 def test_keep_ends_a_long_class_early_and_rightly() -> None:
-    found = made(1500, 1, 5, size=2000)
-    settings = Settings(keep=300)
+    found = made(700, 1, 5, size=2000)
+    settings = Settings(keep=150)
     assert_same(suppress([found], settings)[0], found[torch.tensor(plain(found, settings))])
 
 

@@ -65,12 +65,22 @@ def _assert_painted_to_outline(thing: scenes.Thing) -> None:
     assert np.abs(found - wanted).max() < 1.1, (found, wanted)
 
 
-def test_the_middle_of_an_object_is_never_under_a_tree() -> None:
-    for scene in [scenes.scene(5, index, 256) for index in range(4)]:
-        for x1, y1, x2, y2 in scene.boxes:
-            x, y = int(min((x1 + x2) / 2, 255)), int(min((y1 + y2) / 2, 255))
-            red, green, blue = scene.image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].reshape(-1, 3).mean(axis=0)
-            assert not (green > 1.35 * red and green > 1.5 * blue), "tree green in the middle of an object"
+def test_trees_may_hide_an_object_but_not_its_middle() -> None:
+    objects = [
+        scenes._vehicle(np.random.default_rng(0), "truck", np.array([x, y]), 0.4)
+        for x in (16.0, 48, 80)
+        for y in (16.0, 48, 80)
+    ]
+    hidden = 0
+    for seed in range(20):
+        image = np.full((96 * scenes.FINE, 96 * scenes.FINE, 3), 200, np.uint8)
+        scenes._draw_trees(np.random.default_rng(seed), image, objects)
+        for thing in objects:
+            x, y = (thing.outline.mean(axis=0) * scenes.FINE).astype(int)
+            assert (image[y - 4 : y + 5, x - 4 : x + 5] == 200).all()
+            corners = np.clip((thing.outline * scenes.FINE).astype(int), 0, len(image) - 1)
+            hidden += int((image[corners[:, 1], corners[:, 0]] != 200).any())
+    assert hidden > 5
 
 
 def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:

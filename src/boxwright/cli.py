@@ -18,6 +18,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
+
 Weights = Annotated[
     str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .weights or .ckpt file.")
 ]
@@ -197,8 +199,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _stop(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
-    except KeyboardInterrupt:
-        _stop("interrupted", 130)
+    if status == INTERRUPTED:
+        _stop("interrupted", status)
     sys.exit(status or 0)
 
 

@@ -8,19 +8,16 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "TIFF",
-)  # of the many that Pillow knows; the others are not for strangers' files
+# Of the many formats Pillow knows; the others are not for strangers' files. JPEG takes MPO with it: JPEGs in a row.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
+PART = 256  # pictures whose headers are read together
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
@@ -50,9 +47,30 @@ def read_header(path: str, whole: bool | None = False) -> Header:
     whole: True decodes every pixel, False decodes only when the file's end is not that of a complete JPEG or PNG
     (a truncated file), None trusts the header.
     """
+    with _silence():
+        return _read(path, whole)
+
+
+def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[Header]:
+    """Headers in the order of `paths`, read by a few threads."""
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        for start in range(0, len(paths), PART):
+            with _silence():  # out here, for the filters of warnings belong to all threads
+                part = list(pool.map(lambda path: _read(path, whole), paths[start : start + PART]))
+            yield from part
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Pillow warns of large pictures and odd metadata; neither is a fault here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read(path: str, whole: bool | None) -> Header:
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; neither is a fault here
+        with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return Header(fault="the file is empty (0 bytes)")
             with Image.open(file, formats=FORMATS) as image:
@@ -67,13 +85,6 @@ def read_header(path: str, whole: bool | None = False) -> Header:
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
-
-
-def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[Header]:
-    """Headers in the order of `paths`, read by a few threads."""
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        for start in range(0, len(paths), 256):  # not all at once: a map over 100,000 paths queues them all
-            yield from pool.map(lambda path: read_header(path, whole), paths[start : start + 256])
 
 
 def _orientation(image: Image.Image, path: str) -> int:

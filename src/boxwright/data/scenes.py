@@ -329,7 +329,7 @@ def _draw_trees(rng: np.random.Generator, image: Array, objects: list[Thing]) ->
     size = len(image) / FINE
     for _ in range(rng.integers(4, 22)):
         centre, radius = rng.uniform(0, size, 2), rng.uniform(5, 13)
-        hidden = [np.hypot(*(thing.outline.mean(axis=0) - centre)) < radius + 6 for thing in objects]
+        hidden = [np.hypot(*(thing.outline.mean(axis=0) - centre)) < 1.22 * radius + 6 for thing in objects]
         if any(hidden):
             continue
         lobes = 1 + 0.22 * np.repeat(rng.uniform(-1, 1, 12), 4)

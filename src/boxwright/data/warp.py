@@ -100,8 +100,9 @@ def _sample_mosaic(canvases: Tensor, tiles: Tensor, areas: Tensor, centre: Tenso
     left, top, x1, y1, x2, y2, start = table[tile.flatten()].view(*tile.shape, 7).unbind(-1)
     x, y = x - left, y - top
     outside = (x < x1) | (x >= x2) | (y < y1) | (y >= y2)
-    x.mul_(2 / width).sub_(1).masked_fill_(outside, -3.0)  # beyond the padding
-    y.clamp_(0.5, height - 0.5).add_(start).mul_(2 / (count * height)).sub_(1)  # no blending with the next in the strip
+    # Half a pixel inside its content, nothing is blended with a canvas border or the next canvas in the strip.
+    x.clamp_(x1 + 0.5, x2 - 0.5).mul_(2 / width).sub_(1).masked_fill_(outside, -3.0)  # -3: beyond the padding
+    y.clamp_(y1 + 0.5, y2 - 0.5).add_(start).mul_(2 / (count * height)).sub_(1)
     strip = canvases.transpose(0, 1).reshape(1, 3, count * height, width).expand(len(tile), -1, -1, -1)
     return F.grid_sample(strip, torch.stack([x, y], -1), align_corners=False)
 

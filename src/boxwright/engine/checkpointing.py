@@ -99,7 +99,7 @@ class Keeper:
     def number(self, epoch: int, state: State) -> None:
         """Save `epoch-NNNN` and delete all but the newest `train.keep` of these."""
         keep = self.recipe.train.keep
-        if keep:
+        if keep and self.accelerator.is_main_process:
             self.save(f"epoch-{epoch:04d}", state)
             for folder in sorted(self.run.glob("epoch-[0-9]*[0-9]"))[:-keep]:
                 shutil.rmtree(folder)

@@ -39,7 +39,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     train("demo", str(data), folder, overrides=overrides)
     predictor = load(folder)
     held_out = open_dataset(data, "val")
-    metrics = evaluate(predictor, held_out, folder / "evaluation")
+    metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"
     predict_to_folder(predictor, [held_out.path(index) for index in range(len(held_out))], pictures)
     return LAST_WORDS.format(metrics=metrics, data=data, run=folder, pictures=pictures)

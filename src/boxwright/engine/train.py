@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from boxwright import models, progress
 from boxwright import recipe as recipes
@@ -32,6 +32,7 @@ from boxwright.engine.ema import Average
 from boxwright.engine.log import Journal
 from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
+from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, TrainConfig
@@ -110,13 +111,12 @@ def train(
         with closing(Journal(run, accelerator, config, state.step)) as journal:
             for epoch in range(state.step // job.steps_per_epoch, config.epochs):
                 _learn(job, epoch, state, journal, keeper)
-                if accelerator.is_main_process:
-                    _assess(job, epoch, state, journal, keeper)
-                    keeper.save("last", state)  # after the evaluation: a run that goes on from here has had it
-                    keeper.number(epoch + 1, state)
+                _assess(job, epoch, state, journal, keeper)
+                keeper.save("last", state)  # after the evaluation: a run that goes on from here has had it
+                keeper.number(epoch + 1, state)
                 accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            _draw(job, run)
+        weight_files.load(job.scored, run / "best", recipe)
+        _evaluate(job, run)  # metrics.json and the pictures speak of the best network
         accelerator.wait_for_everyone()
     finally:
         accelerator.end_training()
@@ -159,13 +159,25 @@ def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper
     told = f"epoch {epoch + 1}/{config.epochs}: loss {journal.last:.4g}"
     regular = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
     if regular or epoch + 1 == config.epochs:
-        metrics = evaluate(Predictor(job.scored, job.recipe, job.accelerator.device), job.validation)
+        metrics = _evaluate(job)
         journal.evaluated(state.step, epoch, metrics.summary)
         told += f", AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f}"
         if state.best is None or metrics.ap > state.best:
             state.best = metrics.ap
             keeper.save("best", state)
-    print(told, file=sys.stderr, flush=True)
+    if job.accelerator.is_main_process:
+        print(told, file=sys.stderr, flush=True)
+
+
+def _evaluate(job: Job, out: Path | None = None) -> Metrics:
+    """The metrics of the network as the first process has it: batch-norm statistics are each process's own."""
+    accelerator = job.accelerator
+    if accelerator.num_processes > 1:
+        for tensor in job.scored.state_dict().values():
+            distributed.broadcast(tensor, 0)
+    predictor = Predictor(job.scored, job.recipe, accelerator.device)
+    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    return evaluate(predictor, job.validation, out, **place)
 
 
 def prepare(batch: Batch, recipe: Recipe, epoch: int, number: int, accelerator: Any) -> Batch:
@@ -312,12 +324,6 @@ def _fingerprint(dataset: Dataset) -> str:
     for column in (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd):
         digest.update(column.tobytes())
     return digest.hexdigest()
-
-
-def _draw(job: Job, run: Path) -> None:
-    """metrics.json and pictures of the best network, and the curves."""
-    weight_files.load(job.scored, run / "best", job.recipe)
-    evaluate(Predictor(job.scored, job.recipe, job.accelerator.device), job.validation, run)
 
 
 def _show(batches: Iterable[Batch], total: int, what: str, start: int, accelerator: Any) -> Iterable[Batch]:

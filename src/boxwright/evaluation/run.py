@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-import boxwright
+from boxwright import __version__
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.loader import Loader
@@ -64,7 +64,7 @@ def evaluate(
         "suppression": config.suppression.model_dump(),
         "canvas": predictor.recipe.data.canvas.model_dump(),
         "versions": {
-            "boxwright": boxwright.__version__,
+            "boxwright": __version__,
             "torch": torch.__version__,
             "hotcoco": hotcoco.__version__,
             "python": platform.python_version(),

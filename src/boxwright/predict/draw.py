@@ -89,7 +89,7 @@ def _name(names: Sequence[str], label: int) -> str:
 def _rgb(image: Array) -> Array:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise InputError(
-            f"picture: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3) or (height, width)"
+            f"picture: found {image.dtype} of shape {image.shape}, needed uint8 (height, width, 3) or (height, width)"
         )
     plane = image[:, :, None] if image.ndim == 2 else image
     return np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else np.array(plane, order="C")

@@ -53,7 +53,7 @@ def read_recipe(file: Path) -> Recipe | None:
         return None
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{file}: the recipe in its metadata is not JSON ({error})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{file}: the recipe in its metadata is {type(tree).__name__}, needed a mapping")

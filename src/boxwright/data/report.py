@@ -1,0 +1,104 @@
+"""What `check` found, for people and for programs."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EXAMPLES = 5  # findings of a kind that the summary shows
+
+TITLES = {
+    "not_finite": "boxes or areas that are no finite numbers",
+    "negative_size": "boxes of negative width or height",
+    "zero_area": "boxes without area",
+    "outside": "boxes outside their picture",
+    "negative_area": "negative areas",
+    "unknown_category": "labels of a category that is not defined",
+    "duplicate_annotation_id": "annotation ids used before",
+    "duplicate_box": "boxes given twice",
+    "unknown_image": "labels of a picture that is not there",
+    "duplicate_image_id": "picture ids used twice",
+    "missing_picture": "missing pictures",
+    "unreadable_picture": "unreadable pictures",
+    "size_differs": "pictures of another size than declared",
+    "labelled_unrotated": "EXIF-rotated pictures whose declared size is that before the rotation",
+    "classes_differ": "classes unlike those of another split",
+    "near_duplicate": "boxes of one class that nearly coincide",
+    "rotated": "EXIF-rotated pictures (labels must refer to the picture as displayed)",
+    "no_boxes": "pictures without boxes",
+    "picture_twice": "pictures listed twice",
+    "shared_picture": "pictures in two splits",
+    "class_without_box": "classes without a box",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong (error) or worth a look (note).
+
+    file: the label file and the place in it. image: the picture's file. leave_out: what skipping it leaves out;
+    index and row: that picture and that label in the data set's own order, where they are in it.
+    """
+
+    kind: str
+    level: Literal["error", "note"]
+    split: str
+    file: str
+    image: str
+    image_id: int | str | None
+    annotation_id: int | None
+    text: str
+    leave_out: Literal["nothing", "label", "picture"] = "nothing"
+    index: int | None = None
+    row: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.split, self.file, f"picture {self.image}" if self.image else ""]
+        parts += [f"image id {self.image_id}"] if self.image_id is not None else []
+        parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
+        return ", ".join(part for part in parts if part) + f": {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, in the order of TITLES and then of the data set. checked: split -> (pictures, boxes)."""
+
+    findings: tuple[Finding, ...] = ()
+    checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    @property
+    def notes(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.level == "note")
+
+    def __add__(self, other: "Report") -> "Report":
+        return Report(self.findings + other.findings, self.checked | other.checked)
+
+    def left_out(self) -> list[str]:
+        """One line for each label and picture that `skip_bad` leaves out."""
+        return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: counts, what was checked, and every finding."""
+        fields = [field for field in Finding.__slots__ if field not in ("index", "row")]
+        return {
+            "errors": len(self.errors),
+            "notes": len(self.notes),
+            "checked": {split: {"pictures": many, "boxes": boxes} for split, (many, boxes) in self.checked.items()},
+            "findings": [{field: getattr(finding, field) for field in fields} for finding in self.findings],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{split}: {pictures} pictures, {boxes} boxes" for split, (pictures, boxes) in self.checked.items()]
+        groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
+        for finding in self.findings:
+            groups[finding.level, finding.kind].append(finding)
+        for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
+            group = groups[level, kind]
+            lines.append(f"{level}: {len(group)} {TITLES[kind]}")
+            lines += [f"  {finding}" for finding in group[:EXAMPLES]]
+            lines += [f"  and {len(group) - EXAMPLES} more"] if len(group) > EXAMPLES else []
+        lines.append(f"{len(self.errors)} errors, {len(self.notes)} notes")
+        return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""A training run of seconds: the recipe `demo` made small, in this process or in one of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+SMALL = {
+    "model.width": 0.125,
+    "data.canvas.size": [96, 96],
+    "data.workers": 0,
+    "train.epochs": 2,
+    "train.batch": 2,
+    "train.schedule.warmup_epochs": 0,
+    "train.log_every": 1,
+    "train.evaluate_every": 0,
+}
+
+
+def start(
+    data: Path, out: Path, changes: dict[str, object], *words: str, processes: int = 1
+) -> "subprocess.Popen[bytes]":
+    """`boxwright train demo` on one core a process."""
+    settings = [word for key, value in (SMALL | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    launch = (
+        ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
+    )
+    command = [sys.executable, "-m", *launch, "boxwright", "train", "demo", "--data", str(data), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *settings, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+
+
+def lines(run: Path) -> list[dict]:
+    """The log, without what the clock decides. A last line that is being written is left out."""
+    file = run / "log.jsonl"
+    if not file.exists():
+        return []
+    whole = file.read_text().rpartition("\n")[0].splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in {"images_per_second", "waiting"}} for line in whole]
+
+
+def tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """Network, average and momentum of a checkpoint."""
+    found = {}
+    for name in ("model", "ema"):
+        if (checkpoint / f"{name}.safetensors").exists():
+            found |= {f"{name}.{key}": value for key, value in load_file(checkpoint / f"{name}.safetensors").items()}
+    state = torch.load(checkpoint / "state.pt", weights_only=True)["optimizer"]["state"]
+    return found | {f"momentum.{index}": each["momentum_buffer"] for index, each in state.items()}

@@ -1,0 +1,345 @@
+"""The parts of training one by one, and what a run refuses."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from boxwright.config import validate
+from boxwright.engine import checkpointing, optim
+from boxwright.engine import train as training
+from boxwright.engine.ema import Average
+from boxwright.engine.schedule import Plan
+from boxwright.errors import InputError
+from boxwright.models import yolov3
+from boxwright.recipe import EmaConfig, TrainConfig
+from small_run import SMALL, lines, tensors
+
+
+def run(data, out, changes=None, **words):
+    return training.train("demo", data, out, overrides=SMALL | (changes or {}), **words)
+
+
+def config(**changes):
+    return validate(TrainConfig, changes, "test")
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
+class TestOptimiser:
+    def test_groups(self):
+        groups = {group["name"]: group for group in optim.build(small_network(), config()).param_groups}
+        shapes = {name: [tuple(p.shape) for p in group["params"]] for name, group in groups.items()}
+        assert shapes == {"weight": [(4, 3, 3, 3), (2, 4, 1, 1)], "bias": [(4,), (2,)], "scale": [(4,)]}
+        assert {name: group["weight_decay"] for name, group in groups.items()} == {
+            "weight": 0.0005,
+            "bias": 0,
+            "scale": 0,
+        }
+
+    @pytest.mark.parametrize("nesterov", [False, True])
+    def test_steps_are_mindspores_momentum(self, nesterov):
+        """mindspore.nn.Momentum's documented formula, in float64: v = m v + g; w -= lr v, or w -= lr (g + m v)."""
+        network = small_network().double()
+        draw = np.random.default_rng(1)
+        plan = Plan(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
+        settings = config(optimizer={"momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.05})
+        optimizer = optim.build(network, settings)
+        weights = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
+        moved = {name: np.zeros_like(value) for name, value in weights.items()}
+        for step in range(4):
+            optim.set_rates(optimizer, plan, step)
+            for name, parameter in network.named_parameters():
+                gradient = draw.normal(size=parameter.shape)
+                parameter.grad = torch.from_numpy(gradient)
+                if parameter.ndim == 4:
+                    gradient = gradient + 0.05 * weights[name]
+                rate = (plan.bias_lr if name.endswith("bias") else plan.weight_lr)[step]
+                m = plan.momentum[step]
+                moved[name] = m * moved[name] + gradient
+                weights[name] = weights[name] - rate * (gradient + m * moved[name] if nesterov else moved[name])
+            optimizer.step()
+        for name, parameter in network.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
+
+    def test_freeze_by_name(self):
+        network = small_network()
+        settings = config(freeze=["0.", "1."])
+        trained = [p for group in optim.build(network, settings).param_groups for p in group["params"]]
+        assert [p.shape for p in trained] == [(2, 4, 1, 1), (2,)]
+        optim.training_mode(network, settings)
+        assert not network[1].training, "a frozen layer keeps its statistics"
+        assert network[3].training
+
+    def test_freeze_norm(self):
+        network = small_network()
+        settings = config(freeze_norm=True)
+        groups = {group["name"]: group["params"] for group in optim.build(network, settings).param_groups}
+        assert not groups["scale"]
+        assert len(groups["bias"]) == 1
+        optim.training_mode(network, settings)
+        before = network[1].running_mean.clone()
+        network(torch.rand(2, 3, 8, 8))
+        assert network[1].running_mean.equal(before)
+
+    @pytest.mark.parametrize(
+        ("freeze", "words"), [(["bakbone"], "starts with 'bakbone'"), (["0", "1", "3"], "freezes every")]
+    )
+    def test_freeze_refuses(self, freeze, words):
+        with pytest.raises(InputError, match=words):
+            optim.build(small_network(), config(freeze=freeze))
+
+
+class TestAverage:
+    def test_by_hand(self):
+        network = nn.BatchNorm1d(1)
+        average = Average(network, EmaConfig(decay=0.9, ramp=2.0))
+        mean, scale = 0.0, 1.0
+        for n, value in enumerate((3.0, -1.0, 2.0), 1):
+            with torch.no_grad():
+                network.weight.fill_(value)
+                network.running_mean.fill_(10 * value)
+                network.num_batches_tracked.fill_(n)
+            average.update(n)
+            decay = 0.9 * (1 - math.exp(-n / 2))
+            scale, mean = decay * scale + (1 - decay) * value, decay * mean + (1 - decay) * 10 * value
+            assert average.network.weight.item() == pytest.approx(scale, rel=1e-6)
+            assert average.network.running_mean.item() == pytest.approx(mean, rel=1e-6)
+            assert average.network.num_batches_tracked.item() == n
+
+    def test_constant_without_ramp(self):
+        assert Average(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
+
+
+class TestReplacing:
+    """A kill is played by an exception at each of the moves that replace a folder."""
+
+    def write(self, folder, text):
+        with checkpointing.replaced(folder) as new:
+            (new / "file").write_text(text)
+
+    @pytest.mark.parametrize("killed_at", range(1, 5))
+    def test_a_kill_at_any_moment(self, tmp_path, monkeypatch, killed_at):
+        folder = tmp_path / "last"
+        self.write(folder, "old")
+        calls = iter(range(1, 100))
+
+        class Killed(BaseException):
+            pass
+
+        def patch(holder, name):
+            real = getattr(holder, name)
+
+            def counted(*args, **words):
+                if next(calls) >= killed_at:  # from the kill on nothing happens any more
+                    raise Killed
+                return real(*args, **words)
+
+            monkeypatch.setattr(holder, name, counted)
+
+        (tmp_path / "last.new").mkdir()  # of an earlier kill
+        for holder, name in ((shutil, "rmtree"), (checkpointing.Path, "rename")):
+            patch(holder, name)
+        with pytest.raises(Killed):
+            self.write(folder, "new")
+        monkeypatch.undo()
+        checkpointing.recover(tmp_path)
+        assert (folder / "file").read_text() == ("old" if killed_at <= 2 else "new")
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+    def test_a_full_disk_leaves_the_old_one(self, tmp_path, monkeypatch):
+        folder = tmp_path / "last"
+        self.write(folder, "old")
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpointing.Path, "write_text", full)
+        with pytest.raises(InputError, match=r"last: the checkpoint cannot be written \(No space left on device\)"):
+            self.write(folder, "new")
+        assert (folder / "file").read_text() == "old"
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_coco, tmp_path_factory):
+    """A run of two epochs with each kind of output."""
+    changes = {"train.keep": 1, "train.profile": 2, "train.log_every": 4}
+    return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished", changes)
+
+
+class TestRunFolder:
+    def test_what_it_holds(self, finished):
+        names = {path.name.split(".out.")[0] for path in finished.iterdir()}
+        assert names >= {
+            "recipe.yaml",
+            "log.jsonl",
+            "events",
+            "last",
+            "best",
+            "epoch-0002",
+            "trace.json",
+            "metrics.json",
+        }
+        assert "epoch-0001" not in names, "train.keep is 1"
+        assert "left_out.txt" not in names
+
+    def test_log(self, finished):
+        found = lines(finished)
+        assert [(line["step"], line["epoch"]) for line in found] == [(4, 0), (6, 0), (8, 1), (12, 1), (12, 1)]
+        assert found[-1]["AP50"] >= 0
+        for line in found[:-1]:
+            assert line["total"] == pytest.approx(sum(line["terms"].values()))
+            assert line["lr"] > 0
+
+    def test_best_is_what_metrics_speak_of(self, finished):
+        summary = json.loads((finished / "metrics.json").read_text())["summary"]
+        assert summary["AP"] == lines(finished)[-1]["AP"]
+
+    def test_refuses_a_second_run(self, finished, tiny_coco):
+        with pytest.raises(InputError, match="holds a run already"):
+            run(tiny_coco, finished)
+
+    def test_resume_refuses_another_recipe(self, finished, tiny_coco):
+        with pytest.raises(InputError, match=r"recipe.yaml: train.batch is 2 there and 3 now"):
+            run(tiny_coco, finished, {"train.keep": 1, "train.batch": 3}, resume=True)
+
+    def test_resume_refuses_other_labels(self, finished, tiny_coco, tmp_path):
+        other = shutil.copytree(tiny_coco, tmp_path / "other")
+        file = other / "annotations" / "train.json"
+        labels = json.loads(file.read_text())
+        labels["annotations"][0]["bbox"][2] += 1
+        file.write_text(json.dumps(labels))
+        with pytest.raises(InputError, match="pictures or labels have changed"):
+            run(other, finished, resume=True)
+
+    def test_resume_of_a_finished_run_changes_nothing(self, finished, tiny_coco):
+        before, log = tensors(finished / "last"), lines(finished)
+        run(tiny_coco, finished, resume=True)
+        after = tensors(finished / "last")
+        assert all(before[name].equal(after[name]) for name in before)
+        assert lines(finished) == log
+
+    @pytest.mark.parametrize("damage", [b"", b"not a state", None])
+    def test_damaged_state(self, finished, tiny_coco, tmp_path, damage):
+        copy = shutil.copytree(finished, tmp_path / "copy")
+        file = copy / "last" / "state.pt"
+        file.write_bytes(file.read_bytes()[:-500] if damage is None else damage)
+        with pytest.raises(InputError, match=r"state\.pt: not the state of a run"):
+            run(tiny_coco, copy, resume=True)
+
+    def test_nothing_to_resume(self, tiny_coco, tmp_path):
+        with pytest.raises(InputError, match="no run to resume"):
+            run(tiny_coco, tmp_path / "new", resume=True)
+
+    def test_unwritable(self, tiny_coco, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="the run folder cannot be made"):
+            run(tiny_coco, tmp_path / "file" / "run")
+
+
+class TestFaults:
+    def test_bad_labels_stop_the_run_or_are_left_out(self, tiny_coco, tmp_path, capsys):
+        data = shutil.copytree(tiny_coco, tmp_path / "data")
+        file = data / "annotations" / "train.json"
+        labels = json.loads(file.read_text())
+        labels["annotations"][0]["bbox"][2:] = [0, 5]
+        file.write_text(json.dumps(labels))
+        with pytest.raises(InputError, match=r"1 faults .*annotation id 1.*boxwright data check .*--skip-bad"):
+            run(data, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        folder = run(data, tmp_path / "run", {"train.epochs": 1}, skip_bad=True)
+        told = (folder / "left_out.txt").read_text().splitlines()
+        assert len(told) == 1
+        assert "annotation id 1" in told[0]
+        assert told[0] in capsys.readouterr().err
+
+    def test_loss_that_is_not_finite(self, tiny_coco, tmp_path, monkeypatch):
+        real = yolov3.YOLOv3.loss
+        seen = []
+
+        def loss(self, batch):
+            seen.append([frame.image_id for frame in batch.frames])
+            terms = real(self, batch)
+            return terms | {"xy": terms["xy"] * math.nan} if len(seen) == 4 else terms
+
+        monkeypatch.setattr(yolov3.YOLOv3, "loss", loss)
+        with pytest.raises(InputError, match=r"step 4: the loss is not finite \(xy nan") as caught:
+            run(tiny_coco, tmp_path / "run", {"train.save_every": 1})
+        assert f"images {', '.join(map(str, seen[3]))};" in str(caught.value)
+        saved = tensors(tmp_path / "run" / "last")
+        assert all(value.isfinite().all() for value in saved.values())
+        assert torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)["step"] == 3
+
+    def test_weights_that_are_not_finite_are_never_saved(self, tiny_coco, tmp_path, monkeypatch):
+        """A gradient can break the weights in the very step before a checkpoint, with every loss still finite."""
+        real = optim.unscale
+
+        def broken(parameters, settings):
+            parameters = list(parameters)
+            real(parameters, settings)
+            parameters[0].grad.fill_(math.inf)
+
+        monkeypatch.setattr(optim, "unscale", broken)
+        with pytest.raises(InputError, match=r"step 1: .* no longer finite"):
+            run(tiny_coco, tmp_path / "run", {"train.save_every": 1, "train.optimizer.clip": 0})
+        assert not (tmp_path / "run" / "last").exists()
+
+    def test_too_much_accumulation(self, tiny_coco, tmp_path):
+        with pytest.raises(InputError, match=r"train.accumulate: a step takes 7 batches, an epoch has only 6"):
+            run(tiny_coco, tmp_path / "run", {"train.accumulate": 7})
+        assert not (tmp_path / "run").exists()
+
+
+PLAIN = {  # nothing random but the order, a loss that is a mean over images, statistics held
+    "train.epochs": 1,
+    "train.augment": {},
+    "train.freeze_norm": True,
+    "model.loss.normalise": "images",
+}
+
+
+def furthest(one, other):
+    """Largest difference of two checkpoints, in units of each tensor's largest number."""
+    a, b = tensors(one / "last"), tensors(other / "last")
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp(min=1e-9)) for k in a)
+
+
+def test_accumulated_batches_equal_one_large_batch(tiny_coco, tmp_path):
+    large = run(tiny_coco, tmp_path / "large", PLAIN | {"train.batch": 4})
+    parts = run(tiny_coco, tmp_path / "parts", PLAIN | {"train.batch": 2, "train.accumulate": 2})
+    assert furthest(large, parts) < 3e-6  # float32 sums of 4 and of 2 + 2
+
+
+def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
+    one = run(tiny_coco, tmp_path / "one", PLAIN)
+    scaled = run(tiny_coco, tmp_path / "scaled", PLAIN | {"train.optimizer.loss_scale": 1024})
+    assert furthest(one, scaled) == 0  # a power of two changes exponents only
+
+
+def test_classes_come_from_the_data(finished):
+    recipe = training.recipes.load(finished / "recipe.yaml")
+    assert recipe.data.names == ("blue", "red")
+    assert recipe.model.classes == 2
+
+
+def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
+    changes = {"train.epochs": 1, "train.channels_last": True, "model.anchors": [[5, 5]] * 6}
+    folder = run(
+        tiny_coco,
+        tmp_path / "run",
+        changes | {"train.schedule.lr": 1e-9, "train.schedule.eta_min": 0},
+        weights=finished,
+        transfer=True,
+    )
+    start, end = tensors(finished / "best"), tensors(folder / "last")
+    name = "ema.network.out16.weight"
+    torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)

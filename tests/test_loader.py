@@ -1,0 +1,132 @@
+"""The order of pictures over epochs, steps and processes; padding; broken pictures seen from a worker."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from boxwright.data.loader import Loader
+from boxwright.errors import InputError
+from boxwright.recipe import CanvasConfig
+from boxwright.types import Batch
+
+CANVAS = CanvasConfig(size=(32, 48))
+
+
+@dataclass
+class Item:
+    """As much of a Sample as the loader uses."""
+
+    image_id: int
+    path: str
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+    """Eleven pictures of 64 x 96 px, picture i of grey 20 i, with i % 4 boxes of label i."""
+    folder, result = tmp_path_factory.mktemp("loader"), []
+    for i in range(11):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((64, 96, 3), 20 * i, np.uint8))
+        boxes = np.tile(np.float32([2, 4, 10 + i, 20]), (i % 4, 1))
+        crowd = np.arange(i % 4) == 2
+        result.append(Item(i, str(folder / f"{i}.png"), boxes, np.full(i % 4, i), crowd))
+    return result
+
+
+def ids(batches: Iterator[Batch]) -> list[list[int]]:
+    return [[int(frame.image_id) for frame in batch.frames] for batch in batches]
+
+
+def test_a_batch_holds_what_the_samples_say(items: list[Item]) -> None:
+    batch = next(Loader(items, CANVAS, 11, shuffle=False).epoch(0))
+    assert batch.images.shape == (11, 3, 32, 48)
+    assert batch.images.dtype == torch.uint8
+    assert batch.boxes.shape == (11, 3, 4)
+    for i in range(11):
+        assert (batch.images[i] == 20 * i).all()
+        assert batch.labels[i].tolist() == [i] * (i % 4) + [-1] * (3 - i % 4)
+        assert batch.ignore[i].tolist() == [False, False, i % 4 > 2]
+        halved = torch.tensor([1.0, 2, (10 + i) / 2, 10])
+        assert torch.equal(batch.boxes[i, : i % 4], halved.expand(i % 4, 4))
+        assert torch.equal(batch.frames[i].to_original(batch.boxes[i, : i % 4]), torch.from_numpy(items[i].boxes))
+
+
+def test_pictures_without_boxes(items: list[Item]) -> None:
+    batch = next(Loader([items[0], items[4]], CANVAS, 2, shuffle=False).epoch(0))
+    assert batch.boxes.shape == (2, 0, 4)
+    assert batch.labels.shape == batch.ignore.shape == (2, 0)
+
+
+def test_training_epochs_are_different_repeatable_permutations(items: list[Item]) -> None:
+    loader = Loader(items, CANVAS, 2, seed=5)
+    first, second = ids(loader.epoch(0)), ids(loader.epoch(1))
+    assert loader.steps_per_epoch == len(first) == 5  # the eleventh picture would be half a batch
+    assert len({i for batch in first for i in batch}) == 10
+    assert first != second
+    assert first == ids(loader.epoch(0)) == ids(Loader(items, CANVAS, 2, seed=5).epoch(0))
+    assert first != ids(Loader(items, CANVAS, 2, seed=6).epoch(0))
+    assert ids(Loader(items, CANVAS, 2, seed=-1).epoch(0)) != first
+
+
+def test_evaluation_shows_every_picture_once_in_order(items: list[Item]) -> None:
+    loader = Loader(items, CANVAS, 4, shuffle=False)
+    assert loader.steps_per_epoch == 3
+    assert ids(loader.epoch(0)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_two_processes_see_what_one_sees(items: list[Item], shuffle: bool) -> None:
+    whole = ids(Loader(items, CANVAS, 4, seed=3, shuffle=shuffle).epoch(2))
+    halves = [ids(Loader(items, CANVAS, 2, seed=3, rank=rank, world=2, shuffle=shuffle).epoch(2)) for rank in range(2)]
+    assert [left + right for left, right in zip(*halves, strict=True)] == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skip_starts_in_mid_epoch_without_loading_what_was_before(items: list[Item], workers: int) -> None:
+    whole = ids(Loader(items, CANVAS, 2, seed=9).epoch(4))
+    before = {i for batch in whole[:3] for i in batch}
+    gone = [Item(item.image_id, "gone.png") if item.image_id in before else item for item in items]
+    assert ids(Loader(gone, CANVAS, 2, seed=9, workers=workers).epoch(4, skip=3)) == whole[3:]
+
+
+def test_workers_give_the_same_batches_also_after_a_broken_off_epoch(items: list[Item]) -> None:
+    plain, loader = Loader(items, CANVAS, 3, seed=2), Loader(items, CANVAS, 3, seed=2, workers=2)
+    next(loader.epoch(0))  # left in the middle
+    for number in (1, 2):
+        for one, other in zip(plain.epoch(number), loader.epoch(number), strict=True):
+            assert one.frames == other.frames
+            for name in ("images", "boxes", "labels", "ignore"):
+                assert torch.equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
+    row = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (4, 1))
+    cv2.imwrite(str(tmp_path / "a.png"), row)
+    canvas = CanvasConfig(size=(4, 99), resize="darknet")
+    batch = next(Loader([Item(0, str(tmp_path / "a.png"))], canvas, 1, shuffle=False).epoch(0))
+    between = batch.images[0, 0, 0].float() - torch.arange(99) * 2.5  # aligned corners: every second one is exact
+    assert batch.images.dtype == torch.uint8
+    assert between[::2].abs().max() == 0
+    assert between.abs().max() == 0.5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    loader = Loader([*items[:3], Item(99, str(tmp_path / "text.jpg"))], CANVAS, 2, workers=workers, shuffle=False)
+    batches = loader.epoch(0)
+    assert len(next(batches).frames) == 2
+    with pytest.raises(InputError, match=r"^\S*text\.jpg: not a readable picture[^\n]*$"):
+        next(batches)
+
+
+def test_too_few_pictures_to_train_on(items: list[Item]) -> None:
+    with pytest.raises(InputError, match=r"11 pictures .* 8 x 2 processes; lower train\.batch"):
+        Loader(items, CANVAS, 8, world=2)

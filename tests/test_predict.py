@@ -1,0 +1,205 @@
+"""Pictures to boxes: geometry, batches, choices, many files, bad input."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from boxwright import models, recipe
+from boxwright.predict.predictor import Predictor
+from boxwright.predict.sinks import predict_to_folder
+from boxwright.recipe import SuppressionConfig
+from boxwright.types import Detections, Frame
+from boxwright.weights import checkpoint
+from stand_in import Rectangles, rectangles_predictor, scene
+
+BOXES, LABELS = [(30, 10, 90, 70), (150, 20, 190, 100)], [0, 2]
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[:, :, ::-1])
+    return path
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("resize", ["linear", "area", "darknet"])
+@pytest.mark.parametrize("size", [(110, 200), (220, 195), (64, 64)])
+def test_boxes_come_back_in_the_pictures_own_pixels(fit, resize, size):
+    boxes = [(30, 10, 60, 50)] if size == (64, 64) else [(30, 10, 90, 70)]
+    found = rectangles_predictor(data__canvas__fit=fit, data__canvas__resize=resize)(scene(*size, boxes, [1]))
+    assert found.labels.tolist() == [1]
+    assert found.names == ("red", "green", "blue")
+    assert found.size == size
+    one_canvas_pixel = max(size) / 64
+    assert (found.boxes - torch.tensor(boxes)).abs().max() <= one_canvas_pixel
+
+
+def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
+    predictor = rectangles_predictor()
+    pictures = [scene(110, 200, BOXES[:count], LABELS[:count]) for count in (2, 0, 1, 2, 1)]
+    pictures[3] = write(tmp_path / "three.png", pictures[3])
+    together = predictor(pictures)
+    assert [len(found) for found in together] == [2, 0, 1, 2, 1]
+    for picture, found in zip(pictures, together, strict=True):
+        alone = predictor(picture)
+        assert torch.equal(alone.boxes, found.boxes)
+        assert torch.equal(alone.scores, found.scores)
+    assert together[3].path == str(tmp_path / "three.png")
+    assert together[0].path == ""
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize("name", ["yolov3_tiny_coco_416_darknet", "yolov3_640_coco"])
+def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
+    small = recipe.load(name, {"data.canvas.size": [96, 96], "predict.threshold": 0.0, "predict.suppression.keep": 50})
+    torch.manual_seed(0)
+    model = models.module(small.model.name).build(small.model).to(memory_format=torch.channels_last)
+    pictures = [np.random.default_rng(seed).integers(0, 256, (80, 60 + seed, 3), np.uint8) for seed in range(2)]
+    predictor = Predictor(model, small)
+    for alone, found in zip([predictor(picture) for picture in pictures], predictor(pictures), strict=True):
+        assert len(found) == 50
+        assert torch.allclose(alone.scores, found.scores, atol=1e-5)
+
+
+def test_threshold_classes_and_overlap():
+    predictor, image = rectangles_predictor(), scene(110, 200, BOXES, LABELS)
+    assert predictor(image, threshold=0.95).labels.tolist() == []
+    assert predictor(image, classes=["blue"]).labels.tolist() == [2]
+    assert predictor(image, classes=[0]).labels.tolist() == [0]
+    assert sorted(predictor(image, classes=("0", "blue")).labels.tolist()) == [0, 2]
+
+    class Twice(Rectangles):  # the second box overlaps the first by IoU 80 / 120 = 2 / 3
+        def _one(self, image, threshold):
+            boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10]])
+            return Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))
+
+    twice = Predictor(Twice(), predictor.recipe)
+    assert len(twice(image, iou=0.65)) == 1
+    assert len(twice(image, iou=0.68)) == 2
+
+
+def test_suppression_sees_whole_boxes_which_are_cut_afterwards():
+    """Cut to the picture (100 x 100) the two boxes are one and the same; whole they overlap by 1/3."""
+
+    class Beyond(Rectangles):
+        def _one(self, image, threshold):
+            boxes = torch.tensor([[-64.0, 0, 64, 64], [0, 0, 128, 64], [70, 0, 90, 64]])
+            return Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 1]))
+
+    predictor = Predictor(Beyond(), rectangles_predictor().recipe)
+    frame = Frame(0, "", (100, 100), (64, 64), (0.64, 0.64))
+    found = predictor.detect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [frame], 0.1, SuppressionConfig(iou=0.5))[0]
+    assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the picture
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
+    predictor = rectangles_predictor()
+    predictor.model.train()
+    predictor.model.norm.eval()  # as with frozen batch norm: a part in another mode than the whole
+    found = predictor(scene(110, 200, BOXES, LABELS))
+    assert predictor.model.seen == [False]
+    assert predictor.model.training
+    assert not predictor.model.norm.training
+    found.boxes[:, 0] += 1  # not an inference tensor, which would refuse
+    assert found.draw().shape == (110, 200, 3)
+
+
+def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_path):
+    small = recipe.load("demo", {"data.canvas.size": [64, 64]})
+    torch.manual_seed(1)
+    model = models.module(small.model.name).build(small.model).eval()
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    checkpoint.save(tmp_path / "run" / "best" / "model.safetensors", model, small)
+    images = torch.rand(1, 3, 64, 64)
+    for path in (tmp_path / "run", tmp_path / "run/best", tmp_path / "run/best/model.safetensors"):
+        predictor = bw.load(path)
+        assert predictor.recipe == small
+        assert not predictor.model.training
+        for ours, theirs in zip(predictor.model(images), model(images), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+    assert bw.load(tmp_path / "run", overrides={"predict.threshold": 0.75}).recipe.predict.threshold == 0.75
+    (tmp_path / "some.weights").write_bytes(b"\0" * 100)
+    with pytest.raises(bw.InputError, match=r"some.weights: holds no recipe; .*yolov3_coco_416_darknet"):
+        bw.load(tmp_path / "some.weights")
+    with pytest.raises(bw.InputError, match="device 'nowhere'"):
+        bw.load(tmp_path / "run", device="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p("absent.jpg"), "absent.jpg: cannot be read"),
+        (lambda p: p(np.zeros((4, 4, 3))), "found float64 of shape"),
+        (lambda p: p(np.zeros((4, 4), np.uint8)), "needed uint8 RGB"),
+        (lambda p: p(np.zeros((0, 4, 3), np.uint8)), "needed uint8 RGB"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), threshold=1.5), "threshold: found 1.5"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), iou=float("nan")), "iou: found nan"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=["cat"]), "class 'cat': not one of the model's 3"),
+        (lambda p: p(np.zeros((4, 4, 3), np.uint8), classes=[3]), "class '3'"),
+    ],
+)
+def test_wrong_calls_get_one_line(call, message):
+    with pytest.raises(bw.InputError, match=message) as error:
+        call(rectangles_predictor())
+    assert "\n" not in str(error.value)
+
+
+def test_folder_of_results(tmp_path):
+    first = write(tmp_path / "in/a/x.png", scene(110, 200, BOXES, LABELS))
+    second = write(tmp_path / "in/b/x.png", scene(64, 64, [(5, 5, 30, 40)], [1]))
+    third = write(tmp_path / "in/photo.JPG", scene(20, 30, [], []))
+    broken = tmp_path / "in/broken.png"
+    broken.write_bytes(first.read_bytes()[:300])
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    out = tmp_path / "in/out"
+    summary = predict_to_folder(rectangles_predictor(), [tmp_path / "in", str(tmp_path / "in/a/*.png")], out)
+    assert summary.pictures == 3
+    assert summary.counts == {"red": 1, "green": 1, "blue": 1}
+    assert list(summary.failed) == [str(broken)]
+    assert any("broken.png" in line for line in summary.lines())
+    assert {path.name for path in out.iterdir()} == {"x.png", "x_2.png", "photo.JPG", "detections.json"}
+    tree = json.loads((out / "detections.json").read_text())
+    rows = {row["file"]: row for row in tree["pictures"]}
+    assert set(rows) == {str(first), str(second), str(third)}
+    assert set(tree["failed"]) == {str(broken)}
+    found = rows[str(second)]["detections"]
+    assert [one["name"] for one in found] == ["green"]
+    assert found[0]["box"] == pytest.approx([5, 5, 30, 40])
+    drawn = cv2.imread(str(out / rows[str(first)]["drawn"]))
+    assert drawn.shape == (110, 200, 3)
+    again = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], out)  # its own drawings are no input
+    assert again.pictures == 3
+
+
+def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
+    file = write(tmp_path / "x.png", scene(110, 200, BOXES, LABELS))
+    predictor = rectangles_predictor()
+    predict_to_folder(predictor, [file], tmp_path / "out", classes=["red"])
+    rows = json.loads((tmp_path / "out/detections.json").read_text())["pictures"][0]["detections"]
+    assert [row["box"] for row in rows] == predictor(file, classes=["red"]).boxes.tolist()
+
+
+def test_bad_sources_and_bad_folders_are_refused_before_any_work(tmp_path):
+    predictor = rectangles_predictor()
+    picture = write(tmp_path / "in/x.png", scene(20, 20, [], []))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for sources, out, message in [
+        ([tmp_path / "absent.jpg"], tmp_path / "out", "absent.jpg: there is no such picture"),
+        ([tmp_path / "*.gif"], tmp_path / "out", "there is no such picture"),
+        ([tmp_path / "empty"], tmp_path / "out", "empty: this folder holds no picture"),
+        ([picture], tmp_path / "file", "file: results cannot be written there"),
+        ([picture], tmp_path / "file/below", "results cannot be written there"),
+        ([picture], tmp_path / "in", "would be drawn over"),
+    ]:
+        with pytest.raises(bw.InputError, match=message):
+            predict_to_folder(predictor, sources, out)
+    with pytest.raises(bw.InputError, match="class 'cat'"):
+        predict_to_folder(predictor, [picture], tmp_path / "out", classes=["cat"])
+    assert not (tmp_path / "out").exists()
+    assert predictor.model.seen == []

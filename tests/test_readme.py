@@ -1,0 +1,114 @@
+"""What README, CONTRIBUTING and docs tell people to type and to open exists."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import boxwright
+from boxwright import cli, recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words after `boxwright` in every command that a page shows, continued lines joined."""
+    text = text.replace("\\\n", " ")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
+    lines = [line for language, block in blocks if language == "bash" for line in block.splitlines()]
+    lines += re.findall(r"`((?:[^`\n]*-m )?boxwright [^`\n]*)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    found = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        starts = [place for place, word in enumerate(words) if word == "boxwright"]
+        if starts and (starts[0] == 0 or words[starts[0] - 1] == "-m"):
+            found.append([word for word in words[starts[0] + 1 :] if word != "..."])
+    return found
+
+
+def fault(words: list[str]) -> str:
+    """What a command names that does not exist; "" when all does."""
+    command: Any = typer.main.get_command(cli.app)
+    words = words[: words.index(">")] if ">" in words else words
+    while words and hasattr(command, "commands"):
+        if words == ["--help"]:
+            return ""
+        if words[0] not in command.commands:
+            return f"verb {words[0]}"
+        command, words = command.commands[words[0]], words[1:]
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    unknown = [word for word in words if word.startswith("-") and word.split("=")[0] not in options]
+    changes = [value for option, value in itertools.pairwise(words) if option == "--set"]
+    for change in changes:
+        if "=" in change and change != "KEY=VALUE":
+            recipe.load("demo", [change])
+    return " ".join(unknown)
+
+
+PAIRS = [(page.name, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "words"), PAIRS, ids=[f"{page}: {' '.join(words)}" for page, words in PAIRS])
+def test_every_command_shown_exists(page: str, words: list[str]) -> None:
+    assert fault(words) == ""
+
+
+def test_the_readme_shows_the_main_verbs() -> None:
+    shown = {words[0] for page, words in PAIRS if page == "README.md"}
+    assert {"train", "evaluate", "predict", "import", "data", "list", "show"} <= shown
+
+
+def test_the_check_itself_sees_what_is_missing() -> None:
+    assert fault(["trian", "demo"]) == "verb trian"
+    assert fault(["data", "check", "DIR", "--colour"]) == "--colour"
+    assert fault(["predict", "w", "x.jpg", "--threshold", "0.3"]) == ""
+    assert commands("```bash\ntorchrun -m boxwright train a \\\n  --data d # why\n```") == [
+        ["train", "a", "--data", "d"]
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_recipe_and_link_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"\b(?:yolov3|tiny|yolov4)\w*_(?:coco|640)\w*", text):
+        assert name in recipe.names() or name in {"yolov3_640"}, name
+    for path in re.findall(r"`((?:src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks)/[a-z0-9_/.]+)`", text):
+        places = [ROOT / path, ROOT / "src" / "boxwright" / path]
+        assert any(place.exists() for place in places), path
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_commands_at_the_head_of_recipes_exist(file: Path) -> None:
+    lines = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    shown = [shlex.split(line)[1:] for line in lines if line.startswith("boxwright ")]
+    assert shown
+    for words in shown:
+        assert fault(words) == ""
+
+
+def test_make_targets_named_exist() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for target in set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n)", text)):
+        assert re.search(rf"^{target}:", MAKEFILE, re.M), target
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\nmake demo\nmake test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_python_example_uses_public_names() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    compile(code, "README.md", "exec")
+    used = set(re.findall(r"\bbw\.(\w+)", code))
+    assert used
+    assert used <= set(boxwright.__all__)

@@ -1,0 +1,332 @@
+"""Random changes: pixels and boxes must move together, and what is drawn must depend on nothing but its key."""
+
+import colorsys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright.data.transforms import augment, change_colours, step_size
+from boxwright.recipe import AugmentConfig
+from boxwright.types import Batch, Frame
+
+ORACLE = Path(__file__).parent / "oracles" / "preprocess" / "multiscale.npz"
+SIZE = 128
+FILL = 100.0
+KEY = {"seed": 3, "step": 11, "rank": 0}
+
+
+def frame(
+    size: tuple[int, int], offset: tuple[float, float] = (0.0, 0.0), content: tuple[int, int] | None = None
+) -> Frame:
+    return Frame(0, "", content or size, size, (1.0, 1.0), offset)
+
+
+def rectangles(count: int, size: int = SIZE, seed: int = 0) -> Batch:
+    """Black canvases, each with one white rectangle and its box; a second row is padding."""
+    draw = np.random.default_rng(seed)
+    images, boxes = torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.zeros(count, 2, 4)
+    for i in range(count):
+        (x, y), (w, h) = draw.integers(size // 4, size // 2, 2), draw.integers(size // 5, size // 3, 2)
+        images[i, :, y : y + h, x : x + w] = 255
+        boxes[i, 0] = torch.tensor([x, y, x + w, y + h])
+    labels = torch.tensor([[4, -1]]).repeat(count, 1)
+    return Batch(images, boxes, labels, torch.zeros(count, 2, dtype=torch.bool), (frame((size, size)),) * count)
+
+
+def white_box(image: Tensor) -> list[float]:
+    """xyxy of what is brighter than half in (3, h, w); the fill is darker."""
+    rows, columns = torch.nonzero(image[0] > 0.5, as_tuple=True)
+    return [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
+
+
+def noise(count: int, size: int = 64, rows: int = 3) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
+    corner = torch.rand(count, rows, 2, generator=draw) * size * 0.6
+    boxes = torch.cat([corner, corner + size * 0.3], -1)
+    labels = torch.randint(0, 5, (count, rows), generator=draw)
+    return Batch(images, boxes, labels, torch.zeros(count, rows, dtype=torch.bool), (frame((size, size)),) * count)
+
+
+def test_defaults_change_nothing() -> None:
+    batch = noise(3)
+    result = augment(batch, AugmentConfig(), size=(64, 64), **KEY)
+    assert torch.equal(result.images, batch.images / 255)
+    assert torch.equal(result.boxes, batch.boxes)
+    assert torch.equal(result.labels, batch.labels)
+
+
+def test_a_warp_that_moves_nothing_changes_nothing() -> None:
+    batch = noise(3)
+    result = augment(batch, AugmentConfig(translate=1e-9), size=(64, 64), **KEY)
+    torch.testing.assert_close(result.images, batch.images / 255, atol=2e-4, rtol=0)
+    torch.testing.assert_close(result.boxes, batch.boxes, atol=1e-4, rtol=0)
+
+
+def test_flip_mirrors_and_twice_is_nothing() -> None:
+    batch, config = noise(3), AugmentConfig(flip=1.0)
+    once = augment(batch, config, size=(64, 64), **KEY)
+    torch.testing.assert_close(once.images, batch.images.flip(-1) / 255, atol=2e-4, rtol=0)
+    mirrored = torch.stack(
+        [64 - batch.boxes[..., 2], batch.boxes[..., 1], 64 - batch.boxes[..., 0], batch.boxes[..., 3]], -1
+    )
+    torch.testing.assert_close(once.boxes, mirrored)
+    again = replace(once, images=(once.images * 255).round().to(torch.uint8))
+    twice = augment(again, config, size=(64, 64), **KEY)
+    torch.testing.assert_close(twice.boxes, batch.boxes)
+    torch.testing.assert_close(twice.images, batch.images / 255, atol=4e-3, rtol=0)
+
+
+def test_flip_has_its_probability() -> None:
+    batch = rectangles(400, 16)
+    result = augment(batch, AugmentConfig(flip=0.25), size=(16, 16), **KEY)
+    flipped = (result.boxes[:, 0] - batch.boxes[:, 0]).abs().amax(1) > 0.01
+    symmetric = (batch.boxes[:, 0, 0] + batch.boxes[:, 0, 2]) == 16
+    assert flipped[~symmetric].float().mean() == pytest.approx(0.25, abs=0.07)  # three deviations
+
+
+MOVES = {
+    "scale": {"scale": (0.6, 1.2)},
+    "jitter": {"jitter": 0.3},
+    "translate": {"translate": 0.2},
+    "anywhere": {"scale": (0.5, 1.5), "jitter": 0.2, "translate": None},
+    "flip and all": {"flip": 0.5, "scale": (0.7, 1.1), "translate": 0.1, "jitter": 0.1},
+    "mosaic": {"mosaic": 1.0, "scale": (0.9, 1.4)},
+    "some mosaic": {"mosaic": 0.5, "flip": 0.5, "scale": (0.8, 1.2)},
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (192, 96)])
+def test_boxes_follow_the_pixels(name: str, size: tuple[int, int]) -> None:
+    """White is exactly where the boxes are, within a pixel, also where they are cut, and in every tile."""
+    config = AugmentConfig.model_validate(MOVES[name] | {"min_side": 0.0})
+    near, far = 0, 0.0
+    for step in range(3):
+        batch = rectangles(8, seed=step)
+        result = augment(batch, config, size=size, seed=1, step=step, rank=0, fill=FILL)
+        assert result.images.shape == (8, 3, *size)
+        for image, boxes, labels, before in zip(result.images, result.boxes, result.labels, batch.boxes, strict=True):
+            outer, inner = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+            for x1, y1, x2, y2 in boxes[labels == 4].tolist():
+                outer[max(round(y1 - 1), 0) : round(y2 + 1), max(round(x1 - 1), 0) : round(x2 + 1)] = True
+                inner[round(y1 + 1) : max(round(y2 - 1), 0), round(x1 + 1) : max(round(x2 - 1), 0)] = True
+                far = max(far, (boxes[0] - before[0]).abs().max().item())
+            white = image[0] > 0.5
+            assert not (white & ~outer).any()
+            assert not (inner & ~white).any()
+            near += int(inner.sum())
+    assert near > 2000
+    assert far > 5
+
+
+@pytest.mark.parametrize("change", [{"degrees": 30.0}, {"shear": 15.0}, {"perspective": 0.004}])
+def test_boxes_surround_turned_pixels(change: dict[str, float]) -> None:
+    """A turned rectangle's corners are sharp, so its pixels may end a little inside their exact box."""
+    batch = rectangles(8)
+    result = augment(batch, AugmentConfig.model_validate(change), size=(SIZE, SIZE), **KEY, fill=FILL)
+    for i in range(8):
+        np.testing.assert_allclose(white_box(result.images[i]), result.boxes[i, 0], atol=2.0)
+    assert (result.boxes[:, 0] - batch.boxes[:, 0]).abs().amax() > 2.5
+
+
+def test_placement_anywhere_fits_or_covers() -> None:
+    """translate null: a smaller picture lies inside the result, a larger one covers it (the zoo's rule)."""
+    canvases = replace(rectangles(32), images=torch.full((32, 3, SIZE, SIZE), 255, dtype=torch.uint8))
+    small = augment(canvases, AugmentConfig(scale=(0.5, 0.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
+    large = augment(canvases, AugmentConfig(scale=(1.5, 1.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
+    boxes = torch.tensor([white_box(image) for image in small.images])
+    assert (boxes[:, 2:] - boxes[:, :2] - SIZE / 2).abs().max() <= 1
+    assert boxes[:, 0].min() < 10
+    assert boxes[:, 2].max() > SIZE - 10
+    assert large.images[..., 1:-1, 1:-1].min() > 0.9999
+
+
+def test_mosaic_shows_four_contents_and_their_boxes() -> None:
+    """Letterboxed canvases of four greys: around the centre all four meet, and canvas borders stay out."""
+    images, boxes = torch.full((4, 3, SIZE, SIZE), 250, dtype=torch.uint8), torch.zeros(4, 1, 4)
+    for i in range(4):
+        images[i, :, 32:96] = 40 * (i + 1)
+        boxes[i, 0] = torch.tensor([0, 32, SIZE, 96])
+    labels, frames = torch.arange(4)[:, None], (frame((SIZE, SIZE), (32.0, 0.0), (64, SIZE)),) * 4
+    batch = Batch(images, boxes, labels, torch.zeros(4, 1, dtype=torch.bool), frames)
+    config = AugmentConfig(mosaic=1.0)
+    result = augment(batch, config, size=(SIZE, SIZE), **KEY, fill=0)
+    assert result.labels.shape == (4, 4)
+    grey = (result.images[:, 0] * 255).round().int()
+    known = torch.tensor([0, 40, 80, 120, 160], dtype=torch.int32)
+    assert torch.isin(grey, known).all()  # nothing of the border (250), nothing blended between tiles
+    for i in range(4):
+        assert result.labels[i, 0] in (i, -1)  # its own picture is the first tile
+        for box, label in zip(result.boxes[i], result.labels[i], strict=True):
+            if label >= 0:
+                x1, y1, x2, y2 = box.round().int().tolist()
+                assert (grey[i, y1:y2, x1:x2] == 40 * (label + 1)).all()
+    assert (result.labels >= 0).sum() > 6
+    assert torch.equal(augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes, batch.boxes)
+
+
+def test_mixup_keeps_the_boxes_of_both() -> None:
+    batch, config = rectangles(8), AugmentConfig(mixup=1.0, translate=1e-9)
+    result = augment(batch, config, size=(SIZE, SIZE), **KEY, fill=FILL)
+    assert result.boxes.shape == (8, 4, 4)
+    torch.testing.assert_close(result.boxes[:, 0], batch.boxes[:, 0], atol=1e-3, rtol=0)
+    assert (result.labels == torch.tensor([4, -1, 4, -1])).all()
+    for i in range(8):
+        first, second = (result.boxes[i, row].round().int().tolist() for row in (0, 2))
+        image = result.images[i, 0]
+        partner = (batch.boxes[:, 0] - result.boxes[i, 2]).abs().amax(1).argmin()
+        whole = batch.images[i, 0].float() / 255, batch.images[partner, 0].float() / 255
+        if (only := (whole[0] > 0) & (whole[1] == 0)).any():
+            share = image[only].median()
+            assert 0.05 < share < 0.95  # Beta(8, 8)
+            torch.testing.assert_close(image, share * whole[0] + (1 - share) * whole[1], atol=1e-3, rtol=0)
+        assert image[first[1] + 2, first[0] + 2] > 0
+        assert image[second[1] + 2, second[0] + 2] > 0
+    assert augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes.shape == (8, 2, 4)
+
+
+def test_mixup_share_is_beta_8_8() -> None:
+    white = torch.full((300, 3, 2, 2), 255, dtype=torch.uint8)
+    black = torch.zeros(300, 3, 2, 2, dtype=torch.uint8)
+    none = torch.zeros(600, 0)
+    batch = Batch(
+        torch.cat([white, black]), none[..., None].expand(600, 0, 4), none.long(), none.bool(), (frame((2, 2)),) * 600
+    )
+    images = augment(batch, AugmentConfig(mixup=1.0, translate=1e-9), size=(2, 2), **KEY).images[:, 0, 0, 0]
+    shares = images[:300][(images[:300] > 0.001) & (images[:300] < 0.999)]  # white blended with black
+    assert len(shares) > 100
+    assert shares.mean() == pytest.approx(0.5, abs=0.04)
+    assert shares.std() == pytest.approx((1 / (4 * 17)) ** 0.5, abs=0.03)  # variance of Beta(8, 8): 1 / (4 (2 * 8 + 1))
+
+
+def test_boxes_that_are_cut_are_no_targets() -> None:
+    """Twice as large about the middle: what was in the outer half leaves."""
+    whole, gone, half, sliver, crowd = [24, 24, 40, 40], [0, 0, 15, 15], [8, 24, 24, 40], [2, 24, 17, 40], [0, 0, 9, 9]
+    boxes = torch.tensor([[whole, gone, half, sliver, crowd]], dtype=torch.float32)
+    labels, ignore = torch.tensor([[0, 1, 2, 3, 4]]), torch.tensor([[False, False, False, False, True]])
+    batch = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), boxes, labels, ignore, (frame((64, 64)),))
+    config = AugmentConfig(scale=(2.0, 2.0), min_visible=0.3)
+    result = augment(batch, config, size=(64, 64), **KEY)
+    assert result.labels.tolist() == [[0, -1, 2, -1, -1]]
+    assert result.boxes[0, 0].tolist() == [16, 16, 48, 48]
+    assert result.boxes[0, 2].tolist() == [0, 16, 16, 48]
+    assert not result.ignore.any()
+    assert augment(batch, config.model_copy(update={"min_visible": 0.0}), size=(64, 64), **KEY).labels[0, 3] == 3
+    assert augment(batch, config.model_copy(update={"min_side": 16.0}), size=(64, 64), **KEY).labels[0, 2] == -1
+
+
+def test_crowd_regions_move_and_stay_crowd() -> None:
+    batch = rectangles(4)
+    batch = replace(batch, ignore=batch.labels >= 0)
+    result = augment(batch, AugmentConfig(flip=1.0), size=(SIZE, SIZE), **KEY)
+    assert torch.equal(result.ignore, batch.ignore)
+    assert not result.valid.any()
+    assert not torch.equal(result.boxes, batch.boxes)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_no_boxes_at_all(name: str) -> None:
+    empty = replace(
+        noise(4), boxes=torch.zeros(4, 0, 4), labels=torch.zeros(4, 0).long(), ignore=torch.zeros(4, 0).bool()
+    )
+    result = augment(empty, AugmentConfig.model_validate(MOVES[name] | {"mixup": 0.5}), size=(64, 64), **KEY)
+    assert result.boxes.shape == (4, 0, 4)
+
+
+EVERYTHING = AugmentConfig(
+    flip=0.5, scale=(0.3, 1.7), jitter=0.2, translate=0.2, degrees=20, shear=5, perspective=0.001, hue=0.5,
+    saturation=(0.3, 3.0), value=(0.3, 3.0), mosaic=0.7, mixup=0.4,
+)  # fmt: skip
+
+
+def test_results_are_sound_and_depend_on_seed_step_and_rank_only() -> None:
+    batch = noise(6)
+    torch.manual_seed(0)
+    result = augment(batch, EVERYTHING, size=(64, 64), **KEY)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    again = augment(batch, EVERYTHING, size=(64, 64), **KEY)
+    for name in ("images", "boxes", "labels", "ignore"):
+        assert torch.equal(getattr(result, name), getattr(again, name))
+    for change in ({"seed": 4}, {"step": 12}, {"rank": 1}, {"seed": -3}):
+        assert not torch.equal(augment(batch, EVERYTHING, size=(64, 64), **(KEY | change)).images, result.images)
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert result.images.isfinite().all()
+    sides = (result.boxes[..., 2:] - result.boxes[..., :2])[result.labels >= 0]
+    assert sides.min() > 1
+    assert result.boxes.min() >= 0
+    assert result.boxes.max() <= 64
+    assert batch.images.dtype == torch.uint8
+
+
+def test_two_processes_draw_what_one_draws() -> None:
+    whole = noise(6)
+    config = EVERYTHING.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
+    together = augment(whole, config, size=(64, 64), **KEY)
+    for rank in range(2):
+        part = slice(3 * rank, 3 * rank + 3)
+        half = Batch(whole.images[part], whole.boxes[part], whole.labels[part], whole.ignore[part], whole.frames[part])
+        alone = augment(half, config, size=(64, 64), **(KEY | {"rank": rank}))
+        torch.testing.assert_close(alone.images, together.images[part])
+        torch.testing.assert_close(alone.boxes, together.boxes[part])
+
+
+def test_colours_meet_colorsys() -> None:
+    images = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    images[0, :, 0] = 0.3  # grey
+    images[1, 0] = images[1, 1]  # two channels alike
+    images[2], images[3, :, 0], images[3, :, 1] = 0, 1, torch.tensor([[1.0], [0], [0]])
+    hue, saturation, value = (
+        torch.tensor(v) for v in ([0.1, -0.1, 0.9, 0.5, -1, 0], [1.5, 0.6, 1, 1, 1.2, 2], [0.5, 1.3, 1, 0.7, 1, 1])
+    )
+    changed = images.clone()
+    change_colours(changed, hue, saturation, value)
+    for b in range(6):
+        pixels = images[b].flatten(1).T.tolist()
+        for before, after in zip(pixels, changed[b].flatten(1).T.tolist(), strict=True):
+            h, s, v = colorsys.rgb_to_hsv(*before)
+            expected = colorsys.hsv_to_rgb(
+                (h + hue[b].item()) % 1, min(1, s * saturation[b].item()), min(1, v * value[b].item())
+            )
+            np.testing.assert_allclose(after, expected, atol=2e-6)
+
+
+def test_drawn_factors_go_up_and_down_equally_often() -> None:
+    batch = replace(noise(500, 4), images=torch.full((500, 3, 4, 4), 51, dtype=torch.uint8))
+    factors = augment(batch, AugmentConfig(value=(0.5, 4.0)), size=(4, 4), **KEY).images[:, 0, 0, 0] * 5
+    up = factors > 1
+    assert up.float().mean() == pytest.approx(0.5, abs=0.08)
+    assert factors[up].mean() == pytest.approx(2.5, abs=0.2)
+    assert factors[~up].mean() == pytest.approx(0.75, abs=0.04)
+    assert factors.min() >= 0.5
+    assert factors.max() <= 4
+
+
+def test_step_sizes_meet_the_zoo() -> None:
+    sizes = tuple((side, side) for side in range(320, 609, 32))
+    drawn = [step_size(AugmentConfig(sizes=sizes), (416, 416), 1234, step) for step in range(256)]
+    np.testing.assert_array_equal(drawn, np.load(ORACLE)["size"])
+    slow = AugmentConfig(sizes=sizes, resize_every=10)
+    assert [step_size(slow, (416, 416), 1234, step) for step in (0, 9, 10, 25)] == [
+        drawn[0],
+        drawn[0],
+        drawn[1],
+        drawn[2],
+    ]
+    assert step_size(AugmentConfig(), (416, 400), 1234, 7) == (416, 400)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_and_moves_the_same() -> None:
+    batch = noise(6)
+    here = augment(batch, EVERYTHING, size=(64, 64), **KEY)
+    there = augment(batch.to("cuda"), EVERYTHING, size=(64, 64), **KEY)
+    assert there.images.device.type == "cuda"
+    torch.testing.assert_close(there.boxes.cpu(), here.boxes, atol=1e-3, rtol=1e-4)
+    assert ((there.images.cpu() - here.images).abs() > 0.01).float().mean() < 0.01  # edges may fall the other way
