@@ -31,7 +31,7 @@ from boxwright import recipe
 from boxwright.data.loader import Loader
 from boxwright.data.transforms import augment
 
-SIZE, BATCH, WORKERS, ROUNDS, BATCHES, NEEDED = 640, 16, 2, 5, 12, 3.0
+SIZE, BATCH, WORKERS, ROUNDS, BATCHES, NEEDED = 640, 16, 2, 5, 8, 3.0
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "bccd" / "images"
 
 

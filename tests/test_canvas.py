@@ -1,6 +1,7 @@
 """Files to canvases: the original engines' own network inputs, OpenCV and Pillow, and files that are broken."""
 
 import io
+import zlib
 from pathlib import Path
 
 import cv2
@@ -155,6 +156,7 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, channels: int) -> N
 
 
 JPEG, PNG = encode(waves(3, 60, 80), "JPEG", quality=90), encode(waves(3, 60, 80), "PNG")
+HUGE = b"IHDR" + (1_000_000).to_bytes(4, "big") * 2 + PNG[24:29]  # declares a square of a million px
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ JPEG, PNG = encode(waves(3, 60, 80), "JPEG", quality=90), encode(waves(3, 60, 80
         (JPEG[:40], "not a readable picture"),
         (PNG[: len(PNG) // 2], "not a readable picture"),
         (PNG[:-12], "not a readable picture"),
-        (PNG[:16] + b"\x7f\xff\xff\xff\x7f\xff\xff\xff" + PNG[24:], "not a readable picture"),
+        (PNG[:12] + HUGE + zlib.crc32(HUGE).to_bytes(4, "big") + PNG[33:], "not a readable picture"),
         (None, "cannot be read"),
     ],
 )
@@ -181,4 +183,4 @@ def test_broken_files_get_one_line(
         read_canvas(str(path), CanvasConfig(size=(8, 8)), 0, reduce=reduce)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-    assert capfd.readouterr().err.count("\n") <= 1  # libpng may add a line of its own
+    assert capfd.readouterr().err == ""

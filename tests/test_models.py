@@ -102,7 +102,11 @@ def test_decode(model: torch.nn.Module) -> None:
         threshold = float(found.scores.median())
         assert int((found.scores >= threshold).sum()) < len(found)
     some = model.decode(raw, threshold)
-    assert [len(found) for found in some] == [int((found.scores >= threshold).sum()) for found in everything]
+    for found, kept in zip(everything, some, strict=True):
+        better = found[found.scores >= threshold]
+        assert torch.equal(kept.boxes, better.boxes)
+        assert torch.equal(kept.scores, better.scores)
+        assert torch.equal(kept.labels, better.labels)
     assert [len(found) for found in model.decode(raw, 1.0)] == [0, 0]
 
 

@@ -118,6 +118,14 @@ def test_keep_ends_a_long_class_early_and_rightly() -> None:
     assert_same(suppress([found], settings)[0], found[torch.tensor(plain(found, settings))])
 
 
+@pytest.mark.parametrize("keep", [9, 10, 11])
+def test_keep_at_the_edge_of_a_block(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nms, "BLOCK", 10)
+    x = torch.arange(40.0)[:, None]
+    found = Detections(torch.cat((x, x, x + 1, x + 1), 1), torch.linspace(1, 0.1, 40), torch.zeros(40).long())
+    assert_same(suppress([found], Settings(keep=keep))[0], found[:keep])
+
+
 def test_names_and_no_images() -> None:
     named = Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0.5]), torch.tensor([1]), ("cat", "dog"))
     assert suppress([named], Settings())[0].names == ("cat", "dog")

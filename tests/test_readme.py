@@ -81,7 +81,8 @@ def test_every_recipe_and_link_named_exists(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"\b(?:yolov3|tiny|yolov4)\w*_(?:coco|640)\w*", text):
         assert name in recipe.names() or name in {"yolov3_640"}, name
-    for path in re.findall(r"`((?:src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks)/[a-z0-9_/.]+)`", text):
+    rooms = "src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks"
+    for path in re.findall(rf"`((?:{rooms})/[a-z0-9_/.]+)`", text):
         places = [ROOT / path, ROOT / "src" / "boxwright" / path]
         assert any(place.exists() for place in places), path
 

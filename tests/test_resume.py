@@ -29,16 +29,21 @@ def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
     undisturbed = start(tiny_coco, left_alone, CHANGES)
     moments = sorted(random.sample(range(1, STEPS), 3))
     process = start(tiny_coco, killed, CHANGES)
-    for moment in moments:
-        while process.poll() is None and max((line["step"] for line in lines(killed)), default=0) < moment:
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.1))  # in the step, while a checkpoint is written, in an evaluation
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-        process = start(tiny_coco, killed, CHANGES, "--resume")
-    finish(process)
-    finish(undisturbed)
+    try:
+        for moment in moments:
+            while process.poll() is None and max((line["step"] for line in lines(killed)), default=0) < moment:
+                time.sleep(0.002)
+            time.sleep(random.uniform(0, 0.1))  # in the step, while a checkpoint is written, in an evaluation
+            process.kill()
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+            process = start(tiny_coco, killed, CHANGES, "--resume")
+        finish(process)
+        finish(undisturbed)
+    finally:
+        for each in (process, undisturbed):
+            each.kill()
+            each.communicate()
 
     for name in ("last", "best"):
         expected, found = tensors(left_alone / name), tensors(killed / name)

@@ -160,6 +160,11 @@ def test_mosaic_shows_four_contents_and_their_boxes() -> None:
     grey = (result.images[:, 0] * 255).round().int()
     known = torch.tensor([0, 40, 80, 120, 160], dtype=torch.int32)
     assert torch.isin(grey, known).all()  # nothing of the border (250), nothing blended between tiles
+    # unscaled, two contents side by side are wider than the result, two on top of each other as high, but not centred
+    covered = (grey > 0).any(-1)
+    assert torch.equal(covered, (grey > 0).all(-1))
+    assert covered.sum(-1).min() >= SIZE / 2 - 1
+    assert not covered.all()
     for i in range(4):
         assert result.labels[i, 0] in (i, -1)  # its own picture is the first tile
         for box, label in zip(result.boxes[i], result.labels[i], strict=True):

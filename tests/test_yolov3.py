@@ -318,9 +318,28 @@ def test_the_ignore_test_looks_at_boxes_of_every_scale_and_in_pieces(monkeypatch
     assert {name: term.item() for name, term in whole.items()} == {name: term.item() for name, term in pieces.items()}
 
 
+def test_a_perfect_box_still_teaches_its_objectness() -> None:
+    """The cell of an object is never spared by the ignore test, however well its box lies."""
+    model = small()
+    raw = tuple(torch.zeros(1, 24, n, n) for n in (2, 4))
+    for one in raw:
+        one.view(1, 3, 8, -1)[:, :, 4] = -5.0
+    cells = model.cells(raw)
+    cell = 3 * 4 + 16 + 5  # stride 16, second anchor, row 1, column 1
+    box = cells.boxes(torch.zeros(1, 4), torch.tensor([cell]))
+    terms = model.loss_of_raw(raw, batch_of(box[None], torch.tensor([[0]]), (64, 64)))
+    padding = model.loss_of_raw(raw, batch_of(box[None], torch.tensor([[-1]]), (64, 64)))
+    every_cell = 60 * np.log1p(np.exp(-5))
+    assert terms["objectness"].item() == pytest.approx(5, abs=0.5)
+    assert padding["objectness"].item() == pytest.approx(every_cell, rel=1e-4)  # padding spares none
+    assert terms["wh"].item() == pytest.approx(0, abs=1e-9)
+
+
 def test_normaliser() -> None:
-    boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [0, 0, 0, 0]]])
-    batch = batch_of(boxes, torch.tensor([[2, 0], [1, -1]]), (64, 64))
+    """Three objects in two pictures, and a crowd region, which is no object."""
+    boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [2, 50, 20, 60]]])
+    crowd = torch.tensor([[False, False], [False, True]])
+    batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)
     raw = tuple(torch.randn(2, 24, n, n, generator=torch.Generator().manual_seed(1)) for n in (2, 4))
     by_images = small(loss={"normalise": "images"}).loss_of_raw(raw, batch)
     by_boxes = small(loss={"normalise": "boxes"}).loss_of_raw(raw, batch)

@@ -138,7 +138,7 @@ class EmaConfig(Config):
 class TrainConfig(Config):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8  # images a process and step
-    accumulate: Annotated[int, Field(ge=1)] = 1  # batches summed into one step of the optimiser
+    accumulate: Annotated[int, Field(ge=1)] = 1  # batches averaged into one step of the optimiser
     seed: int = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

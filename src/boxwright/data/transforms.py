@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from boxwright.data.warp import Placement, warp
+from boxwright.data.warp import Placement, portions, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 
@@ -86,7 +86,11 @@ def change_colours(images: Tensor, hue: Tensor, saturation: Tensor, value: Tenso
     With chroma C = V * S, channel n of (5, 3, 1) is V - C * clamp(2 - d, 0, 1), where d is the distance of n + 6 * hue
     from 2 on a circle of length 6 (the usual closed form of HSV to RGB, min(k, 4 - k) written as a distance).
     """
-    hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
+    for part in portions(images):
+        _change_colours(images[part], *(each[part, None, None] for each in (hue, saturation, value)))
+
+
+def _change_colours(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
     red, green, blue = images.unbind(1)
     top = images.amax(1)
     chroma = top - images.amin(1)

@@ -47,17 +47,22 @@ def warp(
         torch.from_numpy(each.astype(np.float32)).to(device)
         for each in (placement.shift, placement.centre, placement.matrix, np.linalg.inv(placement.matrix), contents)
     )
-    x, y = _plane_points(inverse, size, tilted=bool(placement.matrix[:, 2, :2].any()))
+    one, tilted = tiles.shape[1] == 1, bool(placement.matrix[:, 2, :2].any())
     # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
-    if tiles.shape[1] == 1:
-        images = _sample_canvas(batch.images[tiles[:, 0]].float().sub_(fill), x, y)
-    else:
-        images = _sample_mosaic(batch.images.float().sub_(fill), tiles, torch.cat([shift, content], 2), centre, x, y)
-    images.add_(fill).div_(255).clamp_(0, 1)
+    strip = None if one else _strip(batch.images).float().sub_(fill)
+    images = torch.empty(len(tiles), 3, *size, device=device)
+    for part in portions(images):
+        x, y = _plane_points(inverse[part], size, tilted)
+        if strip is None:
+            sampled = _sample_canvas(batch.images[tiles[part, 0]].float().sub_(fill), x, y)
+        else:
+            areas = torch.cat([shift, content, tiles[..., None] * float(batch.images.shape[2])], 2)
+            sampled = _sample_mosaic(strip, areas[part], centre[part], x, y)
+        images[part] = sampled.add_(fill).div_(255).clamp_(0, 1)
 
     count, rows = len(tiles), tiles.shape[1] * batch.labels.shape[1]
     boxes = batch.boxes[tiles] + torch.cat([shift, shift], 2)[:, :, None]  # (K, T, M, 4) on the plane
-    shown = boxes if tiles.shape[1] == 1 else _cut_to_tiles(boxes, shift, centre, content)
+    shown = boxes if one else _cut_to_tiles(boxes, shift, centre, content)
     whole, seen = (_move(each.reshape(count, rows, 4), matrix) for each in (boxes, shown))
     seen[..., 0::2].clamp_(0, size[1])
     seen[..., 1::2].clamp_(0, size[0])
@@ -66,6 +71,15 @@ def warp(
     kept = (labels >= 0) & (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * whole_sides.prod(-1))
     labels = labels.masked_fill(~kept, -1)
     return Batch(images, seen * kept[..., None], labels, batch.ignore[tiles].reshape(count, rows) & kept, batch.frames)
+
+
+def portions(images: Tensor) -> list[slice]:
+    """The rows to work on at once: all on a GPU; one by one on a CPU, whose cache holds the planes of one picture.
+
+    Row by row measured 1.3 times (colours) to 3 times (mosaic) as fast on two cores at 640 px.
+    """
+    rows = len(images)
+    return [slice(row, row + 1) for row in range(rows)] if images.device.type == "cpu" else [slice(0, rows)]
 
 
 def _plane_points(inverse: Tensor, size: tuple[int, int], tilted: bool) -> tuple[Tensor, Tensor]:
@@ -87,24 +101,26 @@ def _sample_canvas(canvases: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return F.grid_sample(canvases, grid, align_corners=False)
 
 
-def _sample_mosaic(canvases: Tensor, tiles: Tensor, areas: Tensor, centre: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Up to four canvases for each result, -> (K, 3, h, w).
+def _strip(canvases: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (1, 3, B * H, W), one below the other, so that one sampling reaches all of them."""
+    return canvases.transpose(0, 1).flatten(1, 2)[None]
 
-    The canvases are seen as one strip, one below the other, so that one sampling reaches all of them. areas (K, T, 6):
-    shift (x, y) on the plane and content (x1, y1, x2, y2) on the canvas.
+
+def _sample_mosaic(strip: Tensor, areas: Tensor, centre: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Up to four canvases of the strip for each result, -> (K, 3, h, w).
+
+    areas (K, 4, 7): shift (x, y) on the plane, content (x1, y1, x2, y2) on the canvas, the canvas's first row in the
+    strip. centre (K, 2), x and y (K, h, w): plane px.
     """
-    count, (height, width) = len(canvases), canvases.shape[2:]
     tile = (x >= centre[:, 0, None, None]) + 2 * (y >= centre[:, 1, None, None]).long()  # (K, h, w)
     tile += 4 * torch.arange(len(tile), device=tile.device)[:, None, None]
-    table = torch.cat([areas, tiles[..., None] * float(height)], 2).flatten(0, 1)  # (4 K, 7)
-    left, top, x1, y1, x2, y2, start = table[tile.flatten()].view(*tile.shape, 7).unbind(-1)
+    left, top, x1, y1, x2, y2, start = areas.flatten(0, 1)[tile.flatten()].view(*tile.shape, 7).unbind(-1)
     x, y = x - left, y - top
     outside = (x < x1) | (x >= x2) | (y < y1) | (y >= y2)
     # Half a pixel inside its content, nothing is blended with a canvas border or the next canvas in the strip.
-    x.clamp_(x1 + 0.5, x2 - 0.5).mul_(2 / width).sub_(1).masked_fill_(outside, -3.0)  # -3: beyond the padding
-    y.clamp_(y1 + 0.5, y2 - 0.5).add_(start).mul_(2 / (count * height)).sub_(1)
-    strip = canvases.transpose(0, 1).reshape(1, 3, count * height, width).expand(len(tile), -1, -1, -1)
-    return F.grid_sample(strip, torch.stack([x, y], -1), align_corners=False)
+    x.clamp_(x1 + 0.5, x2 - 0.5).mul_(2 / strip.shape[3]).sub_(1).masked_fill_(outside, -3.0)  # -3: beyond the padding
+    y.clamp_(y1 + 0.5, y2 - 0.5).add_(start).mul_(2 / strip.shape[2]).sub_(1)
+    return F.grid_sample(strip.expand(len(tile), -1, -1, -1), torch.stack([x, y], -1), align_corners=False)
 
 
 def _cut_to_tiles(boxes: Tensor, shift: Tensor, centre: Tensor, content: Tensor) -> Tensor:
