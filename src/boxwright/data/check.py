@@ -22,8 +22,8 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.header import Header, read_headers
 from boxwright.data.report import TITLES, Finding, Report
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.progress import track
-from boxwright.weights.files import whole
 
 BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
 NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice

@@ -5,7 +5,6 @@ only training needs. A folder is replaced as a whole: it is written beside as NA
 NAME.old, the new one takes its name.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from torch import nn
 from boxwright import weights
 from boxwright.engine.ema import Average
 from boxwright.errors import InputError
+from boxwright.files import sync, whole
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
-from boxwright.weights.files import whole
 
 
 @dataclass
@@ -116,7 +115,7 @@ def replaced(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise InputError(f"{folder}: the checkpoint cannot be written ({error.strerror or error})") from error
     finally:
@@ -151,12 +150,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-
-
-def _sync(folder: Path) -> None:
-    """Make renames in `folder` lasting."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

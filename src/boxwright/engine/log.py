@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.recipe import TrainConfig
 from boxwright.types import Batch
-from boxwright.weights.files import whole
 
 FILE = "log.jsonl"
 

@@ -34,10 +34,10 @@ from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.run import evaluate
+from boxwright.files import whole
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Batch
-from boxwright.weights.files import whole
 
 SHOWN = 3  # faults named in a message
 # What may differ when a run goes on: where things lie, how fast they are read, what is told.
@@ -103,11 +103,13 @@ def train(
         training, validation, left_out = _open(recipe, skip_bad)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
-        network = _network(recipe, None if resume else weights, transfer)
+        network = _network(recipe, None if resume else weights, transfer, accelerator)
         job = _job(recipe, training, validation, network, accelerator)
         _enter(run, recipe, resume, left_out, accelerator)
         keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)
         state = keeper.restore(State(data=_fingerprint(training), processes=accelerator.num_processes))
+        if not state.step:
+            keeper.save("last", state)  # a run killed before its first checkpoint resumes from the given weights
         with closing(Journal(run, accelerator, config, state.step)) as journal:
             for epoch in range(state.step // job.steps_per_epoch, config.epochs):
                 _learn(job, epoch, state, journal, keeper)
@@ -221,9 +223,9 @@ def _accelerator(config: TrainConfig) -> Any:
 
 def _refuse(run: Path, resume: bool) -> None:
     """InputError when the folder does not suit: a run is there, or none is."""
-    begun = (run / "recipe.yaml").exists()
+    begun = (run / "last").exists() or (run / "last.old").exists()
     if resume and not begun:
-        raise InputError(f"{run}: there is no run to resume (no recipe.yaml); train without --resume first")
+        raise InputError(f"{run}: there is no run to resume (no checkpoint `last`); train without --resume first")
     if begun and not resume:
         raise InputError(f"{run}: holds a run already; go on with it by --resume, or choose another --out")
 
@@ -242,12 +244,12 @@ def _open(recipe: Recipe, skip_bad: bool) -> tuple[Dataset, Dataset, list[str]]:
     return without_bad(training, report), without_bad(validation, report), report.left_out()
 
 
-def _network(recipe: Recipe, file: str | Path | None, transfer: bool) -> nn.Module:
+def _network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Any) -> nn.Module:
     """The network at its start: random from the seed, then filled from `file`."""
     torch.manual_seed(recipe.train.seed)
     network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
     if file is not None:
-        print(weight_files.load(network, file, recipe, transfer=transfer), file=sys.stderr)
+        accelerator.print(weight_files.load(network, file, recipe, transfer=transfer), file=sys.stderr)
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
@@ -293,7 +295,7 @@ def _enter(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], acc
             if left_out:
                 with whole(run / "left_out.txt") as file:
                     file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-            with whole(run / "recipe.yaml") as file:  # last: from here on the folder holds a run
+            with whole(run / "recipe.yaml") as file:
                 file.write_text(recipe.to_yaml(), encoding="utf-8")
     accelerator.wait_for_everyone()
 

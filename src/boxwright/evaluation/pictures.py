@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from boxwright.data.dataset import Sample
 from boxwright.evaluation.coco import RECALLS, Metrics
+from boxwright.files import whole
 from boxwright.predict.draw import PAPER, colour, draw_truth_and_prediction
 from boxwright.types import Detections
-from boxwright.weights.files import whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

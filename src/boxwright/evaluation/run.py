@@ -22,10 +22,10 @@ from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
+from boxwright.files import whole
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.types import Detections
-from boxwright.weights.files import whole
 
 ON_SHEET = 8  # pictures, spread evenly over the data set
 

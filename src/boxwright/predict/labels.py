@@ -8,9 +8,9 @@ import numpy as np
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.predict.draw import draw_boxes
 from boxwright.progress import track
-from boxwright.weights.files import whole
 
 
 def draw_labels(dataset: Dataset, out: Path, count: int) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
-from boxwright.weights.files import whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Read = tuple[Path, Array | InputError]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.recipe import Recipe, from_tree
-from boxwright.weights.files import locate, require, whole
+from boxwright.weights.files import locate, require
 
 RECIPE_KEY = "recipe"  # in the metadata: the recipe as JSON, class names included
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.recipe import Recipe
-from boxwright.weights.files import require, whole
+from boxwright.weights.files import require
 
 NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
 Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its tensors, in file order

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.recipe import Recipe
-from boxwright.weights.files import require, whole
+from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
 
 # The bytes of one number; BFloat16, which numpy lacks, is read as its 16 bits.
