@@ -16,6 +16,7 @@ from torch import nn
 
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
+from boxwright.files import whole
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, files
 
@@ -231,7 +232,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target.write_text("old")
 
     def write_half() -> None:
-        with files.whole(target) as part:
+        with whole(target) as part:
             part.write_text("half")
             raise OSError(28, "No space left on device")
 
