@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -198,6 +199,13 @@ class TestRunFolder:
         for line in found[:-1]:
             assert line["total"] == pytest.approx(sum(line["terms"].values()))
             assert line["lr"] > 0
+
+    def test_curves_show_what_was_logged(self, finished):
+        picture = cv2.imread(str(finished / "curves.png")).astype(int)
+        vivid = picture.max(axis=2) - picture.min(axis=2) > 60  # the coloured lines of the loss terms, and of AP
+        loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
+        assert loss > 500
+        assert quality > 50
 
     def test_best_is_what_metrics_speak_of(self, finished):
         summary = json.loads((finished / "metrics.json").read_text())["summary"]

@@ -299,8 +299,8 @@ def test_confusion_worked_by_hand():
 
 
 def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
-    step = {"step": 20, "epoch": 0, "lr": 0.01, "loss": 3.0, "box": 1.0, "objectness": 2.0, "images_per_second": 9.0}
-    lines = [step | {"step": 20 * n, "loss": 3.0 / n} for n in range(1, 5)]
+    step = {"epoch": 0, "lr": 0.01, "total": 3.0, "terms": {"box": 1.0, "objectness": 2.0}, "images_per_second": 9.0}
+    lines = [step | {"step": 20 * n, "total": 3.0 / n} for n in range(1, 5)]
     lines.insert(2, {"step": 40, "epoch": 0, "AP": 0.2, "AP50": 0.5})
     for name, kept in (("whole", lines), ("no_evaluation", lines[:2]), ("nothing", [])):
         log = tmp_path / f"{name}.jsonl"

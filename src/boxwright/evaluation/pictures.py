@@ -23,7 +23,6 @@ from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-NO_TERMS = {"step", "epoch", "lr", "loss", "images_per_second", "waiting"}  # the rest of a step's line are loss terms
 MOST_CURVES = 12  # classes with a line of their own; more are a thicket, so the rest only count in the mean
 MOST_NUMBERS = 25  # classes up to which the confusion matrix writes its counts
 PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
@@ -32,18 +31,18 @@ PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
 def curves(log: Path, file: Path) -> None:
     """Loss terms, learning rate and AP of the run whose `log.jsonl` this is, drawn into `file`."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    steps, scores = [line for line in lines if "loss" in line], [line for line in lines if "AP" in line]
+    steps, scores = [line for line in lines if "terms" in line], [line for line in lines if "AP" in line]
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss, rate, quality = figure.subplots(1, 3)
     at = [line["step"] for line in steps]
-    for name in [name for name in (steps[0] if steps else {}) if name not in NO_TERMS]:
-        loss.plot(at, [line.get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
-    loss.plot(at, [line["loss"] for line in steps], lw=1.6, color="black", label="sum")
+    for name in steps[0]["terms"] if steps else ():
+        loss.plot(at, [line["terms"].get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
+    loss.plot(at, [line["total"] for line in steps], lw=1.6, color="black", label="sum")
     loss.set(title="training loss", xlabel="step", yscale="log" if steps else "linear")
     rate.plot(at, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
     rate.set(title="learning rate", xlabel="step", ylim=(0, None))
     for name, tint in (("AP50", "tab:blue"), ("AP", "tab:orange")):
-        epochs, values = [line["epoch"] for line in scores], [line[name] for line in scores]
+        epochs, values = [line["epoch"] + 1 for line in scores], [line[name] for line in scores]
         quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
     quality.set(title="average precision on the validation pictures", xlabel="epoch", ylim=(0, 1))
     quality.xaxis.set_major_locator(MaxNLocator(integer=True))
