@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,8 @@ def test_transfer_to_other_classes(tmp_path: Path, tiny: Recipe) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     report = weights.load(model, tmp_path / "m.safetensors", five, transfer=True)
     assert len(report.fresh) == 4
-    assert all(name in str(report) for name in report.fresh)
+    assert sorted(report.fresh_parts()) == ["network.out16.*", "network.out32.*"]
+    assert f"4 stay fresh ({', '.join(report.fresh_parts())})" in str(report)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name] if name in report.fresh else source.state_dict()[name]), name
 
@@ -262,3 +264,18 @@ def test_full_disk(tmp_path: Path, tiny: Recipe, name: str) -> None:
 def test_unwritable_folder(tmp_path: Path, tiny: Recipe) -> None:
     with pytest.raises(InputError, match=r"x\.safetensors: cannot be written \(No such file or directory\)"):
         checkpoint.save(tmp_path / "absent" / "x.safetensors", build(tiny), tiny)
+
+
+def test_writing_from_many_threads_leaves_the_mask_of_new_files(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
+
+    def write(number: int) -> None:
+        with whole(tmp_path / str(number)) as part:
+            part.write_text("x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(400)))
+    after = os.umask(mask)
+    assert after == mask
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}

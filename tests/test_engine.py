@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 
 from boxwright.config import validate
+from boxwright.data import open_dataset
+from boxwright.data.loader import Loader
 from boxwright.engine import checkpointing, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import Average
@@ -339,3 +342,48 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     start, end = tensors(finished / "best"), tensors(folder / "last")
     name = "ema.network.out16.weight"
     torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
+
+
+def test_profile_counts_steps_of_the_optimiser(tiny_coco, tmp_path):
+    changes = {"train.epochs": 1, "train.accumulate": 2, "train.profile": 2}
+    folder = run(tiny_coco, tmp_path / "run", changes)
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert len([event for event in events if event["name"] == "Optimizer.step#SGD.step"]) == 2
+
+
+def test_all_batches_of_a_step_have_one_size(tiny_coco):
+    changes = {"train.accumulate": 2, "train.augment.sizes": [[96, 96], [64, 64], [128, 128]]}
+    recipe = training.recipes.load("demo", SMALL | changes)
+    batch = next(Loader(open_dataset(tiny_coco, "train"), recipe.data.canvas, 2).epoch(0))
+    alone = SimpleNamespace(device="cpu", process_index=0)
+    sizes = [training.prepare(batch, recipe, 0, number, alone).images.shape[2] for number in range(12)]
+    assert sizes[0::2] == sizes[1::2]
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("mixed", [0, 0.5])
+def test_pictures_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
+    """Several training pictures have no box; some batches have none at all, and teach that nothing is there."""
+    data = shutil.copytree(tiny_coco, tmp_path / "data")
+    for split, kept in (("train", {1, 2, 3}), ("val", {1, 2})):
+        file = data / "annotations" / f"{split}.json"
+        labels = json.loads(file.read_text())
+        labels["annotations"] = [each for each in labels["annotations"] if each["image_id"] in kept]
+        file.write_text(json.dumps(labels))
+    real, boxes = yolov3.YOLOv3.loss, []
+
+    def loss(self, batch):
+        boxes.append(int(batch.valid.sum()))
+        return real(self, batch)
+
+    monkeypatch.setattr(yolov3.YOLOv3, "loss", loss)
+    folder = run(data, tmp_path / "run", {"train.augment.mosaic": mixed, "train.augment.mixup": mixed})
+    assert len(boxes) == 12
+    assert 0 in boxes
+    assert max(boxes) > 0
+    assert all(value.isfinite().all() for value in tensors(folder / "last").values())
+    found = {line["step"]: line["terms"] for line in lines(folder) if "terms" in line}
+    for step, count in enumerate(boxes, 1):
+        if not count:
+            assert found[step].pop("objectness") > 0
+            assert set(found[step].values()) == {0}

@@ -1,5 +1,11 @@
 """Two processes with half the batch each take the steps that one process takes with the whole batch."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from small_run import ROUNDING, finish, furthest, lines, start
@@ -7,6 +13,28 @@ from small_run import ROUNDING, finish, furthest, lines, start
 # Batch norm is held fixed, because its statistics are each process's own. Everything else is on; clipping and the
 # division by the number of boxes both need what the other process has.
 CHANGES = {"train.freeze_norm": True, "train.optimizer.clip": 1.0}
+
+# Each process says in files what it looked through and how it was stopped.
+FAULTY = """
+import os, sys
+from pathlib import Path
+from boxwright.engine import sources
+from boxwright.engine.train import train
+from boxwright.errors import InputError
+
+data, out, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
+real = sources.check
+
+def check(dataset):
+    (out / f"looked-{rank}-{dataset.split}").write_text("")
+    return real(dataset)
+
+sources.check = check
+try:
+    train("demo", data, out / "run")
+except InputError as error:
+    (out / f"stopped-{rank}").write_text(str(error))
+"""
 
 
 @pytest.mark.slow
@@ -20,3 +48,21 @@ def test_two_halves_equal_the_whole(tiny_coco, tmp_path):
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "halves"), strict=True):
         name, tolerance = ("AP", {"abs": 1e-3}) if "AP" in one else ("total", {"rel": 1e-5})
         assert two[name] == pytest.approx(one[name], **tolerance)
+
+
+@pytest.mark.slow
+def test_one_looks_and_all_stop(tiny_coco, tmp_path):
+    data = shutil.copytree(tiny_coco, tmp_path / "data")
+    file = data / "annotations" / "train.json"
+    labels = json.loads(file.read_text())
+    labels["annotations"][0]["bbox"][2] = 0
+    file.write_text(json.dumps(labels))
+    script, out = tmp_path / "faulty.py", tmp_path / "out"
+    script.write_text(FAULTY)
+    out.mkdir()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    subprocess.run([*launch, script, data, out], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=True)
+    said = {path.name: path.read_text() for path in out.iterdir()}
+    assert sorted(said) == ["looked-0-train", "looked-0-val", "stopped-0", "stopped-1"]
+    assert "1 faults in the labels" in said["stopped-0"]
+    assert said["stopped-1"] == said["stopped-0"]

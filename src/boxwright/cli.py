@@ -87,7 +87,7 @@ def evaluate(
     data: Data,
     recipe: RecipeOption = None,
     split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
-    out: Annotated[str | None, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = None,
+    out: Annotated[str, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = "evaluation",
     set_: Changes = None,
     device: Device = "auto",
 ) -> None:
@@ -97,7 +97,7 @@ def evaluate(
     from boxwright.predict import predictor
 
     loaded = predictor.load(weights, recipe, device, set_ or ())
-    print(run.evaluate(loaded, open_dataset(data, split), Path(out) if out else None))
+    print(run.evaluate(loaded, open_dataset(data, split), out))
 
 
 @app.command()
@@ -147,12 +147,13 @@ def import_(
 def data_check(
     folder: Folder,
     split: Annotated[list[str] | None, typer.Option("--split", help="Which parts; repeatable. [default: all]")] = None,
-    report: Annotated[str | None, typer.Option("--report", help="Write the findings as JSON here.")] = None,
+    report: Annotated[str, typer.Option("--report", help="Where the findings go as JSON.")] = "data_check.json",
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
     from boxwright.data import check
 
-    found = check.check_folder(folder, tuple(split or ()), Path(report) if report else None)
+    found = check.check_folder(folder, tuple(split or ()), Path(report), decode=decode)
     print(found)
     raise typer.Exit(1 if found.errors else 0)
 

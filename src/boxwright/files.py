@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Folders to write into, and files written whole or not at all."""
 
 import os
 import tempfile
@@ -7,6 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boxwright.errors import InputError
+
+# The mask can only be read by setting it, for all threads at once: so once, while there is one thread.
+_MASK = os.umask(0)
+os.umask(_MASK)
+MODE = 0o666 & ~_MASK  # of a new file
+
+
+def folder(path: str | Path) -> Path:
+    """`path` as a folder that is there. Raises InputError where it can neither be found nor made."""
+    made = Path(path)
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{made}: results cannot be written there ({error.strerror})") from error
+    return made
 
 
 @contextmanager
@@ -25,7 +40,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp gives 0600
+        part.chmod(MODE)  # mkstemp gives 0600
         sync(part)
         part.replace(target)
         sync(target.parent)
@@ -33,12 +48,6 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync(path: Path) -> None:

@@ -192,6 +192,8 @@ class Recipe(Config):
         classes = getattr(self.model, "classes", None)
         if self.data.names and classes != len(self.data.names):
             raise ValueError(f"model.classes is {classes}, data.names holds {len(self.data.names)} names")
+        if len(set(self.data.names)) < len(self.data.names):
+            raise ValueError("data.names holds a name more than once, needed different ones")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -69,7 +69,14 @@ def open_dataset(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     if len(sources) > 1:
         raise InputError(f"{root}: split '{split}' may be {' or '.join(sources)}; say which")
     (source,) = sources.values()
-    return source.read(split)
+    dataset = source.read(split)
+    names = dataset.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"{source.path}: {len(twice)} class names stand more than once ({', '.join(twice[:5])}), needed different "
+            "ones; rename or merge these classes"
+        )
+    return dataset
 
 
 def splits(root: str | Path, kind: str = "auto") -> list[str]:

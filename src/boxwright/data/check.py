@@ -59,16 +59,22 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
 
 
 def check_folder(
-    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, kind: str = "auto"
+    root: str | Path,
+    splits: Sequence[str] = (),
+    report: Path | None = None,
+    kind: str = "auto",
+    *,
+    decode: bool = False,
 ) -> Report:
     """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
 
-    report: also write the findings there as JSON. Raises InputError when the data set cannot be opened at all.
+    report: also write the findings there as JSON. decode: decode every picture, not only its header.
+    Raises InputError when the data set cannot be opened at all.
     """
     datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
     result = Report()
     for dataset in datasets:
-        result += check(dataset)
+        result += check(dataset, decode=decode)
     for position, first in enumerate(datasets):
         for second in datasets[position + 1 :]:
             result += check_splits(first, second)

@@ -4,8 +4,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-EXAMPLES = 5  # findings of a kind that the summary shows
-
 TITLES = {
     "not_finite": "boxes or areas that are no finite numbers",
     "negative_size": "boxes of negative width or height",
@@ -98,7 +96,6 @@ class Report:
         for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
             group = groups[level, kind]
             lines.append(f"{level}: {len(group)} {TITLES[kind]}")
-            lines += [f"  {finding}" for finding in group[:EXAMPLES]]
-            lines += [f"  and {len(group) - EXAMPLES} more"] if len(group) > EXAMPLES else []
+            lines += [f"  {finding}" for finding in group]
         lines.append(f"{len(self.errors)} errors, {len(self.notes)} notes")
         return "\n".join(lines)

@@ -58,8 +58,11 @@ class Journal:
                 return
             self.images += len(batch.images)
             yield batch
-            if self.profile is not None:
-                self.profile.step()
+
+    def stepped(self) -> None:
+        """A step of the optimiser is done."""
+        if self.profile is not None:
+            self.profile.step()
 
     def record(self, step: int, batch: Batch, terms: Mapping[str, Tensor]) -> None:
         """Note the loss of one batch, before its gradient is used. `step` counts from 1.
@@ -149,7 +152,7 @@ def _keep_until(file: Path, step: int) -> None:
 
 
 def _profile(file: Path, steps: int) -> Any:
-    """A running profiler that writes batches 2 to `steps` + 1 to `file` (for chrome://tracing); None for no steps."""
+    """A running profiler that writes steps 2 to `steps` + 1 to `file` (for chrome://tracing); None for no steps."""
     if not steps:
         return None
     profile = torch.profiler.profile(

@@ -22,7 +22,7 @@ from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
-from boxwright.files import whole
+from boxwright.files import folder, whole
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.types import Detections
@@ -53,7 +53,7 @@ def evaluate(
     threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
     samples = _samples(dataset)
     classes = _same_classes(predictor, dataset)
-    folder = _folder(out) if out is not None and rank == 0 else None
+    place = folder(out) if out is not None and rank == 0 else None
     found = _detect(predictor, dataset, threshold, classes, rank, world)
     info = {
         "recipe": predictor.recipe.name,
@@ -71,8 +71,8 @@ def evaluate(
         },
     }
     metrics = score(samples, found, dataset.names, info)
-    if folder is not None:
-        _write(folder, metrics, samples, found, dataset, predictor.recipe.predict.threshold)
+    if place is not None:
+        _write(place, metrics, samples, found, dataset, predictor.recipe.predict.threshold)
     return metrics
 
 
@@ -132,40 +132,31 @@ def _gather(mine: Sequence[Detections], total: int, names: tuple[str, ...]) -> l
     return merged
 
 
-def _folder(out: str | Path) -> Path:
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
-    return folder
-
-
 def _write(
-    folder: Path,
+    place: Path,
     metrics: Metrics,
     samples: Sequence[Sample],
     found: Sequence[Detections],
     dataset: Dataset,
     threshold: float,
 ) -> None:
-    """Files in `folder`. Pictures and the confusion matrix show what scores at least `threshold`."""
-    with whole(folder / "metrics.json") as part:
+    """Files in `place`. Pictures and the confusion matrix show what scores at least `threshold`."""
+    with whole(place / "metrics.json") as part:
         part.write_text(json.dumps(metrics.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
     rows = [
         row
         for sample, one in zip(samples, found, strict=True)
         for row in one.to_coco(sample.image_id, dataset.category_ids)
     ]
-    with whole(folder / "detections.json") as part:
+    with whole(place / "detections.json") as part:
         part.write_text(json.dumps(rows), encoding="utf-8")
-    pictures.precision_recall(metrics, folder / "precision_recall.png")
+    pictures.precision_recall(metrics, place / "precision_recall.png")
     counts = pictures.confusion(samples, found, len(dataset.names), threshold)
-    pictures.confusion_matrix(counts, dataset.names, threshold, folder / "confusion.png")
+    pictures.confusion_matrix(counts, dataset.names, threshold, place / "confusion.png")
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(ON_SHEET, len(samples))).round().astype(int)).tolist()
     shown = [found[index][found[index].scores >= threshold] for index in chosen]
     images = [read_image(samples[index].path) for index in chosen]
-    pictures.sheet(images, [samples[index] for index in chosen], shown, folder / "sheet.jpg")
-    log = folder / "log.jsonl"
+    pictures.sheet(images, [samples[index] for index in chosen], shown, place / "sheet.jpg")
+    log = place / "log.jsonl"
     if log.is_file():
-        pictures.curves(log, folder / "curves.png")
+        pictures.curves(log, place / "curves.png")

@@ -16,7 +16,8 @@ def names() -> list[str]:
 
 
 def module(name: str) -> ModuleType:
-    """The system called `name`: a module with `Config` and `build(config)`."""
+    """The system called `name`: a module with `Config` and `build(config)`, and where MindSpore's zoo has the network
+    too, `mindspore_name(parameter)`, the name of a parameter there."""
     if name not in names():
         raise InputError(f"model.name: there is no model '{name}'; there are {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -7,8 +7,7 @@ import numpy as np
 
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset
-from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import folder, whole
 from boxwright.predict.draw import draw_boxes
 from boxwright.progress import track
 
@@ -18,10 +17,7 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
 
     Raises InputError when a picture cannot be read or the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror})") from error
+    folder(out)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for index in track(chosen.tolist(), len(chosen), "drawing labels"):
         sample = dataset[index]

@@ -197,7 +197,7 @@ def _recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

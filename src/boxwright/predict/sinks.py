@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 
 from boxwright.data.canvas import read_image
+from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import folder, whole
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Read = tuple[Path, Array | InputError]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}  # looked for in folders, and written
 THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
 
 
@@ -132,14 +132,14 @@ def _targets(files: Sequence[Path], out: Path) -> dict[Path, Path]:
     return targets
 
 
-def _make_writable(folder: Path) -> None:
+def _make_writable(out: Path) -> None:
+    folder(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".boxwright"
+        probe = out / ".boxwright"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
+        raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error
 
 
 def _read_ahead(pool: ThreadPoolExecutor, groups: Sequence[Sequence[Path]]) -> Iterator[list[Read]]:

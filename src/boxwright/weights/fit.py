@@ -33,10 +33,20 @@ class Report:
         """Tensors of the model that were not filled."""
         return self.missing + self.mismatched
 
+    def fresh_parts(self) -> list[str]:
+        """`fresh` in few words: `part.*` where nothing below `part` was filled."""
+        found: dict[str, None] = {}
+        for name in self.fresh:
+            pieces = name.split(".")
+            parents = [".".join(pieces[:depth]) + "." for depth in range(1, len(pieces))]
+            empty = (parent + "*" for parent in parents if not any(n.startswith(parent) for n in self.matched))
+            found[next(empty, name)] = None
+        return list(found)
+
     def __str__(self) -> str:
         parts = [f"{Path(self.path).name}: {len(self.matched)} tensors loaded"]
         if self.fresh:
-            parts.append(f"{len(self.fresh)} stay fresh ({_first(self.fresh)})")
+            parts.append(f"{len(self.fresh)} stay fresh ({', '.join(self.fresh_parts())})")
         if self.unexpected:
             parts.append(f"{len(self.unexpected)} of the file left over ({_first(self.unexpected)})")
         return "; ".join(parts)

@@ -49,7 +49,12 @@ def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
 
     Raises InputError for a network that MindSpore's model zoo does not have.
     """
-    translate = models.module(recipe.model.name).mindspore_name  # type: ignore[attr-defined]
+    name = recipe.model.name  # type: ignore[attr-defined]
+    translate = getattr(models.module(name), "mindspore_name", None)
+    if translate is None:
+        raise InputError(
+            f"recipe {recipe.name}: models/{name}.py has no `mindspore_name`; MindSpore's zoo has no {name}"
+        )
     table = {}
     for own in model.state_dict():
         foreign = translate(own)

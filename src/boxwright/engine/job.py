@@ -1,0 +1,87 @@
+"""What a training works with, put together before its first step."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright import weights as weight_files
+from boxwright.data import Dataset
+from boxwright.data.loader import Loader
+from boxwright.engine import optim
+from boxwright.engine.ema import Average
+from boxwright.engine.schedule import Plan, learning_rates
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.types import Batch
+
+
+class WithLoss(nn.Module):
+    """A detector whose forward is its loss, for wrappers that know only forward. The bare network is what is saved."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.network.loss(batch)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Job:
+    """model: the network with its loss, wrapped by accelerate; network: the bare one."""
+
+    recipe: Recipe
+    validation: Dataset
+    accelerator: Any
+    network: nn.Module
+    model: nn.Module
+    optimizer: Any
+    average: Average | None
+    loader: Loader
+    plan: Plan
+    steps_per_epoch: int  # of the optimiser
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is evaluated: the average where one is kept."""
+        return self.average.network if self.average else self.network
+
+
+def assemble(recipe: Recipe, training: Dataset, validation: Dataset, network: nn.Module, accelerator: Any) -> Job:
+    """All of it on its device. Raises InputError when the pictures do not fill one step."""
+    config = recipe.train
+    loader = Loader(
+        training,
+        recipe.data.canvas,
+        config.batch,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=recipe.data.workers,
+    )
+    steps_per_epoch = loader.steps_per_epoch // config.accumulate  # batches that fill no step are left out
+    if not steps_per_epoch:
+        raise InputError(
+            f"train.accumulate: a step takes {config.accumulate} batches, an epoch has only {loader.steps_per_epoch}; "
+            "lower it or train.batch"
+        )
+    plan = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
+    model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
+    average = Average(network, config.ema) if config.ema.decay else None  # after prepare: the network has moved
+    return Job(recipe, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
+
+
+def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Any) -> nn.Module:
+    """The network at its start: random from the seed, then filled from `file`."""
+    torch.manual_seed(recipe.train.seed)
+    network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
+    if file is not None:
+        accelerator.print(weight_files.load(network, file, recipe, transfer=transfer), file=sys.stderr)
+    if recipe.train.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

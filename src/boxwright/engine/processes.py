@@ -1,0 +1,46 @@
+"""The processes that train together: one without torchrun, else one for each device."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from boxwright.errors import InputError
+from boxwright.recipe import TrainConfig
+
+T = TypeVar("T")
+
+
+@contextmanager
+def together(config: TrainConfig) -> Iterator[Any]:
+    """The accelerator of one training. Raises InputError for a precision that this machine does not offer."""
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and config.precision == "fp16":
+        raise InputError("train.precision: fp16 needs a GPU and there is none here; use bf16 or no")
+    accelerator = Accelerator(
+        cpu=on_cpu, mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        # accelerate keeps precision and device for the life of the process; the next run may want others.
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def on_main(work: Callable[[], T], accelerator: Any) -> T:
+    """What `work` returns, in every process, though only the first does it. Its InputError stops all of them."""
+    outcome: list[Any] = [None, None]  # result, text of the error
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except InputError as error:
+            outcome[1] = str(error)
+    result, error_text = broadcast_object_list(outcome)
+    if error_text is not None:
+        raise InputError(error_text)
+    return result  # type: ignore[no-any-return]

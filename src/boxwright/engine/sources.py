@@ -1,0 +1,43 @@
+"""The pictures and labels of a training: opened in every process, checked in one."""
+
+import hashlib
+from typing import Any
+
+from boxwright.data import Dataset, open_dataset
+from boxwright.data.check import check, check_splits, skip_bad
+from boxwright.data.report import Report
+from boxwright.engine.processes import on_main
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+
+SHOWN = 3  # faults named in a message
+
+
+def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset, Dataset, list[str]]:
+    """Training and validation pictures, and a line for each label and picture left out.
+
+    Raises InputError, the same in every process, for faults; with `skip` only for those that skipping cannot mend.
+    """
+    data = recipe.data
+    training, validation = (open_dataset(data.root, split, data.kind) for split in ("train", "val"))
+
+    def look() -> Report:
+        return check(training) + check(validation) + check_splits(training, validation)
+
+    report = on_main(look, accelerator)
+    if report.errors and not skip:
+        first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
+        raise InputError(
+            f"{data.root}: {len(report.errors)} faults in the labels and pictures ({first}); see them all with "
+            f"`boxwright data check {data.root}`, then repair them, or leave them out with --skip-bad"
+        )
+    return skip_bad(training, report), skip_bad(validation, report), report.left_out()
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Changes when pictures or labels do, so that a run is not resumed on other data."""
+    rows = dataset.rows
+    digest = hashlib.sha256()
+    for column in (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd):
+        digest.update(column.tobytes())
+    return digest.hexdigest()
