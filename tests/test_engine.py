@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from boxwright.config import validate
@@ -237,6 +238,25 @@ class TestRunFolder:
         after = tensors(finished / "last")
         assert all(before[name].equal(after[name]) for name in before)
         assert lines(finished) == log
+
+    def test_all_have_read_before_one_writes(self, tiny_coco, tmp_path, monkeypatch):
+        """On resume at step 0 the first process writes `last` again, which the others may not have read yet."""
+        done = []
+
+        def note(holder, name):
+            real = getattr(holder, name)
+
+            def noted(*args):
+                done.append(name)
+                return real(*args)
+
+            monkeypatch.setattr(holder, name, noted)
+
+        note(checkpointing.Keeper, "restore")
+        note(Accelerator, "wait_for_everyone")
+        note(checkpointing.Keeper, "save")
+        run(tiny_coco, tmp_path / "run", {"train.epochs": 1})
+        assert done[done.index("restore") :][:3] == ["restore", "wait_for_everyone", "save"]
 
     @pytest.mark.parametrize("damage", [b"", b"not a state", None])
     def test_damaged_state(self, finished, tiny_coco, tmp_path, damage):

@@ -5,6 +5,7 @@ import torch
 
 from boxwright import models
 from boxwright.types import Batch, Detector, Frame
+from from_the_host import NoNumbersFromTheHost
 
 # What makes a system small where its defaults are large; a new model needs no row.
 SMALL = {
@@ -27,8 +28,8 @@ def model(request: pytest.FixtureRequest) -> torch.nn.Module:
     return built
 
 
-def batch(empty: bool) -> Batch:
-    """Two pictures; the objects have every size, so that every scale has some."""
+def batch(empty: bool, rows: int = 7) -> Batch:
+    """Two pictures; the objects have every size, so that every scale has some. empty: all rows are padding."""
     frames = tuple(Frame(i, "", (SIZE, SIZE), (SIZE, SIZE), (1.0, 1.0)) for i in range(2))
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     sides = torch.tensor([8, 12, 20, 28, 40, 56, 60])
@@ -36,7 +37,8 @@ def batch(empty: bool) -> Batch:
     boxes = torch.stack((corner, corner, corner + sides, corner + sides), 1).clamp(max=SIZE).float().expand(2, -1, -1)
     labels = torch.arange(7).remainder(3).expand(2, -1)
     labels = torch.full_like(labels, -1) if empty else labels
-    return Batch(images, boxes, labels, torch.zeros_like(labels, dtype=torch.bool), frames)
+    ignore = torch.zeros_like(labels, dtype=torch.bool)
+    return Batch(images, boxes[:, :rows], labels[:, :rows], ignore[:, :rows], frames)
 
 
 def test_forward_gives_the_named_maps(model: torch.nn.Module) -> None:
@@ -61,9 +63,9 @@ def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained, evaluated, strict=True))
 
 
-@pytest.mark.parametrize("empty", [False, True], ids=["full", "empty"])
-def test_loss_and_gradient(model: torch.nn.Module, empty: bool) -> None:
-    terms = model.train().loss(batch(empty))
+@pytest.mark.parametrize(("empty", "rows"), [(False, 7), (True, 7), (True, 0)], ids=["full", "padding", "no-rows"])
+def test_loss_and_gradient(model: torch.nn.Module, empty: bool, rows: int) -> None:
+    terms = model.train().loss(batch(empty, rows))
     assert all(term.shape == () and bool(term.isfinite()) for term in terms.values())
     total = torch.stack(list(terms.values())).sum()
     total.backward()
@@ -71,6 +73,12 @@ def test_loss_and_gradient(model: torch.nn.Module, empty: bool) -> None:
         assert weight.grad is not None, f"{name} has no gradient"
         assert bool(weight.grad.isfinite().all()), f"{name} has a gradient that is not finite"
         assert bool((weight.grad != 0).any()), f"{name} learns nothing"
+
+
+def test_loss_never_waits_for_a_gpu(model: torch.nn.Module) -> None:
+    full = batch(empty=False)
+    with NoNumbersFromTheHost():
+        torch.stack(list(model.train().loss(full).values())).sum().backward()
 
 
 def test_loss_falls(model: torch.nn.Module) -> None:

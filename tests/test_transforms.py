@@ -1,6 +1,7 @@
 """Random changes: pixels and boxes must move together, and what is drawn must depend on nothing but its key."""
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from boxwright.data import transforms, warp
 from boxwright.data.transforms import augment, change_colours, step_size
+from boxwright.data.warp import send
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch, Frame
+from from_the_host import NoNumbersFromTheHost
 
 ORACLE = Path(__file__).parent / "oracles" / "preprocess" / "multiscale.npz"
 SIZE = 128
@@ -211,18 +215,30 @@ def test_mixup_share_is_beta_8_8() -> None:
 
 def test_boxes_that_are_cut_are_no_targets() -> None:
     """Twice as large about the middle: what was in the outer half leaves."""
-    whole, gone, half, sliver, crowd = [24, 24, 40, 40], [0, 0, 15, 15], [8, 24, 24, 40], [2, 24, 17, 40], [0, 0, 9, 9]
-    boxes = torch.tensor([[whole, gone, half, sliver, crowd]], dtype=torch.float32)
-    labels, ignore = torch.tensor([[0, 1, 2, 3, 4]]), torch.tensor([[False, False, False, False, True]])
+    whole, gone, half, sliver = [24, 24, 40, 40], [0, 0, 15, 15], [8, 24, 24, 40], [2, 24, 17, 40]
+    boxes = torch.tensor([[whole, gone, half, sliver]], dtype=torch.float32)
+    labels, ignore = torch.tensor([[0, 1, 2, 3]]), torch.zeros(1, 4, dtype=torch.bool)
     batch = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), boxes, labels, ignore, (frame((64, 64)),))
     config = AugmentConfig(scale=(2.0, 2.0), min_visible=0.3)
     result = augment(batch, config, size=(64, 64), **KEY)
-    assert result.labels.tolist() == [[0, -1, 2, -1, -1]]
+    assert result.labels.tolist() == [[0, -1, 2, -1]]
     assert result.boxes[0, 0].tolist() == [16, 16, 48, 48]
     assert result.boxes[0, 2].tolist() == [0, 16, 16, 48]
-    assert not result.ignore.any()
     assert augment(batch, config.model_copy(update={"min_visible": 0.0}), size=(64, 64), **KEY).labels[0, 3] == 3
     assert augment(batch, config.model_copy(update={"min_side": 16.0}), size=(64, 64), **KEY).labels[0, 2] == -1
+
+
+def test_crowd_regions_stay_while_any_area_is_left() -> None:
+    """Twice as large about the middle; a rest that would be no target as an object still hides what is below it."""
+    sliver, gone, thin = [2, 24, 17, 40], [0, 0, 16, 16], [24, 24, 40, 24.25]
+    boxes, labels = torch.tensor([[sliver, gone, thin]], dtype=torch.float32), torch.tensor([[0, 1, 2]])
+    ignore = torch.ones(1, 3, dtype=torch.bool)
+    batch = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), boxes, labels, ignore, (frame((64, 64)),))
+    config = AugmentConfig(scale=(2.0, 2.0), min_side=4.0, min_visible=0.3)
+    result = augment(batch, config, size=(64, 64), **KEY)
+    assert result.labels.tolist() == [[0, -1, 2]]
+    assert result.ignore.tolist() == [[True, False, True]]
+    assert result.boxes[0].tolist() == [[0, 16, 2, 48], [0, 0, 0, 0], [16, 16, 48, 16.5]]
 
 
 def test_crowd_regions_move_and_stay_crowd() -> None:
@@ -325,6 +341,30 @@ def test_step_sizes_meet_the_zoo() -> None:
         drawn[2],
     ]
     assert step_size(AugmentConfig(), (416, 400), 1234, 7) == (416, 400)
+
+
+def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU waits for nothing but one packed copy each for view, second view, mixing and colours."""
+    sent: list[int] = []
+
+    def counted(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+        sent.append(len(arrays))
+        with torch._C.DisableTorchFunction():
+            return send(arrays, device)
+
+    for room in (warp, transforms):
+        monkeypatch.setattr(room, "send", counted)
+    batch = noise(4)
+    with NoNumbersFromTheHost():
+        augment(batch, EVERYTHING, size=(64, 64), **KEY)
+    assert sorted(sent) == [2, 3, 6, 6]
+
+
+def test_sent_arrays_arrive() -> None:
+    arrays = (np.arange(6).reshape(2, 3), np.array([0.1, np.inf]), np.zeros((0, 2)))
+    for array, tensor in zip(arrays, send(arrays, torch.device("cpu")), strict=True):
+        assert tensor.shape == array.shape
+        assert tensor.tolist() == array.astype(np.float32).tolist()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -154,13 +154,44 @@ def test_no_room_for_boxes(plain):
     assert terms["box"] == terms["cls"] == 0
 
 
-def test_padding_and_crowds_change_nothing(plain):
+def test_padding_changes_nothing(plain):
     raw, boxes, labels = boxes_case()
     alone = plain.loss_of_raw(raw, batch_of([boxes[0][:1]], [[7]]))
     assert plain.loss_of_raw(raw, batch_of(boxes, labels)) == alone
+    padded_crowd = batch_of([[boxes[0][0], [0, 0, 64, 64]]], [[7, -1]], ignore=[[False, True]])
+    assert plain.loss_of_raw(raw, padded_crowd) == alone
+
+
+def test_crowd_regions_are_neither_object_nor_background(plain):
+    """By hand: cells whose centre lies in x 12 to 40, y 0 to 28 add nothing to the mean objectness."""
+    raw, _, _ = boxes_case()
+    crowd = batch_of([[[12.0, 0, 40, 28], [0, 0, 0, 0]]], [[3, -1]], ignore=[[True, False]])
+    terms = plain.loss_of_raw(raw, crowd)
+    # (rows, columns) of those cells; centres at stride 32: 16, 48; 16: 8, 24, 40, 56; 8: 4, 12 (on the border), 20, ...
+    hidden = ((slice(0, 1), slice(0, 1)), (slice(0, 2), slice(1, 2)), (slice(0, 3), slice(1, 5)))
+    by_hand = 0
+    for one, weight, (rows, columns) in zip(raw, (0.4, 1, 4), hidden, strict=True):
+        errors = torch.nn.functional.softplus(as_theirs(one)[..., 4])
+        errors[:, :, rows, columns] = 0
+        by_hand += weight * errors.mean()
+    torch.testing.assert_close(terms["obj"], 0.7 * by_hand)
+    assert terms["box"] == terms["cls"] == 0
+
+
+def test_an_object_in_a_crowd_region_is_still_learnt(plain):
+    """A crowd over everything leaves the cells of the object, and those only, in the objectness."""
+    raw, boxes, _ = boxes_case()
+    raw = tuple(one.requires_grad_() for one in raw)
     crowd = batch_of([[boxes[0][0], [0, 0, 64, 64]]], [[7, 3]], ignore=[[False, True]])
-    assert plain.loss_of_raw(raw, crowd) == alone
-    assert plain.loss_of_raw(raw, replace(crowd, ignore=torch.zeros(1, 2, dtype=torch.bool))) != alone
+    terms = plain.loss_of_raw(raw, crowd)
+    alone = plain.loss_of_raw(raw, batch_of([boxes[0][:1]], [[7]]))
+    assert terms["box"] == alone["box"]
+    assert terms["cls"] == alone["cls"]
+    learns_boxes = [one != 0 for one in torch.autograd.grad(alone["box"], raw)]
+    objectness = torch.autograd.grad(terms["obj"], raw)
+    assert any(one.any() for one in objectness)
+    for ours, theirs in zip(objectness, learns_boxes, strict=True):
+        assert torch.equal(as_theirs(ours)[..., 4] != 0, as_theirs(theirs)[..., 2])
 
 
 def assigned(centre, side=32.0):
@@ -194,10 +225,9 @@ def test_anchor_ratio():
 
 
 def test_last_box_of_a_cell_wins():
-    values = torch.tensor([[[0.1, 0.2, 0.3, 0.4, 0.5]]])
     taken = torch.tensor([[[True, True, True, False, True]]])
     cell = torch.tensor([[[2, 0, 2, 2, 3]]])
-    assert yolov3_640._last_write(values, taken, cell, 5).tolist() == torch.tensor([[[0.2, 0, 0.3, 0.5, 0]]]).tolist()
+    assert yolov3_640._last_row(taken, cell, 5).tolist() == [[[2, 0, 3, 5, 0]]]
 
 
 def test_label_smoothing():
@@ -227,7 +257,7 @@ def test_two_processes_equal_one(plain, monkeypatch):
     whole = [one.grad.clone() for one in raw]
     for one in raw:
         one.grad = None
-    monkeypatch.setattr(yolov3_640, "_processes", lambda: 2)
+    monkeypatch.setattr(yolov3_640, "processes", lambda: 2)
     for i, half in enumerate(halves):
         means = iter([(a + b) / 2 for a, b in zip(*counts, strict=True)])
         monkeypatch.setattr(yolov3_640, "across_processes", lambda n, least, means=means: next(means))

@@ -15,13 +15,10 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import Config
+from boxwright.config import Config, Fraction, NotNegative, Positive
 from boxwright.errors import InputError
 
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width) px
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from boxwright.data.warp import Placement, portions, warp
+from boxwright.data.warp import Placement, portions, send, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 
@@ -42,7 +42,8 @@ def augment(
     where mixup blended something.
 
     A box that the warp leaves with a side of `config.min_side` px or less, or with less than `config.min_visible` of
-    its area, gets label -1: it is no target in this step. Configured to do nothing, this changes no box.
+    its area, gets label -1: it is no target in this step. Crowd regions stay while any area is left. Configured to do
+    nothing, this changes no box.
     """
     dice = _Dice.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colours(dice, config)
@@ -53,10 +54,7 @@ def augment(
         if mosaic and config.mixup:
             result = _mix(batch, result, dice, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
-        device = batch.images.device
-        change_colours(
-            result.images, *(torch.tensor(v, dtype=torch.float32).to(device) for v in (hue, saturation, value))
-        )
+        change_colours(result.images, *send((hue, saturation, value), batch.images.device))
     return result
 
 
@@ -215,10 +213,10 @@ def _mix(batch: Batch, first: Batch, dice: _Dice, config: AugmentConfig, size: t
     if not len(chosen):
         return first
     dice = dice.of(chosen)
-    share = torch.tensor(dice.beta(8, 8), dtype=torch.float32)[:, None, None, None].to(first.images.device)
+    share, rows = send((dice.beta(8, 8)[:, None, None, None], chosen), first.images.device)
+    rows = rows.long()
     own = dice.below(len(batch.images), 1)[:, 0]
     second = _view(batch, config, dice, own, size, True, fill)
-    rows = torch.from_numpy(chosen).to(first.images.device)
     first.images[rows] = torch.lerp(second.images, first.images[rows], share)
     more = [torch.full_like(first.labels, -1), torch.zeros_like(first.boxes), torch.zeros_like(first.ignore)]
     for target, source in zip(more, (second.labels, second.boxes, second.ignore), strict=True):

@@ -5,7 +5,9 @@
 Coordinates are continuous: pixel i covers i to i + 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,20 +39,19 @@ def warp(
     """K results (K, 3, *size) float32 in [0, 1] with T * M rows of boxes; the frames are those of `batch`.
 
     fill: grey, 0 to 255, where no canvas is. min_side (px) and min_visible (share of the area): boxes left with that
-    side or less, or with a smaller share, get label -1.
+    side or less, or with a smaller share, get label -1. Crowd regions stay while any area is left: what they hide is no
+    background.
     """
-    device = batch.images.device
     # A mosaic shows contents without the canvas's own borders; one tile shows its canvas whole.
     contents = np.array([frame.content for frame in batch.frames])[placement.tiles]
-    tiles = torch.from_numpy(placement.tiles).to(device)
-    shift, centre, matrix, inverse, content = (
-        torch.from_numpy(each.astype(np.float32)).to(device)
-        for each in (placement.shift, placement.centre, placement.matrix, np.linalg.inv(placement.matrix), contents)
-    )
+    inverses = np.linalg.inv(placement.matrix)
+    drawn = (placement.shift, placement.centre, placement.matrix, inverses, contents, placement.tiles)
+    shift, centre, matrix, inverse, content, tiles = send(drawn, batch.images.device)
+    tiles = tiles.long()
     one, tilted = tiles.shape[1] == 1, bool(placement.matrix[:, 2, :2].any())
     # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
     strip = None if one else _strip(batch.images).float().sub_(fill)
-    images = torch.empty(len(tiles), 3, *size, device=device)
+    images = torch.empty(len(tiles), 3, *size, device=tiles.device)
     for part in portions(images):
         x, y = _plane_points(inverse[part], size, tilted)
         if strip is None:
@@ -67,10 +68,20 @@ def warp(
     seen[..., 0::2].clamp_(0, size[1])
     seen[..., 1::2].clamp_(0, size[0])
     sides, whole_sides = seen[..., 2:] - seen[..., :2], whole[..., 2:] - whole[..., :2]
-    labels = batch.labels[tiles].reshape(count, rows)
-    kept = (labels >= 0) & (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * whole_sides.prod(-1))
-    labels = labels.masked_fill(~kept, -1)
-    return Batch(images, seen * kept[..., None], labels, batch.ignore[tiles].reshape(count, rows) & kept, batch.frames)
+    labels, crowd = (each[tiles].reshape(count, rows) for each in (batch.labels, batch.ignore))
+    enough = (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * whole_sides.prod(-1))
+    kept = (labels >= 0) & torch.where(crowd, (sides > 0).all(-1), enough)
+    return Batch(images, seen * kept[..., None], labels.masked_fill(~kept, -1), crowd & kept, batch.frames)
+
+
+def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """The arrays as float32 on `device`, in one copy. From pinned memory a GPU fetches it by itself, so that this
+    program need not wait for the GPU to finish its earlier work."""
+    packed = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]).astype(np.float32))
+    if device.type == "cuda":
+        packed = packed.pin_memory()
+    parts = torch.split(packed.to(device, non_blocking=True), [each.size for each in arrays])
+    return [part.view(each.shape) for part, each in zip(parts, arrays, strict=True)]
 
 
 def portions(images: Tensor) -> list[slice]:
@@ -127,9 +138,8 @@ def _cut_to_tiles(boxes: Tensor, shift: Tensor, centre: Tensor, content: Tensor)
     """(K, 4, M, 4) plane boxes cut to the part of the plane where their tile is seen (nothing left: no area)."""
     low = content[..., :2] + shift  # (K, 4, 2)
     high = content[..., 2:] + shift
-    right = torch.tensor([False, True, False, True], device=boxes.device)
-    below = torch.tensor([False, False, True, True], device=boxes.device)
-    beyond = torch.stack([right, below], -1)  # (4, 2) in x, in y
+    tile = torch.arange(4, device=boxes.device)
+    beyond = torch.stack([tile % 2 == 1, tile >= 2], -1)  # (4, 2) right of the centre, below it
     middle = centre[:, None].expand_as(low)
     low = torch.where(beyond, torch.maximum(low, middle), low)[:, :, None]
     high = torch.where(beyond, high, torch.minimum(high, middle))[:, :, None]
@@ -138,7 +148,8 @@ def _cut_to_tiles(boxes: Tensor, shift: Tensor, centre: Tensor, content: Tensor)
 
 def _move(boxes: Tensor, matrix: Tensor) -> Tensor:
     """(K, N, 4) boxes -> the upright boxes around their four moved corners. matrix (K, 3, 3)."""
-    corners = boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(*boxes.shape[:2], 4, 2)
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    corners = torch.stack([x1, y1, x2, y1, x1, y2, x2, y2], -1).view(*boxes.shape[:2], 4, 2)
     moved = F.pad(corners, (0, 1), value=1.0) @ matrix[:, None].transpose(-1, -2)
     points = moved[..., :2] / moved[..., 2:]
     return torch.cat([points.amin(-2), points.amax(-2)], -1)

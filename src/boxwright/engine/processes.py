@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from boxwright.errors import InputError
 from boxwright.recipe import TrainConfig
 
 T = TypeVar("T")
+# How long a process waits for the first, which may check a large data set on a slow disk; NCCL gives up after 10 min.
+PATIENCE = timedelta(hours=2)
 
 
 @contextmanager
@@ -22,7 +25,10 @@ def together(config: TrainConfig) -> Iterator[Any]:
     if on_cpu and config.precision == "fp16":
         raise InputError("train.precision: fp16 needs a GPU and there is none here; use bf16 or no")
     accelerator = Accelerator(
-        cpu=on_cpu, mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate
+        cpu=on_cpu,
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     try:
         yield accelerator

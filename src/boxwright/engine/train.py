@@ -96,9 +96,9 @@ def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper)
         if not accelerator.sync_gradients:
             continue
         state.step += 1
-        journal.stepped()
         if job.average:
             job.average.update(state.step)
+        journal.stepped()
         if state.step % config.log_every == 0:
             journal.write(state.step, epoch, rates[state.step - 1])
         if config.save_every and state.step % config.save_every == 0 and state.step % job.steps_per_epoch:

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as BaseConfig
+from boxwright.config import Fraction, Positive, Triple
 from boxwright.errors import InputError
-from boxwright.nn.blocks import Activation, ConvNormAct, Style
+from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.assign import last_claim
@@ -29,9 +30,6 @@ from boxwright.types import Batch, Detections
 
 A = 3  # anchors a scale
 OVERLAPS_AT_ONCE = 2**24  # of the ignore test; bounds the memory, 64 MiB for each intermediate tensor
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Triple = tuple[float, float, float]
 COCO_ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
 
 
@@ -115,8 +113,8 @@ class Full(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
         route, raw32 = self.head32(c5)
-        route, raw16 = self.head16(torch.cat((_double(self.lead16(route)), c4), dim=1))
-        _, raw8 = self.head8(torch.cat((_double(self.lead8(route)), c3), dim=1))
+        route, raw16 = self.head16(torch.cat((double(self.lead16(route)), c4), dim=1))
+        _, raw8 = self.head8(torch.cat((double(self.lead8(route)), c3), dim=1))
         return raw32, raw16, raw8
 
 
@@ -165,7 +163,7 @@ class Tiny(nn.Module):
         c4, c5 = self.backbone(x)
         route = self.trunk(c5)
         raw32 = self.out32(self.last32(route))
-        raw16 = self.out16(self.last16(torch.cat((_double(self.lead(route)), c4), dim=1)))
+        raw16 = self.out16(self.last16(torch.cat((double(self.lead(route)), c4), dim=1)))
         return raw32, raw16
 
 
@@ -311,12 +309,10 @@ def _best_overlap(boxes: Tensor, targets: Targets) -> Tensor:
     """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
     best = boxes.new_zeros(boxes.shape[:2])
     together = max(1, OVERLAPS_AT_ONCE // best.numel())
-    columns = zip(
-        *(torch.split(part, together, 1) for part in (targets.boxes, targets.known, targets.crowd)), strict=True
-    )
-    for objects, known, crowd in columns:
-        overlap = pairwise_iou(boxes, objects, crowd=crowd) * known[:, None]
-        best = torch.maximum(best, overlap.amax(-1))
+    for first in range(0, targets.boxes.shape[1], together):
+        part = slice(first, first + together)
+        overlap = pairwise_iou(boxes, targets.boxes[:, part], crowd=targets.crowd[:, part])
+        best = torch.maximum(best, (overlap * targets.known[:, None, part]).amax(-1))
     return best
 
 
@@ -331,10 +327,6 @@ def _styles(config: Config) -> tuple[Style, Style]:
         Style(config.backbone_activation, config.padding, config.norm_eps, config.backbone_norm_momentum),
         Style("leaky", config.padding, config.norm_eps, config.norm_momentum),
     )
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _start_at_prior(layer: nn.Conv2d, stride: int) -> None:

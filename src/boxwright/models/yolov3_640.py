@@ -11,34 +11,32 @@ import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as Section
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style
+from boxwright.config import NotNegative, Positive, Triple
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou
-from boxwright.ops.losses import across_processes
+from boxwright.ops.losses import across_processes, processes
 from boxwright.types import Batch, Detections
 
 STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
 ANCHORS = 3  # a scale
 CELLS = 3  # a box: its own, the nearer of left and right, the nearer of above and below
 
-Positive = Annotated[float, Field(gt=0)]
-Triple = tuple[float, float, float]
 Pair = tuple[Positive, Positive]
 
 
 class LossConfig(Section):
     """Weights of the loss terms, used as they are: not rescaled by classes, size or number of maps."""
 
-    box: Annotated[float, Field(ge=0)] = 0.05
-    obj: Annotated[float, Field(ge=0)] = 0.7
-    cls: Annotated[float, Field(ge=0)] = 0.3
+    box: NotNegative = 0.05
+    obj: NotNegative = 0.7
+    cls: NotNegative = 0.3
     balance: Triple = (4.0, 1.0, 0.4)  # of objectness at strides 8, 16, 32
     anchor_ratio: Annotated[float, Field(gt=1)] = 4.0  # a box takes anchors whose sides differ by less than this factor
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -116,8 +114,8 @@ class YOLOv3At640(nn.Module):
         """images (B, 3, H, W) float RGB in [0, 1], sides multiples of 32 -> raw maps at strides 32, 16, 8."""
         c3, c4, c5 = self.backbone((images - self.mean) / self.std)
         x, raw32 = self.head32(c5)
-        x, raw16 = self.head16(torch.cat((_double(self.route16(x)), c4), 1))
-        _, raw8 = self.head8(torch.cat((_double(self.route8(x)), c3), 1))
+        x, raw16 = self.head16(torch.cat((double(self.route16(x)), c4), 1))
+        _, raw8 = self.head8(torch.cat((double(self.route8(x)), c3), 1))
         return raw32, raw16, raw8
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,18 +128,13 @@ class YOLOv3At640(nn.Module):
         processes that is MindYOLO's mean loss times the global batch, which its learning rate is made for.
         """
         gains = self.config.loss
-        parts = [
-            _scale_loss(_split(one), batch, anchors / stride, stride, gains)
-            for one, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True)
-        ]
-        box, obj, cls = (torch.stack(terms) for terms in zip(*parts, strict=True))
-        images = len(batch.images) * _processes()
-        balance = obj.new_tensor(gains.balance).flip(0)
-        return {
-            "box": box.sum() * gains.box * images,
-            "obj": (obj * balance).sum() * gains.obj * images,
-            "cls": cls.sum() * gains.cls * images,
-        }
+        parts = []
+        for one, anchors, stride, weight in zip(raw, self.anchors, STRIDES, reversed(gains.balance), strict=True):
+            box, obj, cls = _scale_loss(_split(one), batch, anchors / stride, stride, gains)
+            parts.append((box, obj * weight, cls))
+        box, obj, cls = (torch.stack(terms).sum() for terms in zip(*parts, strict=True))
+        images = len(batch.images) * processes()
+        return {"box": box * gains.box * images, "obj": obj * gains.obj * images, "cls": cls * gains.cls * images}
 
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Every class of every box whose objectness and whose score (objectness times class) reach `threshold`."""
@@ -188,7 +181,10 @@ def candidates(predictions: Tensor, threshold: float) -> list[Detections]:
 def _scale_loss(
     raw: Tensor, batch: Batch, anchors: Tensor, stride: int, config: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet."""
+    """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet.
+
+    Cells without an object whose centre lies in a crowd region add 0 to the mean objectness.
+    """
     h, w = raw.shape[3:]
     taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
     raw = raw.flatten(3)  # (B, A, 5+C, h*w)
@@ -198,8 +194,10 @@ def _scale_loss(
     overlap = ciou(_corners(_boxes(at[:, :, :4].sigmoid(), anchors[:, :, None])), _corners(target))  # (B, A, R)
     box = ((1 - overlap) * taken).sum() / positives
 
-    goal = _last_write(overlap.detach().clamp(min=0), taken, cell, h * w)
-    obj = F.binary_cross_entropy_with_logits(raw[:, :, 4], goal)
+    row = _last_row(taken, cell, h * w)
+    goal = F.pad(overlap.detach().clamp(min=0), (1, 0)).gather(2, row)
+    counted = (row > 0) | ~_in_crowd(batch, stride, (h, w))
+    obj = (F.binary_cross_entropy_with_logits(raw[:, :, 4], goal, reduction="none") * counted).mean()
 
     logits = at[:, :, 5:]
     smooth = 0.5 * config.label_smoothing
@@ -227,13 +225,13 @@ def _assign(
     fits = torch.maximum(quotient, 1 / quotient).amax(3) < ratio
     fits &= batch.valid[:, None]
 
-    size = centre.new_tensor([w, h])
+    size = torch.cat((centre.new_full((1,), w), centre.new_full((1,), h)))
     beyond = size - centre
     low = (centre % 1 < 0.5) & (centre > 1)  # (B, M, 2): left, above
     high = (beyond % 1 < 0.5) & (beyond > 1) & ~low  # right, below
     near = torch.stack((torch.ones_like(low[..., 0]), *(low | high).unbind(2)), 1)  # (B, 3, M)
     shift = 0.5 * (high.float() - low.float())  # (B, M, 2)
-    axes = shift.new_tensor([[0, 0], [1, 0], [0, 1]])
+    axes = torch.eye(3, device=shift.device)[:, 1:]  # neither, x, y
     corner = (centre[:, None] + shift[:, None] * axes[:, None]).floor()  # (B, 3, M, 2)
     corner = torch.minimum(corner.clamp(min=0), size - 1)
 
@@ -245,12 +243,20 @@ def _assign(
     return taken, cell[:, None].expand_as(taken), target
 
 
-def _last_write(values: Tensor, taken: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """(B, A, R) values laid on (B, A, cells), zero elsewhere; of several rows for one cell the last one counts."""
-    row = torch.arange(1, values.shape[2] + 1, device=values.device)  # 0: no row
-    winner = cell.new_zeros((*cell.shape[:2], cells))
-    winner = winner.scatter_reduce(2, cell, row * taken, "amax")
-    return F.pad(values, (1, 0)).gather(2, winner)
+def _last_row(taken: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """taken and cell (B, A, R) -> (B, A, cells): the last row that takes the cell, counted from 1; 0: none does."""
+    row = torch.arange(1, taken.shape[2] + 1, device=taken.device)
+    return cell.new_zeros((*cell.shape[:2], cells)).scatter_reduce(2, cell, row * taken, "amax")
+
+
+def _in_crowd(batch: Batch, stride: int, cells: tuple[int, int]) -> Tensor:
+    """(B, 1, h*w) bool: the centre of the cell lies in a crowd region, so that it is neither object nor background."""
+    h, w = cells
+    x, y = ((torch.arange(n, device=batch.boxes.device) + 0.5) * stride for n in (w, h))
+    x1, y1, x2, y2 = batch.boxes[..., None].unbind(2)  # (B, M, 1)
+    across = (x1 <= x) & (x < x2) & (batch.ignore & (batch.labels >= 0))[..., None]  # (B, M, w)
+    down = (y1 <= y) & (y < y2)  # (B, M, h)
+    return (down.float().transpose(1, 2) @ across.float() > 0).flatten(1)[:, None]
 
 
 def _split(raw: Tensor) -> Tensor:
@@ -274,14 +280,6 @@ def _cells(h: int, w: int, device: torch.device) -> Tensor:
     """(2, h, w): column and row of each cell."""
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return torch.stack((x, y))
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def _processes() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 _LAYERS = {

@@ -30,6 +30,11 @@ def activation(name: Activation) -> nn.Module:
     return nn.ReLU(inplace=True) if name == "relu" else nn.SiLU(inplace=True)
 
 
+def double(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W), each value four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 class ConvNormAct(nn.Module):
     """(B, in, H, W) -> (B, out, H / stride, W / stride). Parameters are declared in Darknet's order."""
 

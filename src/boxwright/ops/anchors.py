@@ -70,8 +70,9 @@ class Cells:
         centre, side = xyxy_to_cxcywh(boxes).chunk(2, -1)
         a = self.anchors.shape[1]
         best = best_anchor(side, self.anchors.flatten(0, 1))
-        first, h, w, stride = torch.tensor(self.grids, device=boxes.device)[best // a].unbind(-1)
-        x, y = (centre / stride[..., None]).floor().long().unbind(-1)
-        x, y = x.clamp(min=0).minimum(w - 1), y.clamp(min=0).minimum(h - 1)
-        cell: Tensor = first + (best % a * h + y) * w + x
+        cell = torch.zeros_like(best)
+        for scale, (first, h, w, stride) in enumerate(self.grids):
+            x, y = (centre / stride).floor().long().unbind(-1)
+            here = first + (best % a * h + y.clamp(0, h - 1)) * w + x.clamp(0, w - 1)
+            cell = torch.where(best // a == scale, here, cell)
         return cell

@@ -5,6 +5,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def processes() -> int:
+    """How many train together; 1 without a group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def across_processes(count: Tensor, least: float = 0.0) -> Tensor:
     """The mean of `count` over all processes, their total taken as at least `least`.
 
@@ -12,8 +17,6 @@ def across_processes(count: Tensor, least: float = 0.0) -> Tensor:
     whole group's batch divided by the total count. Without processes it is `count` itself.
     """
     total = count.detach().clone()
-    processes = 1
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         dist.all_reduce(total)
-        processes = dist.get_world_size()
-    return torch.clamp(total, min=least) / processes
+    return torch.clamp(total, min=least) / processes()

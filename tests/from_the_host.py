@@ -1,0 +1,23 @@
+"""Numbers of the program that become tensors, or tensors that become numbers: on a GPU each makes both wait."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+WAITING = {
+    "tensor", "as_tensor", "from_numpy", "new_tensor", "to", "cuda", "cpu", "numpy", "item", "tolist", "nonzero",
+    "__bool__", "__int__", "__float__", "__index__",
+}  # fmt: skip
+
+
+class NoNumbersFromTheHost(TorchFunctionMode):
+    """Within this, such a call fails; so does an index that is a list."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        assert name not in WAITING, f"{name} makes a GPU wait"
+        if name in ("__getitem__", "__setitem__"):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(part, list) for part in index), f"the index {index} makes a GPU wait"
+        return func(*args, **(kwargs or {}))
