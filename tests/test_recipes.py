@@ -63,6 +63,14 @@ def test_shipped_survives_being_written(name, tmp_path):
     assert type(recipe.load(path).model) is type(loaded.model)
 
 
+def test_training_canvas_is_as_large_as_the_largest_step():
+    zoo = recipe.load("yolov3_coco_416")
+    assert (zoo.training_canvas.size, zoo.data.canvas.size) == ((608, 608), (416, 416))
+    assert recipe.load("yolov3_640_coco").training_canvas.size == (640, 640)
+    mixed = {"train.augment.sizes": [[320, 416], [352, 320]]}
+    assert recipe.load("yolov3_coco_416", mixed).training_canvas.size == (352, 416)
+
+
 def test_published_schedule_and_canvas():
     """MindYOLO's configs/yolov3: lr 0.01 to a tenth of it, 640, grey 114, IoU 0.65, 300 boxes."""
     ours = recipe.load(SOME)

@@ -203,6 +203,13 @@ class Recipe(Config):
                 raise ValueError(f"{place}: found {list(size)} px, the model needs multiples of {step}")
         return self
 
+    @property
+    def training_canvas(self) -> CanvasConfig:
+        """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges."""
+        sizes = self.train.augment.sizes or (self.data.canvas.size,)
+        largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+        return self.data.canvas.model_copy(update={"size": largest})
+
     def with_names(self, names: Sequence[str]) -> Self:
         """This recipe for other classes."""
         tree = self.tree()

@@ -57,7 +57,7 @@ def assemble(recipe: Recipe, training: Dataset, validation: Dataset, network: nn
     config = recipe.train
     loader = Loader(
         training,
-        recipe.data.canvas,
+        recipe.training_canvas,
         config.batch,
         seed=config.seed,
         rank=accelerator.process_index,
