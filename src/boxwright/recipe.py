@@ -79,7 +79,7 @@ class AugmentConfig(Config):
     close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
     sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
     resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
-    min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step
+    min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step (crowd regions stay)
     min_visible: Fraction = 0.0  # boxes of which less than this area stays are no targets in that step
 
 
