@@ -97,7 +97,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = given.data or str(scenes.write(folder / "scenes"))
-        recipe = recipes.load(given.recipe, ["train.batch=8", *given.set, "train.epochs=1000", "train.evaluate_every=0"])
+        recipe = recipes.load(
+            given.recipe, ["train.batch=8", *given.set, "train.epochs=1000", "train.evaluate_every=0"]
+        )
         recipe = recipe.with_names(open_dataset(data, "train").names)
         bare: list[float] = []
         full: list[float] = []
