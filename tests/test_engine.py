@@ -180,6 +180,18 @@ def finished(tiny_coco, tmp_path_factory):
     return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished", changes)
 
 
+def test_pictures_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
+    real, seen = training.prepare, set()
+
+    def look(loaded, *rest):
+        seen.add(tuple(loaded.images.shape[2:]))
+        return real(loaded, *rest)
+
+    monkeypatch.setattr(training, "prepare", look)
+    run(tiny_coco, tmp_path / "run", {"train.epochs": 1, "train.augment.sizes": [[64, 96], [128, 64]]})
+    assert seen == {(128, 96)}
+
+
 class TestRunFolder:
     def test_what_it_holds(self, finished):
         names = {path.name.split(".out.")[0] for path in finished.iterdir()}
