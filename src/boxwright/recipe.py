@@ -34,7 +34,9 @@ class CanvasConfig(Config):
     """How a picture is put on the network's input."""
 
     size: Size = (416, 416)  # (height, width) px
-    fit: Literal["stretch", "letterbox"] = "stretch"  # letterbox keeps the aspect and centres
+    # letterbox keeps the aspect and centres. corner keeps it too, but starts at the top left. zoo_corner is that of the
+    # MindSpore zoo's Faster R-CNN: a picture first fitted by its short side may be too high and is then resized again.
+    fit: Literal["stretch", "letterbox", "corner", "zoo_corner"] = "stretch"
     # grey of what the picture does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
@@ -57,6 +59,8 @@ class DataConfig(Config):
     kind: Literal["auto", "coco", "yolo_txt", "line_txt"] = "auto"
     names: tuple[str, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
+    cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
+    max_boxes: Annotated[int, Field(ge=1)] | None = None  # a picture's further boxes are left out, and reported
     workers: Annotated[int, Field(ge=0)] = 2  # loader processes for each training process
 
 
@@ -66,6 +70,7 @@ class AugmentConfig(Config):
     flip: Fraction = 0.0  # probability of mirroring left and right
     scale: Range = (1.0, 1.0)  # size factor, uniform between the two
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # aspect: (1 +- jitter) / (1 +- jitter)
+    expand: Fraction = 0.0  # probability that a picture shrinks by a factor from 1 to 4, anywhere on its own extent
     # fraction of the canvas by which the centre moves; null: anywhere the picture still fits or covers
     translate: NotNegative | None = 0.0
     degrees: NotNegative = 0.0  # rotation, +-
@@ -97,8 +102,10 @@ class ScheduleConfig(Config):
     lr_gamma: Positive = 0.1  # factor at each fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
     T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
+    by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
     warmup_epochs: NotNegative = 0
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
+    warmup_from: Fraction | None = None  # share of lr that the zoo's warm-up starts from; null: lr / steps
     warmup_bias_lr: NotNegative | None = None
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
 
@@ -118,11 +125,12 @@ class ScheduleConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """SGD with momentum; decay on convolution weights only, never on biases and batch norm."""
+    """SGD with momentum."""
 
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 0.0005
+    decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
     clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
     loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
 
@@ -145,6 +153,7 @@ class TrainConfig(Config):
     channels_last: bool = False
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
     freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
+    freeze_statistics: bool = False  # batch norm keeps its statistics; its scale and shift are trained
     log_every: Annotated[int, Field(ge=1)] = 20  # steps
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints inside an epoch; 0: at its end only
     keep: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
@@ -155,6 +164,7 @@ class TrainConfig(Config):
 
 class EvaluateConfig(Config):
     threshold: Fraction = 0.001  # lowest score that counts
+    plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     suppression: SuppressionConfig = SuppressionConfig()
     batch: Annotated[int, Field(ge=1)] = 8
 

@@ -50,6 +50,8 @@ class Frame:
 class Batch:
     """images (B, 3, H, W): uint8 as loaded, float32 in [0, 1] once augmented. boxes (B, M, 4) xyxy canvas px.
     labels (B, M) int64, -1 where a row is padding. ignore (B, M) bool: crowd regions, neither object nor background.
+    keys (B,) int64 in 0..2^32 - 1: what a loss that draws samples draws them from; set in training, a function of
+    (seed, step, place in the batch of the whole group). None: 0 for each image.
     """
 
     images: Tensor
@@ -57,6 +59,7 @@ class Batch:
     labels: Tensor
     ignore: Tensor
     frames: tuple[Frame, ...]
+    keys: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """Everything on `device`; frames stay where they are."""
