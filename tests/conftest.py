@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
+import torchvision_on_cpu
+from boxwright.ops.kernels import torchvision_ops
+
+torchvision_on_cpu.load()
 PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 
 
@@ -35,3 +40,12 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"{split}.json").write_text(json.dumps(labels))
     return root
+
+
+@pytest.fixture(scope="session")
+def referee() -> ModuleType:
+    """torchvision.ops"""
+    ops = torchvision_ops()
+    if ops is None:
+        pytest.skip("torchvision cannot be imported here: it is absent, or its CUDA libraries are, or cc and nm")
+    return ops

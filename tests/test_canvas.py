@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas, read_image
@@ -69,6 +70,64 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
     np.testing.assert_allclose(given.ravel()[::stride], oracle[f"network_input.{index}.sub"], atol=1e-7)
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
+    """Picture 1 stands upright and is resized twice. The oracle has whole pictures as mean, deviation, least, most."""
+    oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
+    h, w, *factors = oracle[f"eval.{index}.image_shape"].tolist()
+    canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
+    frame = frame_for((int(h), int(w)), canvas, 0)
+    np.testing.assert_allclose(frame.scale, factors, rtol=1e-6)
+    assert frame.offset == (0, 0)
+    placed = place(waves(31 + index, int(h), int(w)), frame, canvas).astype(np.float32)
+    given = (placed - np.float32([123.675, 116.28, 103.53])) / np.float32([58.395, 57.12, 57.375])
+    given = given.transpose(2, 0, 1)
+    stride = int(oracle[f"eval.{index}.image.stride"])
+    np.testing.assert_allclose(given.ravel()[::stride], oracle[f"eval.{index}.image.sub"], atol=1e-6)
+    whole = given.mean(dtype=np.float64), given.std(dtype=np.float64), given.min(), given.max()
+    np.testing.assert_allclose(whole, oracle[f"eval.{index}.image.stats"][:4], atol=1e-6)
+
+
+def test_training_boxes_meet_the_mindspore_zoo() -> None:
+    """Picture 0 as the oracle's training path left it: neither expanded nor mirrored."""
+    oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
+    frame = frame_for((480, 640), CanvasConfig(size=(768, 1280), fit="zoo_corner"), 0)
+    boxes = frame.to_canvas(torch.from_numpy(oracle["boxes_in"][:, :4]).float())
+    np.testing.assert_allclose(boxes, oracle["train.0.boxes"][:2], rtol=1e-6)
+
+
+def test_corner_by_hand() -> None:
+    """333 x 641 on 96 x 160: the width is the tighter side, and 333 * 160 / 641 = 83.1."""
+    canvas, picture = CanvasConfig(size=(96, 160), fit="corner", fill=7), waves(5, 333, 641)
+    frame = frame_for((333, 641), canvas, 0)
+    assert frame.scale == (83 / 333, 160 / 641)
+    assert frame.offset == (0, 0)
+    placed = place(picture, frame, canvas)
+    np.testing.assert_array_equal(placed[:83], cv2.resize(picture, (160, 83), interpolation=cv2.INTER_LINEAR))
+    assert (placed[83:] == 7).all()
+    assert frame_for((641, 333), canvas, 0).scale == (96 / 641, 50 / 333)  # 333 * 96 / 641 = 49.9
+
+
+@pytest.mark.parametrize("size", [(480, 640), (641, 333), (32, 32), (1, 1), (1, 900), (900, 1), (300, 260), (96, 160)])
+@pytest.mark.parametrize("room", [(96, 160), (160, 96), (128, 128)])
+@pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet"])
+def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
+    """From the top left, as large as fits on at least one side, and boxes within a px of the pixels."""
+    canvas = CanvasConfig.model_validate({"size": room, "fit": fit, "fill": 0, "resize": resize})
+    frame = frame_for(size, canvas, 0)
+    placed = place(np.full((*size, 3), 200, np.uint8), frame, canvas)
+    left, top, right, bottom = frame.content
+    assert (left, top) == (0, 0)
+    assert right == pytest.approx(room[1]) or bottom == pytest.approx(room[0])
+    expected = np.zeros((*room, 3))
+    expected[: round(bottom), : round(right)] = 200
+    np.testing.assert_allclose(placed, expected, atol=1e-3)
+    whole = frame.to_canvas(torch.tensor([[0.0, 0, size[1], size[0]]]))[0]
+    np.testing.assert_allclose(whole, frame.content, atol=1)
+    assert (whole[2:] <= torch.tensor(room[::-1]) + 1e-3).all()
+
+
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 def test_darknet_input(fit: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (416, 416), "fit": fit, "fill": 127.5, "resize": "darknet"})
@@ -104,13 +163,15 @@ def test_jpeg_is_decoded_small_where_the_canvas_allows(tmp_path: Path, factor: i
     assert read_image(tmp_path / "a.jpg").shape == (480, 640, 3)
 
 
-def test_reduced_decoding_keeps_the_frame(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(encode(smooth(481, 643), "JPEG", quality=95))
-    canvas = CanvasConfig(size=(100, 100), fit="letterbox")
+@pytest.mark.parametrize("size", [(481, 643), (643, 481)])
+@pytest.mark.parametrize("fit", ["letterbox", "corner", "zoo_corner"])
+def test_reduced_decoding_keeps_the_frame(tmp_path: Path, size: tuple[int, int], fit: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(smooth(*size), "JPEG", quality=95))
+    canvas = CanvasConfig.model_validate({"size": (100, 150), "fit": fit})
     full, frame = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=False)
     small, same = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=True)
     assert frame == same
-    assert frame.size == (481, 643)
+    assert frame.size == size
     assert np.abs(full.astype(int) - small).mean() < 3
 
 

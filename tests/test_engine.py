@@ -49,13 +49,15 @@ class TestOptimiser:
             "scale": 0,
         }
 
+    @pytest.mark.parametrize("everything", [False, True])
     @pytest.mark.parametrize("nesterov", [False, True])
-    def test_steps_are_mindspores_momentum(self, nesterov):
+    def test_steps_are_mindspores_momentum(self, nesterov, everything):
         """mindspore.nn.Momentum's documented formula, in float64: v = m v + g; w -= lr v, or w -= lr (g + m v)."""
         network = small_network().double()
         draw = np.random.default_rng(1)
         plan = Plan(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
-        settings = config(optimizer={"momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.05})
+        decay = {"weight_decay": 0.05, "decay_all": everything}
+        settings = config(optimizer={"momentum": 0.9, "nesterov": nesterov} | decay)
         optimizer = optim.build(network, settings)
         weights = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
         moved = {name: np.zeros_like(value) for name, value in weights.items()}
@@ -64,7 +66,7 @@ class TestOptimiser:
             for name, parameter in network.named_parameters():
                 gradient = draw.normal(size=parameter.shape)
                 parameter.grad = torch.from_numpy(gradient)
-                if parameter.ndim == 4:
+                if parameter.ndim == 4 or everything:
                     gradient = gradient + 0.05 * weights[name]
                 rate = (plan.bias_lr if name.endswith("bias") else plan.weight_lr)[step]
                 m = plan.momentum[step]
@@ -93,6 +95,21 @@ class TestOptimiser:
         before = network[1].running_mean.clone()
         network(torch.rand(2, 3, 8, 8))
         assert network[1].running_mean.equal(before)
+
+    def test_freeze_statistics_still_trains_scale_and_shift(self):
+        network = small_network()
+        settings = config(freeze_statistics=True)
+        optimizer = optim.build(network, settings)
+        groups = {group["name"]: len(group["params"]) for group in optimizer.param_groups}
+        assert groups == {"weight": 2, "bias": 2, "scale": 1}
+        optim.training_mode(network, settings)
+        assert [module.training for module in network] == [True, False, True, True]
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        optim.set_rates(optimizer, Plan(*np.full((3, 1), 0.1)), 0)
+        network(torch.rand(2, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+        changed = {name for name, value in network.state_dict().items() if not value.equal(before[name])}
+        assert changed == {name for name, _ in network.named_parameters()}
 
     @pytest.mark.parametrize(
         ("freeze", "words"), [(["bakbone"], "starts with 'bakbone'"), (["0", "1", "3"], "freezes every")]

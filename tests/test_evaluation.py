@@ -197,6 +197,21 @@ def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
     assert bw.evaluate(predictor, open_dataset(tmp_path / "set", "val"), threshold=1.0).ap == 0
 
 
+def test_plus_one_scores_boxes_one_px_wider_and_higher(tmp_path):
+    """One box ends at the picture's right edge: it was cut to the picture before."""
+    write_set(tmp_path / "set", [(64, 64, [(10, 12, 30, 40), (40, 8, 64, 20)], [0, 1])])
+    rows = {}
+    for plus_one in (False, True):
+        predictor = rectangles_predictor(evaluate__plus_one=plus_one)
+        metrics = bw.evaluate(predictor, open_dataset(tmp_path / "set", "val"), tmp_path / str(plus_one))
+        assert metrics.ap == (pytest.approx(1) if not plus_one else pytest.approx(0.9, abs=0.1))
+        rows[plus_one] = json.loads((tmp_path / str(plus_one) / "detections.json").read_text())
+        (found,) = predictor([tmp_path / "set/val/0.png"])
+        assert sorted(found.boxes.tolist()) == [[10, 12, 30, 40], [40, 8, 64, 20]]
+    assert sorted(row["bbox"] for row in rows[False]) == [[10, 12, 20, 28], [40, 8, 24, 12]]
+    assert sorted(row["bbox"] for row in rows[True]) == [[10, 12, 21, 29], [40, 8, 25, 13]]
+
+
 def test_classes_are_matched_by_name(tmp_path):
     write_set(tmp_path / "fewer", SCENES[2:3], ("other", "another", "blue"))
     fewer = open_dataset(tmp_path / "fewer", "val")

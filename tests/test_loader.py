@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from boxwright.data.loader import Loader
+from boxwright.data.transforms import augment
 from boxwright.errors import InputError
-from boxwright.recipe import CanvasConfig
+from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.types import Batch
 
 CANVAS = CanvasConfig(size=(32, 48))
@@ -62,6 +63,25 @@ def test_pictures_without_boxes(items: list[Item]) -> None:
     batch = next(Loader([items[0], items[4]], CANVAS, 2, shuffle=False).epoch(0))
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == batch.ignore.shape == (2, 0)
+
+
+@pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
+def test_small_pictures_without_boxes_are_placed_and_changed(tmp_path: Path, fit: str) -> None:
+    """32 x 32 px fills the canvas's height, and what expansion leaves of it lies within."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((32, 32, 3), 200, np.uint8))
+    canvas = CanvasConfig.model_validate({"size": (64, 96), "fit": fit, "fill": 0})
+    batch = next(Loader([Item(0, str(tmp_path / "a.png"))] * 2, canvas, 2).epoch(0))
+    assert batch.frames[0].content == (0, 0, 64, 64)
+    assert (batch.images[..., :64] == 200).all()
+    assert (batch.images[..., 64:] == 0).all()
+    config = AugmentConfig(expand=1.0, flip=1.0)
+    changed = augment(batch, config, size=(64, 96), seed=0, step=0, rank=0, fill=canvas.fill)
+    assert changed.boxes.shape == (2, 0, 4)
+    assert not changed.valid.any()
+    covered = (changed.images[:, 0] > 0.4).float()
+    assert (covered.sum((1, 2)) >= 15**2).all()  # a quarter of 64 px, less half of its edges
+    assert (covered.sum((1, 2)) < 64**2).all()
+    assert not covered[..., :31].any()
 
 
 def test_training_epochs_are_different_repeatable_permutations(items: list[Item]) -> None:

@@ -87,6 +87,38 @@ def test_mindyolo(run):
     np.testing.assert_array_equal(ours.momentum[len(rising) :], 0.937)
 
 
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_zoo_by_step(case):
+    """Faster R-CNN's table is one epoch longer than the training, which never reaches its end."""
+    expected = oracle("faster_rcnn_dcn", case)[0]
+    with np.load(ORACLES / "faster_rcnn_dcn.npz") as file:
+        meta = json.loads(str(file["meta"]))[case]
+    settings = {
+        "lr": meta["base_lr"],
+        "by_step": True,
+        "warmup_min_steps": meta["warmup_step"],
+        "warmup_from": meta["warmup_ratio"],
+        "T_max": meta["epoch_size"] + 1,
+    }
+    for epochs in (meta["epoch_size"], meta["epoch_size"] + 1):
+        ours = plan(meta["steps_per_epoch"], epochs, **settings)
+        assert len(ours.weight_lr) == epochs * meta["steps_per_epoch"]
+        np.testing.assert_allclose(ours.weight_lr, expected[: len(ours.weight_lr)], rtol=2e-7)
+        np.testing.assert_array_equal(ours.bias_lr, ours.weight_lr)
+
+
+def test_by_step_by_hand():
+    """Two steps of warm-up, then four steps of the line or of the cosine from 1 to 0.2 within two epochs of two."""
+    settings = {"lr": 1.0, "eta_min": 0.2, "T_max": 2, "by_step": True, "warmup_min_steps": 2}
+    line = plan(2, 4, kind="linear", warmup_from=0.5, **settings).weight_lr
+    assert line == pytest.approx([0.5, 0.75, 1, 0.8, 0.6, 0.4, 0.2, 0.2])
+    curve = plan(2, 4, kind="cosine", **settings).weight_lr
+    half = 0.8 * (1 + 0.5**0.5) / 2  # a quarter of the way to pi
+    assert curve == pytest.approx([0.5, 1, 1, 0.2 + half, 0.6, 1 - half, 0.2, 1 - half])
+    falling = plan(2, 4, kind="multistep", lr_epochs=(2,), **settings).weight_lr
+    assert falling == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])
+
+
 def test_linear_and_constant_by_hand():
     assert plan(2, 4, kind="linear", lr=1.0, eta_min=0.2).weight_lr == pytest.approx(
         [1, 1, 0.8, 0.8, 0.6, 0.6, 0.4, 0.4]
@@ -114,6 +146,7 @@ def test_momentum_without_a_warmup_is_the_optimisers():
         ({"kind": "multistep", "lr_epochs": [5, 3]}, "needs rising epochs"),
         ({"kind": "multistep"}, "needs rising epochs"),
         ({"lr": 0.1, "eta_min": 0.2}, "eta_min 0.2 is above lr 0.1"),
+        ({"warmup_from": 0.1, "warmup_bias_lr": 0.1}, "belong to different warm-ups"),
     ],
 )
 def test_schedules_that_make_no_sense(changes, words):

@@ -4,6 +4,7 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from boxwright.data import transforms, warp
+from boxwright.data.canvas import frame_for, place
 from boxwright.data.transforms import augment, change_colours, step_size
 from boxwright.data.warp import send
-from boxwright.recipe import AugmentConfig
+from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.types import Batch, Frame
 from from_the_host import NoNumbersFromTheHost
+from test_canvas import waves
 
 ORACLE = Path(__file__).parent / "oracles" / "preprocess" / "multiscale.npz"
+EXPANDED = ORACLE.with_name("faster_rcnn_dcn.npz")
 SIZE = 128
 FILL = 100.0
 KEY = {"seed": 3, "step": 11, "rank": 0}
@@ -97,10 +101,12 @@ MOVES = {
     "scale": {"scale": (0.6, 1.2)},
     "jitter": {"jitter": 0.3},
     "translate": {"translate": 0.2},
+    "expand": {"expand": 1.0},
+    "expand and all": {"expand": 0.5, "flip": 0.5, "scale": (0.7, 1.2), "translate": 0.1},
     "anywhere": {"scale": (0.5, 1.5), "jitter": 0.2, "translate": None},
     "flip and all": {"flip": 0.5, "scale": (0.7, 1.1), "translate": 0.1, "jitter": 0.1},
     "mosaic": {"mosaic": 1.0, "scale": (0.9, 1.4)},
-    "some mosaic": {"mosaic": 0.5, "flip": 0.5, "scale": (0.8, 1.2)},
+    "some mosaic": {"mosaic": 0.5, "flip": 0.5, "scale": (0.8, 1.2), "expand": 0.3},
 }
 
 
@@ -148,6 +154,78 @@ def test_placement_anywhere_fits_or_covers() -> None:
     assert boxes[:, 0].min() < 10
     assert boxes[:, 2].max() > SIZE - 10
     assert large.images[..., 1:-1, 1:-1].min() > 0.9999
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.4, 1.0])
+def test_expansion_stays_within_the_content(chance: float) -> None:
+    """Factors from 1 to 4, all equally often, anywhere in what the picture covered, with the sides' proportions."""
+    batch = noise(600, 64, 1)
+    content = torch.tensor([16.0, 8, 64, 56])
+    batch = replace(batch, boxes=content.expand(600, 1, 4), frames=(frame((64, 64), (8.0, 16.0), (48, 48)),) * 600)
+    x1, y1, x2, y2 = augment(batch, AugmentConfig(expand=chance), size=(64, 64), **KEY).boxes[:, 0].T
+    ratio = 48 / (x2 - x1)
+    torch.testing.assert_close(y2 - y1, x2 - x1)
+    expanded = ratio > 1.0001
+    assert expanded.float().mean() == pytest.approx(chance, abs=0.06)  # three deviations
+    for low, high, start in ((x1, x2, 16), (y1, y2, 8)):
+        assert low.min() >= start - 1e-4
+        assert high.max() <= start + 48 + 1e-4
+    if expanded.any():
+        assert ratio[expanded].mean() == pytest.approx(2.5, abs=0.17)  # uniform: deviation 3 / 12**0.5
+        assert ratio[expanded].std() == pytest.approx(3 / 12**0.5, abs=0.1)
+        across, down = ((low - start) / (48 - (high - low)) for low, high, start in ((x1, x2, 16), (y1, y2, 8)))
+        for share in (across[expanded], down[expanded]):
+            assert share.mean() == pytest.approx(0.5, abs=0.06)
+            assert share.std() == pytest.approx(12**-0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(("index", "flipped"), [(0, False), (1, True), (2, True), (3, False)])
+def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
+    """Ratio and place are read off the oracle's first box; the second box and the picture must then follow.
+
+    The zoo mirrors boxes about the middle of the last pixel (x -> 1279 - x), we about that of the canvas. Pictures that
+    are expanded are interpolated once by the zoo and twice here, which noise shows; a px beside it is far worse.
+    """
+    oracle = np.load(EXPANDED)
+    canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
+    h, w = oracle[f"in_hw.{index}"].tolist()
+    placed = frame_for((h, w), canvas, 0)
+    picture = torch.from_numpy(place(waves(31 + index, h, w), placed, canvas)).permute(2, 0, 1)[None]
+    before, after = oracle["boxes_in"][:, :4].astype(np.float64), oracle[f"train.{index}.boxes"][:2].astype(np.float64)
+    if flipped:
+        after[:, [0, 2]] = 1279 - after[:, [2, 0]]
+    scale = (after[0, 2] - after[0, 0]) / (before[0, 2] - before[0, 0])
+    ratio = np.array([placed.scale[0] / scale])
+    extent = np.array([placed.content])
+    room = (1 - 1 / ratio) * extent[:, 2:]
+    where = np.where(room > 0.01, (after[:1, :2] - before[:1, :2] * scale) / room.clip(0.01), 0)
+    assert ((where >= 0) & (where < 1)).all()
+    matrix = transforms.expansion(extent, ratio, where)
+    if flipped:
+        matrix = np.array([[-1.0, 0, 1280], [0, 1, 0], [0, 0, 1]]) @ matrix
+        after[:, [0, 2]] = 1280 - after[:, [2, 0]]
+    boxes, none = placed.to_canvas(torch.from_numpy(before).float())[None], torch.zeros(1, 2)
+    batch = Batch(picture, boxes, none.long(), none.bool(), (placed,))
+    where_to = warp.Placement(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
+    result = warp.warp(batch, where_to, (768, 1280), fill=0, min_side=1, min_visible=0)
+    np.testing.assert_allclose(result.boxes[0], after, atol=1e-3)
+    mean, deviation = (np.float32(v)[:, None, None] for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    given, stride = (result.images[0].numpy() * 255 - mean) / deviation, int(oracle[f"train.{index}.image.stride"])
+    off = [
+        np.abs(np.roll(given, shift, axis).ravel()[::stride] - oracle[f"train.{index}.image.sub"]).mean()
+        for shift, axis in ((0, 1), (1, 1), (-1, 1), (1, 2), (-1, 2))
+    ]
+    assert off[0] < 0.25 * min(off[1:])
+    assert off[0] < (0.005 if ratio[0] > 1.01 else 1e-5)
+
+
+def test_expansion_disturbs_no_other_draw() -> None:
+    """As good as never expanded, with everything else set."""
+    config = EVERYTHING.model_copy(update={"expand": 0.0, "mixup": 0.0})
+    never = augment(noise(6), config, size=(64, 64), **KEY)
+    hardly = augment(noise(6), config.model_copy(update={"expand": 1e-12}), size=(64, 64), **KEY)
+    assert torch.equal(hardly.images, never.images)
+    assert torch.equal(hardly.boxes, never.boxes)
 
 
 def test_mosaic_shows_four_contents_and_their_boxes() -> None:
@@ -261,7 +339,7 @@ def test_no_boxes_at_all(name: str) -> None:
 
 EVERYTHING = AugmentConfig(
     flip=0.5, scale=(0.3, 1.7), jitter=0.2, translate=0.2, degrees=20, shear=5, perspective=0.001, hue=0.5,
-    saturation=(0.3, 3.0), value=(0.3, 3.0), mosaic=0.7, mixup=0.4,
+    saturation=(0.3, 3.0), value=(0.3, 3.0), mosaic=0.7, mixup=0.4, expand=0.2,
 )  # fmt: skip
 
 
@@ -272,7 +350,7 @@ def test_results_are_sound_and_depend_on_seed_step_and_rank_only() -> None:
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     again = augment(batch, EVERYTHING, size=(64, 64), **KEY)
-    for name in ("images", "boxes", "labels", "ignore"):
+    for name in ("images", "boxes", "labels", "ignore", "keys"):
         assert torch.equal(getattr(result, name), getattr(again, name))
     for change in ({"seed": 4}, {"step": 12}, {"rank": 1}, {"seed": -3}):
         assert not torch.equal(augment(batch, EVERYTHING, size=(64, 64), **(KEY | change)).images, result.images)
@@ -296,6 +374,34 @@ def test_two_processes_draw_what_one_draws() -> None:
         alone = augment(half, config, size=(64, 64), **(KEY | {"rank": rank}))
         torch.testing.assert_close(alone.images, together.images[part])
         torch.testing.assert_close(alone.boxes, together.boxes[part])
+
+
+def test_keys_are_of_seed_step_and_place_only() -> None:
+    """Whole 32-bit numbers, the same whatever else is drawn and however the batch is shared between processes."""
+    batch = noise(40, 8, 1)
+    keys = augment(batch, EVERYTHING, size=(8, 8), **KEY).keys
+    assert keys is not None
+    assert keys.dtype == torch.int64
+    assert len(keys.unique()) == 40
+    assert keys.min() >= 0
+    assert keys.max() < 2**32
+    assert keys.max() > 2**31  # all bits are used: missed by 40 fair draws once in 2**40
+    assert len((keys % 256).unique()) > 25
+    assert torch.equal(_keys(batch), keys)
+    quarters = [_keys(noise(10, 8, 1), rank=rank) for rank in range(4)]
+    assert torch.equal(torch.cat(quarters), keys)
+    for change in ({"seed": 4}, {"seed": -3}, {"step": 12}):
+        assert not torch.isin(_keys(batch, **change), keys).any()
+    moved = augment(batch, AugmentConfig(), size=(8, 8), **KEY).to("meta")
+    assert moved.keys is not None
+    assert moved.keys.device == moved.images.device == torch.device("meta")
+    assert batch.to("meta").keys is None
+
+
+def _keys(batch: Batch, **changes: int) -> Tensor:
+    keys = augment(batch, AugmentConfig(), size=(8, 8), **(KEY | changes)).keys
+    assert keys is not None
+    return keys
 
 
 def test_colours_meet_colorsys() -> None:
@@ -344,20 +450,20 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU waits for nothing but one packed copy each for view, second view, mixing and colours."""
+    """A GPU waits for nothing but one packed copy each for view, second view, mixing, colours and keys."""
     sent: list[int] = []
 
-    def counted(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
         sent.append(len(arrays))
         with torch._C.DisableTorchFunction():
-            return send(arrays, device)
+            return send(arrays, *rest)
 
     for room in (warp, transforms):
         monkeypatch.setattr(room, "send", counted)
     batch = noise(4)
     with NoNumbersFromTheHost():
-        augment(batch, EVERYTHING, size=(64, 64), **KEY)
-    assert sorted(sent) == [2, 3, 6, 6]
+        augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
+    assert sorted(sent) == [1, 2, 3, 6, 6]
 
 
 def test_sent_arrays_arrive() -> None:
@@ -365,6 +471,8 @@ def test_sent_arrays_arrive() -> None:
     for array, tensor in zip(arrays, send(arrays, torch.device("cpu")), strict=True):
         assert tensor.shape == array.shape
         assert tensor.tolist() == array.astype(np.float32).tolist()
+    large = np.array([2**32 - 1, 2**24 + 1])
+    assert send([large], torch.device("cpu"), np.int64)[0].tolist() == large.tolist()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

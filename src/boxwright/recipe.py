@@ -50,6 +50,7 @@ class SuppressionConfig(Config):
 
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
     plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
+    cut: bool = False  # boxes are cut to the canvas before they are compared (Faster R-CNN)
     candidates: Annotated[int, Field(ge=1)] = 30000  # best boxes an image that enter, over all classes
     keep: Annotated[int, Field(ge=1)] = 300  # best boxes an image that leave
 
@@ -121,6 +122,8 @@ class ScheduleConfig(Config):
             )
         if self.eta_min > self.lr:
             raise ValueError(f"eta_min {self.eta_min} is above lr {self.lr}; it is the lowest rate")
+        if self.warmup_from is not None and self.warmup_bias_lr is not None:
+            raise ValueError("warmup_from and warmup_bias_lr belong to different warm-ups; set one of them to null")
         return self
 
 

@@ -19,7 +19,7 @@ class Frame:
 
     image_id: the data set's own id. path: the file, "" for an array. size: original (height, width) px.
     canvas: (height, width) px. scale: canvas px for one original px, (y, x). offset: (top, left) px of the
-    picture's corner on the canvas.
+    picture's corner on the canvas. extent: (height, width) canvas px of its pixels; None: exactly size times scale.
     """
 
     image_id: int | str
@@ -28,12 +28,14 @@ class Frame:
     canvas: tuple[int, int]
     scale: tuple[float, float]
     offset: tuple[float, float] = (0.0, 0.0)
+    extent: tuple[int, int] | None = None
 
     @property
     def content(self) -> tuple[float, float, float, float]:
         """The part of the canvas that the picture covers, as (x1, y1, x2, y2) px."""
         (h, w), (sy, sx), (top, left) = self.size, self.scale, self.offset
-        return left, top, left + w * sx, top + h * sy
+        height, width = self.extent or (h * sy, w * sx)
+        return left, top, left + width, top + height
 
     def to_canvas(self, boxes: Tensor) -> Tensor:
         """(N, 4) original px -> (N, 4) canvas px."""
@@ -63,10 +65,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """Everything on `device`; frames stay where they are."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "boxes", "labels", "ignore")
-        }
-        return replace(self, **moved)
+        tensors = {name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys")}
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
     @property
     def valid(self) -> Tensor:

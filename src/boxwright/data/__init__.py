@@ -22,7 +22,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config
-from boxwright.data import coco, line_txt, text, yolo_txt
+from boxwright.data import coco, index, line_txt, text, yolo_txt
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.errors import InputError
 
@@ -52,11 +52,12 @@ class DataFile(config.Config):
         return self
 
 
-def open_dataset(root: str | Path, split: str, kind: str = "auto") -> Dataset:
+def open_dataset(root: str | Path, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
     """The pictures and labels of one split, faulty labels included (see `check`).
 
     root: a folder, a COCO JSON file (whose pictures are looked for near it, and which is every split), or a YAML file
     as above. split: train, val, test or another that the folder holds. kind: coco, yolo_txt, line_txt, or auto.
+    cache: folder for the index of a COCO JSON (see `index`); None or "": the user's cache folder.
     Raises InputError when nothing or more than one thing is found, and for files that cannot be read.
     """
     place = Path(root)
@@ -69,7 +70,7 @@ def open_dataset(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     if len(sources) > 1:
         raise InputError(f"{root}: split '{split}' may be {' or '.join(sources)}; say which")
     (source,) = sources.values()
-    dataset = source.read(split)
+    dataset = source.read(split, cache)
     names = dataset.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
@@ -94,14 +95,15 @@ class _Source:
     names: tuple[str, ...] = ()
     pictures: Path | None = None
 
-    def read(self, split: str) -> Dataset:
+    def read(self, split: str, cache: str | Path | None) -> Dataset:
         if self.kind == "coco":
-            dataset = coco.read(self.path, split, self.root, self.pictures)
+            dataset = coco.placed(index.contents(self.path, cache), self.path, split, self.root, self.pictures)
             if self.names and self.names != dataset.names:
                 raise InputError(f"{self.path}: categories are {dataset.names}, names in the data YAML {self.names}")
             return dataset
-        reader = yolo_txt.read if self.kind == "yolo_txt" else line_txt.read
-        return reader(self.path, split, self.root, self.names)
+        if self.kind == "line_txt":
+            return line_txt.read(self.path, split, self.root, self.names, self.pictures)
+        return yolo_txt.read(self.path, split, self.root, self.names)
 
 
 def _find(place: Path, kind: str) -> dict[str, _Source]:

@@ -21,6 +21,7 @@ from boxwright.errors import InputError
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
+Size = tuple[int, int]  # (height, width) px
 Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kind `darknet`
 
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -46,17 +47,16 @@ def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
     """Where a picture of `size` (height, width) px goes on the canvas.
 
-    Letterbox sizes and offsets are whole pixels by integer division, as in Darknet and (but for rare rounding of its
-    floats) MindYOLO. The scale is the exact ratio on each axis, so boxes meet the pixels after that rounding.
+    The scale is the exact ratio on each axis, so boxes meet the pixels after these were rounded. Only zoo_corner has
+    one factor for both, as the zoo has: its boxes miss their pixels by that rounding, up to one px at the far edges.
     """
     (h, w), (height, width) = size, canvas.size
-    if canvas.fit == "stretch":
-        new_h, new_w = height, width
-    elif width * h < height * w:  # width is the tighter side
-        new_h, new_w = max(h * width // w, 1), width
-    else:
-        new_h, new_w = height, max(w * height // h, 1)
-    offset = float((height - new_h) // 2), float((width - new_w) // 2)
+    new_h, new_w = extent = _sizes(size, canvas)[-1]
+    if canvas.fit == "zoo_corner":
+        factor = _zoo_corner(size, canvas.size)[1]
+        return Frame(image_id, path, size, canvas.size, (factor, factor), extent=extent)
+    centred = canvas.fit == "letterbox"
+    offset = (float((height - new_h) // 2), float((width - new_w) // 2)) if centred else (0.0, 0.0)
     return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
 
 
@@ -66,12 +66,13 @@ def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
     `image` is uint8 RGB of the frame's size or smaller (decoded at reduced size).
     """
     left, top, right, bottom = (round(edge) for edge in frame.content)
-    content = _resize(image, (bottom - top, right - left), canvas.resize)
-    if content.shape[:2] == frame.canvas:
-        return content
-    fill = canvas.fill if content.dtype == np.float32 else round(canvas.fill)
-    result = np.full((*frame.canvas, 3), fill, dtype=content.dtype)
-    result[top:bottom, left:right] = content
+    for size in _sizes(frame.size, canvas):
+        image = _resize(image, size, canvas.resize)
+    if image.shape[:2] == frame.canvas:
+        return image
+    fill = canvas.fill if image.dtype == np.float32 else round(canvas.fill)
+    result = np.full((*frame.canvas, 3), fill, dtype=image.dtype)
+    result[top:bottom, left:right] = image
     return result
 
 
@@ -87,9 +88,47 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce:
         frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
     else:
         frame = frame_for(size, canvas, image_id, path)
-        left, top, right, bottom = (round(edge) for edge in frame.content)
-        image = _decode(data, path, _reduction(size, (bottom - top, right - left)))
+        image = _decode(data, path, _reduction(size, _sizes(size, canvas)[0]))
     return place(image, frame, canvas), frame
+
+
+def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
+    """To what a picture of `size` is resized, one after the other: once, or twice with zoo_corner.
+
+    Letterbox sizes and offsets are whole pixels by integer division, as in Darknet and (but for rare rounding of its
+    floats) MindYOLO.
+    """
+    (h, w), (height, width) = size, canvas.size
+    match canvas.fit:
+        case "stretch":
+            return [canvas.size]
+        case "letterbox" if width * h < height * w:  # width is the tighter side
+            return [(max(h * width // w, 1), width)]
+        case "letterbox":
+            return [(height, max(w * height // h, 1))]
+        case "corner":
+            return [_scaled(size, min(height / h, width / w))]
+        case "zoo_corner":
+            return _zoo_corner(size, canvas.size)[0]
+
+
+def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:
+    """The sizes one after the other, and the product of their factors (zoo: src/dataset.py of faster_rcnn_dcn).
+
+    The zoo's canvas is a landscape, on which only a portrait can be too high after the first fit. Here what is too wide
+    for an upright canvas is fitted once more as well.
+    """
+    factor = min(max(canvas) / max(size), min(canvas) / min(size))
+    first = _scaled(size, factor)
+    again = min(canvas[0] / first[0], canvas[1] / first[1])
+    if again >= 1:
+        return [first], factor
+    return [first, _scaled(first, again)], factor * again
+
+
+def _scaled(size: Size, factor: float) -> Size:
+    h, w = (max(int(side * factor + 0.5), 1) for side in size)
+    return h, w
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,37 +35,54 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(file: Path, split: str, root: Path, pictures: Path | None = None) -> Dataset:
-    """The data set that a COCO JSON file describes.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a COCO JSON says, which is all that its index holds: where the pictures lie now is looked up each time."""
 
-    pictures: the folder that `file_name` starts from; None: the first of the usual places that holds them.
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    image_ids: Array  # (P,) int64 or unicode
+    files: Array  # (P,) bytes: `file_name` as the file system has it
+    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 where not declared
+    rows: Boxes
+    starts: NDArray[np.int64]  # (P + 1,) as in Dataset
+    strays: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
+
+
+def parse(file: Path) -> Contents:
+    """Reads the JSON.
+
     Raises InputError for a file that is no such JSON or whose entries lack keys or hold values of a wrong type.
     """
     tree = _load(file)
     entries, labels, classes = (_entries(tree, key, file) for key in ("images", "annotations", "categories"))
     names, category_ids = _categories(classes, file)
-    images, names_of_files = _images(entries, file)
-    folder = pictures or _picture_folder(file, split, root, names_of_files)
-    images = Images(
-        images.ids,
-        paths_column([os.path.join(folder, name) for name in names_of_files]),  # noqa: PTH118  (100,000s of them)
-        images.sizes,
-        paths_column([str(file)]),
-    )
+    ids, files, sizes = _images(entries, file)
     rows, image_ids = _boxes(labels, category_ids, file)
-    owners = _lookup(images.ids, image_ids, file)
+    owners = _lookup(ids, image_ids, file)
     lost = np.flatnonzero(owners < 0)
-    strays = tuple(
-        Stray(f"{file} annotations[{row}]", image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist()
-    )
+    strays = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
     order = np.argsort(owners, kind="stable")[len(lost) :]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(images)))]).astype(np.int64)
-    return Dataset(names, category_ids, split, root, "coco", images, rows.pick(order), starts, strays)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
+    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, strays)
+
+
+def placed(held: Contents, file: Path, split: str, root: Path, pictures: Path | None = None) -> Dataset:
+    """The data set that the contents of `file` describe, with its pictures where they lie now.
+
+    pictures: the folder that `file_name` starts from; None: the first of the usual places that holds them, InputError
+    when none does.
+    """
+    folder = os.fsencode(pictures or _picture_folder(file, split, root, held.files))
+    paths = np.array([os.path.join(folder, name) for name in held.files.tolist()], dtype=np.bytes_)  # noqa: PTH118
+    images = Images(held.image_ids, paths, held.sizes, paths_column([str(file)]))
+    strays = tuple(Stray(f"{file} annotations[{row}]", image, annotation) for row, image, annotation in held.strays)
+    return Dataset(held.names, held.category_ids, split, root, "coco", images, held.rows, held.starts, strays)
 
 
 def _load(file: Path) -> Mapping[str, Any]:
     try:
-        tree = json.loads(file.read_bytes())
+        tree = json.loads(file.read_bytes(), object_hook=_without_outline)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed a COCO JSON file") from error
     except json.JSONDecodeError as error:
@@ -78,6 +96,12 @@ def _load(file: Path) -> Mapping[str, Any]:
             f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories"
         )
     return tree
+
+
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    """Outlines are most of a JSON and are not used: thrown away as they are met, they take no memory."""
+    entry.pop("segmentation", None)
+    return entry
 
 
 def _entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
@@ -106,8 +130,8 @@ def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[in
     return tuple(names[index] for index in order), tuple(int(ids[index]) for index in order)
 
 
-def _images(entries: Entries, file: Path) -> tuple[Images, list[str]]:
-    """Ids and sizes, and the file names as written."""
+def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Ids, file names and sizes, as in Contents."""
     if not entries:
         raise InputError(f"{file}: images: empty, needed at least one {{id, file_name}}")
     ids = _ids(_values(entries, "id", "images", file), "id", "images", file)
@@ -124,7 +148,7 @@ def _images(entries: Entries, file: Path) -> tuple[Images, list[str]]:
         sides.append(values)
     sizes = np.stack(sides, axis=1)
     sizes[(sizes < 0).any(axis=1)] = -1
-    return Images(ids, paths_column(()), sizes, paths_column(())), names
+    return ids, paths_column(names), sizes
 
 
 def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
@@ -223,20 +247,21 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
     return np.where(image_ids[order][nearest] == wanted, order[nearest], -1).astype(np.int64)
 
 
-def _picture_folder(file: Path, split: str, root: Path, names: list[str]) -> Path:
+def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
     stem = file.stem.removeprefix("instances_")
     parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
     folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
-    few = [names[index] for index in np.linspace(0, len(names) - 1, 20).astype(int).tolist()]
-    for sought in (few, names):
+    few = names[np.linspace(0, len(names) - 1, 20).astype(int)]
+    for column in (few, names):
+        sought = [os.fsdecode(name) for name in column.tolist()]
         counts = [sum((folder / name).is_file() for name in sought) if folder.is_dir() else 0 for folder in folders]
         if max(counts):
             return folders[counts.index(max(counts))]
     places = ", ".join(str(folder) for folder in folders)
     raise InputError(
-        f"{file}: none of its {len(names)} pictures ({_shown(names[0])} and so on) is in {places}; move them there, "
-        f"or name their folder with the key 'images' of a data YAML"
+        f"{file}: none of its {len(names)} pictures ({_shown(os.fsdecode(names[0].item()))} and so on) is in {places}; "
+        "move them there, or name their folder with the key 'images' of a data YAML"
     )
 
 

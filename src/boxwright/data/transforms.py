@@ -43,7 +43,7 @@ def augment(
 
     A box that the warp leaves with a side of `config.min_side` px or less, or with less than `config.min_visible` of
     its area, gets label -1: it is no target in this step. Crowd regions stay while any area is left. Configured to do
-    nothing, this changes no box.
+    nothing, this changes no box. The result has the keys from which its loss draws.
     """
     dice = _Dice.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colours(dice, config)
@@ -55,7 +55,8 @@ def augment(
             result = _mix(batch, result, dice, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
         change_colours(result.images, *send((hue, saturation, value), batch.images.device))
-    return result
+    (keys,) = send([_keys(seed, step, _places(rank, len(batch.images)))], batch.images.device, np.int64)
+    return replace(result, keys=keys)
 
 
 def step_size(config: AugmentConfig, canvas_size: tuple[int, int], seed: int, step: int) -> tuple[int, int]:
@@ -112,8 +113,7 @@ class _Dice:
 
     @classmethod
     def for_batch(cls, seed: int, step: int, rank: int, count: int) -> "_Dice":
-        places = range(rank * count, (rank + 1) * count)
-        return cls([np.random.default_rng([seed % 2**64, step, place]) for place in places])
+        return cls([np.random.default_rng([seed % 2**64, step, place]) for place in _places(rank, count)])
 
     def of(self, rows: Rows) -> "_Dice":
         return _Dice([self.generators[row] for row in rows])
@@ -136,13 +136,26 @@ class _Dice:
         return np.where(self.chance(0.5), self.uniform(low, 1), self.uniform(1, high))
 
 
+def _places(rank: int, count: int) -> range:
+    """The places in the batch of the whole group that this process's pictures have."""
+    return range(rank * count, (rank + 1) * count)
+
+
+def _keys(seed: int, step: int, places: range) -> Rows:
+    """(B,) from 0 to 2^32 - 1. The spawn key sets them apart from the numbers that start the dice."""
+    sources = (np.random.SeedSequence([seed % 2**64, step, place], spawn_key=(1,)) for place in places)
+    return np.array([source.generate_state(1)[0] for source in sources], dtype=np.int64)
+
+
 def _draw_colours(dice: _Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
     """(B,) each: hue in turns, factors of saturation and value."""
     return dice.uniform(-config.hue, config.hue), dice.factor(*config.saturation), dice.factor(*config.value)
 
 
 def _moves(config: AugmentConfig, mosaic: bool) -> bool:
-    amounts = (config.flip, config.jitter, config.translate, config.degrees, config.shear, config.perspective)
+    amounts = (
+        config.flip, config.jitter, config.expand, config.translate, config.degrees, config.shear, config.perspective,
+    )  # fmt: skip
     tiled = mosaic and (config.mosaic > 0 or config.mixup > 0)
     # translate null moves only what does not fill the canvas, and then scale or jitter is set as well
     return any(amounts) or config.scale != (1.0, 1.0) or tiled
@@ -160,20 +173,21 @@ def _draw_placement(
     batch: Batch, config: AugmentConfig, dice: _Dice, own: Rows, size: tuple[int, int], mosaic: bool
 ) -> Placement:
     canvas = np.array(batch.images.shape[:1:-1], dtype=np.float64)  # (width, height)
+    contents = np.array([frame.content for frame in batch.frames])
     if not (mosaic and config.mosaic):
         plane, one = np.tile(canvas, (len(own), 1)), np.zeros((len(own), 1, 2))
-        return Placement(
-            own[:, None], one, np.full_like(plane, np.inf), _draw_matrix(dice, config, plane, canvas, size)
-        )
+        matrix = _draw_matrix(dice, config, plane, canvas, size) @ _draw_expansion(dice, config, contents[own])
+        return Placement(own[:, None], one, np.full_like(plane, np.inf), matrix)
     is_mosaic = dice.chance(config.mosaic)[:, None]
     tiles = np.concatenate([own[:, None], dice.below(len(batch.images), 3)], axis=1)
-    content = np.array([frame.content for frame in batch.frames])[tiles]  # (K, 4, xyxy)
+    content = contents[tiles]  # (K, 4, xyxy)
     centre = dice.uniform(0.5, 1.5, 2) * canvas
     # top left, top right, bottom left, bottom right: the corner of the content that touches the centre
     touching = np.stack([content[:, range(4), [2, 0, 2, 0]], content[:, range(4), [3, 3, 1, 1]]], axis=-1)
     shift = np.where(is_mosaic[..., None], centre[:, None] - touching, 0.0)
     plane = np.where(is_mosaic, 2.0, 1.0) * canvas
-    matrix = _draw_matrix(dice, config, plane, canvas, size)
+    extent = np.where(is_mosaic, np.concatenate([np.zeros_like(plane), plane], 1), contents[own])
+    matrix = _draw_matrix(dice, config, plane, canvas, size) @ _draw_expansion(dice, config, extent)
     return Placement(tiles, shift, np.where(is_mosaic, centre, np.inf), matrix)
 
 
@@ -205,6 +219,27 @@ def _draw_matrix(dice: _Dice, config: AugmentConfig, plane: Array, canvas: Array
     matrix = placed @ sheared @ turned @ tilted @ centred
     flipped = np.array([[-1.0, 0, result[0]], [0, 1, 0], [0, 0, 1]])
     return np.where(dice.chance(config.flip)[:, None, None], flipped @ matrix, matrix)
+
+
+def _draw_expansion(dice: _Dice, config: AugmentConfig, extent: Array) -> Array:
+    """(K, 3, 3), or the unit matrix without a draw where nothing is expanded. extent: that of `expansion`."""
+    if not config.expand:
+        return np.eye(3)
+    ratio = np.where(dice.chance(config.expand), dice.uniform(1, 4), 1.0)
+    return expansion(extent, ratio, dice.uniform(0, 1, 2))
+
+
+def expansion(extent: Array, ratio: Array, where: Array) -> Array:
+    """(K, 3, 3): what SSD's expansion does to a picture that is then scaled to the size it had before.
+
+    SSD puts it on an empty plane `ratio` (K,) times as wide and high. After scaling, the picture is smaller by that
+    ratio and lies within the rectangle `extent` (K, 4 as xyxy px) that it covered. where (K, 2): its place across and
+    down, from 0 (left, top) to 1 (right, bottom).
+    """
+    result = np.tile(np.eye(3), (len(extent), 1, 1))
+    result[:, [0, 1], [0, 1]] = 1 / ratio[:, None]
+    result[:, :2, 2] = (1 - 1 / ratio[:, None]) * (extent[:, :2] + where * (extent[:, 2:] - extent[:, :2]))
+    return result
 
 
 def _mix(batch: Batch, first: Batch, dice: _Dice, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:

@@ -74,10 +74,10 @@ def warp(
     return Batch(images, seen * kept[..., None], labels.masked_fill(~kept, -1), crowd & kept, batch.frames)
 
 
-def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """The arrays as float32 on `device`, in one copy. From pinned memory a GPU fetches it by itself, so that this
+def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DTypeLike = np.float32) -> list[Tensor]:
+    """The arrays as `dtype` on `device`, in one copy. From pinned memory a GPU fetches it by itself, so that this
     program need not wait for the GPU to finish its earlier work."""
-    packed = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]).astype(np.float32))
+    packed = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]).astype(dtype))
     if device.type == "cuda":
         packed = packed.pin_memory()
     parts = torch.split(packed.to(device, non_blocking=True), [each.size for each in arrays])

@@ -1,4 +1,4 @@
-"""SGD as the published systems use it: decay on convolution weights only, biases with a rate of their own."""
+"""SGD as the published systems use it: decay on convolution weights (or on everything), biases with their own rate."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """Three groups, as in MindYOLO's group_params.py: weight (decayed), bias (with batch norm's beta), scale (gamma).
+    With `decay_all` all three are decayed.
 
-    torch's SGD without dampening is MindSpore's Momentum: v = m v + g, w -= lr v; with nesterov w -= lr (g + m v).
+    torch's SGD without dampening is MindSpore's Momentum, and its SGD: v = m v + g, w -= lr v; with nesterov
+    w -= lr (g + m v).
     """
     freeze(network, config)
     groups: dict[str, list[Tensor]] = {"weight": [], "bias": [], "scale": []}
@@ -25,12 +27,14 @@ def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
             groups[kind].append(parameter)
     if not any(groups.values()):
         raise InputError(f"train.freeze: {', '.join(config.freeze)} freezes every parameter; leave some to train")
+    settings = config.optimizer
+    decayed = groups if settings.decay_all else ("weight",)
     rows = [
-        {"name": kind, "params": params, "weight_decay": config.optimizer.weight_decay if kind == "weight" else 0.0}
+        {"name": kind, "params": params, "weight_decay": settings.weight_decay if kind in decayed else 0.0}
         for kind, params in groups.items()
     ]
     # The rate is set before every step, from the plan.
-    return torch.optim.SGD(rows, lr=0.0, momentum=config.optimizer.momentum, nesterov=config.optimizer.nesterov)
+    return torch.optim.SGD(rows, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
@@ -65,8 +69,9 @@ def freeze(network: nn.Module, config: TrainConfig) -> None:
 
 
 def training_mode(network: nn.Module, config: TrainConfig) -> None:
-    """`network.train()`, but batch norm under `freeze_norm` or in a frozen layer keeps its statistics."""
+    """`network.train()`, but batch norm keeps its statistics in a frozen layer, or all of it where config says so."""
     network.train()
+    every = config.freeze_norm or config.freeze_statistics
     for name, module in network.named_modules():
-        if isinstance(module, NORMS) and (config.freeze_norm or f"{name}.".startswith(config.freeze)):
+        if isinstance(module, NORMS) and (every or f"{name}.".startswith(config.freeze)):
             module.eval()

@@ -61,6 +61,7 @@ def evaluate(
         "split": dataset.split,
         "pictures": len(samples),
         "threshold": threshold,
+        "plus_one": config.plus_one,
         "suppression": config.suppression.model_dump(),
         "canvas": predictor.recipe.data.canvas.model_dump(),
         "versions": {
@@ -117,7 +118,8 @@ def _detect(
     batches = loader.epoch(0)
     for batch in track(batches, loader.steps_per_epoch, "evaluate", "batches") if rank == 0 else batches:
         for one in predictor.detect(batch.images, batch.frames, threshold, config.suppression, wanted):
-            found.append(replace(one, labels=classes[one.labels], names=dataset.names))
+            boxes = one.boxes + one.boxes.new_tensor([0, 0, config.plus_one, config.plus_one])
+            found.append(replace(one, boxes=boxes, labels=classes[one.labels], names=dataset.names))
     return _gather(found, len(dataset), dataset.names) if world > 1 else found
 
 

@@ -16,8 +16,14 @@ def names() -> list[str]:
 
 
 def module(name: str) -> ModuleType:
-    """The system called `name`: a module with `Config` and `build(config)`, and where MindSpore's zoo has the network
-    too, `mindspore_name(parameter)`, the name of a parameter there."""
+    """The system called `name`: a module with `Config` and `build(config)`, and for files of other origin, each only
+    where there is something to say:
+
+    `mindspore_name(parameter)`: its name in MindSpore's zoo, None for what is not in its files.
+    `mindspore_transposed(parameter)`: whether it is stored (in, out) there.
+    `mindspore_backbone(entry, config)`: our name for an entry of the zoo's ImageNet classifier, None for no place.
+    `foreign_names(tensors, config)`: another project's torch state dict under our names.
+    """
     if name not in names():
         raise InputError(f"model.name: there is no model '{name}'; there are {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -123,6 +123,8 @@ class Predictor:
         with _evaluating(self.model), torch.inference_mode():
             raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
             decoded = model.decode(raw, threshold)
+        if suppression.cut:
+            decoded = [replace(one, boxes=clip(one.boxes, (images.shape[-2], images.shape[-1]))) for one in decoded]
         found = [
             replace(one, boxes=frame.to_original(one.boxes), names=self.names)
             for one, frame in zip(decoded, frames, strict=True)

@@ -1,7 +1,8 @@
 """Fill a model with numbers from a file, and say what fitted.
 
-Kinds of file: our own safetensors, a torch state dict with our names (.pt, .pth), Darknet's .weights and cut backbones
-(*.conv.N), MindSpore's .ckpt. A run folder, or its best/ or last/, stands for the best checkpoint in it.
+Kinds of file: safetensors and torch state dicts (.pt, .pth) with our names or with others that the model knows,
+Darknet's .weights and cut backbones (*.conv.N), MindSpore's .ckpt. A run folder, or its best/ or last/, stands for the
+best checkpoint in it.
 """
 
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from boxwright import models
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore
@@ -34,6 +36,9 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
         tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
         tensors = checkpoint.read_tensors(file)
+        translate = getattr(models.module(recipe.model.name), "foreign_names", None)  # type: ignore[attr-defined]
+        if translate and not tensors.keys() & model.state_dict().keys():
+            tensors = translate(tensors, recipe.model)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
 
 

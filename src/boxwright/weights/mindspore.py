@@ -15,6 +15,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
     Raises InputError for a network that MindSpore's model zoo does not have.
     """
     name = recipe.model.name  # type: ignore[attr-defined]
-    translate = getattr(models.module(name), "mindspore_name", None)
+    translate = getattr(_system(recipe), "mindspore_name", None)
     if translate is None:
         raise InputError(
             f"recipe {recipe.name}: models/{name}.py has no `mindspore_name`; MindSpore's zoo has no {name}"
@@ -70,7 +71,8 @@ def read(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
 
-    Optimiser state is skipped; the prefix of a training cell or of an average is dropped.
+    Optimiser state is skipped; the prefix of a training cell or of an average is dropped; weights that MindSpore keeps
+    as (in, out) are turned. Entries of the zoo's classifier fill the backbone, where the model says how.
     Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
     for transfer) stores other anchors than the recipe's.
     """
@@ -78,7 +80,7 @@ def read(
     tensors: dict[str, Tensor] = {}
     unexpected = []
     for tag, tensor in entries(path):
-        own = next((table[tag[len(p) :]] for p in PREFIXES if tag.startswith(p) and tag[len(p) :] in table), None)
+        own = _place(tag, table, recipe)
         if tag.rpartition(".")[2] in CONSTANTS:
             if tag.endswith(".anchor_grid") and not transfer:
                 _check_anchors(tensor, recipe, path)
@@ -87,8 +89,27 @@ def read(
         elif own in tensors:
             raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
         else:
-            tensors[own] = tensor
+            tensors[own] = tensor.t() if tensor.ndim == 2 and _is_transposed(own, recipe) else tensor
     return tensors, unexpected
+
+
+def _place(tag: str, table: dict[str, str], recipe: Recipe) -> str | None:
+    """Where an entry belongs: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
+    for prefix in PREFIXES:
+        if tag.startswith(prefix) and tag[len(prefix) :] in table:
+            return table[tag[len(prefix) :]]
+    backbone = getattr(_system(recipe), "mindspore_backbone", None)
+    own: str | None = backbone(tag, recipe.model) if backbone else None
+    return own if own in table.values() else None
+
+
+def _is_transposed(own: str, recipe: Recipe) -> bool:
+    ask = getattr(_system(recipe), "mindspore_transposed", None)
+    return ask is not None and bool(ask(own))
+
+
+def _system(recipe: Recipe) -> ModuleType:
+    return models.module(recipe.model.name)  # type: ignore[attr-defined]
 
 
 def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
@@ -106,7 +127,8 @@ def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "
     state = model.state_dict()
     with whole(path) as part, part.open("wb") as stream:
         for foreign, own in names(model, recipe).items():
-            array = state[own].detach().cpu().to(torch.float32).contiguous().numpy()
+            tensor = state[own].t() if _is_transposed(own, recipe) else state[own]
+            array = tensor.detach().cpu().to(torch.float32).contiguous().numpy()
             for piece in np.array_split(array, max(1, math.ceil(array.nbytes / SLICE))):
                 stream.writelines(_value(prefix + foreign, array.shape, piece.astype("<f4").tobytes()))
 

@@ -1,0 +1,124 @@
+"""Seconds and memory to open COCO's largest label file: the first time, and from its index.
+
+    python benchmarks/bench_index.py [--pictures N]
+
+Writes a JSON as large as COCO 2017's train labels (118,287 pictures, 860,001 boxes with outlines, some 450 MB) into a
+temporary folder, always the same bytes. Then fresh processes open it: once without an index, which makes one, and
+three times with it. Seconds are those of a whole process from its start, imports included; memory is the largest
+resident size. Prints lines of JSON; ends with 1 when the first time takes 30 s or more, or a later one 1 s or 300 MB.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from bench_loader import cpu_name
+
+PICTURES, BOXES_A_PICTURE, ROUNDS, PART = 118_287, 860_001 / 118_287, 3, 4096
+NEEDED_S, NEEDED_LATER_S, NEEDED_LATER_MB = 30.0, 1.0, 300.0
+# VmHWM, because the peak that getrusage tells is never below that of the process which started this one.
+OPEN = """
+import sys
+from pathlib import Path
+from boxwright.data import open_dataset
+data = open_dataset(sys.argv[1], "train", cache=sys.argv[2])
+(peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(len(data), len(data.rows), int(peak) * 1024 / 1e6, "torch" in sys.modules)
+"""
+
+
+def entries(pictures: int) -> Iterator[tuple[str, str]]:
+    """The texts of `images` and `annotations`, some thousand pictures at a time."""
+    draw = np.random.default_rng(2017)
+    total, number = round(pictures * BOXES_A_PICTURE), 0
+    counts = draw.multinomial(total, draw.dirichlet(np.full(pictures, 0.9)))
+    for first in range(0, pictures, PART):
+        numbers = range(first, min(first + PART, pictures))
+        images = [
+            {
+                "license": 3, "file_name": f"{n:012d}.jpg", "coco_url": f"http://images.example/train2017/{n:012d}.jpg",
+                "height": 480, "width": 640, "date_captured": "2013-11-14 11:18:45",
+                "flickr_url": f"http://farm.example/3153/{n:010d}_cbb5d8b1a5_z.jpg", "id": n,
+            }
+            for n in numbers
+        ]  # fmt: skip
+        annotations = []
+        for n in numbers:
+            corners = draw.uniform(0, 300, (counts[n], 2)).round(2)
+            sides = draw.uniform(4, 170, (counts[n], 2)).round(2)
+            points = draw.geometric(1 / 21, counts[n]) + 3
+            for (x, y), (w, h), many in zip(corners.tolist(), sides.tolist(), points.tolist(), strict=True):
+                outline = draw.uniform(0, 1, (many, 2)) * (w, h) + (x, y)
+                number += 1
+                annotations.append(
+                    {
+                        "segmentation": [outline.round(2).ravel().tolist()], "area": round(w * h * 0.6, 4),
+                        "iscrowd": 0, "image_id": n, "bbox": [x, y, w, h], "category_id": number % 80 + 1, "id": number,
+                    }
+                )  # fmt: skip
+        yield json.dumps(images)[1:-1], json.dumps(annotations)[1:-1]
+
+
+def write(folder: Path, pictures: int) -> Path:
+    """The JSON, and one of its pictures: enough for the folder to be found."""
+    (folder / "annotations").mkdir()
+    (folder / "train2017").mkdir()
+    (folder / "train2017" / f"{0:012d}.jpg").touch()
+    file = folder / "annotations" / "instances_train2017.json"
+    parts = []
+    with file.open("w") as opened:
+        opened.write('{"info": {}, "licenses": [], "annotations": [')
+        for number, (images, annotations) in enumerate(entries(pictures)):
+            parts.append(images)
+            opened.write(", " * (number > 0 and bool(annotations)) + annotations)
+        categories = json.dumps([{"supercategory": "thing", "id": i, "name": f"class {i}"} for i in range(1, 81)])
+        opened.write(f'], "images": [{", ".join(parts)}], "categories": {categories}}}')
+    return file
+
+
+def opened(file: Path, cache: Path) -> tuple[float, float, str]:
+    """Seconds and MB of a fresh process that opens the file, and what it found."""
+    begin = time.perf_counter()
+    told = subprocess.run(
+        [sys.executable, "-c", OPEN, str(file), str(cache)], capture_output=True, text=True, check=True, timeout=600
+    ).stdout.split()
+    return time.perf_counter() - begin, float(told[2]), f"{told[0]} pictures, {told[1]} boxes, torch: {told[3]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="fewer, to try it out")
+    with tempfile.TemporaryDirectory() as folder:
+        file, cache = write(Path(folder), parser.parse_args().pictures), Path(folder) / "cache"
+        size = file.stat().st_size / 1e6
+        print(f"written {size:.0f} MB", file=sys.stderr)
+        first_s, first_mb, found = opened(file, cache)
+        later = [opened(file, cache) for _ in range(ROUNDS)]
+        indexes = [place.stat().st_size / 1e6 for place in cache.glob("*.npz")]
+    assert len(indexes) == 1, "no index was written"
+    assert {row[2] for row in later} == {found}
+    later_s, later_mb = statistics.median(row[0] for row in later), max(row[1] for row in later)
+    about = {
+        "date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "numpy": np.__version__,
+        "cpu": cpu_name(), "cores": os.cpu_count(), "json_MB": round(size), "index_MB": round(indexes[0]),
+        "found": found,
+    }  # fmt: skip
+    print(json.dumps(about))
+    print(json.dumps({"what": "first opening", "seconds": round(first_s, 2), "peak_MB": round(first_mb)}))
+    runs = [round(row[0], 3) for row in later]
+    print(json.dumps({"what": "from the index", "seconds": round(later_s, 3), "peak_MB": round(later_mb), "runs": runs}))
+    return 0 if first_s < NEEDED_S and later_s < NEEDED_LATER_S and later_mb < NEEDED_LATER_MB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

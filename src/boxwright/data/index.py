@@ -1,0 +1,145 @@
+"""An index on disk of what a COCO JSON says, so that a large one is parsed once and not at every start.
+
+    P pictures, T boxes in all
+
+The index is an .npz file of plain arrays in the cache folder, named after the JSON's path. It is never trusted: it
+counts only when the JSON is untouched since, when this very code wrote it, and when all in it fits together. Anything
+else, damage included, means that the JSON is read again. The folder may be emptied at any time.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from boxwright import files
+from boxwright.data import coco, dataset
+from boxwright.data.coco import Contents
+from boxwright.data.dataset import Array, Boxes
+from boxwright.errors import InputError
+
+SMALL = 1 << 20  # bytes; parsing a JSON of less takes some 20 ms, about what opening an index does
+# A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
+# when it is older than that. FAT's tick is the longest, 2 s.
+TICK = 2 * 10**9  # ns
+ROWS = {"xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "places": "i8"}
+
+
+def contents(file: Path, cache: str | Path | None = None) -> Contents:
+    """What the COCO JSON says, from its index where there is one, else from itself; the index is then written.
+
+    cache: the folder of the indexes; None or "": the user's own. Where it cannot be written, a line on stderr says so.
+    Raises InputError as `coco.parse` does.
+    """
+    try:
+        stamp = _stamp(file)
+        folder = Path(cache) if cache else user_folder()
+    except (OSError, RuntimeError):  # no such JSON, as `parse` will say; or a user without a home
+        return coco.parse(file)
+    if stamp["size"] < SMALL:
+        return coco.parse(file)
+    place = folder / f"coco-{hashlib.sha256(os.fsencode(stamp['path'])).hexdigest()[:32]}.npz"
+    held = _read(place, stamp)
+    if held is None:
+        held = coco.parse(file)
+        if time.time_ns() - stamp["ctime_ns"] > TICK and _unchanged(file, stamp):
+            _keep(place, held, stamp)
+    return held
+
+
+def user_folder() -> Path:
+    """$XDG_CACHE_HOME/boxwright, or ~/.cache/boxwright. Raises RuntimeError for a user without a home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "boxwright"
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    """What must be the same for an index to count: the JSON, and the code that reads it and writes the index."""
+    told = file.stat()
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (coco, dataset, sys.modules[__name__]))
+    return {
+        "path": str(file.resolve()),
+        "size": told.st_size,
+        "mtime_ns": told.st_mtime_ns,
+        "ctime_ns": told.st_ctime_ns,  # a change whose mtime was set back still shows here
+        "code": hashlib.sha256(code).hexdigest(),
+        "paths_are": sys.getfilesystemencoding(),
+    }
+
+
+def _unchanged(file: Path, stamp: dict[str, Any]) -> bool:
+    try:
+        return _stamp(file) == stamp
+    except OSError:
+        return False
+
+
+def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
+    """Write the index; where that cannot be, say so and go on without."""
+    about = {"stamp": stamp, "names": held.names, "category_ids": held.category_ids, "strays": held.strays}
+    columns = {name: getattr(held.rows, name) for name in ROWS}
+    columns |= {"image_ids": held.image_ids, "files": held.files, "sizes": held.sizes, "starts": held.starts}
+    columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    try:
+        with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
+            np.savez(opened, allow_pickle=False, **columns)
+    except InputError as error:
+        print(f"{stamp['path']}: no index is kept, so it is read again at every start: {error}", file=sys.stderr)
+
+
+def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:
+    """The index at `place`; None when there is none, when it is of other contents or code, and when it is damaged."""
+    try:
+        with np.load(place, allow_pickle=False) as opened:
+            # Uncompressed, so that no array takes more memory than the file has bytes. Reading one checks its CRC.
+            if not isinstance(opened, NpzFile) or any(i.compress_type != zipfile.ZIP_STORED for i in _members(opened)):
+                return None
+            about = json.loads(opened["about"].tobytes())
+            if about["stamp"] != stamp:
+                return None
+            rows = Boxes(**{name: opened[name] for name in ROWS})
+            held = Contents(
+                tuple(about["names"]),
+                tuple(about["category_ids"]),
+                opened["image_ids"],
+                opened["files"],
+                opened["sizes"],
+                rows,
+                opened["starts"],
+                tuple((row, image, annotation) for row, image, annotation in about["strays"]),
+            )
+        return held if _sound(held) else None
+    except Exception:  # zip, NumPy and JSON have a dozen errors for damage, and the remedy is the same for all
+        return None
+
+
+def _members(opened: NpzFile) -> list[zipfile.ZipInfo]:
+    return opened.zip.infolist() if opened.zip is not None else []
+
+
+def _sound(held: Contents) -> bool:
+    """Whether the columns are of the types and lengths that go together."""
+    pictures, boxes, classes = len(held.image_ids), len(held.rows), len(held.names)
+
+    def fits(column: Array, kind: str, *shape: int) -> bool:
+        return column.shape == shape and (column.dtype == kind if kind in ROWS.values() else column.dtype.kind == kind)
+
+    return (
+        all(fits(getattr(held.rows, name), kind, boxes, *[4] * (name == "xyxy")) for name, kind in ROWS.items())
+        and (fits(held.image_ids, "i8", pictures) or fits(held.image_ids, "U", pictures))
+        and fits(held.files, "S", pictures)
+        and fits(held.sizes, "i8", pictures, 2)
+        and fits(held.starts, "i8", pictures + 1)
+        and held.starts[0] == 0
+        and held.starts[-1] == boxes
+        and bool((np.diff(held.starts) >= 0).all())
+        and bool((held.rows.labels < classes).all() and (held.rows.labels >= -1).all())
+        and len(held.category_ids) == classes > 0
+    )

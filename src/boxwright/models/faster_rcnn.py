@@ -1,0 +1,282 @@
+"""Faster R-CNN (Ren et al. 2015) with a feature pyramid and deformable convolution v2 (Zhu et al. 2018).
+
+    B images, H x W px, N anchors an image, P proposals an image after padding, M boxes an image after padding,
+    C classes, K samples an image
+
+Two ways to be right differ by configuration: that of the MindSpore zoo, whose checkpoints keep their boxes, and the
+standard one, which fits ImageNet's ResNets and new trainings.
+"""
+
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from boxwright.config import Config as BaseConfig
+from boxwright.config import Fraction, Positive, Triple
+from boxwright.errors import InputError
+from boxwright.nn.faster_rcnn_names import foreign_names, mindspore_backbone, mindspore_name, mindspore_transposed
+from boxwright.nn.fpn import FPN
+from boxwright.nn.resnet import ResNet
+from boxwright.nn.roi import BoxHead, features_of
+from boxwright.nn.rpn import Proposals, RegionProposals, anchors, base_anchors, propose
+from boxwright.ops.coding import decode, encode
+from boxwright.ops.losses import across_processes
+from boxwright.ops.sampling import Matches, Samples, draw_balanced, match, priorities
+from boxwright.types import Batch, Detections
+
+__all__ = [
+    "Config", "FasterRCNN", "build", "foreign_names", "mindspore_backbone", "mindspore_name", "mindspore_transposed",
+]  # fmt: skip
+
+STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but the last
+Count = Annotated[int, Field(ge=1)]
+
+
+class RPNConfig(BaseConfig):
+    """The first stage. An anchor is positive from an IoU of `positive_iou` with a box on, negative below
+    `negative_iou`; the best anchor of a box is positive already from `least_iou` on."""
+
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
+    least_iou: Fraction = 0.3
+    inside_only: bool = False  # anchors that reach over the edge of the canvas teach nothing
+    samples: Count = 256  # anchors an image that a step learns from
+    positives: Count = 128  # of these at most
+    nms_iou: Fraction = 0.7
+    train_candidates: Count = 2000  # best boxes of each level that enter suppression
+    train_proposals: Count = 2000  # best boxes of all levels together that leave it
+    test_candidates: Count = 1000
+    test_proposals: Count = 1000
+
+
+class RoIConfig(BaseConfig):
+    """The second stage. A proposal is positive from an IoU of `positive_iou` with a box on, negative below
+    `negative_iou`."""
+
+    positive_iou: Fraction = 0.5
+    negative_iou: Fraction = 0.5
+    samples: Count = 512  # proposals an image that a step learns from
+    positives: Count = 128  # of these at most
+    aligned: bool = True  # pixel centres lie at half pixels (Mask R-CNN's RoI align as corrected in Detectron2)
+
+
+class Config(BaseConfig):
+    size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+    depth: Literal[50, 101, 152] = 50
+    classes: Count
+    # sampling of the deformable layers in stages 3 to 5: the ordinary one; the zoo's, whose grid lies one pixel further
+    # down and right and which repeats the border; none: ordinary convolutions
+    deform: Literal["none", "standard", "zoo"] = "standard"
+    conv2_fills_deform: bool = True  # an ordinary ResNet's second convolutions are the start of the deformable ones
+    padding: Literal["symmetric", "same"] = "symmetric"  # of the max-pool: same pads bottom and right only (zoo)
+    plus_one: bool = False  # a width is x2 - x1 + 1, in anchors, deltas, assignment, levels and RoI align (zoo)
+    anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
+    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
+    delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
+    mean: Triple = (0.485, 0.456, 0.406)  # RGB, in the 0-to-1 scale
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    rpn: RPNConfig = RPNConfig()
+    roi: RoIConfig = RoIConfig()
+
+
+class Targets(NamedTuple):
+    """What a stage learns. boxes (B, K, 4) xyxy px: the sampled anchors or proposals. index (B, K): their places.
+    drawn (B, K) bool: rows that hold a sample. positive (B, K) bool. owner (B, K): the object of a positive one.
+    deltas (B, K, 4): from its box to that object; 0 elsewhere."""
+
+    boxes: Tensor
+    index: Tensor
+    drawn: Tensor
+    positive: Tensor
+    owner: Tensor
+    deltas: Tensor
+
+
+class FasterRCNN(nn.Module):
+    """The detector."""
+
+    raw_names = ("proposals", "logits", "deltas", "valid")
+    mean: Tensor
+    std: Tensor
+    base: Tensor
+    unit: Tensor
+    delta_stds: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ResNet(config.depth, deform=config.deform, padding=config.padding)
+        self.neck = FPN(self.backbone.channels, 256)
+        self.rpn = RegionProposals(256, len(config.anchor_ratios))
+        self.head = BoxHead(256, config.classes)
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        # parts of the recipe, so not of the state
+        base = base_anchors(STRIDES, config.anchor_scale, config.anchor_ratios, config.plus_one)
+        self.register_buffer("base", base, persistent=False)  # (L, A, 4)
+        self.register_buffer("unit", torch.ones(4), persistent=False)  # deviations of the first stage's deltas
+        self.register_buffer("delta_stds", torch.tensor(config.delta_stds), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> proposals (B, P, 4) xyxy px, logits (B, P, C+1) with background
+        first, deltas (B, P, 4*(C+1)) from the proposal, valid (B, P) bool: rows that hold a proposal."""
+        settings = self.config.rpn
+        maps = self.pyramid(images)
+        found, *_ = self.propose(maps, images, settings.test_candidates, settings.test_proposals)
+        logits, deltas = self.head(self.features(maps, found.boxes))
+        return found.boxes, logits, deltas, found.valid
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms rpn_objectness, rpn_boxes, classes, boxes. What is sampled follows from `batch.keys`."""
+        settings = self.config.rpn
+        maps = self.pyramid(batch.images)
+        count = settings.train_candidates, settings.train_proposals
+        found, grid, objectness, deltas = self.propose(maps, batch.images, *count)
+        keys = batch.labels.new_zeros(len(batch.labels)) if batch.keys is None else batch.keys
+        first = self.rpn_targets(batch, grid, priorities(keys, len(grid)))
+        candidates = found.boxes.shape[1] + batch.boxes.shape[1]
+        second = self.roi_targets(batch, found, priorities(keys + 1, candidates))
+        logits, class_deltas = self.head(self.features(maps, second.boxes))
+        return self.rpn_loss(first, objectness, deltas) | self.roi_loss(second, logits, class_deltas, batch.labels)
+
+    @torch.no_grad()
+    def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
+        """Boxes of all classes with probability >= threshold, canvas px, one entry an image, before suppression."""
+        proposals, logits, deltas, valid = raw
+        scores = logits.float().softmax(-1)[..., 1:] * valid[..., None]  # (B, P, C)
+        image, row, label = ((scores >= threshold) & valid[..., None]).nonzero(as_tuple=True)
+        chosen = deltas.float().unflatten(-1, (-1, 4))[image, row, label + 1]
+        boxes = decode(chosen, proposals[image, row], self.delta_stds, self.config.plus_one)
+        counts = image.bincount(minlength=len(scores)).tolist()
+        parts = (boxes, scores[image, row, label], label)
+        return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
+
+    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) -> maps (B, 256, h, w) at STRIDES."""
+        (height, width), step = images.shape[-2:], self.config.size_step
+        if height % step or width % step:
+            raise InputError(f"data.canvas.size: found {height} x {width} px, Faster R-CNN needs multiples of {step}")
+        maps: tuple[Tensor, ...] = self.neck(self.backbone((images - self.mean) / self.std))
+        return maps
+
+    def propose(
+        self, maps: tuple[Tensor, ...], images: Tensor, candidates: int, proposals: int
+    ) -> tuple[Proposals, Tensor, Tensor, Tensor]:
+        """Proposals, the anchors (N, 4), and the first stage's objectness (B, N) and deltas (B, N, 4)."""
+        shapes = [one.shape[-2:] for one in maps]
+        objectness, deltas = self.rpn(maps)
+        grid = anchors(self.base, shapes, STRIDES)
+        counts = [h * w * len(self.config.anchor_ratios) for h, w in shapes]
+        size = images.shape[-2], images.shape[-1]
+        found = propose(
+            objectness.detach(),
+            deltas.detach(),
+            grid,
+            counts,
+            size,
+            candidates=candidates,
+            proposals=proposals,
+            iou=self.config.rpn.nms_iou,
+            plus_one=self.config.plus_one,
+        )
+        return found, grid, objectness, deltas
+
+    def features(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
+        """boxes (B, R, 4) xyxy px -> (B, R, 256, 7, 7)."""
+        config = self.config
+        return features_of(maps[:-1], boxes, STRIDES[:-1], aligned=config.roi.aligned, plus_one=config.plus_one)
+
+    @torch.no_grad()
+    def rpn_targets(self, batch: Batch, grid: Tensor, priority: Tensor) -> Targets:
+        """grid (N, 4): the anchors. priority (B, N): higher ones are drawn first."""
+        settings = self.config.rpn
+        usable = torch.ones_like(grid[:, 0], dtype=torch.bool)
+        if settings.inside_only:
+            height, width = batch.images.shape[-2:]
+            usable = (grid[:, :2] >= 0).all(-1) & (grid[:, 2] <= width - 1) & (grid[:, 3] <= height - 1)
+        many = len(batch.labels)
+        boxes, usable = grid.expand(many, -1, -1), usable.expand(many, -1)
+        matches = match(
+            boxes,
+            usable,
+            batch.boxes,
+            batch.labels >= 0,
+            batch.ignore,
+            positive=settings.positive_iou,
+            negative=settings.negative_iou,
+            least=settings.least_iou,
+            plus_one=self.config.plus_one,
+        )
+        drawn = draw_balanced(matches, priority, settings.samples, settings.positives)
+        return self._targets(batch, boxes, matches, drawn, self.unit)
+
+    @torch.no_grad()
+    def roi_targets(self, batch: Batch, found: Proposals, priority: Tensor) -> Targets:
+        """The objects themselves count as proposals too, before the others. priority (B, M + P)."""
+        settings = self.config.roi
+        boxes = torch.cat((batch.boxes, found.boxes), 1)
+        matches = match(
+            boxes,
+            torch.cat((batch.valid, found.valid), 1),
+            batch.boxes,
+            batch.labels >= 0,
+            batch.ignore,
+            positive=settings.positive_iou,
+            negative=settings.negative_iou,
+            least=settings.positive_iou,
+            plus_one=self.config.plus_one,
+        )
+        drawn = draw_balanced(matches, priority, settings.samples, settings.positives)
+        return self._targets(batch, boxes, matches, drawn, self.delta_stds)
+
+    def _targets(
+        self, batch: Batch, boxes: Tensor, matches: Matches, drawn: tuple[Samples, Samples], stds: Tensor
+    ) -> Targets:
+        positives, negatives = drawn
+        index = torch.cat((positives.index, negatives.index), 1)
+        is_positive = torch.cat((positives.drawn, torch.zeros_like(negatives.drawn)), 1)
+        chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        owner = matches.owner.gather(1, index) * is_positive
+        deltas = torch.zeros_like(chosen)
+        if batch.boxes.shape[1]:
+            objects = batch.boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+            deltas = encode(objects, chosen, stds, self.config.plus_one) * is_positive[..., None]
+        return Targets(chosen, index, torch.cat([one.drawn for one in drawn], 1), is_positive, owner, deltas)
+
+    def rpn_loss(self, targets: Targets, objectness: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        """objectness (B, N), deltas (B, N, 4). Both terms are divided by the number of samples asked for."""
+        logits = objectness.gather(1, targets.index)
+        found = deltas.gather(1, targets.index[..., None].expand(-1, -1, 4))
+        wrong = F.binary_cross_entropy_with_logits(logits, targets.positive.float(), reduction="none")
+        # beta 1/9: Detectron's sigma of 3
+        apart = F.smooth_l1_loss(found, targets.deltas, reduction="none", beta=1 / 9).sum(-1)
+        count = self.config.rpn.samples * len(objectness)
+        return {
+            "rpn_objectness": (wrong * targets.drawn).sum() / count,
+            "rpn_boxes": (apart * targets.positive).sum() / count,
+        }
+
+    def roi_loss(self, targets: Targets, logits: Tensor, deltas: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M). Both terms are divided by the samples drawn."""
+        truth = torch.zeros_like(targets.owner)
+        if labels.shape[1]:
+            truth = torch.where(targets.positive, labels.gather(1, targets.owner) + 1, 0)
+        wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)
+        of_class = truth[..., None, None].expand(-1, -1, 1, 4)
+        found = deltas.unflatten(-1, (-1, 4)).gather(2, of_class)[:, :, 0]
+        apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
+        count = across_processes(targets.drawn.sum().float(), least=1)
+        return {
+            "classes": (wrong * targets.drawn).sum() / count,
+            "boxes": (apart * targets.positive).sum() / count,
+        }
+
+
+def build(config: Config) -> FasterRCNN:
+    """A network with random weights; deformable layers start as ordinary convolutions of half the strength."""
+    return FasterRCNN(config)

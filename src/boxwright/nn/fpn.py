@@ -1,0 +1,38 @@
+"""The feature pyramid (Lin et al. 2017, section 3), with one more level for large boxes.
+
+B images, C channels, h x w cells of a level
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FPN(nn.Module):
+    """Maps fine to coarse, (B, inputs[l], h_l, w_l) -> as many of `outputs` channels and the same sizes, and one more:
+    every second cell of the last, rounded up. No norm and no activation."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(_conv(channels, outputs, 1) for channels in inputs)
+        self.outer = nn.ModuleList(_conv(outputs, outputs, 3) for _ in inputs)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        merged: list[Tensor] = []  # coarse to fine
+        for conv, one in zip(reversed(self.inner), reversed(maps), strict=True):
+            x = conv(one)
+            if merged:
+                x = x + F.interpolate(merged[-1], size=x.shape[-2:], mode="nearest")
+            merged.append(x)
+        levels = [conv(one) for conv, one in zip(self.outer, reversed(merged), strict=True)]
+        return (*levels, levels[-1][:, :, ::2, ::2])
+
+
+def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    """With bias; it starts as in torchvision."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv

@@ -1,0 +1,92 @@
+"""ResNet-50, -101 and -152 without the classifier (He et al. 2015, table 1), with deformable layers where asked for.
+
+    B images, H x W px, C channels
+
+The stride of a stage stands in its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo.
+Modules carry torchvision's names.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.nn.deform import DeformConv2d
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # in each stage
+WIDTHS = (64, 128, 256, 512)  # channels of a stage's 3x3 convolutions
+EXPANSION = 4  # a stage's outputs are so many times its width
+
+Deform = Literal["none", "standard", "zoo"]
+Padding = Literal["symmetric", "same"]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which has the stride and may be deformable), 1x1 to 4 * width, added to the input.
+
+    (B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int, deform: Deform) -> None:
+        super().__init__()
+        outputs = EXPANSION * width
+        self.conv1 = _conv(inputs, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        if deform == "none":
+            self.conv2: nn.Module = _conv(width, width, 3, stride)
+        else:
+            self.conv2 = DeformConv2d(width, width, stride, deform)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv(width, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.downsample(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """(B, 3, H, W) -> c2, c3, c4, c5: maps of 256, 512, 1024, 2048 channels at strides 4, 8, 16, 32.
+
+    H and W: multiples of 32. deform: the sampling of the 3x3 layers in every block of the last three stages.
+    padding, of the max-pool: `symmetric` pads 1 on every side (torchvision), `same` bottom and right only (MindSpore).
+    """
+
+    channels = tuple(EXPANSION * width for width in WIDTHS)
+
+    def __init__(self, depth: Literal[50, 101, 152], *, deform: Deform, padding: Padding) -> None:
+        super().__init__()
+        self.pad_end = padding == "same"
+        self.conv1 = _conv(3, WIDTHS[0], 7, 2)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        blocks = BLOCKS[depth]
+        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0], 1, "none")
+        self.layer2 = _stage(self.channels[0], WIDTHS[1], blocks[1], 2, deform)
+        self.layer3 = _stage(self.channels[1], WIDTHS[2], blocks[2], 2, deform)
+        self.layer4 = _stage(self.channels[2], WIDTHS[3], blocks[3], 2, deform)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        # After ReLU a padded zero is never above what it stands beside.
+        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2) if self.pad_end else F.max_pool2d(x, 3, 2, 1)
+        c2 = self.layer1(x)
+        c3 = self.layer2(c2)
+        c4 = self.layer3(c3)
+        return c2, c3, c4, self.layer4(c4)
+
+
+def _stage(inputs: int, width: int, blocks: int, stride: int, deform: Deform) -> nn.Sequential:
+    first = Bottleneck(inputs, width, stride, deform)
+    return nn.Sequential(first, *(Bottleneck(EXPANSION * width, width, 1, deform) for _ in range(blocks - 1)))
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Without bias, starting as in He et al. 2015b (section 2.2, backward case), which torchvision does too."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv

@@ -1,0 +1,121 @@
+"""The region proposal network (Faster R-CNN paper, section 3.1) on the maps of a feature pyramid.
+
+    B images, H x W px, L levels, h x w places of a level, A anchors a place, N = sum of A*h*w anchors,
+    P proposals an image after padding
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.ops.boxes import clip
+from boxwright.ops.coding import decode
+from boxwright.ops.nms import keep_greedily
+
+
+class Proposals(NamedTuple):
+    """boxes (B, P, 4) xyxy px, best first. valid (B, P) bool: rows that hold one; the others are all zeros."""
+
+    boxes: Tensor
+    valid: Tensor
+
+
+class Overlap(NamedTuple):
+    """The settings of a suppression that keeps all it may."""
+
+    iou: float
+    keep: int
+    plus_one: bool = False
+    candidates: int = 0
+
+
+class RegionProposals(nn.Module):
+    """One small head for all levels: does an anchor hold an object, and where does it lie.
+
+    (B, C, h, w) a level -> objectness logits (B, N) and deltas (B, N, 4), in the order of `anchors`.
+    """
+
+    def __init__(self, channels: int, anchors: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors, 1)
+        self.deltas = nn.Conv2d(channels, anchors * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)  # Faster R-CNN paper, section 3.1.3
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        objectness, deltas = [], []
+        for one in maps:
+            shared = F.relu(self.conv(one))
+            objectness.append(self.objectness(shared).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.deltas(shared).permute(0, 2, 3, 1).reshape(len(one), -1, 4))
+        return torch.cat(objectness, 1).float(), torch.cat(deltas, 1).float()
+
+
+def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool) -> Tensor:
+    """(L, A, 4) xyxy px of the anchors at the first place of each level: sides of stride * scale, of each h / w ratio.
+
+    Rounded to whole pixels. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
+    count both ends, else about 0, as in torchvision.
+    """
+    stride = torch.tensor(strides, dtype=torch.float64)[:, None]
+    root = torch.tensor(ratios, dtype=torch.float64).sqrt()
+    side = stride[..., None] * scale * torch.stack((1 / root, root), -1)  # (L, A, 2)
+    centre = (stride[..., None] - 1) / 2 if plus_one else 0.0
+    half = (side - int(plus_one)) / 2
+    return torch.cat((centre - half, centre + half), -1).round().float()
+
+
+def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
+    """(N, 4) xyxy px, by level, row, column, ratio. base (L, A, 4), shapes (h, w) of the levels."""
+    parts = []
+    for some, (h, w), stride in zip(base, shapes, strides, strict=True):
+        axes = torch.arange(h, device=base.device), torch.arange(w, device=base.device)
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        corner = stride * torch.stack((x, y, x, y), -1).view(-1, 1, 4)
+        parts.append((corner + some).view(-1, 4))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def propose(
+    objectness: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    counts: Sequence[int],
+    size: tuple[int, int],
+    *,
+    candidates: int,
+    proposals: int,
+    iou: float,
+    plus_one: bool,
+) -> Proposals:
+    """The best boxes of each image: (B, N) and (B, N, 4) -> P = `proposals`.
+
+    Of each level (with counts[l] of the N anchors) the `candidates` best boxes, cut to the picture of `size` (H, W),
+    lose those that overlap a better one of their level by more than `iou`; the best of all levels together stay.
+    The overlap here never counts with +1; `plus_one` is that of the deltas.
+    """
+    best, levels = [], []
+    first = 0
+    for level, count in enumerate(counts):
+        index = objectness[:, first : first + count].topk(min(candidates, count), dim=1).indices + first
+        best.append(index)
+        levels.append(torch.full_like(index, level))
+        first += count
+    index, level = torch.cat(best, 1), torch.cat(levels, 1)
+    scores = objectness.gather(1, index)
+    found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
+    boxes = clip(found, size)
+    group = level + len(counts) * torch.arange(len(index), device=index.device)[:, None]
+    kept = keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, candidates)).view_as(index)
+    missing = max(0, proposals - kept.shape[1])
+    ranked = F.pad(scores.masked_fill(~kept, -torch.inf), (0, missing), value=-torch.inf)
+    value, order = ranked.topk(proposals, dim=1)
+    valid = value > -torch.inf
+    chosen = F.pad(boxes, (0, 0, 0, missing)).gather(1, order[..., None].expand(-1, -1, 4))
+    return Proposals(chosen * valid[..., None], valid)

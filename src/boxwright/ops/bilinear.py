@@ -1,0 +1,43 @@
+"""Reading maps between their pixels: what deformable convolution and RoI align share.
+
+A table holds maps as rows of C channels, one a pixel. N values are read, each a weighted sum of K rows.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def table_of(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * H * W, C), free of cost where the memory format is channels-last."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def neighbours(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The two pixels around each position along one axis whose pixels are 0 to `last`.
+
+    (...) float px -> (..., 2) int64, always within the axis, and (..., 2): the share of each, zero if it lies outside.
+    At a whole position the gradient is the one to its right, as in torchvision's kernels.
+    """
+    low = position.detach().floor()
+    beyond = position - low
+    pixel = torch.stack((low, low + 1), -1)
+    share = torch.stack((1 - beyond, beyond), -1)
+    inside = (pixel >= 0) & (pixel <= last)
+    # Limited as integers: then even NaN or infinity, in a training that went wrong, cannot reach beyond the table.
+    index = pixel.long().clamp(min=0)
+    index = index.clamp(max=last) if isinstance(last, int) else index.minimum(last.long())
+    return index, share * inside
+
+
+def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """table (P, C), index (N, K) int64, weight (N, K) -> (N, C): the sum over K of weight * table[index].
+
+    A bag of embeddings is the same sum, and never holds the N * K rows in memory. Exchange formats have none; an
+    export adds up the K parts instead.
+    """
+    weight = weight.type_as(table)
+    if not torch.compiler.is_exporting():
+        return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
+    parts = zip(index.unbind(1), weight.unbind(1), strict=True)
+    return torch.stack([table[rows] * share[:, None] for rows, share in parts]).sum(0)

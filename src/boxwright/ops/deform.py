@@ -1,0 +1,86 @@
+"""Deformable convolution, version 2 (Zhu et al. 2018, arXiv:1811.11168): 3x3, dilation 1, one group.
+
+B pictures, C channels in, O out, H x W the map that is read, h x w the map that is made, 9 kernel positions row-major.
+
+Two semantics:
+- standard: kernel position (r, c) of output (i, j) reads row i * stride + r - 1 + its offset, column j * stride + c - 1
+  + its offset, as an ordinary convolution with padding 1 does; outside the map are zeros.
+- zoo (the MindSpore model zoo): one row further down, one column further right, and the position is clamped to the map.
+"""
+
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.bilinear import neighbours, table_of, weighted_rows
+from boxwright.ops.kernels import torchvision_ops
+
+Sampling = Literal["standard", "zoo"]
+
+
+def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int, sampling: Sampling) -> Tensor:
+    """x (B, C, H, W), offset (B, 18, h, w) px, mask (B, 9, h, w), weight (O, C, 3, 3) -> (B, O, h, w).
+
+    offset: first the 9 vertical ones, then the 9 horizontal ones, of the kernel positions. mask: times each sample.
+    Positions are float32 at least, because float16 has no quarter pixels beyond 512.
+
+    CUDA uses torchvision's kernel. On a CPU that kernel takes some 10 times as long as plain PyTorch.
+    """
+    grid = _grid(offset, stride)
+    position = _positions(grid, offset, x.shape[2], x.shape[3], sampling)
+    kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
+    if kernels is None:
+        return in_plain_torch(x, position, mask, weight)
+    return in_kernel(kernels, x, position - grid, mask, weight, stride)
+
+
+def _grid(offset: Tensor, stride: int) -> Tensor:
+    """offset (B, 18, h, w) -> (2, 9, h, w) float: row and column that a convolution with padding 1 reads, in px."""
+    like = torch.promote_types(offset.dtype, torch.float32)
+    height, width = offset.shape[2:]
+    rows = torch.arange(height, device=offset.device, dtype=like)[:, None] * stride
+    columns = torch.arange(width, device=offset.device, dtype=like) * stride
+    step = torch.arange(-1, 2, device=offset.device, dtype=like)
+    rows = step.repeat_interleave(3)[:, None, None] + rows
+    columns = step.repeat(3)[:, None, None] + columns
+    return torch.stack((rows.expand(9, height, width), columns.expand(9, height, width)))
+
+
+def _positions(grid: Tensor, offset: Tensor, height: int, width: int, sampling: Sampling) -> Tensor:
+    """-> (B, 2, 9, h, w) px: row and column that are read."""
+    position = grid + torch.unflatten(offset, 1, (2, 9))
+    if sampling == "standard":
+        return position
+    rows, columns = (position + 1).unbind(1)
+    return torch.stack((_clamp(rows, height - 1), _clamp(columns, width - 1)), 1)
+
+
+def _clamp(position: Tensor, last: int) -> Tensor:
+    """To 0..last, with no gradient where that acts, nor at `last` itself: one step on, nothing changes any more."""
+    return torch.where(position >= last, float(last), position.clamp(min=0))
+
+
+def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """position (B, 2, 9, h, w): absolute, px; outside the map are zeros. Runs on every device, and can be exported."""
+    batch, channels, height, width = x.shape
+    made = position.shape[3:]
+    at = position.permute(0, 3, 4, 2, 1)  # (B, h, w, 9, 2)
+    rows, row_share = neighbours(at[..., 0], height - 1)
+    columns, column_share = neighbours(at[..., 1], width - 1)
+    share = row_share[..., :, None] * column_share[..., None, :] * mask.permute(0, 2, 3, 1)[..., None, None]
+    first = torch.arange(batch, device=x.device).view(-1, 1, 1, 1, 1, 1) * (height * width)
+    index = first + rows[..., :, None] * width + columns[..., None, :]  # (B, h, w, 9, 2, 2): the four pixels around
+    samples = weighted_rows(table_of(x), index.reshape(-1, 4), share.reshape(-1, 4))
+    kernel = weight.permute(2, 3, 1, 0).reshape(9 * channels, len(weight))
+    out = samples.view(-1, 9 * channels) @ kernel
+    return out.view(batch, *made, len(weight)).permute(0, 3, 1, 2)
+
+
+def in_kernel(kernels: ModuleType, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """offset (B, 2, 9, h, w): against a convolution with padding 1; outside the map are zeros."""
+    pairs = offset.transpose(1, 2).flatten(1, 2)  # the kernel wants (row, column) of each kernel position side by side
+    same = [one.type_as(offset) for one in (x, pairs, weight, mask)]  # it takes one type only
+    out: Tensor = kernels.deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
+    return out.type_as(x)

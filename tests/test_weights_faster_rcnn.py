@@ -1,0 +1,280 @@
+"""Other people's files for Faster R-CNN: the MindSpore zoo's checkpoints and classifiers, torchvision, timm.
+
+The zoo's files are written by protobuf's encoder from the recipe of names in `oracles/faster_rcnn_dcn`.
+"""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from boxwright import models, recipe, weights
+from boxwright.errors import InputError
+from boxwright.models.faster_rcnn import Config, FasterRCNN, build, foreign_names, mindspore_name, mindspore_transposed
+from boxwright.nn.resnet import ResNet
+from boxwright.recipe import Recipe
+from boxwright.weights import mindspore
+from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
+from test_resnet import randomise_norms
+from test_weights_mindspore import pack
+
+FOLDER = ORACLES / "faster_rcnn_dcn"
+ZOO = {"deform": "zoo", "padding": "same", "conv2_fills_deform": False}
+PLAIN = {"deform": "none"}
+
+
+def settings(**model: Any) -> Recipe:
+    return recipe.from_tree({"name": "x", "model": {"name": "faster_rcnn", "classes": 80} | model}, "test")
+
+
+def make(chosen: Recipe) -> FasterRCNN:
+    assert isinstance(chosen.model, Config)
+    return build(chosen.model).eval()
+
+
+class BackboneOnly(nn.Module):
+    """What of the detector a classifier's file can fill; the rest would only take time."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.backbone = ResNet(config.depth, deform=config.deform, padding=config.padding)
+
+
+def parameters(name: str) -> list[dict[str, Any]]:
+    file = FOLDER / name
+    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    rows: list[dict[str, Any]] = json.loads(text)["parameters"]
+    return rows
+
+
+@pytest.mark.parametrize(("depth", "file"), [(50, "r50.json"), (101, "r101.json.gz"), (152, "r152.json.gz")])
+def test_parameter_lists_of_the_zoo(depth: int, file: str) -> None:
+    with torch.device("meta"):
+        state = make(settings(depth=depth, **ZOO)).state_dict()
+    shapes = {
+        mindspore_name(own): list(reversed(tensor.shape) if mindspore_transposed(own) else tensor.shape)
+        for own, tensor in state.items()
+    }
+    without_place = {own for own in state if mindspore_name(own) is None}
+    assert {own.rpartition(".")[2] for own in without_place} == {"mean", "std", "num_batches_tracked"}
+    del shapes[None]
+    assert shapes == {row["name"]: row["shape"] for row in parameters(f"params_network_{file}")}
+
+
+@dataclass
+class Loaded:
+    """The zoo's training checkpoint, what it was made of, and the network that holds it."""
+
+    values: dict[str, Array]
+    settings: Recipe
+    model: FasterRCNN
+    report: weights.Report
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """All entries of a training checkpoint in their order. Those of the optimiser hold one number each: they are
+    skipped by name."""
+    values = mindspore_recipe(FOLDER / "params_network_r50.json")
+    file = tmp_path_factory.mktemp("zoo") / "a.ckpt"
+    with file.open("wb") as stream:
+        for row in [*parameters("params_train_ckpt_r50.json.gz"), {"name": "epoch_num"}, {"name": "step_num"}]:
+            stream.write(pack({row["name"]: values.get(row["name"], np.zeros(1, np.float32))}))
+    chosen = settings(**ZOO)
+    model = make(chosen)
+    report = weights.load(model, file, chosen)
+    file.unlink()
+    return Loaded(values, chosen, model, report)
+
+
+def test_zoo_training_checkpoint(zoo: Loaded) -> None:
+    assert len(zoo.report.matched) == len(zoo.values) == 321
+    assert zoo.report.missing + zoo.report.unexpected + zoo.report.mismatched == ()
+    state = zoo.model.state_dict()
+    for own, theirs in {  # not by our own table of names
+        "backbone.bn1.running_var": "backbone.bn1.moving_variance",
+        "backbone.layer2.0.conv2.weight": "backbone.layer2.0.defconv.conv.weight",
+        "backbone.layer4.2.conv2.mask.weight": "backbone.layer4.2.defconv.m_conv.weight",
+        "backbone.layer3.0.downsample.1.bias": "backbone.layer3.0.bn_down_sample.beta",
+        "neck.outer.3.bias": "fpn_ncek.fpn_convs_list.3.bias",
+        "rpn.deltas.weight": "rpn_with_loss.rpn_convs_list.0.rpn_reg.weight",
+    }.items():
+        np.testing.assert_array_equal(state[own].numpy(), zoo.values[theirs], own)
+    for own, theirs in {"fc1": "shared_fc_0", "fc2": "shared_fc_1", "classes": "cls_scores"}.items():
+        np.testing.assert_array_equal(state[f"head.{own}.weight"].numpy(), zoo.values[f"rcnn.{theirs}.weight"].T)
+
+
+def test_zoo_checkpoint_written_again(zoo: Loaded, tmp_path: Path) -> None:
+    mindspore.write(tmp_path / "b.ckpt", zoo.model, zoo.settings)
+    written = dict(mindspore.entries(tmp_path / "b.ckpt"))
+    (tmp_path / "b.ckpt").unlink()
+    assert written.keys() == zoo.values.keys()
+    assert all(np.array_equal(written[name].numpy(), zoo.values[name]) for name in zoo.values)
+
+
+@torch.no_grad()
+def test_features_of_the_zoo(zoo: Loaded) -> None:
+    oracle = np.load(FOLDER / "forward_192x320.npz")
+    maps = zoo.model.backbone(torch.from_numpy(mindspore_input(oracle)))
+    levels = zoo.model.neck(maps)
+    for name, ours in zip(("c2", "c3", "c4", "c5", "p2", "p3", "p4", "p5", "p6"), (*maps, *levels), strict=True):
+        expected, found = sampled_pair(oracle, name, ours.numpy())
+        assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max(), name
+
+
+@pytest.fixture(scope="module")
+def classifier() -> dict[str, Tensor]:
+    """The state dict of torchvision's ResNet-50; timm's has the same names."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet50(weights=None)
+    randomise_norms(model)
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def zoo_classifier_name(name: str) -> str:
+    """As the zoo's ResNet calls it (research/cv/faster_rcnn_dcn/src/FasterRcnn and official/cv/ResNet)."""
+    name = name.replace("downsample", "down_sample_layer").replace("fc.", "end_point.")
+    name = name.replace("running_mean", "moving_mean").replace("running_var", "moving_variance")
+    if re.search(r"bn\d\.|layer\.1\.", name):
+        name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+    return name
+
+
+@pytest.fixture(scope="module", params=["torchvision.pth", "timm.safetensors", "zoo.ckpt", "converted.ckpt"])
+def classifier_file(
+    request: pytest.FixtureRequest, classifier: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """One classifier under the names of four origins."""
+    file: Path = tmp_path_factory.mktemp("classifier") / request.param
+    if file.suffix == ".pth":
+        torch.save(classifier, file)
+    elif file.suffix == ".safetensors":
+        safetensors.torch.save_file(classifier, file)
+    else:
+        prefix = "backbone." if file.stem == "converted" else ""
+        with file.open("wb") as stream:
+            for name, tensor in classifier.items():
+                if not name.endswith("num_batches_tracked"):
+                    stream.write(pack({prefix + zoo_classifier_name(name): tensor.numpy()}))
+    yield file
+    file.unlink()
+
+
+@pytest.mark.parametrize("choice", ["plain", "filled", "not-filled"])
+def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str, Tensor], choice: str) -> None:
+    """Everything but the classifier's last layer arrives; conv2 of deformable layers by choice, and reported."""
+    deform = "none" if choice == "plain" else "zoo"
+    chosen = settings(deform=deform, conv2_fills_deform=choice == "filled")
+    model = BackboneOnly(chosen.model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = weights.load(model, classifier_file, chosen, transfer=True)
+    left = {name for name in classifier if name.startswith("fc.")}
+    if choice == "not-filled":
+        left |= {name for name in classifier if re.match(r"layer[2-4]\.\d+\.conv2", name)}
+        assert len(left) == 2 + 13
+    for name, tensor in classifier.items():
+        own = f"backbone.{name}"
+        if own in before and not name.endswith("num_batches_tracked"):
+            assert torch.equal(model.state_dict()[own], before[own] if name in left else tensor), name
+    from_the_zoo = classifier_file.suffix == ".ckpt"
+    prefix = "backbone." if classifier_file.stem == "converted" else ""
+    reported = {prefix + zoo_classifier_name(name) for name in left} if from_the_zoo else left
+    assert set(report.unexpected) == reported
+    fresh = {name for name in before if re.search(r"conv2\.(offset|mask)", name)}
+    fresh |= {f"backbone.{name}" for name in left if not name.startswith("fc.")}
+    assert set(report.missing) == fresh
+    with pytest.raises(InputError, match="to load what fits"):
+        weights.load(model, classifier_file, chosen)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Any:
+    """torchvision's Faster R-CNN of 91 classes."""
+    torch.manual_seed(0)
+    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    randomise_norms(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def detector_file(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    file = tmp_path_factory.mktemp("detector") / "a.pth"
+    torch.save(detector.state_dict(), file)
+    yield file
+    file.unlink()
+
+
+@torch.no_grad()
+def test_torchvisions_detector_of_coco(detector: Any, detector_file: Path) -> None:
+    """It loads wholly; each class keeps its own row; the pyramid is the same."""
+    chosen = settings(**PLAIN)
+    model = make(chosen)
+    report = weights.load(model, detector_file, chosen)
+    assert report.missing + report.unexpected + report.mismatched == ()
+    theirs = detector.state_dict()
+    known = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    names = (Path(recipe.__file__).parent / "recipes" / "names" / "coco.txt").read_text().splitlines()
+    for part, numbers in (("classes", "cls_score"), ("deltas", "bbox_pred")):
+        for leaf in ("weight", "bias"):
+            ours = model.state_dict()[f"head.{part}.{leaf}"].unflatten(0, (81, -1))
+            other = theirs[f"roi_heads.box_predictor.{numbers}.{leaf}"].unflatten(0, (91, -1))
+            for row, name in enumerate(["__background__", *names]):
+                assert torch.equal(ours[row], other[known.index(name)]), name
+    images = torch.randn(1, 3, 64, 96)
+    expected = detector.backbone(images).values()
+    for found, other in zip(model.neck(model.backbone(images)), expected, strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+    with torch.device("meta"):
+        whole = make(settings(classes=90, **PLAIN))
+        others = make(settings(classes=7, **PLAIN))
+    assert weights.load(whole, detector_file, settings(classes=90, **PLAIN)).fresh == ()
+    report = weights.load(others, detector_file, settings(classes=7, **PLAIN), transfer=True)
+    assert set(report.fresh) == {f"head.{part}.{leaf}" for part in ("classes", "deltas") for leaf in ("weight", "bias")}
+
+
+def test_torchvisions_older_names(detector: Any) -> None:
+    """Before its 0.13, the pyramid's and the RPN's convolutions were not wrapped (torchvision/ops/feature_pyramid_
+    network.py and models/detection/rpn.py, `_load_from_state_dict`, still read those names)."""
+    new = {name: tensor.to("meta") for name, tensor in detector.state_dict().items()}
+    old = {re.sub(r"(_blocks\.\d|rpn\.head\.conv)\.0(\.0)?\.", r"\1.", name): tensor for name, tensor in new.items()}
+    assert len(set(old) - set(new)) == 8 * 2 + 2
+    chosen = settings(classes=90, **PLAIN).model
+    assert isinstance(chosen, Config)
+    with torch.device("meta"):
+        own = build(chosen).state_dict()
+    for names in (new, old):
+        found = foreign_names(names, chosen)
+        assert found.keys() == own.keys() - {"mean", "std"}
+
+
+def test_own_names_are_left_alone(tmp_path: Path) -> None:
+    """Our own file of 90 classes is not taken for one by COCO's ids."""
+    chosen = settings()
+    with torch.device("meta"):
+        model = make(chosen)
+    tensors = {"head.classes.weight": torch.zeros(91, 1024), "head.fc2.bias": torch.zeros(1024)}
+    torch.save(tensors, tmp_path / "a.pt")
+    report = weights.load(model, tmp_path / "a.pt", chosen, transfer=True)
+    assert report.matched == ("head.fc2.bias",)
+    assert report.mismatched == ("head.classes.weight",)
+
+
+def test_only_faster_rcnn_needs_it(tmp_path: Path) -> None:
+    """A model without `foreign_names` takes a foreign file as before: nothing fits."""
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "a.pt")
+    yolo = recipe.load("yolov3_coco_416")
+    with torch.device("meta"):
+        model = models.module("yolov3").build(yolo.model)
+    with pytest.raises(InputError, match="none of its tensors fits"):
+        weights.load(model, tmp_path / "a.pt", yolo, transfer=True)
