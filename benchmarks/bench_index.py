@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+
 from bench_loader import cpu_name
 
 PICTURES, BOXES_A_PICTURE, ROUNDS, PART = 118_287, 860_001 / 118_287, 3, 4096
@@ -116,7 +117,9 @@ def main() -> int:
     print(json.dumps(about))
     print(json.dumps({"what": "first opening", "seconds": round(first_s, 2), "peak_MB": round(first_mb)}))
     runs = [round(row[0], 3) for row in later]
-    print(json.dumps({"what": "from the index", "seconds": round(later_s, 3), "peak_MB": round(later_mb), "runs": runs}))
+    print(
+        json.dumps({"what": "from the index", "seconds": round(later_s, 3), "peak_MB": round(later_mb), "runs": runs})
+    )
     return 0 if first_s < NEEDED_S and later_s < NEEDED_LATER_S and later_mb < NEEDED_LATER_MB else 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import torchvision_on_cpu
+from boxwright.data import index
 from boxwright.ops.kernels import torchvision_ops
 
 torchvision_on_cpu.load()
@@ -49,3 +50,9 @@ def referee() -> ModuleType:
     if ops is None:
         pytest.skip("torchvision cannot be imported here: it is absent, or its CUDA libraries are, or cc and nm")
     return ops
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No index is written into the cache folder of whoever runs the tests."""
+    monkeypatch.setattr(index, "user_folder", lambda: tmp_path_factory.getbasetemp() / "cache")

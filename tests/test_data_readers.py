@@ -212,6 +212,29 @@ def test_line_txt(tmp_path: Path) -> None:
     assert dataset.place(0, 1) == f"{tmp_path / 'train.txt'} line 1"
 
 
+def test_list_of_the_zoo_with_its_folder_of_pictures(tmp_path: Path) -> None:
+    """`anno_path` and `image_dir`: the list lies elsewhere, and its classes count from 1, 0 being the background."""
+    pictures(tmp_path / "coco/train2017/0000001.jpg", tmp_path / "coco/train2017/0000002.jpg")
+    pictures(tmp_path / "lists/train2017/0000002.jpg")  # not this one: the folder is named
+    lines = "train2017/0000001.jpg 0,2,40,19,2,0 35,8,38,10,1,1 0,0,8,8,0,0\ntrain2017/0000002.jpg\n"
+    write(tmp_path / "lists/mine.txt", lines)
+    yaml = "train: lists/mine.txt\nimages: coco\nnames: [background, person, bicycle]\n"
+    dataset = open_dataset(write(tmp_path / "d.yaml", yaml), "train")
+    assert (dataset.kind, dataset.names, dataset.category_ids) == ("line_txt", ("person", "bicycle"), (1, 2))
+    assert [Path(sample.path) for sample in dataset] == [
+        tmp_path / "coco/train2017/0000001.jpg",
+        tmp_path / "coco/train2017/0000002.jpg",
+    ]
+    sample = dataset[0]
+    assert (sample.labels.tolist(), sample.crowd.tolist()) == ([1, 0, -1], [False, True, False])
+    assert sample.boxes.tolist() == [[0, 2, 40, 19], [35, 8, 38, 10], [0, 0, 8, 8]]
+    # root may name the pictures' folder as well, when the list does not lie in there
+    yaml = f"root: coco\ntrain: {tmp_path / 'lists/bare.txt'}\nnames: [a, b, c]\n"
+    write(tmp_path / "lists/bare.txt", "train2017/0000001.jpg 0,2,40,19,2,0\n")
+    dataset = open_dataset(write(tmp_path / "d.yaml", yaml), "train")
+    assert (Path(dataset[0].path), dataset[0].labels.tolist()) == (tmp_path / "coco/train2017/0000001.jpg", [2])
+
+
 def test_yaml_says_what_lies_where(tmp_path: Path) -> None:
     write(tmp_path / "set/labels of mine.json", labels())
     pictures(tmp_path / "set/far/away/a.png", tmp_path / "set/far/away/b.png")

@@ -42,10 +42,11 @@ def test_shipped(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_builds_and_schedules(name):
     loaded = recipe.load(name)
-    with torch.device("meta"):
-        network = models.module(loaded.model.name).build(loaded.model)
-        height, width = loaded.data.canvas.size
-        raw = network.eval()(torch.zeros(1, 3, height, width))
+    network = models.module(loaded.model.name).build(loaded.model).eval()
+    side = 2 * loaded.model.size_step
+    assert all(length % loaded.model.size_step == 0 for length in loaded.data.canvas.size)
+    with torch.inference_mode():
+        raw = network(torch.zeros(1, 3, side, side))
     assert len(raw) == len(network.raw_names)
     assert network.mean.shape == network.std.shape == (3, 1, 1)
     train = loaded.train

@@ -6,7 +6,7 @@
     kind: coco                 # coco, yolo_txt or line_txt; default: found out
     train: annotations/a.json  # one entry a split (train, val, test): a COCO JSON, a folder of pictures, or a list
     val: annotations/b.json
-    images: pictures           # COCO: the folder that file_name starts from; default: looked for
+    images: pictures           # the folder that file_name (COCO) or a list's paths start from; default: looked for
     names: [car, truck]        # text formats: classes in label order; default: classes.txt, obj.names, data.yaml
 
 Nothing in the file is executed or fetched.
@@ -101,9 +101,8 @@ class _Source:
             if self.names and self.names != dataset.names:
                 raise InputError(f"{self.path}: categories are {dataset.names}, names in the data YAML {self.names}")
             return dataset
-        if self.kind == "line_txt":
-            return line_txt.read(self.path, split, self.root, self.names, self.pictures)
-        return yolo_txt.read(self.path, split, self.root, self.names)
+        reader = yolo_txt.read if self.kind == "yolo_txt" else line_txt.read
+        return reader(self.path, split, self.root, self.names, self.pictures)
 
 
 def _find(place: Path, kind: str) -> dict[str, _Source]:

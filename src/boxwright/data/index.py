@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
 from boxwright import files
 from boxwright.data import coco, dataset
@@ -97,9 +96,9 @@ def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
 def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:
     """The index at `place`; None when there is none, when it is of other contents or code, and when it is damaged."""
     try:
-        with np.load(place, allow_pickle=False) as opened:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as opened:
             # Uncompressed, so that no array takes more memory than the file has bytes. Reading one checks its CRC.
-            if not isinstance(opened, NpzFile) or any(i.compress_type != zipfile.ZIP_STORED for i in _members(opened)):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in opened.zip.infolist()):
                 return None
             about = json.loads(opened["about"].tobytes())
             if about["stamp"] != stamp:
@@ -118,10 +117,6 @@ def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:
         return held if _sound(held) else None
     except Exception:  # zip, NumPy and JSON have a dozen errors for damage, and the remedy is the same for all
         return None
-
-
-def _members(opened: NpzFile) -> list[zipfile.ZipInfo]:
-    return opened.zip.infolist() if opened.zip is not None else []
 
 
 def _sound(held: Contents) -> bool:

@@ -1,7 +1,8 @@
 """One line a picture: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
 
-The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Such sets number nothing:
-pictures and boxes get ids counted from 1.
+The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Where the first name is
+`background`, as in the MindSpore zoo's Faster R-CNN, that is class 0 and no class of ours: objects count from 1. Such
+sets number nothing: pictures and boxes get ids counted from 1.
 """
 
 from collections.abc import Sequence
@@ -21,13 +22,16 @@ def find(root: Path) -> dict[str, Path]:
     return text.find_lists(root, "line_txt")
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dataset:
+def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
     """The pictures a list names. names: classes in label order; none: from the usual files in `root`.
 
+    pictures: the folder that the listed paths start from; None: that of the list, or `root`.
     Raises InputError for a line that is not a picture's path and boxes of five or six numbers.
     """
     classes = text.class_names(root, names)
-    pictures: list[str] = []
+    first = int(classes[0] == "background" and len(classes) > 1)
+    classes = classes[first:]
+    paths: list[str] = []
     table: list[list[float]] = []
     places: list[int] = []
     counts: list[int] = []
@@ -35,24 +39,24 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dat
         match = text.LISTED.fullmatch(line)
         if match is None:
             raise InputError(f"{source} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
-        pictures.append(text.picture_path(match[1], source, root))
+        paths.append(text.picture_path(match[1], source, root, pictures))
         boxes = [_parse(word, source, number) for word in (match[2] or "").split()]
         table += boxes
         places += [number] * len(boxes)
         counts.append(len(boxes))
-    if not pictures:
+    if not paths:
         raise InputError(f"{source}: empty, needed one picture a line")
-    unknown = np.full((len(pictures), 2), -1, dtype=np.int64)
-    images = Images(np.arange(1, len(pictures) + 1), paths_column(pictures), unknown, paths_column([str(source)]))
+    unknown = np.full((len(paths), 2), -1, dtype=np.int64)
+    images = Images(np.arange(1, len(paths) + 1), paths_column(paths), unknown, paths_column([str(source)]))
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    rows = _boxes(table, places, len(classes))
-    return Dataset(classes, tuple(range(len(classes))), split, root, "line_txt", images, rows, starts)
+    rows = _boxes(table, places, first, len(classes))
+    return Dataset(classes, tuple(range(first, first + len(classes))), split, root, "line_txt", images, rows, starts)
 
 
-def _boxes(table: list[list[float]], places: list[int], classes: int) -> Boxes:
+def _boxes(table: list[list[float]], places: list[int], first: int, classes: int) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
-    labels = np.where((categories >= 0) & (categories < classes), categories, -1)
+    labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
     with np.errstate(over="ignore", invalid="ignore"):
         areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
     ids = np.arange(1, len(values) + 1)

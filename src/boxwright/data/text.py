@@ -45,10 +45,12 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
     return {file.stem: file for file in files if list_kind(file) == kind}
 
 
-def picture_path(written: str, file: Path, root: Path) -> str:
-    """The path of a picture in a list: absolute, from the list's folder, or from the data set's."""
+def picture_path(written: str, file: Path, root: Path, pictures: Path | None = None) -> str:
+    """The path of a picture in a list: absolute, or from `pictures`; without that, from the list's folder or `root`."""
     if len(os.fsencode(written)) > 4096 or "\0" in written:
         raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
+    if pictures is not None:
+        return str(pictures / written)
     beside = file.parent / written
     return str(beside if beside.is_file() or not (root / written).is_file() else root / written)
 

@@ -35,9 +35,10 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dataset:
+def read(source: Path, split: str, root: Path, names: Sequence[str] = (), folder: Path | None = None) -> Dataset:
     """The pictures of a folder or list. names: classes in label order; none: from the usual files in `root`.
 
+    folder: where the paths of a list start; None: at the list, or at `root`.
     Opens every picture's header, since boxes are shares of its size; boxes of a picture that cannot be opened are NaN.
     Raises InputError for a label line that is not five numbers.
     """
@@ -47,7 +48,7 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = ()) -> Dat
         label_files = [_label_file(path, source) for path in pictures]
         strays = _lonely_labels(source, set(label_files))
     else:
-        pictures = [text.picture_path(line, source, root) for _, line in text.lines(source)]
+        pictures = [text.picture_path(line, source, root, folder) for _, line in text.lines(source)]
         label_files = [_label_file(path, None) for path in pictures]
         strays = ()
     if not pictures:

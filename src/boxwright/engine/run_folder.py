@@ -13,7 +13,7 @@ from boxwright.files import whole
 from boxwright.recipe import Recipe
 
 # What may differ when a run goes on: where things lie, how fast they are read, what is told.
-FREE = ("summary", "data.root", "data.workers", "train.log_every", "train.save_every", "train.keep",
+FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep",
         "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate", "predict", "expect")  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from boxwright.data import Dataset, open_dataset
 from boxwright.data.check import check, check_splits, skip_bad
 from boxwright.data.report import Report
@@ -19,7 +21,7 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
     Raises InputError, the same in every process, for faults; with `skip` only for those that skipping cannot mend.
     """
     data = recipe.data
-    training, validation = (open_dataset(data.root, split, data.kind) for split in ("train", "val"))
+    training, validation = (open_dataset(data.root, split, data.kind, data.cache) for split in ("train", "val"))
 
     def look() -> Report:
         return check(training) + check(validation) + check_splits(training, validation)
@@ -31,7 +33,25 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
             f"{data.root}: {len(report.errors)} faults in the labels and pictures ({first}); see them all with "
             f"`boxwright data check {data.root}`, then repair them, or leave them out with --skip-bad"
         )
-    return skip_bad(training, report), skip_bad(validation, report), report.left_out()
+    learned, lines = capped(skip_bad(training, report), data.max_boxes)
+    return learned, skip_bad(validation, report), report.left_out() + lines
+
+
+def capped(dataset: Dataset, most: int | None) -> tuple[Dataset, list[str]]:
+    """The data set with the first `most` labels of each picture in the file's order (None: with all of them).
+
+    Also a line for each picture that has more.
+    """
+    if most is None:
+        return dataset, []
+    counts = np.diff(dataset.starts)
+    places = np.arange(len(dataset.rows)) - dataset.starts[dataset.owners()]  # from 0 in each picture
+    lines = [
+        f"{dataset.label_file(index)}: picture {dataset.path(index)} has {counts[index]} boxes, "
+        f"data.max_boxes is {most}: {counts[index] - most} left out"
+        for index in np.flatnonzero(counts > most).tolist()
+    ]
+    return dataset.without_rows(places >= most), lines
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, Positive, Triple
+from boxwright.config import Fraction, NotNegative, Positive, Triple
 from boxwright.errors import InputError
 from boxwright.nn.faster_rcnn_names import foreign_names, mindspore_backbone, mindspore_name, mindspore_transposed
 from boxwright.nn.fpn import FPN
@@ -78,6 +78,7 @@ class Config(BaseConfig):
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
     delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
+    norm_eps: NotNegative = 1e-5  # of batch norm
     mean: Triple = (0.485, 0.456, 0.406)  # RGB, in the 0-to-1 scale
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     rpn: RPNConfig = RPNConfig()
@@ -85,12 +86,12 @@ class Config(BaseConfig):
 
 
 class Targets(NamedTuple):
-    """What a stage learns. boxes (B, K, 4) xyxy px: the sampled anchors or proposals. index (B, K): their places.
+    """What a stage learns. boxes (B, K, 4) xyxy px: the sampled anchors or proposals; place (B, K): which ones of all.
     drawn (B, K) bool: rows that hold a sample. positive (B, K) bool. owner (B, K): the object of a positive one.
     deltas (B, K, 4): from its box to that object; 0 elsewhere."""
 
     boxes: Tensor
-    index: Tensor
+    place: Tensor
     drawn: Tensor
     positive: Tensor
     owner: Tensor
@@ -111,6 +112,9 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = ResNet(config.depth, deform=config.deform, padding=config.padding)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = config.norm_eps
         self.neck = FPN(self.backbone.channels, 256)
         self.rpn = RegionProposals(256, len(config.anchor_ratios))
         self.head = BoxHead(256, config.classes)
@@ -150,7 +154,7 @@ class FasterRCNN(nn.Module):
         proposals, logits, deltas, valid = raw
         scores = logits.float().softmax(-1)[..., 1:] * valid[..., None]  # (B, P, C)
         image, row, label = ((scores >= threshold) & valid[..., None]).nonzero(as_tuple=True)
-        chosen = deltas.float().unflatten(-1, (-1, 4))[image, row, label + 1]
+        chosen = _by_class(deltas.float())[image, row, label + 1]
         boxes = decode(chosen, proposals[image, row], self.delta_stds, self.config.plus_one)
         counts = image.bincount(minlength=len(scores)).tolist()
         parts = (boxes, scores[image, row, label], label)
@@ -238,7 +242,7 @@ class FasterRCNN(nn.Module):
         self, batch: Batch, boxes: Tensor, matches: Matches, drawn: tuple[Samples, Samples], stds: Tensor
     ) -> Targets:
         positives, negatives = drawn
-        index = torch.cat((positives.index, negatives.index), 1)
+        index = torch.cat((positives.place, negatives.place), 1)
         is_positive = torch.cat((positives.drawn, torch.zeros_like(negatives.drawn)), 1)
         chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         owner = matches.owner.gather(1, index) * is_positive
@@ -250,8 +254,8 @@ class FasterRCNN(nn.Module):
 
     def rpn_loss(self, targets: Targets, objectness: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         """objectness (B, N), deltas (B, N, 4). Both terms are divided by the number of samples asked for."""
-        logits = objectness.gather(1, targets.index)
-        found = deltas.gather(1, targets.index[..., None].expand(-1, -1, 4))
+        logits = objectness.gather(1, targets.place)
+        found = deltas.gather(1, targets.place[..., None].expand(-1, -1, 4))
         wrong = F.binary_cross_entropy_with_logits(logits, targets.positive.float(), reduction="none")
         # beta 1/9: Detectron's sigma of 3
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none", beta=1 / 9).sum(-1)
@@ -268,13 +272,18 @@ class FasterRCNN(nn.Module):
             truth = torch.where(targets.positive, labels.gather(1, targets.owner) + 1, 0)
         wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)
         of_class = truth[..., None, None].expand(-1, -1, 1, 4)
-        found = deltas.unflatten(-1, (-1, 4)).gather(2, of_class)[:, :, 0]
+        found = _by_class(deltas).gather(2, of_class)[:, :, 0]
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
         count = across_processes(targets.drawn.sum().float(), least=1)
         return {
             "classes": (wrong * targets.drawn).sum() / count,
             "boxes": (apart * targets.positive).sum() / count,
         }
+
+
+def _by_class(deltas: Tensor) -> Tensor:
+    """(B, R, 4*(C+1)) -> (B, R, C+1, 4)."""
+    return deltas.view(*deltas.shape[:2], -1, 4)
 
 
 def build(config: Config) -> FasterRCNN:

@@ -1,7 +1,7 @@
 """The region proposal network (Faster R-CNN paper, section 3.1) on the maps of a feature pyramid.
 
-    B images, H x W px, L levels, h x w places of a level, A anchors a place, N = sum of A*h*w anchors,
-    P proposals an image after padding
+B images, H x W px, L levels, h x w places of a level, A anchors a place, N = sum of A*h*w anchors,
+P proposals an image after padding
 """
 
 from collections.abc import Sequence
@@ -107,11 +107,11 @@ def propose(
         best.append(index)
         levels.append(torch.full_like(index, level))
         first += count
-    index, level = torch.cat(best, 1), torch.cat(levels, 1)
+    index, group = torch.cat(best, 1), torch.cat(levels, 1)
     scores = objectness.gather(1, index)
     found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
     boxes = clip(found, size)
-    group = level + len(counts) * torch.arange(len(index), device=index.device)[:, None]
+    group = group + len(counts) * torch.arange(len(index), device=index.device)[:, None]
     kept = keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, candidates)).view_as(index)
     missing = max(0, proposals - kept.shape[1])
     ranked = F.pad(scores.masked_fill(~kept, -torch.inf), (0, missing), value=-torch.inf)

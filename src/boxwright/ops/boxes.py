@@ -23,4 +23,4 @@ def area(boxes: Tensor, plus_one: bool = False) -> Tensor:
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(..., 4) xyxy px cut to a picture of `size` = (height, width) px."""
     height, width = size
-    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    return torch.stack((boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)), -1).flatten(-2)

@@ -1,6 +1,6 @@
 """Which candidates belong to which object, and which of them a step learns from.
 
-    B images, N candidates (anchors or proposals) an image, M objects an image after padding, K samples an image
+B images, N candidates (anchors or proposals) an image, M objects an image after padding, K samples an image
 """
 
 from typing import NamedTuple
@@ -24,9 +24,9 @@ class Matches(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """index (B, K) int64: the candidates drawn, most of all first. drawn (B, K) bool: rows that hold one."""
+    """place (B, K) int64: the candidates drawn, most of all first. drawn (B, K) bool: rows that hold one."""
 
-    index: Tensor
+    place: Tensor
     drawn: Tensor
 
 
@@ -89,7 +89,7 @@ def draw_balanced(matches: Matches, priority: Tensor, samples: int, positives: i
     others = draw(matches.negative, priority, samples)
     room = samples - chosen.drawn.sum(1, keepdim=True)
     rank = torch.arange(samples, device=room.device)
-    return chosen, Samples(others.index, others.drawn & (rank < room))
+    return chosen, Samples(others.place, others.drawn & (rank < room))
 
 
 def priorities(keys: Tensor, count: int) -> Tensor:

@@ -1,0 +1,409 @@
+"""The index of a COCO JSON: it gives what the JSON says, and never what the JSON said before; and the cap on boxes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright import recipe
+from boxwright.data import Dataset, coco, index, open_dataset
+from boxwright.data.index import user_folder
+from boxwright.engine import sources
+from boxwright.errors import InputError
+
+FOREVER = 10**15  # ns
+
+
+def labels(pictures: int = 6, text_ids: bool = False) -> dict[str, Any]:
+    """Pictures with 0, 1, 2, ... boxes, not in order; one label of no picture and one of no category."""
+    draw = np.random.default_rng(3)
+    ids: list[Any] = [f"scene é {number}" if text_ids else 10 * number for number in range(pictures)]
+    annotations = [
+        {
+            "id": 100 * number + row, "image_id": ids[number], "category_id": int(draw.integers(2, 4)),
+            "bbox": draw.uniform(1, 9, 4).round(2).tolist(), "area": 7.25, "iscrowd": row % 2,
+            "segmentation": [[1, 2, 3, 4, 5, 6]],
+        }
+        for number in reversed(range(pictures)) for row in range(number)
+    ]  # fmt: skip
+    annotations[1]["category_id"] = 77
+    annotations[4]["image_id"] = "gone" if text_ids else 999
+    images = [{"id": ids[n], "file_name": f"in/é{n}.png", "width": 40, "height": 20 + n} for n in range(pictures)]
+    del images[2]["width"]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 3, "name": "LKW \N{DELIVERY TRUCK}"}, {"id": 2, "name": "car"}],
+    }
+
+
+def make(root: Path, tree: dict[str, Any], folder: str = "train") -> Path:
+    file = root / "annotations" / "train.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(tree))
+    for image in tree["images"]:
+        place = root / folder / image["file_name"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 20)).save(place)
+    return file
+
+
+def told(data: Dataset) -> list[Any]:
+    """All that a data set holds."""
+    columns = [*(getattr(data.rows, name) for name in data.rows.__slots__), data.starts]
+    columns += [data.images.ids, data.images.paths, data.images.sizes, data.images.label_files]
+    plain = [(column.dtype.str, column.shape, column.tolist()) for column in columns]
+    return [data.names, data.category_ids, data.split, data.root, data.kind, data.strays, *plain]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The JSONs that were parsed. Any JSON is indexed, however small and new."""
+    monkeypatch.setattr(index, "SMALL", 0)
+    monkeypatch.setattr(index, "TICK", 0)
+    real, files = coco.parse, []
+
+    def parse(file: Path) -> coco.Contents:
+        files.append(file)
+        return real(file)
+
+    monkeypatch.setattr(coco, "parse", parse)
+    return files
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
+    file = make(tmp_path, labels(text_ids=text_ids))
+    without = told(coco.placed(coco.parse(file), file, "train", tmp_path))
+    assert len(parsed) == 1
+    first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
+    assert len(parsed) == 2
+    assert without == first == second
+    assert len(first[5]) == 1  # the stray
+    (place,) = (tmp_path / "cache").iterdir()
+    assert place.suffix == ".npz"
+
+
+def test_no_boxes_at_all(tmp_path: Path, parsed: list[Path]) -> None:
+    make(tmp_path, labels() | {"annotations": []})
+    first, second = (told(open_dataset(tmp_path, "train")) for _ in range(2))
+    assert (first, len(parsed)) == (second, 1)
+
+
+def test_one_index_for_all_ways_to_name_the_file(
+    tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, labels())
+    open_dataset(tmp_path, "train")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert open_dataset(tmp_path / "link", "train").path(0).startswith(str(tmp_path / "link"))
+    monkeypatch.chdir(tmp_path / "annotations")
+    data = open_dataset(Path("../annotations/train.json"), "val")
+    assert (data.split, data.place(5, int(data.starts[5])), data.strays[0].place) == (
+        "val", "../annotations/train.json annotations[0]", "../annotations/train.json annotations[4]",
+    )  # fmt: skip
+    assert len(parsed) == 1
+
+
+def test_pictures_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
+    make(tmp_path, labels())
+    assert "/train/" in open_dataset(tmp_path, "train").path(0)
+    (tmp_path / "train").rename(tmp_path / "images")
+    assert Path(open_dataset(tmp_path, "train").path(0)).is_file()
+    (tmp_path / "images").rename(tmp_path / "far")
+    with pytest.raises(InputError, match="none of its 6 pictures"):
+        open_dataset(tmp_path, "train")
+    assert len(parsed) == 1
+
+
+def in_place(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def with_its_old_time(file: Path, text: str) -> None:
+    before = file.stat()
+    file.write_text(text)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def by_another_file(file: Path, text: str) -> None:
+    before, new = file.stat(), file.with_suffix(".new")
+    new.write_text(text)
+    os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
+    new.replace(file)
+
+
+@pytest.mark.parametrize("change", [in_place, with_its_old_time, by_another_file])
+def test_a_changed_json_is_read_again(tmp_path: Path, parsed: list[Path], change: Callable[[Path, str], None]) -> None:
+    """Same path and same size: only a digit differs."""
+    file = make(tmp_path, labels())
+    open_dataset(tmp_path, "train")
+    text = file.read_text()
+    time.sleep(0.05)  # a tick of the clock
+    change(file, text.replace("7.25", "8.25"))
+    assert file.stat().st_size == len(text)
+    for _ in range(2):
+        assert set(open_dataset(tmp_path, "train").rows.areas.tolist()) == {8.25}
+    assert len(parsed) == 2
+
+
+def test_index_of_other_code_does_not_count(
+    tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, labels())
+    open_dataset(tmp_path, "train")
+    other = tmp_path / "coco.py"
+    other.write_bytes(Path(coco.__file__).read_bytes() + b"# another reader\n")
+    monkeypatch.setattr(coco, "__file__", str(other))
+    open_dataset(tmp_path, "train")
+    assert len(parsed) == 2
+
+
+def test_index_of_another_file_does_not_count(tmp_path: Path, parsed: list[Path]) -> None:
+    """Also under the right name."""
+    make(tmp_path / "a", labels())
+    make(tmp_path / "b", labels(5))
+    for name in "ab":
+        open_dataset(tmp_path / name, "train", cache=tmp_path / f"cache {name}")
+    (mine,), (other,) = ((tmp_path / f"cache {name}").iterdir() for name in "ab")
+    mine.write_bytes(other.read_bytes())
+    assert len(open_dataset(tmp_path / "a", "train", cache=mine.parent)) == 6
+    assert len(parsed) == 3
+
+
+def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
+    make(tmp_path, labels())
+    truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
+    (place,) = (tmp_path / "cache").iterdir()
+    sound = place.read_bytes()
+    pieces = [sound[:cut] for cut in range(0, len(sound), 97)] + [sound + b"\0", sound[1:], b"\x93NUMPY\1\0", b"{}"]
+    for position in range(0, len(sound), 31):
+        pieces.append(bytearray(sound))
+        pieces[-1][position] ^= 1 << position % 8
+    for piece in pieces:
+        place.write_bytes(piece)
+        assert (
+            told(
+                coco.placed(
+                    index.contents(tmp_path / "annotations/train.json", place.parent),
+                    tmp_path / "annotations/train.json",
+                    "train",
+                    tmp_path,
+                )
+            )
+            == truth
+        )
+    assert len(parsed) > len(pieces) / 2  # the others fell on bytes that say nothing
+    place.write_bytes(sound[:-1])
+    open_dataset(tmp_path, "train", cache=tmp_path / "cache")
+    seen = len(parsed)
+    open_dataset(tmp_path, "train", cache=tmp_path / "cache")
+    assert len(parsed) == seen
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("trapped",)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "starts fall": lambda held: held["starts"].__setitem__(1, 5),
+    "starts end early": lambda held: held["starts"].__setitem__(-1, 13),
+    "starts begin late": lambda held: held["starts"].__setitem__(0, 1),
+    "starts of other length": lambda held: held.update(starts=np.append(held["starts"], 14)),
+    "a row too few": lambda held: held.update(areas=held["areas"][1:]),
+    "three corners": lambda held: held.update(xyxy=held["xyxy"][:, :3].copy()),
+    "other type": lambda held: held.update(xyxy=held["xyxy"].astype(np.float64)),
+    "other byte order": lambda held: held.update(xyxy=held["xyxy"].astype(">f4")),
+    "names as numbers": lambda held: held.update(files=np.arange(6)),
+    "ids as shares": lambda held: held.update(image_ids=np.arange(6.0)),
+    "a picture too many": lambda held: held.update(files=np.append(held["files"], b"x")),
+    "sizes of other form": lambda held: held.update(sizes=held["sizes"].T.copy()),
+    "label too high": lambda held: held["labels"].__setitem__(0, 2),
+    "label too low": lambda held: held["labels"].__setitem__(0, -2),
+    "a column is missing": lambda held: held.pop("crowd"),
+    "pickled": lambda held: held.update(files=np.array([Trap()] * 6, dtype=object)),
+    "no names": lambda held: held.update(about=edited(held["about"], names=[])),
+    "strays of other form": lambda held: held.update(about=edited(held["about"], strays=[[1]])),
+    "about is a list": lambda held: held.update(about=np.frombuffer(b"[]", dtype=np.uint8)),
+}
+
+
+def edited(about: Any, **changes: object) -> Any:
+    return np.frombuffer(json.dumps(json.loads(about.tobytes()) | changes).encode(), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_columns_that_do_not_fit_are_not_used(
+    tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch, change: str | None
+) -> None:
+    """Whole files with right checksums; the unchanged one is used, so nothing but the change makes the others fail."""
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, labels())
+    truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
+    (place,) = (tmp_path / "cache").iterdir()
+    with np.load(place) as opened:
+        held = {name: opened[name].copy() for name in opened}
+    assert len(held["labels"]) == 14
+    if change is not None:
+        CHANGES[change](held)
+    made = io.BytesIO()
+    np.savez(made, **held)
+    place.write_bytes(made.getvalue())
+    assert told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) == truth
+    assert len(parsed) == (1 if change is None else 2)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_compressed_index_is_not_read(tmp_path: Path, parsed: list[Path]) -> None:
+    """Such a file may hold a thousand times the bytes it has."""
+    make(tmp_path, labels())
+    open_dataset(tmp_path, "train", cache=tmp_path / "cache")
+    (place,) = (tmp_path / "cache").iterdir()
+    with np.load(place) as opened:
+        np.savez_compressed(place, **{name: opened[name] for name in opened})
+    open_dataset(tmp_path, "train", cache=tmp_path / "cache")
+    assert len(parsed) == 2
+
+
+def test_goes_on_where_no_index_can_be_kept(
+    tmp_path: Path, parsed: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, labels())
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        assert len(open_dataset(tmp_path, "train", cache=tmp_path / "file" / "cache")) == 6
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "train.json: no index is kept" in line
+    assert len(parsed) == 2
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(index, "user_folder", homeless)
+    assert len(open_dataset(tmp_path, "train")) == 6
+    (tmp_path / "cache").mkdir()
+    (place,) = [tmp_path / "cache" / place.name for place in _kept(tmp_path)]
+    place.mkdir()  # in the index's way
+    assert len(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) == 6
+    assert [entry.name for entry in place.parent.iterdir()] == [place.name]
+
+
+def _kept(root: Path) -> list[Path]:
+    open_dataset(root, "train", cache=root / "other")
+    return list((root / "other").iterdir())
+
+
+def test_faulty_json_leaves_nothing(tmp_path: Path, parsed: list[Path]) -> None:
+    tree = labels()
+    tree["annotations"][3]["bbox"] = [1, 2, 3]
+    make(tmp_path, tree)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"annotations\[3\]\.bbox"):
+            open_dataset(tmp_path, "train", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(InputError, match="cannot be read"):
+        open_dataset(tmp_path / "gone.json", "train")
+
+
+def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one may change again within the tick of the clock that its times are taken from."""
+    file, cache = make(tmp_path, labels()), tmp_path / "cache"
+    monkeypatch.setattr(index, "TICK", 0)
+    open_dataset(file, "train", cache=cache)
+    monkeypatch.setattr(index, "SMALL", 0)
+    monkeypatch.setattr(index, "TICK", FOREVER)
+    open_dataset(file, "train", cache=cache)
+    assert not cache.exists()
+    monkeypatch.setattr(index, "TICK", 0)
+    open_dataset(file, "train", cache=cache)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_json_that_changes_while_it_is_read_is_not_indexed(
+    tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real = make(tmp_path, labels()), coco.parse
+
+    def parse(place: Path) -> coco.Contents:
+        held = real(place)
+        time.sleep(0.05)
+        in_place(place, json.dumps(labels(5)))
+        return held
+
+    monkeypatch.setattr(coco, "parse", parse)
+    open_dataset(file, "train", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    make(tmp_path, labels())
+    code = (
+        "import sys; from boxwright.data import index, open_dataset; index.SMALL = index.TICK = 0\n"
+        "for _ in range(20): print(len(open_dataset(sys.argv[1], 'train', cache=sys.argv[2]).rows))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=60)[0].split() for process in both] == [["14"] * 20] * 2
+    assert [process.returncode for process in both] == [0, 0]
+    assert [place.suffix for place in (tmp_path / "cache").iterdir()] == [".npz"]
+
+
+def test_place_of_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert user_folder() == tmp_path / "x" / "boxwright"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for unset in ("", None):
+        monkeypatch.delenv("XDG_CACHE_HOME") if unset is None else monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert user_folder() == tmp_path / ".cache" / "boxwright"
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """a.png with 300 boxes, b.png with 128, to train on and to validate. No process but this one."""
+    monkeypatch.setattr(sources, "on_main", lambda work, accelerator: work())
+    counts = {"a.png": 300, "b.png": 128}
+    for split in ("train", "val"):
+        images = [{"id": i, "file_name": name, "width": 400, "height": 400} for i, name in enumerate(counts)]
+        annotations = [
+            {"id": 1000 * i + row, "image_id": i, "category_id": 1, "bbox": [row, i, 5, 5 + row % 7], "area": 25}
+            for row in range(300) for i, count in enumerate(counts.values()) if row < count
+        ]  # fmt: skip
+        tree = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bird"}]}
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"{split}.json").write_text(json.dumps(tree))
+        (tmp_path / split).mkdir()
+        for name in counts:
+            Image.new("RGB", (400, 400)).save(tmp_path / split / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("most", "kept"), [(None, 300), (300, 300), (299, 299), (128, 128), (1, 1)])
+def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
+    changes = {"data.root": str(crowded), "data.max_boxes": most}
+    training, validation, lines = sources.open_checked(recipe.load("demo", changes), False, None)
+    assert training[0].annotation_ids.tolist() == list(range(kept))
+    assert training[1].annotation_ids.tolist() == list(range(1000, 1000 + min(kept, 128)))
+    assert [len(sample) for sample in validation] == [300, 128]
+    assert len(lines) == (kept < 300) + (kept < 128)
+    if most == 128:
+        file, picture = crowded / "annotations/train.json", crowded / "train/a.png"
+        assert lines == [f"{file}: picture {picture} has 300 boxes, data.max_boxes is 128: 172 left out"]
+
+
+def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
+    changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
+    for _ in range(2):
+        sources.open_checked(recipe.load("demo", changes), False, None)
+    assert len(list((crowded / "kept").iterdir())) == 2
+    assert len(parsed) == 2
