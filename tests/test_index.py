@@ -125,6 +125,17 @@ def test_pictures_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None
     assert len(parsed) == 1
 
 
+def test_file_names_may_be_absolute(tmp_path: Path, parsed: list[Path]) -> None:
+    tree = labels()
+    make(tmp_path, tree)
+    tree["images"][3]["file_name"] = str(tmp_path / "elsewhere" / "a.png")
+    make(tmp_path, tree)
+    for _ in range(2):
+        data = open_dataset(tmp_path, "train")
+        assert (data.path(3), data.path(4)) == (f"{tmp_path}/elsewhere/a.png", f"{tmp_path}/train/in/é4.png")
+    assert len(parsed) == 1
+
+
 def in_place(file: Path, text: str) -> None:
     file.write_text(text)
 
@@ -218,7 +229,7 @@ class Trap:
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "starts fall": lambda held: held["starts"].__setitem__(1, 5),
     "starts end early": lambda held: held["starts"].__setitem__(-1, 13),
-    "starts begin late": lambda held: held["starts"].__setitem__(0, 1),
+    "starts begin late": lambda held: held["starts"].__setitem__(slice(0, 2), 1),
     "starts of other length": lambda held: held.update(starts=np.append(held["starts"], 14)),
     "a row too few": lambda held: held.update(areas=held["areas"][1:]),
     "three corners": lambda held: held.update(xyxy=held["xyxy"][:, :3].copy()),
@@ -232,7 +243,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "label too low": lambda held: held["labels"].__setitem__(0, -2),
     "a column is missing": lambda held: held.pop("crowd"),
     "pickled": lambda held: held.update(files=np.array([Trap()] * 6, dtype=object)),
-    "no names": lambda held: held.update(about=edited(held["about"], names=[])),
+    "an id too few": lambda held: held.update(about=edited(held["about"], category_ids=[2])),
     "strays of other form": lambda held: held.update(about=edited(held["about"], strays=[[1]])),
     "about is a list": lambda held: held.update(about=np.frombuffer(b"[]", dtype=np.uint8)),
 }

@@ -143,8 +143,9 @@ class FasterRCNN(nn.Module):
         found, grid, objectness, deltas = self.propose(maps, batch.images, *count)
         keys = batch.labels.new_zeros(len(batch.labels)) if batch.keys is None else batch.keys
         first = self.rpn_targets(batch, grid, priorities(keys, len(grid)))
-        candidates = found.boxes.shape[1] + batch.boxes.shape[1]
-        second = self.roi_targets(batch, found, priorities(keys + 1, candidates))
+        # numbers of their own for the objects: how many rows of padding they have depends on the rest of the batch
+        own = [priorities(keys + i, part.shape[1]) for i, part in ((1, batch.boxes), (2, found.boxes))]
+        second = self.roi_targets(batch, found, torch.cat(own, 1))
         logits, class_deltas = self.head(self.features(maps, second.boxes))
         return self.rpn_loss(first, objectness, deltas) | self.roi_loss(second, logits, class_deltas, batch.labels)
 

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-# A delta never makes a box more than 1000 / 16 times as large as its reference, nor as small (Detectron; the MindSpore
-# zoo's wh_ratio_clip of 0.016 is the same number upside down), so that an untrained network cannot overflow.
+# A delta never makes a box more than 1000 / 16 times as large as its reference, so that an untrained network cannot
+# overflow (Detectron). The MindSpore zoo's wh_ratio_clip of 0.016 is the same number upside down, and holds both ways.
 LARGEST = math.log(1000 / 16)
 
 
@@ -26,11 +26,12 @@ def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = Fal
 
 
 def decode(deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False) -> Tensor:
-    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not clipped."""
+    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not cut to the picture."""
     moved, grown = (deltas * stds).chunk(2, -1)
     from_centre, from_side = _centre_and_side(references, plus_one)
     centre = from_centre + moved * from_side
-    half = (from_side * grown.clamp(-LARGEST, LARGEST).exp() - int(plus_one)) / 2
+    grown = grown.clamp(-LARGEST if plus_one else None, LARGEST)
+    half = (from_side * grown.exp() - int(plus_one)) / 2
     return torch.cat((centre - half, centre + half), -1)
 
 

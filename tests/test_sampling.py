@@ -1,0 +1,289 @@
+"""Anchors, box coding, assignment and sampling of two-stage detectors, against the MindSpore zoo and torchvision."""
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright.models.faster_rcnn import STRIDES, Config, FasterRCNN, Targets
+from boxwright.nn.roi import level_of
+from boxwright.nn.rpn import Proposals, anchors, base_anchors, propose
+from boxwright.ops.boxes import clip
+from boxwright.ops.coding import decode, encode
+from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.nms import keep_greedily
+from boxwright.ops.sampling import Matches, draw, draw_balanced, match, priorities
+from boxwright.recipe import SuppressionConfig, load
+from boxwright.types import Batch
+from oracle_weights import ORACLES, sparse
+
+FOLDER = ORACLES / "faster_rcnn_dcn"
+RATIOS = (0.5, 1.0, 2.0)
+ONES = torch.ones(4)
+BOX_STDS = torch.tensor([0.1, 0.1, 0.2, 0.2])
+
+
+@pytest.fixture(scope="module")
+def zoo() -> dict[str, Tensor]:
+    with np.load(FOLDER / "components.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def test_anchors_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+    base = base_anchors(STRIDES, 8, RATIOS, plus_one=True)
+    for level, stride in enumerate(STRIDES):
+        assert torch.equal(base[level].double(), zoo[f"anchors.base.{stride}"])
+        assert torch.equal(anchors(base[level : level + 1], [(3, 4)], [stride]), zoo[f"anchors.grid.{stride}"])
+    shapes = [(768 // stride, 1280 // stride) for stride in STRIDES]
+    assert len(anchors(base, shapes, STRIDES)) == 245520
+
+
+def test_anchors_of_torchvision(referee: ModuleType) -> None:
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.image_list import ImageList
+
+    shapes = [(40, 52), (20, 26), (10, 13), (5, 7), (3, 4)]  # what a canvas of 160 x 208 gives
+    generator = AnchorGenerator(tuple((8 * stride,) for stride in STRIDES), (RATIOS,) * 5)
+    images = ImageList(torch.zeros(1, 3, 160, 208), [(160, 208)])
+    # torchvision divides the canvas by the map, which is no whole number at the coarse levels: one at a time
+    for level, (shape, stride) in enumerate(zip(shapes, STRIDES, strict=True)):
+        images.tensors = torch.zeros(1, 3, shape[0] * stride, shape[1] * stride)
+        maps = [torch.zeros(1, 1, *(shape if other == level else (1, 1))) for other in range(5)]
+        cells = [base.shape[0] * maps[i].shape[2] * maps[i].shape[3] for i, base in enumerate(generator.cell_anchors)]
+        theirs = generator(images, maps)[0].split(cells)[level]
+        ours = anchors(base_anchors(STRIDES, 8, RATIOS, plus_one=False)[level : level + 1], [shape], [stride])
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("name", "stds"), [("unit", ONES), ("rcnn", BOX_STDS)])
+def test_coding_of_the_zoo(zoo: dict[str, Tensor], name: str, stds: Tensor) -> None:
+    encoded = encode(zoo["box.gt"], zoo["box.anchor"], stds, plus_one=True)
+    torch.testing.assert_close(encoded, zoo[f"box.encode.{name}"])
+    decoded = decode(zoo["box.delta"], zoo["box.anchor"], stds, plus_one=True)
+    torch.testing.assert_close(clip(decoded, (192, 320)), zoo[f"box.decode.{name}"])
+
+
+def test_coding_of_torchvision(referee: ModuleType, zoo: dict[str, Tensor]) -> None:
+    from torchvision.models.detection._utils import BoxCoder
+
+    for weights in ((1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)):
+        coder, stds = BoxCoder(weights), 1 / torch.tensor(weights)
+        theirs = coder.encode_single(zoo["box.gt"], zoo["box.anchor"])
+        torch.testing.assert_close(encode(zoo["box.gt"], zoo["box.anchor"], stds), theirs)
+        far = zoo["box.delta"].clone()
+        far[::5, 2:] = 30  # beyond the limit
+        theirs = coder.decode_single(far, zoo["box.anchor"])
+        torch.testing.assert_close(decode(far, zoo["box.anchor"], stds), theirs, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_coding_inverts(zoo: dict[str, Tensor], plus_one: bool) -> None:
+    deltas = encode(zoo["box.gt"], zoo["box.anchor"], BOX_STDS, plus_one)
+    torch.testing.assert_close(
+        decode(deltas, zoo["box.anchor"], BOX_STDS, plus_one), zoo["box.gt"], rtol=1e-5, atol=1e-3
+    )
+    nothing = torch.zeros(2, 4)
+    assert encode(nothing, nothing, ONES, plus_one).isfinite().all()
+
+
+def test_overlap_and_suppression_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+    overlap = pairwise_iou(zoo["box.gt"], zoo["box.anchor"], plus_one=True)
+    torch.testing.assert_close(overlap, zoo["box.iou_gt_by_anchor"])
+    for threshold in (0.5, 0.7):
+        boxes = zoo[f"nms.{threshold}.boxes"][:, :4]
+        settings = SuppressionConfig(iou=threshold)
+        kept = keep_greedily(boxes, torch.zeros(len(boxes), dtype=torch.int64), settings)
+        assert torch.equal(kept, zoo[f"nms.{threshold}.keep"])
+
+
+def test_levels_of_the_zoo(zoo: dict[str, Tensor]) -> None:
+    assert torch.equal(level_of(zoo["roi.level.rois"][:, 1:], 4, plus_one=True), zoo["roi.level"][:, 0].long())
+
+
+def test_levels_of_torchvision(referee: ModuleType) -> None:
+    from torchvision.ops.poolers import LevelMapper
+
+    corner = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 100
+    sides = torch.exp(torch.rand(500, 2, generator=torch.Generator().manual_seed(1)) * 7)
+    boxes = torch.cat((corner, corner + sides), 1)
+    assert torch.equal(level_of(boxes, 4, plus_one=False), LevelMapper(2, 5)([boxes]))
+    assert torch.equal(level_of(torch.zeros(1, 4), 4, plus_one=False), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def network() -> FasterRCNN:
+    """The zoo's rules around a network that is never run."""
+    config = load("faster_rcnn_r50_dcn_coco").model
+    assert isinstance(config, Config)
+    with torch.device("meta"):
+        model = FasterRCNN(config)
+    model.unit, model.delta_stds = ONES, BOX_STDS
+    return model
+
+
+@pytest.fixture(scope="module")
+def training() -> tuple[dict[str, np.ndarray], Batch]:
+    with np.load(FOLDER / "train_targets_losses.npz") as arrays:
+        oracle = dict(arrays)
+    labels = torch.from_numpy(oracle["gt_labels"]).long() - 1  # theirs start after the background, and end in -1
+    labels = labels.clamp(min=-1)
+    boxes, nothing = torch.from_numpy(oracle["gt_bboxes"]), torch.zeros_like(labels, dtype=torch.bool)
+    return oracle, Batch(torch.zeros(1, 3, 192, 320), boxes, labels, nothing, ())
+
+
+def in_order(count: int) -> Tensor:
+    """Priorities by which the first candidates are drawn, as where the zoo's numbers were made."""
+    return torch.arange(count, 0, -1.0)[None]
+
+
+def test_zoo_counts_anchors_inside_only(zoo: dict[str, Tensor], network: FasterRCNN, training: tuple) -> None:
+    boxes = torch.cat((zoo["box.anchor"], zoo["box.gt"] - 20))
+    _, batch = training
+    # all that counts is negative, since nothing is there
+    targets = network.rpn_targets(Batch(batch.images, *(x[:, :0] for x in batch_rows(batch)), ()), boxes, in_order(80))
+    drawn = torch.zeros(80, dtype=torch.bool).scatter(0, targets.place[0][targets.drawn[0]], True)
+    assert torch.equal(drawn, zoo["box.valid_192x320"])
+
+
+def batch_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.boxes, batch.labels, batch.ignore
+
+
+def dense(targets: Targets, values: Tensor, count: int) -> np.ndarray:
+    """values (1, K, ...) of the drawn samples at their places among all `count` candidates."""
+    chosen = targets.drawn[0]
+    full = torch.zeros(count, *values.shape[2:])
+    full[targets.place[0][chosen]] = values[0][chosen].float()
+    return full.numpy()
+
+
+def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
+    oracle, batch = training
+    grid = anchors(base_anchors(STRIDES, 8, RATIOS, True), [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)], STRIDES)
+    targets = network.rpn_targets(batch, grid, in_order(len(grid)))
+    drawn = dense(targets, torch.ones_like(targets.drawn), len(grid))
+    np.testing.assert_array_equal(drawn, sparse(oracle, "rpn.label_weight"))
+    positive = dense(targets, targets.positive, len(grid))
+    np.testing.assert_array_equal(positive, sparse(oracle, "rpn.bbox_weight"))
+    labels = sparse(oracle, "rpn.label")
+    labels[0] = 0  # where the zoo's unused slots add up; the anchor reaches over the edge
+    np.testing.assert_array_equal(positive, labels)
+    deltas = dense(targets, targets.deltas, len(grid))
+    expected = sparse(oracle, "rpn.bbox_target") * positive[:, None]
+    np.testing.assert_allclose(deltas, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_roi_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
+    oracle, batch = training
+    found = Proposals(*(torch.from_numpy(oracle[f"rcnn.{key}"])[None] for key in ("proposals", "proposal_mask")))
+    targets = network.roi_targets(batch, found, in_order(2008))
+    drawn = oracle["rcnn.mask"][:, 0] > 0
+    np.testing.assert_array_equal(targets.drawn[0].numpy(), drawn)
+    np.testing.assert_allclose(targets.boxes[0][drawn], oracle["rcnn.bboxes"][drawn])
+    np.testing.assert_allclose(targets.deltas[0][drawn], oracle["rcnn.deltas"][drawn], rtol=1e-5, atol=1e-6)
+    labels = torch.where(targets.positive, batch.labels.gather(1, targets.owner) + 1, 0)[0]
+    np.testing.assert_array_equal(labels[drawn], oracle["rcnn.labels"][drawn])
+
+
+def boxes_of(*rows: tuple[float, float, float, float]) -> Tensor:
+    return torch.tensor([rows], dtype=torch.float32).view(1, -1, 4)
+
+
+def matched(candidates: Tensor, objects: Tensor, crowd: list[bool] | None = None, **changes: float) -> Matches:
+    known = torch.ones(objects.shape[:2], dtype=torch.bool)
+    hidden = torch.zeros_like(known) if crowd is None else torch.tensor([crowd])
+    limits = {"positive": 0.7, "negative": 0.3, "least": 0.3} | changes
+    return match(candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), objects, known, hidden, **limits)
+
+
+def test_match_by_hand() -> None:
+    objects = boxes_of((0, 0, 10, 10), (100, 0, 110, 10))
+    candidates = boxes_of(
+        (0, 0, 10, 8),  # 0.8 of the first
+        (0, 0, 10, 5),  # 0.5: neither
+        (100, 0, 110, 4),  # 0.4, yet the best of the second
+        (102, 0, 112, 2),  # 1/7 of the second
+        (50, 50, 60, 60),
+    )
+    found = matched(candidates, objects)
+    assert found.positive.tolist() == [[True, False, True, False, False]]
+    assert found.negative.tolist() == [[False, False, False, True, True]]
+    assert found.owner[0, 0] == 0
+    assert found.owner[0, 2] == 1
+    assert matched(candidates, objects, least=0.41).positive.tolist() == [[True, False, False, False, False]]
+
+
+def test_match_gives_a_box_to_the_last_that_claims_it() -> None:
+    """Both objects have no better candidate; the first overlaps it more."""
+    found = matched(boxes_of((0, 0, 10, 10), (50, 0, 60, 10)), boxes_of((0, 0, 10, 9), (0, 0, 10, 5)))
+    assert found.positive.tolist() == [[True, False]]
+    assert found.owner[0, 0] == 1
+
+
+def test_match_leaves_crowd_regions_alone() -> None:
+    candidates = boxes_of((0, 0, 10, 10), (0, 0, 40, 10), (70, 0, 80, 10))
+    found = matched(candidates, boxes_of((0, 0, 20, 20)), [True])
+    assert not found.positive.any()
+    assert found.negative.tolist() == [[False, False, True]]  # the second lies half inside
+    found = matched(boxes_of((0, 0, 60, 10)), boxes_of((0, 0, 20, 20)), [True])
+    assert found.negative.all()
+
+
+def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many objects are taken some at a time; the result must not know."""
+    generator = torch.Generator().manual_seed(0)
+    low = torch.rand(2, 300, 2, generator=generator) * 100
+    objects = torch.cat((low, low + 5 + torch.rand(2, 300, 2, generator=generator) * 30), -1)
+    candidates = objects[:, :200] + torch.randn(2, 200, 4, generator=generator) * 3
+    whole = matched(candidates, objects, [index % 7 == 0 for index in range(300)] * 1)
+    monkeypatch.setattr("boxwright.ops.sampling.AT_ONCE", 2 * 200 * 7)
+    parts = matched(candidates, objects, [index % 7 == 0 for index in range(300)] * 1)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert 20 < whole.positive.sum() < 380
+
+
+def test_draw() -> None:
+    wanted = torch.tensor([[True, False, True, True], [False, False, False, True], [False] * 4])
+    priority = torch.tensor([[0.1, 0.9, 0.0, 0.5]]).expand(3, -1)
+    found = draw(wanted, priority, 2)
+    assert found.place.tolist() == [[3, 0], [3, 0], [0, 0]]
+    assert found.drawn.tolist() == [[True, True], [True, False], [False, False]]
+    assert draw(wanted, priority, 6).drawn.sum(1).tolist() == [3, 1, 0]
+    assert draw(wanted[:, :0], priority[:, :0], 3).drawn.tolist() == [[False] * 3] * 3
+
+
+def test_draw_balanced() -> None:
+    positive = torch.arange(100) < torch.tensor([[50], [3]])
+    found = draw_balanced(Matches(torch.zeros(2, 100).long(), positive, ~positive), torch.rand(2, 100), 40, 10)
+    assert [one.drawn.sum(1).tolist() for one in found] == [[10, 3], [30, 37]]
+    assert positive.gather(1, found[0].place)[found[0].drawn].all()
+    assert not positive.gather(1, found[1].place)[found[1].drawn].any()
+
+
+def test_priorities() -> None:
+    keys = torch.tensor([0, 1, 2, 2**32 - 1])
+    values = priorities(keys, 20000)
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert torch.equal(values[2:3], priorities(keys[2:3], 20000))  # of neighbours in the batch nothing is seen
+    assert torch.equal(values[:, :500], priorities(keys, 500))
+    assert (values.mean(1) - 0.5).abs().max() < 0.01
+    assert (values.var(1) - 1 / 12).abs().max() < 0.003
+    between = torch.corrcoef(torch.cat((values, values.roll(1, 1), priorities(keys + 1, 20000))))
+    distinct = between[~torch.eye(12, dtype=torch.bool)].abs()
+    assert distinct.sort().values[:-6].max() < 0.03  # keys that follow each other stand in it twice
+
+
+def test_proposals_by_hand() -> None:
+    """Two levels of two anchors; the second level's worse box lies on its better one; one overhangs the picture."""
+    grid = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 40, 40], [20, 20, 40, 41]])
+    scores = torch.tensor([[2.0, 1.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
+    settings = {"candidates": 2, "iou": 0.7, "plus_one": False}
+    found = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], (32, 30), proposals=5, **settings)
+    assert found.valid.tolist() == [[True, True, False, False, False]] * 2
+    assert found.boxes[0, :3].tolist() == [[20, 20, 30, 32], [0, 0, 10, 10], [0, 0, 0, 0]]
+    assert found.boxes[1, :2].tolist() == [[0, 0, 10, 10], [20, 20, 30, 32]]
+    few = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], (32, 30), proposals=1, **settings)
+    assert few.boxes[:, 0].tolist() == [[20, 20, 30, 32], [0, 0, 10, 10]]
