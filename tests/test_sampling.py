@@ -99,7 +99,11 @@ def test_overlap_and_suppression_of_the_zoo(zoo: dict[str, Tensor]) -> None:
 
 
 def test_levels_of_the_zoo(zoo: dict[str, Tensor]) -> None:
-    assert torch.equal(level_of(zoo["roi.level.rois"][:, 1:], 4, plus_one=True), zoo["roi.level"][:, 0].long())
+    ours, theirs = level_of(zoo["roi.level.rois"][:, 1:], 4, plus_one=True), zoo["roi.level"][:, 0].long()
+    # One box is 448 px wide to the last bit, where the levels meet and MindSpore's logarithm of 8.000001 falls short.
+    (border,) = (ours != theirs).nonzero()[:, 0].tolist()
+    assert zoo["roi.level.rois"][border].tolist() == [0, 2, 3, 449, 450]
+    assert (ours[border], theirs[border]) == (3, 2)
 
 
 def test_levels_of_torchvision(referee: ModuleType) -> None:

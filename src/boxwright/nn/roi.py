@@ -3,7 +3,6 @@
 B images, R boxes an image, C classes without background
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -47,5 +46,4 @@ def features_of(
 def level_of(boxes: Tensor, levels: int, plus_one: bool) -> Tensor:
     """(..., 4) xyxy px -> (...) int64 in 0..levels - 1: larger boxes look at coarser maps."""
     ratio = area(boxes, plus_one).sqrt() / FINEST
-    # a quotient as in MindSpore and not log2: the two differ at 448 px, where they should both be 3
-    return ((ratio + 1e-6).log() / math.log(2)).floor().clamp(0, levels - 1).long()
+    return torch.log2(ratio + 1e-6).floor().clamp(0, levels - 1).long()
