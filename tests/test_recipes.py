@@ -72,6 +72,11 @@ def test_training_canvas_is_as_large_as_the_largest_step():
     assert recipe.load("yolov3_coco_416", mixed).training_canvas.size == (352, 416)
 
 
+def test_positives_are_among_the_samples():
+    said = refusal({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
+    assert said == "model.roi: positives is 128, of only 100 samples"
+
+
 def test_published_schedule_and_canvas():
     """MindYOLO's configs/yolov3: lr 0.01 to a tenth of it, 640, grey 114, IoU 0.65, 300 boxes."""
     ours = recipe.load(SOME)

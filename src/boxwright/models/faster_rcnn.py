@@ -7,8 +7,9 @@ Two ways to be right differ by configuration: that of the MindSpore zoo, whose c
 standard one, which fits ImageNet's ResNets and new trainings.
 """
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -35,7 +36,20 @@ STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but th
 Count = Annotated[int, Field(ge=1)]
 
 
-class RPNConfig(BaseConfig):
+class SamplesConfig(BaseConfig):
+    """What a stage learns from in a step."""
+
+    samples: Count  # an image
+    positives: Count  # of these at most
+
+    @pydantic.model_validator(mode="after")
+    def _positives_are_samples(self) -> Self:
+        if self.positives > self.samples:
+            raise ValueError(f"positives is {self.positives}, of only {self.samples} samples")
+        return self
+
+
+class RPNConfig(SamplesConfig):
     """The first stage. An anchor is positive from an IoU of `positive_iou` with a box on, negative below
     `negative_iou`; the best anchor of a box is positive already from `least_iou` on."""
 
@@ -43,8 +57,8 @@ class RPNConfig(BaseConfig):
     negative_iou: Fraction = 0.3
     least_iou: Fraction = 0.3
     inside_only: bool = False  # anchors that reach over the edge of the canvas teach nothing
-    samples: Count = 256  # anchors an image that a step learns from
-    positives: Count = 128  # of these at most
+    samples: Count = 256  # anchors
+    positives: Count = 128
     nms_iou: Fraction = 0.7
     train_candidates: Count = 2000  # best boxes of each level that enter suppression
     train_proposals: Count = 2000  # best boxes of all levels together that leave it
@@ -52,14 +66,14 @@ class RPNConfig(BaseConfig):
     test_proposals: Count = 1000
 
 
-class RoIConfig(BaseConfig):
+class RoIConfig(SamplesConfig):
     """The second stage. A proposal is positive from an IoU of `positive_iou` with a box on, negative below
     `negative_iou`."""
 
     positive_iou: Fraction = 0.5
     negative_iou: Fraction = 0.5
-    samples: Count = 512  # proposals an image that a step learns from
-    positives: Count = 128  # of these at most
+    samples: Count = 512  # proposals
+    positives: Count = 128
     aligned: bool = True  # pixel centres lie at half pixels (Mask R-CNN's RoI align as corrected in Detectron2)
 
 

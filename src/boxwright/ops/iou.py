@@ -17,15 +17,17 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
     plus_one: coordinates name whole pixels and both ends count, so a width is x2 - x1 + 1 (MindSpore zoo).
     crowd: (..., M) bool, columns where the share of `a` that lies inside counts instead, as in COCO's evaluation.
     """
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    width, height = (high - low + plus_one).clamp(min=0).unbind(-1)
+    # Each coordinate by itself, side by side in memory: twice as fast on a CPU as pairs (x, y) taken together.
+    ax1, ay1, ax2, ay2 = a.mT.contiguous()[..., :, None].unbind(-3)
+    bx1, by1, bx2, by2 = b.mT.contiguous()[..., None, :].unbind(-3)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1) + plus_one).clamp(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1) + plus_one).clamp(min=0)
     shared = width * height
     area_a, area_b = area(a, plus_one)[..., :, None], area(b, plus_one)[..., None, :]
     whole = area_a + area_b - shared
     if crowd is not None:
         whole = torch.where(crowd[..., None, :], area_a, whole)
-    return torch.where(whole > 0, shared / whole.clamp(min=torch.finfo(a.dtype).tiny), 0)
+    return shared / whole.clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:

@@ -1,0 +1,199 @@
+"""Faster R-CNN as a whole: torchvision's detections from torchvision's weights, and the cases at the edges."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import boxwright
+from boxwright import recipe
+from boxwright.data.canvas import frame_for, place
+from boxwright.errors import InputError
+from boxwright.models.faster_rcnn import Config, FasterRCNN, build
+from boxwright.types import Batch
+from test_resnet import randomise_norms
+
+SIZE = (160, 224)
+
+
+def torchvisions(classes: int) -> Any:
+    """Its detector with random weights, spread so that many boxes of several classes score high and low."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    torch.manual_seed(0)
+    model = fasterrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=classes,
+        min_size=min(SIZE),
+        max_size=max(SIZE),
+        box_score_thresh=0.05,
+    )
+    randomise_norms(model)
+    with torch.no_grad():
+        model.rpn.head.cls_logits.weight.mul_(20)
+        model.rpn.head.bbox_pred.weight.mul_(5)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(0.2)
+        model.roi_heads.box_predictor.bbox_pred.weight.mul_(8)
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
+    theirs = torchvisions(11)
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    changes = {"model.classes": 10, "data.names": [], "data.canvas.size": SIZE, "model.norm_eps": 1e-5}
+    chosen = recipe.load("faster_rcnn_r50_coco_torchvision", changes)
+    ours = boxwright.load(tmp_path / "a.pth", chosen)
+    (tmp_path / "a.pth").unlink()
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    picture[40:120, 60:150] //= 4
+    (wanted,) = theirs([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])
+    found = ours(picture, threshold=0.05)
+    assert len(found) == len(wanted["scores"]) == 100
+    assert len(set(wanted["labels"].tolist())) > 3
+    assert float(wanted["scores"].max() - wanted["scores"].min()) > 0.05
+    torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-3)
+    assert torch.equal(found.labels + 1, wanted["labels"])
+    torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=0, atol=0.5)
+
+
+@pytest.fixture(scope="module", params=["standard", "zoo"])
+def model(request: pytest.FixtureRequest) -> FasterRCNN:
+    """Small in all but the network; with frozen statistics, as the recipes train it."""
+    name = {"standard": "faster_rcnn_r50_dcn_coco_standard", "zoo": "faster_rcnn_r50_dcn_coco"}[request.param]
+    few = {"train_proposals": 100, "test_proposals": 50, "samples": 128, "positives": 64}
+    changes = {f"model.rpn.{key}": value for key, value in few.items()}
+    changes |= {"model.roi.samples": 64, "model.roi.positives": 32}
+    loaded = recipe.load(name, changes | {"model.classes": 4, "data.names": []})
+    assert isinstance(loaded.model, Config)
+    torch.manual_seed(0)
+    return build(loaded.model).eval()
+
+
+def batch(size: tuple[int, int], boxes: list[Tensor], rows: int | None = None) -> Batch:
+    """A random picture for each entry of `boxes` (n, 4)."""
+    rows = max(len(one) for one in boxes) if rows is None else rows
+    padded = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, rows - len(one))) for one in boxes])
+    labels = torch.stack([torch.where(torch.arange(rows) < len(one), torch.arange(rows) % 4, -1) for one in boxes])
+    images = torch.rand(len(boxes), 3, *size, generator=torch.Generator().manual_seed(1))
+    return Batch(images, padded, labels, torch.zeros_like(labels, dtype=torch.bool), (), torch.arange(len(boxes)))
+
+
+NONE = torch.zeros(0, 4)
+SOME = torch.tensor([[4.0, 6, 40, 50], [20, 10, 90, 60], [1, 1, 12, 14]])
+
+
+def many(count: int, size: tuple[int, int]) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] - 12.0, size[0] - 12.0])
+    return torch.cat((corner, corner + 4 + torch.rand(count, 2, generator=generator) * 8), 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "boxes", "rows"),
+    [
+        ((96, 128), [SOME, NONE], None),
+        ((96, 128), [NONE, NONE], 3),
+        ((96, 128), [NONE, NONE], 0),
+        ((96, 128), [many(300, (96, 128)), SOME], None),
+        ((160, 96), [SOME, SOME[:1]], None),
+        ((32, 32), [SOME[2:], NONE], None),
+        ((96, 96), [torch.tensor([[5.0, 5, 5, 40], [7, 7, 7, 7]]), SOME], None),
+    ],
+    ids=["one-without", "none-padded", "none-at-all", "300-boxes", "portrait", "32x32", "no-area"],
+)
+def test_forward_loss_backward_decode(
+    model: FasterRCNN, size: tuple[int, int], boxes: list[Tensor], rows: int | None
+) -> None:
+    given = batch(size, boxes, rows)
+    proposals, logits, deltas, valid = raw = model(given.images)
+    assert proposals.shape == (2, 50, 4)
+    assert logits.shape == (2, 50, 5)
+    assert deltas.shape == (2, 50, 20)
+    assert valid.shape == (2, 50)
+    assert valid[:, 0].all()
+    assert (proposals >= 0).all()
+    assert (proposals <= torch.tensor([size[1], size[0]] * 2)).all()
+    assert all(len(one) == 4 * int(rows) for one, rows in zip(model.decode(raw, 0.0), valid.sum(1), strict=True))
+    model.zero_grad()
+    terms = model.loss(given)
+    assert list(terms) == ["rpn_objectness", "rpn_boxes", "classes", "boxes"]
+    torch.stack(list(terms.values())).sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.isfinite().all(), name
+    objects = any((one[:, 2:] > one[:, :2]).all(1).any() for one in boxes)
+    assert terms["classes"].item() > 0
+    assert (terms["boxes"].item() > 0) == objects  # each object is a proposal of its own
+
+
+def test_each_of_300_boxes_is_found(model: FasterRCNN) -> None:
+    """No box is beyond a limit: all are candidates of the second stage, and each has an anchor."""
+    given = batch((96, 128), [many(300, (96, 128))])
+    maps = model.pyramid(given.images)
+    found, *_ = model.propose(maps, given.images, 10, 10)
+    second = model.roi_targets(given, found, torch.arange(310, 0, -1.0)[None])
+    assert second.positive.sum() == 32
+    assert torch.equal(second.boxes[0, :32], given.boxes[0, :32])
+    last = model.roi_targets(given, found, torch.arange(310.0)[None])
+    assert 299 in last.place[0][last.positive[0]]
+
+
+def test_samples_are_a_function_of_the_keys(model: FasterRCNN) -> None:
+    given = batch((96, 128), [SOME, SOME])
+    keyed = [replace(given, keys=torch.tensor(keys)) for keys in ([3, 9], [3, 9], [4, 9])]
+    with torch.no_grad():
+        first, again, other = (model.loss(one) for one in keyed)
+        alone = model.loss(Batch(*(part[:1] for part in batch_parts(given)), (), torch.tensor([3])))
+        second = model.loss(Batch(*(part[1:] for part in batch_parts(given)), (), torch.tensor([9])))
+    assert first == again
+    assert first["rpn_objectness"] != other["rpn_objectness"]
+    assert first["classes"] != other["classes"]
+    for name in ("rpn_objectness", "rpn_boxes"):  # what is drawn for a picture does not depend on its neighbours
+        torch.testing.assert_close(first[name], (alone[name] + second[name]) / 2)
+
+
+def batch_parts(given: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return given.images, given.boxes, given.labels, given.ignore
+
+
+def test_crowd_regions_are_neither_object_nor_background(model: FasterRCNN) -> None:
+    whole = torch.tensor([[0.0, 0, 128, 96]])
+    given = batch((96, 128), [whole])
+    given = replace(given, ignore=torch.ones_like(given.ignore))
+    maps = model.pyramid(given.images)
+    found, grid, *_ = model.propose(maps, given.images, 50, 50)
+    first = model.rpn_targets(given, grid, torch.ones(1, len(grid)))
+    inside = grid[first.place[0][first.drawn[0]]]
+    assert not first.positive.any()
+    assert ((inside[:, :2] < 0).any(1) | (inside[:, 2] > 128) | (inside[:, 3] > 96)).all()
+    assert not model.roi_targets(given, found, torch.ones(1, 51)).drawn.any()
+
+
+def test_a_size_that_does_not_fit_is_refused(model: FasterRCNN) -> None:
+    with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, Faster R-CNN needs multiples of 32"):
+        model(torch.zeros(1, 3, 96, 100))
+
+
+def test_portrait_picture_through_the_zoo(tmp_path: Path) -> None:
+    """Boxes come back inside a portrait picture that was resized twice."""
+    chosen = recipe.load("faster_rcnn_r50_dcn_coco", {"data.canvas.size": [96, 160], "model.rpn.test_proposals": 50})
+    assert isinstance(chosen.model, Config)
+    torch.manual_seed(0)
+    predictor = boxwright.Predictor(build(chosen.model).eval(), chosen)
+    picture = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
+    frame = frame_for((120, 80), chosen.data.canvas, 0)
+    assert place(picture, frame, chosen.data.canvas).shape == (96, 160, 3)
+    assert frame.scale[0] == frame.scale[1]
+    found = predictor(picture, threshold=0.0)
+    assert len(found) > 0
+    assert (found.boxes[:, 2] <= 80).all()
+    assert (found.boxes[:, 3] <= 120).all()
+    assert float(found.boxes[:, 3].max()) > 100
