@@ -21,8 +21,8 @@ from test_resnet import randomise_norms
 SIZE = (160, 224)
 
 
-def torchvisions(classes: int) -> Any:
-    """Its detector with random weights, spread so that many boxes of several classes score high and low."""
+def torchvisions(classes: int, picture: Tensor) -> Any:
+    """Its detector with random weights, set so that boxes of several classes score high and low on `picture`."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     torch.manual_seed(0)
@@ -38,23 +38,30 @@ def torchvisions(classes: int) -> Any:
     with torch.no_grad():
         model.rpn.head.cls_logits.weight.mul_(20)
         model.rpn.head.bbox_pred.weight.mul_(5)
-        model.roi_heads.box_predictor.cls_score.weight.mul_(0.2)
         model.roi_heads.box_predictor.bbox_pred.weight.mul_(8)
-    return model.eval()
+    last, seen = model.eval().roi_heads.box_predictor.cls_score, []
+    hook = last.register_forward_hook(lambda _, given, logits: seen.append((given[0], logits)))
+    with torch.no_grad():
+        model([picture])
+        hook.remove()
+        features, logits = seen[0]
+        last.weight.div_(logits.std(0).mean())
+        last.bias.copy_(-(last.weight @ features.mean(0)))
+    return model
 
 
 @torch.inference_mode()
 def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
-    theirs = torchvisions(11)
+    picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    picture[40:120, 60:150] //= 4
+    image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    theirs = torchvisions(11, image)
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     changes = {"model.classes": 10, "data.names": [], "data.canvas.size": SIZE, "model.norm_eps": 1e-5}
     chosen = recipe.load("faster_rcnn_r50_coco_torchvision", changes)
     ours = boxwright.load(tmp_path / "a.pth", chosen)
     (tmp_path / "a.pth").unlink()
-    generator = np.random.default_rng(0)
-    picture = generator.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    picture[40:120, 60:150] //= 4
-    (wanted,) = theirs([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])
+    (wanted,) = theirs([image])
     found = ours(picture, threshold=0.05)
     assert len(found) == len(wanted["scores"]) == 100
     assert len(set(wanted["labels"].tolist())) > 3
