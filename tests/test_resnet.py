@@ -1,10 +1,10 @@
 """ResNet and the feature pyramid against torchvision's."""
 
 from collections import OrderedDict
+from types import ModuleType
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from boxwright.nn.fpn import FPN
@@ -34,7 +34,9 @@ def torchvision_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def test_stages_equal_torchvisions() -> None:
+def test_stages_equal_torchvisions(referee: ModuleType) -> None:
+    import torchvision
+
     torch.manual_seed(0)
     theirs = torchvision.models.resnet50(weights=None).eval()
     randomise_norms(theirs)
@@ -47,7 +49,9 @@ def test_stages_equal_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152])
-def test_plans_are_torchvisions(depth: int) -> None:
+def test_plans_are_torchvisions(depth: int, referee: ModuleType) -> None:
+    import torchvision
+
     with torch.device("meta"):
         ours = ResNet(depth, deform="none", padding="symmetric")  # type: ignore[arg-type]
         theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None)
@@ -82,8 +86,10 @@ def test_deformable_layers_stand_in_the_last_three_stages() -> None:
 
 
 @torch.no_grad()
-def test_it_starts_as_torchvisions() -> None:
+def test_it_starts_as_torchvisions(referee: ModuleType) -> None:
     """Deviation of every convolution, which is drawn from a normal distribution (bound: five standard errors)."""
+    import torchvision
+
     torch.manual_seed(0)
     ours = dict(ResNet(50, deform="none", padding="symmetric").named_parameters())
     theirs = dict(torchvision.models.resnet50(weights=None).named_parameters())
@@ -97,11 +103,11 @@ def test_it_starts_as_torchvisions() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(24, 40), (25, 33)])
-def test_pyramid_equals_torchvisions(size: tuple[int, int]) -> None:
+def test_pyramid_equals_torchvisions(size: tuple[int, int], referee: ModuleType) -> None:
     torch.manual_seed(0)
     channels = (8, 16, 24, 32)
-    more = torchvision.ops.feature_pyramid_network.LastLevelMaxPool()
-    theirs = torchvision.ops.FeaturePyramidNetwork(list(channels), 12, more)
+    more = referee.feature_pyramid_network.LastLevelMaxPool()
+    theirs = referee.FeaturePyramidNetwork(list(channels), 12, more)
     ours = FPN(channels, 12)
     for level in range(4):
         for mine, other in ((ours.inner, theirs.inner_blocks), (ours.outer, theirs.layer_blocks)):

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from boxwright import models, recipe, weights
@@ -217,8 +217,10 @@ def assert_close(oracle: Any, name: str, ours: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> dict[str, Tensor]:
+def classifier(referee: ModuleType) -> dict[str, Tensor]:
     """The state dict of torchvision's ResNet-50; timm's has the same names."""
+    import torchvision
+
     torch.manual_seed(0)
     model = torchvision.models.resnet50(weights=None)
     randomise_norms(model)
@@ -283,10 +285,12 @@ def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str,
 
 
 @pytest.fixture(scope="module")
-def detector() -> Any:
+def detector(referee: ModuleType) -> Any:
     """torchvision's Faster R-CNN of 91 classes."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
     torch.manual_seed(0)
-    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
     randomise_norms(model)
     return model.eval()
 
@@ -302,12 +306,14 @@ def detector_file(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> It
 @torch.no_grad()
 def test_torchvisions_detector_of_coco(detector: Any, detector_file: Path) -> None:
     """It loads wholly; each class keeps its own row; the pyramid is the same."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
     chosen = settings(**PLAIN)
     model = make(chosen)
     report = weights.load(model, detector_file, chosen)
     assert report.missing + report.unexpected + report.mismatched == ()
     theirs = detector.state_dict()
-    known = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    known = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = (Path(recipe.__file__).parent / "recipes" / "names" / "coco.txt").read_text().splitlines()
     for part, numbers in (("classes", "cls_score"), ("deltas", "bbox_pred")):
         for leaf in ("weight", "bias"):

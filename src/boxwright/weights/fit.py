@@ -1,5 +1,6 @@
 """Put tensors into a model by name and shape, and report what fitted."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,14 @@ class Report:
         return self.missing + self.mismatched
 
     def fresh_parts(self) -> list[str]:
-        """`fresh` in few words: `part.*` where nothing below `part` was filled."""
+        """`fresh` in few words: `part.*` where nothing below `part` was filled, `*` for the numbers of alike blocks."""
         found: dict[str, None] = {}
         for name in self.fresh:
             pieces = name.split(".")
             parents = [".".join(pieces[:depth]) + "." for depth in range(1, len(pieces))]
             empty = (parent + "*" for parent in parents if not any(n.startswith(parent) for n in self.matched))
-            found[next(empty, name)] = None
+            part = next(empty, name)
+            found[re.sub(r"(?<=\.)\d+(?=\.\w)", "*", part)] = None
         return list(found)
 
     def __str__(self) -> str:
