@@ -92,7 +92,7 @@ def test_it_starts_as_torchvisions(referee: ModuleType) -> None:
 
     torch.manual_seed(0)
     ours = dict(ResNet(50, deform="none", padding="symmetric").named_parameters())
-    theirs = dict(torchvision.models.resnet50(weights=None).named_parameters())
+    theirs = dict(torchvision.models.resnet50(weights=None, zero_init_residual=True).named_parameters())
     for name, weight in ours.items():
         if weight.ndim == 4:
             apart = abs(float(weight.std() / theirs[name].std()) - 1)
