@@ -40,8 +40,10 @@ def list_() -> None:
     """The shipped recipes, one line each."""
     from boxwright import recipe
 
-    for name, summary in recipe.summaries().items():
-        print(f"{name:32} {summary}")
+    summaries = recipe.summaries()
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
 
 
 @app.command()
