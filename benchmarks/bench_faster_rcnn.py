@@ -131,8 +131,9 @@ def layers(network: FasterRCNN, images: Tensor) -> tuple[Side, Side]:
 
     def side(some: list[tuple[nn.Module, Tensor]]) -> Side:
         def train() -> None:
+            # All forward, then all backward, as in a network: what backward needs is held meanwhile.
+            torch.stack([layer(given.requires_grad_()).sum() for layer, given in some]).sum().backward()
             for layer, given in some:
-                layer(given.requires_grad_()).sum().backward()
                 layer.zero_grad()
                 given.grad = None
 
