@@ -393,6 +393,14 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
 
 
+def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
+    changes = {"train.epochs": 1, "train.freeze": ["network.backbone"]}
+    with pytest.raises(InputError, match=r"network\.backbone would stay as random.*--weights"):
+        run(tiny_coco, tmp_path / "run", changes)
+    folder = run(tiny_coco, tmp_path / "run", changes, weights=finished)
+    run(tiny_coco, folder, changes, resume=True)  # which has its layers from the run
+
+
 def test_profile_counts_steps_of_the_optimiser(tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.accumulate": 2, "train.profile": 2}
     folder = run(tiny_coco, tmp_path / "run", changes)

@@ -1,5 +1,6 @@
 """Faster R-CNN as a whole: torchvision's detections from torchvision's weights, and the cases at the edges."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ import boxwright
 from boxwright import recipe
 from boxwright.data.canvas import frame_for, place
 from boxwright.errors import InputError
-from boxwright.models.faster_rcnn import Config, FasterRCNN, build
+from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
 from boxwright.types import Batch
 from test_resnet import randomise_norms
 
@@ -204,3 +205,42 @@ def test_portrait_picture_through_the_zoo(tmp_path: Path) -> None:
     assert (found.boxes[:, 2] <= 80).all()
     assert (found.boxes[:, 3] <= 120).all()
     assert float(found.boxes[:, 3].max()) > 100
+
+
+@torch.no_grad()
+def test_numbers_that_are_none_come_through(model: FasterRCNN) -> None:
+    """A run that diverges must reach the engine's check of its loss."""
+    model = copy.deepcopy(model)
+    model.rpn.deltas.bias.fill_(torch.nan)
+    images = torch.rand(1, 3, 64, 64)
+    objects = torch.tensor([[[5.0, 5.0, 40.0, 40.0]]])
+    label = torch.zeros(1, 1, dtype=torch.int64)
+    terms = model.train().loss(Batch(images, objects, label, label > 0, ()))
+    assert not torch.stack(list(terms.values())).isfinite().all()
+    assert len(model.eval()(images)) == 4
+
+
+def test_small_objects(model: FasterRCNN) -> None:
+    """Squares of 8 px, which no anchor overlaps by 0.3: they have a positive one but in the zoo."""
+    corner = torch.arange(8).float()[:, None] * 11 + 3
+    given = batch((96, 128), [torch.cat((corner, corner, corner + 8, corner + 8), 1)])
+    maps = model.pyramid(given.images)
+    *_, grid, objectness, _ = model.propose(maps, given.images, 10, 10)
+    targets = model.rpn_targets(given, grid, torch.rand(1, objectness.shape[1]))
+    owners = set(targets.owner[0][targets.positive[0] & targets.drawn[0]].tolist())
+    assert owners == (set() if model.config.rpn.least_iou else set(range(8)))
+
+
+def test_roi_loss_by_hand(model: FasterRCNN) -> None:
+    """Three samples, one of them not drawn: an object of class 2 (of 4) and background."""
+    yes, no = torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])
+    rows = torch.zeros(1, 3, dtype=torch.int64)
+    wanted = torch.tensor([[[0.5, -3.0, 0.0, 0.0]] * 3])
+    targets = Targets(torch.zeros(1, 3, 4), rows, yes, no, rows, wanted)
+    logits = torch.zeros(1, 3, 5)
+    logits[0, 0, 3] = 2.0  # e^2 of e^2 + 4
+    deltas = torch.zeros(1, 3, 20)
+    deltas[0, 0, 12:16] = torch.tensor([0.0, 1.0, 0.0, 0.0])  # apart by 0.5 and by 4
+    terms = model.roi_loss(targets, logits, deltas, torch.tensor([[2]]))
+    assert float(terms["classes"]) == pytest.approx((np.log(np.e**2 + 4) - 2 + np.log(5)) / 2)
+    assert float(terms["boxes"]) == pytest.approx((0.5 * 0.5**2 + 4 - 0.5) / 2)

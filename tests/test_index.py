@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,22 @@ def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest
     assert len(list(cache.iterdir())) == 1
 
 
+def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a JSON is old enough is asked of the moment before it was read."""
+    file, real = make(tmp_path, labels()), coco.parse
+    monkeypatch.setattr(index, "TICK", 2 * 10**8)
+
+    def parse(place: Path) -> coco.Contents:
+        time.sleep(0.3)
+        return real(place)
+
+    monkeypatch.setattr(coco, "parse", parse)
+    open_dataset(file, "train", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    open_dataset(file, "train", cache=tmp_path / "cache")
+    assert (tmp_path / "cache").exists()
+
+
 def test_json_that_changes_while_it_is_read_is_not_indexed(
     tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +419,9 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("most", "kept"), [(None, 300), (300, 300), (299, 299), (128, 128), (1, 1)])
 def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
     changes = {"data.root": str(crowded), "data.max_boxes": most}
-    training, validation, lines = sources.open_checked(recipe.load("demo", changes), False, None)
+    training, validation, lines = sources.open_checked(
+        recipe.load("demo", changes), False, SimpleNamespace(num_processes=1)
+    )
     assert training[0].annotation_ids.tolist() == list(range(kept))
     assert training[1].annotation_ids.tolist() == list(range(1000, 1000 + min(kept, 128)))
     assert [len(sample) for sample in validation] == [300, 128]
@@ -415,6 +434,6 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
     changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
     for _ in range(2):
-        sources.open_checked(recipe.load("demo", changes), False, None)
+        sources.open_checked(recipe.load("demo", changes), False, SimpleNamespace(num_processes=1))
     assert len(list((crowded / "kept").iterdir())) == 2
     assert len(parsed) == 2

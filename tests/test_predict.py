@@ -82,8 +82,8 @@ def test_threshold_classes_and_overlap():
     assert len(twice(image, iou=0.68)) == 2
 
 
-def test_suppression_sees_whole_boxes_which_are_cut_afterwards():
-    """Cut to the picture (100 x 100) the two boxes are one and the same; whole they overlap by 1/3."""
+def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
+    """Cut to the picture (100 x 100) the first two boxes are one and the same; whole they overlap by 1/3."""
 
     class Beyond(Rectangles):
         def _one(self, image, threshold):
@@ -92,9 +92,25 @@ def test_suppression_sees_whole_boxes_which_are_cut_afterwards():
 
     predictor = Predictor(Beyond(), rectangles_predictor().recipe)
     frame = Frame(0, "", (100, 100), (64, 64), (0.64, 0.64))
-    found = predictor.detect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [frame], 0.1, SuppressionConfig(iou=0.5))[0]
+    canvas = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    found = predictor.detect(canvas, [frame], 0.1, SuppressionConfig(iou=0.5))[0]
     assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the picture
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    for cut in ("picture", "canvas"):
+        assert len(predictor.detect(canvas, [frame], 0.1, SuppressionConfig(iou=0.5, cut=cut))[0]) == 1
+
+    padded = Frame(0, "", (100, 50), (64, 64), (0.64, 0.64))  # the picture covers the left half of its canvas
+    cuts = {"no": 2, "canvas": 2, "picture": 1}
+    for cut, left in cuts.items():
+        settings = SuppressionConfig(iou=0.6, cut=cut)
+
+        class Reaching(Rectangles):
+            def _one(self, image, threshold):
+                boxes = torch.tensor([[0.0, 0, 32, 64], [0, 0, 64, 64]])
+                return Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))
+
+        predictor = Predictor(Reaching(), predictor.recipe)
+        assert len(predictor.detect(canvas, [padded], 0.1, settings)[0]) == left
 
 
 def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():

@@ -98,10 +98,9 @@ def test_zoo_by_step(case):
         "by_step": True,
         "warmup_min_steps": meta["warmup_step"],
         "warmup_from": meta["warmup_ratio"],
-        "T_max": meta["epoch_size"] + 1,
     }
-    for epochs in (meta["epoch_size"], meta["epoch_size"] + 1):
-        ours = plan(meta["steps_per_epoch"], epochs, **settings)
+    for epochs, beyond in ((meta["epoch_size"], 1), (meta["epoch_size"] + 1, 0)):
+        ours = plan(meta["steps_per_epoch"], epochs, T_beyond=beyond, **settings)
         assert len(ours.weight_lr) == epochs * meta["steps_per_epoch"]
         np.testing.assert_allclose(ours.weight_lr, expected[: len(ours.weight_lr)], rtol=2e-7)
         np.testing.assert_array_equal(ours.bias_lr, ours.weight_lr)

@@ -271,8 +271,9 @@ def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str,
         assert len(left) == 2 + 13
     for name, tensor in classifier.items():
         own = f"backbone.{name}"
+        strength = 2 if choice == "filled" and re.match(r"layer[2-4]\.\d+\.conv2", name) else 1
         if own in before and not name.endswith("num_batches_tracked"):
-            assert torch.equal(model.state_dict()[own], before[own] if name in left else tensor), name
+            assert torch.equal(model.state_dict()[own], before[own] if name in left else strength * tensor), name
     from_the_zoo = classifier_file.suffix == ".ckpt"
     prefix = "backbone." if classifier_file.stem == "converted" else ""
     reported = {prefix + zoo_classifier_name(name) for name in left} if from_the_zoo else left
@@ -282,6 +283,19 @@ def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str,
     assert set(report.missing) == fresh
     with pytest.raises(InputError, match="to load what fits"):
         weights.load(model, classifier_file, chosen)
+
+
+@torch.no_grad()
+def test_filled_deformable_layers_start_as_ordinary_ones(classifier: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(classifier, tmp_path / "a.pth")
+    image, maps = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)), []
+    for deform in ("none", "standard"):
+        chosen = settings(deform=deform, padding="symmetric")
+        model = BackboneOnly(chosen.model).eval()
+        weights.load(model, tmp_path / "a.pth", chosen, transfer=True)
+        maps.append(model.backbone(image))
+    for plain, deformable in zip(*maps, strict=True):
+        torch.testing.assert_close(deformable, plain, rtol=0, atol=1e-4 * float(plain.abs().max()))
 
 
 @pytest.fixture(scope="module")

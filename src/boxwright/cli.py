@@ -99,7 +99,8 @@ def evaluate(
     from boxwright.predict import predictor
 
     loaded = predictor.load(weights, recipe, device, set_ or ())
-    print(run.evaluate(loaded, open_dataset(data, split), out))
+    chosen = loaded.recipe.data
+    print(run.evaluate(loaded, open_dataset(data, split, chosen.kind, chosen.cache), out))
 
 
 @app.command()

@@ -50,7 +50,9 @@ class SuppressionConfig(Config):
 
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
     plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
-    cut: bool = False  # boxes are cut to the canvas before they are compared (Faster R-CNN)
+    # to what boxes are cut before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or the
+    # picture on it (torchvision's)
+    cut: Literal["no", "canvas", "picture"] = "no"
     candidates: Annotated[int, Field(ge=1)] = 30000  # best boxes an image that enter, over all classes
     keep: Annotated[int, Field(ge=1)] = 300  # best boxes an image that leave
 
@@ -103,6 +105,7 @@ class ScheduleConfig(Config):
     lr_gamma: Positive = 0.1  # factor at each fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
     T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
+    T_beyond: Annotated[int, Field(ge=0)] = 0  # so many epochs after the last, where T_max is null
     by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
     warmup_epochs: NotNegative = 0
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps

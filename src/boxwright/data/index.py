@@ -37,6 +37,7 @@ def contents(file: Path, cache: str | Path | None = None) -> Contents:
     cache: the folder of the indexes; None or "": the user's own. Where it cannot be written, a line on stderr says so.
     Raises InputError as `coco.parse` does.
     """
+    now = time.time_ns()
     try:
         stamp = _stamp(file)
         folder = Path(cache) if cache else user_folder()
@@ -48,7 +49,7 @@ def contents(file: Path, cache: str | Path | None = None) -> Contents:
     held = _read(place, stamp)
     if held is None:
         held = coco.parse(file)
-        if time.time_ns() - stamp["ctime_ns"] > TICK and _unchanged(file, stamp):
+        if now - stamp["ctime_ns"] > TICK and _unchanged(file, stamp):
             _keep(place, held, stamp)
     return held
 

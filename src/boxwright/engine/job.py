@@ -76,12 +76,29 @@ def assemble(recipe: Recipe, training: Dataset, validation: Dataset, network: nn
     return Job(recipe, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
 
 
-def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Any) -> nn.Module:
-    """The network at its start: random from the seed, then filled from `file`."""
+def blank_network(recipe: Recipe) -> nn.Module:
+    """The network with the random numbers of the seed."""
     torch.manual_seed(recipe.train.seed)
     network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
-    if file is not None:
-        accelerator.print(weight_files.load(network, file, recipe, transfer=transfer), file=sys.stderr)
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Any) -> nn.Module:
+    """The network at its start, filled from `file` where one is given.
+
+    Raises InputError for frozen layers that nothing fills: they would stay random for good.
+    """
+    network = blank_network(recipe)
+    fresh = tuple(name for name, _ in network.named_parameters())
+    if file is not None:
+        report = weight_files.load(network, file, recipe, transfer=transfer)
+        accelerator.print(report, file=sys.stderr)
+        fresh = report.fresh
+    if frozen := [prefix for prefix in recipe.train.freeze if any(name.startswith(prefix) for name in fresh)]:
+        raise InputError(
+            f"train.freeze: {', '.join(frozen)} would stay as random as they start, no file fills them; give --weights "
+            "with trained layers, or --set train.freeze=[]"
+        )
     return network

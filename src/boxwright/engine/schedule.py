@@ -53,7 +53,7 @@ def _curve(schedule: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps
     """
     epoch = (step // steps_per_epoch).astype(np.float64)
     moved = np.maximum(step - warmup, 0) / steps_per_epoch if schedule.by_step else epoch
-    length = schedule.T_max or epochs
+    length = schedule.T_max or epochs + schedule.T_beyond
     span = schedule.lr - schedule.eta_min
     match schedule.kind:
         case "constant":

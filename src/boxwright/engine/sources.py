@@ -21,7 +21,13 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
     Raises InputError, the same in every process, for faults; with `skip` only for those that skipping cannot mend.
     """
     data = recipe.data
-    training, validation = (open_dataset(data.root, split, data.kind, data.cache) for split in ("train", "val"))
+
+    def opened() -> list[Dataset]:
+        return [open_dataset(data.root, split, data.kind, data.cache) for split in ("train", "val")]
+
+    if accelerator.num_processes > 1:
+        on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
+    training, validation = opened()
 
     def look() -> Report:
         return check(training) + check(validation) + check_splits(training, validation)

@@ -22,7 +22,7 @@ from boxwright import weights as weight_files
 from boxwright.data.transforms import augment, step_size
 from boxwright.engine import optim, run_folder, sources
 from boxwright.engine.checkpointing import Keeper, State
-from boxwright.engine.job import Job, assemble, first_network
+from boxwright.engine.job import Job, assemble, blank_network, first_network
 from boxwright.engine.log import Journal
 from boxwright.engine.processes import together
 from boxwright.evaluation.coco import Metrics
@@ -57,7 +57,7 @@ def train(
         training, validation, left_out = sources.open_checked(recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
-        network = first_network(recipe, None if resume else weights, transfer, accelerator)
+        network = blank_network(recipe) if resume else first_network(recipe, weights, transfer, accelerator)
         job = assemble(recipe, training, validation, network, accelerator)
         run_folder.enter(run, recipe, resume, left_out, accelerator)
         keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)

@@ -23,6 +23,7 @@ def module(name: str) -> ModuleType:
     `mindspore_transposed(parameter)`: whether it is stored (in, out) there.
     `mindspore_backbone(entry, config)`: our name for an entry of the zoo's ImageNet classifier, None for no place.
     `foreign_names(tensors, config)`: another project's torch state dict under our names.
+    `adapted(tensors, config)`: tensors under our names, changed where another kind of layer fills ours.
     """
     if name not in names():
         raise InputError(f"model.name: there is no model '{name}'; there are {', '.join(names())}")

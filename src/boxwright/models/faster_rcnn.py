@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from boxwright.config import Config as BaseConfig
 from boxwright.config import Fraction, NotNegative, Positive, Triple
 from boxwright.errors import InputError
-from boxwright.nn.faster_rcnn_names import foreign_names, mindspore_backbone, mindspore_name, mindspore_transposed
+from boxwright.nn.faster_rcnn_names import (
+    adapted,
+    foreign_names,
+    mindspore_backbone,
+    mindspore_name,
+    mindspore_transposed,
+)
 from boxwright.nn.fpn import FPN
 from boxwright.nn.resnet import ResNet
 from boxwright.nn.roi import BoxHead, features_of
@@ -29,7 +35,8 @@ from boxwright.ops.sampling import Matches, Samples, draw_balanced, match, prior
 from boxwright.types import Batch, Detections
 
 __all__ = [
-    "Config", "FasterRCNN", "build", "foreign_names", "mindspore_backbone", "mindspore_name", "mindspore_transposed",
+    "Config", "FasterRCNN", "adapted", "build", "foreign_names", "mindspore_backbone", "mindspore_name",
+    "mindspore_transposed",
 ]  # fmt: skip
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but the last
@@ -51,11 +58,12 @@ class SamplesConfig(BaseConfig):
 
 class RPNConfig(SamplesConfig):
     """The first stage. An anchor is positive from an IoU of `positive_iou` with a box on, negative below
-    `negative_iou`; the best anchor of a box is positive already from `least_iou` on."""
+    `negative_iou`; the best anchor of a box is positive already from `least_iou` on (0: however small, as in
+    torchvision, where they touch)."""
 
     positive_iou: Fraction = 0.7
     negative_iou: Fraction = 0.3
-    least_iou: Fraction = 0.3
+    least_iou: Fraction = 0.0
     inside_only: bool = False  # anchors that reach over the edge of the canvas teach nothing
     samples: Count = 256  # anchors
     positives: Count = 128

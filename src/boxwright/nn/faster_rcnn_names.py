@@ -104,6 +104,18 @@ def foreign_names(tensors: Mapping[str, Tensor], config: Network) -> dict[str, T
     return renamed
 
 
+def adapted(tensors: Mapping[str, Tensor], config: Network) -> dict[str, Tensor]:
+    """Under our names already. Ordinary convolutions that fill deformable layers get twice their strength: those layers
+    start with masks of one half, and the batch norm behind them keeps the statistics of the full strength."""
+
+    def ordinary(name: str) -> bool:
+        return _DEFORMABLE.match(name) is not None and name.replace(".weight", ".mask.weight") not in tensors
+
+    if config.deform == "none":
+        return dict(tensors)
+    return {name: 2 * tensor if ordinary(name) else tensor for name, tensor in tensors.items()}
+
+
 def _fills(ours: str, config: Network) -> bool:
     return config.deform == "none" or config.conv2_fills_deform or not _DEFORMABLE.match(ours)
 

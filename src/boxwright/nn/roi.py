@@ -46,4 +46,5 @@ def features_of(
 def level_of(boxes: Tensor, levels: int, plus_one: bool) -> Tensor:
     """(..., 4) xyxy px -> (...) int64 in 0..levels - 1: larger boxes look at coarser maps."""
     ratio = area(boxes, plus_one).sqrt() / FINEST
-    return torch.log2(ratio + 1e-6).floor().clamp(0, levels - 1).long()
+    # Clamped as whole numbers too: of NaN, which the engine reports after the step, any may come.
+    return torch.log2(ratio + 1e-6).floor().long().clamp(0, levels - 1)

@@ -118,4 +118,4 @@ def propose(
     value, order = ranked.topk(proposals, dim=1)
     valid = value > -torch.inf
     chosen = F.pad(boxes, (0, 0, 0, missing)).gather(1, order[..., None].expand(-1, -1, 4))
-    return Proposals(chosen * valid[..., None], valid)
+    return Proposals(torch.where(valid[..., None], chosen, 0), valid)

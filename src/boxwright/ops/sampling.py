@@ -95,8 +95,9 @@ def draw_balanced(matches: Matches, priority: Tensor, samples: int, positives: i
 def priorities(keys: Tensor, count: int) -> Tensor:
     """keys (B,) int64 -> (B, count) float32 in [0, 1): numbers that look random, a pure function of key and place.
 
-    No generator with a state: the same on every device, and for a picture whatever batch or process it is in. The
-    mixing is lowbias32 (C. Wellons, "Prospecting for hash functions", 2018), on whole numbers below 2^32.
+    No generator with a state: the same on every device (where two of 2^24 are equal, `topk` may differ), and for a
+    picture whatever batch or process it is in. The mixing is lowbias32 (C. Wellons, "Prospecting for hash functions",
+    2018), on whole numbers below 2^32.
     """
     mask = 0xFFFFFFFF
     x = _mix(keys[:, None] & mask)

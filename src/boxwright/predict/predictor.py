@@ -116,19 +116,21 @@ class Predictor:
     ) -> list[Detections]:
         """Canvases (B, 3, H, W), uint8 or float in 0..255, to the detections of each picture, on the CPU.
 
-        Boxes are in the original picture's px. Suppression sees whole boxes; then they are cut to the picture, and
-        those with nothing inside it go. labels: the classes to keep, None for all.
+        Boxes are in the original picture's px. Suppression sees whole boxes, but for `suppression.cut`; then they are
+        cut to the picture, and those with nothing inside it go. labels: the classes to keep, None for all.
         """
         model = cast(Detector, self.model)
         with _evaluating(self.model), torch.inference_mode():
             raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
             decoded = model.decode(raw, threshold)
-        if suppression.cut:
+        if suppression.cut == "canvas":
             decoded = [replace(one, boxes=clip(one.boxes, (images.shape[-2], images.shape[-1]))) for one in decoded]
         found = [
             replace(one, boxes=frame.to_original(one.boxes), names=self.names)
             for one, frame in zip(decoded, frames, strict=True)
         ]
+        if suppression.cut == "picture":
+            found = [_inside(one, frame.size) for one, frame in zip(found, frames, strict=True)]
         if labels is not None:
             found = [one[torch.isin(one.labels, one.labels.new_tensor(labels))] for one in found]
         return [_inside(one, frame.size) for one, frame in zip(suppress(found, suppression), frames, strict=True)]

@@ -39,6 +39,8 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
         translate = getattr(models.module(recipe.model.name), "foreign_names", None)  # type: ignore[attr-defined]
         if translate and not tensors.keys() & model.state_dict().keys():
             tensors = translate(tensors, recipe.model)
+    if adapt := getattr(models.module(recipe.model.name), "adapted", None):  # type: ignore[attr-defined]
+        tensors = adapt(tensors, recipe.model)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
 
 
