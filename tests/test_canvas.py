@@ -43,10 +43,11 @@ def encode(picture: Picture, kind: str, mode: str = "RGB", **options: object) ->
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_zoo_stretch_meets_the_mindspore_input(index: int) -> None:
-    oracle = np.load(ORACLES / "mindspore_zoo.npz")
+@pytest.mark.parametrize(("file", "side"), [("mindspore_zoo.npz", 416), ("mindspore_yolov4.npz", 608)])
+def test_zoo_stretch_meets_the_mindspore_input(file: str, side: int, index: int) -> None:
+    oracle = np.load(ORACLES / file)
     h, w = oracle[f"in_hw.{index}"].tolist()
-    canvas = CanvasConfig(size=(416, 416), resize="zoo")
+    canvas = CanvasConfig(size=(side, side), resize="zoo")
     placed = place(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas).astype(np.float32) / 255
     given = (placed - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     np.testing.assert_allclose(

@@ -74,6 +74,25 @@ def test_lines_and_letters_grow_with_the_picture():
     assert heights[1] >= 4 * heights[0]
 
 
+def test_small_objects_on_a_large_picture_are_not_drawn_over():
+    """A hundred objects of 12 px on 3000 px: thin lines, whose inside stays as it was."""
+    place = torch.cartesian_prod(torch.arange(10), torch.arange(10)) * 300.0 + 100
+    found = Detections(torch.cat((place, place + 12), 1), torch.full((100,), 0.5), torch.zeros(100).long(), ("x",))
+    drawn = draw(np.zeros((3000, 3000, 3), np.uint8), found)
+    assert not drawn[102:110, 102:110].any()
+    assert (drawn[100, 100:112] == colour(0)).all()
+
+
+def test_of_very_many_boxes_the_best_are_named():
+    place = torch.cartesian_prod(torch.arange(40), torch.arange(40)) * 60.0 + 30
+    scores = torch.linspace(1, 0.5, 1600)
+    found = Detections(torch.cat((place, place + 8), 1), scores, torch.zeros(1600).long(), ("x",))
+    image = np.zeros((2460, 2460, 3), np.uint8)
+    drawn = draw(image, found)
+    near = [drawn[int(y) - 25 : int(y), int(x) : int(x) + 40].any() for x, y in place.tolist()]
+    assert sum(near) == 300 == sum(near[:300])
+
+
 def test_labels_of_boxes_at_one_place_do_not_cover_each_other():
     image = np.zeros((300, 400, 3), np.uint8)
     box = [100.0, 100, 200, 200]
@@ -104,7 +123,7 @@ def test_odd_values_and_missing_names():
 def test_truth_beside_prediction():
     image = np.zeros((100, 120, 3), np.uint8)
     truth = Sample(1, "", None, np.array([[10, 40, 60, 90]], np.float32), np.array([2]), np.array([True]),
-                   np.ones(1), np.ones(1, np.int64))  # fmt: skip
+                   np.ones(1), np.ones(1, np.int64), np.zeros(1, bool))  # fmt: skip
     both = draw_truth_and_prediction(image, truth, detections([50, 20, 110, 80], label=1))
     left, right = both[:, :120], both[:, -120:]
     assert both.shape[1] > 240

@@ -76,6 +76,21 @@ class TestOptimiser:
         for name, parameter in network.named_parameters():
             np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
 
+    def test_gradient_scale_is_the_zoos_loss_scale_without_its_factor(self):
+        """The zoo's YOLOv4: v = m v + g / 64 + decay w; w -= lr v, on a weight that is decayed and a bias that is not.
+        The loss scale itself is divided out."""
+        network = small_network().double()
+        settings = config(optimizer={"weight_decay": 0.05, "loss_scale": 1024, "gradient_scale": 1 / 64})
+        optimizer = optim.build(network, settings)
+        last = network[3]
+        before = last.weight.detach().clone(), last.bias.detach().clone()
+        last.weight.grad, last.bias.grad = (torch.full_like(p, 1024 * 3.2) for p in (last.weight, last.bias))
+        optim.set_rates(optimizer, Plan(*np.full((3, 1), 0.1)), 0)
+        optim.unscale(network.parameters(), settings.optimizer)
+        optimizer.step()
+        torch.testing.assert_close(last.weight, before[0] - 0.1 * (3.2 / 64 + 0.05 * before[0]))
+        torch.testing.assert_close(last.bias, before[1] - 0.1 * 3.2 / 64)
+
     def test_freeze_by_name(self):
         network = small_network()
         settings = config(freeze=["0.", "1."])

@@ -76,7 +76,9 @@ def made(seed, pictures=14, classes=5):
         boxes = np.concatenate([low, low + side], 1).astype(np.float32)
         labels, crowd = rng.integers(0, classes - 1, n), rng.random(n) < 0.15
         areas = side.prod(1) * rng.uniform(0.5, 1.0, n)
-        samples.append(Sample(100 + index, f"{index}.jpg", None, boxes, labels, crowd, areas, np.arange(n)))
+        samples.append(
+            Sample(100 + index, f"{index}.jpg", None, boxes, labels, crowd, areas, np.arange(n), crowd & False)
+        )
         near = np.repeat(boxes, 3, 0) + rng.normal(0, 1, (3 * n, 4)) * np.repeat(side, 3, 0).mean(1, keepdims=True) / 12
         wild = rng.uniform(0, 400, (150 if index == 2 else 8, 2))
         wild = np.concatenate([wild, wild + rng.uniform(5, 150, wild.shape)], 1)
@@ -112,6 +114,23 @@ def test_the_twelve_numbers_are_pycocotools_own(seed):
     assert sum(row.detections for row in metrics.classes) == sum(map(len, found))
 
 
+def test_the_best_score_of_a_class():
+    """By hand. Four objects; best first hit, hit, miss, hit, miss, miss, hit. F1 after the hits: 0.4, 0.67, 0.75 (3 of
+    4 right, 3 of 4 found) and 0.73 (4 of 7, all). The second class is found nowhere, the third has no objects."""
+    x = np.arange(7, dtype=np.float32)[:, None] * 30
+    boxes = np.concatenate((x, x * 0, x + 20, x * 0 + 20), 1)
+    hits = [0, 1, 3, 6]
+    truth, labels = np.concatenate((boxes[hits], boxes[:1] + 300)), np.array([0, 0, 0, 0, 1])
+    flags = np.zeros(5, bool)
+    sample = Sample(1, "1.jpg", None, truth, labels, flags, np.full(5, 400.0), np.arange(5), flags)
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4, 0.3])
+    given = torch.from_numpy(np.concatenate((boxes, boxes[:1])))
+    found = Detections(given, scores, torch.tensor([0] * 7 + [2]))
+    rows = score([sample], [found], ["a", "b", "c"]).classes
+    assert [row.best_score for row in rows] == pytest.approx([0.6, -1, -1])
+    assert score([sample], [found], ["a", "b", "c"]).to_json()["classes"][0]["best_score"] == pytest.approx(0.6)
+
+
 def test_crowd_and_area_matter_in_the_made_sets():
     """Else the agreement above would say nothing about them."""
     samples, found, names = made(0)
@@ -128,7 +147,11 @@ def test_no_detections_no_truth_and_nothing_at_all():
     check_against_referee(score(samples, none, names), *referee(*to_files(samples, none, names)))
     bare = [
         Sample(
-            s.image_id, s.path, None, np.zeros((0, 4), np.float32), *(np.zeros(0, t) for t in (int, bool, float, int))
+            s.image_id,
+            s.path,
+            None,
+            np.zeros((0, 4), np.float32),
+            *(np.zeros(0, t) for t in (int, bool, float, int, bool)),
         )
         for s in samples
     ]
@@ -295,7 +318,7 @@ def test_confusion_worked_by_hand():
     """One picture, classes a and b, IoU 0.5, threshold 0.3."""
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]]
     sample = Sample(1, "", None, np.array(truth, np.float32), np.array([0, 1, 1, 0]),
-                    np.array([False, False, False, True]), np.full(4, 100.0), np.arange(4))  # fmt: skip
+                    np.array([False, False, False, True]), np.full(4, 100.0), np.arange(4), np.zeros(4, bool))  # fmt: skip
     rows = [
         ([0, 0, 10, 9], 0.9, 0),  # a found as a
         ([0, 1, 10, 10], 0.8, 0),  # the same once more: a from nowhere
@@ -309,7 +332,8 @@ def test_confusion_worked_by_hand():
     counts = pictures.confusion([sample], [found], 2, 0.3)
     assert counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
     assert pictures.confusion([sample], [Detections.empty()], 2, 0.3).tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
-    bare = Sample(1, "", None, np.zeros((0, 4), np.float32), *(np.zeros(0, t) for t in (int, bool, float, int)))
+    none = (np.zeros(0, t) for t in (int, bool, float, int, bool))
+    bare = Sample(1, "", None, np.zeros((0, 4), np.float32), *none)
     assert pictures.confusion([bare], [found], 2, 0.3).tolist() == [[0, 0, 0], [0, 0, 0], [3, 2, 0]]
 
 
@@ -332,7 +356,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
 def test_pictures_hold_few_and_many_classes_and_none_found(classes, tmp_path):
     names = [f"class {label}" for label in range(classes)]
     sample = Sample(1, "", None, np.array([[0, 0, 9, 9]], np.float32), np.array([0]), np.zeros(1, bool), np.ones(1),
-                    np.ones(1, int))  # fmt: skip
+                    np.ones(1, int), np.zeros(1, bool))  # fmt: skip
     for number, found in enumerate((Detections.empty(), Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1),
                                                                    torch.zeros(1, dtype=torch.int64)))):  # fmt: skip
         pictures.precision_recall(score([sample], [found], names), tmp_path / f"{number}.png")

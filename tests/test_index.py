@@ -32,7 +32,7 @@ def labels(pictures: int = 6, text_ids: bool = False) -> dict[str, Any]:
         {
             "id": 100 * number + row, "image_id": ids[number], "category_id": int(draw.integers(2, 4)),
             "bbox": draw.uniform(1, 9, 4).round(2).tolist(), "area": 7.25, "iscrowd": row % 2,
-            "segmentation": [[1, 2, 3, 4, 5, 6]],
+            "difficult": int(row % 3 == 1), "segmentation": [[1, 2, 3, 4, 5, 6]],
         }
         for number in reversed(range(pictures)) for row in range(number)
     ]  # fmt: skip

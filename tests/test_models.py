@@ -17,6 +17,15 @@ SMALL = {
         {},
         {"network": "tiny", "width": 0.25, "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]]},
     ],
+    "yolov4": [
+        {},
+        {
+            "network": "tiny",
+            "width": 0.25,
+            "reach": [1.05, 1.05],
+            "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]],
+        },
+    ],
     "faster_rcnn": [
         {"deform": "none"} | FEW,
         {"deform": "standard"} | FEW,

@@ -1,8 +1,9 @@
 """Suppression against a plain loop, and against the MindSpore zoo's own filtering and suppression."""
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from oracle_weights import ORACLES
 
 @dataclass(frozen=True)
 class Settings:
+    kind: str = "plain"
     iou: float = 0.5
+    sigma: float = 0.5
     plus_one: bool = False
     candidates: int = 30000
     keep: int = 30000
@@ -29,9 +32,18 @@ def plain(found: Detections, settings: Settings) -> list[int]:
     order = sorted(range(len(scores)), key=lambda i: -scores[i])[: settings.candidates]
     kept: list[int] = []
     for i in order:
-        if all(labels[i] != labels[j] or iou(boxes[i], boxes[j], settings.plus_one) <= settings.iou for j in kept):
+        if all(labels[i] != labels[j] or overlap(boxes[i], boxes[j], settings) <= settings.iou for j in kept):
             kept.append(i)
     return kept[: settings.keep]
+
+
+def overlap(a: list[float], b: list[float], settings: Settings) -> float:
+    """What a kind compares with its threshold."""
+    if settings.kind == "plain":
+        return iou(a, b, settings.plus_one)
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
+    centres = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
+    return iou(a, b, settings.plus_one) - (centres / 4 / hull) ** {"diou": 1.0, "greedy": 0.6}[settings.kind]
 
 
 def iou(a: list[float], b: list[float], plus_one: bool) -> float:
@@ -55,25 +67,27 @@ def made(count: int, classes: int, seed: int, *, size: float = 200.0, steps: int
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "diou", "greedy"])
 @pytest.mark.parametrize(
     ("counts", "classes", "steps", "threshold"),
     [
         ((300, 0, 1, 700), 3, 0, 0.45),
-        ((900,), 1, 0, 0.5),  # one class over several blocks
-        ((900,), 1, 7, 0.3),  # many equal scores
-        ((2000, 400), 80, 5, 0.4),
+        ((600,), 1, 0, 0.5),  # one class over several blocks
+        ((500,), 1, 7, 0.3),  # many equal scores
+        ((1200, 400), 80, 5, 0.4),
+        ((0, 40, 1, 0, 300, 60), 9, 5, 0.6),
         ((1,), 1, 0, 0.5),
         ((0, 0), 1, 0, 0.5),
     ],
 )
 def test_equals_the_plain_loop(
-    counts: tuple[int, ...], classes: int, steps: int, threshold: float, plus_one: bool
+    counts: tuple[int, ...], classes: int, steps: int, threshold: float, plus_one: bool, kind: str
 ) -> None:
-    settings = Settings(iou=threshold, plus_one=plus_one)
+    settings = Settings(kind, iou=threshold, plus_one=plus_one)
     images = [made(count, classes, seed, steps=steps) for seed, count in enumerate(counts)]
     for found, ours in zip(images, suppress(images, settings), strict=True):
         rows = plain(found, settings)
-        assert len(found) < 500 or len(rows) < len(found)  # something was dropped
+        assert len(found) < 400 or len(rows) < len(found)  # something was dropped
         assert_same(ours, found[torch.tensor(rows, dtype=torch.int64)])
 
 
@@ -132,6 +146,67 @@ def test_names_and_no_images() -> None:
     assert suppress([], Settings()) == []
 
 
+def test_the_distance_keeps_neighbours_apart() -> None:
+    """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over a hull of 13^2 + 10^2: 9 / 269 =
+    0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
+    pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
+    found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
+    for kind, value in (("plain", 0.538), ("diou", 0.505), ("greedy", 0.408)):
+        assert len(suppress([found], Settings(kind, iou=value + 0.001))[0]) == 2
+        assert len(suppress([found], Settings(kind, iou=value - 0.001))[0]) == 1
+
+
+def test_darknets_distance_is_in_shares_of_the_picture() -> None:
+    """The same in a picture of 200 x 50: as shares, 0.015^2 over 0.065^2 + 0.2^2 = 0.00509, to the 0.6: 0.042."""
+    pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
+    found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
+    for value, left in ((0.497, 2), (0.495, 1)):
+        (ours,) = suppress([found], Settings("greedy", iou=value), [(50, 200)])
+        assert len(ours) == left
+        assert torch.equal(ours.boxes, pair[:left])
+
+
+@pytest.mark.parametrize("kind", ["diou", "greedy"])
+def test_boxes_that_are_one_point(kind: str) -> None:
+    found = Detections(torch.full((2, 4), 7.0), torch.tensor([0.9, 0.8]), torch.zeros(2).long())
+    assert len(suppress([found], Settings(kind))[0]) == 2  # they share no area, as in the plain kind
+
+
+def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple[int, float]]:
+    """Soft-NMS as its paper writes it, class by class: (row, new score), best first."""
+    boxes, labels = found.boxes.tolist(), found.labels.tolist()
+    result = []
+    for label in set(labels):
+        left = {i: score for i, score in enumerate(found.scores.tolist()) if labels[i] == label}
+        while left:
+            best = max(left, key=lambda i: (left[i], -i))
+            score = left.pop(best)
+            if score < lowest:
+                break
+            result.append((best, score))
+            for i in left:
+                shared = iou(boxes[best], boxes[i], settings.plus_one)
+                if settings.kind == "soft":
+                    left[i] *= math.exp(-shared * shared / settings.sigma)
+                elif shared > settings.iou:
+                    left[i] *= 1 - shared
+    return sorted(result, key=lambda each: -each[1])[: settings.keep]
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("kind", ["soft", "soft_linear"])
+@pytest.mark.parametrize(("keep", "lowest"), [(1000, 0.001), (1000, 0.3), (40, 0.0)])
+def test_soft_suppression_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
+    settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, keep=keep)
+    images = [made(count, classes, seed) for seed, (count, classes) in enumerate([(150, 3), (0, 1), (1, 1), (90, 1)])]
+    for found, ours in zip(images, suppress(images, settings, lowest=lowest), strict=True):
+        expected = softened(found, settings, lowest)
+        rows = torch.tensor([row for row, _ in expected], dtype=torch.int64)
+        assert_same(replace(ours, scores=found.scores[rows]), found[rows])
+        torch.testing.assert_close(ours.scores, torch.tensor([score for _, score in expected]), rtol=1e-4, atol=1e-6)
+        assert keep < 1000 or len(found) < 90 or (ours.scores < found.scores[rows]).any()
+
+
 def zoo_decoded(oracle: dict[str, np.ndarray]) -> Tensor:
     """(N, 85) small, medium, big: the order in which the zoo hands its maps to the suppression."""
     generator = np.random.default_rng(int(oracle["decoded_seed"]))
@@ -146,26 +221,35 @@ def zoo_decoded(oracle: dict[str, np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate([one.reshape(-1, 85) for one in reversed(maps)]))
 
 
-def test_the_zoos_detections() -> None:
+@pytest.mark.parametrize(
+    ("system", "answer", "settings"),
+    [
+        ("yolov3_darknet53", "detections", Settings("plain", iou=0.5, plus_one=True)),
+        ("yolov4", "detections", Settings("diou", iou=0.6, plus_one=True)),
+        ("yolov4", "detections_multi_label", Settings("diou", iou=0.6, plus_one=True)),
+    ],
+)
+def test_the_zoos_detections(system: str, answer: str, settings: Settings) -> None:
     """Its own filtering is done here; what is tested is the suppression with whole-pixel widths."""
-    with np.load(ORACLES / "yolov3_darknet53" / "post.npz") as stored:
+    with np.load(ORACLES / system / "post.npz") as stored:
         oracle = dict(stored)
     rows = zoo_decoded(oracle).double()
     width, height = oracle["ori_wh"].tolist()
-    best, label = rows[:, 5:].max(1)
-    score = best * rows[:, 4]
-    rows, label, score = rows[score >= 0.001], label[score >= 0.001], score[score >= 0.001]
+    score = rows[:, 5:] * rows[:, 4:5]
+    wanted = rows[:, 5:] > 0.2 if answer.endswith("multi_label") else rows[:, 5:] == rows[:, 5:].amax(1, keepdim=True)
+    row, label = ((score >= 0.001) & wanted).nonzero(as_tuple=True)
+    rows, score = rows[row], score[row, label]
     size = torch.tensor([width, height], dtype=torch.float64)
     corner = ((rows[:, :2] - rows[:, 2:4] / 2) * size).clamp(min=0)
     side = torch.minimum(rows[:, 2:4] * size, size)
     found = Detections(torch.cat((corner, corner + side), 1), score, label)
-    (ours,) = suppress([found], Settings(iou=0.5, plus_one=True))
-    ids = oracle["detections"][:, 0].astype(int)
-    assert len(ours) == len(oracle["detections"]) < len(found)
+    (ours,) = suppress([found], settings)
+    ids = oracle[answer][:, 0].astype(int)
+    assert len(ours) == len(oracle[answer]) < len(found)
 
     # the zoo's numbers for classes are COCO's, in the order of our labels
     labels = {int(category): k for k, category in enumerate(coco_ids())}
-    theirs = np.column_stack(([labels[i] for i in ids], oracle["detections"][:, 1:]))
+    theirs = np.column_stack(([labels[i] for i in ids], oracle[answer][:, 1:]))
     same = np.column_stack((ours.labels, ours.boxes[:, :2], ours.boxes[:, 2:] - ours.boxes[:, :2], ours.scores))
     theirs, same = (array[np.lexsort((array[:, 5], array[:, 0]))] for array in (theirs, same))
     np.testing.assert_allclose(same, theirs, rtol=1e-6, atol=1e-4)

@@ -16,7 +16,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 # Copied from the configuration files of the published systems; `flags`: those their pages name.
 PUBLISHED: dict[str, list[str]] = json.loads((Path(__file__).parent / "oracles" / "published_keys.json").read_text())
-MODELS = {"yolov3_darknet53": "yolov3", "mindyolo_yolov3": "yolov3_640", "faster_rcnn_dcn": "faster_rcnn"}
+MODELS = {
+    "yolov3_darknet53": "yolov3",
+    "mindyolo_yolov3": "yolov3_640",
+    "faster_rcnn_dcn": "faster_rcnn",
+    "yolov4": "yolov4",
+}
 
 
 def rows(system: str) -> list[tuple[str, str, str]]:

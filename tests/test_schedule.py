@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boxwright import recipe
 from boxwright.config import validate
 from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
@@ -43,6 +44,16 @@ def test_zoo(system, case):
     np.testing.assert_allclose(ours.weight_lr, expected, rtol=2e-7)
     np.testing.assert_array_equal(ours.bias_lr, ours.weight_lr)
     np.testing.assert_array_equal(ours.momentum, np.full(len(expected), 0.9))
+
+
+def test_the_published_log_of_yolov4_on_aerial_tiles():
+    """The rates it prints at the end of epochs 1 to 4, steps counted from 0, 378 an epoch (4 decimals are exact)."""
+    published = {377: 0.003, 755: 0.006, 1133: 0.009, 1511: 0.012}
+    train = recipe.load("yolov4_dota_608").train
+    ours = learning_rates(train.schedule, 378, train.epochs, train.optimizer.momentum).weight_lr
+    assert {step: float(ours[step]) for step in published} == pytest.approx(published, rel=1e-7)
+    assert len(ours) == 120960  # the number in its checkpoint's name
+    assert ours[378 * 160] == pytest.approx(0.006)  # half of the cosine
 
 
 @pytest.mark.parametrize(

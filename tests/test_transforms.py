@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from boxwright import recipe
 from boxwright.data import transforms, warp
 from boxwright.data.canvas import frame_for, place
 from boxwright.data.transforms import augment, change_colours, step_size
@@ -433,6 +434,14 @@ def test_drawn_factors_go_up_and_down_equally_often() -> None:
     assert factors[~up].mean() == pytest.approx(0.75, abs=0.04)
     assert factors.min() >= 0.5
     assert factors.max() <= 4
+
+
+def test_step_sizes_meet_the_zoos_yolov4() -> None:
+    """Eleven sizes, a new one every ten batches; the recipe has them."""
+    config = recipe.load("yolov4_coco_608").train.augment
+    drawn = [step_size(config, (608, 608), 1234, step) for step in range(0, 2560, 5)]
+    np.testing.assert_array_equal(drawn[::2], np.load(ORACLE.parents[1] / "yolov4" / "multiscale.npz")["size"])
+    assert drawn[1::2] == drawn[::2]
 
 
 def test_step_sizes_meet_the_zoo() -> None:

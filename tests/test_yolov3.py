@@ -13,14 +13,15 @@ from boxwright import recipe
 from boxwright.config import validate
 from boxwright.errors import InputError
 from boxwright.models import yolov3
+from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
-from boxwright.types import Batch, Frame
+from boxwright.ops.targets import assign_best
 from oracle_weights import ORACLES
+from zoo_loss import SCALES, as_zoo, batch_of, boxes_of, predictions, targets_of, zoo_assignment
 
 ZOO = ORACLES / "yolov3_darknet53"
 DARKNET = ORACLES / "darknet"
 MAPS = ("big", "medium", "small")  # the zoo's words for strides 32, 16, 8
-SCALES = {"l": 32, "m": 16, "s": 8}
 
 
 def zoo_model() -> yolov3.YOLOv3:
@@ -54,13 +55,6 @@ def darknet_model(name: str, cfg: str) -> yolov3.YOLOv3:
             else:
                 convolution.bias.copy_(values["biases"])
     return model.eval()
-
-
-def batch_of(boxes: Tensor, labels: Tensor, size: tuple[int, int], ignore: Tensor | None = None) -> Batch:
-    """boxes (B, M, 4), labels (B, M) and empty pictures."""
-    frames = tuple(Frame(i, "", size, size, (1.0, 1.0)) for i in range(len(boxes)))
-    ignore = torch.zeros_like(labels, dtype=torch.bool) if ignore is None else ignore
-    return Batch(torch.zeros(len(boxes), 3, *size), boxes, labels, ignore, frames)
 
 
 def test_takes_as_many_numbers_as_darknet_writes() -> None:
@@ -170,34 +164,12 @@ def loss_oracle(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def predictions(oracle: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    generator = np.random.default_rng(int(oracle["pred_seed"]))
-    height, width = oracle["hw"].tolist()
-    shapes = {scale: (2, 255, height // stride, width // stride) for scale, stride in SCALES.items()}
-    return {s: torch.from_numpy(generator.standard_normal(shape).astype(np.float32)) for s, shape in shapes.items()}
-
-
 def zoo_anchors(size: tuple[int, int]) -> Tensor:
     """The anchors as the zoo uses them: it divides a width by the input's height and a height by its width, which
     is the same as other anchors (in px) with the right division."""
     height, width = size
     anchors = torch.tensor(yolov3.COCO_ANCHORS).float().view(3, 3, 2).flip(0)
     return anchors * torch.tensor([width / height, height / width])
-
-
-def targets_of(y_true: Tensor, size: tuple[int, int]) -> yolov3.Targets:
-    """y_true (B, h, w, A, 5+C), the zoo's assignment of one scale, as rows; M is what the fuller picture needs."""
-    b, h, w, a, _ = y_true.shape
-    flat = y_true.permute(0, 3, 1, 2, 4).reshape(b, a * h * w, -1)
-    claimed = flat[..., 4] > 0
-    m = int(claimed.sum(1).max())
-    cell = claimed.float().argsort(dim=1, descending=True, stable=True)[:, :m]
-    rows = flat.gather(1, cell[..., None].expand(-1, -1, flat.shape[-1]))
-    positive = rows[..., 4] > 0
-    height, width = size
-    centre, side = rows[..., :4].chunk(2, -1)
-    boxes = torch.cat((centre - side / 2, centre + side / 2), -1) * torch.tensor([width, height, width, height])
-    return yolov3.Targets(boxes, positive, torch.zeros_like(positive), positive, cell, rows[..., 5:])
 
 
 @pytest.mark.parametrize("prefix", ["", "smooth."])
@@ -208,7 +180,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.nd
         raw.requires_grad_()
         y_true = torch.from_numpy(oracle_weights.sparse(loss_oracle, f"{prefix}y_true.{scale}"))
         cells = Cells.of([raw.shape[2:]], [SCALES[scale]], zoo_anchors(size)[k : k + 1])
-        terms = yolov3.loss_terms(flatten((raw,), 3), cells, targets_of(y_true, size), ignore_iou=0.7)
+        terms = yolov3.loss_terms(flatten((raw,), 3), cells, *targets_of(y_true, size), ignore_iou=0.7)
         terms = {name: term / 2 for name, term in terms.items()}  # two pictures
         loss = torch.stack(list(terms.values())).sum()
         total += loss.item()
@@ -222,41 +194,17 @@ def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.nd
     assert total == pytest.approx(loss_oracle[f"{prefix}loss"], rel=1e-5)
 
 
-def assignment(oracle: dict[str, np.ndarray], smoothing: float, floor: bool) -> tuple[Cells, yolov3.Targets]:
-    """Ours of the oracle's boxes; `floor` moves each box so that its centre is the whole pixel the zoo uses."""
-    pictures = [torch.from_numpy(oracle[f"boxes.{i}"]).float() for i in range(2)]
-    rows = torch.nn.utils.rnn.pad_sequence(pictures, batch_first=True, padding_value=-1.0)
-    boxes, labels = rows[..., :4], rows[..., 4].long()
-    if floor:
-        centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-        boxes = boxes - (centre - centre.floor()).repeat(1, 1, 2)
-    height, width = oracle["hw"].tolist()
-    anchors = torch.tensor(yolov3.COCO_ANCHORS).float().view(3, 3, 2).flip(0)
-    cells = Cells.of([(height // s, width // s) for s in SCALES.values()], list(SCALES.values()), anchors)
-    return cells, yolov3.assign(batch_of(boxes, labels, (height, width)), cells, 80, smoothing)
-
-
 @pytest.mark.parametrize(("prefix", "smoothing"), [("", 0.0), ("smooth.", 0.1)])
 def test_assignment_is_the_zoos_but_for_the_floored_centres(
     loss_oracle: dict[str, np.ndarray], prefix: str, smoothing: float
 ) -> None:
     height, width = loss_oracle["hw"].tolist()
-    cells, floored = assignment(loss_oracle, smoothing, floor=True)
-    dense = torch.zeros(2, len(cells.corner), 85)
-    centre = (floored.boxes[..., :2] + floored.boxes[..., 2:]) / 2
-    side = floored.boxes[..., 2:] - floored.boxes[..., :2]
-    size = torch.tensor([width, height])
-    rows = torch.cat((centre / size, side / size, torch.ones_like(side[..., :1]), floored.classes), -1)
-    image, row = floored.positive.nonzero(as_tuple=True)
-    dense[image, floored.cell[image, row]] = rows[image, row]
-    start = 0
-    for scale in SCALES:
-        theirs = torch.from_numpy(oracle_weights.sparse(loss_oracle, f"{prefix}y_true.{scale}"))
-        theirs = theirs.permute(0, 3, 1, 2, 4).flatten(1, 3)
-        torch.testing.assert_close(dense[:, start : start + theirs.shape[1]], theirs)
-        start += theirs.shape[1]
+    anchors = torch.tensor(yolov3.COCO_ANCHORS).float().view(3, 3, 2).flip(0)
+    cells = Cells.of([(height // s, width // s) for s in SCALES.values()], list(SCALES.values()), anchors)
+    floored = assign_best(boxes_of(loss_oracle, floor=True), cells, 80, smoothing)
+    torch.testing.assert_close(as_zoo(floored, loss_oracle), zoo_assignment(loss_oracle, prefix))
 
-    _, exact = assignment(loss_oracle, smoothing, floor=False)
+    exact = assign_best(boxes_of(loss_oracle, floor=False), cells, 80, smoothing)
     moved = (exact.boxes - floored.boxes).abs()
     assert moved.max() == 0.5  # the oracle has a box with an odd sum of coordinates
     assert torch.equal(exact.classes, floored.classes)
@@ -268,7 +216,7 @@ def test_a_cell_claimed_twice_keeps_the_last_box_and_both_classes() -> None:
     cells = Cells.of(
         [(2, 2), (4, 4), (8, 8)], [32, 16, 8], torch.tensor(yolov3.COCO_ANCHORS).float().view(3, 3, 2).flip(0)
     )
-    targets = yolov3.assign(batch_of(boxes, labels, (64, 64)), cells, 3)
+    targets = assign_best(batch_of(boxes, labels, (64, 64)), cells, 3)
     assert targets.positive.tolist() == [[False, True, False, False]]  # padding and the box without width own nothing
     assert targets.classes[0, 1].tolist() == [1, 0, 1]
     # 32 x 32 fits 33x23 best (IoU .71; 30x61 has .49): the finest scale, third anchor; centre 25, 25: row 3, column 3
@@ -312,7 +260,7 @@ def test_the_ignore_test_looks_at_boxes_of_every_scale_and_in_pieces(monkeypatch
     labels = torch.randint(0, 3, (2, 30), generator=generator)
     batch = batch_of(boxes, labels, (128, 128))
     whole = model.loss_of_raw(raw, batch)
-    monkeypatch.setattr(yolov3, "OVERLAPS_AT_ONCE", 1000)
+    monkeypatch.setattr(losses, "OVERLAPS_AT_ONCE", 1000)
     pieces = model.loss_of_raw(raw, batch)
     assert {name: term.item() for name, term in whole.items()} == {name: term.item() for name, term in pieces.items()}
 

@@ -6,7 +6,7 @@ Nothing here imports torch before a verb needs it, so `--help` and `list` answer
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -89,18 +89,35 @@ def evaluate(
     data: Data,
     recipe: RecipeOption = None,
     split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
+    scenes: Annotated[
+        str | None, typer.Option("--scenes", help="The set that the tiles were cut from: score whole scenes, too.")
+    ] = None,
+    no_truth: Annotated[
+        bool, typer.Option("--no-truth", help="Pictures without labels: only write the results, for a server to score.")
+    ] = False,
+    most: Annotated[int, typer.Option("--most", min=1, help="With --no-truth: best results a picture.")] = 100,
     out: Annotated[str, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = "evaluation",
     set_: Changes = None,
     device: Device = "auto",
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers and a table of the classes."""
-    from boxwright.data import open_dataset
-    from boxwright.evaluation import run
+    from boxwright.data import open_dataset, open_pictures
+    from boxwright.evaluation import results, run
+    from boxwright.evaluation import scenes as whole
     from boxwright.predict import predictor
 
+    if no_truth and scenes is not None:
+        raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     loaded = predictor.load(weights, recipe, device, set_ or ())
+    if no_truth:
+        print(results.write(loaded, open_pictures(data, split), out, most=most))
+        return
     chosen = loaded.recipe.data
-    print(run.evaluate(loaded, open_dataset(data, split, chosen.kind, chosen.cache), out))
+    labelled = open_dataset(data, split, chosen.kind, chosen.cache)
+    if scenes is None:
+        print(run.evaluate(loaded, labelled, out))
+    else:
+        print(whole.evaluate(loaded, labelled, open_dataset(scenes, split), out))
 
 
 @app.command()
@@ -114,14 +131,32 @@ def predict(
     threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
     nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
+    tile: Annotated[
+        int | None, typer.Option("--tile", min=1, help="Look through windows of so many px, for pictures of any size.")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Share of a window that the next one repeats. [default: 0.2]")
+    ] = None,
+    geojson: Annotated[
+        bool, typer.Option("--geojson", help="Need GeoJSON, which georeferenced pictures get with --tile.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Find objects in pictures and draw them."""
-    from boxwright.predict import predictor, sinks
+    if tile is None and (overlap is not None or geojson):
+        raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
+    from boxwright.predict import predictor, scene_sinks, sinks
+    from boxwright.predict.tiled import Tiling
 
     loaded = predictor.load(weights, recipe, device)
     wanted = classes.split(",") if classes else None
-    summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted)
+    if tile is None:
+        summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted)
+    else:
+        tiling = Tiling(tile, 0.2 if overlap is None else overlap)
+        summary = scene_sinks.predict_scenes_to_folder(
+            loaded, sources, out, tiling, threshold, nms, wanted, geojson=geojson
+        )
     print("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
 
@@ -173,6 +208,48 @@ def data_show(
     from boxwright.predict import labels
 
     print(labels.draw_labels(open_dataset(folder, split), Path(out), count))
+
+
+@data_app.command("tile")
+def data_tile(
+    folder: Folder,
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the tiles and their COCO JSON.")],
+    window: Annotated[int, typer.Option("--window", help="Side of a tile in px.")] = 600,
+    overlap: Annotated[float, typer.Option("--overlap", help="Share of a tile that the next one repeats.")] = 0.2,
+    gap: Annotated[int | None, typer.Option("--gap", help="The same in px, in place of --overlap.")] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option("--scale", help="Size the scenes by this; repeatable. [default: 1]")
+    ] = None,
+    min_visible: Annotated[
+        float, typer.Option("--min-visible", help="Share of its area that makes a cut object an object of the tile.")
+    ] = 0.7,
+    cut: Annotated[
+        Literal["ignore", "drop"], typer.Option("--cut", help="What to do with those of which less is seen.")
+    ] = "ignore",
+    empty: Annotated[bool, typer.Option("--empty/--no-empty", help="Also write tiles without an object.")] = True,
+    format_: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Of the tiles' pictures.")] = "png",
+    split: Annotated[list[str] | None, typer.Option("--split", help="Which parts; repeatable. [default: all]")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes cut at a time; 0: by the cores.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
+) -> None:
+    """Cut large pictures into overlapping tiles, each knowing its scene and where it lies in it."""
+    from boxwright.data import tile
+
+    share = overlap if gap is None else gap / max(window, 1)
+    cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
+    print(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
+
+
+@data_app.command("convert")
+def data_convert(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc or dota.")],
+    out: Annotated[str, typer.Option("-o", "--out", help="The new folder.")],
+) -> None:
+    """Write labels in another layout, beside links to the pictures, and say what it cannot hold."""
+    from boxwright.data import convert
+
+    print(convert.convert(folder, to, out))
 
 
 @app.command()

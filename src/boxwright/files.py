@@ -1,6 +1,7 @@
 """Folders to write into, and files written whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,32 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which becomes `path` when the block ends well and is removed otherwise.
+
+    For many files of which a part is worth nothing. Raises InputError where `path` is a file or holds anything
+    already, and where it cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: is there already, needed a new or empty folder; remove it or name another")
+    parent = folder(target.parent)
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        yield part
+        part.chmod(0o777 & ~_MASK)  # mkdtemp gives 0700
+        part.replace(target)
+        sync(parent)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

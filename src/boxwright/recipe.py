@@ -46,9 +46,14 @@ class CanvasConfig(Config):
 
 
 class SuppressionConfig(Config):
-    """Non-maximum suppression, per class and greedy by score."""
+    """Non-maximum suppression: by score, within each class of a picture."""
 
+    # A box that overlaps a better one by more than `iou` is dropped. plain: overlap is IoU. diou: IoU less the squared
+    # distance of the centres over the squared diagonal of the hull. greedy: that share to the power of 0.6 (Darknet's
+    # greedynms). The soft kinds lower its score instead. soft: by exp(-IoU^2 / sigma). soft_linear: by 1 - IoU.
+    kind: Literal["plain", "diou", "greedy", "soft", "soft_linear"] = "plain"
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
+    sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less
     plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
     # to what boxes are cut before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or the
     # picture on it (torchvision's)
@@ -59,7 +64,7 @@ class SuppressionConfig(Config):
 
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it
-    kind: Literal["auto", "coco", "yolo_txt", "line_txt"] = "auto"
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc"] = "auto"
     names: tuple[str, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
@@ -139,6 +144,7 @@ class OptimizerConfig(Config):
     decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
     clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
     loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
+    gradient_scale: Positive = 1.0  # multiplies the gradients before the step, but not the decay (zoo's YOLOv4: 1 / 64)
 
 
 class EmaConfig(Config):

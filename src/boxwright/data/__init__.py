@@ -3,41 +3,50 @@
 `--data` names a folder, a COCO JSON file, or a small YAML file that says what lies where:
 
     root: ../coco              # folder all paths start from; default: the YAML's own folder (`path` means the same)
-    kind: coco                 # coco, yolo_txt or line_txt; default: found out
-    train: annotations/a.json  # one entry a split (train, val, test): a COCO JSON, a folder of pictures, or a list
+    kind: coco                 # coco, yolo_txt, line_txt, dota or voc; default: found out
+    train: annotations/a.json  # one entry a split (train, val, test): a COCO JSON, a folder of pictures, or a list;
+                               # for dota the folder of labels, for voc a list of names or the folder of labels
     val: annotations/b.json
     images: pictures           # the folder that file_name (COCO) or a list's paths start from; default: looked for
-    names: [car, truck]        # text formats: classes in label order; default: classes.txt, obj.names, data.yaml
+    names: [car, truck]        # other formats: classes in label order, or a shipped list such as dota15; default:
+                               # classes.txt, obj.names, data.yaml
 
 Nothing in the file is executed or fetched.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pydantic
 from pydantic import Field
 
 from boxwright import config
-from boxwright.data import coco, index, line_txt, text, yolo_txt
+from boxwright.data import coco, dota, index, line_txt, text, voc, yolo_txt
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.errors import InputError
 
-__all__ = ["Dataset", "Sample", "open_dataset", "splits"]
+__all__ = ["Dataset", "Sample", "open_dataset", "open_pictures", "splits"]
 
 Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(text.listed_names)]
-FINDERS = {"coco": coco.find, "yolo_txt": yolo_txt.find, "line_txt": line_txt.find}
-LOOKED_FOR = {"coco": coco.LOOKED_FOR, "yolo_txt": yolo_txt.LOOKED_FOR, "line_txt": line_txt.LOOKED_FOR}
+READERS = {"yolo_txt": yolo_txt.read, "line_txt": line_txt.read, "dota": dota.read, "voc": voc.read}  # and `coco`
+FINDERS = {
+    "coco": coco.find, "yolo_txt": yolo_txt.find, "line_txt": line_txt.find, "dota": dota.find, "voc": voc.find,
+}  # fmt: skip
+LOOKED_FOR = {
+    "coco": coco.LOOKED_FOR, "yolo_txt": yolo_txt.LOOKED_FOR, "line_txt": line_txt.LOOKED_FOR,
+    "dota": dota.LOOKED_FOR, "voc": voc.LOOKED_FOR,
+}  # fmt: skip
 
 
 class DataFile(config.Config):
     """The YAML that `--data` may name."""
 
     root: str = Field("", validation_alias=pydantic.AliasChoices("root", "path"))
-    kind: Literal["auto", "coco", "yolo_txt", "line_txt"] = "auto"
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc"] = "auto"
     train: str | None = None
     val: str | None = None
     test: str | None = None
@@ -56,20 +65,11 @@ def open_dataset(root: str | Path, split: str, kind: str = "auto", cache: str | 
     """The pictures and labels of one split, faulty labels included (see `check`).
 
     root: a folder, a COCO JSON file (whose pictures are looked for near it, and which is every split), or a YAML file
-    as above. split: train, val, test or another that the folder holds. kind: coco, yolo_txt, line_txt, or auto.
+    as above. split: train, val, test or another that the folder holds. kind: one of FINDERS, or auto.
     cache: folder for the index of a COCO JSON (see `index`); None or "": the user's cache folder.
     Raises InputError when nothing or more than one thing is found, and for files that cannot be read.
     """
-    place = Path(root)
-    found = _find(place, kind)
-    sources = {name: source for name, source in found.items() if _plain(name) == _plain(split)}
-    if split in found or (place.suffix == ".json" and found):
-        sources = {split: found.get(split) or next(iter(found.values()))}
-    if not sources:
-        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(_ordered(found))}")
-    if len(sources) > 1:
-        raise InputError(f"{root}: split '{split}' may be {' or '.join(sources)}; say which")
-    (source,) = sources.values()
+    source = _sought(Path(root), split, kind)
     dataset = source.read(split, cache)
     names = dataset.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -78,6 +78,42 @@ def open_dataset(root: str | Path, split: str, kind: str = "auto", cache: str | 
             "ones; rename or merge these classes"
         )
     return dataset
+
+
+def open_pictures(root: str | Path, split: str, kind: str = "auto") -> Dataset:
+    """The pictures of one split without their labels, which need not be there: for results that others score.
+
+    root, split, kind: as in `open_dataset`. Of a folder, COCO's lists of pictures without labels come first:
+    annotations/image_info_SPLIT2017.json, for test also image_info_test-dev2017.json.
+    """
+    place, name = Path(root), _plain(split)
+    listed = {key: _Source("coco", file, place) for key, file in coco.find_pictures(place).items()}
+    meant = {key: source for key, source in listed.items() if _plain(key) in {name, f"{name}-dev"}}
+    if split in listed:
+        meant = {split: listed[split]}
+    source = _only(place, split, meant) if meant else _sought(place, split, kind)
+    if source.kind == "coco":
+        return coco.placed(coco.parse_pictures(source.path), source.path, split, source.root, source.pictures)
+    dataset = source.read(split, None)
+    return dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
+
+
+def _sought(place: Path, split: str, kind: str) -> "_Source":
+    """The one labelled source of that split."""
+    found = _find(place, kind)
+    sources = {name: source for name, source in found.items() if _plain(name) == _plain(split)}
+    if split in found or (place.suffix == ".json" and found):
+        sources = {split: found.get(split) or next(iter(found.values()))}
+    if not sources:
+        raise InputError(f"{place}: no split '{split}'; it holds {', '.join(_ordered(found))}")
+    return _only(place, split, sources)
+
+
+def _only(place: Path, split: str, sources: "Mapping[str, _Source]") -> "_Source":
+    if len(sources) > 1:
+        raise InputError(f"{place}: split '{split}' may be {' or '.join(sources)}; say which")
+    (source,) = sources.values()
+    return source
 
 
 def splits(root: str | Path, kind: str = "auto") -> list[str]:
@@ -101,8 +137,7 @@ class _Source:
             if self.names and self.names != dataset.names:
                 raise InputError(f"{self.path}: categories are {dataset.names}, names in the data YAML {self.names}")
             return dataset
-        reader = yolo_txt.read if self.kind == "yolo_txt" else line_txt.read
-        return reader(self.path, split, self.root, self.names, self.pictures)
+        return READERS[self.kind](self.path, split, self.root, self.names, self.pictures)
 
 
 def _find(place: Path, kind: str) -> dict[str, _Source]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.extras import Extras
 from boxwright.errors import InputError
 
 LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
@@ -33,6 +34,12 @@ def find(root: Path) -> dict[str, Path]:
     others = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
     found |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
     return found
+
+
+def find_pictures(root: Path) -> dict[str, Path]:
+    """Split -> JSON file that lists pictures without their labels, as COCO publishes them for its test sets."""
+    files = sorted((root / "annotations").glob("image_info_*.json")) + sorted(root.glob("image_info_*.json"))
+    return {file.stem.removeprefix("image_info_"): file for file in files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,16 @@ def parse(file: Path) -> Contents:
     Raises InputError for a file that is no such JSON or whose entries lack keys or hold values of a wrong type.
     """
     tree = _load(file)
-    entries, labels, classes = (_entries(tree, key, file) for key in ("images", "annotations", "categories"))
+    return _contents(tree, _entries(tree, "annotations", file), file)
+
+
+def parse_pictures(file: Path) -> Contents:
+    """The same without `annotations`, which are not looked at and may be absent."""
+    return _contents(_load(file), [], file)
+
+
+def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
+    entries, classes = (_entries(tree, key, file) for key in ("images", "categories"))
     names, category_ids = _categories(classes, file)
     ids, files, sizes = _images(entries, file)
     rows, image_ids = _boxes(labels, category_ids, file)
@@ -81,9 +97,36 @@ def placed(held: Contents, file: Path, split: str, root: Path, pictures: Path | 
     return Dataset(held.names, held.category_ids, split, root, "coco", images, held.rows, held.starts, strays)
 
 
-def _load(file: Path) -> Mapping[str, Any]:
+def image_entries(file: Path) -> Entries:
+    """`images` as they stand in the JSON, for readers of further keys. Raises InputError as `parse` does."""
+    return _entries(_load(file), "images", file)
+
+
+def extras(dataset: Dataset) -> Extras:
+    """All keys of the JSON that the data set does not hold, outlines among them."""
+    file = Path(dataset.label_file(0))
+    tree = _load(file, outlines=True)
+    known = {
+        "images": {"id", "file_name", "height", "width"},
+        "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"},
+        "categories": {"id", "name"},
+    }
+    further = {
+        key: [{name: value for name, value in entry.items() if name not in names} for entry in tree[key]]
+        for key, names in known.items()
+    }
+    order = np.argsort([entry["id"] for entry in tree["categories"]], kind="stable").tolist()
+    return Extras(
+        [further["annotations"][place] for place in dataset.rows.places.tolist()],
+        further["images"],
+        [further["categories"][place] for place in order],
+        {key: value for key, value in tree.items() if key not in known},
+    )
+
+
+def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
     try:
-        tree = json.loads(file.read_bytes(), object_hook=_without_outline)
+        tree = json.loads(file.read_bytes(), object_hook=None if outlines else _without_outline)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed a COCO JSON file") from error
     except json.JSONDecodeError as error:
@@ -158,9 +201,7 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
     image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
     categories = _whole(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
     xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
-    crowd = _whole([entry.get("iscrowd", 0) for entry in entries], "iscrowd", "annotations", file)
-    for index in np.flatnonzero((crowd != 0) & (crowd != 1)).tolist():
-        raise InputError(f"{file} annotations[{index}].iscrowd: found {crowd[index]}, needed 0 or 1")
+    crowd, difficult = (_flags(entries, key, file) for key in ("iscrowd", "difficult"))
     with np.errstate(over="ignore", invalid="ignore"):
         areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
         unsaid = np.array(["area" not in entry for entry in entries], dtype=bool)
@@ -170,7 +211,16 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
     nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
     labels = np.where(known[nearest] == categories, nearest, -1).astype(np.int64)
     places = np.arange(len(entries), dtype=np.int64)
-    return Boxes(as_float32(xyxy), labels, categories, crowd.astype(bool), areas, ids, places), image_ids
+    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, places, difficult), image_ids
+
+
+def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
+    """A key of the annotations that is 0 or 1, and 0 where it is not said."""
+    said = [entry.get(key, 0) for entry in entries]
+    values = _whole([int(one) if type(one) is bool else one for one in said], key, "annotations", file)
+    for index in np.flatnonzero((values != 0) & (values != 1)).tolist():
+        raise InputError(f"{file} annotations[{index}].{key}: found {values[index]}, needed 0 or 1")
+    return values.astype(bool)
 
 
 def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
@@ -250,7 +300,8 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
 
 def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
-    stem = file.stem.removeprefix("instances_")
+    stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
+    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are some of the pictures in test2017
     parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
     folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
     few = names[np.linspace(0, len(names) - 1, 20).astype(int)]

@@ -27,6 +27,7 @@ class Sample:
     that is with its EXIF orientation applied; None where the data set does not say. boxes (N, 4) float32 xyxy px of
     the original picture. labels (N,) int64 from 0, -1 where the category is unknown. crowd (N,) bool. areas (N,)
     float64 px, of the object's outline where the data set knows it, else of the box. annotation_ids (N,) int64.
+    difficult (N,) bool: hard to recognise, as DOTA and VOC mark it; neither asked for nor punished in their evaluation.
     """
 
     image_id: int | str
@@ -37,6 +38,7 @@ class Sample:
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float64]
     annotation_ids: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -74,7 +76,8 @@ class Boxes:
     crowd: NDArray[np.bool_]  # (T,)
     areas: NDArray[np.float64]  # (T,) px
     ids: NDArray[np.int64]  # (T,) annotation ids
-    places: NDArray[np.int64]  # (T,) entry (from 0) or line (from 1) in the label file
+    places: NDArray[np.int64]  # (T,) entry (from 0; VOC's objects from 1) or line (from 1) in the label file
+    difficult: NDArray[np.bool_]  # (T,) as in Sample
 
     def __len__(self) -> int:
         return len(self.xyxy)
@@ -119,6 +122,7 @@ class Dataset:
             crowd=rows.crowd[part],
             areas=rows.areas[part],
             annotation_ids=rows.ids[part],
+            difficult=rows.difficult[part],
         )
 
     def path(self, index: int) -> str:
@@ -133,7 +137,8 @@ class Dataset:
     def place(self, index: int, row: int) -> str:
         """Where row `row` (of all T), a label of picture `index`, stands in its file."""
         number = int(self.rows.places[row])
-        return self.label_file(index) + (f" annotations[{number}]" if self.kind == "coco" else f" line {number}")
+        entry = {"coco": f"annotations[{number}]", "voc": f"object[{number}]"}.get(self.kind, f"line {number}")
+        return f"{self.label_file(index)} {entry}"
 
     def owners(self) -> NDArray[np.int64]:
         """(T,) the picture that each row belongs to."""

@@ -18,9 +18,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
 PART = 256  # pictures whose headers are read together
+MOST_PIXELS = 1 << 30  # that a picture may have to be decoded, 3 GiB as RGB; OpenCV has the same limit
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
+Image.MAX_IMAGE_PIXELS = (
+    MOST_PIXELS // 2
+)  # Pillow warns from here on and refuses twice as many; aerial pictures are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,11 @@ def _read(path: str, whole: bool | None) -> Header:
         return Header(missing=True, fault="there is no such file")
     except UnidentifiedImageError:
         return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
+    except Image.DecompressionBombError:
+        return Header(
+            fault=f"more than {MOST_PIXELS} px, too many to decode at once; turned into a tiled TIFF, "
+            "`predict --tile` reads it in parts"
+        )
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)

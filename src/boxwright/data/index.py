@@ -28,7 +28,10 @@ SMALL = 1 << 20  # bytes; a JSON of less is parsed in under 30 ms
 # A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
 # when it is older than that. FAT's tick is the longest, 2 s.
 TICK = 2 * 10**9  # ns
-ROWS = {"xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "places": "i8"}
+ROWS = {
+    "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "places": "i8",
+    "difficult": "b1",
+}  # fmt: skip
 
 
 def contents(file: Path, cache: str | Path | None = None) -> Contents:

@@ -60,8 +60,8 @@ def _boxes(table: list[list[float]], places: list[int], first: int, classes: int
     with np.errstate(over="ignore", invalid="ignore"):
         areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
     ids = np.arange(1, len(values) + 1)
-    crowd = values[:, 5].astype(bool)
-    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, np.array(places, dtype=np.int64))
+    crowd, difficult = values[:, 5].astype(bool), np.zeros(len(values), dtype=bool)
+    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, np.array(places, dtype=np.int64), difficult)
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:

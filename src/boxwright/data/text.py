@@ -1,4 +1,4 @@
-"""What the two text formats share: lines, class names, and where a picture named in a list lies."""
+"""What the text formats share: lines, class names, and where a picture named in a list lies."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from boxwright import config
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
+from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
 # A path, which may hold spaces, ends at a picture's suffix; what follows, if anything, stands behind a space.
@@ -57,8 +58,17 @@ def picture_path(written: str, file: Path, root: Path, pictures: Path | None = N
 
 def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
     """`given`, or what the first file of class names in `root` holds. InputError when there is none."""
-    if given:
-        return tuple(given)
+    names = tuple(given) or listed_classes(root)
+    if names:
+        return names
+    raise InputError(
+        f"{root}: no class names; looked for {', '.join(NAME_FILES)}, *.names and labels/classes.txt; write one name a "
+        f"line, in label order, into classes.txt"
+    )
+
+
+def listed_classes(root: Path) -> tuple[str, ...]:
+    """What the first file of class names in `root` holds, () where there is none. InputError for an empty one."""
     files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
     for file in files:
         if file.is_file():
@@ -66,10 +76,7 @@ def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
             if not names:
                 raise InputError(f"{file}: empty, needed one class name a line")
             return names
-    raise InputError(
-        f"{root}: no class names; looked for {', '.join(NAME_FILES)}, *.names and labels/classes.txt; write one name a "
-        f"line, in label order, into classes.txt"
-    )
+    return ()
 
 
 def _from_yaml(file: Path) -> tuple[str, ...]:
@@ -80,8 +87,24 @@ def _from_yaml(file: Path) -> tuple[str, ...]:
         raise InputError(f"{file}: names: {error}") from error
 
 
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted; none when it is not there."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Files below `folder` with one of the suffixes, sorted."""
+    found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]  # noqa: PTH118
+    return sorted(file for file in found if file.lower().endswith(suffixes))
+
+
 def listed_names(names: object) -> tuple[str, ...]:
-    """A YAML's `names`: a list, or a mapping from the labels 0, 1, ... Raises ValueError for anything else."""
+    """A YAML's `names`: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list, such as dota15.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(names, str):
+        return class_names_called(names)
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise ValueError(f"found labels {', '.join(map(str, names))}, needed 0 to {len(names) - 1}")

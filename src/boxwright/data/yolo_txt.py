@@ -26,9 +26,9 @@ def find(root: Path) -> dict[str, Path]:
     """Split -> folder of pictures or list file. Where both name a split, the list says which pictures belong to it."""
     images, labels = root / "images", root / "labels"
     flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
-    inner = [] if flat else [folder for folder in _folders(images) if (labels / folder.name).is_dir()]
+    inner = [] if flat else [folder for folder in text.folders(images) if (labels / folder.name).is_dir()]
     found = {folder.name: folder for folder in inner}
-    found |= {f.name: f / "images" for f in _folders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
+    found |= {f.name: f / "images" for f in text.folders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
     found |= text.find_lists(root, "yolo_txt")
     if flat and not found:
         found["all"] = images
@@ -44,7 +44,7 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = (), folder
     """
     classes = text.class_names(root, names)
     if source.is_dir():
-        pictures = _walk(source, SUFFIXES)
+        pictures = text.walk(source, SUFFIXES)
         label_files = [_label_file(path, source) for path in pictures]
         strays = _lonely_labels(source, set(label_files))
     else:
@@ -75,7 +75,8 @@ def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[n
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
     ids = np.arange(1, len(values) + 1)
-    return Boxes(as_float32(xyxy), labels, categories, np.zeros(len(values), dtype=bool), areas, ids, places)
+    flags = np.zeros(len(values), dtype=bool)  # the format has neither crowds nor difficult objects
+    return Boxes(as_float32(xyxy), labels, categories, flags, areas, ids, places, flags)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
@@ -125,20 +126,5 @@ def _labels_of(folder: Path) -> Path:
 
 def _lonely_labels(folder: Path, expected: set[str]) -> tuple[Stray, ...]:
     """Label files that no picture belongs to."""
-    files = [file for file in _walk(_labels_of(folder), (".txt",)) if file not in expected]
+    files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
     return tuple(Stray(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-
-
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files below `folder` with one of the suffixes, sorted."""
-    found = [
-        os.path.join(place, name)  # noqa: PTH118
-        for place, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(suffixes)
-    ]
-    return sorted(found)

@@ -45,10 +45,11 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
 
 
 def unscale(parameters: Iterable[Tensor], config: OptimizerConfig) -> None:
-    """Divide the static loss scale out of the gradients."""
+    """Divide the static loss scale out of the gradients, and multiply `gradient_scale` in."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if config.loss_scale != 1 and gradients:
-        torch._foreach_div_(gradients, config.loss_scale)
+    factor = config.gradient_scale / config.loss_scale
+    if factor != 1 and gradients:
+        torch._foreach_mul_(gradients, factor)
 
 
 def freeze(network: nn.Module, config: TrainConfig) -> None:

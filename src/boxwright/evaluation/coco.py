@@ -39,6 +39,7 @@ class ClassMetrics:
     """One class. ap, ap50 and ar (at most 100 detections a picture) in [0, 1], -1 where there is no truth.
 
     pictures: how many show the class. objects: true boxes without crowd regions. detections: all that were given.
+    best_score: the lowest score to let through where F1 at IoU 0.5 shall be highest, -1 where nothing is found.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ClassMetrics:
     pictures: int
     objects: int
     detections: int
+    best_score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Metrics:
         width = max([len("class"), *(len(row.name) for row in self.classes)])
         heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'pictures':>8}  {'objects':>7}  detections"
         return [heading] + [
-            f"{row.name:<{width}}  {_cell(row.ap)}  {_cell(row.ap50)}  {_cell(row.ar)}  "
+            f"{row.name:<{width}}  {cell(row.ap)}  {cell(row.ap50)}  {cell(row.ar)}  "
             f"{row.pictures:>8}  {row.objects:>7}  {row.detections:>10}"
             for row in self.classes
         ]
@@ -121,7 +123,17 @@ def score(
     arrays: Any = counter.eval
     precision = np.asarray(arrays["precision"])[:, :, :, ALL_AREAS, MOST_DETECTIONS]
     recall = np.asarray(arrays["recall"])[:, :, ALL_AREAS, MOST_DETECTIONS]
-    return Metrics(summary, _classes(samples, detections, names, precision, recall), precision, dict(info or {}))
+    scores = np.asarray(arrays["scores"])[0, :, :, ALL_AREAS, MOST_DETECTIONS]
+    best = _best_scores(precision[0], scores)
+    return Metrics(summary, _classes(samples, detections, names, precision, recall, best), precision, dict(info or {}))
+
+
+def _best_scores(precision: Array, scores: Array) -> Array:
+    """(R, K) at IoU 0.5 -> (K,). Precision there is the best at that recall or beyond, so F1 peaks where it is real."""
+    known = precision.clip(min=0)
+    f1 = 2 * known * RECALLS[:, None] / (known + RECALLS[:, None]).clip(min=1e-9)
+    best = np.take_along_axis(scores, f1.argmax(axis=0)[None], axis=0)[0]
+    return np.where(f1.max(axis=0) > 0, best, -1.0)
 
 
 def _truth(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
@@ -163,7 +175,12 @@ def _results(detections: Sequence[Detections]) -> Array:
 
 
 def _classes(
-    samples: Sequence[Sample], detections: Sequence[Detections], names: Sequence[str], precision: Array, recall: Array
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    names: Sequence[str],
+    precision: Array,
+    recall: Array,
+    best: Array,
 ) -> tuple[ClassMetrics, ...]:
     classes = len(names)
     real = [sample.labels[~sample.crowd] for sample in samples]
@@ -181,6 +198,7 @@ def _classes(
             int(pictures[label]),
             int(objects[label]),
             int(counts[label]),
+            float(best[label]),
         )
         for label, name in enumerate(names)
     )
@@ -192,5 +210,6 @@ def _mean(values: Array) -> float:
     return float(known.mean()) if known.size else -1.0
 
 
-def _cell(value: float) -> str:
+def cell(value: float) -> str:
+    """A number of a table, six wide; a dash for the -1 of what is not known."""
     return f"{value:>6.3f}" if value >= 0 else f"{'-':>6}"

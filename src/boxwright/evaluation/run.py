@@ -49,35 +49,20 @@ def evaluate(
     The data set's classes are found in the model by name; what the model sees of other classes is left out.
     Raises InputError for classes the model does not know, faulty labels, unreadable pictures, an unwritable folder.
     """
-    config = predictor.recipe.evaluate
-    threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
-    samples = _samples(dataset)
-    classes = _same_classes(predictor, dataset)
+    threshold = lowest_score(predictor, threshold)
+    samples = labelled(dataset)
+    _same_classes(predictor, dataset)
     place = folder(out) if out is not None and rank == 0 else None
-    found = _detect(predictor, dataset, threshold, classes, rank, world)
-    info = {
-        "recipe": predictor.recipe.name,
-        "data": str(dataset.root),
-        "split": dataset.split,
-        "pictures": len(samples),
-        "threshold": threshold,
-        "plus_one": config.plus_one,
-        "suppression": config.suppression.model_dump(),
-        "canvas": predictor.recipe.data.canvas.model_dump(),
-        "versions": {
-            "boxwright": __version__,
-            "torch": torch.__version__,
-            "hotcoco": hotcoco.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    metrics = score(samples, found, dataset.names, info)
-    if place is not None:
-        _write(place, metrics, samples, found, dataset, predictor.recipe.predict.threshold)
-    return metrics
+    found = detect(predictor, dataset, threshold, rank=rank, world=world)
+    return judge(predictor, dataset, samples, found, threshold, place)
 
 
-def _samples(dataset: Dataset) -> list[Sample]:
+def lowest_score(predictor: Predictor, given: float | None) -> float:
+    """The threshold of an evaluation: `given`, or the recipe's. Raises InputError outside [0, 1]."""
+    return predictor.recipe.evaluate.threshold if given is None else check_fraction("threshold", given)
+
+
+def labelled(dataset: Dataset) -> list[Sample]:
     """All samples; InputError where a label cannot be scored."""
     if not len(dataset):
         raise InputError(f"{dataset.root}: split {dataset.split} holds no picture, needed at least one")
@@ -89,6 +74,42 @@ def _samples(dataset: Dataset) -> list[Sample]:
                 f"see `boxwright data check {dataset.root}`"
             )
     return samples
+
+
+def judge(
+    predictor: Predictor,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    found: Sequence[Detections],
+    threshold: float,
+    place: Path | None,
+) -> Metrics:
+    """COCO's numbers of what `detect` found on `samples`, which are all of `dataset`; place: where the files go."""
+    metrics = score(samples, found, dataset.names, _info(predictor, dataset, threshold))
+    if place is not None:
+        _write(place, metrics, samples, found, dataset, predictor.recipe.predict.threshold)
+    return metrics
+
+
+def _info(predictor: Predictor, dataset: Dataset, threshold: float) -> dict[str, Any]:
+    """What stands in metrics.json beside the numbers."""
+    config = predictor.recipe.evaluate
+    return {
+        "recipe": predictor.recipe.name,
+        "data": str(dataset.root),
+        "split": dataset.split,
+        "pictures": len(dataset),
+        "threshold": threshold,
+        "plus_one": config.plus_one,
+        "suppression": config.suppression.model_dump(),
+        "canvas": predictor.recipe.data.canvas.model_dump(),
+        "versions": {
+            "boxwright": __version__,
+            "torch": torch.__version__,
+            "hotcoco": hotcoco.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def _same_classes(predictor: Predictor, dataset: Dataset) -> torch.Tensor:
@@ -105,11 +126,15 @@ def _same_classes(predictor: Predictor, dataset: Dataset) -> torch.Tensor:
     return torch.tensor([labels.get(name, -1) for name in ours])
 
 
-def _detect(
-    predictor: Predictor, dataset: Dataset, threshold: float, classes: torch.Tensor, rank: int, world: int
+def detect(
+    predictor: Predictor, dataset: Dataset, threshold: float, *, rank: int = 0, world: int = 1
 ) -> list[Detections]:
-    """Detections of all pictures in the data set's order, with its labels and names, on the CPU."""
+    """Detections of all pictures in the data set's order, with its labels and names, on the CPU.
+
+    rank, world: as in `evaluate`. Raises InputError for classes the model does not know and unreadable pictures.
+    """
     config, data = predictor.recipe.evaluate, predictor.recipe.data
+    classes = _same_classes(predictor, dataset)
     mine = dataset.subset(np.arange(rank, len(dataset), world))
     loader = Loader(mine, data.canvas, config.batch, workers=data.workers, shuffle=False)
     kept = (classes >= 0).nonzero().flatten().tolist()

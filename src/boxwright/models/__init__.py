@@ -22,6 +22,7 @@ def module(name: str) -> ModuleType:
     `mindspore_name(parameter)`: its name in MindSpore's zoo, None for what is not in its files.
     `mindspore_transposed(parameter)`: whether it is stored (in, out) there.
     `mindspore_backbone(entry, config)`: our name for an entry of the zoo's ImageNet classifier, None for no place.
+    `mindspore_unused(entry)`: whether an entry of a file belongs to layers that the zoo's network never uses.
     `foreign_names(tensors, config)`: another project's torch state dict under our names.
     `adapted(tensors, config)`: tensors under our names, changed where another kind of layer fills ours.
     """

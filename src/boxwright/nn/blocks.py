@@ -6,7 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["relu", "leaky", "silu"]
+Activation = Literal["relu", "leaky", "silu", "mish"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ def activation(name: Activation) -> nn.Module:
     """leaky has slope 0.1, as in Darknet (activations.h)."""
     if name == "leaky":
         return nn.LeakyReLU(0.1, inplace=True)
-    return nn.ReLU(inplace=True) if name == "relu" else nn.SiLU(inplace=True)
+    others = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
+    return others[name](inplace=True)
 
 
 def double(x: Tensor) -> Tensor:
@@ -53,13 +54,17 @@ class ConvNormAct(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to half the channels, 3x3 back; the input is added where `shortcut`, with no activation after."""
+    """1x1 to `hidden` channels (none given: half the outputs), 3x3 back; the input is added where `shortcut`, with no
+    activation after."""
 
-    def __init__(self, inputs: int, outputs: int, style: Style, shortcut: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, style: Style, shortcut: bool = True, hidden: int | None = None
+    ) -> None:
         super().__init__()
         self.shortcut = shortcut
-        self.conv1 = ConvNormAct(inputs, outputs // 2, 1, style)
-        self.conv2 = ConvNormAct(outputs // 2, outputs, 3, style)
+        hidden = hidden or outputs // 2
+        self.conv1 = ConvNormAct(inputs, hidden, 1, style)
+        self.conv2 = ConvNormAct(hidden, outputs, 3, style)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv2(self.conv1(x))

@@ -29,7 +29,7 @@ class Overlap(NamedTuple):
     iou: float
     keep: int
     plus_one: bool = False
-    candidates: int = 0
+    kind: str = "plain"
 
 
 class RegionProposals(nn.Module):

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from boxwright.ops.assign import best_anchor
+from boxwright.ops.assign import best_anchor, shape_iou
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 
@@ -29,50 +29,73 @@ def flatten(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
 class Cells:
     """The N cells of all maps in the order of `flatten`: by scale (coarse first), anchor, row, column.
 
-    corner (N, 2): top left of the cell, px. stride (N, 1): px. anchor (N, 2): width, height, px. anchors (S, A, 2).
+    corner (N, 2): top left of the cell, px. stride (N, 1): px. reach (N, 1): how far a centre may lie, as a factor on
+    the cell about its middle (Darknet's scale_x_y; 1: inside). anchor (N, 2): width, height, px. anchors (S, A, 2).
     grids: (first cell, h, w, stride) of each scale. size: (H, W) of the input, px.
     """
 
     corner: Tensor
     stride: Tensor
+    reach: Tensor
     anchor: Tensor
     anchors: Tensor
     grids: tuple[tuple[int, int, int, int], ...]
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, shapes: Sequence[Sequence[int]], strides: Sequence[int], anchors: Tensor) -> Self:
-        """shapes: (h, w) of each map. anchors (S, A, 2) px."""
-        corners, sides, sizes, grids = [], [], [], []
+    def of(
+        cls, shapes: Sequence[Sequence[int]], strides: Sequence[int], anchors: Tensor, reach: Sequence[float] = ()
+    ) -> Self:
+        """shapes: (h, w) of each map. anchors (S, A, 2) px. reach: of each map; none: 1."""
+        corners, sides, reaches, sizes, grids = [], [], [], [], []
         first = 0
-        for (h, w), stride, some in zip(shapes, strides, anchors, strict=True):
+        for (h, w), stride, some, factor in zip(shapes, strides, anchors, reach or [1.0] * len(anchors), strict=True):
             axes = torch.arange(h, device=anchors.device), torch.arange(w, device=anchors.device)
             y, x = torch.meshgrid(*axes, indexing="ij")
             corners.append(stride * torch.stack((x, y), -1).view(-1, 2).repeat(len(some), 1))
             sides.append(torch.full((len(some) * h * w, 1), float(stride), device=anchors.device))
+            reaches.append(torch.full((len(some) * h * w, 1), factor, device=anchors.device))
             sizes.append(some.repeat_interleave(h * w, 0))
             grids.append((first, h, w, stride))
             first += len(some) * h * w
         size = (grids[0][1] * grids[0][3], grids[0][2] * grids[0][3])
-        return cls(torch.cat(corners).float(), torch.cat(sides), torch.cat(sizes), anchors, tuple(grids), size)
+        corner, side, far, anchor = (torch.cat(some) for some in (corners, sides, reaches, sizes))
+        return cls(corner.float(), side, far, anchor, anchors, tuple(grids), size)
 
     def boxes(self, logits: Tensor, cell: Tensor | slice = slice(None)) -> Tensor:
         """logits (..., 4) of the cells `cell` -> xyxy px.
 
         Logarithms are cut at 10 (22,026 anchors wide), so that an untrained network cannot overflow.
         """
-        centre = self.corner[cell] + logits[..., :2].sigmoid() * self.stride[cell]
+        reach = self.reach[cell]
+        place = reach * logits[..., :2].sigmoid() - (reach - 1) / 2
+        centre = self.corner[cell] + place * self.stride[cell]
         side = logits[..., 2:].clamp(max=10).exp() * self.anchor[cell]
         return cxcywh_to_xyxy(torch.cat((centre, side), -1))
 
+    def of_scales(self, values: Sequence[float]) -> Tensor:
+        """A value for each scale, coarse first -> (N,) that of each cell's scale."""
+        counts = (self.anchors.shape[1] * h * w for _, h, w, _ in self.grids)
+        return torch.cat([self.stride.new_full((n,), value) for n, value in zip(counts, values, strict=True)])
+
+    def under(self, boxes: Tensor) -> Tensor:
+        """boxes (..., 4) xyxy px -> (..., S*A) the cells under the centre, one of each scale and anchor."""
+        centre = xyxy_to_cxcywh(boxes)[..., :2]
+        anchor = torch.arange(self.anchors.shape[1], device=boxes.device)
+        cells = []
+        for first, h, w, stride in self.grids:
+            x, y = (centre / stride).floor().long().unbind(-1)
+            place = y.clamp(0, h - 1) * w + x.clamp(0, w - 1)
+            cells.append(first + anchor * (h * w) + place[..., None])
+        return torch.cat(cells, -1)
+
     def responsible(self, boxes: Tensor) -> Tensor:
         """boxes (..., 4) xyxy px -> (...) the cell under the centre, in the scale and of the anchor that fit best."""
-        centre, side = xyxy_to_cxcywh(boxes).chunk(2, -1)
-        a = self.anchors.shape[1]
-        best = best_anchor(side, self.anchors.flatten(0, 1))
-        cell = torch.zeros_like(best)
-        for scale, (first, h, w, stride) in enumerate(self.grids):
-            x, y = (centre / stride).floor().long().unbind(-1)
-            here = first + (best % a * h + y.clamp(0, h - 1)) * w + x.clamp(0, w - 1)
-            cell = torch.where(best // a == scale, here, cell)
-        return cell
+        best = best_anchor(boxes[..., 2:] - boxes[..., :2], self.anchors.flatten(0, 1))
+        return self.under(boxes).gather(-1, best[..., None])[..., 0]
+
+    def similar(self, boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+        """boxes (..., 4) xyxy px -> the cells `under` them (..., S*A), and which have an anchor whose shape is alike:
+        `shape_iou` above `iou`."""
+        fit = shape_iou(boxes[..., 2:] - boxes[..., :2], self.anchors.flatten(0, 1))
+        return self.under(boxes), fit > iou

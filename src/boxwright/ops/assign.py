@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 
-def best_anchor(sides: Tensor, anchors: Tensor) -> Tensor:
-    """sides (..., 2) and anchors (K, 2), both width and height in px -> (...) index of the best anchor.
-
-    Best is the highest IoU of the two with their centres put together (YOLOv2 paper, section 2).
-    """
+def shape_iou(sides: Tensor, anchors: Tensor) -> Tensor:
+    """sides (..., 2) and anchors (K, 2), both width and height in px -> (..., K) IoU with the centres put together."""
     shared = torch.minimum(sides[..., None, :], anchors).prod(-1)
     whole = sides.prod(-1)[..., None] + anchors.prod(-1) - shared
-    return (shared / whole.clamp(min=torch.finfo(sides.dtype).tiny)).argmax(-1)
+    return shared / whole.clamp(min=torch.finfo(sides.dtype).tiny)
+
+
+def best_anchor(sides: Tensor, anchors: Tensor) -> Tensor:
+    """sides (..., 2), anchors (K, 2) -> (...) index of the anchor of highest `shape_iou` (YOLOv2 paper, section 2)."""
+    return shape_iou(sides, anchors).argmax(-1)
 
 
 def last_claim(cells: Tensor, claims: Tensor, total: int) -> Tensor:

@@ -24,3 +24,9 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(..., 4) xyxy px cut to a picture of `size` = (height, width) px."""
     height, width = size
     return torch.stack((boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)), -1).flatten(-2)
+
+
+def relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 4) xyxy px -> shares of a picture of `size` = (height, width) px."""
+    height, width = size
+    return torch.stack((boxes[..., 0::2] / width, boxes[..., 1::2] / height), -1).flatten(-2)

@@ -1,8 +1,22 @@
-"""What losses share."""
+"""What losses share.
+
+B images, N cells, M boxes an image after padding, R rows of `Targets`, C classes
+"""
+
+from typing import Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+
+from boxwright.ops.anchors import Cells
+from boxwright.ops.boxes import xyxy_to_cxcywh
+from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.targets import Targets
+from boxwright.types import Batch
+
+OVERLAPS_AT_ONCE = 2**24  # of the ignore test; bounds the memory, 64 MiB for each intermediate tensor
 
 
 def processes() -> int:
@@ -20,3 +34,54 @@ def across_processes(count: Tensor, least: float = 0.0) -> Tensor:
     if processes() > 1:
         dist.all_reduce(total)
     return torch.clamp(total, min=least) / processes()
+
+
+def normalise(sums: dict[str, Tensor], targets: Targets, by: Literal["images", "boxes"]) -> dict[str, Tensor]:
+    """Sums over all cells of the batch, divided by its images or by the cells that own an object."""
+    count = across_processes(targets.positive.sum(), least=1) if by == "boxes" else len(targets.positive)
+    return {name: each / count for name, each in sums.items()}
+
+
+def at_targets(rows: Tensor, targets: Targets) -> Tensor:
+    """rows (B, N, 5+C) of all cells -> (B, R, 5+C): those of the cells that the targets claim."""
+    return rows.gather(1, targets.cell[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
+    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the place of the
+    centre within what the cell reaches, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+    centre, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
+    side = torch.where(targets.positive[..., None], side, 1.0)
+    reach = cells.reach[targets.cell]
+    place = ((centre - cells.corner[targets.cell]) / cells.stride[targets.cell] + (reach - 1) / 2) / reach
+    logs = (side / cells.anchor[targets.cell]).log()
+    errors = F.binary_cross_entropy_with_logits(found[..., :2], place, reduction="none")
+    return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
+
+
+def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> Tensor:
+    """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for background cells whose box overlaps an object by
+    `ignore_iou` or lies so far in a crowd region."""
+    # Rows that own no cell write to one more that is cut off.
+    owned = torch.where(targets.positive, targets.cell, rows.shape[1])
+    objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]
+    counted = (objects > 0) | (_best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou)
+    return F.binary_cross_entropy_with_logits(rows[..., 4], objects, reduction="none") * counted
+
+
+def classes(found: Tensor, targets: Targets) -> Tensor:
+    """found (B, R, 5+C) logits -> (B, R) sum of the cross entropies of the classes; 0 for rows that own no cell."""
+    errors = F.binary_cross_entropy_with_logits(found[..., 5:], targets.classes, reduction="none")
+    return targets.positive * errors.sum(-1)
+
+
+def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
+    """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
+    best = boxes.new_zeros(boxes.shape[:2])
+    known = batch.labels >= 0
+    together = max(1, OVERLAPS_AT_ONCE // best.numel())
+    for first in range(0, batch.boxes.shape[1], together):
+        part = slice(first, first + together)
+        overlap = pairwise_iou(boxes, batch.boxes[:, part], crowd=batch.ignore[:, part])
+        best = torch.maximum(best, (overlap * known[:, None, part]).amax(-1))
+    return best

@@ -1,6 +1,6 @@
-"""Non-maximum suppression: greedy by score within each class of each image, exact, for a whole batch at once.
+"""Non-maximum suppression by score within each class of each image, exact, for a whole batch at once.
 
-R rows: the candidates of all images together. A group is one class of one image.
+R rows: the candidates of all images together, K those of them that were kept. A group is one class of one image.
 """
 
 from collections.abc import Sequence
@@ -10,30 +10,48 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.boxes import relative
+from boxwright.ops.iou import pairwise_distance, pairwise_iou
 from boxwright.types import Detections
 
-BLOCK = 128  # rows compared with each other at once; bounds the memory. Of 64 to 1024 the fastest on a CPU
+BLOCK = 128  # rows settled at once; bounds the memory. Of 64 to 512 the fastest on a CPU
+DARKNET_POWER = 0.6  # of the distance in its greedynms, whatever beta_nms says
 
 
-class Settings(Protocol):
-    """What a recipe's `suppression` holds."""
+class Overlaps(Protocol):
+    """When one box drops another."""
 
+    @property
+    def kind(self) -> str: ...
     @property
     def iou(self) -> float: ...
     @property
     def plus_one(self) -> bool: ...
     @property
-    def candidates(self) -> int: ...
-    @property
     def keep(self) -> int: ...
 
 
-def suppress(detections: Sequence[Detections], settings: Settings) -> list[Detections]:
+class Settings(Overlaps, Protocol):
+    """What a recipe's `suppression` holds."""
+
+    @property
+    def sigma(self) -> float: ...
+    @property
+    def candidates(self) -> int: ...
+
+
+def suppress(
+    detections: Sequence[Detections],
+    settings: Settings,
+    sizes: Sequence[tuple[int, int]] = (),
+    lowest: float = 0.0,
+) -> list[Detections]:
     """Drop each box that overlaps a better kept one of its class by more than `iou`; best score first.
 
     Of each image the `candidates` best boxes over all classes enter and the `keep` best leave. Equal scores keep
-    the order they came in.
+    the order they came in. The soft kinds lower scores instead, and drop what falls below `lowest`.
+    sizes: (height, width) px of the images. Darknet's greedy kind takes distances in shares of them, as if each image
+    were a square, which moves them where it is not; without sizes they are px.
     """
     if not detections:
         return []
@@ -41,53 +59,109 @@ def suppress(detections: Sequence[Detections], settings: Settings) -> list[Detec
     boxes = torch.cat([one.boxes for one in detections])
     scores = torch.cat([one.scores for one in detections])
     labels = torch.cat([one.labels for one in detections])
+    measured = boxes
+    if settings.kind == "greedy" and sizes:
+        measured = torch.cat([relative(one.boxes, size) for one, size in zip(detections, sizes, strict=True)])
 
     order = _best_first(image, scores, settings.candidates, len(detections))
     group = (image * (labels.max() + 1) + labels)[order] if len(order) else order
     by_group = group.argsort(stable=True)
-    kept = torch.empty_like(group, dtype=torch.bool)
-    kept[by_group] = keep_greedily(boxes[order[by_group]], group[by_group], settings)
+    rows = order[by_group]
+    if settings.kind in {"soft", "soft_linear"}:
+        scores = scores.index_copy(0, rows, soften(measured[rows], scores[rows], group[by_group], settings, lowest))
+        kept = scores[order] >= lowest
+    else:
+        kept = torch.empty_like(group, dtype=torch.bool)
+        kept[by_group] = keep_greedily(measured[rows], group[by_group], settings)
 
     order = order[kept]
-    order = order[_rank(image[order], len(detections)) < settings.keep]
+    order = order[_best_first(image[order], scores[order], settings.keep, len(detections))]
     counts = image[order].bincount(minlength=len(detections)).tolist()
     parts = zip(*(torch.split(part[order], counts) for part in (boxes, scores, labels)), strict=True)
     return [replace(one, boxes=b, scores=s, labels=c) for one, (b, s, c) in zip(detections, parts, strict=True)]
 
 
-def keep_greedily(boxes: Tensor, group: Tensor, settings: Settings) -> Tensor:
+def keep_greedily(boxes: Tensor, group: Tensor, settings: Overlaps) -> Tensor:
     """boxes (R, 4) xyxy and group (R,), sorted by group and within it best first -> (R,) bool: what stays.
 
     Of a group at least the `keep` best are right; after those, blocks of it are dropped unseen.
 
-    Rows come in blocks. A block first loses what overlaps a kept box of the group that was running when it began; in
-    it, the greedy choice is the only set with `kept = overlaps no better kept box`, found by repeating that rule from
-    "all kept" until nothing changes: each round settles at least one more row of every chain of overlaps.
+    Rows come in blocks. A block first loses what overlaps a kept box of the group that was running when it began;
+    the rest it decides by itself, in `_settle`.
     """
-    kept = torch.ones_like(group, dtype=torch.bool)
-    for start in range(0, len(boxes), BLOCK):
-        block = slice(start, start + BLOCK)
-        here, groups = boxes[block], group[block]
+    kept = torch.zeros_like(group, dtype=torch.bool)
+    better, owner = boxes[:0], group[:0]  # kept boxes of one group
+    start = 0
+    while start < len(boxes):
+        here, groups, known = boxes[start : start + BLOCK], group[start : start + BLOCK], len(better)
+        better, owner = torch.cat((better, here)), torch.cat((owner, groups))
+        overlap = _overlap(here, better, settings)
         alive = torch.ones_like(groups, dtype=torch.bool)
-        earlier = boxes[:start][kept[:start] & (group[:start] == groups[0])]
-        if len(earlier) >= settings.keep:
-            alive &= groups != groups[0]
-        elif len(earlier):
-            hit = (pairwise_iou(here, earlier, settings.plus_one) > settings.iou).any(1)
-            alive &= ~(hit & (groups == groups[0]))
-        beats = (pairwise_iou(here, here, settings.plus_one) > settings.iou) & (groups[:, None] == groups)
-        kept[block] = _settle(alive, beats.triu(1))
+        if known:
+            alive = ~((overlap[:, :known].amax(1) > settings.iou) & (groups == owner[0]))
+        stays = _settle(alive, (overlap[:, known:] > settings.iou) & (groups[:, None] == groups))
+        kept[start : start + BLOCK] = stays
+        running = owner == groups[-1]
+        running[known:] &= stays
+        better, owner = better[running], owner[running]
+        start += BLOCK
+        if len(better) >= settings.keep:  # on to the next group
+            start = max(start, int(torch.searchsorted(group, groups[-1], right=True)))
     return kept
 
 
-def _settle(alive: Tensor, beats: Tensor) -> Tensor:
-    """beats (n, n): row i would drop column j > i."""
+def _settle(alive: Tensor, drops: Tensor) -> Tensor:
+    """drops (n, n): column j would drop row i; only a better one, j < i, may -> (n,) bool: what stays.
+
+    The greedy choice is the only set with `kept = dropped by no better kept one`, found by repeating that rule from
+    "all kept" until nothing changes: each round settles at least one more row of every chain of overlaps.
+    """
+    better = drops.tril(-1).float()  # a product with 0 and 1 is the fastest way to ask for any
     kept = alive
     while True:
-        after = alive & ~(beats & kept[:, None]).any(0)
+        after = alive & (better @ kept.float() == 0)
         if torch.equal(after, kept):
             return kept
         kept = after
+
+
+def _overlap(a: Tensor, b: Tensor, settings: Overlaps) -> Tensor:
+    """(N, 4), (M, 4) -> (N, M): what is compared with `iou`. The distance never counts with plus_one, as in the zoo."""
+    iou = pairwise_iou(a, b, settings.plus_one)
+    if settings.kind == "diou":
+        return iou - pairwise_distance(a, b)
+    if settings.kind == "greedy":
+        return iou - pairwise_distance(a, b) ** DARKNET_POWER
+    return iou
+
+
+def soften(boxes: Tensor, scores: Tensor, group: Tensor, settings: Settings, lowest: float) -> Tensor:
+    """Soft-NMS (Bodla et al. 2017): boxes (R, 4), scores (R,), group (R,) sorted -> (R,) new scores, -1 where dropped.
+
+    Again and again the best box of a group is taken, and those left in it lose score by how much they overlap it. All
+    groups take theirs at once. Scores taken from a group never rise, so `keep` rounds are enough.
+    """
+    final = torch.full_like(scores, -1)
+    group = (group.diff(prepend=group[:1]) != 0).cumsum(0)
+    groups = int(group[-1]) + 1 if len(group) else 0
+    rows, left = torch.arange(len(group), device=group.device), scores.clone()
+    for _ in range(settings.keep):
+        rows = rows[left[rows] >= lowest]
+        if not len(rows):
+            break
+        mine, now = group[rows], left[rows]
+        most = now.new_full((groups,), -torch.inf).scatter_reduce(0, mine, now, "amax")
+        tops = rows[now == most[mine]]
+        first = rows.new_full((groups,), len(group)).scatter_reduce(0, group[tops], tops, "amin")
+        best = first[mine]
+        final[best] = left[best]
+        rows, best = rows[rows != best], best[rows != best]
+        iou = pairwise_iou(boxes[rows, None], boxes[best, None], settings.plus_one)[:, 0, 0]
+        if settings.kind == "soft_linear":
+            left[rows] *= torch.where(iou > settings.iou, 1 - iou, 1)
+        else:
+            left[rows] *= torch.exp(-iou.square() / settings.sigma)
+    return final
 
 
 def _best_first(image: Tensor, scores: Tensor, most: int, images: int) -> Tensor:

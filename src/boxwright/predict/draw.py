@@ -1,7 +1,7 @@
 """Boxes with labels on a picture, readable on any size.
 
-Lines and letters grow with the picture, because a big picture is looked at from further away. OpenCV draws the lines,
-Pillow the letters: OpenCV's own letters are thin and know no accents.
+Lines and letters grow with the picture, because a big picture is looked at from further away, but not beyond what its
+objects bear. OpenCV draws the lines, Pillow the letters: OpenCV's own letters are thin and know no accents.
 """
 
 import colorsys
@@ -24,7 +24,9 @@ Colour = tuple[int, int, int]
 Place = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, the last two outside
 
 LINE, LETTER = 0.003, 0.022  # share of the picture's mean side
+OF_OBJECT = 0.1, 0.5  # line and letter at most this share of the typical object, where that is not under 1 and 10 px
 SMALLEST_LETTER = 7  # px; a picture too small even for this shows boxes without text
+NAMED = 300  # boxes of a picture that get a text, the best; more hide the picture, and each looks for a free place
 OUTLINE: Colour = (24, 24, 24)  # round every line, so that it shows on any ground
 PAPER, INK = 255, 40  # the grey of the sheet and of its headings
 
@@ -52,18 +54,22 @@ def draw_truth_and_prediction(image: Array, sample: Sample, prediction: Detectio
 def draw_boxes(
     image: Array, boxes: Array, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float] | None = None
 ) -> Array:
-    """Like `draw`, with boxes (N, 4) xyxy px and the text of each. Boxes of higher score lie on top."""
+    """Like `draw`, with boxes (N, 4) xyxy px and the text of each. Boxes of higher score lie on top.
+
+    Of very many boxes only the best have their text.
+    """
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
-    side = (height * width) ** 0.5
-    line, letter = max(1, round(side * LINE)), max(10, round(side * LETTER))
-    best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
     corners = _corners(boxes, width, height)
+    side, typical = (height * width) ** 0.5, _typical(corners)
+    line = max(1, round(min(side * LINE, typical * OF_OBJECT[0])))
+    letter = max(10, round(min(side * LETTER, typical * OF_OBJECT[1])))
+    best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
     for index in best_first[::-1]:
         _rectangle(canvas, corners[index], colour(labels[index]), line)
     taken = np.zeros((0, 4), np.int64)
     chips: list[tuple[Array, Place]] = []
-    for index in best_first:
+    for index in best_first[:NAMED]:
         chip = _chip(texts[index], colour(labels[index]), letter, width, height)
         if chip is not None:
             place = _free_place(corners[index], chip.shape[1], chip.shape[0], width, height, taken)
@@ -100,6 +106,11 @@ def _corners(boxes: Array, width: int, height: int) -> Array:
     corners = np.rint(np.nan_to_num(np.asarray(boxes, np.float64).reshape(-1, 4), posinf=1e9, neginf=-1e9))
     corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
     return np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(np.int64)
+
+
+def _typical(corners: Array) -> float:
+    """The longer side in px that half of the boxes exceed; endless where there is none."""
+    return float(np.median((corners[:, 2:] - corners[:, :2] + 1).max(1))) if len(corners) else float("inf")
 
 
 def _rectangle(canvas: Array, corners: Array, tint: Colour, line: int) -> None:

@@ -22,8 +22,12 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
     for index in track(chosen.tolist(), len(chosen), "drawing labels"):
         sample = dataset[index]
         texts = [
-            (dataset.names[label] if label >= 0 else "unknown category") + (" (crowd)" if crowd else "")
-            for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
+            (dataset.names[label] if label >= 0 else "unknown category")
+            + (" (crowd)" if crowd else "")
+            + (" (difficult)" if hard else "")
+            for label, crowd, hard in zip(
+                sample.labels.tolist(), sample.crowd.tolist(), sample.difficult.tolist(), strict=True
+            )
         ]
         drawn = draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])

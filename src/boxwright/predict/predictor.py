@@ -133,7 +133,8 @@ class Predictor:
             found = [_inside(one, frame.size) for one, frame in zip(found, frames, strict=True)]
         if labels is not None:
             found = [one[torch.isin(one.labels, one.labels.new_tensor(labels))] for one in found]
-        return [_inside(one, frame.size) for one, frame in zip(suppress(found, suppression), frames, strict=True)]
+        kept = suppress(found, suppression, [frame.size for frame in frames], threshold)
+        return [_inside(one, frame.size) for one, frame in zip(kept, frames, strict=True)]
 
     def labels_of(self, classes: Sequence[str | int] | None) -> list[int] | None:
         """Labels of classes given by name or label. Raises InputError for one that the model does not know."""

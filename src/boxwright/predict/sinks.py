@@ -3,7 +3,7 @@
 import glob
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
 from boxwright.files import folder, whole
+from boxwright.predict.ahead import one_ahead
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
 
@@ -54,40 +55,54 @@ def predict_to_folder(
     A picture that cannot be read is named in `Summary.failed`, and the others go on.
     Raises InputError before any work for a source that is not there, a wrong setting, or an unwritable folder.
     """
-    folder, config = Path(out), predictor.recipe.predict
-    labels = predictor.labels_of(classes)
-    settings = {
+    folder, batch = Path(out), predictor.recipe.predict.batch
+    settings = settings_of(predictor, threshold, iou, classes)
+    files = find_pictures(sources, folder)
+    targets = targets_of(files, folder)
+    make_writable(folder)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        writing: deque[Future[None]] = deque()
+        groups = [files[start : start + batch] for start in range(0, len(files), batch)]
+        for group in track(one_ahead(pool, groups, _read), len(groups), "predict", "batches"):
+            failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
+            good = [(path, image) for path, image in group if not isinstance(image, InputError)]
+            found = predictor([image for _, image in good], threshold, iou, classes)
+            for (path, _), prediction in zip(good, found, strict=True):
+                prediction = replace(prediction, path=str(path))
+                rows.append(row_of(predictor, prediction, targets[path]))
+                writing.append(pool.submit(_write_drawn, prediction, targets[path]))
+            while len(writing) > batch:  # a picture stays in memory until it is written
+                writing.popleft().result()
+        for job in writing:
+            job.result()
+    return write_results(folder, settings, rows, failed)
+
+
+def settings_of(
+    predictor: Predictor, threshold: float | None, iou: float | None, classes: Sequence[str | int] | None
+) -> dict[str, Any]:
+    """How the pictures are looked at, for `detections.json`. Raises InputError for a wrong setting."""
+    config, labels = predictor.recipe.predict, predictor.labels_of(classes)
+    return {
         "recipe": predictor.recipe.name,
         "threshold": config.threshold if threshold is None else check_fraction("threshold", threshold),
         "iou": config.suppression.iou if iou is None else check_fraction("iou", iou),
         "classes": None if labels is None else [predictor.name_of(label) for label in labels],
         "names": list(predictor.names),
     }
-    files = find_pictures(sources, folder)
-    targets = _targets(files, folder)
-    _make_writable(folder)
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        writing: deque[Future[None]] = deque()
-        groups = [files[start : start + config.batch] for start in range(0, len(files), config.batch)]
-        for group in track(_read_ahead(pool, groups), len(groups), "predict", "batches"):
-            failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
-            good = [(path, image) for path, image in group if not isinstance(image, InputError)]
-            found = predictor([image for _, image in good], threshold, iou, labels)
-            for (path, _), prediction in zip(good, found, strict=True):
-                prediction = replace(prediction, path=str(path))
-                rows.append(_row(predictor, prediction, targets[path]))
-                writing.append(pool.submit(_write_drawn, prediction, targets[path]))
-            while len(writing) > config.batch:  # a picture stays in memory until it is written
-                writing.popleft().result()
-        for job in writing:
-            job.result()
-    with whole(folder / "detections.json") as part:
+
+
+def write_results(
+    out: Path, settings: dict[str, Any], rows: Sequence[dict[str, Any]], failed: dict[str, str]
+) -> Summary:
+    """Write `detections.json` with a row for each picture, and count what it holds."""
+    with whole(out / "detections.json") as part:
         tree = {**settings, "pictures": rows, "failed": failed}
         part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = Counter(str(found["name"]) for row in rows for found in row["detections"])
-    return Summary(folder, len(rows), dict(counts), failed)
+    return Summary(out, len(rows), dict(counts), failed)
 
 
 def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
@@ -115,16 +130,19 @@ def _pictures_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def _targets(files: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each picture is drawn to: its own name, with a number where two have the same."""
+def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:
+    """Where each picture is drawn to: its own name, with a number where two have the same.
+
+    suffix: of all drawn pictures, "" for each picture's own. Raises InputError where a picture would be drawn over.
+    """
     own = {path.resolve() for path in files}
     taken: set[str] = set()
     targets = {}
     for path in files:
-        suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".png"
-        name, number = path.stem + suffix, 2
+        ending = suffix or (path.suffix if path.suffix.lower() in SUFFIXES else ".png")
+        name, number = path.stem + ending, 2
         while name.lower() in taken:
-            name, number = f"{path.stem}_{number}{suffix}", number + 1
+            name, number = f"{path.stem}_{number}{ending}", number + 1
         taken.add(name.lower())  # some file systems do not tell upper from lower case
         targets[path] = out / name
         if targets[path].resolve() in own:
@@ -132,7 +150,8 @@ def _targets(files: Sequence[Path], out: Path) -> dict[Path, Path]:
     return targets
 
 
-def _make_writable(out: Path) -> None:
+def make_writable(out: Path) -> None:
+    """Make the folder, and see that files can be written there; else InputError."""
     folder(out)
     try:
         probe = out / ".boxwright"
@@ -140,17 +159,6 @@ def _make_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error
-
-
-def _read_ahead(pool: ThreadPoolExecutor, groups: Sequence[Sequence[Path]]) -> Iterator[list[Read]]:
-    """The pictures of each group, in order; while one group is used, the next is being read."""
-    waiting: deque[list[Future[Read]]] = deque()
-    for group in groups:
-        waiting.append([pool.submit(_read, path) for path in group])
-        if len(waiting) > 1:
-            yield [job.result() for job in waiting.popleft()]
-    while waiting:
-        yield [job.result() for job in waiting.popleft()]
 
 
 def _read(path: Path) -> Read:
@@ -161,14 +169,20 @@ def _read(path: Path) -> Read:
 
 
 def _write_drawn(prediction: Prediction, target: Path) -> None:
-    done, encoded = cv2.imencode(target.suffix.lower(), prediction.draw()[:, :, ::-1])
+    write_picture(prediction.draw(), target)
+
+
+def write_picture(image: Array, target: Path) -> None:
+    """Write uint8 RGB (h, w, 3) in the format that the suffix names. Raises InputError where that cannot hold it."""
+    done, encoded = cv2.imencode(target.suffix.lower(), image[:, :, ::-1])
     if not done:
-        raise InputError(f"{target}: OpenCV cannot write {prediction.size[1]} x {prediction.size[0]} px in this format")
+        raise InputError(f"{target}: OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
     with whole(target) as part:
         part.write_bytes(encoded.tobytes())
 
 
-def _row(predictor: Predictor, prediction: Prediction, target: Path) -> dict[str, Any]:
+def row_of(predictor: Predictor, prediction: Prediction, target: Path) -> dict[str, Any]:
+    """One picture in `detections.json`: boxes are xyxy px."""
     columns = prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes.tolist()
     return {
         "file": prediction.path,

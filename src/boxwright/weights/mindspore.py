@@ -71,21 +71,24 @@ def read(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
 
-    Optimiser state is skipped; the prefix of a training cell or of an average is dropped; weights that MindSpore keeps
-    as (in, out) are turned. Entries of the zoo's classifier fill the backbone, where the model says how.
+    Optimiser state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
+    cell or of an average is dropped; weights that MindSpore keeps as (in, out) are turned. Entries of the zoo's
+    classifier fill the backbone, where the model says how.
     Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
     for transfer) stores other anchors than the recipe's.
     """
     table = names(model, recipe)
     tensors: dict[str, Tensor] = {}
     unexpected = []
+    unused = getattr(_system(recipe), "mindspore_unused", lambda entry: False)
     for tag, tensor in entries(path):
         own = _place(tag, table, recipe)
         if tag.rpartition(".")[2] in CONSTANTS:
             if tag.endswith(".anchor_grid") and not transfer:
                 _check_anchors(tensor, recipe, path)
         elif own is None:
-            unexpected.append(tag)
+            if not unused(tag):
+                unexpected.append(tag)
         elif own in tensors:
             raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
         else:

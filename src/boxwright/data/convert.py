@@ -1,0 +1,169 @@
+"""From one layout of labels to another, all splits of a data set, saying what the new layout cannot hold."""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from boxwright.data import coco, dota, open_dataset, splits, voc
+from boxwright.data.check import check
+from boxwright.data.dataset import Dataset
+from boxwright.data.extras import Extras
+from boxwright.data.header import SUFFIXES, read_headers
+from boxwright.data.writers import LAYOUTS, Layout, Split, dota_names, quad, quads
+from boxwright.errors import InputError
+from boxwright.files import new_folder
+from boxwright.progress import track
+
+# What `check` finds and no layout could carry over as it is.
+FATAL = {
+    "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_picture", "unreadable_picture",
+    "size_differs", "labelled_unrotated",
+}  # fmt: skip
+EXTRAS = {"coco": coco.extras, "dota": dota.extras, "voc": voc.extras}  # the text formats say nothing further
+
+
+def convert(root: str | Path, to: str, out: str | Path) -> str:
+    """Write every split of the data set `root` in the layout `to` into the new folder `out`; say what was done.
+
+    Labels are written anew, pictures are hard links to those of `root` (copies where the file system has no such
+    links). What `to` cannot hold is counted, split by split, in the lines that come back.
+    Raises InputError for labels or pictures that `check` calls faulty so that they cannot be carried over, for two
+    splits of different classes, for names that the layout cannot write, and when `out` is there already.
+    """
+    if to not in LAYOUTS:
+        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(LAYOUTS)}")
+    lines = []
+    with new_folder(out) as folder:
+        names: tuple[str, ...] = ()
+        for name in splits(root):
+            split = _split(open_dataset(root, name), to)
+            dataset = split.dataset
+            if names not in ((), dataset.names) and to != "coco":
+                raise InputError(
+                    f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
+                    f"the same, for {to} has one list for all splits"
+                )
+            names = dataset.names
+            targets = LAYOUTS[to].write(split, folder)
+            sources = [dataset.path(index) for index in range(len(dataset))]
+            pairs = zip(sources, targets, strict=True)
+            for source, target in track(pairs, len(sources), f"pictures of {name}"):
+                _put(source, target)
+            lines.append(f"{name}: {len(dataset)} pictures, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
+            if lost := losses(split, to):
+                lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
+    return "\n".join([*lines, str(out)])
+
+
+def losses(split: Split, to: str) -> dict[str, int]:
+    """What `to` cannot hold of the split, and how many there are of each."""
+    dataset, layout = split.dataset, LAYOUTS[to]
+    crowds = int(dataset.rows.crowd.sum())
+    counts: dict[str, int] = {}
+    if not layout.crowd:
+        counts[f"crowd regions ({'written as difficult' if layout.difficult else 'left out'})"] = crowds
+    if not layout.difficult:
+        counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
+    counts |= _numbers(dataset, split.extras, to) if not layout.numbers else {}
+    if to == "dota":
+        renamed = [one for one, new in zip(dataset.names, dota_names(dataset.names), strict=True) if one != new]
+        counts[f"names of classes with white space ({', '.join(renamed)}; it becomes '-')"] = len(renamed)
+    counts |= _keys(split, layout, to)
+    return {what: count for what, count in counts.items() if count}
+
+
+def _numbers(dataset: Dataset, extras: Extras, to: str) -> dict[str, int]:
+    """Areas other than those that the new layout's reader will find, and a COCO JSON's own ids."""
+    if to == "dota":
+        x, y = np.array(quads(dataset, extras), dtype=np.float64).reshape(-1, 4, 2).transpose(2, 0, 1)
+        implied = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+    else:
+        sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
+        implied = sides[:, 0] * sides[:, 1]
+    counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
+    if dataset.kind == "coco":
+        counts["ids of pictures"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
+        counts["ids of classes"] = len(dataset.names)
+    return counts
+
+
+def _keys(split: Split, layout: Layout, to: str) -> dict[str, int]:
+    """Extras that have no place, by key. An outline that is no more than its box is no loss."""
+    extras, counts = split.extras, Counter[str]()
+    if layout.row_keys is not None:
+        held = {*layout.row_keys, "segmentation"}
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in held)
+        counts["outlines"] = _outlines(split, to)
+        counts.update(f"'{key}' of classes" for one in extras.classes for key in one)
+        counts.update(f"'{key}' of the whole" for key in extras.whole)
+    if layout.image_keys is not None:
+        keys = (key for image in extras.images for key in image if key not in layout.image_keys)
+        counts.update(f"'{key}' of pictures" for key in keys)
+    return dict(counts)
+
+
+def _outlines(split: Split, to: str) -> int:
+    """How many outlines go: all but those that are written, and those that are no more than their box."""
+    written = quads(split.dataset, split.extras if to == "dota" else Extras([], []))
+    lost = 0
+    for further, words in zip(split.extras.rows, written, strict=True):
+        if not further.get("segmentation"):
+            continue
+        outline, kept = quad(further), [float(word) for word in words]
+        lost += outline is None or _corners(outline) != _corners(kept)
+    return lost
+
+
+def _corners(values: list[float]) -> set[tuple[float, float]]:
+    return {*zip(values[::2], values[1::2], strict=True)}
+
+
+def _split(dataset: Dataset, to: str) -> Split:
+    """The data set with all that a writer needs. InputError where it cannot be carried over."""
+    wrong = [finding for finding in check(dataset).errors if finding.kind in FATAL]
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
+        )
+    for name in dataset.names:
+        if to != "coco" and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
+            raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")
+    if to == "dota" and len({*dota_names(dataset.names)}) < len(dataset.names):
+        raise InputError(f"{dataset.root}: two classes differ only in white space, which DOTA cannot write; rename one")
+    paths = [dataset.path(index) for index in range(len(dataset))]
+    headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
+    sizes = np.array([header.size for header in headers], dtype=np.int64)
+    if dataset.kind in EXTRAS:
+        extras = EXTRAS[dataset.kind](dataset)
+    else:
+        extras = Extras([{} for _ in range(len(dataset.rows))], [{} for _ in paths])
+    return Split(dataset, extras, _names(paths, LAYOUTS[to]), sizes)
+
+
+def _names(paths: list[str], layout: Layout) -> list[PurePosixPath]:
+    """The pictures' names below the folder that holds them all. InputError where two would share a label file."""
+    base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
+    names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
+    seen: dict[str, str] = {}
+    for path, name in zip(paths, names, strict=True):
+        if name.suffix.lower() not in SUFFIXES or "\n" in path:
+            raise InputError(f"{path}: needed a picture's name that ends in {', '.join(SUFFIXES)}; rename it")
+        key = name.stem if layout.flat else str(name.with_suffix(""))
+        if layout.named and key in seen:
+            raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
+        seen[key] = path
+    return names
+
+
+def _put(source: str, target: Path) -> None:
+    """The picture at its new place; nothing where it is there, as for a picture that is listed twice."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)

@@ -1,0 +1,91 @@
+"""Where each tile of a COCO JSON lies in its scene, as `boxwright data tile` writes it into the tile's entry.
+
+N boxes
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+from torch import Tensor
+
+from boxwright.config import Positive
+from boxwright.data import coco
+from boxwright.data.dataset import Dataset
+from boxwright.data.windows import Window
+from boxwright.errors import InputError
+
+Side = Annotated[int, Field(gt=0)]
+Edge = Annotated[int, Field(ge=0)]
+NEEDED = (
+    'needed "scene": a name, "scene_size": [height, width], "offset": [x, y] in it, "scale": above 0; '
+    "cut the scenes with `boxwright data tile`"
+)
+
+
+class _Entry(pydantic.BaseModel):
+    """What a tile's entry must say; further keys are no matter."""
+
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
+
+    scene: Annotated[str, Field(min_length=1)]
+    scene_size: tuple[Side, Side]  # (height, width) px
+    offset: tuple[Edge, Edge]  # the tile's left and top edge, px of the scene
+    scale: Positive  # px of the tile for one px of the scene
+    height: Side  # px of the tile
+    width: Side
+
+    @pydantic.model_validator(mode="after")
+    def _inside(self) -> "_Entry":
+        if self.offset[0] >= self.scene_size[1] or self.offset[1] >= self.scene_size[0]:
+            raise ValueError(f"offset {list(self.offset)} is outside scene_size {list(self.scene_size)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One tile. scene: the name of its scene. scene_size: (height, width) px of that.
+
+    window: the part of the scene that it shows. scale: px of the tile for one px of the scene.
+    """
+
+    scene: str
+    scene_size: tuple[int, int]
+    window: Window
+    scale: float
+
+    def to_scene(self, boxes: Tensor) -> Tensor:
+        """(N, 4) px of the tile -> (N, 4) px of the scene."""
+        return boxes / self.scale + boxes.new_tensor([self.window.x, self.window.y] * 2)
+
+
+def placements(tiles: Dataset) -> list[Placement]:
+    """One entry a picture. Raises InputError where the JSON does not say it, or says what cannot be."""
+    if tiles.kind != "coco":
+        raise InputError(f"{tiles.root}: labels are {tiles.kind}, needed the COCO JSON of `boxwright data tile`")
+    file = Path(tiles.label_file(0))
+    entries = {entry["id"]: (index, entry) for index, entry in enumerate(coco.image_entries(file))}
+    found = []
+    for image in tiles.images.ids.tolist():
+        index, entry = entries[image]
+        try:
+            found.append(_placement(_Entry.model_validate(entry)))
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = "".join(f".{part}" for part in first["loc"])
+            raise InputError(f"{file} images[{index}]{place}: {first['msg']}; {NEEDED}") from error
+    return found
+
+
+def _placement(entry: _Entry) -> Placement:
+    """A tile's sides are rounded: what ends less than a px of the tile from the scene's edge ends there."""
+
+    def extent(start: int, pixels: int, side: int) -> int:
+        end = start + pixels / entry.scale
+        return (side if end > side - 1 / entry.scale else round(end)) - start
+
+    (x, y), (height, width) = entry.offset, entry.scene_size
+    window = Window(x, y, max(1, extent(x, entry.width, width)), max(1, extent(y, entry.height, height)))
+    return Placement(entry.scene, entry.scene_size, window, entry.scale)

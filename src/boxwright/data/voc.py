@@ -1,0 +1,206 @@
+"""Pascal VOC: one XML a picture with its `object`s, each a `name` and a `bndbox`.
+
+The folder holds `Annotations`, `JPEGImages`, and `ImageSets/Main/{split}.txt`, lists of the pictures' names; without
+lists all is the split `all`. VOC counts pixels from 1 and means both ends: xmin 1, xmax 640 cover a picture 640 px
+wide, which is 0 to 640 for us. Such sets number nothing: pictures and boxes get ids counted from 1.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from boxwright.data import text
+from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.data.extras import Extras, Keys
+from boxwright.data.header import SUFFIXES
+from boxwright.errors import InputError
+from boxwright.progress import track
+
+LOOKED_FOR = "Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split"
+LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
+DEEPEST = 32  # elements in elements; VOC itself has 5
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one XML says. size: (height, width) px, -1 where it does not say. objects: class, xyxy px, difficult."""
+
+    filename: str
+    size: tuple[int, int]
+    objects: list[tuple[str, list[float], bool]]
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> list of names, or folder of XMLs."""
+    found = {f.name: f / "Annotations" for f in text.folders(root) if _is_set(f)}
+    if _is_set(root):
+        # Main also holds a list for each class, with 1 or -1 behind the names
+        lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file)]
+        found |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
+    if {"train", "val"} <= found.keys():
+        found.pop("trainval", None)  # the two once more
+    return found
+
+
+def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
+    """The pictures of a split. source: a list of names or a folder of XMLs.
+
+    names: classes in label order; none: from the usual files in `root`, else all that the set's XMLs name, sorted, so
+    that every split has the same. pictures: their folder; None: `JPEGImages` beside the XMLs.
+    Raises InputError for a file that is no such XML and for a class that is not among the names.
+    """
+    set_folder = source.parent.parent.parent  # of ImageSets/Main/train.txt
+    folder = (set_folder if (set_folder / "Annotations").is_dir() else root) / "Annotations"
+    if source.is_dir():
+        folder, files = source, text.walk(source, (".xml",))
+    else:
+        files = [str(folder / f"{line}.xml") for _, line in text.lines(source)]
+    if not files:
+        raise InputError(f"{source}: names no picture, needed XMLs in Annotations or their names in a list")
+    told = {file: _read(file) for file in track(files, len(files), f"reading labels of {split}")}
+    classes = tuple(names) or text.listed_classes(root) or _all_names(root, folder, told)
+    if not classes:
+        raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
+    paths = [_picture(file, told[file].filename, folder, pictures or folder.parent / "JPEGImages") for file in files]
+    sizes = np.array([told[file].size for file in files], dtype=np.int64)
+    images = Images(np.arange(1, len(files) + 1), paths_column(paths), sizes, paths_column(files))
+    starts = np.concatenate([[0], np.cumsum([len(told[file].objects) for file in files])]).astype(np.int64)
+    rows = _boxes(files, told, {name: label for label, name in enumerate(classes)})
+    return Dataset(classes, tuple(range(len(classes))), split, root, "voc", images, rows, starts)
+
+
+def extras(dataset: Dataset) -> Extras:
+    """All other elements of the XMLs: pose, truncated, parts, owner and so on; an element with elements is a dict."""
+    rows: list[Keys] = []
+    images: list[Keys] = []
+    for index in range(len(dataset)):
+        tree = _parse(dataset.label_file(index))
+        rows += [_others(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
+        images.append(_others(tree, {"filename", "size", "object"}))
+        if (depth := tree.findtext("size/depth", "3").strip()) != "3":
+            images[-1]["depth"] = depth
+    return Extras(rows, images)
+
+
+def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str, int]) -> Boxes:
+    labels, corners, difficult, places = [], [], [], []
+    for file in files:
+        for place, (name, box, hard) in enumerate(told[file].objects, 1):
+            if name not in numbers:
+                raise InputError(
+                    f"{file} object[{place}]: class '{name}' is not one of {', '.join(numbers)}; add it to classes.txt "
+                    "or the names in the data YAML"
+                )
+            labels.append(numbers[name])
+            corners.append(box)
+            difficult.append(hard)
+            places.append(place)
+    xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+    column, lines = np.array(labels, dtype=np.int64), np.array(places, dtype=np.int64)
+    ids, crowd = np.arange(1, len(xyxy) + 1), np.zeros(len(xyxy), dtype=bool)
+    return Boxes(as_float32(xyxy), column, column, crowd, areas, ids, lines, np.array(difficult, dtype=bool))
+
+
+def _read(file: str) -> _Told:
+    tree = _parse(file)
+    objects = [_object(element, f"{file} object[{place}]") for place, element in enumerate(tree.findall("object"), 1)]
+    sides = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
+    if not all(side.isascii() and side.isdigit() and len(side) < 10 for side in sides):
+        raise InputError(f"{file}: size: found height '{sides[0][:20]}', width '{sides[1][:20]}', needed whole numbers")
+    height, width = map(int, sides)
+    size = (height, width) if height and width else (-1, -1)  # some tools write 0 for "not known"
+    return _Told(tree.findtext("filename", "").strip(), size, objects)
+
+
+def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
+    name, hard = element.findtext("name", "").strip(), element.findtext("difficult", "0").strip()
+    words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
+    if not name:
+        raise InputError(f"{place}: name: empty or missing, needed the object's class")
+    if hard not in ("0", "1"):
+        raise InputError(f"{place}: difficult: found '{hard[:20]}', needed 0 or 1")
+    try:
+        x1, y1, x2, y2 = map(float, words)
+    except ValueError:
+        found = ", ".join(f"{side} '{word[:20]}'" for side, word in zip(SIDES, words, strict=True))
+        raise InputError(f"{place}: bndbox: found {found}, needed four numbers") from None
+    return name, [x1 - 1, y1 - 1, x2, y2], hard == "1"
+
+
+def _parse(file: str) -> ET.Element:
+    """The root of one XML. No entity is expanded or fetched: a file that declares any is refused."""
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(LARGEST + 1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of a picture") from error
+    if len(data) > LARGEST:
+        raise InputError(f"{file}: has more than {LARGEST} bytes, needed the labels of one picture")
+    builder = _Builder()
+    try:
+        tree = ET.fromstring(data, ET.XMLParser(target=builder))
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that is not known
+        raise InputError(f"{file}: not a VOC label file ({error}), needed XML without a document type") from error
+    if tree.tag != "annotation":
+        raise InputError(f"{file}: the outer element is '{tree.tag[:40]}', needed 'annotation'")
+    return tree
+
+
+class _Builder(ET.TreeBuilder):
+    """Refuses a document type, the only place where entities are declared, and nesting without end."""
+
+    depth = 0
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError(f"it declares the document type '{name[:40]}'")
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError(f"elements in elements, {self.depth} deep")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> ET.Element:
+        self.depth -= 1
+        return super().end(tag)
+
+
+def _others(element: ET.Element, known: set[str]) -> Keys:
+    """The elements in `element` but for the known ones; what comes several times is a list."""
+    found: Keys = {}
+    for part in element:
+        if part.tag not in known:
+            found.setdefault(part.tag, []).append(_others(part, set()) if len(part) else (part.text or "").strip())
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+
+
+def _all_names(root: Path, folder: Path, told: Mapping[str, _Told]) -> tuple[str, ...]:
+    """Classes of every XML of the set, also of its other splits."""
+    folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
+    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - told.keys())
+    others = (_read(file) for file in track(files, len(files), "reading class names"))
+    return tuple(sorted({name for one in (*told.values(), *others) for name, _, _ in one.objects}))
+
+
+def _picture(file: str, filename: str, folder: Path, pictures: Path) -> str:
+    """Where the picture of an XML lies: under the name it says, else under its own name with a picture's suffix."""
+    own = pictures / Path(file).relative_to(folder)
+    if Path(filename).suffix.lower() in SUFFIXES:
+        return str(own.parent / Path(filename).name)
+    there = [own.with_suffix(suffix) for suffix in SUFFIXES if own.with_suffix(suffix).is_file()]
+    return str(there[0] if there else own.with_suffix(SUFFIXES[0]))
+
+
+def _is_set(folder: Path) -> bool:
+    return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+
+
+def _is_plain(file: Path) -> bool:
+    first = next(text.lines(file), (0, ""))[1]
+    return len(first.split()) == 1

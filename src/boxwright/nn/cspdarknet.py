@@ -1,0 +1,97 @@
+"""CSPDarkNet-53 without its classifier (YOLOv4 paper, section 3.4), and YOLOv4-tiny's backbone.
+
+    B images, H x W px, C channels
+
+Each stage sends a part of its channels past its blocks and joins both at its end (Wang et al. 2019, CSPNet). Modules
+stand in Darknet's order.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style
+
+STEM = 32  # channels of the first layer; all others are multiples
+BLOCKS = (1, 2, 8, 8, 4)  # residual blocks of the stages at strides 2 to 32
+
+
+class Stage(nn.Module):
+    """(B, inputs, H, W) -> (B, outputs, H / 2, W / 2). part: channels of each of the two ways."""
+
+    def __init__(self, inputs: int, outputs: int, part: int, hidden: int, blocks: int, style: Style) -> None:
+        super().__init__()
+        self.down = ConvNormAct(inputs, outputs, 3, style, stride=2)
+        self.past = ConvNormAct(outputs, part, 1, style)
+        self.enter = ConvNormAct(outputs, part, 1, style)
+        self.blocks = nn.Sequential(*(Bottleneck(part, part, style, hidden=hidden) for _ in range(blocks)))
+        self.leave = ConvNormAct(part, part, 1, style)
+        self.join = ConvNormAct(2 * part, outputs, 1, style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        main = self.leave(self.blocks(self.enter(x)))
+        return self.join(torch.cat((main, self.past(x)), 1))  # type: ignore[no-any-return]
+
+
+class CSPDarkNet53(nn.Module):
+    """(B, 3, H, W) -> maps of 8, 16 and 32 times `stem` channels at strides 8, 16 and 32. H and W: multiples of 32."""
+
+    def __init__(self, style: Style, stem: int = STEM) -> None:
+        super().__init__()
+        self.stem = ConvNormAct(3, stem, 3, style)
+        self.stages = nn.ModuleList()
+        inputs = stem
+        for number, blocks in enumerate(BLOCKS):
+            outputs = inputs * 2
+            # The first stage gives both ways all channels; its block halves them. The others halve them before.
+            part = outputs if number == 0 else inputs
+            self.stages.append(Stage(inputs, outputs, part, inputs, blocks, style))
+            inputs = outputs
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps[2], maps[3], maps[4]
+
+
+class TinyStage(nn.Module):
+    """(B, C, H, W) -> what its two ways joined to (B, C, H, W), and that after its first layer's output (B, 2C, H, W).
+
+    Only the second half of the first layer's channels goes on (Darknet's route with groups=2, group_id=1).
+    """
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv = ConvNormAct(channels, channels, 3, style)
+        self.first = ConvNormAct(half, half, 3, style)
+        self.second = ConvNormAct(half, half, 3, style)
+        self.join = ConvNormAct(channels, channels, 1, style)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.conv(x)
+        first = self.first(x.chunk(2, 1)[1])
+        joined = self.join(torch.cat((self.second(first), first), 1))
+        return joined, torch.cat((x, joined), 1)
+
+
+class TinyBackbone(nn.Module):
+    """(B, 3, H, W) -> maps of 8 and 16 times `stem` channels at strides 16 and 32 (Darknet's yolov4-tiny.cfg)."""
+
+    def __init__(self, style: Style, stem: int = STEM) -> None:
+        super().__init__()
+        self.stem = ConvNormAct(3, stem, 3, style, stride=2)
+        self.down = ConvNormAct(stem, 2 * stem, 3, style, stride=2)
+        self.stages = nn.ModuleList(TinyStage(factor * stem, style) for factor in (2, 4, 8))
+        self.last = ConvNormAct(16 * stem, 16 * stem, 3, style)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.down(self.stem(x))
+        for stage in self.stages:
+            joined, x = stage(x)
+            x = F.max_pool2d(x, 2)
+        return joined, self.last(x)

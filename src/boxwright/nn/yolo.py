@@ -1,0 +1,124 @@
+"""What YOLOv3 and YOLOv4 share: the head of a scale, and the detector around a network with anchors.
+
+    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
+    N = sum of A*h*w: all cells of all scales, K candidates
+
+A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.errors import InputError
+from boxwright.nn.blocks import ConvNormAct, Style
+from boxwright.ops.anchors import Cells, flatten
+from boxwright.types import Detections
+
+A = 3  # anchors a scale
+
+
+def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
+    """Five convolutions, 1x1 and 3x3 in turn. (B, inputs, h, w) -> (B, hidden, h, w)."""
+    return nn.Sequential(
+        ConvNormAct(inputs, hidden, 1, style),
+        ConvNormAct(hidden, hidden * 2, 3, style),
+        ConvNormAct(hidden * 2, hidden, 1, style),
+        ConvNormAct(hidden, hidden * 2, 3, style),
+        ConvNormAct(hidden * 2, hidden, 1, style),
+    )
+
+
+def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
+    """The last layer of a scale. (B, inputs, h, w) -> (B, A*(5+C), h, w).
+
+    Its objectness bias is such that a fresh head expects 8 objects in a 640 px picture, as MindYOLO does: without it
+    the background of thousands of cells swamps the first steps.
+    """
+    layer = nn.Conv2d(inputs, A * (5 + classes), 1)
+    with torch.no_grad():
+        assert layer.bias is not None
+        layer.bias.view(A, -1)[:, 4] = math.log(8 / (640 / stride) ** 2)
+    return layer
+
+
+class Head(nn.Module):
+    """The trunk, which leads on to the next scale, and two convolutions that end in this scale's map."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int, stride: int, style: Style) -> None:
+        super().__init__()
+        self.trunk = trunk(inputs, hidden, style)
+        self.last = ConvNormAct(hidden, hidden * 2, 3, style)
+        self.out = raw_map(hidden * 2, classes, stride)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, h, w) -> the route onward (B, hidden, h, w), the map (B, A*(5+C), h, w)."""
+        route = self.trunk(x)
+        return route, self.out(self.last(route))
+
+
+class AnchorDetector(nn.Module):
+    """A detector around `network`, which turns normalised images into S maps at `strides`, coarse first.
+
+    mean, std: of RGB in [0, 1]. anchors: (width, height) px, A a scale, small to large. reach: of each scale in the
+    same order (see `Cells`). multi_label: a box may be reported as several classes, otherwise as its best one only.
+    """
+
+    mean: Tensor
+    std: Tensor
+    anchors: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        strides: tuple[int, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
+        anchors: Sequence[Sequence[float]],
+        multi_label: bool,
+        reach: Sequence[float] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.strides = strides
+        self.reach = tuple(reversed(reach))
+        self.multi_label = multi_label
+        self.raw_names = tuple(f"stride{stride}" for stride in strides)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        # (S, A, 2) px, coarse first like the raw maps; part of the recipe, so not of the state
+        pairs = torch.tensor(anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
+        self.register_buffer("anchors", pairs, persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> S maps (B, A*(5+C), h, w), coarse first."""
+        (height, width), step = images.shape[-2:], self.strides[0]
+        if height % step or width % step:
+            raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
+        raw: tuple[Tensor, ...] = self.network((images - self.mean) / self.std)
+        return raw
+
+    @torch.no_grad()
+    def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
+        """Boxes with objectness times class >= threshold, canvas px, one entry an image, before suppression."""
+        rows = flatten(raw, A)
+        # A score is at most its objectness, so most cells leave before their classes are looked at.
+        image, cell = (rows[..., 4].sigmoid() >= threshold).nonzero(as_tuple=True)
+        found = rows[image, cell]  # (K, 5+C), image by image
+        boxes = self.cells(raw).boxes(found[:, :4], cell)
+        scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
+        if self.multi_label:
+            row, label = (scores >= threshold).nonzero(as_tuple=True)
+        else:
+            best, label = scores.max(dim=1)
+            row = (best >= threshold).nonzero()[:, 0]
+            label = label[row]
+        counts = image[row].bincount(minlength=len(rows)).tolist()
+        parts = (boxes[row], scores[row, label], label)
+        return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
+
+    def cells(self, raw: tuple[Tensor, ...]) -> Cells:
+        """Where the cells of these maps lie."""
+        return Cells.of([one.shape[-2:] for one in raw], self.strides, self.anchors, self.reach)

@@ -1,0 +1,90 @@
+"""Pairs of boxes that overlap, found by hashing places: the time grows with boxes and pairs, not with boxes squared.
+
+    N boxes, E entries: one box in one cell, P pairs
+
+A box lives on the level whose cells are just as large as its longer side or larger, so it covers at most 2 x 2 cells
+there. On each level the boxes that live on it meet those of its own and of the finer levels.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+PAIRS = 1 << 22  # looked at in one go; bounds the memory at some 300 MB
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def overlapping_pairs(boxes: Tensor, group: Tensor) -> Iterator[Tensor]:
+    """boxes (N, 4) xyxy px, group (N,) int64 from 0 -> (P, 2) int64 pieces of all pairs of one group that overlap.
+
+    Each pair comes once, in no certain order. Boxes that only touch do not overlap.
+    """
+    level = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1).log2().ceil().long()
+    for number in sorted(set(level.tolist())):
+        cells = (boxes / 2**number).floor().long()
+        cells[:, 2:] = torch.minimum(cells[:, 2:], cells[:, :2] + 1)  # the logarithm's rounding must add no third cell
+        member, member_key = _entries(cells, group, level == number)
+        visitor, visitor_key = _entries(cells, group, level <= number)
+        for one, other, key in _equal(member, member_key, visitor, visitor_key):
+            once = key == _key(torch.maximum(cells[one], cells[other])[:, :2], group[one], cells)
+            once &= (level[other] < number) | (other < one)
+            pairs = torch.stack((one[once], other[once]), 1)
+            yield pairs[_overlap(boxes[pairs[:, 0]], boxes[pairs[:, 1]])]
+
+
+def _entries(cells: Tensor, group: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """cells (N, 4): first and last column and row of each box -> (E,) box and (E,) key, of the `chosen` boxes."""
+    rows = chosen.nonzero()[:, 0]
+    low, high = cells[rows].chunk(2, 1)
+    boxes, keys = [], []
+    for step in CORNERS:
+        place = low + low.new_tensor(step)
+        there = (place <= high).all(1)
+        boxes.append(rows[there])
+        keys.append(_key(place[there], group[rows[there]], cells))
+    return torch.cat(boxes), torch.cat(keys)
+
+
+def _key(place: Tensor, group: Tensor, cells: Tensor) -> Tensor:
+    """One number for a cell (E, 2) of a group (E,)."""
+    first, extent = cells.amin(0)[:2], cells.amax(0)[2:] - cells.amin(0)[:2] + 1
+    column, row = (place - first).unbind(1)
+    return (group * extent[1] + row) * extent[0] + column
+
+
+def _equal(
+    member: Tensor, member_key: Tensor, visitor: Tensor, visitor_key: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each member with each visitor of the same key: (P,), (P,) and the keys (P,), at most about `PAIRS` at a time."""
+    member_key, order = member_key.sort()
+    member = member[order]
+    left = torch.searchsorted(member_key, visitor_key)
+    count = torch.searchsorted(member_key, visitor_key, right=True) - left
+    total = count.cumsum(0)
+    turns = total // PAIRS
+    for part in torch.split(torch.arange(len(visitor)), torch.bincount(turns).tolist()):
+        many = count[part]
+        place = torch.arange(int(many.sum())) - (many.cumsum(0) - many).repeat_interleave(many)
+        row = part.repeat_interleave(many)
+        yield member[left[row] + place], visitor[row], visitor_key[row]
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """(P, 4), (P, 4) -> (P,) bool"""
+    return (torch.minimum(a[:, 2:], b[:, 2:]) > torch.maximum(a[:, :2], b[:, :2])).all(1)
+
+
+def connected(pairs: Tensor, count: int) -> Tensor:
+    """(P, 2) pairs among `count` things -> (count,) the lowest number that each hangs together with.
+
+    Each round hooks every root to the lowest root beside it and then halves all paths, so rounds are few.
+    """
+    root = torch.arange(count)
+    while True:
+        near = root[pairs]
+        after = root.scatter_reduce(0, near.flatten(), near.amin(1).repeat_interleave(2), "amin")
+        after = after[after]
+        if torch.equal(after, root):
+            return root
+        root = after

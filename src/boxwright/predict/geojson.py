@@ -1,0 +1,92 @@
+"""Boxes of a georeferenced scene as GeoJSON, which QGIS and other maps open.
+
+    N detections, 5 corners of a closed ring
+
+`NAME.geojson` is in the scene's own coordinate system, which it names in the `crs` member of GeoJSON 2008: exact, and
+what QGIS reads; it is left out where the system has no code that could be named. `NAME.wgs84.geojson` follows RFC 7946:
+longitude, latitude, no `crs`. In both the east comes before the north, whatever the system's own axes say.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.windows import Georeference
+from boxwright.files import whole
+from boxwright.types import Detections
+
+Points = NDArray[np.float64]
+
+WGS84 = "EPSG:4326"
+# GeoJSON 2008 wants a URN; that of WGS84 with longitude first has a name of its own.
+CRS84 = "urn:ogc:def:crs:OGC:1.3:CRS84"
+# Corners x, y of xyxy: down first, which on a map with its north up is counterclockwise, as RFC 7946 wants it.
+RING = ((0, 1), (0, 3), (2, 3), (2, 1), (0, 1))
+DEGREE_DIGITS, METRE_DIGITS = 8, 3  # 1 mm either way
+
+
+def can_be_placed(georeference: Georeference | None, size: tuple[int, int]) -> bool:
+    """Whether a scene of `size` (height, width) px has its place on the Earth; a local drawing's system is none."""
+    if georeference is None:
+        return False
+    from rasterio.crs import CRS
+
+    system = CRS.from_string(georeference.crs)
+    if not (system.is_geographic or system.is_projected):
+        return False
+    height, width = size
+    corners = np.array([[0.0, 0.0, width, height]])
+    return bool(np.isfinite(_to_wgs84(_rings(corners, georeference), georeference.crs)).all())
+
+
+def write_geojson(found: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
+    """Write the boxes (px of the scene) of a scene that can be placed, and say the names of the files."""
+    from rasterio.crs import CRS
+
+    rings = _rings(found.boxes.double().numpy(force=True), georeference)
+    system = CRS.from_string(georeference.crs)
+    code = system.to_authority()
+    written = []
+    if code is not None:
+        urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
+        digits = DEGREE_DIGITS if system.is_geographic else METRE_DIGITS
+        member = {"crs": {"type": "name", "properties": {"name": urn}}}
+        written.append(_write(folder / f"{stem}.geojson", found, rings.round(digits), member))
+    rings = _to_wgs84(rings, georeference.crs).round(DEGREE_DIGITS)
+    written.append(_write(folder / f"{stem}.wgs84.geojson", found, rings, {}))
+    return written
+
+
+def _rings(boxes: Points, georeference: Georeference) -> Points:
+    """(N, 4) xyxy px -> (N, 5, 2) in the scene's system, counterclockwise."""
+    a, b, c, d, e, f = georeference.transform
+    x, y = boxes[:, np.array(RING)].transpose(2, 0, 1)
+    rings = np.stack((a * x + b * y + c, d * x + e * y + f), axis=-1)
+    return rings if a * e - b * d < 0 else rings[:, ::-1]  # px count downwards: upright maps have a negative one
+
+
+def _to_wgs84(rings: Points, crs: str) -> Points:
+    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude."""
+    from rasterio import warp
+
+    east, north = rings.reshape(-1, 2).T.tolist() if rings.size else ([], [])
+    return np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
+
+
+def _write(path: Path, found: Detections, rings: Points, members: dict[str, Any]) -> str:
+    columns = zip(rings.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": found.names[label] if found.names else str(label), "label": label, "score": score},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+        for ring, label, score in columns
+    ]
+    with whole(path) as part:
+        tree = {"type": "FeatureCollection", **members, "features": features}
+        part.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+    return path.name

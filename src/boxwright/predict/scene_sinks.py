@@ -1,0 +1,83 @@
+"""Pictures of any size to a folder: overviews with boxes, one detections.json, GeoJSON where the Earth is known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwright.data.windows import grid, open_scene
+from boxwright.errors import InputError
+from boxwright.predict import sinks
+from boxwright.predict.geojson import can_be_placed, write_geojson
+from boxwright.predict.predictor import Predictor
+from boxwright.predict.tiled import Overview, Tiling, draw_overview, predict_scene
+
+
+def predict_scenes_to_folder(
+    predictor: Predictor,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    tiling: Tiling,
+    threshold: float | None = None,
+    iou: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    *,
+    geojson: bool = False,
+) -> sinks.Summary:
+    """Like `sinks.predict_to_folder`, window by window. Drawn are overviews, as JPEG.
+
+    geojson: it must be possible; without it georeferenced scenes get it and others do not. A scene that cannot be read
+    is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is not
+    there, a wrong setting, an unwritable folder, or a scene of no known place where GeoJSON must be.
+    """
+    folder = Path(out)
+    settings = sinks.settings_of(predictor, threshold, iou, classes)
+    settings |= {"tile": tiling.window, "overlap": tiling.overlap}
+    grid((1, 1), tiling.window, tiling.overlap)  # says what is wrong with these numbers
+    files = sinks.find_pictures(sources, folder)
+    if geojson:
+        _need_places(files)
+    targets = sinks.targets_of(files, folder, ".jpg")
+    sinks.make_writable(folder)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for path in files:
+        try:
+            rows.append(_one(predictor, path, targets[path], tiling, threshold, iou, classes))
+        except InputError as error:
+            failed[str(path)] = str(error)
+    return sinks.write_results(folder, settings, rows, failed)
+
+
+def _one(
+    predictor: Predictor,
+    path: Path,
+    target: Path,
+    tiling: Tiling,
+    threshold: float | None,
+    iou: float | None,
+    classes: Sequence[str | int] | None,
+) -> dict[str, Any]:
+    """Look at one scene and write its files; the scene's row of detections.json."""
+    with open_scene(path) as scene:
+        overview = Overview(scene.size)
+        found = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
+        place = scene.georeference
+    sinks.write_picture(draw_overview(found, overview), target)
+    row = sinks.row_of(predictor, found, target)
+    if place is not None and can_be_placed(place, found.size):
+        row["geojson"] = write_geojson(found, place, target.parent, target.stem)
+    return row
+
+
+def _need_places(files: Sequence[Path]) -> None:
+    for path in files:
+        try:
+            with open_scene(path) as scene:
+                placed = can_be_placed(scene.georeference, scene.size)
+        except InputError:
+            continue  # said in Summary.failed, when its turn comes
+        if not placed:
+            raise InputError(
+                f"{path}: no georeference, needed one for GeoJSON; leave --geojson out, or give the file one "
+                "(gdal_translate -a_srs EPSG:... -a_ullr ...)"
+            )

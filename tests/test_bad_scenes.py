@@ -1,0 +1,170 @@
+"""Broken aerial input through the real command line: one clear line, a status, nothing half-written, no traceback."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from boxwright.data import scenes
+from test_bad_input import SETTINGS, originals, place, refuse, run
+
+rasterio = pytest.importorskip("rasterio")
+__all__ = ["originals", "place"]  # fixtures
+
+GOOD = "10 10 30 10 30 30 10 30 car 0"
+CUT = ["data", "tile", "dota", "-o", "tiles", "--window", "64"]
+LABELS = Path("dota/val/labelTxt/P1.txt")
+
+
+@pytest.fixture
+def dota(place: Path) -> Path:
+    """`place` with a scene of 100 x 80 px and an object in DOTA's layout, as train and as val."""
+    for split in ("train", "val"):
+        (place / f"dota/{split}/images").mkdir(parents=True)
+        (place / f"dota/{split}/labelTxt").mkdir()
+        cv2.imwrite(f"dota/{split}/images/P1.png", np.full((80, 100, 3), 90, np.uint8))
+        Path(f"dota/{split}/labelTxt/P1.txt").write_text(f"imagesource:GoogleEarth\ngsd:0.1\n{GOOD}\n")
+    Path("dota/classes.txt").write_text("\n".join(scenes.NAMES))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("10 10 30 10 30 30 10 car 0", "needed eight numbers"),
+        ("10 10 30 10 30 30 10 30 submarine 0", "'submarine'"),
+        ("10 10 30 10 30 30 10 30 car 7", "needed eight numbers, a class, and 0 or 1"),
+        ("10 10 30 ten 30 30 10 30 car 0", "needed eight numbers"),
+        ("10 10 30", "needed eight numbers"),
+    ],
+)
+def test_a_line_that_is_no_object(line: str, told: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*CUT) == 0
+    LABELS.write_text(f"{GOOD}\n{line}\n")
+    where = ("P1.txt line 2", told)
+    refuse(capsys, "data", "check", "dota", told=where)
+    refuse(capsys, "data", "tile", "dota", "-o", "others", told=where)
+    refuse(capsys, "data", "convert", "dota", "--to", "coco", "-o", "coco", told=where)
+    refuse(capsys, "data", "show", "dota", "--split", "val", told=where)
+    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=where)
+    refuse(capsys, "train", "demo", "--data", "dota", *SETTINGS, told=where)
+
+
+def test_a_quadrilateral_outside_the_scene(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LABELS.write_text(f"{GOOD}\n210 10 230 10 230 30 210 30 car 0\n")
+    assert run("data", "check", "dota") == 1
+    (found,) = [line for line in capsys.readouterr().out.splitlines() if "out of" in line]
+    assert "P1.txt line 2" in found
+    refuse(capsys, *CUT, told=("P1.txt line 2", "--skip-bad"))
+    assert run(*CUT, "--skip-bad") == 0
+    assert "P1.txt line 2" in capsys.readouterr().out
+
+
+def test_a_quadrilateral_over_the_edge_is_cut_there(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LABELS.write_text("90 10 120 10 120 30 90 30 car 0\n")
+    assert run(*CUT) == 0
+    assert "1 cut at the scene's edge" in capsys.readouterr().out
+    (box,) = [row["bbox"] for row in json.loads(Path("tiles/annotations/val.json").read_text())["annotations"]
+              if not row["iscrowd"]][:1]  # fmt: skip
+    assert box == [90 - 36, 10, 10, 20]
+
+
+def test_an_empty_file_of_labels_is_a_scene_without_objects(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LABELS.write_text("")
+    assert run("data", "check", "dota") == 0
+    assert run(*CUT) == 0
+    assert run("data", "convert", "dota", "--to", "coco", "-o", "coco") == 0
+    assert json.loads(Path("tiles/annotations/val.json").read_text())["annotations"] == []
+    assert run("evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", "--out", "found") == 0
+    out, error = capsys.readouterr()
+    assert "Traceback" not in error
+    assert out.splitlines()[-2].split()[:4] == ["mean", "-", "-", "-"]
+
+
+def test_a_scene_that_is_missing(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*CUT) == 0
+    (dota / "dota/val/images/P2.png").write_bytes((dota / "dota/val/images/P1.png").read_bytes())
+    (dota / "dota/val/images/P1.png").unlink()
+    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=("dota/val", "P2.txt"))
+    LABELS.with_name("P2.txt").write_text(GOOD)
+    refuse(capsys, "evaluate", "w.safetensors", "--data", "tiles", "--scenes", "dota", told=("(P1)", "dota"))
+    assert run("data", "check", "dota") == 1
+    assert "P1.txt" in capsys.readouterr().out
+    refuse(capsys, "data", "tile", "dota", "-o", "others", told=("P1.txt",))
+
+
+def test_a_scene_that_is_damaged(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dota/val/images/P1.png").write_text("no picture")
+    refuse(capsys, "data", "tile", "dota", "-o", "others", "--split", "val", told=("P1.png",))
+
+
+def test_a_window_larger_than_the_scene(dota: Path) -> None:
+    assert run("data", "tile", "dota", "-o", "tiles") == 0
+    (image,) = json.loads(Path("tiles/annotations/val.json").read_text())["images"]
+    assert (image["height"], image["width"], image["offset"]) == (80, 100, [0, 0])
+    assert run("predict", "w.safetensors", "dota/val/images/P1.png", "--tile", "600", "--out", "found") == 0
+
+
+@pytest.mark.parametrize("overlap", ["1.0", "-0.1", "7", "nan"])
+def test_an_overlap_that_cannot_be(overlap: str, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, *CUT, "--overlap", overlap, told=("overlap", "less than 1"))
+    refuse(capsys, "predict", "w.safetensors", "good.png", "--tile", "64", "--overlap", overlap,
+           told=("overlap", "less than 1"))  # fmt: skip
+
+
+def test_other_numbers_that_cannot_be(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(capsys, *CUT[:-1], "0", told=("window",))
+    refuse(capsys, *CUT, "--scale", "0", told=("scale",))
+    refuse(capsys, *CUT, "--min-visible", "1.5", told=("min_visible",))
+    refuse(capsys, "predict", "w.safetensors", "good.png", "--tile", "0", told=("--tile",))
+    refuse(capsys, "predict", "w.safetensors", "good.png", "--overlap", "0.2", told=("--tile",))
+    refuse(capsys, "data", "convert", "dota", "--to", "klingon", "-o", "new", told=("klingon", "coco"))
+    refuse(capsys, "data", "tile", "dota", "-o", "dota", told=("dota",))
+
+
+def tiff(path: str, bands: int, kind: str, **more: object) -> None:
+    with rasterio.Env(), rasterio.open(
+        path, "w", driver="GTiff", width=100, height=80, count=bands, dtype=kind, **more
+    ) as file:  # fmt: skip
+        file.write(np.full((bands, 80, 100), 90, kind))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")  # of the writer above
+@pytest.mark.parametrize(("bands", "kind"), [(3, "uint16"), (1, "uint16"), (4, "uint8"), (1, "uint8")])
+def test_tiff_with_16_bits_or_4_bands(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiff("scene.tif", bands, kind, photometric="RGB" if bands > 2 else "MINISBLACK")
+    assert run("predict", "w.safetensors", "scene.tif", "--tile", "64", "--out", "found") == 0
+    assert json.loads(Path("found/detections.json").read_text())["failed"] == {}
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(("bands", "kind"), [(3, "float32"), (2, "uint8"), (7, "uint16")])
+def test_tiff_that_is_no_picture(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiff("scene.tif", bands, kind, photometric="MINISBLACK")
+    assert run("predict", "w.safetensors", "scene.tif", "good.png", "--tile", "64", "--out", "found") == 1
+    out, error = capsys.readouterr()
+    (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    assert "scene.tif" in line
+    assert "Traceback" not in error
+    tree = json.loads(Path("found/detections.json").read_text())
+    assert [row["file"] for row in tree["pictures"]] == ["good.png"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_geojson_without_georeference(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiff("scene.tif", 3, "uint8", photometric="RGB")
+    for source in ("good.png", "scene.tif"):
+        refuse(capsys, "predict", "w.safetensors", source, "--tile", "64", "--geojson", told=(source, "georeference"))
+    refuse(capsys, "predict", "w.safetensors", "good.png", "--geojson", told=("--tile",))
+
+
+def test_scenes_that_are_not_the_tiles_own(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "w.safetensors", "--data", "tiles", "--out", "found"]
+    assert run(*CUT) == 0
+    refuse(capsys, *words, "--scenes", "nowhere", told=("nowhere",))
+    refuse(capsys, *words, "--scenes", "data", told=("data", "P1"))
+    refuse(capsys, *words, "--scenes", "dota", "--split", "test", told=("test", "train, val"))
+    refuse(capsys, *words, "--scenes", "dota", "--no-truth", told=("--no-truth", "--scenes"))
+    refuse(capsys, "evaluate", "w.safetensors", "--data", "dota", "--scenes", "dota", told=("data tile",))

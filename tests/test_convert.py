@@ -1,0 +1,331 @@
+"""`data convert`: what each layout's files say, there and back again, and what is told to be lost."""
+
+import contextlib
+import io
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from boxwright import cli
+from boxwright.data import Dataset, dota, open_dataset, splits
+from boxwright.data.check import check_folder
+from boxwright.data.convert import convert
+from boxwright.errors import InputError
+from boxwright.files import new_folder
+
+AERIAL = Path(__file__).parents[2] / "shared" / "data" / "aerial"
+LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota")
+# A figure on its tip in the box 10.1, 5, 30.3, 15; its area by hand: half of 20.2 x 10.
+RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
+
+
+def labels(**further: Any) -> dict[str, Any]:
+    """Pictures of 60 x 40 px: one with a plain box and a rhombus, one in a folder with a difficult box, one bare."""
+    names = {7: "a.png", 3: "in/b c.jpg", 5: "in/bare.png"}
+    return {
+        "images": [{"id": n, "file_name": name, "width": 60, "height": 40} for n, name in names.items()],
+        "annotations": [
+            {"id": 31, "image_id": 3, "category_id": 9, "bbox": [0, 0, 60, 40], "area": 2400, "difficult": 1},
+            {"id": 32, "image_id": 7, "category_id": 2, "bbox": [1, 2, 10, 8], "area": 80},
+            {"id": 33, "image_id": 7, "category_id": 9, "bbox": [10.1, 5, 20.2, 10], "area": 101.0,
+             "segmentation": [RHOMBUS]},
+        ],
+        "categories": [{"id": 9, "name": "delivery truck"}, {"id": 2, "name": "car"}],
+    } | further  # fmt: skip
+
+
+def make(root: Path, tree: dict[str, Any] | None = None, split: str = "train") -> Path:
+    tree = tree or labels()
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / "annotations" / f"{split}.json").write_text(json.dumps(tree), encoding="utf-8")
+    for number, image in enumerate(tree["images"]):
+        file = root / "images" / split / image["file_name"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40), (number, len(split), 0)).save(file)
+    return root
+
+
+def rich(**changes: Any) -> dict[str, Any]:
+    """With a crowd region and keys of all sorts."""
+    tree = labels(info={"year": 2020}, **changes)
+    tree["annotations"].append(
+        {"id": 40, "image_id": 7, "category_id": 2, "bbox": [30, 20, 20, 10], "area": 55, "iscrowd": 1,
+         "segmentation": {"size": [40, 60], "counts": [2400]}}
+    )  # fmt: skip
+    tree["annotations"][1]["pose"] = "left"
+    tree["images"][0] |= {"gsd": "0.5", "license": 4}
+    tree["categories"][0]["supercategory"] = "vehicle"
+    return tree
+
+
+def told(dataset: Dataset, *columns: str) -> dict[str, Any]:
+    """Picture's name -> its boxes with their classes and those columns of them, in order of the boxes."""
+    said = {}
+    for sample in dataset:
+        parts = [sample.boxes.tolist(), [dataset.names[label] for label in sample.labels]]
+        said[Path(sample.path).name] = sorted(zip(*parts, *(getattr(sample, c).tolist() for c in columns), strict=True))
+    return said
+
+
+def test_yolo_txt_by_hand(tmp_path: Path) -> None:
+    """Centre and size as shares of 60 x 40 px."""
+    convert(make(tmp_path / "from"), "yolo_txt", tmp_path / "to")
+    first, second = (tmp_path / "to/labels/train/a.txt").read_text().splitlines()
+    assert first == f"0 {6 / 60!r} {6 / 40!r} {10 / 60!r} {8 / 40!r}"
+    np.testing.assert_allclose([float(w) for w in second.split()], [1, 20.2 / 60, 10 / 40, 20.2 / 60, 10 / 40])
+    assert (tmp_path / "to/labels/train/in/b c.txt").read_text() == "1 0.5 0.5 1.0 1.0\n"
+    assert (tmp_path / "to/labels/train/in/bare.txt").read_text() == ""
+    assert (tmp_path / "to/classes.txt").read_text() == "car\ndelivery truck\n"
+
+
+def test_line_txt_by_hand(tmp_path: Path) -> None:
+    convert(make(tmp_path / "from", rich()), "line_txt", tmp_path / "to")
+    assert (tmp_path / "to/train.txt").read_text().splitlines() == [
+        "images/train/a.png 1,2,11,10,0 10.1,5,30.3,15,1 30,20,50,30,0,1",
+        "images/train/in/b c.jpg 0,0,60,40,1",
+        "images/train/in/bare.png",
+    ]
+
+
+def test_dota_by_hand(tmp_path: Path) -> None:
+    convert(make(tmp_path / "from", rich()), "dota", tmp_path / "to")
+    assert (tmp_path / "to/train/labelTxt/a.txt").read_text().splitlines() == [
+        "gsd:0.5",
+        "1 2 11 2 11 10 1 10 car 0",
+        "20.2 5 30.3 10 20.2 15 10.1 10 delivery-truck 0",
+        "30 20 50 20 50 30 30 30 car 1",
+    ]
+    assert (tmp_path / "to/train/labelTxt/b c.txt").read_text() == "0 0 60 0 60 40 0 40 delivery-truck 1\n"
+
+
+def test_voc_by_hand(tmp_path: Path) -> None:
+    """Pixels from 1, both ends meant."""
+    convert(make(tmp_path / "from", rich()), "voc", tmp_path / "to")
+    tree = ET.parse(tmp_path / "to/Annotations/train/a.xml").getroot()
+    assert [tree.findtext(f"size/{side}") for side in ("width", "height", "depth")] == ["60", "40", "3"]
+    found = [[o.findtext(key) for key in ("name", "difficult", "pose")] for o in tree.findall("object")]
+    assert found == [["car", "0", "left"], ["delivery truck", "0", None], ["car", "1", None]]
+    corners = [[e.text for e in o.findall("bndbox/*")] for o in tree.findall("object")]
+    assert corners == [["2", "3", "11", "10"], ["11.1", "6", "30.3", "15"], ["31", "21", "50", "30"]]
+    names = (tmp_path / "to/ImageSets/Main/train.txt").read_text().splitlines()
+    assert names == ["train/a", "train/in/b c", "train/in/bare"]
+
+
+def test_pictures_come_along(tmp_path: Path) -> None:
+    """The same bytes; two splits may have pictures of the same name."""
+    root = make(make(tmp_path / "from"), split="val")
+    for layout in LAYOUTS:
+        convert(root, layout, tmp_path / layout)
+        assert splits(tmp_path / layout) == ["train", "val"]
+        for split in ("train", "val"):
+            before, after = open_dataset(root, split), open_dataset(tmp_path / layout, split)
+            assert len(after) == 3
+            for sample in after:
+                (old,) = (one.path for one in before if Path(one.path).name == Path(sample.path).name)
+                assert Path(sample.path).read_bytes() == Path(old).read_bytes()
+        assert not check_folder(tmp_path / layout).errors
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("last", LAYOUTS)
+def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
+    """Boxes and classes come back through any two layouts; flags, areas and outlines through those that hold them."""
+    tree = rich()
+    tree["categories"][0]["name"] = "truck"
+    if {layout, last} - {"coco", "line_txt"}:
+        tree["annotations"].pop()  # the crowd region
+    root = make(tmp_path / "from", tree)
+    convert(root, layout, tmp_path / "1")
+    convert(tmp_path / "1", last, tmp_path / "2")
+    convert(tmp_path / "2", "coco", tmp_path / "3")
+    columns = []
+    if {layout, last} <= {"coco", "dota", "voc"}:
+        columns.append("difficult")
+    if {layout, last} <= {"coco", "dota"}:
+        columns.append("areas")
+    if {layout, last} <= {"coco", "line_txt"}:
+        columns.append("crowd")
+    before, after = open_dataset(root, "train"), open_dataset(tmp_path / "3", "train")
+    assert after.names == ("car", "truck")
+    assert told(after, *columns) == told(before, *columns)
+    written = json.loads((tmp_path / "3/annotations/train.json").read_text())
+    outlines = [a.get("segmentation") for a in written["annotations"] if a["category_id"] == after.category_ids[1]]
+    assert ([RHOMBUS] in outlines) == ({layout, last} <= {"coco", "dota"})
+
+
+def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
+    tree = rich()
+    convert(make(tmp_path / "from", tree), "coco", tmp_path / "to")
+    written = json.loads((tmp_path / "to/annotations/train.json").read_text())
+    assert written["info"] == tree["info"]
+    for key in ("images", "annotations", "categories"):
+        after = {entry["id"]: entry for entry in written[key]}
+        for entry in tree[key]:
+            said = after.pop(entry["id"])
+            assert said | entry == said, key
+            assert said.keys() - entry.keys() <= {"iscrowd", "difficult"}
+        assert not after
+
+
+def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
+    lines = ["imagesource:GoogleEarth", "gsd:null", "20.5 0 40 10.25 20 20 0 10 plane 1", "5 9 5 5 9 5 9 9 ship 0"]
+    for part in ("images", "labelTxt"):
+        (tmp_path / "from/train" / part).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "from/train/images/P1.png")
+    (tmp_path / "from/train/labelTxt/P1.txt").write_text("\n".join(lines))
+    assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
+    areas = "areas other than those of the boxes"
+    assert "marks of difficult" not in convert(tmp_path / "from", "voc", tmp_path / "voc")
+    said = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
+    for word in ("1 marks of difficult", f"1 {areas}", "1 outlines", "1 'gsd' of pictures"):
+        assert word in said
+    convert(tmp_path / "coco", "dota", tmp_path / "to")
+    assert (tmp_path / "to/train/labelTxt/P1.txt").read_text().splitlines() == lines
+    assert open_dataset(tmp_path / "to", "train").names == open_dataset(tmp_path / "from", "train").names
+
+
+def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
+    inner = (
+        "<filename>a.png</filename><folder>x</folder><owner><name>me</name></owner>"
+        "<size><width>60</width><height>40</height><depth>1</depth></size><object><name>cat</name><pose>Left</pose>"
+        "<difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9.5</xmax><ymax>8</ymax></bndbox>"
+        "<part><name>head</name></part><part><name>foot</name></part></object>"
+    )
+    for part in ("Annotations", "JPEGImages"):
+        (tmp_path / "from" / part).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "from/JPEGImages/a.png")
+    (tmp_path / "from/Annotations/a.xml").write_text(f"<annotation>{inner}</annotation>")
+
+    def elements(file: Path) -> list[tuple[str, str]]:
+        return sorted((e.tag, (e.text or "").strip()) for e in ET.parse(file).getroot().iter())
+
+    assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
+    said = convert(tmp_path / "coco", "voc", tmp_path / "to")
+    assert "cannot hold: 1 ids of pictures, 1 ids of boxes, 1 ids of classes\n" in said
+    assert elements(tmp_path / "to/Annotations/all/a.xml") == elements(tmp_path / "from/Annotations/a.xml")
+
+
+@pytest.mark.parametrize(
+    ("layout", "lost"),
+    [
+        ("coco", []),
+        ("yolo_txt", ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines",
+                      "3 ids of pictures", "4 ids of boxes", "2 ids of classes", "1 'pose' of boxes",
+                      "1 'supercategory' of classes", "1 'info' of the whole", "1 'gsd' of pictures",
+                      "1 'license' of pictures"]),
+        ("line_txt", ["1 marks of difficult objects", "2 areas", "2 outlines", "1 'license' of pictures"]),
+        ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of pictures"]),
+        ("dota", ["1 crowd regions (written as difficult)", "1 areas", "1 outlines", "1 'pose' of boxes",
+                  "1 names of classes with white space (delivery truck; it becomes '-')"]),
+    ],
+)  # fmt: skip
+def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
+    said = convert(make(tmp_path / "from", rich()), layout, tmp_path / "to")
+    assert f"train: 3 pictures, 4 boxes from coco to {layout}" in said
+    assert ("cannot hold" in said) == bool(lost)
+    for word in lost:
+        assert word in said
+    assert ("difficult objects" in said) == (layout in ("yolo_txt", "line_txt"))
+    assert ("'gsd'" in said) == (layout not in ("coco", "dota"))
+    assert ("'pose'" in said) == (layout not in ("coco", "voc"))
+    assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if layout == "yolo_txt" else 4)
+
+
+def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
+    """`line_txt` takes a first name `background` for no class of its own."""
+    tree = labels(categories=[{"id": 2, "name": "background"}, {"id": 9, "name": "truck"}])
+    root = make(tmp_path / "from", tree)
+    convert(root, "line_txt", tmp_path / "to")
+    assert told(open_dataset(tmp_path / "to", "train")) == told(open_dataset(root, "train"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
+    """pycocotools reads the same boxes from the JSON that came back."""
+    if not AERIAL.is_dir():
+        pytest.skip(f"{AERIAL} is absent")
+    (tmp_path / "from/annotations").mkdir(parents=True)
+    (tmp_path / "from/annotations/test.json").symlink_to(AERIAL / "annotations/test.json")
+    (tmp_path / "from/images").symlink_to(AERIAL / "images")
+    convert(tmp_path / "from", layout, tmp_path / "1")
+    convert(tmp_path / "1", "coco", tmp_path / "2")
+    found = []
+    for file in (AERIAL / "annotations/test.json", tmp_path / "2/annotations/test.json"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            judge = COCO(str(file))
+        found.append(
+            {
+                Path(image["file_name"]).name: sorted(
+                    (judge.cats[a["category_id"]]["name"], *np.round(a["bbox"], 3).tolist())
+                    for a in judge.imgToAnns[image["id"]]
+                )
+                for image in judge.imgs.values()
+            }
+        )
+    assert found[0] == found[1]
+    assert sum(map(len, found[0].values())) == 172
+
+
+@pytest.mark.parametrize(
+    ("change", "layout", "said"),
+    [
+        ({"annotations": [labels()["annotations"][0] | {"category_id": 77}]}, "voc", "category 77 is not defined"),
+        ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no picture 77"),
+        ({"categories": [{"id": 2, "name": "a\nb"}, {"id": 9, "name": "c"}]}, "yolo_txt", "line of its own"),
+        ({"categories": [{"id": 2, "name": "a b"}, {"id": 9, "name": "a-b"}]}, "dota", "only in white space"),
+        ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same file of labels"),
+        ({"images": [*labels()["images"], {"id": 8, "file_name": "a.jpg"}]}, "voc", "same file of labels"),
+        ({}, "pascal", "there is no such layout, needed one of coco"),
+    ],
+)
+def test_what_cannot_be_carried_over_is_refused(tmp_path: Path, change: dict[str, Any], layout: str, said: str) -> None:
+    root = make(tmp_path / "from", labels(**change))
+    with pytest.raises(InputError, match=said) as caught:
+        convert(root, layout, tmp_path / "to")
+    assert "\n" not in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["from"]
+
+
+def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
+    root = make(make(tmp_path / "from"), labels(categories=[{"id": 2, "name": "x"}, {"id": 9, "name": "y"}]), "val")
+    with pytest.raises(InputError, match=r"classes of val are x, y, before car, delivery truck"):
+        convert(root, "dota", tmp_path / "to")
+    convert(root, "coco", tmp_path / "to")
+
+
+def test_a_picture_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> None:
+    root = make(tmp_path / "from")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"to: is there already, needed a new or empty folder"):
+        convert(root, "voc", tmp_path / "to")
+    (tmp_path / "to/mine.txt").unlink()
+    (root / "images/train/a.png").unlink()
+    with pytest.raises(InputError, match="there is no such file"):
+        convert(root, "voc", tmp_path / "to")
+    assert not list((tmp_path / "to").iterdir())
+
+
+def test_new_folder_appears_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "in" / "a") as part:
+        (part / "x").write_text("x")
+        assert not (tmp_path / "in/a").exists()
+    assert (tmp_path / "in/a/x").read_text() == "x"
+    with pytest.raises(InputError, match="b: cannot be written"), new_folder(tmp_path / "b") as part:
+        (part / "no" / "x").write_text("x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make(tmp_path / "from")
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["data", "convert", str(root), "--to", "dota", "-o", str(tmp_path / "to")])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "to")
+    assert set(dota.find(tmp_path / "to")) == {"train"}

@@ -1,0 +1,239 @@
+"""DOTA's labelTxt and Pascal VOC: boxes worked by hand, class lists by version, bad lines in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright import recipe
+from boxwright.data import open_dataset, splits
+from boxwright.data.check import check, check_folder
+from boxwright.errors import InputError
+from boxwright.predict.labels import draw_labels
+
+LABELS = """imagesource:GoogleEarth
+gsd:0.146343590398
+
+10.0 5.0 30.0 5.0 30.0 15.0 10.0 15.0 plane 0
+20 0 40 10 20 20 0 10 large-vehicle 1
+1 1 3 1 3 3 1 3 ship
+"""
+V15 = "1 1 3 1 3 3 1 3 container-crane 0\n"
+V20 = "1 1 3 1 3 3 1 3 helipad 0\n"
+
+
+def scene(root: Path, name: str, labels: str | None, folder: str = "train", label_folder: str = "labelTxt") -> Path:
+    """A scene of 60 x 40 px with its labels, in {folder}/images and {folder}/{label_folder}."""
+    (root / folder / "images").mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40), (90, 120, 150)).save(root / folder / "images" / f"{name}.png")
+    (root / folder / label_folder).mkdir(parents=True, exist_ok=True)
+    file = root / folder / label_folder / f"{name}.txt"
+    if labels is not None:
+        file.write_text(labels, encoding="utf-8")
+    return file
+
+
+def test_quadrilaterals_become_boxes(tmp_path: Path) -> None:
+    file = scene(tmp_path, "P0001", LABELS)
+    scene(tmp_path, "P0000", "")
+    scene(tmp_path, "P0002", None)
+    assert splits(tmp_path) == ["train"]
+    dataset = open_dataset(tmp_path, "train")
+    assert (dataset.kind, dataset.names) == ("dota", recipe.class_names("dota10"))
+    assert [(Path(sample.path).stem, len(sample)) for sample in dataset] == [("P0000", 0), ("P0001", 3), ("P0002", 0)]
+    sample = dataset[1]
+    np.testing.assert_array_equal(sample.boxes, [[10, 5, 30, 15], [0, 0, 40, 20], [1, 1, 3, 3]])
+    assert [dataset.names[label] for label in sample.labels] == ["plane", "large-vehicle", "ship"]
+    assert sample.difficult.tolist() == [False, True, False]
+    assert sample.areas.tolist() == [200, 400, 4]  # the second is a rhombus with diagonals of 40 and 20 px
+    assert dataset.place(1, 0) == f"{file} line 4"
+    assert dataset.subset([1]).without_rows(np.array([True, False, False]))[0].difficult.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("label_folder", "labels", "listed"),
+    [
+        ("labelTxt", "", "dota10"), ("labelTxt", V15, "dota15"), ("labelTxt", V20, "dota20"),
+        ("labelTxt-v1.0", "", "dota10"), ("labelTxt-v1.5", "", "dota15"), ("labelTxt-v2.0", V15, "dota20"),
+    ],
+)  # fmt: skip
+def test_class_list_of_the_version(tmp_path: Path, label_folder: str, labels: str, listed: str) -> None:
+    """Every split has the classes of the whole set, also one that shows fewer."""
+    scene(tmp_path, "a", LABELS + labels, label_folder=label_folder)
+    scene(tmp_path, "b", LABELS, folder="val", label_folder=label_folder)
+    for split in ("train", "val"):
+        assert open_dataset(tmp_path, split).names == recipe.class_names(listed)
+
+
+def test_class_lists_hold_what_dota_counts() -> None:
+    """15, 16 and 18 classes, as DOTA's own page counts them; each begins with the one before."""
+    old, newer, newest = (recipe.class_names(name) for name in ("dota10", "dota15", "dota20"))
+    assert (len(old), len(newer), len(newest)) == (15, 16, 18)
+    assert (newer[:15], newer[15:]) == (old, ("container-crane",))
+    assert (newest[:16], newest[16:]) == (newer, ("airport", "helipad"))
+    assert len(set(newest)) == 18
+
+
+def test_layouts(tmp_path: Path) -> None:
+    scene(tmp_path / "flat", "a", LABELS, folder=".")
+    scene(tmp_path / "zip", "a", LABELS, label_folder="labelTxt-v1.5/DOTA-v1.5_train")
+    for part in ("images/val", "labelTxt/val"):
+        (tmp_path / "inner" / part).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "inner/images/val/a.png")
+    (tmp_path / "inner/labelTxt/val/a.txt").write_text(LABELS)
+    scene(tmp_path / "test", "a", LABELS)
+    (tmp_path / "test/test/images").mkdir(parents=True)  # scenes whose labels nobody has
+    for name, split in (("flat", "all"), ("zip", "train"), ("inner", "val"), ("test", "train")):
+        assert splits(tmp_path / name) == [split]
+        assert open_dataset(tmp_path / name, split).rows.difficult.tolist() == [False, True, False]
+
+
+def test_two_folders_of_labels_need_a_word(tmp_path: Path) -> None:
+    scene(tmp_path, "a", LABELS)
+    scene(tmp_path, "a", V15, label_folder="labelTxt-v1.5")
+    with pytest.raises(InputError, match=r"train: holds labelTxt and labelTxt-v1\.5, needed one"):
+        splits(tmp_path)
+    file = tmp_path / "d.yaml"
+    file.write_text("kind: dota\ntrain: train/labelTxt-v1.5\nnames: dota20\n")
+    dataset = open_dataset(file, "train")
+    assert (dataset.names, len(dataset.rows)) == (recipe.class_names("dota20"), 1)
+
+
+def test_names_of_ones_own(tmp_path: Path) -> None:
+    scene(tmp_path, "a", "0 0 1 0 1 1 0 1 kiosk 0\n")
+    (tmp_path / "classes.txt").write_text("tram\nkiosk\n")
+    assert open_dataset(tmp_path, "train").rows.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1 2 3 4 5 6 7 plane 0", "needed eight numbers, a class, and 0 or 1"),
+        ("1 2 3 4 5 6 7", "needed eight numbers"),
+        ("1 2 3 4 5 6 7 8", "needed eight numbers"),
+        ("1 2 3 4 5 6 7 x plane 0", "needed eight numbers"),
+        ("1 2 3 4 5 6 7 8 plane 2", "0 or 1"),
+        ("1 2 3 4 5 6 7 8 plane 0 0", "0 or 1"),
+        ("1 2 3 4 5 6 7 8 zeppelin 0", "class 'zeppelin' is not one of plane, .*classes.txt"),
+    ],
+)
+def test_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    file = scene(tmp_path, "a", LABELS + line + "\n")
+    with pytest.raises(InputError, match=said) as caught:
+        open_dataset(tmp_path, "train")
+    assert str(caught.value).startswith(f"{file} line 7: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_class_of_a_newer_version_names_the_list(tmp_path: Path) -> None:
+    scene(tmp_path, "a", V15, label_folder="labelTxt-v1.0")
+    with pytest.raises(InputError, match="names: dota15"):
+        open_dataset(tmp_path, "train")
+
+
+def test_scenes_that_cannot_be_matched(tmp_path: Path) -> None:
+    scene(tmp_path, "a", LABELS).rename(tmp_path / "train/labelTxt/b.txt")
+    with pytest.raises(InputError, match=r"no scene has a file of labels; looked for a\.txt"):
+        open_dataset(tmp_path, "train")
+    (tmp_path / "train/images/a.png").unlink()
+    with pytest.raises(InputError, match="holds no scene"):
+        open_dataset(tmp_path, "train")
+    scene(tmp_path, "a", LABELS, label_folder="labelTxt/in")
+    scene(tmp_path, "a", LABELS, label_folder="labelTxt/hbb")
+    with pytest.raises(InputError, match="has the same name"):
+        open_dataset(tmp_path, "train")
+
+
+def test_check_and_show(tmp_path: Path) -> None:
+    """A scene that is gone, a figure outside its scene, a number that is none, a figure without area."""
+    scene(tmp_path, "a", "50 30 70 30 70 50 50 50 plane 0\nnan 0 9 0 9 9 0 9 ship 0\n5 5 9 5 9 5 5 5 ship 0\n")
+    lost = scene(tmp_path, "lost", LABELS)
+    (tmp_path / "train/images/lost.png").unlink()
+    report = check(open_dataset(tmp_path, "train"))
+    assert [finding.kind for finding in report.errors] == ["not_finite", "zero_area", "outside", "unknown_image"]
+    assert f"{lost}" in str(report.errors[3])
+    assert "reaches 10 px out of the 60 x 40 picture" in str(report.errors[2])
+    scene(tmp_path / "sound", "a", LABELS)
+    assert not check_folder(tmp_path / "sound").errors
+    assert "1 of 1 pictures" in draw_labels(open_dataset(tmp_path / "sound", "train"), tmp_path / "drawn", 3)
+
+
+VOC = """<annotation>
+  <folder>VOC2007</folder><filename>{name}.png</filename>
+  <size><width>60</width><height>40</height><depth>3</depth></size>
+  <object><name>person</name><pose>Left</pose><truncated>1</truncated><difficult>1</difficult>
+    <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>60</xmax><ymax>40</ymax></bndbox>
+    <part><name>head</name><bndbox><xmin>3</xmin><ymin>4</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></part></object>
+  <object><name>cat</name><bndbox><ymax>20</ymax><xmin>11</xmin><ymin>6</ymin><xmax>30.5</xmax></bndbox></object>
+</annotation>"""
+
+
+def voc(root: Path, lists: dict[str, list[str]], xml: str = VOC) -> Path:
+    """A VOC folder; returns the XML of the last picture."""
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for split, names in lists.items():
+        (root / f"ImageSets/Main/{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            Image.new("RGB", (60, 40)).save(root / f"JPEGImages/{name}.png")
+            (root / f"Annotations/{name}.xml").write_text(xml.format(name=name), encoding="utf-8")
+    return root / f"Annotations/{name}.xml"
+
+
+def test_voc(tmp_path: Path) -> None:
+    """The whole of a picture is 1 to 60 for VOC and 0 to 60 for us. Classes are those of all splits, sorted."""
+    xml = voc(tmp_path, {"train": ["000012", "000005"], "val": ["000007"]})
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("000005\n000007\n000012\n")
+    (tmp_path / "ImageSets/Main/cat_train.txt").write_text("000012  1\n000005 -1\n")
+    xml.write_text(VOC.format(name="000007").replace("cat", "zebra"))
+    assert splits(tmp_path) == ["train", "val"]
+    dataset = open_dataset(tmp_path, "train")
+    assert (dataset.kind, dataset.names) == ("voc", ("cat", "person", "zebra"))
+    assert open_dataset(tmp_path, "val").names == dataset.names
+    assert [Path(sample.path).name for sample in dataset] == ["000012.png", "000005.png"]
+    sample = dataset[1]
+    np.testing.assert_array_equal(sample.boxes, [[0, 0, 60, 40], [10, 5, 30.5, 20]])
+    assert (sample.labels.tolist(), sample.difficult.tolist(), sample.size) == ([1, 0], [True, False], (40, 60))
+    assert dataset.place(1, 3) == f"{tmp_path / 'Annotations/000005.xml'} object[2]"
+    assert not check_folder(tmp_path).errors
+
+
+def test_voc_without_lists(tmp_path: Path) -> None:
+    xml = voc(tmp_path, {"all": ["a", "b"]})
+    (tmp_path / "ImageSets/Main/all.txt").unlink()
+    xml.write_text(VOC.replace("<filename>{name}.png</filename>", ""))  # the picture then bears the XML's name
+    assert splits(tmp_path) == ["all"]
+    assert [Path(sample.path).name for sample in open_dataset(tmp_path, "all")] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("</annotation>", "", "not a VOC label file"),
+        ("annotation>", "other>", "the outer element is 'other'"),
+        ("<annotation>", '<!DOCTYPE a [<!ENTITY x "y">]><annotation>', "declares the document type 'a'"),
+        ("<folder>", "<a>" * 40 + "</a>" * 40 + "<folder>", "elements in elements"),
+        ("<name>person</name>", "", r"object\[1\]: name: empty or missing"),
+        ("<xmin>11</xmin>", "", r"object\[2\]: bndbox: found xmin '', ymin '6'"),
+        ("<xmin>11</xmin>", "<xmin>left</xmin>", r"object\[2\]: bndbox: found xmin 'left'"),
+        ("<difficult>1", "<difficult>yes", r"object\[1\]: difficult: found 'yes', needed 0 or 1"),
+        ("<width>60", "<width>-6", "width '-6'"),
+    ],
+)
+def test_bad_voc_is_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    xml = voc(tmp_path, {"train": ["a"]}, VOC.replace(old, new))
+    with pytest.raises(InputError, match=said) as caught:
+        open_dataset(tmp_path, "train")
+    assert str(caught.value).startswith(str(xml))
+    assert "\n" not in str(caught.value)
+
+
+def test_voc_names_and_files_that_are_not_there(tmp_path: Path) -> None:
+    voc(tmp_path, {"train": ["a"]})
+    (tmp_path / "classes.txt").write_text("person\ndog\n")
+    with pytest.raises(InputError, match=r"object\[2\]: class 'cat' is not one of person, dog"):
+        open_dataset(tmp_path, "train")
+    (tmp_path / "Annotations/a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml: cannot be read"):
+        open_dataset(tmp_path, "train")

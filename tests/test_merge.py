@@ -1,0 +1,190 @@
+"""Boxes of overlapping windows: each object of the scene once, whatever the seams do to it."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from boxwright.data.windows import Window, grid
+from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.pairs import connected, overlapping_pairs
+from boxwright.predict.merge import merge
+from boxwright.types import Detections
+
+SIZE = (2000, 2600)  # px, height first
+LEFT, RIGHT = Window(0, 0, 600, 600), Window(480, 0, 600, 600)
+WIDE = (600, 1080)
+
+
+def one(*rows):
+    """Rows of (x1, y1, x2, y2, score, label) as detections."""
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].long(), ("car", "truck", "ship"))
+
+
+def look(boxes, labels, windows, noise=0.0, seed=0):
+    """What a perfect detector says of each window: everything in it, cut where the window ends.
+
+    noise: px by which its edges are off; it then finds nothing of objects that show less than twice as much.
+    """
+    draw = np.random.default_rng(seed)
+    found = []
+    for window in windows:
+        x1, y1, x2, y2 = window.xyxy
+        low, high = np.maximum(boxes[:, :2], [x1, y1]), np.minimum(boxes[:, 2:], [x2, y2])
+        seen = (high - low > 2 * noise).all(1)
+        cut = np.concatenate([low, high], 1)[seen] + draw.uniform(-noise, noise, (seen.sum(), 4))
+        cut = np.stack([cut[:, 0::2].clip(x1, x2), cut[:, 1::2].clip(y1, y2)], -1).reshape(-1, 4)
+        scores = torch.from_numpy(draw.uniform(0.5, 1, len(cut))).float()
+        found.append(Detections(torch.from_numpy(cut).float(), scores, torch.from_numpy(labels[seen])))
+    return found
+
+
+def scattered(count, low, high, seed=1, size=SIZE, classes=3):
+    draw = np.random.default_rng(seed)
+    side = draw.uniform(low, high, (count, 2))
+    corner = draw.uniform(0, 1, (count, 2)) * (np.array(size[::-1]) - side)
+    return np.concatenate([corner, corner + side], 1), draw.integers(0, classes, count)
+
+
+def same(merged, boxes, labels):
+    """Equal as sets: every row has its nearest row within a tenth of a px, and no two have the same one."""
+    wanted = torch.from_numpy(np.concatenate([boxes, labels[:, None] * 1e5], 1))
+    far, place = torch.cdist(torch.cat([merged.boxes, merged.labels[:, None] * 1e5], 1).double(), wanted).min(1)
+    assert sorted(place.tolist()) == list(range(len(boxes)))
+    assert far.max() < 0.1
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(600, 0.2), (600, 0.0), (512, 0.5), (300, 0.25), (5000, 0.2)])
+@pytest.mark.parametrize(("count", "low", "high"), [(400, 8, 60), (100, 60, 119), (12, 100, 500)])
+def test_every_object_exactly_once(window, overlap, count, low, high):
+    """Also where objects overlap, lie in each other, and are longer than the overlap or the window."""
+    boxes, labels = scattered(count, low, high)
+    windows = grid(SIZE, window, overlap)
+    same(merge(look(boxes, labels, windows), windows, SIZE, 0.45), boxes, labels)
+
+
+@pytest.mark.parametrize("overlap", [0.2, 0.5])
+def test_rough_boxes_come_once_and_near_their_object(overlap):
+    boxes, labels = scattered(300, 20, 110)
+    apart = pairwise_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).fill_diagonal_(0).amax(1).numpy() < 0.1
+    boxes, labels = boxes[apart], labels[apart]
+    windows = grid(SIZE, 600, overlap)
+    merged = merge(look(boxes, labels, windows, noise=1.5), windows, SIZE, 0.45)
+    overlaps = pairwise_iou(merged.boxes.double(), torch.from_numpy(boxes))
+    assert sorted(overlaps.argmax(1).tolist()) == list(range(len(boxes)))
+    assert overlaps.amax(1).min() > 0.6
+    assert (merged.scores.diff() <= 0).all()
+
+
+def test_halves_longer_than_the_overlap_become_one_with_the_better_score():
+    found = [one((100, 50, 600, 150, 0.6, 2)), one((480, 50, 900, 150, 0.8, 2))]
+    merged = merge(found, [LEFT, RIGHT], WIDE, 0.5)
+    assert merged.boxes.tolist() == [[100, 50, 900, 150]]
+    assert merged.scores.tolist() == pytest.approx([0.8])
+    assert merged.names == ("car", "truck", "ship")
+
+
+def test_a_whole_box_wins_over_a_cut_one_of_higher_score():
+    found = [one((520, 50, 600, 150, 0.9, 0)), one((520, 50, 640, 150, 0.4, 0))]
+    merged = merge(found, [LEFT, RIGHT], WIDE, 0.5)
+    assert merged.boxes.tolist() == [[520, 50, 640, 150]]
+    assert merged.scores.tolist() == pytest.approx([0.4])
+
+
+def test_what_lies_askew_across_the_seam_is_one_object():
+    """A long ship at 30 degrees: the boxes of its halves agree on half of the strip; a sliver agrees on nothing."""
+    halves = [one((260, 100, 600, 296, 0.9, 2)), one((480, 227, 820, 423, 0.9, 2))]
+    assert merge(halves, [LEFT, RIGHT], WIDE, 0.45).boxes.tolist() == [[260, 100, 820, 423]]
+    tip = [one((500, 100, 600, 130, 0.9, 2)), one((500, 100, 680, 200, 0.9, 2))]
+    assert merge(tip, [LEFT, RIGHT], WIDE, 0.45).boxes.tolist() == [[500, 100, 680, 200]]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_small_object_in_a_big_one_stays(first):
+    """Whole in both windows, cut by one, and seen by one window only; the big one cut by both."""
+    big = [one((100, 50, 600, 550, 0.6, 0)), one((480, 50, 900, 550, 0.6, 0))]
+    for small in ((500, 100, 560, 160), (560, 100, 640, 160), (300, 100, 360, 160)):
+        boxes = np.array([[100, 50, 900, 550], small])[:: 1 - 2 * first].astype(float)
+        windows = [LEFT, RIGHT]
+        same(merge(look(boxes, np.zeros(2, int), windows), windows, WIDE, 0.45), boxes, np.zeros(2, int))
+    unseen = [big[0], Detections.empty()]
+    unseen[1] = one((480, 50, 900, 550, 0.6, 0), (560, 100, 640, 160, 0.9, 0))
+    assert len(merge(unseen, [LEFT, RIGHT], WIDE, 0.45)) == 2  # nor does it go when the other window misses it
+
+
+def test_other_classes_other_places_and_one_windows_own_boxes_are_left_alone():
+    classes = [one((500, 50, 560, 150, 0.9, 0)), one((500, 50, 560, 150, 0.8, 1))]
+    assert merge(classes, [LEFT, RIGHT], WIDE, 0.45).labels.tolist() == [0, 1]
+    close = [one((10, 50, 60, 150, 0.9, 0), (15, 50, 65, 150, 0.8, 0)), one()]
+    assert len(merge(close, [LEFT, RIGHT], WIDE, 0.45)) == 2
+    edge = [one((0, 50, 60, 150, 0.9, 0)), one((1020, 50, 1080, 150, 0.8, 0))]  # at the scene's edges, not cut
+    assert len(merge(edge, [LEFT, RIGHT], WIDE, 0.45)) == 2
+
+
+def test_neighbours_at_a_line_where_windows_only_touch_stay_two():
+    """The window between saw both whole. Without one in between, their cross sections at the line decide."""
+    windows = [Window(0, 0, 600, 600), Window(300, 0, 600, 600), Window(600, 0, 600, 600)]
+    left, right = (560, 100, 599, 200, 0.9, 0), (601, 100, 640, 200, 0.8, 0)
+    assert len(merge([one(left), one(left, right), one(right)], windows, (600, 1200), 0.45)) == 2
+    assert len(merge([one(left), one(right)], windows[::2], (600, 1200), 0.45)) == 1
+    lower = (601, 170, 640, 270, 0.8, 0)
+    assert len(merge([one(left), one(lower)], windows[::2], (600, 1200), 0.45)) == 2
+
+
+def test_a_piece_goes_only_for_what_reaches_over_the_edge_that_cut_it():
+    """And slivers may be misplaced by some px."""
+    piece = one((530, 100, 600, 160, 0.9, 0))
+    assert len(merge([piece, one((490, 50, 598, 250, 0.9, 0))], [LEFT, RIGHT], WIDE, 0.45)) == 2
+    assert len(merge([piece, one((490, 50, 650, 250, 0.9, 0))], [LEFT, RIGHT], WIDE, 0.45)) == 1
+    sliver = one((593, 52, 600, 149, 0.9, 0))
+    assert len(merge([sliver, one((598, 50, 700, 150, 0.8, 0))], [LEFT, RIGHT], WIDE, 0.45)) == 1
+
+
+def test_the_scenes_own_edge_cuts_nothing():
+    """So the better of two whole boxes counts, not their hull."""
+    windows = [Window(0, 0, 600, 600), Window(0, 480, 600, 600)]
+    merged = merge([one((0, 500, 60, 590, 0.9, 0)), one((0, 502, 62, 592, 0.6, 0))], windows, (1080, 600), 0.45)
+    assert merged.boxes.tolist() == [[0, 500, 60, 590]]
+
+
+def test_nothing_is_nothing():
+    assert len(merge([], [], (10, 10), 0.5)) == 0
+    empty = merge([one(), one()], [LEFT, RIGHT], WIDE, 0.5)
+    assert empty.boxes.shape == (0, 4)
+    assert empty.names == ("car", "truck", "ship")
+    assert len(merge([one((1, 1, 5, 5, 0.5, 0))], [LEFT], (600, 600), 0.5)) == 1
+
+
+def test_pairs_are_those_of_comparing_all():
+    draw = torch.Generator().manual_seed(3)
+    low, side = torch.rand(500, 2, generator=draw) * 900 - 50, (torch.rand(500, 2, generator=draw) * 6.5).exp()
+    boxes, group = torch.cat([low, low + side], 1), torch.randint(0, 3, (500,), generator=draw)
+    boxes[:50] = (boxes[:50] / 64).round() * 64  # on the cells' edges; some are empty
+    shared = pairwise_iou(boxes, boxes) > 0
+    wanted = (shared & (group[:, None] == group)).triu(1).nonzero()
+    found = torch.cat(list(overlapping_pairs(boxes, group)))
+    assert sorted(map(sorted, found.tolist())) == wanted.tolist()
+    assert list(overlapping_pairs(boxes[:0], group[:0])) == []
+
+
+def test_a_chain_hangs_together_and_so_does_a_ring():
+    chain = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    root = connected(torch.stack((chain[:-1], chain[1:]), 1), 203)
+    assert root[:200].tolist() == [0] * 200
+    assert root[200:].tolist() == [200, 201, 202]
+    assert connected(torch.tensor([[1, 2], [2, 3], [3, 1]]), 4).tolist() == [0, 1, 1, 1]
+    assert connected(torch.zeros(0, 2, dtype=torch.int64), 2).tolist() == [0, 1]
+
+
+def test_a_hundred_thousand_boxes_take_a_moment():
+    size = (20_000, 20_000)
+    boxes, labels = scattered(68_000, 10, 60, size=size, classes=5)
+    windows = grid(size, 2000, 0.2)
+    found = look(boxes, labels, windows)
+    assert sum(map(len, found)) > 100_000
+    begin = time.process_time()  # of all threads; other processes do not count
+    merged = merge(found, windows, size, 0.45)
+    assert time.process_time() - begin < 5
+    assert len(merged) == 68_000

@@ -1,0 +1,260 @@
+"""Pictures of any size through windows: the same boxes as of the whole, bounded memory, maps, bad input."""
+
+import json
+import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import Affine
+
+from boxwright import cli
+from boxwright.data.windows import Georeference, grid, open_scene
+from boxwright.errors import InputError
+from boxwright.predict import predictor as predictors
+from boxwright.predict.ahead import one_ahead
+from boxwright.predict.geojson import can_be_placed, write_geojson
+from boxwright.predict.scene_sinks import predict_scenes_to_folder
+from boxwright.predict.tiled import Overview, Tiling, predict_scene
+from boxwright.types import Detections
+from made_scene import TruthTeller, faults, objects, write_scene
+from stand_in import rectangles_predictor, scene
+
+BOXES, LABELS = [(30, 10, 90, 70), (150, 20, 190, 100), (130, 130, 250, 170)], [0, 2, 1]
+FOUND = torch.tensor(BOXES, dtype=torch.float32)
+UTM = Affine(2, 0, 500_000, 0, -2, 4_000_000)  # 2 m a px, north up
+
+
+def picture(path, boxes=BOXES, labels=LABELS, size=(192, 320)):
+    assert cv2.imwrite(str(path), scene(*size, boxes, labels)[:, :, ::-1])
+    return path
+
+
+def tiff(path, crs="EPSG:32650", transform=UTM, **profile):
+    """The same picture as a GeoTIFF."""
+    image = scene(192, 320, BOXES, LABELS).transpose(2, 0, 1)
+    with rasterio.open(path, "w", driver="GTiff", width=320, height=192, count=3, dtype="uint8", crs=crs,
+                       transform=transform, **profile) as file:  # fmt: skip
+        file.write(image)
+    return path
+
+
+def by_place(found):
+    return found[found.boxes[:, 0].argsort()]
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+@pytest.mark.parametrize(("window", "overlap"), [(64, 0.25), (128, 0.5), (1000, 0.2)])
+def test_windows_find_what_the_whole_picture_holds(tmp_path, name, window, overlap):
+    """One object is longer than the overlap, one longer than the smaller windows; on the last all is one window."""
+    file = tiff(tmp_path / name) if name.endswith("tif") else picture(tmp_path / name)
+    canvas = [min(window, 192), min(window, 320)]
+    predictor = rectangles_predictor(data__canvas__size=canvas)
+    with open_scene(file) as opened:
+        found = by_place(predict_scene(predictor, opened, Tiling(window, overlap)))
+    assert found.boxes == pytest.approx(FOUND[FOUND[:, 0].argsort()], abs=0.02)
+    assert found.labels.tolist() == [0, 1, 2]
+    assert (found.path, found.size) == (str(file), (192, 320))
+
+
+def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
+    """The small version of benchmarks/bench_big_picture.py."""
+    truth = objects(2500, 160)
+    predictor, reads = TruthTeller(truth, batch=4), []
+    with open_scene(write_scene(tmp_path / "made.tif", 2500)) as opened:
+
+        def read(window):
+            reads.append(len(reads) - predictor.looks)  # windows read and not yet looked at
+            return opened._pixels(window)
+
+        found = predict_scene(predictor, replace(opened, _pixels=read), Tiling(600, 0.2))
+    assert faults(found, truth) == ""
+    assert len(reads) == len(grid((2500, 2500), 600, 0.2)) == 25
+    assert max(reads) <= 2 * 4  # one batch at work, one ahead
+    short, twice = found[: len(found) - 1], found[torch.cat((torch.arange(len(found) - 1), torch.tensor([0])))]
+    assert faults(short, truth)  # the referee itself is awake
+    assert faults(twice, truth)
+
+
+def test_one_group_is_read_ahead_and_no_more():
+    begun = []
+    with ThreadPoolExecutor(1) as pool:
+        groups = one_ahead(pool, [[0, 1], [2, 3], [4]], lambda number: begun.append(number) or -number)
+        assert next(groups) == [0, -1]
+        pool.submit(int).result()  # everything handed in before is done
+        assert begun == [0, 1, 2, 3]
+        assert list(groups) == [[-2, -3], [-4]]
+
+
+def test_threshold_classes_and_overlap_reach_the_windows(tmp_path):
+    predictor = rectangles_predictor(data__canvas__size=[128, 128])
+    with open_scene(picture(tmp_path / "x.png")) as opened:
+        assert len(predict_scene(predictor, opened, Tiling(128), threshold=0.95)) == 0
+        assert predict_scene(predictor, opened, Tiling(128), classes=["blue"]).labels.tolist() == [2]
+
+
+@pytest.mark.parametrize("limit", [80, 4096])
+def test_an_overview_is_the_picture_made_smaller(tmp_path, limit):
+    with open_scene(picture(tmp_path / "x.png")) as opened:
+        overview = Overview(opened.size, limit)
+        for window in grid(opened.size, 64, 0.25):
+            overview.add(window, opened.read(window))
+    height, width = (48, 80) if limit == 80 else (192, 320)
+    wanted = cv2.resize(scene(192, 320, BOXES, LABELS), (width, height), interpolation=cv2.INTER_AREA)
+    assert overview.image.shape == wanted.shape
+    assert np.abs(overview.image.astype(int) - wanted).mean() < 3  # an edge may move by less than one px of it
+
+
+def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
+    sources = tmp_path / "in"
+    sources.mkdir()
+    placed, plain = tiff(sources / "a.tif"), picture(sources / "b.png")
+    broken = sources / "c.tif"
+    broken.write_bytes(placed.read_bytes()[:2000])
+    predictor = rectangles_predictor(data__canvas__size=[128, 128])
+    summary = predict_scenes_to_folder(predictor, [sources], tmp_path / "out", Tiling(128))
+    assert (summary.pictures, summary.counts) == (2, {"red": 1, "green": 1, "blue": 1} | dict.fromkeys(NAMES, 2))
+    assert list(summary.failed) == [str(broken)]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"a.jpg", "a.geojson", "a.wgs84.geojson", "b.jpg", "detections.json"}
+    tree = json.loads((tmp_path / "out/detections.json").read_text())
+    assert (tree["tile"], tree["overlap"]) == (128, 0.2)
+    rows = {row["file"]: row for row in tree["pictures"]}
+    assert rows[str(placed)]["geojson"] == ["a.geojson", "a.wgs84.geojson"]
+    assert "geojson" not in rows[str(plain)]
+    assert len(rows[str(plain)]["detections"]) == 3
+    assert cv2.imread(str(tmp_path / "out/a.jpg")).shape == (192, 320, 3)
+
+
+NAMES = ("red", "green", "blue")
+
+
+def geojson(tmp_path, crs, transform, boxes=BOXES):
+    found = Detections(torch.tensor(boxes).float(), torch.tensor([0.5] * len(boxes)), torch.tensor(LABELS), NAMES)
+    names = write_geojson(found, Georeference(crs, tuple(transform)[:6]), tmp_path, "x")
+    return {name: json.loads((tmp_path / name).read_text()) for name in names}
+
+
+def rings(tree):
+    return np.array([feature["geometry"]["coordinates"][0] for feature in tree["features"]])
+
+
+def test_boxes_lie_where_rasterio_puts_their_corners(tmp_path):
+    """In UTM, 2 m a px, with the WGS84 of a file's own corner as the other truth."""
+    with rasterio.open(tiff(tmp_path / "x.tif")) as file:
+        files = geojson(tmp_path, str(file.crs), file.transform)
+        corners = [file.xy(row, column, offset="ul") for row, column in ((10, 30), (70, 90))]
+    own = rings(files["x.geojson"])
+    (west, north), (east, south) = corners
+    assert (own[0].min(0), own[0].max(0)) == (pytest.approx([west, south]), pytest.approx([east, north]))
+    member = files["x.geojson"]["crs"]["properties"]["name"]
+    assert member == "urn:ogc:def:crs:EPSG::32650"
+    assert "crs" not in files["x.wgs84.geojson"]
+    globe = rings(files["x.wgs84.geojson"])
+    assert ((globe[..., 0] > 117) & (globe[..., 0] < 117.01)).all()  # zone 50's middle is 117 degrees east
+    assert ((globe[..., 1] > 36.1) & (globe[..., 1] < 36.2)).all()
+    features = files["x.geojson"]["features"]
+    assert [feature["properties"]["name"] for feature in features] == ["red", "blue", "green"]
+
+
+def test_web_mercator_meets_its_formula(tmp_path):
+    """Snyder 1987, equations 7-4 and 7-5, on a sphere of 6,378,137 m."""
+    files = geojson(tmp_path, "EPSG:3857", Affine(10, 0, 1_000_000, 0, -10, 5_000_000))
+    east, north = np.moveaxis(rings(files["x.geojson"]), -1, 0)
+    radius = 6_378_137.0
+    longitude, latitude = np.degrees(east / radius), np.degrees(2 * np.arctan(np.exp(north / radius)) - math.pi / 2)
+    assert rings(files["x.wgs84.geojson"]) == pytest.approx(np.stack((longitude, latitude), -1), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [UTM, Affine(2, 0, 5e5, 0, 2, 4e6), Affine.translation(5e5, 4e6) @ Affine.rotation(30) @ Affine.scale(2, -2)],
+)
+def test_rings_are_closed_and_counterclockwise(tmp_path, transform):
+    for tree in geojson(tmp_path, "EPSG:32650", transform).values():
+        ring = rings(tree)
+        assert (ring[:, 0] == ring[:, -1]).all()
+        x, y = np.moveaxis(ring - ring.mean(1, keepdims=True), -1, 0)
+        assert ((x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]).sum(1) > 0).all()  # the shoelace formula
+
+
+def test_degrees_keep_longitude_first_and_a_system_without_a_code_gets_the_globe_only(tmp_path):
+    files = geojson(tmp_path, "EPSG:4326", Affine(1e-4, 0, 8.5, 0, -1e-4, 47.4))
+    assert (rings(files["x.geojson"]) == rings(files["x.wgs84.geojson"])).all()
+    assert rings(files["x.geojson"])[0, 0] == pytest.approx([8.503, 47.399])
+    assert files["x.geojson"]["crs"]["properties"]["name"] == "urn:ogc:def:crs:OGC:1.3:CRS84"
+    (tmp_path / "own").mkdir()
+    assert list(geojson(tmp_path / "own", "+proj=utm +zone=33 +ellps=bessel", UTM)) == ["x.wgs84.geojson"]
+
+
+def test_a_local_drawing_and_nothing_found(tmp_path):
+    local = 'LOCAL_CS["yard",UNIT["metre",1]]'
+    assert not can_be_placed(Georeference(local, tuple(UTM)[:6]), (192, 320))
+    assert not can_be_placed(None, (192, 320))
+    assert can_be_placed(Georeference("EPSG:32650", tuple(UTM)[:6]), (192, 320))
+    write_geojson(Detections.empty(NAMES), Georeference("EPSG:32650", tuple(UTM)[:6]), tmp_path, "none")
+    assert json.loads((tmp_path / "none.wgs84.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """`boxwright predict` with the stand-in for weights; its status and what it says."""
+    monkeypatch.setattr(predictors, "load", lambda *_: rectangles_predictor(data__canvas__size=[128, 128]))
+
+    def run(*words):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["predict", "w.safetensors", *map(str, words), "--out", str(tmp_path / "out")])
+        return leaving.value.code or 0, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_boxes_and_maps(tmp_path, command):
+    status, said = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
+    assert status == 0
+    assert said.out.startswith("1 pictures: 1 blue, 1 green, 1 red\n")
+    assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("x.png", "--tile", 128, "--geojson"), "x.png: no georeference, needed one for GeoJSON"),
+        (("x.png", "--tile", 128, "--overlap", 1.0), "overlap: found 1.0"),
+        (("x.png", "--tile", 128, "--overlap", -0.1), "overlap: found -0.1"),
+        (("x.png", "--tile", 0), "'--tile'"),
+        (("x.png", "--overlap", 0.2), "--overlap and --geojson go with --tile"),
+        (("x.png", "--geojson"), "--overlap and --geojson go with --tile"),
+        (("absent.tif", "--tile", 128), "there is no such picture"),
+    ],
+)
+def test_wrong_words_get_one_line_before_any_work(tmp_path, monkeypatch, command, words, told):
+    picture(tmp_path / "x.png")
+    monkeypatch.chdir(tmp_path)
+    status, said = command(*words)
+    assert status == 2
+    assert told in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_rasterio_a_tiff_names_the_extra(tmp_path, monkeypatch, command):
+    tiff(tmp_path / "x.tif")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    status, said = command(tmp_path / "x.tif", "--tile", 128)
+    assert status == 1
+    assert "boxwright[geo]" in said.out
+
+
+def test_a_setting_that_is_wrong_stops_before_any_work(tmp_path):
+    file, out = picture(tmp_path / "x.png"), Path(tmp_path / "out")
+    for settings in ({"threshold": 2.0}, {"iou": -1.0}, {"classes": ["cat"]}):
+        with pytest.raises(InputError, match=next(iter(settings)).removesuffix("es")):
+            predict_scenes_to_folder(rectangles_predictor(), [file], out, Tiling(64), **settings)
+    assert not out.exists()
