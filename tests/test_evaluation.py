@@ -317,8 +317,9 @@ def test_real_pictures_and_labels_score_as_pycocotools_scores_the_files(tmp_path
 def test_confusion_worked_by_hand():
     """One picture, classes a and b, IoU 0.5, threshold 0.3."""
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]]
-    sample = Sample(1, "", None, np.array(truth, np.float32), np.array([0, 1, 1, 0]),
-                    np.array([False, False, False, True]), np.full(4, 100.0), np.arange(4), np.zeros(4, bool))  # fmt: skip
+    boxes, labels = np.array(truth, np.float32), np.array([0, 1, 1, 0])
+    crowd, difficult = np.array([False, False, False, True]), np.zeros(4, bool)
+    sample = Sample(1, "", None, boxes, labels, crowd, np.full(4, 100.0), np.arange(4), difficult)
     rows = [
         ([0, 0, 10, 9], 0.9, 0),  # a found as a
         ([0, 1, 10, 10], 0.8, 0),  # the same once more: a from nowhere
