@@ -23,14 +23,20 @@ SMALL = {
 
 
 def start(
-    data: Path, out: Path, changes: dict[str, object], *words: str, processes: int = 1
+    data: Path,
+    out: Path,
+    changes: dict[str, object],
+    *words: str,
+    processes: int = 1,
+    recipe: str = "demo",
+    small: dict[str, object] = SMALL,
 ) -> "subprocess.Popen[bytes]":
-    """`boxwright train demo` on one core a process."""
-    settings = [word for key, value in (SMALL | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    """`boxwright train` of a recipe made small, on one core a process."""
+    settings = [word for key, value in (small | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
     launch = (
         ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
     )
-    command = [sys.executable, "-m", *launch, "boxwright", "train", "demo", "--data", str(data), "--out", str(out)]
+    command = [sys.executable, "-m", *launch, "boxwright", "train", recipe, "--data", str(data), "--out", str(out)]
     return subprocess.Popen(
         [*command, *settings, *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

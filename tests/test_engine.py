@@ -15,7 +15,7 @@ from torch import nn
 from boxwright.config import validate
 from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
-from boxwright.engine import checkpointing, optim
+from boxwright.engine import checkpointing, detection, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan
@@ -213,13 +213,13 @@ def finished(tiny_coco, tmp_path_factory):
 
 
 def test_pictures_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
-    real, seen = training.prepare, set()
+    real, seen = detection.prepare, set()
 
     def look(loaded, *rest):
         seen.add(tuple(loaded.images.shape[2:]))
         return real(loaded, *rest)
 
-    monkeypatch.setattr(training, "prepare", look)
+    monkeypatch.setattr(detection, "prepare", look)
     run(tiny_coco, tmp_path / "run", {"train.epochs": 1, "train.augment.sizes": [[64, 96], [128, 64]]})
     assert seen == {(128, 96)}
 
@@ -428,7 +428,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
     recipe = training.recipes.load("demo", SMALL | changes)
     batch = next(Loader(open_dataset(tiny_coco, "train"), recipe.data.canvas, 2).epoch(0))
     alone = SimpleNamespace(device="cpu", process_index=0)
-    sizes = [training.prepare(batch, recipe, 0, number, alone).images.shape[2] for number in range(12)]
+    sizes = [detection.prepare(batch, recipe, 0, number, alone).images.shape[2] for number in range(12)]
     assert sizes[0::2] == sizes[1::2]
     assert len(set(sizes)) == 3
 

@@ -345,7 +345,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
     for name, kept in (("whole", lines), ("no_evaluation", lines[:2]), ("nothing", [])):
         log = tmp_path / f"{name}.jsonl"
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        pictures.curves(log, tmp_path / f"{name}.png")
+        pictures.curves(log, tmp_path / f"{name}.png", ("AP50", "AP"), "average precision")
         picture = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
         vivid = picture.max(axis=2) - picture.min(axis=2) > 60  # the coloured lines, also those of the legends
         loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
@@ -362,5 +362,6 @@ def test_pictures_hold_few_and_many_classes_and_none_found(classes, tmp_path):
                                                                    torch.zeros(1, dtype=torch.int64)))):  # fmt: skip
         pictures.precision_recall(score([sample], [found], names), tmp_path / f"{number}.png")
         counts = pictures.confusion([sample], [found], classes, 0.5)
-        pictures.confusion_matrix(counts, names, 0.5, tmp_path / f"{number}c.png")
+        ticks = [*names, "background"]
+        pictures.confusion_matrix(counts, ticks, ticks, "boxes", tmp_path / f"{number}c.png")
     assert len(list(tmp_path.iterdir())) == 4

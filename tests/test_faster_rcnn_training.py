@@ -19,9 +19,10 @@ from boxwright import recipe as recipes
 from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import optim
+from boxwright.engine.detection import prepare
 from boxwright.engine.job import assemble, first_network
 from boxwright.engine.processes import together
-from boxwright.engine.train import descend, prepare
+from boxwright.engine.train import descend
 from small_run import ROUNDING
 
 RECIPE = "faster_rcnn_r50_dcn_coco_standard"

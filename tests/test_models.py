@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from boxwright import models
-from boxwright.types import Batch, Detector, Frame
+from boxwright.types import Batch, ClassBatch, Classifier, Detector, Frame
 from from_the_host import NoNumbersFromTheHost
 
 FEW = {
@@ -32,7 +32,14 @@ SMALL = {
         {"deform": "zoo", "padding": "same", "plus_one": True} | FEW,
     ],
 }
-CASES = [(name, changes) for name in models.names() for changes in SMALL.get(name, [{}])]
+TASKS = {name: models.module(name).Config.task for name in models.names()}
+CASES = [(name, changes) for name, task in TASKS.items() if task == "detect" for changes in SMALL.get(name, [{}])]
+CLASSIFIERS = [
+    ("tiny_darknet", {"last": "plain"}),
+    ("tiny_darknet", {"last": "block", "init_deviation": 0.02}),
+    ("darknet_cls", {"network": "darknet53", "padding": "same"}),
+    ("darknet_cls", {"network": "cspdarknet53", "activation": "mish"}),
+]
 SIZE = 64
 
 
@@ -156,3 +163,79 @@ def test_an_image_does_not_depend_on_its_neighbours(model: torch.nn.Module) -> N
     together, alone = model.decode(both, 0.0)[1], model.decode(second, 0.0)[0]
     torch.testing.assert_close(together.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(together.scores, alone.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_all_classifiers_are_here() -> None:
+    assert {name for name, _ in CLASSIFIERS} == {name for name, task in TASKS.items() if task == "classify"}
+
+
+@pytest.fixture(params=CLASSIFIERS, ids=lambda case: "-".join([case[0], *(str(v) for v in case[1].values())]))
+def classifier(request: pytest.FixtureRequest) -> torch.nn.Module:
+    name, changes = request.param
+    module = models.module(name)
+    torch.manual_seed(0)
+    built = module.build(module.Config.model_validate({"name": name, "classes": 3, "label_smoothing": 0.1} | changes))
+    assert isinstance(built, torch.nn.Module)
+    return built
+
+
+def pictures(blended: bool = False) -> ClassBatch:
+    """Four pictures of three classes; blended: each with a share of the next class."""
+    frames = tuple(Frame(i, "", (SIZE, SIZE), (SIZE, SIZE), (1.0, 1.0)) for i in range(4))
+    images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 2, 0])
+    if not blended:
+        return ClassBatch(images, labels, frames)
+    return ClassBatch(images, labels, frames, (labels + 1).remainder(3), torch.tensor([0.0, 0.3, 0.6, 1.0]))
+
+
+def test_classifier_gives_logits(classifier: torch.nn.Module) -> None:
+    assert isinstance(classifier, Classifier)
+    assert classifier.raw_names == ("logits",)
+    with torch.no_grad():
+        raw = classifier.eval()(pictures().images)
+    assert [one.shape for one in raw] == [(4, 3)]
+    for name in ("mean", "std"):
+        assert classifier.state_dict()[name].shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_classifiers_loss_and_gradient(classifier: torch.nn.Module, blended: bool) -> None:
+    """Every weight learns, and nothing waits for a GPU."""
+    batch = pictures(blended)
+    with NoNumbersFromTheHost():
+        terms = classifier.train().loss(batch)
+        torch.stack(list(terms.values())).sum().backward()
+    assert all(term.shape == () and bool(term.isfinite()) for term in terms.values())
+    for name, weight in classifier.named_parameters():
+        assert weight.grad is not None, f"{name} has no gradient"
+        assert bool(weight.grad.isfinite().all() and (weight.grad != 0).any()), f"{name} learns nothing"
+
+
+def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
+    classifier.train()
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        total = torch.stack(list(classifier.loss(pictures()).values())).sum()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < losses[0] * 0.9
+
+
+def test_classifier_decodes_each_image_alone(classifier: torch.nn.Module) -> None:
+    images = pictures().images
+    with torch.no_grad():
+        both, second = classifier.eval()(images), classifier(images[1:2])
+    everything = classifier.decode(both, 10)
+    assert len(everything) == 4
+    for found in everything:
+        assert found.labels.dtype == torch.int64
+        assert sorted(found.labels.tolist()) == [0, 1, 2]
+        assert float(found.scores.sum()) == pytest.approx(1)
+        assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    (alone,) = classifier.decode(second, 1)
+    torch.testing.assert_close(alone.scores, everything[1].scores[:1], rtol=1e-4, atol=1e-6)
+    assert alone.labels.tolist() == everything[1].labels[:1].tolist()

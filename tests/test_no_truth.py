@@ -15,7 +15,7 @@ from boxwright import cli
 from boxwright.data import open_dataset, open_pictures
 from boxwright.errors import InputError
 from boxwright.evaluation import results
-from boxwright.predict import predictor
+from boxwright.predict import loading, predictor
 from stand_in import NAMES, rectangles_predictor, scene
 
 # x1, y1, x2, y2 px and label of the rectangles on each picture; by its id, as COCO's are not 1, 2, 3
@@ -143,6 +143,7 @@ def status_of(*words: str) -> int | str | None:
 
 
 def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(loading, "recipe_of", lambda *_: rectangles_predictor().recipe)
     monkeypatch.setattr(predictor, "load", lambda *_: rectangles_predictor())
     out = folder / "out"
     words = ("evaluate", "w.safetensors", "--data", str(folder), "--split", "test", "--out", str(out))

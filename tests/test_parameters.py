@@ -21,6 +21,7 @@ MODELS = {
     "mindyolo_yolov3": "yolov3_640",
     "faster_rcnn_dcn": "faster_rcnn",
     "yolov4": "yolov4",
+    "tiny_darknet": "tiny_darknet",
 }
 
 

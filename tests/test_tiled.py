@@ -17,6 +17,7 @@ from rasterio.transform import Affine
 from boxwright import cli
 from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
+from boxwright.predict import loading
 from boxwright.predict import predictor as predictors
 from boxwright.predict.ahead import one_ahead
 from boxwright.predict.geojson import can_be_placed, write_geojson
@@ -205,7 +206,9 @@ def test_a_local_drawing_and_nothing_found(tmp_path):
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
     """`boxwright predict` with the stand-in for weights; its status and what it says."""
-    monkeypatch.setattr(predictors, "load", lambda *_: rectangles_predictor(data__canvas__size=[128, 128]))
+    stand_in = rectangles_predictor(data__canvas__size=[128, 128])
+    monkeypatch.setattr(loading, "recipe_of", lambda *_: stand_in.recipe)
+    monkeypatch.setattr(predictors, "load", lambda *_: stand_in)
 
     def run(*words):
         with pytest.raises(SystemExit) as leaving:

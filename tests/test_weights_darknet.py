@@ -153,7 +153,7 @@ def test_too_many_numbers(tmp_path: Path, tiny: Recipe, transfer: bool) -> None:
         weights.load(model, file, tiny, transfer=transfer)
 
 
-def test_full_classifier_is_refused(tmp_path: Path) -> None:
+def test_full_classifier_is_known(tmp_path: Path) -> None:
     """darknet53.weights (41,645,640 numbers) goes on with a classifier where a detector has a convolution."""
     settings = recipe.load("yolov3_coco_416_darknet")
     with torch.device("meta"):
@@ -162,6 +162,10 @@ def test_full_classifier_is_refused(tmp_path: Path) -> None:
     with file.open("wb") as stream:
         stream.write(HEADER)
         stream.truncate(166582580)  # sparse: takes no space
+    with pytest.raises(InputError, match=r"it is a classifier of 1000 classes \(--transfer loads its backbone\)"):
+        weights.load(model, file, settings)
+    with file.open("r+b") as stream:
+        stream.truncate(166582580 - 4)
     with pytest.raises(InputError, match="it ends inside convolution 54 of 75"):
         weights.load(model, file, settings, transfer=True)
 

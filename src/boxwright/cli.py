@@ -6,14 +6,20 @@ Nothing here imports torch before a verb needs it, so `--help` and `list` answer
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from boxwright.errors import InputError
 
+if TYPE_CHECKING:
+    from boxwright.evaluation.topk import TopK
+    from boxwright.recipe import Recipe
+
 app = typer.Typer(
-    add_completion=False, rich_markup_mode="rich", help="Train, evaluate, port and use convolutional object detectors."
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Train, evaluate, port and use convolutional object detectors and classifiers.",
 )
 data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
 app.add_typer(data_app, name="data")
@@ -67,7 +73,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
 ) -> None:
-    """Train a detector on labelled pictures. Starts the same under torchrun or accelerate launch."""
+    """Train the recipe's network on labelled pictures. Starts the same under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
 
     folder = run(
@@ -100,15 +106,20 @@ def evaluate(
     set_: Changes = None,
     device: Device = "auto",
 ) -> None:
-    """Score weights on labelled pictures: COCO's twelve numbers and a table of the classes."""
+    """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
     from boxwright.data import open_dataset, open_pictures
     from boxwright.evaluation import results, run
     from boxwright.evaluation import scenes as whole
-    from boxwright.predict import predictor
+    from boxwright.predict import loading, predictor
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
-    loaded = predictor.load(weights, recipe, device, set_ or ())
+    meant = loading.recipe_of(weights, recipe)
+    if meant.model.task == "classify":
+        _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
+        print(_evaluate_classes(weights, meant, data, split, out, set_, device))
+        return
+    loaded = predictor.load(weights, meant, device, set_ or ())
     if no_truth:
         print(results.write(loaded, open_pictures(data, split), out, most=most))
         return
@@ -120,14 +131,30 @@ def evaluate(
         print(whole.evaluate(loaded, labelled, open_dataset(scenes, split), out))
 
 
+def _evaluate_classes(
+    weights: str, meant: "Recipe", data: str, split: str, out: str, set_: list[str] | None, device: str
+) -> "TopK":
+    from boxwright.data.classes import open_classes
+    from boxwright.evaluation import class_run
+    from boxwright.predict import class_predictor
+
+    loaded = class_predictor.load_classifier(weights, meant, device, set_ or ())
+    return class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out)
+
+
 @app.command()
 def predict(
     weights: Weights,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or quoted globs.")],
     recipe: RecipeOption = None,
     out: Annotated[
-        str, typer.Option("--out", help="Folder for the drawn pictures and detections.json.")
-    ] = "detections",
+        str | None,
+        typer.Option(
+            "--out",
+            help="Folder for the drawn pictures and what was found. [default: detections; classes of a classifier]",
+        ),
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Classifier: classes a picture. [default: 5]")] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
     nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
@@ -142,13 +169,20 @@ def predict(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Find objects in pictures and draw them."""
+    """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
-    from boxwright.predict import predictor, scene_sinks, sinks
+    from boxwright.predict import loading, predictor, scene_sinks, sinks
     from boxwright.predict.tiled import Tiling
 
-    loaded = predictor.load(weights, recipe, device)
+    meant = loading.recipe_of(weights, recipe)
+    if meant.model.task == "classify":
+        boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
+        _refuse_boxes({option: value is not None for option, value in boxes.items()})
+        raise typer.Exit(_predict_classes(weights, meant, sources, out or "classes", top, device))
+    if top is not None:
+        raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
+    loaded, out = predictor.load(weights, meant, device), out or "detections"
     wanted = classes.split(",") if classes else None
     if tile is None:
         summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted)
@@ -159,6 +193,22 @@ def predict(
         )
     print("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
+
+
+def _predict_classes(weights: str, meant: "Recipe", sources: list[str], out: str, top: int | None, device: str) -> int:
+    """The exit status."""
+    from boxwright.predict import class_predictor, class_sinks
+
+    loaded = class_predictor.load_classifier(weights, meant, device)
+    summary, lines = class_sinks.predict_to_folder(loaded, sources, out, top or class_predictor.MOST)
+    print("\n".join([*lines, *summary.lines()]))
+    return 1 if summary.failed else 0
+
+
+def _refuse_boxes(given: dict[str, bool]) -> None:
+    """InputError for options that only make sense with boxes."""
+    if wrong := [option for option, is_given in given.items() if is_given]:
+        raise InputError(f"{', '.join(wrong)}: the recipe is a classifier, which finds no boxes; leave it out")
 
 
 @app.command("import")
@@ -189,9 +239,10 @@ def data_check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
-    from boxwright.data import check
+    from boxwright.data import check, class_check, classes
 
-    found = check.check_folder(folder, tuple(split or ()), Path(report), decode=decode)
+    look = class_check.check_folder if classes.holds_classes(folder) else check.check_folder
+    found = look(folder, tuple(split or ()), Path(report), decode=decode)
     print(found)
     raise typer.Exit(1 if found.errors else 0)
 
@@ -204,10 +255,13 @@ def data_show(
     count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
-    from boxwright.data import open_dataset
-    from boxwright.predict import labels
+    from boxwright.data import classes, open_dataset
+    from boxwright.predict import class_labels, labels
 
-    print(labels.draw_labels(open_dataset(folder, split), Path(out), count))
+    if classes.holds_classes(folder):
+        print(class_labels.draw_labels(classes.open_classes(folder, split), Path(out), count))
+    else:
+        print(labels.draw_labels(open_dataset(folder, split), Path(out), count))
 
 
 @data_app.command("tile")
@@ -243,13 +297,16 @@ def data_tile(
 @data_app.command("convert")
 def data_convert(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc or dota.")],
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc, dota or folder.")],
     out: Annotated[str, typer.Option("-o", "--out", help="The new folder.")],
 ) -> None:
-    """Write labels in another layout, beside links to the pictures, and say what it cannot hold."""
-    from boxwright.data import convert
+    """Write labels in another layout, beside links to the pictures, and say what it cannot hold.
 
-    print(convert.convert(folder, to, out))
+    To `folder`: cut the boxes out into one folder a class, for a classifier.
+    """
+    from boxwright.data import class_crops, convert
+
+    print(class_crops.crop(folder, out) if to == "folder" else convert.convert(folder, to, out))
 
 
 @app.command()

@@ -1,10 +1,10 @@
-"""YAML and overrides to frozen pydantic models, strictly. Knows nothing of detection."""
+"""YAML and overrides to frozen pydantic models, strictly. Knows no system, only what the systems' sections share."""
 
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -17,6 +17,12 @@ class Config(pydantic.BaseModel):
     """A frozen section of a recipe: unknown keys are errors, types are checked."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ModelConfig(Config):
+    """What the `Config` of each file in `models/` starts from."""
+
+    task: ClassVar[Literal["detect", "classify"]] = "detect"  # what its network answers: boxes, or classes of pictures
 
 
 Positive = Annotated[float, Field(gt=0)]

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import Config, Fraction, NotNegative, Positive
+from boxwright.config import Config, Fraction, ModelConfig, NotNegative, Positive
 from boxwright.errors import InputError
 
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width) px
@@ -36,7 +36,9 @@ class CanvasConfig(Config):
     size: Size = (416, 416)  # (height, width) px
     # letterbox keeps the aspect and centres. corner keeps it too, but starts at the top left. zoo_corner is that of the
     # MindSpore zoo's Faster R-CNN: a picture first fitted by its short side may be too high and is then resized again.
-    fit: Literal["stretch", "letterbox", "corner", "zoo_corner"] = "stretch"
+    # crop, for classifiers: the shorter side becomes `short_side`, then the middle of `size` is cut out.
+    fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "crop"] = "stretch"
+    short_side: Annotated[int, Field(ge=0)] = 0  # px, of fit crop; 0: the shorter side of `size`
     # grey of what the picture does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
@@ -64,7 +66,7 @@ class SuppressionConfig(Config):
 
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it
-    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc"] = "auto"
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc", "folder", "imagenet", "cifar10"] = "auto"
     names: tuple[str, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
@@ -94,6 +96,51 @@ class AugmentConfig(Config):
     resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
     min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step (crowd regions stay)
     min_visible: Fraction = 0.0  # boxes of which less than this area stays are no targets in that step
+
+
+Colour = Annotated[float, Field(ge=0, le=255)]
+
+
+class ClassAugmentConfig(Config):
+    """Random changes for classifiers, drawn on the device for a whole batch; the defaults change nothing.
+
+    Without `area` and `pad` a picture is seen as `data.canvas` says, as in evaluation.
+    """
+
+    # (height, width) px that pictures are stretched to when they are loaded; null: 5/4 of the input
+    canvas: Size | None = None
+    area: Range | None = None  # a random window of so large a share of the picture, resized to the input
+    aspect: Range = (3 / 4, 4 / 3)  # width to height of that window, drawn on a logarithmic scale
+    # px of the picture by which it is padded on all sides with `data.canvas.fill`, to cut out a window of its own size
+    pad: Annotated[int, Field(ge=0)] = 0
+    flip: Fraction = 0.0  # probability of mirroring left and right
+    # what torchvision.transforms.v2 calls so, one operation a picture or several, on the window
+    policy: Literal["no", "rand_augment", "trivial_augment", "auto_augment", "augmix"] = "no"
+    # brightness, contrast and saturation change by a factor of 1 +- this, hue by +- this share of the colour circle;
+    # the four in random order (torchvision's ColorJitter, MindSpore's RandomColorAdjust)
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erase: Fraction = 0.0  # probability that a rectangle is painted over (random erasing)
+    erase_area: Range = (0.02, 0.33)  # its share of the picture
+    erase_aspect: Range = (0.3, 3.3)  # its height to width, drawn on a logarithmic scale
+    cutout: Annotated[int, Field(ge=0)] = 0  # px, side of a square painted over, which may reach out of the picture
+    erase_colour: tuple[Colour, Colour, Colour] = (124.0, 116.0, 104.0)  # of both; ImageNet's mean
+    mixup: Fraction = 0.0  # probability that a picture is blended with another, share from Beta(alpha, alpha)
+    mixup_alpha: Positive = 0.2
+    cutmix: Fraction = 0.0  # probability that a rectangle shows another picture, share of the area likewise
+    cutmix_alpha: Positive = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.area and self.area[1] > 1:
+            raise ValueError(f"area holds {list(self.area)}; a window is a share of the picture, at most 1")
+        if self.area and self.pad:
+            raise ValueError("area and pad both choose a window; set one of them to null or 0")
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"mixup and cutmix are {self.mixup} and {self.cutmix}; together at most 1")
+        return self
 
 
 class ScheduleConfig(Config):
@@ -160,7 +207,8 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = AugmentConfig()  # of detectors
+    class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
     precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
@@ -199,7 +247,7 @@ class Expect(Config):
 class Recipe(Config):
     name: str
     summary: str = ""  # one line, shown by `boxwright list`
-    model: pydantic.SerializeAsAny[Config]
+    model: pydantic.SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -225,9 +273,24 @@ class Recipe(Config):
                 raise ValueError(f"{place}: found {list(size)} px, the model needs multiples of {step}")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _one_kind_of_augment(self) -> Self:
+        unused = {"detect": "class_augment", "classify": "augment"}[self.model.task]
+        if changed := sorted(getattr(self.train, unused).model_dump(exclude_defaults=True)):
+            other = {"class_augment": "augment", "augment": "class_augment"}[unused]
+            raise ValueError(f"train.{unused}: {', '.join(changed)} set; {self.model.task} models use train.{other}")
+        return self
+
     @property
     def training_canvas(self) -> CanvasConfig:
-        """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges."""
+        """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges.
+
+        A classifier's are stretched: its random windows are cut from there, and know the aspect that the picture had.
+        """
+        if self.model.task == "classify":
+            height, width = self.data.canvas.size
+            size = self.train.class_augment.canvas or (height * 5 // 4, width * 5 // 4)
+            return self.data.canvas.model_copy(update={"size": size, "fit": "stretch", "resize": "linear"})
         sizes = self.train.augment.sizes or (self.data.canvas.size,)
         largest = max(height for height, _ in sizes), max(width for _, width in sizes)
         return self.data.canvas.model_copy(update={"size": largest})

@@ -1,6 +1,6 @@
-"""What travels between the rooms: frames, batches, detections, and the protocol of a detector.
+"""What travels between the rooms: frames, batches, answers, and the protocols of a detector and of a classifier.
 
-    B images, M boxes an image after padding, N detections, H x W canvas pixels
+    B images, M boxes an image after padding, N detections, C classes, K best of them, H x W canvas pixels
 
 Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other conventions (COCO's xywh and its 91 ids,
 Darknet's centre form) are converted on the line where they enter or leave.
@@ -75,6 +75,26 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassBatch:
+    """images (B, 3, H, W): uint8 as loaded, float32 in [0, 1] once augmented. labels (B,) int64 from 0.
+    others (B,) int64, share (B,) float32 in [0, 1]: after MixUp or CutMix the second label of each image, and how much
+    of the image has the first; both None where nothing was blended. keys: as in `Batch`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    frames: tuple[Frame, ...]
+    others: Tensor | None = None
+    share: Tensor | None = None
+    keys: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Everything on `device`; frames stay where they are."""
+        tensors = {name: getattr(self, name) for name in ("images", "labels", "others", "share", "keys")}
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+
+
+@dataclass(frozen=True, slots=True)
 class Detections:
     """boxes (N, 4) xyxy px, scores (N,) in [0, 1], labels (N,) int64; names of the classes where known."""
 
@@ -116,6 +136,22 @@ class Detections:
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), names)
 
 
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What one image may show, best first: scores (K,) float32 in [0, 1], labels (K,) int64; names of all classes
+    where known."""
+
+    scores: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, scores=self.scores.to(device), labels=self.labels.to(device))
+
+
 @runtime_checkable
 class Detector(Protocol):
     """What each module in `models/` builds: a plain `nn.Module` with three answers."""
@@ -132,4 +168,23 @@ class Detector(Protocol):
 
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Canvas-pixel detections with score >= threshold, one entry an image, before suppression."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What modules in `models/` whose Config has the task `classify` build, in the same three answers."""
+
+    raw_names: tuple[str, ...]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> one tensor, the logits (B, C)."""
+        ...
+
+    def loss(self, batch: ClassBatch) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted; their sum is what is minimised."""
+        ...
+
+    def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
+        """The `most` best classes of each image (all where there are fewer), their scores after softmax."""
         ...

@@ -14,8 +14,7 @@
 Nothing in the file is executed or fetched.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,6 +26,7 @@ from pydantic import Field
 from boxwright import config
 from boxwright.data import coco, dota, index, line_txt, text, voc, yolo_txt
 from boxwright.data.dataset import Dataset, Sample
+from boxwright.data.split_names import ordered, plain
 from boxwright.errors import InputError
 
 __all__ = ["Dataset", "Sample", "open_dataset", "open_pictures", "splits"]
@@ -86,9 +86,9 @@ def open_pictures(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     root, split, kind: as in `open_dataset`. Of a folder, COCO's lists of pictures without labels come first:
     annotations/image_info_SPLIT2017.json, for test also image_info_test-dev2017.json.
     """
-    place, name = Path(root), _plain(split)
+    place, name = Path(root), plain(split)
     listed = {key: _Source("coco", file, place) for key, file in coco.find_pictures(place).items()}
-    meant = {key: source for key, source in listed.items() if _plain(key) in {name, f"{name}-dev"}}
+    meant = {key: source for key, source in listed.items() if plain(key) in {name, f"{name}-dev"}}
     if split in listed:
         meant = {split: listed[split]}
     source = _only(place, split, meant) if meant else _sought(place, split, kind)
@@ -101,11 +101,11 @@ def open_pictures(root: str | Path, split: str, kind: str = "auto") -> Dataset:
 def _sought(place: Path, split: str, kind: str) -> "_Source":
     """The one labelled source of that split."""
     found = _find(place, kind)
-    sources = {name: source for name, source in found.items() if _plain(name) == _plain(split)}
+    sources = {name: source for name, source in found.items() if plain(name) == plain(split)}
     if split in found or (place.suffix == ".json" and found):
         sources = {split: found.get(split) or next(iter(found.values()))}
     if not sources:
-        raise InputError(f"{place}: no split '{split}'; it holds {', '.join(_ordered(found))}")
+        raise InputError(f"{place}: no split '{split}'; it holds {', '.join(ordered(found))}")
     return _only(place, split, sources)
 
 
@@ -118,7 +118,7 @@ def _only(place: Path, split: str, sources: "Mapping[str, _Source]") -> "_Source
 
 def splits(root: str | Path, kind: str = "auto") -> list[str]:
     """The splits that `root` holds: train, val, test first, then others by name."""
-    return _ordered(_find(Path(root), kind))
+    return ordered(_find(Path(root), kind))
 
 
 @dataclass(frozen=True)
@@ -182,16 +182,3 @@ def _kind_of(path: Path, kind: str) -> str:
     if found is None:
         raise InputError(f"{path}: neither a COCO JSON, a folder of pictures, nor a list of pictures; say 'kind'")
     return found
-
-
-def _plain(split: str) -> str:
-    """train2017 -> train, valid -> val."""
-    name = re.sub(r"20\d\d$", "", split)
-    return "val" if name in {"valid", "validation"} else name
-
-
-def _ordered(found: Iterable[str]) -> list[str]:
-    plain = [_plain(name) for name in found]
-    names = [short if plain.count(short) == 1 else name for name, short in zip(found, plain, strict=True)]
-    first = ("train", "val", "test")
-    return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))

@@ -49,12 +49,16 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
 
     The scale is the exact ratio on each axis, so boxes meet the pixels after these were rounded. Only zoo_corner has
     one factor for both, as the zoo has: its boxes miss their pixels by that rounding, up to one px at the far edges.
+    The offsets of `crop` are negative where the picture reaches out of the canvas.
     """
     (h, w), (height, width) = size, canvas.size
     new_h, new_w = extent = _sizes(size, canvas)[-1]
     if canvas.fit == "zoo_corner":
         factor = _zoo_corner(size, canvas.size)[1]
         return Frame(image_id, path, size, canvas.size, (factor, factor), extent=extent)
+    if canvas.fit == "crop":
+        offset = (_middle(new_h, height), _middle(new_w, width))
+        return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
     centred = canvas.fit == "letterbox"
     offset = (float((height - new_h) // 2), float((width - new_w) // 2)) if centred else (0.0, 0.0)
     return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
@@ -70,6 +74,11 @@ def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
         image = _resize(image, size, canvas.resize)
     if image.shape[:2] == frame.canvas:
         return image
+    if canvas.fit == "crop":
+        image = image[max(-top, 0) : frame.canvas[0] - top, max(-left, 0) : frame.canvas[1] - left]
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, frame.canvas[1]), min(bottom, frame.canvas[0])
+        if image.shape[:2] == frame.canvas:
+            return image
     fill = canvas.fill if image.dtype == np.float32 else round(canvas.fill)
     result = np.full((*frame.canvas, 3), fill, dtype=image.dtype)
     result[top:bottom, left:right] = image
@@ -110,6 +119,14 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
             return [_scaled(size, min(height / h, width / w))]
         case "zoo_corner":
             return _zoo_corner(size, canvas.size)[0]
+        case "crop":  # the longer side is cut to whole px, as Darknet, MindSpore and torchvision do
+            short = canvas.short_side or min(canvas.size)
+            return [(short, max(w * short // h, 1)) if h < w else (max(h * short // w, 1), short)]
+
+
+def _middle(side: int, canvas: int) -> float:
+    """Where a picture begins so that its middle is the canvas's. Half a px is cut from its end (MindSpore, Darknet)."""
+    return float(-((side - canvas) // 2) if side > canvas else (canvas - side) // 2)
 
 
 def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:

@@ -6,7 +6,6 @@ Errors are what would teach the network something wrong or stop a run; notes are
 `skip_bad` leaves out exactly what the errors name.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.header import Header, read_headers
 from boxwright.data.report import TITLES, Finding, Report
 from boxwright.errors import InputError
-from boxwright.files import whole
 from boxwright.progress import track
 
 BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
@@ -79,9 +77,7 @@ def check_folder(
         for second in datasets[position + 1 :]:
             result += check_splits(first, second)
     if report is not None:
-        text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
-        with whole(report) as part:
-            part.write_text(text, encoding="utf-8")
+        result.write(report)
     return result
 
 

@@ -34,7 +34,7 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
     splits of different classes, for names that the layout cannot write, and when `out` is there already.
     """
     if to not in LAYOUTS:
-        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(LAYOUTS)}")
+        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(LAYOUTS)}, folder")
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()

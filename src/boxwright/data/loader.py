@@ -4,7 +4,7 @@ B images, M boxes an image after padding, H x W canvas px
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from boxwright.data.canvas import read_canvas
+from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
 from boxwright.recipe import CanvasConfig
-from boxwright.types import Batch, Frame
+from boxwright.types import Batch, ClassBatch, Frame
 
 Parts = tuple[Tensor, Tensor, Tensor, Tensor, tuple[Frame, ...]]  # the fields of a Batch, as workers send them
 
@@ -28,7 +28,10 @@ class Samples(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...  # a Sample
 
 
-class Loader:
+B = TypeVar("B", Batch, ClassBatch)
+
+
+class Epochs(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
     The order of an epoch is a permutation drawn from (seed, epoch), or the data set's own without `shuffle`. Step s
@@ -37,7 +40,12 @@ class Loader:
 
     With `shuffle` (training) an incomplete last step is left out, and JPEGs may be decoded at reduced size. Without
     (evaluation) every picture comes once, decoded in full; at the end a process may get a smaller batch or none.
+
+    kind: of the batches. work: what makes their first fields, in the workers.
     """
+
+    kind: type[B]
+    work: "type[Canvases]"
 
     def __init__(
         self,
@@ -60,8 +68,8 @@ class Loader:
             )
         self._order = _Order(len(dataset), batch, seed, rank, world, shuffle)
         self._loader: DataLoader[Any] = DataLoader(
-            _Canvases(dataset, canvas, reduce=shuffle),  # type: ignore[arg-type]
-            batch_size=None,  # the order gives whole batches and _Canvases makes them
+            self.work(dataset, canvas, reduce=shuffle),  # type: ignore[arg-type]
+            batch_size=None,  # the order gives whole batches and the work makes them
             sampler=self._order,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -69,17 +77,18 @@ class Loader:
             worker_init_fn=_start_worker,
         )
 
-    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
         """The batches of an epoch from step `skip` on; those before are not loaded.
 
         Raises InputError naming the file when a picture cannot be read.
         """
         self._order.epoch, self._order.skip = number, skip
+        parts: Any
         for parts in self._loader:
             if isinstance(parts, str):
                 raise InputError(parts)
-            images, boxes, labels, ignore, frames = parts
-            yield Batch(images, boxes, labels, ignore, tuple(frames))
+            fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
+            yield self.kind(*fields)
 
 
 class _Order:
@@ -101,37 +110,62 @@ class _Order:
             yield order[start : start + self.batch].tolist()
 
 
-class _Canvases:
+class Canvases:
     """List of indices -> the parts of a batch. Lives in the workers."""
 
     def __init__(self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool) -> None:
         self.dataset, self.canvas, self.reduce = dataset, canvas, reduce
 
-    def __getitem__(self, indices: Sequence[int]) -> Parts | str:
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Any, ...] | str:
         """The batch, or the text of an InputError: thrown through a worker it would grow into a page."""
         try:
             return self._batch([self.dataset[index] for index in indices])
         except InputError as error:
             return str(error)
 
-    def _batch(self, samples: Sequence[Any]) -> Parts:
-        count, most = len(samples), max(len(sample.labels) for sample in samples)
-        images = torch.empty(count, 3, *self.canvas.size, dtype=torch.uint8)
-        boxes = torch.zeros(count, most, 4)
-        labels = torch.full((count, most), -1)
-        ignore = torch.zeros(count, most, dtype=torch.bool)
+    def _batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def _images(self, samples: Sequence[Any]) -> tuple[Tensor, tuple[Frame, ...]]:
+        """(B, 3, H, W) uint8 and the frames."""
+        images = torch.empty(len(samples), 3, *self.canvas.size, dtype=torch.uint8)
         frames = []
         for row, sample in enumerate(samples):
-            image, frame = read_canvas(str(sample.path), self.canvas, sample.image_id, reduce=self.reduce)
+            image, frame = self._canvas(sample)
             if image.dtype == np.float32:
                 image = np.rint(image).astype(np.uint8)
             images[row] = torch.from_numpy(image).permute(2, 0, 1)
+            frames.append(frame)
+        return images, tuple(frames)
+
+    def _canvas(self, sample: Any) -> tuple[Picture, Frame]:
+        if (pixels := getattr(sample, "pixels", None)) is None:
+            return read_canvas(str(sample.path), self.canvas, sample.image_id, reduce=self.reduce)
+        frame = frame_for(pixels.shape[:2], self.canvas, sample.image_id, sample.path)
+        return place(pixels, frame, self.canvas), frame
+
+
+class _BoxCanvases(Canvases):
+    """For pictures with boxes."""
+
+    def _batch(self, samples: Sequence[Any]) -> Parts:
+        count, most = len(samples), max(len(sample.labels) for sample in samples)
+        boxes = torch.zeros(count, most, 4)
+        labels = torch.full((count, most), -1)
+        ignore = torch.zeros(count, most, dtype=torch.bool)
+        images, frames = self._images(samples)
+        for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             n = len(sample.labels)
             boxes[row, :n] = frame.to_canvas(torch.from_numpy(np.asarray(sample.boxes, np.float32)))
             labels[row, :n] = torch.from_numpy(np.asarray(sample.labels, np.int64))
             ignore[row, :n] = torch.from_numpy(np.asarray(sample.crowd, np.bool_))
-            frames.append(frame)
-        return images, boxes, labels, ignore, tuple(frames)
+        return images, boxes, labels, ignore, frames
+
+
+class Loader(Epochs[Batch]):
+    """Pictures with boxes; see `Epochs`."""
+
+    kind, work = Batch, _BoxCanvases
 
 
 def _start_worker(number: int) -> None:

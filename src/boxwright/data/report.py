@@ -1,8 +1,12 @@
 """What `check` found, for people and for programs."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from boxwright.files import whole
 
 TITLES = {
     "not_finite": "boxes or areas that are no finite numbers",
@@ -26,6 +30,8 @@ TITLES = {
     "picture_twice": "pictures listed twice",
     "shared_picture": "pictures in two splits",
     "class_without_box": "classes without a box",
+    "class_without_picture": "classes without a picture",
+    "not_a_picture": "files among the pictures that are none, and are not used",
 }
 
 
@@ -58,10 +64,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, in the order of TITLES and then of the data set. checked: split -> (pictures, boxes)."""
+    """What was found, in the order of TITLES and then of the data set.
+
+    checked: split -> pictures, and of what they hold (`unit`).
+    """
 
     findings: tuple[Finding, ...] = ()
     checked: dict[str, tuple[int, int]] = field(default_factory=dict)
+    unit: str = "boxes"
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -72,7 +82,7 @@ class Report:
         return tuple(finding for finding in self.findings if finding.level == "note")
 
     def __add__(self, other: "Report") -> "Report":
-        return Report(self.findings + other.findings, self.checked | other.checked)
+        return Report(self.findings + other.findings, self.checked | other.checked, self.unit)
 
     def left_out(self) -> list[str]:
         """One line for each label and picture that `skip_bad` leaves out."""
@@ -84,12 +94,18 @@ class Report:
         return {
             "errors": len(self.errors),
             "notes": len(self.notes),
-            "checked": {split: {"pictures": many, "boxes": boxes} for split, (many, boxes) in self.checked.items()},
+            "checked": {split: {"pictures": many, self.unit: held} for split, (many, held) in self.checked.items()},
             "findings": [{field: getattr(finding, field) for field in fields} for finding in self.findings],
         }
 
+    def write(self, file: Path) -> None:
+        """The JSON into a file. Raises InputError where it cannot be written."""
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        with whole(file) as part:
+            part.write_text(text, encoding="utf-8")
+
     def __str__(self) -> str:
-        lines = [f"{split}: {pictures} pictures, {boxes} boxes" for split, (pictures, boxes) in self.checked.items()]
+        lines = [f"{split}: {many} pictures, {held} {self.unit}" for split, (many, held) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)

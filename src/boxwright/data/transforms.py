@@ -12,16 +12,13 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from boxwright.data.dice import Array, Dice, Rows, keys, places
 from boxwright.data.warp import Placement, portions, send, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
-
-Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 
 
 def augment(
@@ -45,7 +42,7 @@ def augment(
     its area, gets label -1: it is no target in this step. Crowd regions stay while any area is left. Configured to do
     nothing, this changes no box. The result has the keys from which its loss draws.
     """
-    dice = _Dice.for_batch(seed, step, rank, len(batch.images))
+    dice = Dice.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colours(dice, config)
     if size == batch.images.shape[2:] and not _moves(config, mosaic):
         result = replace(batch, images=batch.images.float().div_(255))
@@ -55,8 +52,8 @@ def augment(
             result = _mix(batch, result, dice, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
         change_colours(result.images, *send((hue, saturation, value), batch.images.device))
-    (keys,) = send([_keys(seed, step, _places(rank, len(batch.images)))], batch.images.device, np.int64)
-    return replace(result, keys=keys)
+    (drawn,) = send([keys(seed, step, places(rank, len(batch.images)))], batch.images.device, np.int64)
+    return replace(result, keys=drawn)
 
 
 def step_size(config: AugmentConfig, canvas_size: tuple[int, int], seed: int, step: int) -> tuple[int, int]:
@@ -67,12 +64,12 @@ def step_size(config: AugmentConfig, canvas_size: tuple[int, int], seed: int, st
     """
     if not config.sizes:
         return canvas_size
-    keys = _size_keys(seed)
+    keys = _sizekeys(seed)
     return random.Random(keys[step // config.resize_every % len(keys)]).choice(config.sizes)
 
 
 @cache
-def _size_keys(seed: int) -> list[int]:
+def _sizekeys(seed: int) -> list[int]:
     draw = random.Random(seed)
     return [draw.randint(1, 1000) for _ in range(10**6)]
 
@@ -105,49 +102,7 @@ def _change_colours(images: Tensor, hue: Tensor, saturation: Tensor, value: Tens
         torch.sub(top, distance.neg_().add_(2).clamp_(0, 1).mul_(chroma), out=channel)
 
 
-class _Dice:
-    """One generator of random numbers for each of K pictures; each draw gives (K, ...) values."""
-
-    def __init__(self, generators: list[np.random.Generator]) -> None:
-        self.generators = generators
-
-    @classmethod
-    def for_batch(cls, seed: int, step: int, rank: int, count: int) -> "_Dice":
-        return cls([np.random.default_rng([seed % 2**64, step, place]) for place in _places(rank, count)])
-
-    def of(self, rows: Rows) -> "_Dice":
-        return _Dice([self.generators[row] for row in rows])
-
-    def uniform(self, low: float, high: float, *shape: int) -> Array:
-        return np.stack([each.uniform(low, high, shape) for each in self.generators])
-
-    def chance(self, probability: float) -> npt.NDArray[np.bool_]:
-        return self.uniform(0, 1) < probability
-
-    def below(self, end: int, count: int) -> Rows:
-        """(K, count) whole numbers from 0 to end - 1."""
-        return np.stack([each.integers(end, size=count) for each in self.generators])
-
-    def beta(self, a: float, b: float) -> Array:
-        return np.array([each.beta(a, b) for each in self.generators])
-
-    def factor(self, low: float, high: float) -> Array:
-        """Down or up with equal chance, then uniform between 1 and that end."""
-        return np.where(self.chance(0.5), self.uniform(low, 1), self.uniform(1, high))
-
-
-def _places(rank: int, count: int) -> range:
-    """The places in the batch of the whole group that this process's pictures have."""
-    return range(rank * count, (rank + 1) * count)
-
-
-def _keys(seed: int, step: int, places: range) -> Rows:
-    """(B,) from 0 to 2^32 - 1. The spawn key sets them apart from the numbers that start the dice."""
-    sources = (np.random.SeedSequence([seed % 2**64, step, place], spawn_key=(1,)) for place in places)
-    return np.array([source.generate_state(1)[0] for source in sources], dtype=np.int64)
-
-
-def _draw_colours(dice: _Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
+def _draw_colours(dice: Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
     """(B,) each: hue in turns, factors of saturation and value."""
     return dice.uniform(-config.hue, config.hue), dice.factor(*config.saturation), dice.factor(*config.value)
 
@@ -162,7 +117,7 @@ def _moves(config: AugmentConfig, mosaic: bool) -> bool:
 
 
 def _view(
-    batch: Batch, config: AugmentConfig, dice: _Dice, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
+    batch: Batch, config: AugmentConfig, dice: Dice, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
 ) -> Batch:
     """A random view for each of K results. own (K,): the picture it shows, in a mosaic as its first tile."""
     placement = _draw_placement(batch, config, dice, own, size, mosaic)
@@ -170,7 +125,7 @@ def _view(
 
 
 def _draw_placement(
-    batch: Batch, config: AugmentConfig, dice: _Dice, own: Rows, size: tuple[int, int], mosaic: bool
+    batch: Batch, config: AugmentConfig, dice: Dice, own: Rows, size: tuple[int, int], mosaic: bool
 ) -> Placement:
     canvas = np.array(batch.images.shape[:1:-1], dtype=np.float64)  # (width, height)
     contents = np.array([frame.content for frame in batch.frames])
@@ -191,7 +146,7 @@ def _draw_placement(
     return Placement(tiles, shift, np.where(is_mosaic, centre, np.inf), matrix)
 
 
-def _draw_matrix(dice: _Dice, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
+def _draw_matrix(dice: Dice, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
     """(K, 3, 3): turn, shear, scale and tilt about the middle of the plane ((K, 2) px), then place, then flip."""
     result = np.array(size[::-1], dtype=np.float64)
     aspect = dice.uniform(1 - config.jitter, 1 + config.jitter) / dice.uniform(1 - config.jitter, 1 + config.jitter)
@@ -221,7 +176,7 @@ def _draw_matrix(dice: _Dice, config: AugmentConfig, plane: Array, canvas: Array
     return np.where(dice.chance(config.flip)[:, None, None], flipped @ matrix, matrix)
 
 
-def _draw_expansion(dice: _Dice, config: AugmentConfig, extent: Array) -> Array:
+def _draw_expansion(dice: Dice, config: AugmentConfig, extent: Array) -> Array:
     """(K, 3, 3), or the unit matrix without a draw where nothing is expanded. extent: that of `expansion`."""
     if not config.expand:
         return np.eye(3)
@@ -242,7 +197,7 @@ def expansion(extent: Array, ratio: Array, where: Array) -> Array:
     return result
 
 
-def _mix(batch: Batch, first: Batch, dice: _Dice, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:
+def _mix(batch: Batch, first: Batch, dice: Dice, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:
     """Blend some of the results with another result each; the boxes of both count."""
     chosen = np.flatnonzero(dice.chance(config.mixup))
     if not len(chosen):

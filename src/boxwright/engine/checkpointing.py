@@ -27,7 +27,7 @@ from boxwright.weights import checkpoint
 class State:
     """Where training stands. Nothing random is in it: all draws are functions of (seed, step, rank).
 
-    step: optimiser steps done. best: highest AP so far. data: fingerprint of the training
+    step: optimiser steps done. best: highest AP, of a classifier top-1, so far. data: fingerprint of the training
     pictures and labels. processes: how many train together.
     """
 

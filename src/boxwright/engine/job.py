@@ -10,24 +10,23 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright import weights as weight_files
-from boxwright.data import Dataset
-from boxwright.data.loader import Loader
 from boxwright.engine import optim
+from boxwright.engine import task as tasks
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.types import Batch
+from boxwright.types import Batch, ClassBatch
 
 
 class WithLoss(nn.Module):
-    """A detector whose forward is its loss, for wrappers that know only forward. The bare network is what is saved."""
+    """A network whose forward is its loss, for wrappers that know only forward. The bare network is what is saved."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch | ClassBatch) -> dict[str, Tensor]:
         return self.network.loss(batch)  # type: ignore[no-any-return]
 
 
@@ -36,13 +35,14 @@ class Job:
     """model: the network with its loss, wrapped by accelerate; network: the bare one."""
 
     recipe: Recipe
-    validation: Dataset
+    task: tasks.Task
+    validation: Any  # data set of the task
     accelerator: Any
     network: nn.Module
     model: nn.Module
     optimizer: Any
     average: Average | None
-    loader: Loader
+    loader: Any  # of the task
     plan: Plan
     steps_per_epoch: int  # of the optimiser
 
@@ -52,18 +52,11 @@ class Job:
         return self.average.network if self.average else self.network
 
 
-def assemble(recipe: Recipe, training: Dataset, validation: Dataset, network: nn.Module, accelerator: Any) -> Job:
+def assemble(recipe: Recipe, training: Any, validation: Any, network: nn.Module, accelerator: Any) -> Job:
     """All of it on its device. Raises InputError when the pictures do not fill one step."""
     config = recipe.train
-    loader = Loader(
-        training,
-        recipe.training_canvas,
-        config.batch,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        workers=recipe.data.workers,
-    )
+    task = tasks.of(recipe)
+    loader = task.loader(training, recipe, accelerator)
     steps_per_epoch = loader.steps_per_epoch // config.accumulate  # batches that fill no step are left out
     if not steps_per_epoch:
         raise InputError(
@@ -73,7 +66,7 @@ def assemble(recipe: Recipe, training: Dataset, validation: Dataset, network: nn
     plan = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
     average = Average(network, config.ema) if config.ema.decay else None  # after prepare: the network has moved
-    return Job(recipe, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
+    return Job(recipe, task, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
 
 
 def blank_network(recipe: Recipe) -> nn.Module:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,9 +17,10 @@ from torch import Tensor
 from boxwright.errors import InputError
 from boxwright.files import whole
 from boxwright.recipe import TrainConfig
-from boxwright.types import Batch
+from boxwright.types import Batch, ClassBatch
 
 FILE = "log.jsonl"
+B = TypeVar("B", Batch, ClassBatch)
 
 
 class Journal:
@@ -47,7 +48,7 @@ class Journal:
             self.file = open(run / FILE, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
             self.events = SummaryWriter(str(run), purge_step=start + 1)
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterator[B]) -> Iterator[B]:
         """The batches, with the time spent waiting for each noted."""
         self._start_window()
         while True:
@@ -64,7 +65,7 @@ class Journal:
         if self.profile is not None:
             self.profile.step()
 
-    def record(self, step: int, batch: Batch, terms: Mapping[str, Tensor]) -> None:
+    def record(self, step: int, batch: Batch | ClassBatch, terms: Mapping[str, Tensor]) -> None:
         """Note the loss of one batch, before its gradient is used. `step` counts from 1.
 
         Raises InputError in every process when a loss seen so far is not finite in any of them.

@@ -1,4 +1,4 @@
-"""Training a detector, from a recipe and a data set to a run folder.
+"""Training a detector or a classifier, from a recipe and a data set to a run folder.
 
 A step is one step of the optimiser; it takes `train.accumulate` batches. Everything random in it is a function of
 (seed, step, rank), so a run that is killed and resumed on a CPU ends with the same bits as one that was not; on a GPU
@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,17 +19,18 @@ from torch import Tensor, distributed, nn
 from boxwright import progress
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
-from boxwright.data.transforms import augment, step_size
-from boxwright.engine import optim, run_folder, sources
+from boxwright.engine import optim, run_folder
+from boxwright.engine import task as tasks
 from boxwright.engine.checkpointing import Keeper, State
 from boxwright.engine.job import Job, assemble, blank_network, first_network
 from boxwright.engine.log import Journal
 from boxwright.engine.processes import together
 from boxwright.evaluation.coco import Metrics
-from boxwright.evaluation.run import evaluate
-from boxwright.predict.predictor import Predictor
+from boxwright.evaluation.topk import TopK
 from boxwright.recipe import Recipe, TrainConfig
-from boxwright.types import Batch
+from boxwright.types import Batch, ClassBatch
+
+B = TypeVar("B", Batch, ClassBatch)
 
 
 def train(
@@ -54,14 +55,15 @@ def train(
     run, config = Path(out), recipe.train
     with together(config) as accelerator:
         run_folder.refuse(run, resume)
-        training, validation, left_out = sources.open_checked(recipe, skip_bad, accelerator)
+        task = tasks.of(recipe)
+        training, validation, left_out = task.open_checked(recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         network = blank_network(recipe) if resume else first_network(recipe, weights, transfer, accelerator)
         job = assemble(recipe, training, validation, network, accelerator)
         run_folder.enter(run, recipe, resume, left_out, accelerator)
         keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)
-        state = keeper.restore(State(data=sources.fingerprint(training), processes=accelerator.num_processes))
+        state = keeper.restore(State(data=task.fingerprint(training), processes=accelerator.num_processes))
         accelerator.wait_for_everyone()  # all have read `last` before the first process replaces it
         if not state.step:
             keeper.save("last", state)  # a run killed before its first checkpoint resumes from the given weights
@@ -87,7 +89,9 @@ def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper)
     batches = journal.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
     shown = _show(batches, total, f"epoch {epoch + 1}/{config.epochs}", first, accelerator)
     for number, loaded in enumerate(shown, epoch * total + first):
-        batch = prepare(loaded, job.recipe, epoch, number, accelerator)
+        batch = job.task.prepare(loaded, job.recipe, epoch, number, accelerator)
+        if config.channels_last:
+            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         optim.set_rates(job.optimizer, job.plan, state.step)
         with accelerator.accumulate(job.model):
             terms = job.model(batch)
@@ -115,42 +119,20 @@ def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper
     if regular or epoch + 1 == config.epochs:
         metrics = _evaluate(job)
         journal.evaluated(state.step, epoch, metrics.summary)
-        told += f", AP {metrics.ap:.3f}, AP50 {metrics.ap50:.3f}"
-        if state.best is None or metrics.ap > state.best:
-            state.best = metrics.ap
+        told += f", {metrics.headline}"
+        if state.best is None or metrics.quality > state.best:
+            state.best = metrics.quality
             keeper.save("best", state)
     if job.accelerator.is_main_process:
         print(told, file=sys.stderr, flush=True)
 
 
-def _evaluate(job: Job, out: Path | None = None) -> Metrics:
+def _evaluate(job: Job, out: Path | None = None) -> Metrics | TopK:
     """The metrics of the network as the first process has it: batch-norm statistics are each process's own."""
-    accelerator = job.accelerator
-    if accelerator.num_processes > 1:
+    if job.accelerator.num_processes > 1:
         for tensor in job.scored.state_dict().values():
             distributed.broadcast(tensor, 0)
-    predictor = Predictor(job.scored, job.recipe, accelerator.device)
-    place = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    return evaluate(predictor, job.validation, out, **place)
-
-
-def prepare(batch: Batch, recipe: Recipe, epoch: int, number: int, accelerator: Any) -> Batch:
-    """A loaded batch on the device and randomly changed. `number` counts the batches of this process from 0."""
-    config = recipe.train
-    size = step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate)
-    changed = augment(
-        batch.to(accelerator.device),
-        config.augment,
-        size=size,
-        seed=config.seed,
-        step=number,
-        rank=accelerator.process_index,
-        mosaic=epoch < config.epochs - config.augment.close_mosaic,
-        fill=recipe.data.canvas.fill,
-    )
-    if not config.channels_last:
-        return changed
-    return replace(changed, images=changed.images.contiguous(memory_format=torch.channels_last))
+    return job.task.score(job.scored, job.recipe, job.validation, job.accelerator, out)
 
 
 def descend(
@@ -166,5 +148,5 @@ def descend(
     optimizer.zero_grad()
 
 
-def _show(batches: Iterable[Batch], total: int, what: str, start: int, accelerator: Any) -> Iterable[Batch]:
+def _show(batches: Iterable[B], total: int, what: str, start: int, accelerator: Any) -> Iterable[B]:
     return progress.track(batches, total, what, "batches", start) if accelerator.is_main_process else batches

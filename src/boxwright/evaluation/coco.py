@@ -74,6 +74,15 @@ class Metrics:
     def ap50(self) -> float:
         return self.summary["AP50"]
 
+    @property
+    def quality(self) -> float:
+        """By what the best network of a training is chosen."""
+        return self.ap
+
+    @property
+    def headline(self) -> str:
+        return f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}"
+
     def __str__(self) -> str:
         return "\n".join([*self.lines(), "", *self.table()])
 

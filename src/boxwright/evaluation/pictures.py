@@ -1,4 +1,4 @@
-"""Pictures of a run: loss and AP curves, precision over recall, the confusion matrix, a sheet of examples.
+"""Pictures of a run: loss and score curves, precision over recall, the confusion matrix, a sheet of examples.
 
 N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
 """
@@ -28,10 +28,10 @@ MOST_NUMBERS = 25  # classes up to which the confusion matrix writes its counts
 PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
 
 
-def curves(log: Path, file: Path) -> None:
-    """Loss terms, learning rate and AP of the run whose `log.jsonl` this is, drawn into `file`."""
+def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
+    """Loss terms, learning rate and `scores` (keys of its evaluations) of the run whose `log.jsonl` this is."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    steps, scores = [line for line in lines if "terms" in line], [line for line in lines if "AP" in line]
+    steps, evaluations = [line for line in lines if "terms" in line], [line for line in lines if scores[0] in line]
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss, rate, quality = figure.subplots(1, 3)
     at = [line["step"] for line in steps]
@@ -41,10 +41,10 @@ def curves(log: Path, file: Path) -> None:
     loss.set(title="training loss", xlabel="step", yscale="log" if steps else "linear")
     rate.plot(at, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
     rate.set(title="learning rate", xlabel="step", ylim=(0, None))
-    for name, tint in (("AP50", "tab:blue"), ("AP", "tab:orange")):
-        epochs, values = [line["epoch"] + 1 for line in scores], [line[name] for line in scores]
+    for name, tint in zip(scores, ("tab:blue", "tab:orange"), strict=True):
+        epochs, values = [line["epoch"] + 1 for line in evaluations], [line[name] for line in evaluations]
         quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
-    quality.set(title="average precision on the validation pictures", xlabel="epoch", ylim=(0, 1))
+    quality.set(title=title, xlabel="epoch", ylim=(0, 1))
     quality.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (loss, rate, quality):
         _tidy(axes)
@@ -105,20 +105,19 @@ def confusion(
     return counts
 
 
-def confusion_matrix(counts: Array, names: Sequence[str], threshold: float, file: Path) -> None:
-    """`counts` of `confusion` at that threshold, coloured by the share of each row."""
-    ticks = [*names, "background"]
-    side = min(16.0, 3.2 + 0.42 * len(ticks))
+def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str], title: str, file: Path) -> None:
+    """`counts` (true, predicted), coloured by the share of each row."""
+    side = min(16.0, 3.2 + 0.42 * len(columns))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the row", shrink=0.8)
-    small = max(4.0, min(9.0, 400 / len(ticks)))
-    axes.set_xticks(range(len(ticks)), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
-    axes.set_yticks(range(len(ticks)), ticks, fontsize=small)
-    axes.set(xlabel="predicted", ylabel="true", title=f"boxes at IoU 0.50, scores from {threshold:g}")
-    if len(ticks) <= MOST_NUMBERS:
+    small = max(4.0, min(9.0, 400 / len(columns)))
+    axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
+    axes.set_yticks(range(len(rows)), rows, fontsize=small)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if len(columns) <= MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", fontsize=small, color=ink if count else "0.75")
@@ -141,7 +140,12 @@ def sheet(images: Sequence[Array], samples: Sequence[Sample], detections: Sequen
             left = column * (wide + 2 * margin) + margin
             band[margin : margin + panel.shape[0], left : left + panel.shape[1]] = panel
         bands.append(band)
-    done, encoded = cv2.imencode(".jpg", np.concatenate(bands)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    write_jpeg(np.concatenate(bands), file)
+
+
+def write_jpeg(image: Array, file: Path) -> None:
+    """uint8 RGB (h, w, 3) -> file."""
+    done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
     if not done:
         raise RuntimeError("OpenCV could not encode the sheet")
     with whole(file) as part:

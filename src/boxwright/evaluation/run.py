@@ -179,11 +179,13 @@ def _write(
         part.write_text(json.dumps(rows), encoding="utf-8")
     pictures.precision_recall(metrics, place / "precision_recall.png")
     counts = pictures.confusion(samples, found, len(dataset.names), threshold)
-    pictures.confusion_matrix(counts, dataset.names, threshold, place / "confusion.png")
+    ticks, title = [*dataset.names, "background"], f"boxes at IoU 0.50, scores from {threshold:g}"
+    pictures.confusion_matrix(counts, ticks, ticks, title, place / "confusion.png")
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(ON_SHEET, len(samples))).round().astype(int)).tolist()
     shown = [found[index][found[index].scores >= threshold] for index in chosen]
     images = [read_image(samples[index].path) for index in chosen]
     pictures.sheet(images, [samples[index] for index in chosen], shown, place / "sheet.jpg")
     log = place / "log.jsonl"
     if log.is_file():
-        pictures.curves(log, place / "curves.png")
+        title = "average precision on the validation pictures"
+        pictures.curves(log, place / "curves.png", ("AP50", "AP"), title)

@@ -23,6 +23,7 @@ def module(name: str) -> ModuleType:
     `mindspore_transposed(parameter)`: whether it is stored (in, out) there.
     `mindspore_backbone(entry, config)`: our name for an entry of the zoo's ImageNet classifier, None for no place.
     `mindspore_unused(entry)`: whether an entry of a file belongs to layers that the zoo's network never uses.
+    `classifier(config)`: the Config of the classifier that a detector's backbone comes from, None where there is none.
     `foreign_names(tensors, config)`: another project's torch state dict under our names.
     `adapted(tensors, config)`: tensors under our names, changed where another kind of layer fills ours.
     """

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, NotNegative, Positive, Triple
+from boxwright.config import Fraction, ModelConfig, NotNegative, Positive, Triple
 from boxwright.errors import InputError
 from boxwright.nn.faster_rcnn_names import (
     adapted,
@@ -85,7 +85,7 @@ class RoIConfig(SamplesConfig):
     aligned: bool = True  # pixel centres lie at half pixels (Mask R-CNN's RoI align as corrected in Detectron2)
 
 
-class Config(BaseConfig):
+class Config(ModelConfig):
     size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
 
     name: Literal["faster_rcnn"] = "faster_rcnn"

@@ -7,6 +7,7 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -16,7 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, Positive, Triple
+from boxwright.config import Fraction, ModelConfig, Positive, Triple
+from boxwright.models import darknet_cls
+from boxwright.nn import timm_names, yolo_names
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map
@@ -35,7 +38,7 @@ class LossConfig(BaseConfig):
     label_smoothing: Fraction = 0.0
 
 
-class Config(BaseConfig):
+class Config(ModelConfig):
     size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
 
     name: Literal["yolov3"] = "yolov3"
@@ -184,37 +187,32 @@ def _styles(config: Config) -> tuple[Style, Style]:
 
 def mindspore_name(parameter: str) -> str | None:
     """The name that a parameter of the DarkNet-53 network has in the MindSpore zoo; None where it has none."""
-    heads = ["head32", "head16", "head8"]
-    parts = parameter.split(".")
-    leaf = _MINDSPORE_LEAVES.get(".".join(parts[-2:]))
-    if parts[0] != "network" or leaf is None:
-        return None
-    match parts[1:-2]:
-        case ["backbone", "stem"]:
-            place = "backbone.conv0"
-        case ["backbone", "stages", stage, "0"]:
-            place = f"backbone.conv{int(stage) + 1}"
-        case ["backbone", "stages", stage, block, conv]:
-            place = f"backbone.layer{int(stage) + 1}.{int(block) - 1}.{conv}"
-        case ["lead16" | "lead8" as lead]:
-            place = "conv1" if lead == "lead16" else "conv2"
-        case [head, "trunk", number] if head in heads:
-            place = f"backblock{heads.index(head)}.conv{number}"
-        case [head, "last"] if head in heads:
-            place = f"backblock{heads.index(head)}.conv5"
-        case [head] if head in heads:
-            place = f"backblock{heads.index(head)}.conv6"
-        case _:
-            return None
-    return f"feature_map.{place}.{leaf}"
+    return yolo_names.mindspore_name(parameter, _PLACES)
 
 
-_MINDSPORE_LEAVES = {
-    "conv.weight": "0.weight",
-    "norm.weight": "1.gamma",
-    "norm.bias": "1.beta",
-    "norm.running_mean": "1.moving_mean",
-    "norm.running_var": "1.moving_variance",
-    "out.weight": "weight",
-    "out.bias": "bias",
-}
+def mindspore_backbone(entry: str, config: Config) -> str | None:
+    """Our name for an entry of the zoo's classifier."""
+    return yolo_names.mindspore_backbone(entry, _PLACES)
+
+
+def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """timm's `darknet53`, a classifier, under our names."""
+    return timm_names.darknet53(tensors)
+
+
+def classifier(config: Config) -> darknet_cls.Config | None:
+    """The classifier that the backbone comes from; None for another network or width."""
+    whole = config.network == "darknet53" and config.width == 1
+    return darknet_cls.Config(network="darknet53", classes=config.classes) if whole else None
+
+
+def _places() -> dict[str, str]:
+    """Our layer -> the zoo's."""
+    places = {"lead16": "conv1", "lead8": "conv2"}
+    for number, head in enumerate(("head32", "head16", "head8")):
+        places |= {f"{head}.trunk.{k}": f"backblock{number}.conv{k}" for k in range(5)}
+        places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
+    return yolo_names.darknet53_places() | {f"network.{part}": place for part, place in places.items()}
+
+
+_PLACES = _places()

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as Section
-from boxwright.config import NotNegative, Positive, Triple
+from boxwright.config import ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -42,7 +42,7 @@ class LossConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class Config(Section):
+class Config(ModelConfig):
     size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
 
     name: Literal["yolov3_640"] = "yolov3_640"

@@ -5,6 +5,7 @@
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
 """
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, Positive, Triple
+from boxwright.config import Fraction, ModelConfig, Positive, Triple
+from boxwright.models import darknet_cls
+from boxwright.nn import timm_names, yolo_names
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
-from boxwright.nn.cspdarknet import BLOCKS, STEM, CSPDarkNet53, TinyBackbone
+from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
 from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map, trunk
 from boxwright.ops.anchors import flatten
 from boxwright.ops.yolov4_loss import LossConfig, yolov4_loss
@@ -25,7 +27,7 @@ from boxwright.types import Batch
 COCO_ANCHORS = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110), (192, 243), (459, 401))
 
 
-class Config(BaseConfig):
+class Config(ModelConfig):
     size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
 
     name: Literal["yolov4"] = "yolov4"
@@ -179,11 +181,7 @@ def _stem(config: Config) -> int:
 
 def mindspore_name(parameter: str) -> str | None:
     """The name that a parameter of the CSPDarkNet-53 network has in the MindSpore zoo; None where it has none."""
-    module, _, leaf = parameter.rpartition(".")
-    module, _, kind = module.rpartition(".")
-    ending = _MINDSPORE_LEAVES.get(f"{kind}.{leaf}")
-    place = _MINDSPORE_PLACES.get(module)
-    return f"feature_map.{place}.{ending}" if place and ending else None
+    return yolo_names.mindspore_name(parameter, _PLACES)
 
 
 def mindspore_unused(entry: str) -> bool:
@@ -192,45 +190,31 @@ def mindspore_unused(entry: str) -> bool:
 
 
 def mindspore_backbone(entry: str, config: Config) -> str | None:
-    """Our name for an entry of the zoo's classifier: there the backbone stands first, after any prefix and `network.`
-    (src/util.py of the zoo)."""
-    place, *ending = entry.rpartition("network.")[2].rsplit(".", 2)
-    module, leaf = _OUR_PLACES.get(place), _OUR_LEAVES.get(".".join(ending))
-    return f"{module}.{leaf}" if place.startswith("backbone.") and module and leaf else None
+    """Our name for an entry of the zoo's classifier."""
+    return yolo_names.mindspore_backbone(entry, _PLACES)
+
+
+def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """timm's `cspdarknet53`, a classifier, under our names."""
+    return timm_names.cspdarknet53(tensors)
+
+
+def classifier(config: Config) -> darknet_cls.Config | None:
+    """The classifier that the backbone comes from; None for another network or width."""
+    whole = config.network == "cspdarknet53" and config.width == 1
+    return darknet_cls.Config(network="cspdarknet53", classes=config.classes) if whole else None
 
 
 def _places() -> dict[str, str]:
-    """Our layer -> the zoo's, without `feature_map.`. It numbers them, anew in backbone and neck."""
-    parts = ["backbone.stem"]
-    places: dict[str, str] = {}
-    for stage, blocks in enumerate(BLOCKS):
-        ours = f"backbone.stages.{stage}"
-        layers = {f"{ours}.blocks.{k}.{conv}": f"{k}.{conv}" for k in range(blocks) for conv in ("conv1", "conv2")}
-        # The first stage's block is numbered with the rest, the others have names of their own.
-        block = layers if stage == 0 else ()
-        parts += [f"{ours}.down", f"{ours}.enter", *block, f"{ours}.leave", f"{ours}.past", f"{ours}.join"]
-        if stage > 0:
-            places |= {layer: f"backbone.layer{stage + 1}.{place}" for layer, place in layers.items()}
-    places |= {part: f"backbone.conv{number}" for number, part in enumerate(parts)}
+    """Our layer -> the zoo's, which numbers those of the neck anew."""
     neck = [f"{side}.{k}" for side in ("before", "after") for k in range(3)]
     neck += ["lead16", "lateral16", "lead8", "lateral8", "down16", "down32"]
-    places |= {part: f"conv{number}" for number, part in enumerate(neck, 1)}
+    places = {part: f"conv{number}" for number, part in enumerate(neck, 1)}
     for number, part in enumerate(("trunk16", "head8.trunk", "head16.trunk", "head32.trunk")):
         places |= {f"{part}.{k}": f"backblock{number}.conv{k}" for k in range(5)}
     for number, head in enumerate(("head8", "head16", "head32"), 1):
         places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
-    return {f"network.{part}": place for part, place in places.items()}
+    return yolo_names.cspdarknet53_places() | {f"network.{part}": place for part, place in places.items()}
 
 
-_MINDSPORE_PLACES = _places()
-_MINDSPORE_LEAVES = {
-    "conv.weight": "0.weight",
-    "norm.weight": "1.gamma",
-    "norm.bias": "1.beta",
-    "norm.running_mean": "1.moving_mean",
-    "norm.running_var": "1.moving_variance",
-    "out.weight": "weight",
-    "out.bias": "bias",
-}
-_OUR_PLACES = {theirs: ours for ours, theirs in _MINDSPORE_PLACES.items()}
-_OUR_LEAVES = {theirs: ours for ours, theirs in _MINDSPORE_LEAVES.items()}
+_PLACES = _places()

@@ -15,20 +15,21 @@ class Style:
 
     padding: of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads bottom and right
     only (the MindSpore zoo; sides must be even). norm_momentum: share of the NEW statistic, as torch counts it.
+    slope: of `leaky` below zero; 0.1 in Darknet (activations.h).
     """
 
     activation: Activation = "leaky"
     padding: Literal["symmetric", "same"] = "symmetric"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    slope: float = 0.1
 
 
-def activation(name: Activation) -> nn.Module:
-    """leaky has slope 0.1, as in Darknet (activations.h)."""
-    if name == "leaky":
-        return nn.LeakyReLU(0.1, inplace=True)
+def activation(style: Style) -> nn.Module:
+    if style.activation == "leaky":
+        return nn.LeakyReLU(style.slope, inplace=True)
     others = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
-    return others[name](inplace=True)
+    return others[style.activation](inplace=True)
 
 
 def double(x: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ class ConvNormAct(nn.Module):
         padding = 0 if self.pad_end else kernel // 2
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm2d(outputs, style.norm_eps, style.norm_momentum)
-        self.act = activation(style.activation)
+        self.act = activation(style)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad_end:

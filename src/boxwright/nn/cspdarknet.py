@@ -39,6 +39,7 @@ class CSPDarkNet53(nn.Module):
 
     def __init__(self, style: Style, stem: int = STEM) -> None:
         super().__init__()
+        self.channels = (8 * stem, 16 * stem, 32 * stem)
         self.stem = ConvNormAct(3, stem, 3, style)
         self.stages = nn.ModuleList()
         inputs = stem

@@ -14,7 +14,7 @@ from boxwright.ops.anchors import Cells
 from boxwright.ops.boxes import xyxy_to_cxcywh
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.targets import Targets
-from boxwright.types import Batch
+from boxwright.types import Batch, ClassBatch
 
 OVERLAPS_AT_ONCE = 2**24  # of the ignore test; bounds the memory, 64 MiB for each intermediate tensor
 
@@ -73,6 +73,23 @@ def classes(found: Tensor, targets: Targets) -> Tensor:
     """found (B, R, 5+C) logits -> (B, R) sum of the cross entropies of the classes; 0 for rows that own no cell."""
     errors = F.binary_cross_entropy_with_logits(found[..., 5:], targets.classes, reduction="none")
     return targets.positive * errors.sum(-1)
+
+
+def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> Tensor:
+    """logits (B, C) -> scalar: the mean over the images of the cross entropy between softmax and target.
+
+    The target of one label is 1 - smoothing for its class and smoothing / (C - 1) for each other class (MindSpore zoo:
+    src/CrossEntropySmooth.py; torch's label_smoothing is this with a value (C - 1) / C as large). The target of an
+    image blended of two is the mean of both labels' targets, weighted by `batch.share`.
+    """
+    logs = logits.float().log_softmax(-1)
+    true = logs.gather(1, batch.labels[:, None])[:, 0]
+    if batch.others is not None and batch.share is not None:
+        true = torch.lerp(logs.gather(1, batch.others[:, None])[:, 0], true, batch.share)
+    if not smoothing:
+        return -true.mean()
+    off = smoothing / max(logits.shape[1] - 1, 1)
+    return -((1 - smoothing - off) * true + off * logs.sum(-1)).mean()
 
 
 def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:

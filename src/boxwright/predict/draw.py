@@ -1,4 +1,4 @@
-"""Boxes with labels on a picture, readable on any size.
+"""Boxes with labels, or classes, on a picture, readable on any size.
 
 Lines and letters grow with the picture, because a big picture is looked at from further away, but not beyond what its
 objects bear. OpenCV draws the lines, Pillow the letters: OpenCV's own letters are thin and know no accents.
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from boxwright.data.dataset import Sample
 from boxwright.errors import InputError
-from boxwright.types import Detections
+from boxwright.types import Classes, Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Colour = tuple[int, int, int]
@@ -35,14 +35,14 @@ def draw(image: Array, detections: Detections) -> Array:
     """A copy of `image` (uint8 RGB (H, W, 3) or grey (H, W)) with the boxes, named and scored, as RGB (H, W, 3)."""
     scores = detections.scores.tolist()
     labels = detections.labels.tolist()
-    texts = [f"{_name(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     return draw_boxes(image, detections.boxes.numpy(force=True), labels, texts, scores)
 
 
 def draw_truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
     """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
     texts = [
-        _name(prediction.names, label) + (" (crowd)" if crowd else "")
+        name_of(prediction.names, label) + (" (crowd)" if crowd else "")
         for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
     ]
     truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
@@ -80,6 +80,36 @@ def draw_boxes(
     return canvas
 
 
+def draw_classes(image: Array, classes: Classes) -> Array:
+    """A copy of `image` (as in `draw`) with the classes and their scores in its top left corner, best first."""
+    canvas = _rgb(image)
+    height, width = canvas.shape[:2]
+    letter, top = max(10, round((height * width) ** 0.5 * 2 * LETTER)), 0
+    for label, score in zip(classes.labels.tolist(), classes.scores.tolist(), strict=True):
+        chip = _chip(f"{name_of(classes.names, label)} {score:.2f}", colour(label), letter, width, height - top)
+        if chip is None:  # no room for even small letters
+            break
+        canvas[top : top + chip.shape[0], : chip.shape[1]] = chip
+        top += chip.shape[0]
+    return canvas
+
+
+def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
+    """The picture within `size` (width, height) px, and lines of text below; what is too long for a line is cut."""
+    (width, height), (h, w) = size, image.shape[:2]
+    scale = min(width / w, height / h)
+    shown = (max(1, round(w * scale)), max(1, round(h * scale)))
+    small = cv2.resize(_rgb(image), shown, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    panel = np.full((height, width, 3), PAPER, np.uint8)
+    top, left = (height - shown[1]) // 2, (width - shown[0]) // 2
+    panel[top : top + shown[1], left : left + shown[0]] = small
+    letter = max(SMALLEST_LETTER, width // 16)
+    band = Image.new("RGB", (width, len(lines) * letter * 3 // 2 + letter // 2), (PAPER,) * 3)
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), line, fill=(INK,) * 3, font=_font(letter))
+    return np.concatenate([panel, np.asarray(band)], axis=0)
+
+
 def colour(label: int) -> Colour:
     """The class's own RGB colour; neighbours differ most. Hues step by the golden section of the colour circle."""
     hue = (0.02 + label * 0.6180339887) % 1
@@ -88,7 +118,8 @@ def colour(label: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _name(names: Sequence[str], label: int) -> str:
+def name_of(names: Sequence[str], label: int) -> str:
+    """The class's name, or its number where it has none."""
     return names[label] if 0 <= label < len(names) else str(label)
 
 

@@ -3,8 +3,7 @@
 B images, H x W canvas px, N detections of one picture
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, overload
@@ -13,17 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright import models, recipe, weights
-from boxwright.data.canvas import frame_for, place, read_image
+from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.draw import draw
+from boxwright.predict.inputs import Array, Picture, on_canvases
+from boxwright.predict.loading import evaluating, load_network
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Detections, Detector, Frame
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Picture = str | Path | Array  # a file, or uint8 RGB (h, w, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +89,8 @@ class Predictor:
         predictions: list[Prediction] = []
         for start in range(0, len(source), config.batch):
             pictures = source[start : start + config.batch]
-            images = [_as_rgb(p) if isinstance(p, np.ndarray) else read_image(p) for p in pictures]
-            canvas = self.recipe.data.canvas
-            frames = [
-                frame_for(image.shape[:2], canvas, start + i, "" if isinstance(picture, np.ndarray) else str(picture))
-                for i, (image, picture) in enumerate(zip(images, pictures, strict=True))
-            ]
-            canvases = np.stack([place(i, frame, canvas) for i, frame in zip(images, frames, strict=True)])
-            found = self.detect(torch.from_numpy(canvases).permute(0, 3, 1, 2), frames, threshold, suppression, labels)
+            canvases, frames = on_canvases(pictures, self.recipe.data.canvas, start)
+            found = self.detect(canvases, frames, threshold, suppression, labels)
             for detections, frame, picture in zip(found, frames, pictures, strict=True):
                 fields = detections.boxes, detections.scores, detections.labels, self.names
                 kept = picture if isinstance(picture, np.ndarray) else None
@@ -120,7 +111,7 @@ class Predictor:
         cut to the picture, and those with nothing inside it go. labels: the classes to keep, None for all.
         """
         model = cast(Detector, self.model)
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model):
             raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
             decoded = model.decode(raw, threshold)
         if suppression.cut == "canvas":
@@ -167,17 +158,9 @@ def load(
 
     recipe: a shipped name, a YAML file or a Recipe; None for the one stored beside our own weights (`.weights` and
     `.ckpt` store none). device: cpu, cuda, or auto for the accelerator where there is one. overrides: changes to the
-    recipe. Raises InputError when the weights cannot be read or do not fit, or a recipe is needed.
+    recipe. Raises InputError when the weights cannot be read or do not fit, a recipe is needed or is a classifier's.
     """
-    chosen = _recipe_of(path, recipe)
-    if overrides:
-        chosen = chosen.with_overrides(overrides)
-    place_of_work = _device(device)
-    model = models.module(getattr(chosen.model, "name", "")).build(chosen.model)
-    weights.load(model, path, chosen)
-    # channels_last: the fastest layout for convolutions on CPUs and tensor cores alike
-    model = model.to(device=place_of_work, memory_format=torch.channels_last).eval()
-    return Predictor(model, chosen, place_of_work)
+    return Predictor(*load_network(path, recipe, device, overrides, "detect"))
 
 
 def check_fraction(name: str, value: float) -> float:
@@ -187,48 +170,7 @@ def check_fraction(name: str, value: float) -> float:
     return value
 
 
-def _recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
-    if isinstance(given, Recipe):
-        return given
-    if given is not None:
-        return recipe.load(given)
-    stored = weights.stored_recipe(path)
-    if stored is None:
-        raise InputError(
-            f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}"
-        )
-    return stored
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing one
-        raise InputError(f"device '{name}': not on this machine; use cpu, cuda or auto") from error
-    return device
-
-
-def _as_rgb(image: Array) -> Array:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"picture: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
-    return image
-
-
 def _inside(found: Detections, size: tuple[int, int]) -> Detections:
     """Boxes cut to the picture of `size` (height, width) px, without those that lie wholly beside it, on the CPU."""
     cut = replace(found, boxes=clip(found.boxes, size))
     return cut[(cut.boxes[:, 2:] > cut.boxes[:, :2]).all(dim=1)].to("cpu")
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

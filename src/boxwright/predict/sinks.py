@@ -3,11 +3,11 @@
 import glob
 import json
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,28 +17,32 @@ from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
 from boxwright.files import folder, whole
 from boxwright.predict.ahead import one_ahead
+from boxwright.predict.class_predictor import ClassPrediction
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Read = tuple[Path, Array | InputError]
+P = TypeVar("P", Prediction, ClassPrediction)
 
 THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """pictures: how many were read. counts: detections by class name. failed: file -> why it could not be read."""
+    """pictures: how many were read. counts: detections, or pictures of a classifier, by class name. failed: file -> why
+    it could not be read. file: what lies in `out` beside the drawn pictures."""
 
     out: Path
     pictures: int
     counts: dict[str, int]
     failed: dict[str, str]
+    file: str = "detections.json"
 
     def lines(self) -> list[str]:
         """For the person at the keyboard."""
         found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
-        head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"drawn pictures, detections.json: {self.out}"]
+        head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"drawn pictures, {self.file}: {self.out}"]
         return head + [f"failed: {reason}" for reason in self.failed.values()]
 
 
@@ -60,6 +64,27 @@ def predict_to_folder(
     files = find_pictures(sources, folder)
     targets = targets_of(files, folder)
     make_writable(folder)
+    rows, failed = look_at(
+        files,
+        targets,
+        batch,
+        lambda images: predictor(images, threshold, iou, classes),
+        lambda prediction, target: row_of(predictor, prediction, target),
+    )
+    return write_results(folder, settings, rows, failed)
+
+
+def look_at(
+    files: Sequence[Path],
+    targets: Mapping[Path, Path],
+    batch: int,
+    predict: Callable[[Sequence[Array]], Sequence[P]],
+    row: Callable[[P, Path], dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Read the pictures, `predict` them in batches, and write each drawn to its target; beside one another.
+
+    Returns what `row` makes of each prediction and its target, and file -> reason for those that cannot be read.
+    """
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(THREADS) as pool:
@@ -68,16 +93,16 @@ def predict_to_folder(
         for group in track(one_ahead(pool, groups, _read), len(groups), "predict", "batches"):
             failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
             good = [(path, image) for path, image in group if not isinstance(image, InputError)]
-            found = predictor([image for _, image in good], threshold, iou, classes)
+            found = predict([image for _, image in good])
             for (path, _), prediction in zip(good, found, strict=True):
-                prediction = replace(prediction, path=str(path))
-                rows.append(row_of(predictor, prediction, targets[path]))
-                writing.append(pool.submit(_write_drawn, prediction, targets[path]))
+                named = replace(prediction, path=str(path))
+                rows.append(row(named, targets[path]))
+                writing.append(pool.submit(_write_drawn, named, targets[path]))
             while len(writing) > batch:  # a picture stays in memory until it is written
                 writing.popleft().result()
         for job in writing:
             job.result()
-    return write_results(folder, settings, rows, failed)
+    return rows, failed
 
 
 def settings_of(
@@ -168,7 +193,7 @@ def _read(path: Path) -> Read:
         return path, error
 
 
-def _write_drawn(prediction: Prediction, target: Path) -> None:
+def _write_drawn(prediction: Prediction | ClassPrediction, target: Path) -> None:
     write_picture(prediction.draw(), target)
 
 

@@ -7,7 +7,7 @@ little-endian float32. The models here declare their modules in that order, so w
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -79,7 +79,8 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
     """The tensors of a .weights file under the model's names.
 
     transfer: the file may be a cut backbone, which ends after any convolution, or hold another number of classes; its
-    heads then come in the shapes of its own classes. `recipe.model` is what `model` was built from.
+    heads then come in the shapes of its own classes. It may also be the classifier that the backbone comes from, whose
+    last layer then has no place. `recipe.model` is what `model` was built from.
     Raises InputError when the file is truncated, too long, or of another network.
     """
     plan = layers(model)
@@ -115,18 +116,28 @@ def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
 
 
 def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfer: bool) -> list[Layer]:
-    """The convolutions that a file of `found` numbers holds: all of the model's, its first few, or those of the same
-    network with other classes. Only the first is accepted without transfer."""
+    """The convolutions that a file of `found` numbers holds: all of the model's, its first few, those of the same
+    network with other classes, or of the classifier that its backbone comes from. Only the first is accepted without
+    transfer."""
     needed = count(plan)
     if found == needed:
         return plan
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
-    classes = _classes(found, recipe)
-    if classes is not None:
+    if (classes := _classes(found, recipe.model)) is not None:
         if not transfer:
             own = getattr(recipe.model, "classes", None)
             raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
-        return layers(_on_meta(recipe, classes))
+        return layers(_on_meta(recipe.model, classes))
+    origin = getattr(models.module(recipe.model.name), "classifier", lambda config: None)(recipe.model)  # type: ignore[attr-defined]
+    if (classes := _classes(found, origin)) is not None:
+        if not transfer:
+            raise InputError(f"{line}; it is a classifier of {classes} classes (--transfer loads its backbone)")
+        return layers(_on_meta(origin, classes))
+    return _cut(found, plan, line, transfer)
+
+
+def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer]:
+    """The first convolutions of `plan`, which take `found` numbers."""
     left = found
     for done, layer in enumerate(plan):
         size = count([layer])
@@ -141,19 +152,18 @@ def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfe
     raise InputError(f"{line}; {left:,} are left over, so it is of another network")
 
 
-def _classes(found: int, recipe: Recipe) -> int | None:
-    """The number of classes with which this network takes `found` numbers; that count is linear in the classes."""
-    if not hasattr(recipe.model, "classes"):
+def _classes(found: int, config: Any) -> int | None:
+    """The number of classes with which the network of `config` takes `found` numbers; that count is linear in the
+    classes."""
+    if not hasattr(config, "classes"):
         return None
-    one, two = (count(layers(_on_meta(recipe, classes))) for classes in (1, 2))
+    one, two = (count(layers(_on_meta(config, classes))) for classes in (1, 2))
     classes, odd = divmod(found - one, two - one)
     return classes + 1 if classes >= 0 and not odd else None
 
 
-def _on_meta(recipe: Recipe, classes: int) -> nn.Module:
-    """The recipe's network for other classes: shapes without memory."""
+def _on_meta(config: Any, classes: int) -> nn.Module:
+    """The network of a model's `config` for other classes: shapes without memory."""
     with torch.device("meta"):
-        model: nn.Module = models.module(recipe.model.name).build(  # type: ignore[attr-defined]
-            recipe.model.model_copy(update={"classes": classes})
-        )
+        model: nn.Module = models.module(config.name).build(config.model_copy(update={"classes": classes}))
     return model

@@ -1,18 +1,24 @@
-"""The pictures and labels of a training: opened in every process, checked in one."""
+"""What training a detector does in its own way: its pictures and labels, its random changes, its score."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from boxwright.data import Dataset, open_dataset
 from boxwright.data.check import check, check_splits, skip_bad
+from boxwright.data.loader import Loader
 from boxwright.data.report import Report
+from boxwright.data.transforms import augment, step_size
+from boxwright.engine import faults
 from boxwright.engine.processes import on_main
-from boxwright.errors import InputError
+from boxwright.evaluation.coco import Metrics
+from boxwright.evaluation.run import evaluate
+from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
-
-SHOWN = 3  # faults named in a message
+from boxwright.types import Batch
 
 
 def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset, Dataset, list[str]]:
@@ -33,12 +39,7 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
         return check(training) + check(validation) + check_splits(training, validation)
 
     report = on_main(look, accelerator)
-    if report.errors and not skip:
-        first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
-        raise InputError(
-            f"{data.root}: {len(report.errors)} faults in the labels and pictures ({first}); see them all with "
-            f"`boxwright data check {data.root}`, then repair them, or leave them out with --skip-bad"
-        )
+    faults.refuse(report, data.root, skip)
     learned, lines = capped(skip_bad(training, report), data.max_boxes)
     return learned, skip_bad(validation, report), report.left_out() + lines
 
@@ -67,3 +68,37 @@ def fingerprint(dataset: Dataset) -> str:
     for column in (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd):
         digest.update(column.tobytes())
     return digest.hexdigest()
+
+
+def loader(dataset: Dataset, recipe: Recipe, accelerator: Any) -> Loader:
+    """Batches for training. Raises InputError when the pictures do not fill one."""
+    return Loader(
+        dataset,
+        recipe.training_canvas,
+        recipe.train.batch,
+        seed=recipe.train.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=recipe.data.workers,
+    )
+
+
+def prepare(batch: Batch, recipe: Recipe, epoch: int, number: int, accelerator: Any) -> Batch:
+    """A loaded batch on the device and randomly changed. `number` counts the batches of this process from 0."""
+    config = recipe.train
+    return augment(
+        batch.to(accelerator.device),
+        config.augment,
+        size=step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate),
+        seed=config.seed,
+        step=number,
+        rank=accelerator.process_index,
+        mosaic=epoch < config.epochs - config.augment.close_mosaic,
+        fill=recipe.data.canvas.fill,
+    )
+
+
+def score(network: nn.Module, recipe: Recipe, dataset: Dataset, accelerator: Any, out: Path | None) -> Metrics:
+    """COCO's numbers of the network on `dataset`; all processes call this, and the first writes to `out`."""
+    predictor = Predictor(network, recipe, accelerator.device)
+    return evaluate(predictor, dataset, out, rank=accelerator.process_index, world=accelerator.num_processes)

@@ -1,0 +1,131 @@
+"""Pictures a second and core: our loader for classifiers against torchvision's ImageFolder with the same changes.
+
+    python benchmarks/bench_class_loader.py [--pictures DIR]
+
+Random windows of 8 to 100% of the picture to 224 x 224, mirroring, colour jitter 0.4 0.4 0.4 0.1, batches of 64, one
+worker process. ImageFolder does all of it picture by picture in the worker, with Pillow, as torchvision's own training
+script does; ours decodes at reduced size in the worker and leaves everything random to `augment` on the training
+device. The runs take turns (A B A B ...), and medians are compared. The last ratio adds `augment` on this CPU to our
+side; on a GPU it costs the workers nothing. Prints lines of JSON; ends with 1 below 2x.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+import torch
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torchvision_on_cpu
+from bench_loader import cpu_name
+from boxwright import recipe
+from boxwright.data.class_loader import ClassLoader
+from boxwright.data.class_transforms import augment
+from boxwright.data.classes import open_classes
+
+SIDE, BATCH, WORKERS, ROUNDS, BATCHES, NEEDED = 224, 64, 1, 5, 6, 2.0
+COUNT = (BATCHES + 3) * BATCH
+
+
+def folders_of(pictures: Path | None, root: Path) -> None:
+    """Two classes under root/train: the JPEGs of a folder, as often as needed, or rendered ones of 500 x 375."""
+    sources = sorted(pictures.glob("*.jpg")) if pictures else []
+    draw = np.random.default_rng(0)
+    for number in range(COUNT):
+        file = root / "train" / f"class{number % 2}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if sources:
+            shutil.copyfile(sources[number % len(sources)], file)
+            continue
+        coarse = draw.integers(0, 255, (24, 32, 3)).astype(np.uint8)
+        picture = cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC) + draw.normal(0, 6, (375, 500, 3))
+        cv2.imwrite(str(file), np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def image_folder(root: Path) -> "DataLoader[Any]":
+    """torchvision's data set and transforms, in the order of its reference training."""
+    torchvision_on_cpu.load()
+    from torchvision import datasets, transforms
+
+    changes = transforms.Compose([
+        transforms.RandomResizedCrop(SIDE),
+        transforms.RandomHorizontalFlip(),
+        transforms.ColorJitter(0.4, 0.4, 0.4, 0.1),
+        transforms.ToTensor(),
+    ])  # fmt: skip
+    return DataLoader(
+        datasets.ImageFolder(str(root / "train"), changes), BATCH, shuffle=True, num_workers=WORKERS,
+        persistent_workers=True, drop_last=True,
+    )  # fmt: skip
+
+
+def rate(batches: Any, use: Callable[[Any], object]) -> float:
+    """Pictures a second over BATCHES batches, after one that starts the workers."""
+    iterator = iter(batches)
+    next(iterator)
+    begin = time.perf_counter()
+    for _ in range(BATCHES):
+        use(next(iterator))
+    result = BATCHES * BATCH / (time.perf_counter() - begin)
+    for _ in iterator:  # leave the workers idle for the next run
+        pass
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pictures", type=Path, help="folder of JPEGs; none: rendered ones of 500 x 375")
+    given = parser.parse_args().pictures
+    torch.set_num_threads(1)
+    loaded = recipe.load("tiny_darknet_imagenet_224")
+    change, canvas = loaded.train.class_augment, loaded.data.canvas
+
+    def changed(batch: Any) -> object:
+        return augment(batch, change, canvas=canvas, seed=0, step=0, rank=0)
+
+    runs: dict[str, list[float]] = {"loader": [], "ImageFolder": [], "loader and augment": []}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        folders_of(given, root)
+        ours = ClassLoader(open_classes(root, "train"), loaded.training_canvas, BATCH, workers=WORKERS)
+        theirs = image_folder(root)
+        for number in range(ROUNDS):
+            runs["loader"].append(rate(ours.epoch(number), lambda batch: batch))
+            runs["ImageFolder"].append(rate(theirs, lambda batch: batch))
+            runs["loader and augment"].append(rate(ours.epoch(number), changed))
+            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
+    middle = {name: statistics.median(rates) for name, rates in runs.items()}
+    about = {
+        "date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "torch": torch.__version__,
+        "opencv": cv2.__version__, "pillow": PIL.__version__, "cpu": cpu_name(), "threads": 1, "workers": WORKERS,
+        "side": SIDE, "batch": BATCH, "rounds": ROUNDS,
+        "pictures": given.parent.name if given else "rendered, 500 x 375",
+    }  # fmt: skip
+    print(json.dumps(about))
+    for name, rates in runs.items():
+        print(
+            json.dumps({"what": name, "pictures_per_s": round(middle[name], 1), "runs": [round(r, 1) for r in rates]})
+        )
+    ratio = middle["loader"] / middle["ImageFolder"]
+    print(json.dumps({"ratio": "loader / ImageFolder", "value": round(ratio, 2), "needed": NEEDED}))
+    both = middle["loader and augment"] / middle["ImageFolder"]
+    print(json.dumps({"ratio": "loader and augment on the CPU / ImageFolder", "value": round(both, 2)}))
+    return 0 if ratio >= NEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

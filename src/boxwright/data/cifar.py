@@ -1,0 +1,237 @@
+"""CIFAR-10 (Krizhevsky 2009) in its two published forms: binary records, and Python's pickles read without unpickling.
+
+    R records of a file
+
+A pickle is a program: loading one runs what it says. So it is not loaded here. The opcodes that these files consist of
+build plain values and notes of what NumPy was to be asked for; anything else is refused, and nothing is ever called.
+"""
+
+import pickletools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import paths_column
+from boxwright.errors import InputError
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
+SIDE = 32  # px
+PIXELS = 3 * SIDE * SIDE  # of a record: red, green and blue plane, row by row
+FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # as the archives unpack, and how files end
+FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
+LARGEST = 1 << 28  # bytes of a file; a published one has 31 million
+LOOKED_FOR = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
+
+# What a file of the Python form asks NumPy for: an empty array, its class, its kind of number.
+ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
+GLOBALS = ARRAY | {"numpy ndarray", "numpy dtype", "_codecs encode"}
+
+
+def find(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Split -> its files. `root` holds one of the unpacked folders or is one; the binary form comes first."""
+    for folder in (root, *(root / name for name in FOLDERS)):
+        for suffix in FOLDERS.values():
+            found = {split: tuple(folder / f"{name}{suffix}" for name in names) for split, names in FILES.items()}
+            found = {split: files for split, files in found.items() if any(file.is_file() for file in files)}
+            if found:
+                return found
+    return {}
+
+
+def read(files: tuple[Path, ...], split: str, root: Path) -> ClassSet:
+    """The records of all `files`. Raises InputError for a file that is absent, cut off, foreign, or holds a label
+    out of range."""
+    parts = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
+    for file, (labels, _) in zip(files, parts, strict=True):
+        if (bad := np.flatnonzero((labels < 0) | (labels >= len(NAMES)))).size:
+            raise InputError(
+                f"{file}: record {bad[0]}: label is {labels[bad[0]]}, needed 0 to {len(NAMES) - 1} ({len(bad)} such "
+                "records); fetch CIFAR-10 anew"
+            )
+    paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, parts, strict=True) for row in range(len(labels))]
+    labels = np.concatenate([labels for labels, _ in parts])
+    pixels = np.concatenate([pixels for _, pixels in parts]).reshape(-1, 3, SIDE, SIDE)
+    return ClassSet(NAMES, split, root, "cifar10", paths_column(paths), labels, pixels)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        if (size := file.stat().st_size) > LARGEST:
+            raise InputError(f"{file}: {size} bytes, needed at most {LARGEST}; this is no file of CIFAR-10")
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed {LOOKED_FOR}; unpack it anew") from error
+
+
+def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Labels (R,) and pixels (R, PIXELS): each record is a byte with the label, then the pixels."""
+    data = np.frombuffer(_bytes(file), np.uint8)
+    if not len(data) or len(data) % (1 + PIXELS):
+        raise InputError(
+            f"{file}: {len(data)} bytes, needed a multiple of {1 + PIXELS}, the size of a record; it is cut off or no "
+            "file of CIFAR-10, fetch it anew"
+        )
+    records = data.reshape(-1, 1 + PIXELS)
+    return records[:, 0].astype(np.int64), records[:, 1:]
+
+
+def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """As `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
+    held = _plain_values(_bytes(file), file)
+    if not isinstance(held, dict):
+        raise InputError(f"{file}: holds {type(held).__name__}, needed a dictionary of labels and data; no CIFAR-10")
+    held = {_text(key): value for key, value in held.items()}
+    labels, data = held.get("labels"), _pixels(held.get("data"), file)
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
+        raise InputError(f"{file}: labels: needed a list of whole numbers; this is no file of CIFAR-10")
+    if len(labels) != len(data):
+        raise InputError(f"{file}: {len(labels)} labels for {len(data)} pictures, needed as many; fetch it anew")
+    return np.array(labels, dtype=np.int64), data
+
+
+@dataclass
+class _Asked:
+    """What the file wants made: `name`, called with `arguments`, then given `state`. Nobody does it."""
+
+    name: str
+    arguments: tuple[Any, ...] | None = None
+    state: Any = None
+
+
+def _pixels(asked: Any, file: Path) -> NDArray[np.uint8]:
+    """(R, PIXELS) of an array of bytes in C order: state (version, shape, dtype, Fortran order, bytes)."""
+    match asked:
+        case _Asked(
+            name, (_Asked("numpy ndarray", None, None), *_),
+            (1, (int(rows), columns), _Asked("numpy dtype", (kind, *_)), bool(fortran), data),
+        ) if (
+            name in ARRAY and rows > 0 and columns == PIXELS and _text(kind) == "u1" and not fortran
+            and isinstance(data, (str, bytes)) and len(data) == rows * PIXELS
+        ):  # fmt: skip
+            return np.frombuffer(_raw(data), np.uint8).reshape(rows, PIXELS)
+    raise InputError(
+        f"{file}: data: needed an array of bytes of shape (records, {PIXELS}); this is no file of CIFAR-10"
+    )
+
+
+def _raw(data: str | bytes) -> bytes:
+    """Python 2's strings, which are bytes, come as Latin 1."""
+    return data.encode("latin-1") if isinstance(data, str) else data
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _plain_values(data: bytes, file: Path) -> Any:
+    """What the pickle describes. Raises InputError for opcodes and names beyond those of CIFAR-10."""
+    machine = _Machine()
+    try:
+        for opcode, argument, place in pickletools.genops(data):
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            refused = machine.step(opcode.name, argument)
+            if refused:
+                raise InputError(
+                    f"{file}: byte {place}: asks for {refused}, which CIFAR-10 does not need; refused, and nothing in "
+                    "the file was executed; fetch CIFAR-10 anew"
+                )
+    except InputError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{file}: cut off, or no pickle of CIFAR-10 ({text[:80]}); fetch it anew") from error
+    raise InputError(f"{file}: cut off, or no pickle of CIFAR-10 (no end); fetch it anew")
+
+
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+LITERALS = {
+    "BININT", "BININT1", "BININT2", "SHORT_BINSTRING", "BINSTRING", "SHORT_BINBYTES", "BINBYTES", "BINUNICODE",
+    "SHORT_BINUNICODE",
+}  # fmt: skip
+
+
+class _Machine:
+    """The stack and the memo of pickle's opcodes, as `pickletools` documents them, for plain values."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> str:
+        """Do one opcode; return what it asks for where that is refused, else ""."""
+        stack = self.stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self.marks.append(len(stack))
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                stack.append(EMPTY[name]())
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(VALUES[name])
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._marked() if name == "TUPLE" else self._last(int(name[-1]))))
+            case "APPEND" | "APPENDS":
+                items = self._last(1) if name == "APPEND" else self._marked()
+                stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._last(2) if name == "SETITEM" else self._marked()
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            case _ if name in LITERALS:
+                stack.append(argument)
+            case _:
+                return self._ask(name, argument)
+        return ""
+
+    def _ask(self, name: str, argument: Any) -> str:
+        """The opcodes that would call something: only noted, and only for NumPy's arrays."""
+        match name:
+            case "GLOBAL" | "STACK_GLOBAL":
+                wanted = argument if name == "GLOBAL" else " ".join(self._last(2))
+                if wanted not in GLOBALS:
+                    return f"'{wanted[:60]}'"
+                self.stack.append(_Asked(wanted))
+            case "REDUCE":
+                asked, arguments = self._last(2)
+                if type(asked) is not _Asked or asked.arguments is not None or type(arguments) is not tuple:
+                    return "a call of something unknown"
+                self.stack.append(_called(asked.name, arguments))
+            case "BUILD":
+                asked, state = self._last(2)
+                if type(asked) is not _Asked or asked.state is not None:
+                    return "a change of something unknown"
+                asked.state = state
+                self.stack.append(asked)
+            case _:
+                return f"the opcode {name}"
+        return ""
+
+    def _marked(self) -> list[Any]:
+        """What was pushed since the last mark, taken off."""
+        return self._last(len(self.stack) - self.marks.pop())
+
+    def _last(self, count: int) -> list[Any]:
+        if not 0 <= count <= len(self.stack):
+            raise IndexError("it takes more than it made")
+        start = len(self.stack) - count
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+
+def _called(name: str, arguments: tuple[Any, ...]) -> Any:
+    """Python 3 writes bytes into old pickles as text to be encoded in Latin 1; all else stays a note."""
+    if name == "_codecs encode" and len(arguments) == 2 and arguments[1] == "latin1" and type(arguments[0]) is str:
+        return arguments[0].encode("latin-1")
+    return _Asked(name, arguments)

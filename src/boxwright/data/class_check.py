@@ -1,0 +1,99 @@
+"""Every doubtful picture of a classification set; what its structure lacks is said when it is opened.
+
+Errors stop a training, or are left out with `skip_bad`; notes are worth a look. Nothing is repaired.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.classes import class_splits, open_classes
+from boxwright.data.header import read_headers
+from boxwright.data.report import Finding, Report
+from boxwright.errors import InputError
+from boxwright.progress import track
+
+
+def check(dataset: ClassSet, *, decode: bool = False) -> Report:
+    """All findings of one split. Every picture's file is opened, and those that look cut off are decoded.
+
+    decode: decode every picture.
+    """
+    findings = [*_pictures(dataset, decode=decode)]
+    for label in np.flatnonzero(dataset.counts() == 0).tolist():
+        text = f"class {dataset.names[label]} has no picture"
+        findings.append(_finding(dataset, "class_without_picture", "note", str(dataset.root), text))
+    for file in dataset.unused:
+        text = f"no picture by its name, which ends in '{Path(file).suffix}'; it is not used"
+        findings.append(_finding(dataset, "not_a_picture", "note", file, text))
+    return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
+
+
+def _pictures(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
+    if dataset.pixels is not None:
+        return
+    paths = [dataset.path(index) for index in range(len(dataset))]
+    headers = read_headers(paths, whole=decode)
+    for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
+        if header.fault:
+            kind = "missing_picture" if header.missing else "unreadable_picture"
+            yield _finding(dataset, kind, "error", paths[index], header.fault, index)
+
+
+def check_splits(first: ClassSet, second: ClassSet) -> Report:
+    """What two splits of one data set must agree on, and what they should not share."""
+    findings = []
+    if first.names != second.names:
+        text = f"{len(second.names)} classes unlike the {len(first.names)} of {first.split}; make them the same"
+        findings.append(_finding(second, "classes_differ", "error", str(second.root), text))
+    seen = {file.resolve() for file in map(Path, map(first.path, range(len(first))))}
+    for index in range(len(second)):
+        if Path(second.path(index)).resolve() in seen:
+            text = f"is also in {first.split}, which makes results look better than they are"
+            findings.append(_finding(second, "shared_picture", "note", second.path(index), text, index))
+    return Report(tuple(findings), unit="classes")
+
+
+def check_folder(
+    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False
+) -> Report:
+    """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
+
+    report: also write the findings there as JSON. decode: decode every picture, not only its header.
+    Raises InputError when the data set cannot be opened at all.
+    """
+    sets = [open_classes(root, split) for split in splits or class_splits(root)]
+    result = Report(unit="classes")
+    for dataset in sets:
+        result += check(dataset, decode=decode)
+    for position, first in enumerate(sets):
+        for second in sets[position + 1 :]:
+            result += check_splits(first, second)
+    if report is not None:
+        result.write(report)
+    return result
+
+
+def skip_bad(dataset: ClassSet, report: Report) -> ClassSet:
+    """The data set without the pictures that the report's errors on its split name; no more, no less.
+
+    Raises InputError when an error cannot be skipped, or when no picture is left.
+    """
+    errors = [finding for finding in report.errors if finding.split == dataset.split]
+    for finding in errors:
+        if finding.index is None:
+            raise InputError(f"{finding}; skipping cannot mend this")
+    kept = np.setdiff1d(np.arange(len(dataset)), [finding.index for finding in errors])
+    if not len(kept):
+        raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
+    return dataset.subset(kept)
+
+
+def _finding(
+    dataset: ClassSet, kind: str, level: Literal["error", "note"], file: str, text: str, index: int | None = None
+) -> Finding:
+    leave_out: Literal["picture", "nothing"] = "picture" if level == "error" and index is not None else "nothing"
+    return Finding(kind, level, dataset.split, file, "", None, None, text, leave_out, index)

@@ -1,0 +1,92 @@
+"""Labelled boxes cut out of the pictures of a detection set, into one folder a class: a set for a classifier."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data import open_dataset, splits
+from boxwright.data.canvas import read_image
+from boxwright.data.check import check
+from boxwright.data.dataset import Dataset, Sample
+from boxwright.errors import InputError
+from boxwright.files import new_folder
+from boxwright.progress import track
+
+FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_picture", "unreadable_picture"}
+
+
+def crop(root: str | Path, out: str | Path) -> str:
+    """Write each labelled box of the detection set `root` as out/SPLIT/CLASS/PICTURE_NUMBER.png; say how many.
+
+    A box is widened to whole px and cut at its picture's edges; NUMBER is its place among the picture's labels. Left
+    out, and counted in what comes back, are crowd regions and boxes of which nothing is inside the picture.
+    Raises InputError for faulty labels and pictures, for a class that cannot name a folder or has no box to learn
+    from, and when `out` is there already.
+    """
+    lines = []
+    with new_folder(out) as folder:
+        for split in splits(root):
+            dataset = open_dataset(root, split)
+            _refuse(dataset)
+            for name in dataset.names:
+                (folder / split / name).mkdir(parents=True)
+            lines += _crop_split(dataset, folder / split)
+    return "\n".join([*lines, str(out)])
+
+
+def _refuse(dataset: Dataset) -> None:
+    """InputError for what no picture of one class can come from."""
+    wrong = [finding for finding in check(dataset).errors if finding.kind in FATAL]
+    if wrong:
+        raise InputError(
+            f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
+        )
+    folded = [name.casefold() for name in dataset.names]  # some file systems take A and a for one
+    for name in dataset.names:
+        if name != Path(name).name or name.startswith(".") or name != name.strip() or folded.count(name.casefold()) > 1:
+            raise InputError(f"{dataset.root}: class {name!r} cannot be the name of a folder of its own; rename it")
+    names = [f"{Path(dataset.path(index)).stem}" for index in range(len(dataset))]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{dataset.root}: two pictures of {dataset.split} are called {twice}; rename one")
+    counts = np.bincount(dataset.rows.labels[~dataset.rows.crowd], minlength=len(dataset.names))
+    if dataset.split in {"train", "all"} and not counts.all():
+        name = dataset.names[int(np.argmin(counts))]
+        raise InputError(f"{dataset.root}: class {name} has no box in {dataset.split} to learn from; leave it out")
+
+
+def _crop_split(dataset: Dataset, folder: Path) -> list[str]:
+    counts = np.zeros(len(dataset.names), dtype=np.int64)
+    outside = 0
+    for index in track(range(len(dataset)), len(dataset), f"cutting {dataset.split}"):
+        sample = dataset[index]
+        if not len(sample):
+            continue
+        for row, part in _parts(sample, read_image(sample.path)):
+            if not part.size:
+                outside += 1
+                continue
+            label = int(sample.labels[row])
+            counts[label] += 1
+            _, encoded = cv2.imencode(".png", part[..., ::-1])
+            file = folder / dataset.names[label] / f"{Path(sample.path).stem}_{row}.png"
+            file.write_bytes(encoded.tobytes())
+    each = ", ".join(f"{count} {name}" for name, count in zip(dataset.names, counts.tolist(), strict=True))
+    lines = [f"{dataset.split}: {counts.sum()} pictures from {len(dataset)} ({each})"]
+    left = {"crowd regions": int(dataset.rows.crowd.sum()), "boxes without a px inside their picture": outside}
+    if any(left.values()):
+        lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left.items() if count)}")
+    return lines
+
+
+def _parts(sample: Sample, image: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """(row, the px of its box) of each label that is one object."""
+    height, width = image.shape[:2]
+    low, high = np.floor(sample.boxes[:, :2]), np.ceil(sample.boxes[:, 2:])
+    edges = np.concatenate([low, high], axis=1).clip(0, [width, height, width, height]).astype(int)
+    for row in np.flatnonzero(~sample.crowd).tolist():
+        left, top, right, bottom = edges[row].tolist()
+        yield row, image[top:bottom, left:right]

@@ -1,0 +1,94 @@
+"""A set of pictures with one class each as flat arrays, whatever files it came from.
+
+P pictures, C classes, h x w px of a picture
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.canvas import read_image
+from boxwright.data.dataset import Array
+from boxwright.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSample:
+    """One picture and its class.
+
+    image_id: place in the data set. path: its file, for CIFAR with the record in it. label: from 0.
+    pixels: (h, w, 3) uint8 RGB where the picture has no file of its own; None: `path` is to be decoded.
+    """
+
+    image_id: int
+    path: str
+    label: int
+    pixels: NDArray[np.uint8] | None = None
+
+    def picture(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as a picture."""
+        return read_image(self.path) if self.pixels is None else self.pixels
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSet:
+    """One split. names: classes in label order. kind: which reader made it.
+
+    paths (P,) bytes as the file system has them. labels (P,) int64. pixels (P, 3, h, w) uint8 RGB where all pictures
+    lie in one file. unused: files among the pictures that are none, kept so that `check` names them.
+    """
+
+    names: tuple[str, ...]
+    split: str
+    root: Path
+    kind: str
+    paths: Array
+    labels: NDArray[np.int64]
+    pixels: NDArray[np.uint8] | None = None
+    unused: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> ClassSample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        index %= len(self)
+        pixels = None if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
+        return ClassSample(index, self.path(index), int(self.labels[index]), pixels)
+
+    def path(self, index: int) -> str:
+        """The picture's file, and in CIFAR's the record."""
+        return os.fsdecode(self.paths[index].item())
+
+    def counts(self) -> NDArray[np.int64]:
+        """(C,) pictures of each class."""
+        return np.bincount(self.labels, minlength=len(self.names))
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ClassSet":
+        """Those pictures, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        pixels = None if self.pixels is None else self.pixels[chosen]
+        return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels)
+
+    def ordered(self, names: Sequence[str]) -> "ClassSet":
+        """The same pictures with labels that count in the order of `names`, which may hold further classes.
+
+        Raises InputError for a class of the set that is not among `names`.
+        """
+        places = {name: label for label, name in enumerate(names)}
+        if missing := [name for name in self.names if name not in places]:
+            raise InputError(
+                f"{self.root}: class {missing[0]} of split {self.split} ({len(missing)} such) is none of the "
+                f"{len(places)} known classes ({_few(names)}); rename its folder, or take weights for these classes"
+            )
+        order = np.array([places[name] for name in self.names], dtype=np.int64)
+        return replace(self, names=tuple(names), labels=order[self.labels])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

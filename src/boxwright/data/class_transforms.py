@@ -1,0 +1,202 @@
+"""Everything random that happens to pictures with classes, for a whole batch on its own device.
+
+    B images, H x W canvas px, h x w px of a result
+
+A window of each picture becomes the input, by one sampling; colours, erased parts and blends follow. What is drawn for
+a picture is a pure function of (seed, step, its place in the batch of the whole group of processes); only the order of
+the colour changes is drawn for the whole step. MixUp and CutMix take their partners from the process's own batch.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxwright.data import policies
+from boxwright.data.canvas import frame_for
+from boxwright.data.dice import Array, Dice, keys, places, step_generator
+from boxwright.data.transforms import change_colours
+from boxwright.data.warp import portions, send
+from boxwright.recipe import CanvasConfig, ClassAugmentConfig
+from boxwright.types import ClassBatch
+
+WINDOWS_TRIED = 10  # before a window that fits a picture of unusual shape is taken (torchvision, MindSpore)
+GREY = (0.2989, 0.587, 0.114)  # of red, green and blue in the grey value (ITU-R BT.601, as torchvision rounds it)
+
+
+def augment(
+    batch: ClassBatch, config: ClassAugmentConfig, *, canvas: CanvasConfig, seed: int, step: int, rank: int
+) -> ClassBatch:
+    """Random windows, flips, colours, erased parts, blends: uint8 canvases -> (B, 3, *canvas.size) float32 in [0, 1].
+
+    canvas: how the picture would be seen in evaluation, and is seen here where no window is random. Canvases are
+    stretched pictures (`Recipe.training_canvas`); the window is chosen in px of the picture, so aspects are right.
+    The result has the keys from which its loss draws.
+    """
+    places_here = places(rank, len(batch.images))
+    dice = Dice.for_batch(seed, step, rank, len(batch.images))
+    device = batch.images.device
+    windows = draw_windows(batch, config, dice, canvas)
+    (edges,) = send([windows], device)
+    images = look(batch.images, edges, canvas.size, canvas.fill)
+    drawn = keys(seed, step, places_here)
+    if config.policy != "no":
+        images = policies.apply(config.policy, images, drawn)
+    _jitter(images, config, dice, step_generator(seed, step))
+    _paint_over(images, config, dice)
+    (key,) = send([drawn], device, np.int64)
+    return _blend(replace(batch, images=images, keys=key), config, dice)
+
+
+def draw_windows(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice, canvas: CanvasConfig) -> Array:
+    """(B, 4): canvas px (x of the left, y of the top, x of the right, y of the bottom edge) of what becomes the input.
+
+    A window may reach out of the canvas; with left and right exchanged it is mirrored.
+    """
+    sizes = np.array([frame.size for frame in batch.frames], dtype=np.float64)[:, ::-1]  # (B, 2) px, (width, height)
+    if config.area:
+        windows = _random_windows(sizes, config, dice)
+    elif config.pad:
+        corner = dice.below(2 * config.pad + 1, 2) - config.pad
+        windows = np.concatenate([corner, corner + sizes], axis=1)
+    else:
+        windows = np.array([_whole(frame.size, canvas) for frame in batch.frames])
+    flipped = dice.chance(config.flip)[:, None]
+    windows = np.where(flipped, windows[:, [2, 1, 0, 3]], windows)
+    height, width = batch.images.shape[2:]
+    return np.asarray(windows * np.tile(np.array([width, height]) / sizes, 2))
+
+
+def _whole(size: tuple[int, int], canvas: CanvasConfig) -> tuple[float, float, float, float]:
+    """Picture px that the whole canvas shows in evaluation."""
+    frame = frame_for(size, canvas, 0)
+    (sy, sx), (top, left), (height, width) = frame.scale, frame.offset, canvas.size
+    return -left / sx, -top / sy, (width - left) / sx, (height - top) / sy
+
+
+def _random_windows(sizes: Array, config: ClassAugmentConfig, dice: Dice) -> Array:
+    """(B, 4) picture px: area and aspect are drawn until the window fits, at most ten times (Inception's crop, as in
+    torchvision and MindSpore). Else the largest window in the middle whose aspect is allowed."""
+    assert config.area is not None
+    width, height = sizes.T
+    area = dice.uniform(*config.area, WINDOWS_TRIED) * (width * height)[:, None]
+    aspect = np.exp(dice.uniform(*np.log(config.aspect), WINDOWS_TRIED))
+    sides = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=-1)))  # (B, tries, 2) px
+    fits = ((sides > 0) & (sides <= sizes[:, None])).all(-1)
+    first = fits.argmax(1)
+    chosen = sides[np.arange(len(sides)), first]
+    shape = np.clip(width / height, *config.aspect)
+    middle = np.rint(np.minimum(sizes, np.stack([height * shape, width / shape], axis=1)))
+    any_fits = fits.any(1)[:, None]
+    side = np.where(any_fits, chosen, middle)
+    place = np.where(any_fits, dice.uniform(0, 1, 2), 0.5)
+    corner = np.floor(place * (sizes - side + np.where(any_fits, 1, 0)))  # whole px, all places equally likely
+    return np.concatenate([corner, corner + side], axis=1)
+
+
+def look(canvases: Tensor, windows: Tensor, size: tuple[int, int], fill: float) -> Tensor:
+    """(B, 3, H, W) uint8 seen through windows (B, 4) -> (B, 3, *size) float32 in [0, 1], bilinear.
+
+    As if each window were cut out and resized: nothing beyond its outermost pixels is blended in. fill: grey, 0 to
+    255, where it reaches out of the canvas.
+    """
+    images = torch.empty(len(canvases), 3, *size, device=canvases.device)
+    left, top, right, bottom = windows[..., None].unbind(1)  # (B, 1) each
+    x = _positions(left, right, size[1]) * (2 / canvases.shape[3]) - 1  # (B, w), as grid_sample counts
+    y = _positions(top, bottom, size[0]) * (2 / canvases.shape[2]) - 1
+    for part in portions(images):
+        grid = torch.stack([x[part, None, :].expand(-1, *size), y[part, :, None].expand(-1, *size)], -1)
+        sampled = F.grid_sample(canvases[part].float().sub_(fill), grid, align_corners=False)  # pads with 0: the fill
+        images[part] = sampled.add_(fill).div_(255).clamp_(0, 1)
+    return images
+
+
+def _positions(start: Tensor, end: Tensor, count: int) -> Tensor:
+    """(B, count): where the middles of `count` pixels between start and end lie, at least half a px from both."""
+    middles = (torch.arange(count, device=start.device) + 0.5) / count
+    low, high = torch.minimum(start, end), torch.maximum(start, end)
+    half = (high - low).clamp(max=1) / 2
+    return (start + middles * (end - start)).clamp(low + half, high - half)
+
+
+def _jitter(images: Tensor, config: ClassAugmentConfig, dice: Dice, of_the_step: np.random.Generator) -> None:
+    """Brightness, contrast, saturation and hue in an order drawn for the step, in place."""
+    amounts = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    if not any(amounts.values()):
+        return
+    order = of_the_step.permutation(list(amounts)).tolist()
+    drawn = {name: dice.uniform(-amount, amount) + (name != "hue") for name, amount in amounts.items()}
+    on_device = dict(zip(order, send([drawn[name] for name in order], images.device), strict=True))
+    for part in portions(images):
+        for name in order:
+            if amounts[name]:
+                change_colour(images[part], name, on_device[name][part])
+
+
+def change_colour(images: Tensor, name: str, amount: Tensor) -> None:
+    """Change (B, 3, h, w) RGB in [0, 1] in place, as torchvision and MindSpore do. amount (B,): a factor; for hue,
+    turns of the colour circle."""
+    factor = amount[:, None, None, None]
+    if name == "hue":
+        change_colours(images, amount, torch.ones_like(amount), torch.ones_like(amount))
+        return
+    if name == "brightness":
+        images.mul_(factor).clamp_(0, 1)
+        return
+    weights = images.new_tensor(GREY)[:, None, None]
+    grey = (images * weights).sum(1, keepdim=True)
+    if name == "contrast":
+        grey = grey.mean((2, 3), keepdim=True)
+    images.mul_(factor).add_(grey * (1 - factor)).clamp_(0, 1)
+
+
+def _paint_over(images: Tensor, config: ClassAugmentConfig, dice: Dice) -> None:
+    """A random rectangle where `erase` has it, a square where `cutout` has one, in place."""
+    height, width = images.shape[2:]
+    colour = images.new_tensor(config.erase_colour)[:, None, None] / 255
+    if config.erase:
+        chosen = dice.chance(config.erase)
+        area = dice.uniform(*config.erase_area) * height * width
+        aspect = np.exp(dice.uniform(*np.log(config.erase_aspect)))
+        sides = np.rint(np.sqrt(np.stack([area / aspect, area * aspect], axis=1)))  # (width, height)
+        sides = np.minimum(sides, [width, height]) * chosen[:, None]
+        corner = np.floor(dice.uniform(0, 1, 2) * (np.array([width, height]) - sides + 1))
+        images.copy_(torch.where(_inside(images, np.concatenate([corner, corner + sides], axis=1)), colour, images))
+    if config.cutout:
+        reach = np.array([width, height]) + config.cutout
+        corner = np.floor(dice.uniform(0, 1, 2) * (reach + 1)) - config.cutout
+        boxes = np.concatenate([corner, corner + config.cutout], axis=1)
+        images.copy_(torch.where(_inside(images, boxes), colour, images))
+
+
+def _inside(images: Tensor, boxes: Array) -> Tensor:
+    """(B, 1, h, w) bool: pixels inside boxes (B, 4), whole px as (left, top, right, bottom)."""
+    (box,) = send([boxes], images.device)
+    left, top, right, bottom = box[:, :, None, None].unbind(1)  # (B, 1, 1)
+    across = torch.arange(images.shape[3], device=images.device)
+    down = torch.arange(images.shape[2], device=images.device)[:, None]
+    return ((across >= left) & (across < right) & (down >= top) & (down < bottom))[:, None]
+
+
+def _blend(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice) -> ClassBatch:
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) with another picture of the batch, for some of them."""
+    if not (config.mixup or config.cutmix):
+        return batch
+    images, count = batch.images, len(batch.images)
+    height, width = images.shape[2:]
+    kind, partner = dice.uniform(0, 1), dice.below(count, 1)[:, 0]
+    mixes, cuts = kind < config.mixup, (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
+    mixed = np.where(mixes, dice.beta(config.mixup_alpha, config.mixup_alpha), 1.0)
+    # CutMix: a rectangle of the picture's own aspect around any point, cut at its edges; the share is what is left.
+    kept = dice.beta(config.cutmix_alpha, config.cutmix_alpha)
+    half = np.floor(np.sqrt(1 - kept)[:, None] * [width, height] / 2)
+    middle = np.floor(dice.uniform(0, 1, 2) * [width, height])
+    boxes = np.concatenate([middle - half, middle + half], axis=1).clip(0, [width, height] * 2) * cuts[:, None]
+    share = mixed * (1 - (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (height * width))
+    weight, shares = send([mixed[:, None, None, None], share], images.device)
+    (rows,) = send([partner], images.device, np.int64)
+    others = images[rows]
+    result = torch.where(_inside(images, boxes), others, torch.lerp(others, images, weight))
+    return replace(batch, images=result, others=batch.labels[rows], share=shares)

@@ -1,0 +1,71 @@
+"""Pictures of a classifier's evaluation: the confusion matrix, and a sheet of what it got wrong.
+
+C classes, N pictures, S classes shown
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxwright.data.class_dataset import ClassSet
+from boxwright.evaluation.pictures import confusion_matrix, write_jpeg
+from boxwright.evaluation.topk import TopK
+from boxwright.predict.draw import PAPER, captioned, name_of
+from boxwright.types import Classes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_CLASSES = 60  # of the confusion matrix; of more, those that take part in most mistakes
+ON_SHEET, COLUMNS = 24, 6  # pictures
+TILE = (220, 220)  # px: (longest width, height) of a picture on the sheet
+GAP = 12  # px between pictures
+
+
+def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
+    """The matrix of the classes that pictures show or that were predicted; of very many, the most mistaken ones.
+
+    The last column counts all predictions that are not shown, so that rows stay whole.
+    """
+    counts = metrics.confusion
+    seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    shown = np.sort(seen[np.argsort(-wrong[seen], kind="stable")][:MOST_CLASSES])
+    table = counts[np.ix_(shown, shown)]
+    ticks = [names[label] for label in shown]
+    title = f"{metrics.headline}; {len(shown)} of {len(names)} classes"
+    if len(shown) < len(seen):
+        table = np.column_stack([table, counts[shown].sum(1) - table.sum(1)])
+        title += ", those most mistaken"
+    confusion_matrix(table, ticks, [*ticks, "others"][: table.shape[1]], title, file)
+
+
+def mistakes(dataset: ClassSet, found: Sequence[Classes], file: Path) -> None:
+    """The pictures whose best class is wrong, the surest first; no file where all are right.
+
+    Each has its true class and the one it was taken for under it. labels of `dataset` and `found` count alike.
+    """
+    best = np.array([int(one.labels[0]) for one in found])
+    sure = np.array([float(one.scores[0]) for one in found])
+    wrong = np.flatnonzero(best != dataset.labels)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:ON_SHEET]
+    if not len(worst):
+        file.unlink(missing_ok=True)  # of an earlier evaluation
+        return
+    panels = []
+    for index in worst.tolist():
+        sample, said = dataset[index], f"{sure[index]:.2f} taken for {name_of(dataset.names, int(best[index]))}"
+        panels.append(captioned(sample.picture(), TILE, [name_of(dataset.names, sample.label), said]))
+    write_jpeg(_grid(panels), file)
+
+
+def _grid(panels: Sequence[Array]) -> Array:
+    """Panels of one size in rows, on paper."""
+    height, width = (side + GAP for side in panels[0].shape[:2])
+    columns = min(COLUMNS, len(panels))
+    sheet = np.full((-(-len(panels) // columns) * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
+    for place, panel in enumerate(panels):
+        top, left = place // columns * height + GAP, place % columns * width + GAP
+        sheet[top : top + height - GAP, left : left + width - GAP] = panel
+    return sheet

@@ -1,0 +1,99 @@
+"""Pictures in, the classes they may show out.
+
+B images, H x W canvas px, K best classes of a picture
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright.data.canvas import read_image
+from boxwright.predict.draw import draw_classes, name_of
+from boxwright.predict.inputs import Array, Picture, on_canvases
+from boxwright.predict.loading import evaluating, load_network
+from boxwright.recipe import Recipe
+from boxwright.types import Classes, Classifier
+
+MOST = 5  # classes told of a picture, as by Darknet and ImageNet's second score
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrediction(Classes):
+    """The best classes of one picture.
+
+    path: its file, "" for an array. size: (height, width) px. image: the array it was made from, None for a file.
+    """
+
+    path: str = ""
+    size: tuple[int, int] = (0, 0)
+    image: Array | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """`malamute 0.35, husky 0.21, ...`"""
+        rows = zip(self.labels.tolist(), self.scores.tolist(), strict=True)
+        return ", ".join(f"{name_of(self.names, label)} {score:.2f}" for label, score in rows)
+
+    def draw(self, image: Array | None = None) -> Array:
+        """The picture with the classes written on it, uint8 RGB (h, w, 3); on `image` where one is given."""
+        if image is None:
+            image = read_image(self.path) if self.image is None else self.image
+        return draw_classes(image, self)
+
+
+class ClassPredictor:
+    """A classifier with its recipe: canvas, network, best classes. Modes are kept as in `Predictor`."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, device: str | torch.device = "cpu") -> None:
+        """`model` follows the Classifier protocol and already lies on `device`."""
+        self.model = model
+        self.recipe = recipe
+        self.names = recipe.data.names
+        self.device = torch.device(device)
+
+    @overload  # a str is a sequence of str as well; the first overload has it
+    def __call__(self, source: Picture, most: int = ...) -> ClassPrediction: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, source: Sequence[Picture], most: int = ...) -> list[ClassPrediction]: ...
+
+    def __call__(
+        self, source: Picture | Sequence[Picture], most: int = MOST
+    ) -> ClassPrediction | list[ClassPrediction]:
+        """The `most` best classes of one picture, or of each picture of a list.
+
+        Raises InputError for a file that is no picture and an array of another kind.
+        """
+        if isinstance(source, str | Path | np.ndarray):
+            return self([source], most)[0]
+        predictions: list[ClassPrediction] = []
+        batch = self.recipe.predict.batch
+        for start in range(0, len(source), batch):
+            pictures = source[start : start + batch]
+            canvases, frames = on_canvases(pictures, self.recipe.data.canvas, start)
+            found = self.classify(canvases, most)
+            for one, frame, picture in zip(found, frames, pictures, strict=True):
+                kept = picture if isinstance(picture, np.ndarray) else None
+                predictions.append(ClassPrediction(one.scores, one.labels, self.names, frame.path, frame.size, kept))
+        return predictions
+
+    def classify(self, images: Tensor, most: int = MOST) -> list[Classes]:
+        """Canvases (B, 3, H, W), uint8 or float in 0..255, to the best classes of each, on the CPU."""
+        model = cast(Classifier, self.model)
+        with evaluating(self.model):
+            raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
+            return [replace(one.to("cpu"), names=self.names) for one in model.decode(raw, most)]
+
+
+def load_classifier(
+    path: str | Path,
+    recipe: str | Path | Recipe | None = None,
+    device: str = "cpu",
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+) -> ClassPredictor:
+    """Like `boxwright.load`, for the weights of a classifier."""
+    return ClassPredictor(*load_network(path, recipe, device, overrides, "classify"))

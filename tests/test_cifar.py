@@ -1,0 +1,212 @@
+"""CIFAR-10 in both published forms, and files that pretend to be it. Pickles are written as Python 2 wrote them."""
+
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxwright.data import cifar
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.classes import class_splits, holds_classes, open_classes
+from boxwright.errors import InputError
+
+RECORDS = 3
+TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
+
+
+def records(seed: int, count: int = RECORDS) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (count,) and pixels (count, 3072)."""
+    draw = np.random.default_rng(seed)
+    return draw.integers(0, 10, count), draw.integers(0, 256, (count, 3072)).astype(np.uint8)
+
+
+def binary(labels: np.ndarray, pixels: np.ndarray) -> bytes:
+    return b"".join(bytes([label]) + row.tobytes() for label, row in zip(labels.tolist(), pixels, strict=True))
+
+
+def python2(labels: np.ndarray, pixels: np.ndarray) -> bytes:
+    """What Python 2's cPickle wrote: protocol 2, byte strings as BINSTRING, NumPy's array as its __reduce__ says."""
+    small = b"".join(b"K" + bytes([label]) for label in labels.tolist())
+    names = b"".join(b"U" + bytes([len(name)]) + name for name in (b"a.png", b"b.png"))
+    dtype = b"cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87q\x0bRq\x0c"
+    dtype += b"(K\x03U\x01|q\x0dNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"M" + struct.pack("<H", len(labels)) + b"M" + struct.pack("<H", pixels.shape[1]) + b"\x86q\x09"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x06cnumpy\nndarray\nq\x07K\x00\x85U\x01bq\x0e\x87Rq\x08(K\x01"
+        + shape + dtype + b"\x89T" + struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
+    )  # fmt: skip
+    return (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03U\x06labelsq\x04](" + small
+        + b"eU\x04dataq\x05" + array + b"U\tfilenamesq\x0f](" + names + b"eu."
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["binary", "python"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A small CIFAR-10 in one form, as its archive unpacks."""
+    inside = tmp_path / f"cifar-10-batches-{request.param[:2].replace('bi', 'bin')}"
+    inside.mkdir()
+    for seed, name in enumerate([*TRAIN, "test_batch"]):
+        write = binary if request.param == "binary" else python2
+        (inside / (name + (".bin" if request.param == "binary" else ""))).write_bytes(write(*records(seed)))
+    return inside
+
+
+def truth(seeds: range) -> tuple[np.ndarray, np.ndarray]:
+    parts = [records(seed) for seed in seeds]
+    pixels = np.concatenate([pixels for _, pixels in parts])
+    return np.concatenate([labels for labels, _ in parts]), pixels.reshape(-1, 3, 32, 32)
+
+
+def refusal(file: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        cifar.read((file,), "train", file.parent)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+def test_both_forms_hold_the_same(folder: Path) -> None:
+    for root in (folder, folder.parent):
+        assert class_splits(root) == ["train", "val"]
+        assert holds_classes(root)
+        for split, seeds in (("train", range(5)), ("val", range(5, 6)), ("test", range(5, 6))):
+            found = open_classes(root, split)
+            labels, pixels = truth(seeds)
+            np.testing.assert_array_equal(found.labels, labels)
+            np.testing.assert_array_equal(found.pixels, pixels)
+            assert (found.kind, len(found.names), found.names[5]) == ("cifar10", 10, "dog")
+    sample = open_classes(folder, "train")[RECORDS]
+    assert Path(sample.path).name.startswith("data_batch_2")
+    assert sample.path.endswith("[0]")
+    assert sample.pixels is not None
+    np.testing.assert_array_equal(sample.picture(), truth(range(5))[1][RECORDS].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_what_python_3_writes_is_read_too(tmp_path: Path, protocol: int) -> None:
+    labels, pixels = records(0)
+    file = tmp_path / "data_batch_1"
+    held = {b"labels": labels.tolist(), b"data": pixels, b"filenames": [b"x.png"] * RECORDS, b"batch_label": b"one"}
+    file.write_bytes(pickle.dumps(held, protocol))
+    found = cifar.read((file,), "train", tmp_path)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.pixels, pixels.reshape(-1, 3, 32, 32))
+
+
+class Bomb:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.proof}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_a_foreign_pickle_is_refused_and_not_executed(tmp_path: Path, protocol: int) -> None:
+    proof, file = tmp_path / "executed", tmp_path / "data_batch_1"
+    labels, pixels = records(0)
+    for held in (Bomb(proof), {"labels": labels.tolist(), "data": pixels, "more": Bomb(proof)}):
+        file.write_bytes(pickle.dumps(held, protocol))
+        said = refusal(file)
+        assert "refused, and nothing in the file was executed" in said
+        assert not proof.exists()
+    pickle.loads(pickle.dumps(Bomb(proof), protocol))  # the trap itself works
+    assert proof.exists()
+
+
+def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
+    """A call of what is allowed stays a note, with any arguments; other names of the same modules are refused."""
+    file = tmp_path / "data_batch_1"
+    file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R.")
+    assert "needed a dictionary" in refusal(file)
+    file.write_bytes(b"\x80\x02cnumpy\nload\nU\x02u1\x85R.")
+    assert "asks for 'numpy load'" in refusal(file)
+    file.write_bytes(b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R\x85R.")
+    refusal(file)
+    file.write_bytes(b"\x80\x02c_codecs\nencode\nU\x02hiU\x05utf-7\x86R.")
+    assert "needed a dictionary" in refusal(file)
+
+
+def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:
+    whole, file = python2(*records(0, 1)), tmp_path / "data_batch_1"
+    for end in [*range(0, 330, 7), len(whole) // 2, len(whole) - 1]:
+        file.write_bytes(whole[:end])
+        assert "fetch" in refusal(file)
+
+
+def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> None:
+    whole, file = python2(*records(0, 1)), tmp_path / "data_batch_1"
+    draw = np.random.default_rng(0)
+    for place in range(0, 300):
+        changed = bytearray(whole)
+        changed[place] = draw.integers(256)
+        file.write_bytes(bytes(changed))
+        try:
+            found = len(cifar.read((file,), "train", tmp_path))
+        except InputError as error:
+            found = 1 - str(error).count("\n")  # one line
+        assert found == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 3072, 3074, 2 * 3073 - 1])
+def test_a_binary_file_cut_off(tmp_path: Path, size: int) -> None:
+    file = tmp_path / "data_batch_1.bin"
+    file.write_bytes(bytes(size))
+    assert f"{size} bytes, needed a multiple of 3073" in refusal(file)
+
+
+@pytest.mark.parametrize("form", ["binary", "python"])
+def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
+    labels, pixels = np.array([3, 10, 200]), records(0)[1]
+    file = tmp_path / ("data_batch_1.bin" if form == "binary" else "data_batch_1")
+    file.write_bytes((binary if form == "binary" else python2)(labels, pixels))
+    assert "record 1: label is 10, needed 0 to 9 (2 such records)" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
+        ({"labels": [0, "x"], "data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
+        ({"labels": [0, 1, 2], "data": np.zeros((2, 3072), np.uint8)}, "3 labels for 2 pictures"),
+        ({"labels": [0, 1], "data": np.zeros((2, 3000), np.uint8)}, "shape (records, 3072)"),
+        ({"labels": [0, 1], "data": np.zeros((2, 3072), np.int8)}, "shape (records, 3072)"),
+        ({"labels": [0, 1], "data": np.asfortranarray(np.zeros((2, 3072), np.uint8))}, "shape (records, 3072)"),
+        ({"labels": [0, 1], "data": [1, 2]}, "shape (records, 3072)"),
+        ([1, 2], "needed a dictionary"),
+        ({"fine_labels": [0], "coarse_labels": [0], "data": np.zeros((1, 3072), np.uint8)}, "labels: needed a list"),
+    ],
+)
+def test_other_contents(tmp_path: Path, held: object, said: str) -> None:
+    file = tmp_path / "data_batch_1"
+    file.write_bytes(pickle.dumps(held, 2))
+    assert said in refusal(file)
+
+
+def test_a_missing_batch_is_named(folder: Path) -> None:
+    gone = next(file for file in folder.iterdir() if file.name.startswith("data_batch_4"))
+    gone.unlink()
+    with pytest.raises(InputError, match=r"data_batch_4.*cannot be read"):
+        open_classes(folder, "train")
+    assert len(open_classes(folder, "val")) == RECORDS
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "data_batch_1"
+    with open(file, "wb") as sparse:
+        sparse.truncate(cifar.LARGEST + 1)
+    assert f"needed at most {cifar.LARGEST}" in refusal(file)
+
+
+def test_labels_in_another_order_follow_their_names(folder: Path) -> None:
+    found = open_classes(folder, "val")
+    turned: ClassSet = found.ordered(("extra", *reversed(found.names)))
+    assert [turned.names[label] for label in turned.labels] == [found.names[label] for label in found.labels]
+    with pytest.raises(InputError, match="class airplane of split val"):
+        found.ordered(found.names[1:])

@@ -1,0 +1,321 @@
+"""Pictures with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from boxwright import recipe
+from boxwright.cli import main
+from boxwright.data import class_check, class_crops
+from boxwright.data.canvas import frame_for, place, read_image
+from boxwright.data.class_folders import imagenet_names
+from boxwright.data.class_loader import ClassLoader
+from boxwright.data.classes import class_splits, holds_classes, open_classes
+from boxwright.errors import InputError
+from boxwright.recipe import CanvasConfig
+from test_canvas import smooth, waves
+
+ORACLE = np.load(Path(__file__).parent / "oracles" / "tinydarknet" / "eval_preprocess.npz")
+TENCH, GOLDFISH, KIT_FOX = "n01440764", "n01443537", "n02119789"  # ImageNet's numbers 449, 450 and 1
+
+
+def picture(file: Path, grey: int, size: tuple[int, int] = (20, 30)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), np.full((*size, 3), grey, np.uint8))
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Two classes; the grey of a picture is 100 for cats and 200 for dogs, and 1 more for each further one."""
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            picture(tmp_path / "pets" / split / "cat" / f"{number}.png", 100 + number)
+            picture(tmp_path / "pets" / split / "dog" / "deeper" / f"{number}.JPG", 200 + number)
+    return tmp_path / "pets"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_crop_meets_the_zoos_evaluation(index: int) -> None:
+    """The oracle holds the uint8 crop of MindSpore's pipeline: shorter side to 256, centre 224."""
+    h, w = ORACLE[f"in_hw.{index}"].tolist()
+    canvas = CanvasConfig(size=(224, 224), fit="crop", short_side=256)
+    placed = place(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas)
+    np.testing.assert_array_equal(placed.ravel()[:: int(ORACLE[f"uint8.{index}.stride"])], ORACLE[f"uint8.{index}.sub"])
+    given = (placed / np.float32(255) - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    stride = int(ORACLE[f"out.{index}.stride"])
+    np.testing.assert_allclose(given.transpose(2, 0, 1).ravel()[::stride], ORACLE[f"out.{index}.sub"], atol=1e-6)
+
+
+def test_stretch_meets_the_zoos_cifar() -> None:
+    canvas = recipe.load("tiny_darknet_cifar10").data.canvas
+    placed = place(waves(40, 32, 32), frame_for((32, 32), canvas, 0), canvas).astype(np.float32) / 255
+    given = (placed - np.float32([0.4914, 0.4822, 0.4465])) / np.float32([0.2023, 0.1994, 0.2010])
+    stride = int(ORACLE["cifar_out.stride"])
+    np.testing.assert_allclose(given.transpose(2, 0, 1).ravel()[::stride], ORACLE["cifar_out.sub"], atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "short"), [((40, 61), 24), ((61, 40), 0), ((33, 33), 30), ((10, 99), 0)])
+def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], short: int) -> None:
+    """A marked px of the picture is where the frame says."""
+    canvas = CanvasConfig(size=(24, 24), fit="crop", short_side=short)
+    image = np.zeros((*size, 3), np.uint8)
+    image[size[0] // 2 - 2 : size[0] // 2 + 3, size[1] // 2 - 2 : size[1] // 2 + 3] = 255
+    frame = frame_for(size, canvas, 0)
+    placed = place(image, frame, canvas)
+    assert placed.shape == (24, 24, 3)
+    bright = np.argwhere(placed[..., 0] > 127)
+    found = [*bright.min(0)[::-1], *(bright.max(0)[::-1] + 1)]
+    middle = torch.tensor([[size[1] // 2 - 2, size[0] // 2 - 2, size[1] // 2 + 3, size[0] // 2 + 3]]).float()
+    np.testing.assert_allclose(frame.to_canvas(middle)[0], found, atol=1.0)
+    np.testing.assert_allclose(frame.to_original(frame.to_canvas(middle)), middle, atol=1e-4)
+
+
+def test_a_crop_of_a_canvas_that_the_picture_does_not_cover_is_filled() -> None:
+    canvas = CanvasConfig(size=(10, 30), fit="crop", fill=7)
+    placed = place(np.full((20, 20, 3), 200, np.uint8), frame_for((20, 20), canvas, 0), canvas)
+    assert (placed[:, 10:20] == 200).all()
+    assert (placed[:, :10] == 7).all()
+    assert (placed[:, 20:] == 7).all()
+
+
+def test_folders_are_classes(pets: Path) -> None:
+    assert class_splits(pets) == ["train", "val"]
+    assert holds_classes(pets)
+    train = open_classes(pets, "train")
+    assert (train.names, train.kind, len(train)) == (("cat", "dog"), "folder", 6)
+    assert train.counts().tolist() == [3, 3]
+    for sample in train:
+        assert abs(int(sample.picture()[0, 0, 0]) // 100 - 1 - sample.label) == 0
+    assert open_classes(pets / "train", "all").labels.tolist() == train.labels.tolist()
+    assert train.subset([5, 0]).labels.tolist() == [1, 0]
+    shutil.move(pets / "val", pets / "validation")
+    assert len(open_classes(pets, "val")) == 4
+
+
+def test_a_detection_set_is_none(tiny_coco: Path) -> None:
+    assert not holds_classes(tiny_coco)
+    assert "a set with boxes" in refusal(lambda: open_classes(tiny_coco, "train"))
+    assert "no pictures with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
+    assert "classifiers need cifar10, imagenet, folder" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
+
+
+def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "images" / "1.png", 9)
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("a\n")
+    assert not holds_classes(tmp_path)
+
+
+def test_splits_with_other_classes_are_refused(pets: Path) -> None:
+    picture(pets / "val" / "emu" / "1.png", 9)
+    for split in ("train", "val"):
+        assert refusal(lambda split=split: open_classes(pets, split)).startswith(f"{pets / 'val' / 'emu'}: ")
+    (pets / "train" / "emu").mkdir()
+    assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
+    said = refusal(lambda: open_classes(pets, "train"))  # nothing to learn it from
+    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no picture (1 such classes)")
+
+
+def test_no_pictures_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
+    assert "there is no such folder" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
+    assert "found 0 splits 'test', needed one; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
+    for file in (pets / "val").rglob("*.*"):
+        file.unlink()
+    assert "hold no picture" in refusal(lambda: open_classes(pets, "val"))
+
+
+def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pets / "train" / "cat" / "0.png").write_bytes(b"no picture")
+    (pets / "train" / "cat" / "notes.txt").write_text("x")
+    (pets / "val" / "dog" / "same.png").symlink_to(pets / "train" / "cat" / "1.png")
+    shutil.rmtree(pets / "val" / "cat")
+    (pets / "val" / "cat").mkdir()
+    found = class_check.check_folder(pets)
+    assert [(one.kind, one.level) for one in found.findings] == [
+        ("unreadable_picture", "error"), ("not_a_picture", "note"), ("class_without_picture", "note"),
+        ("shared_picture", "note"),
+    ]  # fmt: skip
+    assert found.errors[0].file == str(pets / "train" / "cat" / "0.png")
+    train = open_classes(pets, "train")
+    report = class_check.check(train)
+    kept = class_check.skip_bad(train, report)
+    assert [kept.path(index) for index in range(len(kept))] == [train.path(index) for index in range(1, 6)]
+    assert report.left_out() == [f"left out the picture: {report.errors[0]}"]
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "check", str(pets), "--report", str(pets / "report.json")])
+    assert ended.value.code == 1
+    assert "train: 6 pictures, 2 classes" in capsys.readouterr().out
+    assert json.loads((pets / "report.json").read_text())["checked"]["val"] == {"pictures": 3, "classes": 2}
+
+
+def test_show_writes_pictures_with_their_class(pets: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "show", str(pets), "--split", "val", "--out", str(pets / "shown"), "--count", "3"])
+    assert ended.value.code == 0
+    shown = [read_image(file) for file in sorted((pets / "shown").glob("*.png"))]
+    assert len(shown) == 3
+    assert shown[0].shape[0] > 320  # a line of text under 320 px
+
+
+def test_the_loader_gives_each_picture_its_label(pets: Path) -> None:
+    train = open_classes(pets, "train")
+    loader = ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5)
+    batches = list(loader.epoch(0))
+    assert [batch.images.shape for batch in batches] == [(3, 3, 8, 8)] * 2
+    seen = torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist()
+    labels = torch.cat([batch.labels for batch in batches])
+    assert labels.dtype == torch.int64
+    assert [grey // 100 - 1 for grey in seen] == labels.tolist()
+    assert sorted(seen) == [100, 101, 102, 200, 201, 202]
+    assert [frame.size for frame in batches[0].frames] == [(20, 30)] * 3
+    again = list(ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5, workers=1).epoch(0, skip=1))
+    assert torch.equal(again[0].images, batches[1].images)
+    halves = [next(ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5, rank=r, world=2).epoch(0)) for r in (0, 1)]
+    assert torch.equal(torch.cat([half.images for half in halves]), torch.cat([batch.images for batch in batches]))
+    last = list(ClassLoader(train, CanvasConfig(size=(8, 8)), 4, shuffle=False).epoch(0))
+    assert [len(batch.labels) for batch in last] == [4, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_names_a_picture_that_cannot_be_read(pets: Path, workers: int) -> None:
+    (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
+    loader = ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)
+    assert "1.JPG: is empty (0 bytes)" in refusal(lambda: list(loader.epoch(0)))
+
+
+def test_training_canvases_are_stretched_and_larger_than_the_input() -> None:
+    loaded = recipe.load("tiny_darknet_imagenet_224")
+    assert (loaded.training_canvas.fit, loaded.training_canvas.size) == ("stretch", (280, 280))
+    assert recipe.load("tiny_darknet_cifar10").training_canvas.size == (32, 32)
+
+
+def test_augmentation_of_the_other_task_is_refused() -> None:
+    said = refusal(lambda: recipe.load("tiny_darknet_cifar10", ["train.augment.mosaic=1"]))
+    assert "train.augment: mosaic set; classify models use train.class_augment" in said
+    assert "class_augment: flip" in refusal(lambda: recipe.load("yolov3_coco_416", ["train.class_augment.flip=1"]))
+    both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.pad=4"]
+    assert "area and pad both choose a window" in refusal(lambda: recipe.load("tiny_darknet_cifar10", both))
+
+
+@pytest.fixture(params=["", "ILSVRC/Data/CLS-LOC"])
+def imagenet(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """A data set's root and the folder in it that holds train (two classes) and a flat val (two pictures)."""
+    inside = tmp_path / request.param
+    for number, wordnet_id in enumerate((GOLDFISH, TENCH)):
+        picture(inside / "train" / wordnet_id / f"{wordnet_id}_1.JPEG", number)
+        picture(inside / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
+    return tmp_path, inside
+
+
+TRUTHS = {
+    "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "450\n449\n",
+    "LOC_val_solution.csv": f"ImageId,PredictionString\nILSVRC2012_val_00000002,{TENCH} 1 2 3 4\n"
+    f"ILSVRC2012_val_00000001,{GOLDFISH} 1 2 3 4 {GOLDFISH} 5 6 7 8 \n",
+    "val.txt": "ILSVRC2012_val_00000001.JPEG 1\nILSVRC2012_val_00000002.JPEG 0\n",
+}
+
+
+@pytest.mark.parametrize("where", TRUTHS)
+def test_imagenet_as_downloaded(imagenet: tuple[Path, Path], where: str) -> None:
+    """Caffe's numbers are places among the sorted WordNet ids (tench 0, goldfish 1), the devkit's are its own."""
+    root, _ = imagenet
+    (root / where).parent.mkdir(parents=True, exist_ok=True)
+    (root / where).write_text(TRUTHS[where])
+    train, val = open_classes(root, "train"), open_classes(root, "val")
+    assert train.kind == val.kind == "imagenet"
+    assert train.names == val.names == ("tench", "goldfish")
+    assert [Path(train.path(index)).name[:9] for index in range(2)] == [TENCH, GOLDFISH]
+    assert train.labels.tolist() == [0, 1]
+    assert val.labels.tolist() == [1, 0]
+    assert holds_classes(root)
+
+
+def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
+    names = imagenet_names()
+    ids = list(names)
+    assert ids.index(KIT_FOX) == 0
+    assert (ids.index(TENCH), ids.index(GOLDFISH)) == (448, 449)
+    # The first five lines of the devkit's truth, and of Caffe's list of the same pictures.
+    for own, sorted_place in ((490, 65), (361, 970), (171, 230), (822, 809), (297, 516)):
+        assert ids[own - 1] == sorted(ids)[sorted_place]
+    assert tuple(names[one] for one in sorted(ids)) == recipe.class_names("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ("449\n1001\n", "line 2: '1001' names none of ImageNet's 1000 classes"),
+        ("449\n0\n", "line 2: '0' names none"),
+        ("449\ntench\n", "line 2: 'tench' names none"),
+        ("449\n", "says nothing of this picture"),
+        ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
+    ],
+)
+def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, said: str) -> None:
+    root, inside = imagenet
+    assert "none of ILSVRC2012_validation_ground_truth.txt" in refusal(lambda: open_classes(root, "val"))
+    (root / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    assert said in refusal(lambda: open_classes(root, "val"))
+    shutil.rmtree(inside / "val")
+    picture(inside / "val" / "n99999999" / "1.JPEG", 1)
+    assert "no folder for this class" in refusal(lambda: open_classes(root, "val"))
+
+
+def test_boxes_cut_out_are_the_pictures_own_pixels(tmp_path: Path) -> None:
+    """A box is widened to whole px; what of it is outside, crowd regions and boxes outside altogether go."""
+    image = smooth(40, 60)
+    root = tmp_path / "boxes"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        cv2.imwrite(str(root / split / "a.png"), image[..., ::-1])
+        boxes = [([2.5, 3.2, 10, 8], 1, 0), ([50, 30, 20, 20], 2, 0), ([0, 0, 30, 30], 1, 1), ([100, 100, 5, 5], 1, 0)]
+        rows = [
+            {"id": i, "image_id": 1, "bbox": box, "category_id": category, "area": 1, "iscrowd": crowd}
+            for i, (box, category, crowd) in enumerate(boxes, 1)
+        ]
+        told = {
+            "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
+            "annotations": rows,
+            "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}],
+        }
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(told))
+    out = tmp_path / "cut"
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "convert", str(root), "--to", "folder", "-o", str(out)])
+    assert ended.value.code == 0
+    np.testing.assert_array_equal(read_image(out / "train" / "red" / "a_0.png"), image[3:12, 2:13])
+    np.testing.assert_array_equal(read_image(out / "val" / "blue" / "a_1.png"), image[30:, 50:])
+    found = open_classes(out, "train")
+    assert (found.names, found.counts().tolist()) == (("blue", "red"), [1, 1])
+    shutil.rmtree(out)
+    said = class_crops.crop(root, out)
+    assert "train: 2 pictures from 1 (1 red, 1 blue)" in said
+    assert "left out: 1 crowd regions, 1 boxes without a px inside their picture" in said
+    assert "is there already" in refusal(lambda: class_crops.crop(root, out))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", " x"])
+def test_classes_that_cannot_be_folders(tmp_path: Path, tiny_coco: Path, name: str) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(tiny_coco, root)
+    for file in (root / "annotations").iterdir():
+        told = json.loads(file.read_text())
+        told["categories"][0]["name"] = name
+        file.write_text(json.dumps(told))
+    assert "rename it" in refusal(lambda: class_crops.crop(root, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
