@@ -19,7 +19,7 @@ from boxwright.config import Config as BaseConfig
 from boxwright.config import Fraction, Positive, Triple
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
-from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map
+from boxwright.nn.yolo import MINDSPORE_LEAVES, A, AnchorDetector, Head, raw_map
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import Targets, assign_best
@@ -186,7 +186,7 @@ def mindspore_name(parameter: str) -> str | None:
     """The name that a parameter of the DarkNet-53 network has in the MindSpore zoo; None where it has none."""
     heads = ["head32", "head16", "head8"]
     parts = parameter.split(".")
-    leaf = _MINDSPORE_LEAVES.get(".".join(parts[-2:]))
+    leaf = MINDSPORE_LEAVES.get(".".join(parts[-2:]))
     if parts[0] != "network" or leaf is None:
         return None
     match parts[1:-2]:
@@ -207,14 +207,3 @@ def mindspore_name(parameter: str) -> str | None:
         case _:
             return None
     return f"feature_map.{place}.{leaf}"
-
-
-_MINDSPORE_LEAVES = {
-    "conv.weight": "0.weight",
-    "norm.weight": "1.gamma",
-    "norm.bias": "1.beta",
-    "norm.running_mean": "1.moving_mean",
-    "norm.running_var": "1.moving_variance",
-    "out.weight": "weight",
-    "out.bias": "bias",
-}

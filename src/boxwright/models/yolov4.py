@@ -17,7 +17,7 @@ from boxwright.config import Config as BaseConfig
 from boxwright.config import Fraction, Positive, Triple
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
 from boxwright.nn.cspdarknet import BLOCKS, STEM, CSPDarkNet53, TinyBackbone
-from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map, trunk
+from boxwright.nn.yolo import MINDSPORE_LEAVES, A, AnchorDetector, Head, raw_map, trunk
 from boxwright.ops.anchors import flatten
 from boxwright.ops.yolov4_loss import LossConfig, yolov4_loss
 from boxwright.types import Batch
@@ -181,7 +181,7 @@ def mindspore_name(parameter: str) -> str | None:
     """The name that a parameter of the CSPDarkNet-53 network has in the MindSpore zoo; None where it has none."""
     module, _, leaf = parameter.rpartition(".")
     module, _, kind = module.rpartition(".")
-    ending = _MINDSPORE_LEAVES.get(f"{kind}.{leaf}")
+    ending = MINDSPORE_LEAVES.get(f"{kind}.{leaf}")
     place = _MINDSPORE_PLACES.get(module)
     return f"feature_map.{place}.{ending}" if place and ending else None
 
@@ -223,14 +223,5 @@ def _places() -> dict[str, str]:
 
 
 _MINDSPORE_PLACES = _places()
-_MINDSPORE_LEAVES = {
-    "conv.weight": "0.weight",
-    "norm.weight": "1.gamma",
-    "norm.bias": "1.beta",
-    "norm.running_mean": "1.moving_mean",
-    "norm.running_var": "1.moving_variance",
-    "out.weight": "weight",
-    "out.bias": "bias",
-}
 _OUR_PLACES = {theirs: ours for ours, theirs in _MINDSPORE_PLACES.items()}
-_OUR_LEAVES = {theirs: ours for ours, theirs in _MINDSPORE_LEAVES.items()}
+_OUR_LEAVES = {theirs: ours for ours, theirs in MINDSPORE_LEAVES.items()}

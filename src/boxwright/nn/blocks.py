@@ -24,11 +24,16 @@ class Style:
 
 
 def activation(name: Activation) -> nn.Module:
-    """leaky has slope 0.1, as in Darknet (activations.h)."""
-    if name == "leaky":
-        return nn.LeakyReLU(0.1, inplace=True)
-    others = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
-    return others[name](inplace=True)
+    """leaky has slope 0.1, as in Darknet (activations.h). In place where backward needs no copy of the input."""
+    match name:
+        case "leaky":
+            return nn.LeakyReLU(0.1, inplace=True)
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "silu":
+            return nn.SiLU()
+        case "mish":
+            return nn.Mish()
 
 
 def double(x: Tensor) -> Tensor:

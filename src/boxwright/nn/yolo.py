@@ -122,3 +122,15 @@ class AnchorDetector(nn.Module):
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""
         return Cells.of([one.shape[-2:] for one in raw], self.strides, self.anchors, self.reach)
+
+
+# The last words of a parameter's name, and those of the MindSpore zoo's YOLOv3 and YOLOv4.
+MINDSPORE_LEAVES = {
+    "conv.weight": "0.weight",
+    "norm.weight": "1.gamma",
+    "norm.bias": "1.beta",
+    "norm.running_mean": "1.moving_mean",
+    "norm.running_var": "1.moving_variance",
+    "out.weight": "weight",
+    "out.bias": "bias",
+}

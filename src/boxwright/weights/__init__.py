@@ -30,6 +30,8 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     file = locate(Path(path))
     kind = _kind(file)
     unexpected: list[str] = []
+    if not transfer:
+        _check_lineage(kind, file, recipe)
     if kind == "darknet":
         tensors = darknet.read(file, model, recipe, transfer=transfer)
     elif kind == "mindspore":
@@ -48,6 +50,20 @@ def stored_recipe(path: str | Path) -> Recipe | None:
     """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
     file = locate(Path(path))
     return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+
+
+def _check_lineage(kind: str, file: Path, recipe: Recipe) -> None:
+    """Names and numbers of both lineages of YOLOv3 and YOLOv4 agree, but not what the numbers mean: the zoo's layers
+    are padded otherwise, and its pictures normalised. Raises InputError for the other lineage's file."""
+    padding = getattr(recipe.model, "padding", None)
+    if (kind, padding) in {("darknet", "same"), ("mindspore", "symmetric")}:
+        right = (
+            "symmetric padding (recipes *_darknet)" if kind == "darknet" else "the padding 'same' (the zoo's recipes)"
+        )
+        raise InputError(
+            f"{file}: such files belong to networks with {right}; recipe {recipe.name} has model.padding={padding}. "
+            "Take the recipe of the file's origin, or --transfer to start from it all the same"
+        )
 
 
 def _kind(file: Path) -> str:
