@@ -21,7 +21,7 @@ app.add_typer(data_app, name="data")
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
 
 Weights = Annotated[
-    str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .weights or .ckpt file.")
+    str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .pth, .weights or .ckpt file.")
 ]
 Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML that describes it.")]

@@ -30,8 +30,6 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     file = locate(Path(path))
     kind = _kind(file)
     unexpected: list[str] = []
-    if not transfer:
-        _check_lineage(kind, file, recipe)
     if kind == "darknet":
         tensors = darknet.read(file, model, recipe, transfer=transfer)
     elif kind == "mindspore":
@@ -41,6 +39,8 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
         translate = getattr(models.module(recipe.model.name), "foreign_names", None)  # type: ignore[attr-defined]
         if translate and not tensors.keys() & model.state_dict().keys():
             tensors = translate(tensors, recipe.model)
+    if not transfer:
+        _check_lineage(kind, file, recipe)
     if adapt := getattr(models.module(recipe.model.name), "adapted", None):  # type: ignore[attr-defined]
         tensors = adapt(tensors, recipe.model)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
