@@ -35,7 +35,7 @@ def dota(place: Path) -> Path:
     [
         ("10 10 30 10 30 30 10 car 0", "needed eight numbers"),
         ("10 10 30 10 30 30 10 30 submarine 0", "'submarine'"),
-        ("10 10 30 10 30 30 10 30 car 7", "needed eight numbers, a class, and 0 or 1"),
+        ("10 10 30 10 30 30 10 30 car 7", "needed eight numbers, a class, and 0, 1 or 2"),
         ("10 10 30 ten 30 30 10 30 car 0", "needed eight numbers"),
         ("10 10 30", "needed eight numbers"),
     ],

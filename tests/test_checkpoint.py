@@ -100,8 +100,11 @@ def test_name_with_a_line_break(tmp_path: Path, tiny: Recipe) -> None:
 
 def test_torch_state_dict(tmp_path: Path, tiny: Recipe) -> None:
     source, model = build(tiny), build(tiny)
-    for name in ("a.pth", "b.pt", "c"):
-        torch.save(source.state_dict(), tmp_path / name)
+    plain = source.state_dict()
+    wrapped = {f"module.{name}": tensor for name, tensor in plain.items()}
+    contents = {"a.pth": plain, "b.pt": plain, "c": plain, "d.pth": {"epoch": 3, "state_dict": wrapped}}
+    for name, content in contents.items():
+        torch.save(content, tmp_path / name)
         weights.load(model, tmp_path / name, tiny)
         assert same(source, model)
         assert weights.stored_recipe(tmp_path / name) is None

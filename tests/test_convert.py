@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     tree["categories"][0]["name"] = "truck"
     if {layout, last} - {"coco", "line_txt"}:
         tree["annotations"].pop()  # the crowd region
-    root = make(tmp_path / "from", tree)
+    root = make(make(tmp_path / "from", tree), tree | {"annotations": []}, "test")
     convert(root, layout, tmp_path / "1")
     convert(tmp_path / "1", last, tmp_path / "2")
     convert(tmp_path / "2", "coco", tmp_path / "3")
@@ -153,10 +154,49 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
         columns.append("crowd")
     before, after = open_dataset(root, "train"), open_dataset(tmp_path / "3", "train")
     assert after.names == ("car", "truck")
+    assert told(open_dataset(tmp_path / "3", "test")) == told(open_dataset(root, "test"))
     assert told(after, *columns) == told(before, *columns)
     written = json.loads((tmp_path / "3/annotations/train.json").read_text())
     outlines = [a.get("segmentation") for a in written["annotations"] if a["category_id"] == after.category_ids[1]]
     assert ([RHOMBUS] in outlines) == ({layout, last} <= {"coco", "dota"})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -> None:
+    """Also where such a name comes first, and looks like a line of VOC's list of a class."""
+    images = [
+        {"id": n, "file_name": name} for n, name in [(3, "photo 1.jpg"), (5, "my photo 1.jpg"), (7, "a.jpg copy.png")]
+    ]
+    root = make(make(make(tmp_path / "from", labels(images=images)), split="val"), split="trainval")
+    convert(root, layout, tmp_path / "1")
+    convert(tmp_path / "1", "coco", tmp_path / "2")
+    assert splits(tmp_path / "2") == ["train", "val", "trainval"]
+    for split in splits(root):
+        before, after = open_dataset(root, split), open_dataset(tmp_path / "2", split)
+        if layout == "dota":
+            before = replace(before, names=("car", "delivery-truck"))
+        assert told(after) == told(before)
+
+
+def test_values_that_come_back_otherwise_are_told(tmp_path: Path) -> None:
+    """XML and DOTA's first lines hold text: flags are written as 0 and 1, and what is no text is said to change."""
+    tree = labels()
+    tree["annotations"][0] |= {"truncated": True, "occluded": 1, "pose": "left", "point": ["x"], "part": []}
+    tree["annotations"][1] |= {"pose": " left", "actions": {"walking": "1"}}
+    tree["images"][0] |= {"gsd": 0.5, "imagesource": "a\nb"}
+    tree["images"][1] |= {"gsd": "0.5"}
+    root = make(tmp_path / "from", tree)
+    said = convert(root, "voc", tmp_path / "voc")
+    changed = ("truncated", "occluded", "point", "part", "pose")
+    for key in changed:
+        assert f"1 '{key}' of boxes as they were" in said
+    assert said.count("as they were") == len(changed)
+    assert ET.parse(tmp_path / "voc/Annotations/train/in/b c.xml").findtext("object/truncated") == "1"
+    said = convert(root, "dota", tmp_path / "dota")
+    assert "1 'gsd' of pictures as they were" in said
+    assert "1 'imagesource' of pictures as they were" in said
+    first = (tmp_path / "dota/train/labelTxt/a.txt").read_text().splitlines()[:2]
+    assert first == ["imagesource:a b", "gsd:0.5"]
 
 
 def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
@@ -174,7 +214,7 @@ def test_coco_to_coco_keeps_every_key(tmp_path: Path) -> None:
 
 
 def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
-    lines = ["imagesource:GoogleEarth", "gsd:null", "20.5 0 40 10.25 20 20 0 10 plane 1", "5 9 5 5 9 5 9 9 ship 0"]
+    lines = ["imagesource:GoogleEarth", "gsd:null", "20.5 0 40 10.25 20 20 0 10 plane 1", "5 9 5 5 9 5 9 9 ship 2"]
     for part in ("images", "labelTxt"):
         (tmp_path / "from/train" / part).mkdir(parents=True)
     Image.new("RGB", (60, 40)).save(tmp_path / "from/train/images/P1.png")
@@ -183,7 +223,13 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
     areas = "areas other than those of the boxes"
     assert "marks of difficult" not in convert(tmp_path / "from", "voc", tmp_path / "voc")
     said = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
-    for word in ("1 marks of difficult", f"1 {areas}", "1 outlines", "1 'gsd' of pictures"):
+    for word in (
+        "2 marks of difficult",
+        "1 'dota_difficult' of boxes",
+        f"1 {areas}",
+        "1 outlines",
+        "1 'gsd' of pictures",
+    ):
         assert word in said
     convert(tmp_path / "coco", "dota", tmp_path / "to")
     assert (tmp_path / "to/train/labelTxt/P1.txt").read_text().splitlines() == lines
@@ -281,6 +327,10 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
         ({"categories": [{"id": 2, "name": "a b"}, {"id": 9, "name": "a-b"}]}, "dota", "only in white space"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same file of labels"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "a.jpg"}]}, "voc", "same file of labels"),
+        ({"annotations": [labels()["annotations"][0] | {"bbox": [9, 9, -5, 5]}]}, "dota", "negative side"),
+        ({"annotations": []}, "line_txt", "has no box, and line_txt without any"),
+        ({"images": [*labels()["images"], {"id": 8, "file_name": "a .jpg"}]}, "voc", "space before the suffix"),
+        ({"annotations": [labels()["annotations"][0] | {"pose": "a\x07"}]}, "voc", "letters that no XML holds"),
         ({}, "pascal", "there is no such layout, needed one of coco"),
     ],
 )
@@ -290,6 +340,17 @@ def test_what_cannot_be_carried_over_is_refused(tmp_path: Path, change: dict[str
         convert(root, layout, tmp_path / "to")
     assert "\n" not in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["from"]
+
+
+@pytest.mark.parametrize(("layout", "split"), [("line_txt", "classes"), ("line_txt", "names"), ("coco", "stuff_a")])
+def test_split_that_would_not_be_found_again_is_refused(tmp_path: Path, layout: str, split: str) -> None:
+    root = tmp_path / "from"
+    convert(make(tmp_path / "coco"), "yolo_txt", root)
+    for part in ("images", "labels"):
+        (root / part / "train").rename(root / part / split)
+    with pytest.raises(InputError, match=f"split '{split}': in {layout} that name stands for something else"):
+        convert(root, layout, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
 
 
 def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from boxwright.data import open_dataset
 from boxwright.data.canvas import read_image
@@ -321,6 +321,19 @@ def test_a_cut_off_png_is_seen(tmp_path: Path) -> None:
     assert "cannot be decoded" in read_header(str(tmp_path / "a.png")).fault
     (tmp_path / "a.png").write_bytes(data + b"behind the end")
     assert read_header(str(tmp_path / "a.png")).fault == ""
+
+
+def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.tif")
+    data = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(data[:-100])
+    assert "cannot be decoded" in read_header(str(tmp_path / "b.tif")).fault
+    for content in (data[:10], b"II*\0" + bytes(50), b"MM\0+" + bytes(50)):
+        (tmp_path / "c.tif").write_bytes(content)
+        assert "cannot be decoded" in read_header(str(tmp_path / "c.tif"), None).fault
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", None)
+    assert read_header(str(tmp_path / "a.tif")).size == (50, 50)
 
 
 @pytest.mark.parametrize(("name", "notes"), [("bccd", 7), ("aerial", 1)])

@@ -212,6 +212,21 @@ def test_line_txt(tmp_path: Path) -> None:
     assert dataset.place(0, 1) == f"{tmp_path / 'train.txt'} line 1"
 
 
+def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:
+    """Bare paths beside lists with boxes are such a split, unless YOLO's labels lie there."""
+    pictures(tmp_path / "p/a.jpg copy.png", tmp_path / "p/b.png")
+    write(tmp_path / "classes.txt", "car\n")
+    write(tmp_path / "train.txt", "p/b.png\n" * 9000 + "p/a.jpg copy.png 1,2,11,10,0\n")
+    write(tmp_path / "test.txt", "p/a.jpg copy.png\np/b.png\n")
+    assert splits(tmp_path) == ["train", "test"]
+    train, test = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "test")
+    assert (train.kind, len(train.rows), test.kind, len(test.rows)) == ("line_txt", 1, "line_txt", 0)
+    assert train.path(9000) == test.path(0) == str(tmp_path / "p/a.jpg copy.png")
+    write(tmp_path / "p/b.txt", "0 0.5 0.5 1 1\n")
+    with pytest.raises(InputError, match="may be yolo_txt or line_txt"):
+        splits(tmp_path)
+
+
 def test_list_of_the_zoo_with_its_folder_of_pictures(tmp_path: Path) -> None:
     """`anno_path` and `image_dir`: the list lies elsewhere, and its classes count from 1, 0 being the background."""
     pictures(tmp_path / "coco/train2017/0000001.jpg", tmp_path / "coco/train2017/0000002.jpg")

@@ -89,6 +89,12 @@ def test_layouts(tmp_path: Path) -> None:
         assert open_dataset(tmp_path / name, split).rows.difficult.tolist() == [False, True, False]
 
 
+def test_what_the_splitting_tool_cut_is_difficult(tmp_path: Path) -> None:
+    """ImgSplit.py of DOTA's development kit writes 2 for the rest of an object below its threshold."""
+    scene(tmp_path, "a", LABELS.replace("plane 0", "plane 2"))
+    assert open_dataset(tmp_path, "train").rows.difficult.tolist() == [True, True, False]
+
+
 def test_two_folders_of_labels_need_a_word(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS)
     scene(tmp_path, "a", V15, label_folder="labelTxt-v1.5")
@@ -109,12 +115,12 @@ def test_names_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("1 2 3 4 5 6 7 plane 0", "needed eight numbers, a class, and 0 or 1"),
+        ("1 2 3 4 5 6 7 plane 0", "needed eight numbers, a class, and 0, 1 or 2"),
         ("1 2 3 4 5 6 7", "needed eight numbers"),
         ("1 2 3 4 5 6 7 8", "needed eight numbers"),
         ("1 2 3 4 5 6 7 x plane 0", "needed eight numbers"),
-        ("1 2 3 4 5 6 7 8 plane 2", "0 or 1"),
-        ("1 2 3 4 5 6 7 8 plane 0 0", "0 or 1"),
+        ("1 2 3 4 5 6 7 8 plane 3", "0, 1 or 2"),
+        ("1 2 3 4 5 6 7 8 plane 0 0", "0, 1 or 2"),
         ("1 2 3 4 5 6 7 8 zeppelin 0", "class 'zeppelin' is not one of plane, .*classes.txt"),
     ],
 )
@@ -205,6 +211,40 @@ def test_voc_without_lists(tmp_path: Path) -> None:
     xml.write_text(VOC.replace("<filename>{name}.png</filename>", ""))  # the picture then bears the XML's name
     assert splits(tmp_path) == ["all"]
     assert [Path(sample.path).name for sample in open_dataset(tmp_path, "all")] == ["a.png", "b.png"]
+
+
+def test_voc_names_with_spaces_and_trainval_of_its_own(tmp_path: Path) -> None:
+    """A name may look like a line of a class's list; `trainval` may hold what neither of the others does."""
+    voc(tmp_path, {"train": ["my photo", "b"], "val": ["photo 1"], "trainval": ["my photo", "b", "photo 1", "c"]})
+    (tmp_path / "ImageSets/Main/cat_val.txt").write_text("b  0\nc -1\n")
+    assert splits(tmp_path) == ["train", "val", "trainval"]
+    assert [Path(sample.path).name for sample in open_dataset(tmp_path, "val")] == ["photo 1.png"]
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("b\nmy photo\nphoto 1\n")
+    assert splits(tmp_path) == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("files", "filenames", "found"),
+    [
+        (["a.Png"], {"a": "IMG_0001.jpg"}, ["a.Png"]),
+        (["a.jpg", "b.jpg"], {"a": "a.jpg", "b": "a.jpg"}, ["a.jpg", "b.jpg"]),
+        (["a.jpg", "a.png"], {"a": "a.png"}, ["a.png"]),
+        (["IMG_0001.jpg"], {"a": "IMG_0001.jpg"}, ["IMG_0001.jpg"]),
+        (["b.jpg"], {"a": "IMG_0001.jpg"}, ["IMG_0001.jpg"]),
+    ],
+)
+def test_voc_picture_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[str, str], found: list[str]) -> None:
+    """The one of the XML's own name, else the `filename`, also where `data check` will report that it is missing."""
+    for part in ("JPEGImages", "Annotations"):
+        (tmp_path / part).mkdir()
+    for file in files:
+        Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / file)
+    for stem, filename in filenames.items():
+        text = VOC.replace("{name}.png", filename).replace("<difficult>1</difficult>", "<difficult/>")
+        (tmp_path / f"Annotations/{stem}.xml").write_text(text)
+    dataset = open_dataset(tmp_path, "all")
+    assert [Path(sample.path).name for sample in dataset] == found
+    assert not dataset.rows.difficult.any()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import nn
 
 from boxwright.config import validate
@@ -127,7 +129,7 @@ class TestOptimiser:
         assert changed == {name for name, _ in network.named_parameters()}
 
     @pytest.mark.parametrize(
-        ("freeze", "words"), [(["bakbone"], "starts with 'bakbone'"), (["0", "1", "3"], "freezes every")]
+        ("freeze", "words"), [(["bakbone"], "no part 'bakbone'"), (["0", "1", "3"], "freezes every")]
     )
     def test_freeze_refuses(self, freeze, words):
         with pytest.raises(InputError, match=words):
@@ -406,6 +408,26 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     start, end = tensors(finished / "best"), tensors(folder / "last")
     name = "ema.network.out16.weight"
     torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
+
+
+def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
+    """AP falls after the second of four epochs; the first is not evaluated."""
+    scores, kept = iter([0.3, 0.2, 0.1]), []
+    real = training._evaluate
+
+    def scored(job, out=None):
+        metrics = real(job, out)
+        if out is not None:
+            return metrics
+        kept.append({name: tensor.clone() for name, tensor in job.scored.state_dict().items()})
+        return replace(metrics, summary=metrics.summary | {"AP": next(scores)})
+
+    monkeypatch.setattr(training, "_evaluate", scored)
+    folder = run(tiny_coco, tmp_path / "run", {"train.epochs": 4, "train.evaluate_every": 1, "train.evaluate_from": 1})
+    assert [line["epoch"] for line in lines(folder) if "AP" in line] == [1, 2, 3]
+    best = load_file(folder / "best" / "ema.safetensors")
+    assert all(torch.equal(best[name], kept[0][name]) for name in best)
+    assert not all(torch.equal(best[name], kept[2][name]) for name in best)
 
 
 def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):

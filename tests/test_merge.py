@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from boxwright.data.windows import Window, grid
+from boxwright.ops import pairs
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.pairs import connected, overlapping_pairs
+from boxwright.predict import merge as merging
 from boxwright.predict.merge import merge
 from boxwright.types import Detections
 
@@ -149,6 +151,25 @@ def test_the_scenes_own_edge_cuts_nothing():
     assert merged.boxes.tolist() == [[0, 500, 60, 590]]
 
 
+@pytest.mark.parametrize(("window", "overlap"), [(600, 0.2), (300, 0.5), (600, 0.0)])
+@pytest.mark.parametrize(("count", "low", "high"), [(1500, 5, 120), (150, 80, 700)])
+@pytest.mark.parametrize("iou", [0.2, 0.45])
+def test_pairs_left_out_early_change_nothing(monkeypatch, window, overlap, count, low, high, iou):
+    """Piles of rough boxes, whose best counterpart in a window is often none, and few pairs at a time."""
+    boxes, labels = scattered(count, low, high, classes=1)
+    windows = grid(SIZE, window, overlap)
+    found = look(boxes, labels, windows, noise=4)
+    monkeypatch.setattr(pairs, "PAIRS", 5000)
+    few, kept = merge(found, windows, SIZE, iou), []
+    matters = merging._matters
+    monkeypatch.setattr(merging, "_matters", lambda all_, *rest: kept.append(matters(all_, *rest)) or kept[-1] | True)
+    monkeypatch.setattr(pairs, "PAIRS", 1 << 30)
+    every = merge(found, windows, SIZE, iou)
+    assert torch.cat(kept).float().mean() < 1
+    for field in ("boxes", "scores", "labels"):
+        assert torch.equal(getattr(few, field), getattr(every, field))
+
+
 def test_nothing_is_nothing():
     assert len(merge([], [], (10, 10), 0.5)) == 0
     empty = merge([one(), one()], [LEFT, RIGHT], WIDE, 0.5)
@@ -167,6 +188,16 @@ def test_pairs_are_those_of_comparing_all():
     found = torch.cat(list(overlapping_pairs(boxes, group)))
     assert sorted(map(sorted, found.tolist())) == wanted.tolist()
     assert list(overlapping_pairs(boxes[:0], group[:0])) == []
+
+
+def test_pairs_come_once_however_few_are_looked_at_in_one_go(monkeypatch):
+    boxes, labels = scattered(600, 5, 300, classes=1)
+    boxes, labels = torch.from_numpy(boxes), torch.from_numpy(labels)
+    whole = torch.cat(list(overlapping_pairs(boxes, labels)))
+    monkeypatch.setattr(pairs, "PAIRS", 100)
+    pieces = list(overlapping_pairs(boxes, labels))
+    assert max(map(len, pieces)) < 500 < len(whole)
+    assert torch.equal(torch.cat(pieces), whole)
 
 
 def test_a_chain_hangs_together_and_so_does_a_ring():

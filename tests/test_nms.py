@@ -85,7 +85,7 @@ def test_equals_the_plain_loop(
 ) -> None:
     settings = Settings(kind, iou=threshold, plus_one=plus_one)
     images = [made(count, classes, seed, steps=steps) for seed, count in enumerate(counts)]
-    for found, ours in zip(images, suppress(images, settings), strict=True):
+    for found, ours in zip(images, suppress(images, settings), strict=True):  # px for all kinds
         rows = plain(found, settings)
         assert len(found) < 400 or len(rows) < len(found)  # something was dropped
         assert_same(ours, found[torch.tensor(rows, dtype=torch.int64)])

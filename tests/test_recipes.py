@@ -176,3 +176,8 @@ def test_a_file_of_ones_own(tmp_path):
 def test_yaml_is_dumped_from_plain_values():
     assert yaml.safe_load(recipe.load(SOME).to_yaml()) == recipe.load(SOME).tree()
     assert config.override(recipe.load(SOME).tree(), {}) == recipe.load(SOME).tree()
+
+
+def test_greedy_suppression_counts_no_pixels() -> None:
+    with pytest.raises(InputError, match="plus_one counts pixels"):
+        recipe.load("yolov4_coco_608", {"evaluate.suppression.kind": "greedy"})

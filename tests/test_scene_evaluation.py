@@ -1,6 +1,7 @@
 """From tiles back to whole scenes: merged, scored against the scenes' own labels, written as DOTA's server takes it."""
 
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -114,6 +115,17 @@ def test_task2_files_hold_each_object_once_in_scene_px(sets, tmp_path):
     assert {"metrics.json", "detections.json", "sheet.jpg"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
+def test_the_kit_counts_the_last_px_once(sets, tmp_path):
+    """A recipe that adds the last px for COCO's numbers changes neither the kit's nor what its server gets."""
+    tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
+    plain = whole.evaluate(predictor(), tiles, dota, tmp_path / "plain")
+    change = {"data__canvas__size": [SIDE, SIDE], "evaluate__plus_one": True}
+    added = whole.evaluate(rectangles_predictor(**change), tiles, dota, tmp_path / "added")
+    assert added.tiles.summary != plain.tiles.summary
+    assert added.kit == plain.kit
+    assert task2(tmp_path / "added") == task2(tmp_path / "plain")
+
+
 def test_tiles_by_themselves_are_scored_as_ever(sets, tmp_path):
     """COCO's numbers are those of `evaluate` without scenes, and the table of the scenes follows them."""
     from boxwright.evaluation import run
@@ -173,6 +185,14 @@ def test_covered_px_counted_one_by_one():
 
 
 # --- what is refused
+
+
+def test_names_are_compared_in_one_go():
+    """50,000 scenes; counting each name among all takes minutes."""
+    names = [f"scene{index}" for index in range(50_000)]
+    start = time.process_time()
+    assert whole._tiles_of(names, [], None, None) == [[]] * len(names)
+    assert time.process_time() - start < 5
 
 
 def edited(sets, tmp_path, change):

@@ -2,19 +2,21 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import TiffImagePlugin
 from pycocotools.coco import COCO
 
 from boxwright import cli
 from boxwright.data import open_dataset, tile
 from boxwright.data.canvas import read_image
 from boxwright.data.check import check
-from boxwright.data.tile import Cutting, cut_boxes
+from boxwright.data.tile import Cut, Cutting, cut_boxes
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
 
@@ -281,6 +283,62 @@ def test_a_tiff_is_a_scene(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, pixels[:, 40:100, 90:150].transpose(1, 2, 0))
 
 
+def tiff_scenes(root: Path, *files: tuple[np.ndarray, dict[str, Any]]) -> Path:
+    """A COCO folder with one scene for each of the pixels (bands, H, W), as a TIFF of GDAL's with those options."""
+    rasterio = pytest.importorskip("rasterio")
+    source = scenes(root, *[[(10, 10, 20, 20)]] * len(files))
+    for index, (pixels, options) in enumerate(files):
+        with rasterio.open(
+            source / "images" / "train" / f"s{index}.tif", "w", driver="GTiff", count=len(pixels), height=H, width=W,
+            dtype=pixels.dtype, transform=rasterio.Affine(1, 0, 7, 0, -1, 0), **options,
+        ) as file:  # fmt: skip
+            file.write(pixels)
+    labels_file = source / "annotations" / "train.json"
+    labels_file.write_text(labels_file.read_text().replace(".png", ".tif"))
+    return source
+
+
+def noise(bands: int, kind: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(2).integers(0, np.iinfo(kind).max, (bands, H, W)).astype(kind)
+
+
+def test_tiffs_are_cut_without_decoding_them_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stripes and tiles, of a compression that takes long to decode: Pillow never does it."""
+    blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32}
+    options: list[dict[str, Any]] = [{}, blocks, {"BIGTIFF": "YES", "ENDIANNESS": "BIG"}]
+    source = tiff_scenes(tmp_path / "in", *[(noise(3), {"compress": "lzw"} | each) for each in options])
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", None)
+    assert "18 tiles: 18 written" in tile.tile(source, tmp_path / "out", Cutting(**SMALL))
+
+
+def test_tiffs_that_only_rasterio_reads_are_scenes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same pixels as `predict --tile` sees, and of what is lost one line a scene, from nobody else."""
+    eight, deep = noise(8, "uint16"), noise(3, "uint16")
+    rgb = {"photometric": "rgb"}
+    source = tiff_scenes(
+        tmp_path / "in", (eight, rgb), (deep, rgb | {"interleave": "band"}),
+        (noise(3), rgb | {"compress": "lerc"}), (noise(3), rgb | {"compress": "webp", "WEBP_LOSSLESS": "YES"}),
+    )  # fmt: skip
+    capfd.readouterr()
+    tile.tile(source, tmp_path / "out", Cutting(**SMALL))
+    for index, pixels in enumerate([eight >> 8, deep >> 8, noise(3), noise(3)]):
+        cut = read_image(tmp_path / "out" / "images" / "train" / f"s{index}__90_40_60x60.png")
+        np.testing.assert_array_equal(cut, pixels[:3, 40:100, 90:150].transpose(1, 2, 0))
+    told = sorted(line.partition(".tif: ")[2] for line in capfd.readouterr().err.splitlines() if ".tif" in line)
+    assert [line[:10] for line in told] == ["of 16 bits", "of 16 bits", "of 8 bands"]
+
+
+def test_tiffs_that_cannot_be_scenes_stop_it_before_anything_is_written(tmp_path: Path) -> None:
+    """Of the first one nobody knows which band is red; the second one was cut off."""
+    source, out = tiff_scenes(tmp_path / "in", *[(noise(4), {"photometric": "minisblack"})] * 2), tmp_path / "out"
+    cut_off = source / "images" / "train" / "s1.tif"
+    cut_off.write_bytes(cut_off.read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"2 faults .*4 bands \(gray.*cut off") as error:
+        tile.tile(source, out, Cutting(**SMALL))
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
 def test_dota_scenes(tmp_path: Path) -> None:
     """A quadrilateral standing on its tip: the box around it is 20, 30 to 60, 50."""
     for folder in ("images", "labelTxt"):
@@ -347,6 +405,24 @@ def test_scenes_must_have_names_of_their_own(tmp_path: Path) -> None:
         tile.tile(source, source, Cutting(**SMALL))
 
 
+@pytest.mark.parametrize(("scenes_in", "out"), [("in", "in/val"), ("in", "in/../in/a/b"), ("in/a", "in"), ("in", ".")])
+def test_tiles_and_scenes_lie_apart(tmp_path: Path, scenes_in: str, out: str) -> None:
+    source = scenes(tmp_path / scenes_in, [(10, 10, 20, 20)])
+    before = state(tmp_path)
+    with pytest.raises(InputError, match="holds the scenes or lies among them"):
+        tile.tile(source, tmp_path / out, Cutting(**SMALL))
+    assert state(tmp_path) == before
+    assert "6 tiles" in tile.tile(source, tmp_path / "in2", Cutting(**SMALL))
+
+
+def test_many_scenes_are_counted_in_one_go() -> None:
+    """20,000 scenes of 10 tiles; copying the list for each scene takes a minute."""
+    start = time.process_time()
+    cut = Cut.of(Cut([({}, [])] * 10, written=2, objects=3) for _ in range(20_000))
+    assert time.process_time() - start < 5
+    assert (len(cut.tiles), cut.written, cut.objects, cut.nowhere) == (200_000, 40_000, 60_000, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -355,6 +431,9 @@ def test_scenes_must_have_names_of_their_own(tmp_path: Path) -> None:
         ({"window": 40_000}, "window: found 40000"),
         ({"scales": (0.0,)}, "scale: found 0.0"),
         ({"scales": (1.0, 1.0)}, "each once"),
+        ({"scales": (1e-310,)}, "scale: found 1e-310"),
+        ({"scales": (1e5,)}, "scale: found 100000"),
+        ({"window": 40, "scales": (1.0, 30.0)}, "shows 1.33 px of the scene, .* makes one of 30 px, needed 40"),
         ({"min_visible": 1.5}, "min_visible: found 1.5"),
     ],
 )
@@ -374,3 +453,17 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["data", "tile", str(source), "-o", str(out), "--overlap", "1.0"])
     assert "overlap: found 1.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gap", "60"], "gap: found 60, needed 0 to 59 px"),
+        (["--gap", "-5"], "gap: found -5, needed 0 to 59 px"),
+        (["--gap", "10", "--overlap", "0.2"], "--gap and --overlap both say"),
+    ],
+)
+def test_gaps_that_cannot_be(tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["data", "tile", str(tmp_path), "-o", str(tmp_path / "out"), "--window", "60", *options])
+    assert said in capsys.readouterr().err

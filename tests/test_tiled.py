@@ -133,7 +133,31 @@ def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
     assert cv2.imread(str(tmp_path / "out/a.jpg")).shape == (192, 320, 3)
 
 
+def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(tmp_path):
+    """PROJ refuses the point 10,200 km west of a UTM zone's middle and 15,000 km north."""
+    good, pole = tiff(tmp_path / "good.tif"), tiff(tmp_path / "pole.tif", transform=BEYOND)
+    predictor = rectangles_predictor(data__canvas__size=[128, 128])
+    summary = predict_scenes_to_folder(predictor, [good, pole], tmp_path / "out", Tiling(128))
+    assert (summary.pictures, summary.failed) == (2, {})
+    rows = {row["file"]: row for row in json.loads((tmp_path / "out/detections.json").read_text())["pictures"]}
+    assert len(rows[str(pole)]["detections"]) == 3
+    assert "geojson" not in rows[str(pole)]
+    assert "geojson" in rows[str(good)]
+    with pytest.raises(InputError, match=r"pole.tif: no georeference that leads"):
+        predict_scenes_to_folder(predictor, [good, pole], tmp_path / "none", Tiling(128), geojson=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("names", [("a.tif", "A.WGS84.tif"), ("a.wgs84.tif", "a.png")])
+def test_no_geojson_is_written_over_anothers(tmp_path, names):
+    sources = [tiff(tmp_path / name) if name.endswith("tif") else picture(tmp_path / name) for name in names]
+    with pytest.raises(InputError, match=r"would both be a.wgs84.geojson"):
+        predict_scenes_to_folder(rectangles_predictor(), sources, tmp_path / "out", Tiling(128))
+    assert not (tmp_path / "out").exists()
+
+
 NAMES = ("red", "green", "blue")
+BEYOND = Affine(2e5, 0, -1e7, 0, -2e5, 1.5e7)
 
 
 def geojson(tmp_path, crs, transform, boxes=BOXES):
@@ -194,6 +218,12 @@ def test_degrees_keep_longitude_first_and_a_system_without_a_code_gets_the_globe
     assert list(geojson(tmp_path / "own", "+proj=utm +zone=33 +ellps=bessel", UTM)) == ["x.wgs84.geojson"]
 
 
+def test_boxes_without_longitude_and_latitude_stay_out_of_the_file_that_needs_them(tmp_path):
+    files = geojson(tmp_path, "EPSG:32650", BEYOND, [(0, 0, 4, 4), *BOXES[1:]])
+    assert list(files) == ["x.geojson"] == [path.name for path in tmp_path.iterdir()]
+    assert len(rings(files["x.geojson"])) == 3
+
+
 def test_a_local_drawing_and_nothing_found(tmp_path):
     local = 'LOCAL_CS["yard",UNIT["metre",1]]'
     assert not can_be_placed(Georeference(local, tuple(UTM)[:6]), (192, 320))
@@ -225,13 +255,28 @@ def test_the_command_writes_boxes_and_maps(tmp_path, command):
     assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
 
 
+def test_what_a_file_loses_is_said_once(tmp_path, command):
+    deep = tmp_path / "deep.tif"
+    image = scene(192, 320, BOXES, LABELS).transpose(2, 0, 1).astype(np.uint16) << 8
+    with rasterio.open(deep, "w", driver="GTiff", width=320, height=192, count=3, dtype="uint16", crs="EPSG:32650",
+                       transform=UTM) as file:  # fmt: skip
+        file.write(image)
+    status, said = command(deep, "--tile", 128, "--geojson")
+    assert status == 0
+    assert said.err.count("of 16 bits the upper 8 are used") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("x.png", "--tile", 128, "--geojson"), "x.png: no georeference, needed one for GeoJSON"),
+        (
+            ("x.png", "--tile", 128, "--geojson"),
+            "x.png: no georeference that leads to a place on the Earth, needed one for GeoJSON",
+        ),
         (("x.png", "--tile", 128, "--overlap", 1.0), "overlap: found 1.0"),
         (("x.png", "--tile", 128, "--overlap", -0.1), "overlap: found -0.1"),
         (("x.png", "--tile", 0), "'--tile'"),
+        (("x.png", "--tile", 31), "window (--tile): found 31 px, needed 32 px or more"),
         (("x.png", "--overlap", 0.2), "--overlap and --geojson go with --tile"),
         (("x.png", "--geojson"), "--overlap and --geojson go with --tile"),
         (("absent.tif", "--tile", 128), "there is no such picture"),

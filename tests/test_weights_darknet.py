@@ -11,7 +11,7 @@ from torch import nn
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.weights import darknet
+from boxwright.weights import darknet, mindspore
 
 SHARED = Path(__file__).parents[2] / "shared" / "weights"
 HEADER = struct.pack("<iiiQ", 0, 2, 5, 0)
@@ -221,3 +221,23 @@ def test_old_header_of_a_trained_file() -> None:
     with file.open("rb") as stream:
         assert darknet.read_header(stream, file) == darknet.Header(0, 1, 0, 204800000)
         assert stream.tell() == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe_name"),
+    [
+        ("a.weights", "yolov3_coco_416"),
+        ("a.ckpt", "yolov3_coco_416_darknet"),
+        ("a.weights", "yolov4_dota_608"),
+        ("a.ckpt", "yolov4_coco_608_darknet"),
+    ],
+)
+def test_files_of_the_other_lineage_are_refused(
+    name: str, recipe_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All names and numbers would fit. Reading 250 MB is left out here."""
+    (tmp_path / name).write_bytes(bytes(20))
+    monkeypatch.setattr(darknet, "read", lambda *_, **__: {})
+    monkeypatch.setattr(mindspore, "read", lambda *_, **__: ({}, []))
+    with pytest.raises(InputError, match="such files belong to networks with"):
+        weights.load(torch.nn.Identity(), tmp_path / name, recipe.load(recipe_name))

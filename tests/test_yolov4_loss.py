@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 import oracle_weights
+from boxwright import models, recipe
 from boxwright.models import yolov3
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.iou import ciou, zoo_giou
 from boxwright.ops.losses import at_targets
 from boxwright.ops.targets import assign_best, assign_similar
 from boxwright.ops.yolov4_loss import LossConfig, loss_terms, yolov4_loss
+from boxwright.types import Batch
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES, Array
 from zoo_loss import SCALES, as_zoo, batch_of, boxes_of, predictions, targets_of, zoo_assignment
@@ -268,3 +270,15 @@ def test_ciou_and_giou_agree_on_the_same_box() -> None:
     box = torch.tensor([[0.2, 0.3, 0.6, 0.5]])
     assert zoo_giou(box, box).item() == pytest.approx(1, abs=2e-5)
     assert ciou(box, box).item() == pytest.approx(1, abs=2e-5)
+
+
+def test_an_anchor_on_two_scales_learns_on_both() -> None:
+    """YOLOv4-tiny has 81 x 82 twice, and Darknet's heads both take the object that fits it best."""
+    model = models.module("yolov4").build(recipe.load("yolov4_tiny_coco_416_darknet").model)
+    cells = model.cells(tuple(torch.zeros(1, 255, side, side) for side in (13, 26)))
+    boxes = torch.tensor([[[100.0, 100, 181, 182], [10, 10, 33, 37]]])
+    labels = torch.zeros(1, 2, dtype=torch.int64)
+    targets = assign_similar(Batch(torch.zeros(1, 3, 416, 416), boxes, labels, labels > 0, ()), cells, 80, 1.0)
+    own = targets.cell[targets.positive]
+    assert sorted(cells.stride[own].flatten().tolist()) == [16, 16, 32]
+    assert sorted(cells.anchor[own].tolist()) == [[23, 27], [81, 82], [81, 82]]

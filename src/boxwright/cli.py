@@ -27,7 +27,7 @@ app.add_typer(data_app, name="data")
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
 
 Weights = Annotated[
-    str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .weights or .ckpt file.")
+    str, typer.Argument(metavar="WEIGHTS", help="A run folder, or a .safetensors, .pth, .weights or .ckpt file.")
 ]
 Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML that describes it.")]
@@ -268,8 +268,10 @@ def data_show(
 def data_tile(
     folder: Folder,
     out: Annotated[str, typer.Option("-o", "--out", help="Folder for the tiles and their COCO JSON.")],
-    window: Annotated[int, typer.Option("--window", help="Side of a tile in px.")] = 600,
-    overlap: Annotated[float, typer.Option("--overlap", help="Share of a tile that the next one repeats.")] = 0.2,
+    window: Annotated[int, typer.Option("--window", min=1, help="Side of a tile in px.")] = 600,
+    overlap: Annotated[
+        float | None, typer.Option("--overlap", help="Share of a tile that the next one repeats. [default: 0.2]")
+    ] = None,
     gap: Annotated[int | None, typer.Option("--gap", help="The same in px, in place of --overlap.")] = None,
     scale: Annotated[
         list[float] | None, typer.Option("--scale", help="Size the scenes by this; repeatable. [default: 1]")
@@ -289,7 +291,14 @@ def data_tile(
     """Cut large pictures into overlapping tiles, each knowing its scene and where it lies in it."""
     from boxwright.data import tile
 
-    share = overlap if gap is None else gap / max(window, 1)
+    if gap is None:
+        share = 0.2 if overlap is None else overlap
+    elif overlap is not None:
+        raise InputError("--gap and --overlap both say what a tile repeats, in px and as a share; leave one out")
+    elif 0 <= gap < window:
+        share = gap / window
+    else:
+        raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
     cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
     print(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
 

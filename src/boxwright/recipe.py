@@ -63,6 +63,12 @@ class SuppressionConfig(Config):
     candidates: Annotated[int, Field(ge=1)] = 30000  # best boxes an image that enter, over all classes
     keep: Annotated[int, Field(ge=1)] = 300  # best boxes an image that leave
 
+    @pydantic.model_validator(mode="after")
+    def _pixels_are_counted_in_pixels(self) -> Self:
+        if self.kind == "greedy" and self.plus_one:
+            raise ValueError("plus_one counts pixels, kind greedy shares of the picture; set plus_one to false")
+        return self
+
 
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it

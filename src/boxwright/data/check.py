@@ -27,15 +27,23 @@ BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels i
 NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
 
 
-def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False) -> Report:
+def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scenes: bool = False) -> Report:
     """All findings of one split.
 
     pictures: also open every picture's file, and decode those that look cut off. decode: decode every picture.
+    scenes: the pictures will be read in windows, so TIFFs must be such as `open_scene` takes.
     """
     headers: list[Header] = []
     if pictures:
         paths = [dataset.path(index) for index in range(len(dataset))]
         headers = list(track(read_headers(paths, whole=decode), len(paths), f"checking {dataset.split}"))
+        if scenes:
+            from boxwright.data.windows import scene_fault  # brings torch, which checking labels can do without
+
+            headers = [
+                Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
+                for path, header in zip(paths, headers, strict=True)
+            ]
     findings = [*_labels(dataset, headers), *_strays(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
     findings += [*_picture_twice(dataset), *_without_boxes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from boxwright.data import coco, dota, open_dataset, splits, voc
+from boxwright.data import FINDERS, coco, dota, open_dataset, splits, voc
 from boxwright.data.check import check
 from boxwright.data.dataset import Dataset
 from boxwright.data.extras import Extras
@@ -31,14 +31,16 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
     Labels are written anew, pictures are hard links to those of `root` (copies where the file system has no such
     links). What `to` cannot hold is counted, split by split, in the lines that come back.
     Raises InputError for labels or pictures that `check` calls faulty so that they cannot be carried over, for two
-    splits of different classes, for names that the layout cannot write, and when `out` is there already.
+    splits of different classes, for names that the layout cannot write, for splits that its reader would not find
+    again, and when `out` is there already.
     """
     if to not in LAYOUTS:
         raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(LAYOUTS)}, folder")
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        for name in splits(root):
+        parts, boxes = splits(root), 0
+        for name in parts:
             split = _split(open_dataset(root, name), to)
             dataset = split.dataset
             if names not in ((), dataset.names) and to != "coco":
@@ -46,7 +48,7 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
                     f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
                     f"the same, for {to} has one list for all splits"
                 )
-            names = dataset.names
+            names, boxes = dataset.names, boxes + len(dataset.rows)
             targets = LAYOUTS[to].write(split, folder)
             sources = [dataset.path(index) for index in range(len(dataset))]
             pairs = zip(sources, targets, strict=True)
@@ -55,6 +57,12 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
             lines.append(f"{name}: {len(dataset)} pictures, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
             if lost := losses(split, to):
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
+        if to == "line_txt" and not boxes:
+            raise InputError(f"{root}: has no box, and line_txt without any box is no line_txt; choose another layout")
+        found = FINDERS[to](folder)
+        for name in parts:
+            if name not in found:
+                raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join([*lines, str(out)])
 
 
@@ -102,6 +110,14 @@ def _keys(split: Split, layout: Layout, to: str) -> dict[str, int]:
     if layout.image_keys is not None:
         keys = (key for image in extras.images for key in image if key not in layout.image_keys)
         counts.update(f"'{key}' of pictures" for key in keys)
+    for what, entries, kept in (
+        ("boxes", extras.rows, layout.row_keys),
+        ("pictures", extras.images, layout.image_keys),
+    ):
+        changed = (
+            key for one in entries for key in one if key in (kept or ()) and layout.back(key, one[key]) != one[key]
+        )
+        counts.update(f"'{key}' of {what} as they were (they come back otherwise)" for key in changed)
     return dict(counts)
 
 
@@ -123,7 +139,9 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
 
 def _split(dataset: Dataset, to: str) -> Split:
     """The data set with all that a writer needs. InputError where it cannot be carried over."""
-    wrong = [finding for finding in check(dataset).errors if finding.kind in FATAL]
+    # DOTA's corners do not say which of them comes first: a negative box would become a positive one
+    fatal = FATAL | ({"negative_size"} if to == "dota" else set())
+    wrong = [finding for finding in check(dataset).errors if finding.kind in fatal]
     if wrong:
         raise InputError(
             f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
@@ -149,8 +167,10 @@ def _names(paths: list[str], layout: Layout) -> list[PurePosixPath]:
     names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
     seen: dict[str, str] = {}
     for path, name in zip(paths, names, strict=True):
-        if name.suffix.lower() not in SUFFIXES or "\n" in path:
-            raise InputError(f"{path}: needed a picture's name that ends in {', '.join(SUFFIXES)}; rename it")
+        if name.suffix.lower() not in SUFFIXES or any(ord(letter) < 32 for letter in str(name)):
+            raise InputError(
+                f"{path!r}: needed a picture's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
+            )
         key = name.stem if layout.flat else str(name.with_suffix(""))
         if layout.named and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")

@@ -4,8 +4,9 @@
 
 A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` and the like); a scene and its labels bear the same
 name. The box is the smallest upright one around the four corners, the area that of the quadrilateral. The first lines
-may be `imagesource:...` and `gsd:...`, the ground sample distance in metres. Such sets number nothing: scenes and
-boxes get ids counted from 1.
+may be `imagesource:...` and `gsd:...`, the ground sample distance in metres. `difficult` is 0, 1, or the 2 that DOTA's
+own splitting tool (ImgSplit.py of its development kit) writes for what it cut below its threshold: difficult, too.
+Such sets number nothing: scenes and boxes get ids counted from 1.
 """
 
 import os
@@ -27,7 +28,7 @@ LOOKED_FOR = "{split}/images + {split}/labelTxt, images/{split} + labelTxt/{spli
 FOLDER = "labelTxt"  # how the name of a folder of labels begins
 HEADER = re.compile(r"(imagesource|gsd)\s*:(.*)", re.IGNORECASE)
 VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}  # DOTA's version -> its list of class names
-Row = tuple[list[float], str, bool]  # x1, y1, ..., y4; class; difficult
+Row = tuple[list[float], str, int]  # x1, y1, ..., y4; class; difficult, 0 to 2
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -67,7 +68,7 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictur
         for number, (quad, name, hard) in _objects(files.get(stem)):
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
-            difficult.append(hard)
+            difficult.append(hard > 0)
             places.append(number)
         starts.append(len(corners))
     images = Images(
@@ -84,10 +85,17 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictur
 
 
 def extras(dataset: Dataset) -> Extras:
-    """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes, from the files once more."""
+    """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes, from the files once more.
+
+    A difficult of 2 is the key `dota_difficult`.
+    """
     files = [dataset.label_file(index) for index in range(len(dataset))]
     there = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
-    rows: list[Keys] = [{"segmentation": [quad]} for file in there for _, (quad, _, _) in _objects(file)]
+    rows: list[Keys] = [
+        {"segmentation": [quad]} | ({"dota_difficult": hard} if hard == 2 else {})
+        for file in there
+        for _, (quad, _, hard) in _objects(file)
+    ]
     return Extras(rows, [_header(file) if file else {} for file in there])
 
 
@@ -119,11 +127,11 @@ def _parse(line: str, file: str | None, number: int) -> Row:
         quad = [float(word) for word in words[:8]]
     except ValueError:
         quad = []
-    if len(quad) != 8 or len(words) not in (9, 10) or words[9:] not in ([], ["0"], ["1"]):
+    if len(quad) != 8 or len(words) not in (9, 10) or words[9:] not in ([], ["0"], ["1"], ["2"]):
         raise InputError(
-            f"{file} line {number}: found '{line[:60]}', needed eight numbers, a class, and 0 or 1 (difficult)"
+            f"{file} line {number}: found '{line[:60]}', needed eight numbers, a class, and 0, 1 or 2 (difficult)"
         )
-    return quad, words[8], words[9:] == ["1"]
+    return quad, words[8], int(words[9]) if len(words) == 10 else 0
 
 
 def _header(file: str) -> Keys:

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Of the many formats Pillow knows; the others are not for strangers' files. JPEG takes MPO with it: JPEGs in a row.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files start; the last two are BigTIFF
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
 PART = 256  # pictures whose headers are read together
 MOST_PIXELS = 1 << 30  # that a picture may have to be decoded, 3 GiB as RGB; OpenCV has the same limit
@@ -48,8 +50,9 @@ class Header:
 def read_header(path: str, whole: bool | None = False) -> Header:
     """The header of one picture. Never raises for a bad file: `fault` tells.
 
-    whole: True decodes every pixel, False decodes only when the file's end is not that of a complete JPEG or PNG
-    (a truncated file), None trusts the header.
+    whole: True decodes every pixel, None trusts the header. False finds files that were cut off: JPEG and PNG are
+    decoded only where their end is not that of a complete file, and TIFF never is, for it says where its pixels end.
+    Until it is decoded, a TIFF may hold any kind of pixels, also those that only rasterio reads.
     """
     with _silence():
         return _read(path, whole)
@@ -77,6 +80,13 @@ def _read(path: str, whole: bool | None) -> Header:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return Header(fault="the file is empty (0 bytes)")
+            if not whole and file.read(4) in TIFF:
+                tags = tiff_directory(file)
+                length, end = os.fstat(file.fileno()).st_size, _end_of_pixels(tags)
+                if whole is False and end > length:
+                    return Header(fault=f"cannot be decoded (cut off: {length} bytes, its pixels end at {end})")
+                return _tiff_header(tags)
+            file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 orientation = _orientation(image, path)
                 if whole or (whole is False and not _ends_well(image, path)):
@@ -94,6 +104,46 @@ def _read(path: str, whole: bool | None) -> Header:
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
+
+
+def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of the first picture in a TIFF. Raises whatever a damaged file makes Pillow trip over."""
+    file.seek(0)
+    head = file.read(8)
+    if b"+" in head[2:4]:  # of BigTIFF Pillow knows only the one order of bytes by its start
+        tags = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0" + head[4:] + file.read(8), prefix=head[:2])
+    else:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+    tags._tag_data_limit = os.fstat(file.fileno()).st_size  # else each of many tags could claim the whole file
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def tiff_orientation(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:
+    """As in EXIF; 1 when upright, and where the tag is damaged."""
+    try:
+        value = tags.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as in `_orientation`
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _tiff_header(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Header:
+    """Its size is as displayed, and its orientation 1, as in `_orientation`."""
+    height, width = (tags.get(tag) for tag in (ExifTags.Base.ImageLength, ExifTags.Base.ImageWidth))
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        return Header(fault="cannot be decoded (a TIFF that does not say its width and height)")
+    return Header((width, height) if tiff_orientation(tags) in QUARTER_TURNS else (height, width))
+
+
+def _end_of_pixels(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:
+    """The byte of a TIFF behind its last strip or tile; 0 where it does not say."""
+    base = ExifTags.Base
+    tiled = base.TileOffsets in tags
+    offsets = tags.get(base.TileOffsets if tiled else base.StripOffsets, ())
+    counts = tags.get(base.TileByteCounts if tiled else base.StripByteCounts, ())
+    return max(map(sum, zip(offsets, counts, strict=False)), default=0)
 
 
 def _orientation(image: Image.Image, path: str) -> int:

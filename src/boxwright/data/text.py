@@ -11,9 +11,9 @@ from boxwright.errors import InputError
 from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
-# A path, which may hold spaces, ends at a picture's suffix; what follows, if anything, stands behind a space.
-LISTED = re.compile(rf"(.*?(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
-ENOUGH = 65536  # characters of a list that show which kind it is
+# A path, which may hold spaces, ends at the last picture's suffix; what follows, if anything, stands behind a space.
+LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
+ENOUGH = 65536  # characters of a line that show what it is
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -31,19 +31,41 @@ def list_kind(file: Path) -> str | None:
     """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
     try:
         with open(file, encoding="utf-8-sig") as opened:
-            text = opened.read(ENOUGH)
+            told = (line.strip() for line in iter(lambda: opened.readline(ENOUGH), "") if not line.isspace())
+            first = LISTED.fullmatch(next(told, ""))
+            if first is None:
+                return None
+            # pictures without boxes may come first, many of them; the cheap question spares the pattern
+            rest = (LISTED.fullmatch(line) for line in told if not line.lower().endswith(SUFFIXES))
+            return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
         return None
-    matches = [LISTED.fullmatch(line.strip()) for line in text.split("\n")[:-1] or [text] if line.strip()]
-    if not matches or matches[0] is None:
-        return None
-    return "line_txt" if any(match and match[2] for match in matches) else "yolo_txt"
 
 
 def find_lists(root: Path, kind: str) -> dict[str, Path]:
     """Split -> list file of that kind, in the folder itself."""
-    files = [file for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES]
-    return {file.stem: file for file in files if list_kind(file) == kind}
+    kinds = {file: list_kind(file) for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES}
+    if "line_txt" in kinds.values():  # bare paths beside it may be a split without boxes
+        bare = [file for file, one in kinds.items() if one == "yolo_txt"]
+        kinds |= {file: "line_txt" for file in bare if not _has_labels(file, root)}
+    return {file.stem: file for file, one in kinds.items() if one == kind}
+
+
+def _has_labels(file: Path, root: Path) -> bool:
+    """Whether a picture in the list has a label file of YOLO's kind."""
+    return any(os.path.isfile(label_file(picture_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
+
+
+def label_file(picture: str) -> str:
+    """Where YOLO's labels of a listed picture should lie: `images` in its path replaced by `labels`, or beside it."""
+    stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
+    parts = Path(stem).parts
+    if "images" in parts:
+        at = len(parts) - 1 - parts[::-1].index("images")
+        swapped = str(Path(*parts[:at], "labels", *parts[at + 1 :]))
+        if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
+            return swapped
+    return stem
 
 
 def picture_path(written: str, file: Path, root: Path, pictures: Path | None = None) -> str:

@@ -11,9 +11,9 @@ cut `drop`. What is less than a px of the tile wide or high then is left out in 
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from boxwright.files import folder, whole
 from boxwright.progress import track
 
 SHOWN = 3  # faults named in a message
+MOST_OFF = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 PLACES = 3  # decimals of a px in the JSON
 ENCODING = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 3], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
 Entry = dict[str, Any]
@@ -59,17 +60,28 @@ class Cutting:
         if not 1 <= self.window <= math.isqrt(MOST_PIXELS):
             raise InputError(f"window: found {self.window}, needed 1 to {math.isqrt(MOST_PIXELS)} px")
         grid((1, 1), self.window, self.overlap)  # says what is wrong with the overlap before any scene is read
-        if bad := [scale for scale in self.scales if not (0 < scale < math.inf)]:
+        if bad := [scale for scale in self.scales if not (0 < scale < math.inf and self.window / scale < math.inf)]:
             raise InputError(f"scale: found {bad[0]}, needed a factor above 0, such as 0.5")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise InputError(f"scale: found {list(self.scales)}, needed one or more, and each once")
+        for scale in self.scales:
+            side = self._side(scale)
+            if abs(side * scale - self.window) > MOST_OFF * self.window:
+                raise InputError(
+                    f"scale: found {scale}, with which a tile shows {self.window / scale:.3g} px of the scene, and the "
+                    f"nearest whole number makes one of {side * scale:g} px, needed {self.window}; use a smaller scale"
+                )
         if not 0 <= self.min_visible <= 1:
             raise InputError(f"min_visible: found {self.min_visible}, needed a share from 0 to 1, such as 0.7")
+
+    def _side(self, scale: float) -> int:
+        """px of the scene along a tile."""
+        return max(1, round(self.window / scale))
 
     def windows(self, size: tuple[int, int]) -> Iterator[tuple[float, Window]]:
         """The scale and the window (px of the scene) of each tile of a scene of `size` (height, width) px."""
         for scale in self.scales:
-            for window in grid(size, max(1, round(self.window / scale)), self.overlap):
+            for window in grid(size, self._side(scale), self.overlap):
                 yield scale, window
 
 
@@ -85,8 +97,13 @@ class Cut:
     at_edge: int = 0  # objects that reach out of their scene by more than a px, and are cut at its edge
     dropped: int = 0  # parts below `min_visible` that are in no JSON
 
-    def __add__(self, other: "Cut") -> "Cut":
-        return Cut(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+    @classmethod
+    def of(cls, cuts: Iterable["Cut"]) -> "Cut":
+        """All of them as one."""
+        parts = list(cuts)
+        tiles = [tile for part in parts for tile in part.tiles]
+        counters = [one.name for one in fields(cls) if one.name != "tiles"]
+        return cls(tiles, **{name: sum(getattr(part, name) for part in parts) for name in counters})
 
     def lines(self) -> list[str]:
         """For people."""
@@ -118,8 +135,9 @@ def tile(
     an error. Boxes that reach out of their scene are cut at its edge, and are no error here.
     Raises InputError for faulty labels and pictures, before anything is written.
     """
-    if Path(source).resolve() == Path(out).resolve():
-        raise InputError(f"{out}: holds the scenes; choose another folder for the tiles")
+    ours, theirs = Path(out).resolve(), Path(source).resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
     checked = {split: _checked(open_dataset(source, split), skip_faulty) for split in splits or splits_of(source)}
     for split, (dataset, left_out) in checked.items():
@@ -149,7 +167,7 @@ def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
         (x1, y1, x2, y2), (h, w) = dataset.rows.xyxy[fault.row].tolist(), _size(dataset, fault.index)
         return bool(x1 < w and y1 < h and x2 > 0 and y2 > 0)
 
-    report = Report(tuple(fault for fault in check(dataset).errors if not partly_inside(fault)))
+    report = Report(tuple(fault for fault in check(dataset, scenes=True).errors if not partly_inside(fault)))
     if report.errors and not skip:
         first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
         raise InputError(
@@ -179,7 +197,7 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
 
     with ThreadPoolExecutor(workers) as pool:
         scenes = pool.map(one, range(len(dataset)))
-        return sum(track(scenes, len(dataset), f"cutting {dataset.split}", "scenes"), Cut())
+        return Cut.of(track(scenes, len(dataset), f"cutting {dataset.split}", "scenes"))
 
 
 def _cut_scene(

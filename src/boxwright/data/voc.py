@@ -5,6 +5,8 @@ lists all is the split `all`. VOC counts pixels from 1 and means both ends: xmin
 wide, which is 0 to 640 for us. Such sets number nothing: pictures and boxes get ids counted from 1.
 """
 
+import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ LOOKED_FOR = "Annotations + JPEGImages, with ImageSets/Main/{split}.txt or witho
 LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
 DEEPEST = 32  # elements in elements; VOC itself has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,12 @@ def find(root: Path) -> dict[str, Path]:
     """Split -> list of names, or folder of XMLs."""
     found = {f.name: f / "Annotations" for f in text.folders(root) if _is_set(f)}
     if _is_set(root):
-        # Main also holds a list for each class, with 1 or -1 behind the names
-        lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file)]
+        lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, root)]
         found |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
-    if {"train", "val"} <= found.keys():
-        found.pop("trainval", None)  # the two once more
+    if {"train", "val", "trainval"} <= found.keys():
+        train, val, both = (_names(found[split]) for split in ("train", "val", "trainval"))
+        if both == train | val:  # the two once more
+            del found["trainval"]
     return found
 
 
@@ -65,7 +69,7 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictur
     classes = tuple(names) or text.listed_classes(root) or _all_names(root, folder, told)
     if not classes:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
-    paths = [_picture(file, told[file].filename, folder, pictures or folder.parent / "JPEGImages") for file in files]
+    paths = _pictures(files, told, folder, pictures or folder.parent / "JPEGImages")
     sizes = np.array([told[file].size for file in files], dtype=np.int64)
     images = Images(np.arange(1, len(files) + 1), paths_column(paths), sizes, paths_column(files))
     starts = np.concatenate([[0], np.cumsum([len(told[file].objects) for file in files])]).astype(np.int64)
@@ -79,8 +83,8 @@ def extras(dataset: Dataset) -> Extras:
     images: list[Keys] = []
     for index in range(len(dataset)):
         tree = _parse(dataset.label_file(index))
-        rows += [_others(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
-        images.append(_others(tree, {"filename", "size", "object"}))
+        rows += [others(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
+        images.append(others(tree, {"filename", "size", "object"}))
         if (depth := tree.findtext("size/depth", "3").strip()) != "3":
             images[-1]["depth"] = depth
     return Extras(rows, images)
@@ -119,7 +123,7 @@ def _read(file: str) -> _Told:
 
 
 def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
-    name, hard = element.findtext("name", "").strip(), element.findtext("difficult", "0").strip()
+    name, hard = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     if not name:
         raise InputError(f"{place}: name: empty or missing, needed the object's class")
@@ -171,12 +175,12 @@ class _Builder(ET.TreeBuilder):
         return super().end(tag)
 
 
-def _others(element: ET.Element, known: set[str]) -> Keys:
+def others(element: ET.Element, known: set[str]) -> Keys:
     """The elements in `element` but for the known ones; what comes several times is a list."""
     found: Keys = {}
     for part in element:
         if part.tag not in known:
-            found.setdefault(part.tag, []).append(_others(part, set()) if len(part) else (part.text or "").strip())
+            found.setdefault(part.tag, []).append(others(part, set()) if len(part) else (part.text or "").strip())
     return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
@@ -184,23 +188,53 @@ def _all_names(root: Path, folder: Path, told: Mapping[str, _Told]) -> tuple[str
     """Classes of every XML of the set, also of its other splits."""
     folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
     files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - told.keys())
-    others = (_read(file) for file in track(files, len(files), "reading class names"))
-    return tuple(sorted({name for one in (*told.values(), *others) for name, _, _ in one.objects}))
+    rest = (_read(file) for file in track(files, len(files), "reading class names"))
+    return tuple(sorted({name for one in (*told.values(), *rest) for name, _, _ in one.objects}))
 
 
-def _picture(file: str, filename: str, folder: Path, pictures: Path) -> str:
-    """Where the picture of an XML lies: under the name it says, else under its own name with a picture's suffix."""
-    own = pictures / Path(file).relative_to(folder)
-    if Path(filename).suffix.lower() in SUFFIXES:
-        return str(own.parent / Path(filename).name)
-    there = [own.with_suffix(suffix) for suffix in SUFFIXES if own.with_suffix(suffix).is_file()]
-    return str(there[0] if there else own.with_suffix(SUFFIXES[0]))
+def _pictures(files: Sequence[str], told: Mapping[str, _Told], folder: Path, pictures: Path) -> list[str]:
+    """Where the picture of each XML lies.
+
+    As for VOC's own tools, picture and XML bear one name: `filename` only says which of several suffixes is meant, or
+    names the picture where there is none of that name. Where that one is absent, too, it is what will be reported.
+    """
+    paths, listed = [], dict[Path, dict[str, list[str]]]()
+    for file in files:
+        own = pictures / Path(file).relative_to(folder)
+        if own.parent not in listed:
+            listed[own.parent] = _by_stem(own.parent)
+        same, said = listed[own.parent].get(own.stem, []), Path(told[file].filename).name
+        is_picture = Path(said).suffix.lower() in SUFFIXES
+        if said in same or (is_picture and not same):
+            paths.append(str(own.parent / said))
+        else:
+            paths.append(str(own.parent / same[0] if same else own.with_suffix(SUFFIXES[0])))
+    return paths
+
+
+def _by_stem(folder: Path) -> dict[str, list[str]]:
+    """Name without suffix -> the pictures in `folder` called so, in the order of SUFFIXES."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (names, of which there are 100,000s)
+    found: dict[str, list[str]] = {}
+    for suffix in SUFFIXES:
+        for name in names:
+            if name.lower().endswith(suffix):
+                found.setdefault(Path(name).stem, []).append(name)
+    return found
 
 
 def _is_set(folder: Path) -> bool:
     return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
-def _is_plain(file: Path) -> bool:
+def _is_plain(file: Path, root: Path) -> bool:
+    """Whether it lists pictures. Main also holds a list for each class, with 1, 0 or -1 behind the names."""
     first = next(text.lines(file), (0, ""))[1]
-    return len(first.split()) == 1
+    return bool(first) and (not MARKED.fullmatch(first) or (root / "Annotations" / f"{first}.xml").is_file())
+
+
+def _names(source: Path) -> set[str]:
+    """What a split consists of: the lines of its list, or the XMLs in its folder."""
+    if source.is_dir():
+        return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
+    return {line for _, line in text.lines(source)}

@@ -19,17 +19,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import TiffImagePlugin
 
 from boxwright.data.canvas import read_image
-from boxwright.data.header import MOST_PIXELS, read_header
+from boxwright.data.header import MOST_PIXELS, TIFF, read_header, tiff_directory, tiff_orientation
 from boxwright.errors import InputError
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 
 MOST_WINDOWS = 1_000_000  # of one scene: squares of 600 px over a side of 480,000 px
 CACHE = 128 << 20  # bytes of decoded blocks that GDAL keeps: rows of windows share them, memory stays small
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 COLOURS = ("red", "green", "blue")
 _opening = threading.Lock()  # filters of warnings belong to all threads
 
@@ -124,6 +122,17 @@ def open_scene(path: str | Path) -> Iterator[Scene]:
         yield _decoded(path)
 
 
+def scene_fault(path: str) -> str:
+    """Why `open_scene` refuses a TIFF; empty where it does not, and for other pictures, which it would decode."""
+    try:
+        if _starts(path).startswith(TIFF):
+            with _open_tiff(path) as source:
+                _bands(source, path)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
+
+
 def _starts(path: str | Path) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -171,13 +180,6 @@ def _open_tiff(path: str | Path) -> Iterator[Any]:
 def _tiff(source: Any, path: str) -> Scene:
     from rasterio.errors import RasterioError
 
-    if (turned := _orientation(path)) != 1:
-        raise InputError(f"{path}: is stored turned (orientation {turned}), needed upright pixels; rewrite the file")
-    if math.prod(source.block_shapes[0]) > MOST_PIXELS:
-        raise InputError(
-            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MOST_PIXELS} px a block at most; "
-            "rewrite it in tiles (gdal_translate -co TILED=YES)"
-        )
     bands = _bands(source, path)
     to_rgb = _colours(source, bands, path)
 
@@ -198,23 +200,25 @@ def _tiff(source: Any, path: str) -> Scene:
 def _orientation(path: str) -> int:
     """The TIFF's tag 274, which GDAL does not read; 1 when upright, and where the tag is damaged."""
     with open(path, "rb") as file:
-        head = file.read(8)
-        big = head[2:3] == b"+" or head[3:4] == b"+"
-        directory = TiffImagePlugin.ImageFileDirectory_v2(head + file.read(8) if big else head)
-        file.seek(directory.next)
         try:
-            directory.load(file)
-            value = directory.get(274, 1)
+            return tiff_orientation(tiff_directory(file))
         except Exception:  # Pillow raises whatever a hostile file makes it trip over; GDAL has opened it
             return 1
-    return value if value in range(1, 9) else 1
 
 
 def _bands(source: Any, path: str) -> list[int]:
     """The numbers of the red, green and blue band, or of the one grey or palette band.
 
-    Three bands without a word about their colours are taken as red, green, blue. Bands beyond get a line on stderr.
+    Three bands without a word about their colours are taken as red, green, blue. Raises InputError for a file that
+    cannot be a scene.
     """
+    if (turned := _orientation(path)) != 1:
+        raise InputError(f"{path}: is stored turned (orientation {turned}), needed upright pixels; rewrite the file")
+    if math.prod(source.block_shapes[0]) > MOST_PIXELS:
+        raise InputError(
+            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MOST_PIXELS} px a block at most; "
+            "rewrite it in tiles (gdal_translate -co TILED=YES)"
+        )
     kinds = [kind.name for kind in source.colorinterp]
     shown = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
     bands = [kinds.index(colour) + 1 for colour in COLOURS] if set(COLOURS) <= set(kinds) else shown
@@ -228,13 +232,13 @@ def _bands(source: Any, path: str) -> list[int]:
         raise InputError(
             f"{path}: samples are {', '.join(types)}, needed 8 or 16 bits without sign; gdal_translate -ot Byte -scale"
         )
-    if len(shown) > len(bands):
-        print(f"{path}: of {len(kinds)} bands only red, green and blue are used", file=sys.stderr)
     return bands
 
 
 def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
-    """What makes RGB of the samples (1 or 3, h, w) of those bands. More than 8 bits get a line on stderr."""
+    """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
+    if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
+        print(f"{path}: of {source.count} bands only red, green and blue are used", file=sys.stderr)
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
         for index, colour in source.colormap(bands[0]).items():

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from boxwright.data.dataset import Dataset, as_float32
 from boxwright.data.extras import Extras, Keys
+from boxwright.data.voc import others
 from boxwright.errors import InputError
 
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
 FAR = 1e12  # px; further away is no corner of anything
 SPACE = re.compile(r"\s+")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what no XML can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Layout:
 
     write(split, folder): writes the labels and returns the pictures' places in `folder`. flat: the pictures of a
     split, unlike those of others, share a folder and differ in their names without suffix. named: a label file for
-    each picture. row_keys, image_keys: which Extras; None: any.
+    each picture. row_keys, image_keys: which Extras; None: any. back(key, value): such a value as the reader finds it.
     """
 
     write: Callable[[Split, Path], list[Path]]
@@ -57,6 +59,7 @@ class Layout:
     named: bool = True
     row_keys: frozenset[str] | None = frozenset()
     image_keys: frozenset[str] | None = frozenset()
+    back: Callable[[str, Any], Any] = lambda _, value: value
 
 
 def coco(split: Split, folder: Path) -> list[Path]:
@@ -126,6 +129,8 @@ def voc(split: Split, folder: Path) -> list[Path]:
     words, hard = _words(np.round(box, 12)), (rows.difficult | rows.crowd).astype(int).tolist()
     pictures = [PurePosixPath(name) / path for path in split.pictures]
     for index, path in enumerate(pictures):
+        if path.stem != path.stem.rstrip():
+            raise InputError(f"{dataset.path(index)}: VOC's lists cannot hold the space before the suffix; rename it")
         tree = ET.Element("annotation")
         further = {key: value for key, value in split.extras.images[index].items() if key in VOC_IMAGE}
         depth = further.pop("depth", "3")
@@ -146,11 +151,12 @@ def voc(split: Split, folder: Path) -> list[Path]:
 def dota(split: Split, folder: Path) -> list[Path]:
     """{split}/labelTxt/*.txt. White space in the name of a class becomes `-`; crowd regions become difficult."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
-    words, hard = quads(split.dataset, split.extras), (rows.difficult | rows.crowd).astype(int).tolist()
-    names = dota_names(dataset.names)
+    words, names = quads(split.dataset, split.extras), dota_names(dataset.names)
+    cut = np.array([further.get("dota_difficult") == 2 for further in split.extras.rows], dtype=bool)
+    hard = (rows.difficult | rows.crowd).astype(int) + (rows.difficult & cut)
     for index, path in enumerate(split.pictures):
         further = split.extras.images[index]
-        lines = [f"{key}:{further[key]}" for key in ("imagesource", "gsd") if key in further]
+        lines = [f"{key}:{_dota_back(key, further[key])}" for key in ("imagesource", "gsd") if key in further]
         lines += [" ".join([*words[row], names[rows.labels[row]], str(hard[row])]) for row in split.rows(index)]
         _write(folder / name / "labelTxt" / f"{path.stem}.txt", _joined(lines))
     _write(folder / "classes.txt", _joined(list(names)))
@@ -185,15 +191,26 @@ def quad(further: Keys) -> list[float] | None:
     return outline[0] if sound else None
 
 
+def _voc_back(key: str, value: Any) -> Any:
+    tree = ET.Element("annotation")
+    _fill(tree, {key: value})
+    return others(ET.fromstring(ET.tostring(tree)), set()).get(key)
+
+
+def _dota_back(key: str, value: Any) -> Any:
+    """One line of text; `segmentation` and `dota_difficult` are no text."""
+    return SPACE.sub(" ", _text(value)).strip() if key in ("imagesource", "gsd") else value
+
+
 VOC_ROW = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
 VOC_IMAGE = frozenset({"folder", "source", "owner", "segmented", "depth"})
 LAYOUTS = {
     "coco": Layout(coco, crowd=True, difficult=True, numbers=True, named=False, row_keys=None, image_keys=None),
     "yolo_txt": Layout(yolo_txt),
     "line_txt": Layout(line_txt, crowd=True, named=False),
-    "voc": Layout(voc, difficult=True, row_keys=VOC_ROW, image_keys=VOC_IMAGE),
-    "dota": Layout(dota, difficult=True, flat=True, row_keys=frozenset({"segmentation"}),
-                   image_keys=frozenset({"imagesource", "gsd"})),
+    "voc": Layout(voc, difficult=True, row_keys=VOC_ROW, image_keys=VOC_IMAGE, back=_voc_back),
+    "dota": Layout(dota, difficult=True, flat=True, row_keys=frozenset({"segmentation", "dota_difficult"}),
+                   image_keys=frozenset({"imagesource", "gsd"}), back=_dota_back),
 }  # fmt: skip
 
 
@@ -222,7 +239,14 @@ def _fill(parent: ET.Element, values: Keys) -> None:
             if isinstance(one, dict):
                 _fill(element, one)
             else:
-                element.text = str(one)
+                element.text = _text(one)
+                if NOT_XML.search(element.text):
+                    raise InputError(f"key '{tag}': {element.text[:60]!r} has letters that no XML holds; mend it")
+
+
+def _text(value: object) -> str:
+    """Flags are written as 0 and 1, null as nothing."""
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
 def _classes(split: Split, folder: Path, before: list[str] | None = None) -> None:

@@ -107,16 +107,9 @@ def _parse(line: str, file: str, number: int) -> list[float]:
 
 def _label_file(picture: str, folder: Path | None) -> str:
     """Where the labels of a picture should lie. folder: the split's folder of pictures, if it comes from one."""
-    stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
-    if folder is not None:
-        return str(_labels_of(folder) / Path(stem).relative_to(folder))
-    parts = Path(stem).parts
-    if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        swapped = str(Path(*parts[:at], "labels", *parts[at + 1 :]))
-        if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
-            return swapped
-    return stem
+    if folder is None:
+        return text.label_file(picture)
+    return str(_labels_of(folder) / Path(picture).relative_to(folder).with_suffix(".txt"))
 
 
 def _labels_of(folder: Path) -> Path:

@@ -89,7 +89,14 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
         report = weight_files.load(network, file, recipe, transfer=transfer)
         accelerator.print(report, file=sys.stderr)
         fresh = report.fresh
-    if frozen := [prefix for prefix in recipe.train.freeze if any(name.startswith(prefix) for name in fresh)]:
+        stored = weight_files.stored_recipe(file)
+        theirs, ours = stored.data.names if stored else (), recipe.data.names
+        if theirs != ours and len(theirs) == len(ours):
+            told = (
+                f"its classes are {', '.join(theirs)}; since there are as many here, the last layers start from theirs"
+            )
+            accelerator.print(f"{file}: {told}", file=sys.stderr)
+    if frozen := [prefix for prefix in recipe.train.freeze if any(optim.is_under(name, prefix) for name in fresh)]:
         raise InputError(
             f"train.freeze: {', '.join(frozen)} would stay as random as they start, no file fills them; give --weights "
             "with trained layers, or --set train.freeze=[]"

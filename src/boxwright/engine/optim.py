@@ -56,17 +56,20 @@ def freeze(network: nn.Module, config: TrainConfig) -> None:
     """Take the parameters under `train.freeze` (and batch norm's, with `freeze_norm`) out of training."""
     names = [name for name, _ in network.named_parameters()]
     for prefix in config.freeze:
-        if not any(name.startswith(prefix) for name in names):
+        if not any(is_under(name, prefix) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
-            raise InputError(
-                f"train.freeze: no parameter's name starts with '{prefix}'; they start with {', '.join(parts)}"
-            )
+            raise InputError(f"train.freeze: there is no part '{prefix}'; parts are {', '.join(parts)}")
     for name, parameter in network.named_parameters():
-        if name.startswith(config.freeze):
+        if is_under(name, *config.freeze):
             parameter.requires_grad_(False)
     for module in network.modules():
         if isinstance(module, NORMS) and config.freeze_norm:
             module.requires_grad_(False)
+
+
+def is_under(name: str, *parts: str) -> bool:
+    """Whether a parameter or module is one of these parts of the network, or belongs to one."""
+    return any(f"{name}.".startswith(f"{part.rstrip('.')}.") for part in parts)
 
 
 def training_mode(network: nn.Module, config: TrainConfig) -> None:
@@ -74,5 +77,5 @@ def training_mode(network: nn.Module, config: TrainConfig) -> None:
     network.train()
     every = config.freeze_norm or config.freeze_statistics
     for name, module in network.named_modules():
-        if isinstance(module, NORMS) and (every or f"{name}.".startswith(config.freeze)):
+        if isinstance(module, NORMS) and (every or is_under(name, *config.freeze)):
             module.eval()

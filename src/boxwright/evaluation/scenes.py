@@ -5,7 +5,7 @@ I tiles, S scenes, K classes
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,12 +86,15 @@ def evaluate(
     covered, untiled = _covered(places, groups), sum(not group for group in groups)
     looked = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
     result = voc.score(truth, merged, scenes.names, info=metrics.info | looked)
-    kit = voc.score(truth, merged, scenes.names, plus_one=True)
+    # The kit counts the last px itself, here and on its server, which `detect` has added where the recipe says so.
+    last = int(predictor.recipe.evaluate.plus_one)
+    named = [replace(one, boxes=one.boxes - one.boxes.new_tensor([0, 0, last, last])) for one in merged]
+    kit = voc.score(truth, named, scenes.names, plus_one=True)
     if place is not None:
         with whole(place / "scenes.json") as part:
             tree = {**result.to_json(), "development_kit": kit.to_json()}
             part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
-        write_task2(place, names, merged, scenes.names)
+        write_task2(place, names, named, scenes.names)
     return SceneMetrics(metrics, result, kit, covered, untiled)
 
 
@@ -129,7 +132,7 @@ def _tiles_of(names: Sequence[str], places: Sequence[Placement], tiles: Dataset,
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for index, one in enumerate(places):
         groups[one.scene].append(index)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(
             f"{scenes.root}: {len(twice)} names are those of two scenes ({', '.join(twice[:5])}); rename one"
         )

@@ -26,10 +26,16 @@ class Style:
 
 
 def activation(style: Style) -> nn.Module:
-    if style.activation == "leaky":
-        return nn.LeakyReLU(style.slope, inplace=True)
-    others = {"relu": nn.ReLU, "silu": nn.SiLU, "mish": nn.Mish}
-    return others[style.activation](inplace=True)
+    """In place where backward needs no copy of the input."""
+    match style.activation:
+        case "leaky":
+            return nn.LeakyReLU(style.slope, inplace=True)
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "silu":
+            return nn.SiLU()
+        case "mish":
+            return nn.Mish()
 
 
 def double(x: Tensor) -> Tensor:

@@ -96,6 +96,8 @@ class Cells:
 
     def similar(self, boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
         """boxes (..., 4) xyxy px -> the cells `under` them (..., S*A), and which have an anchor whose shape is alike:
-        `shape_iou` above `iou`."""
+        `shape_iou` above `iou`, or an anchor that is the best one once more, on another scale (as in YOLOv4-tiny)."""
         fit = shape_iou(boxes[..., 2:] - boxes[..., :2], self.anchors.flatten(0, 1))
-        return self.under(boxes), fit > iou
+        best, first = fit.max(-1, keepdim=True)
+        again = (fit == best).scatter(-1, first, False)
+        return self.under(boxes), (fit > iou) | again

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PAIRS = 1 << 22  # looked at in one go; bounds the memory at some 300 MB
+PAIRS = 1 << 20  # looked at in one go; holds the search to some 300 MB, besides the pairs that its caller keeps
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -27,9 +27,10 @@ def overlapping_pairs(boxes: Tensor, group: Tensor) -> Iterator[Tensor]:
         member, member_key = _entries(cells, group, level == number)
         visitor, visitor_key = _entries(cells, group, level <= number)
         for one, other, key in _equal(member, member_key, visitor, visitor_key):
-            once = key == _key(torch.maximum(cells[one], cells[other])[:, :2], group[one], cells)
-            once &= (level[other] < number) | (other < one)
+            once = (level[other] < number) | (other < one)
             pairs = torch.stack((one[once], other[once]), 1)
+            low = torch.maximum(cells[pairs[:, 0], :2], cells[pairs[:, 1], :2])
+            pairs = pairs[key[once] == _key(low, group[pairs[:, 0]], cells)]
             yield pairs[_overlap(boxes[pairs[:, 0]], boxes[pairs[:, 1]])]
 
 

@@ -4,7 +4,8 @@
 
 `NAME.geojson` is in the scene's own coordinate system, which it names in the `crs` member of GeoJSON 2008: exact, and
 what QGIS reads; it is left out where the system has no code that could be named. `NAME.wgs84.geojson` follows RFC 7946:
-longitude, latitude, no `crs`. In both the east comes before the north, whatever the system's own axes say.
+longitude, latitude, no `crs`; it is left out where a box has none. In both the east comes before the north, whatever
+the system's own axes say.
 """
 
 import json
@@ -21,6 +22,7 @@ from boxwright.types import Detections
 Points = NDArray[np.float64]
 
 WGS84 = "EPSG:4326"
+WGS84_TAG = ".wgs84"  # of the file's name, behind the scene's
 # GeoJSON 2008 wants a URN; that of WGS84 with longitude first has a name of its own.
 CRS84 = "urn:ogc:def:crs:OGC:1.3:CRS84"
 # Corners x, y of xyxy: down first, which on a map with its north up is counterclockwise, as RFC 7946 wants it.
@@ -43,7 +45,7 @@ def can_be_placed(georeference: Georeference | None, size: tuple[int, int]) -> b
 
 
 def write_geojson(found: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
-    """Write the boxes (px of the scene) of a scene that can be placed, and say the names of the files."""
+    """Write the boxes (px of the scene) of a scene that can be placed, and say the names of the files written."""
     from rasterio.crs import CRS
 
     rings = _rings(found.boxes.double().numpy(force=True), georeference)
@@ -56,7 +58,8 @@ def write_geojson(found: Detections, georeference: Georeference, folder: Path, s
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
         written.append(_write(folder / f"{stem}.geojson", found, rings.round(digits), member))
     rings = _to_wgs84(rings, georeference.crs).round(DEGREE_DIGITS)
-    written.append(_write(folder / f"{stem}.wgs84.geojson", found, rings, {}))
+    if np.isfinite(rings).all():
+        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", found, rings, {}))
     return written
 
 
@@ -69,11 +72,14 @@ def _rings(boxes: Points, georeference: Georeference) -> Points:
 
 
 def _to_wgs84(rings: Points, crs: str) -> Points:
-    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude."""
+    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude; not finite where these are not known."""
     from rasterio import warp
 
     east, north = rings.reshape(-1, 2).T.tolist() if rings.size else ([], [])
-    return np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
+    try:
+        return np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
+    except Exception:  # of a point beyond the projection rasterio raises GDAL's own error, which has no public type
+        return np.full_like(rings, np.nan)
 
 
 def _write(path: Path, found: Detections, rings: Points, members: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ def merge(found: Sequence[Detections], windows: Sequence[Window], size: tuple[in
     """The detections of a scene of `size` (height, width) px, best score first.
 
     found: those of each of `windows`, in px of the scene. iou: boxes that overlap by more are one object, in [0, 1].
-    Time grows with the number of boxes and of overlapping pairs.
+    Time grows with the number of boxes and of overlapping pairs; in memory stay only the pairs that may be one object.
     """
     if not found:
         return Detections.empty()
@@ -54,10 +54,13 @@ def merge(found: Sequence[Detections], windows: Sequence[Window], size: tuple[in
     seen = torch.tensor([window.xyxy for window in windows], dtype=every.boxes.dtype)[home]
     cut = _cut(every.boxes, seen, size)
     reach = torch.where(cut, _grown(seen, BEYOND), every.boxes)
-    overlaps = [pairs[home[pairs[:, 0]] != home[pairs[:, 1]]] for pairs in overlapping_pairs(reach, every.labels)]
-    pairs = torch.cat(overlaps)
-    root = _together(pairs, reach, seen, home, cut.any(1), iou)
-    return _objects(every, root, cut.any(1), _pieces(pairs, every.boxes, seen, cut))
+    near, piece = [], torch.zeros(len(every), dtype=torch.bool)
+    for overlapping in overlapping_pairs(reach, every.labels):
+        pairs = overlapping[home[overlapping[:, 0]] != home[overlapping[:, 1]]]
+        piece[_pieces(pairs, every.boxes, seen, cut)] = True
+        near.append(pairs[_matters(pairs, reach, seen, iou)])
+    root = _together(torch.cat(near), reach, seen, home, cut.any(1), iou)
+    return _objects(every, root, cut.any(1), piece)
 
 
 def _cut(boxes: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
@@ -88,6 +91,30 @@ def _together(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, cut: Ten
     return connected(pairs[same & ~(touching & whole[pairs].any(1))], len(cut))
 
 
+def _agreement(pairs: Tensor, reach: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(P, 2) -> (P, 4) the strip that the windows share, (P, 4), (P, 4) the two boxes' parts of it, (P,) their IoU."""
+    one, other = pairs.unbind(1)
+    shared = _grown(_within(seen[one], seen[other]), BEYOND)
+    a, b = _within(reach[one], shared), _within(reach[other], shared)
+    common = area(_within(a, b))
+    return shared, a, b, common / (area(a) + area(b) - common).clamp(min=torch.finfo(reach.dtype).tiny)
+
+
+def _through(part: Tensor, shared: Tensor) -> Tensor:
+    """(P, 4), (P, 4) -> (P, 2) bool: the part of a strip reaches from side to side of it, along x and along y."""
+    return part[:, 2:] - part[:, :2] >= shared[:, 2:] - shared[:, :2]
+
+
+def _matters(pairs: Tensor, reach: Tensor, seen: Tensor, iou: float) -> Tensor:
+    """(P, 2) -> (P,) bool: False for pairs without which `_same` says the same of all others, and which it refuses.
+
+    A pair is one object by its IoU, and better counterparts of its boxes have a larger IoU still; or because both
+    reach through their strip, which in every other pair of these windows with one of the two that one does, too.
+    """
+    shared, a, b, overlap = _agreement(pairs, reach, seen)
+    return (overlap > iou) | _through(a, shared).any(1) | _through(b, shared).any(1)
+
+
 def _same(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, touching: Tensor, iou: float) -> Tensor:
     """(P, 2) -> (P,) bool: the two are one object.
 
@@ -95,13 +122,10 @@ def _same(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, touching: Te
     corner which diagonal neighbours share have nothing there to agree on; the windows between see more.
     """
     one, other = pairs.unbind(1)
-    shared = _grown(_within(seen[one], seen[other]), BEYOND)
-    a, b = _within(reach[one], shared), _within(reach[other], shared)
+    shared, a, b, overlap = _agreement(pairs, reach, seen)
     both = _within(a, b)
-    common = area(both)
-    overlap = common / (area(a) + area(b) - common).clamp(min=torch.finfo(reach.dtype).tiny)
-    through = both[:, 2:] - both[:, :2] >= shared[:, 2:] - shared[:, :2]  # (P, 2)
-    enough = through.any(1) & ~touching & (common > THROUGH * torch.minimum(area(a), area(b)))
+    through = _through(both, shared)
+    enough = through.any(1) & ~touching & (area(both) > THROUGH * torch.minimum(area(a), area(b)))
     ahead = (seen[one] - seen[other]).sign()
     corner = (ahead[:, :2] * ahead[:, 2:] > 0).all(1)  # the windows are shifted against each other both ways
     return _mutual(pairs, home, overlap) & ((overlap > iou) | enough) & ~(corner & through.all(1))
@@ -130,14 +154,13 @@ def _mutual(pairs: Tensor, home: Tensor, value: Tensor) -> Tensor:
 
 
 def _pieces(pairs: Tensor, boxes: Tensor, seen: Tensor, cut: Tensor) -> Tensor:
-    """(N,) bool: cut boxes that lie inside a whole box of another window which reaches over the edge that cut them."""
-    piece, whole = torch.cat((pairs, pairs.flip(1))).unbind(1)
+    """(P, 2) -> cut boxes that lie inside the whole box of a pair, which reaches over the edge that cut them."""
+    either, some = torch.cat((pairs, pairs.flip(1))), cut.any(1)
+    piece, whole = either[some[either[:, 0]] & ~some[either[:, 1]]].unbind(1)
     grown = _grown(boxes[whole], _near(boxes[whole]))
     inside = area(_within(boxes[piece], grown)) > INSIDE * area(boxes[piece])
     over = torch.cat((boxes[whole, :2] < seen[piece, :2], boxes[whole, 2:] > seen[piece, 2:]), 1) & cut[piece]
-    result = torch.zeros(len(boxes), dtype=torch.bool)
-    result[piece[inside & over.any(1) & ~cut[whole].any(1)]] = True
-    return result
+    return piece[inside & over.any(1)]
 
 
 def _objects(every: Detections, root: Tensor, cut: Tensor, piece: Tensor) -> Detections:

@@ -84,6 +84,8 @@ class Predictor:
         threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
         suppression = config.suppression
         if iou is not None:
+            if suppression.kind == "soft":
+                raise InputError("iou: suppression of kind soft has none; set its sigma in the recipe")
             suppression = suppression.model_copy(update={"iou": check_fraction("iou", iou)})
         labels = self.labels_of(classes)
         predictions: list[Prediction] = []

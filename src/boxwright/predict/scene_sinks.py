@@ -1,13 +1,15 @@
 """Pictures of any size to a folder: overviews with boxes, one detections.json, GeoJSON where the Earth is known."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from boxwright.data.windows import grid, open_scene
 from boxwright.errors import InputError
 from boxwright.predict import sinks
-from boxwright.predict.geojson import can_be_placed, write_geojson
+from boxwright.predict.geojson import WGS84_TAG, can_be_placed, write_geojson
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.tiled import Overview, Tiling, draw_overview, predict_scene
 
@@ -27,7 +29,8 @@ def predict_scenes_to_folder(
 
     geojson: it must be possible; without it georeferenced scenes get it and others do not. A scene that cannot be read
     is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is not
-    there, a wrong setting, an unwritable folder, or a scene of no known place where GeoJSON must be.
+    there, a wrong setting, an unwritable folder, two scenes whose GeoJSON would have one name, or a scene of no known
+    place where GeoJSON must be.
     """
     folder = Path(out)
     settings = sinks.settings_of(predictor, threshold, iou, classes)
@@ -37,6 +40,7 @@ def predict_scenes_to_folder(
     if geojson:
         _need_places(files)
     targets = sinks.targets_of(files, folder, ".jpg")
+    _need_own_names(targets)
     sinks.make_writable(folder)
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -65,19 +69,32 @@ def _one(
     sinks.write_picture(draw_overview(found, overview), target)
     row = sinks.row_of(predictor, found, target)
     if place is not None and can_be_placed(place, found.size):
-        row["geojson"] = write_geojson(found, place, target.parent, target.stem)
+        names = write_geojson(found, place, target.parent, target.stem)
+        row |= {"geojson": names} if names else {}
     return row
+
+
+def _need_own_names(targets: Mapping[Path, Path]) -> None:
+    """InputError where the GeoJSON of `a.wgs84.tif` would have the name of one of `a.tif`."""
+    stems = {target.stem.lower(): path for path, target in targets.items()}
+    for stem, path in stems.items():
+        if (other := stems.get(stem + WGS84_TAG)) is not None:
+            raise InputError(
+                f"{other}: its GeoJSON and that of {path} would both be {stem}{WGS84_TAG}.geojson, needed names of "
+                "their own; rename one, or predict it into another folder"
+            )
 
 
 def _need_places(files: Sequence[Path]) -> None:
     for path in files:
         try:
-            with open_scene(path) as scene:
+            # What opening says about bands and bits is said when the scene's turn comes.
+            with redirect_stderr(io.StringIO()), open_scene(path) as scene:
                 placed = can_be_placed(scene.georeference, scene.size)
         except InputError:
             continue  # said in Summary.failed, when its turn comes
         if not placed:
             raise InputError(
-                f"{path}: no georeference, needed one for GeoJSON; leave --geojson out, or give the file one "
-                "(gdal_translate -a_srs EPSG:... -a_ullr ...)"
+                f"{path}: no georeference that leads to a place on the Earth, needed one for GeoJSON; "
+                "leave --geojson out, or give the file one (gdal_translate -a_srs EPSG:... -a_ullr ...)"
             )

@@ -15,24 +15,34 @@ import cv2
 import numpy as np
 
 from boxwright.data.windows import Pixels, Scene, Window, grid
+from boxwright.errors import InputError
 from boxwright.predict.ahead import one_ahead
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Prediction, Predictor
 from boxwright.progress import track
 from boxwright.types import Detections
 
+# px: one cell of the coarsest maps that detectors answer with. Smaller windows show nothing whole and take forever.
+SMALLEST = 32
 OVERVIEW = 4096  # px of the overview's longer side: 50 MB, and what viewers open at once
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """window: side of the square windows in px. overlap: the share of a window that the next one repeats, in [0, 1).
+    """window: side of the square windows, at least 32 px. overlap: the share of one that the next repeats, in [0, 1).
 
-    An object up to `overlap * window` px long is seen whole by some window.
+    An object up to `overlap * window` px long is seen whole by some window. Raises InputError for a smaller window.
     """
 
     window: int
     overlap: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.window < SMALLEST:
+            raise InputError(
+                f"window (--tile): found {self.window} px, needed {SMALLEST} px or more; take the side of the pictures "
+                "that the network was trained on, such as 600"
+            )
 
 
 class Overview:

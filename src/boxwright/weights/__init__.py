@@ -39,6 +39,8 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
         translate = getattr(models.module(recipe.model.name), "foreign_names", None)  # type: ignore[attr-defined]
         if translate and not tensors.keys() & model.state_dict().keys():
             tensors = translate(tensors, recipe.model)
+    if not transfer:
+        _check_lineage(kind, file, recipe)
     if adapt := getattr(models.module(recipe.model.name), "adapted", None):  # type: ignore[attr-defined]
         tensors = adapt(tensors, recipe.model)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
@@ -48,6 +50,20 @@ def stored_recipe(path: str | Path) -> Recipe | None:
     """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
     file = locate(Path(path))
     return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+
+
+def _check_lineage(kind: str, file: Path, recipe: Recipe) -> None:
+    """Names and numbers of both lineages of YOLOv3 and YOLOv4 agree, but not what the numbers mean: the zoo's layers
+    are padded otherwise, and its pictures normalised. Raises InputError for the other lineage's file."""
+    padding = getattr(recipe.model, "padding", None)
+    if (kind, padding) in {("darknet", "same"), ("mindspore", "symmetric")}:
+        right = (
+            "symmetric padding (recipes *_darknet)" if kind == "darknet" else "the padding 'same' (the zoo's recipes)"
+        )
+        raise InputError(
+            f"{file}: such files belong to networks with {right}; recipe {recipe.name} has model.padding={padding}. "
+            "Take the recipe of the file's origin, or --transfer to start from it all the same"
+        )
 
 
 def _kind(file: Path) -> str:

@@ -75,9 +75,12 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimiser
+        state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(key, str) and _is_plain(state[key]) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
-    return state
+    wrapped = all(key.startswith("module.") for key in state)  # saved from inside DistributedDataParallel
+    return {key.removeprefix("module."): tensor for key, tensor in state.items()} if wrapped else state
 
 
 def _check_declared(file: Path) -> None:
