@@ -281,7 +281,7 @@ def test_backbone_from_a_classifier(classifier_file: Path, classifier: dict[str,
     fresh = {name for name in before if re.search(r"conv2\.(offset|mask)", name)}
     fresh |= {f"backbone.{name}" for name in left if not name.startswith("fc.")}
     assert set(report.missing) == fresh
-    with pytest.raises(InputError, match="to load what fits"):
+    with pytest.raises(InputError, match="--transfer to"):
         weights.load(model, classifier_file, chosen)
 
 
