@@ -3,6 +3,9 @@
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +134,76 @@ def test_names_of_numpy_do_not_open_a_door(tmp_path: Path) -> None:
     refusal(file)
     file.write_bytes(b"\x80\x02c_codecs\nencode\nU\x02hiU\x05utf-7\x86R.")
     assert "needed a dictionary" in refusal(file)
+
+
+def test_a_refused_name_of_two_lines_is_said_in_one(tmp_path: Path) -> None:
+    file = tmp_path / "data_batch_1"
+    file.write_bytes(b"\x80\x04\x8c\x03o\ns\x8c\x01x\x93.")
+    assert r"asks for 'o\ns x'" in refusal(file)
+
+
+DEEP = (cifar.OPCODES - 100) // 3
+
+
+@pytest.mark.parametrize(
+    ("pickled", "said"),
+    [
+        (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar.OPCODES} opcodes"),
+        (b"\x80\x02})" + b"\x85" * (cifar.OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
+        (b"\x80\x02}()" + b"\x85" * (cifar.OPCODES - 100) + b"K\x01u.", "asks for a key of type tuple"),
+        (b"\x80\x02}K\x01K\x01s.", "asks for a key of type int"),
+        (b"\x80\x02" + b"cnumpy\ndtype\n" * DEEP + b"N" + b"\x85R" * DEEP + b".", "needed a dictionary"),
+        (b"\x80\x02" + b"]" * DEEP + b"N" + b"a" * DEEP + b".", "needed a dictionary"),
+        (b"\x80\x02" + b"}U\x01k" * DEEP + b"N" + b"s" * DEEP + b".", "labels: needed a list|data: needed an array"),
+    ],
+    ids=["long", "setitem", "setitems", "number", "notes", "lists", "dictionaries"],
+)
+def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: bytes, said: str) -> None:
+    """In a process of its own: what overflows C's stack ends all of pytest."""
+    file = tmp_path / "data_batch_1"
+    file.write_bytes(pickled)
+    program = "import pathlib, sys; from boxwright.data import cifar; cifar._read_python(pathlib.Path(sys.argv[1]))"
+    ended = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    line = ended.stderr.splitlines()[-1]
+    assert "InputError: " + str(file) in line
+    assert any(part in line for part in said.split("|"))
+
+
+def most_memory(file: Path) -> int:
+    """Bytes that the refusal of `file` holds at most."""
+    tracemalloc.start()
+    try:
+        refusal(file)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_text_to_be_encoded_is_not_encoded_at_every_call(tmp_path: Path) -> None:
+    file, size = tmp_path / "data_batch_1", 1 << 20
+    made = b"c_codecs\nencode\nq\x00X" + struct.pack("<i", size) + b"a" * size + b"X\x06\0\0\0latin1\x86q\x01R"
+    file.write_bytes(b"\x80\x02](" + made + b"h\x00h\x01R" * 100 + b"e.")
+    assert most_memory(file) < 20 * size
+
+
+def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
+    file, pixels = tmp_path / "data_batch_1", np.full((1, 3072), 97, np.uint8)
+    whole = pickle.dumps({"labels": [0], "data": pixels}, 2)  # as text to be encoded
+    assert whole.count(b"a" * 3072) == 1
+    file.write_bytes(whole)
+    np.testing.assert_array_equal(cifar.read((file,), "train", tmp_path).pixels.ravel(), pixels[0])
+    changed = "\u0100".encode() + b"a" * 3071
+    file.write_bytes(whole.replace(struct.pack("<i", 3072) + b"a" * 3072, struct.pack("<i", len(changed)) + changed))
+    assert "data: character 0 is beyond Latin 1" in refusal(file)
+
+
+def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "data_batch_1"
+    file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")
+    assert most_memory(file) < 40 << 20
+    assert f"more than {cifar.OPCODES} opcodes" in refusal(file)
+    assert cifar.LARGEST == 1 << 25
 
 
 def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:

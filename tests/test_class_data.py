@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from boxwright import recipe
 from boxwright.cli import main
-from boxwright.data import class_check, class_crops
+from boxwright.data import check, class_check, class_crops
 from boxwright.data.canvas import frame_for, place, read_image
 from boxwright.data.class_folders import imagenet_names
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.classes import class_splits, holds_classes, open_classes
+from boxwright.engine import classification
 from boxwright.errors import InputError
 from boxwright.recipe import CanvasConfig
 from test_canvas import smooth, waves
@@ -319,3 +321,66 @@ def test_classes_that_cannot_be_folders(tmp_path: Path, tiny_coco: Path, name: s
     assert "rename it" in refusal(lambda: class_crops.crop(root, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Path, Path], pets: Path) -> None:
+    root, inside = imagenet
+    (root / "val.txt").write_text(TRUTHS["val.txt"])
+    for folder in (inside / "train", inside / "val", pets / "train"):
+        picture(folder / ".ipynb_checkpoints" / "1.png", 1)
+    picture(pets / "test" / ".thumbs" / "1.png", 1)
+    assert class_splits(root) == ["train", "val"]
+    assert open_classes(root, "val").labels.tolist() == [1, 0]
+    assert class_splits(pets) == ["train", "val"]
+    picture(root / "bare" / ".thumbs" / "1.png", 1)
+    assert not holds_classes(root / "bare")
+    (inside / "train" / "tmp").mkdir()
+    assert refusal(lambda: class_splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
+
+
+def yolo(root: Path, split: str) -> Path:
+    """One picture with one box of the class `a`, in a split, or with "" in none."""
+    picture(root / "images" / split / "1.png", 9)
+    (root / "labels" / split).mkdir(parents=True)
+    (root / "labels" / split / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "classes.txt").write_text("a\n")
+    return root
+
+
+def test_boxes_of_a_set_without_splits_are_cut_out_to_be_opened(tmp_path: Path) -> None:
+    class_crops.crop(yolo(tmp_path / "boxes", ""), tmp_path / "cut")
+    assert open_classes(tmp_path / "cut", "all").counts().tolist() == [1]
+    assert [file.name for file in (tmp_path / "cut").iterdir()] == ["a"]
+    said = refusal(lambda: class_crops.crop(yolo(tmp_path / "odd", "summer"), tmp_path / "none"))
+    assert "split 'summer' would not be found" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_coco: Path) -> None:
+    root = tmp_path / "both"
+    shutil.copytree(tiny_coco, root)
+    yolo(root, "train")
+    picture(root / "train" / "some" / "1.png", 9)
+    assert not holds_classes(root)
+    assert "a set with boxes" in refusal(lambda: open_classes(root, "train"))
+    assert "may be coco or yolo_txt; say which" in refusal(lambda: check.check_folder(root))
+
+
+def test_pictures_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
+    cat = pets / "train" / "cat"
+    picture(tmp_path / "elsewhere" / "far.png", 5)
+    (tmp_path / "elsewhere" / "back").symlink_to(cat)
+    (cat / "more").symlink_to(tmp_path / "elsewhere")
+    (cat / "again").symlink_to(cat / "more")
+    (cat / "up").symlink_to(pets)
+    train = open_classes(pets, "train")
+    assert train.counts().tolist() == [4, 3]
+    assert "far.png" in {Path(train.path(index)).name for index in range(len(train))}
+
+
+def test_skipping_may_not_empty_a_class(pets: Path) -> None:
+    for file in (pets / "train" / "cat").iterdir():
+        file.write_bytes(b"no picture")
+    loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])
+    said = refusal(lambda: classification.open_checked(loaded, True, Accelerator(cpu=True)))
+    assert "class cat has no picture left in train" in said

@@ -242,6 +242,9 @@ class TestRun:
             assert two[name] == pytest.approx(one[name], rel=1e-5)
         found = [json.loads((tmp_path / run / "predictions.json").read_text()) for run in ("whole", "halves")]
         assert [row["best"] for row in found[0]["pictures"]] == [row["best"] for row in found[1]["pictures"]]
+        one, two = ([row["scores"] for row in each["pictures"]] for each in found)
+        assert len({tuple(row) for row in one}) > 2  # so that a picture with another's scores is seen
+        assert [pytest.approx(row, rel=1e-4) for row in one] == two
 
 
 class TestPredict:

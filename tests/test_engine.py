@@ -430,6 +430,16 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     assert not all(torch.equal(best[name], kept[2][name]) for name in best)
 
 
+def test_a_head_of_other_classes_is_told(finished, capsys):
+    """As many classes as in the file, but others."""
+    recipe = training.recipes.load(finished / "recipe.yaml").with_overrides({"data.names": ["car", "red"]})
+    speaking = SimpleNamespace(print=print)
+    training.first_network(recipe, finished, False, speaking)
+    assert "its classes are blue, red" in capsys.readouterr().err
+    training.first_network(recipe.with_overrides({"data.names": ["blue", "red"]}), finished, False, speaking)
+    assert "classes" not in capsys.readouterr().err
+
+
 def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.freeze": ["network.backbone"]}
     with pytest.raises(InputError, match=r"network\.backbone would stay as random.*--weights"):

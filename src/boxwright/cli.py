@@ -167,6 +167,7 @@ def predict(
     geojson: Annotated[
         bool, typer.Option("--geojson", help="Need GeoJSON, which georeferenced pictures get with --tile.")
     ] = False,
+    set_: Changes = None,
     device: Device = "auto",
 ) -> None:
     """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
@@ -179,10 +180,10 @@ def predict(
     if meant.model.task == "classify":
         boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
         _refuse_boxes({option: value is not None for option, value in boxes.items()})
-        raise typer.Exit(_predict_classes(weights, meant, sources, out or "classes", top, device))
+        raise typer.Exit(_predict_classes(weights, meant, sources, out or "classes", top, set_, device))
     if top is not None:
         raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
-    loaded, out = predictor.load(weights, meant, device), out or "detections"
+    loaded, out = predictor.load(weights, meant, device, set_ or ()), out or "detections"
     wanted = classes.split(",") if classes else None
     if tile is None:
         summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted)
@@ -195,11 +196,13 @@ def predict(
     raise typer.Exit(1 if summary.failed else 0)
 
 
-def _predict_classes(weights: str, meant: "Recipe", sources: list[str], out: str, top: int | None, device: str) -> int:
+def _predict_classes(
+    weights: str, meant: "Recipe", sources: list[str], out: str, top: int | None, set_: list[str] | None, device: str
+) -> int:
     """The exit status."""
     from boxwright.predict import class_predictor, class_sinks
 
-    loaded = class_predictor.load_classifier(weights, meant, device)
+    loaded = class_predictor.load_classifier(weights, meant, device, set_ or ())
     summary, lines = class_sinks.predict_to_folder(loaded, sources, out, top or class_predictor.MOST)
     print("\n".join([*lines, *summary.lines()]))
     return 1 if summary.failed else 0

@@ -3,7 +3,7 @@
     R records of a file
 
 A pickle is a program: loading one runs what it says. So it is not loaded here. The opcodes that these files consist of
-build plain values and notes of what NumPy was to be asked for; anything else is refused, and nothing is ever called.
+build plain values and notes of what was to be called; anything else is refused, and nothing it names is ever called.
 """
 
 import pickletools
@@ -23,10 +23,11 @@ SIDE = 32  # px
 PIXELS = 3 * SIDE * SIDE  # of a record: red, green and blue plane, row by row
 FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # as the archives unpack, and how files end
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
-LARGEST = 1 << 28  # bytes of a file; a published one has 31 million
+LARGEST = 1 << 25  # bytes of a file; a published one has 31 million
+OPCODES = 200_000  # of a pickle, which bounds what it builds and how deep; a published one has some 40,000
 LOOKED_FOR = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
 
-# What a file of the Python form asks NumPy for: an empty array, its class, its kind of number.
+# What a file of the Python form asks for: NumPy's empty array, its class, its kind of number; bytes out of text.
 ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 GLOBALS = ARRAY | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 
@@ -110,28 +111,47 @@ def _pixels(asked: Any, file: Path) -> NDArray[np.uint8]:
             (1, (int(rows), columns), _Asked("numpy dtype", (kind, *_)), bool(fortran), data),
         ) if (
             name in ARRAY and rows > 0 and columns == PIXELS and _text(kind) == "u1" and not fortran
-            and isinstance(data, (str, bytes)) and len(data) == rows * PIXELS
+            and isinstance(data := _unasked(data), (str, bytes)) and len(data) == rows * PIXELS
         ):  # fmt: skip
-            return np.frombuffer(_raw(data), np.uint8).reshape(rows, PIXELS)
+            return np.frombuffer(_raw(data, file), np.uint8).reshape(rows, PIXELS)
     raise InputError(
         f"{file}: data: needed an array of bytes of shape (records, {PIXELS}); this is no file of CIFAR-10"
     )
 
 
-def _raw(data: str | bytes) -> bytes:
+def _raw(data: str | bytes, file: Path) -> bytes:
     """Python 2's strings, which are bytes, come as Latin 1."""
-    return data.encode("latin-1") if isinstance(data, str) else data
+    try:
+        return data.encode("latin-1") if isinstance(data, str) else data
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{file}: data: character {error.start} is beyond Latin 1, needed bytes; fetch CIFAR-10 anew"
+        ) from error
 
 
 def _text(value: Any) -> Any:
+    value = _unasked(value)
     return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _unasked(value: Any) -> Any:
+    """Python 3 writes bytes into old pickles as text to be encoded in Latin 1: that text. All else as it is."""
+    match value:
+        case _Asked("_codecs encode", (str(text), "latin1"), None):
+            return text
+    return value
 
 
 def _plain_values(data: bytes, file: Path) -> Any:
     """What the pickle describes. Raises InputError for opcodes and names beyond those of CIFAR-10."""
     machine = _Machine()
     try:
-        for opcode, argument, place in pickletools.genops(data):
+        for count, (opcode, argument, place) in enumerate(pickletools.genops(data), 1):
+            if count > OPCODES:
+                raise InputError(
+                    f"{file}: byte {place}: more than {OPCODES} opcodes, needed at most as many; this is no file of "
+                    "CIFAR-10, fetch it anew"
+                )
             if opcode.name == "STOP":
                 return machine.stack.pop()
             refused = machine.step(opcode.name, argument)
@@ -187,7 +207,10 @@ class _Machine:
                 stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
                 items = self._last(2) if name == "SETITEM" else self._marked()
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                keys = [_unasked(key) for key in items[::2]]
+                if foreign := [key for key in keys if not isinstance(key, (str, bytes))]:
+                    return f"a key of type {type(foreign[0]).__name__}"  # hashing a deep tuple overflows C's stack
+                stack[-1].update(zip(keys, items[1::2], strict=True))
             case _ if name in LITERALS:
                 stack.append(argument)
             case _:
@@ -200,13 +223,13 @@ class _Machine:
             case "GLOBAL" | "STACK_GLOBAL":
                 wanted = argument if name == "GLOBAL" else " ".join(self._last(2))
                 if wanted not in GLOBALS:
-                    return f"'{wanted[:60]}'"
+                    return f"{wanted[:60]!r}"
                 self.stack.append(_Asked(wanted))
             case "REDUCE":
                 asked, arguments = self._last(2)
                 if type(asked) is not _Asked or asked.arguments is not None or type(arguments) is not tuple:
                     return "a call of something unknown"
-                self.stack.append(_called(asked.name, arguments))
+                self.stack.append(_Asked(asked.name, arguments))
             case "BUILD":
                 asked, state = self._last(2)
                 if type(asked) is not _Asked or asked.state is not None:
@@ -228,10 +251,3 @@ class _Machine:
         taken = self.stack[start:]
         del self.stack[start:]
         return taken
-
-
-def _called(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Python 3 writes bytes into old pickles as text to be encoded in Latin 1; all else stays a note."""
-    if name == "_codecs encode" and len(arguments) == 2 and arguments[1] == "latin1" and type(arguments[0]) is str:
-        return arguments[0].encode("latin-1")
-    return _Asked(name, arguments)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from boxwright.data import open_dataset, splits
 from boxwright.data.canvas import read_image
 from boxwright.data.check import check
+from boxwright.data.class_folders import SPLITS
 from boxwright.data.dataset import Dataset, Sample
+from boxwright.data.split_names import ordered, plain
 from boxwright.errors import InputError
 from boxwright.files import new_folder
 from boxwright.progress import track
@@ -21,19 +23,28 @@ FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "mi
 def crop(root: str | Path, out: str | Path) -> str:
     """Write each labelled box of the detection set `root` as out/SPLIT/CLASS/PICTURE_NUMBER.png; say how many.
 
-    A box is widened to whole px and cut at its picture's edges; NUMBER is its place among the picture's labels. Left
-    out, and counted in what comes back, are crowd regions and boxes of which nothing is inside the picture.
-    Raises InputError for faulty labels and pictures, for a class that cannot name a folder or has no box to learn
-    from, and when `out` is there already.
+    The split `all` of a set without others goes into out/CLASS, where `open_classes` looks for it. A box is widened to
+    whole px and cut at its picture's edges; NUMBER is its place among the picture's labels. Left out, and counted in
+    what comes back, are crowd regions and boxes of which nothing is inside the picture.
+    Raises InputError for a split that `open_classes` would not find, for faulty labels and pictures, for a class that
+    cannot name a folder or has no box to learn from, and when `out` is there already.
     """
     lines = []
+    found = splits(root)
+    known = {*SPLITS, "all"} if len(found) == 1 else SPLITS
+    if strange := [split for split in found if plain(split) not in known]:
+        raise InputError(
+            f"{root}: split '{strange[0]}' would not be found among folders of classes, needed "
+            f"{', '.join(ordered(known))} (`all` only by itself); rename it"
+        )
     with new_folder(out) as folder:
-        for split in splits(root):
+        for split in found:
+            place = folder if split == "all" else folder / split
             dataset = open_dataset(root, split)
             _refuse(dataset)
             for name in dataset.names:
-                (folder / split / name).mkdir(parents=True)
-            lines += _crop_split(dataset, folder / split)
+                (place / name).mkdir(parents=True)
+            lines += _crop_split(dataset, place)
     return "\n".join([*lines, str(out)])
 
 

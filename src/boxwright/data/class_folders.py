@@ -35,10 +35,11 @@ IMAGENET_LOOKED_FOR = f"train/n01440764/*.JPEG, and val/*.JPEG beside {DEVKIT}, 
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> the folder that holds its class folders."""
-    found = {entry.name: entry for entry in folders(root) if plain(entry.name) in SPLITS and folders(entry)}
+    found = {entry.name: entry for entry in folders(root) if plain(entry.name) in SPLITS and _class_folders(entry)}
     if found:
         return found
-    pictured = any(file.lower().endswith(SUFFIXES) for entry in folders(root) for file in os.listdir(entry))  # noqa: PTH208
+    inside = (file for name in _class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
+    pictured = any(file.lower().endswith(SUFFIXES) for file in inside)
     return {"all": root} if pictured else {}
 
 
@@ -87,14 +88,25 @@ def _same_classes(first: Path, classes: list[str], second: Path, others: list[st
 
 
 def find_imagenet(root: Path) -> dict[str, Path]:
-    """Split -> its folder, in any of the places where the archives unpack."""
+    """Split -> its folder, in any of the places where the archives unpack.
+
+    Raises InputError where one split is ImageNet's and the other has a folder of another name.
+    """
     for home in (root / name for name in IMAGENET_HOMES):
-        found = {}
+        found, strays = {}, []
         for split in ("train", "val"):
-            inside = folders(home / split)
+            inside = _class_folders(home / split)
             flat = split == "val" and not inside and any((home / split).glob("ILSVRC2012_val_*"))
-            if flat or (inside and all(WORDNET_ID.fullmatch(entry.name) for entry in inside)):
+            others = [home / split / name for name in inside if not WORDNET_ID.fullmatch(name)]
+            strays += others
+            if flat or (inside and not others):
                 found[split] = home / split
+        if found and strays:
+            raise InputError(
+                f"{strays[0]}: not named after a WordNet id, as n01440764, unlike the folders in "
+                f"{', '.join(map(str, found.values()))} ({len(strays)} such), needed only ImageNet's classes; move it "
+                "away, or say kind folder (data.kind in a recipe) for a set of one's own"
+            )
         if found:
             return found
     return {}
@@ -105,9 +117,9 @@ def read_imagenet(folder: Path, split: str, root: Path, others: Mapping[str, Pat
 
     Raises InputError as `read` does, and for a validation folder whose truth is absent or says something else.
     """
-    if not folders(folder):
+    if not _class_folders(folder):
         return _flat(folder, split, root, others)
-    with_folders = {name: other for name, other in others.items() if folders(other)}
+    with_folders = {name: other for name, other in others.items() if _class_folders(other)}
     found = read(folder, split, root, with_folders)
     names = imagenet_names()
     if unknown := [name for name in found.names if name not in names]:
@@ -133,7 +145,7 @@ def _flat(folder: Path, split: str, root: Path, others: Mapping[str, Path]) -> C
     classes = sorted(trained or names)
     files = sorted(entry.name for entry in folder.iterdir())
     pictures = [name for name in files if VALIDATION.fullmatch(name)]
-    unused = tuple(str(folder / name) for name in files if not VALIDATION.fullmatch(name))
+    unused = tuple(str(folder / name) for name in files if not VALIDATION.fullmatch(name) and (folder / name).is_file())
     truth, file = _truth(root, folder)
     places = {wordnet_id: label for label, wordnet_id in enumerate(classes)}
     labels = []

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from boxwright.data import FINDERS as DETECTION_FINDERS
 from boxwright.data import cifar, class_folders
-from boxwright.data import splits as detection_splits
 from boxwright.data.class_dataset import ClassSample, ClassSet
 from boxwright.data.split_names import ordered, plain
 from boxwright.errors import InputError
@@ -60,11 +60,8 @@ def holds_classes(root: str | Path) -> bool:
 
 
 def _has_boxes(place: Path) -> bool:
-    """Whether this is a detection set, whose folders may look like classes."""
-    try:
-        return bool(detection_splits(place))
-    except InputError:  # none, or more than one
-        return False
+    """Whether this is a detection set, of one kind or of several, whose folders may look like classes."""
+    return any(find(place) for find in DETECTION_FINDERS.values())
 
 
 def _find(place: Path, kind: str) -> tuple[Mapping[str, Any], str]:

@@ -115,8 +115,20 @@ def folders(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files below `folder` with one of the suffixes, sorted."""
-    found = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]  # noqa: PTH118
+    """Files below `folder` with one of the suffixes, sorted; of linked folders too, each once, but none around it."""
+    home = Path(os.path.realpath(folder))
+    found: list[str] = []
+    seen: set[str] = set()
+    starts = [str(folder)]
+    for start in starts:  # grows by the links, so that a folder reached in both ways is listed without one
+        for place, inner, names in os.walk(start):
+            real = os.path.realpath(place)
+            if real in seen or (start != starts[0] and home.is_relative_to(real)):
+                inner.clear()
+                continue
+            seen.add(real)
+            found += [os.path.join(place, name) for name in names]  # noqa: PTH118
+            starts += sorted(path for name in inner if os.path.islink(path := os.path.join(place, name)))  # noqa: PTH114, PTH118
     return sorted(file for file in found if file.lower().endswith(suffixes))
 
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from boxwright.data.class_check import check, check_splits, skip_bad
@@ -14,6 +15,7 @@ from boxwright.data.classes import open_classes
 from boxwright.data.report import Report
 from boxwright.engine import faults
 from boxwright.engine.processes import on_main
+from boxwright.errors import InputError
 from boxwright.evaluation.class_run import evaluate_classifier
 from boxwright.evaluation.topk import TopK
 from boxwright.predict.class_predictor import ClassPredictor
@@ -37,8 +39,20 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[ClassSet
     report = on_main(look, accelerator)
     faults.refuse(report, data.root, skip)
     learned, scored = skip_bad(training, report), skip_bad(validation, report)
+    _nothing_lost(training, learned)
     names = data.names if set(data.names) == set(learned.names) else learned.names
     return learned.ordered(names), scored.ordered(names), report.left_out()
+
+
+def _nothing_lost(training: ClassSet, learned: ClassSet) -> None:
+    """InputError for a class whose pictures were all skipped."""
+    lost = np.flatnonzero((training.counts() > 0) & (learned.counts() == 0)).tolist()
+    if lost:
+        raise InputError(
+            f"{training.root}: class {training.names[lost[0]]} has no picture left in {training.split} when the faulty "
+            f"ones are skipped ({len(lost)} such classes), needed some to learn from; mend its pictures, or remove the "
+            "class from all splits"
+        )
 
 
 def fingerprint(dataset: ClassSet) -> str:

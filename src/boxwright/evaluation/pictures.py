@@ -38,7 +38,8 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
     for name in steps[0]["terms"] if steps else ():
         loss.plot(at, [line["terms"].get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
     loss.plot(at, [line["total"] for line in steps], lw=1.6, color="black", label="sum")
-    loss.set(title="training loss", xlabel="step", yscale="log" if steps else "linear")
+    shrinking = any(line["total"] > 0 for line in steps)  # a classifier of one class loses nothing
+    loss.set(title="training loss", xlabel="step", yscale="log" if shrinking else "linear")
     rate.plot(at, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
     rate.set(title="learning rate", xlabel="step", ylim=(0, None))
     for name, tint in zip(scores, ("tab:blue", "tab:orange"), strict=True):
