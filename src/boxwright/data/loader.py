@@ -3,6 +3,7 @@
 B images, M boxes an image after padding, H x W canvas px
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -110,7 +111,7 @@ class _Order:
             yield order[start : start + self.batch].tolist()
 
 
-class Canvases:
+class Canvases(ABC):
     """List of indices -> the parts of a batch. Lives in the workers."""
 
     def __init__(self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool) -> None:
@@ -123,8 +124,9 @@ class Canvases:
         except InputError as error:
             return str(error)
 
+    @abstractmethod
     def _batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
-        raise NotImplementedError
+        """Images first, frames last."""
 
     def _images(self, samples: Sequence[Any]) -> tuple[Tensor, tuple[Frame, ...]]:
         """(B, 3, H, W) uint8 and the frames."""
