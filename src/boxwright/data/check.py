@@ -9,6 +9,7 @@ Errors are what would teach the network something wrong or stop a run; notes are
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from boxwright.data import open_dataset
 from boxwright.data import splits as splits_of
 from boxwright.data.dataset import Dataset
 from boxwright.data.header import Header, read_headers
-from boxwright.data.report import TITLES, Finding, Report
+from boxwright.data.report import TITLES, Finding, Report, checked
 from boxwright.errors import InputError
 from boxwright.progress import track
 
@@ -78,12 +79,7 @@ def check_folder(
     Raises InputError when the data set cannot be opened at all.
     """
     datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
-    result = Report()
-    for dataset in datasets:
-        result += check(dataset, decode=decode)
-    for position, first in enumerate(datasets):
-        for second in datasets[position + 1 :]:
-            result += check_splits(first, second)
+    result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result

@@ -4,6 +4,7 @@ Errors stop a training, or are left out with `skip_bad`; notes are worth a look.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.classes import class_splits, open_classes
 from boxwright.data.header import read_headers
-from boxwright.data.report import Finding, Report
+from boxwright.data.report import Finding, Report, checked
 from boxwright.errors import InputError
 from boxwright.progress import track
 
@@ -66,12 +67,7 @@ def check_folder(
     Raises InputError when the data set cannot be opened at all.
     """
     sets = [open_classes(root, split) for split in splits or class_splits(root)]
-    result = Report(unit="classes")
-    for dataset in sets:
-        result += check(dataset, decode=decode)
-    for position, first in enumerate(sets):
-        for second in sets[position + 1 :]:
-            result += check_splits(first, second)
+    result = checked(Report(unit="classes"), sets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result

@@ -1,12 +1,16 @@
 """What `check` found, for people and for programs."""
 
+import itertools
 import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from boxwright.files import whole
+
+T = TypeVar("T")
 
 TITLES = {
     "not_finite": "boxes or areas that are no finite numbers",
@@ -115,3 +119,14 @@ class Report:
             lines += [f"  {finding}" for finding in group]
         lines.append(f"{len(self.errors)} errors, {len(self.notes)} notes")
         return "\n".join(lines)
+
+
+def checked(
+    report: Report, sets: Sequence[T], check: Callable[[T], Report], check_splits: Callable[[T, T], Report]
+) -> Report:
+    """`report` with what `check` finds in each split and `check_splits` in each pair of them."""
+    for one in sets:
+        report += check(one)
+    for first, second in itertools.combinations(sets, 2):
+        report += check_splits(first, second)
+    return report

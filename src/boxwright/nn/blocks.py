@@ -1,5 +1,6 @@
 """The block every network here is made of: convolution, batch norm, activation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,15 @@ def activation(style: Style) -> nn.Module:
 def double(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 2H, 2W), each value four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def last_three(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the last three of five stages, each after the one before, make of x."""
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps[2], maps[3], maps[4]
 
 
 class ConvNormAct(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, last_three
 
 STEM = 32  # channels of the first layer; all others are multiples
 BLOCKS = (1, 2, 8, 8, 4)  # residual blocks of the stages at strides 2 to 32
@@ -51,12 +51,7 @@ class CSPDarkNet53(nn.Module):
             inputs = outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps[2], maps[3], maps[4]
+        return last_three(self.stem(x), self.stages)
 
 
 class TinyStage(nn.Module):

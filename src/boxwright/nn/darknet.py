@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, last_three
 
 STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))  # (channels, residual blocks) at strides 2 to 32
 
@@ -23,9 +23,4 @@ class DarkNet53(nn.Module):
             inputs = outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps[2], maps[3], maps[4]
+        return last_three(self.stem(x), self.stages)
