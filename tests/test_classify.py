@@ -175,7 +175,9 @@ class TestRun:
         assert loaded.model.network.last.weight.equal(average)
 
     def test_channels_last_changes_nothing_but_rounding(self, data: Path, tmp_path: Path) -> None:
-        changes = ({"train.channels_last": last, "train.epochs": 1} for last in (False, True))
+        # Small steps: in a fresh network one maximum that rounding moves to another pixel changes the next loss by 0.3 %.
+        steps = {"train.epochs": 1, "train.schedule.lr": 0.001}
+        changes = ({"train.channels_last": last} | steps for last in (False, True))
         runs = [lines(run(data, tmp_path / str(number), each)) for number, each in enumerate(changes)]
         for step, bound in enumerate((1e-4, 1e-3)):  # rounding grows quickly in a fresh network
             assert runs[1][step]["total"] == pytest.approx(runs[0][step]["total"], rel=bound)
