@@ -15,6 +15,7 @@ NAMES = ("red", "green", "blue")
 class Rectangles(nn.Module):
     """Every patch where one colour stands out by half the range; its score is the share of its box it fills."""
 
+    inputs = ("images",)
     raw_names = ("images",)
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 import io
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -112,7 +113,7 @@ def test_corner_by_hand() -> None:
 @pytest.mark.parametrize("size", [(480, 640), (641, 333), (32, 32), (1, 1), (1, 900), (900, 1), (300, 260), (96, 160)])
 @pytest.mark.parametrize("room", [(96, 160), (160, 96), (128, 128)])
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
-@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float"])
 def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
     """From the top left, as large as fits on at least one side, and boxes within a px of the pixels."""
     canvas = CanvasConfig.model_validate({"size": room, "fit": fit, "fill": 0, "resize": resize})
@@ -129,6 +130,30 @@ def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], 
     assert (whole[2:] <= torch.tensor(room[::-1]) + 1e-3).all()
 
 
+@pytest.mark.parametrize("size", [(64, 80), (75, 49), (20, 93), (93, 20), (31, 31), (150, 160), (49, 75), (1, 2)])
+def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None:
+    """Its own transform as the truth, with sizes that its floats round down: 49 * (64 / 49) is below 64."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    settings = {"size": (96, 96), "fit": "torchvision_corner", "short_side": 64, "long_side": 93, "resize": "float"}
+    canvas, picture = CanvasConfig.model_validate(settings), waves(1, *size)
+    given = torch.from_numpy(picture).permute(2, 0, 1).float()
+    wanted, _ = GeneralizedRCNNTransform(64, 93, [0, 0, 0], [1, 1, 1])([given])
+    frame = frame_for(size, canvas, 0)
+    assert frame.content == pytest.approx((0, 0, *reversed(wanted.image_sizes[0])))
+    placed = place(picture, frame, canvas)
+    height, width = wanted.image_sizes[0]
+    theirs = wanted.tensors[0, :, :height, :width].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(placed[:height, :width], theirs, atol=0.02)
+    assert (placed[height:] == 114).all()
+    assert (placed[:, width:] == 114).all()
+
+
+def test_torchvisions_corner_stays_on_a_smaller_canvas() -> None:
+    canvas = CanvasConfig(size=(64, 96), fit="torchvision_corner", short_side=70, long_side=93)
+    assert frame_for((200, 100), canvas, 0).content == (0, 0, 32, 64)
+
+
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 def test_darknet_input(fit: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (416, 416), "fit": fit, "fill": 127.5, "resize": "darknet"})
@@ -140,7 +165,7 @@ def test_darknet_input(fit: str) -> None:
 
 @pytest.mark.parametrize("size", [(480, 640), (641, 333), (1, 1), (1, 900), (900, 1), (300, 260)])
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float"])
 def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (96, 160), "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)

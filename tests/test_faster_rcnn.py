@@ -19,7 +19,16 @@ from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
 from boxwright.types import Batch
 from test_resnet import randomise_norms
 
-SIZE = (160, 224)
+SHORT, LONG = 128, 208  # px of the shorter and the longer side, at most
+# a landscape as it is and a portrait made larger; neither fills the canvas, nor the next multiple of 32 px
+SIZES = [(128, 208), (150, 121)]
+
+
+def some_picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Noise around a dark part."""
+    picture = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    picture[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
+    return picture
 
 
 def torchvisions(classes: int, picture: Tensor) -> Any:
@@ -31,8 +40,8 @@ def torchvisions(classes: int, picture: Tensor) -> Any:
         weights=None,
         weights_backbone=None,
         num_classes=classes,
-        min_size=min(SIZE),
-        max_size=max(SIZE),
+        min_size=SHORT,
+        max_size=LONG,
         box_score_thresh=0.05,
     )
     randomise_norms(model)
@@ -53,23 +62,55 @@ def torchvisions(classes: int, picture: Tensor) -> Any:
 
 @torch.inference_mode()
 def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    picture[40:120, 60:150] //= 4
-    image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-    theirs = torchvisions(11, image)
+    """From its own weights, of pictures that do not fill the canvas, each by itself and both in one batch."""
+    pictures = [some_picture(*size) for size in SIZES]
+    images = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in pictures]
+    theirs = torchvisions(11, images[0])
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
-    changes = {"model.classes": 10, "data.names": [], "data.canvas.size": SIZE, "model.norm_eps": 1e-5}
-    chosen = recipe.load("faster_rcnn_r50_coco_torchvision", changes)
-    ours = boxwright.load(tmp_path / "a.pth", chosen)
+    canvas = {"size": [224, 256], "short_side": SHORT, "long_side": LONG}
+    changes = {f"data.canvas.{key}": value for key, value in canvas.items()}
+    changes |= {"model.classes": 10, "data.names": [], "model.norm_eps": 1e-5, "predict.batch": 3}
+    ours = boxwright.load(tmp_path / "a.pth", recipe.load("faster_rcnn_r50_coco_torchvision", changes))
     (tmp_path / "a.pth").unlink()
-    (wanted,) = theirs([image])
-    found = ours(picture, threshold=0.05)
-    assert len(found) == len(wanted["scores"]) == 100
-    assert len(set(wanted["labels"].tolist())) > 3
-    assert float(wanted["scores"].max() - wanted["scores"].min()) > 0.05
-    torch.testing.assert_close(found.scores, wanted["scores"], rtol=0, atol=1e-3)
-    assert torch.equal(found.labels + 1, wanted["labels"])
-    torch.testing.assert_close(found.boxes, wanted["boxes"], rtol=0, atol=0.5)
+    found = [ours(one, threshold=0.05) for one in pictures] + ours(pictures, threshold=0.05)
+    wanted = [theirs([one])[0] for one in images] + theirs(images)
+    for mine, one in zip(found, wanted, strict=True):
+        assert len(mine) == len(one["scores"]) == 100
+        assert len(set(one["labels"].tolist())) > 3
+        assert float(one["scores"].max() - one["scores"].min()) > 0.05
+        torch.testing.assert_close(mine.scores, one["scores"], rtol=0, atol=1e-3)
+        assert torch.equal(mine.labels + 1, one["labels"])
+        torch.testing.assert_close(mine.boxes, one["boxes"], rtol=0, atol=0.5)
+
+
+@torch.inference_mode()
+def test_within_pictures(model: FasterRCNN) -> None:
+    """What lies beyond a picture is not seen, and no proposal reaches there; pictures that fill the canvas need no
+    extents."""
+    images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+    extents = torch.tensor([[61.0, 128.0], [96.0, 75.0]])
+    other = images.clone()
+    other[0, :, 61:], other[1, :, :, 75:] = 7, torch.nan
+    raw, same = model(images, extents), model(other, extents)
+    assert all(torch.equal(one, two) for one, two in zip(raw, same, strict=True))
+    assert raw[3].any(1).all()
+    limits = torch.tensor([[128.0, 61, 128, 61], [75, 96, 75, 96]])[:, None]
+    assert (raw[0] <= limits).all()
+    assert (raw[0] == limits).any(1)[:, 2:].all()  # some reach the edges
+    mean = images.clone()
+    mean[0, :, 61:], mean[1, :, :, 75:] = model.mean, model.mean
+    for one, two in zip(model.pyramid(images, extents), model.pyramid(mean), strict=True):
+        torch.testing.assert_close(one, two)
+    whole = torch.tensor([[96.0, 128.0]] * 2)
+    assert all(torch.equal(one, two) for one, two in zip(model(images, whole), model(images), strict=True))
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+@pytest.mark.parametrize("change", [{"model.within": "picture"}, {"data.canvas.trim": True}])
+def test_pictures_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
+    (key,) = change
+    with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs a picture at the top left"):
+        recipe.load("faster_rcnn_r50_dcn_coco_standard", {"data.canvas.fit": fit} | change)
 
 
 @pytest.fixture(scope="module", params=["standard", "zoo"])

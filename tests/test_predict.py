@@ -9,6 +9,7 @@ import torch
 
 import boxwright as bw
 from boxwright import models, recipe
+from boxwright.predict.inputs import arguments, trimmed
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.sinks import predict_to_folder
 from boxwright.recipe import SuppressionConfig
@@ -219,3 +220,30 @@ def test_bad_sources_and_bad_folders_are_refused_before_any_work(tmp_path):
         predict_to_folder(predictor, [picture], tmp_path / "out", classes=["cat"])
     assert not (tmp_path / "out").exists()
     assert predictor.model.seen == []
+
+
+def test_inputs_of_a_network_that_asks_where_pictures_end():
+    """Canvases are cut to what both pictures need, in steps of 32."""
+    frames = [Frame(0, "", (49, 100), (96, 128), (51 / 49, 0.5)), Frame(1, "", (20, 66), (96, 128), (2.0, 1.0))]
+    images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128)
+    assert torch.equal(trimmed(images, frames, 32), images[:, :, :64, :96])
+    assert torch.equal(trimmed(images, frames[:1], 32), images[:, :, :64, :64])
+    assert [one is images for one in arguments(("images",), images, frames)] == [True]
+    given, extents = arguments(("images", "extents"), images, frames)
+    assert given is images
+    assert extents.tolist() == [[51, 50], [40, 66]]
+
+
+def test_trimmed_canvases_show_the_same():
+    """Two pictures on canvases of 160 px, of which the network sees 96 x 128."""
+    boxes = [(5, 5, 40, 35), (60, 50, 90, 64)]
+    pictures = [scene(64, 97, boxes, [0, 1]), scene(70, 60, boxes[:1], [2])]
+    settings = {"data__canvas__size": [160, 160], "data__canvas__short_side": 64, "data__canvas__long_side": 200}
+    settings |= {"data__canvas__fit": "torchvision_corner"}
+    whole, trim = rectangles_predictor(**settings), rectangles_predictor(**settings, data__canvas__trim=True)
+    shapes = []
+    trim.model.register_forward_hook(lambda _, given, __: shapes.append(given[0].shape))
+    for ours, theirs in zip(trim(pictures), whole(pictures), strict=True):
+        assert len(ours) > 0
+        assert torch.equal(ours.boxes, theirs.boxes)
+    assert shapes == [(2, 3, 96, 128)]

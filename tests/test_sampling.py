@@ -285,9 +285,23 @@ def test_proposals_by_hand() -> None:
     grid = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 40, 40], [20, 20, 40, 41]])
     scores = torch.tensor([[2.0, 1.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
     settings = {"candidates": 2, "iou": 0.7, "plus_one": False}
-    found = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], (32, 30), proposals=5, **settings)
+    extents = torch.tensor([[32.0, 30.0]] * 2)
+    found = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], extents, proposals=5, **settings)
     assert found.valid.tolist() == [[True, True, False, False, False]] * 2
     assert found.boxes[0, :3].tolist() == [[20, 20, 30, 32], [0, 0, 10, 10], [0, 0, 0, 0]]
     assert found.boxes[1, :2].tolist() == [[0, 0, 10, 10], [20, 20, 30, 32]]
-    few = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], (32, 30), proposals=1, **settings)
+    few = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], extents, proposals=1, **settings)
     assert few.boxes[:, 0].tolist() == [[20, 20, 30, 32], [0, 0, 10, 10]]
+
+
+def test_proposals_end_where_each_picture_does() -> None:
+    """The second picture is 9 px wide: of two anchors one is cut, the other, beside it, becomes a line and goes. In the
+    zoo a line is a pixel wide and stays."""
+    grid = torch.tensor([[0.0, 0, 10, 10], [12, 0, 20, 10]])
+    extents = torch.tensor([[32.0, 30.0], [5.0, 9.0]])
+    for plus_one in (False, True):
+        settings = {"candidates": 2, "proposals": 2, "iou": 0.7, "plus_one": plus_one}
+        found = propose(torch.tensor([[1.0, 2.0]] * 2), torch.zeros(2, 2, 4), grid, [2], extents, **settings)
+        assert found.valid.tolist() == [[True, True], [True, plus_one]]
+        assert found.boxes[0].tolist() == [[12, 0, 20, 10], [0, 0, 10, 10]]
+        assert found.boxes[1].tolist() == ([[9, 0, 9, 5], [0, 0, 9, 5]] if plus_one else [[0, 0, 9, 5], [0, 0, 0, 0]])

@@ -36,15 +36,21 @@ class CanvasConfig(Config):
     size: Size = (416, 416)  # (height, width) px
     # letterbox keeps the aspect and centres. corner keeps it too, but starts at the top left. zoo_corner is that of the
     # MindSpore zoo's Faster R-CNN: a picture first fitted by its short side may be too high and is then resized again.
+    # torchvision_corner: corner, but the sides become at most `short_side` and `long_side`, and are cut to whole px.
     # crop, for classifiers: the shorter side becomes `short_side`, then the middle of `size` is cut out.
-    fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "crop"] = "stretch"
-    short_side: Annotated[int, Field(ge=0)] = 0  # px, of fit crop; 0: the shorter side of `size`
+    fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "torchvision_corner", "crop"] = "stretch"
+    short_side: Annotated[int, Field(ge=0)] = 0  # px, of the last two; 0: the shorter side of `size`
+    long_side: Annotated[int, Field(ge=0)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
     # grey of what the picture does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
+    # cut the canvases of a batch to the smallest size that holds its pictures and suits the model, as torchvision pads;
+    # of detectors, when they look: training keeps whole canvases
+    trim: bool = False
     # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
     # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
     # darknet: bilinear on aligned corners, not rounded to whole grey values (Darknet).
-    resize: Literal["linear", "area", "zoo", "darknet"] = "linear"
+    # float: linear, not rounded to whole grey values (torchvision).
+    resize: Literal["linear", "area", "zoo", "darknet", "float"] = "linear"
 
 
 class SuppressionConfig(Config):
@@ -277,6 +283,14 @@ class Recipe(Config):
         for place, size in sizes:
             if any(side % step for side in size):
                 raise ValueError(f"{place}: found {list(size)} px, the model needs multiples of {step}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _pictures_lie_at_the_corner(self) -> Self:
+        fit, trim, within = self.data.canvas.fit, self.data.canvas.trim, getattr(self.model, "within", "canvas")
+        if fit in {"letterbox", "crop"} and (trim or within == "picture"):
+            asking = "model.within: picture" if within == "picture" else "data.canvas.trim"
+            raise ValueError(f"data.canvas.fit: found {fit}, {asking} needs a picture at the top left, such as corner")
         return self
 
     @pydantic.model_validator(mode="after")

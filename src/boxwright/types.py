@@ -154,8 +154,13 @@ class Classes:
 
 @runtime_checkable
 class Detector(Protocol):
-    """What each module in `models/` builds: a plain `nn.Module` with three answers."""
+    """What each module in `models/` builds: a plain `nn.Module` with these answers.
 
+    inputs: what `forward` takes, in order: `images`, and `extents` where it has to know where pictures end, (B, 2)
+    float32, height and width canvas px of each, which then lies at the top left.
+    """
+
+    inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -170,11 +175,17 @@ class Detector(Protocol):
         """Canvas-pixel detections with score >= threshold, one entry an image, before suppression."""
         ...
 
+    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """What `decode` chooses from, in fixed shapes for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
+        what it never reports."""
+        ...
+
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What modules in `models/` whose Config has the task `classify` build, in the same three answers."""
+    """What modules in `models/` whose Config has the task `classify` build, with the same kind of answers."""
 
+    inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -187,4 +198,8 @@ class Classifier(Protocol):
 
     def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
         """The `most` best classes of each image (all where there are fewer), their scores after softmax."""
+        ...
+
+    def best(self, raw: tuple[Tensor, ...], most: int) -> tuple[Tensor, Tensor]:
+        """The same as two tensors, for graphs: scores (B, K) and labels (B, K)."""
         ...

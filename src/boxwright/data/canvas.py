@@ -22,7 +22,7 @@ from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
-Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kind `darknet`
+Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 cv2.utils.logging.setLogLevel(
@@ -65,7 +65,7 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
 
 
 def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
-    """The picture on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kind `darknet`.
+    """The picture on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kinds `darknet` and `float`.
 
     `image` is uint8 RGB of the frame's size or smaller (decoded at reduced size).
     """
@@ -119,6 +119,10 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
             return [_scaled(size, min(height / h, width / w))]
         case "zoo_corner":
             return _zoo_corner(size, canvas.size)[0]
+        case "torchvision_corner":  # the order of these operations is torchvision's, so that their rounding is too
+            short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
+            factor = min(short / min(size), long / max(size), height / h, width / w)
+            return [(max(int(h * factor), 1), max(int(w * factor), 1))]
         case "crop":  # the longer side is cut to whole px, as Darknet, MindSpore and torchvision do
             short = canvas.short_side or min(canvas.size)
             return [(short, max(w * short // h, 1)) if h < w else (max(h * short // w, 1), short)]
@@ -198,6 +202,8 @@ def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
         planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
         planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=True)
         return planes[0].permute(1, 2, 0).contiguous().numpy()
+    if kind == "float":
+        image = image.astype(np.float32)
     if (h, w) == size:
         return image
     if kind == "zoo":

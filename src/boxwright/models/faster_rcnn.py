@@ -96,6 +96,9 @@ class Config(ModelConfig):
     deform: Literal["none", "standard", "zoo"] = "standard"
     conv2_fills_deform: bool = True  # an ordinary ResNet's second convolutions are the start of the deformable ones
     padding: Literal["symmetric", "same"] = "symmetric"  # of the max-pool: same pads bottom and right only (zoo)
+    # where objects may be. canvas: anywhere on it. picture, as in torchvision: proposals are cut to the picture, which
+    # the mean colour surrounds; `forward` then has to be told where pictures end
+    within: Literal["canvas", "picture"] = "canvas"
     plus_one: bool = False  # a width is x2 - x1 + 1, in anchors, deltas, assignment, levels and RoI align (zoo)
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
@@ -123,6 +126,7 @@ class Targets(NamedTuple):
 class FasterRCNN(nn.Module):
     """The detector."""
 
+    inputs: tuple[str, ...]
     raw_names = ("proposals", "logits", "deltas", "valid")
     mean: Tensor
     std: Tensor
@@ -133,6 +137,7 @@ class FasterRCNN(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.inputs = ("images", "extents") if config.within == "picture" else ("images",)
         self.backbone = ResNet(config.depth, deform=config.deform, padding=config.padding)
         for module in self.backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -148,17 +153,22 @@ class FasterRCNN(nn.Module):
         self.register_buffer("unit", torch.ones(4), persistent=False)  # deviations of the first stage's deltas
         self.register_buffer("delta_stds", torch.tensor(config.delta_stds), persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, extents: Tensor | None = None) -> tuple[Tensor, ...]:
         """images (B, 3, H, W) float RGB in [0, 1] -> proposals (B, P, 4) xyxy px, logits (B, P, C+1) with background
-        first, deltas (B, P, 4*(C+1)) from the proposal, valid (B, P) bool: rows that hold a proposal."""
+        first, deltas (B, P, 4*(C+1)) from the proposal, valid (B, P) bool: rows that hold a proposal.
+
+        extents (B, 2): height and width px of each picture, which lies at the canvas's top left; proposals are cut to
+        it, and pixels beyond it become the mean colour, whatever they hold. None: pictures fill their canvases."""
         settings = self.config.rpn
-        maps = self.pyramid(images)
-        found, *_ = self.propose(maps, images, settings.test_candidates, settings.test_proposals)
+        maps = self.pyramid(images, extents)
+        found, *_ = self.propose(maps, images, settings.test_candidates, settings.test_proposals, extents)
         logits, deltas = self.head(self.features(maps, found.boxes))
         return found.boxes, logits, deltas, found.valid
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms rpn_objectness, rpn_boxes, classes, boxes. What is sampled follows from `batch.keys`."""
+        """The terms rpn_objectness, rpn_boxes, classes, boxes. What is sampled follows from `batch.keys`.
+
+        Learns from whole canvases, also within pictures: flips and the like have moved these away from the corner."""
         settings = self.config.rpn
         maps = self.pyramid(batch.images)
         count = settings.train_candidates, settings.train_proposals
@@ -183,29 +193,47 @@ class FasterRCNN(nn.Module):
         parts = (boxes, scores[image, row, label], label)
         return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
 
-    def pyramid(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images (B, 3, H, W) -> maps (B, 256, h, w) at STRIDES."""
+    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """All boxes (B, P, C, 4) and their scores (B, P, C), as `decode` has them; -1 where there is no proposal."""
+        proposals, logits, deltas, valid = raw
+        scores = torch.where(valid[..., None], logits.float().softmax(-1)[..., 1:], -1.0)
+        of_class = _by_class(deltas.float())[:, :, 1:]
+        return decode(of_class, proposals[:, :, None], self.delta_stds, self.config.plus_one), scores
+
+    def pyramid(self, images: Tensor, extents: Tensor | None = None) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W), extents (B, 2) -> maps (B, 256, h, w) at STRIDES."""
         (height, width), step = images.shape[-2:], self.config.size_step
         if height % step or width % step:
             raise InputError(f"data.canvas.size: found {height} x {width} px, Faster R-CNN needs multiples of {step}")
-        maps: tuple[Tensor, ...] = self.neck(self.backbone((images - self.mean) / self.std))
+        pixels = (images - self.mean) / self.std
+        if extents is not None:
+            rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+            inside = (rows < extents[:, :1])[:, :, None] & (columns < extents[:, 1:])[:, None]  # (B, H, W)
+            pixels = torch.where(inside[:, None], pixels, 0)
+        maps: tuple[Tensor, ...] = self.neck(self.backbone(pixels))
         return maps
 
     def propose(
-        self, maps: tuple[Tensor, ...], images: Tensor, candidates: int, proposals: int
+        self,
+        maps: tuple[Tensor, ...],
+        images: Tensor,
+        candidates: int,
+        proposals: int,
+        extents: Tensor | None = None,
     ) -> tuple[Proposals, Tensor, Tensor, Tensor]:
         """Proposals, the anchors (N, 4), and the first stage's objectness (B, N) and deltas (B, N, 4)."""
         shapes = [one.shape[-2:] for one in maps]
         objectness, deltas = self.rpn(maps)
         grid = anchors(self.base, shapes, STRIDES)
         counts = [h * w * len(self.config.anchor_ratios) for h, w in shapes]
-        size = images.shape[-2], images.shape[-1]
+        if extents is None:
+            extents = torch.stack([deltas.new_full(deltas.shape[:1], side) for side in images.shape[-2:]], 1)
         found = propose(
             objectness.detach(),
             deltas.detach(),
             grid,
             counts,
-            size,
+            extents,
             candidates=candidates,
             proposals=proposals,
             iou=self.config.rpn.nms_iou,

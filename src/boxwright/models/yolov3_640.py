@@ -76,6 +76,7 @@ class YOLOv3At640(nn.Module):
     """The whole detector. Raw maps (B, A*(5+C), h, w), coarse scale first; channels anchor by anchor: x, y, w, h,
     objectness, classes, all before the sigmoid. Implements `types.Detector`."""
 
+    inputs = ("images",)
     raw_names = ("stride32", "stride16", "stride8")
     mean: Tensor
     std: Tensor
@@ -139,6 +140,11 @@ class YOLOv3At640(nn.Module):
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Every class of every box whose objectness and whose score (objectness times class) reach `threshold`."""
         return candidates(self.predictions(raw), threshold)
+
+    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """All boxes (B, N, 1, 4) and their scores (B, N, C), as `decode` has them."""
+        rows = self.predictions(raw)
+        return cxcywh_to_xyxy(rows[:, :, None, :4]), rows[..., 5:] * rows[..., 4:5]
 
     def predictions(self, raw: tuple[Tensor, ...]) -> Tensor:
         """(B, N, 5+C): centre x, centre y, width, height in px, objectness, classes; by map, anchor, row, column."""

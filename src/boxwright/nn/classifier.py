@@ -37,6 +37,7 @@ class PictureClassifier(nn.Module):
     of a label that is spread over the other classes in training.
     """
 
+    inputs = ("images",)
     raw_names = ("logits",)
     mean: Tensor
     std: Tensor
@@ -69,5 +70,9 @@ class PictureClassifier(nn.Module):
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
         """The `most` best classes of each image (all where there are fewer), their scores after softmax."""
+        return [Classes(*one) for one in zip(*self.best(raw, most), strict=True)]
+
+    def best(self, raw: tuple[Tensor, ...], most: int) -> tuple[Tensor, Tensor]:
+        """Scores (B, K) and labels (B, K) of `decode`, in one."""
         scores, labels = raw[0].float().softmax(1).topk(min(most, raw[0].shape[1]))
-        return [Classes(*one) for one in zip(scores, labels, strict=True)]
+        return scores, labels

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.ops.boxes import clip
+from boxwright.ops import exported
 from boxwright.ops.coding import decode
-from boxwright.ops.nms import keep_greedily
+from boxwright.ops.nms import keep_each, keep_greedily
+
+LEAST = 1e-3  # px: boxes beside the picture are cut to lines of its edge (torchvision's limit for them)
 
 
 class Proposals(NamedTuple):
@@ -52,7 +54,7 @@ class RegionProposals(nn.Module):
         for one in maps:
             shared = F.relu(self.conv(one))
             objectness.append(self.objectness(shared).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(shared).permute(0, 2, 3, 1).reshape(len(one), -1, 4))
+            deltas.append(self.deltas(shared).permute(0, 2, 3, 1).reshape(one.shape[0], -1, 4))
         return torch.cat(objectness, 1).float(), torch.cat(deltas, 1).float()
 
 
@@ -87,7 +89,7 @@ def propose(
     deltas: Tensor,
     anchors: Tensor,
     counts: Sequence[int],
-    size: tuple[int, int],
+    extents: Tensor,
     *,
     candidates: int,
     proposals: int,
@@ -96,26 +98,37 @@ def propose(
 ) -> Proposals:
     """The best boxes of each image: (B, N) and (B, N, 4) -> P = `proposals`.
 
-    Of each level (with counts[l] of the N anchors) the `candidates` best boxes, cut to the picture of `size` (H, W),
-    lose those that overlap a better one of their level by more than `iou`; the best of all levels together stay.
+    Of each level (with counts[l] of the N anchors) the `candidates` best boxes, cut to `extents` (B, 2), height and
+    width px of each picture, lose those that overlap a better one of their level by more than `iou`; the best of all
+    levels together stay. Boxes thinner than LEAST go too, but with `plus_one`, where two equal ends are a pixel apart.
     The overlap here never counts with +1; `plus_one` is that of the deltas.
     """
-    best, levels = [], []
+    best = []
     first = 0
-    for level, count in enumerate(counts):
-        index = objectness[:, first : first + count].topk(min(candidates, count), dim=1).indices + first
-        best.append(index)
-        levels.append(torch.full_like(index, level))
+    for count in counts:
+        best.append(objectness[:, first : first + count].topk(min(candidates, count), dim=1).indices + first)
         first += count
-    index, group = torch.cat(best, 1), torch.cat(levels, 1)
+    index = torch.cat(best, 1)
     scores = objectness.gather(1, index)
     found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
-    boxes = clip(found, size)
-    group = group + len(counts) * torch.arange(len(index), device=index.device)[:, None]
-    kept = keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, candidates)).view_as(index)
+    boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
+    kept = _kept(boxes, scores, [one.shape[1] for one in best], iou)
+    if not plus_one:
+        kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < LEAST).any(-1)  # NaN stays, to be seen
     missing = max(0, proposals - kept.shape[1])
     ranked = F.pad(scores.masked_fill(~kept, -torch.inf), (0, missing), value=-torch.inf)
     value, order = ranked.topk(proposals, dim=1)
     valid = value > -torch.inf
     chosen = F.pad(boxes, (0, 0, 0, missing)).gather(1, order[..., None].expand(-1, -1, 4))
     return Proposals(torch.where(valid[..., None], chosen, 0), valid)
+
+
+def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float) -> Tensor:
+    """boxes (B, K, 4), scores (B, K), level by level, counts[l] of each, best first -> (B, K) bool: what overlaps no
+    better kept one of its level."""
+    if exported.recorded():
+        levels = zip(torch.split(boxes, counts, 1), torch.split(scores, counts, 1), strict=True)
+        return torch.cat([keep_each(some, theirs[:, None], iou, -torch.inf)[:, 0] for some, theirs in levels], 1)
+    level = torch.cat([torch.full((count,), i, device=boxes.device) for i, count in enumerate(counts)])
+    group = level + len(counts) * torch.arange(len(boxes), device=boxes.device)[:, None]
+    return keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, max(counts))).view_as(scores)

@@ -66,6 +66,7 @@ class AnchorDetector(nn.Module):
     same order (see `Cells`). multi_label: a box may be reported as several classes, otherwise as its best one only.
     """
 
+    inputs = ("images",)
     mean: Tensor
     std: Tensor
     anchors: Tensor
@@ -118,6 +119,15 @@ class AnchorDetector(nn.Module):
         counts = image[row].bincount(minlength=len(rows)).tolist()
         parts = (boxes[row], scores[row, label], label)
         return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
+
+    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """All boxes (B, N, 1, 4) and their scores (B, N, C), as `decode` has them; -1 for what it does not report."""
+        rows = flatten(raw, A)
+        scores = rows[..., 4:5].sigmoid() * rows[..., 5:].sigmoid()
+        if not self.multi_label:
+            label = torch.arange(scores.shape[2], device=scores.device)
+            scores = torch.where(label == scores.argmax(2, keepdim=True), scores, -1.0)
+        return self.cells(raw).boxes(rows[..., :4])[:, :, None], scores
 
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""

@@ -33,11 +33,6 @@ def neighbours(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
 def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """table (P, C), index (N, K) int64, weight (N, K) -> (N, C): the sum over K of weight * table[index].
 
-    A bag of embeddings is the same sum, and never holds the N * K rows in memory. Exchange formats have none; an
-    export adds up the K parts instead.
+    A bag of embeddings is the same sum, and never holds the N * K rows in memory.
     """
-    weight = weight.type_as(table)
-    if not torch.compiler.is_exporting():
-        return F.embedding_bag(index, table, per_sample_weights=weight, mode="sum")
-    parts = zip(index.unbind(1), weight.unbind(1), strict=True)
-    return torch.stack([table[rows] * share[:, None] for rows, share in parts]).sum(0)
+    return F.embedding_bag(index, table, per_sample_weights=weight.type_as(table), mode="sum")

@@ -16,7 +16,7 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 def area(boxes: Tensor, plus_one: bool = False) -> Tensor:
     """(..., 4) xyxy -> (...). 0 for a box turned inside out. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
-    width, height = (boxes[..., 2:] - boxes[..., :2] + plus_one).clamp(min=0).unbind(-1)
+    width, height = (boxes[..., 2:] - boxes[..., :2] + int(plus_one)).clamp(min=0).unbind(-1)
     return width * height
 
 

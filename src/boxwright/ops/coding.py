@@ -37,4 +37,4 @@ def decode(deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = Fa
 
 def _centre_and_side(boxes: Tensor, plus_one: bool) -> tuple[Tensor, Tensor]:
     low, high = boxes.chunk(2, -1)
-    return (low + high) / 2, (high - low + plus_one).clamp(min=1e-6)
+    return (low + high) / 2, (high - low + int(plus_one)).clamp(min=1e-6)

@@ -12,8 +12,10 @@ from types import ModuleType
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbours, table_of, weighted_rows
 from boxwright.ops.kernels import torchvision_ops
 
@@ -30,6 +32,11 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
     """
     grid = _grid(offset, stride)
     position = _positions(grid, offset, x.shape[2], x.shape[3], sampling)
+    if exported.knows("deform_conv"):
+        known: Tensor = exported.deform_conv(x, _in_pairs(position - grid), mask, weight, stride)
+        return known
+    if exported.knows("grid_sample"):
+        return by_grid_sample(x, position, mask, weight)
     kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
     if kernels is None:
         return in_plain_torch(x, position, mask, weight)
@@ -63,7 +70,7 @@ def _clamp(position: Tensor, last: int) -> Tensor:
 
 
 def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """position (B, 2, 9, h, w): absolute, px; outside the map are zeros. Runs on every device, and can be exported."""
+    """position (B, 2, 9, h, w): absolute, px; outside the map are zeros. Runs on every device."""
     batch, channels, height, width = x.shape
     made = position.shape[3:]
     at = position.permute(0, 3, 4, 2, 1)  # (B, h, w, 9, 2)
@@ -78,9 +85,25 @@ def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
     return out.view(batch, *made, len(weight)).permute(0, 3, 1, 2)
 
 
+def by_grid_sample(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """The same, in operators that exchange formats have."""
+    batch, channels, height, width = x.shape
+    made = position.shape[3:]
+    # grid_sample wants (x, y) from -1 at the outer edge of the first pixel to 1 at that of the last
+    sides = position.new_tensor([height, width]).view(2, 1, 1, 1)
+    at = ((2 * position + 1) / sides - 1).flip(1).permute(0, 2, 3, 4, 1)  # (B, 9, h, w, 2)
+    samples = F.grid_sample(x, at.flatten(1, 2).type_as(x), align_corners=False)  # (B, C, 9 * h, w)
+    samples = samples.view(batch, channels, 9, *made) * mask[:, None]
+    return F.conv2d(samples.flatten(1, 2), weight.reshape(len(weight), 9 * channels, 1, 1))
+
+
 def in_kernel(kernels: ModuleType, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
     """offset (B, 2, 9, h, w): against a convolution with padding 1; outside the map are zeros."""
-    pairs = offset.transpose(1, 2).flatten(1, 2)  # the kernel wants (row, column) of each kernel position side by side
-    same = [one.type_as(offset) for one in (x, pairs, weight, mask)]  # it takes one type only
+    same = [one.type_as(offset) for one in (x, _in_pairs(offset), weight, mask)]  # it takes one type only
     out: Tensor = kernels.deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
     return out.type_as(x)
+
+
+def _in_pairs(offset: Tensor) -> Tensor:
+    """(B, 2, 9, h, w) -> (B, 18, h, w): row and column of each kernel position side by side, as kernels want them."""
+    return offset.transpose(1, 2).flatten(1, 2)

@@ -18,8 +18,8 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
     crowd: (..., M) bool, columns where the share of `a` that lies inside counts instead, as in COCO's evaluation.
     """
     # Each coordinate by itself, side by side in memory: twice as fast on a CPU as pairs (x, y) taken together.
-    ax1, ay1, ax2, ay2 = a.mT.contiguous()[..., :, None].unbind(-3)
-    bx1, by1, bx2, by2 = b.mT.contiguous()[..., None, :].unbind(-3)
+    ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
+    bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
     # In place wherever that can be: the time goes into touching new memory.
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1))
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1))
@@ -30,17 +30,17 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
     whole = (area_a + area_b).sub_(shared)
     if crowd is not None:
         whole = torch.where(crowd[..., None, :], area_a, whole)
-    return shared.div_(whole.clamp_(min=torch.finfo(a.dtype).tiny))
+    return shared.div_(whole.clamp_(min=1.2e-38))
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1): the squared distance of the centres over the squared diagonal
     of the hull of both (Zheng et al. 2020, equation 6); 0 where both are one point."""
-    ax1, ay1, ax2, ay2 = a.mT.contiguous()[..., :, None].unbind(-3)
-    bx1, by1, bx2, by2 = b.mT.contiguous()[..., None, :].unbind(-3)
+    ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
+    bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
     across = (ax1 + ax2 - bx1 - bx2).square() + (ay1 + ay2 - by1 - by2).square()
     width, height = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1), torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
-    return across / 4 / (width.square() + height.square()).clamp(min=torch.finfo(a.dtype).tiny)
+    return across / 4 / (width.square() + height.square()).clamp(min=1.2e-38)
 
 
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:

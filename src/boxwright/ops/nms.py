@@ -3,19 +3,23 @@
 R rows: the candidates of all images together, K those of them that were kept. A group is one class of one image.
 """
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from boxwright.ops import exported
 from boxwright.ops.boxes import relative
 from boxwright.ops.iou import pairwise_distance, pairwise_iou
 from boxwright.types import Detections
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 BLOCK = 128  # rows settled at once; bounds the memory. Of 64 to 512 the fastest on a CPU
-DARKNET_POWER = 0.6  # of the distance in its greedynms, whatever beta_nms says
 
 
 class Overlaps(Protocol):
@@ -87,7 +91,7 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: Overlaps) -> Tensor:
     Of a group at least the `keep` best are right; after those, blocks of it are dropped unseen.
 
     Rows come in blocks. A block first loses what overlaps a kept box of the group that was running when it began;
-    the rest it decides by itself, in `_settle`.
+    the rest it decides by itself, in `settle`.
     """
     kept = torch.zeros_like(group, dtype=torch.bool)
     better, owner = boxes[:0], group[:0]  # kept boxes of one group
@@ -95,11 +99,11 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: Overlaps) -> Tensor:
     while start < len(boxes):
         here, groups, known = boxes[start : start + BLOCK], group[start : start + BLOCK], len(better)
         better, owner = torch.cat((better, here)), torch.cat((owner, groups))
-        overlap = _overlap(here, better, settings)
+        overlap = overlaps(here, better, settings.kind, settings.plus_one)
         alive = torch.ones_like(groups, dtype=torch.bool)
         if known:
             alive = ~((overlap[:, :known].amax(1) > settings.iou) & (groups == owner[0]))
-        stays = _settle(alive, (overlap[:, known:] > settings.iou) & (groups[:, None] == groups))
+        stays = settle(alive, (overlap[:, known:] > settings.iou) & (groups[:, None] == groups))
         kept[start : start + BLOCK] = stays
         running = owner == groups[-1]
         running[known:] &= stays
@@ -110,28 +114,75 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: Overlaps) -> Tensor:
     return kept
 
 
-def _settle(alive: Tensor, drops: Tensor) -> Tensor:
-    """drops (n, n): column j would drop row i; only a better one, j < i, may -> (n,) bool: what stays.
+def settle(alive: Tensor, drops: Tensor) -> Tensor:
+    """alive (..., n) bool; drops (..., n, n): box j would drop box i; only a better one, j < i, may -> (..., n) bool:
+    what stays.
 
     The greedy choice is the only set with `kept = dropped by no better kept one`, found by repeating that rule from
     "all kept" until nothing changes: each round settles at least one more row of every chain of overlaps.
+    Exported and traced it stays a loop.
     """
     better = drops.tril(-1).float()  # a product with 0 and 1 is the fastest way to ask for any
-    kept = alive
-    while True:
-        after = alive & (better @ kept.float() == 0)
-        if torch.equal(after, kept):
-            return kept
-        kept = after
+    if exported.traced():
+        looped: Tensor = scripted(_rounds)(alive, better)
+        return looped
+    if not torch.compiler.is_exporting():
+        return _rounds(alive, better)
+
+    def changed(kept: Tensor, after: Tensor) -> Tensor:
+        return (kept != after).any()
+
+    def once_more(kept: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        return after.clone(), _round(alive, better, after)
+
+    start = alive.clone(), _round(alive, better, alive)
+    kept: Tensor = torch.while_loop(changed, once_more, start)[0]  # type: ignore[no-untyped-call]
+    return kept
 
 
-def _overlap(a: Tensor, b: Tensor, settings: Overlaps) -> Tensor:
-    """(N, 4), (M, 4) -> (N, M): what is compared with `iou`. The distance never counts with plus_one, as in the zoo."""
-    iou = pairwise_iou(a, b, settings.plus_one)
-    if settings.kind == "diou":
+def _rounds(alive: Tensor, better: Tensor) -> Tensor:
+    kept, after = alive, _round(alive, better, alive)
+    while not torch.equal(kept, after):
+        kept, after = after, _round(alive, better, after)
+    return kept
+
+
+def _round(alive: Tensor, better: Tensor, kept: Tensor) -> Tensor:
+    return alive & (torch.matmul(better, kept.type_as(better).unsqueeze(-1)).squeeze(-1) == 0)
+
+
+@functools.cache
+def scripted(function: Function) -> Function:
+    """A trace follows one run; what was compiled from the source keeps its loop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        compiled: Function = torch.jit.script(function)
+    return compiled
+
+
+def keep_each(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
+    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: what stays in each class of each of G groups.
+
+    Those with a score >= threshold that overlap no better kept one of their class by more than `iou`. The same as
+    `keep_greedily` of kind plain in a form that can be exported; it compares all N boxes with all.
+    """
+    if exported.knows("nms"):
+        known: Tensor = exported.nms(boxes, scores, iou, threshold)
+        return known
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    ranked = boxes[:, None].expand(-1, scores.shape[1], -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 4))
+    kept = settle(scores.gather(2, order) >= threshold, pairwise_iou(ranked, ranked) > iou)
+    return torch.zeros_like(kept).scatter(2, order, kept)
+
+
+def overlaps(a: Tensor, b: Tensor, kind: str, plus_one: bool) -> Tensor:
+    """(..., N, 4), (..., M, 4) -> (..., N, M): what is compared with `iou`. The distance never counts with plus_one, as
+    in the zoo; Darknet's greedynms takes its power of 0.6, whatever its beta_nms says."""
+    iou = pairwise_iou(a, b, plus_one)
+    if kind == "diou":
         return iou - pairwise_distance(a, b)
-    if settings.kind == "greedy":
-        return iou - pairwise_distance(a, b) ** DARKNET_POWER
+    if kind == "greedy":
+        return iou - pairwise_distance(a, b) ** 0.6
     return iou
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbours, table_of, weighted_rows
 
 BINS = 7
@@ -29,23 +30,28 @@ def roi_align(
     All maps at once in plain PyTorch: no loop over levels with shapes that depend on the data, and on a CPU about four
     times as fast as torchvision's kernel.
     """
-    batch, count = level.shape
-    first, widths, row_last, column_last = _geometry(maps, level)
     stride = _of_level(strides, level)[..., None]
     low = boxes.detach()[..., :2] / stride - 0.5 * aligned
-    high = (boxes.detach()[..., 2:] + float(plus_one)) / stride - 0.5 * aligned
-    side = high - low
+    side = (boxes.detach()[..., 2:] + float(plus_one)) / stride - 0.5 * aligned - low
     if not aligned and not plus_one:
         side = side.clamp(min=1)
+    if exported.knows("roi_align"):
+        out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, BINS, SAMPLES)
+    else:
+        out = _in_bags(maps, low, side, level)
+    return out * (boxes[..., 2] >= 0.001)[..., None, None, None] if plus_one else out
 
+
+def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
+    """low, side (B, R, 2): (x, y) px of the box's map; the first pixel's centre is at 0."""
+    batch, count = level.shape
+    first, widths, row_last, column_last = _geometry(maps, level)
     # All sides of a picture's grid are kept apart: 14 rows, 14 columns, of which the 49 bins take their pairs.
     rows, row_share = _samples(low[..., 1], side[..., 1], row_last)
     columns, column_share = _samples(low[..., 0], side[..., 0], column_last)
     rows = (first[..., None, None] + rows * widths[..., None, None])[:, :, :, None, :, None]
     index = rows + columns[:, :, None, :, None, :]  # (B, R, 7, 7, 4, 4): two samples of two pixels, along either axis
     share = row_share[:, :, :, None, :, None] * column_share[:, :, None, :, None, :]
-    if plus_one:
-        share = share * (boxes[..., 2] >= 0.001)[..., None, None, None, None]
     table = torch.cat([table_of(one) for one in maps])
     out = weighted_rows(table, index.reshape(-1, 16), share.reshape(-1, 16))
     return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
@@ -68,7 +74,7 @@ def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:
 
     The table holds all pictures' maps of the first level, then those of the second, and so on.
     """
-    batch = len(level)
+    batch = level.shape[0]
     areas = [one.shape[2] * one.shape[3] for one in maps]
     begins = [batch * sum(areas[:i]) for i in range(len(areas))]
     picture = torch.arange(batch, device=level.device)[:, None]

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.data.canvas import read_image
+from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw_classes, name_of
-from boxwright.predict.inputs import Array, Picture, on_canvases
-from boxwright.predict.loading import evaluating, load_network
+from boxwright.predict.inputs import Array, Picture, Placed, placed, stacked
+from boxwright.predict.loading import evaluating, load_any
 from boxwright.recipe import Recipe
-from boxwright.types import Classes, Classifier
+from boxwright.types import Classes, Classifier, Frame
 
 MOST = 5  # classes told of a picture, as by Darknet and ImageNet's second score
 
@@ -48,12 +49,19 @@ class ClassPrediction(Classes):
 class ClassPredictor:
     """A classifier with its recipe: canvas, network, best classes. Modes are kept as in `Predictor`."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: str | torch.device = "cpu") -> None:
-        """`model` follows the Classifier protocol and already lies on `device`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: str | torch.device = "cpu",
+        backend: Backend | None = None,
+    ) -> None:
+        """`model` follows the Classifier protocol and already lies on `device`. backend: as in `Predictor`."""
         self.model = model
         self.recipe = recipe
         self.names = recipe.data.names
         self.device = torch.device(device)
+        self.backend = backend
 
     @overload  # a str is a sequence of str as well; the first overload has it
     def __call__(self, source: Picture, most: int = ...) -> ClassPrediction: ...  # type: ignore[overload-overlap]
@@ -73,20 +81,44 @@ class ClassPredictor:
         predictions: list[ClassPrediction] = []
         batch = self.recipe.predict.batch
         for start in range(0, len(source), batch):
-            pictures = source[start : start + batch]
-            canvases, frames = on_canvases(pictures, self.recipe.data.canvas, start)
-            found = self.classify(canvases, most)
-            for one, frame, picture in zip(found, frames, pictures, strict=True):
-                kept = picture if isinstance(picture, np.ndarray) else None
-                predictions.append(ClassPrediction(one.scores, one.labels, self.names, frame.path, frame.size, kept))
+            pictures = [self.place(one, start + i) for i, one in enumerate(source[start : start + batch])]
+            predictions += self.answer(self.look(pictures), pictures, most)
         return predictions
 
-    def classify(self, images: Tensor, most: int = MOST) -> list[Classes]:
-        """Canvases (B, 3, H, W), uint8 or float in 0..255, to the best classes of each, on the CPU."""
-        model = cast(Classifier, self.model)
+    # A call in its three steps, as in `Predictor`.
+
+    def place(self, picture: Picture, number: int = 0) -> Placed:
+        """The picture on its canvas. Raises InputError for what is no picture."""
+        return placed(picture, self.recipe.data.canvas, number)
+
+    def look(self, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
+        """What the network says of the pictures, all at once."""
+        return self._forward(stacked(pictures))
+
+    def answer(self, raw: tuple[Tensor, ...], pictures: Sequence[Placed], most: int) -> list[ClassPrediction]:
+        """The best classes of each picture."""
+        return [
+            ClassPrediction(one.scores, one.labels, self.names, frame.path, frame.size, image)
+            for one, (_, frame, image) in zip(self._best(raw, most), pictures, strict=True)
+        ]
+
+    def classify(self, images: Tensor, frames: Sequence[Frame], most: int = MOST) -> list[Classes]:
+        """Canvases (B, 3, H, W), uint8 or float in 0..255, to the best classes of each, on the CPU.
+
+        frames: how the pictures lie on them, for a file that places them itself.
+        """
+        return self._best(self._forward(images), most)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
-            raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
-            return [replace(one.to("cpu"), names=self.names) for one in model.decode(raw, most)]
+            raw: tuple[Tensor, ...] = network(images.to(self.device, non_blocking=True).float() / 255)
+        return raw
+
+    def _best(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
+        with torch.inference_mode():
+            found = cast(Classifier, self.model).decode(raw, most)
+            return [replace(one.to("cpu"), names=self.names) for one in found]
 
 
 def load_classifier(
@@ -94,6 +126,13 @@ def load_classifier(
     recipe: str | Path | Recipe | None = None,
     device: str = "cpu",
     overrides: Mapping[str, Any] | Sequence[str] = (),
+    backend: str = "auto",
+    running: Running | None = None,
 ) -> ClassPredictor:
-    """Like `boxwright.load`, for the weights of a classifier."""
-    return ClassPredictor(*load_network(path, recipe, device, overrides, "classify"))
+    """Like `boxwright.load`, for a classifier."""
+    loaded = load_any(path, recipe, device, overrides, "classify", backend, running)
+    if loaded.card is not None and loaded.card.kind == "complete":
+        from boxwright.predict.complete import CompleteClassPredictor  # it builds on this module
+
+        return CompleteClassPredictor(loaded)
+    return ClassPredictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)

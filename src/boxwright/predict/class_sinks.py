@@ -15,7 +15,7 @@ FILE = "classes.json"
 
 
 def predict_to_folder(
-    predictor: ClassPredictor, sources: Sequence[str | Path], out: str | Path, most: int = MOST
+    predictor: ClassPredictor, sources: Sequence[str | Path], out: str | Path, most: int = MOST, *, draw: bool = True
 ) -> tuple[sinks.Summary, list[str]]:
     """Classify pictures, folders of pictures and glob patterns; write drawn pictures and `classes.json`.
 
@@ -23,29 +23,24 @@ def predict_to_folder(
     """
     folder = Path(out)
     files = sinks.find_pictures(sources, folder)
-    targets = sinks.targets_of(files, folder)
+    targets = sinks.targets_of(files, folder) if draw else {}
     sinks.make_writable(folder)
-    lines: list[str] = []
-
-    def row(prediction: ClassPrediction, target: Path) -> dict[str, Any]:
-        lines.append(f"{prediction.path}: {prediction}")
-        return _row(prediction, target)
-
-    batch = predictor.recipe.predict.batch
-    rows, failed = sinks.look_at(files, targets, batch, lambda images: predictor(images, most), row)
+    found, failed = sinks.look_at(predictor, files, targets, most)
+    rows = [_row(one, targets.get(Path(one.path))) for one in found]
     with whole(folder / FILE) as part:
         tree = {"recipe": predictor.recipe.name, "names": list(predictor.names), "pictures": rows, "failed": failed}
         part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = Counter(str(each["classes"][0]["name"]) for each in rows)
-    return sinks.Summary(folder, len(rows), dict(counts), failed, FILE), lines
+    lines = [f"{one.path}: {one}" for one in found]
+    return sinks.Summary(folder, len(rows), dict(counts), failed, FILE, draw), lines
 
 
-def _row(prediction: ClassPrediction, target: Path) -> dict[str, Any]:
+def _row(prediction: ClassPrediction, target: Path | None) -> dict[str, Any]:
     """One picture in `classes.json`, best class first."""
     columns = prediction.labels.tolist(), prediction.scores.tolist()
     return {
         "file": prediction.path,
-        "drawn": target.name,
+        "drawn": target.name if target else None,
         "height": prediction.size[0],
         "width": prediction.size[1],
         "classes": [

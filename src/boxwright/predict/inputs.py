@@ -5,7 +5,7 @@ B images, H x W canvas px, h x w px of a picture
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,18 +20,63 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Picture = str | Path | Array  # a file, or uint8 RGB (h, w, 3)
 
 
+class Placed(NamedTuple):
+    """pixels: a canvas (H, W, 3), uint8 or float in 0..255, or the picture itself where a file places it by its own
+    rules. frame: how it lies there. image: the array it was made from, None for a file."""
+
+    pixels: Array
+    frame: Frame
+    image: Array | None
+
+
+def placed(picture: Picture, canvas: CanvasConfig, number: int = 0) -> Placed:
+    """The picture on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
+    image = pixels_of(picture)
+    frame = frame_for(image.shape[:2], canvas, number, path_of(picture))
+    return Placed(place(image, frame, canvas), frame, picture if isinstance(picture, np.ndarray) else None)
+
+
+def stacked(pictures: Sequence[Placed]) -> Tensor:
+    """Canvases (B, 3, H, W), uint8 or float in 0..255."""
+    return torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2)
+
+
 def on_canvases(pictures: Sequence[Picture], canvas: CanvasConfig, first: int = 0) -> tuple[Tensor, list[Frame]]:
     """Canvases (B, 3, H, W), uint8 or float in 0..255, and their frames, numbered from `first`.
 
     Raises InputError for a file that is no picture and an array of another kind.
     """
-    images = [_as_rgb(picture) if isinstance(picture, np.ndarray) else read_image(picture) for picture in pictures]
-    frames = [
-        frame_for(image.shape[:2], canvas, first + i, "" if isinstance(picture, np.ndarray) else str(picture))
-        for i, (image, picture) in enumerate(zip(images, pictures, strict=True))
-    ]
-    canvases = np.stack([place(image, frame, canvas) for image, frame in zip(images, frames, strict=True)])
-    return torch.from_numpy(canvases).permute(0, 3, 1, 2), frames
+    found = [placed(picture, canvas, first + i) for i, picture in enumerate(pictures)]
+    return stacked(found), [one.frame for one in found]
+
+
+def pixels_of(picture: Picture) -> Array:
+    """uint8 RGB (h, w, 3). Raises InputError for a file that is no picture and an array of another kind."""
+    return _as_rgb(picture) if isinstance(picture, np.ndarray) else read_image(picture)
+
+
+def path_of(picture: Picture) -> str:
+    """Of a file; "" for an array."""
+    return "" if isinstance(picture, np.ndarray) else str(picture)
+
+
+def trimmed(images: Tensor, frames: Sequence[Frame], step: int) -> Tensor:
+    """Canvases (B, 3, H, W) cut to the smallest multiples of `step` px that hold all their pictures."""
+    height, width = (-(-max(sides) // step) * step for sides in zip(*map(_extent, frames), strict=True))
+    return images[..., :height, :width]
+
+
+def arguments(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) -> tuple[Tensor, ...]:
+    """images (B, 3, H, W) and what else a network's `inputs` name (see `types.Detector`), in their order."""
+    if "extents" not in inputs:
+        return (images,)
+    return images, torch.tensor([_extent(frame) for frame in frames], dtype=torch.float32, device=images.device)
+
+
+def _extent(frame: Frame) -> tuple[int, int]:
+    """(height, width) canvas px of a picture at the top left; whole ones, as `place` puts it there."""
+    _, _, right, bottom = frame.content
+    return round(bottom), round(right)
 
 
 def _as_rgb(image: Array) -> Array:

@@ -3,23 +3,90 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import accelerate
 import torch
 from torch import nn
 
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
+from boxwright.predict.backend_torch import Torch
+from boxwright.predict.backends import Backend, Running, is_exported, open_backend, read_card
+from boxwright.predict.card import Card
 from boxwright.recipe import Recipe
 
+Overrides = Mapping[str, Any] | Sequence[str]
 KINDS = {"detect": "a detector (boxwright.load)", "classify": "a classifier (boxwright.load_classifier)"}
+
+
+class Loaded(NamedTuple):
+    """model: as loaded; of an exported file without weights, which only decodes. card: of an exported file."""
+
+    model: nn.Module
+    recipe: Recipe
+    device: torch.device
+    backend: Backend
+    card: Card | None = None
+
+
+def load_any(
+    path: str | Path,
+    given: str | Path | Recipe | None,
+    device: str,
+    overrides: Overrides,
+    task: Literal["detect", "classify"],
+    backend: str = "auto",
+    running: Running | None = None,
+) -> Loaded:
+    """Weights, or an exported file in the runtime called `backend`. What is raised: as in `load_network`."""
+    if is_exported(path):
+        return _load_exported(path, given, device, overrides, task, backend, running)
+    if backend not in ("auto", "torch"):
+        raise InputError(
+            f"{path}: found weights with backend {backend}, which runs exported files; export it first: "
+            f"boxwright export {path} --to {'openvino' if backend == 'openvino' else 'onnx'}"
+        )
+    model, chosen, place = load_network(path, given, device, overrides, task)
+    return Loaded(model, chosen, place, Torch(model, running or Running()))
+
+
+def _load_exported(
+    path: str | Path,
+    given: str | Path | Recipe | None,
+    device: str,
+    overrides: Overrides,
+    task: Literal["detect", "classify"],
+    name: str,
+    running: Running | None,
+) -> Loaded:
+    if device not in ("auto", "cpu"):
+        raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
+    backend, card = open_backend(path, name, running)
+    chosen = card.recipe if given is None else recipe_of(path, given)
+    if chosen.model != card.recipe.model:
+        raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
+    if overrides:
+        chosen = chosen.with_overrides(overrides)
+    _check_task(chosen, task)
+    sides = backend.shape[2:4] if card.kind == "raw" else ()
+    if any(side not in (None, wanted) for side, wanted in zip(sides, chosen.data.canvas.size, strict=False)):
+        raise InputError(
+            f"{path}: data.canvas.size: found {list(chosen.data.canvas.size)}, the file is made for {list(sides)} px; "
+            "export it again with --size"
+        )
+    if chosen.data.canvas.trim and None not in sides:
+        chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
+    with accelerate.init_empty_weights(include_buffers=False):  # its weights are in the file; these take no memory
+        model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    return Loaded(model.eval(), chosen, torch.device("cpu"), backend, card)
 
 
 def load_network(
     path: str | Path,
     given: str | Path | Recipe | None,
     device: str,
-    overrides: Mapping[str, Any] | Sequence[str],
+    overrides: Overrides,
     task: Literal["detect", "classify"],
 ) -> tuple[nn.Module, Recipe, torch.device]:
     """The network in evaluation mode on its device, its recipe with the overrides, and the device.
@@ -27,11 +94,12 @@ def load_network(
     given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed or is
     one for another task, or the device is not there.
     """
+    if is_exported(path):
+        raise InputError(f"{path}: is an exported file, needed weights; take those that it was made of")
     chosen = recipe_of(path, given)
     if overrides:
         chosen = chosen.with_overrides(overrides)
-    if chosen.model.task != task:
-        raise InputError(f"recipe {chosen.name}: found {KINDS[chosen.model.task]}, needed {KINDS[task]}")
+    _check_task(chosen, task)
     place = _device(device)
     model = models.module(getattr(chosen.model, "name", "")).build(chosen.model)
     weights.load(model, path, chosen)
@@ -40,7 +108,8 @@ def load_network(
 
 
 def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
-    """`given`: a shipped name, a YAML file or a Recipe; None for the one stored beside our own weights.
+    """`given`: a shipped name, a YAML file or a Recipe; None for the one stored in our own weights or an exported file,
+    or in FILE.json beside one whose format has no place for it.
 
     Raises InputError where there is none.
     """
@@ -48,12 +117,35 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
         return given
     if given is not None:
         return recipe.load(given)
+    if is_exported(path):
+        return read_card(path).recipe
     stored = weights.stored_recipe(path)
+    if stored is None and (card := card_beside(path)) is not None:
+        return card.recipe
     if stored is None:
         raise InputError(
             f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}"
         )
     return stored
+
+
+def card_beside(path: str | Path) -> Card | None:
+    """The card in FILE.json, which lies beside exported files whose format has no place for it; None without one.
+
+    Raises InputError for one that cannot be read.
+    """
+    beside = Path(f"{path}.json")
+    if not beside.is_file():
+        return None
+    try:
+        return Card.from_text(beside.read_text(encoding="utf-8"), str(beside))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{beside}: cannot be read ({error})") from error
+
+
+def _check_task(chosen: Recipe, task: str) -> None:
+    if chosen.model.task != task:
+        raise InputError(f"recipe {chosen.name}: found {KINDS[chosen.model.task]}, needed {KINDS[task]}")
 
 
 @contextmanager

@@ -6,7 +6,7 @@ B images, H x W canvas px, N detections of one picture
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
+from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw
-from boxwright.predict.inputs import Array, Picture, on_canvases
-from boxwright.predict.loading import evaluating, load_network
+from boxwright.predict.inputs import Array, Picture, Placed, arguments, placed, stacked, trimmed
+from boxwright.predict.loading import evaluating, load_any
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Detections, Detector, Frame
 
@@ -41,6 +42,21 @@ class Prediction(Detections):
         return draw(image, self)
 
 
+class Wanted(NamedTuple):
+    """Which detections: threshold: lowest score. labels: the classes to keep, None for all."""
+
+    threshold: float
+    suppression: SuppressionConfig
+    labels: list[int] | None = None
+
+
+class Looked(NamedTuple):
+    """What the network said: raw as in `Detector`, of canvases of `size` (height, width) px."""
+
+    raw: tuple[Tensor, ...]
+    size: tuple[int, int]
+
+
 class Predictor:
     """A model with its recipe: canvas, network, decoding, suppression.
 
@@ -48,12 +64,20 @@ class Predictor:
     is in the mode it was in before, so the engine can evaluate the network it is training.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, device: str | torch.device = "cpu") -> None:
-        """`model` follows the Detector protocol and already lies on `device`."""
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: str | torch.device = "cpu",
+        backend: Backend | None = None,
+    ) -> None:
+        """`model` follows the Detector protocol and already lies on `device`. backend: what runs the network; None for
+        the model itself, which otherwise only decodes what the backend gives."""
         self.model = model
         self.recipe = recipe
         self.names = recipe.data.names
         self.device = torch.device(device)
+        self.backend = backend
 
     @overload  # a str is a sequence of str as well; the first overload has it
     def __call__(  # type: ignore[overload-overlap]
@@ -80,6 +104,21 @@ class Predictor:
         """
         if isinstance(source, str | Path | np.ndarray):
             return self([source], threshold, iou, classes)[0]
+        wanted = self.wanted(threshold, iou, classes)
+        predictions: list[Prediction] = []
+        batch = self.recipe.predict.batch
+        for start in range(0, len(source), batch):
+            pictures = [self.place(one, start + i) for i, one in enumerate(source[start : start + batch])]
+            predictions += self.answer(self.look(pictures), pictures, wanted)
+        return predictions
+
+    def wanted(
+        self,
+        threshold: float | None = None,
+        iou: float | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Wanted:
+        """The settings of a call, checked, with the recipe's for those that are None."""
         config = self.recipe.predict
         threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
         suppression = config.suppression
@@ -87,17 +126,25 @@ class Predictor:
             if suppression.kind == "soft":
                 raise InputError("iou: suppression of kind soft has none; set its sigma in the recipe")
             suppression = suppression.model_copy(update={"iou": check_fraction("iou", iou)})
-        labels = self.labels_of(classes)
-        predictions: list[Prediction] = []
-        for start in range(0, len(source), config.batch):
-            pictures = source[start : start + config.batch]
-            canvases, frames = on_canvases(pictures, self.recipe.data.canvas, start)
-            found = self.detect(canvases, frames, threshold, suppression, labels)
-            for detections, frame, picture in zip(found, frames, pictures, strict=True):
-                fields = detections.boxes, detections.scores, detections.labels, self.names
-                kept = picture if isinstance(picture, np.ndarray) else None
-                predictions.append(Prediction(*fields, frame.path, frame.size, kept))
-        return predictions
+        return Wanted(threshold, suppression, self.labels_of(classes))
+
+    # A call in its three steps, so that those of other pictures can run beside them: only `look` needs the network.
+
+    def place(self, picture: Picture, number: int = 0) -> Placed:
+        """The picture on its canvas. Raises InputError for what is no picture."""
+        return placed(picture, self.recipe.data.canvas, number)
+
+    def look(self, pictures: Sequence[Placed]) -> Looked:
+        """What the network says of the pictures, all at once."""
+        return self._forward(stacked(pictures), [picture.frame for picture in pictures])
+
+    def answer(self, looked: Looked, pictures: Sequence[Placed], wanted: Wanted) -> list[Prediction]:
+        """The detections of each picture."""
+        frames = [picture.frame for picture in pictures]
+        return [
+            Prediction(one.boxes, one.scores, one.labels, self.names, frame.path, frame.size, picture.image)
+            for one, frame, picture in zip(self._found(looked, frames, wanted), frames, pictures, strict=True)
+        ]
 
     def detect(
         self,
@@ -112,21 +159,34 @@ class Predictor:
         Boxes are in the original picture's px. Suppression sees whole boxes, but for `suppression.cut`; then they are
         cut to the picture, and those with nothing inside it go. labels: the classes to keep, None for all.
         """
+        wanted = Wanted(threshold, suppression, None if labels is None else list(labels))
+        return self._found(self._forward(images, frames), frames, wanted)
+
+    def _forward(self, images: Tensor, frames: Sequence[Frame]) -> Looked:
         model = cast(Detector, self.model)
+        if self.recipe.data.canvas.trim:
+            images = trimmed(images, frames, getattr(self.recipe.model, "size_step", 1))
+        network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
-            raw = model.forward(images.to(self.device, non_blocking=True).float() / 255)
-            decoded = model.decode(raw, threshold)
+            given = images.to(self.device, non_blocking=True).float() / 255
+            raw = network(*arguments(model.inputs, given, frames))
+        return Looked(raw, (images.shape[-2], images.shape[-1]))
+
+    def _found(self, looked: Looked, frames: Sequence[Frame], wanted: Wanted) -> list[Detections]:
+        suppression = wanted.suppression
+        with torch.inference_mode():
+            decoded = cast(Detector, self.model).decode(looked.raw, wanted.threshold)
         if suppression.cut == "canvas":
-            decoded = [replace(one, boxes=clip(one.boxes, (images.shape[-2], images.shape[-1]))) for one in decoded]
+            decoded = [replace(one, boxes=clip(one.boxes, looked.size)) for one in decoded]
         found = [
             replace(one, boxes=frame.to_original(one.boxes), names=self.names)
             for one, frame in zip(decoded, frames, strict=True)
         ]
         if suppression.cut == "picture":
             found = [_inside(one, frame.size) for one, frame in zip(found, frames, strict=True)]
-        if labels is not None:
-            found = [one[torch.isin(one.labels, one.labels.new_tensor(labels))] for one in found]
-        kept = suppress(found, suppression, [frame.size for frame in frames], threshold)
+        if wanted.labels is not None:
+            found = [one[torch.isin(one.labels, one.labels.new_tensor(wanted.labels))] for one in found]
+        kept = suppress(found, suppression, [frame.size for frame in frames], wanted.threshold)
         return [_inside(one, frame.size) for one, frame in zip(kept, frames, strict=True)]
 
     def labels_of(self, classes: Sequence[str | int] | None) -> list[int] | None:
@@ -155,14 +215,23 @@ def load(
     recipe: str | Path | Recipe | None = None,
     device: str = "cpu",
     overrides: Mapping[str, Any] | Sequence[str] = (),
+    backend: str = "auto",
+    running: Running | None = None,
 ) -> Predictor:
-    """A predictor from a run folder, its best/ or last/, or a file of weights.
+    """A predictor from a run folder, its best/ or last/, a file of weights, or an exported file.
 
-    recipe: a shipped name, a YAML file or a Recipe; None for the one stored beside our own weights (`.weights` and
-    `.ckpt` store none). device: cpu, cuda, or auto for the accelerator where there is one. overrides: changes to the
-    recipe. Raises InputError when the weights cannot be read or do not fit, a recipe is needed or is a classifier's.
+    recipe: a shipped name, a YAML file or a Recipe; None for the one stored in our own files (`.weights` and `.ckpt`
+    of others store none). device: cpu, cuda, or auto for the accelerator where there is one. overrides: changes to the
+    recipe. backend: auto, torch, onnxruntime or openvino; weights run in torch, of an exported file auto takes the
+    fastest that is installed and can run it. running: how.
+    Raises InputError when the file cannot be read or does not fit, a recipe is needed or is a classifier's.
     """
-    return Predictor(*load_network(path, recipe, device, overrides, "detect"))
+    loaded = load_any(path, recipe, device, overrides, "detect", backend, running)
+    if loaded.card is not None and loaded.card.kind == "complete":
+        from boxwright.predict.complete import CompletePredictor  # it builds on this module
+
+        return CompletePredictor(loaded)
+    return Predictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)
 
 
 def check_fraction(name: str, value: float) -> float:

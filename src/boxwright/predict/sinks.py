@@ -3,14 +3,13 @@
 import glob
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
-import numpy as np
 
 from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
@@ -18,31 +17,47 @@ from boxwright.errors import InputError
 from boxwright.files import folder, whole
 from boxwright.predict.ahead import one_ahead
 from boxwright.predict.class_predictor import ClassPrediction
+from boxwright.predict.inputs import Array, Placed
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
+from boxwright.recipe import Recipe
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Read = tuple[Path, Array | InputError]
+L = TypeVar("L")  # what a network says of a batch
+W = TypeVar("W", contravariant=True)  # which of it is wanted
 P = TypeVar("P", Prediction, ClassPrediction)
 
 THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
 
 
+class Looks(Protocol[L, W, P]):
+    """The three steps of a predictor's call."""
+
+    recipe: Recipe
+
+    def place(self, picture: Array) -> Placed: ...
+
+    def look(self, pictures: Sequence[Placed]) -> L: ...
+
+    def answer(self, looked: L, pictures: Sequence[Placed], wanted: W) -> list[P]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """pictures: how many were read. counts: detections, or pictures of a classifier, by class name. failed: file -> why
-    it could not be read. file: what lies in `out` beside the drawn pictures."""
+    it could not be read. file: what lies in `out` beside the drawn pictures, if there are these (`drawn`)."""
 
     out: Path
     pictures: int
     counts: dict[str, int]
     failed: dict[str, str]
     file: str = "detections.json"
+    drawn: bool = True
 
     def lines(self) -> list[str]:
         """For the person at the keyboard."""
         found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
-        head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"drawn pictures, {self.file}: {self.out}"]
+        what = f"drawn pictures, {self.file}" if self.drawn else self.file
+        head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"{what}: {self.out}"]
         return head + [f"failed: {reason}" for reason in self.failed.values()]
 
 
@@ -53,56 +68,71 @@ def predict_to_folder(
     threshold: float | None = None,
     iou: float | None = None,
     classes: Sequence[str | int] | None = None,
+    *,
+    draw: bool = True,
 ) -> Summary:
     """Detect on pictures, folders of pictures and glob patterns; write drawn pictures and `detections.json`.
 
-    A picture that cannot be read is named in `Summary.failed`, and the others go on.
+    A picture that cannot be read is named in `Summary.failed`, and the others go on. draw: also write the drawn ones.
     Raises InputError before any work for a source that is not there, a wrong setting, or an unwritable folder.
     """
-    folder, batch = Path(out), predictor.recipe.predict.batch
+    folder = Path(out)
     settings = settings_of(predictor, threshold, iou, classes)
     files = find_pictures(sources, folder)
-    targets = targets_of(files, folder)
+    targets = targets_of(files, folder) if draw else {}
     make_writable(folder)
-    rows, failed = look_at(
-        files,
-        targets,
-        batch,
-        lambda images: predictor(images, threshold, iou, classes),
-        lambda prediction, target: row_of(predictor, prediction, target),
-    )
-    return write_results(folder, settings, rows, failed)
+    found, failed = look_at(predictor, files, targets, predictor.wanted(threshold, iou, classes))
+    rows = [row_of(predictor, one, targets.get(Path(one.path))) for one in found]
+    return write_results(folder, settings, rows, failed, draw=draw)
 
 
 def look_at(
-    files: Sequence[Path],
-    targets: Mapping[Path, Path],
-    batch: int,
-    predict: Callable[[Sequence[Array]], Sequence[P]],
-    row: Callable[[P, Path], dict[str, Any]],
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Read the pictures, `predict` them in batches, and write each drawn to its target; beside one another.
+    predictor: Looks[L, W, P], files: Sequence[Path], targets: Mapping[Path, Path], wanted: W
+) -> tuple[list[P], dict[str, str]]:
+    """What `predictor` answers on the pictures, and file -> reason for those that cannot be read; each that has a
+    target is drawn there.
 
-    Returns what `row` makes of each prediction and its target, and file -> reason for those that cannot be read.
+    The network works on one batch while the pictures of the next are read and placed, and the answers to the one before
+    are worked out and drawn.
     """
-    rows: list[dict[str, Any]] = []
+    found: list[P] = []
     failed: dict[str, str] = {}
+    batch = predictor.recipe.predict.batch
+
+    def read(path: Path) -> Placed | InputError:
+        try:
+            image = read_image(path)
+        except InputError as error:
+            return error
+        one = predictor.place(image)
+        return one._replace(frame=replace(one.frame, path=str(path)), image=image if targets else None)
+
     with ThreadPoolExecutor(THREADS) as pool:
-        writing: deque[Future[None]] = deque()
+        answering: deque[Future[list[P]]] = deque()
+        drawing: deque[Future[None]] = deque()
+
+        def take() -> None:
+            for one in answering.popleft().result():
+                found.append(replace(one, image=None))
+                if targets:
+                    drawing.append(pool.submit(_write_drawn, one, targets[Path(one.path)]))
+            while len(drawing) > batch:  # a picture stays in memory until it is written
+                drawing.popleft().result()
+
         groups = [files[start : start + batch] for start in range(0, len(files), batch)]
-        for group in track(one_ahead(pool, groups, _read), len(groups), "predict", "batches"):
-            failed |= {str(path): str(image) for path, image in group if isinstance(image, InputError)}
-            good = [(path, image) for path, image in group if not isinstance(image, InputError)]
-            found = predict([image for _, image in good])
-            for (path, _), prediction in zip(good, found, strict=True):
-                named = replace(prediction, path=str(path))
-                rows.append(row(named, targets[path]))
-                writing.append(pool.submit(_write_drawn, named, targets[path]))
-            while len(writing) > batch:  # a picture stays in memory until it is written
-                writing.popleft().result()
-        for job in writing:
+        looks = track(one_ahead(pool, groups, read), len(groups), "predict", "batches")
+        for group, placed in zip(groups, looks, strict=True):
+            failed |= {str(p): str(one) for p, one in zip(group, placed, strict=True) if isinstance(one, InputError)}
+            pictures = [one for one in placed if not isinstance(one, InputError)]
+            if pictures:
+                answering.append(pool.submit(predictor.answer, predictor.look(pictures), pictures, wanted))
+            if len(answering) > 1:
+                take()
+        while answering:
+            take()
+        for job in drawing:
             job.result()
-    return rows, failed
+    return found, failed
 
 
 def settings_of(
@@ -120,14 +150,14 @@ def settings_of(
 
 
 def write_results(
-    out: Path, settings: dict[str, Any], rows: Sequence[dict[str, Any]], failed: dict[str, str]
+    out: Path, settings: dict[str, Any], rows: Sequence[dict[str, Any]], failed: dict[str, str], *, draw: bool = True
 ) -> Summary:
     """Write `detections.json` with a row for each picture, and count what it holds."""
     with whole(out / "detections.json") as part:
         tree = {**settings, "pictures": rows, "failed": failed}
         part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = Counter(str(found["name"]) for row in rows for found in row["detections"])
-    return Summary(out, len(rows), dict(counts), failed)
+    return Summary(out, len(rows), dict(counts), failed, drawn=draw)
 
 
 def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
@@ -186,13 +216,6 @@ def make_writable(out: Path) -> None:
         raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error
 
 
-def _read(path: Path) -> Read:
-    try:
-        return path, read_image(path)
-    except InputError as error:
-        return path, error
-
-
 def _write_drawn(prediction: Prediction | ClassPrediction, target: Path) -> None:
     write_picture(prediction.draw(), target)
 
@@ -206,12 +229,12 @@ def write_picture(image: Array, target: Path) -> None:
         part.write_bytes(encoded.tobytes())
 
 
-def row_of(predictor: Predictor, prediction: Prediction, target: Path) -> dict[str, Any]:
-    """One picture in `detections.json`: boxes are xyxy px."""
+def row_of(predictor: Predictor, prediction: Prediction, target: Path | None) -> dict[str, Any]:
+    """One picture in `detections.json`: boxes are xyxy px. target: where it is drawn."""
     columns = prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes.tolist()
     return {
         "file": prediction.path,
-        "drawn": target.name,
+        "drawn": target.name if target else None,
         "height": prediction.size[0],
         "width": prediction.size[1],
         "detections": [

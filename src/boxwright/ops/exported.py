@@ -1,0 +1,82 @@
+"""Operators that exchange formats have under names of their own, as one node each of an exported program.
+
+B pictures, C classes, G groups of boxes that know nothing of each other, N boxes of a group, R boxes a picture,
+I and O channels in and out, H x W and h x w maps.
+
+Inside `written_with(...)` an export puts down the operators named there; elsewhere, and where a format has none, the
+functions that would call them do the same in operators of PyTorch.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Operator = Literal["nms", "roi_align", "deform_conv", "grid_sample"]
+_known: ContextVar[tuple[Operator, ...]] = ContextVar("known", default=())
+
+
+@contextmanager
+def written_with(*operators: Operator) -> Iterator[None]:
+    """What is exported in here is for a format that has these."""
+    before = _known.set(operators)
+    try:
+        yield
+    finally:
+        _known.reset(before)
+
+
+def knows(operator: Operator) -> bool:
+    """Whether what is being exported is for a format that has this operator."""
+    return operator in _known.get()
+
+
+def traced() -> bool:
+    """Whether `torch.jit.trace` is writing down what happens."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def recorded() -> bool:
+    """Whether what happens is written down as a program, for other numbers than those at hand."""
+    return torch.compiler.is_exporting() or traced()
+
+
+# A program only passes through these on its way into a file, so only the shapes of what they give are ever needed.
+
+
+@torch.library.custom_op("boxwright::nms", mutates_args=())
+def nms(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
+    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: what stays in each class of each group."""
+    raise NotImplementedError
+
+
+@nms.register_fake
+def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+@torch.library.custom_op("boxwright::roi_align", mutates_args=())
+def roi_align(maps: Sequence[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
+    """maps (B, I, h, w) each; boxes (B, R, 4) xyxy px of the map with number `level` (B, R), whose first pixel is
+    centred at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
+    raise NotImplementedError
+
+
+@roi_align.register_fake
+def _(maps: Sequence[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
+    return maps[0].new_empty(*boxes.shape[:2], maps[0].shape[1], bins, bins)
+
+
+@torch.library.custom_op("boxwright::deform_conv", mutates_args=())
+def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """x (B, I, H, W), offset (B, 18, h, w) px against a convolution with padding 1, (row, column) of each kernel
+    position side by side, mask (B, 9, h, w), weight (O, I, 3, 3) -> (B, O, h, w). Outside the map are zeros."""
+    raise NotImplementedError
+
+
+@deform_conv.register_fake
+def _(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], *offset.shape[2:])

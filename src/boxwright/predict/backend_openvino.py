@@ -1,0 +1,86 @@
+"""OpenVINO's files, and ONNX files, in OpenVINO (extra `openvino`)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.errors import InputError
+from boxwright.predict.backend import Running, chunks, extra, first_line, joined, no_picture
+from boxwright.predict.card import KEY
+
+TYPES = {"f32", "f16", "u8"}
+
+
+class OpenVino:
+    """A compiled model on the CPU."""
+
+    name = "openvino"
+
+    def __init__(self, compiled: Any) -> None:
+        self.queue = _openvino().AsyncInferQueue(compiled)  # of as many requests as its performance hint wants
+        self.kinds = [torch.from_numpy(np.zeros(0, one.element_type.to_dtype())).dtype for one in compiled.inputs]
+        sides = compiled.inputs[0].partial_shape
+        self.shape = tuple(side.get_length() if side.is_static else None for side in sides)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        waiting = chunks(inputs, self.shape[0])
+        parts: list[list[Tensor]] = [[] for _ in waiting]
+
+        def keep(request: Any, place: int) -> None:  # copied: the request's memory is used again for a later part
+            parts[place] = [torch.from_numpy(one.data.copy()) for one in request.output_tensors]
+
+        self.queue.set_callback(keep)
+        for place, part in enumerate(waiting):
+            arrays = [one.to(kind).contiguous().numpy() for one, kind in zip(part, self.kinds, strict=True)]
+            self.queue.start_async(dict(enumerate(arrays)), place)
+        self.queue.wait_all()
+        return joined(parts, len(inputs[0]))
+
+
+def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
+    """The compiled model, and the card's text where the file has one.
+
+    Raises InputError for a file that is no model and one with operators that OpenVINO does not know.
+    """
+    running.refuse("openvino", "compile")
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if running.throughput else "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as torch: OMP_NUM_THREADS is heard by both
+        # on a processor with 16-bit arithmetic OpenVINO would use it unasked, and answer differently than elsewhere
+        "INFERENCE_PRECISION_HINT": "bf16" if running.bfloat16 else "f32",
+    }
+    core = _openvino().Core()
+    model = _read(core, file)
+    first = [one.partial_shape.rank for one in model.inputs[:1]]
+    kinds = {one.element_type.get_type_name() for one in model.inputs}
+    if not first or first[0].is_dynamic or first[0].get_length() != 4 or kinds - TYPES:
+        raise no_picture(file)
+    try:
+        compiled = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
+    return OpenVino(compiled), _text(model)
+
+
+def read_text(file: Path) -> str | None:
+    """The card's text where the file has one. What is raised: as in `open_file`."""
+    return _text(_read(_openvino().Core(), file))
+
+
+def _openvino() -> Any:
+    return extra("openvino", "openvino")
+
+
+def _read(core: Any, file: Path) -> Any:
+    try:
+        return core.read_model(str(file))
+    except RuntimeError as error:
+        raise InputError(f"{file}: not a model that OpenVINO can read ({first_line(error)})") from error
+
+
+def _text(model: Any) -> str | None:
+    places = ([KEY], ["framework", KEY])  # of its own files; of what its ONNX reader finds in the metadata
+    return next((str(model.get_rt_info(place).value) for place in places if model.has_rt_info(place)), None)

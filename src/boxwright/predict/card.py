@@ -1,0 +1,64 @@
+"""What an exported file says about itself, so that it alone is enough to predict."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+from torch import nn
+
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe, from_tree
+
+KEY = "boxwright"  # of the metadata: one entry, a card as JSON
+Kind = Literal["raw", "complete"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """recipe: resolved, with class names, canvas and thresholds. fingerprint: `fingerprint` of the weights.
+    kind: raw takes canvases as floats in [0, 1] and gives the raw tensors of the model; complete takes pictures as
+    bytes and gives detections or classes. outputs: names in order. version: of boxwright.
+    """
+
+    recipe: Recipe
+    kind: Kind
+    precision: Precision
+    outputs: tuple[str, ...]
+    fingerprint: str
+    version: str
+
+    def to_text(self) -> str:
+        """JSON."""
+        return json.dumps({name: getattr(self, name) for name in _PLAIN} | {"recipe": self.recipe.tree()})
+
+    @classmethod
+    def from_text(cls, text: str, source: str) -> Self:
+        """`source` names the file in an error. Raises InputError for what is no card."""
+        try:
+            tree = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source}: its '{KEY}' metadata is not JSON ({error})") from error
+        fits = isinstance(tree, dict) and all(isinstance(tree.get(name), str) for name in _TEXTS)
+        outputs = tree.get("outputs") if fits else None
+        if not (isinstance(outputs, list) and all(isinstance(name, str) for name in outputs)):
+            raise InputError(f"{source}: its '{KEY}' metadata is not that of an exported model; export it again")
+        for name, allowed in (("kind", get_args(Kind)), ("precision", get_args(Precision))):
+            if tree[name] not in allowed:
+                raise InputError(f"{source}: {name} '{tree[name]}' in its metadata, needed one of {', '.join(allowed)}")
+        recipe = from_tree(tree.get("recipe"), f"{source}: stored recipe")
+        return cls(recipe, outputs=tuple(outputs), **{name: tree[name] for name in _TEXTS})
+
+
+_TEXTS = ("kind", "precision", "fingerprint", "version")
+_PLAIN = (*_TEXTS, "outputs")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and numbers of the model's state."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
