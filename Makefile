@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format bench wheel clean
+.PHONY: demo test test-mindspore check format bench wheel clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "boxwright needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -22,6 +22,15 @@ check: .venv/installed         ## style and types
 test: check                    ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
+.venv-mindspore/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-mindspore
+	.venv-mindspore/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,mindspore]'
+	touch $@
+
+# In an environment of its own: MindSpore is large, and its wheels end at Python 3.12 (make PYTHON=python3.12).
+test-mindspore: .venv-mindspore/installed  ## MindIR and .ckpt files in MindSpore
+	OMP_NUM_THREADS=1 .venv-mindspore/bin/pytest tests/test_mindir.py
+
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -33,4 +42,4 @@ wheel: .venv/installed
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf .venv dist build
+	rm -rf .venv .venv-mindspore dist build

@@ -10,6 +10,7 @@ import pytest
 
 import torchvision_on_cpu
 from boxwright.data import index
+from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
 
 torchvision_on_cpu.load()
@@ -56,3 +57,11 @@ def referee() -> ModuleType:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No index is written into the cache folder of whoever runs the tests."""
     monkeypatch.setattr(index, "user_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture
+def short_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block a stage instead of up to 36: exports take as long as there are layers, whatever their width."""
+    monkeypatch.setattr(resnet, "BLOCKS", {50: (1, 1, 1, 1)})
+    monkeypatch.setattr(darknet, "STAGES", tuple((channels, 1) for channels, _ in darknet.STAGES))
+    monkeypatch.setattr(cspdarknet, "BLOCKS", (1, 1, 1, 1, 1))

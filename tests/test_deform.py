@@ -15,6 +15,7 @@ from torch import Tensor
 from boxwright.nn.deform import DeformConv2d
 from boxwright.ops import deform, kernels
 from boxwright.ops.deform import Sampling, deform_conv
+from boxwright.ops.exported import written_with
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES
 
@@ -220,14 +221,19 @@ def test_no_picture_is_no_output() -> None:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_export_is_free_of_bags_and_equal(sampling: Sampling) -> None:
+def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     torch.manual_seed(0)
     layer = DeformConv2d(6, 8, 2, sampling).eval()
     torch.nn.init.normal_(layer.offset.weight, std=0.2)
-    x = torch.randn(1, 6, 9, 12)
-    program = torch.export.export(layer, (x,))
-    assert not [node for node in program.graph.nodes if "embedding" in str(node.target)]
-    torch.testing.assert_close(program.module()(x), layer(x), rtol=0, atol=1e-5)
+    x = torch.randn(2, 6, 9, 12)
+    for known, operator in ((("grid_sample",), "grid_sampler"), ((), "embedding_bag")):
+        with written_with(*known):
+            program = torch.export.export(layer, (x,))
+        assert [node for node in program.graph.nodes if operator in str(node.target)]
+        torch.testing.assert_close(program.module()(x), layer(x), rtol=0, atol=1e-5)
+    with written_with("deform_conv"):
+        program = torch.export.export(layer, (x,))
+    assert "boxwright.deform_conv.default" in [str(node.target) for node in program.graph.nodes]
 
 
 class OnCuda(Tensor):

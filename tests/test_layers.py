@@ -11,7 +11,7 @@ import boxwright
 
 ORDER = (  # left to right
     "errors . files . progress . types . config . ops . nn . models . recipe . weights . "
-    "data . predict . evaluation . engine . cli"
+    "data . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

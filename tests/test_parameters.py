@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 # Copied from the configuration files of the published systems; `flags`: those their pages name.
 PUBLISHED: dict[str, list[str]] = json.loads((Path(__file__).parent / "oracles" / "published_keys.json").read_text())
+SCRIPTS = (  # that the published pages say how to start, or list as steps after an export
+    "train.py", "eval.py", "test.py", "inference.py --img_path", "export.py", "run_infer_310.sh", "export_bin.py",
+    "post_quant.py", "run_quant_infer.sh", "postprocess.py", "postprogress.py", "convert_weight.py",
+    "convert_weight_darknet53.py",
+)  # fmt: skip
 MODELS = {
     "yolov3_darknet53": "yolov3",
     "mindyolo_yolov3": "yolov3_640",
@@ -48,11 +53,14 @@ def exists(dotted: str, model: type[pydantic.BaseModel]) -> bool:
 def command_fault(words: str) -> str:
     """What `boxwright VERB [PLACEHOLDER] [--option ...]` names that does not exist; "" when all does."""
     command: Any = typer.main.get_command(cli.app)
-    _, verb, *rest = words.split()
-    if verb not in command.commands:
-        return f"verb {verb}"
-    parameters = command.commands[verb].params
-    options = {option for parameter in parameters for option in parameter.opts}
+    rest = words.split()[1:]
+    while hasattr(command, "commands"):
+        verb = rest.pop(0)
+        if verb not in command.commands:
+            return f"verb {verb}"
+        command = command.commands[verb]
+    parameters = command.params
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     placeholders = {parameter.metavar for parameter in parameters}
     return " ".join(word for word in rest if word not in options and word not in placeholders)
 
@@ -84,6 +92,23 @@ def test_every_place_named_exists(system: str) -> None:
                 assert exists(place, config), f"{key}: {place}"
 
 
+def test_every_published_script_has_a_counterpart_that_exists() -> None:
+    section = PAGE.split("\n## What the published scripts do\n")[1].split("\n## ")[0]
+    table = {
+        line.split("|")[1]: line.split("|")[2] for line in section.splitlines() if "boxwright " in line and "|" in line
+    }
+    assert len(table) > 10
+    for script in SCRIPTS:
+        assert any(f"`{script}`" in theirs or f"`{script} " in theirs for theirs in table), script
+    for ours in table.values():
+        commands = re.findall(r"`(boxwright [^`]+)`", ours)
+        assert commands
+        for command in commands:
+            verb = re.match(r"boxwright (data )?\w+", command)
+            assert verb
+            assert command_fault(f"{verb[0]} {' '.join(re.findall('--[a-z-]+', command))}") == "", command
+
+
 def test_the_check_itself_sees_what_is_missing() -> None:
     config = models.module("yolov3").Config
     assert exists("train.schedule.lr", config)
@@ -93,4 +118,6 @@ def test_the_check_itself_sees_what_is_missing() -> None:
     assert not exists("train.epochs.count", config)
     assert command_fault("boxwright train --weights --transfer") == ""
     assert command_fault("boxwright train --epochs") == "--epochs"
-    assert command_fault("boxwright export WEIGHTS") == "verb export"
+    assert command_fault("boxwright exports WEIGHTS") == "verb exports"
+    assert command_fault("boxwright data tensors --count") == ""
+    assert command_fault("boxwright data tensor --count") == "verb tensor"

@@ -43,7 +43,7 @@ def fault(words: list[str]) -> str:
         if words[0] not in command.commands:
             return f"verb {words[0]}"
         command, words = command.commands[words[0]], words[1:]
-    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
     unknown = [word for word in words if word.startswith("-") and word.split("=")[0] not in options]
     changes = [value for option, value in itertools.pairwise(words) if option == "--set"]
     for change in changes:

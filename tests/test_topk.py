@@ -83,6 +83,7 @@ def test_equal_to_counting_one_by_one() -> None:
 class Colour(nn.Module):
     """Classes are the channels: the brightest of red, green and blue in the mean, sharpened."""
 
+    inputs = ("images",)
     raw_names = ("logits",)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:

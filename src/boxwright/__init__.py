@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from boxwright.errors import InputError
     from boxwright.evaluation.class_run import evaluate_classifier
     from boxwright.evaluation.run import evaluate
+    from boxwright.export.run import export_model
     from boxwright.predict.class_predictor import ClassPredictor, load_classifier
     from boxwright.predict.predictor import Predictor, load
     from boxwright.recipe import Recipe
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "evaluate_classifier",
+    "export_model",
     "load",
     "load_classifier",
     "train",
@@ -42,6 +44,7 @@ _HOMES = {
     "Recipe": "boxwright.recipe",
     "evaluate": "boxwright.evaluation.run",
     "evaluate_classifier": "boxwright.evaluation.class_run",
+    "export_model": "boxwright.export.run",
     "load": "boxwright.predict.predictor",
     "load_classifier": "boxwright.predict.class_predictor",
     "train": "boxwright.engine.train",

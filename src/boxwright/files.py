@@ -77,6 +77,38 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def together(path: str | Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder; what lies there when the block ends well takes its place beside
+    `path`. For a file with others that belong to it, as OpenVINO's .xml and .bin.
+
+    Where there are others, `path` itself goes first and comes last, so that whoever finds it finds its own companions.
+    Raises InputError where they cannot be written.
+    """
+    target = Path(path)
+    try:
+        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        yield place / target.name
+        parts = sorted(place.iterdir(), key=lambda part: part.name == target.name)
+        for part in parts:
+            part.chmod(MODE)
+            sync(part)
+            if (target.parent / part.name).is_dir():
+                raise InputError(f"{target.parent / part.name}: cannot be written, it is a folder; name another file")
+        if len(parts) > 1:
+            target.unlink(missing_ok=True)
+        for part in parts:
+            part.replace(target.parent / part.name)
+        sync(target.parent)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Make what was written to a file, or the renames in a folder, last through a power cut."""
     handle = os.open(path, os.O_RDONLY)

@@ -78,7 +78,7 @@ def _classify(predictor: ClassPredictor, dataset: ClassSet, rank: int, world: in
     batches = loader.epoch(0)
     found: list[Classes] = []
     for batch in track(batches, loader.steps_per_epoch, "evaluate", "batches") if rank == 0 else batches:
-        found += predictor.classify(batch.images, BEST)
+        found += predictor.classify(batch.images, batch.frames, BEST)
     return _gather(found, len(dataset), predictor.names) if world > 1 else found
 
 

@@ -24,9 +24,7 @@ def write(
     Raises InputError for classes the model does not know, unreadable pictures, an unwritable folder.
     """
     place = folder(out)
-    chosen = min(most, predictor.recipe.evaluate.suppression.keep)
-    limited = predictor.recipe.with_overrides({"evaluate.suppression.keep": chosen})
-    found = detect(Predictor(predictor.model, limited, predictor.device), dataset, lowest_score(predictor, threshold))
+    found = [one[:most] for one in detect(predictor, dataset, lowest_score(predictor, threshold))]  # best first
     ids = dataset.images.ids.tolist()
     rows = [
         _short(row)

@@ -18,6 +18,7 @@ from boxwright.errors import InputError
 from boxwright.files import whole
 from boxwright.recipe import Recipe
 from boxwright.weights.files import require
+from boxwright.weights.fit import is_optional
 
 NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
 Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its tensors, in file order
@@ -97,11 +98,20 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
 
 
 def write(path: str | Path, model: nn.Module, *, header: Header | None = None, convolutions: int | None = None) -> None:
-    """Write `model` as .weights, or a cut backbone of its first `convolutions`; whole or not at all."""
-    state = model.state_dict()
+    """Write `model` as .weights, or a cut backbone of its first `convolutions`; whole or not at all.
+
+    Raises InputError for a network with numbers that such a file has no place for.
+    """
+    state, plan = model.state_dict(), layers(model)
+    held = {name for layer in plan for name, _ in layer}
+    if others := [name for name in state if name not in held and not is_optional(name)]:
+        raise InputError(
+            f"{path}: Darknet's files hold convolutions and their batch norm, not {others[0]} and {len(others) - 1} "
+            "others of this network; export YOLOv3, YOLOv4 or a classifier, or take another format"
+        )
     with whole(path) as part, part.open("wb") as stream:
         stream.write((header or Header()).to_bytes())
-        for layer in layers(model)[:convolutions]:
+        for layer in plan[:convolutions]:
             for name, _ in layer:
                 stream.write(state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4").tobytes())
 

@@ -1,0 +1,28 @@
+"""Words that several verbs take."""
+
+from typing import Annotated, Literal
+
+import typer
+
+Weights = Annotated[
+    str,
+    typer.Argument(
+        metavar="WEIGHTS", help="A run folder, a .safetensors, .pth, .weights or .ckpt, or an exported file."
+    ),
+]
+Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML that describes it.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="A recipe's name or YAML file, for weights that do not carry their own.")
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, ...")]
+Backend = Annotated[
+    Literal["auto", "torch", "onnxruntime", "openvino", "mindspore"],
+    typer.Option("--backend", help="What runs an exported file; auto: the fastest that can."),
+]
+BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits, where the processor can.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Weights: torch.compile, which takes a minute to begin.")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]

@@ -1,0 +1,221 @@
+"""How fast a network is in each runtime that is installed, in one run, so that the ratios mean something.
+
+B pictures at a time
+"""
+
+import importlib.util
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from boxwright import __version__
+from boxwright.data import scenes
+from boxwright.errors import InputError
+from boxwright.export.run import export_model
+from boxwright.export.timing import side_by_side
+from boxwright.files import folder, whole
+from boxwright.predict import class_predictor, predictor
+from boxwright.predict.backend_torch import has_bfloat16
+from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
+from boxwright.predict.class_predictor import ClassPredictor
+from boxwright.predict.inputs import Placed, arguments, stacked
+from boxwright.predict.loading import recipe_of
+from boxwright.predict.predictor import Predictor
+from boxwright.progress import track
+from boxwright.recipe import Recipe
+
+BATCHES = (1, 4, 8)
+FEWEST = 3  # rounds, for large B
+Looker = Predictor | ClassPredictor
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A runtime. network: B -> median ms a picture of the network alone. whole: likewise from the decoded picture to
+    boxes or classes, for B = 1 and the best B."""
+
+    name: str
+    network: dict[int, float]
+    whole: dict[int, float]
+
+    @property
+    def best(self) -> int:
+        """The B that makes the network fastest a picture."""
+        return min(self.network, key=self.network.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """absent: runtime -> why it is not among the rows. info: recipe, canvas and machine. file: of the picture."""
+
+    rows: tuple[Row, ...]
+    absent: dict[str, str]
+    info: dict[str, Any]
+    file: Path
+
+    def __str__(self) -> str:
+        """A table; ratios are those to the first row, above 1 is faster."""
+        first = self.rows[0]
+        width = max(len(row.name) for row in self.rows)
+        columns = ("network, B = 1", "end to end, B = 1", "network, best B", "end to end, best B")
+        lines = [f"ms a picture (how many times as fast as {first.name})"]
+        lines += [" " * width + "".join(f"{column:>22}" for column in columns)]
+        for row in self.rows:
+            pairs = (
+                (row.network[1], first.network[1]),
+                (row.whole[1], first.whole[1]),
+                (row.network[row.best], first.network[first.best]),
+                (row.whole[row.best], first.whole[first.best]),
+            )
+            cells = (f"{ms:.1f} ({reference / ms:.2f})" for ms, reference in pairs)
+            lines.append(f"{row.name:{width}}" + "".join(f"{cell:>22}" for cell in cells) + f"  B = {row.best}")
+        lines += [f"not timed: {name}: {reason}" for name, reason in self.absent.items()]
+        return "\n".join([*lines, f"{self.file}, {self.file.with_suffix('.json')}"])
+
+
+def bench(
+    source: str | Path,
+    out: str | Path = "bench",
+    *,
+    recipe: str | Path | Recipe | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 10,
+    compile_: bool = False,
+) -> Report:
+    """Time the network at `source` (a run folder, weights or a raw exported file) in all runtimes that can run it, on
+    rendered scenes; write bench.png and bench.json into the folder `out`.
+
+    Weights are exported for the runtimes that need it, through the gate, into a temporary folder. compile_: also
+    torch.compile. Raises InputError where the weights cannot be read, nothing can run the file, or it is complete.
+    """
+    if is_exported(source) and read_card(source).kind == "complete":
+        raise InputError(f"{source}: found a file of --with-nms, needed weights or one exported with --raw")
+    chosen = recipe_of(source, recipe).with_overrides(overrides)
+    place = folder(out)
+    with tempfile.TemporaryDirectory() as spare:
+        found, absent = _all(source, chosen, Path(spare), compile_)
+        if not found:
+            raise InputError(f"{source}: nothing can run it: " + "; ".join(absent.values()))
+        rows = tuple(_measured(found, sorted({1, *batches}), rounds))
+    info = {
+        "recipe": chosen.name,
+        "canvas": list(chosen.data.canvas.size),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    report = Report(rows, absent, info, place / "bench.png")
+    _draw(report)
+    with whole(place / "bench.json") as part:
+        tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
+        part.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+    return report
+
+
+def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tuple[dict[str, Looker], dict[str, str]]:
+    """name -> predictor of all that are there, and name -> reason of the others."""
+    load = class_predictor.load_classifier if chosen.model.task == "classify" else predictor.load
+    found: dict[str, Looker] = {}
+    absent: dict[str, str] = {}
+
+    @contextmanager
+    def told(name: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            absent[name] = str(error)
+
+    files: dict[str, str | Path] = {}
+    if is_exported(source):
+        files = dict.fromkeys(runtimes_of(source), source)
+    else:
+        found["torch"] = load(source, chosen)
+        if has_bfloat16(found["torch"].device):
+            found["torch, bfloat16"] = load(source, chosen, running=Running(bfloat16=True))
+        if compile_:
+            found["torch, compiled"] = load(source, chosen, running=Running(compile=True))
+        for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
+            with told(name):
+                if importlib.util.find_spec(name) is None:
+                    raise InputError("not installed")
+                dynamic = name == "onnxruntime"  # OpenVINO runs files of one picture several at a time
+                export_model(source, format_, spare / file, recipe=chosen, dynamic_batch=dynamic)
+                files[name] = spare / file
+    for name, path in files.items():
+        with told(name):
+            found[name] = load(path, backend=name)
+        if name == "openvino" and name in found:
+            found["openvino, throughput"] = load(path, backend=name, running=Running(throughput=True))
+    return found, absent
+
+
+def _measured(found: Mapping[str, Looker], batches: Sequence[int], rounds: int) -> Iterator[Row]:
+    pictures = [scenes.scene(0, index % 4).image for index in range(max(batches))]
+    network: dict[str, dict[int, float]] = {name: {} for name in found}
+    for many in track(batches, len(batches), "network", "sizes"):
+        tasks = [_network(one, [one.place(picture) for picture in pictures[:many]]) for one in found.values()]
+        for name, ms in zip(found, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
+            network[name][many] = ms / many
+    rows = [Row(name, times, {}) for name, times in network.items()]
+    sizes = sorted({1, *(row.best for row in rows)})
+    for many in track(sizes, len(sizes), "end to end", "sizes"):
+        chosen = [row for row in rows if many in (1, row.best)]
+        tasks = [_end_to_end(found[row.name], pictures[:many]) for row in chosen]
+        for row, ms in zip(chosen, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
+            row.whole[many] = ms / many
+    yield from rows
+
+
+def _network(one: Looker, pictures: Sequence[Placed]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    assert one.backend is not None
+    forward, frames = one.backend.forward, [picture.frame for picture in pictures]
+    images = stacked(pictures).to(one.device).float() / 255
+    inputs = arguments(one.model.inputs, images, frames)  # type: ignore[arg-type]
+    return lambda: forward(*inputs)
+
+
+def _end_to_end(one: Looker, pictures: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    whole = one.recipe.with_overrides({"predict.batch": len(pictures)})
+    assert one.backend is not None
+    same = type(one)(one.model, whole, one.device, one.backend)
+
+    def run() -> tuple[torch.Tensor, ...]:
+        same(pictures)
+        return ()
+
+    return run
+
+
+def _draw(report: Report) -> None:
+    """Two bars a runtime, one picture at a time and its best number, with what the rest adds on top of the network."""
+    figure = Figure(figsize=(8, 1 + 0.7 * len(report.rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(report.rows):
+        for offset, many in ((-0.2, 1), (0.2, row.best)) if row.best > 1 else ((0.0, 1),):
+            rest = max(0.0, row.whole[many] - row.network[many])
+            axes.barh(place + offset, row.network[many], 0.36, color="tab:blue" if many == 1 else "tab:cyan")
+            axes.barh(place + offset, rest, 0.36, left=row.network[many], color="lightgray")
+            axes.text(
+                row.network[many] + rest, place + offset, f" {row.whole[many]:.1f}, B = {many}", va="center", fontsize=8
+            )
+    axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    height, width = report.info["canvas"]
+    axes.set(
+        title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
+        xlabel="ms a picture: network (blue), the rest to boxes or classes (grey)",
+    )
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    with whole(report.file) as part:
+        figure.savefig(part, format="png", dpi=120)

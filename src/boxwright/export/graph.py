@@ -1,0 +1,49 @@
+"""What is written into a file: a network with named inputs and outputs.
+
+B pictures, H x W px of the canvas.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.recipe import Recipe
+from boxwright.types import Detector
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """module: on the CPU, in evaluation mode; its forward takes the inputs in order and returns a tuple of tensors.
+    inputs: an example of each by name. varying: of an input, the axes that may differ from the example, each with its
+    name (inputs that name an axis alike have it in common). outputs: names in order.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    varying: dict[str, dict[int, str]]
+
+
+def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
+    """The network alone: `images` (B, 3, H, W) float RGB in [0, 1], and what else the model's `inputs` name -> the raw
+    tensors, as `model.forward` gives them.
+
+    H and W are those of the recipe's canvas. dynamic_batch: B may be anything from 1 on.
+    """
+    if dynamic_batch:
+        batch = 2  # an example of one picture would make an export take the axis for one that never grows
+    size = recipe.data.canvas.size
+    examples = {"images": torch.rand(batch, 3, *size), "extents": torch.tensor([size] * batch, dtype=torch.float32)}
+    inputs = {name: examples[name] for name in cast(Detector, model).inputs}
+    varying = {name: {0: "batch"} for name in inputs} if dynamic_batch else {}
+    return Graph(model.eval(), inputs, cast(Detector, model).raw_names, varying)
+
+
+def exported(graph: Graph) -> torch.export.ExportedProgram:
+    """What every format is written from. Fails where an axis cannot vary as the graph says."""
+    axes = {name: torch.export.Dim(name) for one in graph.varying.values() for name in one.values()}
+    shapes = tuple({i: axes[name] for i, name in graph.varying.get(one, {}).items()} for one in graph.inputs)
+    with torch.no_grad():
+        return torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=shapes)

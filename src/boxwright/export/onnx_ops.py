@@ -1,0 +1,69 @@
+"""How the operators of `ops.exported` are said in ONNX, in functions that onnxscript calls with values of the graph.
+
+B pictures, C classes, G groups, N boxes of a group, R boxes a picture, I and O channels in and out,
+H x W and h x w maps.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from onnxscript import opset20 as op
+
+Value = Any  # of the graph: onnxscript says no more
+BOOL = 9  # ONNX's number for the type
+
+
+def table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operator -> translation, as PyTorch's exporter wants them."""
+    ops = torch.ops.boxwright
+    return {ops.nms.default: _nms, ops.roi_align.default: _roi_align, ops.deform_conv.default: _deform_conv}
+
+
+def _nms(boxes: Value, scores: Value, iou: float, threshold: float) -> Value:
+    """boxes (G, N, 4), scores (G, C, N) -> (G, C, N) bool. The operator gives (group, class, box) of what stays."""
+    most = op.Shape(scores, start=2, end=3)  # of a class: all
+    above = []
+    if threshold > -math.inf:  # ours may be equal to the threshold, the operator's are above it
+        above.append(float(np.nextafter(np.float32(threshold), np.float32(-math.inf))))
+    found = op.NonMaxSuppression(boxes, scores, most, iou, *above)
+    nothing = op.Expand(0, op.Shape(scores))
+    return op.Cast(op.ScatterND(nothing, found, op.Expand(1, op.Shape(found, start=0, end=1))), to=BOOL)
+
+
+def _roi_align(maps: Sequence[Value], boxes: Value, level: Value, bins: int, samples: int) -> Value:
+    """maps (B, I, h, w) each, boxes (B, R, 4), level (B, R) -> (B, R, I, bins, bins).
+
+    The operator reads one map. So the boxes of each level go to theirs, and are put back into their order afterwards.
+    """
+    of_box = op.Unsqueeze(_up_to(op.Shape(boxes, start=0, end=1)), [1])
+    picture = op.Reshape(op.Expand(of_box, op.Shape(level)), [-1])
+    flat, level = op.Reshape(boxes, [-1, 4]), op.Reshape(level, [-1])
+    places, parts = [], []
+    for number, one in enumerate(maps):
+        place = op.Squeeze(op.NonZero(op.Equal(level, number)), [0])
+        places.append(place)
+        parts.append(
+            op.RoiAlign(
+                one, op.Gather(flat, place), op.Gather(picture, place), output_height=bins, output_width=bins,
+                sampling_ratio=samples, coordinate_transformation_mode="half_pixel", mode="avg",
+            )
+        )  # fmt: skip
+    order = op.Concat(*places, axis=0)
+    back = op.ScatterElements(order, order, _up_to(op.Shape(order)))
+    out = op.Gather(op.Concat(*parts, axis=0), back)
+    return op.Reshape(out, op.Concat(op.Shape(boxes, start=0, end=2), op.Shape(out, start=1), axis=0))
+
+
+def _deform_conv(x: Value, offset: Value, mask: Value, weight: Value, stride: int) -> Value:
+    """x (B, I, H, W), offset (B, 18, h, w), mask (B, 9, h, w), weight (O, I, 3, 3) -> (B, O, h, w)."""
+    return op.DeformConv(
+        x, weight, offset, None, mask, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[stride, stride]
+    )
+
+
+def _up_to(count: Value) -> Value:
+    """(1,) -> 0 to count - 1."""
+    return op.Range(op.Constant(value_int=0), op.Squeeze(count, [0]), op.Constant(value_int=1))

@@ -1,0 +1,457 @@
+"""Exported files in ONNX Runtime, OpenVINO and PyTorch: `Predictor` answers the same with each of them.
+
+What the runtimes are given here is checked against PyTorch's own network; the files are made by `boxwright.export`.
+"""
+
+import json
+import sys
+import threading
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import boxwright as bw
+from boxwright import cli, models, recipe
+from boxwright.data import open_dataset
+from boxwright.errors import InputError
+from boxwright.export import bench
+from boxwright.export import onnx as onnx_files
+from boxwright.export import openvino as openvino_files
+from boxwright.export.complete import complete_graph
+from boxwright.export.graph import raw_graph
+from boxwright.predict import backend, backend_torch, sinks
+from boxwright.predict.backends import Running, open_backend, read_card
+from boxwright.predict.card import KEY, Card, fingerprint
+from boxwright.predict.class_predictor import load_classifier
+from boxwright.predict.complete import CompletePredictor
+from boxwright.predict.loading import Loaded
+from boxwright.predict.predictor import Predictor
+from boxwright.types import Frame
+from boxwright.weights import checkpoint
+from test_models import CASES, CLASSIFIERS
+
+SIDE = 64
+LOW = 0.3
+SETTINGS = {"data.canvas.size": [SIDE, SIDE], "model.width": 0.125, "data.workers": 0, "evaluate.batch": 3}
+
+
+def plan(**changes):
+    chosen = recipe.load("demo", SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
+    return chosen.with_names(("blue", "red"))
+
+
+def network(chosen, seed=0):
+    """With random weights, batch norms that have seen something, and raw maps that differ from cell to cell."""
+    torch.manual_seed(seed)
+    model = models.module(chosen.model.name).build(chosen.model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.weight, 0, 3 / module.in_channels**0.5)
+            nn.init.zeros_(module.bias)
+    return model.eval()
+
+
+def card_of(model, chosen, kind="raw", outputs=None):
+    return Card(chosen, kind, "float32", outputs or tuple(model.raw_names), fingerprint(model), bw.__version__)
+
+
+def pictures(count=3):
+    draw = np.random.default_rng(3)
+    return [draw.integers(0, 256, (50 + 9 * i, 90 - 7 * i, 3)).astype(np.uint8) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """model, recipe, and a folder with one.onnx, two.onnx (two pictures at a time), any.onnx (any number), one.xml,
+    whole.onnx (from picture to boxes) and w.safetensors."""
+    folder = tmp_path_factory.mktemp("files")
+    chosen = plan(predict__threshold=LOW)
+    model = network(chosen)
+    text = card_of(model, chosen).to_text()
+    onnx_files.write(raw_graph(model, chosen), folder / "one.onnx", text)
+    onnx_files.write(raw_graph(model, chosen, 2), folder / "two.onnx", text)
+    onnx_files.write(raw_graph(model, chosen, dynamic_batch=True), folder / "any.onnx", text)
+    openvino_files.save(openvino_files.read(folder / "one.onnx"), folder / "one.xml", text)
+    whole = complete_graph(model, chosen)
+    onnx_files.write(whole, folder / "whole.onnx", card_of(model, chosen, "complete", whole.outputs).to_text())
+    checkpoint.save(folder / "w.safetensors", model, chosen)
+    return model, chosen, folder
+
+
+FILES = [
+    ("one.onnx", "onnxruntime"), ("two.onnx", "onnxruntime"), ("any.onnx", "onnxruntime"), ("one.onnx", "openvino"),
+    ("two.onnx", "openvino"), ("any.onnx", "openvino"), ("one.xml", "openvino"), ("w.safetensors", "torch"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize(("file", "runtime"), FILES)
+def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, throughput):
+    model, chosen, folder = made
+    theirs = Predictor(model, chosen)(pictures())
+    loaded = bw.load(folder / file, backend=runtime, running=Running(throughput=throughput))
+    assert loaded.backend.name == runtime
+    ours = loaded(pictures())
+    assert min(map(len, theirs)) > 5
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.labels.tolist() == b.labels.tolist()
+        assert torch.allclose(a.boxes, b.boxes, atol=1e-3)
+        assert torch.allclose(a.scores, b.scores, atol=1e-5)
+        assert a.names == ("blue", "red")
+    assert [len(one) for one in loaded([])] == []
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_raw_tensors_in_order_for_any_number_of_pictures(made, runtime):
+    model, _, folder = made
+    for file, shape in (("one.onnx", 1), ("two.onnx", 2), ("any.onnx", None)):
+        opened, card = open_backend(folder / file, runtime)
+        assert opened.shape == (shape, 3, SIDE, SIDE)
+        assert card.outputs == model.raw_names
+        for count in (1, 2, 5):
+            images = torch.rand(count, 3, SIDE, SIDE)
+            with torch.no_grad():
+                expected = model(images)
+            for a, b in zip(opened.forward(images), expected, strict=True):
+                assert a.shape == b.shape
+                assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
+
+
+def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
+    _, chosen, folder = made
+    loaded = bw.load(folder / "one.onnx")
+    assert all(weight.is_meta for weight in loaded.model.parameters())
+    assert loaded.recipe == chosen
+    assert read_card(folder / "one.onnx") == read_card(folder / "one.xml")
+    changed = bw.load(folder / "one.onnx", overrides={"predict.threshold": 0.5})
+    assert changed.recipe.predict.threshold == 0.5
+
+
+def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeypatch):
+    _, _, folder = made
+    assert bw.load(folder / "one.onnx").backend.name == "openvino"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
+    with pytest.raises(InputError, match=r"^backend openvino: not installed.*pip install 'boxwright\[openvino\]'$"):
+        bw.load(folder / "one.xml")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'$"):
+        bw.load(folder / "one.onnx")
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES + CLASSIFIERS)
+def test_batch_norm_goes_into_the_convolutions(name, changes):
+    module = models.module(name)
+    chosen = module.Config.model_validate({"name": name, "classes": 3} | changes)
+    torch.manual_seed(0)
+    model = module.build(chosen).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.running_var, 0.8, 1.2)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    fused = backend_torch.fused(model)
+    left = [part for part in fused.modules() if isinstance(part, nn.BatchNorm2d)]
+    deformable = changes.get("deform", "none") != "none"
+    assert len(left) == (sum(block.conv2.__class__ is not nn.Conv2d for block in blocks(fused)) if deformable else 0)
+    images = torch.rand(1, 3, 64, 64)
+    extra = (torch.tensor([[64.0, 64.0]]),) if "extents" in model.inputs else ()
+    with torch.no_grad():
+        backbone = getattr(model, "backbone", None) or model.network
+        expected, found = backbone(images), (getattr(fused, "backbone", None) or fused.network)(images)
+        for a, b in zip(_tuple(found), _tuple(expected), strict=True):
+            assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
+        assert len(fused(images, *extra)) == len(model.raw_names)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def blocks(model):
+    return [part for part in model.modules() if hasattr(part, "conv2") and hasattr(part, "bn2")]
+
+
+def _tuple(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
+    model, _, folder = made
+    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: False)
+    with pytest.raises(InputError, match="bfloat16: this processor has no instructions"):
+        bw.load(folder / "w.safetensors", running=Running(bfloat16=True))
+    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: True)
+    images = torch.rand(2, 3, SIDE, SIDE)
+    rough = bw.load(folder / "w.safetensors", running=Running(bfloat16=True)).backend.forward(images)
+    with torch.no_grad():
+        exact = model(images)
+    for a, b in zip(rough, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert 0 < float((a - b).abs().max() / b.abs().max()) < 0.1  # 8 bits of mantissa
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "message"),
+    [
+        ("absent.onnx", {}, "absent.onnx: there is no such file"),
+        ("text.onnx", {}, "text.onnx: not a model that ONNX Runtime can run"),
+        ("text.onnx", {"backend": "openvino"}, "text.onnx: not a model that OpenVINO can read"),
+        ("text.xml", {}, "text.xml: not a model that OpenVINO can read"),
+        ("empty.onnx", {}, "empty.onnx: the file is empty"),
+        ("plain.onnx", {}, "plain.onnx: holds no 'boxwright' metadata.*written by `boxwright export`"),
+        ("wrong.onnx", {}, "wrong.onnx: its 'boxwright' metadata is not JSON"),
+        ("one.onnx", {"backend": "torch"}, "backend torch does not run .onnx files; needed openvino or onnxruntime"),
+        ("one.xml", {"backend": "onnxruntime"}, "backend onnxruntime does not run .xml files; needed openvino"),
+        ("one.onnx", {"device": "cuda"}, "found device cuda; exported files run on the cpu"),
+        ("one.onnx", {"recipe": "yolov4_coco_608"}, "recipe yolov4_coco_608 does not fit"),
+        (
+            "one.onnx",
+            {"overrides": {"data.canvas.size": [96, 96]}},
+            r"found \[96, 96\], the file is made for \[64, 64\]",
+        ),
+        ("one.onnx", {"running": Running(compile=True)}, "compile: found with backend onnxruntime, which has none"),
+        ("w.safetensors", {"backend": "openvino"}, "export it first: boxwright export .*w.safetensors --to openvino"),
+        ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
+    ],
+)
+def test_files_and_words_that_cannot_be_used(made, tmp_path, file, words, message):
+    _, _, folder = made
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "text.xml").write_text("hello")
+    (tmp_path / "empty.onnx").touch()
+    for name, metadata in (("plain", {}), ("wrong", {KEY: "hello"})):
+        kind = onnx.TensorProto.FLOAT
+        ends = [onnx.helper.make_tensor_value_info(end, kind, [1, 3, 8, 8]) for end in "xy"]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    path = (folder if (folder / file).exists() else tmp_path) / file
+    with pytest.raises(InputError, match=message) as error:
+        bw.load(path, **words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("kind", "shape"), [("FLOAT", [5]), ("INT64", [1, 3, 64, 64]), ("FLOAT", None)])
+def test_a_model_that_takes_no_pictures(tmp_path, runtime, kind, shape):
+    ends = [onnx.helper.make_tensor_value_info(end, getattr(onnx.TensorProto, kind), shape) for end in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"m.onnx: does not take pictures as our networks do; needed .* export`$"):
+        open_backend(tmp_path / "m.onnx", runtime)
+
+
+def test_a_classifier_is_no_detector_in_files_either(made, tmp_path):
+    _, _, folder = made
+    with pytest.raises(InputError, match="needed a classifier"):
+        load_classifier(folder / "one.onnx")
+    chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
+    model = network(chosen)
+    onnx_files.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
+    plain = bw.ClassPredictor(model, chosen)(pictures())
+    for runtime in ("onnxruntime", "openvino"):
+        for a, b in zip(load_classifier(tmp_path / "c.onnx", backend=runtime)(pictures()), plain, strict=True):
+            assert a.labels.tolist() == b.labels.tolist()
+            assert torch.allclose(a.scores, b.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
+    model, chosen, folder = made
+    loaded = bw.load(folder / "whole.onnx", backend=runtime)
+    inside = chosen.with_overrides({"evaluate.suppression": chosen.predict.suppression.model_dump()})
+    for a, b in zip(loaded(pictures()), Predictor(model, chosen)(pictures()), strict=True):
+        assert len(a) == len(b) > 5
+        assert a.size == b.size
+        assert torch.allclose(a.boxes, b.boxes, atol=0.05)
+        assert torch.allclose(a.scores, b.scores, atol=1e-4)
+    data = open_dataset(tiny_coco, "val")
+    ours, theirs = bw.evaluate(loaded, data), bw.evaluate(Predictor(model, inside), data, threshold=LOW)
+    assert ours.ap50 == pytest.approx(theirs.ap50, abs=1e-3)
+    assert ours.info["threshold"] == LOW
+
+
+class Fixed:
+    """Three rows for every picture, the last of them empty."""
+
+    name, shape = "fixed", (1, None, None, 3)
+
+    def forward(self, *inputs):
+        assert inputs[0].dtype == torch.uint8
+        boxes = torch.tensor([[[1.0, 2, 30, 40], [5, 5, 9, 9], [0, 0, 0, 0]]])
+        return boxes, torch.tensor([[0.9, 0.6, 0.0]]), torch.tensor([[1, 0, -1]])
+
+
+def complete(chosen, **overrides):
+    model = network(chosen)
+    wanted = chosen.with_overrides({key.replace("__", "."): value for key, value in overrides.items()})
+    return CompletePredictor(Loaded(model, wanted, torch.device("cpu"), Fixed(), card_of(model, chosen, "complete")))
+
+
+def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
+    chosen = plan(predict__threshold=0.5)
+    predictor = complete(chosen)
+    found = predictor(pictures(1)[0])
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+    assert found.labels.tolist() == [1, 0]
+    assert found.size == (50, 90)
+    assert predictor(pictures(1)[0], threshold=0.7).labels.tolist() == [1]
+    assert predictor(pictures(1)[0], classes=["blue"]).scores.tolist() == pytest.approx([0.6])
+    assert predictor.recipe.evaluate.threshold == 0.5
+    lowest = plan(predict__threshold=0.0)
+    # rows that stand for nothing stay out at any threshold
+    assert complete(lowest)(pictures(1)[0]).labels.tolist() == [1, 0]
+    with pytest.raises(InputError, match=r"threshold: found 0.3, the file has 0.5 inside; .*--raw"):
+        predictor(pictures(1)[0], threshold=0.3)
+    with pytest.raises(InputError, match=r"suppression: found .* it is inside the file"):
+        predictor(pictures(1)[0], iou=0.9)
+    assert complete(chosen, predict__threshold=0.7)(pictures(1)[0]).labels.tolist() == [1]
+    for words, message in (
+        ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
+        ({"predict__suppression__iou": 0.9}, "suppression: found .* it is inside the file"),
+        ({"data__canvas__size": [96, 96]}, "data.canvas: found other numbers than the file has inside; .*--raw"),
+    ):
+        with pytest.raises(InputError, match=message):
+            complete(chosen, **words)
+    with pytest.raises(InputError, match="cannot be read"):
+        predictor.detect(
+            torch.zeros(1), [Frame(0, "none.jpg", (4, 4), (4, 4), (1.0, 1.0))], 0.5, chosen.predict.suppression
+        )
+
+
+def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
+    _, _, folder = made
+    image = cv2.cvtColor(pictures(1)[0], cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(tmp_path / "p.png"), image)
+    rows = {}
+    for file, runtime in (("w.safetensors", "auto"), ("one.onnx", "onnxruntime"), ("one.xml", "auto")):
+        out = tmp_path / f"out_{file}"
+        words = [
+            "predict",
+            str(folder / file),
+            str(tmp_path / "p.png"),
+            "--out",
+            str(out),
+            "--no-draw",
+            "--backend",
+            runtime,
+        ]
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(words)
+        assert leaving.value.code == 0
+        assert [path.name for path in out.iterdir()] == ["detections.json"]
+        (row,) = json.loads((out / "detections.json").read_text())["pictures"]
+        assert row["drawn"] is None
+        rows[file] = [(one["label"], *one["box"]) for one in row["detections"]]
+    first, *others = rows.values()
+    assert len(first) > 5
+    for other in others:
+        assert np.allclose(first, other, atol=1e-2)
+    assert "drawn" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["evaluate", str(folder / "one.xml"), "--data", str(tiny_coco), "--out", str(tmp_path / "eval")])
+    assert leaving.value.code == 0
+    assert json.loads((tmp_path / "eval/metrics.json").read_text())["pictures"] == 4
+
+
+def test_pictures_are_read_and_answers_worked_out_beside_the_network(tmp_path):
+    """The network on batch 1 waits until batch 2 is read, and the answers to batch 1 until it is at batch 2."""
+    read, second = threading.Event(), threading.Event()
+    chosen = plan(predict__batch=1)
+
+    class Waiting(Predictor):
+        turn = 0
+
+        def place(self, picture, number=0):
+            if picture[0, 0, 0] == 200:
+                read.set()
+            return super().place(picture, number)
+
+        def look(self, pictures):
+            self.turn += 1
+            if self.turn == 2:
+                second.set()
+            assert read.wait(5)
+            return super().look(pictures)
+
+        def answer(self, looked, pictures, wanted):
+            assert second.wait(5)
+            return super().answer(looked, pictures, wanted)
+
+    files = []
+    for index, grey in enumerate((100, 200)):
+        files.append(tmp_path / f"{index}.png")
+        cv2.imwrite(str(files[-1]), np.full((40, 40, 3), grey, np.uint8))
+    waiting = Waiting(network(chosen), chosen)
+    found, failed = sinks.look_at(waiting, files, {}, waiting.wanted())
+    assert [one.path for one in found] == [str(file) for file in files]
+    assert all(one.image is None for one in found)
+    assert failed == {}
+
+
+def test_parts_of_a_batch_come_together_again():
+    numbers = torch.arange(5.0)[:, None]
+    for size in (1, 2, 3, 5, 8, None):
+        parts = backend.chunks((numbers, -numbers), size)
+        assert size is None or {len(one) for part in parts for one in part} == {size}
+        doubled = backend.joined([(2 * a, b.half(), a.long()) for a, b in parts], 5)
+        assert torch.equal(doubled[0], 2 * numbers)
+        assert torch.equal(doubled[1], -numbers)
+        assert doubled[1].dtype == torch.float32
+        assert doubled[2].dtype == torch.int64
+
+
+def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch):
+    _, _, folder = made
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    report = bench.bench(folder / "one.onnx", tmp_path / "out", batches=(1, 2), rounds=1)
+    assert [row.name for row in report.rows] == ["openvino", "openvino, throughput"]
+    assert "pip install 'boxwright[onnx]'" in report.absent["onnxruntime"]
+    assert "not timed: onnxruntime" in str(report)
+    tree = json.loads((tmp_path / "out/bench.json").read_text())
+    for row in tree["rows"]:
+        assert set(row["network"]) == {"1", "2"}
+        assert set(row["whole"]) == {"1", str(row["best"])}
+        assert all(ms > 0 for ms in (*row["network"].values(), *row["whole"].values()))
+    assert cv2.imread(str(tmp_path / "out/bench.png")).shape[2] == 3
+
+
+def test_bench_refuses_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
+    with pytest.raises(InputError, match=r"whole.onnx: found a file of --with-nms, needed weights or one"):
+        bench.bench(made[2] / "whole.onnx", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_exports_what_weights_need(made, tmp_path):
+    _, _, folder = made
+    report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
+    assert [row.name for row in report.rows] == ["torch", "onnxruntime", "openvino", "openvino, throughput"]
+    assert report.absent == {}
+
+
+def test_the_best_number_of_pictures_is_the_one_of_least_time_for_each(tmp_path):
+    rows = (bench.Row("a", {1: 8.0, 4: 5.0, 8: 6.0}, {1: 9.0, 4: 6.0}), bench.Row("b", {1: 2.0, 4: 2.5}, {1: 3.0}))
+    assert [row.best for row in rows] == [4, 1]
+    lines = str(bench.Report(rows, {}, {}, tmp_path / "bench.png")).splitlines()
+    assert lines[2].split() == ["a", "8.0", "(1.00)", "9.0", "(1.00)", "5.0", "(1.00)", "6.0", "(1.00)", "B", "=", "4"]
+    assert lines[3].split() == ["b", "2.0", "(4.00)", "3.0", "(3.00)", "2.0", "(2.50)", "3.0", "(2.00)", "B", "=", "1"]
+
+
+def test_bfloat16_of_the_processor_is_timed_where_it_has_it(made, tmp_path, monkeypatch):
+    _, _, folder = made
+    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
+    assert [row.name for row in report.rows] == ["torch", "torch, bfloat16"]
+    assert set(report.absent.values()) == {"not installed"}

@@ -1,0 +1,208 @@
+"""ONNX files of the networks alone, in ONNX Runtime and OpenVINO, against PyTorch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright.errors import InputError
+from boxwright.export import onnx
+from boxwright.export.graph import Graph, exported, raw_graph
+from boxwright.ops.nms import keep_each
+from boxwright.ops.roi_align import roi_align
+from boxwright.recipe import Recipe, from_tree
+from test_models import CASES, CLASSIFIERS
+
+checker = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.usefixtures("short_networks")
+SIZE = (64, 96)
+WITHIN = {"name": "faster_rcnn", "within": "picture", "deform": "none"}
+
+
+def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
+    """A small network with random weights and statistics, whose answers depend on all of them."""
+    torch.manual_seed(7)
+    tree = {"model": {"classes": 3, **changes, "name": name}, "data": {"canvas": {"size": SIZE}}, "name": "small"}
+    recipe = from_tree(tree, "test")
+    model = models.module(name).build(recipe.model).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.weight, 0.7, 1.3)
+    for place, parameter in model.named_parameters():
+        if place.endswith(("offset.weight", "mask.weight", "rpn.deltas.weight", "head.deltas.weight")):
+            nn.init.normal_(parameter, std=0.03)
+    return model, recipe
+
+
+def examples(graph: Graph, batch: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(batch)
+    given = {"images": torch.rand(batch, 3, *SIZE, generator=draw)}
+    given["extents"] = torch.tensor([[60.0, 70], [64, 96], [33, 20]])[:batch]
+    return [given[name] for name in graph.inputs]
+
+
+def in_onnxruntime(file: Path, inputs: list[Tensor]) -> list[Any]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    named = {one.name: given.numpy() for one, given in zip(session.get_inputs(), inputs, strict=True)}
+    return list(session.run(None, named))
+
+
+def in_openvino(file: Path, inputs: list[Tensor]) -> list[Any]:
+    openvino = pytest.importorskip("openvino")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    return list(openvino.compile_model(file, "CPU", options)([one.numpy() for one in inputs]).values())
+
+
+def assert_equal(found: list[Any], wanted: tuple[Tensor, ...], within: float = 1e-4) -> None:
+    """within: a share of each tensor's largest number."""
+    for ours, theirs in zip(wanted, found, strict=True):
+        assert ours.shape == theirs.shape
+        far = within * ours.abs().max().item() if ours.is_floating_point() else 0
+        torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=0, atol=far)
+
+
+@torch.no_grad()
+def check(name: str, changes: dict[str, Any], folder: Path, form: onnx.Deform) -> None:
+    model, recipe = made(name, changes)
+    graph = raw_graph(model, recipe, dynamic_batch=True)
+    file = folder / "a.onnx"
+    onnx.write(graph, file, "card", deform=form)
+    for batch in (1, 3):
+        inputs = examples(graph, batch)
+        wanted = model(*inputs)
+        assert_equal(in_onnxruntime(file, inputs), wanted)
+        if form == "plain":
+            assert_equal(in_openvino(file, inputs), wanted)
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES + CLASSIFIERS + [("faster_rcnn", WITHIN)])
+def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    check(name, changes, tmp_path, "plain")
+
+
+@pytest.mark.parametrize("sampling", ["standard", "zoo"])
+def test_deformable_layers_as_an_operator(sampling: str, tmp_path: Path) -> None:
+    few = {"rpn": {"test_proposals": 20}, "plus_one": sampling == "zoo"}
+    check("faster_rcnn", {"deform": sampling, **few}, tmp_path, "operator")
+    kinds = [node.op_type for node in checker.load(tmp_path / "a.onnx").graph.node]
+    assert kinds.count("DeformConv") == 3
+    assert {"NonMaxSuppression", "RoiAlign"} < set(kinds)
+
+
+def test_names_axes_and_card(tmp_path: Path) -> None:
+    model, recipe = made("tiny_darknet", {"last": "plain"})
+    for dynamic, first in ((False, 2), (True, "batch")):
+        onnx.write(raw_graph(model, recipe, 2, dynamic), tmp_path / "a.onnx", '{"a": 1}')
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+        assert [(one.name, one.shape) for one in session.get_inputs()] == [("images", [first, 3, *SIZE])]
+        assert [(one.name, one.shape) for one in session.get_outputs()] == [("logits", [first, 3])]
+        assert json.loads(session.get_modelmeta().custom_metadata_map["boxwright"]) == {"a": 1}
+    assert str(Path(onnx.__file__).parent).encode() not in (tmp_path / "a.onnx").read_bytes()
+
+
+def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
+    model, recipe = made("tiny_darknet", {"last": "block", "init_deviation": 0.3})
+    graph = raw_graph(model, recipe)
+    inputs = examples(graph, 1)
+    for half in (False, True):
+        onnx.write(graph, tmp_path / f"{half}.onnx", "card", half=half)
+    sizes = [(tmp_path / f"{half}.onnx").stat().st_size for half in (True, False)]
+    assert 0.4 < sizes[0] / sizes[1] < 0.6
+    with torch.no_grad():
+        wanted = model(*inputs)
+    assert_equal(in_onnxruntime(tmp_path / "True.onnx", inputs), wanted, within=0.01)
+    assert_equal(in_openvino(tmp_path / "True.onnx", inputs), wanted, within=0.01)
+    with pytest.raises(AssertionError):  # it is the numbers of 16 bits that ran
+        assert_equal(in_onnxruntime(tmp_path / "True.onnx", inputs), wanted, within=1e-6)
+
+
+def test_an_axis_that_cannot_vary_is_no_quiet_success() -> None:
+    class Two(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            return (images + torch.ones(2, 1),)
+
+    with pytest.raises(Exception, match="batch"):
+        exported(Graph(Two(), {"images": torch.rand(2, 3)}, ("sum",), {"images": {0: "batch"}}))
+
+
+def test_without_the_extra_one_line_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'"):
+        onnx.write(raw_graph(*made("tiny_darknet", {})), tmp_path / "a.onnx", "card")
+    assert not list(tmp_path.iterdir())
+
+
+def written(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> Path:
+    names = {f"in{i}": one for i, one in enumerate(inputs)}
+    onnx.write(Graph(module.eval(), names, ("out",), {}), folder / "part.onnx", "card")
+    return folder / "part.onnx"
+
+
+class KeepEach(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor]:
+        return (keep_each(boxes, scores, 0.5, 0.3),)
+
+
+def crowded() -> tuple[Tensor, Tensor]:
+    """Chains of overlaps; the score of one box, which stands by itself, is the threshold."""
+    draw = torch.Generator().manual_seed(3)
+    corner, side = torch.rand(2, 40, 2, generator=draw) * 40, torch.rand(2, 40, 2, generator=draw) * 20 + 10
+    scores = torch.rand(2, 3, 40, generator=draw)
+    corner[0, 0], scores[0, 0, 0] = 200, 0.3
+    return torch.cat((corner, corner + side), -1), scores
+
+
+def test_suppression_is_that_of_torchvision_and_of_ours(tmp_path: Path, referee: Any) -> None:
+    boxes, scores = crowded()
+    wanted = torch.zeros_like(scores, dtype=torch.bool)
+    for group in range(2):
+        for label in range(3):
+            rows = (scores[group, label] >= 0.3).nonzero()[:, 0]
+            kept = referee.nms(boxes[group, rows], scores[group, label, rows], 0.5)
+            wanted[group, label, rows[kept]] = True
+    assert wanted[0, 0, 0]
+    assert 10 < wanted.sum() < 200
+    assert torch.equal(keep_each(boxes, scores, 0.5, 0.3), wanted)
+    file = written(KeepEach(), (boxes, scores), tmp_path)
+    for run in (in_onnxruntime, in_openvino):
+        assert np.array_equal(run(file, [boxes, scores])[0], wanted)
+
+
+def test_nothing_to_suppress(tmp_path: Path) -> None:
+    boxes, scores = crowded()
+    file = written(KeepEach(), (boxes, scores), tmp_path)
+    for run in (in_onnxruntime, in_openvino):
+        assert not np.any(run(file, [boxes, scores * 0.1])[0])
+
+
+class Align(nn.Module):
+    def __init__(self, aligned: bool, plus_one: bool) -> None:
+        super().__init__()
+        self.rules = {"aligned": aligned, "plus_one": plus_one}
+
+    def forward(self, fine: Tensor, coarse: Tensor, boxes: Tensor, level: Tensor) -> tuple[Tensor]:
+        return (roi_align((fine, coarse), boxes, level, (4, 8), **self.rules),)
+
+
+@pytest.mark.parametrize(("aligned", "plus_one"), [(True, False), (False, False), (False, True), (True, True)])
+def test_roi_align_on_several_levels(aligned: bool, plus_one: bool, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(5)
+    maps = [torch.randn(2, 3, 64 // stride, 96 // stride, generator=draw) for stride in (4, 8)]
+    corner, side = torch.rand(2, 9, 2, generator=draw) * 60 - 10, torch.rand(2, 9, 2, generator=draw) * 50
+    boxes = torch.cat((corner, corner + side), -1)
+    boxes[0, 0] = 0  # padding
+    level = torch.randint(0, 2, (2, 9), generator=draw)
+    file = written(Align(aligned, plus_one), (*maps, boxes, level), tmp_path)
+    for levels in (level, torch.zeros_like(level), torch.ones_like(level)):  # a map that no box looks at
+        inputs = [*maps, boxes, levels]
+        wanted = Align(aligned, plus_one)(*inputs)
+        for run in (in_onnxruntime, in_openvino):
+            assert_equal(run(file, inputs), wanted)

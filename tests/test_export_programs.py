@@ -1,0 +1,215 @@
+"""TorchScript and .pt2: what is written runs without boxwright's code, and what a stranger put in is not loaded."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwright.errors import InputError
+from boxwright.export import programs
+from boxwright.export.graph import Graph, raw_graph
+from boxwright.predict import backends
+from boxwright.predict.backends import open_backend, read_card
+from boxwright.predict.card import Card
+from test_export_onnx import SIZE, WITHIN, assert_equal, examples, made
+
+pytestmark = pytest.mark.usefixtures("short_networks")
+WRITERS = {"pt2": programs.write_pt2, "torchscript": programs.write_torchscript}
+SMALL = [
+    ("tiny_darknet", {"last": "block"}),
+    ("faster_rcnn", WITHIN),
+    ("faster_rcnn", {"deform": "zoo", "plus_one": True}),
+]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(("name", "changes"), SMALL)
+@torch.no_grad()
+def test_read_back_and_equal(name: str, changes: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    few = {"rpn": {"test_proposals": 30}} if name == "faster_rcnn" else {}
+    model, recipe = made(name, changes | few)
+    for dynamic in (False, True) if name == "tiny_darknet" else (True,):
+        graph = raw_graph(model, recipe, dynamic_batch=dynamic)
+        card = Card(recipe, "raw", "float32", graph.outputs, "", "1")
+        WRITERS[kind](graph, tmp_path / f"a.{kind}", card.to_text())
+        backend, found = open_backend(tmp_path / f"a.{kind}")
+        assert found == card == read_card(tmp_path / f"a.{kind}")
+        assert backend.shape == (None if dynamic else 1, 3, *SIZE)
+        inputs = examples(graph, 3)
+        assert_equal(list(backend.forward(*inputs)), model(*inputs))
+    assert str(Path(programs.__file__).parents[2]).encode() not in (tmp_path / f"a.{kind}").read_bytes()
+
+
+FOREIGN = """
+import sys, numpy, torch
+names = sys.argv[1:]
+x = torch.from_numpy(numpy.load("x.npy"))
+for name in names:
+    run = torch.export.load(name).module() if name.endswith("pt2") else torch.jit.load(name)
+    numpy.save(name + ".npy", run(x)[0].numpy())
+assert not any("boxwright" in name for name in sys.modules)
+"""
+
+
+def test_another_program_runs_them(tmp_path: Path) -> None:
+    model, recipe = made("faster_rcnn", {"deform": "standard", "rpn": {"test_proposals": 30}})
+    graph = raw_graph(model, recipe)
+    for kind, write in WRITERS.items():
+        write(graph, tmp_path / f"a.{kind}", "card")
+    inputs = examples(graph, 1)
+    np.save(tmp_path / "x.npy", inputs[0])
+    there = os.environ | {"PYTHONPATH": ""}
+    subprocess.run(
+        [sys.executable, "-c", FOREIGN, *(f"a.{kind}" for kind in WRITERS)], cwd=tmp_path, env=there, check=True
+    )
+    with torch.no_grad():
+        wanted = model(*inputs)
+    for kind in WRITERS:
+        assert_equal([np.load(tmp_path / f"a.{kind}.npy")], wanted[:1])
+
+
+class Sum(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (images + 1,)
+
+
+def small(folder: Path, kind: str) -> Path:
+    graph = Graph(Sum().eval(), {"images": torch.rand(2, 3)}, ("sum",), {"images": {0: "batch"}})
+    WRITERS[kind](graph, folder / f"a.{kind}", "card")
+    return folder / f"a.{kind}"
+
+
+def changed(file: Path, part: str, change: Any) -> Path:
+    """`file` with another content of the entry whose name ends in `part`."""
+    content = file.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
+        names = [name for name in old.namelist() if name.endswith(part)]
+        assert len(names) == 1
+        for entry in old.infolist():
+            new.writestr(entry, change(old.read(entry)) if entry.filename in names else old.read(entry))
+    return file
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("sprung",))
+
+
+def trap(_: bytes) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(Trap(), buffer)
+    return buffer.getvalue()
+
+
+def edited(old: str, new: str) -> Any:
+    def change(content: bytes) -> bytes:
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode())
+
+    return change
+
+
+PT2 = {
+    "pickle": ("sample_inputs/model.pt", trap, "a pickle of other things"),
+    "flag": ("weights_config.json", lambda _: json.dumps({"config": {"a": {"use_pickle": True}}}).encode(), "a pickle"),
+    "call": ("models/model.json", edited("torch.ops.aten.add.Tensor", "torch.hub.load"), "a call of torch.hub.load"),
+    "file": ("models/model.json", edited("aten.add.Tensor", "aten.from_file.default"), "a call of torch.ops.aten.from"),
+    "formula": ("models/model.json", edited("integer=True", "integer=open(1)"), "the formula Symbol"),
+}
+
+
+@pytest.mark.parametrize(("part", "change", "found"), PT2.values(), ids=PT2)
+def test_what_could_run_in_a_pt2_is_refused(
+    part: str, change: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = changed(small(tmp_path, "pt2"), part, change)
+    with pytest.raises(InputError, match=found) as refused:
+        open_backend(file)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("line", ["torch.save(images, 'x')", "torch.from_file('x')", "ops.mine.run(images)"])
+def test_what_could_write_in_torchscript_is_refused(line: str, tmp_path: Path) -> None:
+    file = changed(small(tmp_path, "torchscript"), ".py", lambda code: code + f"    {line}\n".encode())
+    with pytest.raises(InputError, match="which no export needs"):
+        open_backend(file)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_no_program_is_one_line(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{kind}"
+    file.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="not a program of PyTorch"):
+        open_backend(file)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/models/model.json", b" " * 10_000_000)
+    with pytest.raises(InputError, match="bytes that unpack to 10000000"):
+        open_backend(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/version", "3")
+    with pytest.raises(InputError, match="not a program that PyTorch"):
+        open_backend(file)
+
+
+def marked(content: bytes, offset: int, byte: int) -> bytes:
+    """An archive whose index has `byte` there in every entry."""
+    parts = content.split(b"PK\x01\x02")
+    at = offset - 4
+    return b"PK\x01\x02".join([parts[0], *(part[:at] + bytes([byte]) + part[at + 1 :] for part in parts[1:])])
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(("offset", "byte"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_archives_that_cannot_be_unpacked_are_one_line(offset: int, byte: int, kind: str, tmp_path: Path) -> None:
+    file = small(tmp_path, kind)
+    file.write_bytes(marked(file.read_bytes(), offset, byte))
+    with pytest.raises(InputError, match="not a program of PyTorch"):
+        open_backend(file)
+
+
+def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt2"
+    name = "archive/models/model.json"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, '{"a": 1}' * 50)
+    content, start = file.read_bytes(), 30 + len(name)
+    file.write_bytes(content[:start] + b"\xff" * 6 + content[start + 6 :])
+    with pytest.raises(InputError, match="not a program of PyTorch"):
+        open_backend(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, "1" * 5000)  # more digits than Python reads
+    with pytest.raises(InputError, match="not a program of PyTorch"):
+        open_backend(file)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
+def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two archives of one length after each other: Python's reader finds the second, PyTorch's the first, for it takes
+    the place of the index as it is written down."""
+    file = small(tmp_path, "torchscript")
+    shown, hidden = (
+        changed(file, ".py", edited("torch.add", name)).read_bytes() for name in ("torch.add", "torch.sub")
+    )
+    file.write_bytes(hidden + shown)
+    assert torch.equal(torch.jit.load(file)(torch.ones(2, 3))[0], torch.zeros(2, 3))  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(backends, "_card", lambda path, text: text)
+    program, _ = backends.open_backend(file)
+    assert torch.equal(program.forward(torch.ones(2, 3))[0], torch.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_without_a_card(kind: str, tmp_path: Path) -> None:
+    file = small(tmp_path, kind)
+    with pytest.raises(InputError, match="'boxwright' metadata is not JSON"):
+        open_backend(file)
