@@ -138,12 +138,12 @@ def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
 
 def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeypatch):
     _, _, folder = made
+    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert bw.load(folder / "one.onnx").backend.name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
     with pytest.raises(InputError, match=r"^backend openvino: not installed.*pip install 'boxwright\[openvino\]'$"):
         bw.load(folder / "one.xml")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'$"):
         bw.load(folder / "one.onnx")
 
@@ -208,7 +208,7 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
         ("empty.onnx", {}, "empty.onnx: the file is empty"),
         ("plain.onnx", {}, "plain.onnx: holds no 'boxwright' metadata.*written by `boxwright export`"),
         ("wrong.onnx", {}, "wrong.onnx: its 'boxwright' metadata is not JSON"),
-        ("one.onnx", {"backend": "torch"}, "backend torch does not run .onnx files; needed openvino or onnxruntime"),
+        ("one.onnx", {"backend": "torch"}, "backend torch does not run .onnx files; needed onnxruntime or openvino"),
         ("one.xml", {"backend": "onnxruntime"}, "backend onnxruntime does not run .xml files; needed openvino"),
         ("one.onnx", {"device": "cuda"}, "found device cuda; exported files run on the cpu"),
         ("one.onnx", {"recipe": "yolov4_coco_608"}, "recipe yolov4_coco_608 does not fit"),

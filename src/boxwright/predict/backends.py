@@ -68,13 +68,13 @@ def _first_that_can(path: str | Path, backend: str, use: Callable[[str], T]) -> 
         if backend not in able:
             raise InputError(f"{file}: backend {backend} does not run {file.suffix} files; needed {' or '.join(able)}")
         return use(backend)
-    *first, last = [name for name in able if importlib.util.find_spec(name) is not None] or able[-1:]
-    for name in first:
+    refusals = []
+    for name in [name for name in able if importlib.util.find_spec(name) is not None] or able[:1]:
         try:
             return use(name)
-        except InputError:  # an operator that it does not know, most likely; if it is more, the last one says so
-            continue
-    return use(last)
+        except InputError as error:  # an operator that it does not know, for example
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _card(path: str | Path, text: str | None) -> Card:
