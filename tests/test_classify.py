@@ -175,7 +175,7 @@ class TestRun:
         assert loaded.model.network.last.weight.equal(average)
 
     def test_channels_last_changes_nothing_but_rounding(self, data: Path, tmp_path: Path) -> None:
-        # Small steps: in a fresh network one maximum that rounding moves to another pixel changes the next loss by 0.3 %.
+        # Small steps: in a fresh network a maximum that rounding moves to another pixel changes the next loss by 0.3 %.
         steps = {"train.epochs": 1, "train.schedule.lr": 0.001}
         changes = ({"train.channels_last": last} | steps for last in (False, True))
         runs = [lines(run(data, tmp_path / str(number), each)) for number, each in enumerate(changes)]
