@@ -19,8 +19,11 @@ check: .venv/installed         ## style and types
 	$(BIN)/mypy
 
 # Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
+# The many runtimes opened and closed in test_backends.py have a process of their own: after them, a process that went on
+# for minutes with other tests ended in a segmentation fault, whose cause is not found yet.
 test: check                    ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --ignore tests/test_backends.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_backends.py
 
 .venv-mindspore/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mindspore
