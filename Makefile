@@ -19,12 +19,8 @@ check: .venv/installed         ## style and types
 	$(BIN)/mypy
 
 # Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
-# Files that open other runtimes have processes of their own: after them, a process that went on for minutes with other
-# tests ended in a segmentation fault, whose cause is not found yet.
-RUNTIMES := $(wildcard tests/test_backends.py tests/test_export*.py tests/test_quantize.py tests/test_om.py)
 test: check                    ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 $(addprefix --ignore=,$(RUNTIMES))
-	for file in $(RUNTIMES); do OMP_NUM_THREADS=1 $(BIN)/pytest $$file || exit 1; done
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 .venv-mindspore/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mindspore

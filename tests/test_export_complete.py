@@ -19,6 +19,7 @@ from boxwright.export.complete import CANDIDATES, candidates, complete_graph
 from boxwright.export.graph import Graph
 from boxwright.ops.best_first import take_best
 from boxwright.ops.nms import suppress
+from boxwright.predict.backend_openvino import core
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import on_canvases
 from boxwright.predict.predictor import Predictor
@@ -180,7 +181,6 @@ class Canvases(nn.Module):
 def runs(graph: Graph, folder: Path, deform: Any = "plain") -> dict[str, Run]:
     """The graph's module itself, its file in ONNX Runtime, and in OpenVINO where that knows its operators."""
     import onnxruntime
-    import openvino
 
     from boxwright.export import onnx
 
@@ -195,7 +195,7 @@ def runs(graph: Graph, folder: Path, deform: Any = "plain") -> dict[str, Run]:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     found: dict[str, Run] = {"eager": eager, "onnxruntime": lambda pictures: session.run(None, {"pictures": pictures})}
     if deform == "plain":
-        compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found["openvino"] = lambda pictures: [np.array(one) for one in compiled(pictures).values()]
     return found
 

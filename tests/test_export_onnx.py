@@ -15,11 +15,13 @@ from boxwright.export import onnx
 from boxwright.export.graph import Graph, exported, raw_graph
 from boxwright.ops.nms import keep_each
 from boxwright.ops.roi_align import roi_align
+from boxwright.predict.backend_openvino import core
 from boxwright.recipe import Recipe, from_tree
 from test_models import CASES, CLASSIFIERS
 
 checker = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
 
 pytestmark = pytest.mark.usefixtures("short_networks")
 SIZE = (64, 96)
@@ -56,9 +58,8 @@ def in_onnxruntime(file: Path, inputs: list[Tensor]) -> list[Any]:
 
 
 def in_openvino(file: Path, inputs: list[Tensor]) -> list[Any]:
-    openvino = pytest.importorskip("openvino")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    return list(openvino.compile_model(file, "CPU", options)([one.numpy() for one in inputs]).values())
+    return list(core().compile_model(file, "CPU", options)([one.numpy() for one in inputs]).values())
 
 
 def assert_equal(found: list[Any], wanted: tuple[Tensor, ...], within: float = 1e-4) -> None:

@@ -7,13 +7,12 @@ equally fast) in nine times the time, and would need every operator of ours told
 import importlib
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from boxwright.errors import InputError
 from boxwright.export import onnx
 from boxwright.export.graph import Graph
 from boxwright.files import together
+from boxwright.predict.backend_openvino import core, library
 from boxwright.predict.card import KEY
 
 if TYPE_CHECKING:
@@ -38,8 +37,7 @@ def read(file: Path) -> "openvino.Model":
 
     Not by `convert_model`, which reports its use to its makers.
     """
-    runtime = library()
-    model: openvino.Model = runtime.Core().read_model(file)
+    model: openvino.Model = core().read_model(file)
     passes = importlib.import_module("openvino.passes")
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
@@ -52,12 +50,3 @@ def save(model: "openvino.Model", path: Path, card: str, *, half: bool = False) 
     model.set_rt_info(card, [KEY])
     with together(path) as part:
         library().save_model(model, part, compress_to_fp16=half)
-
-
-def library() -> ModuleType:
-    """The package `openvino`; InputError where it is not installed."""
-    try:
-        module: ModuleType = importlib.import_module("openvino")
-    except ImportError as error:
-        raise InputError(f"OpenVINO is not installed ({error}); pip install 'boxwright[openvino]'") from error
-    return module

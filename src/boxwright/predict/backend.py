@@ -71,7 +71,7 @@ def extra(module: str, name: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"backend {module}: not installed (or not for this machine: {str(error).partition(chr(10))[0]}); "
+            f"{module} is not installed (or not for this machine: {str(error).partition(chr(10))[0]}); "
             f"pip install 'boxwright[{name}]'"
         ) from error
 

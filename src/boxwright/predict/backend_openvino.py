@@ -1,6 +1,8 @@
 """OpenVINO's files, and ONNX files, in OpenVINO (extra `openvino`)."""
 
+import functools
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ class OpenVino:
     name = "openvino"
 
     def __init__(self, compiled: Any) -> None:
-        self.queue = _openvino().AsyncInferQueue(compiled)  # of as many requests as its performance hint wants
+        self.queue = library().AsyncInferQueue(compiled)  # of as many requests as its performance hint wants
         self.kinds = [torch.from_numpy(np.zeros(0, one.element_type.to_dtype())).dtype for one in compiled.inputs]
         sides = compiled.inputs[0].partial_shape
         self.shape = tuple(side.get_length() if side.is_static else None for side in sides)
@@ -52,14 +54,13 @@ def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
         # on a processor with 16-bit arithmetic OpenVINO would use it unasked, and answer differently than elsewhere
         "INFERENCE_PRECISION_HINT": "bf16" if running.bfloat16 else "f32",
     }
-    core = _openvino().Core()
-    model = _read(core, file)
+    model = _read(file)
     first = [one.partial_shape.rank for one in model.inputs[:1]]
     kinds = {one.element_type.get_type_name() for one in model.inputs}
     if not first or first[0].is_dynamic or first[0].get_length() != 4 or kinds - TYPES:
         raise no_picture(file)
     try:
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
     return OpenVino(compiled), _text(model)
@@ -67,16 +68,32 @@ def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
 
 def read_text(file: Path) -> str | None:
     """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _text(_read(_openvino().Core(), file))
+    return _text(_read(file))
 
 
-def _openvino() -> Any:
+def core() -> Any:
+    """OpenVINO's core: one for the process, never let go. Raises InputError where OpenVINO is not installed.
+
+    Its CPU plugin gives the thread a stack for signals, and at its end puts back the one before. Of two cores that end
+    in the order they began, the second puts back the first one's, which is unmapped by then: the next signal (a worker
+    of a data loader ends) is written to that memory, whoever has it now.
+    """
+    return _core(library())
+
+
+@functools.cache
+def _core(runtime: ModuleType) -> Any:
+    return runtime.Core()
+
+
+def library() -> ModuleType:
+    """The package `openvino`. Raises InputError where it is not installed."""
     return extra("openvino", "openvino")
 
 
-def _read(core: Any, file: Path) -> Any:
+def _read(file: Path) -> Any:
     try:
-        return core.read_model(str(file))
+        return core().read_model(str(file))
     except RuntimeError as error:
         raise InputError(f"{file}: not a model that OpenVINO can read ({first_line(error)})") from error
 
