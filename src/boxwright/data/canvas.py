@@ -179,13 +179,15 @@ def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
 def _decode(data: bytes, path: str | Path, reduction: int) -> npt.NDArray[np.uint8]:
     complete = not data.startswith(b"\x89PNG") or b"IEND" in data  # libpng prints about cut files by itself
     try:
-        flag = REDUCED.get(reduction, cv2.IMREAD_COLOR)
+        flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None
     except cv2.error as error:  # for example a declared size above OpenCV's limit of 2^30 px
         raise _unreadable(data, path) from error
     if image is None:
         raise _unreadable(data, path)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)  # type: ignore[return-value]
+    if reduction > 1:  # OpenCV has no flag for reduced and RGB
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image  # type: ignore[return-value]
 
 
 def _unreadable(data: bytes, path: str | Path) -> InputError:
