@@ -91,7 +91,7 @@ def measure(loaded: Predictor, pictures: Path, out: Path, rounds: int, count: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="in place of random ones")
-    parser.add_argument("--recipe", help="for weights that do not carry their own")
+    parser.add_argument("--recipe", help="of random weights, or of weights that do not carry their own")
     parser.add_argument("--pictures", help="a folder, in place of made ones")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
@@ -104,7 +104,7 @@ def main() -> None:
         if not words.pictures:
             pictures.mkdir()
             write_pictures(pictures, words.count)
-        for name in [words.recipe] if words.weights else RECIPES:
+        for name in [words.recipe] if words.weights or words.recipe else RECIPES:
             weights = words.weights or str(root / "random.safetensors")
             if not words.weights:
                 random_weights(recipe.load(name), Path(weights))

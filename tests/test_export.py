@@ -398,6 +398,8 @@ def test_reasons_to_refuse(change: dict[str, Any], reason: str) -> None:
     [
         (["--to", "tflite"], "--to: found 'tflite', needed one of onnx"),
         (["--to", "onnx", "--size", "100", "96"], "found [100, 96] px, the model needs multiples of 32"),
+        (["--to", "onnx", "--size", "100000", "96"], "less than or equal to 16384 (found 100000)"),
+        (["--to", "onnx", "--split", "train"], "--split train: found without --data"),
         (["--to", "onnx", "-o", "x.xml"], "found the suffix '.xml', needed .onnx"),
         (["--to", "onnx", "--batch", "2", "--dynamic-batch"], "found both, needed one"),
         (["--to", "darknet", "--half", "--with-nms"], "--half, --with-nms: --to darknet writes weights without"),

@@ -18,7 +18,9 @@ from boxwright import config, models
 from boxwright.config import Config, Fraction, ModelConfig, NotNegative, Positive
 from boxwright.errors import InputError
 
-Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width) px
+# More px a side than any GPU has room for: a slip of the hand is refused before memory is asked for.
+Side = Annotated[int, Field(ge=1, le=16_384)]
+Size = tuple[Side, Side]  # (height, width) px
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:

@@ -25,7 +25,7 @@ def export(
     data: Annotated[
         str | None, typer.Option("--data", help="Compare the answers on this data set. [default: rendered scenes]")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which part of it.")] = "val",
+    split: Annotated[str | None, typer.Option("--split", help="Which part of it. [default: val]")] = None,
     chip: Annotated[str | None, typer.Option("--chip", help="The Ascend device that an om is for.")] = None,
     set_: Changes = None,
 ) -> None:

@@ -49,7 +49,7 @@ def export_model(
     half: bool = False,
     complete: bool = False,
     data: str | None = None,
-    split: str = "val",
+    split: str | None = None,
     chip: str | None = None,
 ) -> parity.Report:
     """Write the weights at `source` (a run folder or a file) to `out` in the format `to`, one of `Format`.
@@ -58,7 +58,7 @@ def export_model(
     stored with the weights; overrides: changes to it. size: (height, width) px of the canvas, None for the recipe's.
     batch: pictures that the file takes at a time; dynamic_batch: any number. half: numbers of 16 bits. complete: from
     pictures as bytes to detections or classes, all inside; without it from canvases to the raw tensors.
-    data: the folder of a data set, of which `split` is looked at; None for rendered scenes.
+    data: the folder of a data set, of which `split` is looked at, None for val; without it rendered scenes are.
     chip: the Ascend device that an .om is for, such as Ascend310P3.
 
     The file is run beside PyTorch (see `parity`); the report lies beside it as FILE.parity.json, also where the answers
@@ -66,6 +66,9 @@ def export_model(
     that cannot be read, words that do not go together, and what the format cannot hold.
     """
     _check(to, batch, dynamic_batch, half, complete, chip)
+    if split is not None and data is None:
+        raise InputError(f"--split {split}: found without --data, of which it is a part; name the data set as well")
+    split = split or "val"
     if to == "om":
         om.need_atc(chip)
     model, chosen = network(source, recipe, overrides, size)
