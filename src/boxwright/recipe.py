@@ -18,9 +18,8 @@ from boxwright import config, models
 from boxwright.config import Config, Fraction, ModelConfig, NotNegative, Positive
 from boxwright.errors import InputError
 
-# More px a side than any GPU has room for: a slip of the hand is refused before memory is asked for.
-Side = Annotated[int, Field(ge=1, le=16_384)]
-Size = tuple[Side, Side]  # (height, width) px
+Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a slip of the hand is refused before memory is asked for
+Size = tuple[Side, Side]  # (height, width)
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:

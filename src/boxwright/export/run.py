@@ -66,9 +66,7 @@ def export_model(
     that cannot be read, words that do not go together, and what the format cannot hold.
     """
     _check(to, batch, dynamic_batch, half, complete, chip)
-    if split is not None and data is None:
-        raise InputError(f"--split {split}: found without --data, of which it is a part; name the data set as well")
-    split = split or "val"
+    split = _part(split, data)
     if to == "om":
         om.need_atc(chip)
     model, chosen = network(source, recipe, overrides, size)
@@ -119,6 +117,13 @@ def _check(to: str, batch: int, dynamic_batch: bool, half: bool, complete: bool,
         raise InputError(f"--chip: found with --to {to}, goes with om; leave it out")
     if half and to not in HALVED:
         raise InputError(f"--half: found with --to {to}, goes with {' and '.join(HALVED)}")
+
+
+def _part(split: str | None, data: str | None) -> str:
+    """The split to look at. Raises InputError for one of no data set."""
+    if split is not None and data is None:
+        raise InputError(f"--split {split}: found without --data, of which it is a part; name the data set as well")
+    return split or "val"
 
 
 def _target(source: str | Path, to: str, out: str | Path) -> Path:
