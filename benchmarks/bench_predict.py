@@ -26,6 +26,7 @@ from boxwright import models, recipe
 from boxwright.export.run import export_model
 from boxwright.predict import predictor, sinks
 from boxwright.predict.backends import Running
+from boxwright.predict.inputs import canvases_of, scaled
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
@@ -65,10 +66,7 @@ def measure(loaded: Predictor, pictures: Path, out: Path, rounds: int, count: in
     files = sorted(pictures.iterdir())[:count]
     placed = [loaded.place(str(file)) for file in files]
     groups = [placed[start : start + batch] for start in range(0, len(placed), batch)]
-    canvases = [torch.from_numpy(np.stack([one.pixels for one in group])).permute(0, 3, 1, 2) for group in groups]
-    inputs = [one.float() / 255 for one in canvases]  # channels last, as PyTorch likes them best
-    if loaded.backend.name != "torch":  # type: ignore[union-attr]
-        inputs = [one.contiguous() for one in inputs]
+    inputs = [scaled(canvases_of(group), loaded.device, loaded.backend) for group in groups]
 
     def network() -> None:
         for one in inputs:

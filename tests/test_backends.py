@@ -298,7 +298,7 @@ def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_co
 class Fixed:
     """Three rows for every picture, the last of them empty."""
 
-    name, shape = "fixed", (1, None, None, 3)
+    name, shape, channels_last = "fixed", (1, None, None, 3), False
 
     def forward(self, *inputs):
         assert inputs[0].dtype == torch.uint8

@@ -244,7 +244,8 @@ PICTURES = [np.stack([waves(seed, h, w) for seed in range(3)]) for h, w in [(120
 def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     """A small network whose answers depend on what is shown, as a trained one's do, and its recipe."""
     chosen = recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
-    torch.manual_seed(1)
+    # With seed 1 this deep network likes two classes of one box equally well to 1e-4, and rounding would choose.
+    torch.manual_seed(5 if name == "yolov4_coco_608" else 1)
     model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
     with torch.no_grad():
         if chosen.model.name == "faster_rcnn":  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Pictures to boxes: geometry, batches, choices, many files, bad input."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import boxwright as bw
 from boxwright import models, recipe
-from boxwright.predict.inputs import arguments, trimmed
+from boxwright.predict.inputs import arguments, scaled, trimmed
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.sinks import predict_to_folder
 from boxwright.recipe import SuppressionConfig
@@ -226,8 +227,8 @@ def test_inputs_of_a_network_that_asks_where_pictures_end():
     """Canvases are cut to what both pictures need, in steps of 32."""
     frames = [Frame(0, "", (49, 100), (96, 128), (51 / 49, 0.5)), Frame(1, "", (20, 66), (96, 128), (2.0, 1.0))]
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128)
-    assert torch.equal(trimmed(images, frames, 32), images[:, :, :64, :96])
-    assert torch.equal(trimmed(images, frames[:1], 32), images[:, :, :64, :64])
+    assert torch.equal(torch.stack(trimmed(images.unbind(), frames, 32)), images[:, :, :64, :96])
+    assert torch.equal(torch.stack(trimmed(images.unbind(), frames[:1], 32)), images[:, :, :64, :64])
     assert [one is images for one in arguments(("images",), images, frames)] == [True]
     given, extents = arguments(("images", "extents"), images, frames)
     assert given is images
@@ -247,3 +248,16 @@ def test_trimmed_canvases_show_the_same():
         assert len(ours) > 0
         assert torch.equal(ours.boxes, theirs.boxes)
     assert shapes == [(2, 3, 96, 128)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("side", [40, 640])  # small and large batches lie in memory of different kinds
+def test_what_a_backend_is_given_is_laid_out_as_it_likes(channels_last, side):
+    backend = SimpleNamespace(channels_last=channels_last)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    for kind in (np.uint8, np.float32):
+        canvases = [torch.from_numpy(one.astype(kind)).permute(2, 0, 1) for one in pixels]
+        given = scaled(canvases, torch.device("cpu"), backend)
+        assert torch.equal(given, torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float() / 255)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert given.is_contiguous(memory_format=layout)

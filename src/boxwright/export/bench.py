@@ -26,7 +26,7 @@ from boxwright.predict import class_predictor, predictor
 from boxwright.predict.backend_torch import has_bfloat16
 from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
 from boxwright.predict.class_predictor import ClassPredictor
-from boxwright.predict.inputs import Placed, arguments, stacked
+from boxwright.predict.inputs import Placed, arguments, canvases_of, scaled
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
@@ -178,7 +178,7 @@ def _measured(found: Mapping[str, Looker], batches: Sequence[int], rounds: int) 
 def _network(one: Looker, pictures: Sequence[Placed]) -> Callable[[], tuple[torch.Tensor, ...]]:
     assert one.backend is not None
     forward, frames = one.backend.forward, [picture.frame for picture in pictures]
-    images = stacked(pictures).to(one.device).float() / 255
+    images = scaled(canvases_of(pictures), one.device, one.backend)
     inputs = arguments(one.model.inputs, images, frames)  # type: ignore[arg-type]
     return lambda: forward(*inputs)
 

@@ -19,9 +19,11 @@ Run = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
 class Backend(Protocol):
-    """name: of the runtime. shape: of the first input, None where an axis may have any length."""
+    """name: of the runtime. shape: of the first input, None where an axis may have any length. channels_last:
+    whether pictures laid out that way spare it a copy."""
 
     name: str
+    channels_last: bool
     shape: tuple[int | None, ...]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -26,6 +26,7 @@ class MindSpore:
     """A loaded graph."""
 
     name = "mindspore"
+    channels_last = False
 
     def __init__(self, cell: Any, shape: tuple[int, ...]) -> None:
         self.cell = cell

@@ -17,6 +17,7 @@ class OnnxRuntime:
     """A session on the CPU."""
 
     name = "onnxruntime"
+    channels_last = False
 
     def __init__(self, session: Any) -> None:
         self.session = session

@@ -20,6 +20,7 @@ class OpenVino:
     """A compiled model on the CPU."""
 
     name = "openvino"
+    channels_last = False
 
     def __init__(self, compiled: Any) -> None:
         self.queue = library().AsyncInferQueue(compiled)  # of as many requests as its performance hint wants

@@ -48,6 +48,7 @@ class Program:
     """A program, and how many pictures it takes."""
 
     name = "torch"
+    channels_last = True
 
     def __init__(self, run: Callable[..., tuple[Tensor, ...]], shape: tuple[int | None, ...]) -> None:
         self.run = run

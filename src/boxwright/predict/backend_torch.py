@@ -15,6 +15,7 @@ class Torch:
     """A network on the device of its weights, where its inputs and outputs lie as well."""
 
     name = "torch"
+    channels_last = True
     shape: tuple[int | None, ...] = (None, 3, None, None)
 
     def __init__(self, model: nn.Module, running: Running) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from boxwright.data.canvas import read_image
 from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw_classes, name_of
-from boxwright.predict.inputs import Array, Picture, Placed, placed, stacked
+from boxwright.predict.inputs import Array, Picture, Placed, canvases_of, placed, scaled
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.recipe import Recipe
 from boxwright.types import Classes, Classifier, Frame
@@ -93,7 +93,7 @@ class ClassPredictor:
 
     def look(self, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
         """What the network says of the pictures, all at once."""
-        return self._forward(stacked(pictures))
+        return self._forward(canvases_of(pictures))
 
     def answer(self, raw: tuple[Tensor, ...], pictures: Sequence[Placed], most: int) -> list[ClassPrediction]:
         """The best classes of each picture."""
@@ -107,12 +107,13 @@ class ClassPredictor:
 
         frames: how the pictures lie on them, for a file that places them itself.
         """
-        return self._best(self._forward(images), most)
+        return self._best(self._forward(images.to(self.device, non_blocking=True).unbind()), most)
 
-    def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _forward(self, canvases: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        images = scaled(canvases, self.device, self.backend)
         network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
-            raw: tuple[Tensor, ...] = network(images.to(self.device, non_blocking=True).float() / 255)
+            raw: tuple[Tensor, ...] = network(images)
         return raw
 
     def _best(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:

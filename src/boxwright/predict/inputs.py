@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from boxwright.data.canvas import frame_for, place, read_image
+from boxwright.data.warp import unfilled
 from boxwright.errors import InputError
+from boxwright.predict.backend import Backend
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
@@ -36,9 +38,26 @@ def placed(picture: Picture, canvas: CanvasConfig, number: int = 0) -> Placed:
     return Placed(place(image, frame, canvas), frame, picture if isinstance(picture, np.ndarray) else None)
 
 
-def stacked(pictures: Sequence[Placed]) -> Tensor:
-    """Canvases (B, 3, H, W), uint8 or float in 0..255."""
-    return torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2)
+def canvases_of(pictures: Sequence[Placed]) -> list[Tensor]:
+    """(3, H, W) each, uint8 or float in 0..255."""
+    return [torch.from_numpy(picture.pixels).permute(2, 0, 1) for picture in pictures]
+
+
+def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Backend | None = None) -> Tensor:
+    """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
+
+    They are laid out as `backend` likes it; without one they keep their layout. Each goes to its place at once:
+    stacked, divided and then laid out as a whole, they cost a CPU two to three times as much.
+    """
+    channels_last = backend.channels_last if backend else not canvases[0].is_contiguous()
+    shape = (len(canvases), 3, *canvases[0].shape[1:])
+    if channels_last:
+        images = unfilled((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
+    else:
+        images = unfilled(shape, device)
+    for canvas, image in zip(canvases, images, strict=True):
+        torch.div(canvas.to(device, non_blocking=True), 255, out=image)
+    return images
 
 
 def on_canvases(pictures: Sequence[Picture], canvas: CanvasConfig, first: int = 0) -> tuple[Tensor, list[Frame]]:
@@ -47,7 +66,7 @@ def on_canvases(pictures: Sequence[Picture], canvas: CanvasConfig, first: int = 
     Raises InputError for a file that is no picture and an array of another kind.
     """
     found = [placed(picture, canvas, first + i) for i, picture in enumerate(pictures)]
-    return stacked(found), [one.frame for one in found]
+    return torch.stack(canvases_of(found)), [one.frame for one in found]
 
 
 def pixels_of(picture: Picture) -> Array:
@@ -60,10 +79,10 @@ def path_of(picture: Picture) -> str:
     return "" if isinstance(picture, np.ndarray) else str(picture)
 
 
-def trimmed(images: Tensor, frames: Sequence[Frame], step: int) -> Tensor:
-    """Canvases (B, 3, H, W) cut to the smallest multiples of `step` px that hold all their pictures."""
+def trimmed(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
+    """Canvases (3, H, W) cut to the smallest multiples of `step` px that hold all their pictures."""
     height, width = (-(-max(sides) // step) * step for sides in zip(*map(_extent, frames), strict=True))
-    return images[..., :height, :width]
+    return [canvas[:, :height, :width] for canvas in canvases]
 
 
 def arguments(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) -> tuple[Tensor, ...]:

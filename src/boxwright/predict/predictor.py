@@ -18,7 +18,7 @@ from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw
-from boxwright.predict.inputs import Array, Picture, Placed, arguments, placed, stacked, trimmed
+from boxwright.predict.inputs import Array, Picture, Placed, arguments, canvases_of, placed, scaled, trimmed
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Detections, Detector, Frame
@@ -136,7 +136,7 @@ class Predictor:
 
     def look(self, pictures: Sequence[Placed]) -> Looked:
         """What the network says of the pictures, all at once."""
-        return self._forward(stacked(pictures), [picture.frame for picture in pictures])
+        return self._forward(canvases_of(pictures), [picture.frame for picture in pictures])
 
     def answer(self, looked: Looked, pictures: Sequence[Placed], wanted: Wanted) -> list[Prediction]:
         """The detections of each picture."""
@@ -160,16 +160,17 @@ class Predictor:
         cut to the picture, and those with nothing inside it go. labels: the classes to keep, None for all.
         """
         wanted = Wanted(threshold, suppression, None if labels is None else list(labels))
-        return self._found(self._forward(images, frames), frames, wanted)
+        canvases = images.to(self.device, non_blocking=True).unbind()
+        return self._found(self._forward(canvases, frames), frames, wanted)
 
-    def _forward(self, images: Tensor, frames: Sequence[Frame]) -> Looked:
+    def _forward(self, canvases: Sequence[Tensor], frames: Sequence[Frame]) -> Looked:
         model = cast(Detector, self.model)
         if self.recipe.data.canvas.trim:
-            images = trimmed(images, frames, getattr(self.recipe.model, "size_step", 1))
+            canvases = trimmed(canvases, frames, getattr(self.recipe.model, "size_step", 1))
+        images = scaled(canvases, self.device, self.backend)
         network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
-            given = images.to(self.device, non_blocking=True).float() / 255
-            raw = network(*arguments(model.inputs, given, frames))
+            raw = network(*arguments(model.inputs, images, frames))
         return Looked(raw, (images.shape[-2], images.shape[-1]))
 
     def _found(self, looked: Looked, frames: Sequence[Frame], wanted: Wanted) -> list[Detections]:
