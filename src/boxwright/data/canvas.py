@@ -12,8 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from boxwright.data.header import read_header
@@ -201,9 +199,12 @@ def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
     """(h, w, 3) uint8 -> (*size, 3) by one of the kinds that CanvasConfig.resize describes."""
     (h, w), (new_h, new_w) = image.shape[:2], size
     if kind == "darknet":
-        planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        planes = F.interpolate(planes, size=size, mode="bilinear", align_corners=True)
-        return planes[0].permute(1, 2, 0).contiguous().numpy()
+        # Outermost pixels fall on outermost ones. OpenCV 4 would round places to 1/32 px, OpenCV 5 is exact.
+        matrix = np.array([[(w - 1) / max(new_w - 1, 1), 0, 0], [0, (h - 1) / max(new_h - 1, 1), 0]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(
+            image.astype(np.float32), matrix, (new_w, new_h), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
     if kind == "float":
         image = image.astype(np.float32)
     if (h, w) == size:
