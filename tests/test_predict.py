@@ -235,6 +235,14 @@ def test_inputs_of_a_network_that_asks_where_pictures_end():
     assert extents.tolist() == [[51, 50], [40, 66]]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_a_backend_trimmed_canvases_keep_their_layout(layout):
+    images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128).contiguous(memory_format=layout)
+    given = scaled(images[..., :64, :96].unbind(), torch.device("cpu"))
+    assert torch.equal(given, images[..., :64, :96] / 255)
+    assert given.is_contiguous(memory_format=layout)
+
+
 def test_trimmed_canvases_show_the_same():
     """Two pictures on canvases of 160 px, of which the network sees 96 x 128."""
     boxes = [(5, 5, 40, 35), (60, 50, 90, 64)]

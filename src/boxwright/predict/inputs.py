@@ -49,7 +49,7 @@ def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Backend | 
     They are laid out as `backend` likes it; without one they keep their layout. Each goes to its place at once:
     stacked, divided and then laid out as a whole, they cost a CPU two to three times as much.
     """
-    channels_last = backend.channels_last if backend else not canvases[0].is_contiguous()
+    channels_last = backend.channels_last if backend else canvases[0].stride(0) == 1
     shape = (len(canvases), 3, *canvases[0].shape[1:])
     if channels_last:
         images = unfilled((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
