@@ -24,6 +24,7 @@ import torch
 
 from boxwright import models, recipe
 from boxwright.export.run import export_model
+from boxwright.memory import keep_freed
 from boxwright.predict import predictor, sinks
 from boxwright.predict.backends import Running
 from boxwright.predict.inputs import canvases_of, scaled
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     words = parser.parse_args()
+    keep_freed()  # as the command line does
     print(f"{date.today()}  torch {torch.__version__}, Python {platform.python_version()}", end="  ")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as place:

@@ -11,6 +11,7 @@ import typer
 
 from boxwright.cli import data, deploy, networks
 from boxwright.errors import InputError
+from boxwright.memory import keep_freed
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
 
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Status 0: done. 1: done, and something was found wrong. 2: the input cannot be used, said in one line on stderr.
     130: interrupted.
     """
+    keep_freed()
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = app(words, prog_name="boxwright", standalone_mode=False)
