@@ -38,6 +38,7 @@ from boxwright import recipe
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
 from boxwright.data.classes import open_classes
+from boxwright.memory import keep_freed
 
 SIDE, BATCH, ROUNDS, BATCHES, NEEDED = 224, 64, 9, 3, 2.0
 COUNT = BATCHES * BATCH
@@ -84,6 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=Path, help="folder of JPEGs; none: rendered ones of 500 x 375")
     given = parser.parse_args().pictures
+    keep_freed()  # as the command line does, for both sides
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     loaded = recipe.load("tiny_darknet_imagenet_224")
@@ -96,7 +98,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         folders_of(given, root)
-        ours = ClassLoader(open_classes(root, "train"), loaded.training_canvas, BATCH)
+        ours = ClassLoader(open_classes(root, "train"), loaded.training_canvas, BATCH, changes=change)
         theirs = image_folder(root)
         for number in range(-1, ROUNDS):  # the first turn warms up
             turn = {

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -16,11 +17,12 @@ from boxwright.cli import main
 from boxwright.data import check, class_check, class_crops
 from boxwright.data.canvas import frame_for, place, read_image
 from boxwright.data.class_folders import imagenet_names
-from boxwright.data.class_loader import ClassLoader
+from boxwright.data.class_loader import ClassLoader, random_window
 from boxwright.data.classes import class_splits, holds_classes, open_classes
 from boxwright.engine import classification
 from boxwright.errors import InputError
-from boxwright.recipe import CanvasConfig
+from boxwright.recipe import CanvasConfig, ClassAugmentConfig
+from boxwright.types import ClassBatch
 from test_canvas import smooth, waves
 
 ORACLE = np.load(Path(__file__).parent / "oracles" / "tinydarknet" / "eval_preprocess.npz")
@@ -163,6 +165,29 @@ def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: p
     assert json.loads((pets / "report.json").read_text())["checked"]["val"] == {"pictures": 3, "classes": 2}
 
 
+@pytest.mark.parametrize("size", [(100, 150), (37, 20), (30, 300)])
+def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
+    """Moments of area, aspect and place over many draws; whole px inside the picture. Very wide: the fallback."""
+    count = 4000
+    config = ClassAugmentConfig(area=(0.08, 1.0))
+    draw = np.random.default_rng(0)
+    top, left, bottom, right = np.array([random_window(config, draw, size) for _ in range(count)]).T
+    assert min(left.min(), top.min()) >= 0
+    assert right.max() <= size[1]
+    assert bottom.max() <= size[0]
+    from torchvision.transforms import v2
+
+    torch.manual_seed(0)
+    params = v2.RandomResizedCrop.make_params
+    crop, picture = v2.RandomResizedCrop(8, (0.08, 1.0)), torch.zeros(3, *size)
+    drawn = [params(crop, [picture]) for _ in range(count)]
+    theirs = np.array([[one["left"], one["top"], one["width"], one["height"]] for one in drawn], dtype=np.float64)
+    ours = np.stack([left, top, right - left, bottom - top], axis=1)
+    spread = theirs.std(0)
+    assert (np.abs(ours.mean(0) - theirs.mean(0)) <= 5 * spread * np.sqrt(2 / count) + 1e-6).all()  # 5 standard errors
+    np.testing.assert_allclose(ours.std(0), spread, rtol=0.08, atol=1e-6)
+
+
 def test_show_writes_pictures_with_their_class(pets: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["data", "show", str(pets), "--split", "val", "--out", str(pets / "shown"), "--count", "3"])
@@ -191,6 +216,66 @@ def test_the_loader_gives_each_picture_its_label(pets: Path) -> None:
     assert [len(batch.labels) for batch in last] == [4, 2]
 
 
+def ramps(file: Path, size: tuple[int, int]) -> None:
+    """Red rises from left to right and green from top to bottom, both from 0 to 255."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    across, down = (np.linspace(0, 255, side) for side in size[::-1])
+    red, green = np.meshgrid(across, down)
+    cv2.imwrite(str(file), np.stack([np.zeros(size), green, red], -1).round().astype(np.uint8))
+
+
+def places_shown(batch: ClassBatch) -> np.ndarray:
+    """(B, 2, H, W) picture px, across and down, that the canvases of ramps show."""
+    sizes = np.array([frame.size[::-1] for frame in batch.frames])[:, :, None, None]
+    return batch.images[:, :2].numpy() / 255 * (sizes - 1) + 0.5
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("png", (150, 200)), ("jpg", (150, 200)), ("jpg", (1600, 1200))])
+def test_the_loader_cuts_random_windows_out_of_the_whole_picture(
+    tmp_path: Path, suffix: str, size: tuple[int, int]
+) -> None:
+    """Each canvas shows what its frame says, mirrored in half the cases; large JPEGs are decoded at reduced size."""
+    count, side = 40, 64
+    for number in range(count):
+        ramps(tmp_path / "train" / "one" / f"{number}.{suffix}", size)
+    changes = ClassAugmentConfig(area=(0.08, 1.0), flip=0.5)
+    train = open_classes(tmp_path, "train")
+    (batch,) = ClassLoader(train, CanvasConfig(size=(side, side)), count, changes=changes).epoch(0)
+    assert batch.images.shape == (count, 3, side, side)
+    centres = torch.arange(side) + 0.5
+    grid = torch.stack([centres.expand(side, -1), centres[:, None].expand(-1, side)]).flatten(1).T  # (x, y) px
+    mirrored = 0
+    for shown, frame in zip(places_shown(batch), batch.frames, strict=True):
+        if shown[0, 0, 0] > shown[0, 0, -1]:
+            shown, mirrored = shown[:, :, ::-1], mirrored + 1
+        wanted = frame.to_original(torch.cat([grid, grid], 1))[:, :2].T.reshape(2, side, side).numpy()
+        near = 0.02 * max(size)  # of JPEG's losses; half a px of the window is lost at its edges
+        np.testing.assert_allclose(shown, wanted, atol=near if suffix == "jpg" else 1.6)
+        assert frame.content[0] <= 1e-6
+        assert frame.content[2] >= side - 1e-6
+    assert 10 < mirrored < 30
+    assert len({frame.scale for frame in batch.frames}) == count
+
+
+def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
+    for number in range(9):
+        ramps(pets / "train" / "cat" / f"ramp{number}.png", (40, 50))
+    changes = ClassAugmentConfig(area=(0.1, 0.6), flip=0.5)
+    train = open_classes(pets, "train")  # 15 pictures
+
+    def epoch(number: int, batch: int = 6, skip: int = 0, **order: int) -> list[ClassBatch]:
+        loader = ClassLoader(train, CanvasConfig(size=(8, 8)), batch, changes=changes, **order)
+        return list(loader.epoch(number, skip))
+
+    first, other = epoch(0), epoch(1)
+    seen = {(frame.path, frame.scale, frame.offset) for batch in (*first, *other) for frame in batch.frames}
+    assert len(seen) == 24
+    assert torch.equal(epoch(1, skip=1, workers=1)[0].images, other[1].images)
+    halves = [epoch(1, 3, rank=rank, world=2)[1].images for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), other[1].images)
+    assert not torch.equal(epoch(0, seed=1)[0].images, first[0].images)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_names_a_picture_that_cannot_be_read(pets: Path, workers: int) -> None:
     (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
@@ -198,9 +283,11 @@ def test_the_loader_names_a_picture_that_cannot_be_read(pets: Path, workers: int
     assert "1.JPG: is empty (0 bytes)" in refusal(lambda: list(loader.epoch(0)))
 
 
-def test_training_canvases_are_stretched_and_larger_than_the_input() -> None:
+def test_training_canvases_are_stretched_and_larger_than_the_input_or_windows() -> None:
     loaded = recipe.load("tiny_darknet_imagenet_224")
-    assert (loaded.training_canvas.fit, loaded.training_canvas.size) == ("stretch", (280, 280))
+    assert (loaded.training_canvas.fit, loaded.training_canvas.size) == ("stretch", (224, 224))  # random windows
+    whole = loaded.with_overrides(["train.class_augment.area=null"])
+    assert (whole.training_canvas.fit, whole.training_canvas.size) == ("stretch", (280, 280))
     assert recipe.load("tiny_darknet_cifar10").training_canvas.size == (32, 32)
 
 
@@ -210,6 +297,8 @@ def test_augmentation_of_the_other_task_is_refused() -> None:
     assert "class_augment: flip" in refusal(lambda: recipe.load("yolov3_coco_416", ["train.class_augment.flip=1"]))
     both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.pad=4"]
     assert "area and pad both choose a window" in refusal(lambda: recipe.load("tiny_darknet_cifar10", both))
+    both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.canvas=[90, 90]"]
+    assert "canvas is for whole pictures" in refusal(lambda: recipe.load("tiny_darknet_imagenet_224", both))
 
 
 @pytest.fixture(params=["", "ILSVRC/Data/CLS-LOC"])

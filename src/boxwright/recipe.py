@@ -120,9 +120,9 @@ class ClassAugmentConfig(Config):
     Without `area` and `pad` a picture is seen as `data.canvas` says, as in evaluation.
     """
 
-    # (height, width) px that pictures are stretched to when they are loaded; null: 5/4 of the input
+    # (height, width) px that whole pictures are stretched to when they are loaded; null: 5/4 of the input
     canvas: Size | None = None
-    area: Range | None = None  # a random window of so large a share of the picture, resized to the input
+    area: Range | None = None  # a random window of so large a share of the picture, resized to the input when loaded
     aspect: Range = (3 / 4, 4 / 3)  # width to height of that window, drawn on a logarithmic scale
     # px of the picture by which it is padded on all sides with `data.canvas.fill`, to cut out a window of its own size
     pad: Annotated[int, Field(ge=0)] = 0
@@ -151,6 +151,8 @@ class ClassAugmentConfig(Config):
             raise ValueError(f"area holds {list(self.area)}; a window is a share of the picture, at most 1")
         if self.area and self.pad:
             raise ValueError("area and pad both choose a window; set one of them to null or 0")
+        if self.area and self.canvas:
+            raise ValueError("canvas is for whole pictures, and area loads only a window of each; set one to null")
         if self.mixup + self.cutmix > 1:
             raise ValueError(f"mixup and cutmix are {self.mixup} and {self.cutmix}; together at most 1")
         return self
@@ -306,11 +308,13 @@ class Recipe(Config):
     def training_canvas(self) -> CanvasConfig:
         """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges.
 
-        A classifier's are stretched: its random windows are cut from there, and know the aspect that the picture had.
+        A classifier's are stretched: the window that it sees is looked for there, and knows the aspect that the picture
+        had. But where `area` makes it random, it was cut out before and fills the canvas.
         """
         if self.model.task == "classify":
             height, width = self.data.canvas.size
-            size = self.train.class_augment.canvas or (height * 5 // 4, width * 5 // 4)
+            whole = self.train.class_augment.canvas or (height * 5 // 4, width * 5 // 4)
+            size = (height, width) if self.train.class_augment.area else whole
             return self.data.canvas.model_copy(update={"size": size, "fit": "stretch", "resize": "linear"})
         sizes = self.train.augment.sizes or (self.data.canvas.size,)
         largest = max(height for height, _ in sizes), max(width for _, width in sizes)

@@ -6,6 +6,7 @@ Rules for files: the EXIF orientation is applied, so sizes and boxes are those o
 becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colours below it stay).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
+Window = tuple[int, int, int, int]  # picture px: (top, left, bottom, right)
 Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -97,6 +99,43 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce:
         frame = frame_for(size, canvas, image_id, path)
         image = _decode(data, path, _reduction(size, _sizes(size, canvas)[0]))
     return place(image, frame, canvas), frame
+
+
+def read_window(
+    path: str, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str
+) -> tuple[Picture, Frame]:
+    """The window of the file's picture that `choose` picks by its size, stretched over the whole canvas; its frame.
+
+    A JPEG whose window is far larger than the canvas is decoded at reduced size.
+    Raises InputError when the file cannot be read as a picture.
+    """
+    data = _read_bytes(path)
+    size = _jpeg_size(data, path)
+    if size is None:
+        return cut_window(_decode(data, path, 1), choose, canvas, image_id, path)
+    top, left, bottom, right = window = choose(size)
+    image = _decode(data, path, _reduction((bottom - top, right - left), canvas.size))
+    return _stretched(image, size, window, canvas, image_id, path)
+
+
+def cut_window(
+    image: Picture, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str, path: str = ""
+) -> tuple[Picture, Frame]:
+    """`read_window` of a picture (h, w, 3) that is decoded."""
+    size = (image.shape[0], image.shape[1])
+    return _stretched(image, size, choose(size), canvas, image_id, path)
+
+
+def _stretched(
+    image: Picture, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str
+) -> tuple[Picture, Frame]:
+    """`window` of `image`, which is of `size` or smaller (decoded at reduced size), on the canvas."""
+    (h, w), (height, width), (top, left, bottom, right) = size, canvas.size, window
+    down, across = image.shape[0] / h, image.shape[1] / w
+    part = image[round(top * down) : round(bottom * down), round(left * across) : round(right * across)]
+    scale = height / (bottom - top), width / (right - left)
+    frame = Frame(image_id, path, size, canvas.size, scale, (-top * scale[0], -left * scale[1]))
+    return _resize(part, canvas.size, canvas.resize), frame
 
 
 def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:

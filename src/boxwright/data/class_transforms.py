@@ -2,9 +2,10 @@
 
     B images, H x W canvas px, h x w px of a result
 
-A window of each picture becomes the input, by one sampling; colours, erased parts and blends follow. What is drawn for
-a picture is a pure function of (seed, step, its place in the batch of the whole group of processes); only the order of
-the colour changes is drawn for the whole step. MixUp and CutMix take their partners from the process's own batch.
+A window of each picture becomes the input, by one sampling, unless the loader has cut it out; colours, erased parts and
+blends follow. What is drawn for a picture is a pure function of (seed, step, its place in the batch of the whole group
+of processes); only the order of the colour changes is drawn for the whole step. MixUp and CutMix take their partners
+from the process's own batch.
 """
 
 from dataclasses import replace
@@ -22,7 +23,6 @@ from boxwright.data.warp import portions, send, unfilled
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 
-WINDOWS_TRIED = 10  # before a window that fits a picture of unusual shape is taken (torchvision, MindSpore)
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue in the grey value (ITU-R BT.601, as torchvision rounds it)
 
 
@@ -32,15 +32,18 @@ def augment(
     """Random windows, flips, colours, erased parts, blends: uint8 canvases -> (B, 3, *canvas.size) float32 in [0, 1].
 
     canvas: how the picture would be seen in evaluation, and is seen here where no window is random. Canvases are
-    stretched pictures (`Recipe.training_canvas`); the window is chosen in px of the picture, so aspects are right.
+    stretched pictures (`Recipe.training_canvas`), or with `config.area` what `ClassLoader` has cut out and mirrored.
     The result has the keys from which its loss draws.
     """
     places_here = places(rank, len(batch.images))
     dice = Dice.for_batch(seed, step, rank, len(batch.images))
     device = batch.images.device
-    windows = draw_windows(batch, config, dice, canvas)
-    (edges,) = send([windows], device)
-    images = look(batch.images, edges, canvas.size, canvas.fill if _reach_out(windows, batch) else 0)
+    if config.area:
+        images = as_loaded(batch.images)
+    else:
+        windows = draw_windows(batch, config, dice, canvas)
+        (edges,) = send([windows], device)
+        images = look(batch.images, edges, canvas.size, canvas.fill if _reach_out(windows, batch) else 0)
     drawn = keys(seed, step, places_here)
     if config.policy != "no":
         images = policies.apply(config.policy, images, drawn)
@@ -56,9 +59,7 @@ def draw_windows(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice, canv
     A window may reach out of the canvas; with left and right exchanged it is mirrored.
     """
     sizes = np.array([frame.size for frame in batch.frames], dtype=np.float64)[:, ::-1]  # (B, 2) px, (width, height)
-    if config.area:
-        windows = _random_windows(sizes, config, dice)
-    elif config.pad:
+    if config.pad:
         corner = dice.below(2 * config.pad + 1, 2) - config.pad
         windows = np.concatenate([corner, corner + sizes], axis=1)
     else:
@@ -76,30 +77,18 @@ def _whole(size: tuple[int, int], canvas: CanvasConfig) -> tuple[float, float, f
     return -left / sx, -top / sy, (width - left) / sx, (height - top) / sy
 
 
-def _random_windows(sizes: Array, config: ClassAugmentConfig, dice: Dice) -> Array:
-    """(B, 4) picture px: area and aspect are drawn until the window fits, at most ten times (Inception's crop, as in
-    torchvision and MindSpore). Else the largest window in the middle whose aspect is allowed."""
-    assert config.area is not None
-    width, height = sizes.T
-    area = dice.uniform(*config.area, WINDOWS_TRIED) * (width * height)[:, None]
-    aspect = np.exp(dice.uniform(*np.log(config.aspect), WINDOWS_TRIED))
-    sides = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=-1)))  # (B, tries, 2) px
-    fits = ((sides > 0) & (sides <= sizes[:, None])).all(-1)
-    first = fits.argmax(1)
-    chosen = sides[np.arange(len(sides)), first]
-    shape = np.clip(width / height, *config.aspect)
-    middle = np.rint(np.minimum(sizes, np.stack([height * shape, width / shape], axis=1)))
-    any_fits = fits.any(1)[:, None]
-    side = np.where(any_fits, chosen, middle)
-    place = np.where(any_fits, dice.uniform(0, 1, 2), 0.5)
-    corner = np.floor(place * (sizes - side + np.where(any_fits, 1, 0)))  # whole px, all places equally likely
-    return np.concatenate([corner, corner + side], axis=1)
-
-
 def _reach_out(windows: Array, batch: ClassBatch) -> bool:
     """Whether one of the windows shows anything but canvas."""
     height, width = batch.images.shape[2:]
     return bool(((windows < 0) | (windows > [width, height] * 2)).any())
+
+
+def as_loaded(canvases: Tensor) -> Tensor:
+    """(B, 3, h, w) uint8 -> float32 in [0, 1]."""
+    images = unfilled(tuple(canvases.shape), canvases.device)
+    for part in portions(images):
+        torch.div(canvases[part], 255, out=images[part])
+    return images
 
 
 def look(canvases: Tensor, windows: Tensor, size: tuple[int, int], fill: float) -> Tensor:

@@ -52,6 +52,11 @@ def keys(seed: int, step: int, places: range) -> Rows:
     return np.array([source.generate_state(1)[0] for source in sources], dtype=np.int64)
 
 
+def window_generator(seed: int, step: int, place: int) -> np.random.Generator:
+    """For the window of one picture, which is drawn before its batch is. The spawn key sets it apart from the dice."""
+    return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step, place], spawn_key=(3,)))
+
+
 def step_generator(seed: int, step: int) -> np.random.Generator:
     """For what all pictures of a step share. The spawn key sets it apart from the dice of place 0."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)))

@@ -4,8 +4,8 @@ B images, M boxes an image after padding, H x W canvas px
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
+from boxwright.memory import keep_freed
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
 
@@ -32,6 +33,16 @@ class Samples(Protocol):
 B = TypeVar("B", Batch, ClassBatch)
 
 
+class Group(NamedTuple):
+    """indices: the pictures of a batch. For what is drawn for them: seed, step, and the place of the first in the batch
+    of the whole group of processes. Steps count from the start of the training, batch by batch."""
+
+    indices: list[int]
+    seed: int
+    step: int
+    first: int
+
+
 class Epochs(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
@@ -46,7 +57,7 @@ class Epochs(Generic[B]):
     """
 
     kind: type[B]
-    work: "type[Canvases]"
+    work: "Callable[..., Canvases]"
 
     def __init__(
         self,
@@ -93,7 +104,7 @@ class Epochs(Generic[B]):
 
 
 class _Order:
-    """Yields the dataset indices of each batch; `epoch` and `skip` are set before it is walked."""
+    """Yields what each batch is made of; `epoch` and `skip` are set before it is walked."""
 
     def __init__(self, length: int, batch: int, seed: int, rank: int, world: int, shuffle: bool) -> None:
         self.length, self.batch, self.seed, self.rank, self.world, self.shuffle = (
@@ -101,14 +112,16 @@ class _Order:
         )  # fmt: skip
         self.epoch = self.skip = 0
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Group]:
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.length)
         step = self.batch * self.world
         end = self.length - self.length % step if self.shuffle else self.length
-        for start in range(self.skip * step + self.rank * self.batch, end, step):
-            yield order[start : start + self.batch].tolist()
+        first, number = self.rank * self.batch, self.epoch * (end // step) + self.skip
+        for start in range(self.skip * step + first, end, step):
+            yield Group(order[start : start + self.batch].tolist(), self.seed, number, first)
+            number += 1
 
 
 def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Picture, Frame]:
@@ -120,29 +133,33 @@ def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Pictu
 
 
 class Canvases(ABC):
-    """List of indices -> the parts of a batch. Lives in the workers."""
+    """What a batch is made of -> its parts. Lives in the workers."""
 
     def __init__(self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool) -> None:
         self.dataset, self.canvas, self.reduce = dataset, canvas, reduce
 
-    def __getitem__(self, indices: Sequence[int]) -> tuple[Any, ...] | str:
+    def __getitem__(self, group: Group) -> tuple[Any, ...] | str:
         """The batch, or the text of an InputError: thrown through a worker it would grow into a page."""
         try:
-            return self._batch([self.dataset[index] for index in indices])
+            return self._batch([self.dataset[index] for index in group.indices], group)
         except InputError as error:
             return str(error)
 
     @abstractmethod
-    def _batch(self, samples: Sequence[Any]) -> tuple[Any, ...]:
+    def _batch(self, samples: Sequence[Any], group: Group) -> tuple[Any, ...]:
         """Images first, frames last."""
 
-    def _images(self, samples: Sequence[Any]) -> tuple[Tensor, tuple[Frame, ...]]:
+    def _one(self, sample: Any, group: Group, row: int) -> tuple[Picture, Frame]:
+        """A canvas, the row-th of its batch, and its frame."""
+        return canvas_of(sample, self.canvas, reduce=self.reduce)
+
+    def _images(self, samples: Sequence[Any], group: Group) -> tuple[Tensor, tuple[Frame, ...]]:
         """(B, 3, H, W) uint8 and the frames."""
         # In large pages, see `warp.unfilled`.
         images = torch.from_numpy(np.empty((len(samples), 3, *self.canvas.size), np.uint8))
         frames = []
         for row, sample in enumerate(samples):
-            image, frame = canvas_of(sample, self.canvas, reduce=self.reduce)
+            image, frame = self._one(sample, group, row)
             if image.dtype == np.float32:
                 image = np.rint(image).astype(np.uint8)
             cv2.split(image, list(images[row].numpy()))  # a sixth of the time that PyTorch's copy takes
@@ -153,12 +170,12 @@ class Canvases(ABC):
 class _BoxCanvases(Canvases):
     """For pictures with boxes."""
 
-    def _batch(self, samples: Sequence[Any]) -> Parts:
+    def _batch(self, samples: Sequence[Any], group: Group) -> Parts:
         count, most = len(samples), max(len(sample.labels) for sample in samples)
         boxes = torch.zeros(count, most, 4)
         labels = torch.full((count, most), -1)
         ignore = torch.zeros(count, most, dtype=torch.bool)
-        images, frames = self._images(samples)
+        images, frames = self._images(samples, group)
         for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             n = len(sample.labels)
             boxes[row, :n] = frame.to_canvas(torch.from_numpy(np.asarray(sample.boxes, np.float32)))
@@ -175,3 +192,4 @@ class Loader(Epochs[Batch]):
 
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
+    keep_freed()  # a worker that was forked has this from its parent, one that was spawned has not

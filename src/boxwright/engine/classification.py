@@ -70,6 +70,7 @@ def loader(dataset: ClassSet, recipe: Recipe, accelerator: Any) -> ClassLoader:
         dataset,
         recipe.training_canvas,
         recipe.train.batch,
+        changes=recipe.train.class_augment,
         seed=recipe.train.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
