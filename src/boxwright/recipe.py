@@ -115,7 +115,8 @@ Colour = Annotated[float, Field(ge=0, le=255)]
 
 
 class ClassAugmentConfig(Config):
-    """Random changes for classifiers, drawn on the device for a whole batch; the defaults change nothing.
+    """Random changes for classifiers, drawn on the device for a whole batch, or with `area` partly when a picture is
+    loaded; the defaults change nothing.
 
     Without `area` and `pad` a picture is seen as `data.canvas` says, as in evaluation.
     """

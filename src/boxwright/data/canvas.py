@@ -112,24 +112,20 @@ def read_window(
     data = _read_bytes(path)
     size = _jpeg_size(data, path)
     if size is None:
-        return cut_window(_decode(data, path, 1), choose, canvas, image_id, path)
-    top, left, bottom, right = window = choose(size)
-    image = _decode(data, path, _reduction((bottom - top, right - left), canvas.size))
-    return _stretched(image, size, window, canvas, image_id, path)
+        image = _decode(data, path, 1)
+        size = (image.shape[0], image.shape[1])
+        window = choose(size)
+    else:
+        top, left, bottom, right = window = choose(size)
+        image = _decode(data, path, _reduction((bottom - top, right - left), canvas.size))
+    return stretch(image, size, window, canvas, image_id, path)
 
 
-def cut_window(
-    image: Picture, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str, path: str = ""
+def stretch(
+    image: Picture, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str = ""
 ) -> tuple[Picture, Frame]:
-    """`read_window` of a picture (h, w, 3) that is decoded."""
-    size = (image.shape[0], image.shape[1])
-    return _stretched(image, size, choose(size), canvas, image_id, path)
-
-
-def _stretched(
-    image: Picture, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str
-) -> tuple[Picture, Frame]:
-    """`window` of `image`, which is of `size` or smaller (decoded at reduced size), on the canvas."""
+    """`window` of `image` over the whole canvas; its frame. `image` is of `size` or smaller (decoded at reduced
+    size)."""
     (h, w), (height, width), (top, left, bottom, right) = size, canvas.size, window
     down, across = image.shape[0] / h, image.shape[1] / w
     part = image[round(top * down) : round(bottom * down), round(left * across) : round(right * across)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.data.canvas import Picture, Size, Window, cut_window, read_window
+from boxwright.data.canvas import Picture, Size, Window, read_window, stretch
 from boxwright.data.dice import window_generator
 from boxwright.data.loader import Canvases, Epochs, Group, Samples
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
@@ -46,7 +46,8 @@ class _ClassCanvases(Canvases):
         if (pixels := getattr(sample, "pixels", None)) is None:
             image, frame = read_window(str(sample.path), choose, self.canvas, sample.image_id)
         else:
-            image, frame = cut_window(pixels, choose, self.canvas, sample.image_id, sample.path)
+            size = pixels.shape[:2]
+            image, frame = stretch(pixels, size, choose(size), self.canvas, sample.image_id, sample.path)
         return (cv2.flip(image, 1) if draw.random() < self.changes.flip else image), frame
 
 

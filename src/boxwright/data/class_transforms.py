@@ -39,9 +39,9 @@ def augment(
     dice = Dice.for_batch(seed, step, rank, len(batch.images))
     device = batch.images.device
     if config.area:
-        images = as_loaded(batch.images)
+        images = _as_loaded(batch.images)
     else:
-        windows = draw_windows(batch, config, dice, canvas)
+        windows = _draw_windows(batch, config, dice, canvas)
         (edges,) = send([windows], device)
         images = look(batch.images, edges, canvas.size, canvas.fill if _reach_out(windows, batch) else 0)
     drawn = keys(seed, step, places_here)
@@ -53,7 +53,7 @@ def augment(
     return _blend(replace(batch, images=images, keys=key), config, dice)
 
 
-def draw_windows(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice, canvas: CanvasConfig) -> Array:
+def _draw_windows(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice, canvas: CanvasConfig) -> Array:
     """(B, 4): canvas px (x of the left, y of the top, x of the right, y of the bottom edge) of what becomes the input.
 
     A window may reach out of the canvas; with left and right exchanged it is mirrored.
@@ -83,7 +83,7 @@ def _reach_out(windows: Array, batch: ClassBatch) -> bool:
     return bool(((windows < 0) | (windows > [width, height] * 2)).any())
 
 
-def as_loaded(canvases: Tensor) -> Tensor:
+def _as_loaded(canvases: Tensor) -> Tensor:
     """(B, 3, h, w) uint8 -> float32 in [0, 1]."""
     images = unfilled(tuple(canvases.shape), canvases.device)
     for part in portions(images):
