@@ -42,7 +42,7 @@ def measure(name: str, batch: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="tiny_darknet_imagenet_224")
+    parser.add_argument("--recipe", default="tiny_darknet_imagenet_224_darknet")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=3)
