@@ -49,7 +49,7 @@ def in_turns(rounds: int, *tasks: Callable[[], object]) -> list[list[float]]:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """Blurred noise at several scales: JPEGs of some 90 KB, as photographs of this size are."""
+    """Blurred noise at several scales: JPEGs of some 140 KB, as photographs of this size are."""
     draw = np.random.default_rng(0)
     for index in range(count):
         layers = [cv2.resize(draw.normal(0, 40, (480 // k, 640 // k, 3)), (640, 480)) for k in (4, 16, 80)]

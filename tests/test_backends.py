@@ -378,8 +378,10 @@ def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
     assert json.loads((tmp_path / "eval/metrics.json").read_text())["pictures"] == 4
 
 
-def test_pictures_are_read_and_answers_worked_out_beside_the_network(tmp_path):
-    """The network on batch 1 waits until batch 2 is read, and the answers to batch 1 until it is at batch 2."""
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_pictures_are_read_beside_an_accelerator_and_between_batches_of_a_cpu(place, tmp_path):
+    """The answers to batch 1 wait until the network is at batch 2. On an accelerator the network on batch 1 waits until
+    batch 2 is read; on a CPU that is not begun then."""
     read, second = threading.Event(), threading.Event()
     chosen = plan(predict__batch=1)
 
@@ -392,10 +394,11 @@ def test_pictures_are_read_and_answers_worked_out_beside_the_network(tmp_path):
             return super().place(picture, number)
 
         def look(self, pictures):
+            self.device = torch.device("cpu")
             self.turn += 1
             if self.turn == 2:
                 second.set()
-            assert read.wait(5)
+            assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
             return super().look(pictures)
 
         def answer(self, looked, pictures, wanted):
@@ -406,7 +409,7 @@ def test_pictures_are_read_and_answers_worked_out_beside_the_network(tmp_path):
     for index, grey in enumerate((100, 200)):
         files.append(tmp_path / f"{index}.png")
         cv2.imwrite(str(files[-1]), np.full((40, 40, 3), grey, np.uint8))
-    waiting = Waiting(network(chosen), chosen)
+    waiting = Waiting(network(chosen), chosen, place)  # the accelerator is in name only
     found, failed = sinks.look_at(waiting, files, {}, waiting.wanted())
     assert [one.path for one in found] == [str(file) for file in files]
     assert all(one.image is None for one in found)

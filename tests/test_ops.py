@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from pycocotools import mask
 from torch import Tensor
 
-from boxwright.ops.anchors import Cells, flatten
+from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.ops.assign import best_anchor, last_claim
 from boxwright.ops.boxes import area, clip, cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou, pairwise_iou
@@ -117,6 +117,17 @@ def test_cells_lie_where_flatten_puts_them() -> None:
     assert cells.responsible(box).item() == row
     # and back: the logits of the middle of that cell, at the anchor's size
     assert cells.boxes(torch.zeros(1, 4), row[None])[0].tolist() == [33, 52, 47, 60]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_of_some_cells_are_those_of_all(layout: torch.memory_format) -> None:
+    """All cells in another order, and none."""
+    raw = tuple(torch.rand(2, 3 * 7, side, side + 1).to(memory_format=layout) for side in (1, 2, 3))
+    rows = flatten(raw, 3)
+    assert torch.equal(objectness(raw, 3), rows[..., 4])
+    image, cell = torch.arange(2 * rows.shape[1]).flip(0) % 2, torch.arange(2 * rows.shape[1]) // 2
+    assert torch.equal(rows_at(raw, 3, image, cell), rows[image, cell])
+    assert rows_at(raw, 3, image[:0], cell[:0]).shape == (0, 7)
 
 
 def test_responsible_stays_inside_the_canvas() -> None:

@@ -19,7 +19,7 @@ from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
 from boxwright.predict import loading
 from boxwright.predict import predictor as predictors
-from boxwright.predict.ahead import one_ahead
+from boxwright.predict.ahead import in_order
 from boxwright.predict.geojson import can_be_placed, write_geojson
 from boxwright.predict.scene_sinks import predict_scenes_to_folder
 from boxwright.predict.tiled import Overview, Tiling, predict_scene
@@ -86,7 +86,7 @@ def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
 def test_one_group_is_read_ahead_and_no_more():
     begun = []
     with ThreadPoolExecutor(1) as pool:
-        groups = one_ahead(pool, [[0, 1], [2, 3], [4]], lambda number: begun.append(number) or -number)
+        groups = in_order(pool, [[0, 1], [2, 3], [4]], lambda number: begun.append(number) or -number)
         assert next(groups) == [0, -1]
         pool.submit(int).result()  # everything handed in before is done
         assert begun == [0, 1, 2, 3]

@@ -237,9 +237,10 @@ def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
         # Outermost pixels fall on outermost ones. OpenCV 4 would round places to 1/32 px, OpenCV 5 is exact.
         matrix = np.array([[(w - 1) / max(new_w - 1, 1), 0, 0], [0, (h - 1) / max(new_h - 1, 1), 0]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(
-            image.astype(np.float32), matrix, (new_w, new_h), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        )
+        # OpenCV warps four channels in less time than three.
+        four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).astype(np.float32)
+        warped = cv2.warpAffine(four, matrix, (new_w, new_h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
     if kind == "float":
         image = image.astype(np.float32)
     if (h, w) == size:

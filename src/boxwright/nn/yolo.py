@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from boxwright.errors import InputError
 from boxwright.nn.blocks import ConvNormAct, Style
-from boxwright.ops.anchors import Cells, flatten
+from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
 A = 3  # anchors a scale
@@ -104,10 +104,9 @@ class AnchorDetector(nn.Module):
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Boxes with objectness times class >= threshold, canvas px, one entry an image, before suppression."""
-        rows = flatten(raw, A)
         # A score is at most its objectness, so most cells leave before their classes are looked at.
-        image, cell = (rows[..., 4].sigmoid() >= threshold).nonzero(as_tuple=True)
-        found = rows[image, cell]  # (K, 5+C), image by image
+        image, cell = (objectness(raw, A).sigmoid() >= threshold).nonzero(as_tuple=True)
+        found = rows_at(raw, A, image, cell)  # (K, 5+C), image by image
         boxes = self.cells(raw).boxes(found[:, :4], cell)
         scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
         if self.multi_label:
@@ -116,7 +115,7 @@ class AnchorDetector(nn.Module):
             best, label = scores.max(dim=1)
             row = (best >= threshold).nonzero()[:, 0]
             label = label[row]
-        counts = image[row].bincount(minlength=len(rows)).tolist()
+        counts = image[row].bincount(minlength=len(raw[0])).tolist()
         parts = (boxes[row], scores[row, label], label)
         return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
 

@@ -25,6 +25,28 @@ def flatten(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def objectness(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
+    """`flatten(raw, anchors)[..., 4]`: float32 logits (B, N)."""
+    parts = [one.reshape(len(one), anchors, -1, *one.shape[2:])[:, :, 4].flatten(1) for one in raw]
+    return torch.cat(parts, 1).float()
+
+
+def rows_at(raw: tuple[Tensor, ...], anchors: int, image: Tensor, cell: Tensor) -> Tensor:
+    """`flatten(raw, anchors)[image, cell]`, float32 (K, 5+C); image (K,) in 0..B-1, cell (K,) in 0..N-1.
+
+    Of a few cells it is much faster than laying out all of them.
+    """
+    rows, first = torch.empty(()), 0
+    for one in raw:
+        _, channels, h, w = one.shape
+        cells = one.reshape(-1, anchors, channels // anchors, h * w)
+        here = (cell - first).clamp(0, anchors * h * w - 1)  # cells of other scales read some row, and drop it
+        found = cells[image, here // (h * w), :, here % (h * w)].float()
+        rows = torch.where((cell >= first)[:, None], found, rows) if first else found
+        first += anchors * h * w
+    return rows
+
+
 @dataclass(frozen=True)
 class Cells:
     """The N cells of all maps in the order of `flatten`: by scale (coarse first), anchor, row, column.

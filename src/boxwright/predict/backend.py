@@ -34,10 +34,10 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """throughput: many pictures as soon as can be, for which OpenVINO looks at several at a time, each on fewer cores;
-    without it one picture as soon as can be. bfloat16: compute in 16 bits where the processor has instructions for it.
-    compile: torch.compile, which takes a minute before the first picture. The last two are refused by backends that
-    have no such thing.
+    """throughput: many pictures as soon as can be, for which OpenVINO looks at several at a time, each on fewer cores,
+    and ONNX Runtime lets go of the cores between batches; without it one picture as soon as can be. bfloat16: compute
+    in 16 bits where the processor has instructions for it. compile: torch.compile, which takes a minute before the
+    first picture. The last two are refused by backends that have no such thing.
     """
 
     throughput: bool = False

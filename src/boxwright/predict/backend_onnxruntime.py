@@ -41,7 +41,7 @@ def open_file(file: Path, running: Running) -> tuple[OnnxRuntime, str | None]:
     Raises InputError for a file that is no ONNX model and one with operators that ONNX Runtime does not know.
     """
     running.refuse("onnxruntime", "bfloat16", "compile")
-    session = _session(file, optimise=True)
+    session = _session(file, running, optimise=True)
     inputs = session.get_inputs()
     if not inputs or len(inputs[0].shape) != 4 or any(one.type not in TYPES for one in inputs):
         raise no_picture(file)
@@ -50,14 +50,16 @@ def open_file(file: Path, running: Running) -> tuple[OnnxRuntime, str | None]:
 
 def read_text(file: Path) -> str | None:
     """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _text(_session(file, optimise=False))
+    return _text(_session(file, Running(), optimise=False))
 
 
-def _session(file: Path, *, optimise: bool) -> Any:
+def _session(file: Path, running: Running, *, optimise: bool) -> Any:
     runtime = extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimisations
     options.intra_op_num_threads = torch.get_num_threads()  # as many as torch: OMP_NUM_THREADS is heard by both
+    # Done with a batch, its threads keep their cores for a while; pictures are to be read there.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if running.throughput else "1")
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import cv2
+import torch
 
 from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
 from boxwright.files import folder, whole
-from boxwright.predict.ahead import one_ahead
+from boxwright.predict.ahead import in_order
 from boxwright.predict.class_predictor import ClassPrediction
 from boxwright.predict.inputs import Array, Placed
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
@@ -26,13 +27,14 @@ L = TypeVar("L")  # what a network says of a batch
 W = TypeVar("W", contravariant=True)  # which of it is wanted
 P = TypeVar("P", Prediction, ClassPrediction)
 
-THREADS = 4  # decoding, drawing and encoding run beside the network; OpenCV lets go of Python's lock
+THREADS = 4  # at least, for decoding, drawing and encoding; OpenCV lets go of Python's lock
 
 
 class Looks(Protocol[L, W, P]):
     """The three steps of a predictor's call."""
 
     recipe: Recipe
+    device: torch.device
 
     def place(self, picture: Array) -> Placed: ...
 
@@ -92,12 +94,14 @@ def look_at(
     """What `predictor` answers on the pictures, and file -> reason for those that cannot be read; each that has a
     target is drawn there.
 
-    The network works on one batch while the pictures of the next are read and placed, and the answers to the one before
-    are worked out and drawn.
+    On an accelerator the network works on one batch while the pictures of the next are read and placed, and the answers
+    to the one before are worked out and drawn. On a CPU the next batch is read when the network is done with this one,
+    beside the answers: a network has all cores, and waits for the slowest of them at every layer.
     """
     found: list[P] = []
     failed: dict[str, str] = {}
     batch = predictor.recipe.predict.batch
+    ahead = 0 if predictor.device.type == "cpu" else 1
 
     def read(path: Path) -> Placed | InputError:
         try:
@@ -107,7 +111,7 @@ def look_at(
         one = predictor.place(image)
         return one._replace(frame=replace(one.frame, path=str(path)), image=image if targets else None)
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(max(THREADS, torch.get_num_threads())) as pool:
         answering: deque[Future[list[P]]] = deque()
         drawing: deque[Future[None]] = deque()
 
@@ -120,7 +124,7 @@ def look_at(
                 drawing.popleft().result()
 
         groups = [files[start : start + batch] for start in range(0, len(files), batch)]
-        looks = track(one_ahead(pool, groups, read), len(groups), "predict", "batches")
+        looks = track(in_order(pool, groups, read, ahead), len(groups), "predict", "batches")
         for group, placed in zip(groups, looks, strict=True):
             failed |= {str(p): str(one) for p, one in zip(group, placed, strict=True) if isinstance(one, InputError)}
             pictures = [one for one in placed if not isinstance(one, InputError)]

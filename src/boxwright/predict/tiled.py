@@ -16,7 +16,7 @@ import numpy as np
 
 from boxwright.data.windows import Pixels, Scene, Window, grid
 from boxwright.errors import InputError
-from boxwright.predict.ahead import one_ahead
+from boxwright.predict.ahead import in_order
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Prediction, Predictor
 from boxwright.progress import track
@@ -81,7 +81,7 @@ def predict_scene(
     groups = [windows[start : start + batch] for start in range(0, len(windows), batch)]
     found: list[Detections] = []
     with ThreadPoolExecutor(1) as pool:  # one thread, for a scene has one file handle
-        looks = track(one_ahead(pool, groups, scene.read), len(groups), Path(scene.path).name, "batches")
+        looks = track(in_order(pool, groups, scene.read), len(groups), Path(scene.path).name, "batches")
         for group, pixels in zip(groups, looks, strict=True):
             for window, image, one in zip(group, pixels, predictor(pixels, threshold, iou, classes), strict=True):
                 corner = one.boxes.new_tensor([window.x, window.y, window.x, window.y])
