@@ -416,6 +416,14 @@ def test_pictures_are_read_beside_an_accelerator_and_between_batches_of_a_cpu(pl
     assert failed == {}
 
 
+@pytest.mark.parametrize("throughput", [False, True])
+def test_threads_of_onnxruntime_rest_between_batches(made, throughput):
+    _, _, folder = made
+    runner, _ = open_backend(folder / "one.onnx", "onnxruntime", Running(throughput=throughput))
+    spinning = runner.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
+    assert spinning == ("0" if throughput else "1")
+
+
 def test_parts_of_a_batch_come_together_again():
     numbers = torch.arange(5.0)[:, None]
     for size in (1, 2, 3, 5, 8, None):
