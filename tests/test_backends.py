@@ -236,7 +236,8 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
 )
-def test_files_and_words_that_cannot_be_used(made, tmp_path, file, words, message):
+def test_files_and_words_that_cannot_be_used(made, tmp_path, capfd, file, words, message):
+    """One line, and none from the runtimes' own readers."""
     _, _, folder = made
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "text.xml").write_text("hello")
@@ -252,6 +253,7 @@ def test_files_and_words_that_cannot_be_used(made, tmp_path, file, words, messag
     with pytest.raises(InputError, match=message) as error:
         bw.load(path, **words)
     assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -14,6 +14,9 @@ from boxwright.predict.backend import Running, chunks, extra, first_line, joined
 from boxwright.predict.card import KEY
 
 TYPES = {"f32", "f16", "u8"}
+# ONNX begins with the field of its IR version, OpenVINO's own with a tag. Anything else would be offered to the reader
+# of TensorFlow's files as well, which prints by itself.
+STARTS = {".onnx": b"\x08", ".xml": b"<"}
 
 
 class OpenVino:
@@ -93,8 +96,16 @@ def library() -> ModuleType:
 
 
 def _read(file: Path) -> Any:
+    runtime = core()
     try:
-        return core().read_model(str(file))
+        with file.open("rb") as opened:
+            start = opened.read(1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    if start != STARTS[file.suffix]:
+        raise InputError(f"{file}: not a model that OpenVINO can read (it begins as no {file.suffix} file does)")
+    try:
+        return runtime.read_model(str(file))
     except RuntimeError as error:
         raise InputError(f"{file}: not a model that OpenVINO can read ({first_line(error)})") from error
 
