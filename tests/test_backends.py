@@ -7,6 +7,7 @@ import gc
 import json
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -89,6 +90,15 @@ def made(tmp_path_factory):
     return model, chosen, folder
 
 
+@pytest.fixture
+def two_threads():
+    """As on a machine with two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 FILES = [
     ("one.onnx", "onnxruntime"), ("two.onnx", "onnxruntime"), ("any.onnx", "onnxruntime"), ("one.onnx", "openvino"),
     ("two.onnx", "openvino"), ("any.onnx", "openvino"), ("one.xml", "openvino"), ("w.safetensors", "torch"),
@@ -97,7 +107,7 @@ FILES = [
 
 @pytest.mark.parametrize("throughput", [False, True])
 @pytest.mark.parametrize(("file", "runtime"), FILES)
-def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, throughput):
+def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, throughput, two_threads):
     model, chosen, folder = made
     theirs = Predictor(model, chosen)(pictures())
     loaded = bw.load(folder / file, backend=runtime, running=Running(throughput=throughput))
@@ -297,12 +307,12 @@ def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_co
     assert ours.info["threshold"] == LOW
 
 
-class Fixed:
+class Fixed(backend.Backend):
     """Three rows for every picture, the last of them empty."""
 
-    name, shape, channels_last = "fixed", (1, None, None, 3), False
+    name, channels_last = "fixed", False
 
-    def forward(self, *inputs):
+    def run(self, inputs):
         assert inputs[0].dtype == torch.uint8
         boxes = torch.tensor([[[1.0, 2, 30, 40], [5, 5, 9, 9], [0, 0, 0, 0]]])
         return boxes, torch.tensor([[0.9, 0.6, 0.0]]), torch.tensor([[1, 0, -1]])
@@ -311,7 +321,9 @@ class Fixed:
 def complete(chosen, **overrides):
     model = network(chosen)
     wanted = chosen.with_overrides({key.replace("__", "."): value for key, value in overrides.items()})
-    return CompletePredictor(Loaded(model, wanted, torch.device("cpu"), Fixed(), card_of(model, chosen, "complete")))
+    return CompletePredictor(
+        Loaded(model, wanted, torch.device("cpu"), Fixed((1, None, None, 3)), card_of(model, chosen, "complete"))
+    )
 
 
 def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
@@ -380,10 +392,105 @@ def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
     assert json.loads((tmp_path / "eval/metrics.json").read_text())["pictures"] == 4
 
 
-@pytest.mark.parametrize("place", ["cuda", "cpu"])
-def test_pictures_are_read_beside_an_accelerator_and_between_batches_of_a_cpu(place, tmp_path):
-    """The answers to batch 1 wait until the network is at batch 2. On an accelerator the network on batch 1 waits until
-    batch 2 is read; on a CPU that is not begun then."""
+class Rendezvous(backend.Backend):
+    """Answers once as many parts are being looked at as there are lanes, and remembers them."""
+
+    name, channels_last = "rendezvous", False
+
+    def __init__(self, network, lanes):
+        super().__init__((None, 3, SIDE, SIDE), lanes)
+        self.network, self.met, self.parts = network, threading.Barrier(lanes), []
+
+    def run(self, inputs):
+        self.parts.append((len(inputs[0]), torch.get_num_threads(), threading.get_ident()))
+        self.met.wait(5)
+        with torch.inference_mode():
+            return self.network(*inputs)
+
+
+def test_lanes_share_the_pictures_and_the_cores(two_threads):
+    model = network(plan())
+    lanes = Rendezvous(model, Running(throughput=True).lanes)
+    images = torch.rand(5, 3, SIDE, SIDE)
+    with torch.no_grad():
+        expected = model(images)
+    for ours, theirs in zip(lanes.forward(images), expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+    assert sorted(lanes.parts)[0][:2] == (2, 1)
+    assert sorted(lanes.parts)[1][:2] == (3, 1)
+    lanes.parts.clear()
+    both = [lanes.pool.submit(lanes.forward, images) for _ in range(2)]  # of a lane itself: it looks at all of them
+    assert [len(one.result()[0]) for one in both] == [5, 5]
+    assert [part[:2] for part in lanes.parts] == [(5, 1), (5, 1)]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (7, 7), (8, 8), (10, 5), (12, 6), (13, 1), (64, 8)])
+def test_no_core_is_left_out(cores, lanes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert Running(throughput=True).lanes == lanes
+    assert Running().lanes == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime"), [("any.onnx", "onnxruntime"), ("any.onnx", "openvino"), ("w.safetensors", "torch")]
+)
+def test_for_many_pictures_every_core_is_a_lane(made, file, runtime, two_threads):
+    """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
+    _, _, folder = made
+    for throughput, lanes in ((True, 2), (False, 1)):
+        opened = bw.load(folder / file, backend=runtime, running=Running(throughput=throughput)).backend
+        assert opened.lanes == lanes
+        sizes = []
+        opened.run = lambda inputs, run=opened.run, sizes=sizes: sizes.append(len(inputs[0])) or run(inputs)
+        opened.forward(torch.rand(4, 3, SIDE, SIDE))
+        assert sizes == [4 // lanes] * lanes
+
+
+def grey_pictures(folder, greys):
+    files = []
+    for index, grey in enumerate(greys):
+        files.append(folder / f"{index}.png")
+        cv2.imwrite(str(files[-1]), np.full((40, 40, 3), grey, np.uint8))
+    return files
+
+
+def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two_threads):
+    """Each waits for the other where the network is, so the pictures are read by both before."""
+    chosen = plan(predict__batch=4)
+    model = network(chosen)
+    files = grey_pictures(tmp_path, range(100, 109))
+    lanes = Rendezvous(model, 2)
+    threads_of_opencv = cv2.getNumThreads()
+    predictor = Predictor(model, chosen, backend=lanes)
+    placing = []
+    predictor.place = lambda *words, place=predictor.place: placing.append(threading.get_ident()) or place(*words)
+    found, failed = sinks.look_at(predictor, files, {}, predictor.wanted())
+    assert [one.path for one in found] == [str(file) for file in files]
+    assert failed == {}
+    assert sorted(size for size, _, _ in lanes.parts) == [1, 1, 1, 2, 2, 2]
+    assert set(placing) == {thread for _, _, thread in lanes.parts}
+    assert len(set(placing)) == 2
+    assert cv2.getNumThreads() == threads_of_opencv
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "lanes", "step", "sizes"),
+    [
+        (20, 8, 1, 1, [8, 8, 4]), (17, 8, 2, 1, [4, 4, 4, 2, 1, 1, 1]), (3, 8, 2, 1, [1, 1, 1]), (0, 8, 2, 1, []),
+        (20, 8, 2, 8, [8, 8, 4]), (9, 2, 4, 1, [1] * 9), (14, 12, 2, 4, [8, 4, 2]),
+    ],
+)  # fmt: skip
+def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, lanes, step, sizes):
+    parts = sinks._shares(list(range(count)), batch, lanes, step)
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in part] == list(range(count))
+
+
+def test_without_lanes_pictures_are_read_and_answered_beside_the_network(tmp_path):
+    """The answers to batch 1 wait until the network is at batch 2, the network on batch 1 until batch 2 is read."""
     read, second = threading.Event(), threading.Event()
     chosen = plan(predict__batch=1)
 
@@ -396,26 +503,34 @@ def test_pictures_are_read_beside_an_accelerator_and_between_batches_of_a_cpu(pl
             return super().place(picture, number)
 
         def look(self, pictures):
-            self.device = torch.device("cpu")
             self.turn += 1
             if self.turn == 2:
                 second.set()
-            assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
+            assert read.wait(5)
             return super().look(pictures)
 
         def answer(self, looked, pictures, wanted):
             assert second.wait(5)
             return super().answer(looked, pictures, wanted)
 
-    files = []
-    for index, grey in enumerate((100, 200)):
-        files.append(tmp_path / f"{index}.png")
-        cv2.imwrite(str(files[-1]), np.full((40, 40, 3), grey, np.uint8))
-    waiting = Waiting(network(chosen), chosen, place)  # the accelerator is in name only
+    files = grey_pictures(tmp_path, (100, 200))
+    waiting = Waiting(network(chosen), chosen)
     found, failed = sinks.look_at(waiting, files, {}, waiting.wanted())
     assert [one.path for one in found] == [str(file) for file in files]
     assert all(one.image is None for one in found)
     assert failed == {}
+
+
+def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_before_afterwards(tmp_path):
+    """Three batches are under way, and the one that ends first must not end it for the others."""
+    chosen = plan(predict__batch=1)
+    model = network(chosen).train()
+    modes = []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    predictor = Predictor(model, chosen)
+    sinks.look_at(predictor, grey_pictures(tmp_path, range(100, 112)), {}, predictor.wanted())
+    assert modes == [False] * 12
+    assert model.training
 
 
 @pytest.mark.parametrize("throughput", [False, True])
@@ -462,7 +577,9 @@ def test_bench_refuses_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
 def test_bench_exports_what_weights_need(made, tmp_path):
     _, _, folder = made
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
-    assert [row.name for row in report.rows] == ["torch", "onnxruntime", "openvino", "openvino, throughput"]
+    sixteen = ["torch, bfloat16"] if backend_torch.has_bfloat16(torch.device("cpu")) else []
+    names = ["torch", *sixteen, "onnxruntime", "openvino", "openvino, throughput"]
+    assert [row.name for row in report.rows] == names
     assert report.absent == {}
 
 

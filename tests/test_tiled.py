@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -86,11 +88,31 @@ def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
 def test_one_group_is_read_ahead_and_no_more():
     begun = []
     with ThreadPoolExecutor(1) as pool:
-        groups = in_order(pool, [[0, 1], [2, 3], [4]], lambda number: begun.append(number) or -number)
-        assert next(groups) == [0, -1]
+        results = in_order(pool, [0, 1, 2], lambda number: begun.append(number) or -number)
+        assert next(results) == 0
         pool.submit(int).result()  # everything handed in before is done
-        assert begun == [0, 1, 2, 3]
-        assert list(groups) == [[-2, -3], [-4]]
+        assert begun == [0, 1]
+        assert list(results) == [-1, -2]
+
+
+def test_after_an_error_nothing_goes_on_in_the_background():
+    begun, ended, second = [], [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number == 0:
+            assert second.wait(5)
+            raise ValueError("the first")
+        second.set()
+        time.sleep(0.1)
+        ended.append(number)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(ValueError, match="the first"):
+            list(in_order(pool, range(10), work, 5))
+        assert begun[:2] == [0, 1]
+        assert ended == begun[1:]  # what had begun was waited for
+        assert len(begun) <= 3
 
 
 def test_threshold_classes_and_overlap_reach_the_windows(tmp_path):

@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 # Parameters of glibc's mallopt, from its malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT = 64 * 2**20  # bytes: larger blocks still go back to the system, as they would leave holes in the heap
 
 
@@ -23,3 +23,4 @@ def keep_freed() -> None:
     # raising of the first. An older glibc refuses more than 32 MiB.
     if mallopt and (mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT // 2)):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_ARENA_MAX, 1)  # the heaps that other threads would get hold no block of that size

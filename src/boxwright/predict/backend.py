@@ -1,48 +1,104 @@
-"""What runs a graph: one protocol, which each runtime answers in a module of its own.
+"""What runs a graph: one class, which each runtime fills in a module of its own.
 
 B pictures
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier, Lock
 from types import ModuleType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
 
-Run = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+Inputs = tuple[Tensor, ...]
+
+MOST_LANES = 8  # one for each picture of a usual batch
+_thread = threading.local()  # has `is_lane` in the threads of `Backend.pool`
 
 
-class Backend(Protocol):
-    """name: of the runtime. shape: of the first input, None where an axis may have any length. channels_last:
-    whether pictures laid out that way spare it a copy."""
+class Backend(ABC):
+    """name: of the runtime. channels_last: whether pictures laid out that way spare it a copy.
+
+    shape: of the first input, None where an axis may have any length. lanes: how many parts are looked at beside each
+    other, each by its share of the cores; pool: the threads for it, None for one lane. Any number of other threads may
+    ask at once.
+    """
 
     name: str
     channels_last: bool
-    shape: tuple[int | None, ...]
+
+    def __init__(self, shape: tuple[int | None, ...], lanes: int = 1) -> None:
+        self.shape = shape
+        self.lanes = lanes
+        self.pool = _threads(lanes) if lanes > 1 else None
+        self._alone = Lock()
+
+    @abstractmethod
+    def run(self, inputs: Inputs) -> Sequence[Tensor]:
+        """Of as many pictures as the graph takes, on the CPU in and out, but for torch on an accelerator."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Tensors with B first, on the CPU in and out, floats as float32. B may be any number: a graph made for a
-        fixed one is run as often as needed."""
-        ...
+        """Tensors with B first, floats as float32. B may be any number: a graph made for a fixed one is run as often as
+        needed. The lanes share the pictures, unless it is one of them that asks."""
+        lanes = 1 if _is_lane() else self.lanes
+        return joined(self.each(chunks(inputs, self.shape[0], lanes)), len(inputs[0]))
+
+    def each(self, parts: Sequence[Inputs]) -> list[Sequence[Tensor]]:
+        """What `run` gives of each of the parts, which may differ in size."""
+        if self.pool is None:
+            with self._alone:
+                return [self.run(part) for part in parts]
+        return list((map if _is_lane() else self.pool.map)(self.run, parts))
+
+
+def _is_lane() -> bool:
+    return getattr(_thread, "is_lane", False)
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    """`count` lanes, in each of which PyTorch has its share of the threads it has here."""
+    before, begun = torch.get_num_threads(), Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first question in a thread sets the process's number there
+        torch.set_num_threads(max(1, before // count))
+        _thread.is_lane = True
+        begun.wait()
+
+    pool = ThreadPoolExecutor(count, initializer=begin)
+    for _ in range(count):
+        pool.submit(int)
+    begun.wait()
+    torch.set_num_threads(before)  # it is also the process's number, for threads that are yet to come
+    return pool
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """throughput: many pictures as soon as can be, for which OpenVINO looks at several at a time, each on fewer cores,
-    and ONNX Runtime lets go of the cores between batches; without it one picture as soon as can be. bfloat16: compute
-    in 16 bits where the processor has instructions for it. compile: torch.compile, which takes a minute before the
-    first picture. The last two are refused by backends that have no such thing.
+    """throughput: many pictures as soon as can be, for which a CPU looks at several beside each other, each on fewer
+    cores: they need not wait for the slowest at every layer, nor for what else the cores have to do. Without it one
+    picture as soon as can be. bfloat16: compute in 16 bits where the processor has instructions for it. compile:
+    torch.compile, which takes a minute before the first picture. The last two are refused by backends that have no such
+    thing.
     """
 
     throughput: bool = False
     bfloat16: bool = False
     compile: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Among how many pictures the cores of a CPU are shared out: the most that leave none out."""
+        cores = torch.get_num_threads() if self.throughput else 1
+        return max(lanes for lanes in range(1, MOST_LANES + 1) if cores % lanes == 0)
 
     def refuse(self, backend: str, *words: str) -> None:
         """InputError where one of `words` is asked for."""
@@ -50,11 +106,12 @@ class Running:
             raise InputError(f"{', '.join(wrong)}: found with backend {backend}, which has none; leave it out")
 
 
-def chunks(inputs: Sequence[Tensor], batch: int | None) -> list[tuple[Tensor, ...]]:
-    """The inputs in parts of `batch` pictures, the last filled up with zeros; whole where `batch` is None."""
+def chunks(inputs: Sequence[Tensor], batch: int | None, lanes: int = 1) -> list[Inputs]:
+    """The inputs in parts of `batch` pictures, the last filled up with zeros; where `batch` is None, in one part for
+    each of the lanes, as equal as can be and none of them empty."""
     count = len(inputs[0])
-    if batch is None or batch == count:
-        return [tuple(inputs)]
+    if batch is None:
+        return list(zip(*(one.tensor_split(max(1, min(lanes, count))) for one in inputs), strict=True))
     parts = [tuple(one[start : start + batch] for one in inputs) for start in range(0, count, batch)]
     if missing := -count % batch:
         parts[-1] = tuple(torch.cat((one, one.new_zeros(missing, *one.shape[1:]))) for one in parts[-1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Running, chunks, extra, first_line, joined
+from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line
 from boxwright.predict.card import KEY
 from boxwright.weights.files import require
 
@@ -22,7 +22,7 @@ PRIMITIVES = frozenset({
 AVX2 = 0x7  # dnnl_cpu_isa_avx2 in oneDNN's dnnl_types.h
 
 
-class MindSpore:
+class MindSpore(Backend):
     """A loaded graph."""
 
     name = "mindspore"
@@ -30,17 +30,14 @@ class MindSpore:
 
     def __init__(self, cell: Any, shape: tuple[int, ...]) -> None:
         self.cell = cell
-        self.shape: tuple[int | None, ...] = shape
+        super().__init__(shape)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def run(self, inputs: Inputs) -> list[Tensor]:
         tensor = _mindspore().Tensor
-        parts = []
-        for part in chunks(inputs, self.shape[0]):
-            found = self.cell(*(tensor(one.contiguous().numpy()) for one in part))
-            # one output comes without a tuple; copied, for MindSpore may use the memory again
-            outputs = found if isinstance(found, tuple) else (found,)
-            parts.append([torch.from_numpy(one.asnumpy().copy()) for one in outputs])
-        return joined(parts, len(inputs[0]))
+        found = self.cell(*(tensor(one.contiguous().numpy()) for one in inputs))
+        # one output comes without a tuple; copied, for MindSpore may use the memory again
+        outputs = found if isinstance(found, tuple) else (found,)
+        return [torch.from_numpy(one.asnumpy().copy()) for one in outputs]
 
 
 def open_file(file: Path, running: Running) -> tuple[MindSpore, str | None]:

@@ -7,28 +7,25 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Running, chunks, extra, first_line, joined, no_picture
+from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line, no_picture
 from boxwright.predict.card import KEY
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 
 
-class OnnxRuntime:
+class OnnxRuntime(Backend):
     """A session on the CPU."""
 
     name = "onnxruntime"
     channels_last = False
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, lanes: int) -> None:
         self.session = session
         self.inputs = [(one.name, TYPES[one.type]) for one in session.get_inputs()]
         shape = session.get_inputs()[0].shape  # of an axis that varies: its name
-        self.shape = tuple(side if isinstance(side, int) else None for side in shape)
+        super().__init__(tuple(side if isinstance(side, int) else None for side in shape), lanes)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return joined([self._run(part) for part in chunks(inputs, self.shape[0])], len(inputs[0]))
-
-    def _run(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    def run(self, inputs: Inputs) -> list[Tensor]:
         named = {
             name: tensor.to(kind).contiguous().numpy() for (name, kind), tensor in zip(self.inputs, inputs, strict=True)
         }
@@ -45,7 +42,7 @@ def open_file(file: Path, running: Running) -> tuple[OnnxRuntime, str | None]:
     inputs = session.get_inputs()
     if not inputs or len(inputs[0].shape) != 4 or any(one.type not in TYPES for one in inputs):
         raise no_picture(file)
-    return OnnxRuntime(session), _text(session)
+    return OnnxRuntime(session, running.lanes), _text(session)
 
 
 def read_text(file: Path) -> str | None:
@@ -57,7 +54,8 @@ def _session(file: Path, running: Running, *, optimise: bool) -> Any:
     runtime = extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimisations
-    options.intra_op_num_threads = torch.get_num_threads()  # as many as torch: OMP_NUM_THREADS is heard by both
+    # With the threads that ask, which help, as many as torch has: OMP_NUM_THREADS is heard by both.
+    options.intra_op_num_threads = torch.get_num_threads() - running.lanes + 1
     # Done with a batch, its threads keep their cores for a while; pictures are to be read there.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if running.throughput else "1")
     if not optimise:

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Running, chunks, extra, first_line, joined, no_picture
+from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line, no_picture
 from boxwright.predict.card import KEY
 
 TYPES = {"f32", "f16", "u8"}
@@ -19,31 +20,30 @@ TYPES = {"f32", "f16", "u8"}
 STARTS = {".onnx": b"\x08", ".xml": b"<"}
 
 
-class OpenVino:
+class OpenVino(Backend):
     """A compiled model on the CPU."""
 
     name = "openvino"
     channels_last = False
 
     def __init__(self, compiled: Any) -> None:
-        self.queue = library().AsyncInferQueue(compiled)  # of as many requests as its performance hint wants
         self.kinds = [torch.from_numpy(np.zeros(0, one.element_type.to_dtype())).dtype for one in compiled.inputs]
         sides = compiled.inputs[0].partial_shape
-        self.shape = tuple(side.get_length() if side.is_static else None for side in sides)
+        lanes = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")  # as its performance hint wants
+        self.free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(lanes):
+            self.free.put(compiled.create_infer_request())
+        super().__init__(tuple(side.get_length() if side.is_static else None for side in sides), lanes)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        waiting = chunks(inputs, self.shape[0])
-        parts: list[list[Tensor]] = [[] for _ in waiting]
-
-        def keep(request: Any, place: int) -> None:  # copied: the request's memory is used again for a later part
-            parts[place] = [torch.from_numpy(one.data.copy()) for one in request.output_tensors]
-
-        self.queue.set_callback(keep)
-        for place, part in enumerate(waiting):
-            arrays = [one.to(kind).contiguous().numpy() for one, kind in zip(part, self.kinds, strict=True)]
-            self.queue.start_async(dict(enumerate(arrays)), place)
-        self.queue.wait_all()
-        return joined(parts, len(inputs[0]))
+    def run(self, inputs: Inputs) -> list[Tensor]:
+        arrays = [one.to(kind).contiguous().numpy() for one, kind in zip(inputs, self.kinds, strict=True)]
+        request = self.free.get()
+        try:
+            request.infer(dict(enumerate(arrays)), share_inputs=True)
+            # copied: the request's memory is used again
+            return [torch.from_numpy(one.data.copy()) for one in request.output_tensors]
+        finally:
+            self.free.put(request)
 
 
 def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Running, chunks, first_line, joined
+from boxwright.predict.backend import Backend, Inputs, Running, first_line
 from boxwright.predict.card import KEY
 
 SHAPE = f"{KEY}.shape"  # a trace does not know the shape of its input; this extra file does, as JSON
@@ -44,19 +44,19 @@ FORBIDDEN = re.compile(r"\b(?:from_file|save|set_data|rpc_\w+|__setstate__|torch
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
-class Program:
+class Program(Backend):
     """A program, and how many pictures it takes."""
 
     name = "torch"
     channels_last = True
 
-    def __init__(self, run: Callable[..., tuple[Tensor, ...]], shape: tuple[int | None, ...]) -> None:
-        self.run = run
-        self.shape = shape
+    def __init__(self, program: Callable[..., tuple[Tensor, ...]], shape: tuple[int | None, ...]) -> None:
+        self.program = program
+        super().__init__(shape)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with torch.inference_mode():
-            return joined([self.run(*part) for part in chunks(inputs, self.shape[0])], len(inputs[0]))
+            return self.program(*inputs)
 
 
 def open_file(file: Path, running: Running) -> tuple[Program, str | None]:

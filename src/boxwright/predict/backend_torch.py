@@ -8,15 +8,14 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Running
+from boxwright.predict.backend import Backend, Inputs, Running
 
 
-class Torch:
+class Torch(Backend):
     """A network on the device of its weights, where its inputs and outputs lie as well."""
 
     name = "torch"
     channels_last = True
-    shape: tuple[int | None, ...] = (None, 3, None, None)
 
     def __init__(self, model: nn.Module, running: Running) -> None:
         """`model` is in evaluation mode, stays as it is, and shares what weights it can."""
@@ -27,11 +26,14 @@ class Torch:
         self.bfloat16 = running.bfloat16
         if running.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
+        # What is compiled has the number of threads inside.
+        alone = device.type != "cpu" or running.compile
+        super().__init__((None, 3, None, None), 1 if alone else running.lanes)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = self.network(*inputs)
-        return tuple(one.float() if one.is_floating_point() else one for one in outputs)
+            outputs: tuple[Tensor, ...] = self.network(*inputs)
+        return outputs
 
 
 def fused(model: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
-from boxwright.predict.backends import Backend
+from boxwright.predict.backend import Backend, joined
 from boxwright.predict.class_predictor import MOST, ClassPredictor
 from boxwright.predict.inputs import Picture, Placed, path_of, pixels_of
 from boxwright.predict.loading import Loaded
@@ -123,8 +123,8 @@ def _from_files(frames: Sequence[Frame]) -> list[Placed]:
 
 def _look(backend: Backend, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
     """One picture at a time, for they differ in size."""
-    answers = [backend.forward(torch.from_numpy(picture.pixels)[None]) for picture in pictures]
-    return tuple(torch.cat(column) for column in zip(*answers, strict=True))
+    answers = backend.each([(torch.from_numpy(picture.pixels)[None],) for picture in pictures])
+    return joined(answers, len(pictures))
 
 
 def _refuse(what: str) -> NoReturn:

@@ -2,23 +2,27 @@
 
 import glob
 import json
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import cv2
 import torch
+from torch import nn
 
 from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
 from boxwright.files import folder, whole
 from boxwright.predict.ahead import in_order
+from boxwright.predict.backend import Backend
 from boxwright.predict.class_predictor import ClassPrediction
 from boxwright.predict.inputs import Array, Placed
+from boxwright.predict.loading import evaluating
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.recipe import Recipe
@@ -27,14 +31,16 @@ L = TypeVar("L")  # what a network says of a batch
 W = TypeVar("W", contravariant=True)  # which of it is wanted
 P = TypeVar("P", Prediction, ClassPrediction)
 
+BATCHES = 3  # under way at a time where there are no lanes
 THREADS = 4  # at least, for decoding, drawing and encoding; OpenCV lets go of Python's lock
 
 
 class Looks(Protocol[L, W, P]):
     """The three steps of a predictor's call."""
 
+    model: nn.Module
     recipe: Recipe
-    device: torch.device
+    backend: Backend | None
 
     def place(self, picture: Array) -> Placed: ...
 
@@ -94,14 +100,9 @@ def look_at(
     """What `predictor` answers on the pictures, and file -> reason for those that cannot be read; each that has a
     target is drawn there.
 
-    On an accelerator the network works on one batch while the pictures of the next are read and placed, and the answers
-    to the one before are worked out and drawn. On a CPU the next batch is read when the network is done with this one,
-    beside the answers: a network has all cores, and waits for the slowest of them at every layer.
+    The lanes of a backend share a batch, and each does everything for its pictures, so that no core waits for another.
+    Without lanes three are under way: one is read, and one answered and drawn, while the network looks at another.
     """
-    found: list[P] = []
-    failed: dict[str, str] = {}
-    batch = predictor.recipe.predict.batch
-    ahead = 0 if predictor.device.type == "cpu" else 1
 
     def read(path: Path) -> Placed | InputError:
         try:
@@ -111,32 +112,60 @@ def look_at(
         one = predictor.place(image)
         return one._replace(frame=replace(one.frame, path=str(path)), image=image if targets else None)
 
-    with ThreadPoolExecutor(max(THREADS, torch.get_num_threads())) as pool:
-        answering: deque[Future[list[P]]] = deque()
-        drawing: deque[Future[None]] = deque()
+    def draw(one: P) -> P:
+        if targets:
+            write_picture(one.draw(), targets[Path(one.path)])
+        return replace(one, image=None)
 
-        def take() -> None:
-            for one in answering.popleft().result():
-                found.append(replace(one, image=None))
-                if targets:
-                    drawing.append(pool.submit(_write_drawn, one, targets[Path(one.path)]))
-            while len(drawing) > batch:  # a picture stays in memory until it is written
-                drawing.popleft().result()
+    with evaluating(predictor.model), _workers(predictor.backend) as (pool, each):
 
-        groups = [files[start : start + batch] for start in range(0, len(files), batch)]
-        looks = track(in_order(pool, groups, read, ahead), len(groups), "predict", "batches")
-        for group, placed in zip(groups, looks, strict=True):
-            failed |= {str(p): str(one) for p, one in zip(group, placed, strict=True) if isinstance(one, InputError)}
+        def work(group: Sequence[Path]) -> tuple[list[P], dict[str, str]]:
+            placed = list(each(read, group))
+            failed = {
+                str(path): str(one) for path, one in zip(group, placed, strict=True) if isinstance(one, InputError)
+            }
             pictures = [one for one in placed if not isinstance(one, InputError)]
-            if pictures:
-                answering.append(pool.submit(predictor.answer, predictor.look(pictures), pictures, wanted))
-            if len(answering) > 1:
-                take()
-        while answering:
-            take()
-        for job in drawing:
-            job.result()
+            answers = predictor.answer(predictor.look(pictures), pictures, wanted) if pictures else []
+            return list(each(draw, answers)), failed
+
+        backend = predictor.backend
+        lanes, step = (1, 1) if backend is None else (backend.lanes, backend.shape[0] or 1)
+        groups = _shares(files, predictor.recipe.predict.batch, lanes, step)
+        found: list[P] = []
+        failed: dict[str, str] = {}
+        ahead = max(BATCHES, lanes)
+        for answers, reasons in track(in_order(pool, groups, work, ahead), len(groups), "predict", "batches"):
+            found += answers
+            failed |= reasons
     return found, failed
+
+
+def _shares(files: Sequence[Path], batch: int, lanes: int, step: int) -> list[Sequence[Path]]:
+    """The files in parts of a lane's share of a batch, rounded up to whole `step`s; the last ones are smaller, so that
+    all lanes end at the same time."""
+    parts, start = [], 0
+    while start < len(files):
+        share = min(-(-batch // lanes), max(1, (len(files) - start) // lanes))
+        end = start + -(-share // step) * step
+        parts.append(files[start:end])
+        start = end
+    return parts
+
+
+@contextmanager
+def _workers(backend: Backend | None) -> Iterator[tuple[Executor, Callable[..., Iterator[Any]]]]:
+    """What works on the parts, and what does something for each picture of one."""
+    if backend is None or backend.pool is None:
+        many = max(THREADS, torch.get_num_threads())
+        with ThreadPoolExecutor(many) as hands, ThreadPoolExecutor(BATCHES) as pool:
+            yield pool, hands.map
+        return
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(max(1, before // backend.lanes))
+    try:
+        yield backend.pool, map
+    finally:
+        cv2.setNumThreads(before)
 
 
 def settings_of(
@@ -218,10 +247,6 @@ def make_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error
-
-
-def _write_drawn(prediction: Prediction | ClassPrediction, target: Path) -> None:
-    write_picture(prediction.draw(), target)
 
 
 def write_picture(image: Array, target: Path) -> None:

@@ -80,8 +80,12 @@ def predict_scene(
     batch = predictor.recipe.predict.batch
     groups = [windows[start : start + batch] for start in range(0, len(windows), batch)]
     found: list[Detections] = []
+
+    def read(group: Sequence[Window]) -> list[Pixels]:
+        return [scene.read(window) for window in group]
+
     with ThreadPoolExecutor(1) as pool:  # one thread, for a scene has one file handle
-        looks = track(in_order(pool, groups, scene.read), len(groups), Path(scene.path).name, "batches")
+        looks = track(in_order(pool, groups, read), len(groups), Path(scene.path).name, "batches")
         for group, pixels in zip(groups, looks, strict=True):
             for window, image, one in zip(group, pixels, predictor(pixels, threshold, iou, classes), strict=True):
                 corner = one.boxes.new_tensor([window.x, window.y, window.x, window.y])
