@@ -1,10 +1,12 @@
 """`boxwright predict` over a folder of pictures, end to end, against the bare network in the same backend.
 
     python benchmarks/bench_predict.py [--weights FILE] [--recipe NAME] [--pictures DIR] [--count 200] [--rounds 5]
+                                       [--runtimes torch onnxruntime openvino]
 
-End to end: files in, detections.json out (no drawing); decoding, resizing, suppression and writing run beside the
-network. Bare: the network alone on the same canvases, ready in memory, in the same batches. Both in turns; medians.
-By default YOLOv3-tiny and YOLOv3 at 416 with random weights, which find next to nothing, on made pictures of
+End to end: files in, detections.json out (no drawing), with decoding, resizing, suppression and writing. Bare: the
+network alone on the same canvases, ready in memory, in batches of the recipe's size, both ways that a backend has: a
+plain loop in which all cores look at one batch, and with the cores shared out, the next batches waiting. All in turns;
+medians. By default YOLOv3-tiny and YOLOv3 at 416 with random weights, which find next to nothing, on made pictures of
 640 x 480 px as JPEG. Every runtime that is installed is measured.
 """
 
@@ -15,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -25,26 +28,27 @@ import torch
 from boxwright import models, recipe
 from boxwright.export.run import export_model
 from boxwright.memory import keep_freed
-from boxwright.predict import predictor, sinks
+from boxwright.predict import class_predictor, class_sinks, predictor, sinks
 from boxwright.predict.backends import Running
-from boxwright.predict.inputs import canvases_of, scaled
+from boxwright.predict.class_predictor import ClassPredictor
+from boxwright.predict.inputs import arguments, canvases_of, scaled
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
 
 RECIPES = ("yolov3_tiny_coco_416_darknet", "yolov3_coco_416_darknet")
+Looker = Predictor | ClassPredictor
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 
 
 def in_turns(rounds: int, *tasks: Callable[[], object]) -> list[list[float]]:
     """Seconds of each; one after the other in every round, so that a busy moment touches all."""
     times: list[list[float]] = [[] for _ in tasks]
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for task, seconds in zip(tasks, times, strict=True):
             begin = time.perf_counter()
             task()
-            if turn:  # the first one warms up
-                seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - begin)
     return times
 
 
@@ -62,29 +66,40 @@ def random_weights(chosen: Recipe, file: Path) -> None:
     checkpoint.save(file, module.build(chosen.model), chosen)
 
 
-def measure(loaded: Predictor, pictures: Path, out: Path, rounds: int, count: int) -> None:
+def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: int, count: int) -> None:
+    """alone: the same network as `loaded`, with all cores at one batch."""
     batch = loaded.recipe.predict.batch
     files = sorted(pictures.iterdir())[:count]
     placed = [loaded.place(str(file)) for file in files]
+    into_folder = sinks if isinstance(loaded, Predictor) else class_sinks
     groups = [placed[start : start + batch] for start in range(0, len(placed), batch)]
-    inputs = [scaled(canvases_of(group), loaded.device, loaded.backend) for group in groups]
+    frames = [[one.frame for one in group] for group in groups]
+    images = [scaled(canvases_of(group), loaded.device, loaded.backend) for group in groups]
+    asks = getattr(loaded.model, "inputs", ("images",))
+    inputs = [arguments(asks, *pair) for pair in zip(images, frames, strict=True)]
 
-    def network() -> None:
-        for one in inputs:
-            loaded.backend.forward(one)  # type: ignore[union-attr]
+    def loop(groups: int = len(inputs)) -> None:
+        for one in inputs[:groups]:
+            alone.backend.forward(*one)  # type: ignore[union-attr]
 
-    def whole() -> None:
-        sinks.predict_to_folder(loaded, files, out, draw=False)
+    def shared(groups: int = len(inputs)) -> None:
+        with ThreadPoolExecutor(sinks.BATCHES) as pool:
+            for _ in pool.map(lambda one: loaded.backend.forward(*one), inputs[:groups]):  # type: ignore[union-attr]
+                pass
 
-    bare, end = in_turns(rounds, network, whole)
-    ratios = sorted(e / b for e, b in zip(end, bare, strict=True))
-    name, seconds = loaded.backend.name, (statistics.median(bare), statistics.median(end))  # type: ignore[union-attr]
-    print(
-        f"{loaded.recipe.name} {name}, batch {batch}, {len(files)} pictures: network {seconds[0]:.2f} s, "
-        f"end to end {seconds[1]:.2f} s, ratio {statistics.median(ratios):.3f} "
-        f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {rounds} pairs); goal at most 1.15",
-        flush=True,
-    )
+    def whole(count: int = len(files)) -> None:
+        into_folder.predict_to_folder(loaded, files[:count], out, draw=False)
+
+    for warm_up in (loop, shared, lambda _: whole(batch)):
+        warm_up(1)
+    *bare, end = in_turns(rounds, loop, shared, whole)
+    print(f"{loaded.recipe.name} {loaded.backend.name}, batch {batch}, {len(files)} pictures:", end=" ")  # type: ignore[union-attr]
+    print(f"end to end {statistics.median(end):.2f} s", end="")
+    for what, seconds in zip(("loop", "shared cores"), bare, strict=True):
+        ratios = sorted(e / b for e, b in zip(end, seconds, strict=True))
+        print(f"; network, {what} {statistics.median(seconds):.2f} s", end="")
+        print(f", ratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})", end="")
+    print(f"; {rounds} turns; goal at most 1.15", flush=True)
 
 
 def main() -> None:
@@ -94,6 +109,7 @@ def main() -> None:
     parser.add_argument("--pictures", help="a folder, in place of made ones")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     words = parser.parse_args()
     keep_freed()  # as the command line does
     print(f"{date.today()}  torch {torch.__version__}, Python {platform.python_version()}", end="  ")
@@ -105,10 +121,11 @@ def main() -> None:
             pictures.mkdir()
             write_pictures(pictures, words.count)
         for name in [words.recipe] if words.weights or words.recipe else RECIPES:
+            detects = recipe.load(name).model.task == "detect"
             weights = words.weights or str(root / "random.safetensors")
             if not words.weights:
                 random_weights(recipe.load(name), Path(weights))
-            for runtime in RUNTIMES:
+            for runtime in words.runtimes:
                 if importlib.util.find_spec(runtime) is None:
                     continue
                 source = weights
@@ -116,8 +133,10 @@ def main() -> None:
                     source = str(root / ("model.onnx" if runtime == "onnxruntime" else "model.xml"))
                     export_model(weights, "onnx" if runtime == "onnxruntime" else "openvino", source, recipe=name)
                 given = name if runtime == "torch" else None
-                loaded = predictor.load(source, given, backend=runtime, running=Running(throughput=True))
-                measure(loaded, pictures, root / "out", words.rounds, words.count)
+                load = predictor.load if detects else class_predictor.load_classifier
+                alone = load(source, given, backend=runtime)
+                loaded = load(source, given, backend=runtime, running=Running(throughput=True))
+                measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 
 
 if __name__ == "__main__":

@@ -553,7 +553,7 @@ def test_parts_of_a_batch_come_together_again():
         assert doubled[2].dtype == torch.int64
 
 
-def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch):
+def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, two_threads):
     _, _, folder = made
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     report = bench.bench(folder / "one.onnx", tmp_path / "out", batches=(1, 2), rounds=1)
@@ -574,11 +574,12 @@ def test_bench_refuses_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bench_exports_what_weights_need(made, tmp_path):
+def test_bench_exports_what_weights_need(made, tmp_path, two_threads):
     _, _, folder = made
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
     sixteen = ["torch, bfloat16"] if backend_torch.has_bfloat16(torch.device("cpu")) else []
-    names = ["torch", *sixteen, "onnxruntime", "openvino", "openvino, throughput"]
+    names = ["torch", "torch, throughput", *sixteen]
+    names += ["onnxruntime", "onnxruntime, throughput", "openvino", "openvino, throughput"]
     assert [row.name for row in report.rows] == names
     assert report.absent == {}
 

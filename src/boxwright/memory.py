@@ -11,10 +11,10 @@ KEPT = 64 * 2**20  # bytes: larger blocks still go back to the system, as they w
 def keep_freed() -> None:
     """Keep freed blocks of up to 64 MiB for the next of their size, where the C library is glibc.
 
-    By default glibc hands the larger ones back to the system, and every new tensor pays for pages that are found and
-    cleared anew: on a CPU a training step of a small network takes 1.5 times as long. The price is a larger process, by
-    a quarter where this was measured (benchmarks/results.md). For processes that are ours alone: the command line and
-    the workers of loaders.
+    All threads take them from one heap. By default glibc hands the larger ones back to the system, and every new tensor
+    pays for pages that are found and cleared anew: on a CPU a training step of a small network takes 1.5 times as long.
+    The price is a larger process, by a quarter where this was measured (benchmarks/results.md). For processes that are
+    ours alone: the command line and the workers of loaders.
     """
     if sys.platform != "linux":
         return

@@ -134,11 +134,18 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
         except InputError as error:
             absent[name] = str(error)
 
+    def add(name: str, path: str | Path, backend: str = "auto") -> None:
+        given = None if is_exported(path) else chosen
+        found[name] = load(path, given, backend=backend)
+        many = load(path, given, backend=backend, running=Running(throughput=True))
+        if many.backend is not None and many.backend.lanes > 1:
+            found[f"{name}, throughput"] = many
+
     files: dict[str, str | Path] = {}
     if is_exported(source):
         files = dict.fromkeys(runtimes_of(source), source)
     else:
-        found["torch"] = load(source, chosen)
+        add("torch", source)
         if has_bfloat16(found["torch"].device):
             found["torch, bfloat16"] = load(source, chosen, running=Running(bfloat16=True))
         if compile_:
@@ -147,14 +154,12 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
             with told(name):
                 if importlib.util.find_spec(name) is None:
                     raise InputError("not installed")
-                dynamic = name == "onnxruntime"  # OpenVINO runs files of one picture several at a time
+                dynamic = name == "onnxruntime"  # a free batch costs OpenVINO some speed with one picture
                 export_model(source, format_, spare / file, recipe=chosen, dynamic_batch=dynamic)
                 files[name] = spare / file
     for name, path in files.items():
         with told(name):
-            found[name] = load(path, backend=name)
-        if name == "openvino" and name in found:
-            found["openvino, throughput"] = load(path, backend=name, running=Running(throughput=True))
+            add(name, path, name)
     return found, absent
 
 
