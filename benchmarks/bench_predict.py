@@ -135,7 +135,7 @@ def main() -> None:
                 given = name if runtime == "torch" else None
                 load = predictor.load if detects else class_predictor.load_classifier
                 alone = load(source, given, backend=runtime)
-                loaded = load(source, given, backend=runtime, running=Running(throughput=True))
+                loaded = load(source, given, backend=runtime, running=Running(alone.recipe.predict.batch))
                 measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 
 

@@ -105,12 +105,12 @@ FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize(("file", "runtime"), FILES)
-def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, throughput, two_threads):
+def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
     model, chosen, folder = made
     theirs = Predictor(model, chosen)(pictures())
-    loaded = bw.load(folder / file, backend=runtime, running=Running(throughput=throughput))
+    loaded = bw.load(folder / file, backend=runtime, running=Running(together))
     assert loaded.backend.name == runtime
     ours = loaded(pictures())
     assert min(map(len, theirs)) > 5
@@ -314,16 +314,24 @@ class Fixed(backend.Backend):
 
     def run(self, inputs):
         assert inputs[0].dtype == torch.uint8
-        boxes = torch.tensor([[[1.0, 2, 30, 40], [5, 5, 9, 9], [0, 0, 0, 0]]])
-        return boxes, torch.tensor([[0.9, 0.6, 0.0]]), torch.tensor([[1, 0, -1]])
+        assert len(inputs[0]) == self.shape[0]
+        boxes = torch.tensor([[1.0, 2, 30, 40], [5, 5, 9, 9], [0, 0, 0, 0]])
+        answers = boxes, torch.tensor([0.9, 0.6, 0.0]), torch.tensor([1, 0, -1])
+        return [torch.stack([one] + [0 * one] * (self.shape[0] - 1)) for one in answers]
 
 
-def complete(chosen, **overrides):
+def complete(chosen, batch=1, **overrides):
     model = network(chosen)
     wanted = chosen.with_overrides({key.replace("__", "."): value for key, value in overrides.items()})
     return CompletePredictor(
-        Loaded(model, wanted, torch.device("cpu"), Fixed((1, None, None, 3)), card_of(model, chosen, "complete"))
+        Loaded(model, wanted, torch.device("cpu"), Fixed((batch, None, None, 3)), card_of(model, chosen, "complete"))
     )
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_complete_file_for_several_pictures_gets_pictures_of_different_sizes_one_by_one(batch):
+    found = complete(plan(predict__threshold=0.5), batch)(pictures(3))
+    assert [one.labels.tolist() for one in found] == [[1, 0]] * 3
 
 
 def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
@@ -410,7 +418,7 @@ class Rendezvous(backend.Backend):
 
 def test_lanes_share_the_pictures_and_the_cores(two_threads):
     model = network(plan())
-    lanes = Rendezvous(model, Running(throughput=True).lanes)
+    lanes = Rendezvous(model, Running(5).lanes())
     images = torch.rand(5, 3, SIDE, SIDE)
     with torch.no_grad():
         expected = model(images)
@@ -427,11 +435,16 @@ def test_lanes_share_the_pictures_and_the_cores(two_threads):
         assert other.submit(torch.get_num_threads).result() == 2
 
 
-@pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (2, 2), (7, 7), (8, 8), (10, 5), (12, 6), (13, 1), (64, 8)])
-def test_no_core_is_left_out(cores, lanes, monkeypatch):
+@pytest.mark.parametrize(
+    ("cores", "pictures", "step", "lanes"),
+    [
+        (1, 8, None, 1), (2, 8, None, 2), (7, 8, None, 7), (8, 99, None, 8), (10, 8, None, 5), (12, 8, None, 6),
+        (13, 8, None, 1), (64, 8, None, 8), (8, 1, None, 1), (8, 3, None, 2), (8, 8, 4, 2), (8, 8, 8, 1), (8, 2, 8, 1),
+    ],
+)  # fmt: skip
+def test_no_core_and_no_lane_is_left_without_pictures(cores, pictures, step, lanes, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert Running(throughput=True).lanes == lanes
-    assert Running().lanes == 1
+    assert Running(pictures).lanes(step) == lanes
 
 
 @pytest.mark.parametrize(
@@ -440,13 +453,27 @@ def test_no_core_is_left_out(cores, lanes, monkeypatch):
 def test_for_many_pictures_every_core_is_a_lane(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
-    for throughput, lanes in ((True, 2), (False, 1)):
-        opened = bw.load(folder / file, backend=runtime, running=Running(throughput=throughput)).backend
+    for together, lanes in ((4, 2), (1, 1)):
+        opened = bw.load(folder / file, backend=runtime, running=Running(together)).backend
         assert opened.lanes == lanes
         sizes = []
         opened.run = lambda inputs, run=opened.run, sizes=sizes: sizes.append(len(inputs[0])) or run(inputs)
         opened.forward(torch.rand(4, 3, SIDE, SIDE))
         assert sizes == [4 // lanes] * lanes
+
+
+@pytest.mark.parametrize(
+    ("file", "together", "lanes", "own", "spinning"),
+    [("any.onnx", 4, 2, 1, "0"), ("two.onnx", 4, 2, 1, "0"), ("two.onnx", 3, 1, 2, "1"), ("any.onnx", 1, 1, 2, "1")],
+)
+def test_threads_of_onnxruntime_and_those_that_ask_are_as_many_as_cores(
+    made, file, together, lanes, own, spinning, two_threads
+):
+    _, _, folder = made
+    runner, _ = open_backend(folder / file, "onnxruntime", Running(together))
+    options = runner.session.get_session_options()
+    assert (runner.lanes, options.intra_op_num_threads) == (lanes, own)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 
 
 def grey_pictures(folder, greys):
@@ -463,17 +490,24 @@ def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two
     model = network(chosen)
     files = grey_pictures(tmp_path, range(100, 109))
     lanes = Rendezvous(model, 2)
-    threads_of_opencv = cv2.getNumThreads()
+    cv2.setNumThreads(2)
     predictor = Predictor(model, chosen, backend=lanes)
-    placing = []
-    predictor.place = lambda *words, place=predictor.place: placing.append(threading.get_ident()) or place(*words)
+    placing, opencv = [], []
+
+    def place(picture):
+        placing.append(threading.get_ident())
+        opencv.append(cv2.getNumThreads())
+        return Predictor.place(predictor, picture)
+
+    predictor.place = place
     found, failed = sinks.look_at(predictor, files, {}, predictor.wanted())
     assert [one.path for one in found] == [str(file) for file in files]
     assert failed == {}
     assert sorted(size for size, _, _ in lanes.parts) == [1, 1, 1, 2, 2, 2]
     assert set(placing) == {thread for _, _, thread in lanes.parts}
     assert len(set(placing)) == 2
-    assert cv2.getNumThreads() == threads_of_opencv
+    assert set(opencv) == {1}
+    assert cv2.getNumThreads() == 2
 
 
 @pytest.mark.parametrize(
@@ -489,8 +523,10 @@ def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, lanes, step, s
     assert [one for part in parts for one in part] == list(range(count))
 
 
-def test_without_lanes_pictures_are_read_and_answered_beside_the_network(tmp_path):
-    """The answers to batch 1 wait until the network is at batch 2, the network on batch 1 until batch 2 is read."""
+@pytest.mark.parametrize("place", ["cuda", "cpu"])
+def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_path):
+    """There the answers to batch 1 wait until the network is at batch 2, and the network on batch 1 until batch 2 is
+    read; on a CPU all of whose cores look at one batch, batch 2 is not begun before batch 1 is answered."""
     read, second = threading.Event(), threading.Event()
     chosen = plan(predict__batch=1)
 
@@ -503,42 +539,35 @@ def test_without_lanes_pictures_are_read_and_answered_beside_the_network(tmp_pat
             return super().place(picture, number)
 
         def look(self, pictures):
+            self.device = torch.device("cpu")
             self.turn += 1
             if self.turn == 2:
                 second.set()
-            assert read.wait(5)
+            assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
             return super().look(pictures)
 
         def answer(self, looked, pictures, wanted):
-            assert second.wait(5)
+            assert second.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
             return super().answer(looked, pictures, wanted)
 
     files = grey_pictures(tmp_path, (100, 200))
-    waiting = Waiting(network(chosen), chosen)
+    waiting = Waiting(network(chosen), chosen, place)  # the accelerator is in name only
     found, failed = sinks.look_at(waiting, files, {}, waiting.wanted())
     assert [one.path for one in found] == [str(file) for file in files]
     assert all(one.image is None for one in found)
     assert failed == {}
 
 
-def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_before_afterwards(tmp_path):
-    """Three batches are under way, and the one that ends first must not end it for the others."""
-    chosen = plan(predict__batch=1)
+def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_before_afterwards(tmp_path, two_threads):
+    """Several are under way, and the one that ends first must not end it for the others."""
+    chosen = plan(predict__batch=2)
     model = network(chosen).train()
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    predictor = Predictor(model, chosen)
+    predictor = Predictor(model, chosen, backend=Rendezvous(model, 2))
     sinks.look_at(predictor, grey_pictures(tmp_path, range(100, 112)), {}, predictor.wanted())
     assert modes == [False] * 12
     assert model.training
-
-
-@pytest.mark.parametrize("throughput", [False, True])
-def test_threads_of_onnxruntime_rest_between_batches(made, throughput):
-    _, _, folder = made
-    runner, _ = open_backend(folder / "one.onnx", "onnxruntime", Running(throughput=throughput))
-    spinning = runner.session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning")
-    assert spinning == ("0" if throughput else "1")
 
 
 def test_parts_of_a_batch_come_together_again():

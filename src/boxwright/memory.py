@@ -23,4 +23,4 @@ def keep_freed() -> None:
     # raising of the first. An older glibc refuses more than 32 MiB.
     if mallopt and (mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT // 2)):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
-        mallopt(M_ARENA_MAX, 1)  # the heaps that other threads would get hold no block of that size
+        mallopt(M_ARENA_MAX, 1)  # heaps of 64 MiB, which other threads would get, go back when empty

@@ -1,7 +1,7 @@
 """The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,9 +17,6 @@ from boxwright.cli.options import (
     Weights,
 )
 from boxwright.errors import InputError
-
-if TYPE_CHECKING:
-    from boxwright.predict.backends import Running
 
 
 def list_() -> None:
@@ -92,11 +89,13 @@ def evaluate(
     from boxwright.evaluation import class_run, results, run
     from boxwright.evaluation import scenes as whole
     from boxwright.predict import class_predictor, loading, predictor
+    from boxwright.predict.backends import Running
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     meant = loading.recipe_of(weights, recipe)
-    chosen = weights, meant, device, set_ or (), backend, _running(bfloat16, compile_)
+    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, bfloat16, compile_)
+    chosen = weights, meant, device, set_ or (), backend, running
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
         loaded = class_predictor.load_classifier(*chosen)
@@ -111,13 +110,6 @@ def evaluate(
         print(run.evaluate(detector, labelled, out))
     else:
         print(whole.evaluate(detector, labelled, open_dataset(scenes, split), out))
-
-
-def _running(bfloat16: bool, compile_: bool) -> "Running":
-    """How many pictures are looked at, which is what these verbs are for."""
-    from boxwright.predict.backends import Running
-
-    return Running(throughput=True, bfloat16=bfloat16, compile=compile_)
 
 
 def predict(
@@ -155,21 +147,26 @@ def predict(
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright.predict import class_predictor, class_sinks, loading, predictor, scene_sinks, sinks
+    from boxwright.predict.backends import Running
     from boxwright.predict.tiled import Tiling
 
     meant = loading.recipe_of(weights, recipe)
-    chosen = weights, meant, device, set_ or (), backend, _running(bfloat16, compile_)
-    if meant.model.task == "classify":
+    classifies = meant.model.task == "classify"
+    out = out or ("classes" if classifies else "detections")
+    batch = meant.with_overrides(set_ or ()).predict.batch
+    at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
+    chosen = weights, meant, device, set_ or (), backend, Running(at_once, bfloat16, compile_)
+    if classifies:
         boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
         _refuse_boxes({option: value is not None for option, value in boxes.items()})
         classifier = class_predictor.load_classifier(*chosen)
         most = top or class_predictor.MOST
-        summary, lines = class_sinks.predict_to_folder(classifier, sources, out or "classes", most, draw=draw)
+        summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
         print("\n".join([*lines, *summary.lines()]))
         raise typer.Exit(1 if summary.failed else 0)
     if top is not None:
         raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
-    loaded, out = predictor.load(*chosen), out or "detections"
+    loaded = predictor.load(*chosen)
     wanted = classes.split(",") if classes else None
     if tile is None:
         summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted, draw=draw)

@@ -137,7 +137,7 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
         found[name] = load(path, given, backend=backend)
-        many = load(path, given, backend=backend, running=Running(throughput=True))
+        many = load(path, given, backend=backend, running=Running(pictures=max(BATCHES)))
         if many.backend is not None and many.backend.lanes > 1:
             found[f"{name}, throughput"] = many
 

@@ -83,22 +83,22 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """throughput: many pictures as soon as can be, for which a CPU looks at several beside each other, each on fewer
-    cores: they need not wait for the slowest at every layer, nor for what else the cores have to do. Without it one
-    picture as soon as can be. bfloat16: compute in 16 bits where the processor has instructions for it. compile:
+    """pictures: how many there are to be looked at, a batch at most. All cores of a CPU look at one, so that it is
+    answered as soon as can be; among several they are shared out, so that none waits for the slowest at every layer,
+    nor for what else there is to do. bfloat16: compute in 16 bits where the processor has instructions for it. compile:
     torch.compile, which takes a minute before the first picture. The last two are refused by backends that have no such
     thing.
     """
 
-    throughput: bool = False
+    pictures: int = 1
     bfloat16: bool = False
     compile: bool = False
 
-    @property
-    def lanes(self) -> int:
-        """Among how many pictures the cores of a CPU are shared out: the most that leave none out."""
-        cores = torch.get_num_threads() if self.throughput else 1
-        return max(lanes for lanes in range(1, MOST_LANES + 1) if cores % lanes == 0)
+    def lanes(self, step: int | None = None) -> int:
+        """Among how many parts of `step` pictures, None for 1, the cores of a CPU are shared out: the most that leave
+        no core and no part out."""
+        cores, parts = torch.get_num_threads(), self.pictures // (step or 1)
+        return max(lanes for lanes in range(1, MOST_LANES + 1) if cores % lanes == 0 and lanes <= max(1, parts))
 
     def refuse(self, backend: str, *words: str) -> None:
         """InputError where one of `words` is asked for."""

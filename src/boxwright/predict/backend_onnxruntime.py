@@ -38,26 +38,31 @@ def open_file(file: Path, running: Running) -> tuple[OnnxRuntime, str | None]:
     Raises InputError for a file that is no ONNX model and one with operators that ONNX Runtime does not know.
     """
     running.refuse("onnxruntime", "bfloat16", "compile")
-    session = _session(file, running, optimise=True)
+    lanes = running.lanes()
+    session = _session(file, lanes, optimise=True)
     inputs = session.get_inputs()
     if not inputs or len(inputs[0].shape) != 4 or any(one.type not in TYPES for one in inputs):
         raise no_picture(file)
-    return OnnxRuntime(session, running.lanes), _text(session)
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and running.lanes(batch) < lanes:  # a file for several pictures: fewer threads that ask
+        lanes = running.lanes(batch)
+        session = _session(file, lanes, optimise=True)
+    return OnnxRuntime(session, lanes), _text(session)
 
 
 def read_text(file: Path) -> str | None:
     """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _text(_session(file, Running(), optimise=False))
+    return _text(_session(file, 1, optimise=False))
 
 
-def _session(file: Path, running: Running, *, optimise: bool) -> Any:
+def _session(file: Path, lanes: int, *, optimise: bool) -> Any:
     runtime = extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimisations
     # With the threads that ask, which help, as many as torch has: OMP_NUM_THREADS is heard by both.
-    options.intra_op_num_threads = torch.get_num_threads() - running.lanes + 1
-    # Done with a batch, its threads keep their cores for a while; pictures are to be read there.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if running.throughput else "1")
+    options.intra_op_num_threads = torch.get_num_threads() - lanes + 1
+    # Done with a part, its threads keep their cores for a while; the other lanes want them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0" if lanes > 1 else "1")
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -26,10 +26,9 @@ class OpenVino(Backend):
     name = "openvino"
     channels_last = False
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, lanes: int) -> None:
         self.kinds = [torch.from_numpy(np.zeros(0, one.element_type.to_dtype())).dtype for one in compiled.inputs]
         sides = compiled.inputs[0].partial_shape
-        lanes = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")  # as its performance hint wants
         self.free: SimpleQueue[Any] = SimpleQueue()
         for _ in range(lanes):
             self.free.put(compiled.create_infer_request())
@@ -52,22 +51,25 @@ def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
     Raises InputError for a file that is no model and one with operators that OpenVINO does not know.
     """
     running.refuse("openvino", "compile")
-    settings = {
-        "PERFORMANCE_HINT": "THROUGHPUT" if running.throughput else "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as torch: OMP_NUM_THREADS is heard by both
-        # on a processor with 16-bit arithmetic OpenVINO would use it unasked, and answer differently than elsewhere
-        "INFERENCE_PRECISION_HINT": "bf16" if running.bfloat16 else "f32",
-    }
     model = _read(file)
     first = [one.partial_shape.rank for one in model.inputs[:1]]
     kinds = {one.element_type.get_type_name() for one in model.inputs}
     if not first or first[0].is_dynamic or first[0].get_length() != 4 or kinds - TYPES:
         raise no_picture(file)
+    batch = model.inputs[0].partial_shape[0]
+    lanes = running.lanes(batch.get_length() if batch.is_static else None)
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if lanes > 1 else "LATENCY",
+        "NUM_STREAMS": lanes,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as torch: OMP_NUM_THREADS is heard by both
+        # on a processor with 16-bit arithmetic OpenVINO would use it unasked, and answer differently than elsewhere
+        "INFERENCE_PRECISION_HINT": "bf16" if running.bfloat16 else "f32",
+    }
     try:
         compiled = core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
-    return OpenVino(compiled), _text(model)
+    return OpenVino(compiled, lanes), _text(model)
 
 
 def read_text(file: Path) -> str | None:

@@ -28,7 +28,7 @@ class Torch(Backend):
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         # What is compiled has the number of threads inside.
         alone = device.type != "cpu" or running.compile
-        super().__init__((None, 3, None, None), 1 if alone else running.lanes)
+        super().__init__((None, 3, None, None), 1 if alone else running.lanes())
 
     def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bfloat16):

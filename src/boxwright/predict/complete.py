@@ -14,7 +14,7 @@ from torch import Tensor
 
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, joined
+from boxwright.predict.backend import Backend, chunks, joined
 from boxwright.predict.class_predictor import MOST, ClassPredictor
 from boxwright.predict.inputs import Picture, Placed, path_of, pixels_of
 from boxwright.predict.loading import Loaded
@@ -123,8 +123,8 @@ def _from_files(frames: Sequence[Frame]) -> list[Placed]:
 
 def _look(backend: Backend, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
     """One picture at a time, for they differ in size."""
-    answers = backend.each([(torch.from_numpy(picture.pixels)[None],) for picture in pictures])
-    return joined(answers, len(pictures))
+    parts = [chunks((torch.from_numpy(picture.pixels)[None],), backend.shape[0])[0] for picture in pictures]
+    return joined([[one[:1] for one in answer] for answer in backend.each(parts)], len(pictures))
 
 
 def _refuse(what: str) -> NoReturn:

@@ -31,7 +31,7 @@ L = TypeVar("L")  # what a network says of a batch
 W = TypeVar("W", contravariant=True)  # which of it is wanted
 P = TypeVar("P", Prediction, ClassPrediction)
 
-BATCHES = 3  # under way at a time where there are no lanes
+BATCHES = 3  # under way at a time beside an accelerator
 THREADS = 4  # at least, for decoding, drawing and encoding; OpenCV lets go of Python's lock
 
 
@@ -40,6 +40,7 @@ class Looks(Protocol[L, W, P]):
 
     model: nn.Module
     recipe: Recipe
+    device: torch.device
     backend: Backend | None
 
     def place(self, picture: Array) -> Placed: ...
@@ -101,7 +102,8 @@ def look_at(
     target is drawn there.
 
     The lanes of a backend share a batch, and each does everything for its pictures, so that no core waits for another.
-    Without lanes three are under way: one is read, and one answered and drawn, while the network looks at another.
+    On an accelerator three batches are under way: one is read, and one answered and drawn, while the network looks at
+    another. Where all cores look at one batch nothing is done beside it, for they wait for the slowest at every layer.
     """
 
     def read(path: Path) -> Placed | InputError:
@@ -117,7 +119,7 @@ def look_at(
             write_picture(one.draw(), targets[Path(one.path)])
         return replace(one, image=None)
 
-    with evaluating(predictor.model), _workers(predictor.backend) as (pool, each):
+    with evaluating(predictor.model), _workers(predictor) as (pool, ahead, each):
 
         def work(group: Sequence[Path]) -> tuple[list[P], dict[str, str]]:
             placed = list(each(read, group))
@@ -133,7 +135,6 @@ def look_at(
         groups = _shares(files, predictor.recipe.predict.batch, lanes, step)
         found: list[P] = []
         failed: dict[str, str] = {}
-        ahead = max(BATCHES, lanes)
         for answers, reasons in track(in_order(pool, groups, work, ahead), len(groups), "predict", "batches"):
             found += answers
             failed |= reasons
@@ -153,17 +154,19 @@ def _shares(files: Sequence[Path], batch: int, lanes: int, step: int) -> list[Se
 
 
 @contextmanager
-def _workers(backend: Backend | None) -> Iterator[tuple[Executor, Callable[..., Iterator[Any]]]]:
-    """What works on the parts, and what does something for each picture of one."""
+def _workers(predictor: Looks[Any, Any, Any]) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
+    """What works on the parts, how many are handed in beforehand, and what does something for each picture of one."""
+    backend = predictor.backend
     if backend is None or backend.pool is None:
+        batches = 1 if predictor.device.type == "cpu" else BATCHES
         many = max(THREADS, torch.get_num_threads())
-        with ThreadPoolExecutor(many) as hands, ThreadPoolExecutor(BATCHES) as pool:
-            yield pool, hands.map
+        with ThreadPoolExecutor(many) as hands, ThreadPoolExecutor(batches) as pool:
+            yield pool, batches, hands.map
         return
     before = cv2.getNumThreads()
     cv2.setNumThreads(max(1, before // backend.lanes))
     try:
-        yield backend.pool, map
+        yield backend.pool, 4 * backend.lanes, map  # some parts take longer than others
     finally:
         cv2.setNumThreads(before)
 
