@@ -152,20 +152,21 @@ def predict(
 
     meant = loading.recipe_of(weights, recipe)
     classifies = meant.model.task == "classify"
+    if classifies:
+        boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
+        _refuse_boxes({option: value is not None for option, value in boxes.items()})
+    elif top is not None:
+        raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
     chosen = weights, meant, device, set_ or (), backend, Running(at_once, bfloat16, compile_)
     if classifies:
-        boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
-        _refuse_boxes({option: value is not None for option, value in boxes.items()})
         classifier = class_predictor.load_classifier(*chosen)
         most = top or class_predictor.MOST
         summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
         print("\n".join([*lines, *summary.lines()]))
         raise typer.Exit(1 if summary.failed else 0)
-    if top is not None:
-        raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
     loaded = predictor.load(*chosen)
     wanted = classes.split(",") if classes else None
     if tile is None:
