@@ -1,7 +1,8 @@
 """The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +18,9 @@ from boxwright.cli.options import (
     Weights,
 )
 from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from boxwright.predict.sinks import Summary
 
 
 def list_() -> None:
@@ -164,9 +168,7 @@ def predict(
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)
         most = top or class_predictor.MOST
-        summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
-        print("\n".join([*lines, *summary.lines()]))
-        raise typer.Exit(1 if summary.failed else 0)
+        _tell(*class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw))
     loaded = predictor.load(*chosen)
     wanted = classes.split(",") if classes else None
     if tile is None:
@@ -176,7 +178,11 @@ def predict(
         summary = scene_sinks.predict_scenes_to_folder(
             loaded, sources, out, tiling, threshold, nms, wanted, geojson=geojson
         )
-    print("\n".join(summary.lines()))
+    _tell(summary)
+
+
+def _tell(summary: "Summary", lines: Sequence[str] = ()) -> NoReturn:
+    print("\n".join([*lines, *summary.lines()]))
     raise typer.Exit(1 if summary.failed else 0)
 
 
