@@ -1,7 +1,7 @@
 """`boxwright predict` over a folder of pictures, end to end, against the bare network in the same backend.
 
     python benchmarks/bench_predict.py [--weights FILE] [--recipe NAME] [--pictures DIR] [--count 200] [--rounds 5]
-                                       [--runtimes torch onnxruntime openvino]
+                                       [--runtimes torch onnxruntime openvino] [--device cpu]
 
 End to end: files in, detections.json out (no drawing), with decoding, resizing, suppression and writing. Bare: the
 network alone on the same canvases, ready in memory, in batches of the recipe's size, both ways that a backend has: a
@@ -25,11 +25,13 @@ import cv2
 import numpy as np
 import torch
 
-from boxwright import models, recipe
-from boxwright.export.run import export_model
+from boxwright import __version__, models, recipe
+from boxwright.export import onnx, openvino, run
+from boxwright.export.graph import raw_graph
 from boxwright.memory import keep_freed
 from boxwright.predict import class_predictor, class_sinks, predictor, sinks
 from boxwright.predict.backends import Running
+from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import arguments, canvases_of, scaled
 from boxwright.predict.predictor import Predictor
@@ -66,6 +68,15 @@ def random_weights(chosen: Recipe, file: Path) -> None:
     checkpoint.save(file, module.build(chosen.model), chosen)
 
 
+def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
+    """An exported file, not compared with PyTorch as `boxwright export` does: Faster R-CNN with random weights would not
+    pass, for its proposals are all as good as each other, and rounding chooses among them."""
+    model, chosen = run.network(weights, name, (), None)
+    graph = raw_graph(model, chosen)
+    card = Card(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
+    (onnx if runtime == "onnxruntime" else openvino).write(graph, file, card.to_text())
+
+
 def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: int, count: int) -> None:
     """alone: the same network as `loaded`, with all cores at one batch."""
     batch = loaded.recipe.predict.batch
@@ -78,14 +89,20 @@ def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: in
     asks = getattr(loaded.model, "inputs", ("images",))
     inputs = [arguments(asks, *pair) for pair in zip(images, frames, strict=True)]
 
+    def done() -> None:
+        if loaded.device.type != "cpu":
+            torch.accelerator.synchronize()
+
     def loop(groups: int = len(inputs)) -> None:
         for one in inputs[:groups]:
             alone.backend.forward(*one)  # type: ignore[union-attr]
+        done()
 
     def shared(groups: int = len(inputs)) -> None:
         with ThreadPoolExecutor(sinks.BATCHES) as pool:
             for _ in pool.map(lambda one: loaded.backend.forward(*one), inputs[:groups]):  # type: ignore[union-attr]
                 pass
+        done()
 
     def whole(count: int = len(files)) -> None:
         into_folder.predict_to_folder(loaded, files[:count], out, draw=False)
@@ -110,10 +127,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument("--device", default="cpu", help="another one with torch only")
     words = parser.parse_args()
     keep_freed()  # as the command line does
     print(f"{date.today()}  torch {torch.__version__}, Python {platform.python_version()}", end="  ")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads", end="")
+    print(f", {torch.cuda.get_device_name(words.device)}" if words.device.startswith("cuda") else "")
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         pictures = Path(words.pictures) if words.pictures else root / "pictures"
@@ -131,11 +150,12 @@ def main() -> None:
                 source = weights
                 if runtime != "torch":
                     source = str(root / ("model.onnx" if runtime == "onnxruntime" else "model.xml"))
-                    export_model(weights, "onnx" if runtime == "onnxruntime" else "openvino", source, recipe=name)
+                    write_for(runtime, weights, name, Path(source))
                 given = name if runtime == "torch" else None
                 load = predictor.load if detects else class_predictor.load_classifier
-                alone = load(source, given, backend=runtime)
-                loaded = load(source, given, backend=runtime, running=Running(alone.recipe.predict.batch))
+                alone = load(source, given, words.device, backend=runtime)
+                running = Running(alone.recipe.predict.batch)
+                loaded = load(source, given, words.device, backend=runtime, running=running)
                 measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 
 

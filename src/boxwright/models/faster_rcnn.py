@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, ModelConfig, NotNegative, Positive, Triple
+from boxwright.config import Fraction, ModelConfig, Positive, Triple
 from boxwright.errors import InputError
 from boxwright.nn.faster_rcnn_names import (
     adapted,
@@ -103,7 +103,7 @@ class Config(ModelConfig):
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
     anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
     delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
-    norm_eps: NotNegative = 1e-5  # of batch norm
+    norm_eps: Positive = 1e-5  # of batch norm
     mean: Triple = (0.485, 0.456, 0.406)  # RGB, in the 0-to-1 scale
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     rpn: RPNConfig = RPNConfig()

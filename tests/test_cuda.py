@@ -1,0 +1,201 @@
+"""A GPU gives what a CPU gives: networks, losses, gradients, operators, and whole runs; and no step waits for it.
+
+CI has no GPU and skips this file.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright.data.transforms import augment
+from boxwright.engine.train import train
+from boxwright.ops.deform import Sampling, deform_conv
+from boxwright.ops.nms import suppress
+from boxwright.ops.roi_align import roi_align
+from boxwright.predict import predictor, sinks
+from boxwright.predict.backend import Running
+from boxwright.types import Batch, ClassBatch, Classifier
+from small_run import SMALL
+from test_deform import SAMPLINGS, assert_same, with_gradients
+from test_deform import made as made_for_deform
+from test_models import CASES, CLASSIFIERS, batch, pictures
+from test_nms import Settings
+from test_nms import made as made_boxes_and_scores
+from test_roi_align import STRIDES, made_boxes, made_maps
+from test_transforms import EVERYTHING, KEY, noise
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("short_networks", "exact_products"),
+]
+SYSTEMS = pytest.mark.parametrize(
+    ("name", "changes"),
+    [*CASES, *CLASSIFIERS],
+    ids=lambda part: part if isinstance(part, str) else "-".join(v for v in part.values() if isinstance(v, str)),
+)
+
+
+@pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of 24 bits, as a CPU has them; by default convolutions on a GPU have 11 (TF32)."""
+    for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):
+        monkeypatch.setattr(place, "fp32_precision", "ieee")
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Within this, whatever makes the program wait for the GPU is an error of PyTorch's."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def twins(name: str, changes: dict[str, Any]) -> tuple[Any, Any]:
+    """A small network with random weights and statistics on the CPU, and the same on the GPU."""
+    torch.manual_seed(7)
+    module = models.module(name)
+    model: nn.Module = module.build(module.Config.model_validate({"name": name, "classes": 3} | changes))
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.weight, 0.7, 1.3)
+    for place, parameter in model.named_parameters():
+        if place.endswith(("offset.weight", "mask.weight", "deltas.weight")):
+            nn.init.normal_(parameter, std=0.03)
+    return model, copy.deepcopy(model).cuda()
+
+
+def given(model: nn.Module) -> Batch | ClassBatch:
+    return pictures(blended=True) if isinstance(model, Classifier) else batch(empty=False)
+
+
+def assert_near(found: Tensor, wanted: Tensor, within: float, what: str = "") -> None:
+    """within: a share of the largest number."""
+    far = within * max(float(wanted.abs().max()), 1e-6) if wanted.is_floating_point() else 0
+    torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=far, msg=lambda text: f"{what}: {text}")
+
+
+@SYSTEMS
+def test_networks(name: str, changes: dict[str, Any]) -> None:
+    here, there = twins(name, changes)
+    images = given(here).images
+    with torch.inference_mode():
+        wanted, found = here.eval()(images), there.eval()(images.cuda())
+    for part, one, other in zip(here.raw_names, found, wanted, strict=True):
+        assert one.is_cuda
+        assert_near(one, other, 1e-4, part)
+
+
+@SYSTEMS
+def test_losses_and_gradients(name: str, changes: dict[str, Any]) -> None:
+    here, there = twins(name, changes)
+    full = given(here)
+    wanted, found = here.train().loss(full), there.train().loss(full.to("cuda"))
+    for terms in (wanted, found):
+        torch.stack(list(terms.values())).sum().backward()
+    for term, value in wanted.items():
+        assert_near(found[term].detach(), value.detach(), 1e-4, term)
+    # All weights together: a number that another order of sums moves past the kink of an activation, or a proposal past
+    # a threshold, changes the gradient of one weight by a quarter, and of all by up to 2 %.
+    one, other = (torch.cat([weight.grad.flatten().cpu() for weight in each.parameters()]) for each in (there, here))
+    assert float((one - other).norm()) < 0.05 * float(other.norm())
+
+
+@SYSTEMS
+def test_a_step_never_waits(name: str, changes: dict[str, Any]) -> None:
+    _, model = twins(name, changes)
+    full = given(model).to("cuda")
+
+    def step() -> None:
+        torch.stack(list(model.train().loss(full).values())).sum().backward()
+
+    step()  # the first one may choose algorithms and load kernels
+    with no_waiting():
+        step()
+
+
+def test_random_changes_never_wait() -> None:
+    full = noise(6).to("cuda")
+    augment(full, EVERYTHING, size=(64, 64), **KEY)
+    with no_waiting():
+        augment(full, EVERYTHING, size=(64, 64), **KEY)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_deformable_convolution(sampling: Sampling, stride: int, referee: ModuleType) -> None:
+    inputs = made_for_deform(19, 24, stride, 3.0)
+
+    def call(*parts: Tensor) -> Tensor:
+        return deform_conv(*parts, stride, sampling)
+
+    def there(*parts: Tensor) -> Tensor:
+        return call(*(part.cuda() for part in parts)).cpu()
+
+    assert_same(with_gradients(there, inputs), with_gradients(call, inputs))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_roi_align(aligned: bool) -> None:
+    boxes, level = made_boxes()
+    results = []
+    for device in ("cpu", "cuda"):
+        maps = [one.detach().to(device).requires_grad_() for one in made_maps()]
+        pooled = roi_align(maps, boxes.to(device), level.to(device), STRIDES, aligned=aligned, plus_one=False)
+        probe = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).to(device)
+        results.append([pooled.detach(), *torch.autograd.grad((pooled * probe).sum(), maps)])
+    for wanted, found in zip(*results, strict=True):
+        assert_near(found, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "diou", "greedy", "soft"])
+def test_suppression(kind: str) -> None:
+    found = [made_boxes_and_scores(count, 5, seed) for seed, count in enumerate((3000, 0, 1, 700))]
+    sizes = [(400, 400)] * len(found)
+    here = suppress(found, Settings(kind), sizes, 0.01)
+    there = suppress([one.to("cuda") for one in found], Settings(kind), sizes, 0.01)
+    for wanted, other in zip(here, there, strict=True):
+        assert torch.equal(other.boxes.cpu(), wanted.boxes)
+        assert torch.equal(other.labels.cpu(), wanted.labels)
+        torch.testing.assert_close(other.scores.cpu(), wanted.scores, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_training_evaluating_and_predicting(precision: str, tiny_coco: Path, tmp_path: Path) -> None:
+    """A whole run, its network in files, and the same detections from it on both devices and in every way to run it."""
+    changes = SMALL | {"train.precision": precision, "train.epochs": 4, "train.channels_last": precision != "no"}
+    run = train("demo", tiny_coco, tmp_path / "run", overrides=changes)
+    totals = [row["total"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "total" in row]
+    assert len(totals) == 24
+    assert np.isfinite(totals).all()
+    assert totals[-1] < totals[0]
+
+    files = sorted((tiny_coco / "val").iterdir())
+    here = predictor.load(run, overrides={"predict.threshold": 0.0})
+    wanted = here(files)
+    assert all(len(one) for one in wanted)
+    there = predictor.load(run, device="cuda", overrides={"predict.threshold": 0.0, "predict.batch": 3})
+    found, failed = sinks.look_at(there, files, {}, there.wanted())
+    assert not failed
+    for one, other in zip(found, wanted, strict=True):
+        assert not one.boxes.is_cuda
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0.05)
+
+    half = predictor.load(run, device="cuda", running=Running(bfloat16=True))
+    image = cv2.imread(str(files[0]))
+    assert len(half(image, threshold=0.0)) == len(wanted[0])
