@@ -69,7 +69,7 @@ def random_weights(chosen: Recipe, file: Path) -> None:
 
 
 def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
-    """An exported file, not compared with PyTorch as `boxwright export` does: Faster R-CNN with random weights would not
+    """An exported file, not compared with PyTorch as by `boxwright export`: Faster R-CNN with random weights would not
     pass, for its proposals are all as good as each other, and rounding chooses among them."""
     model, chosen = run.network(weights, name, (), None)
     graph = raw_graph(model, chosen)
