@@ -162,13 +162,13 @@ def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
 
 def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeypatch):
     _, _, folder = made
-    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert bw.load(folder / "one.onnx").backend.name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
+    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"^openvino is not installed.*pip install 'boxwright\[openvino\]'$"):
         bw.load(folder / "one.xml")
-    with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'$"):
+    with pytest.raises(InputError, match=r"pip install 'boxwright\[openvino\]'$"):
         bw.load(folder / "one.onnx")
 
 
@@ -226,13 +226,13 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
     ("file", "words", "message"),
     [
         ("absent.onnx", {}, "absent.onnx: there is no such file"),
-        ("text.onnx", {}, "text.onnx: not a model that ONNX Runtime can run"),
-        ("text.onnx", {"backend": "openvino"}, "text.onnx: not a model that OpenVINO can read"),
+        ("text.onnx", {"backend": "onnxruntime"}, "text.onnx: not a model that ONNX Runtime can run"),
+        ("text.onnx", {}, "text.onnx: not a model that OpenVINO can read"),
         ("text.xml", {}, "text.xml: not a model that OpenVINO can read"),
         ("empty.onnx", {}, "empty.onnx: the file is empty"),
         ("plain.onnx", {}, "plain.onnx: holds no 'boxwright' metadata.*written by `boxwright export`"),
         ("wrong.onnx", {}, "wrong.onnx: its 'boxwright' metadata is not JSON"),
-        ("one.onnx", {"backend": "torch"}, "backend torch does not run .onnx files; needed onnxruntime or openvino"),
+        ("one.onnx", {"backend": "torch"}, "backend torch does not run .onnx files; needed openvino or onnxruntime"),
         ("one.xml", {"backend": "onnxruntime"}, "backend onnxruntime does not run .xml files; needed openvino"),
         ("one.onnx", {"device": "cuda"}, "found device cuda; exported files run on the cpu"),
         ("one.onnx", {"recipe": "yolov4_coco_608"}, "recipe yolov4_coco_608 does not fit"),
@@ -241,7 +241,7 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
             {"overrides": {"data.canvas.size": [96, 96]}},
             r"found \[96, 96\], the file is made for \[64, 64\]",
         ),
-        ("one.onnx", {"running": Running(compile=True)}, "compile: found with backend onnxruntime, which has none"),
+        ("one.onnx", {"running": Running(compile=True)}, "compile: found with backend openvino, which has none"),
         ("w.safetensors", {"backend": "openvino"}, "export it first: boxwright export .*w.safetensors --to openvino"),
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],

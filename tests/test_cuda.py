@@ -1,6 +1,7 @@
 """A GPU gives what a CPU gives: networks, losses, gradients, operators, and whole runs; and no step waits for it.
 
-CI has no GPU and skips this file.
+CI has no GPU and skips this file. Its only run so far, on an H100, was cut short with failures that are mended here as
+far as they could be told on a CPU: it has not been seen to pass as a whole.
 """
 
 import copy

@@ -21,7 +21,7 @@ MODULES = {
 }  # fmt: skip
 # Who can run a file, the faster first
 SUFFIXES = {
-    ".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",), ".mindir": ("mindspore",),
+    ".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",), ".mindir": ("mindspore",),
     ".torchscript": ("torch",), ".pt2": ("torch",),
 }  # fmt: skip
 
