@@ -17,7 +17,7 @@ from boxwright.ops.nms import keep_each
 from boxwright.ops.roi_align import roi_align
 from boxwright.predict.backend_openvino import core
 from boxwright.recipe import Recipe, from_tree
-from test_models import CASES, CLASSIFIERS
+from test_models import CASES, CLASSIFIERS, stir
 
 checker = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -34,13 +34,7 @@ def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
     tree = {"model": {"classes": 3, **changes, "name": name}, "data": {"canvas": {"size": SIZE}}, "name": "small"}
     recipe = from_tree(tree, "test")
     model = models.module(name).build(recipe.model).eval()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.running_mean, -0.1, 0.1)
-            nn.init.uniform_(part.weight, 0.7, 1.3)
-    for place, parameter in model.named_parameters():
-        if place.endswith(("offset.weight", "mask.weight", "rpn.deltas.weight", "head.deltas.weight")):
-            nn.init.normal_(parameter, std=0.03)
+    stir(model)
     return model, recipe
 
 

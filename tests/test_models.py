@@ -43,6 +43,17 @@ CLASSIFIERS = [
 SIZE = 64
 
 
+def stir(model: torch.nn.Module) -> None:
+    """Random statistics, and weights where some start at 0: the answers depend on all of them."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(part.weight, 0.7, 1.3)
+    for place, parameter in model.named_parameters():
+        if place.endswith(("offset.weight", "mask.weight", "rpn.deltas.weight", "head.deltas.weight")):
+            torch.nn.init.normal_(parameter, std=0.03)
+
+
 @pytest.fixture(
     params=CASES, ids=lambda case: "-".join([case[0], *(v for v in case[1].values() if isinstance(v, str))])
 )

@@ -1,8 +1,7 @@
 """The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -18,9 +17,6 @@ from boxwright.cli.options import (
     Weights,
 )
 from boxwright.errors import InputError
-
-if TYPE_CHECKING:
-    from boxwright.predict.sinks import Summary
 
 
 def list_() -> None:
@@ -165,23 +161,20 @@ def predict(
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
     chosen = weights, meant, device, set_ or (), backend, Running(at_once, bfloat16, compile_)
+    lines: list[str] = []
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)
         most = top or class_predictor.MOST
-        _tell(*class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw))
-    loaded = predictor.load(*chosen)
-    wanted = classes.split(",") if classes else None
-    if tile is None:
-        summary = sinks.predict_to_folder(loaded, sources, out, threshold, nms, wanted, draw=draw)
+        summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
     else:
-        tiling = Tiling(tile, 0.2 if overlap is None else overlap)
-        summary = scene_sinks.predict_scenes_to_folder(
-            loaded, sources, out, tiling, threshold, nms, wanted, geojson=geojson
-        )
-    _tell(summary)
-
-
-def _tell(summary: "Summary", lines: Sequence[str] = ()) -> NoReturn:
+        detector, wanted = predictor.load(*chosen), classes.split(",") if classes else None
+        if tile is None:
+            summary = sinks.predict_to_folder(detector, sources, out, threshold, nms, wanted, draw=draw)
+        else:
+            tiling = Tiling(tile, 0.2 if overlap is None else overlap)
+            summary = scene_sinks.predict_scenes_to_folder(
+                detector, sources, out, tiling, threshold, nms, wanted, geojson=geojson
+            )
     print("\n".join([*lines, *summary.lines()]))
     raise typer.Exit(1 if summary.failed else 0)
 
