@@ -111,7 +111,7 @@ def test_after_an_error_nothing_goes_on_in_the_background():
         with pytest.raises(ValueError, match="the first"):
             list(in_order(pool, range(10), work, 5))
         assert begun[:2] == [0, 1]
-        assert ended == begun[1:]  # what had begun was waited for
+        assert sorted(ended) == sorted(begun[1:])  # what had begun was waited for, whichever ended first
         assert len(begun) <= 3
 
 
