@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 WAITING = {
     "tensor", "as_tensor", "from_numpy", "new_tensor", "to", "cuda", "cpu", "numpy", "item", "tolist", "nonzero",
-    "__bool__", "__int__", "__float__", "__index__",
+    "__bool__", "__int__", "__float__", "__index__", "equal", "argwhere", "masked_select", "unique", "bincount",
 }  # fmt: skip
 
 
 class NoNumbersFromTheHost(TorchFunctionMode):
-    """Within this, such a call fails; so does an index that is a list."""
+    """Within this, such a call fails; so does an index that is a list, and a mask: its answer is as long as it says."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -20,4 +22,7 @@ class NoNumbersFromTheHost(TorchFunctionMode):
         if name in ("__getitem__", "__setitem__"):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             assert not any(isinstance(part, list) for part in index), f"the index {index} makes a GPU wait"
+            masks = [part for part in index if isinstance(part, Tensor) and part.dtype == torch.bool]
+            filled = name == "__setitem__" and not isinstance(args[2], Tensor)  # with one number for all
+            assert filled or not masks, "a mask for an index makes a GPU wait"
         return func(*args, **(kwargs or {}))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from boxwright.models.faster_rcnn import STRIDES, Config, FasterRCNN, Targets
+from boxwright.nn import rpn
 from boxwright.nn.roi import level_of
-from boxwright.nn.rpn import Proposals, anchors, base_anchors, propose
+from boxwright.nn.rpn import Proposals, anchors, base_anchors, kept_at_once, propose
 from boxwright.ops.boxes import clip
 from boxwright.ops.coding import decode, encode
 from boxwright.ops.iou import pairwise_iou
@@ -292,6 +293,28 @@ def test_proposals_by_hand() -> None:
     assert found.boxes[1, :2].tolist() == [[0, 0, 10, 10], [20, 20, 30, 32]]
     few = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], extents, proposals=1, **settings)
     assert few.boxes[:, 0].tolist() == [[20, 20, 30, 32], [0, 0, 10, 10]]
+
+
+@pytest.mark.parametrize(("rounds", "at_once"), [(0, 2**26), (0, 1), (21, 2**26)])
+def test_an_accelerators_suppression_is_that_of_a_cpu(
+    rounds: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpn, "AT_ONCE", at_once)
+    draw, counts = torch.Generator().manual_seed(0), [150, 7, 90]
+    corner = torch.rand(3, sum(counts), 2, generator=draw) * 60
+    boxes = torch.cat((corner, corner + 10 + 20 * torch.rand(corner.shape, generator=draw)), -1)
+    boxes[1, 100:] = 0  # what is beside the picture
+    wanted = rpn._kept(boxes, boxes[..., 0], counts, 0.3, rounds)
+    assert 30 < int(wanted[0].sum()) < 200
+    assert torch.equal(kept_at_once(boxes, counts, 0.3, rounds), wanted)
+
+
+def test_few_rounds_keep_nothing_wrong() -> None:
+    """Each box drops the next of ten, and three rounds see no further than three links: what they keep is right."""
+    x = torch.arange(10.0)[:, None] * 10
+    chain = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)[None]
+    for rounds, kept in ((3, [0, 2]), (21, [0, 2, 4, 6, 8])):
+        assert kept_at_once(chain, [10], 0.45, rounds)[0].nonzero()[:, 0].tolist() == kept
 
 
 def test_proposals_end_where_each_picture_does() -> None:

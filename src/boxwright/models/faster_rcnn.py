@@ -28,7 +28,7 @@ from boxwright.nn.faster_rcnn_names import (
 from boxwright.nn.fpn import FPN
 from boxwright.nn.resnet import ResNet
 from boxwright.nn.roi import BoxHead, features_of
-from boxwright.nn.rpn import Proposals, RegionProposals, anchors, base_anchors, propose
+from boxwright.nn.rpn import ROUNDS, Proposals, RegionProposals, anchors, base_anchors, propose
 from boxwright.ops.coding import decode, encode
 from boxwright.ops.losses import across_processes
 from boxwright.ops.sampling import Matches, Samples, draw_balanced, match, priorities
@@ -172,7 +172,7 @@ class FasterRCNN(nn.Module):
         settings = self.config.rpn
         maps = self.pyramid(batch.images)
         count = settings.train_candidates, settings.train_proposals
-        found, grid, objectness, deltas = self.propose(maps, batch.images, *count)
+        found, grid, objectness, deltas = self.propose(maps, batch.images, *count, rounds=ROUNDS)
         keys = batch.labels.new_zeros(len(batch.labels)) if batch.keys is None else batch.keys
         first = self.rpn_targets(batch, grid, priorities(keys, len(grid)))
         # numbers of their own for the objects: how many rows of padding they have depends on the rest of the batch
@@ -220,6 +220,7 @@ class FasterRCNN(nn.Module):
         candidates: int,
         proposals: int,
         extents: Tensor | None = None,
+        rounds: int = 0,
     ) -> tuple[Proposals, Tensor, Tensor, Tensor]:
         """Proposals, the anchors (N, 4), and the first stage's objectness (B, N) and deltas (B, N, 4)."""
         shapes = [one.shape[-2:] for one in maps]
@@ -238,6 +239,7 @@ class FasterRCNN(nn.Module):
             proposals=proposals,
             iou=self.config.rpn.nms_iou,
             plus_one=self.config.plus_one,
+            rounds=rounds,
         )
         return found, grid, objectness, deltas
 

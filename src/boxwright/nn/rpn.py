@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from boxwright.ops import exported
 from boxwright.ops.coding import decode
-from boxwright.ops.nms import keep_each, keep_greedily
+from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.nms import keep_each, keep_greedily, settle
 
 LEAST = 1e-3  # px: boxes beside the picture are cut to lines of its edge (torchvision's limit for them)
+AT_ONCE = 2**26  # overlaps; bounds the memory of an accelerator, 256 MiB for each intermediate tensor
+ROUNDS = 21  # of suppression in a step of training, where nothing may wait; networks that we looked at needed 3 to 7
 
 
 class Proposals(NamedTuple):
@@ -95,13 +98,14 @@ def propose(
     proposals: int,
     iou: float,
     plus_one: bool,
+    rounds: int = 0,
 ) -> Proposals:
     """The best boxes of each image: (B, N) and (B, N, 4) -> P = `proposals`.
 
     Of each level (with counts[l] of the N anchors) the `candidates` best boxes, cut to `extents` (B, 2), height and
     width px of each picture, lose those that overlap a better one of their level by more than `iou`; the best of all
     levels together stay. Boxes thinner than LEAST go too, but with `plus_one`, where two equal ends are a pixel apart.
-    The overlap here never counts with +1; `plus_one` is that of the deltas.
+    The overlap here never counts with +1; `plus_one` is that of the deltas. rounds: those of `settle` on accelerators.
     """
     best = []
     first = 0
@@ -112,7 +116,7 @@ def propose(
     scores = objectness.gather(1, index)
     found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
     boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
-    kept = _kept(boxes, scores, [one.shape[1] for one in best], iou)
+    kept = _kept(boxes, scores, [one.shape[1] for one in best], iou, rounds)
     if not plus_one:
         kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < LEAST).any(-1)  # NaN stays, to be seen
     missing = max(0, proposals - kept.shape[1])
@@ -123,12 +127,28 @@ def propose(
     return Proposals(torch.where(valid[..., None], chosen, 0), valid)
 
 
-def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float) -> Tensor:
+def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
     """boxes (B, K, 4), scores (B, K), level by level, counts[l] of each, best first -> (B, K) bool: what overlaps no
     better kept one of its level."""
     if exported.recorded():
         levels = zip(torch.split(boxes, counts, 1), torch.split(scores, counts, 1), strict=True)
         return torch.cat([keep_each(some, theirs[:, None], iou, -torch.inf)[:, 0] for some, theirs in levels], 1)
+    if boxes.device.type != "cpu":
+        return kept_at_once(boxes, counts, iou, rounds)
     level = torch.cat([torch.full((count,), i, device=boxes.device) for i, count in enumerate(counts)])
     group = level + len(counts) * torch.arange(len(boxes), device=boxes.device)[:, None]
     return keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, max(counts))).view_as(scores)
+
+
+def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
+    """The same for accelerators, which take as long for a small operator as for a large one: levels of one length, each
+    box against all of its level. With `rounds` nothing waits for the accelerator."""
+    longest = max(counts)
+    levels = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in torch.split(boxes, counts, 1)]
+    padded = torch.stack(levels, 1)  # (B, L, longest, 4)
+    together = max(1, AT_ONCE // (len(counts) * longest**2))
+    kept = []
+    for some in torch.split(padded, together):
+        alive = torch.ones_like(some[..., 0], dtype=torch.bool)
+        kept.append(settle(alive, pairwise_iou(some, some) > iou, rounds))
+    return torch.cat([torch.cat(kept)[:, i, :count] for i, count in enumerate(counts)], 1)

@@ -30,17 +30,28 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
 
     CUDA uses torchvision's kernel. On a CPU that kernel takes some 10 times as long as plain PyTorch.
     """
-    grid = _grid(offset, stride)
-    position = _positions(grid, offset, x.shape[2], x.shape[3], sampling)
     if exported.knows("deform_conv"):
-        known: Tensor = exported.deform_conv(x, _in_pairs(position - grid), mask, weight, stride)
+        shift = _in_pairs(_shift(x, offset, stride, sampling))
+        known: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
         return known
     if exported.knows("grid_sample"):
-        return by_grid_sample(x, position, mask, weight)
+        return by_grid_sample(x, _read(x, offset, stride, sampling), mask, weight)
     kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
     if kernels is None:
-        return in_plain_torch(x, position, mask, weight)
-    return in_kernel(kernels, x, position - grid, mask, weight, stride)
+        return in_plain_torch(x, _read(x, offset, stride, sampling), mask, weight)
+    return in_kernel(kernels, x, _shift(x, offset, stride, sampling), mask, weight, stride)
+
+
+def _read(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
+    """-> (B, 2, 9, h, w) px: row and column that are read."""
+    return _positions(_grid(offset, stride), offset, x.shape[2], x.shape[3], sampling)
+
+
+def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
+    """-> (B, 2, 9, h, w) float px: the offsets with which standard sampling reads the same."""
+    if sampling == "standard":
+        return torch.unflatten(offset, 1, (2, 9)).to(torch.promote_types(offset.dtype, torch.float32))
+    return _read(x, offset, stride, sampling) - _grid(offset, stride)
 
 
 def _grid(offset: Tensor, stride: int) -> Tensor:

@@ -19,7 +19,9 @@ from boxwright.types import Detections
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-BLOCK = 128  # rows settled at once; bounds the memory. Of 64 to 512 the fastest on a CPU
+# Rows settled at once, which bounds the memory. Of 64 to 512 the fastest on a CPU; an accelerator takes as long for any.
+BLOCK, BLOCK_ELSEWHERE = 128, 4096
+LOOKS = 4  # rounds between two looks at whether anything changes, where looking means to wait for the accelerator
 
 
 class Overlaps(Protocol):
@@ -95,39 +97,50 @@ def keep_greedily(boxes: Tensor, group: Tensor, settings: Overlaps) -> Tensor:
     """
     kept = torch.zeros_like(group, dtype=torch.bool)
     better, owner = boxes[:0], group[:0]  # kept boxes of one group
+    block = BLOCK if boxes.device.type == "cpu" else BLOCK_ELSEWHERE
     start = 0
     while start < len(boxes):
-        here, groups, known = boxes[start : start + BLOCK], group[start : start + BLOCK], len(better)
+        here, groups, known = boxes[start : start + block], group[start : start + block], len(better)
         better, owner = torch.cat((better, here)), torch.cat((owner, groups))
         overlap = overlaps(here, better, settings.kind, settings.plus_one)
         alive = torch.ones_like(groups, dtype=torch.bool)
         if known:
             alive = ~((overlap[:, :known].amax(1) > settings.iou) & (groups == owner[0]))
         stays = settle(alive, (overlap[:, known:] > settings.iou) & (groups[:, None] == groups))
-        kept[start : start + BLOCK] = stays
+        kept[start : start + block] = stays
         running = owner == groups[-1]
         running[known:] &= stays
         better, owner = better[running], owner[running]
-        start += BLOCK
+        start += block
         if len(better) >= settings.keep:  # on to the next group
             start = max(start, int(torch.searchsorted(group, groups[-1], right=True)))
     return kept
 
 
-def settle(alive: Tensor, drops: Tensor) -> Tensor:
+def settle(alive: Tensor, drops: Tensor, rounds: int = 0) -> Tensor:
     """alive (..., n) bool; drops (..., n, n): box j would drop box i; only a better one, j < i, may -> (..., n) bool:
     what stays.
 
     The greedy choice is the only set with `kept = dropped by no better kept one`, found by repeating that rule from
     "all kept" until nothing changes: each round settles at least one more row of every chain of overlaps.
     Exported and traced it stays a loop.
+
+    rounds: so many and no look at what came of them, for which one has to wait for an accelerator. An odd number keeps
+    nothing that a better kept one drops; boxes at the end of a longer chain may be missing. 0: as many as it takes.
     """
-    better = drops.tril(-1).float()  # a product with 0 and 1 is the fastest way to ask for any
+    better = drops.tril(-1)
+    # A product with 0 and 1 is the fastest way to ask for any; no sum of ones is rounded to 0.
+    better = better.half() if better.is_cuda else better.float()
+    if rounds:
+        kept = alive
+        for _ in range(rounds):
+            kept = _round(alive, better, kept)
+        return kept
     if exported.traced():
         looped: Tensor = scripted(_rounds)(alive, better)
         return looped
     if not torch.compiler.is_exporting():
-        return _rounds(alive, better)
+        return _rounds(alive, better, 1 if better.device.type == "cpu" else LOOKS)
 
     def changed(kept: Tensor, after: Tensor) -> Tensor:
         return (kept != after).any()
@@ -136,14 +149,15 @@ def settle(alive: Tensor, drops: Tensor) -> Tensor:
         return after.clone(), _round(alive, better, after)
 
     start = alive.clone(), _round(alive, better, alive)
-    kept: Tensor = torch.while_loop(changed, once_more, start)[0]  # type: ignore[no-untyped-call]
-    return kept
+    result: Tensor = torch.while_loop(changed, once_more, start)[0]  # type: ignore[no-untyped-call]
+    return result
 
 
-def _rounds(alive: Tensor, better: Tensor) -> Tensor:
+def _rounds(alive: Tensor, better: Tensor, looks: int = 1) -> Tensor:
     kept, after = alive, _round(alive, better, alive)
     while not torch.equal(kept, after):
-        kept, after = after, _round(alive, better, after)
+        for _ in range(looks):
+            kept, after = after, _round(alive, better, after)
     return kept
 
 
