@@ -1,7 +1,8 @@
 """A GPU gives what a CPU gives: networks, losses, gradients, operators, and whole runs; and no step waits for it.
 
-CI has no GPU and skips this file. Its only run so far, on an H100, was cut short with failures that are mended here as
-far as they could be told on a CPU: it has not been seen to pass as a whole.
+CI has no GPU and skips this file. On an H100 (PyTorch 2.11, 2026-11-28) 47 tests of 51 passed, one in
+test_transforms.py among them. The other four (a step of YOLOv3 at 640 and of both YOLOv4s waited in its gradient; two
+detections of nearly one score came in another order) are mended since, and have not been run there again.
 """
 
 import copy
@@ -181,6 +182,7 @@ def test_training_and_predicting(
     found, wanted = lines(run), lines(other)
     assert len(found) == len(wanted)
     assert found[0]["total"] == pytest.approx(wanted[0]["total"], rel=within)
+    assert 0 < found[0]["gpu_memory_gib"] < 10
     assert np.isfinite([row["total"] for row in found if "total" in row]).all()
 
     files = sorted((tiny_coco / "val").iterdir())
@@ -192,8 +194,13 @@ def test_training_and_predicting(
     assert not failed
     for one, other in zip(found, wanted, strict=True):
         assert not one.boxes.is_cuda
-        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0.05)
+        # One to one, but in any order: the scores of two can differ by less than the devices do.
+        near = torch.cdist(one.boxes, other.boxes, p=torch.inf) < 0.05
+        near &= (one.scores[:, None] - other.scores).abs() < 1e-4
+        near &= one.labels[:, None] == other.labels
+        assert len(one) == len(other)
+        assert near.any(0).all()
+        assert near.any(1).all()
 
     half = predictor.load(run, device="cuda", running=Running(bfloat16=True))
     raw, whole = (each.look([each.place(str(files[0]))]).raw for each in (half, there))

@@ -51,7 +51,7 @@ def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """
     (wa, ha), (wb, hb) = ((box[..., 2:] - box[..., :2]).unbind(-1) for box in (a, b))
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
+    shared = _product((high - low).clamp(min=0))
     iou = shared / (wa * ha + wb * hb - shared + eps)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     diagonal = hull.square().sum(-1) + eps
@@ -69,8 +69,13 @@ def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     The sides of the intersection are not cut at 0. So boxes that are apart on one axis share a negative area, which
     draws them together harder; those apart on both axes share a positive one.
     """
-    area_a, area_b = ((box[..., 2:] - box[..., :2]).prod(-1) for box in (a, b))
-    shared = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).prod(-1)
+    area_a, area_b = (_product(box[..., 2:] - box[..., :2]) for box in (a, b))
+    shared = _product(torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]))
     whole = area_a + area_b - shared
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    hull = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
     return (shared / (whole + eps) - (hull - whole) / (hull + eps)).clamp(-1, 1)
+
+
+def _product(sides: Tensor) -> Tensor:
+    """(..., 2) -> (...). The gradient of `Tensor.prod` looks for zeros, and has a GPU waited for."""
+    return sides[..., 0] * sides[..., 1]
