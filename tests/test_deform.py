@@ -35,9 +35,7 @@ def made(height: int, width: int, stride: int, reach: float, dtype: torch.dtype 
 
 def through_kernel(ops: ModuleType, inputs: Inputs, stride: int, sampling: Sampling) -> Tensor:
     x, offset, mask, weight = inputs
-    grid = deform._grid(offset, stride)
-    position = deform._positions(grid, offset, x.shape[2], x.shape[3], sampling)
-    return deform.in_kernel(ops, x, position - grid, mask, weight, stride)
+    return deform.in_kernel(ops, x, deform._shift(x, offset, stride, sampling), mask, weight, stride)
 
 
 def pairs(offset: Tensor) -> Tensor:

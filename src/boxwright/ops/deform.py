@@ -35,23 +35,11 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
         known: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
         return known
     if exported.knows("grid_sample"):
-        return by_grid_sample(x, _read(x, offset, stride, sampling), mask, weight)
+        return by_grid_sample(x, _positions(x, offset, stride, sampling), mask, weight)
     kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
     if kernels is None:
-        return in_plain_torch(x, _read(x, offset, stride, sampling), mask, weight)
+        return in_plain_torch(x, _positions(x, offset, stride, sampling), mask, weight)
     return in_kernel(kernels, x, _shift(x, offset, stride, sampling), mask, weight, stride)
-
-
-def _read(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
-    """-> (B, 2, 9, h, w) px: row and column that are read."""
-    return _positions(_grid(offset, stride), offset, x.shape[2], x.shape[3], sampling)
-
-
-def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
-    """-> (B, 2, 9, h, w) float px: the offsets with which standard sampling reads the same."""
-    if sampling == "standard":
-        return torch.unflatten(offset, 1, (2, 9)).to(torch.promote_types(offset.dtype, torch.float32))
-    return _read(x, offset, stride, sampling) - _grid(offset, stride)
 
 
 def _grid(offset: Tensor, stride: int) -> Tensor:
@@ -66,13 +54,21 @@ def _grid(offset: Tensor, stride: int) -> Tensor:
     return torch.stack((rows.expand(9, height, width), columns.expand(9, height, width)))
 
 
-def _positions(grid: Tensor, offset: Tensor, height: int, width: int, sampling: Sampling) -> Tensor:
+def _positions(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
     """-> (B, 2, 9, h, w) px: row and column that are read."""
-    position = grid + torch.unflatten(offset, 1, (2, 9))
+    height, width = x.shape[2:]
+    position = _grid(offset, stride) + torch.unflatten(offset, 1, (2, 9))
     if sampling == "standard":
         return position
     rows, columns = (position + 1).unbind(1)
     return torch.stack((_clamp(rows, height - 1), _clamp(columns, width - 1)), 1)
+
+
+def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
+    """-> (B, 2, 9, h, w) float px: the offsets with which standard sampling reads the same."""
+    if sampling == "standard":
+        return torch.unflatten(offset, 1, (2, 9)).to(torch.promote_types(offset.dtype, torch.float32))
+    return _positions(x, offset, stride, sampling) - _grid(offset, stride)
 
 
 def _clamp(position: Tensor, last: int) -> Tensor:
