@@ -114,6 +114,13 @@ def test_a_chain_where_every_box_overlaps_the_next() -> None:
     assert torch.equal(suppress([found], Settings(iou=0.45))[0].boxes, boxes[::2])
 
 
+def test_looking_less_often_gives_the_same() -> None:
+    alive = torch.ones(50, dtype=torch.bool)
+    better = torch.zeros(50, 50).fill_diagonal_(1).roll(-1, 1).tril(-1)  # each overlaps the next
+    for looks in (1, nms.LOOKS, 60):
+        assert nms._rounds(alive, better, looks).nonzero()[:, 0].tolist() == list(range(0, 50, 2))
+
+
 def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
     images = [made(300, 4, seed) for seed in (3, 4)]
     for settings in (
