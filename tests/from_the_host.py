@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 
 WAITING = {
     "tensor", "as_tensor", "from_numpy", "new_tensor", "to", "cuda", "cpu", "numpy", "item", "tolist", "nonzero",
-    "__bool__", "__int__", "__float__", "__index__", "equal", "argwhere", "masked_select", "unique", "bincount",
+    "__bool__", "__int__", "__float__", "__index__", "equal", "allclose", "argwhere", "masked_select", "unique",
+    "unique_consecutive", "bincount",
 }  # fmt: skip
 
 
@@ -19,7 +20,8 @@ class NoNumbersFromTheHost(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         assert name not in WAITING, f"{name} makes a GPU wait"
-        assert name != "prod" or not args[0].requires_grad, "the gradient of prod looks for zeros and makes a GPU wait"
+        learns = name == "prod" and torch.is_grad_enabled() and args[0].requires_grad
+        assert not learns, "the gradient of prod looks for zeros and makes a GPU wait"
         if name in ("__getitem__", "__setitem__"):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             assert not any(isinstance(part, list) for part in index), f"the index {index} makes a GPU wait"

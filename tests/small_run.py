@@ -20,6 +20,7 @@ SMALL = {
     "train.log_every": 1,
     "train.evaluate_every": 0,
 }
+MACHINE = {"images_per_second", "waiting", "gpu_memory_gib"}
 
 
 def start(
@@ -51,12 +52,12 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
 
 
 def lines(run: Path) -> list[dict]:
-    """The log, without what the clock decides. A last line that is being written is left out."""
+    """The log, without what the clock or the machine decides. A last line that is being written is left out."""
     file = run / "log.jsonl"
     if not file.exists():
         return []
     whole = file.read_text().rpartition("\n")[0].splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in {"images_per_second", "waiting"}} for line in whole]
+    return [{k: v for k, v in json.loads(line).items() if k not in MACHINE} for line in whole]
 
 
 def tensors(checkpoint: Path) -> dict[str, Tensor]:

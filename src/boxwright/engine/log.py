@@ -110,7 +110,7 @@ class Journal:
             "waiting": self.waited / seconds,
         }
         if self.accelerator.device.type == "cuda":
-            line["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.accelerator.device) / 2**30  # most so far
+            line["gpu_memory_gib"] = torch.cuda.max_memory_reserved(self.accelerator.device) / 2**30  # most so far
         self._put(line)
         self.last = sum(means)
         self._start_window()

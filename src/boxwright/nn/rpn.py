@@ -17,8 +17,10 @@ from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.nms import keep_each, keep_greedily, settle
 
 LEAST = 1e-3  # px: boxes beside the picture are cut to lines of its edge (torchvision's limit for them)
-AT_ONCE = 2**26  # overlaps; bounds the memory of an accelerator, 256 MiB for each intermediate tensor
-ROUNDS = 21  # of suppression in a step of training, where nothing may wait; networks that we looked at needed 3 to 7
+AT_ONCE = 2**26  # overlaps on an accelerator: 256 MiB for each intermediate tensor, unless one level needs more
+# Of suppression in a step of training, where nothing may wait: enough for chains of 32 boxes, each dropping the next.
+# Pictures needed 1 to 8; evenly graded ones up to 41 in a fresh network, which then lacks a few proposals in that step.
+ROUNDS = 31
 
 
 class Proposals(NamedTuple):
@@ -144,11 +146,12 @@ def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> T
     """The same for accelerators, which take as long for a small operator as for a large one: levels of one length, each
     box against all of its level. With `rounds` nothing waits for the accelerator."""
     longest = max(counts)
-    levels = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in torch.split(boxes, counts, 1)]
-    padded = torch.stack(levels, 1)  # (B, L, longest, 4)
-    together = max(1, AT_ONCE // (len(counts) * longest**2))
+    padded = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in torch.split(boxes, counts, 1)]
+    levels = torch.stack(padded, 1).flatten(0, 1)  # (B * L, longest, 4)
     kept = []
-    for some in torch.split(padded, together):
-        alive = torch.ones_like(some[..., 0], dtype=torch.bool)
-        kept.append(settle(alive, pairwise_iou(some, some) > iou, rounds))
-    return torch.cat([torch.cat(kept)[:, i, :count] for i, count in enumerate(counts)], 1)
+    with torch.autocast(boxes.device.type, enabled=False):  # it would copy the overlaps to its own type in each round
+        for some in torch.split(levels, max(1, AT_ONCE // longest**2)):
+            alive = torch.ones_like(some[..., 0], dtype=torch.bool)
+            kept.append(settle(alive, pairwise_iou(some, some) > iou, rounds))
+    whole = torch.cat(kept).view(len(boxes), len(counts), longest)
+    return torch.cat([whole[:, i, :count] for i, count in enumerate(counts)], 1)

@@ -35,10 +35,10 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
         known: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
         return known
     if exported.knows("grid_sample"):
-        return by_grid_sample(x, _positions(x, offset, stride, sampling), mask, weight)
+        return by_grid_sample(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
     kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
     if kernels is None:
-        return in_plain_torch(x, _positions(x, offset, stride, sampling), mask, weight)
+        return in_plain_torch(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
     return in_kernel(kernels, x, _shift(x, offset, stride, sampling), mask, weight, stride)
 
 
@@ -54,10 +54,10 @@ def _grid(offset: Tensor, stride: int) -> Tensor:
     return torch.stack((rows.expand(9, height, width), columns.expand(9, height, width)))
 
 
-def _positions(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor:
+def _positions(x: Tensor, grid: Tensor, offset: Tensor, sampling: Sampling) -> Tensor:
     """-> (B, 2, 9, h, w) px: row and column that are read."""
     height, width = x.shape[2:]
-    position = _grid(offset, stride) + torch.unflatten(offset, 1, (2, 9))
+    position = grid + torch.unflatten(offset, 1, (2, 9))
     if sampling == "standard":
         return position
     rows, columns = (position + 1).unbind(1)
@@ -68,7 +68,8 @@ def _shift(x: Tensor, offset: Tensor, stride: int, sampling: Sampling) -> Tensor
     """-> (B, 2, 9, h, w) float px: the offsets with which standard sampling reads the same."""
     if sampling == "standard":
         return torch.unflatten(offset, 1, (2, 9)).to(torch.promote_types(offset.dtype, torch.float32))
-    return _positions(x, offset, stride, sampling) - _grid(offset, stride)
+    grid = _grid(offset, stride)
+    return _positions(x, grid, offset, sampling) - grid
 
 
 def _clamp(position: Tensor, last: int) -> Tensor:
