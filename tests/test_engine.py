@@ -444,6 +444,8 @@ def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.freeze": ["network.backbone"]}
     with pytest.raises(InputError, match=r"network\.backbone would stay as random.*--weights"):
         run(tiny_coco, tmp_path / "run", changes)
+    with pytest.raises(InputError, match=r"--set train\.freeze=\[\] --set train\.freeze_statistics=false$"):
+        run(tiny_coco, tmp_path / "run", changes | {"train.freeze_statistics": True})
     folder = run(tiny_coco, tmp_path / "run", changes, weights=finished)
     run(tiny_coco, folder, changes, resume=True)  # which has its layers from the run
 

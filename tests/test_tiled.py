@@ -110,8 +110,8 @@ def test_after_an_error_nothing_goes_on_in_the_background():
     with ThreadPoolExecutor(2) as pool:
         with pytest.raises(ValueError, match="the first"):
             list(in_order(pool, range(10), work, 5))
-        assert begun[:2] == [0, 1]
-        assert sorted(ended) == sorted(begun[1:])  # what had begun was waited for, whichever ended first
+        assert {0, 1} <= set(begun)
+        assert sorted(ended) == sorted(set(begun) - {0})  # what had begun was waited for; two threads have no order
         assert len(begun) <= 3
 
 

@@ -97,8 +97,11 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
             )
             accelerator.print(f"{file}: {told}", file=sys.stderr)
     if frozen := [prefix for prefix in recipe.train.freeze if any(optim.is_under(name, prefix) for name in fresh)]:
+        # what batch norm starts with is no statistic of anything either
+        held = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]
+        free = " ".join(["--set train.freeze=[]", *(f"--set train.{name}=false" for name in held)])
         raise InputError(
             f"train.freeze: {', '.join(frozen)} would stay as random as they start, no file fills them; give --weights "
-            "with trained layers, or --set train.freeze=[]"
+            f"with trained layers, or {free}"
         )
     return network
