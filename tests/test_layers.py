@@ -10,7 +10,7 @@ import pytest
 import boxwright
 
 ORDER = (  # left to right
-    "errors . files . memory . progress . types . config . ops . nn . models . recipe . weights . "
+    "errors . files . json_text . memory . progress . types . config . ops . nn . models . recipe . weights . "
     "data . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")

@@ -1,11 +1,14 @@
-"""Folders to write into, and files written whole or not at all."""
+"""Files that can be read to an end, folders to write into, and files written whole or not at all."""
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from boxwright.errors import InputError
 
@@ -13,6 +16,29 @@ from boxwright.errors import InputError
 _MASK = os.umask(0)
 os.umask(_MASK)
 MODE = 0o666 & ~_MASK  # of a new file
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """`path`, opened for reading.
+
+    Raises OSError for what cannot be opened, and at once for what may never end: FIFOs, devices and sockets.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL, or letters that the file system's encoding lacks
+        raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(code, os.strerror(code) if code == errno.EISDIR else "not a regular file", str(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """All of a file. What is raised: as in `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def folder(path: str | Path) -> Path:
