@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 import boxwright
+from agreement import assert_same_detections
 from boxwright import recipe
 from boxwright.data.canvas import frame_for, place
 from boxwright.errors import InputError
 from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
-from boxwright.types import Batch
+from boxwright.types import Batch, Detections
 from test_resnet import randomise_norms
 
 SHORT, LONG = 128, 208  # px of the shorter and the longer side, at most
@@ -78,9 +79,8 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
         assert len(mine) == len(one["scores"]) == 100
         assert len(set(one["labels"].tolist())) > 3
         assert float(one["scores"].max() - one["scores"].min()) > 0.05
-        torch.testing.assert_close(mine.scores, one["scores"], rtol=0, atol=1e-3)
-        assert torch.equal(mine.labels + 1, one["labels"])
-        torch.testing.assert_close(mine.boxes, one["boxes"], rtol=0, atol=0.5)
+        expected = Detections(one["boxes"], one["scores"], one["labels"] - 1)
+        assert_same_detections(mine, expected, threshold=0.05, score=1e-3, box=0.5, keep=100)
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import boxwright as bw
+from agreement import assert_same_detections
 from boxwright import models, recipe
 from boxwright.data import scenes
 from boxwright.errors import InputError
@@ -173,9 +174,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert isinstance(ours, Detections)
     assert len(ours) >= 1
     assert ours.names == theirs.names
-    torch.testing.assert_close(theirs.boxes, ours.boxes, rtol=0, atol=0.01)
-    torch.testing.assert_close(theirs.scores, ours.scores, rtol=0, atol=1e-4)
-    assert torch.equal(theirs.labels, ours.labels)
+    assert_same_detections(theirs, ours, threshold=0.05, score=1e-4, box=0.01)
 
 
 def test_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

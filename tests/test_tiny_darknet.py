@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import oracle_weights
+from agreement import assert_same_classes, by_label
 from boxwright import recipe, weights
 from boxwright.data.canvas import read_canvas
 from boxwright.errors import InputError
@@ -182,9 +183,8 @@ def test_trained_weights_name_darknets_classes(picture: str, preparation: str, f
         assert_close((oracle[f"{key}_logits"], logits[0]), 2e-4)
     (best,) = model.decode((torch.from_numpy(logits),), 5)
     expected = json.loads((DARKNET / "real" / "tiny_top5.json").read_text())[picture][preparation]
-    assert best.labels.tolist() == [label for label, _, _ in expected]
-    assert [settings.data.names[label] for label in best.labels.tolist()] == [name for _, name, _ in expected]
-    assert best.scores.tolist() == pytest.approx([score for _, _, score in expected], abs=2e-3)
+    assert_same_classes(by_label(best), {label: score for label, _, score in expected}, score=2e-3)
+    assert [settings.data.names[label] for label, _, _ in expected] == [name for _, name, _ in expected]
 
 
 def test_best_classes_by_hand() -> None:

@@ -25,8 +25,8 @@ from boxwright.nn.resnet import ResNet
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import Recipe
-from boxwright.types import Batch, Frame
+from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.types import Batch, Detections, Frame
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
 from test_resnet import randomise_norms
@@ -140,6 +140,12 @@ def nearest(found: Array, wanted: Array) -> Array:
     return np.abs(found[:, None] - wanted[None]).max(-1).min(0)
 
 
+def _count(found: Detections, settings: SuppressionConfig, threshold: float, by: float) -> int:
+    """Detections that stay where both thresholds are stricter by `by`: of 2366, one score lies on the threshold."""
+    stricter = settings.model_copy(update={"iou": settings.iou - by})
+    return len(suppress([found[found.scores > threshold + by]], stricter)[0])
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("size", ["192x320", pytest.param("768x1280", marks=pytest.mark.slow)])
 def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
@@ -169,9 +175,10 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
     frame = Frame(0, "", (int(height), int(width)), canvas, (scale[0], scale[1]))
     chosen = recipe.load("faster_rcnn_r50_dcn_coco")
     every = chosen.evaluate.suppression.model_copy(update={"keep": 10000})
-    (decoded,) = model.decode(raw, chosen.evaluate.threshold)
+    (decoded,) = model.decode(raw, chosen.evaluate.threshold / 2)
     cut = replace(decoded, boxes=frame.to_original(clip(decoded.boxes, canvas)))
-    assert len(suppress([cut], every)[0]) == oracle["detections.total"]
+    fewest, most = (_count(cut, every, chosen.evaluate.threshold, by) for by in (1e-5, -1e-5))
+    assert fewest <= oracle["detections.total"] <= most <= fewest + 10
     predictor = Predictor(model, chosen)
     (found,) = predictor.detect(images * 255, [frame], chosen.evaluate.threshold, every)
     best, labels = oracle["detections.boxes_scores"], oracle["detections.label0"]
