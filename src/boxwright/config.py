@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -29,6 +30,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
+
+LONGEST_CLASS_NAME = 200  # letters
+LONGEST_SHOWN = 100  # letters of a value in a message
 
 C = TypeVar("C", bound=pydantic.BaseModel)
 Tree = dict[str, Any]
@@ -59,6 +63,21 @@ _Loader.yaml_implicit_resolvers = {
     for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(true|True|false|False)$"), list("tTfF"))
+
+
+def class_name_fault(name: str) -> str:
+    """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
+
+    Names go into files, tables and pictures of all kinds: no control characters and line breaks, no lone surrogates,
+    which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
+    """
+    if len(name) > LONGEST_CLASS_NAME:
+        return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {LONGEST_CLASS_NAME}"
+    kinds = {"Cc": "a control character", "Cs": "a lone surrogate", "Zl": "a line break", "Zp": "a line break"}
+    for letter in name:
+        if kind := kinds.get(unicodedata.category(letter)):
+            return f"{kind} in the class name {name!r}, needed a name without; rename the class"
+    return ""
 
 
 def read_yaml(path: Path) -> Tree:
@@ -154,20 +173,25 @@ def _reason(kind: type[pydantic.BaseModel], fault: Any) -> str:
             near = difflib.get_close_matches(str(keys[-1]), _keys_at(kind, keys[:-1]), n=1, cutoff=0.5)
             return "unknown key" + (f" (did you mean '{near[0]}'?)" if near else "")
         case "missing":
-            return f"too few values, found {found!r}" if isinstance(keys[-1], int) else "missing, needed here"
+            return f"too few values, found {_shown(found)}" if isinstance(keys[-1], int) else "missing, needed here"
         case "too_short":
             return f"needed at least {fault['ctx']['min_length']} values, found {len(found)}"
         case "too_long":
             return f"needed at most {fault['ctx']['max_length']} values, found {len(found)}"
         case "tuple_type":
-            return f"needed a list of values (found {found!r})"
+            return f"needed a list of values (found {_shown(found)})"
         case "model_type":
-            return f"needed a mapping of keys to values (found {found!r})"
+            return f"needed a mapping of keys to values (found {_shown(found)})"
     message: str = fault["msg"].removeprefix("Value error, ")
     if not keys:  # a rule of the whole section: the message says all of it
         return message
-    shown = "" if isinstance(found, dict) else f" (found {found!r})"
+    shown = "" if isinstance(found, dict) else f" (found {_shown(found)})"
     return f"{message[0].lower()}{message[1:]}{shown}"
+
+
+def _shown(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _keys_at(kind: type[pydantic.BaseModel], path: Sequence[Any]) -> list[str]:

@@ -77,10 +77,17 @@ class SuppressionConfig(Config):
         return self
 
 
+def _class_name(name: str) -> str:
+    if fault := config.class_name_fault(name):
+        raise ValueError(fault)
+    return name
+
+
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it
     kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc", "folder", "imagenet", "cifar10"] = "auto"
-    names: tuple[str, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
+    # class names in label order; `coco` in a recipe file means COCO's 80
+    names: tuple[Annotated[str, pydantic.AfterValidator(_class_name)], ...] = ()
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # a picture's further boxes are left out, and reported
