@@ -1,5 +1,7 @@
 """YAML files and overrides: what is read, and one line for what is not."""
 
+import time
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -49,7 +51,25 @@ def write(tmp_path):
         ("a: &x 1\nb: *x", "r.yaml line 2: not valid YAML (aliases are not read)"),
         ("a: &x {b: *x}", "aliases are not read"),
         ("a: !!python/object/apply:os.getcwd []", "r.yaml line 1: not valid YAML"),
-        ("a: !!int x", "not valid YAML"),
+        ("a: 1\nb: !!int x", "r.yaml line 2: not valid YAML ('x' is no int that is read)"),
+        ("a: !!int ''", "r.yaml line 1: not valid YAML ('' is no int"),
+        ("a: !!int 1:1:1", "'1:1:1' is no int"),
+        ("a: !!int {b: c}", "not valid YAML (expected a scalar node"),
+        ("a: !!float ''", "r.yaml line 1: not valid YAML ('' is no float"),
+        ("a: !!bool x", "r.yaml line 1: not valid YAML ('x' is no bool"),
+        ("a: !!null x", "r.yaml line 1: not valid YAML ('x' is no null"),
+        ("a: !!timestamp x", "r.yaml line 1: not valid YAML (could not determine a constructor for the tag"),
+        ("a: !!timestamp 2024-01-01", "could not determine a constructor"),
+        ("a: !!binary aGFsbG8=", "could not determine a constructor"),
+        ("a: !!set {b, c}", "could not determine a constructor"),
+        ("a: !!omap [b: 1]", "could not determine a constructor"),
+        ("a: !!pairs [b: 1]", "could not determine a constructor"),
+        ("!!merge a: {b: 1}", "could not determine a constructor"),
+        ("a: !own 1", "could not determine a constructor"),
+        ('a: "\\UFFFFFFFF"', "not valid YAML"),
+        ("%YAML " + "9" * 5000 + ".1\n---\na: 1", "not valid YAML"),
+        ("a: [" + "x, " * 70_000 + "]", "r.yaml line 1: not valid YAML (more than 70,000 values)"),
+        ("#" * (1 << 20) + "\na: 1", "r.yaml: larger than 1,048,576 bytes"),
         ("a: 1\n---\nb: 2", "r.yaml line 2: not valid YAML"),
         ("? [1, 2]\n: 3", "r.yaml line 1: not valid YAML"),
         ("a: " + "[" * 5000, "not valid YAML"),
@@ -69,6 +89,38 @@ def test_unreadable_files(tmp_path):
 def test_words_stay_words(write):
     tree = read_yaml(write("names: [no, on, y, 2024-01-01, 'true']\nflag: true\nrate: 1.0e-3\nnone:"))
     assert tree == {"names": ["no", "on", "y", "2024-01-01", "true"], "flag": True, "rate": 0.001, "none": None}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("1:01:01", "1:01:01"), ("1:30.5", "1:30.5"), ("-1_000", -1000), ("+7", 7), ("007", "007"), ("0x1F", "0x1F"),
+        ("1.5e-3", 0.0015), ("-.5", -0.5), ("1.", 1.0), ("0.00012345678901234567", 0.00012345678901234567), (".inf", float("inf")),
+        ("-.inf", -float("inf")), ("<<", "<<"),
+        ("=", "="), ("", None), ("~", None), ("null", None), ("9" * 20, int("9" * 20)), ("9" * 21, "9" * 21),
+    ],
+)  # fmt: skip
+def test_scalars(write, word, value):
+    """JSON's values and nothing else: no numbers to base 60 or 8, no merging."""
+    found = read_yaml(write(f"a: {word}"))["a"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("unit", [":01", "1", "_", "1_", "9:59"])
+def test_long_numbers_are_read_in_no_time(write, unit):
+    file, start = write("a: 1" + unit * (900_000 // len(unit)) + "\nb: -1." + unit * 9000), time.process_time()
+    assert isinstance(read_yaml(file)["a"], str)
+    assert time.process_time() - start < 2  # a second here; a quadratic reader takes a minute
+
+
+def test_endless_files_are_refused():
+    assert "not a regular file" in refusal(read_yaml, Path("/dev/zero"))
+
+
+def test_many_faults_are_told_in_short():
+    told = refusal(validate, Outer, {f"{k}" + "x" * 999: 1 for k in range(20_000)}, "here")
+    assert len(told) < 1000
+    assert told.endswith("...")
 
 
 def test_plain_dump_reads_back(write):
@@ -91,6 +143,8 @@ def test_override_copies():
         ("a.b", "--set a.b: needed key=value"),
         ("=3", "--set =3: needed key=value"),
         ("a.b=[", "--set a.b=[: '[' is not a YAML value"),
+        ("a=!!timestamp x", "--set a=!!timestamp x: '!!timestamp x' is not a YAML value"),
+        ("a=!!int ''", "is not a YAML value"),
         ("a.b.c=3", "a.b.c: 'b' holds 1, which has no keys below it"),
     ],
 )

@@ -5,6 +5,7 @@ and written into every run folder and every checkpoint.
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -40,8 +41,8 @@ class CanvasConfig(Config):
     # torchvision_corner: corner, but the sides become at most `short_side` and `long_side`, and are cut to whole px.
     # crop, for classifiers: the shorter side becomes `short_side`, then the middle of `size` is cut out.
     fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "torchvision_corner", "crop"] = "stretch"
-    short_side: Annotated[int, Field(ge=0)] = 0  # px, of the last two; 0: the shorter side of `size`
-    long_side: Annotated[int, Field(ge=0)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
+    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of the last two; 0: the shorter side of `size`
+    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
     # grey of what the picture does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # cut the canvases of a batch to the smallest size that holds its pictures and suits the model, as torchvision pads;
@@ -67,8 +68,8 @@ class SuppressionConfig(Config):
     # to what boxes are cut before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or the
     # picture on it (torchvision's)
     cut: Literal["no", "canvas", "picture"] = "no"
-    candidates: Annotated[int, Field(ge=1)] = 30000  # best boxes an image that enter, over all classes
-    keep: Annotated[int, Field(ge=1)] = 300  # best boxes an image that leave
+    candidates: Annotated[int, Field(ge=1, le=100_000)] = 30000  # best boxes an image that enter, over all classes
+    keep: Annotated[int, Field(ge=1, le=100_000)] = 300  # best boxes an image that leave
 
     @pydantic.model_validator(mode="after")
     def _pixels_are_counted_in_pixels(self) -> Self:
@@ -267,8 +268,15 @@ class Expect(Config):
     hardware: str = ""
 
 
+def _file_name(name: str) -> str:
+    """A recipe's name becomes part of the names of files."""
+    if not re.fullmatch(r"\w[\w.-]{0,63}", name):
+        raise ValueError("needed at most 64 letters, digits, '_', '-' and '.', no other sign, and no '.' or '-' first")
+    return name
+
+
 class Recipe(Config):
-    name: str
+    name: Annotated[str, pydantic.AfterValidator(_file_name)]
     summary: str = ""  # one line, shown by `boxwright list`
     model: pydantic.SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()

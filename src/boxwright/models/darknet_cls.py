@@ -4,12 +4,11 @@ The backbone has the names that it has in the detectors, so that `--weights RUN 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor
 
-from boxwright.config import Fraction, ModelConfig, NotNegative, Positive, Triple
+from boxwright.config import ClassCount, Fraction, ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn import timm_names
 from boxwright.nn.blocks import Activation, Style
 from boxwright.nn.classifier import PictureClassifier, Pooled
@@ -23,7 +22,7 @@ class Config(ModelConfig):
 
     name: Literal["darknet_cls"] = "darknet_cls"
     network: Literal["darknet53", "cspdarknet53"] = "darknet53"
-    classes: Annotated[int, Field(ge=1)]
+    classes: ClassCount
     padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet and timm, MindSpore zoo
     activation: Activation = "leaky"
     slope: NotNegative = 0.1  # of `leaky` below zero: Darknet 0.1, timm 0.01

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from boxwright.config import ClassCount, Fraction, ModelConfig, Positive, Triple
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, ModelConfig, Positive, Triple
 from boxwright.errors import InputError
 from boxwright.nn.faster_rcnn_names import (
     adapted,
@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but the last
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=20_000)]  # of boxes or samples an image
 
 
 class SamplesConfig(BaseConfig):
@@ -90,7 +90,7 @@ class Config(ModelConfig):
 
     name: Literal["faster_rcnn"] = "faster_rcnn"
     depth: Literal[50, 101, 152] = 50
-    classes: Count
+    classes: ClassCount
     # sampling of the deformable layers in stages 3 to 5: the ordinary one; the zoo's, whose grid lies one pixel further
     # down and right and which repeats the border; none: ordinary convolutions
     deform: Literal["none", "standard", "zoo"] = "standard"
@@ -101,7 +101,7 @@ class Config(ModelConfig):
     within: Literal["canvas", "picture"] = "canvas"
     plus_one: bool = False  # a width is x2 - x1 + 1, in anchors, deltas, assignment, levels and RoI align (zoo)
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
-    anchor_ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # height / width
+    anchor_ratios: Annotated[tuple[Positive, ...], Field(max_length=16)] = (0.5, 1.0, 2.0)  # height / width
     delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
     norm_eps: Positive = 1e-5  # of batch norm
     mean: Triple = (0.485, 0.456, 0.406)  # RGB, in the 0-to-1 scale

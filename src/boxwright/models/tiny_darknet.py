@@ -3,13 +3,12 @@
 B images, H x W px, C classes
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import Fraction, ModelConfig, NotNegative, Positive, Triple
+from boxwright.config import ClassCount, Fraction, ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn.blocks import ConvNormAct, Style
 from boxwright.nn.classifier import PictureClassifier
 
@@ -28,7 +27,7 @@ class Config(ModelConfig):
     size_step: ClassVar[int] = 1  # any size; odd sides are halved upwards
 
     name: Literal["tiny_darknet"] = "tiny_darknet"
-    classes: Annotated[int, Field(ge=1)]
+    classes: ClassCount
     # what gives the classes, before the mean over the picture: a plain convolution with bias (Darknet), or a block with
     # batch norm and activation like all others (MindSpore zoo)
     last: Literal["plain", "block"] = "plain"

@@ -8,16 +8,15 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from boxwright.config import ClassCount, Fraction, ModelConfig, Positive, Triple, Width
 from boxwright.config import Config as BaseConfig
-from boxwright.config import Fraction, ModelConfig, Positive, Triple
 from boxwright.models import darknet_cls
 from boxwright.nn import timm_names, yolo_names
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
@@ -43,8 +42,8 @@ class Config(ModelConfig):
 
     name: Literal["yolov3"] = "yolov3"
     network: Literal["darknet53", "tiny"] = "darknet53"
-    classes: Annotated[int, Field(ge=1)]
-    width: Positive = 1.0  # factor on the channels of `tiny`
+    classes: ClassCount
+    width: Width = 1.0  # factor on the channels of `tiny`
     padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet, MindSpore zoo
     backbone_activation: Activation = "leaky"
     norm_eps: Positive = 1e-5

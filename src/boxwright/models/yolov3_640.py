@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from boxwright.config import ClassCount, ModelConfig, NotNegative, Positive, Triple
 from boxwright.config import Config as Section
-from boxwright.config import ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -46,7 +46,7 @@ class Config(ModelConfig):
     size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
 
     name: Literal["yolov3_640"] = "yolov3_640"
-    classes: Annotated[int, Field(ge=1)] = 80
+    classes: ClassCount = 80
     # (width, height) px, small to large: three for stride 8, three for 16, three for 32
     anchors: Annotated[tuple[Pair, ...], Field(min_length=9, max_length=9)] = (
         (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),

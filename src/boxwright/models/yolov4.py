@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import Fraction, ModelConfig, Positive, Triple
+from boxwright.config import ClassCount, Fraction, ModelConfig, Positive, Triple, Width
 from boxwright.models import darknet_cls
 from boxwright.nn import timm_names, yolo_names
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
@@ -32,8 +32,8 @@ class Config(ModelConfig):
 
     name: Literal["yolov4"] = "yolov4"
     network: Literal["cspdarknet53", "tiny"] = "cspdarknet53"
-    classes: Annotated[int, Field(ge=1)]
-    width: Positive = 1.0  # factor on the channels
+    classes: ClassCount
+    width: Width = 1.0  # factor on the channels
     padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet, MindSpore zoo
     backbone_activation: Activation = "mish"
     lateral_first: bool = True  # where the neck joins a finer map with a doubled one: Darknet; false: MindSpore zoo
