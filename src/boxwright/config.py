@@ -42,6 +42,37 @@ MOST_SHOWN = 5  # faults in a message
 LARGEST_YAML = 1 << 20  # bytes
 MOST_VALUES = 70_000
 
+
+def class_name_fault(name: str) -> str:
+    """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
+
+    Names go into files, tables and pictures of all kinds: no control characters and line breaks, no lone surrogates,
+    which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
+    """
+    if len(name) > LONGEST_CLASS_NAME:
+        return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {LONGEST_CLASS_NAME}"
+    kinds = {"Cc": "a control character", "Cs": "a lone surrogate", "Zl": "a line break", "Zp": "a line break"}
+    for letter in name:
+        if kind := kinds.get(unicodedata.category(letter)):
+            return f"{kind} in the class name {name!r}, needed a name without; rename the class"
+    return ""
+
+
+def _class_name(name: str) -> str:
+    if fault := class_name_fault(name):
+        raise ValueError(fault)
+    return name
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,63}", name):
+        raise ValueError("needed at most 64 letters, digits, '_', '-' and '.', no other sign, and no '.' or '-' first")
+    return name
+
+
+ClassName = Annotated[str, pydantic.AfterValidator(_class_name)]
+FileName = Annotated[str, pydantic.AfterValidator(_file_name)]  # or a part of one
+
 C = TypeVar("C", bound=pydantic.BaseModel)
 Tree = dict[str, Any]
 
@@ -113,21 +144,6 @@ _scalar(
     tuple("-+0123456789."),
     lambda text: float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan")),
 )
-
-
-def class_name_fault(name: str) -> str:
-    """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
-
-    Names go into files, tables and pictures of all kinds: no control characters and line breaks, no lone surrogates,
-    which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
-    """
-    if len(name) > LONGEST_CLASS_NAME:
-        return f"a class name of {len(name):,} letters ({name[:20]!r}...), needed at most {LONGEST_CLASS_NAME}"
-    kinds = {"Cc": "a control character", "Cs": "a lone surrogate", "Zl": "a line break", "Zp": "a line break"}
-    for letter in name:
-        if kind := kinds.get(unicodedata.category(letter)):
-            return f"{kind} in the class name {name!r}, needed a name without; rename the class"
-    return ""
 
 
 def read_yaml(path: Path) -> Tree:

@@ -5,7 +5,6 @@ and written into every run folder and every checkpoint.
 """
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import Config, Fraction, ModelConfig, NotNegative, Positive
+from boxwright.config import ClassName, Config, FileName, Fraction, ModelConfig, NotNegative, Positive
 from boxwright.errors import InputError
 
 Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a slip of the hand is refused before memory is asked for
@@ -78,17 +77,10 @@ class SuppressionConfig(Config):
         return self
 
 
-def _class_name(name: str) -> str:
-    if fault := config.class_name_fault(name):
-        raise ValueError(fault)
-    return name
-
-
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it
     kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc", "folder", "imagenet", "cifar10"] = "auto"
-    # class names in label order; `coco` in a recipe file means COCO's 80
-    names: tuple[Annotated[str, pydantic.AfterValidator(_class_name)], ...] = ()
+    names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # a picture's further boxes are left out, and reported
@@ -227,7 +219,7 @@ class TrainConfig(Config):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8  # images a process and step
     accumulate: Annotated[int, Field(ge=1)] = 1  # batches averaged into one step of the optimiser
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
@@ -268,15 +260,8 @@ class Expect(Config):
     hardware: str = ""
 
 
-def _file_name(name: str) -> str:
-    """A recipe's name becomes part of the names of files."""
-    if not re.fullmatch(r"\w[\w.-]{0,63}", name):
-        raise ValueError("needed at most 64 letters, digits, '_', '-' and '.', no other sign, and no '.' or '-' first")
-    return name
-
-
 class Recipe(Config):
-    name: Annotated[str, pydantic.AfterValidator(_file_name)]
+    name: FileName
     summary: str = ""  # one line, shown by `boxwright list`
     model: pydantic.SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()

@@ -12,7 +12,7 @@ def export(
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino, torchscript, pt2, mindir, om, darknet, ckpt.")
     ],
-    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: the recipe's name]")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: named as WEIGHTS]")] = None,
     recipe: RecipeOption = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas in px.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that the file takes at a time.")] = 1,
@@ -53,7 +53,7 @@ def export(
 def quantize(
     weights: Weights,
     data: Data,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: RECIPE.int8]")] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: named as WEIGHTS]")] = None,
     backend: Annotated[
         Literal["openvino", "onnxruntime"], typer.Option("--backend", help="Which runtime the file is for.")
     ] = "openvino",

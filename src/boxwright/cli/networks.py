@@ -195,8 +195,11 @@ def import_(
     """Turn published weights into a .safetensors file that carries its recipe."""
     from boxwright import models, weights
     from boxwright import recipe as recipes
-    from boxwright.weights import checkpoint
+    from boxwright.weights import checkpoint, files
 
+    if Path(out).suffix != ".safetensors":
+        raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
+    files.keep_apart([Path(out)], [files.locate(Path(file))])
     resolved = recipes.load(recipe, set_ or ())
     model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
     print(weights.load(model, file, resolved, transfer=transfer))

@@ -23,7 +23,7 @@ from boxwright.export.graph import raw_graph
 from boxwright.export.int8_files import SUFFIXES
 from boxwright.export.int8_report import Report, Side, Trial
 from boxwright.export.parity import open_labelled
-from boxwright.export.run import network
+from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import together
@@ -31,6 +31,7 @@ from boxwright.predict import class_predictor, predictor
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
 from boxwright.recipe import Recipe
+from boxwright.weights.files import keep_apart
 
 Runtime = Literal["openvino", "onnxruntime"]
 LOOKED_AT = 8  # of the calibration pictures, for the sensitivity of the layers: each costs a pass for every layer
@@ -49,14 +50,15 @@ def quantize(
 ) -> Report:
     """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, one of `Runtime`, to `out`.
 
-    data: a data set; so many `pictures` of its split train calibrate, its split val measures. out: None for the
-    recipe's name in this folder. max_drop: of AP, or top-1, against the same network as float32 in the same runtime.
+    data: a data set; so many `pictures` of its split train calibrate, its split val measures. out: None for a file in
+    this folder, called as the source is. max_drop: of AP, or top-1, against the same network as float32 in the same
+    runtime.
     recipe, overrides: as in `export_model`. The report lies beside the file as FILE.int8.json, .md and .png.
 
     Raises InputError for weights or data that cannot be read, words that do not fit, an extra that is not installed,
     and where the limit cannot be met; then nothing is written.
     """
-    target = _target(out, backend, pictures, max_drop)
+    target = _target(source, out, backend, pictures, max_drop)
     int8_files.library()  # before the work, as the place to write to below
     model, chosen = network(source, recipe, overrides, None)
     if "proposals" in model.raw_names:  # type: ignore[operator]
@@ -64,7 +66,6 @@ def quantize(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"
         )
-    target = Path(chosen.name + ".int8" + SUFFIXES[backend]) if target is None else target
     calibration, held_out = _Calibration(data, chosen, pictures), open_labelled(str(data), "val", chosen)
     with tempfile.TemporaryDirectory() as folder, together(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
@@ -107,19 +108,22 @@ def _search(work: "_Work", held_out: Any, quality: float, max_drop: float, layer
     )
 
 
-def _target(out: str | Path | None, backend: str, pictures: int, max_drop: float) -> Path | None:
-    """Where the file goes. Raises InputError for words that do not fit."""
+def _target(source: str | Path, out: str | Path | None, backend: str, pictures: int, max_drop: float) -> Path:
+    """Where the file goes. Raises InputError for words that do not fit, and where it would take the place of what is
+    read."""
     if backend not in SUFFIXES:
         raise InputError(f"--backend: found '{backend}', needed one of {', '.join(get_args(Runtime))}")
     if pictures < 1:
         raise InputError(f"--pictures: found {pictures}, needed at least one picture to calibrate on")
     if not 0 <= max_drop <= 1:
         raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
-    if out is not None and Path(out).suffix != SUFFIXES[backend]:
+    target = Path(f"{named_after(source)}.int8{SUFFIXES[backend]}" if out is None else out)
+    if target.suffix != SUFFIXES[backend]:
         raise InputError(
-            f"{out}: found the suffix '{Path(out).suffix}', needed {SUFFIXES[backend]} for --backend {backend}"
+            f"{target}: found the suffix '{target.suffix}', needed {SUFFIXES[backend]} for --backend {backend}"
         )
-    return None if out is None else Path(out)
+    keep_apart([target, target.with_suffix(".bin")], read_of(source))
+    return target
 
 
 class _Calibration:

@@ -19,6 +19,7 @@ from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
 from boxwright.weights import darknet, mindspore
+from boxwright.weights.files import keep_apart, locate
 
 Format = Literal["onnx", "openvino", "torchscript", "pt2", "mindir", "om", "darknet", "ckpt"]
 SUFFIXES = {
@@ -54,8 +55,9 @@ def export_model(
 ) -> parity.Report:
     """Write the weights at `source` (a run folder or a file) to `out` in the format `to`, one of `Format`.
 
-    out: None for the recipe's name in this folder. recipe: a shipped name, a YAML file or a Recipe; None for the one
-    stored with the weights; overrides: changes to it. size: (height, width) px of the canvas, None for the recipe's.
+    out: None for a file in this folder, called as the source is. recipe: a shipped name, a YAML file or a Recipe; None
+    for the one stored with the weights; overrides: changes to it. size: (height, width) px of the canvas, None for the
+    recipe's.
     batch: pictures that the file takes at a time; dynamic_batch: any number. half: numbers of 16 bits. complete: from
     pictures as bytes to detections or classes, all inside; without it from canvases to the raw tensors.
     data: the folder of a data set, of which `split` is looked at, None for val; without it rendered scenes are.
@@ -69,8 +71,8 @@ def export_model(
     split = _part(split, data)
     if to == "om":
         om.need_atc(chip)
+    target = _target(source, to, out)
     model, chosen = network(source, recipe, overrides, size)
-    target = _target(source, to, out if out is not None else chosen.name + SUFFIXES[to])
     kind, precision = "complete" if complete else "raw", "float16" if half else "float32"
     if to in WEIGHTS:
         graph, outputs = None, tuple(model.raw_names)  # type: ignore[arg-type]
@@ -126,14 +128,35 @@ def _part(split: str | None, data: str | None) -> str:
     return split or "val"
 
 
-def _target(source: str | Path, to: str, out: str | Path) -> Path:
-    """Where the file goes. Raises InputError for another suffix and for the file that is read."""
-    target = Path(out)
+def _target(source: str | Path, to: str, out: str | Path | None) -> Path:
+    """Where the file goes. Raises InputError for another suffix and where it would take the place of what is read."""
+    target = Path(named_after(source) + SUFFIXES[to] if out is None else out)
     if target.suffix != SUFFIXES[to]:
         raise InputError(f"{target}: found the suffix '{target.suffix}', needed {SUFFIXES[to]} for --to {to}")
-    if target.exists() and target.samefile(source):
-        raise InputError(f"{target}: is the file of the weights themselves; give another one with -o")
+    written = [target, Path(f"{target}.parity.json")]
+    if to in (*WEIGHTS, "om"):
+        written.append(Path(f"{target}.json"))
+    if to == "openvino":
+        written.append(target.with_suffix(".bin"))
+    keep_apart(written, read_of(source))
     return target
+
+
+def named_after(source: str | Path) -> str:
+    """The name without suffix of a file in this folder that is made of the weights at `source`: theirs, or their run's.
+
+    It is never that of the stored recipe, by which somebody else would choose the file to write.
+    """
+    place = Path(source).resolve()
+    if place.is_dir():
+        return (place.parent if place.name in {"best", "last"} else place).name or "model"
+    return place.stem
+
+
+def read_of(source: str | Path) -> list[Path]:
+    """The files that are read where `source` is."""
+    file = locate(Path(source))
+    return [file, Path(f"{file}.json")]
 
 
 def network(

@@ -7,8 +7,10 @@ from typing import Literal, Self, get_args
 
 from torch import nn
 
+from boxwright import json_text
 from boxwright.errors import InputError
-from boxwright.recipe import Recipe, from_tree
+from boxwright.recipe import Recipe
+from boxwright.weights.stored import untrusted
 
 KEY = "boxwright"  # of the metadata: one entry, a card as JSON
 Kind = Literal["raw", "complete"]
@@ -36,10 +38,7 @@ class Card:
     @classmethod
     def from_text(cls, text: str, source: str) -> Self:
         """`source` names the file in an error. Raises InputError for what is no card."""
-        try:
-            tree = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: its '{KEY}' metadata is not JSON ({error})") from error
+        tree = json_text.parse(text, f"{source}: its '{KEY}' metadata")
         fits = isinstance(tree, dict) and all(isinstance(tree.get(name), str) for name in _TEXTS)
         outputs = tree.get("outputs") if fits else None
         if not (isinstance(outputs, list) and all(isinstance(name, str) for name in outputs)):
@@ -47,7 +46,7 @@ class Card:
         for name, allowed in (("kind", get_args(Kind)), ("precision", get_args(Precision))):
             if tree[name] not in allowed:
                 raise InputError(f"{source}: {name} '{tree[name]}' in its metadata, needed one of {', '.join(allowed)}")
-        recipe = from_tree(tree.get("recipe"), f"{source}: stored recipe")
+        recipe = untrusted(tree.get("recipe"), f"{source}: stored recipe")
         return cls(recipe, outputs=tuple(outputs), **{name: tree[name] for name in _TEXTS})
 
 

@@ -5,16 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import accelerate
 import torch
 from torch import nn
 
-from boxwright import models, recipe, weights
+from boxwright import files, recipe, weights
 from boxwright.errors import InputError
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.backends import Backend, Running, is_exported, open_backend, read_card
 from boxwright.predict.card import Card
 from boxwright.recipe import Recipe
+from boxwright.weights.shapes import without_memory
 
 Overrides = Mapping[str, Any] | Sequence[str]
 KINDS = {"detect": "a detector (boxwright.load)", "classify": "a classifier (boxwright.load_classifier)"}
@@ -77,8 +77,7 @@ def _load_exported(
         )
     if chosen.data.canvas.trim and None not in sides:
         chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
-    with accelerate.init_empty_weights(include_buffers=False):  # its weights are in the file; these take no memory
-        model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    model = without_memory(chosen.model)  # its weights are in the file
     return Loaded(model.eval(), chosen, torch.device("cpu"), backend, card)
 
 
@@ -101,10 +100,9 @@ def load_network(
         chosen = chosen.with_overrides(overrides)
     _check_task(chosen, task)
     place = _device(device)
-    model = models.module(getattr(chosen.model, "name", "")).build(chosen.model)
-    weights.load(model, path, chosen)
+    model = weights.build(path, chosen)
     # channels_last: the fastest layout for convolutions on CPUs and tensor cores alike
-    return model.to(device=place, memory_format=torch.channels_last).eval(), chosen, place
+    return model.to(device=place, memory_format=torch.channels_last).eval(), chosen, place  # type: ignore[call-overload]
 
 
 def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
@@ -138,7 +136,7 @@ def card_beside(path: str | Path) -> Card | None:
     if not beside.is_file():
         return None
     try:
-        return Card.from_text(beside.read_text(encoding="utf-8"), str(beside))
+        return Card.from_text(files.read_bytes(beside).decode(), str(beside))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{beside}: cannot be read ({error})") from error
 

@@ -8,16 +8,32 @@ best checkpoint in it.
 import re
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore
 from boxwright.weights.files import locate, require
-from boxwright.weights.fit import Report, fit
+from boxwright.weights.fit import Report, compare, fit
+from boxwright.weights.shapes import without_memory
 
-__all__ = ["Report", "load", "stored_recipe"]
+__all__ = ["Report", "build", "load", "stored_recipe"]
+
+
+def build(path: str | Path, recipe: Recipe) -> nn.Module:
+    """The network of `recipe` with the numbers in `path`. Its shapes are compared with the file's before it takes
+    memory: the recipe may be a stranger's, as the file.
+
+    Raises InputError for an unreadable file and for one that does not fit.
+    """
+    file = locate(Path(path))
+    plan = without_memory(recipe.model)
+    tensors, unexpected = _read(plan, file, recipe, transfer=False)
+    compare(plan, tensors, str(file), transfer=False, unexpected=unexpected)
+    model: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
+    fit(model, tensors, str(file), transfer=False, unexpected=unexpected)
+    return model
 
 
 def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool = False) -> Report:
@@ -28,6 +44,18 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     Raises InputError, the model untouched, for an unreadable file and for one that does not fit.
     """
     file = locate(Path(path))
+    tensors, unexpected = _read(model, file, recipe, transfer)
+    return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+
+
+def stored_recipe(path: str | Path) -> Recipe | None:
+    """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
+    file = locate(Path(path))
+    return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+
+
+def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by the names of `model`, of which only names and shapes are asked, and entries that have no place."""
     kind = _kind(file)
     unexpected: list[str] = []
     if kind == "darknet":
@@ -43,13 +71,7 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
         _check_lineage(kind, file, recipe)
     if adapt := getattr(models.module(recipe.model.name), "adapted", None):  # type: ignore[attr-defined]
         tensors = adapt(tensors, recipe.model)
-    return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
-
-
-def stored_recipe(path: str | Path) -> Recipe | None:
-    """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
-    file = locate(Path(path))
-    return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+    return tensors, unexpected
 
 
 def _check_lineage(kind: str, file: Path, recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ from boxwright.files import whole
 from boxwright.recipe import Recipe
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
+from boxwright.weights.shapes import without_memory
 
 NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
 Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its tensors, in file order
@@ -137,12 +138,12 @@ def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfe
         if not transfer:
             own = getattr(recipe.model, "classes", None)
             raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
-        return layers(_on_meta(recipe.model, classes))
+        return _of_classes(recipe.model, classes)
     origin = getattr(models.module(recipe.model.name), "classifier", lambda config: None)(recipe.model)  # type: ignore[attr-defined]
     if (classes := _classes(found, origin)) is not None:
         if not transfer:
             raise InputError(f"{line}; it is a classifier of {classes} classes (--transfer loads its backbone)")
-        return layers(_on_meta(origin, classes))
+        return _of_classes(origin, classes)
     return _cut(found, plan, line, transfer)
 
 
@@ -167,13 +168,11 @@ def _classes(found: int, config: Any) -> int | None:
     classes."""
     if not hasattr(config, "classes"):
         return None
-    one, two = (count(layers(_on_meta(config, classes))) for classes in (1, 2))
+    one, two = (count(_of_classes(config, classes)) for classes in (1, 2))
     classes, odd = divmod(found - one, two - one)
     return classes + 1 if classes >= 0 and not odd else None
 
 
-def _on_meta(config: Any, classes: int) -> nn.Module:
-    """The network of a model's `config` for other classes: shapes without memory."""
-    with torch.device("meta"):
-        model: nn.Module = models.module(config.name).build(config.model_copy(update={"classes": classes}))
-    return model
+def _of_classes(config: Any, classes: int) -> list[Layer]:
+    """The convolutions of the network of a model's `config` for other classes."""
+    return layers(without_memory(config.model_copy(update={"classes": classes})))

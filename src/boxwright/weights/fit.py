@@ -14,6 +14,11 @@ from boxwright.errors import InputError
 FROM_RECIPE = {"mean", "std"}
 # What foreign files have no counterpart of; the counter only matters to a batch norm with momentum=None.
 OPTIONAL = FROM_RECIPE | {"num_batches_tracked"}
+# Of numbers that PyTorch computes with everywhere. The others are packed, or stand for something else.
+PLAIN = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+}  # fmt: skip
 SHOWN = 4  # names in a message
 
 
@@ -63,12 +68,36 @@ def fit(
 ) -> Report:
     """Copy `tensors` into the model where name and shape agree; numbers take the model's type.
 
+    Raises InputError before anything is copied: where `compare` does, and when a number is not finite.
+    """
+    report = compare(model, tensors, path, transfer=transfer, unexpected=unexpected)
+    own = model.state_dict()
+    for name in report.matched:
+        if not torch.isfinite(tensors[name].to(own[name].dtype)).all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite; the run that made it diverged")
+    with torch.no_grad():
+        for name in report.matched:
+            own[name].copy_(tensors[name])
+    return report
+
+
+def compare(
+    model: nn.Module, tensors: dict[str, Tensor], path: str, *, transfer: bool, unexpected: Sequence[str] = ()
+) -> Report:
+    """What `fit` would do, for a model whose parameters may take no memory yet.
+
     unexpected: further entries of the file that have no place in the model, for the report.
-    Raises InputError before anything is copied: when something does not fit and `transfer` is False, when nothing
-    fits at all, and when a number is not finite.
+    Raises InputError when something does not fit and `transfer` is False, when nothing fits at all, and for a tensor of
+    another type than `PLAIN`.
     """
     own = model.state_dict()
-    fits = {name: tensor for name, tensor in tensors.items() if name in own and _fits(name, tensor, own[name])}
+    for name, tensor in tensors.items():
+        if name in own and tensor.dtype not in PLAIN:
+            raise InputError(
+                f"{path}: {name} holds numbers of type {str(tensor.dtype).removeprefix('torch.')}, needed plain ones "
+                "such as float32 or float16; convert the file"
+            )
+    fits = {name for name, tensor in tensors.items() if name in own and _fits(name, tensor, own[name])}
     report = Report(
         path=path,
         matched=tuple(name for name in own if name in fits),
@@ -80,12 +109,6 @@ def fit(
         raise InputError(f"{path}: none of its tensors fits the model; {_hint(report)}")
     if not transfer and (report.fresh or report.unexpected):
         raise InputError(_refusal(report, tensors, own))
-    for name, tensor in fits.items():
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: {name} holds numbers that are not finite; the run that made it diverged")
-    with torch.no_grad():
-        for name, tensor in fits.items():
-            own[name].copy_(tensor)
     return report
 
 
@@ -119,5 +142,5 @@ def _hint(report: Report) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    shown = [name if name.isprintable() else repr(name) for name in names[:SHOWN]]
+    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:SHOWN]]
     return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")

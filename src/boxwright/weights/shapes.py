@@ -1,0 +1,41 @@
+"""A network without its memory: to compare it with a file, or to read its answers from elsewhere."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from boxwright import models
+
+
+def without_memory(config: Any) -> nn.Module:
+    """The network of a model's `config` whose parameters have shapes and no memory; other buffers are as always.
+
+    What PyTorch's own context `torch.device("meta")` does, too, but that empties the buffers of numbers, and takes two
+    seconds for what it imports.
+    """
+    with _Empty():
+        model: nn.Module = models.module(config.name).build(config)
+    return model
+
+
+class _Empty(TorchFunctionMode):
+    """`torch.empty`, of which parameters are made, takes no memory, and nothing is written into what has none."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        words = dict(kwargs or {})
+        if func is torch.empty:
+            return func(*args, **(words | {"device": "meta"}))
+        first = args[0] if args else words.get("tensor")
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")  # `normal_`, but not `__get__`
+        if in_place and isinstance(first, Tensor) and first.is_meta:
+            return first
+        return func(*args, **words)

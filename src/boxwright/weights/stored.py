@@ -1,0 +1,43 @@
+"""The recipe in a file of weights, in an exported file, or beside one: the word of whoever made the file."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from boxwright.errors import InputError
+from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, from_tree
+
+LARGEST_CANVAS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
+LARGEST_BATCH = 1 << 23  # px of all its canvases
+
+C = TypeVar("C", EvaluateConfig, PredictConfig)
+
+
+def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
+    """What is taken of a stored recipe: its name, the model, the canvas, the classes and how they are laid out, the
+    thresholds and suppression. Folders, processes and training settings are this machine's and keep their defaults;
+    batches are cut to what `LARGEST_BATCH` holds, which changes no result.
+
+    source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
+    and for a canvas beyond `LARGEST_CANVAS`.
+    """
+    stored = from_tree(tree, source)
+    canvas = stored.data.canvas
+    height, width = canvas.size
+    for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
+        if pixels > LARGEST_CANVAS:
+            raise InputError(
+                f"{source}: data.canvas.{place}: found {getattr(canvas, place)}, at most {LARGEST_CANVAS:,} px in all "
+                "are taken from a file; name a recipe of your own by --recipe"
+            )
+    return Recipe(
+        name=stored.name,
+        model=stored.model,
+        data=DataConfig(canvas=canvas, names=stored.data.names, kind=stored.data.kind),
+        evaluate=_limited(stored.evaluate, height * width),
+        predict=_limited(stored.predict, height * width),
+    )
+
+
+def _limited(config: C, pixels: int) -> C:
+    """config with batches of canvases of so many `pixels`."""
+    return config.model_copy(update={"batch": min(config.batch, max(1, LARGEST_BATCH // pixels))})
