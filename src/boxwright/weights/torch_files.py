@@ -16,7 +16,7 @@ from boxwright.files import open_regular
 # What state dicts name. PyTorch's reader with weights_only calls some thirty more, all harmless but for their memory:
 # a bytearray of so many bytes, a quantised tensor of a shape.
 NAMED = re.compile(
-    r"collections (?:OrderedDict|Counter)|builtins set"
+    r"collections (?:OrderedDict|Counter)|(?:builtins|__builtin__) set"
     r"|torch (?:\w+Storage|Size|device|(?:b?float|u?int|q?u?int|complex)\d+\w*|bool)|torch\.storage \w+Storage"
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
