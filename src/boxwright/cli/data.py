@@ -12,12 +12,18 @@ from boxwright.errors import InputError
 def check(
     folder: Folder,
     split: Annotated[list[str] | None, typer.Option("--split", help="Which parts; repeatable. [default: all]")] = None,
-    report: Annotated[str, typer.Option("--report", help="Where the findings go as JSON.")] = "data_check.json",
+    report: Annotated[
+        str, typer.Option("--report", help="Where the findings go as JSON, in place of an earlier report.")
+    ] = "data_check.json",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
-    from boxwright.data import check, class_check, classes
+    from PIL import Image
 
+    from boxwright.data import check, class_check, classes
+    from boxwright.data.header import MOST_PIXELS
+
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # this process is ours; Pillow asks it for WebP and whole TIFFs
     look = class_check.check_folder if classes.holds_classes(folder) else check.check_folder
     found = look(folder, tuple(split or ()), Path(report), decode=decode)
     print(found)
@@ -82,6 +88,7 @@ def convert(
     folder: Folder,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc, dota or folder.")],
     out: Annotated[str, typer.Option("-o", "--out", help="The new folder.")],
+    outside: Annotated[bool, typer.Option("--outside", help="Also take pictures that lie outside DIR.")] = False,
 ) -> None:
     """Write labels in another layout, beside links to the pictures, and say what it cannot hold.
 
@@ -89,7 +96,10 @@ def convert(
     """
     from boxwright.data import class_crops, convert
 
-    print(class_crops.crop(folder, out) if to == "folder" else convert.convert(folder, to, out))
+    if to == "folder":
+        print(class_crops.crop(folder, out, outside=outside))
+    else:
+        print(convert.convert(folder, to, out, outside=outside))
 
 
 def tensors(

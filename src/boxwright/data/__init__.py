@@ -14,6 +14,7 @@
 Nothing in the file is executed or fetched.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def open_dataset(root: str | Path, split: str, kind: str = "auto", cache: str | 
     source = _sought(Path(root), split, kind)
     dataset = source.read(split, cache)
     names = dataset.names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(
             f"{source.path}: {len(twice)} class names stand more than once ({', '.join(twice[:5])}), needed different "
             "ones; rename or merge these classes"

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from boxwright.data import open_dataset
 from boxwright.data import splits as splits_of
-from boxwright.data.dataset import Dataset
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.duplicates import EQUAL, NEAR, same_object
 from boxwright.data.header import Header, read_headers
-from boxwright.data.report import TITLES, Finding, Report, checked
+from boxwright.data.report import TITLES, Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
 from boxwright.progress import track
 
+SHOWN = 100  # files or ids named in one finding
 BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
-NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
 
 
 def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scenes: bool = False) -> Report:
@@ -75,9 +76,12 @@ def check_folder(
 ) -> Report:
     """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
 
-    report: also write the findings there as JSON. decode: decode every picture, not only its header.
-    Raises InputError when the data set cannot be opened at all.
+    report: also write the findings there as JSON, in the place of an earlier report but of no other file. decode:
+    decode every picture, not only its header.
+    Raises InputError when the data set cannot be opened at all, and where the report cannot be written.
     """
+    if report is not None:
+        refuse_others(report)
     datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
     result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
@@ -126,7 +130,9 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} picture"
 
     def category(row: int) -> str:
-        return f"category {rows.categories[row]} is not defined; there are {dataset.category_ids}"
+        known = ", ".join(map(str, dataset.category_ids[:SHOWN]))
+        more = f" and {len(dataset.category_ids) - SHOWN} more" if len(dataset.category_ids) > SHOWN else ""
+        return f"category {rows.categories[row]} is not defined; there are {known}{more}"
 
     yield from _of_rows(dataset, owners, "not_finite", judged & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
@@ -162,51 +168,27 @@ def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Findi
 
 
 def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.bool_]) -> Iterator[Finding]:
-    partner, overlap = _same_object(dataset, owners, sound)
+    partner, overlap = _partners(dataset.rows, owners, sound)
 
     def text(row: int) -> str:
         other = f"{dataset.place(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
-        return f"the same box as {other}" if overlap[row] == 2 else f"IoU {overlap[row]:.3f} with {other}"
+        return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
-    yield from _of_rows(dataset, owners, "duplicate_box", overlap == 2, text)
-    near = (overlap >= NEAR) & (overlap < 2)
+    yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
+    near = (overlap >= NEAR) & (overlap < EQUAL)
     yield from _of_rows(dataset, owners, "near_duplicate", near, text, level="note")
 
 
-def _same_object(
-    dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.bool_]
+def _partners(
+    rows: Boxes, owners: NDArray[np.int64], sound: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """For each row the earlier row of its picture and class that it repeats, and their IoU: 2 when equal, 0 for none.
-
-    Rows sorted by (picture, class, x1) are compared with the k-th after them, k = 1, 2, ..., as long as x1 is near
-    enough: IoU >= t needs the overlap along x to be at least t of the span, so x1 may differ by (1 - t) / t widths.
-    """
-    rows = dataset.rows
-    boxes = rows.xyxy.astype(np.float64)
-    order = np.lexsort((boxes[:, 0], rows.categories, owners))
-    order = order[sound[order]]
-    partner, best = np.full(len(rows), -1), np.zeros(len(rows))
-    reach = boxes[:, 0] + (1 - NEAR) / NEAR * (boxes[:, 2] - boxes[:, 0]) + 1e-6
-    at, step = np.arange(len(order)), 1
-    while len(at := at[at + step < len(order)]):
-        a, b = order[at], order[at + step]
-        together = (owners[a] == owners[b]) & (rows.categories[a] == rows.categories[b]) & (boxes[b, 0] <= reach[a])
-        at, a, b = at[together], a[together], b[together]
-        overlap = np.where((boxes[a] == boxes[b]).all(axis=1), 2.0, _iou(boxes[a], boxes[b]))
-        early, late = np.minimum(a, b), np.maximum(a, b)
-        first = (overlap == best[late]) & (early < partner[late])
-        better = (overlap >= NEAR) & ((overlap > best[late]) | first)
-        best[late[better]], partner[late[better]] = overlap[better], early[better]
-        step += 1
-    return partner, best
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, 4), (N, 4) -> (N,)."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    common = np.clip(sides, 0, None).prod(axis=1)
-    total: NDArray[np.float64] = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    return np.asarray(common / np.maximum(total - common, 1e-300))
+    """`same_object` among the boxes of a picture and category, for all T rows."""
+    partner, overlap = np.full(len(rows), -1), np.zeros(len(rows))
+    chosen = np.flatnonzero(sound)
+    known, numbers = np.unique(rows.categories[chosen], return_inverse=True)
+    found, overlap[chosen] = same_object(rows.xyxy[chosen].astype(np.float64), owners[chosen] * len(known) + numbers)
+    partner[chosen[found >= 0]] = chosen[found[found >= 0]]
+    return partner, overlap
 
 
 def _strays(dataset: Dataset) -> Iterator[Finding]:
@@ -224,8 +206,9 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         places[image_id].append(index)
     for indices in places.values():
         files = {dataset.path(index) for index in indices}
+        named = ", ".join(sorted(files)[:SHOWN]) + (" and so on" if len(files) > SHOWN else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
-            text = f"the id stands for {len(indices)} entries: {', '.join(sorted(files))}"
+            text = f"the id stands for {len(indices)} entries: {named}"
             yield _of_picture(dataset, index, "duplicate_image_id", "error", text)
 
 

@@ -6,6 +6,7 @@ A pickle is a program: loading one runs what it says. So it is not loaded here. 
 build plain values and notes of what was to be called; anything else is refused, and nothing it names is ever called.
 """
 
+import os
 import pickletools
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
 from boxwright.errors import InputError
+from boxwright.files import open_regular
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
 SIDE = 32  # px
@@ -61,9 +63,10 @@ def read(files: tuple[Path, ...], split: str, root: Path) -> ClassSet:
 
 def _bytes(file: Path) -> bytes:
     try:
-        if (size := file.stat().st_size) > LARGEST:
-            raise InputError(f"{file}: {size} bytes, needed at most {LARGEST}; this is no file of CIFAR-10")
-        return file.read_bytes()
+        with open_regular(file) as opened:
+            if (size := os.fstat(opened.fileno()).st_size) > LARGEST:
+                raise InputError(f"{file}: {size} bytes, needed at most {LARGEST}; this is no file of CIFAR-10")
+            return opened.read()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed {LOOKED_FOR}; unpack it anew") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.classes import class_splits, open_classes
 from boxwright.data.header import read_headers
-from boxwright.data.report import Finding, Report, checked
+from boxwright.data.report import Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
 from boxwright.progress import track
 
@@ -63,9 +63,12 @@ def check_folder(
 ) -> Report:
     """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
 
-    report: also write the findings there as JSON. decode: decode every picture, not only its header.
-    Raises InputError when the data set cannot be opened at all.
+    report: also write the findings there as JSON, in the place of an earlier report but of no other file. decode:
+    decode every picture, not only its header.
+    Raises InputError when the data set cannot be opened at all, and where the report cannot be written.
     """
+    if report is not None:
+        refuse_others(report)
     sets = [open_classes(root, split) for split in splits or class_splits(root)]
     result = checked(Report(unit="classes"), sets, partial(check, decode=decode), check_splits)
     if report is not None:

@@ -1,5 +1,6 @@
 """Labelled boxes cut out of the pictures of a detection set, into one folder a class: a set for a classifier."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,21 +12,23 @@ from boxwright.data import open_dataset, splits
 from boxwright.data.canvas import read_image
 from boxwright.data.check import check
 from boxwright.data.class_folders import SPLITS
+from boxwright.data.convert import refuse_outside
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.split_names import ordered, plain
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.progress import track
 
 FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_picture", "unreadable_picture"}
 
 
-def crop(root: str | Path, out: str | Path) -> str:
+def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
     """Write each labelled box of the detection set `root` as out/SPLIT/CLASS/PICTURE_NUMBER.png; say how many.
 
     The split `all` of a set without others goes into out/CLASS, where `open_classes` looks for it. A box is widened to
     whole px and cut at its picture's edges; NUMBER is its place among the picture's labels. Left out, and counted in
     what comes back, are crowd regions and boxes of which nothing is inside the picture.
+    outside: also of pictures that lie outside `root`, as in `convert`.
     Raises InputError for a split that `open_classes` would not find, for faulty labels and pictures, for a class that
     cannot name a folder or has no box to learn from, and when `out` is there already.
     """
@@ -41,11 +44,13 @@ def crop(root: str | Path, out: str | Path) -> str:
         for split in found:
             place = folder if split == "all" else folder / split
             dataset = open_dataset(root, split)
+            if not outside:
+                refuse_outside(dataset, root)
             _refuse(dataset)
             for name in dataset.names:
                 (place / name).mkdir(parents=True)
             lines += _crop_split(dataset, place)
-    return "\n".join([*lines, str(out)])
+    return "\n".join(map(printable, [*lines, str(out)]))
 
 
 def _refuse(dataset: Dataset) -> None:
@@ -55,14 +60,13 @@ def _refuse(dataset: Dataset) -> None:
         raise InputError(
             f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
         )
-    folded = [name.casefold() for name in dataset.names]  # some file systems take A and a for one
+    folded = Counter(name.casefold() for name in dataset.names)  # some file systems take A and a for one
     for name in dataset.names:
-        if name != Path(name).name or name.startswith(".") or name != name.strip() or folded.count(name.casefold()) > 1:
+        if name != Path(name).name or name.startswith(".") or name != name.strip() or folded[name.casefold()] > 1:
             raise InputError(f"{dataset.root}: class {name!r} cannot be the name of a folder of its own; rename it")
     names = [f"{Path(dataset.path(index)).stem}" for index in range(len(dataset))]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{dataset.root}: two pictures of {dataset.split} are called {twice}; rename one")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{dataset.root}: two pictures of {dataset.split} are called {twice[0]}; rename one")
     counts = np.bincount(dataset.rows.labels[~dataset.rows.crowd], minlength=len(dataset.names))
     if dataset.split in {"train", "all"} and not counts.all():
         name = dataset.names[int(np.argmin(counts))]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from boxwright.config import class_name_fault
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
 from boxwright.data.header import SUFFIXES
@@ -75,7 +76,11 @@ def read(folder: Path, split: str, root: Path, others: Mapping[str, Path]) -> Cl
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return [entry.name for entry in folders(folder) if not entry.name.startswith(".")]
+    names = [entry.name for entry in folders(folder) if not entry.name.startswith(".")]
+    for name in names:
+        if fault := class_name_fault(name):
+            raise InputError(f"{folder / name}: {fault}")
+    return names
 
 
 def _same_classes(first: Path, classes: list[str], second: Path, others: list[str]) -> None:

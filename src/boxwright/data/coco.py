@@ -5,7 +5,6 @@ pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for
 """
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import json_text
+from boxwright.config import class_name_fault
 from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
 from boxwright.data.extras import Extras
+from boxwright.data.text import can_be_path
 from boxwright.errors import InputError
 
 LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
-LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; the column of paths is as wide as the longest
 LONGEST_ID = 256  # characters, likewise
 Entries = Sequence[Mapping[str, Any]]
 
@@ -125,16 +126,7 @@ def extras(dataset: Dataset) -> Extras:
 
 
 def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
-    try:
-        tree = json.loads(file.read_bytes(), object_hook=None if outlines else _without_outline)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed a COCO JSON file") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file} line {error.lineno} column {error.colno}: not valid JSON ({error.msg}); the file may be cut short"
-        ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, nesting without end
-        raise InputError(f"{file}: not valid JSON ({error}), needed a COCO JSON file") from error
+    tree = json_text.read(file, None if outlines else _without_outline)
     if not isinstance(tree, dict):
         raise InputError(
             f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories"
@@ -167,6 +159,8 @@ def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[in
     for index, name in enumerate(names):
         if not name.strip():
             raise InputError(f"{file} categories[{index}].name: empty, needed the class's name")
+        if fault := class_name_fault(name):
+            raise InputError(f"{file} categories[{index}].name: {fault}")
     order = np.argsort(ids, kind="stable").tolist()
     for first, second in itertools.pairwise(order):
         if ids[first] == ids[second]:
@@ -181,7 +175,7 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
     ids = _ids(_values(entries, "id", "images", file), "id", "images", file)
     names = _texts(_values(entries, "file_name", "images", file), "file_name", "images", file)
     for index, name in enumerate(names):
-        if not name or "\0" in name or len(name.encode("utf-8", "replace")) > LONGEST_PATH or not _encodable(name):
+        if not can_be_path(name):
             raise InputError(f"{file} images[{index}].file_name: {_shown(name)} cannot be a path")
     sides = []
     for key in ("height", "width"):
@@ -307,7 +301,9 @@ def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     few = names[np.linspace(0, len(names) - 1, 20).astype(int)]
     for column in (few, names):
         sought = [os.fsdecode(name) for name in column.tolist()]
-        counts = [sum((folder / name).is_file() for name in sought) if folder.is_dir() else 0 for folder in folders]
+        counts = [
+            sum(map(os.path.isfile, map(folder.joinpath, sought))) if folder.is_dir() else 0 for folder in folders
+        ]
         if max(counts):
             return folders[counts.index(max(counts))]
     places = ", ".join(str(folder) for folder in folders)
@@ -315,14 +311,6 @@ def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
         f"{file}: none of its {len(names)} pictures ({_shown(os.fsdecode(names[0].item()))} and so on) is in {places}; "
         "move them there, or name their folder with the key 'images' of a data YAML"
     )
-
-
-def _encodable(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.extras import Extras
 from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.writers import LAYOUTS, Layout, Split, dota_names, quad, quads
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.progress import track
 
@@ -25,11 +25,13 @@ FATAL = {
 EXTRAS = {"coco": coco.extras, "dota": dota.extras, "voc": voc.extras}  # the text formats say nothing further
 
 
-def convert(root: str | Path, to: str, out: str | Path) -> str:
+def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
     """Write every split of the data set `root` in the layout `to` into the new folder `out`; say what was done.
 
     Labels are written anew, pictures are hard links to those of `root` (copies where the file system has no such
     links). What `to` cannot hold is counted, split by split, in the lines that come back.
+
+    outside: take pictures that lie outside `root` (`refuse_outside`) into the new folder, too.
     Raises InputError for labels or pictures that `check` calls faulty so that they cannot be carried over, for two
     splits of different classes, for names that the layout cannot write, for splits that its reader would not find
     again, and when `out` is there already.
@@ -41,8 +43,10 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
         names: tuple[str, ...] = ()
         parts, boxes = splits(root), 0
         for name in parts:
-            split = _split(open_dataset(root, name), to)
-            dataset = split.dataset
+            dataset = open_dataset(root, name)
+            if not outside:
+                refuse_outside(dataset, root)
+            split = _split(dataset, to)
             if names not in ((), dataset.names) and to != "coco":
                 raise InputError(
                     f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -63,7 +67,23 @@ def convert(root: str | Path, to: str, out: str | Path) -> str:
         for name in parts:
             if name not in found:
                 raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
-    return "\n".join([*lines, str(out)])
+    return "\n".join(map(printable, [*lines, str(out)]))
+
+
+def refuse_outside(dataset: Dataset, root: str | Path) -> None:
+    """InputError where pictures lie, links followed, outside the folder `root`, or that of the YAML or JSON `root`.
+
+    The labels of a stranger may name any file, and what is made of them may be given away.
+    """
+    place = Path(root)
+    home = os.path.realpath(dataset.root if place.suffix == ".json" else place if place.is_dir() else place.parent)
+    paths = (dataset.path(index) for index in range(len(dataset)))
+    away = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(home)]
+    if away:
+        raise InputError(
+            f"{away[0]}: lies outside {home}, like {len(away)} of the {len(dataset)} pictures of {dataset.split}; "
+            "say --outside where the new folder may hold them"
+        )
 
 
 def losses(split: Split, to: str) -> dict[str, int]:

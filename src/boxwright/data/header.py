@@ -5,28 +5,50 @@ labels refer to the picture as it is displayed.
 """
 
 import os
+import re
+import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    MpoImagePlugin,  # noqa: F401  (JpegImagePlugin imports it when it is needed, which may be in several threads)
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from boxwright.files import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# Of the many formats Pillow knows; the others are not for strangers' files. JPEG takes MPO with it: JPEGs in a row.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files start; the last two are BigTIFF
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
 PART = 256  # pictures whose headers are read together
+# How files start, and what reads them, of the many formats that Pillow knows; the others are not for strangers' files.
+# JPEG takes MPO with it: JPEGs in a row. `Image.open` would refuse pictures that are large but fine for us, unless its
+# limit was raised for the whole program. (Pillow asks that limit for WebP and for decoding a TIFF all the same.)
+READERS: tuple[tuple[re.Pattern[bytes], Callable[..., ImageFile.ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    (re.compile(b"|".join(map(re.escape, TIFF))), TiffImagePlugin.TiffImageFile),
+)
 MOST_PIXELS = 1 << 30  # that a picture may have to be decoded, 3 GiB as RGB; OpenCV has the same limit
+TOO_LARGE = (
+    f"more than {MOST_PIXELS} px, too many to decode at once; turned into a tiled TIFF, `predict --tile` reads it in "
+    "parts"
+)
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-
-Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
-Image.MAX_IMAGE_PIXELS = (
-    MOST_PIXELS // 2
-)  # Pillow warns from here on and refuses twice as many; aerial pictures are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +99,7 @@ def _silence() -> Iterator[None]:
 
 def _read(path: str, whole: bool | None) -> Header:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return Header(fault="the file is empty (0 bytes)")
             if not whole and file.read(4) in TIFF:
@@ -87,7 +109,9 @@ def _read(path: str, whole: bool | None) -> Header:
                     return Header(fault=f"cannot be decoded (cut off: {length} bytes, its pixels end at {end})")
                 return _tiff_header(tags)
             file.seek(0)
-            with Image.open(file, formats=FORMATS) as image:
+            with _opened(file, path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    return Header(fault=TOO_LARGE)
                 orientation = _orientation(image, path)
                 if whole or (whole is False and not _ends_well(image, path)):
                     image.load()
@@ -96,14 +120,25 @@ def _read(path: str, whole: bool | None) -> Header:
         return Header(missing=True, fault="there is no such file")
     except UnidentifiedImageError:
         return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
-    except Image.DecompressionBombError:
-        return Header(
-            fault=f"more than {MOST_PIXELS} px, too many to decode at once; turned into a tiled TIFF, "
-            "`predict --tile` reads it in parts"
-        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Header(fault=f"cannot be {'read' if error.strerror else 'decoded'} ({reason})")
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
+
+
+def _opened(file: BinaryIO, path: str) -> ImageFile.ImageFile:
+    """The picture, its pixels not yet decoded. Raises UnidentifiedImageError for a file that starts like none."""
+    start = file.read(16)
+    file.seek(0)
+    for pattern, reader in READERS:
+        if pattern.match(start):
+            try:
+                return reader(file, path)
+            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # how Pillow says that it is not
+                raise UnidentifiedImageError(path) from error
+    raise UnidentifiedImageError(path)
 
 
 def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -166,6 +201,6 @@ def _ends_well(image: Image.Image, path: str) -> bool:
 
 
 def _tail(path: str, length: int) -> bytes:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - length))
         return file.read(length)

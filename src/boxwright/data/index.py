@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from boxwright import files
+from boxwright import config, files, json_text
 from boxwright.data import coco, dataset
 from boxwright.data.coco import Contents
 from boxwright.data.dataset import Array, Boxes
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 
 SMALL = 1 << 20  # bytes; a JSON of less is parsed in under 30 ms
 # A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
@@ -32,6 +32,9 @@ ROWS = {
     "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "places": "i8",
     "difficult": "b1",
 }  # fmt: skip
+
+
+MODULES = (coco, config, dataset, json_text, sys.modules[__name__])  # what decides how a JSON is read
 
 
 def contents(file: Path, cache: str | Path | None = None) -> Contents:
@@ -66,7 +69,7 @@ def user_folder() -> Path:
 def _stamp(file: Path) -> dict[str, Any]:
     """What must be the same for an index to count: the JSON, and the code that reads it and writes the index."""
     told = file.stat()
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (coco, dataset, sys.modules[__name__]))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in MODULES)
     return {
         "path": str(file.resolve()),
         "size": told.st_size,
@@ -94,17 +97,20 @@ def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
         with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **columns)
     except InputError as error:
-        print(f"{stamp['path']}: no index is kept, so it is read again at every start: {error}", file=sys.stderr)
+        print(
+            f"{printable(stamp['path'])}: no index is kept, so it is read again at every start: {error}",
+            file=sys.stderr,
+        )
 
 
 def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:
     """The index at `place`; None when there is none, when it is of other contents or code, and when it is damaged."""
     try:
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as opened:
+        with files.open_regular(place) as file, np.load(file, allow_pickle=False) as opened:
             # Uncompressed, so that no array takes more memory than the file has bytes. Reading one checks its CRC.
             if any(member.compress_type != zipfile.ZIP_STORED for member in opened.zip.infolist()):
                 return None
-            about = json.loads(opened["about"].tobytes())
+            about = json_text.parse(opened["about"].tobytes(), str(place))
             if about["stamp"] != stamp:
                 return None
             rows = Boxes(**{name: opened[name] for name in ROWS})

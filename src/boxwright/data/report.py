@@ -2,15 +2,18 @@
 
 import itertools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from boxwright.files import whole
+from boxwright.errors import InputError, printable
+from boxwright.files import open_regular, whole
 
 T = TypeVar("T")
+OURS = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # how a report that `write` wrote begins
 
 TITLES = {
     "not_finite": "boxes or areas that are no finite numbers",
@@ -63,7 +66,7 @@ class Finding:
         parts = [self.split, self.file, f"picture {self.image}" if self.image else ""]
         parts += [f"image id {self.image_id}"] if self.image_id is not None else []
         parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
-        return ", ".join(part for part in parts if part) + f": {self.text}"
+        return printable(", ".join(part for part in parts if part) + f": {self.text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +106,15 @@ class Report:
         }
 
     def write(self, file: Path) -> None:
-        """The JSON into a file. Raises InputError where it cannot be written."""
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
-        with whole(file) as part:
-            part.write_text(text, encoding="utf-8")
+        """The JSON into a file. Raises InputError where it cannot be written, and as `refuse_others` does."""
+        refuse_others(file)
+        with whole(file) as part:  # ASCII, so that a name that is no text stands there as exactly what it is
+            part.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="ascii")
 
     def __str__(self) -> str:
-        lines = [f"{split}: {many} pictures, {held} {self.unit}" for split, (many, held) in self.checked.items()]
+        lines = [
+            f"{printable(split)}: {many} pictures, {held} {self.unit}" for split, (many, held) in self.checked.items()
+        ]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)
@@ -119,6 +124,21 @@ class Report:
             lines += [f"  {finding}" for finding in group]
         lines.append(f"{len(self.errors)} errors, {len(self.notes)} notes")
         return "\n".join(lines)
+
+
+def refuse_others(file: Path) -> None:
+    """InputError where `file` is no place for a report: not called .json, or there already and no report of ours."""
+    if file.suffix != ".json":
+        raise InputError(f"{file}: needed a name that ends in .json for the report of a check")
+    try:
+        with open_regular(file) as opened:
+            start = opened.read(200)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{file}: cannot be replaced ({error.strerror}); name another file") from error
+    if not OURS.match(start):
+        raise InputError(f"{file}: is there already and no report of a check; name another file")
 
 
 def checked(

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from boxwright import json_text
 from boxwright.data import open_pictures
 from boxwright.data.canvas import Picture
 from boxwright.data.classes import open_classes
 from boxwright.data.loader import Samples, canvas_of
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.progress import track
 from boxwright.recipe import Recipe
@@ -54,15 +55,15 @@ def write(
     size = recipe.data.canvas.size
     done = f"{len(rows)} of {len(samples)} pictures of {split} as {kind}, 1 x 3 x {size[0]} x {size[1]}"
     if _is_there(target, head, rows):
-        return f"{done}: there already\n{target}"
+        return f"{done}: there already\n{printable(str(target))}"
     with new_folder(target) as folder:
         for index, row in track(zip(chosen, rows, strict=True), len(rows), "writing tensors"):
             pixels, frame = canvas_of(samples[index], recipe.data.canvas, reduce=False)
             _save(pixels, folder / row["file"])
             row |= _lies(frame)
-        text = json.dumps({**head, "pictures": rows}, indent=1, ensure_ascii=False)
+        text = json.dumps({**head, "pictures": rows}, indent=1)  # ASCII, for names that are no text
         (folder / INDEX).write_text(text, encoding="utf-8")
-    return f"{done}: written\n{target}"
+    return f"{done}: written\n{printable(str(target))}"
 
 
 def _samples(root: str | Path, split: str, recipe: Recipe) -> tuple[Samples, tuple[str, ...]]:
@@ -85,13 +86,13 @@ def _row(sample: Any, index: int, kind: Format) -> dict[str, Any]:
 def _is_there(target: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     """Whether an earlier run was asked for the same, with the same pictures, and what it wrote lies there."""
     try:
-        tree = json.loads((target / INDEX).read_text(encoding="utf-8"))
+        tree = json_text.read(target / INDEX)
         same = tree | head == tree and len(tree["pictures"]) == len(rows)
         return same and all(
             row.items() <= found.items() and (target / row["file"]).is_file()
             for row, found in zip(rows, tree["pictures"], strict=True)
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or not one of ours
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or not one of ours
         return False
 
 

@@ -1,11 +1,12 @@
 """What the text formats share: lines, class names, and where a picture named in a list lies."""
 
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from boxwright import config
+from boxwright import config, files
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
 from boxwright.recipe import class_names as class_names_called
@@ -14,23 +15,35 @@ NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yam
 # A path, which may hold spaces, ends at the last picture's suffix; what follows, if anything, stands behind a space.
 LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 ENOUGH = 65536  # characters of a line that show what it is
+LONGEST_LINE = 1 << 24  # characters; a picture with 700,000 boxes has that many
+LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, numbered from 1, without the white space around them."""
+    """Lines that hold something, numbered from 1, without the white space around them.
+
+    Raises InputError for a file that cannot be read, is no text, or has a line of more than LONGEST_LINE characters.
+    """
+    number = 1
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
+            for number, line in enumerate(iter(lambda: opened.readline(LONGEST_LINE + 1), ""), 1):
+                if len(line) > LONGEST_LINE and line[-1] != "\n":
+                    raise InputError(f"{file} line {number}: has more than {LONGEST_LINE:,} characters, needed labels")
+                if "\0" in line:
+                    raise InputError(f"{file} line {number}: holds a NUL, needed text; write the file anew")
+                if stripped := line.strip():
+                    yield number, stripped
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file (byte {error.start} is not UTF-8)") from error
-    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        raise InputError(f"{file}: not a text file (a byte in line {number} or after it is not UTF-8)") from error
 
 
 def list_kind(file: Path) -> str | None:
     """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
     try:
-        with open(file, encoding="utf-8-sig") as opened:
+        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
             told = (line.strip() for line in iter(lambda: opened.readline(ENOUGH), "") if not line.isspace())
             first = LISTED.fullmatch(next(told, ""))
             if first is None:
@@ -70,12 +83,21 @@ def label_file(picture: str) -> str:
 
 def picture_path(written: str, file: Path, root: Path, pictures: Path | None = None) -> str:
     """The path of a picture in a list: absolute, or from `pictures`; without that, from the list's folder or `root`."""
-    if len(os.fsencode(written)) > 4096 or "\0" in written:
+    if not can_be_path(written):
         raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
     if pictures is not None:
         return str(pictures / written)
     beside = file.parent / written
-    return str(beside if beside.is_file() or not (root / written).is_file() else root / written)
+    there = os.path.isfile(beside) or not os.path.isfile(root / written)  # noqa: PTH113  (False for a name too long)
+    return str(beside if there else root / written)
+
+
+def can_be_path(name: str) -> bool:
+    """Whether a file system could have a file of that name."""
+    try:
+        return 0 < len(os.fsencode(name)) <= LONGEST_PATH and "\0" not in name
+    except UnicodeEncodeError:
+        return False
 
 
 def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
@@ -94,11 +116,20 @@ def listed_classes(root: Path) -> tuple[str, ...]:
     files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
     for file in files:
         if file.is_file():
-            names = _from_yaml(file) if file.suffix in {".yaml", ".yml"} else tuple(line for _, line in lines(file))
+            names = _from_yaml(file) if file.suffix in {".yaml", ".yml"} else _from_lines(file)
             if not names:
                 raise InputError(f"{file}: empty, needed one class name a line")
             return names
     return ()
+
+
+def _from_lines(file: Path) -> tuple[str, ...]:
+    names = []
+    for number, name in lines(file):
+        if fault := config.class_name_fault(name):
+            raise InputError(f"{file} line {number}: {fault}")
+        names.append(name)
+    return tuple(names)
 
 
 def _from_yaml(file: Path) -> tuple[str, ...]:
@@ -145,4 +176,7 @@ def listed_names(names: object) -> tuple[str, ...]:
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | int) for n in names):
         raise ValueError(f"found {type(names).__name__}, needed a list of class names")
-    return tuple(str(name) for name in names)
+    told = tuple(str(name) for name in names)
+    if fault := next(filter(None, map(config.class_name_fault, told)), ""):
+        raise ValueError(fault)
+    return told

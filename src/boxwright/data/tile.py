@@ -28,8 +28,8 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.header import MOST_PIXELS, read_header
 from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
-from boxwright.errors import InputError
-from boxwright.files import folder, whole
+from boxwright.errors import InputError, printable
+from boxwright.files import folder, read_bytes, whole
 from boxwright.progress import track
 
 SHOWN = 3  # faults named in a message
@@ -145,7 +145,7 @@ def tile(
         _write_json(dataset, cut, cutting, folder(Path(out) / "annotations") / f"{split}.json")
         lines += left_out
         lines += [f"{split}: {len(dataset)} scenes", *(f"  {line}" for line in cut.lines())]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def cut_boxes(boxes: NDArray[np.float64], window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -335,7 +335,9 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
         annotations += [{"id": len(annotations) + at, "image_id": number, **box} for at, box in enumerate(boxes, 1)]
     categories = [{"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.names, strict=True)]
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
-    data = json.dumps(tree, ensure_ascii=False).encode()
-    if not file.is_file() or file.read_bytes() != data:
+    data = json.dumps(tree).encode()
+    if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
+        raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
+    if not file.exists() or read_bytes(file) != data:
         with whole(file) as part:
             part.write_bytes(data)

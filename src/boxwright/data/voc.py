@@ -8,21 +8,24 @@ wide, which is 0 to 640 for us. Such sets number nothing: pictures and boxes get
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from boxwright.config import class_name_fault
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
 from boxwright.data.extras import Extras, Keys
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
+from boxwright.files import open_regular
 from boxwright.progress import track
 
 LOOKED_FOR = "Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split"
 LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
+MOST = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
 DEEPEST = 32  # elements in elements; VOC itself has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that picture
@@ -62,7 +65,7 @@ def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictur
     if source.is_dir():
         folder, files = source, text.walk(source, (".xml",))
     else:
-        files = [str(folder / f"{line}.xml") for _, line in text.lines(source)]
+        files = [str(folder / f"{name}.xml") for name in _listed(source)]
     if not files:
         raise InputError(f"{source}: names no picture, needed XMLs in Annotations or their names in a list")
     told = {file: _read(file) for file in track(files, len(files), f"reading labels of {split}")}
@@ -127,6 +130,8 @@ def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     if not name:
         raise InputError(f"{place}: name: empty or missing, needed the object's class")
+    if fault := class_name_fault(name):
+        raise InputError(f"{place}: name: {fault}")
     if hard not in ("0", "1"):
         raise InputError(f"{place}: difficult: found '{hard[:20]}', needed 0 or 1")
     try:
@@ -140,7 +145,7 @@ def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
 def _parse(file: str) -> ET.Element:
     """The root of one XML. No entity is expanded or fetched: a file that declares any is refused."""
     try:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             data = opened.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of a picture") from error
@@ -157,15 +162,18 @@ def _parse(file: str) -> ET.Element:
 
 
 class _Builder(ET.TreeBuilder):
-    """Refuses a document type, the only place where entities are declared, and nesting without end."""
+    """Refuses a document type, the only place where entities are declared, and elements or nesting without end."""
 
-    depth = 0
+    depth = count = 0
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError(f"it declares the document type '{name[:40]}'")
 
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
         self.depth += 1
+        self.count += 1
+        if self.count > MOST:
+            raise ValueError(f"it has more than {MOST:,} elements")
         if self.depth > DEEPEST:
             raise ValueError(f"elements in elements, {self.depth} deep")
         return super().start(tag, attrs)
@@ -230,11 +238,19 @@ def _is_set(folder: Path) -> bool:
 def _is_plain(file: Path, root: Path) -> bool:
     """Whether it lists pictures. Main also holds a list for each class, with 1, 0 or -1 behind the names."""
     first = next(text.lines(file), (0, ""))[1]
-    return bool(first) and (not MARKED.fullmatch(first) or (root / "Annotations" / f"{first}.xml").is_file())
+    return bool(first) and (not MARKED.fullmatch(first) or os.path.isfile(root / "Annotations" / f"{first}.xml"))  # noqa: PTH113
+
+
+def _listed(source: Path) -> Iterator[str]:
+    """The names in a list of pictures."""
+    for number, name in text.lines(source):
+        if not text.can_be_path(name):
+            raise InputError(f"{source} line {number}: {name[:60]!r} cannot be the name of a picture")
+        yield name
 
 
 def _names(source: Path) -> set[str]:
     """What a split consists of: the lines of its list, or the XMLs in its folder."""
     if source.is_dir():
         return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
-    return {line for _, line in text.lines(source)}
+    return {*_listed(source)}

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from boxwright.data.canvas import read_image
 from boxwright.data.header import MOST_PIXELS, TIFF, read_header, tiff_directory, tiff_orientation
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
+from boxwright.files import open_regular
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 
@@ -135,7 +136,7 @@ def scene_fault(path: str) -> str:
 
 def _starts(path: str | Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(4)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), needed a picture") from error
@@ -199,7 +200,7 @@ def _tiff(source: Any, path: str) -> Scene:
 
 def _orientation(path: str) -> int:
     """The TIFF's tag 274, which GDAL does not read; 1 when upright, and where the tag is damaged."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         try:
             return tiff_orientation(tiff_directory(file))
         except Exception:  # Pillow raises whatever a hostile file makes it trip over; GDAL has opened it
@@ -238,7 +239,7 @@ def _bands(source: Any, path: str) -> list[int]:
 def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
     """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
-        print(f"{path}: of {source.count} bands only red, green and blue are used", file=sys.stderr)
+        print(f"{printable(path)}: of {source.count} bands only red, green and blue are used", file=sys.stderr)
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
         for index, colour in source.colormap(bands[0]).items():
@@ -251,7 +252,8 @@ def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]
     white = 255 if "MINISWHITE" in tags else 0
     if bits > 8:
         print(
-            f"{path}: of {bits} bits the upper 8 are used; if that is too dark, gdal_translate -ot Byte -scale first",
+            f"{printable(path)}: of {bits} bits the upper 8 are used; if that is too dark, gdal_translate -ot Byte "
+            "-scale first",
             file=sys.stderr,
         )
 

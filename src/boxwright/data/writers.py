@@ -89,7 +89,7 @@ def coco(split: Split, folder: Path) -> list[Path]:
         for number, one, further in zip(dataset.category_ids, dataset.names, classes, strict=True)
     ]
     tree = split.extras.whole | {"images": images, "annotations": annotations, "categories": categories}
-    _write(folder / "annotations" / f"{name}.json", json.dumps(tree, ensure_ascii=False) + "\n")
+    _write(folder / "annotations" / f"{name}.json", json.dumps(tree) + "\n")
     return [folder / "images" / name / path for path in split.pictures]
 
 
@@ -259,4 +259,10 @@ def _joined(lines: list[str]) -> str:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8", newline="\n")
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+    except UnicodeEncodeError as error:
+        line = text[: error.start].count("\n") + 1
+        raise InputError(
+            f"{file.name} line {line}: a name in it is not UTF-8 and cannot be written; rename it"
+        ) from error

@@ -4,6 +4,7 @@ N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, 
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from boxwright.data.dataset import Sample
@@ -47,10 +49,10 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
         quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
     quality.set(title=title, xlabel="epoch", ylim=(0, 1))
     quality.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (loss, rate, quality):
-        _tidy(axes)
     loss.legend(frameon=False, fontsize=8)
     quality.legend(frameon=False, fontsize=8)
+    for axes in (loss, rate, quality):
+        _tidy(axes)
     _save(figure, file)
 
 
@@ -117,7 +119,9 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
     small = max(4.0, min(9.0, 400 / len(columns)))
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
     axes.set_yticks(range(len(rows)), rows, fontsize=small)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    as_it_stands([*axes.get_xticklabels(), *axes.get_yticklabels()])
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, parse_math=False)
     if len(columns) <= MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.55 else "black"
@@ -177,12 +181,21 @@ def _area(boxes: Array) -> Array:
     return sides[:, 0] * sides[:, 1]
 
 
+def as_it_stands(texts: Sequence[Text]) -> None:
+    """Names are no formulas: a `$` in them is a dollar."""
+    for text in texts:
+        text.set_parse_math(False)
+
+
 def _tidy(axes: Axes) -> None:
+    legend = axes.get_legend()
+    as_it_stands([axes.title, *(legend.get_texts() if legend else ())])
     axes.grid(True, lw=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _save(figure: Figure, file: Path) -> None:
     """As PNG. A bare Figure draws with Agg and is known to no window system, so there is nothing to close."""
-    with whole(file) as part:
+    with whole(file) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
         figure.savefig(part, format="png", dpi=130)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from boxwright import __version__
 from boxwright.data import scenes
 from boxwright.errors import InputError
+from boxwright.evaluation.pictures import as_it_stands
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import folder, whole
@@ -220,6 +221,7 @@ def _draw(report: Report) -> None:
         title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
         xlabel="ms a picture: network (blue), the rest to boxes or classes (grey)",
     )
+    as_it_stands([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     with whole(report.file) as part:

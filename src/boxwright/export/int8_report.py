@@ -111,7 +111,7 @@ class Report:
         axes.set(xlabel="share by which the raw tensors move (root mean square)")
         said = " ,  ".join(f"{what} {one} → {other}" for what, one, other, _ in self.rows())
         left = ", orange: left in float" if self.floats else ""
-        axes.set_title(f"one layer alone in 8 bits{left}\n{said}", fontsize=9)
+        axes.set_title(f"one layer alone in 8 bits{left}\n{said}", fontsize=9, parse_math=False)
         axes.grid(True, axis="x", lw=0.5, alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         return figure

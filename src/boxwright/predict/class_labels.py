@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
+from boxwright.errors import printable
 from boxwright.files import folder, whole
 from boxwright.predict.draw import captioned
+from boxwright.predict.labels import refuse_pictures_folder
 from boxwright.progress import track
 
 SIDE = (320, 320)  # px: (longest width, height) of a picture that is shown
@@ -16,8 +18,9 @@ SIDE = (320, 320)  # px: (longest width, height) of a picture that is shown
 def draw_labels(dataset: ClassSet, out: Path, count: int) -> str:
     """Write `count` pictures, spread evenly over the data set, into the folder `out`; say what was done.
 
-    Raises InputError when a picture cannot be read or the folder cannot be written.
+    Raises InputError when a picture cannot be read, and for a folder that cannot be written or holds the pictures.
     """
+    refuse_pictures_folder(dataset, out)
     folder(out)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for index in track(chosen.tolist(), len(chosen), "drawing labels"):
@@ -26,4 +29,4 @@ def draw_labels(dataset: ClassSet, out: Path, count: int) -> str:
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])
         with whole(out / f"{index:06d}_{Path(sample.path).stem}.png") as part:
             part.write_bytes(encoded.tobytes())
-    return f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}"
+    return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")

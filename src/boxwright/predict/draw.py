@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from boxwright.data.dataset import Sample
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.types import Classes, Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -106,7 +106,7 @@ def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Arra
     letter = max(SMALLEST_LETTER, width // 16)
     band = Image.new("RGB", (width, len(lines) * letter * 3 // 2 + letter // 2), (PAPER,) * 3)
     for number, line in enumerate(lines):
-        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), line, fill=(INK,) * 3, font=_font(letter))
+        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), printable(line), fill=(INK,) * 3, font=_font(letter))
     return np.concatenate([panel, np.asarray(band)], axis=0)
 
 
@@ -158,7 +158,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=2048)
 def _chip(text: str, tint: Colour, letter: int, width: int, height: int) -> Array | None:
-    """The text on a ground of `tint`, at most (height, width) px; None where even small letters do not fit."""
+    """The text on a ground of `tint`, at most (height, width) px; None where even small letters do not fit.
+
+    What no font has, such as line breaks, is drawn as an escape.
+    """
+    text = printable(text)
     for size in (letter, letter * 2 // 3, letter // 2, SMALLEST_LETTER):
         pad = max(1, size // 5)
         ascent, descent = _font(size).getmetrics()

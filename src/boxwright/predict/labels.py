@@ -1,12 +1,15 @@
 """Pictures of a data set with its labels drawn, to look at before learning from them."""
 
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from boxwright.data.canvas import read_image
+from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.errors import InputError, printable
 from boxwright.files import folder, whole
 from boxwright.predict.draw import draw_boxes
 from boxwright.progress import track
@@ -15,8 +18,9 @@ from boxwright.progress import track
 def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
     """Draw `count` pictures, spread evenly over the data set, into the folder `out`; say what was done.
 
-    Raises InputError when a picture cannot be read or the folder cannot be written.
+    Raises InputError when a picture cannot be read, and for a folder that cannot be written or holds the pictures.
     """
+    refuse_pictures_folder(dataset, out)
     folder(out)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for index in track(chosen.tolist(), len(chosen), "drawing labels"):
@@ -33,4 +37,11 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])
         with whole(out / f"{index:06d}_{Path(sample.path).stem}.png") as part:
             part.write_bytes(encoded.tobytes())
-    return f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}"
+    return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")
+
+
+def refuse_pictures_folder(dataset: Dataset | ClassSet, out: Path) -> None:
+    """InputError where `out` holds pictures of the data set, one of which a drawing might replace."""
+    folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
+    if os.path.realpath(out) in map(os.path.realpath, folders):
+        raise InputError(f"{out}: holds pictures of the data set; choose another folder for the drawings")

@@ -1,0 +1,289 @@
+"""Data sets that were made to break their reader, or whoever works with what it read."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright.data import header, open_dataset, text
+from boxwright.data.check import check, check_folder
+from boxwright.data.class_check import check_folder as check_class_folder
+from boxwright.data.class_crops import crop
+from boxwright.data.classes import open_classes
+from boxwright.data.convert import convert
+from boxwright.data.report import Report
+from boxwright.data.tile import Cutting, tile
+from boxwright.data.windows import open_scene
+from boxwright.errors import InputError
+from boxwright.evaluation import pictures
+from boxwright.predict.draw import captioned, draw_boxes
+from boxwright.predict.labels import draw_labels
+
+SHARED = Path(__file__).parents[2] / "shared" / "cases"
+Tree = dict[str, Any]
+BAD_NAMES = ["a\0b", "a\nb", "a\rb", "a\u2028b", "\ud800", "\x1b[31m", "x" * 201]
+pytestmark = pytest.mark.timeout(60)
+
+
+def coco(root: Path, *, name: str = "car", file: str = "1.png", **further: Any) -> Path:
+    """A set of one picture with one box. Returns its folder."""
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    cv2.imwrite(str(root / "images" / "1.png"), np.full((40, 60, 3), 90, np.uint8))
+    tree: Tree = {
+        "images": [{"id": 1, "file_name": file, "width": 60, "height": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 30]}],
+        "categories": [{"id": 1, "name": name}],
+    }
+    (root / "annotations/train.json").write_text(json.dumps(tree | further))
+    return root
+
+
+def refusal(work: Callable[[], object]) -> str:
+    """What an InputError says; it must be one printable line."""
+    with pytest.raises(InputError) as caught:
+        work()
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    labels = root / "annotations/train.json"
+    labels.write_text(labels.read_text()[:-1] + ', "annotations": []}')
+    said = refusal(lambda: check_folder(root))
+    assert str(labels) in said
+    assert "key 'annotations' stands twice" in said
+
+
+def test_the_published_pasted_json() -> None:
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent")
+    assert "key 'annotations' stands twice" in refusal(lambda: check_folder(SHARED / "R-duplicate-keys"))
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> None:
+    """Of a COCO JSON, a YAML, a list of names, a VOC XML, and a folder of pictures."""
+    said = refusal(lambda: open_dataset(coco(tmp_path / "coco", name=name), "train"))
+    assert "train.json categories[0].name: " in said
+    folder = tmp_path / "yolo"
+    for part in ("images/train", "labels/train"):
+        (folder / part).mkdir(parents=True)
+    cv2.imwrite(str(folder / "images/train/1.png"), np.zeros((8, 8, 3), np.uint8))
+    (folder / "labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (folder / "data.yaml").write_text(json.dumps({"names": [name]}))
+    assert "data.yaml" in refusal(lambda: open_dataset(folder, "train"))
+    if "\ud800" in name:
+        return  # in no file of UTF-8
+    (folder / "classes.txt").write_text(f"{name}\n", newline="\n")
+    if "\n" not in name and "\r" not in name:  # which make two names
+        assert "classes.txt line 1: " in refusal(lambda: open_dataset(folder, "train"))
+    if "\0" not in name and len(name) < 200:
+        (tmp_path / "classes/train" / name).mkdir(parents=True)
+        assert "class name" in refusal(lambda: open_classes(tmp_path / "classes", "train", "folder"))
+
+
+@pytest.mark.parametrize("name", ["$5_a_b$", "US$ or CA$", "a_b^c", "\\frac{", "日本語", "naïve"])
+def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
+    """A `$` starts no formula, and letters that a font lacks are no reason to fail."""
+    counts = np.array([[3, 1], [0, 2]])
+    pictures.confusion_matrix(counts, [name, "b"], [name, "b"], f"title {name}", tmp_path / "matrix.png")
+    log = [
+        {"step": 1, "epoch": 0, "terms": {name: 1.0}, "total": 1.0, "lr": 0.1},
+        {"epoch": 0, name: 0.5, "ap50": 0.5},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    pictures.curves(tmp_path / "log.jsonl", tmp_path / "curves.png", (name, "ap50"), name)
+    for file in ("matrix.png", "curves.png"):
+        assert header.read_header(str(tmp_path / file), whole=True).size[0] > 100
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_drawing_a_name_never_fails(name: str) -> None:
+    """Also of names that readers refuse: weights may carry them."""
+    image = np.zeros((200, 300, 3), np.uint8)
+    drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [0], [name])
+    assert drawn.any()
+    assert captioned(image, (200, 200), [name]).shape[1] == 200
+
+
+def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
+    root = coco(tmp_path / "set")
+    labels = root / "annotations/train.json"
+    before = labels.read_bytes()
+    for file in (labels, root / "images/1.png", tmp_path / "notes.txt"):
+        refusal(partial(check_folder, root, report=file))
+    assert labels.read_bytes() == before
+    (tmp_path / "link.json").symlink_to(labels)
+    assert "no report of a check" in refusal(lambda: check_folder(root, report=tmp_path / "link.json"))
+    for _ in range(2):  # the second in the place of the first
+        check_folder(root, report=tmp_path / "check.json")
+    assert json.loads((tmp_path / "check.json").read_text())["errors"] == 0
+    classes = tmp_path / "classes/train/a"
+    classes.mkdir(parents=True)
+    cv2.imwrite(str(classes / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    mine = tmp_path / "mine.json"
+    mine.write_text("{}")
+    refusal(lambda: check_class_folder(tmp_path / "classes", report=mine))
+    assert mine.read_text() == "{}"
+
+
+def test_tiles_and_drawings_replace_no_labels_and_pictures(tmp_path: Path) -> None:
+    root, other = coco(tmp_path / "set"), coco(tmp_path / "other")
+    before = (other / "annotations/train.json").read_bytes()
+    assert "does not list tiles" in refusal(lambda: tile(root, other, Cutting(window=32)))
+    assert (other / "annotations/train.json").read_bytes() == before
+    tile(root, tmp_path / "tiles", Cutting(window=32))
+    tile(root, tmp_path / "tiles", Cutting(window=30))
+    assert "holds pictures of the data set" in refusal(
+        lambda: draw_labels(open_dataset(root, "train"), root / "images", 1)
+    )
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
+def test_only_regular_files_are_pictures(tmp_path: Path, kind: str) -> None:
+    root = coco(tmp_path / "set")
+    picture = root / "images/1.png"
+    picture.unlink()
+    if kind == "fifo":
+        os.mkfifo(picture)
+    elif kind == "zero":
+        picture.symlink_to("/dev/zero")
+    else:
+        picture.mkdir()
+    (finding,) = check(open_dataset_from(root)).errors
+    assert finding.kind == "unreadable_picture"
+    assert "cannot be read (" in finding.text
+    with pytest.raises(InputError, match="cannot be read"), open_scene(picture):
+        pass
+
+
+def open_dataset_from(root: Path) -> Any:
+    """The set of `coco` with its folder of pictures named, since none of them is a file."""
+    (root / "data.yaml").write_text("kind: coco\ntrain: annotations/train.json\nimages: images\n")
+    return open_dataset(root / "data.yaml", "train")
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo_txt", "line_txt", "voc"])
+def test_only_regular_files_are_labels(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "data.yaml").write_text(f"train: /dev/zero\nkind: {kind}\nnames: [a]\n")
+    assert "regular" in refusal(lambda: open_dataset(tmp_path / "data.yaml", "train"))
+
+
+def test_a_pipe_in_the_place_of_yolo_labels_is_no_picture_without_boxes(tmp_path: Path) -> None:
+    for part in ("images/train", "labels/train"):
+        (tmp_path / part).mkdir(parents=True)
+    for number in (1, 2):
+        cv2.imwrite(str(tmp_path / f"images/train/{number}.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "classes.txt").write_text("a\n")
+    (tmp_path / "labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    os.mkfifo(tmp_path / "labels/train/2.txt")
+    assert "2.txt: cannot be read (not a regular file)" in refusal(lambda: open_dataset(tmp_path, "train"))
+
+
+def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
+    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "Annotations/a.xml").write_text("<annotation/>")
+    (tmp_path / "ImageSets/Main/train.txt").write_bytes(b"a\nb\0c\n")
+    assert "train.txt line 2: holds a NUL" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
+    assert "train.txt line 2: " in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
+    assert "name too long" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+
+
+def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "long.txt"
+    monkeypatch.setattr(text, "LONGEST_LINE", 1000)
+    file.write_text("a\n" + "b" * 1000 + "\n")
+    assert [len(line) for _, line in text.lines(file)] == [1, 1000]
+    file.write_text("a\r\n\r\n" + "b" * 1001)
+    assert "line 3: has more than 1,000 characters" in refusal(lambda: list(text.lines(file)))
+
+
+def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from boxwright.data import voc
+
+    monkeypatch.setattr(voc, "MOST", 100)
+    for part in ("Annotations", "JPEGImages"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "classes.txt").write_text("a\n")
+    (tmp_path / "Annotations/a.xml").write_text("<annotation>" + "<b/>" * 99 + "</annotation>")
+    open_dataset(tmp_path, "all", "voc")
+    (tmp_path / "Annotations/a.xml").write_text("<annotation>" + "<b/>" * 100 + "</annotation>")
+    assert "more than 100 elements" in refusal(lambda: open_dataset(tmp_path, "all", "voc"))
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo_txt", "voc", "folder"])
+def test_pictures_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
+    """By an absolute path, by `..`, by a link."""
+    work = crop if to == "folder" else lambda root, out, **how: convert(root, to, out, **how)
+    private = tmp_path / "private.png"
+    cv2.imwrite(str(private), np.full((40, 60, 3), 9, np.uint8))
+    for number, file in enumerate([str(private), "../../private.png", "link.png"]):
+        root = coco(tmp_path / str(number), file=file)
+        named = root / "data.yaml"
+        named.write_text("kind: coco\ntrain: annotations/train.json\nimages: images\n")
+        if file == "link.png":
+            (root / "images/link.png").symlink_to(private)
+        said = refusal(partial(work, named, tmp_path / "out"))
+        assert "private.png" in said or "link.png" in said
+        assert "1 of the 1 pictures" in said
+        assert "--outside" in said
+        assert not (tmp_path / "out").exists()
+    work(named, tmp_path / "out", outside=True)
+    work(coco(tmp_path / "own"), tmp_path / "out2")
+
+
+def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
+    """In the JSON of a check and of a conversion stands the very name, and a terminal is told nothing."""
+    name = os.fsdecode(b"caf\xe9\x1b[31m.png")
+    root = coco(tmp_path / "set", file=name)
+    (root / "images/1.png").rename(root / "images" / name)
+    (root / "images/2.png").write_bytes(b"")
+    labels = root / "annotations/train.json"
+    labels.write_text(labels.read_text().replace("60", "61"))
+    report = check_folder(root, report=tmp_path / "check.json")
+    assert all(line.isprintable() for line in str(report).splitlines())
+    assert "caf\\xe9\\x1b[31m.png" in str(report)
+    (found,) = json.loads((tmp_path / "check.json").read_text())["findings"]
+    assert found["image"] == str(root / "images" / name)
+    labels.write_text(labels.read_text().replace("61", "60").replace("\\u001b[31m", ""))
+    (root / "images" / name).rename(root / "images" / name.replace("\x1b[31m", ""))
+    convert(root, "coco", tmp_path / "out")
+    assert Path(open_dataset(tmp_path / "out", "train").path(0)).is_file()
+    assert "not UTF-8" in refusal(lambda: convert(root, "line_txt", tmp_path / "lines"))
+
+
+def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
+    """Each of 3000 entries with one id names some of the others, not all."""
+    images = [{"id": 1, "file_name": f"{number}.png", "width": 60, "height": 40} for number in range(3000)]
+    root = coco(tmp_path / "set", images=[*images, {"id": 1, "file_name": "1.png"}])
+    report = check(open_dataset(root, "train"), pictures=False)
+    assert sum(finding.kind == "duplicate_image_id" for finding in report.errors) == 3001
+    assert max(len(str(finding)) for finding in report.findings) < 20_000
+
+
+def test_the_host_program_keeps_its_limit_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own is for the whole process; ours is for us, and the larger."""
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(header, "MOST_PIXELS", 2400)
+    for suffix in ("png", "jpg", "bmp"):
+        Image.new("RGB", (60, 40)).save(tmp_path / f"a.{suffix}")
+        Image.new("RGB", (60, 41)).save(tmp_path / f"b.{suffix}")
+        assert header.read_header(str(tmp_path / f"a.{suffix}")).size == (40, 60)
+        assert "too many to decode" in header.read_header(str(tmp_path / f"b.{suffix}")).fault
+
+
+def test_an_empty_report_reads_as_before() -> None:
+    assert str(Report()) == "0 errors, 0 notes"
