@@ -2,20 +2,27 @@
 
 import errno
 import os
+import re
+import secrets
 import shutil
+import socket
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 
-# The mask can only be read by setting it, for all threads at once: so once, while there is one thread.
-_MASK = os.umask(0)
-os.umask(_MASK)
-MODE = 0o666 & ~_MASK  # of a new file
+# Of what is being written: the machine, the process and a random word. Not the target's name, which may be as long as
+# names can be.
+TEMPORARY = re.compile(r"\.boxwright-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.part")
+WEEK = 7 * 24 * 3600  # s after which nobody is still writing
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space on the disk, in the quota, or in one file
+PROBE = bytes(1 << 16)
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -59,22 +66,21 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises InputError where it cannot be written (no such folder, no permission, disk full).
     """
     target = Path(path)
+    part = _temporary(target.parent)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(MODE)  # mkstemp gives 0600
-        sync(part)
-        part.replace(target)
-        sync(target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        with told(target, part):
+            # Made with the permissions that the process gives to new files, whatever else the block replaces it by.
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            mode = stat.S_IMODE(os.fstat(handle).st_mode)
+            os.close(handle)
+            yield part
+            part.chmod(mode)
+            sync(part)
+            part.replace(target)
+            sync(target.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -88,17 +94,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: is there already, needed a new or empty folder; remove it or name another")
     parent = folder(target.parent)
+    part = _temporary(parent)
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        yield part
-        part.chmod(0o777 & ~_MASK)  # mkdtemp gives 0700
-        part.replace(target)
-        sync(parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        with told(target, part):
+            part.mkdir()
+            yield part
+            part.replace(target)
+            sync(parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -112,27 +114,104 @@ def together(path: str | Path) -> Iterator[Path]:
     Raises InputError where they cannot be written.
     """
     target = Path(path)
+    place = _temporary(target.parent)
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        yield place / target.name
-        parts = sorted(place.iterdir(), key=lambda part: part.name == target.name)
-        for part in parts:
-            part.chmod(MODE)
-            sync(part)
-            if (target.parent / part.name).is_dir():
-                raise InputError(f"{target.parent / part.name}: cannot be written, it is a folder; name another file")
-        if len(parts) > 1:
-            target.unlink(missing_ok=True)
-        for part in parts:
-            part.replace(target.parent / part.name)
-        sync(target.parent)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror or error})") from error
+        with told(target, place, target.parent):
+            place.mkdir()
+            yield place / target.name
+            parts = sorted(place.iterdir(), key=lambda part: part.name == target.name)
+            for part in parts:
+                part.chmod(place.stat().st_mode & 0o666)  # of a new file, as the folder is new
+                sync(part)
+                if (target.parent / part.name).is_dir():
+                    raise InputError(
+                        f"{target.parent / part.name}: cannot be written, it is a folder; name another file"
+                    )
+            if len(parts) > 1:
+                target.unlink(missing_ok=True)
+            for part in parts:
+                part.replace(target.parent / part.name)
+            sync(target.parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def told(target: Path, part: Path, becomes: Path | None = None, what: str = "cannot be written") -> Iterator[None]:
+    """Errors of writing `target` as an InputError that names it, and not `part`, where it is written before.
+
+    becomes: what stands for `part` in messages, None for `target`. Libraries tell of a full disk by exceptions of all
+    kinds, so that the disk itself is asked.
+    """
+    try:
+        yield
+    except InputError as error:
+        place, here = printable(str(part)), printable(str(becomes or target))
+        if place not in str(error):
+            raise
+        raise InputError(str(error).replace(place, here)) from error
+    except OSError as error:
+        raise InputError(f"{target}: {what} ({error.strerror or error})") from error
+    except Exception as error:
+        if (reason := _full(part)) is None:
+            raise
+        raise InputError(f"{target}: {what} ({reason})") from error
+
+
+def _full(part: Path) -> str | None:
+    """Why a file that is half-written, or the newest in a folder, cannot grow; None where it can."""
+    try:
+        files = [each for each in part.rglob("*") if each.is_file()] if part.is_dir() else [part]
+        if files:
+            with max(files, key=lambda file: file.stat().st_mtime_ns).open("ab") as stream:
+                stream.write(PROBE)
+                stream.flush()
+                os.fsync(stream.fileno())
+    except OSError as error:
+        return error.strerror if error.errno in FULL else None
+    return None
+
+
+def _temporary(parent: Path) -> Path:
+    """The path of something new beside what it will become."""
+    remove_leftovers(parent.absolute())
+    return parent / f".boxwright-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
+@cache
+def remove_leftovers(parent: Path) -> None:
+    """Remove what processes that were killed had begun to write in `parent`; looks there once."""
+    try:
+        names = [entry.name for entry in os.scandir(parent) if entry.name.endswith(".part")]
+    except OSError:
+        return
+    for name in names:
+        if (match := TEMPORARY.fullmatch(name)) and _abandoned(parent / name, match["machine"], int(match["process"])):
+            if (parent / name).is_dir() and not (parent / name).is_symlink():
+                shutil.rmtree(parent / name, ignore_errors=True)
+            else:
+                (parent / name).unlink(missing_ok=True)
+
+
+def _abandoned(path: Path, machine: str, process: int) -> bool:
+    """Whether nobody writes `path` any more. Processes of other machines cannot be asked."""
+    try:
+        if machine != _machine() or os.name == "nt":  # where signal 0 is Ctrl-C
+            return time.time() - path.lstat().st_mtime > WEEK
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's, or gone, or no number of a process
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """8 letters that are the same for processes that can see each other: of one host, and there of one container."""
+    space = Path("/proc/self/ns/pid")
+    known = f"{socket.gethostname()} {space.readlink() if space.is_symlink() else ''}"
+    return f"{zlib.crc32(known.encode()):08x}"
 
 
 def sync(path: Path) -> None:
@@ -142,3 +221,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def keep_clear(place: Path, names: Iterable[str], inputs: Iterable[str | Path]) -> None:
+    """InputError where one of the files that are to be written, `names` in `place`, is one of those that are read."""
+    wanted = set(names)
+    here = os.path.realpath(place)
+    for path in map(str, inputs):
+        if os.path.basename(path) in wanted and os.path.realpath(os.path.dirname(path)) == here:  # noqa: PTH119, PTH120
+            raise InputError(f"{path}: is read, and would be written over; name another folder for the results")

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boxwright.errors import InputError
 from boxwright.export import onnx
 from boxwright.export.graph import Graph
 from boxwright.files import together
@@ -46,7 +47,14 @@ def read(file: Path) -> "openvino.Model":
 
 
 def save(model: "openvino.Model", path: Path, card: str, *, half: bool = False) -> None:
-    """Write a model that is in memory to `path` (.xml) and its .bin; whole or not at all."""
+    """Write a model that is in memory to `path` (.xml) and its .bin; whole or not at all.
+
+    Raises InputError where they cannot be written.
+    """
     model.set_rt_info(card, [KEY])
     with together(path) as part:
-        library().save_model(model, part, compress_to_fp16=half)
+        try:
+            library().save_model(model, part, compress_to_fp16=half)
+        except RuntimeError as error:  # OpenVINO's word for all that fails in writing; what was written it removes
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{part}: cannot be written by OpenVINO ({reason}); is the disk full?") from error

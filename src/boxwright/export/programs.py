@@ -46,8 +46,10 @@ def write_pt2(graph: Graph, path: str | Path, card_text: str) -> None:
     for module in program.graph_module.modules():  # the loops have graphs of their own
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # lines of Python that it came from: the machine's paths
-    with files.whole(path) as part, part.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={KEY: card_text})
+    buffer = io.BytesIO()  # PyTorch ends the process where a file that it writes cannot grow
+    torch.export.save(program, buffer, extra_files={KEY: card_text})
+    with files.whole(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 def _shape(graph: Graph) -> list[int | None]:

@@ -1,0 +1,155 @@
+"""Files written whole or not at all: what is left of a killed process, names of any length, a disk that is full."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from boxwright import files
+from boxwright.errors import InputError
+from boxwright.export import onnx, openvino, programs
+from boxwright.export.graph import Graph
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from boxwright import files
+with files.{writer}(Path({target!r})) as part:
+    (part / "a" if part.is_dir() else part).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def looks_again() -> Iterator[None]:
+    files.remove_leftovers.cache_clear()
+    yield
+    files.remove_leftovers.cache_clear()
+
+
+@pytest.mark.parametrize("writer", ["whole", "new_folder", "together"])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, writer: str) -> None:
+    code = KILLED.format(writer=writer, target=str(tmp_path / "killed"))
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    with files.whole(tmp_path / "next") as part:
+        part.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["next"]
+
+
+def test_what_others_write_or_own_stays(tmp_path: Path) -> None:
+    machine, dead = files._machine(), subprocess.Popen(["true"])
+    dead.wait()
+    kept = {
+        f".boxwright-{machine}-{os.getpid()}-00000000.part",  # of a process that lives
+        f".boxwright-00000000-{dead.pid}-00000000.part",  # of another machine
+        f".boxwright-{machine}-{dead.pid}-mine.part",
+        f"boxwright-{machine}-{dead.pid}-00000000.part",
+        ".notes.abcdefgh.part",
+    }
+    old = tmp_path / f".boxwright-00000000-{dead.pid}-11111111.part"
+    for name in kept | {old.name, f".boxwright-{machine}-{dead.pid}-00000000.part"}:
+        (tmp_path / name).write_text("x")
+    os.utime(old, (0, time.time() - 8 * 24 * 3600))
+    files.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("writer", [files.whole, files.together])
+def test_names_as_long_as_names_can_be(tmp_path: Path, writer: type) -> None:
+    target = tmp_path / ("n" * 255)
+    with writer(target) as part:
+        (part.parent / part.name).write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
+def test_new_files_and_folders_have_the_permissions_of_all_others(tmp_path: Path) -> None:
+    code = f"""
+import os
+os.umask(0o027)
+from boxwright import files
+assert os.umask(0o027) == 0o027
+with files.whole({str(tmp_path / "whole")!r}) as part:
+    part.unlink()  # as writers do that replace their file
+    part.touch(0o600)
+with files.together({str(tmp_path / "together")!r}) as part:
+    part.touch(0o600)
+with files.new_folder({str(tmp_path / "folder")!r}) as part:
+    pass
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"whole": 0o640, "together": 0o640, "folder": 0o750}
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """As on a disk that fills up: writing further fails."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("writer", [files.whole, files.together, files.new_folder])
+def test_a_library_that_tells_of_a_full_disk_in_its_own_words(tmp_path: Path, writer: type) -> None:
+    def fill(part: Path) -> None:
+        with pytest.raises(OSError, match="File too large"):
+            (part / "a" if part.is_dir() else part).write_bytes(bytes(2000))
+        raise RuntimeError("enforce fail at inline_container.cc")
+
+    with pytest.raises(InputError) as error, no_file_beyond(1000), writer(tmp_path / "a.bin") as part:
+        fill(part)
+    assert str(error.value) == f"{tmp_path / 'a.bin'}: cannot be written (File too large)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faults_of_ours_stay_faults(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "a.bin") as part:
+        part.write_text(str(1 / 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_openvino(graph: Graph, path: Path, card: str) -> None:
+    onnx.write(graph, path.with_suffix(".onnx"), card)
+    model = openvino.read(path.with_suffix(".onnx"))
+    path.with_suffix(".onnx").unlink()
+    with no_file_beyond(3000):
+        openvino.save(model, path, card)
+
+
+@pytest.mark.parametrize(
+    ("writer", "name"),
+    [
+        (onnx.write, "a.onnx"),
+        (programs.write_torchscript, "a.torchscript"),
+        (programs.write_pt2, "a.pt2"),
+        (write_openvino, "a.xml"),
+    ],
+)
+def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, name: str) -> None:
+    graph = Graph(nn.Conv2d(3, 64, 3).eval(), {"images": torch.zeros(1, 3, 8, 8)}, ("out",), {})
+    limit = (1 << 20) if name == "a.xml" else 3000
+    with pytest.raises(InputError, match=f"^{tmp_path / name}: cannot be written") as error, no_file_beyond(limit):
+        writer(graph, tmp_path / name, "card")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path)
+    read = [tmp_path / "other" / "sheet.jpg", tmp_path / "linked" / "sheet.jpg"]
+    files.keep_clear(tmp_path, ["metrics.json"], read)
+    files.keep_clear(tmp_path / "new", ["sheet.jpg"], read)
+    with pytest.raises(InputError, match=r"linked/sheet\.jpg: is read, and would be written over"):
+        files.keep_clear(tmp_path, ["sheet.jpg", "metrics.json"], read)
