@@ -190,7 +190,8 @@ class TestRun:
             run(other, folder, {"train.epochs": 1}, resume=True)
         known = open_classes(data, "train")
         relabelled = replace(known, labels=known.labels[::-1].copy())
-        assert classification.fingerprint(relabelled) != classification.fingerprint(known)
+        recipe = recipes.load(folder / "recipe.yaml")
+        assert classification.fingerprint(relabelled, recipe) != classification.fingerprint(known, recipe)
         moved = shutil.copytree(data, tmp_path / "moved")
         run(moved, folder, {"train.epochs": 1}, resume=True)
 

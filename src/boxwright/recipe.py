@@ -83,6 +83,8 @@ class DataConfig(Config):
     names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
+    # what of each picture must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
+    fingerprint: Literal["sample", "content"] = "sample"
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # a picture's further boxes are left out, and reported
     workers: Annotated[int, Field(ge=0)] = 2  # loader processes for each training process
 

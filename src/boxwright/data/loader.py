@@ -3,8 +3,10 @@
 B images, M boxes an image after padding, H x W canvas px
 """
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -92,15 +94,16 @@ class Epochs(Generic[B]):
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
         """The batches of an epoch from step `skip` on; those before are not loaded.
 
-        Raises InputError naming the file when a picture cannot be read.
+        Raises InputError naming the file when a picture cannot be read, and when a worker was killed.
         """
         self._order.epoch, self._order.skip = number, skip
         parts: Any
-        for parts in self._loader:
-            if isinstance(parts, str):
-                raise InputError(parts)
-            fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
-            yield self.kind(*fields)
+        with workers_watched():
+            for parts in self._loader:
+                if isinstance(parts, str):
+                    raise InputError(parts)
+                fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
+                yield self.kind(*fields)
 
 
 class _Order:
@@ -190,6 +193,21 @@ class Loader(Epochs[Batch]):
     kind, work = Batch, _BoxCanvases
 
 
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """The death of a worker, which PyTorch tells of wherever the program stands, as an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise InputError(
+            f"a loader process has died, perhaps for want of memory ({reason}); lower data.workers or the batch"
+        ) from error
+
+
 def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one then ends its workers
     cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
     keep_freed()  # a worker that was forked has this from its parent, one that was spawned has not

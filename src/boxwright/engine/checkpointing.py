@@ -5,10 +5,13 @@ only training needs. A folder is replaced as a whole: it is written beside as NA
 NAME.old, the new one takes its name.
 """
 
+import io
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +21,27 @@ from torch import nn
 from boxwright import weights
 from boxwright.engine.ema import Average
 from boxwright.errors import InputError
-from boxwright.files import sync, whole
+from boxwright.files import sync, told, whole
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
+
+MOMENTUM = "momentum_buffer"  # what PyTorch's SGD remembers of a parameter
 
 
 @dataclass
 class State:
     """Where training stands. Nothing random is in it: all draws are functions of (seed, step, rank).
 
-    step: optimiser steps done. best: highest AP, of a classifier top-1, so far. data: fingerprint of the training
-    pictures and labels. processes: how many train together.
+    step: optimiser steps done. best: highest AP, of a classifier top-1, so far. data, validation: fingerprints of the
+    pictures and labels. processes: how many train together. threads: of each, on a CPU.
     """
 
     step: int = 0
     best: float | None = None
     data: str = ""
+    validation: str = ""
     processes: int = 1
+    threads: int = 1
 
 
 class Keeper:
@@ -67,13 +74,16 @@ class Keeper:
             checkpoint.save(folder / "model.safetensors", self.network, self.recipe)
             if self.average is not None:
                 checkpoint.save(folder / "ema.safetensors", self.average.network, self.recipe)
+            stream = io.BytesIO()  # PyTorch does not say why a file that it writes cannot grow
+            torch.save(values, stream)
             with whole(folder / "state.pt") as part:
-                torch.save(values, part)
+                part.write_bytes(stream.getbuffer())
 
     def restore(self, fresh: State) -> State:
         """The state of `last`, with network, average and optimiser filled from it; `fresh` where nothing was saved.
 
-        Raises InputError when other data or another number of processes began the run, or a file is damaged.
+        Another number of threads is told, since sums are then taken in another order. Raises InputError when other data
+        or another number of processes began the run, or a file is damaged.
         """
         folder = self.run / "last"
         if not folder.exists():
@@ -82,26 +92,56 @@ class Keeper:
         if self.average is not None:
             weights.load(self.average.network, folder / "ema.safetensors", self.recipe)
         values = _read(folder / "state.pt")
-        self.optimizer.load_state_dict(values.pop("optimizer"))
-        scaler = values.pop("scaler")
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(scaler)
+        self._fill_optimizer(values.pop("optimizer"), values.pop("scaler"), folder / "state.pt")
         state = State(**values)
-        if state.data != fresh.data:
-            raise InputError(f"{folder}: the training pictures or labels have changed since; train into another folder")
+        pairs = {"training": (state.data, fresh.data), "validation": (state.validation, fresh.validation)}
+        for part, (then, now) in pairs.items():
+            if then != now:
+                raise InputError(
+                    f"{folder}: the {part} pictures or labels have changed since; train into another folder"
+                )
         if state.processes != fresh.processes:
             raise InputError(
                 f"{folder}: made by {state.processes} processes, there are {fresh.processes} now; resume with as many"
             )
+        if state.threads != fresh.threads and self.accelerator.device.type == "cpu":
+            threads = f"made with {state.threads} threads, there are {fresh.threads} now: the last bits will differ"
+            self.accelerator.print(f"{folder}: {threads}; OMP_NUM_THREADS={state.threads} avoids it", file=sys.stderr)
+        state.threads = fresh.threads
         return state
 
-    def number(self, epoch: int, state: State) -> None:
-        """Save `epoch-NNNN` and delete all but the newest `train.keep` of these."""
+    def _fill_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
+        """What it remembers of each parameter; its settings are the recipe's.
+
+        Raises InputError for the state of another optimiser or of another network.
+        """
+        own = self.optimizer.state_dict()["param_groups"]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        try:
+            for then, now in zip(saved["param_groups"], own, strict=True):
+                if (then["name"], then["params"]) != (now["name"], now["params"]):
+                    raise KeyError(now["name"])
+            for number, memory in saved["state"].items():
+                if {key: value.shape for key, value in memory.items()} != {MOMENTUM: parameters[number].shape}:
+                    raise KeyError(number)
+            self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(scaler)
+        except Exception as error:  # whatever may be wrong with values of unknown types
+            raise InputError(f"{file}: the state of another optimiser or network; train into another folder") from error
+
+    def epoch(self, number: int, state: State) -> None:
+        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep` stay, and `last`.
+
+        `last` comes last: a run that was killed before goes on before the end of this epoch, and does all of it again.
+        """
         keep = self.recipe.train.keep
         if keep and self.accelerator.is_main_process:
-            self.save(f"epoch-{epoch:04d}", state)
-            for folder in sorted(self.run.glob("epoch-[0-9]*[0-9]"))[:-keep]:
-                shutil.rmtree(folder)
+            self.save(f"epoch-{number:04d}", state)
+            numbered = [folder for folder in self.run.iterdir() if re.fullmatch(r"epoch-\d{4,}", folder.name)]
+            for folder in sorted(numbered, key=lambda folder: int(folder.name[6:]))[:-keep]:
+                _remove(folder)
+        self.save("last", state)
 
 
 @contextmanager
@@ -109,18 +149,26 @@ def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `folder` when the block ends well."""
     new, old = _beside(folder)
     try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise InputError(f"{folder}: the checkpoint cannot be written ({error.strerror or error})") from error
+        with told(folder, new, what="the checkpoint cannot be written"):
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+            sync(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Under the name of a checkpoint that is not complete, so that after a kill nobody takes the rest for one."""
+    new, _ = _beside(folder)
+    with told(folder, new, what="cannot be removed"):
+        shutil.rmtree(new, ignore_errors=True)
+        folder.rename(new)
+        shutil.rmtree(new)
 
 
 def recover(run: Path) -> None:
@@ -142,10 +190,19 @@ def _read(file: Path) -> dict[str, Any]:
     """The values of a state.pt. weights_only: nothing in the file is executed."""
     try:
         values = torch.load(file, map_location="cpu", weights_only=True)
-        State(**{key: value for key, value in values.items() if key not in {"optimizer", "scaler"}})
     except Exception as error:  # torch raises half a dozen kinds here, by what is wrong with the file
         raise InputError(f"{file}: not the state of a run; it is damaged, train into another folder") from error
-    return values  # type: ignore[no-any-return]
+    wanted = {each.name: type(each.default) for each in fields(State)} | {"optimizer": dict, "scaler": dict}
+    if not isinstance(values, dict) or values.keys() != wanted.keys():
+        raise InputError(f"{file}: not the state of a run of this version; train into another folder")
+    for name, kind in wanted.items():
+        allowed = (float, type(None)) if name == "best" else (kind,)
+        if type(values[name]) not in allowed or (kind is int and values[name] < 0):
+            found = type(values[name]).__name__
+            raise InputError(
+                f"{file}: not the state of a run ({name} is {found}); it is damaged, train into another folder"
+            )
+    return values
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

@@ -1,6 +1,5 @@
 """What training a classifier does in its own way: its pictures and labels, its random changes, its score."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from boxwright.data.class_transforms import augment
 from boxwright.data.classes import open_classes
 from boxwright.data.report import Report
 from boxwright.engine import faults
+from boxwright.engine import fingerprint as fingerprints
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
 from boxwright.evaluation.class_run import evaluate_classifier
@@ -55,13 +55,13 @@ def _nothing_lost(training: ClassSet, learned: ClassSet) -> None:
         )
 
 
-def fingerprint(dataset: ClassSet) -> str:
+def fingerprint(dataset: ClassSet, recipe: Recipe) -> str:
     """Changes when pictures or labels do, so that a run is not resumed on other data."""
-    digest = hashlib.sha256()
-    files = [Path(dataset.path(index)).name for index in range(len(dataset))]  # the folder may have moved
-    digest.update("\0".join((*dataset.names, *files)).encode("utf-8", "surrogateescape"))
-    digest.update(dataset.labels.tobytes())
-    return digest.hexdigest()
+    if dataset.pixels is None:
+        files = [dataset.path(index) for index in range(len(dataset))]
+        return fingerprints.fingerprint([dataset.labels], dataset.names, files, recipe.data.fingerprint)
+    # all pictures in one file, which has been read
+    return fingerprints.fingerprint([dataset.labels, dataset.pixels], dataset.names, [], recipe.data.fingerprint)
 
 
 def loader(dataset: ClassSet, recipe: Recipe, accelerator: Any) -> ClassLoader:

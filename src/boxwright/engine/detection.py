@@ -1,6 +1,5 @@
 """What training a detector does in its own way: its pictures and labels, its random changes, its score."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from boxwright.data.loader import Loader
 from boxwright.data.report import Report
 from boxwright.data.transforms import augment, step_size
 from boxwright.engine import faults
+from boxwright.engine import fingerprint as fingerprints
 from boxwright.engine.processes import on_main
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.run import evaluate
@@ -61,13 +61,12 @@ def capped(dataset: Dataset, most: int | None) -> tuple[Dataset, list[str]]:
     return dataset.without_rows(places >= most), lines
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset, recipe: Recipe) -> str:
     """Changes when pictures or labels do, so that a run is not resumed on other data."""
     rows = dataset.rows
-    digest = hashlib.sha256()
-    for column in (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd):
-        digest.update(column.tobytes())
-    return digest.hexdigest()
+    columns = (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas)
+    paths = [dataset.path(index) for index in range(len(dataset))]
+    return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
 
 def loader(dataset: Dataset, recipe: Recipe, accelerator: Any) -> Loader:

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.evaluation import run_log
+from boxwright.files import told, whole
 from boxwright.recipe import TrainConfig
 from boxwright.types import Batch, ClassBatch
 
-FILE = "log.jsonl"
 B = TypeVar("B", Batch, ClassBatch)
 
 
@@ -31,8 +32,11 @@ class Journal:
     """
 
     def __init__(self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
-        """`start`: steps done before. Lines and events after it belong to an interrupted run and are dropped."""
-        self.accelerator = accelerator
+        """`start`: steps done before. Lines and events after it belong to an interrupted run and are dropped.
+
+        Raises InputError where the log cannot be written, or holds what is none.
+        """
+        self.accelerator, self.path = accelerator, run / run_log.FILE
         self.look_every = 1 if accelerator.device.type == "cpu" else config.log_every
         self.names: list[str] = []
         self.unseen: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)
@@ -41,12 +45,13 @@ class Journal:
         self.last = math.nan  # mean loss of the latest line
         self.file, self.events, self.profile = None, None, None
         if accelerator.is_main_process:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed here
+            from boxwright.engine.events import Events  # slow to import, and only needed here
 
             self.profile = _profile(run / "trace.json", config.profile)
-            _keep_until(run / FILE, start)
-            self.file = open(run / FILE, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
-            self.events = SummaryWriter(str(run), purge_step=start + 1)
+            _keep_until(self.path, start)
+            with told(self.path, self.path):
+                self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
+                self.events = Events(run, start + 1)
 
     def timed(self, batches: Iterator[B]) -> Iterator[B]:
         """The batches, with the time spent waiting for each noted."""
@@ -120,20 +125,21 @@ class Journal:
         self._put({"step": step, "epoch": epoch, **summary})
 
     def close(self) -> None:
-        if self.file is not None and self.events is not None:
-            self.file.close()
-            self.events.close()
+        for each in (self.file, self.events):
+            with suppress(OSError):  # each line has been written, or has raised this before
+                if each is not None:
+                    each.close()
         if self.profile is not None:
             self.profile.stop()
 
     def _put(self, line: Mapping[str, Any]) -> None:
         if self.file is None or self.events is None:
             return
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
         values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
-        for name, value in (values | line.get("terms", {})).items():
-            self.events.add_scalar(name, value, line["step"])
+        with told(self.path, self.path):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+            self.events.write(line["step"], values | line.get("terms", {}))
 
     def _start_window(self) -> None:
         self.sums, self.images, self.waited, self.since = [], 0, 0.0, time.perf_counter()
@@ -143,15 +149,9 @@ def _keep_until(file: Path, step: int) -> None:
     """Drop the lines after `step`, and a last line that a kill cut short."""
     if not file.exists():
         return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
+    kept = [line for line, values in run_log.read(file) if values["step"] <= step]
     with whole(file) as part:
-        part.write_text("".join(kept), encoding="utf-8")
+        part.write_bytes(b"".join(kept))
 
 
 def _profile(file: Path, steps: int) -> Any:

@@ -1,7 +1,11 @@
-"""The folder of a run: free for a new one, or left by the same training that now goes on."""
+"""The folder of a run: free for a new one, or left by the same training that now goes on; used by one at a time."""
 
+import errno
+import os
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,84 @@ from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import remove_leftovers, whole
 from boxwright.recipe import Recipe
+
+LOCK = ".lock"
 
 # What may differ when a run goes on: where things lie, how fast they are read, what is told.
 FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep",
-        "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate", "predict", "expect")  # fmt: skip
+        "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate.batch", "predict",
+        "expect")  # fmt: skip
 
 
-def refuse(run: Path, resume: bool) -> None:
+@contextmanager
+def held(run: Path, resume: bool, accelerator: Any) -> Iterator[None]:
+    """The folder, made where it is not there and locked for this training. What holds nothing at the end is removed.
+
+    Raises InputError, the same in every process, where another training is at work in it, where it does not suit, and
+    where it cannot be made.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            if resume:
+                _refuse(run, resume)  # before a folder is made
+            stack.enter_context(_locked(run))
+            _refuse(run, resume)
+
+        on_main(take, accelerator)
+        yield
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
+    try:
+        _lock(run, handle)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if [path.name for path in run.iterdir()] == [LOCK]:  # stopped before anything was written
+                    (run / LOCK).unlink()
+                    for folder in made:
+                        folder.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _lock(run: Path, handle: int) -> None:
+    """Lock an open file for as long as this process has it open, however it ends.
+
+    A POSIX lock: workers of a loader, which may outlive a killed training by seconds, do not inherit it, and network
+    file systems know it. Where there are none, there is no lock.
+    """
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            print(f"{run}: its file system has no locks; a second training in it will not be noticed", file=sys.stderr)
+            return
+        whose = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+        raise InputError(
+            f"{run}: is being trained by {whose}; wait until it ends, stop it, or choose another --out"
+        ) from error
+    with suppress(OSError):  # a full disk, which what is written next tells of
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
+
+def _refuse(run: Path, resume: bool) -> None:
     """InputError when the folder does not suit: a run is there, or none is."""
     begun = (run / "last").exists() or (run / "last.old").exists()
     if resume and not begun:
@@ -27,20 +100,15 @@ def refuse(run: Path, resume: bool) -> None:
 
 
 def enter(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Any) -> None:
-    """Make the run folder, or make ready the one that is there, and say what is left out of the data.
+    """Begin a run in the folder, or make ready the one that is there, and say what is left out of the data.
 
-    Raises InputError, the same in every process, for a folder that cannot be made or was begun with another recipe.
+    Raises InputError, the same in every process, for a run that was begun with another recipe, or a full disk.
     """
-    accelerator.wait_for_everyone()  # nobody looks whether the folder is free any more
-    on_main(lambda: _make_ready(run, recipe, left_out) if resume else _make(run, recipe, left_out), accelerator)
+    on_main(lambda: _make_ready(run, recipe, left_out) if resume else _begin(run, recipe, left_out), accelerator)
 
 
-def _make(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
+def _begin(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
     _tell(left_out)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
     if left_out:
         with whole(run / "left_out.txt") as file:
             file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
@@ -51,6 +119,7 @@ def _make(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
 def _make_ready(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
     _tell(left_out)
     _compare(run / "recipe.yaml", recipe)
+    remove_leftovers(run.absolute())
     recover(run)
 
 

@@ -18,8 +18,8 @@ class Task(Protocol):
         """Training and validation pictures, and a line for each label and picture left out."""
         ...
 
-    def fingerprint(self, dataset: Any) -> str:
-        """Changes when pictures or labels do."""
+    def fingerprint(self, dataset: Any, recipe: Recipe) -> str:
+        """Changes when pictures or labels do; how closely pictures are looked at, the recipe says."""
         ...
 
     def loader(self, dataset: Any, recipe: Recipe, accelerator: Any) -> Any:

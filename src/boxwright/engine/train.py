@@ -19,12 +19,14 @@ from torch import Tensor, distributed, nn
 from boxwright import progress
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.data.loader import workers_watched
 from boxwright.engine import optim, run_folder
 from boxwright.engine import task as tasks
 from boxwright.engine.checkpointing import Keeper, State
 from boxwright.engine.job import Job, assemble, blank_network, first_network
 from boxwright.engine.log import Journal
-from boxwright.engine.processes import together
+from boxwright.engine.processes import on_main, together
+from boxwright.errors import InputError
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.topk import TopK
 from boxwright.recipe import Recipe, TrainConfig
@@ -48,13 +50,15 @@ def train(
 
     weights: a file or run folder to start from; transfer: load all of it that fits. resume: go on with the run in
     `out`. skip_bad: leave out faulty labels and pictures, and say which. Under torchrun each process calls this.
-    Raises InputError for a recipe, data set, file or folder that cannot be used and for a loss that is not finite.
+    Raises InputError for a recipe, data set, file or folder that cannot be used, for a run that another process trains,
+    for a loss that is not finite, and for a loader process that was killed.
     """
+    if resume and (weights is not None or transfer):
+        raise InputError("--resume goes on with the run's own weights; leave --weights and --transfer out")
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
     run, config = Path(out), recipe.train
-    with together(config) as accelerator:
-        run_folder.refuse(run, resume)
+    with together(config) as accelerator, run_folder.held(run, resume, accelerator), workers_watched():
         task = tasks.of(recipe)
         training, validation, left_out = task.open_checked(recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:
@@ -63,7 +67,7 @@ def train(
         job = assemble(recipe, training, validation, network, accelerator)
         run_folder.enter(run, recipe, resume, left_out, accelerator)
         keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)
-        state = keeper.restore(State(data=task.fingerprint(training), processes=accelerator.num_processes))
+        state = keeper.restore(_fresh(task, training, validation, recipe, accelerator))
         accelerator.wait_for_everyone()  # all have read `last` before the first process replaces it
         if not state.step:
             keeper.save("last", state)  # a run killed before its first checkpoint resumes from the given weights
@@ -71,13 +75,18 @@ def train(
             for epoch in range(state.step // job.steps_per_epoch, config.epochs):
                 _learn(job, epoch, state, journal, keeper)
                 _assess(job, epoch, state, journal, keeper)
-                keeper.save("last", state)  # after the evaluation: a run that goes on from here has had it
-                keeper.number(epoch + 1, state)
+                keeper.epoch(epoch + 1, state)  # after the evaluation: a run that goes on from here has had it
                 accelerator.wait_for_everyone()
         weight_files.load(job.scored, run / "best", recipe)
         _evaluate(job, run)  # metrics.json and the pictures speak of the best network
         accelerator.wait_for_everyone()
     return run
+
+
+def _fresh(task: tasks.Task, training: Any, validation: Any, recipe: Recipe, accelerator: Any) -> State:
+    """The state of a run that begins now."""
+    data, validated = on_main(lambda: [task.fingerprint(part, recipe) for part in (training, validation)], accelerator)
+    return State(0, None, data, validated, accelerator.num_processes, torch.get_num_threads())
 
 
 def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper) -> None:

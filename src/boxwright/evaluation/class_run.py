@@ -16,13 +16,17 @@ from torch import distributed
 from boxwright import __version__
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
+from boxwright.data.loader import workers_watched
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures, pictures
 from boxwright.evaluation.topk import BEST, TopK, score
-from boxwright.files import folder, whole
+from boxwright.files import folder, keep_clear, whole
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.progress import track
 from boxwright.types import Classes
+
+# what is written into the folder
+WRITTEN = ("metrics.json", "predictions.json", "confusion.png", "mistakes.jpg", "curves.png")
 
 
 def evaluate_classifier(
@@ -40,7 +44,10 @@ def evaluate_classifier(
     if not len(dataset):
         raise InputError(f"{dataset.root}: split {dataset.split} holds no picture, needed at least one")
     dataset = dataset.ordered(_names(predictor, dataset))
-    place = folder(out) if out is not None and rank == 0 else None
+    place = None
+    if out is not None and rank == 0:
+        keep_clear(Path(out), WRITTEN, (dataset.path(index) for index in range(len(dataset))))
+        place = folder(out)
     found = _classify(predictor, dataset, rank, world)
     metrics = score(dataset.labels, found, dataset.names, _info(predictor, dataset))
     if place is not None:
@@ -70,6 +77,7 @@ def _info(predictor: ClassPredictor, dataset: ClassSet) -> dict[str, Any]:
     }
 
 
+@workers_watched()
 def _classify(predictor: ClassPredictor, dataset: ClassSet, rank: int, world: int) -> list[Classes]:
     """The best classes of all pictures in the data set's order."""
     config, data = predictor.recipe.evaluate, predictor.recipe.data

@@ -3,7 +3,6 @@
 N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from boxwright.data.dataset import Sample
+from boxwright.evaluation import run_log
 from boxwright.evaluation.coco import RECALLS, Metrics
 from boxwright.files import whole
 from boxwright.predict.draw import PAPER, colour, draw_truth_and_prediction
@@ -32,8 +32,11 @@ PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
 
 def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
     """Loss terms, learning rate and `scores` (keys of its evaluations) of the run whose `log.jsonl` this is."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    steps, evaluations = [line for line in lines if "terms" in line], [line for line in lines if scores[0] in line]
+    lines = [line for _, line in run_log.read(log)]
+    steps, evaluations = (
+        [line for line in lines if "terms" in line],
+        [line for line in lines if all(name in line for name in scores)],
+    )
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss, rate, quality = figure.subplots(1, 3)
     at = [line["step"] for line in steps]

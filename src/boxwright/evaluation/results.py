@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.dataset import Dataset
-from boxwright.evaluation.run import detect, lowest_score
-from boxwright.files import folder, whole
+from boxwright.evaluation.run import detect, lowest_score, results_folder
+from boxwright.files import whole
 from boxwright.predict.predictor import Predictor
 
 MOST = 100  # detections a picture that COCO's server looks at
@@ -23,7 +23,8 @@ def write(
     threshold: lowest score, None for the recipe's. most: best detections a picture that stay.
     Raises InputError for classes the model does not know, unreadable pictures, an unwritable folder.
     """
-    place = folder(out)
+    name = f"detections_{_set_name(dataset)}_{predictor.recipe.name}_results.json"
+    place = results_folder(out, [name], dataset)
     found = [one[:most] for one in detect(predictor, dataset, lowest_score(predictor, threshold))]  # best first
     ids = dataset.images.ids.tolist()
     rows = [
@@ -31,10 +32,9 @@ def write(
         for image_id, one in zip(ids, found, strict=True)
         for row in one.to_coco(image_id, dataset.category_ids)
     ]
-    file = place / f"detections_{_set_name(dataset)}_{predictor.recipe.name}_results.json"
-    with whole(file) as part:
+    with whole(place / name) as part:
         part.write_text(json.dumps(rows), encoding="utf-8")
-    return file
+    return place / name
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

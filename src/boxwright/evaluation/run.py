@@ -18,15 +18,17 @@ from torch import distributed
 from boxwright import __version__
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.loader import Loader
+from boxwright.data.loader import Loader, workers_watched
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
-from boxwright.files import folder, whole
+from boxwright.files import folder, keep_clear, whole
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.types import Detections
 
+# what is written into the folder
+WRITTEN = ("metrics.json", "detections.json", "precision_recall.png", "confusion.png", "sheet.jpg", "curves.png")
 ON_SHEET = 8  # pictures, spread evenly over the data set
 
 
@@ -52,9 +54,17 @@ def evaluate(
     threshold = lowest_score(predictor, threshold)
     samples = labelled(dataset)
     _same_classes(predictor, dataset)
-    place = folder(out) if out is not None and rank == 0 else None
+    place = results_folder(out, WRITTEN, dataset) if out is not None and rank == 0 else None
     found = detect(predictor, dataset, threshold, rank=rank, world=world)
     return judge(predictor, dataset, samples, found, threshold, place)
+
+
+def results_folder(out: str | Path, written: Sequence[str], dataset: Dataset) -> Path:
+    """The folder `out`, made where it is not there. Raises InputError where one of the files to be written into it is a
+    picture or a label file of `dataset`."""
+    keep_clear(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
+    keep_clear(Path(out), written, (dataset.label_file(index) for index in range(len(dataset.images.label_files))))
+    return folder(out)
 
 
 def lowest_score(predictor: Predictor, given: float | None) -> float:
@@ -126,6 +136,7 @@ def _same_classes(predictor: Predictor, dataset: Dataset) -> torch.Tensor:
     return torch.tensor([labels.get(name, -1) for name in ours])
 
 
+@workers_watched()
 def detect(
     predictor: Predictor, dataset: Dataset, threshold: float, *, rank: int = 0, world: int = 1
 ) -> list[Detections]:

@@ -19,13 +19,15 @@ from boxwright.data.windows import Window
 from boxwright.errors import InputError
 from boxwright.evaluation import voc
 from boxwright.evaluation.coco import Metrics
-from boxwright.evaluation.run import detect, judge, labelled, lowest_score
+from boxwright.evaluation.run import WRITTEN, detect, judge, labelled, lowest_score, results_folder
 from boxwright.evaluation.voc import VocMetrics
-from boxwright.files import folder, whole
+from boxwright.files import whole
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
 from boxwright.types import Detections
+
+TASK2 = "Task2_{}.txt"  # of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,11 @@ def evaluate(
     labels = _same_classes(tiles, scenes)
     if out is not None:
         _writable(scenes, names)
-    place = None if out is None else folder(out)
+    place = None
+    if out is not None:
+        written = (*WRITTEN, "scenes.json", *map(TASK2.format, scenes.names))
+        place = results_folder(out, written, tiles)
+        results_folder(out, written, scenes)
     found = detect(predictor, tiles, threshold)
     metrics = judge(predictor, tiles, samples, found, threshold, place)
     found = [replace(one, labels=labels[one.labels], names=scenes.names) for one in found]
@@ -120,7 +126,7 @@ def whole_scenes(
 def write_task2(place: Path, scenes: Sequence[str], found: Sequence[Detections], names: Sequence[str]) -> None:
     """One `Task2_CLASS.txt` a class, also where nothing was found, with lines `scene score x1 y1 x2 y2` in px."""
     for label, name in enumerate(names):
-        with whole(place / f"Task2_{name}.txt") as part, part.open("w", encoding="utf-8") as file:
+        with whole(place / TASK2.format(name)) as part, part.open("w", encoding="utf-8") as file:
             for scene, given in zip(scenes, found, strict=True):
                 mine = given[given.labels == label]
                 for score, box in zip(mine.scores.tolist(), mine.boxes.tolist(), strict=True):

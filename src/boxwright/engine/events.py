@@ -1,0 +1,38 @@
+"""Curves for TensorBoard, written when they are due: PyTorch's SummaryWriter has a thread for it, whose errors, such as
+a full disk, are nobody's."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+
+class Events:
+    """A new file of events in `folder`. What earlier files say of the steps from `start` on does not count any more.
+
+    Whatever is written may raise OSError.
+    """
+
+    def __init__(self, folder: Path, start: int) -> None:
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self.file = open(folder / name, "xb")  # noqa: SIM115 (`close` closes it)
+        self.records = RecordWriter(self.file)
+        self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._put(Event(wall_time=time.time(), step=start, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of each curve."""
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _put(self, event: Event) -> None:
+        self.records.write(event.SerializeToString())
