@@ -31,8 +31,9 @@ def start(
     processes: int = 1,
     recipe: str = "demo",
     small: dict[str, object] = SMALL,
+    session: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """`boxwright train` of a recipe made small, on one core a process."""
+    """`boxwright train` of a recipe made small, on one core a process. session: in a process group of its own."""
     settings = [word for key, value in (small | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
     launch = (
         ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
@@ -43,6 +44,7 @@ def start(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        start_new_session=session,
     )
 
 

@@ -74,7 +74,7 @@ def test_wrong_words_are_one_line(words: list[str], told: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("raised", "status", "line"),
     [
-        (InputError("a.json: two\n lines"), 2, "boxwright: a.json: two lines\n"),
+        (InputError("a.json: two\n lines"), 2, "boxwright: a.json: two\\n lines\n"),
         (OSError(28, "No space left on device", "/d/x.json"), 2, "boxwright: /d/x.json: No space left on device\n"),
         (PermissionError(13, "Permission denied"), 2, "boxwright: Permission denied\n"),
         (KeyboardInterrupt(), 130, "boxwright: interrupted\n"),

@@ -9,7 +9,8 @@ import pydantic
 import pytest
 import typer
 
-from boxwright import cli, models
+from boxwright import models
+from boxwright.cli import verbs
 from boxwright.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def exists(dotted: str, model: type[pydantic.BaseModel]) -> bool:
 
 def command_fault(words: str) -> str:
     """What `boxwright VERB [PLACEHOLDER] [--option ...]` names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(verbs.app)
     rest = words.split()[1:]
     while hasattr(command, "commands"):
         verb = rest.pop(0)

@@ -10,7 +10,8 @@ import pytest
 import typer
 
 import boxwright
-from boxwright import cli, recipe
+from boxwright import recipe
+from boxwright.cli import verbs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -35,7 +36,7 @@ def commands(text: str) -> list[list[str]]:
 
 def fault(words: list[str]) -> str:
     """What a command names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(verbs.app)
     words = words[: words.index(">")] if ">" in words else words
     while words and hasattr(command, "commands"):
         if words == ["--help"]:

@@ -8,6 +8,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from boxwright import interrupt
+
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -15,7 +17,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", start: int = 0) -> Iterator[T]:
     """Yield `items` unchanged while showing how far we are. `start` of the `total` were done before.
 
-    Everything is written to stderr, so that stdout stays clean for results.
+    Everything is written to stderr, so that stdout stays clean for results. Raises KeyboardInterrupt after a Ctrl-C.
     """
     if sys.stderr.isatty():
         yield from _bar(items, total, what, unit, start)
@@ -35,6 +37,7 @@ def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> It
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total, completed=start, rate="")
         for done, item in enumerate(items, 1):
+            interrupt.check()
             yield item
             rate = done / max(time.monotonic() - begin, 1e-9)
             progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
@@ -43,6 +46,7 @@ def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> It
 def _lines(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
     begin = last = time.monotonic()
     for done, item in enumerate(items, 1):
+        interrupt.check()
         yield item
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:

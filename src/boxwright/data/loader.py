@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from boxwright import interrupt
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
 from boxwright.memory import keep_freed
@@ -100,6 +101,7 @@ class Epochs(Generic[B]):
         parts: Any
         with workers_watched():
             for parts in self._loader:
+                interrupt.check()
                 if isinstance(parts, str):
                     raise InputError(parts)
                 fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them

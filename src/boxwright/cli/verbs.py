@@ -1,0 +1,29 @@
+"""The verbs by their names."""
+
+import typer
+
+from boxwright.cli import data, deploy, networks
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Train, evaluate, port and use convolutional object detectors and classifiers.",
+)
+app.command("list")(networks.list_)
+app.command("show")(networks.show)
+app.command("train")(networks.train)
+app.command("evaluate")(networks.evaluate)
+app.command("predict")(networks.predict)
+app.command("import")(networks.import_)
+app.command("export")(deploy.export)
+app.command("quantize")(deploy.quantize)
+app.command("bench")(deploy.bench)
+app.command("demo")(networks.demo)
+
+data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
+data_app.command("check")(data.check)
+data_app.command("show")(data.show)
+data_app.command("tile")(data.tile)
+data_app.command("convert")(data.convert)
+data_app.command("tensors")(data.tensors)
+app.add_typer(data_app, name="data")

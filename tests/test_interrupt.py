@@ -1,0 +1,125 @@
+"""Ctrl-C ends the command line with one line and status 130, wherever the program stands."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from boxwright import interrupt, progress
+from small_run import lines, start
+
+END = (130, "boxwright: interrupted\n")
+
+# The command line with a verb that interrupts itself at a place where Python loses it.
+LOST = """
+import os, signal, sys, threading, time
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Destroyed:
+    def __del__(self):
+        press()
+
+def in_del():
+    Destroyed()
+
+def in_import():
+    try:
+        press()
+    except KeyboardInterrupt as error:
+        raise ImportError("numpy could not be imported") from error
+
+def in_a_long_loop():
+    from boxwright import progress
+    Destroyed()
+    for _ in progress.track(range(100), 100, "x"):
+        raise AssertionError("a step was made after Ctrl-C")
+
+def twice():
+    Destroyed()
+    press()
+    time.sleep(60)
+
+def in_a_forked_process():
+    if (child := os.fork()) == 0:
+        press()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7, "a worker minds it"
+    in_del()
+
+def in_a_thread():
+    Destroyed()
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+
+import boxwright.recipe
+boxwright.recipe.summaries = globals()[sys.argv[1]]
+sys.argv[1:] = ["list"]
+from boxwright.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "place", ["in_del", "in_import", "in_a_long_loop", "twice", "in_a_forked_process", "in_a_thread"]
+)
+def test_a_lost_interrupt_still_ends_it(place: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST, place], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == END
+
+
+def test_before_the_verbs_are_imported() -> None:
+    """The import of typer is the first that takes time; here it is interrupted."""
+    code = """
+import os, signal, sys
+class Slow:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Slow())
+sys.argv[1:] = ["list"]
+from boxwright.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == END
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
+    """As a terminal does it: every process of the group gets the signal, the workers as well."""
+    process = start(tiny_coco, tmp_path / "run", {"train.epochs": 10_000, "data.workers": workers}, session=True)
+    while process.poll() is None and not lines(tmp_path / "run"):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.communicate(timeout=60)[1].decode().splitlines()
+    assert process.returncode == 130
+    assert told[-1] == "boxwright: interrupted"
+    assert all(line.startswith("epoch ") for line in told[:-1])
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) -> None:
+    process = start(tiny_coco, tmp_path / "run", {"train.epochs": 10_000, "data.workers": 1})
+    while process.poll() is None and not lines(tmp_path / "run"):
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    told = process.communicate(timeout=60)[1].decode().splitlines()
+    assert process.returncode == 2
+    assert told[-1].startswith("boxwright: a loader process has died, perhaps for want of memory")
+    assert all(line.startswith("epoch ") for line in told[:-1])
+
+
+def test_without_the_command_line_nothing_is_watched() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert list(progress.track(range(3), 3, "x")) == [0, 1, 2]
+    assert not interrupt.asked()
+    assert signal.getsignal(signal.SIGINT) is before
