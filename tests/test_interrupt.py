@@ -113,7 +113,7 @@ def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) ->
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     told = process.communicate(timeout=60)[1].decode().splitlines()
-    assert process.returncode == 2
+    assert process.returncode == 2, "\n".join(told[-60:])
     assert told[-1].startswith("boxwright: a loader process has died, perhaps for want of memory")
     assert all(line.startswith("epoch ") for line in told[:-1])
 

@@ -4,9 +4,9 @@ B images, M boxes an image after padding, H x W canvas px
 """
 
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -22,6 +22,7 @@ from boxwright.memory import keep_freed
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
 
+DEATH = ("DataLoader worker (pid", "Pin memory thread exited")  # how PyTorch tells of it
 Parts = tuple[Tensor, Tensor, Tensor, Tensor, tuple[Frame, ...]]  # the fields of a Batch, as workers send them
 
 
@@ -99,13 +100,40 @@ class Epochs(Generic[B]):
         """
         self._order.epoch, self._order.skip = number, skip
         parts: Any
-        with workers_watched():
-            for parts in self._loader:
-                interrupt.check()
-                if isinstance(parts, str):
-                    raise InputError(parts)
-                fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
-                yield self.kind(*fields)
+        for parts in self._loaded():
+            interrupt.check()
+            if isinstance(parts, str):
+                raise InputError(parts)
+            fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
+            yield self.kind(*fields)
+
+    def _loaded(self) -> Iterator[Any]:
+        """What the workers send. Raises InputError when one has died, of which PyTorch tells in several ways."""
+        batches: Iterator[Any] | None = None
+        while True:
+            try:
+                if batches is None:
+                    batches = self._started()
+                parts = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, EOFError, OSError) as error:
+                died = not isinstance(error, RuntimeError) or str(error).startswith(DEATH)
+                if not died or not self._loader.num_workers or str(error).startswith("Caught "):
+                    raise
+                raise InputError(
+                    "a loader process has died, perhaps for want of memory; lower data.workers or the batch"
+                ) from error
+            yield parts
+
+    def _started(self) -> Iterator[Any]:
+        """PyTorch's iterator, without the handler of SIGCHLD that it leaves in the process, which would raise wherever
+        the program stands, and again while it ends."""
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+        batches = iter(self._loader)
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        return batches
 
 
 class _Order:
@@ -193,20 +221,6 @@ class Loader(Epochs[Batch]):
     """Pictures with boxes; see `Epochs`."""
 
     kind, work = Batch, _BoxCanvases
-
-
-@contextmanager
-def workers_watched() -> Iterator[None]:
-    """The death of a worker, which PyTorch tells of wherever the program stands, as an InputError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        reason = str(error).partition("\n")[0].rstrip(". ")
-        raise InputError(
-            f"a loader process has died, perhaps for want of memory ({reason}); lower data.workers or the batch"
-        ) from error
 
 
 def _start_worker(number: int) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor, distributed, nn
 from boxwright import progress
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
-from boxwright.data.loader import workers_watched
 from boxwright.engine import optim, run_folder
 from boxwright.engine import task as tasks
 from boxwright.engine.checkpointing import Keeper, State
@@ -58,7 +57,7 @@ def train(
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
     run, config = Path(out), recipe.train
-    with together(config) as accelerator, run_folder.held(run, resume, accelerator), workers_watched():
+    with together(config) as accelerator, run_folder.held(run, resume, accelerator):
         task = tasks.of(recipe)
         training, validation, left_out = task.open_checked(recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:

@@ -16,7 +16,6 @@ from torch import distributed
 from boxwright import __version__
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
-from boxwright.data.loader import workers_watched
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures, pictures
 from boxwright.evaluation.topk import BEST, TopK, score
@@ -77,7 +76,6 @@ def _info(predictor: ClassPredictor, dataset: ClassSet) -> dict[str, Any]:
     }
 
 
-@workers_watched()
 def _classify(predictor: ClassPredictor, dataset: ClassSet, rank: int, world: int) -> list[Classes]:
     """The best classes of all pictures in the data set's order."""
     config, data = predictor.recipe.evaluate, predictor.recipe.data

@@ -18,7 +18,7 @@ from torch import distributed
 from boxwright import __version__
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.loader import Loader, workers_watched
+from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
@@ -136,7 +136,6 @@ def _same_classes(predictor: Predictor, dataset: Dataset) -> torch.Tensor:
     return torch.tensor([labels.get(name, -1) for name in ours])
 
 
-@workers_watched()
 def detect(
     predictor: Predictor, dataset: Dataset, threshold: float, *, rank: int = 0, world: int = 1
 ) -> list[Detections]:
