@@ -140,7 +140,7 @@ class Keeper:
             self.save(f"epoch-{number:04d}", state)
             numbered = [folder for folder in self.run.iterdir() if re.fullmatch(r"epoch-\d{4,}", folder.name)]
             for folder in sorted(numbered, key=lambda folder: int(folder.name[6:]))[:-keep]:
-                _remove(folder)
+                shutil.rmtree(folder)
         self.save("last", state)
 
 
@@ -160,15 +160,6 @@ def replaced(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Under the name of a checkpoint that is not complete, so that after a kill nobody takes the rest for one."""
-    new, _ = _beside(folder)
-    with told(folder, new, what="cannot be removed"):
-        shutil.rmtree(new, ignore_errors=True)
-        folder.rename(new)
-        shutil.rmtree(new)
 
 
 def recover(run: Path) -> None:

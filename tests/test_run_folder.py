@@ -1,0 +1,376 @@
+"""A run folder: trained by one process at a time, resumed as it was begun, whole after a kill and on a full disk."""
+
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import nn
+
+from boxwright import files
+from boxwright import recipe as recipes
+from boxwright.engine import checkpointing, run_folder
+from boxwright.engine import train as training
+from boxwright.engine.checkpointing import Keeper, State, recover
+from boxwright.engine.events import Events
+from boxwright.engine.fingerprint import Kind, fingerprint
+from boxwright.errors import InputError
+from boxwright.evaluation.run import evaluate
+from boxwright.predict.predictor import load
+from small_run import SMALL, lines, start, tensors
+
+ONE = {"train.epochs": 1}
+
+
+def run(data: Path, out: Path, changes: dict[str, object] = ONE, **words: Any) -> Path:
+    return training.train("demo", data, out, overrides=SMALL | changes, **words)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+class TestOneAtATime:
+    def test_a_second_process_is_refused(self, tiny_coco: Path, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        process = start(tiny_coco, out, {"train.epochs": 10_000, "data.workers": 1})
+        try:
+            while process.poll() is None and not lines(out):
+                time.sleep(0.01)
+            told = rf"run: is being trained by process {process.pid} on \S+; wait until it ends, stop it, or choose"
+            before = lines(out)
+            for resume in (True, False):
+                with pytest.raises(InputError, match=told if resume else "holds a run already|" + told):
+                    run(tiny_coco, out, resume=resume)
+            assert lines(out)[: len(before)] == before
+            time.sleep(0.1)
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
+        # the lock ends with the process, though its loader's worker may live on for seconds
+        with pytest.raises(InputError, match=r"train\.epochs is 10000 there and 1 now"):
+            run(tiny_coco, out, resume=True)
+        process.communicate()
+
+    def test_before_there_is_a_checkpoint(self, tiny_coco: Path, tmp_path: Path) -> None:
+        """Two that begin together: the second finds no run, only the lock."""
+        out, alone = tmp_path / "run", SimpleNamespace(is_main_process=True)
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            with suppress(InputError), run_folder._locked(out):
+                os.write(writing, b"x")
+                time.sleep(60)
+            os._exit(0)
+        os.read(reading, 1)
+        with pytest.raises(InputError, match=f"trained by process {child} "), run_folder.held(out, False, alone):
+            pass
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+    def test_what_was_stopped_at_once_leaves_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="there is no such folder"):
+            run(tmp_path / "nowhere", tmp_path / "runs" / "run")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_without_locks_it_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import fcntl
+
+        def none(*_: object) -> None:
+            raise OSError(37, "No locks available")
+
+        monkeypatch.setattr(fcntl, "lockf", none)
+        with run_folder._locked(tmp_path / "run"):
+            assert "its file system has no locks" in capsys.readouterr().err
+
+
+def swapped(data: Path) -> None:
+    (data / "train" / "1.png").rename(data / "1.png")
+    (data / "train" / "2.png").rename(data / "train" / "1.png")
+    (data / "1.png").rename(data / "train" / "2.png")
+
+
+def entries_swapped(data: Path) -> None:
+    labels = json.loads((data / "annotations" / "train.json").read_text())
+    first, second = labels["images"][:2]
+    first["file_name"], second["file_name"] = second["file_name"], first["file_name"]
+    (data / "annotations" / "train.json").write_text(json.dumps(labels))
+
+
+def repainted(data: Path) -> None:
+    picture = cv2.imread(str(data / "train" / "3.png"))
+    cv2.imwrite(str(data / "train" / "3.png"), 255 - picture)
+
+
+def other_validation_label(data: Path) -> None:
+    labels = json.loads((data / "annotations" / "val.json").read_text())
+    labels["annotations"][0]["bbox"][2] += 1
+    (data / "annotations" / "val.json").write_text(json.dumps(labels))
+
+
+def other_validation_picture(data: Path) -> None:
+    shutil.copy(data / "val" / "1.png", data / "val" / "2.png")
+
+
+class TestResume:
+    @pytest.mark.parametrize(
+        ("change", "part"),
+        [
+            (swapped, "training"),
+            (entries_swapped, "training"),
+            (repainted, "training"),
+            (other_validation_label, "validation"),
+            (other_validation_picture, "validation"),
+        ],
+    )
+    def test_refuses_other_pictures(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, part: str) -> None:
+        data = shutil.copytree(tiny_coco, tmp_path / "data")
+        change(data)
+        with pytest.raises(InputError, match=f"the {part} pictures or labels have changed since"):
+            run(data, copy, resume=True)
+
+    def test_a_data_set_may_be_moved(self, copy: Path, tiny_coco: Path, tmp_path: Path) -> None:
+        data = shutil.copytree(tiny_coco, tmp_path / "data", copy_function=shutil.copyfile)
+        run(data, copy, resume=True)
+
+    @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.suppression.iou": 0.4}])
+    def test_refuses_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
+        with pytest.raises(InputError, match=next(iter(change))):
+            run(tiny_coco, copy, ONE | change, resume=True)
+
+    @pytest.mark.parametrize("words", [{"weights": "x.safetensors"}, {"transfer": True}])
+    def test_refuses_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match="--resume goes on with the run's own weights; leave --weights"):
+            run(tiny_coco, copy, resume=True, **words)
+
+    def test_other_threads_are_told(self, copy: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads + 1)
+            run(tiny_coco, copy, resume=True)
+        finally:
+            torch.set_num_threads(threads)
+        told = f"made with {threads} threads, there are {threads + 1} now"
+        assert told in capsys.readouterr().err
+        run(tiny_coco, copy, resume=True)
+        assert "threads" not in capsys.readouterr().err, "no checkpoint was made since"
+
+    @pytest.mark.parametrize("line", [b"12\n", b'{"step": "1"}\n', b"\xff\xfe\n", b"null\n", b'{"step": 1, "epoch"\n'])
+    def test_a_damaged_log_is_one_line(self, copy: Path, tiny_coco: Path, line: bytes) -> None:
+        log = copy / "log.jsonl"
+        log.write_bytes(log.read_bytes() + line)
+        kept = log.read_bytes()
+        with pytest.raises(InputError, match=rf"log\.jsonl: line {kept.count(chr(10).encode())}: "):
+            run(tiny_coco, copy, resume=True)
+        assert log.read_bytes() == kept
+
+    def test_a_line_that_a_kill_cut_short_is_dropped(self, copy: Path, tiny_coco: Path) -> None:
+        before = lines(copy)
+        with (copy / "log.jsonl").open("ab") as file:
+            file.write(b'{"step": 7, "ep')
+        run(tiny_coco, copy, resume=True)
+        assert lines(copy) == before
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda values: values.update(step="6"),
+            lambda values: values.update(step=-1),
+            lambda values: values.update(best="high"),
+            lambda values: values.pop("threads"),
+            lambda values: values.update(optimizer={"state": {}}),
+            lambda values: values.update(optimizer=torch.optim.Adam([torch.zeros(3)]).state_dict()),
+            lambda values: values["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3)),
+            lambda values: values["optimizer"]["state"][0].update(momentum_buffer="x"),
+            lambda values: values["optimizer"]["param_groups"].reverse(),
+        ],
+    )
+    def test_a_state_of_something_else_is_one_line(self, copy: Path, tiny_coco: Path, damage: Any) -> None:
+        file = copy / "last" / "state.pt"
+        values = torch.load(file, weights_only=True)
+        damage(values)
+        torch.save(values, file)
+        with pytest.raises(InputError, match=r"state\.pt: (not )?the state of (a run|another optimiser)"):
+            run(tiny_coco, copy, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["sample", "content"])
+def test_what_of_a_picture_counts(tmp_path: Path, kind: Kind) -> None:
+    """One byte is changed, so that name and size stay."""
+    file, places = tmp_path / "a.bmp", {0, 4095, 6000, 8000, 11_999}
+    file.write_bytes(bytes(12_000))
+    before, noticed = fingerprint([], ["a"], [str(file)], kind), set()
+    for place in places:
+        file.write_bytes(bytes(place) + b"x" + bytes(11_999 - place))
+        if fingerprint([], ["a"], [str(file)], kind) != before:
+            noticed.add(place)
+    assert noticed == (places - {6000} if kind == "sample" else places)
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(call: int) -> Iterator[list[int]]:
+    """A kill played by an exception at the call-th change of the file system; after it nothing happens any more."""
+    count = [0]
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(real: Any) -> Any:
+            def one(*args: Any, **words: Any) -> Any:
+                count[0] += 1
+                if count[0] >= call:
+                    raise Killed
+                return real(*args, **words)
+
+            return one
+
+        for name in ("open", "rename", "replace", "unlink", "rmdir", "mkdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with suppress(Killed):
+            yield count
+
+
+def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (files, checkpointing):
+        monkeypatch.setattr(module, "sync", lambda path: None)  # no power cut is played
+    recipe = recipes.load("demo", {"train.keep": 1})
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD([{"name": "weight", "params": list(network.parameters())}], momentum=0.9)
+    alone = SimpleNamespace(is_main_process=True, scaler=None, device=torch.device("cpu"))
+    keeper = Keeper(tmp_path / "run", recipe, network, None, optimizer, alone)
+
+    def epochs(until: int) -> None:
+        """As in training: each epoch has its number for a weight."""
+        state = keeper.restore(State())
+        for epoch in range(state.step + 1, until + 1):
+            with torch.no_grad():
+                network.weight.fill_(epoch)
+            state.step = epoch
+            keeper.epoch(epoch, state)
+
+    keeper.run.mkdir()
+    keeper.save("last", State())
+    epochs(2)
+    shutil.copytree(keeper.run, tmp_path / "begun")
+    with killed_at(10**9) as count:
+        epochs(3)
+    assert count[0] > 20
+    for call in range(1, count[0] + 1):
+        shutil.rmtree(keeper.run)
+        shutil.copytree(tmp_path / "begun", keeper.run)
+        with killed_at(call):
+            epochs(3)
+        recover(keeper.run)
+        epochs(3)
+        kept = {path.name for path in keeper.run.iterdir() if not path.name.endswith(".part")}
+        assert kept == {"last", "epoch-0003"}, f"killed at {call}"
+        for name in kept:
+            found = torch.load(keeper.run / name / "state.pt", weights_only=True)["step"]
+            keeper.network.load_state_dict(
+                checkpointing.checkpoint.read_tensors(keeper.run / name / "model.safetensors")
+            )
+            assert (found, network.weight.item()) == (3, 3), f"killed at {call}"
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class TestFullDisk:
+    def test_any_file_of_a_training(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
+        """The disk is full at another file each time; the run goes on when there is space again."""
+        sizes = sorted({path.stat().st_size for path in finished.rglob("*") if path.is_file()})
+        out, told = tmp_path / "run", set()
+        for limit in (10, sizes[-1] - 1, 5000):
+            with pytest.raises(InputError, match="cannot be written") as error, no_file_beyond(limit):
+                run(tiny_coco, out, resume=(out / "last").exists())
+            assert "\n" not in str(error.value)
+            assert ".part" not in str(error.value)
+            told.add(str(error.value))
+            assert not list(out.glob("*.part")) + list(out.glob("*.new"))
+        assert len(told) > 1
+        run(tiny_coco, out, resume=(out / "last").exists())
+        expected, found = tensors(finished / "last"), tensors(out / "last")
+        assert all(expected[name].equal(found[name]) for name in expected)
+
+    @pytest.mark.parametrize("name", ["log.jsonl", "events"])
+    def test_the_log_and_the_curves(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
+        """Without this a thread of TensorBoard's writer would tell it."""
+        from boxwright.engine.log import Journal
+
+        alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
+        journal = Journal(tmp_path, alone, recipes.load("demo").train, 0)
+        line = {"x" * 100: 1.0} if name == "events" else {"x": 1.0}
+
+        def write() -> None:
+            for step in range(20):
+                journal.evaluated(step, 0, line)
+
+        with pytest.raises(InputError, match=r"log\.jsonl: cannot be written \(File too large\)"), no_file_beyond(300):
+            write()
+        journal.close()
+
+
+def test_a_run_folder_that_is_deleted_is_one_line(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    real = training._assess
+
+    def deleted(*args: Any) -> None:
+        real(*args)
+        shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(training, "_assess", deleted)
+    with pytest.raises(InputError, match=r"run/last: the checkpoint cannot be written \(No such file or directory\)"):
+        run(tiny_coco, tmp_path / "run")
+
+
+def test_curves_are_read_by_tensorboard(tmp_path: Path) -> None:
+    for start_at in (1, 3):
+        events = Events(tmp_path, start_at)
+        events.write(start_at, {"AP": 0.5, "loss/box": start_at})
+        events.close()
+    found = [list(EventFileLoader(str(file)).Load()) for file in sorted(tmp_path.iterdir())]
+    assert [[event.step for event in each] for each in found] == [[0, 1, 1], [0, 3, 3]]
+    points = {value.tag: value.tensor.float_val[0] for value in found[1][2].summary.value}
+    assert points == {"AP": 0.5, "loss/box": 3.0}
+    assert found[1][1].session_log.status == 1, "START: earlier points from here on do not count"
+
+
+def test_an_evaluation_does_not_write_over_what_it_reads(finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    from boxwright.data import open_dataset
+
+    data = shutil.copytree(tiny_coco, tmp_path / "data")
+    labels = json.loads((data / "annotations" / "val.json").read_text())
+    labels["images"][0]["file_name"] = "sheet.jpg"
+    (data / "annotations" / "val.json").write_text(json.dumps(labels))
+    (data / "val" / "1.png").rename(data / "val" / "sheet.jpg")
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"sheet\.jpg: is read, and would be written over"):
+        evaluate(load(finished), open_dataset(data, "val"), data / "val")
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
