@@ -38,7 +38,7 @@ def in_a_long_loop():
     from boxwright import progress
     Destroyed()
     for _ in progress.track(range(100), 100, "x"):
-        raise AssertionError("a step was made after Ctrl-C")
+        print("a step after Ctrl-C")
 
 def twice():
     Destroyed()
@@ -59,7 +59,8 @@ def in_a_thread():
     thread.join()
 
 import boxwright.recipe
-boxwright.recipe.summaries = globals()[sys.argv[1]]
+place = globals()[sys.argv[1]]
+boxwright.recipe.summaries = lambda: place() or {"a recipe": "its line"}
 sys.argv[1:] = ["list"]
 from boxwright.cli import main
 main()
@@ -72,6 +73,7 @@ main()
 def test_a_lost_interrupt_still_ends_it(place: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOST, place], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == END
+    assert "a step" not in done.stdout
 
 
 def test_before_the_verbs_are_imported() -> None:
@@ -101,7 +103,7 @@ def test_a_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
     told = process.communicate(timeout=60)[1].decode().splitlines()
     assert process.returncode == 130
     assert told[-1] == "boxwright: interrupted"
-    assert all(line.startswith("epoch ") for line in told[:-1])
+    assert [line for line in told[:-1] if not line.startswith("epoch ")] == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 

@@ -4,6 +4,7 @@ B images, M boxes an image after padding, H x W canvas px
 """
 
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -225,5 +226,6 @@ class Loader(Epochs[Batch]):
 
 def _start_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one then ends its workers
+    sys.excepthook = lambda *_: None  # of the thread that hands tensors over, when the main process stops taking them
     cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
     keep_freed()  # a worker that was forked has this from its parent, one that was spawned has not
