@@ -12,7 +12,9 @@ import torchvision_on_cpu
 from boxwright.data import index
 from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
+from boxwright.predict.backend import silence_telemetry
 
+silence_telemetry()  # of what tests import by themselves
 torchvision_on_cpu.load()
 PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 

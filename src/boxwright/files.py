@@ -48,6 +48,15 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
+def user_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/boxwright, or ~/.cache/boxwright.
+
+    Raises RuntimeError for a user without a home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "boxwright"
+
+
 def folder(path: str | Path) -> Path:
     """`path` as a folder that is there. Raises InputError where it can neither be found nor made."""
     made = Path(path)

@@ -4,12 +4,15 @@ Nothing here imports torch before a verb needs it, so `--help` and `list` answer
 before Ctrl-C is taken care of.
 """
 
+import contextlib
+import io
 import os
 import sys
 from typing import NoReturn
 
 from boxwright import interrupt
 from boxwright.errors import InputError, printable
+from boxwright.files import user_folder
 from boxwright.memory import keep_freed
 
 
@@ -37,6 +40,7 @@ def _run(words: list[str]) -> tuple[int, str]:
     from boxwright.cli.verbs import app
 
     keep_freed()
+    _settle_in()
     try:
         status = app(words, prog_name="boxwright", standalone_mode=False)
     except (InputError, typer.TyperException) as error:
@@ -52,3 +56,17 @@ def _run(words: list[str]) -> tuple[int, str]:
 
 def _line(message: str) -> str:
     return "boxwright: " + printable(" ".join(message.split()))
+
+
+def _settle_in() -> None:
+    """What only a process of our own may do: have libraries keep their files in our cache, and print any text.
+
+    A name that the terminal's encoding lacks is shown with escapes. Where stderr is closed, what is said there is lost.
+    """
+    with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib takes a temporary folder then
+        os.environ.setdefault("MPLCONFIGDIR", str(user_folder() / "matplotlib"))
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -23,6 +23,7 @@ from boxwright.data import coco, dataset
 from boxwright.data.coco import Contents
 from boxwright.data.dataset import Array, Boxes
 from boxwright.errors import InputError, printable
+from boxwright.files import user_folder
 
 SMALL = 1 << 20  # bytes; a JSON of less is parsed in under 30 ms
 # A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
@@ -58,12 +59,6 @@ def contents(file: Path, cache: str | Path | None = None) -> Contents:
         if now - stamp["ctime_ns"] > TICK and _unchanged(file, stamp):
             _keep(place, held, stamp)
     return held
-
-
-def user_folder() -> Path:
-    """$XDG_CACHE_HOME/boxwright, or ~/.cache/boxwright. Raises RuntimeError for a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "boxwright"
 
 
 def _stamp(file: Path) -> dict[str, Any]:

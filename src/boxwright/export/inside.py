@@ -1,6 +1,5 @@
 """Where inside the network an ONNX file first goes another way than PyTorch."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from boxwright.predict.backend import extra
 
 
 def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], limit: float) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ def _values(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _values_of_file(file: Path, inputs: Sequence[Tensor]) -> list[tuple[str, str, Tensor]]:
     """(name, operator, value) of all float values of an ONNX file, in its order."""
-    onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    onnx, runtime = extra("onnx", "onnx"), extra("onnxruntime", "onnx")
     content = onnx.load(file)
     nodes = {name: node.op_type for node in content.graph.node for name in node.output if name}
     told = {output.name for output in content.graph.output}

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import os
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 
 from boxwright.errors import InputError
 from boxwright.export import openvino
+from boxwright.predict.backend import silence_telemetry
 from boxwright.predict.card import KEY
 
 SUFFIXES = {"openvino": ".xml", "onnxruntime": ".onnx"}
@@ -63,7 +63,7 @@ def write_int8(backend: str, file: Path, target: Path, card: str, pictures: Pict
 
 def library() -> Any:
     """NNCF, quiet. Raises InputError where it is not installed."""
-    os.environ.setdefault("NNCF_CI", "1")  # unless this is set when it is imported it reports its use to its makers
+    silence_telemetry()
     try:
         nncf = importlib.import_module("nncf")
     except ImportError as error:

@@ -12,6 +12,7 @@ from boxwright import files
 from boxwright.errors import InputError
 from boxwright.export.graph import Graph, exported
 from boxwright.ops.exported import Operator, written_with
+from boxwright.predict.backend import silence_telemetry
 from boxwright.predict.card import KEY
 
 OPSET = 20  # of 19 and later DeformConv, of 20 GridSample as PyTorch has it
@@ -78,6 +79,7 @@ def _halve(model: Any) -> None:
 
 def _extra(name: str) -> Any:
     """A module of the extra."""
+    silence_telemetry()  # of ONNX Runtime, which both PyTorch's exporter and onnxscript import where they find it
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -4,6 +4,8 @@ B pictures
 """
 
 import importlib
+import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -124,8 +126,20 @@ def joined(parts: Sequence[Sequence[Tensor]], count: int) -> tuple[Tensor, ...]:
     return tuple((one.float() if one.is_floating_point() else one)[:count] for one in whole)
 
 
+def silence_telemetry() -> None:
+    """Have OpenVINO, NNCF and ONNX Runtime, if imported after this, send nothing to their makers.
+
+    Unasked, the first two report each import and each call, and ONNX Runtime a process of more than some seconds; all
+    three write an identifier of the user into the home folder. OpenVINO and NNCF go on without the module that does it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it is an ImportError now
+    os.environ.setdefault("NNCF_CI", "1")  # for whoever imported that module before us
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def extra(module: str, name: str) -> ModuleType:
-    """A module of the extra called `name`. Raises InputError where that is not installed."""
+    """A module of the extra called `name`, its telemetry silenced. Raises InputError where that is not installed."""
+    silence_telemetry()
     try:
         return importlib.import_module(module)
     except ImportError as error:
