@@ -1,4 +1,5 @@
-"""JSON from strangers, read strictly: a repeated key is an error, and sizes are checked before memory is taken."""
+"""JSON from strangers, read strictly: a repeated key is an error, and sizes are checked before memory is taken; and our
+own, written."""
 
 import json
 from collections.abc import Callable
@@ -55,6 +56,22 @@ def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | 
         raise InputError(f"{source}: nested too deeply, needed JSON of fewer levels") from error
     except ValueError as error:  # no JSON, no UTF-8, a number of too many digits
         raise InputError(f"{source}: not JSON ({str(error)[:160]}); truncated?") from error
+
+
+def text_of(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that is UTF-8 whatever names it holds.
+
+    A byte of a file name that is no text (as `os.fsdecode` gives it) becomes an escape such as `\\udce9`, from which
+    `parse` makes the same name again.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # of a surrogate that is JSON's escape as well
+
+
+def write(path: str | Path, value: Any, indent: int | None = None) -> None:
+    """Write `text_of(value)` to `path`, whole or not at all. Raises InputError where it cannot be written."""
+    with files.whole(path) as part:
+        part.write_text(text_of(value, indent), encoding="utf-8")
 
 
 def _repeated(pairs: list[tuple[str, Any]]) -> str:

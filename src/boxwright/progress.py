@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from boxwright import interrupt
+from boxwright.errors import printable
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
@@ -19,6 +20,7 @@ def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", sta
 
     Everything is written to stderr, so that stdout stays clean for results. Raises KeyboardInterrupt after a Ctrl-C.
     """
+    what = printable(what)
     if sys.stderr.isatty():
         yield from _bar(items, total, what, unit, start)
     else:
@@ -27,7 +29,7 @@ def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", sta
 
 def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from boxwright.cli.options import Changes, Folder
+from boxwright.cli.output import say
 from boxwright.errors import InputError
 
 
@@ -18,15 +19,11 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
-    from PIL import Image
-
     from boxwright.data import check, class_check, classes
-    from boxwright.data.header import MOST_PIXELS
 
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # this process is ours; Pillow asks it for WebP and whole TIFFs
     look = class_check.check_folder if classes.holds_classes(folder) else check.check_folder
     found = look(folder, tuple(split or ()), Path(report), decode=decode)
-    print(found)
+    say(found)
     raise typer.Exit(1 if found.errors else 0)
 
 
@@ -41,9 +38,9 @@ def show(
     from boxwright.predict import class_labels, labels
 
     if classes.holds_classes(folder):
-        print(class_labels.draw_labels(classes.open_classes(folder, split), Path(out), count))
+        say(class_labels.draw_labels(classes.open_classes(folder, split), Path(out), count))
     else:
-        print(labels.draw_labels(open_dataset(folder, split), Path(out), count))
+        say(labels.draw_labels(open_dataset(folder, split), Path(out), count))
 
 
 def tile(
@@ -81,7 +78,7 @@ def tile(
     else:
         raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
     cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
-    print(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
+    say(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
 
 
 def convert(
@@ -97,9 +94,9 @@ def convert(
     from boxwright.data import class_crops, convert
 
     if to == "folder":
-        print(class_crops.crop(folder, out, outside=outside))
+        say(class_crops.crop(folder, out, outside=outside))
     else:
-        print(convert.convert(folder, to, out, outside=outside))
+        say(convert.convert(folder, to, out, outside=outside))
 
 
 def tensors(
@@ -125,4 +122,4 @@ def tensors(
     meant = loading.recipe_of(weights or "", recipe)
     if set_:
         meant = meant.with_overrides(set_)
-    print(tensors.write(folder, out, meant, split, count, format_))
+    say(tensors.write(folder, out, meant, split, count, format_))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from boxwright.cli.options import Changes, Compile, Data, RecipeOption, Weights
+from boxwright.cli.output import say
 
 
 def export(
@@ -47,7 +48,7 @@ def export(
         split=split,
         chip=chip,
     )
-    print(report)
+    say(report)
 
 
 def quantize(
@@ -68,7 +69,7 @@ def quantize(
     """Write a file that computes in 8 bits, and say what that costs and gains."""
     from boxwright.export import int8
 
-    print(
+    say(
         int8.quantize(
             weights,
             data,
@@ -93,4 +94,4 @@ def bench(
     """Time the network in every runtime that is installed, side by side."""
     from boxwright.export import bench as timing
 
-    print(timing.bench(weights, out, recipe=recipe, overrides=set_ or (), rounds=rounds, compile_=compile_))
+    say(timing.bench(weights, out, recipe=recipe, overrides=set_ or (), rounds=rounds, compile_=compile_))

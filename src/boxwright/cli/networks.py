@@ -16,6 +16,7 @@ from boxwright.cli.options import (
     Transfer,
     Weights,
 )
+from boxwright.cli.output import say
 from boxwright.errors import InputError
 
 
@@ -26,7 +27,7 @@ def list_() -> None:
     summaries = recipe.summaries()
     width = max(map(len, summaries))
     for name, summary in summaries.items():
-        print(f"{name:{width}}  {summary}")
+        say(f"{name:{width}}  {summary}")
 
 
 def show(
@@ -61,7 +62,7 @@ def train(
         skip_bad=skip_bad,
         overrides=tuple(set_ or ()),
     )
-    print(folder)
+    say(folder)
 
 
 def evaluate(
@@ -99,17 +100,17 @@ def evaluate(
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
         loaded = class_predictor.load_classifier(*chosen)
-        print(class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out))
+        say(class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out))
         return
     detector = predictor.load(*chosen)
     if no_truth:
-        print(results.write(detector, open_pictures(data, split), out, most=most))
+        say(results.write(detector, open_pictures(data, split), out, most=most))
         return
     labelled = open_dataset(data, split, detector.recipe.data.kind, detector.recipe.data.cache)
     if scenes is None:
-        print(run.evaluate(detector, labelled, out))
+        say(run.evaluate(detector, labelled, out))
     else:
-        print(whole.evaluate(detector, labelled, open_dataset(scenes, split), out))
+        say(whole.evaluate(detector, labelled, open_dataset(scenes, split), out))
 
 
 def predict(
@@ -175,7 +176,7 @@ def predict(
             summary = scene_sinks.predict_scenes_to_folder(
                 detector, sources, out, tiling, threshold, nms, wanted, geojson=geojson
             )
-    print("\n".join([*lines, *summary.lines()]))
+    say("\n".join([*lines, *summary.lines()]))
     raise typer.Exit(1 if summary.failed else 0)
 
 
@@ -202,9 +203,9 @@ def import_(
     files.keep_apart([Path(out)], [files.locate(Path(file))])
     resolved = recipes.load(recipe, set_ or ())
     model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
-    print(weights.load(model, file, resolved, transfer=transfer))
+    say(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)
-    print(out)
+    say(out)
 
 
 def demo(
@@ -214,4 +215,4 @@ def demo(
     """Render scenes with known boxes, train on them, evaluate, draw. Minutes on two cores; no network."""
     from boxwright.engine import demo as whole
 
-    print(whole.run(Path(out), tuple(set_ or ())))
+    say(whole.run(Path(out), tuple(set_ or ())))

@@ -6,17 +6,21 @@ Rules for files: the EXIF orientation is applied, so sizes and boxes are those o
 becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colours below it stay).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from boxwright.data.budget import MOST_PIXELS, budget, too_large
 from boxwright.data.header import read_header
 from boxwright.errors import InputError
+from boxwright.files import read_bytes
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
@@ -24,6 +28,7 @@ Size = tuple[int, int]  # (height, width) px
 Window = tuple[int, int, int, int]  # picture px: (top, left, bottom, right)
 Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
+MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits, uncompressed
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
@@ -37,11 +42,18 @@ def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt
     sides is then decoded at 1/2, 1/4 or 1/8 of its size, which is much faster; the result is never smaller than
     `at_least`. None: full size, for when pixels must be those of the file.
 
-    Raises InputError when the file cannot be read as a picture.
+    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
     """
-    data = _read_bytes(path)
-    size = _jpeg_size(data, path) if at_least else None
-    return _decode(data, path, _reduction(size, at_least) if at_least and size else 1)
+    source = _open(path)
+    return _decode(source, _reduction(source.size, at_least) if at_least and source.is_jpeg else 1)
+
+
+@contextmanager
+def decoded(path: str | Path) -> Iterator[npt.NDArray[np.uint8]]:
+    """Like `read_image`, for as long as the block lasts; waits until there is room for it (`budget`)."""
+    source = _open(path)
+    with budget.taken(math.prod(source.size)):
+        yield _decode(source, 1)
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
@@ -88,17 +100,17 @@ def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
 def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce: bool) -> tuple[Picture, Frame]:
     """The file's picture on its canvas, and its frame. `reduce` allows decoding a JPEG at reduced size.
 
-    Raises InputError when the file cannot be read as a picture.
+    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
     """
-    data = _read_bytes(path)
-    size = _jpeg_size(data, path) if reduce else None
-    if size is None:
-        image = _decode(data, path, 1)
-        frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
-    else:
-        frame = frame_for(size, canvas, image_id, path)
-        image = _decode(data, path, _reduction(size, _sizes(size, canvas)[0]))
-    return place(image, frame, canvas), frame
+    source = _open(path)
+    with budget.taken(math.prod(source.size)):
+        if not (reduce and source.is_jpeg):
+            image = _decode(source, 1)
+            frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
+        else:
+            frame = frame_for(source.size, canvas, image_id, path)
+            image = _decode(source, _reduction(source.size, _sizes(source.size, canvas)[0]))
+        return place(image, frame, canvas), frame
 
 
 def read_window(
@@ -107,18 +119,19 @@ def read_window(
     """The window of the file's picture that `choose` picks by its size, stretched over the whole canvas; its frame.
 
     A JPEG whose window is far larger than the canvas is decoded at reduced size.
-    Raises InputError when the file cannot be read as a picture.
+    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
     """
-    data = _read_bytes(path)
-    size = _jpeg_size(data, path)
-    if size is None:
-        image = _decode(data, path, 1)
-        size = (image.shape[0], image.shape[1])
-        window = choose(size)
-    else:
-        top, left, bottom, right = window = choose(size)
-        image = _decode(data, path, _reduction((bottom - top, right - left), canvas.size))
-    return stretch(image, size, window, canvas, image_id, path)
+    source = _open(path)
+    with budget.taken(math.prod(source.size)):
+        if source.is_jpeg:
+            size = source.size
+            top, left, bottom, right = window = choose(size)
+            image = _decode(source, _reduction((bottom - top, right - left), canvas.size))
+        else:
+            image = _decode(source, 1)
+            size = (image.shape[0], image.shape[1])
+            window = choose(size)
+        return stretch(image, size, window, canvas, image_id, path)
 
 
 def stretch(
@@ -185,48 +198,64 @@ def _scaled(size: Size, factor: float) -> Size:
     return h, w
 
 
-def _read_bytes(path: str | Path) -> bytes:
+class _Source(NamedTuple):
+    """A picture's file that may be decoded. size: (height, width) px as displayed."""
+
+    path: str | Path
+    data: bytes
+    size: Size
+
+    @property
+    def is_jpeg(self) -> bool:
+        return self.data.startswith(b"\xff\xd8")
+
+
+def _open(path: str | Path) -> _Source:
+    """Raises InputError for a file that cannot be read, is no picture, or has more pixels than may be decoded."""
+    header = read_header(str(path), whole=None)
+    if reason := header.fault if header.large else too_large(header.size):  # of a TIFF the header takes any number
+        raise InputError(f"{path}: {reason}")
     try:
-        data = Path(path).read_bytes()
+        if (length := Path(path).stat().st_size) > MOST_BYTES:
+            raise InputError(
+                f"{path}: has {length} bytes, needed {MOST_BYTES} at most; replace the file or leave it out"
+            )
+        data = read_bytes(path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}), needed a picture; restore it or leave it out"
         ) from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes), needed a picture; replace the file or leave it out")
-    return data
-
-
-def _jpeg_size(data: bytes, path: str | Path) -> tuple[int, int] | None:
-    """(height, width) px as displayed, of a JPEG whose header can be read."""
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    header = read_header(str(path), whole=None)
-    return None if header.fault else header.size
+    source = _Source(path, data, header.size)
+    if header.fault:
+        raise _unreadable(source)
+    return source
 
 
 def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
     return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(needed, size, strict=True))), 1)
 
 
-def _decode(data: bytes, path: str | Path, reduction: int) -> npt.NDArray[np.uint8]:
+def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
+    data = source.data
     complete = not data.startswith(b"\x89PNG") or b"IEND" in data  # libpng prints about cut files by itself
     try:
         flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None
-    except cv2.error as error:  # for example a declared size above OpenCV's limit of 2^30 px
-        raise _unreadable(data, path) from error
+    except cv2.error as error:
+        raise _unreadable(source) from error
     if image is None:
-        raise _unreadable(data, path)
+        raise _unreadable(source)
     if reduction > 1:  # OpenCV has no flag for reduced and RGB
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return image  # type: ignore[return-value]
 
 
-def _unreadable(data: bytes, path: str | Path) -> InputError:
+def _unreadable(source: _Source) -> InputError:
     return InputError(
-        f"{path}: not a readable picture ({len(data)} bytes: damaged, cut off, or no picture at all), "
-        "needed JPEG, PNG or another format OpenCV reads; replace the file or leave it out"
+        f"{source.path}: not a readable picture ({len(source.data)} bytes: damaged, cut off, or no picture at all), "
+        "needed JPEG, PNG, BMP, WebP or TIFF; replace the file or leave it out"
     )
 
 

@@ -5,62 +5,44 @@ labels refer to the picture as it is displayed.
 """
 
 import os
-import re
-import struct
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    MpoImagePlugin,  # noqa: F401  (JpegImagePlugin imports it when it is needed, which may be in several threads)
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from boxwright.data.budget import too_large
 from boxwright.files import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Of the many formats Pillow knows; the others are not for strangers' files. JPEG takes MPO with it: JPEGs in a row.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files start; the last two are BigTIFF
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
 PART = 256  # pictures whose headers are read together
-# How files start, and what reads them, of the many formats that Pillow knows; the others are not for strangers' files.
-# JPEG takes MPO with it: JPEGs in a row. `Image.open` would refuse pictures that are large but fine for us, unless its
-# limit was raised for the whole program. (Pillow asks that limit for WebP and for decoding a TIFF all the same.)
-READERS: tuple[tuple[re.Pattern[bytes], Callable[..., ImageFile.ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.jpeg_factory),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
-    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
-    (re.compile(b"|".join(map(re.escape, TIFF))), TiffImagePlugin.TiffImageFile),
-)
-MOST_PIXELS = 1 << 30  # that a picture may have to be decoded, 3 GiB as RGB; OpenCV has the same limit
-TOO_LARGE = (
-    f"more than {MOST_PIXELS} px, too many to decode at once; turned into a tiled TIFF, `predict --tile` reads it in "
-    "parts"
-)
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
+_alone = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """size: (height, width) px as displayed; (-1, -1) where `fault` says why the picture cannot be used.
 
-    orientation: the EXIF value, 1 when upright. missing: there is no such file.
+    orientation: the EXIF value, 1 when upright. missing: there is no such file. large: it has too many pixels.
     """
 
     size: tuple[int, int] = (-1, -1)
     orientation: int = 1
     missing: bool = False
+    large: bool = False
     fault: str = ""
 
     @property
@@ -91,10 +73,17 @@ def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[H
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Pillow warns of large pictures and odd metadata; neither is a fault here."""
-    with warnings.catch_warnings():
+    """Pillow warns of odd metadata, which is no fault here, and of pictures larger than its limit; ours is another.
+
+    Both are settings of the whole process.
+    """
+    with _alone, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _read(path: str, whole: bool | None) -> Header:
@@ -109,9 +98,9 @@ def _read(path: str, whole: bool | None) -> Header:
                     return Header(fault=f"cannot be decoded (cut off: {length} bytes, its pixels end at {end})")
                 return _tiff_header(tags)
             file.seek(0)
-            with _opened(file, path) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    return Header(fault=TOO_LARGE)
+            with Image.open(file, formats=FORMATS) as image:
+                if reason := too_large((image.height, image.width)):
+                    return Header(large=True, fault=reason)
                 orientation = _orientation(image, path)
                 if whole or (whole is False and not _ends_well(image, path)):
                     image.load()
@@ -121,24 +110,10 @@ def _read(path: str, whole: bool | None) -> Header:
     except UnidentifiedImageError:
         return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
     except OSError as error:
-        reason = error.strerror or str(error)
-        return Header(fault=f"cannot be {'read' if error.strerror else 'decoded'} ({reason})")
+        return Header(fault=f"cannot be {'read' if error.strerror else 'decoded'} ({error.strerror or error})")
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
-
-
-def _opened(file: BinaryIO, path: str) -> ImageFile.ImageFile:
-    """The picture, its pixels not yet decoded. Raises UnidentifiedImageError for a file that starts like none."""
-    start = file.read(16)
-    file.seek(0)
-    for pattern, reader in READERS:
-        if pattern.match(start):
-            try:
-                return reader(file, path)
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:  # how Pillow says that it is not
-                raise UnidentifiedImageError(path) from error
-    raise UnidentifiedImageError(path)
 
 
 def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -201,6 +176,6 @@ def _ends_well(image: Image.Image, path: str) -> bool:
 
 
 def _tail(path: str, length: int) -> bytes:
-    with open_regular(path) as file:
+    with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - length))
         return file.read(length)

@@ -92,10 +92,8 @@ def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
         with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **columns)
     except InputError as error:
-        print(
-            f"{printable(stamp['path'])}: no index is kept, so it is read again at every start: {error}",
-            file=sys.stderr,
-        )
+        told = f"{stamp['path']}: no index is kept, so it is read again at every start: {error}"
+        print(printable(told), file=sys.stderr)
 
 
 def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:

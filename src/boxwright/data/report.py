@@ -1,7 +1,6 @@
 """What `check` found, for people and for programs."""
 
 import itertools
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from boxwright import json_text
 from boxwright.errors import InputError, printable
-from boxwright.files import open_regular, whole
+from boxwright.files import open_regular
 
 T = TypeVar("T")
 OURS = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # how a report that `write` wrote begins
@@ -108,8 +108,7 @@ class Report:
     def write(self, file: Path) -> None:
         """The JSON into a file. Raises InputError where it cannot be written, and as `refuse_others` does."""
         refuse_others(file)
-        with whole(file) as part:  # ASCII, so that a name that is no text stands there as exactly what it is
-            part.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="ascii")
+        json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
         lines = [

@@ -4,7 +4,6 @@ other devices.
 H x W canvas px
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +60,7 @@ def write(
             pixels, frame = canvas_of(samples[index], recipe.data.canvas, reduce=False)
             _save(pixels, folder / row["file"])
             row |= _lies(frame)
-        text = json.dumps({**head, "pictures": rows}, indent=1)  # ASCII, for names that are no text
-        (folder / INDEX).write_text(text, encoding="utf-8")
+        json_text.write(folder / INDEX, {**head, "pictures": rows}, indent=1)
     return f"{done}: written\n{printable(str(target))}"
 
 

@@ -8,7 +8,6 @@ neither object nor background (COCO's `iscrowd`: half a ship teaches neither "sh
 cut `drop`. What is less than a px of the tile wide or high then is left out in any case.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import json_text
 from boxwright.data import open_dataset
 from boxwright.data import splits as splits_of
+from boxwright.data.budget import MOST_PIXELS
 from boxwright.data.check import BEYOND, check, skip_bad
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.header import MOST_PIXELS, read_header
+from boxwright.data.header import read_header
 from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
 from boxwright.errors import InputError, printable
@@ -335,7 +336,7 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
         annotations += [{"id": len(annotations) + at, "image_id": number, **box} for at, box in enumerate(boxes, 1)]
     categories = [{"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.names, strict=True)]
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
-    data = json.dumps(tree).encode()
+    data = json_text.text_of(tree).encode()
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:

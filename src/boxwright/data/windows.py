@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.data.budget import MOST_PIXELS
 from boxwright.data.canvas import read_image
-from boxwright.data.header import MOST_PIXELS, TIFF, read_header, tiff_directory, tiff_orientation
+from boxwright.data.header import TIFF, read_header, tiff_directory, tiff_orientation
 from boxwright.errors import InputError, printable
 from boxwright.files import open_regular
 
@@ -114,7 +115,7 @@ def open_scene(path: str | Path) -> Iterator[Scene]:
 
     Raises InputError for a file that cannot be read, has bands of which nobody can say which is red, or holds other
     numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another picture with more
-    than 2^30 px.
+    px than may be decoded at once.
     """
     if _starts(path).startswith(TIFF):
         with _open_tiff(path) as source:
@@ -239,7 +240,7 @@ def _bands(source: Any, path: str) -> list[int]:
 def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
     """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
-        print(f"{printable(path)}: of {source.count} bands only red, green and blue are used", file=sys.stderr)
+        print(printable(f"{path}: of {source.count} bands only red, green and blue are used"), file=sys.stderr)
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
         for index, colour in source.colormap(bands[0]).items():
@@ -251,11 +252,8 @@ def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]
     factor = 255 // ((1 << min(bits, 8)) - 1)  # 1 bit: 0 and 255
     white = 255 if "MINISWHITE" in tags else 0
     if bits > 8:
-        print(
-            f"{printable(path)}: of {bits} bits the upper 8 are used; if that is too dark, gdal_translate -ot Byte "
-            "-scale first",
-            file=sys.stderr,
-        )
+        told = f"{path}: of {bits} bits the upper 8 are used; if that is too dark, gdal_translate -ot Byte -scale first"
+        print(printable(told), file=sys.stderr)
 
     def to_rgb(samples: NDArray[Any]) -> Pixels:
         eight = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)

@@ -6,7 +6,6 @@ A writer puts the labels where the reader of that layout looks for them and says
 written with as many digits as bring back the same float32.
 """
 
-import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import json_text
 from boxwright.data.dataset import Dataset, as_float32
 from boxwright.data.extras import Extras, Keys
 from boxwright.data.voc import others
@@ -89,7 +89,7 @@ def coco(split: Split, folder: Path) -> list[Path]:
         for number, one, further in zip(dataset.category_ids, dataset.names, classes, strict=True)
     ]
     tree = split.extras.whole | {"images": images, "annotations": annotations, "categories": categories}
-    _write(folder / "annotations" / f"{name}.json", json.dumps(tree) + "\n")
+    _write(folder / "annotations" / f"{name}.json", json_text.text_of(tree) + "\n")
     return [folder / "images" / name / path for path in split.pictures]
 
 

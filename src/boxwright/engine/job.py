@@ -14,7 +14,7 @@ from boxwright.engine import optim
 from boxwright.engine import task as tasks
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan, learning_rates
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.recipe import Recipe
 from boxwright.types import Batch, ClassBatch
 
@@ -87,7 +87,7 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
     fresh = tuple(name for name, _ in network.named_parameters())
     if file is not None:
         report = weight_files.load(network, file, recipe, transfer=transfer)
-        accelerator.print(report, file=sys.stderr)
+        accelerator.print(printable(str(report)), file=sys.stderr)
         fresh = report.fresh
         stored = weight_files.stored_recipe(file)
         theirs, ours = stored.data.names if stored else (), recipe.data.names
@@ -95,7 +95,7 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
             told = (
                 f"its classes are {', '.join(theirs)}; since there are as many here, the last layers start from theirs"
             )
-            accelerator.print(f"{file}: {told}", file=sys.stderr)
+            accelerator.print(printable(f"{file}: {told}"), file=sys.stderr)
     if frozen := [prefix for prefix in recipe.train.freeze if any(optim.is_under(name, prefix) for name in fresh)]:
         # what batch norm starts with is no statistic of anything either
         held = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]

@@ -3,7 +3,6 @@
 N pictures, K best classes of each, C classes of the model
 """
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import distributed
 
-from boxwright import __version__
+from boxwright import __version__, json_text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures, pictures
 from boxwright.evaluation.topk import BEST, TopK, score
-from boxwright.files import folder, keep_clear, whole
+from boxwright.files import folder, keep_clear
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.progress import track
 from boxwright.types import Classes
@@ -98,14 +97,12 @@ def _gather(mine: Sequence[Classes], total: int, names: tuple[str, ...]) -> list
 
 def _write(place: Path, metrics: TopK, found: Sequence[Classes], dataset: ClassSet) -> None:
     """Files in `place`."""
-    with whole(place / "metrics.json") as part:
-        part.write_text(json.dumps(metrics.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    json_text.write(place / "metrics.json", metrics.to_json(), indent=1)
     rows = [
         {"file": dataset.path(index), "label": label, "best": one.labels.tolist(), "scores": one.scores.tolist()}
         for index, (label, one) in enumerate(zip(dataset.labels.tolist(), found, strict=True))
     ]
-    with whole(place / "predictions.json") as part:
-        part.write_text(json.dumps({"names": list(dataset.names), "pictures": rows}), encoding="utf-8")
+    json_text.write(place / "predictions.json", {"names": list(dataset.names), "pictures": rows})
     class_pictures.confusion(metrics, dataset.names, place / "confusion.png")
     class_pictures.mistakes(dataset, found, place / "mistakes.jpg")
     log = place / "log.jsonl"

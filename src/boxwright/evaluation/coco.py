@@ -11,6 +11,7 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 
 from boxwright.data.dataset import Sample
+from boxwright.errors import printable
 from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,8 +101,10 @@ class Metrics:
         width = max([len("class"), *(len(row.name) for row in self.classes)])
         heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'pictures':>8}  {'objects':>7}  detections"
         return [heading] + [
-            f"{row.name:<{width}}  {cell(row.ap)}  {cell(row.ap50)}  {cell(row.ar)}  "
-            f"{row.pictures:>8}  {row.objects:>7}  {row.detections:>10}"
+            printable(
+                f"{row.name:<{width}}  {cell(row.ap)}  {cell(row.ap50)}  {cell(row.ar)}  "
+                f"{row.pictures:>8}  {row.objects:>7}  {row.detections:>10}"
+            )
             for row in self.classes
         ]
 

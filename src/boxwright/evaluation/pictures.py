@@ -4,7 +4,7 @@ N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
     _save(figure, file)
 
 
-def sheet(images: Sequence[Array], samples: Sequence[Sample], detections: Sequence[Detections], file: Path) -> None:
+def sheet(images: Iterable[Array], samples: Sequence[Sample], detections: Sequence[Detections], file: Path) -> None:
     """Pictures one below the other in two columns, each twice: with its true and with its predicted boxes."""
     panels = [_panel(image, sample, found) for image, sample, found in zip(images, samples, detections, strict=True)]
     if not panels:

@@ -1,12 +1,11 @@
 """Detections for somebody else to score: the results file that COCO's evaluation server takes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from boxwright import json_text
 from boxwright.data.dataset import Dataset
 from boxwright.evaluation.run import detect, lowest_score, results_folder
-from boxwright.files import whole
 from boxwright.predict.predictor import Predictor
 
 MOST = 100  # detections a picture that COCO's server looks at
@@ -32,8 +31,7 @@ def write(
         for image_id, one in zip(ids, found, strict=True)
         for row in one.to_coco(image_id, dataset.category_ids)
     ]
-    with whole(place / name) as part:
-        part.write_text(json.dumps(rows), encoding="utf-8")
+    json_text.write(place / name, rows)
     return place / name
 
 

@@ -3,7 +3,6 @@
 I pictures, K classes of the data set
 """
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +14,14 @@ import numpy as np
 import torch
 from torch import distributed
 
-from boxwright import __version__
+from boxwright import __version__, json_text
 from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
-from boxwright.files import folder, keep_clear, whole
+from boxwright.files import folder, keep_clear
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.types import Detections
@@ -178,22 +177,20 @@ def _write(
     threshold: float,
 ) -> None:
     """Files in `place`. Pictures and the confusion matrix show what scores at least `threshold`."""
-    with whole(place / "metrics.json") as part:
-        part.write_text(json.dumps(metrics.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+    json_text.write(place / "metrics.json", metrics.to_json(), indent=1)
     rows = [
         row
         for sample, one in zip(samples, found, strict=True)
         for row in one.to_coco(sample.image_id, dataset.category_ids)
     ]
-    with whole(place / "detections.json") as part:
-        part.write_text(json.dumps(rows), encoding="utf-8")
+    json_text.write(place / "detections.json", rows)
     pictures.precision_recall(metrics, place / "precision_recall.png")
     counts = pictures.confusion(samples, found, len(dataset.names), threshold)
     ticks, title = [*dataset.names, "background"], f"boxes at IoU 0.50, scores from {threshold:g}"
     pictures.confusion_matrix(counts, ticks, ticks, title, place / "confusion.png")
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(ON_SHEET, len(samples))).round().astype(int)).tolist()
     shown = [found[index][found[index].scores >= threshold] for index in chosen]
-    images = [read_image(samples[index].path) for index in chosen]
+    images = (read_image(samples[index].path) for index in chosen)  # one at a time
     pictures.sheet(images, [samples[index] for index in chosen], shown, place / "sheet.jpg")
     log = place / "log.jsonl"
     if log.is_file():

@@ -3,7 +3,6 @@
 I tiles, S scenes, K classes
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.placement import Placement, placements
 from boxwright.data.windows import Window
@@ -97,9 +97,7 @@ def evaluate(
     named = [replace(one, boxes=one.boxes - one.boxes.new_tensor([0, 0, last, last])) for one in merged]
     kit = voc.score(truth, named, scenes.names, plus_one=True)
     if place is not None:
-        with whole(place / "scenes.json") as part:
-            tree = {**result.to_json(), "development_kit": kit.to_json()}
-            part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+        json_text.write(place / "scenes.json", {**result.to_json(), "development_kit": kit.to_json()}, indent=1)
         write_task2(place, names, named, scenes.names)
     return SceneMetrics(metrics, result, kit, covered, untiled)
 

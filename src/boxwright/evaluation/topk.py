@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.errors import printable
 from boxwright.types import Classes
 
 BEST = 5  # classes of a picture that count for the second number
@@ -64,9 +65,11 @@ class TopK:
         width = max(len(row.name) for row in (*self.classes, _HEAD))
         heading = f"{_HEAD.name:<{width}}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}  {'pictures':>8}  taken for"
         return [heading] + [
-            f"{row.name:<{width}}  {row.top1:>6.3f}  {row.top5:>6.3f}  "
-            f"{'-' if row.precision < 0 else f'{row.precision:.3f}':>9}  {row.pictures:>8}  "
-            + (f"{row.taken_for} ({row.times})" if row.times else "-")
+            printable(
+                f"{row.name:<{width}}  {row.top1:>6.3f}  {row.top5:>6.3f}  "
+                f"{'-' if row.precision < 0 else f'{row.precision:.3f}':>9}  {row.pictures:>8}  "
+                + (f"{row.taken_for} ({row.times})" if row.times else "-")
+            )
             for row in self.classes
         ]
 

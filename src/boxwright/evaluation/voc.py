@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from boxwright.data.dataset import Sample
+from boxwright.errors import printable
 from boxwright.evaluation.coco import cell
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Detections
@@ -65,8 +66,10 @@ class VocMetrics:
         width = max(len("class"), *(len(row.name) for row in (*self.classes, mean)))
         heading = f"{'class':<{width}}  {'VOC07':>6}  {'VOC12':>6}  {'recall':>6}  {'objects':>7}  ignored  detections"
         return [heading] + [
-            f"{row.name:<{width}}  {cell(row.ap07)}  {cell(row.ap12)}  {cell(row.recall)}  "
-            f"{row.objects:>7}  {row.ignored:>7}  {row.detections:>10}"
+            printable(
+                f"{row.name:<{width}}  {cell(row.ap07)}  {cell(row.ap12)}  {cell(row.recall)}  "
+                f"{row.objects:>7}  {row.ignored:>7}  {row.detections:>10}"
+            )
             for row in (*self.classes, mean)
         ]
 

@@ -1,6 +1,5 @@
 """What quantisation gained and cost, as text, JSON, Markdown and a picture."""
 
-import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from boxwright import __version__
+from boxwright import __version__, json_text
 from boxwright.export.sensitivity import Moved
 from boxwright.files import whole
 
@@ -87,7 +86,7 @@ class Report:
     def _json(self) -> str:
         versions = {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()}
         content = asdict(self) | {"file": self.file.name, "drop": self.drop, "floats": self.floats}
-        return json.dumps(content | {"versions": versions}, indent=1, ensure_ascii=False)
+        return json_text.text_of(content | {"versions": versions}, indent=1)
 
     def _markdown(self) -> str:
         lines = [f"# {self.file.name}", "", f"{self.recipe}, {self._told()}.", ""]

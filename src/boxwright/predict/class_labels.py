@@ -27,6 +27,6 @@ def draw_labels(dataset: ClassSet, out: Path, count: int) -> str:
         sample = dataset[index]
         drawn = captioned(sample.picture(), SIDE, [dataset.names[sample.label], Path(sample.path).name])
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])
-        with whole(out / f"{index:06d}_{Path(sample.path).stem}.png") as part:
+        with whole(out / f"{index:06d}_{Path(sample.path).stem[:60]}.png") as part:
             part.write_bytes(encoded.tobytes())
     return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")

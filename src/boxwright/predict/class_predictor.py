@@ -3,7 +3,8 @@
 B images, H x W canvas px, K best classes of a picture
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, overload
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from boxwright.data.canvas import read_image
 from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw_classes, name_of
-from boxwright.predict.inputs import Array, Picture, Placed, canvases_of, placed, scaled
+from boxwright.predict.inputs import Array, Picture, Placed, batches, canvases_of, placed, scaled
 from boxwright.predict.loading import evaluating, load_any
+from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe
 from boxwright.types import Classes, Classifier, Frame
 
@@ -47,7 +49,10 @@ class ClassPrediction(Classes):
 
 
 class ClassPredictor:
-    """A classifier with its recipe: canvas, network, best classes. Modes are kept as in `Predictor`."""
+    """A classifier with its recipe: canvas, network, best classes. Modes, threads and processes: as in `Predictor`."""
+
+    keeps_pictures = False  # `place` gives canvases
+    origin: Origin | None = None  # of one that `load_classifier` made
 
     def __init__(
         self,
@@ -62,6 +67,14 @@ class ClassPredictor:
         self.names = recipe.data.names
         self.device = torch.device(device)
         self.backend = backend
+        self.process = os.getpid()
+
+    def __reduce__(self) -> tuple[Callable[..., "ClassPredictor"], tuple[Any, ...]]:
+        if self.origin is not None:
+            return load_classifier, self.origin.arguments(self.recipe, self.device)
+        if self.backend is not None:
+            raise TypeError(UNKNOWN)
+        return type(self), (self.model, self.recipe, self.device)
 
     @overload  # a str is a sequence of str as well; the first overload has it
     def __call__(self, source: Picture, most: int = ...) -> ClassPrediction: ...  # type: ignore[overload-overlap]
@@ -79,9 +92,8 @@ class ClassPredictor:
         if isinstance(source, str | Path | np.ndarray):
             return self([source], most)[0]
         predictions: list[ClassPrediction] = []
-        batch = self.recipe.predict.batch
-        for start in range(0, len(source), batch):
-            pictures = [self.place(one, start + i) for i, one in enumerate(source[start : start + batch])]
+        for batch in batches(source, self.recipe.predict.batch, whole=self.keeps_pictures):
+            pictures = [self.place(one, number) for number, one in batch]
             predictions += self.answer(self.look(pictures), pictures, most)
         return predictions
 
@@ -111,6 +123,7 @@ class ClassPredictor:
 
     def _forward(self, canvases: Sequence[Tensor]) -> tuple[Tensor, ...]:
         images = scaled(canvases, self.device, self.backend)
+        refuse_fork(self.process)
         network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
             raw: tuple[Tensor, ...] = network(images)
@@ -135,5 +148,8 @@ def load_classifier(
     if loaded.card is not None and loaded.card.kind == "complete":
         from boxwright.predict.complete import CompleteClassPredictor  # it builds on this module
 
-        return CompleteClassPredictor(loaded)
-    return ClassPredictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)
+        made: ClassPredictor = CompleteClassPredictor(loaded)
+    else:
+        made = ClassPredictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)
+    made.origin = Origin.of(path, loaded.backend, running)
+    return made

@@ -1,12 +1,12 @@
 """Many pictures to a folder of pictures with their classes and one classes.json."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from boxwright.files import whole
+from boxwright import json_text
+from boxwright.errors import printable
 from boxwright.predict import sinks
 from boxwright.predict.class_predictor import MOST, ClassPrediction, ClassPredictor
 from boxwright.predict.draw import name_of
@@ -26,12 +26,11 @@ def predict_to_folder(
     targets = sinks.targets_of(files, folder) if draw else {}
     sinks.make_writable(folder)
     found, failed = sinks.look_at(predictor, files, targets, most)
-    rows = [_row(one, targets.get(Path(one.path))) for one in found]
-    with whole(folder / FILE) as part:
-        tree = {"recipe": predictor.recipe.name, "names": list(predictor.names), "pictures": rows, "failed": failed}
-        part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+    rows = [_row(one, None if one.path in failed else targets.get(Path(one.path))) for one in found]
+    tree = {"recipe": predictor.recipe.name, "names": list(predictor.names), "pictures": rows, "failed": failed}
+    json_text.write(folder / FILE, tree, indent=1)
     counts = Counter(str(each["classes"][0]["name"]) for each in rows)
-    lines = [f"{one.path}: {one}" for one in found]
+    lines = [printable(f"{one.path}: {one}") for one in found]
     return sinks.Summary(folder, len(rows), dict(counts), failed, FILE, draw), lines
 
 

@@ -6,12 +6,14 @@ What is decided inside the file cannot be asked for otherwise: another canvas, l
 classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from boxwright.data.budget import within_budget
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
 from boxwright.predict.backend import Backend, chunks, joined
@@ -19,6 +21,7 @@ from boxwright.predict.class_predictor import MOST, ClassPredictor
 from boxwright.predict.inputs import Picture, Placed, path_of, pixels_of
 from boxwright.predict.loading import Loaded
 from boxwright.predict.predictor import Looked, Predictor, Wanted
+from boxwright.predict.processes import refuse_fork
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Classes, Detections, Frame
 
@@ -27,6 +30,7 @@ class CompletePredictor(Predictor):
     """The file's threshold and suppression, `recipe.predict`, hold for evaluation as well."""
 
     backend: Backend
+    keeps_pictures = True
 
     def __init__(self, loaded: Loaded) -> None:
         self.inside = _inside(loaded).predict
@@ -41,6 +45,7 @@ class CompletePredictor(Predictor):
 
     def look(self, pictures: Sequence[Placed]) -> Looked:
         """boxes, scores and labels, each with the rows of all pictures."""
+        refuse_fork(self.process)
         return Looked(_look(self.backend, pictures), (0, 0))
 
     def detect(
@@ -52,9 +57,11 @@ class CompletePredictor(Predictor):
         labels: Sequence[int] | None = None,
     ) -> list[Detections]:
         """As in `Predictor`, but of the files that the frames name: canvases are of no use here."""
-        pictures = _from_files(frames)
         wanted = Wanted(threshold, suppression, None if labels is None else list(labels))
-        return self._found(self.look(pictures), frames, wanted)
+        found: list[Detections] = []
+        for part, _ in within_budget(frames, _pixels):
+            found += self._found(self.look(_from_files(part)), part, wanted)
+        return found
 
     def _found(self, looked: Looked, frames: Sequence[Frame], wanted: Wanted) -> list[Detections]:
         self._refuse_others(wanted.threshold, wanted.suppression)
@@ -77,6 +84,7 @@ class CompleteClassPredictor(ClassPredictor):
     """At most as many classes as the file answers."""
 
     backend: Backend
+    keeps_pictures = True
 
     def __init__(self, loaded: Loaded) -> None:
         _inside(loaded)
@@ -88,11 +96,15 @@ class CompleteClassPredictor(ClassPredictor):
 
     def look(self, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
         """scores and labels, each with the rows of all pictures."""
+        refuse_fork(self.process)
         return _look(self.backend, pictures)
 
     def classify(self, images: Tensor, frames: Sequence[Frame], most: int = MOST) -> list[Classes]:
         """As in `ClassPredictor`, but of the files that the frames name: canvases are of no use here."""
-        return self._best(self.look(_from_files(frames)), most)
+        found: list[Classes] = []
+        for part, _ in within_budget(frames, _pixels):
+            found += self._best(self.look(_from_files(part)), most)
+        return found
 
     def _best(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
         scores, labels = raw
@@ -114,6 +126,10 @@ def _placed(picture: Picture, number: int) -> Placed:
     height, width = image.shape[:2]
     frame = Frame(number, path_of(picture), (height, width), (height, width), (1.0, 1.0))
     return Placed(image, frame, None if frame.path else image)
+
+
+def _pixels(frame: Frame) -> int:
+    return math.prod(frame.size)
 
 
 def _from_files(frames: Sequence[Frame]) -> list[Placed]:

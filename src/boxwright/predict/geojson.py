@@ -8,15 +8,14 @@ longitude, latitude, no `crs`; it is left out where a box has none. In both the 
 the system's own axes say.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import json_text
 from boxwright.data.windows import Georeference
-from boxwright.files import whole
 from boxwright.types import Detections
 
 Points = NDArray[np.float64]
@@ -92,7 +91,5 @@ def _write(path: Path, found: Detections, rings: Points, members: dict[str, Any]
         }
         for ring, label, score in columns
     ]
-    with whole(path) as part:
-        tree = {"type": "FeatureCollection", **members, "features": features}
-        part.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+    json_text.write(path, {"type": "FeatureCollection", **members, "features": features})
     return path.name

@@ -3,7 +3,8 @@
 B images, H x W canvas px, h x w px of a picture
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.data.canvas import frame_for, place, read_image
+from boxwright.data.budget import within_budget
+from boxwright.data.canvas import decoded, frame_for, place, read_image
+from boxwright.data.header import read_header
 from boxwright.data.warp import unfilled
 from boxwright.errors import InputError
 from boxwright.predict.backend import Backend
@@ -33,9 +36,32 @@ class Placed(NamedTuple):
 
 def placed(picture: Picture, canvas: CanvasConfig, number: int = 0) -> Placed:
     """The picture on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
-    image = pixels_of(picture)
-    frame = frame_for(image.shape[:2], canvas, number, path_of(picture))
-    return Placed(place(image, frame, canvas), frame, picture if isinstance(picture, np.ndarray) else None)
+    if isinstance(picture, np.ndarray):
+        image = _as_rgb(picture)
+        frame = frame_for(image.shape[:2], canvas, number)
+        return Placed(place(image, frame, canvas), frame, image)
+    with decoded(picture) as image:
+        frame = frame_for(image.shape[:2], canvas, number, str(picture))
+        return Placed(place(image, frame, canvas), frame, None)
+
+
+def batches(source: Sequence[Picture], most: int, *, whole: bool) -> Iterator[list[tuple[int, Picture]]]:
+    """The pictures with their numbers, `most` at a time. whole: they stay in memory as they are, and so have no more px
+    together than may be decoded."""
+    for start in range(0, len(source), most):
+        group = list(enumerate(source[start : start + most], start))
+        if whole:
+            yield from (part for part, _ in within_budget(group, lambda one: pixels_in(one[1])))
+        else:
+            yield group
+
+
+def pixels_in(picture: Picture) -> int:
+    """As its header says; 0 of a file that will not be decoded."""
+    if isinstance(picture, np.ndarray):
+        return math.prod(picture.shape[:2])
+    header = read_header(str(picture), whole=None)
+    return 0 if header.fault else math.prod(header.size)
 
 
 def canvases_of(pictures: Sequence[Placed]) -> list[Tensor]:

@@ -35,7 +35,7 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
         ]
         drawn = draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])
-        with whole(out / f"{index:06d}_{Path(sample.path).stem}.png") as part:
+        with whole(out / f"{index:06d}_{Path(sample.path).stem[:60]}.png") as part:
             part.write_bytes(encoded.tobytes())
     return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")
 

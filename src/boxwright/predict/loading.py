@@ -1,7 +1,9 @@
 """Weights and their recipe, made ready to look at pictures."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -146,17 +148,40 @@ def _check_task(chosen: Recipe, task: str) -> None:
         raise InputError(f"recipe {chosen.name}: found {KINDS[chosen.model.task]}, needed {KINDS[task]}")
 
 
+@dataclass(slots=True)
+class _Use:
+    """modes: of the modules before. threads: how many are in `evaluating` with the model."""
+
+    modes: list[tuple[nn.Module, bool]]
+    threads: int = 0
+
+
+_uses: dict[nn.Module, _Use] = {}
+_uses_lock = threading.Lock()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; afterwards every module is in the mode that it was in before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Evaluation mode, without gradients; afterwards every module is in the mode that it was in before.
+
+    Of several threads in such blocks the first sets the mode, and the last puts it back.
+    """
+    with _uses_lock:
+        if model not in _uses:
+            _uses[model] = _Use([(module, module.training) for module in model.modules()])
+            model.eval()
+        use = _uses[model]
+        use.threads += 1
     try:
         with torch.inference_mode():
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        with _uses_lock:
+            use.threads -= 1
+            if not use.threads:
+                del _uses[model]
+                for module, mode in use.modes:
+                    module.training = mode
 
 
 def _device(name: str) -> torch.device:

@@ -3,7 +3,8 @@
 B images, H x W canvas px, N detections of one picture
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
@@ -18,8 +19,9 @@ from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw
-from boxwright.predict.inputs import Array, Picture, Placed, arguments, canvases_of, placed, scaled, trimmed
+from boxwright.predict.inputs import Array, Picture, Placed, arguments, batches, canvases_of, placed, scaled, trimmed
 from boxwright.predict.loading import evaluating, load_any
+from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Detections, Detector, Frame
 
@@ -61,8 +63,15 @@ class Predictor:
     """A model with its recipe: canvas, network, decoding, suppression.
 
     Building one leaves the model as it is. While it detects, the model is in evaluation mode; afterwards every module
-    is in the mode it was in before, so the engine can evaluate the network it is training.
+    is in the mode it was in before, so the engine can evaluate the network it is training. Any number of threads may
+    call one at a time, as long as none of them trains its model meanwhile.
+
+    It can be pickled. One that `load` made is then loaded anew from its file. In a process that was forked from one
+    with several threads none works (RuntimeError says so): the threads are not there.
     """
+
+    keeps_pictures = False  # `place` gives canvases
+    origin: Origin | None = None  # of one that `load` made
 
     def __init__(
         self,
@@ -78,6 +87,14 @@ class Predictor:
         self.names = recipe.data.names
         self.device = torch.device(device)
         self.backend = backend
+        self.process = os.getpid()
+
+    def __reduce__(self) -> tuple[Callable[..., "Predictor"], tuple[Any, ...]]:
+        if self.origin is not None:
+            return load, self.origin.arguments(self.recipe, self.device)
+        if self.backend is not None:
+            raise TypeError(UNKNOWN)
+        return type(self), (self.model, self.recipe, self.device)
 
     @overload  # a str is a sequence of str as well; the first overload has it
     def __call__(  # type: ignore[overload-overlap]
@@ -106,9 +123,8 @@ class Predictor:
             return self([source], threshold, iou, classes)[0]
         wanted = self.wanted(threshold, iou, classes)
         predictions: list[Prediction] = []
-        batch = self.recipe.predict.batch
-        for start in range(0, len(source), batch):
-            pictures = [self.place(one, start + i) for i, one in enumerate(source[start : start + batch])]
+        for batch in batches(source, self.recipe.predict.batch, whole=self.keeps_pictures):
+            pictures = [self.place(one, number) for number, one in batch]
             predictions += self.answer(self.look(pictures), pictures, wanted)
         return predictions
 
@@ -168,6 +184,7 @@ class Predictor:
         if self.recipe.data.canvas.trim:
             canvases = trimmed(canvases, frames, getattr(self.recipe.model, "size_step", 1))
         images = scaled(canvases, self.device, self.backend)
+        refuse_fork(self.process)
         network = self.model if self.backend is None else self.backend.forward
         with evaluating(self.model):
             raw = network(*arguments(model.inputs, images, frames))
@@ -231,8 +248,11 @@ def load(
     if loaded.card is not None and loaded.card.kind == "complete":
         from boxwright.predict.complete import CompletePredictor  # it builds on this module
 
-        return CompletePredictor(loaded)
-    return Predictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)
+        made: Predictor = CompletePredictor(loaded)
+    else:
+        made = Predictor(loaded.model, loaded.recipe, loaded.device, loaded.backend)
+    made.origin = Origin.of(path, loaded.backend, running)
+    return made
 
 
 def check_fraction(name: str, value: float) -> float:

@@ -6,11 +6,11 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.windows import grid, open_scene
+from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
 from boxwright.predict import sinks
 from boxwright.predict.geojson import WGS84_TAG, can_be_placed, write_geojson
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import Prediction, Predictor
 from boxwright.predict.tiled import Overview, Tiling, draw_overview, predict_scene
 
 
@@ -28,9 +28,9 @@ def predict_scenes_to_folder(
     """Like `sinks.predict_to_folder`, window by window. Drawn are overviews, as JPEG.
 
     geojson: it must be possible; without it georeferenced scenes get it and others do not. A scene that cannot be read
-    is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is not
-    there, a wrong setting, an unwritable folder, two scenes whose GeoJSON would have one name, or a scene of no known
-    place where GeoJSON must be.
+    or drawn is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is
+    not there, a wrong setting, an unwritable folder, two scenes whose GeoJSON would have one name, or a scene of no
+    known place where GeoJSON must be.
     """
     folder = Path(out)
     settings = sinks.settings_of(predictor, threshold, iou, classes)
@@ -46,32 +46,29 @@ def predict_scenes_to_folder(
     failed: dict[str, str] = {}
     for path in files:
         try:
-            rows.append(_one(predictor, path, targets[path], tiling, threshold, iou, classes))
+            with open_scene(path) as scene:
+                overview = Overview(scene.size)
+                found = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
+        except InputError as error:
+            failed[str(path)] = str(error)
+            continue
+        rows.append(sinks.row_of(predictor, found, None))
+        try:
+            rows[-1] |= _write(found, overview, scene.georeference, targets[path])
         except InputError as error:
             failed[str(path)] = str(error)
     return sinks.write_results(folder, settings, rows, failed)
 
 
-def _one(
-    predictor: Predictor,
-    path: Path,
-    target: Path,
-    tiling: Tiling,
-    threshold: float | None,
-    iou: float | None,
-    classes: Sequence[str | int] | None,
-) -> dict[str, Any]:
-    """Look at one scene and write its files; the scene's row of detections.json."""
-    with open_scene(path) as scene:
-        overview = Overview(scene.size)
-        found = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
-        place = scene.georeference
+def _write(
+    found: Prediction, overview: Overview, georeference: Georeference | None, target: Path
+) -> dict[str, str | list[str]]:
+    """Write the files of one scene; what they are, for its row of detections.json."""
     sinks.write_picture(draw_overview(found, overview), target)
-    row = sinks.row_of(predictor, found, target)
-    if place is not None and can_be_placed(place, found.size):
-        names = write_geojson(found, place, target.parent, target.stem)
-        row |= {"geojson": names} if names else {}
-    return row
+    names: list[str] = []
+    if georeference is not None and can_be_placed(georeference, found.size):
+        names = write_geojson(found, georeference, target.parent, target.stem)
+    return {"drawn": target.name} | ({"geojson": names} if names else {})
 
 
 def _need_own_names(targets: Mapping[Path, Path]) -> None:

@@ -1,7 +1,7 @@
 """Many pictures, from files and folders, to a folder of pictures with boxes and one detections.json."""
 
 import glob
-import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,16 +14,19 @@ import cv2
 import torch
 from torch import nn
 
+from boxwright import json_text
+from boxwright.data.budget import budget, within_budget
 from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.files import folder, whole
 from boxwright.predict.ahead import in_order
 from boxwright.predict.backend import Backend
 from boxwright.predict.class_predictor import ClassPrediction
-from boxwright.predict.inputs import Array, Placed
+from boxwright.predict.inputs import Array, Placed, pixels_in
 from boxwright.predict.loading import evaluating
 from boxwright.predict.predictor import Prediction, Predictor, check_fraction
+from boxwright.predict.processes import refuse_fork
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 
@@ -32,6 +35,7 @@ W = TypeVar("W", contravariant=True)  # which of it is wanted
 P = TypeVar("P", Prediction, ClassPrediction)
 
 BATCHES = 3  # under way at a time beside an accelerator
+ROWS = 64  # of a picture, whose colours are exchanged at a time
 THREADS = 4  # at least, for decoding, drawing and encoding; OpenCV lets go of Python's lock
 
 
@@ -42,6 +46,7 @@ class Looks(Protocol[L, W, P]):
     recipe: Recipe
     device: torch.device
     backend: Backend | None
+    process: int
 
     def place(self, picture: Array) -> Placed: ...
 
@@ -53,7 +58,7 @@ class Looks(Protocol[L, W, P]):
 @dataclass(frozen=True, slots=True)
 class Summary:
     """pictures: how many were read. counts: detections, or pictures of a classifier, by class name. failed: file -> why
-    it could not be read. file: what lies in `out` beside the drawn pictures, if there are these (`drawn`)."""
+    it could not be read, or drawn. file: what lies in `out` beside the drawn pictures, if there are these (`drawn`)."""
 
     out: Path
     pictures: int
@@ -67,7 +72,7 @@ class Summary:
         found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
         what = f"drawn pictures, {self.file}" if self.drawn else self.file
         head = [f"{self.pictures} pictures: {found or 'nothing found'}", f"{what}: {self.out}"]
-        return head + [f"failed: {reason}" for reason in self.failed.values()]
+        return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
 
 
 def predict_to_folder(
@@ -82,7 +87,8 @@ def predict_to_folder(
 ) -> Summary:
     """Detect on pictures, folders of pictures and glob patterns; write drawn pictures and `detections.json`.
 
-    A picture that cannot be read is named in `Summary.failed`, and the others go on. draw: also write the drawn ones.
+    A picture that cannot be read, or drawn under its name, is named in `Summary.failed`, and the others go on. draw:
+    also write the drawn ones.
     Raises InputError before any work for a source that is not there, a wrong setting, or an unwritable folder.
     """
     folder = Path(out)
@@ -91,15 +97,17 @@ def predict_to_folder(
     targets = targets_of(files, folder) if draw else {}
     make_writable(folder)
     found, failed = look_at(predictor, files, targets, predictor.wanted(threshold, iou, classes))
-    rows = [row_of(predictor, one, targets.get(Path(one.path))) for one in found]
+    rows = [row_of(predictor, one, None if one.path in failed else targets.get(Path(one.path))) for one in found]
     return write_results(folder, settings, rows, failed, draw=draw)
 
 
 def look_at(
     predictor: Looks[L, W, P], files: Sequence[Path], targets: Mapping[Path, Path], wanted: W
 ) -> tuple[list[P], dict[str, str]]:
-    """What `predictor` answers on the pictures, and file -> reason for those that cannot be read; each that has a
-    target is drawn there.
+    """What `predictor` answers on the pictures, and file -> reason for those that cannot be read or drawn; each that
+    has a target is drawn there.
+
+    Pictures that are in memory at a time have no more pixels together than `budget` allows.
 
     The lanes of a backend share a batch, and each does everything for its pictures, so that no core waits for another.
     On an accelerator three batches are under way: one is read, and one answered and drawn, while the network looks at
@@ -114,21 +122,36 @@ def look_at(
         one = predictor.place(image)
         return one._replace(frame=replace(one.frame, path=str(path)), image=image if targets else None)
 
-    def draw(one: P) -> P:
-        if targets:
-            write_picture(one.draw(), targets[Path(one.path)])
-        return replace(one, image=None)
+    def draw(one: P) -> str:
+        """Why that could not be; "" where it could."""
+        try:
+            if targets:
+                write_picture(one.draw(), targets[Path(one.path)])
+        except InputError as error:
+            return str(error)
+        return ""
 
+    refuse_fork(predictor.process)
     with evaluating(predictor.model), _workers(predictor) as (pool, ahead, each):
 
-        def work(group: Sequence[Path]) -> tuple[list[P], dict[str, str]]:
+        def answers_of(group: Sequence[Path], failed: dict[str, str]) -> list[P]:
             placed = list(each(read, group))
-            failed = {
+            failed |= {
                 str(path): str(one) for path, one in zip(group, placed, strict=True) if isinstance(one, InputError)
             }
             pictures = [one for one in placed if not isinstance(one, InputError)]
             answers = predictor.answer(predictor.look(pictures), pictures, wanted) if pictures else []
-            return list(each(draw, answers)), failed
+            drawn = list(each(draw, answers))
+            failed |= {one.path: reason for one, reason in zip(answers, drawn, strict=True) if reason}
+            return [replace(one, image=None) for one in answers]
+
+        def work(group: Sequence[Path]) -> tuple[list[P], dict[str, str]]:
+            found: list[P] = []
+            failed: dict[str, str] = {}
+            for part, pixels in within_budget(group, pixels_in):
+                with budget.taken(pixels):
+                    found += answers_of(part, failed)
+            return found, failed
 
         backend = predictor.backend
         lanes, step = (1, 1) if backend is None else (backend.lanes, backend.shape[0] or 1)
@@ -189,9 +212,7 @@ def write_results(
     out: Path, settings: dict[str, Any], rows: Sequence[dict[str, Any]], failed: dict[str, str], *, draw: bool = True
 ) -> Summary:
     """Write `detections.json` with a row for each picture, and count what it holds."""
-    with whole(out / "detections.json") as part:
-        tree = {**settings, "pictures": rows, "failed": failed}
-        part.write_text(json.dumps(tree, indent=1, ensure_ascii=False), encoding="utf-8")
+    json_text.write(out / "detections.json", {**settings, "pictures": rows, "failed": failed}, indent=1)
     counts = Counter(str(found["name"]) for row in rows for found in row["detections"])
     return Summary(out, len(rows), dict(counts), failed, drawn=draw)
 
@@ -245,16 +266,20 @@ def make_writable(out: Path) -> None:
     """Make the folder, and see that files can be written there; else InputError."""
     folder(out)
     try:
-        probe = out / ".boxwright"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out):  # a name of its own, or none: others may be asking the same
+            pass
     except OSError as error:
         raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error
 
 
 def write_picture(image: Array, target: Path) -> None:
-    """Write uint8 RGB (h, w, 3) in the format that the suffix names. Raises InputError where that cannot hold it."""
-    done, encoded = cv2.imencode(target.suffix.lower(), image[:, :, ::-1])
+    """Write uint8 RGB (h, w, 3), which becomes BGR, in the format that the suffix names.
+
+    Raises InputError where that cannot hold it, or the file not be written.
+    """
+    for top in range(0, len(image), ROWS):  # in place: as a whole it would be a second picture
+        image[top : top + ROWS] = image[top : top + ROWS, :, ::-1]
+    done, encoded = cv2.imencode(target.suffix.lower(), image)
     if not done:
         raise InputError(f"{target}: OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
     with whole(target) as part:
