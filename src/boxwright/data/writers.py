@@ -262,7 +262,7 @@ def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text, encoding="utf-8", newline="\n")
     except UnicodeEncodeError as error:
-        line = text[: error.start].count("\n") + 1
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise InputError(
-            f"{file.name} line {line}: a name in it is not UTF-8 and cannot be written; rename it"
+            f"{file.name}: cannot hold '{line[:100]}', a name that is no UTF-8; rename that file, or convert to coco"
         ) from error

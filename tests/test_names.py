@@ -1,0 +1,156 @@
+"""File names that are no UTF-8, too long, or hold what a terminal acts on: one bad name costs one picture at most."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from boxwright import json_text, progress
+from boxwright.cli.output import say
+from boxwright.data import open_dataset
+from boxwright.data.convert import convert
+from boxwright.data.report import Finding
+from boxwright.errors import InputError
+from boxwright.predict.scene_sinks import predict_scenes_to_folder
+from boxwright.predict.sinks import predict_to_folder
+from boxwright.predict.tiled import Tiling
+from stand_in import rectangles_predictor, scene
+
+LATIN = os.fsdecode(b"caf\xe9.png")  # as an old archive may have it
+FORGED = "x\x1b[31mred\x1b]0;title\x07\nboxwright: forged line\u202e.png"
+RED = scene(64, 64, [(10, 10, 40, 40)], [0])
+
+
+def write(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, data = cv2.imencode(".png", RED[:, :, ::-1])
+    path.write_bytes(data.tobytes())
+    return path
+
+
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_name_that_is_no_utf8_is_done_like_others(tile: int | None, tmp_path: Path) -> None:
+    for name in ("a.png", LATIN, "é.png"):
+        write(tmp_path / "in" / name)
+    run = predict_to_folder if tile is None else lambda *words: predict_scenes_to_folder(*words, Tiling(64))
+    done = run(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
+    assert done.failed == {}
+    content = (tmp_path / "out" / "detections.json").read_bytes().decode("utf-8")
+    assert "é.png" in content
+    rows = json.loads(content)["pictures"]
+    assert {Path(row["file"]).name for row in rows} == {"a.png", LATIN, "é.png"}
+    assert all((tmp_path / "out" / row["drawn"]).is_file() and len(row["detections"]) == 1 for row in rows)
+    assert json_text.read(tmp_path / "out" / "detections.json")["pictures"] == rows
+
+
+def test_other_names_are_written_as_they_are() -> None:
+    assert json_text.text_of({"name": "é\U0001f600"}) == '{"name": "é\U0001f600"}'
+    for name in (LATIN, "\ud800", "\\udce9"):  # the last is what it says
+        assert json.loads(json_text.text_of([name]).encode("utf-8")) == [name]
+
+
+C_LOCALE = """
+import sys
+from boxwright.cli.output import say
+from boxwright import cli
+from boxwright.predict.sinks import predict_to_folder
+from stand_in import rectangles_predictor
+assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+cli._settle_in()
+done = predict_to_folder(rectangles_predictor(), sys.argv[1:2], sys.argv[2])
+assert not done.failed
+say("\\n".join([*done.lines(), *sorted(sys.argv), "\\u00e9"]))
+"""
+
+
+def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
+    write(tmp_path / "é" / "naïve.png")
+    command = [sys.executable, "-X", "utf8=0", "-c", C_LOCALE, str(tmp_path / "é"), str(tmp_path / "öut")]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=os.environ | locale, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"\\xe9" in done.stdout
+    rows = json.loads((tmp_path / "öut" / "detections.json").read_bytes())["pictures"]
+    assert [os.fsencode(row["file"]) for row in rows] == [os.fsencode(tmp_path / "é" / "naïve.png")]
+
+
+def test_a_name_as_long_as_there_can_be(tmp_path: Path) -> None:
+    """Of two of 255 bytes the second cannot be drawn beside the first; it is told, and found all the same."""
+    longest = "n" * 251 + ".png"
+    for place in ("a/" + longest, "b/" + longest, "c/short.png"):
+        write(tmp_path / "in" / place)
+    done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
+    assert list(done.failed) == [str(tmp_path / "in" / "b" / longest)]
+    assert "File name too long" in done.failed[str(tmp_path / "in" / "b" / longest)]
+    rows = json.loads((tmp_path / "out" / "detections.json").read_bytes())["pictures"]
+    assert [(row["drawn"], len(row["detections"])) for row in rows] == [(longest, 1), (None, 1), ("short.png", 1)]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {longest, "short.png", "detections.json"}
+
+
+def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / FORGED).write_text("no picture")
+    done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
+    told = [
+        *done.lines(),
+        str(Finding("size", "error", "train", "a.json", FORGED, 1, None, "is not there")),
+    ]
+    assert all(line.isprintable() for line in told)
+    assert sum("forged line" in line for line in told) == 2
+    say(f"one\n{LATIN}\x1b[2J")
+    assert capsys.readouterr().out == "one\ncaf\\xe9.png\\x1b[2J\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_titles_of_progress_are_shown_as_they_are(kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "stderr", kind())
+    assert list(progress.track([1, 2], 2, f"[/bold]{FORGED}")) == [1, 2]
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "[/bold]x\\x1b[31mred\\x1b]0;title\\x07\\nboxwright: forged" in shown
+    assert "\x1b[31m" not in shown
+
+
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
+def test_labels_of_such_pictures_are_converted_or_refused_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train" / LATIN)
+    (tmp_path / "set" / "annotations").mkdir()
+    labels = {
+        "images": [{"id": 1, "file_name": LATIN, "height": 64, "width": 64}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "é"}],
+    }
+    (tmp_path / "set" / "annotations" / "train.json").write_text(json.dumps(labels))
+    convert(tmp_path / "set", "coco", tmp_path / "coco")
+    (tmp_path / "coco" / "annotations" / "train.json").read_bytes().decode("utf-8")
+    assert Path(open_dataset(tmp_path / "coco", "train").path(0)).name == LATIN
+    with pytest.raises(InputError, match=r"^train\.txt: cannot hold 'images/train/caf\\xe9\.png .* rename"):
+        convert(tmp_path / "set", "line_txt", tmp_path / "line")
+    assert not (tmp_path / "line").exists()
+
+
+def test_a_closed_stderr_changes_nothing(tiny_coco: Path, tmp_path: Path) -> None:
+    command = f"exec '{sys.executable}' -m boxwright data check '{tiny_coco}' --report '{tmp_path / 'r.json'}' 2>&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.endswith(b"0 errors, 0 notes\n")
+
+
+def test_a_terminal_of_another_encoding_gets_escapes() -> None:
+    code = "from boxwright import cli\ncli._settle_in()\nprint('\\u00e9')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
+    assert done.stdout == b"\\xe9\n"

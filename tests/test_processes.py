@@ -1,0 +1,142 @@
+"""Predictors in several threads, pickled, and in other processes."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from boxwright import models, recipe
+from boxwright.predict import sinks
+from boxwright.predict.backend_torch import Torch
+from boxwright.predict.backends import Running
+from boxwright.predict.predictor import Predictor
+from boxwright.weights import checkpoint
+
+SMALL = {"model.width": 0.03, "data.canvas.size": [64, 64], "predict.threshold": 0.0, "predict.suppression.keep": 20}
+PICTURES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(4)]
+
+
+def network() -> tuple[torch.nn.Module, recipe.Recipe]:
+    small = recipe.load("demo", SMALL)
+    torch.manual_seed(0)
+    return models.module(small.model.name).build(small.model), small
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    model, small = network()
+    checkpoint.save(tmp_path / "w.safetensors", model, small)
+    return tmp_path / "w.safetensors"
+
+
+def same(one: bw.Detections, other: bw.Detections) -> bool:
+    return len(one) > 0 and torch.allclose(one.boxes, other.boxes, atol=1e-3) and one.names == other.names
+
+
+def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
+    model, small = network()
+    model.train()
+    next(model.children()).eval()  # frozen, say
+    modes = [module.training for module in model.modules()]
+    predictor = Predictor(model, small)
+    alone = [predictor(picture) for picture in PICTURES]
+
+    def ask(turn: int) -> bool:
+        return all(same(predictor(picture), one) for picture, one in zip(PICTURES, alone, strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(24)))
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(weights.parent)
+    changed = {"predict.suppression.keep": 7}
+    loaded = bw.load("w.safetensors", overrides=changed, running=Running(2))
+    model, small = network()
+    around = Predictor(model, small)
+    monkeypatch.chdir("/")
+    for predictor in (loaded, around):
+        twin = way(predictor)
+        assert same(twin(PICTURES[0]), predictor(PICTURES[0]))
+        assert twin.recipe == predictor.recipe
+    assert len(way(loaded)(PICTURES[0])) == 7
+
+
+def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
+    model, small = network()
+    predictor = Predictor(model.eval(), small, backend=Torch(model.eval(), Running()))
+    with pytest.raises(TypeError, match="make it with boxwright"):
+        pickle.dumps(predictor)
+
+
+# Two threads, so that a forked process waits for one that it has not.
+ELSEWHERE = """
+import multiprocessing, os, pickle, signal, sys
+import numpy as np
+import boxwright as bw
+
+if __name__ == "__main__":
+    import torch
+    torch.set_num_threads(2)
+    predictor, picture = bw.load(sys.argv[1]), np.full((64, 64, 3), 99, np.uint8)
+    here = predictor(picture)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.map_async(predictor, [picture]).get(60)[0]
+    assert len(here) and torch.allclose(here.boxes, there.boxes, atol=1e-3)
+    sys.stdout.flush()
+    if os.fork() == 0:
+        signal.alarm(10)
+        try:
+            predictor(picture)
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_spawned_processes_get_it_and_forked_ones_say_what_to_do(weights: Path) -> None:
+    script = weights.parent / "elsewhere.py"
+    script.write_text(ELSEWHERE)
+    done = subprocess.run([sys.executable, script, weights], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("this predictor was made before the process was forked")
+    assert "spawn" in done.stdout
+
+
+def test_several_may_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / ".boxwright").symlink_to(tmp_path / "elsewhere")
+    begin = threading.Barrier(8)
+
+    def ask(_: int) -> None:
+        begin.wait()
+        for _ in range(200):
+            sinks.make_writable(tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert [path.name for path in tmp_path.iterdir()] == [".boxwright"]
+
+
+def test_two_may_predict_into_one_folder(tmp_path: Path, weights: Path) -> None:
+    """The later detections.json counts; neither fails."""
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), PICTURES[0])
+    with ThreadPoolExecutor(2) as pool:
+        predictor = bw.load(weights)
+        done = [
+            pool.submit(sinks.predict_to_folder, predictor, [tmp_path / f"{n}.png"], tmp_path / "out") for n in "ab"
+        ]
+        assert [each.result().failed for each in done] == [{}, {}]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "detections.json"}
