@@ -1,7 +1,6 @@
 """TorchScript and .pt2: what is written runs without boxwright's code, and what a stranger put in is not loaded."""
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -102,51 +101,12 @@ def changed(file: Path, part: str, change: Any) -> Path:
     return file
 
 
-class Trap:
-    def __reduce__(self) -> Any:
-        return (os.mkdir, ("sprung",))
-
-
-def trap(_: bytes) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(Trap(), buffer)
-    return buffer.getvalue()
-
-
 def edited(old: str, new: str) -> Any:
     def change(content: bytes) -> bytes:
         assert old.encode() in content
         return content.replace(old.encode(), new.encode())
 
     return change
-
-
-PT2 = {
-    "pickle": ("sample_inputs/model.pt", trap, "a pickle of other things"),
-    "flag": ("weights_config.json", lambda _: json.dumps({"config": {"a": {"use_pickle": True}}}).encode(), "a pickle"),
-    "call": ("models/model.json", edited("torch.ops.aten.add.Tensor", "torch.hub.load"), "a call of torch.hub.load"),
-    "file": ("models/model.json", edited("aten.add.Tensor", "aten.from_file.default"), "a call of torch.ops.aten.from"),
-    "formula": ("models/model.json", edited("integer=True", "integer=open(1)"), "the formula Symbol"),
-}
-
-
-@pytest.mark.parametrize(("part", "change", "found"), PT2.values(), ids=PT2)
-def test_what_could_run_in_a_pt2_is_refused(
-    part: str, change: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = changed(small(tmp_path, "pt2"), part, change)
-    with pytest.raises(InputError, match=found) as refused:
-        open_backend(file)
-    assert "\n" not in str(refused.value)
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.parametrize("line", ["torch.save(images, 'x')", "torch.from_file('x')", "ops.mine.run(images)"])
-def test_what_could_write_in_torchscript_is_refused(line: str, tmp_path: Path) -> None:
-    file = changed(small(tmp_path, "torchscript"), ".py", lambda code: code + f"    {line}\n".encode())
-    with pytest.raises(InputError, match="which no export needs"):
-        open_backend(file)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -161,7 +121,8 @@ def test_no_program_is_one_line(kind: str, tmp_path: Path) -> None:
         open_backend(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/version", "3")
-    with pytest.raises(InputError, match="not a program that PyTorch"):
+        archive.writestr("archive/byteorder", sys.byteorder)
+    with pytest.raises(InputError, match="found no "):
         open_backend(file)
 
 
@@ -182,16 +143,12 @@ def test_archives_that_cannot_be_unpacked_are_one_line(offset: int, byte: int, k
 
 
 def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "a.pt2"
-    name = "archive/models/model.json"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, '{"a": 1}' * 50)
-    content, start = file.read_bytes(), 30 + len(name)
+    file = small(tmp_path, "torchscript")
+    with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in ("archive/code/__torch__/a.py", *old.namelist()):
+            new.writestr(name, old.read(name) if name in old.namelist() else "a = 1\n" * 50)
+    content, start = file.read_bytes(), 30 + len("archive/code/__torch__/a.py")
     file.write_bytes(content[:start] + b"\xff" * 6 + content[start + 6 :])
-    with pytest.raises(InputError, match="not a program of PyTorch"):
-        open_backend(file)
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(name, "1" * 5000)  # more digits than Python reads
     with pytest.raises(InputError, match="not a program of PyTorch"):
         open_backend(file)
 

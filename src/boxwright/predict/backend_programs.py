@@ -1,47 +1,28 @@
 """Files of PyTorch itself, TorchScript and the archives of torch.export (.pt2), on the CPU.
 
-Both hold programs, and PyTorch trusts them: its reader of .pt2 falls back to unpickling, evaluates formulas written in
-Python, and takes the functions to call by name; TorchScript runs in an interpreter of its own, which can write files.
-So a file is looked through before PyTorch sees it, and refused if there is more in it than exports of networks need.
+Both hold programs, and PyTorch trusts them. So a .pt2 is run by `exported_program` and TorchScript by PyTorch once
+`torchscript` has found nothing in it but a traced network.
 """
 
 import io
-import json
-import pickle
-import re
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from boxwright import json_text
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, Inputs, Running, first_line
+from boxwright.predict import archive, exported_program, torchscript
+from boxwright.predict.archive import Archive
+from boxwright.predict.backend import Backend, Inputs, Running, check_input, first_line
 from boxwright.predict.card import KEY
 
 SHAPE = f"{KEY}.shape"  # a trace does not know the shape of its input; this extra file does, as JSON
-LARGEST = 10  # times the file: PyTorch compresses nothing but lines of code
-# What programs may call: PyTorch's tensor operators without the one that maps files, sums of sizes, and loops.
-CALLED = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.while_loop|math\.(?:trunc|floor|ceil)"
-    r"|torch\.sym_(?:min|max|not|sum|int|float)"
-    r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|neg|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
-)
-# What lengths of axes are computed with; sympy evaluates it as Python.
-FORMULA = re.compile(
-    r"(?:Symbol\('[su]\d+'|\b(?:positive|nonnegative|integer)=True\b|[su]\d+|\d+|[ ()+*,-]"
-    r"|\b(?:Integer|Rational|Add|Mul|Pow|FloorDiv|CleanDiv|Mod|PythonMod|Max|Min)\b)*+"
-)
-# Of TorchScript: what writes or maps files, runs while it is loaded, or needs libraries besides PyTorch.
-FORBIDDEN = re.compile(r"\b(?:from_file|save|set_data|rpc_\w+|__setstate__|torch\.classes|ops\.(?!prim\b)\w+)\b")
-
-# What Python's readers of archives, text and JSON raise: an encrypted entry is a RuntimeError, which the next two are
-# as well, an unknown compression; a number of too many digits a ValueError, as is what is no JSON and no UTF-8.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+READERS = {".pt2": exported_program.ENTRIES, ".torchscript": torchscript.ENTRIES}
+GROWTH = {".pt2": 1, ".torchscript": 10}  # PyTorch compresses nothing but lines of code
 
 
 class Program(Backend):
@@ -62,12 +43,19 @@ class Program(Backend):
 def open_file(file: Path, running: Running) -> tuple[Program, str | None]:
     """The program, and the card's text where the file has one.
 
-    Raises InputError for a file that is no such program and one that holds what is refused.
+    Raises InputError for a file that is no such program and one that holds what no export does.
     """
     running.refuse("torch for programs", "bfloat16", "compile")
-    looked_through, text = _looked_through(file)
+    found = _read(file)
+    if file.suffix == ".pt2":
+        program = exported_program.read(found)
+        check_input(file, program.shape)
+        return Program(program, program.shape), _text(found)
+    torchscript.check(found)
     try:
-        return (_open_pt2 if file.suffix == ".pt2" else _open_torchscript)(looked_through), text
+        return _open_torchscript(found), _text(found)
+    except InputError:
+        raise
     except Exception as error:  # whatever its parts raise for what they do not understand
         raise InputError(
             f"{file}: not a program that PyTorch {torch.__version__} can run ({first_line(error)})"
@@ -75,82 +63,32 @@ def open_file(file: Path, running: Running) -> tuple[Program, str | None]:
 
 
 def read_text(file: Path) -> str | None:
-    """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _looked_through(file)[1]
+    """The card's text where the file has one. Raises InputError for what is no archive of an export."""
+    return _text(_read(file))
 
 
-def _open_pt2(file: IO[bytes]) -> Program:
-    program = torch.export.load(file)
-    first = program.graph_signature.user_inputs[0]
-    node = next(node for node in program.graph.nodes if node.name == first)
-    shape = tuple(side if isinstance(side, int) else None for side in node.meta["val"].shape)
-    # without its guards, which are Python to be compiled: the shapes are seen to already
-    return Program(program.module(check_guards=False), shape)
+def _read(file: Path) -> Archive:
+    return archive.read(file, READERS[file.suffix], GROWTH[file.suffix])
 
 
-def _open_torchscript(file: IO[bytes]) -> Program:
-    extra = {SHAPE: ""}
+def _text(found: Archive) -> str | None:
+    return found.text(f"extra/{KEY}") if f"extra/{KEY}" in found.entries else None
+
+
+def _open_torchscript(found: Archive) -> Program:
+    """PyTorch is given a new archive of the entries that were checked: in one made for it, its reader finds other
+    entries than Python's."""
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as checked:
+        for name, content in found.entries.items():
+            checked.writestr(archive.ROOT + name, content)
+    copy.seek(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
-        program = torch.jit.load(file, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
-    shape = json.loads(extra[SHAPE] or "[]")
-    sides = tuple(side if isinstance(side, int) and side > 0 else None for side in shape)
-    return Program(program, sides or (None,) * 4)
-
-
-def _looked_through(file: Path) -> tuple[IO[bytes], str | None]:
-    """The archive as it was looked through, and the card's text. PyTorch is given this copy, because in a file made for
-    it its reader finds other entries than Python's. What is raised: as in `open_file`."""
-    copy, card = io.BytesIO(), None
-    try:
-        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w") as checked:
-            unpacked, packed = sum(entry.file_size for entry in archive.infolist()), file.stat().st_size
-            if unpacked > LARGEST * packed:
-                raise InputError(f"{file}: {packed} bytes that unpack to {unpacked}, needed what PyTorch writes")
-            for name in dict.fromkeys(archive.namelist()):
-                content = archive.read(name)
-                if wrong := _wrong(name, content):
-                    raise InputError(f"{file}: {name}: found {wrong}, which no export needs; it is not loaded")
-                checked.writestr(name, content)
-                if name.split("/", 1)[-1] == f"extra/{KEY}":
-                    card = content.decode()
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{file}: not a program of PyTorch ({first_line(error)})") from error
-    copy.seek(0)
-    return copy, card
-
-
-def _wrong(name: str, content: bytes) -> str:
-    """What is refused in an entry of an archive; "" where nothing is."""
-    if name.endswith(".json"):
-        return next(_wrong_in_pt2(json.loads(content)), "")
-    if "/data/sample_inputs/" in name:
-        return _wrong_in_tensors(content)
-    found = FORBIDDEN.search(content.decode()) if "/code/" in name and name.endswith(".py") else None
-    return found.group() if found else ""
-
-
-def _wrong_in_pt2(tree: Any) -> Iterator[str]:
-    """What is refused in the JSON of a .pt2 archive."""
-    if isinstance(tree, list):
-        for one in tree:
-            yield from _wrong_in_pt2(one)
-    elif isinstance(tree, dict):
-        if tree.get("use_pickle"):
-            yield "a pickle"
-        if "inputs" in tree and not CALLED.fullmatch(str(tree.get("target", "torch.sym_not"))):
-            yield f"a call of {tree['target']!s:.80}"
-        if not FORMULA.fullmatch(str(tree.get("expr_str", ""))):
-            yield f"the formula {tree['expr_str']!s:.80}"
-        for one in tree.values():
-            yield from _wrong_in_pt2(one)
-
-
-def _wrong_in_tensors(content: bytes) -> str:
-    try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        return f"a pickle of other things than tensors ({first_line(error)})"
-    return ""
+        program = torch.jit.load(copy, map_location="cpu")  # type: ignore[no-untyped-call]
+    name = f"extra/{SHAPE}"
+    shape = json_text.parse(found.text(name), f"{found.source}: {name}") if name in found.entries else [None] * 4
+    if not isinstance(shape, list) or any(side is not None and type(side) is not int for side in shape):
+        raise found.refuse(name, "another shape than of an input")
+    check_input(Path(found.source), shape)
+    return Program(program, tuple(shape))

@@ -1,0 +1,107 @@
+"""Archives of PyTorch (.pt2, .torchscript), read so that nothing in them is believed: names, sizes and tensors."""
+
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from boxwright import files
+from boxwright.errors import InputError
+from boxwright.predict.backend import first_line
+
+ROOT = "archive/"  # where our exports have everything
+# By the numbers that torch.export writes (`ScalarType` of torch._export.serde.schema)
+TYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
+    8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
+}  # fmt: skip
+
+# What Python's reader of archives raises: an encrypted entry is a RuntimeError, which the next two are as well, an
+# unknown compression; a name that is no text a ValueError.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """source: of the file, for messages. entries: the content of each by its name below the root."""
+
+    source: str
+    entries: dict[str, bytes]
+
+    def text(self, name: str) -> str:
+        """An entry as text. Raises InputError where there is none, and where it is no UTF-8."""
+        try:
+            return self.entries[name].decode()
+        except KeyError as error:
+            raise self.refuse("", f"no {name}") from error
+        except UnicodeDecodeError as error:
+            raise self.refuse(name, "bytes that are no text") from error
+
+    def refuse(self, name: str, found: str) -> InputError:
+        """The error for `found` in the entry `name`."""
+        return InputError(f"{self.source}: {f'{name}: ' if name else ''}found {found:.120}, needed what exports hold")
+
+    def tensor(self, name: str, kind: torch.dtype, sizes: Sequence[int], strides: Sequence[int], offset: int) -> Tensor:
+        """The numbers of an entry as a tensor; sizes and strides in numbers, as PyTorch has them.
+
+        Raises InputError where they reach beyond the entry's end.
+        """
+        content = self.entries.get(name)
+        if content is None:
+            raise self.refuse("", f"no {name}")
+        if fault := misfit(len(content), kind.itemsize, sizes, strides, offset):
+            raise self.refuse(name, fault)
+        if 0 in sizes:
+            return torch.empty(tuple(sizes), dtype=kind)
+        return torch.frombuffer(bytearray(content), dtype=kind).as_strided(tuple(sizes), tuple(strides), offset)
+
+
+def misfit(length: int, width: int, sizes: Sequence[int], strides: Sequence[int], offset: int) -> str:
+    """Why a tensor of numbers of `width` bytes cannot lie in `length` bytes; "" where it can."""
+    numbers = [*sizes, *strides, offset]
+    if len(sizes) != len(strides) or any(type(one) is not int or not 0 <= one <= 1 << 40 for one in numbers):
+        return "a tensor whose shape is none"
+    last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+    if length % width or (0 not in sizes and max(last + 1, prod(sizes)) * width > length):
+        return f"{length} bytes for a tensor of {list(sizes)[:8]}, which reaches beyond them"
+    return ""
+
+
+def read(file: Path, allowed: re.Pattern[str], growth: int) -> Archive:
+    """The archive with all of its entries. allowed: what their names below the root are. growth: how many times the
+    size of the file they may unpack to.
+
+    Raises InputError for what is no archive, has an entry of another name or one name twice, or was written on a
+    machine of another byte order.
+    """
+    try:
+        with files.open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+            size = stream.seek(0, 2)
+            _check_index(file, archive, size, allowed, growth)
+            entries = {entry.filename.removeprefix(ROOT): archive.read(entry) for entry in archive.infolist()}
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{file}: not a program of PyTorch ({first_line(error)})") from error
+    if entries.get("byteorder", b"") != sys.byteorder.encode():
+        raise InputError(f"{file}: byteorder: found none or that of another machine, needed {sys.byteorder}")
+    return Archive(str(file), entries)
+
+
+def _check_index(file: Path, archive: zipfile.ZipFile, size: int, allowed: re.Pattern[str], growth: int) -> None:
+    unpacked, seen = sum(entry.file_size for entry in archive.infolist()), set()
+    if unpacked > growth * size:
+        raise InputError(f"{file}: {size} bytes that unpack to {unpacked}, needed what PyTorch writes")
+    for name in archive.namelist():
+        if not (name.startswith(ROOT) and allowed.fullmatch(name.removeprefix(ROOT))):
+            raise InputError(f"{file}: holds {name[:80]}, which no export does; it is not loaded")
+        if name.casefold() in seen:
+            raise InputError(f"{file}: holds {name[:80]} twice; it is not loaded")
+        seen.add(name.casefold())

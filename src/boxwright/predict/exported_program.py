@@ -1,0 +1,270 @@
+"""Archives of torch.export (.pt2), run by ourselves: the file's list of operators, one after the other.
+
+PyTorch's own reader unpickles, evaluates formulas and writes Python with names of the file in it. None of that is
+needed to run a list of operators, so nothing of the file is given to it: the list is read from its JSON here, tensors
+are raw bytes, and an operator is called if `operators` has it. What else the file says (formulas of lengths, guards,
+where a node came from, sample inputs) is not looked at.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwright import json_text
+from boxwright.errors import InputError
+from boxwright.predict import operators
+from boxwright.predict.archive import TYPES, Archive
+
+# What torch.export.save writes. Older layouts have other names.
+ENTRIES = re.compile(
+    r"models/model\.json|data/weights/(?:weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(?:tensor_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt"
+    r"|extra/boxwright|archive_format|archive_version|byteorder|version|\.data/(?:version|serialization_id)"
+)
+FORMAT, VERSION, SCHEMA = "pt2", "0", 8
+STRIDED, WHILE = 7, "torch.ops.higher_order.while_loop"
+TABLES: dict[str, dict[int, Any]] = {
+    "as_scalar_type": {**TYPES},
+    "as_layout": {STRIDED: torch.strided},
+    "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
+}
+DEPTH = 8  # of loops in loops
+PLAIN = {"as_int": int, "as_bool": bool, "as_string": str}
+
+Values = dict[str, Any]
+Get = Callable[[Values], Any]
+
+
+class UnknownError(Exception):
+    """What is not a program as we know it; its text says what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """results: names for what `call` gives, "" for what nobody uses; none where it only checks. several: whether it
+    gives a list. over: names that no later step needs."""
+
+    call: Callable[..., Any]
+    args: tuple[Get, ...]
+    named: tuple[tuple[str, Get], ...]
+    results: tuple[str, ...]
+    several: bool
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A graph: names of what enters, what is done in order, and names of what leaves."""
+
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, *given: Any) -> tuple[Any, ...]:
+        """Run them. Whatever PyTorch raises for inputs that do not fit is raised."""
+        values = dict(zip(self.inputs, given, strict=True))
+        for step in self.steps:
+            found = step.call(*(get(values) for get in step.args), **{name: get(values) for name, get in step.named})
+            if step.results:
+                values.update(zip(step.results, found if step.several else (found,), strict=True))
+            for name in step.over:
+                values.pop(name, None)
+        return tuple(values[name] for name in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """steps: of which the last inputs are the pictures. held: weights and constants, the inputs before these. shape: of
+    the first picture input, None for an axis that varies."""
+
+    steps: Steps
+    held: tuple[Tensor, ...]
+    shape: tuple[int | None, ...]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the program gives of the inputs."""
+        return self.steps(*self.held, *inputs)
+
+
+def read(archive: Archive) -> Exported:
+    """The program in an archive. Raises InputError for what is none, and for one that calls what no export does."""
+    if (archive.text("archive_format"), archive.text("archive_version")) != (FORMAT, VERSION):
+        raise archive.refuse("archive_version", "another version of the archive")
+    tree = json_text.parse(archive.text("models/model.json"), f"{archive.source}: models/model.json")
+    try:
+        if tree["schema_version"]["major"] != SCHEMA:
+            raise UnknownError(f"schema {tree['schema_version']['major']}; this PyTorch writes {SCHEMA}")
+        module = tree["graph_module"]
+        tensors = _tensors(archive, "weights", "weight_") | _tensors(archive, "constants", "tensor_")
+        specs = [_only(one) for one in module["signature"]["input_specs"]]
+        held = tuple(tensors[_stored(kind, spec)] for kind, spec in specs if kind != "user_input")
+        if any(kind == "user_input" for kind, _ in specs[: len(held)]) or len(held) == len(specs):
+            raise UnknownError("weights after the inputs")
+        if any(_only(one)[0] != "user_output" for one in module["signature"]["output_specs"]):
+            raise UnknownError("outputs that change what is stored")
+        steps = _steps(module["graph"], 0)
+        first = module["graph"]["tensor_values"][steps.inputs[len(held)]]["sizes"]
+        return Exported(steps, held, tuple(side.get("as_int") for side in first))
+    except UnknownError as error:
+        raise archive.refuse("models/model.json", str(error)) from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # what is missing where, or of another kind than is read here: no program that PyTorch wrote
+        raise archive.refuse("models/model.json", f"no program ({type(error).__name__}: {error})") from error
+
+
+def _tensors(archive: Archive, part: str, prefix: str) -> dict[str, Tensor]:
+    """Weights or constants by their names."""
+    name = f"data/{part}/model_{part}_config.json"
+    found = {}
+    for own, entry in json_text.parse(archive.text(name), f"{archive.source}: {name}")["config"].items():
+        meta, path = entry["tensor_meta"], entry["path_name"]
+        if entry["use_pickle"] is not False or not re.fullmatch(prefix + r"\d+", path):
+            raise UnknownError(f"{path!s:.40} stored otherwise than as numbers, in {name}")
+        if meta["layout"] != STRIDED or meta["dtype"] not in TYPES:
+            raise UnknownError(f"{path} of another layout or type")
+        sizes, strides = ([one["as_int"] for one in meta[part]] for part in ("sizes", "strides"))
+        offset = meta["storage_offset"]["as_int"]
+        found[own] = archive.tensor(f"data/{part}/{path}", TYPES[meta["dtype"]], sizes, strides, offset)
+    return found
+
+
+def _stored(kind: str, spec: Any) -> str:
+    """The name in the archive of what enters beside the pictures."""
+    keys = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+    if kind not in keys:
+        raise UnknownError(f"an input of kind {kind}")
+    return str(spec[keys[kind]])
+
+
+def _steps(graph: Any, depth: int) -> Steps:
+    if depth > DEPTH:
+        raise UnknownError("loops in loops in loops")
+    inputs = [_name(one) for one in graph["inputs"]]
+    parsed, known = [], set(inputs)
+    for node in graph["nodes"]:
+        step, used = _step(node, depth)
+        if missing := set(used) - known:
+            raise UnknownError(f"{node['target']} of {', '.join(missing)}, which nothing gives")
+        known.update(step.results)
+        parsed.append((step, used))
+    outputs = tuple(_name(one) for one in graph["outputs"])
+    if missing := set(outputs) - known:
+        raise UnknownError(f"output {', '.join(missing)}, which nothing gives")
+    return Steps(tuple(inputs), tuple(_freeing(parsed, outputs)), outputs)
+
+
+def _freeing(parsed: Sequence[tuple[Step, list[str]]], outputs: tuple[str, ...]) -> list[Step]:
+    """The steps, each with what nobody needs after it: memory is taken for as long as something is named."""
+    needed, steps = set(outputs), []
+    for step, used in reversed(parsed):
+        over = {*used, *step.results} - needed
+        needed |= set(used)
+        steps.append(Step(step.call, step.args, step.named, step.results, step.several, tuple(over)))
+    return steps[::-1]
+
+
+def _step(node: Any, depth: int) -> tuple[Step, list[str]]:
+    """A node, and the names that it uses."""
+    used: list[str] = []
+    args = [(one["name"], one.get("kind"), _argument(one["arg"], used, depth)) for one in node["inputs"]]
+    call = _while if node["target"] == WHILE else operators.resolve(node["target"])
+    if call is None:
+        raise UnknownError(f"a call of {node['target']!s:.80}")
+    results, several = _results(node["outputs"])
+    several = several or call is _while
+    positional = tuple(get for _, kind, get in args if kind != 2)
+    named = tuple((str(name), get) for name, kind, get in args if kind == 2)
+    return Step(call, positional, named, results, several, ()), used
+
+
+def _results(outputs: Any) -> tuple[tuple[str, ...], bool]:
+    if len(outputs) == 1 and "as_tensors" in outputs[0]:
+        return tuple(_typed(one["name"], str) for one in outputs[0]["as_tensors"]), True
+    return tuple("" if "as_none" in one else _name(one) for one in outputs), len(outputs) > 1
+
+
+def _name(argument: Any) -> str:
+    kind, value = _only(argument)
+    name = value["name"] if kind == "as_tensor" else value["as_name"] if kind == "as_sym_int" else None
+    if not isinstance(name, str):
+        raise UnknownError(f"{kind} where a tensor is named")
+    return name
+
+
+def _only(tree: Any) -> tuple[str, Any]:
+    ((kind, value),) = tree.items()
+    return kind, value
+
+
+def _argument(argument: Any, used: list[str], depth: int) -> Get:
+    """What finds the value of an argument among the values so far; the names that it needs are added to `used`."""
+    kind, value = _only(argument)
+    if kind in PLAIN:
+        return _constant(_typed(value, PLAIN[kind]))
+    if kind == "as_none":
+        return _constant(None)
+    if kind == "as_float":
+        return _constant(_float(value))
+    if kind in ("as_ints", "as_bools"):
+        return _constant([_typed(one, int if kind == "as_ints" else bool) for one in value])
+    if kind == "as_floats":
+        return _constant([_float(one) for one in value])
+    if kind in TABLES:
+        return _constant(TABLES[kind][value])
+    if kind == "as_device" and value["type"] == "cpu":
+        return _constant(torch.device("cpu"))
+    if kind in ("as_tensor", "as_sym_int"):
+        return _one(value, used)
+    if kind in ("as_tensors", "as_sym_ints"):
+        return _several([_one(one, used) for one in value])
+    if kind == "as_optional_tensors":
+        return _several([_constant(None) if "as_none" in one else _one(one["as_tensor"], used) for one in value])
+    if kind == "as_graph":
+        return _constant(_steps(value["graph"], depth + 1))
+    raise UnknownError(f"an argument of kind {kind}")
+
+
+def _one(value: Any, used: list[str]) -> Get:
+    if "as_int" in value:
+        return _constant(_typed(value["as_int"], int))
+    name = value["name"] if "name" in value else value["as_name"]
+    used.append(_typed(name, str))
+    return itemgetter(name)
+
+
+def _several(parts: Iterable[Get]) -> Get:
+    many = list(parts)
+    return lambda values: [get(values) for get in many]
+
+
+def _constant(value: Any) -> Get:
+    return lambda _: value
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise UnknownError(f"{value!r:.40}, where {kind.__name__} is needed")
+    return value
+
+
+def _float(value: Any) -> float:
+    """A number; the words are how PyTorch writes those that JSON has not."""
+    if type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN"):
+        return float(value)
+    raise UnknownError(f"{value!r:.40}, where a number is needed")
+
+
+def _while(condition: Any, body: Any, carried: Any, more: Any = ()) -> tuple[Any, ...]:
+    """A loop as torch.export writes it: `carried` goes through `body` for as long as `condition` holds of it."""
+    if not isinstance(condition, Steps) or not isinstance(body, Steps):
+        raise UnknownError("a loop without graphs")
+    while condition(*carried, *more)[0]:
+        carried = body(*carried, *more)
+    return tuple(carried)

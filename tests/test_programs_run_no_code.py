@@ -1,0 +1,292 @@
+"""A .pt2 or TorchScript file of a stranger is refused, by one line, before anything in it has run."""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from boxwright import cli
+from boxwright.export import programs
+from boxwright.export.graph import raw_graph
+from boxwright.predict.backends import open_backend
+from boxwright.predict.card import Card
+from test_export_onnx import made
+
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "R-pt2-runs-code"
+RAN = "CODE_RAN"
+Entries = dict[str, bytes]
+Change = Callable[[Entries], None]
+
+
+class Trap:
+    """Makes the folder CODE_RAN when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, (RAN,))
+
+
+def saved() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"a": Trap()}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A classifier in both formats."""
+    folder = tmp_path_factory.mktemp("good")
+    model, recipe = made("tiny_darknet", {"last": "plain"})
+    graph = raw_graph(model, recipe)
+    text = Card(recipe, "raw", "float32", graph.outputs, "", "1").to_text()
+    programs.write_pt2(graph, folder / "a.pt2", text)
+    programs.write_torchscript(graph, folder / "a.torchscript", text)
+    return {"pt2": folder / "a.pt2", "torchscript": folder / "a.torchscript"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a picture."""
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.jpg", np.zeros((64, 96, 3), np.uint8))
+    return tmp_path
+
+
+def rebuilt(source: Path, target: Path, change: Change) -> Path:
+    """A copy of an archive with changed entries, which are not compressed."""
+    with zipfile.ZipFile(source) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return target
+
+
+def names() -> set[str]:
+    """What lies in the working folder."""
+    return {path.name for path in Path.cwd().iterdir()}
+
+
+def refused(file: Path, capfd: pytest.CaptureFixture[str], command: str = "predict") -> str:
+    """The one line of `boxwright predict FILE a.jpg`, after which nothing has run and nothing is written."""
+    before = names()
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([command, str(file), "a.jpg"])
+    said = capfd.readouterr()
+    assert leaving.value.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert names() == before
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("formula_in_JSON", "models/model.JSON"),
+        ("old_constants", "data/constants/model.pt"),
+        ("old_layout", "holds version"),
+        ("old_weights", "data/weights/model.pt"),
+        ("opaque_object", "data/constants/opaque_obj_0"),
+    ],
+)
+def test_files_that_ran_code(name: str, found: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if not CASES.is_dir():
+        pytest.skip("no folder `shared` with the crafted files beside the checkout")
+    assert found in refused(CASES / f"{name}.pt2", capfd)
+
+
+def entry(name: str, content: bytes = b"") -> Change:
+    """Another entry, a pickle unless it is said what."""
+    return lambda entries: entries.update({f"archive/{name}": content or saved()})
+
+
+def model(old: str, new: str, name: str = "models/model.json") -> Change:
+    """Another text in the JSON of the program."""
+
+    def change(entries: Entries) -> None:
+        text = entries[f"archive/{name}"].decode()
+        assert old in text
+        entries[f"archive/{name}"] = text.replace(old, new, 1).encode()
+
+    return change
+
+
+def config(part: str, **new: Any) -> Change:
+    """Another entry of the first weight's description."""
+
+    def change(entries: Entries) -> None:
+        name = f"archive/data/{part}/model_{part}_config.json"
+        tree = json.loads(entries[name])
+        first = next(iter(tree["config"].values()))
+        for key, value in new.items():
+            (first if key in first else first["tensor_meta"])[key] = value
+        entries[name] = json.dumps(tree).encode()
+        if "use_pickle" in new:
+            entries[f"archive/data/{part}/{first['path_name']}"] = saved()
+
+    return change
+
+
+PT2: dict[str, tuple[Change, str]] = {
+    "weights of older files": (entry("data/weights/model.pt"), "holds archive/data/weights/model.pt"),
+    "constants of older files": (entry("data/constants/model.pt"), "holds archive/data/constants/model.pt"),
+    "an older layout": (lambda entries: entries.update(version=b"8.20"), "holds version"),
+    "a pickle": (entry("data/constants/opaque_obj_0"), "opaque_obj_0"),
+    "an object": (entry("data/constants/custom_obj_0"), "custom_obj_0"),
+    "a library": (entry("data/aotinductor/model/x.wrapper.so", b"\x7fELF"), "x.wrapper.so"),
+    "a second program": (entry("models/other.json"), "models/other.json"),
+    "a program by another case": (entry("models/model.JSON"), "models/model.JSON"),
+    "an entry by another case": (entry("DATA/weights/weight_0"), "DATA/weights/weight_0"),
+    "another root": (lambda entries: entries.update({"Archive/models/model.json": b"{}"}), "Archive/models"),
+    "a way out": (entry("data/weights/../../../x"), "data/weights/../"),
+    "an absolute name": (lambda entries: entries.update({"/tmp/x": b""}), "holds /tmp/x"),
+    "samples elsewhere": (entry("data/sample_inputs/other.pt"), "sample_inputs/other.pt"),
+    "executorch": (entry("data/executorch/a.pte"), "a.pte"),
+    "extra files": (entry("extra/other"), "extra/other"),
+    "a weight as a pickle": (config("weights", use_pickle=True), "stored otherwise than as numbers"),
+    "a weight's flag that is a word": (config("weights", use_pickle="no"), "stored otherwise than as numbers"),
+    "a weight elsewhere": (config("weights", path_name="../constants/tensor_0"), "stored otherwise"),
+    "a weight that is a constant's": (config("weights", path_name="opaque_obj_0"), "stored otherwise"),
+    "a weight beyond its bytes": (config("weights", sizes=[{"as_int": 1 << 20}], strides=[{"as_int": 1}]), "beyond"),
+    "a weight from beyond": (config("weights", storage_offset={"as_int": 1 << 30}), "beyond"),
+    "a weight from before": (config("weights", storage_offset={"as_int": -4}), "shape is none"),
+    "steps beyond": (config("weights", strides=[{"as_int": 1 << 20}] * 4), "beyond"),
+    "a weight of symbols": (config("weights", sizes=[{"as_expr": {"expr_str": "1"}}]), "no program"),
+    "another layout": (config("weights", layout=1), "another layout"),
+    "a function of PyTorch": (model("torch.ops.aten.conv2d.default", "torch.hub.load"), "a call of torch.hub.load"),
+    "a function of Python": (model("torch.ops.aten.conv2d.default", "_operator.methodcaller"), "a call of _operator"),
+    "a file": (model("aten.conv2d.default", "aten.from_file.default"), "a call of torch.ops.aten.from_file"),
+    "another library's operator": (
+        model("ops.aten.conv2d.default", "ops.mine.run.default"),
+        "a call of torch.ops.mine",
+    ),
+    "an attribute of an operator": (model("aten.conv2d.default", "aten.conv2d.__init__"), "a call of"),
+    "an operator's inside": (model("aten.conv2d.default", "aten.conv2d.default._op"), "a call of"),
+    "a key twice": (model('{"graph_module"', '{"graph_module": {}, "graph_module"'), "'graph_module' stands twice"),
+    "another schema": (model('"major": 8', '"major": 9'), "schema 9"),
+    "a function as argument": (model('{"as_ints": [1, 1]}', '{"as_operator": "torch.hub.load"}'), "as_operator"),
+    "a name that nothing gives": (model('{"as_tensor": {"name": "p_', '{"as_tensor": {"name": "q_'), ""),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), PT2.values(), ids=PT2)
+def test_ways_to_run_code_in_a_pt2(
+    change: Change, found: str, good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = rebuilt(good["pt2"], here / "b.pt2", change)
+    assert found in refused(file, capfd)
+
+
+def test_an_entry_twice_is_refused(good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for kind, name in (("pt2", "models/model.json"), ("torchscript", "data.pkl")):
+        file = here / f"b.{kind}"
+        file.write_bytes(good[kind].read_bytes())
+        with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(f"archive/{name}", saved())
+        assert f"holds archive/{name} twice" in refused(file, capfd)
+
+
+def test_what_else_a_pt2_says_is_not_looked_at(good: dict[str, Path], here: Path) -> None:
+    """Samples, guards, formulas and descriptions are code to PyTorch; they stay what they are here: bytes."""
+    ran = f"__import__('os').mkdir('{RAN}')"
+
+    def change(entries: Entries) -> None:
+        entries["archive/data/sample_inputs/model.pt"] = saved()
+        tree = json.loads(entries["archive/models/model.json"])
+        tree["guards_code"] = [ran]
+        tree["range_constraints"] = {ran: {"min_val": 0, "max_val": 1}}
+        tree["graph_module"]["metadata"] = {"custom": ran}
+        tree["graph_module"]["graph"]["sym_int_values"] = {"x": {"as_expr": {"expr_str": ran}}}
+        for node in tree["graph_module"]["graph"]["nodes"]:
+            node["metadata"] = {"stack_trace": ran, "source_fn_stack": f"a,torch.{ran}"}
+        for call in tree["graph_module"]["module_call_graph"]:
+            if call["signature"]:
+                call["signature"]["in_spec"] = ran
+        entries["archive/models/model.json"] = json.dumps(tree).encode()
+
+    file = rebuilt(good["pt2"], here / "b.pt2", change)
+    images = torch.rand(1, 3, 64, 96)
+    assert torch.equal(open_backend(file)[0].forward(images)[0], open_backend(good["pt2"])[0].forward(images)[0])
+    assert RAN not in names()
+
+
+def names_in_code(entries: Entries) -> None:
+    """Names of values that would end what PyTorch writes with them, and begin something else."""
+    text = entries["archive/models/model.json"].decode()
+    name = json.loads(text)["graph_module"]["graph"]["nodes"][0]["outputs"][0]["as_tensor"]["name"]
+    evil = f"x = 1; __import__('os').mkdir('{RAN}') #"
+    entries["archive/models/model.json"] = text.replace(f'"{name}"', json.dumps(evil)).encode()
+
+
+def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
+    file = rebuilt(good["pt2"], here / "b.pt2", names_in_code)
+    open_backend(file)[0].forward(torch.rand(1, 3, 64, 96))
+    assert RAN not in names()
+
+
+def pickled(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+def code(change: Callable[[str], str]) -> Change:
+    """Another text of the code."""
+
+    def edit(entries: Entries) -> None:
+        name = next(name for name in entries if name.endswith(".py"))
+        entries[name] = change(entries[name].decode()).encode()
+
+    return edit
+
+
+def line(text: str) -> Change:
+    """A further line at the end of forward."""
+    return code(lambda old: f"{old}    {text}\n")
+
+
+def constants(entries: Entries) -> None:
+    """A tensor that is longer than its bytes."""
+    name = "archive/constants/0"
+    entries[name] = entries[name][:-4]
+
+
+SCRIPT: dict[str, tuple[Change, str]] = {
+    "a file written": (line('x = torch.save(images, "x")'), "a call of torch.save"),
+    "a file mapped": (line('x = torch.from_file("x")'), "a call of torch.from_file"),
+    "an operator of a library": (line("x = ops.mine.run(images)"), "a call of ops.mine.run"),
+    "a print": (line('x = print("x")'), "a call of print"),
+    "a method": (line("x = self.run()"), "a call of self.run"),
+    "an import": (line("import os"), "Import"),
+    "a comment": (line("# type: x"), "letters"),
+    "escapes": (line('x = "\\x1b"'), "letters"),
+    "a formula": (line("x = 1 + 1"), "letters"),
+    "a function outside": (code(lambda old: f"def f(x: int) -> int:\n  return x\n{old}"), "code outside"),
+    "what runs at loading": (code(lambda old: old.replace("def forward", "def __setstate__")), "other things than"),
+    "a class of C++": (
+        code(lambda old: old.replace("(Module):", "(Module):\n  a : __torch__.torch.classes.x.Y")),
+        "class",
+    ),
+    "an entry": (entry("model.json"), "holds archive/model.json"),
+    "a class elsewhere": (entry("code/__torch__/x.pkl"), "x.pkl"),
+    "a pickle for the network": (entry("data.pkl", pickled(Trap())), "data.pkl"),
+    "a pickle for the constants": (entry("constants.pkl", pickled((Trap(),))), "constants.pkl"),
+    "a tensor beyond its bytes": (constants, "constants.pkl"),
+    "no pickle": (entry("constants.pkl", b"\x80\x02(("), "constants.pkl"),
+}
+
+
+@pytest.mark.parametrize(("change", "found"), SCRIPT.values(), ids=SCRIPT)
+def test_ways_to_run_code_in_torchscript(
+    change: Change, found: str, good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = rebuilt(good["torchscript"], here / "b.torchscript", change)
+    assert found in refused(file, capfd)
