@@ -8,9 +8,10 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from threading import Barrier, Lock
 from types import ModuleType
@@ -18,10 +19,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 
 Inputs = tuple[Tensor, ...]
 
+LARGEST = 1 << 29  # numbers of an input, 2 GB as float32; 64 pictures of 1024 x 1024 px are less than half of that
 MOST_LANES = 8  # one for each picture of a usual batch
 _thread = threading.local()  # has `is_lane` in the threads of `Backend.pool`
 
@@ -36,6 +38,8 @@ class Backend(ABC):
 
     name: str
     channels_last: bool
+    source: Path | None = None  # the exported file
+    check: Callable[[Inputs, Sequence[Tensor]], None] | None = None  # raises InputError for outputs that are no answers
 
     def __init__(self, shape: tuple[int | None, ...], lanes: int = 1) -> None:
         self.shape = shape
@@ -54,11 +58,24 @@ class Backend(ABC):
         return joined(self.each(chunks(inputs, self.shape[0], lanes)), len(inputs[0]))
 
     def each(self, parts: Sequence[Inputs]) -> list[Sequence[Tensor]]:
-        """What `run` gives of each of the parts, which may differ in size."""
+        """What `run` gives of each of the parts, which may differ in size. Raises InputError where an exported file
+        cannot be run on them, and where `check` does."""
         if self.pool is None:
             with self._alone:
-                return [self.run(part) for part in parts]
-        return list((map if _is_lane() else self.pool.map)(self.run, parts))
+                return [self._answer(part) for part in parts]
+        return list((map if _is_lane() else self.pool.map)(self._answer, parts))
+
+    def _answer(self, part: Inputs) -> Sequence[Tensor]:
+        try:
+            found = self.run(part)
+        except Exception as error:  # of a runtime, which has classes of its own, or of an operator in a program
+            if self.source is None or isinstance(error, InputError):
+                raise
+            shapes = ", ".join(str(tuple(one.shape)) for one in part)
+            raise InputError(f"{self.source}: cannot be run on inputs of {shapes} ({first_line(error)})") from error
+        if self.check is not None:
+            self.check(part, found)
+        return found
 
 
 def _is_lane() -> bool:
@@ -154,8 +171,19 @@ def no_picture(file: Path) -> InputError:
     return InputError(f"{file}: does not take pictures as our networks do; needed a file written by `boxwright export`")
 
 
+def check_input(file: Path, shape: Sequence[int | None]) -> None:
+    """Raises InputError for a file whose first input, of `shape`, is nothing or more than can be meant: runtimes take
+    memory for it when they open a file. None is an axis that may have any length."""
+    fixed = [side for side in shape if side is not None]
+    if any(side < 1 for side in fixed) or prod(fixed) > LARGEST:
+        found = " x ".join("any" if side is None else str(side) for side in shape)
+        raise InputError(f"{file}: takes inputs of {found}, needed at least 1 and at most {LARGEST:,} numbers")
+
+
 def first_line(error: BaseException) -> str:
     """What a runtime says of a file, short enough for one line: its longest story begins with its own source files."""
+    if isinstance(error, UnicodeDecodeError):  # OpenVINO quotes a damaged file's bytes
+        return "its message is no text; the file is damaged"
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return (said or lines or [type(error).__name__])[0][:160]
+    return printable((said or lines or [""])[0][:160]) or type(error).__name__

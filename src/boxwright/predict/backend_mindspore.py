@@ -1,14 +1,16 @@
 """MindIR files in MindSpore on the CPU (extra `mindspore`)."""
 
 import ctypes
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from boxwright import files
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line
+from boxwright.predict.backend import Backend, Inputs, Running, check_input, extra, first_line
 from boxwright.predict.card import KEY
 from boxwright.weights.files import require
 
@@ -46,20 +48,24 @@ def open_file(file: Path, running: Running) -> tuple[MindSpore, str | None]:
     Raises InputError for a file that is no MindIR, and one with other operators than our exports have.
     """
     running.refuse("mindspore", "bfloat16", "compile")
-    model = _read(file)
+    model, content = _read(file)
     _refuse_others(model, file)
     shape = tuple(model.graph.input[0].tensor[0].dims)
+    check_input(file, shape)
     mindspore = _mindspore()
-    try:
-        cell = mindspore.nn.GraphCell(mindspore.load(str(file)))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
+    with tempfile.TemporaryDirectory() as folder:  # what was looked at, with no other files beside it
+        copy = Path(folder) / "model.mindir"
+        copy.write_bytes(content)
+        try:
+            cell = mindspore.nn.GraphCell(mindspore.load(str(copy)))
+        except Exception as error:  # RuntimeError, ValueError, and what comes of making text of their messages
+            raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
     return MindSpore(cell, shape), _text(model)
 
 
 def read_text(file: Path) -> str | None:
     """The card's text where the file has one. Raises InputError for a file that is no MindIR."""
-    return _text(_read(file))
+    return _text(_read(file)[0])
 
 
 def _mindspore() -> Any:
@@ -76,19 +82,22 @@ def _mindspore() -> Any:
     return mindspore
 
 
-def _read(file: Path) -> Any:
-    """The file as the protobuf message that it is."""
+def _read(file: Path) -> tuple[Any, bytes]:
+    """The file as the protobuf message that it is, and its bytes."""
     _mindspore()
     messages: Any = extra("mindspore.train.mind_ir_pb2", "mindspore")
     decode_error = extra("google.protobuf.message", "mindspore").DecodeError
     model = messages.ModelProto()
     try:
-        model.ParseFromString(require(file).read_bytes())
-    except decode_error as error:
+        content = files.read_bytes(require(file))
+        model.ParseFromString(content)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except (decode_error, RuntimeError) as error:
         raise InputError(f"{file}: not a MindIR; export it again") from error
     if not model.HasField("graph") or not model.graph.input or not model.graph.input[0].tensor:
         raise InputError(f"{file}: not a MindIR with an input; export it again")
-    return model
+    return model, content
 
 
 def _refuse_others(model: Any, file: Path) -> None:
@@ -99,6 +108,9 @@ def _refuse_others(model: Any, file: Path) -> None:
     if others or model.functions or model.preprocessor.op:
         found = ", ".join(sorted(others)) or "a graph that calls others"
         raise InputError(f"{file}: holds {found}, which no file of ours does, so it is not run; export it again")
+    weights = (one for graph in graphs for one in graph.parameter)
+    if any(field.name == "external_data" for one in weights for field, _ in one.ListFields()):
+        raise InputError(f"{file}: has weights in other files, which no file of ours has; export it again")
 
 
 def _text(model: Any) -> str | None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
+from boxwright.predict import onnx_file
 from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line, no_picture
-from boxwright.predict.card import KEY
+from boxwright.predict.onnx_file import OnnxFile
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 
@@ -39,23 +40,24 @@ def open_file(file: Path, running: Running) -> tuple[OnnxRuntime, str | None]:
     """
     running.refuse("onnxruntime", "bfloat16", "compile")
     lanes = running.lanes()
-    session = _session(file, lanes, optimise=True)
+    model = onnx_file.read(file)
+    session = _session(model, lanes)
     inputs = session.get_inputs()
     if not inputs or len(inputs[0].shape) != 4 or any(one.type not in TYPES for one in inputs):
         raise no_picture(file)
     batch = inputs[0].shape[0]
     if isinstance(batch, int) and running.lanes(batch) < lanes:  # a file for several pictures: fewer threads that ask
         lanes = running.lanes(batch)
-        session = _session(file, lanes, optimise=True)
-    return OnnxRuntime(session, lanes), _text(session)
+        session = _session(model, lanes)
+    return OnnxRuntime(session, lanes), model.text
 
 
 def read_text(file: Path) -> str | None:
-    """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _text(_session(file, 1, optimise=False))
+    """The card's text where the file has one. Raises InputError for a file that is no ONNX model of ours."""
+    return onnx_file.read(file).text
 
 
-def _session(file: Path, lanes: int, *, optimise: bool) -> Any:
+def _session(model: OnnxFile, lanes: int) -> Any:
     runtime = extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimisations
@@ -63,14 +65,8 @@ def _session(file: Path, lanes: int, *, optimise: bool) -> Any:
     options.intra_op_num_threads = torch.get_num_threads() - lanes + 1
     # Done with a part, its threads keep their cores for a while; the other lanes want them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if lanes > 1 else "1")
-    if not optimise:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        # what it would fall back to is the same, with a word of its own on stdout
+        return runtime.InferenceSession(model.content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # a dozen classes of its own, which have only this in common
-        raise InputError(f"{file}: not a model that ONNX Runtime can run ({first_line(error)})") from error
-
-
-def _text(session: Any) -> str | None:
-    found: str | None = session.get_modelmeta().custom_metadata_map.get(KEY)
-    return found
+        raise InputError(f"{model.file}: not a model that ONNX Runtime can run ({first_line(error)})") from error

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxwright import files
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, Inputs, Running, extra, first_line, no_picture
+from boxwright.predict import onnx_file
+from boxwright.predict.backend import Backend, Inputs, Running, check_input, extra, first_line, no_picture
 from boxwright.predict.card import KEY
 
 TYPES = {"f32", "f16", "u8"}
-# ONNX begins with the field of its IR version, OpenVINO's own with a tag. Anything else would be offered to the reader
-# of TensorFlow's files as well, which prints by itself.
-STARTS = {".onnx": b"\x08", ".xml": b"<"}
+# With which OpenVINO's own begins. Anything else would be offered to the reader of TensorFlow's files as well, which
+# prints by itself.
+START = b"<"
 
 
 class OpenVino(Backend):
@@ -51,11 +53,14 @@ def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
     Raises InputError for a file that is no model and one with operators that OpenVINO does not know.
     """
     running.refuse("openvino", "compile")
-    model = _read(file)
+    model, text = _read(file)
     first = [one.partial_shape.rank for one in model.inputs[:1]]
     kinds = {one.element_type.get_type_name() for one in model.inputs}
     if not first or first[0].is_dynamic or first[0].get_length() != 4 or kinds - TYPES:
         raise no_picture(file)
+    for one in model.inputs:
+        if one.partial_shape.rank.is_static:
+            check_input(file, [side.get_length() if side.is_static else None for side in one.partial_shape])
     batch = model.inputs[0].partial_shape[0]
     lanes = running.lanes(batch.get_length() if batch.is_static else None)
     settings = {
@@ -67,14 +72,14 @@ def open_file(file: Path, running: Running) -> tuple[OpenVino, str | None]:
     }
     try:
         compiled = core().compile_model(model, "CPU", settings)
-    except RuntimeError as error:
+        return OpenVino(compiled, lanes), text
+    except Exception as error:  # RuntimeError, or what comes of making text of its message
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
-    return OpenVino(compiled, lanes), _text(model)
 
 
 def read_text(file: Path) -> str | None:
     """The card's text where the file has one. What is raised: as in `open_file`."""
-    return _text(_read(file))
+    return onnx_file.read(file).text if file.suffix == ".onnx" else _read(file)[1]
 
 
 def core() -> Any:
@@ -97,21 +102,29 @@ def library() -> ModuleType:
     return extra("openvino", "openvino")
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> tuple[Any, str | None]:
+    """The model and its card's text. OpenVINO is given the bytes that were looked at, so that it opens no other file,
+    whatever the model names."""
     runtime = core()
+    if file.suffix == ".onnx":
+        found = onnx_file.read(file)
+        return _parsed(runtime, file, found.content), found.text
+    content = _bytes(file)
+    if content[:1] != START:
+        raise InputError(f"{file}: not a model that OpenVINO can read (it begins as no {file.suffix} file does)")
+    model = _parsed(runtime, file, content, _bytes(file.with_suffix(".bin")))
+    return model, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+
+
+def _bytes(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            start = opened.read(1)
+        return files.read_bytes(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    if start != STARTS[file.suffix]:
-        raise InputError(f"{file}: not a model that OpenVINO can read (it begins as no {file.suffix} file does)")
+
+
+def _parsed(runtime: Any, file: Path, *content: bytes) -> Any:
     try:
-        return runtime.read_model(str(file))
-    except RuntimeError as error:
+        return runtime.read_model(*content)
+    except Exception as error:  # RuntimeError, or what comes of making text of its message
         raise InputError(f"{file}: not a model that OpenVINO can read ({first_line(error)})") from error
-
-
-def _text(model: Any) -> str | None:
-    places = ([KEY], ["framework", KEY])  # of its own files; of what its ONNX reader finds in the metadata
-    return next((str(model.get_rt_info(place).value) for place in places if model.has_rt_info(place)), None)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from boxwright.errors import InputError
-from boxwright.predict import backend_mindspore, backend_onnxruntime, backend_openvino, backend_programs
+from boxwright.predict import backend_mindspore, backend_onnxruntime, backend_openvino, backend_programs, outputs
 from boxwright.predict.backend import Backend, Running
 from boxwright.predict.card import KEY, Card
 from boxwright.weights.files import require
@@ -52,7 +52,9 @@ def open_backend(path: str | Path, backend: str = "auto", running: Running | Non
         return runner
 
     runner, text = _first_that_can(path, backend, opened)
-    return runner, _card(path, text)
+    card = _card(path, text)
+    runner.source, runner.check = Path(path), outputs.counter(path, card)
+    return runner, card
 
 
 def read_card(path: str | Path) -> Card:

@@ -12,6 +12,7 @@ from torch import nn
 
 from boxwright import files, recipe, weights
 from boxwright.errors import InputError
+from boxwright.predict import outputs
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.backends import Backend, Running, is_exported, open_backend, read_card
 from boxwright.predict.card import Card
@@ -79,8 +80,9 @@ def _load_exported(
         )
     if chosen.data.canvas.trim and None not in sides:
         chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
-    model = without_memory(chosen.model)  # its weights are in the file
-    return Loaded(model.eval(), chosen, torch.device("cpu"), backend, card)
+    model = without_memory(chosen.model).eval()  # its weights are in the file
+    backend.check = outputs.shapes(path, card, model)
+    return Loaded(model, chosen, torch.device("cpu"), backend, card)
 
 
 def load_network(

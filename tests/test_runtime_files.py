@@ -1,0 +1,265 @@
+"""Exported files of a stranger for ONNX Runtime and OpenVINO: one line each, and no other file is read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from boxwright import cli
+from boxwright.errors import InputError
+from boxwright.predict.backend import LARGEST, Backend, check_input, first_line
+from boxwright.predict.backends import open_backend, read_card
+from boxwright.predict.card import KEY, Card
+from boxwright.predict.predictor import Predictor
+from boxwright.recipe import Recipe, load
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+openvino = pytest.importorskip("openvino")
+
+RUNTIMES = ("onnxruntime", "openvino")
+SIDE = 64
+SHAPES = {"stride32": (24, 2, 2), "stride16": (24, 4, 4)}  # 3 anchors of 4 edges, 1 objectness and 3 classes
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "R-onnx"
+
+
+def plan(**changes: Any) -> Recipe:
+    small = {"data.canvas.size": [SIDE, SIDE], "model.width": 0.03, "data.workers": 0, "model.classes": 3}
+    return load("demo", small | changes).with_names(("a", "b", "c"))
+
+
+def model(
+    outputs: dict[str, tuple[int, ...]] = SHAPES,
+    batch: Any = 1,
+    recipe: Recipe | None = None,
+    names: Any = tuple(SHAPES),
+) -> Any:
+    """Pictures in, as many zeros as said out, with a card that says `names`."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMax", ["images"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["one", "no"], ["zero"]),
+    ]
+    weights = [helper.make_tensor("no", kind, [1], [0.0])]
+    for name, shape in outputs.items():
+        sides = np.asarray((1, *shape), np.int64)
+        weights.append(helper.make_tensor(f"{name}.shape", onnx.TensorProto.INT64, [len(sides)], sides))
+        nodes.append(helper.make_node("Expand", ["zero", f"{name}.shape"], [name]))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", kind, [batch, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info(name, kind, [1, *shape]) for name, shape in outputs.items()],
+        weights,
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    card = Card(recipe or plan(), "raw", "float32", names, "", "1")
+    helper.set_model_props(made, {KEY: card.to_text()})
+    return made
+
+
+def saved(made: Any, folder: Path) -> Path:
+    (folder / "a.onnx").write_bytes(made.SerializeToString())
+    return folder / "a.onnx"
+
+
+def looked(file: Path, runtime: str) -> str:
+    """What is said of the file by the time it has looked at a picture."""
+    with pytest.raises(InputError) as refused:
+        bw.load(file, backend=runtime)([np.zeros((SIDE, SIDE, 3), np.uint8)])
+    assert str(refused.value).isprintable()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_outputs_as_the_metadata_says(runtime: str, tmp_path: Path) -> None:
+    loaded = bw.load(saved(model(), tmp_path), backend=runtime)
+    assert isinstance(loaded, Predictor)
+    loaded([np.zeros((SIDE, SIDE, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (
+            lambda: model({"stride16": SHAPES["stride16"]}),
+            "gives 1 outputs, by its metadata needed 2: stride32, stride16",
+        ),
+        (lambda: model(SHAPES | {"more": (1,)}), "gives 3 outputs"),
+        (lambda: model(names=("stride32",)), "gives 2 outputs"),
+        (lambda: model({"stride32": (24, 2, 2), "stride16": (21, 4, 4)}), "stride16 of 1 x 21 x 4 x 4"),
+        (lambda: model({"stride32": (24, 4, 4), "stride16": (24, 2, 2)}), "needed 1 x 24 x 2 x 2"),
+        (lambda: model({"stride32": (24,), "stride16": (24, 4, 4)}), "stride32 of 1 x 24"),
+        (lambda: model(recipe=plan(**{"model.classes": 2}).with_names(("a", "b"))), "needed 1 x 21 x 2 x 2"),
+    ],
+    ids=["fewer", "more", "fewer names", "channels", "order", "axes", "classes"],
+)
+def test_outputs_that_the_metadata_does_not_say(made: Any, found: str, runtime: str, tmp_path: Path) -> None:
+    assert found in looked(saved(made(), tmp_path), runtime)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("batch", [0, 1 << 31, 1 << 40])
+def test_a_batch_that_cannot_be(batch: int, runtime: str, tmp_path: Path) -> None:
+    assert f"takes inputs of {batch} x 3 x 64 x 64" in looked(saved(model(batch=batch), tmp_path), runtime)
+
+
+def test_sizes_of_inputs() -> None:
+    check_input(Path("a"), (None, 3, None, None))
+    check_input(Path("a"), (64, 3, 1024, 1024))
+    for shape in ((0, 3), (-1, 3), (LARGEST + 1,), (1 << 20, 1 << 20)):
+        with pytest.raises(InputError, match="a: takes inputs of"):
+            check_input(Path("a"), shape)
+
+
+def weights_outside(made: Any) -> None:
+    one = made.graph.initializer[0]
+    one.ClearField("float_data")
+    one.data_location = onnx.TensorProto.EXTERNAL
+    one.external_data.add(key="location", value="w.bin")
+
+
+def constant_outside(made: Any) -> None:
+    one = onnx.TensorProto(data_type=1, dims=[1], name="c", data_location=onnx.TensorProto.EXTERNAL)
+    one.external_data.add(key="location", value="/dev/zero")
+    made.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=one))
+
+
+def inside_a_branch(made: Any) -> None:
+    """Two graphs deep."""
+    inner = onnx.helper.make_graph([onnx.helper.make_node("Run", [], ["x"], domain="mine")], "i", [], [])
+    outer = onnx.helper.make_graph(
+        [onnx.helper.make_node("If", ["y"], ["x"], then_branch=inner, else_branch=inner)], "o", [], []
+    )
+    made.graph.node.append(onnx.helper.make_node("Loop", ["z", "y"], ["x"], body=outer))
+
+
+def function(made: Any) -> None:
+    made.functions.add(name="f", domain="mine")
+
+
+def custom(made: Any) -> None:
+    made.graph.node.append(onnx.helper.make_node("Run", ["one"], ["x"], domain="com.mine"))
+
+
+def imported(made: Any) -> None:
+    made.opset_import.append(onnx.helper.make_opsetid("com.mine", 1))
+
+
+def two_cards(made: Any) -> None:
+    made.metadata_props.add(key=KEY, value="{}")
+
+
+OUTSIDE = {
+    weights_outside: "the weight no, which lies in another file",
+    constant_outside: "the weight c, which lies in another file",
+    inside_a_branch: "the operator mine.Run",
+    function: "functions",
+    custom: "the operator com.mine.Run",
+    imported: "operators of com.mine",
+    two_cards: "2 times",
+}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(("change", "found"), OUTSIDE.items(), ids=lambda one: getattr(one, "__name__", ""))
+def test_what_leads_out_of_an_onnx_file(change: Any, found: str, runtime: str, tmp_path: Path) -> None:
+    np.zeros(1, np.float32).tofile(tmp_path / "w.bin")
+    made = model()
+    change(made)
+    assert found in looked(saved(made, tmp_path), runtime)
+    with pytest.raises(InputError, match=found):
+        read_card(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_damaged_bytes_are_one_line(runtime: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Names of operators, and of tensors, that are no text: the runtimes quote them."""
+    whole = model().SerializeToString()
+    for old, new in ((b"ReduceMax", b"Redu\xc6\x1b[1m"), (b"images", b"im\xffges"), (b"Expand", b"Exp\n\xfed")):
+        (tmp_path / "a.onnx").write_bytes(whole.replace(old, new))
+        looked(tmp_path / "a.onnx", runtime)
+    for length in (0, 1, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "a.onnx").write_bytes(whole[:length])
+        looked(tmp_path / "a.onnx", runtime)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["batch_0", "one_output_less", "openvino_message_no_utf8"])
+def test_files_that_gave_tracebacks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if not CASES.is_dir():
+        pytest.skip("no folder `shared` with the damaged files beside the checkout")
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.jpg", np.zeros((SIDE, SIDE, 3), np.uint8))
+    for words in ([], ["--backend", "onnxruntime"], ["--backend", "openvino"]):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["predict", str(CASES / f"{name}.onnx"), "a.jpg", *words])
+        assert leaving.value.code == 2
+        said = capfd.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """The same in OpenVINO's two files."""
+    made = openvino.Core().read_model(saved(model(), tmp_path))
+    made.set_rt_info(Card(plan(), "raw", "float32", tuple(SHAPES), "", "1").to_text(), [KEY])
+    openvino.save_model(made, tmp_path / "a.xml", compress_to_fp16=False)
+    return tmp_path / "a.xml"
+
+
+def test_openvino_reads_its_two_files_and_no_other(pair: Path) -> None:
+    open_backend(pair)
+    weights = pair.with_suffix(".bin")
+    assert weights.stat().st_size > 0
+    content = weights.read_bytes()
+    weights.write_bytes(b"")
+    assert "a.xml: not a model that OpenVINO can read" in looked(pair, "openvino")
+    weights.unlink()
+    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    os.mkfifo(weights)  # would never end
+    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    weights.unlink()
+    weights.symlink_to("/dev/zero")
+    assert "a.bin: cannot be read" in looked(pair, "openvino")
+    weights.unlink()
+    weights.write_bytes(content)
+    text = pair.read_text()
+    pair.write_text(text.replace('type="Broadcast"', 'type="Mine"').replace('version="opset', 'version="extension', 3))
+    assert "a.xml: not a model that OpenVINO can read" in looked(pair, "openvino")
+
+
+class Failing(Backend):
+    name, channels_last = "failing", False
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__((None, 3, None, None))
+        self.error = error
+
+    def run(self, inputs: Any) -> Any:
+        raise self.error
+
+
+def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
+    error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
+    for said, found in (
+        (error, "its message is no text"),
+        (KeyError("x\x1b[0m\ny"), r"\(.*x"),
+        (ValueError(), "ValueError"),
+    ):
+        failing = Failing(said)
+        with pytest.raises(type(said)):
+            failing.forward(torch.zeros(1, 3, 2, 2))
+        failing.source = Path("a.onnx")
+        with pytest.raises(InputError, match=rf"a.onnx: cannot be run on inputs of \(1, 3, 2, 2\).*{found}") as refused:
+            failing.forward(torch.zeros(1, 3, 2, 2))
+        assert str(refused.value).isprintable()
+    assert first_line(RuntimeError("\x1b[2Ja\rb")).isprintable()
