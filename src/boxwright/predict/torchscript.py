@@ -33,7 +33,7 @@ CALLS = {f"torch.{name}" for name in operators.TENSORS} | {
 }  # fmt: skip
 CLASS = "__torch__."
 OPCODES = frozenset({
-    "PROTO", "GLOBAL", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK", "TUPLE", "EMPTY_TUPLE", "EMPTY_DICT",
+    "PROTO", "GLOBAL", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_DICT",
     "EMPTY_LIST", "APPENDS", "SETITEMS", "BINUNICODE", "BININT", "BININT1", "BININT2", "NEWTRUE", "NEWFALSE", "NONE",
     "BINPERSID", "REDUCE", "NEWOBJ", "BUILD", "STOP",
 })  # fmt: skip
