@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from boxwright.errors import InputError
 from boxwright.export import programs
 from boxwright.export.graph import Graph, raw_graph
-from boxwright.predict import backends
-from boxwright.predict.backends import open_backend, read_card
+from boxwright.predict import backend_programs
+from boxwright.predict.backends import Running, open_backend, read_card
 from boxwright.predict.card import Card
 from test_export_onnx import SIZE, WITHIN, assert_equal, examples, made
 
@@ -154,7 +154,7 @@ def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
-def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
     """Two archives of one length after each other: Python's reader finds the second, PyTorch's the first, for it takes
     the place of the index as it is written down."""
     file = small(tmp_path, "torchscript")
@@ -163,8 +163,7 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path, monkeypatch: p
     )
     file.write_bytes(hidden + shown)
     assert torch.equal(torch.jit.load(file)(torch.ones(2, 3))[0], torch.zeros(2, 3))  # type: ignore[no-untyped-call]
-    monkeypatch.setattr(backends, "_card", lambda path, text: text)
-    program, _ = backends.open_backend(file)
+    program, _ = backend_programs.open_file(file, Running())
     assert torch.equal(program.forward(torch.ones(2, 3))[0], torch.full((2, 3), 2.0))
 
 

@@ -16,6 +16,7 @@ from boxwright import files
 from boxwright.errors import InputError
 from boxwright.predict.backend import first_line
 
+AXES = 16  # of a tensor, at most
 ROOT = "archive/"  # where our exports have everything
 # By the numbers that torch.export writes (`ScalarType` of torch._export.serde.schema)
 TYPES = {
@@ -66,7 +67,9 @@ class Archive:
 def misfit(length: int, width: int, sizes: Sequence[int], strides: Sequence[int], offset: int) -> str:
     """Why a tensor of numbers of `width` bytes cannot lie in `length` bytes; "" where it can."""
     numbers = [*sizes, *strides, offset]
-    if len(sizes) != len(strides) or any(type(one) is not int or not 0 <= one <= 1 << 40 for one in numbers):
+    if not len(sizes) == len(strides) <= AXES or any(
+        type(one) is not int or not 0 <= one <= 1 << 40 for one in numbers
+    ):
         return "a tensor whose shape is none"
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if length % width or (0 not in sizes and max(last + 1, prod(sizes)) * width > length):

@@ -33,9 +33,9 @@ CALLS = {f"torch.{name}" for name in operators.TENSORS} | {
 }  # fmt: skip
 CLASS = "__torch__."
 OPCODES = frozenset({
-    "PROTO", "GLOBAL", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE", "EMPTY_DICT",
-    "EMPTY_LIST", "APPENDS", "SETITEMS", "BINUNICODE", "BININT", "BININT1", "BININT2", "NEWTRUE", "NEWFALSE", "NONE",
-    "BINPERSID", "REDUCE", "NEWOBJ", "BUILD", "STOP",
+    "PROTO", "GLOBAL", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3",
+    "EMPTY_TUPLE", "EMPTY_DICT", "EMPTY_LIST", "APPENDS", "SETITEMS", "BINUNICODE", "BININT", "BININT1", "BININT2",
+    "NEWTRUE", "NEWFALSE", "NONE", "BINPERSID", "REDUCE", "NEWOBJ", "BUILD", "STOP",
 })  # fmt: skip
 WIDTHS = {"FloatStorage": 4, "DoubleStorage": 8, "HalfStorage": 2, "LongStorage": 8, "IntStorage": 4, "ShortStorage": 2,
           "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}  # fmt: skip
