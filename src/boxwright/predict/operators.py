@@ -9,17 +9,24 @@ from typing import Any
 
 import torch
 
-# Of PyTorch's `aten`: what our exports are made of, in all of their forms (`add.Tensor`, `add.Scalar`)
+# Of PyTorch's `aten`: what our exports are made of and their like, in all of their forms (`add.Tensor`, `add.Scalar`).
+# Not here: what shows memory that nobody wrote (`empty`), and what takes memory for another tensor (`as_strided`).
 TENSORS = frozenset(
     """
-    __and__ __or__ _assert_tensor_metadata _convolution add add_ all amax any arange argmax argsort batch_norm
-    bitwise_and bitwise_not bitwise_or cat chunk clamp clamp_ clone contiguous conv2d copy_ detach div div_
-    embedding_bag eq equal exp expand flatten flip floor floor_divide full gather ge gt index index_select le
-    leaky_relu leaky_relu_ linear log2 logical_and logical_not logical_or lt masked_fill matmul max max_pool2d maximum
-    mean meshgrid minimum mish mul mul_ ne neg new_full new_ones new_zeros numel ones pad permute pow promote_types
-    relu relu_ repeat repeat_interleave reshape round rsub scatter select sigmoid silu size slice softmax
-    split_with_sizes sqrt squeeze stack sub sub_ sum sym_numel sym_size to topk transpose tril type_as unbind unflatten
-    unsqueeze upsample_nearest2d view where zeros zeros_like
+    __and__ __or__ _assert_scalar _assert_tensor_metadata _convolution abs adaptive_avg_pool2d add add_ alias
+    all amax amin any arange argmax argmin argsort atan avg_pool2d batch_norm bitwise_and bitwise_not bitwise_or
+    bmm cat ceil chunk clamp clamp_ clone constant_pad_nd contiguous conv2d copy_ cos cumsum detach detach_ div
+    div_ embedding_bag eq equal erf exp exp_ expand expand_as eye fill_ flatten flip floor floor_divide fmod
+    full full_like gather ge gelu grid_sampler gt hardswish hardtanh hardtanh_ index index_put index_put_
+    index_select isfinite isin isnan le leaky_relu leaky_relu_ lerp lift_fresh lift_fresh_copy linear linspace
+    log log1p log2 log_softmax logical_and logical_not logical_or logical_xor lt masked_fill masked_fill_ matmul
+    max max_pool2d maximum mean meshgrid min minimum mish mish_ mm movedim mul mul_ narrow ne neg neg_ new_full
+    new_ones new_zeros nonzero numel ones ones_like pad permute pow pow_ prod promote_types reciprocal relu
+    relu6 relu6_ relu_ remainder repeat repeat_interleave reshape reshape_as round rsqrt rsub scatter
+    scatter_add searchsorted select sigmoid sigmoid_ sign silu silu_ sin size slice softmax softplus sort split
+    split_with_sizes sqrt sqrt_ square squeeze squeeze_ stack sub sub_ sum sym_numel sym_size tanh to topk
+    transpose tril triu trunc type_as unbind unflatten unsqueeze unsqueeze_ upsample_bilinear2d
+    upsample_nearest2d view view_as where zeros zeros_like
     """.split()  # noqa: SIM905 (to be read, a word each)
 )
 
