@@ -12,6 +12,7 @@ import torch
 import boxwright as bw
 from boxwright import cli
 from boxwright.errors import InputError
+from boxwright.predict import backend_openvino
 from boxwright.predict.backend import LARGEST, Backend, check_input, first_line
 from boxwright.predict.backends import open_backend, read_card
 from boxwright.predict.card import KEY, Card
@@ -263,3 +264,12 @@ def test_what_fails_in_a_runtime_is_one_line_with_the_file() -> None:
             failing.forward(torch.zeros(1, 3, 2, 2))
         assert str(refused.value).isprintable()
     assert first_line(RuntimeError("\x1b[2Ja\rb")).isprintable()
+
+
+def test_a_message_of_openvino_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core:
+        def read_model(self, content: bytes) -> Any:
+            return b"\xc6".decode()
+
+    monkeypatch.setattr(backend_openvino, "core", Core)
+    assert "its message is no text; the file is damaged" in looked(saved(model(), tmp_path), "openvino")
