@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boxwright import progress
 from boxwright.data import header, open_dataset, text
 from boxwright.data.check import check, check_folder
 from boxwright.data.class_check import check_folder as check_class_folder
@@ -283,6 +284,15 @@ def test_the_host_program_keeps_its_limit_of_pixels(tmp_path: Path, monkeypatch:
         Image.new("RGB", (60, 41)).save(tmp_path / f"b.{suffix}")
         assert header.read_header(str(tmp_path / f"a.{suffix}")).size == (40, 60)
         assert "too many to decode" in header.read_header(str(tmp_path / f"b.{suffix}")).fault
+
+
+def test_progress_of_a_split_with_an_awkward_name(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """Neither acted on by a terminal nor taken for the markup of the library that draws the bar."""
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+        assert list(progress.track([1, 2], 2, "checking a\x1b[31m[/b]")) == [1, 2]
+        assert "\x1b[31m[/b]" not in capfd.readouterr().err
 
 
 def test_an_empty_report_reads_as_before() -> None:
