@@ -1,6 +1,7 @@
 """Small files that decode to much: sizes are asked before memory is taken, and pictures share what there is."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
     with budget.budget.taken(budget.MOST_PIXELS):
         child = os.fork()
         if child == 0:
+            signal.alarm(10)
             with budget.budget.taken(1):
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0

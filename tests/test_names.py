@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -98,11 +99,11 @@ def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "in" / FORGED).write_text("no picture")
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
     told = [
-        *done.lines(),
+        *replace(done, counts={FORGED: 1}).lines(),
         str(Finding("size", "error", "train", "a.json", FORGED, 1, None, "is not there")),
     ]
     assert all(line.isprintable() for line in told)
-    assert sum("forged line" in line for line in told) == 2
+    assert sum("forged line" in line for line in told) == 3
     say(f"one\n{LATIN}\x1b[2J")
     assert capsys.readouterr().out == "one\ncaf\\xe9.png\\x1b[2J\n"
 
