@@ -21,7 +21,7 @@ TENSORS = frozenset(
     index_select isfinite isin isnan le leaky_relu leaky_relu_ lerp lift_fresh lift_fresh_copy linear linspace
     log log1p log2 log_softmax logical_and logical_not logical_or logical_xor lt masked_fill masked_fill_ matmul
     max max_pool2d maximum mean meshgrid min minimum mish mish_ mm movedim mul mul_ narrow ne neg neg_ new_full
-    new_ones new_zeros nonzero numel ones ones_like pad permute pow pow_ prod promote_types reciprocal relu
+    new_ones new_zeros nonzero numel numpy_T ones ones_like pad permute pow pow_ prod promote_types reciprocal relu
     relu6 relu6_ relu_ remainder repeat repeat_interleave reshape reshape_as round rsqrt rsub scatter
     scatter_add searchsorted select sigmoid sigmoid_ sign silu silu_ sin size slice softmax softplus sort split
     split_with_sizes sqrt sqrt_ square squeeze squeeze_ stack sub sub_ sum sym_numel sym_size tanh to topk
