@@ -5,6 +5,7 @@ What the runtimes are given here is checked against PyTorch's own network; the f
 
 import gc
 import json
+import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -119,6 +120,16 @@ def test_three_pictures_look_the_same_through_every_backend(made, file, runtime,
         assert_same_detections(a, b, threshold=LOW, score=1e-5, box=1e-3)
         assert a.names == ("blue", "red")
     assert [len(one) for one in loaded([])] == []
+
+
+@pytest.mark.parametrize(("file", "runtime"), [FILES[1], FILES[6], FILES[7]])
+def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, runtime):
+    loaded = bw.load(made[2] / file, backend=runtime)
+    there = pickle.loads(pickle.dumps(loaded))
+    assert there.backend.name == runtime
+    for a, b in zip(there(pictures()), loaded(pictures()), strict=True):
+        assert len(a) > 5
+        assert torch.allclose(a.boxes, b.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
