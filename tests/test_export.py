@@ -28,7 +28,7 @@ from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.class_predictor import load_classifier
 from boxwright.predict.inputs import on_canvases
 from boxwright.predict.loading import load_network
-from boxwright.recipe import Recipe
+from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Classes, Detections
 from boxwright.weights import checkpoint
 from test_real_weights import darknets_partners
@@ -454,7 +454,7 @@ def test_weights_are_not_written_over_themselves(tmp_path: Path) -> None:
     weights = saved(tmp_path)
     export_model(weights, "darknet", tmp_path / "demo.weights")
     before = (tmp_path / "demo.weights").read_bytes()
-    with pytest.raises(InputError, match="the file of the weights themselves"):
+    with pytest.raises(InputError, match="would take the place of"):
         export_model(tmp_path / "demo.weights", "darknet", tmp_path / "demo.weights")
     assert (tmp_path / "demo.weights").read_bytes() == before
 
@@ -484,7 +484,11 @@ def test_an_extra_that_is_not_installed(
 
 def test_a_card_is_read_back(tmp_path: Path) -> None:
     card = Card(recipe.load("demo"), "raw", "float32", ("a", "b"), "0f", "0.1.0")
-    assert Card.from_text(card.to_text(), "x") == card
-    assert isinstance(card.recipe, Recipe)
-    with pytest.raises(InputError, match="x: its 'boxwright' metadata is not JSON"):
+    again = Card.from_text(card.to_text(), "x")
+    assert replace(again, recipe=card.recipe) == card
+    assert isinstance(again.recipe, Recipe)
+    for part in ("name", "model", "evaluate", "predict"):
+        assert getattr(again.recipe, part) == getattr(card.recipe, part)
+    assert again.recipe.train == TrainConfig()  # how it was trained is not taken
+    with pytest.raises(InputError, match="x: its 'boxwright' metadata: not JSON"):
         Card.from_text("1" * 5000, "x")  # more digits than Python reads
