@@ -55,7 +55,7 @@ def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | 
     except RecursionError as error:
         raise InputError(f"{source}: nested too deeply, needed JSON of fewer levels") from error
     except ValueError as error:  # no JSON, no UTF-8, a number of too many digits
-        raise InputError(f"{source}: not JSON ({str(error)[:160]}); truncated?") from error
+        raise InputError(f"{source}: not JSON ({str(error).partition(';')[0][:160]}); truncated?") from error
 
 
 def text_of(value: Any, indent: int | None = None) -> str:

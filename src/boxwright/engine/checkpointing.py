@@ -23,7 +23,7 @@ from boxwright.engine.ema import Average
 from boxwright.errors import InputError
 from boxwright.files import sync, told, whole
 from boxwright.recipe import Recipe
-from boxwright.weights import checkpoint
+from boxwright.weights import checkpoint, torch_files
 
 MOMENTUM = "momentum_buffer"  # what PyTorch's SGD remembers of a parameter
 
@@ -178,9 +178,9 @@ def _left(run: Path, suffix: str) -> list[Path]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The values of a state.pt. weights_only: nothing in the file is executed."""
+    """The values of a state.pt. Nothing in the file is executed."""
     try:
-        values = torch.load(file, map_location="cpu", weights_only=True)
+        values = torch_files.unpickled(file)
     except Exception as error:  # torch raises half a dozen kinds here, by what is wrong with the file
         raise InputError(f"{file}: not the state of a run; it is damaged, train into another folder") from error
     wanted = {each.name: type(each.default) for each in fields(State)} | {"optimizer": dict, "scaler": dict}

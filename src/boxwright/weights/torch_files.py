@@ -6,6 +6,7 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +32,7 @@ def is_torch(file: Path) -> bool:
 def read(file: Path) -> dict[str, Tensor]:
     """Names to tensors on the CPU. Raises InputError for what is no flat state dict."""
     try:
-        _check_declared(file)
-        _check_named(file)
-        # weights_only: the unpickler builds tensors and plain containers and calls nothing else
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = unpickled(file)
     except InputError:
         raise
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
@@ -49,6 +47,15 @@ def read(file: Path) -> dict[str, Tensor]:
             raise InputError(f"{file}: {name[:100]} is no plain tensor ({tensor.layout}, {tensor.dtype})")
     wrapped = all(key.startswith("module.") for key in state)  # saved from inside DistributedDataParallel
     return {key.removeprefix("module."): tensor for key, tensor in state.items()} if wrapped else state
+
+
+def unpickled(file: Path) -> Any:
+    """Tensors on the CPU and plain containers of them. Raises InputError for pickles of anything else, and what torch
+    and zipfile raise for damaged files, half a dozen kinds."""
+    _check_declared(file)
+    _check_named(file)
+    # weights_only: the unpickler builds tensors and plain containers and calls nothing else
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _check_declared(file: Path) -> None:
