@@ -84,9 +84,10 @@ def test_darknets_detections_hold_in_every_format(detector: Path, fit: str) -> N
     cases = 0
     for name, reference in json.loads((DARKNET / "real" / "yolov3-tiny_detections.json").read_text()).items():
         for key in [key for key in reference if key.startswith(f"{fit}_thresh_")]:
-            found = predictor(DARKNET / "images" / name, threshold=float(key.rpartition("_")[2]))
+            threshold = float(key.rpartition("_")[2])
+            found = predictor(DARKNET / "images" / name, threshold=threshold)
             assert found.names[16] == "dog"
-            darknets_partners(found, reference[key])
+            darknets_partners(found, reference[key], threshold)
             cases += 1
     assert cases >= 6
 

@@ -79,8 +79,8 @@ def test_darknets_detections(from_darknet: tuple[str, YOLOv4], fit: str) -> None
     predictor = Predictor(model, recipe.load(RECIPE[network], canvas))
     variants = json.loads((SHARED / "real" / "nms_variants.json").read_text())
     ((key, reference),) = [(k, v) for k, v in variants.items() if k.startswith(f"{network} recipe 416x416 {fit} ")]
-    found = predictor(PICTURE, threshold=float(key.split()[-2]))
-    darknets_partners(found, reference["detections"])
+    threshold = float(key.split()[-2])
+    darknets_partners(predictor(PICTURE, threshold=threshold), reference["detections"], threshold)
 
 
 def places_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
