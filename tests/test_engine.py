@@ -406,7 +406,7 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     other_anchors = {"model.anchors": [[5, 5]] * 6}
     folder = run(tiny_coco, tmp_path / "run", changes | other_anchors, weights=finished, transfer=True)
     start, end = tensors(finished / "best"), tensors(folder / "last")
-    name = "ema.network.out16.weight"
+    name = "ema.out16.weight"
     torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
 
 
@@ -441,7 +441,7 @@ def test_a_head_of_other_classes_is_told(finished, capsys):
 
 
 def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
-    changes = {"train.epochs": 1, "train.freeze": ["network.backbone"]}
+    changes = {"train.epochs": 1, "train.freeze": ["backbone"]}
     with pytest.raises(InputError, match=r"network\.backbone would stay as random.*--weights"):
         run(tiny_coco, tmp_path / "run", changes)
     with pytest.raises(InputError, match=r"--set train\.freeze=\[\] --set train\.freeze_statistics=false$"):

@@ -17,7 +17,7 @@ from agreement import assert_same_classes, by_label
 from boxwright import recipe, weights
 from boxwright.data.canvas import read_canvas
 from boxwright.errors import InputError
-from boxwright.nn.classifier import PictureClassifier
+from boxwright.nn.classifier import ImageClassifier
 from boxwright.recipe import Recipe
 from boxwright.types import Classes
 from boxwright.weights import darknet, mindspore
@@ -31,9 +31,9 @@ TRAINED = SHARED / "weights" / "tiny.weights"
 SIZES = [(224, 224), (200, 232), (256, 192)]
 
 
-def classifier(settings: Recipe) -> PictureClassifier:
+def classifier(settings: Recipe) -> ImageClassifier:
     model = build(settings)
-    assert isinstance(model, PictureClassifier)
+    assert isinstance(model, ImageClassifier)
     return model
 
 
@@ -49,7 +49,7 @@ def outputs_of(model: nn.Module, kind: type[nn.Module], images: Array) -> list[A
 
 
 @pytest.fixture(scope="module")
-def from_darknet(tmp_path_factory: pytest.TempPathFactory) -> PictureClassifier:
+def from_darknet(tmp_path_factory: pytest.TempPathFactory) -> ImageClassifier:
     settings = recipe.load("tiny_darknet_imagenet_224_darknet")
     model = classifier(settings)
     file = tmp_path_factory.mktemp("darknet") / "tiny.weights"
@@ -60,11 +60,11 @@ def from_darknet(tmp_path_factory: pytest.TempPathFactory) -> PictureClassifier:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_darknets_layers(from_darknet: PictureClassifier, size: tuple[int, int]) -> None:
+def test_darknets_layers(from_darknet: ImageClassifier, size: tuple[int, int]) -> None:
     """At three sizes, one with odd maps: a pool, the end of the last stage, the classes before and after the mean."""
     images = oracle_weights.darknet_input(*size, seed=0)
-    convolutions = outputs_of(from_darknet.network, nn.Conv2d, images)
-    activations = outputs_of(from_darknet.network, nn.LeakyReLU, images)
+    convolutions = outputs_of(from_darknet, nn.Conv2d, images)
+    activations = outputs_of(from_darknet, nn.LeakyReLU, images)
     (logits,) = run(from_darknet, images)
     with np.load(DARKNET / "tiny" / f"{size[0]}x{size[1]}_s0.npz") as oracle:
         for layer, ours in ((18, activations[-1]), (19, convolutions[-1]), (20, logits[..., None, None])):
@@ -74,7 +74,7 @@ def test_darknets_layers(from_darknet: PictureClassifier, size: tuple[int, int])
         assert_close((oracle["layer_21"], scores.numpy()))
 
 
-def test_file_equals_the_one_darknet_was_given(from_darknet: PictureClassifier, tmp_path: Path) -> None:
+def test_file_equals_the_one_darknet_was_given(from_darknet: ImageClassifier, tmp_path: Path) -> None:
     """Through our reader and our writer: the whole file, and the start of it as Darknet's `partial` cuts it."""
     known = json.loads((DARKNET / "weight_files.json").read_text())["tiny"]
     cut = sum(layer.number < known["cutoff"] for layer in oracle_weights.darknet_layers(DARKNET / "tiny.cfg"))
@@ -84,7 +84,7 @@ def test_file_equals_the_one_darknet_was_given(from_darknet: PictureClassifier, 
         assert hashlib.sha256(file.read_bytes()).hexdigest() == known[f"{name}_sha256"]
 
 
-def test_cut_file_starts_other_classes(from_darknet: PictureClassifier, tmp_path: Path) -> None:
+def test_cut_file_starts_other_classes(from_darknet: ImageClassifier, tmp_path: Path) -> None:
     """tiny.conv.14, and the whole file: all but the last layer."""
     settings = recipe.load("tiny_darknet_imagenet_224_darknet").with_names(["red", "white", "platelet"])
     for name, convolutions, matched in (("tiny.conv.14", 10, 10 * 5), ("tiny.weights", None, 15 * 5)):
@@ -94,7 +94,7 @@ def test_cut_file_starts_other_classes(from_darknet: PictureClassifier, tmp_path
             weights.load(model, tmp_path / name, settings)
         report = weights.load(model, tmp_path / name, settings, transfer=True)
         assert len(report.matched) == matched
-        assert {"network.last.weight", "network.last.bias"} <= set(report.fresh)
+        assert {"last.weight", "last.bias"} <= set(report.fresh)
         assert len(report.fresh) == 15 * 5 + 2 - matched
 
 
@@ -104,7 +104,7 @@ def zoo_values() -> dict[str, Array]:
 
 
 @pytest.fixture(scope="module")
-def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFactory) -> PictureClassifier:
+def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFactory) -> ImageClassifier:
     """Filled from a training checkpoint: with moments and learning_rate, in the order of the optimiser."""
     settings = recipe.load("tiny_darknet_imagenet_224")
     model = classifier(settings)
@@ -117,7 +117,7 @@ def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("size", [224, 227])
-def test_the_zoos_layers(from_zoo: PictureClassifier, size: int) -> None:
+def test_the_zoos_layers(from_zoo: ImageClassifier, size: int) -> None:
     """Each block after its activation, and the logits, for two pictures; 227 has odd maps."""
     with np.load(ZOO / f"forward_{size}x{size}.npz") as oracle:
         generator = np.random.default_rng(int(oracle["input_seed"]))
@@ -131,7 +131,7 @@ def test_the_zoos_layers(from_zoo: PictureClassifier, size: int) -> None:
             assert_close(oracle_weights.sampled_pair(oracle, f"conv{number}", ours))
 
 
-def test_the_zoos_names_out_again(from_zoo: PictureClassifier, zoo_values: dict[str, Array], tmp_path: Path) -> None:
+def test_the_zoos_names_out_again(from_zoo: ImageClassifier, zoo_values: dict[str, Array], tmp_path: Path) -> None:
     mindspore.write(tmp_path / "b.ckpt", from_zoo, recipe.load("tiny_darknet_imagenet_224"))
     written = dict(mindspore.entries(tmp_path / "b.ckpt"))
     assert written.keys() == zoo_values.keys()

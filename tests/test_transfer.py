@@ -12,7 +12,7 @@ from boxwright.engine.train import train
 from boxwright.weights import checkpoint
 from small_run import SMALL, lines
 
-FROZEN = ("network.backbone.stem", "network.backbone.down")
+FROZEN = ("backbone.stem", "backbone.down")
 CHANGES = SMALL | {
     "train.epochs": 4,
     "train.batch": 4,
@@ -40,11 +40,11 @@ def test_transfer_with_frozen_stages(
         "yolov4_tiny_coco_416_darknet", tiny_coco, tmp_path / "run", weights=start, transfer=True, overrides=CHANGES
     )
     told = capfd.readouterr().err
-    assert "4 stay fresh (network.out16.*, network.out32.*)" in told
+    assert "4 stay fresh (out16.*, out32.*)" in told
 
     before, after = load_file(start), load_file(run / "last" / "model.safetensors")
-    assert before["network.out16.weight"].shape[0] == 3 * (5 + 5)
-    assert after["network.out16.weight"].shape[0] == 3 * (5 + 2)
+    assert before["out16.weight"].shape[0] == 3 * (5 + 5)
+    assert after["out16.weight"].shape[0] == 3 * (5 + 2)
     frozen = [name for name in before if name.startswith(FROZEN)]
     assert len(frozen) > 4
     for name in frozen:

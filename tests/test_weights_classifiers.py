@@ -51,7 +51,7 @@ def filled(
 def test_darknets_layers(filled: tuple[str, nn.Module, Path], size: tuple[int, int]) -> None:
     network, model, _ = filled
     images = oracle_weights.darknet_input(*size, seed=0)
-    (*_, end) = run(model.network.backbone, images)  # type: ignore[union-attr,arg-type]
+    (*_, end) = run(model.backbone, images)  # type: ignore[union-attr,arg-type]
     (logits,) = run(model, images)
     with np.load(DARKNET / network / f"{size[0]}x{size[1]}_s0.npz") as oracle:
         for layer, ours in zip(LAYERS[network], (end[0], logits[0][:, None, None]), strict=True):
@@ -80,18 +80,18 @@ def test_classifier_starts_a_detector(filled: tuple[str, nn.Module, Path], tmp_p
     (run_folder / "best").mkdir(parents=True)
     checkpoint.save(run_folder / "best" / "model.safetensors", model, recipe.load(RECIPE[network]))
     settings = recipe.load(DETECTOR[network])
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("network.backbone.")}
+    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("backbone.")}
     for source in (run_folder, file):
         detector = build(settings)
         with pytest.raises(InputError):
             weights.load(detector, source, settings)
         report = weights.load(detector, source, settings, transfer=True)
-        assert not any(name.startswith("network.backbone.") for name in report.fresh)
-        assert set(report.unexpected) == {"network.classifier.weight", "network.classifier.bias"}
+        assert not any(name.startswith("backbone.") for name in report.fresh)
+        assert set(report.unexpected) == {"classifier.weight", "classifier.bias"}
         state = detector.state_dict()
         assert all(torch.equal(state[name], own[name]) for name in own if "num_batches" not in name)
         assert "stay fresh (" in str(report)
-        assert "2 of the file left over (network.classifier." in str(report)
+        assert "2 of the file left over (classifier." in str(report)
         assert "backbone" not in str(report)
 
 
@@ -146,10 +146,10 @@ def test_timms_backbone_starts_a_detector(from_timm: tuple[str, nn.Module], tmp_
     classifier, detector = build(classifier_settings), build(settings)
     weights.load(classifier, file, classifier_settings)
     report = weights.load(detector, file, settings, transfer=True)
-    assert not any(entry.startswith("network.backbone.") for entry in report.fresh)
-    assert set(report.unexpected) == {"network.classifier.weight", "network.classifier.bias"}
+    assert not any(entry.startswith("backbone.") for entry in report.fresh)
+    assert set(report.unexpected) == {"classifier.weight", "classifier.bias"}
     ours, state = classifier.state_dict(), detector.state_dict()
-    assert all(torch.equal(ours[key], state[key]) for key in ours if key.startswith("network.backbone."))
+    assert all(torch.equal(ours[key], state[key]) for key in ours if key.startswith("backbone."))
 
 
 @pytest.mark.parametrize("prefix", ["", "network.", "train.network."])

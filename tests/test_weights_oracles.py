@@ -134,10 +134,10 @@ def test_backbone_from_a_cut_file(tmp_path: Path) -> None:
         weights.load(model, file, settings)
     report = weights.load(model, file, settings, transfer=True)
     assert len(report.matched) == 52 * 5
-    assert all(name.startswith("network.backbone.") for name in report.matched)
-    assert not any(name.startswith("network.backbone.") for name in report.fresh)
+    assert all(name.startswith("backbone.") for name in report.matched)
+    assert not any(name.startswith("backbone.") for name in report.fresh)
     oracle = np.load(DARKNET / "darknet53" / "192x288_s0.npz")
-    (*_, ours) = run(model.network.backbone, darknet_input(192, 288, seed=0))  # type: ignore[arg-type]
+    (*_, ours) = run(model.backbone, darknet_input(192, 288, seed=0))  # type: ignore[arg-type]
     # Darknet's layer 74 is the last residual sum with 0-based [net] not counted.
     assert_close(darknet_pair(oracle, 74, ours[0]))
 
@@ -219,7 +219,7 @@ def test_zoo_backbone_only(tmp_path: Path) -> None:
     assert len(report.matched) == len(backbone) == 52 * 5
     assert len(report.missing) == 366 - 52 * 5
     oracle = np.load(folder / "forward_320x320.npz")
-    maps = run(model.network.backbone, mindspore_input(oracle))  # type: ignore[arg-type]
+    maps = run(model.backbone, mindspore_input(oracle))  # type: ignore[arg-type]
     for name, ours in zip(("c3", "c4", "c5"), maps, strict=True):
         assert_close(sampled_pair(oracle, f"backbone.{name}", ours))
 

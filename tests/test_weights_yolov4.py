@@ -121,9 +121,9 @@ def test_backbone_from_a_cut_classifier(tmp_path: Path) -> None:
         weights.load(model, file, settings)
     report = weights.load(model, file, settings, transfer=True)
     assert len(report.matched) == 72 * 5
-    assert all(name.startswith("network.backbone.") for name in report.matched)
-    assert not any(name.startswith("network.backbone.") for name in report.fresh)
-    (*_, end) = run(model.network.backbone, oracle_weights.darknet_input(192, 288, seed=0))  # type: ignore[arg-type]
+    assert all(name.startswith("backbone.") for name in report.matched)
+    assert not any(name.startswith("backbone.") for name in report.fresh)
+    (*_, end) = run(model.backbone, oracle_weights.darknet_input(192, 288, seed=0))  # type: ignore[arg-type]
     with np.load(DARKNET / "csdarknet53-omega" / "192x288_s0.npz") as oracle:
         assert_close(oracle_weights.darknet_pair(oracle, 104, end[0]))
 
@@ -152,7 +152,7 @@ def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFact
 def test_the_zoos_maps_and_boxes(from_zoo: YOLOv4, size: int) -> None:
     with np.load(ZOO / f"forward_{size}x{size}.npz") as oracle:
         images = oracle_weights.mindspore_input(oracle)
-        backbone = run(from_zoo.network.backbone, images)  # type: ignore[arg-type]
+        backbone = run(from_zoo.backbone, images)  # type: ignore[arg-type]
         for name, ours in zip(("c3", "c4", "c5"), backbone, strict=True):
             assert_close(oracle_weights.sampled_pair(oracle, f"backbone.{name}", ours))
         with torch.inference_mode():
@@ -220,5 +220,5 @@ def test_other_classes_keep_all_but_the_last_layers(zoo_values: dict[str, Array]
     report = weights.load(model, tmp_path / "a.ckpt", settings, transfer=True)
     (tmp_path / "a.ckpt").unlink()
     heads = ("head8", "head16", "head32")
-    assert set(report.fresh) == {f"network.{head}.out.{leaf}" for head in heads for leaf in ("weight", "bias")}
+    assert set(report.fresh) == {f"{head}.out.{leaf}" for head in heads for leaf in ("weight", "bias")}
     assert report.unexpected == ()

@@ -6,12 +6,12 @@ The backbone has the names that it has in the detectors, so that `--weights RUN 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.config import ClassCount, Fraction, ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn import timm_names
 from boxwright.nn.blocks import Activation, Style
-from boxwright.nn.classifier import PictureClassifier, Pooled
+from boxwright.nn.classifier import ImageClassifier
 from boxwright.nn.cspdarknet import CSPDarkNet53
 from boxwright.nn.darknet import DarkNet53
 
@@ -33,12 +33,26 @@ class Config(ModelConfig):
     label_smoothing: Fraction = 0.0  # share of a label that is spread over the other classes
 
 
-def build(config: Config) -> PictureClassifier:
+class BackboneClassifier(ImageClassifier):
+    """A backbone, the mean of its last map over all places, and a weighted sum of that for each class.
+
+    The sum is a 1x1 convolution, as in Darknet, whose files hold nothing else.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.mean, config.std, config.size_step, config.label_smoothing)
+        style = Style(config.activation, config.padding, config.norm_eps, config.norm_momentum, config.slope)
+        self.backbone = DarkNet53(style) if config.network == "darknet53" else CSPDarkNet53(style)
+        self.classifier = nn.Conv2d(self.backbone.channels[-1], config.classes, 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        (*_, last) = self.backbone(x)
+        return self.classifier(last.mean((2, 3), keepdim=True)).flatten(1)  # type: ignore[no-any-return]
+
+
+def build(config: Config) -> BackboneClassifier:
     """A network with random weights (torch's: He uniform with a = sqrt(5))."""
-    style = Style(config.activation, config.padding, config.norm_eps, config.norm_momentum, config.slope)
-    backbone = DarkNet53(style) if config.network == "darknet53" else CSPDarkNet53(style)
-    network = Pooled(backbone, backbone.channels[-1], config.classes)
-    return PictureClassifier(network, config.mean, config.std, config.size_step, config.label_smoothing)
+    return BackboneClassifier(config)
 
 
 def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:

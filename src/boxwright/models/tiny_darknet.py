@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from boxwright.config import ClassCount, Fraction, ModelConfig, NotNegative, Positive, Triple
 from boxwright.nn.blocks import ConvNormAct, Style
-from boxwright.nn.classifier import PictureClassifier
+from boxwright.nn.classifier import ImageClassifier
 
 # (outputs, kernel) of each block; the picture is halved between the stages
 STAGES = (
@@ -41,39 +41,39 @@ class Config(ModelConfig):
     label_smoothing: Fraction = 0.0  # share of a label that is spread over the other classes
 
 
-class TinyDarkNet(nn.Module):
-    """(B, 3, H, W) -> logits (B, C): five stages, between which the larger of 2 x 2 px stays, and the mean of 1/16."""
+class TinyDarkNet(ImageClassifier):
+    """Five stages with max pooling of 2 x 2 px between them, and the mean of the map at stride 16."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config.mean, config.std, config.size_step, config.label_smoothing)
         style = Style("leaky", "symmetric", config.norm_eps, config.norm_momentum, config.slope)
-        self.stages = nn.ModuleList()
+        self.backbone = nn.ModuleList()
         inputs = 3
         for plan in STAGES:
             blocks = []
             for outputs, kernel in plan:
                 blocks.append(ConvNormAct(inputs, outputs, kernel, style))
                 inputs = outputs
-            self.stages.append(nn.Sequential(*blocks))
+            self.backbone.append(nn.Sequential(*blocks))
         block = config.last == "block"
         self.last = ConvNormAct(inputs, config.classes, 1, style) if block else nn.Conv2d(inputs, config.classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = self.stages
+    def logits(self, x: Tensor) -> Tensor:
+        first, *others = self.backbone
         x = first(x)
         for stage in others:
             x = stage(F.max_pool2d(x, 2, ceil_mode=True))
         return self.last(x).mean((2, 3))  # type: ignore[no-any-return]
 
 
-def build(config: Config) -> PictureClassifier:
+def build(config: Config) -> TinyDarkNet:
     """A network with random weights."""
-    network = TinyDarkNet(config)
+    model = TinyDarkNet(config)
     if deviation := config.init_deviation:
-        for part in network.modules():
+        for part in model.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.trunc_normal_(part.weight, 0.0, deviation, -2 * deviation, 2 * deviation)
-    return PictureClassifier(network, config.mean, config.std, config.size_step, config.label_smoothing)
+    return model
 
 
 def mindspore_name(parameter: str) -> str | None:
@@ -88,7 +88,7 @@ def mindspore_name(parameter: str) -> str | None:
 _NUMBERS = {
     place: number
     for number, place in enumerate(
-        [f"network.stages.{s}.{k}" for s, plan in enumerate(STAGES) for k in range(len(plan))] + ["network.last"], 1
+        [f"backbone.{s}.{k}" for s, plan in enumerate(STAGES) for k in range(len(plan))] + ["last"], 1
     )
 }
 _MINDSPORE_LEAVES = {

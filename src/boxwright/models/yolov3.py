@@ -65,13 +65,33 @@ class Config(ModelConfig):
         return self
 
 
-class Full(nn.Module):
+class YOLOv3(AnchorDetector):
+    """Base of the two networks: their loss."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.mean, config.std, config.anchors, config.multi_label)
+        self.config = config
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms xy, wh, objectness and classes; see `loss_terms`."""
+        raw = self(batch.images)
+        return self.loss_of_raw(raw, batch)
+
+    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """`loss` for raw maps already computed."""
+        settings, cells = self.config.loss, self.cells(raw)
+        targets = assign_best(batch, cells, self.config.classes, settings.label_smoothing)
+        sums = loss_terms(flatten(raw, A), cells, targets, batch, settings.ignore_iou)
+        return losses.normalise(sums, targets, settings.normalise)
+
+
+class YOLOv3DarkNet53(YOLOv3):
     """DarkNet-53 and three heads. (B, 3, H, W) -> maps at strides 32, 16, 8."""
 
     strides = (32, 16, 8)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         backbone, neck = _styles(config)
         self.backbone = DarkNet53(backbone)
         c3, c4, c5 = self.backbone.channels
@@ -81,7 +101,7 @@ class Full(nn.Module):
         self.lead8 = ConvNormAct(256, 128, 1, neck)
         self.head8 = Head(128 + c3, 128, config.classes, 8, neck)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
         route, raw32 = self.head32(c5)
         route, raw16 = self.head16(torch.cat((double(self.lead16(route)), c4), dim=1))
@@ -108,13 +128,13 @@ class TinyBackbone(nn.Module):
         return c4, seventh(x)
 
 
-class Tiny(nn.Module):
+class YOLOv3Tiny(YOLOv3):
     """YOLOv3-tiny. (B, 3, H, W) -> maps at strides 32 and 16."""
 
     strides = (32, 16)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         backbone, neck = _styles(config)
         c = {n: max(1, round(n * config.width)) for n in (16, 32, 64, 128, 256, 512, 1024)}
         self.backbone = TinyBackbone(tuple(c.values()), backbone)
@@ -125,33 +145,12 @@ class Tiny(nn.Module):
         self.last16 = ConvNormAct(c[128] + c[256], c[256], 3, neck)
         self.out16 = raw_map(c[256], config.classes, 16)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c4, c5 = self.backbone(x)
         route = self.trunk(c5)
         raw32 = self.out32(self.last32(route))
         raw16 = self.out16(self.last16(torch.cat((double(self.lead(route)), c4), dim=1)))
         return raw32, raw16
-
-
-class YOLOv3(AnchorDetector):
-    """The detector around one of the two networks."""
-
-    def __init__(self, config: Config) -> None:
-        network = Full(config) if config.network == "darknet53" else Tiny(config)
-        super().__init__(network, network.strides, config.mean, config.std, config.anchors, config.multi_label)
-        self.config = config
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms xy, wh, objectness and classes; see `loss_terms`."""
-        raw = self(batch.images)
-        return self.loss_of_raw(raw, batch)
-
-    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """`loss` for raw maps already computed."""
-        settings, cells = self.config.loss, self.cells(raw)
-        targets = assign_best(batch, cells, self.config.classes, settings.label_smoothing)
-        sums = loss_terms(flatten(raw, A), cells, targets, batch, settings.ignore_iou)
-        return losses.normalise(sums, targets, settings.normalise)
 
 
 def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> dict[str, Tensor]:
@@ -173,7 +172,7 @@ def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignor
 
 def build(config: Config) -> YOLOv3:
     """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
-    return YOLOv3(config)
+    return YOLOv3DarkNet53(config) if config.network == "darknet53" else YOLOv3Tiny(config)
 
 
 def _styles(config: Config) -> tuple[Style, Style]:
@@ -211,7 +210,7 @@ def _places() -> dict[str, str]:
     for number, head in enumerate(("head32", "head16", "head8")):
         places |= {f"{head}.trunk.{k}": f"backblock{number}.conv{k}" for k in range(5)}
         places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
-    return yolo_names.darknet53_places() | {f"network.{part}": place for part, place in places.items()}
+    return yolo_names.darknet53_places() | places
 
 
 _PLACES = _places()

@@ -8,6 +8,7 @@ is declared first, in Darknet's order, so that `darknet53.conv.74` fills it.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 
 from boxwright.config import ClassCount, ModelConfig, NotNegative, Positive, Triple
 from boxwright.config import Config as Section
+from boxwright.errors import InputError
+from boxwright.models import darknet_cls
+from boxwright.nn import timm_names
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, double
 from boxwright.nn.darknet import DarkNet53
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -113,6 +117,9 @@ class YOLOv3At640(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, 3, H, W) float RGB in [0, 1], sides multiples of 32 -> raw maps at strides 32, 16, 8."""
+        (height, width), step = images.shape[-2:], self.config.size_step
+        if height % step or width % step:
+            raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
         c3, c4, c5 = self.backbone((images - self.mean) / self.std)
         x, raw32 = self.head32(c5)
         x, raw16 = self.head16(torch.cat((double(self.route16(x)), c4), 1))
@@ -286,6 +293,16 @@ def _cells(h: int, w: int, device: torch.device) -> Tensor:
     """(2, h, w): column and row of each cell."""
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return torch.stack((x, y))
+
+
+def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """timm's `darknet53`, a classifier, under our names."""
+    return timm_names.darknet53(tensors)
+
+
+def classifier(config: Config) -> darknet_cls.Config:
+    """The classifier that the backbone comes from."""
+    return darknet_cls.Config(network="darknet53", classes=config.classes)
 
 
 _LAYERS = {

@@ -59,7 +59,23 @@ class Config(ModelConfig):
         return self
 
 
-class Full(nn.Module):
+class YOLOv4(AnchorDetector):
+    """Base of the two networks: their loss."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.mean, config.std, config.anchors, config.multi_label, config.reach)
+        self.config = config
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms box, objectness and classes; see `yolov4_loss`."""
+        return self.loss_of_raw(self(batch.images), batch)
+
+    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """`loss` for raw maps already computed."""
+        return yolov4_loss(flatten(raw, A), self.cells(raw), batch, self.config.loss)
+
+
+class YOLOv4CSPDarkNet53(YOLOv4):
     """CSPDarkNet-53, pooling over several extents, a neck up and down again (YOLOv4 paper, section 3.4), three heads.
 
     (B, 3, H, W) -> maps at strides 32, 16, 8.
@@ -68,7 +84,7 @@ class Full(nn.Module):
     strides = (32, 16, 8)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         backbone, neck = _styles(config)
         stem = _stem(config)
         c128, c256, c512, c1024 = (stem * factor for factor in (4, 8, 16, 32))
@@ -91,7 +107,7 @@ class Full(nn.Module):
         self.down32 = conv(c256, c512, 3, stride=2)
         self.head32 = Head(c1024, c512, config.classes, 32, neck)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
         p5 = self.after(pool_pyramid(self.before(c5)))
         p4 = self.trunk16(self._join(self.lead16(p5), self.lateral16(c4)))
@@ -116,13 +132,13 @@ def pool_pyramid(x: Tensor) -> Tensor:
     return torch.cat((F.max_pool2d(nine, 5, 1, 2), nine, five, x), 1)
 
 
-class Tiny(nn.Module):
+class YOLOv4Tiny(YOLOv4):
     """YOLOv4-tiny. (B, 3, H, W) -> maps at strides 32 and 16."""
 
     strides = (32, 16)
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
+        super().__init__(config)
         backbone, neck = _styles(config)
         stem = _stem(config)
         c128, c256, c512 = (stem * factor for factor in (4, 8, 16))
@@ -134,7 +150,7 @@ class Tiny(nn.Module):
         self.last16 = ConvNormAct(c128 + c256, c256, 3, neck)
         self.out16 = raw_map(c256, config.classes, 16)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c4, c5 = self.backbone(x)
         route = self.trunk(c5)
         raw32 = self.out32(self.last32(route))
@@ -142,28 +158,9 @@ class Tiny(nn.Module):
         return raw32, raw16
 
 
-class YOLOv4(AnchorDetector):
-    """The detector around one of the two networks."""
-
-    def __init__(self, config: Config) -> None:
-        network = Full(config) if config.network == "cspdarknet53" else Tiny(config)
-        super().__init__(
-            network, network.strides, config.mean, config.std, config.anchors, config.multi_label, config.reach
-        )
-        self.config = config
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness and classes; see `yolov4_loss`."""
-        return self.loss_of_raw(self(batch.images), batch)
-
-    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """`loss` for raw maps already computed."""
-        return yolov4_loss(flatten(raw, A), self.cells(raw), batch, self.config.loss)
-
-
 def build(config: Config) -> YOLOv4:
     """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
-    return YOLOv4(config)
+    return YOLOv4CSPDarkNet53(config) if config.network == "cspdarknet53" else YOLOv4Tiny(config)
 
 
 def _styles(config: Config) -> tuple[Style, Style]:
@@ -214,7 +211,7 @@ def _places() -> dict[str, str]:
         places |= {f"{part}.{k}": f"backblock{number}.conv{k}" for k in range(5)}
     for number, head in enumerate(("head8", "head16", "head32"), 1):
         places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
-    return yolo_names.cspdarknet53_places() | {f"network.{part}": place for part, place in places.items()}
+    return yolo_names.cspdarknet53_places() | places
 
 
 _PLACES = _places()

@@ -1,6 +1,6 @@
-"""A classifier of pictures around a network, and what stands after a backbone.
+"""The base of image classifiers.
 
-B images, H x W px, C classes, K best of them, c channels
+B images, H x W px, C classes, K best of them
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,8 @@ from boxwright.ops import losses
 from boxwright.types import ClassBatch, Classes
 
 
-class Pooled(nn.Module):
-    """The means of a backbone's last map, and a weighted sum of them for each class.
-
-    (B, 3, H, W) -> logits (B, C). channels: c of that map. The sum is a 1x1 convolution, as in Darknet, whose files
-    hold nothing else.
-    """
-
-    def __init__(self, backbone: nn.Module, channels: int, classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.classifier = nn.Conv2d(channels, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (*_, last) = self.backbone(x)
-        return self.classifier(last.mean((2, 3), keepdim=True)).flatten(1)  # type: ignore[no-any-return]
-
-
-class PictureClassifier(nn.Module):
-    """A classifier around `network`, which turns normalised images into logits (B, C).
+class ImageClassifier(nn.Module):
+    """Base of classifiers whose `logits` turns normalised images into logits (B, C).
 
     mean, std: of RGB in [0, 1]. size_step: both sides of the input are multiples of this, px. label_smoothing: share
     of a label that is spread over the other classes in training.
@@ -42,11 +25,8 @@ class PictureClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], size_step: int, label_smoothing: float
-    ) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float], size_step: int, label_smoothing: float) -> None:
         super().__init__()
-        self.network = network
         self.size_step = size_step
         self.label_smoothing = label_smoothing
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
@@ -57,7 +37,11 @@ class PictureClassifier(nn.Module):
         (height, width), step = images.shape[-2:], self.size_step
         if height % step or width % step:
             raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
-        return (self.network((images - self.mean) / self.std),)
+        return (self.logits((images - self.mean) / self.std),)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, C)."""
+        raise NotImplementedError
 
     def loss(self, batch: ClassBatch) -> dict[str, Tensor]:
         """The term `classes`: the cross entropy, its mean over the images."""

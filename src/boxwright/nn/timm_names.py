@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-BACKBONE = "network.backbone."
+BACKBONE = "backbone."
 CONV, LEAF = r"(conv[12])", r"(conv|bn)\.(\w+)"
 DARKNET53 = {
     rf"stem\.conv1\.{LEAF}": r"stem.\1.\2",
@@ -64,7 +64,7 @@ def cspdarknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _one(name: str, tensor: Tensor, table: dict[str, str]) -> dict[str, Tensor]:
     """One tensor under its new name; that of the classifier (C, c) as a 1x1 convolution (C, c, 1, 1)."""
     if name in {"head.fc.weight", "head.fc.bias"}:
-        return {name.replace("head.fc", "network.classifier"): tensor[..., None, None] if tensor.ndim == 2 else tensor}
+        return {name.replace("head.fc", "classifier"): tensor[..., None, None] if tensor.ndim == 2 else tensor}
     for pattern, place in table.items():
         if found := re.fullmatch(pattern, name):
             return {_ours(found.expand(place)): tensor}

@@ -1,4 +1,4 @@
-"""What YOLOv3 and YOLOv4 share: the head of a scale, and the detector around a network with anchors.
+"""What YOLOv3 and YOLOv4 share: the head of a scale, and the base of detectors with anchors.
 
     B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
     N = sum of A*h*w: all cells of all scales, K candidates
@@ -8,6 +8,7 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,21 +61,20 @@ class Head(nn.Module):
 
 
 class AnchorDetector(nn.Module):
-    """A detector around `network`, which turns normalised images into S maps at `strides`, coarse first.
+    """Base of detectors whose `maps` turns normalised images into S maps at `strides`, coarse first.
 
     mean, std: of RGB in [0, 1]. anchors: (width, height) px, A a scale, small to large. reach: of each scale in the
     same order (see `Cells`). multi_label: a box may be reported as several classes, otherwise as its best one only.
     """
 
     inputs = ("images",)
+    strides: ClassVar[tuple[int, ...]]
     mean: Tensor
     std: Tensor
     anchors: Tensor
 
     def __init__(
         self,
-        network: nn.Module,
-        strides: tuple[int, ...],
         mean: Sequence[float],
         std: Sequence[float],
         anchors: Sequence[Sequence[float]],
@@ -82,11 +82,9 @@ class AnchorDetector(nn.Module):
         reach: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        self.network = network
-        self.strides = strides
         self.reach = tuple(reversed(reach))
         self.multi_label = multi_label
-        self.raw_names = tuple(f"stride{stride}" for stride in strides)
+        self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         # (S, A, 2) px, coarse first like the raw maps; part of the recipe, so not of the state
@@ -98,8 +96,11 @@ class AnchorDetector(nn.Module):
         (height, width), step = images.shape[-2:], self.strides[0]
         if height % step or width % step:
             raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
-        raw: tuple[Tensor, ...] = self.network((images - self.mean) / self.std)
-        return raw
+        return self.maps((images - self.mean) / self.std)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised images (B, 3, H, W) -> S maps (B, A*(5+C), h, w), coarse first."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:

@@ -1,6 +1,6 @@
 """The names that the MindSpore zoo's YOLO detectors give to the parameters of ours.
 
-A table of places says which of our modules is which of theirs: `network.backbone.stem` is `backbone.conv0`, both
+A table of places says which of our modules is which of theirs: `backbone.stem` is `backbone.conv0`, both
 without the parameter's own name, theirs also without `feature_map.`.
 """
 
@@ -40,7 +40,7 @@ def darknet53_places() -> dict[str, str]:
         places[f"stages.{stage}.0"] = f"conv{stage + 1}"
         for k in range(blocks):
             places |= {f"stages.{stage}.{k + 1}.{conv}": f"layer{stage + 1}.{k}.{conv}" for conv in ("conv1", "conv2")}
-    return {f"network.backbone.{ours}": f"backbone.{theirs}" for ours, theirs in places.items()}
+    return {f"backbone.{ours}": f"backbone.{theirs}" for ours, theirs in places.items()}
 
 
 def cspdarknet53_places() -> dict[str, str]:
@@ -56,4 +56,4 @@ def cspdarknet53_places() -> dict[str, str]:
         if stage > 0:
             places |= {layer: f"layer{stage + 1}.{place}" for layer, place in layers.items()}
     places |= {part: f"conv{number}" for number, part in enumerate(parts)}
-    return {f"network.backbone.{ours}": f"backbone.{theirs}" for ours, theirs in places.items()}
+    return {f"backbone.{ours}": f"backbone.{theirs}" for ours, theirs in places.items()}

@@ -1,0 +1,134 @@
+"""Every file that docs/backbones.md names starts every recipe that it names beside it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from boxwright import models, recipe, weights
+from boxwright.nn import timm_names
+from boxwright.weights import checkpoint, darknet, mindspore
+from test_weights_mindspore import pack
+
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+CLASSIFIERS = {"darknet53": "darknet53_imagenet_256_darknet", "cspdarknet53": "cspdarknet53_imagenet_256_darknet"}
+
+
+def build(name: str, **changes: object) -> tuple[nn.Module, recipe.Recipe]:
+    settings = recipe.load(name, {"data.names": [], **{key.replace("__", "."): one for key, one in changes.items()}})
+    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        for part in model.modules():  # else all batch norms are alike
+            if isinstance(part, nn.BatchNorm2d):
+                for tensor in (part.weight, part.bias, part.running_mean, part.running_var):
+                    nn.init.uniform_(tensor, 0.5, 1.5)  # type: ignore[arg-type]
+    return model, settings
+
+
+def ours(folder: Path, network: str) -> list[Path]:
+    model, settings = build(CLASSIFIERS[network], model__classes=7)
+    checkpoint.save(folder / "model.safetensors", model, settings)
+    return [folder / "model.safetensors"]
+
+
+def darknets(folder: Path, network: str) -> list[Path]:
+    model, _ = build(CLASSIFIERS[network], model__classes=7)
+    convolutions = sum(isinstance(part, nn.Conv2d) for part in model.backbone.modules())  # type: ignore[union-attr]
+    darknet.write(folder / "x.weights", model)
+    darknet.write(folder / f"x.conv.{convolutions}", model, convolutions=convolutions)
+    return [folder / "x.weights", folder / f"x.conv.{convolutions}"]
+
+
+def with_neck(folder: Path) -> list[Path]:
+    """Up to the first head's last layer but one."""
+    model, _ = build("yolov4_coco_608_darknet", model__classes=7)
+    names = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
+    darknet.write(folder / "yolov4.conv.137", model, convolutions=names.index("head8.out"))
+    return [folder / "yolov4.conv.137"]
+
+
+def tiny(folder: Path) -> list[Path]:
+    """Without the cut, which ends inside the backbone; it has a test in test_tiny_darknet."""
+    model, _ = build("tiny_darknet_imagenet_224_darknet", model__classes=7)
+    darknet.write(folder / "tiny.weights", model)
+    return [folder / "tiny.weights"]
+
+
+def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
+    """The entries of the backbone. classifier: as the zoo's classifier names them, else as a detector's."""
+    model, settings = build(name)
+    state = model.state_dict()
+    found = {
+        foreign.removeprefix("feature_map.") if classifier else foreign: state[own].numpy()
+        for foreign, own in mindspore.names(model, settings).items()
+        if own.startswith("backbone.")
+    }
+    (folder / "backbone.ckpt").write_bytes(b"".join(pack({key: value}) for key, value in found.items()))
+    return [folder / "backbone.ckpt"]
+
+
+def timms(folder: Path, network: str) -> list[Path]:
+    """Its names, which `timm_names` translates, for the layers that there are; test_weights_classifiers has timm's own
+    network."""
+    timm = pytest.importorskip("timm")
+    full = timm.create_model(network, pretrained=False).state_dict()
+    wanted, _ = build(CLASSIFIERS[network])
+    names = wanted.state_dict().keys()
+    state = {name: one for name, one in full.items() if not getattr(timm_names, network)({name: one}).keys() - names}
+    safetensors.torch.save_file(state, folder / "timm.safetensors")
+    return [folder / "timm.safetensors"]
+
+
+# What a row's first cell says -> the files
+MAKERS: dict[str, Callable[[Path], list[Path]]] = {
+    "a DarkNet-53 run of ours": lambda folder: ours(folder, "darknet53"),
+    "a CSPDarkNet-53 run of ours": lambda folder: ours(folder, "cspdarknet53"),
+    "`darknet53.weights`, cut": lambda folder: darknets(folder, "darknet53"),
+    "`csdarknet53-omega.weights`, cut": lambda folder: darknets(folder, "cspdarknet53"),
+    "`yolov4.conv.137`": with_neck,
+    "`tiny.weights`, cut": tiny,
+    "the zoo's backbone `.ckpt` for YOLOv3": lambda folder: mindspores(folder, "yolov3_coco_416", classifier=True),
+    "the zoo's backbone `.ckpt` for YOLOv4": lambda folder: mindspores(folder, "yolov4_coco_608", classifier=True),
+    "MindYOLO's": lambda folder: mindspores(folder, "yolov3_640_coco", classifier=False),
+    "timm's `darknet53`": lambda folder: timms(folder, "darknet53"),
+    "timm's `cspdarknet53`": lambda folder: timms(folder, "cspdarknet53"),
+}
+ROWS = [
+    [cell.strip() for cell in line.split("|")[1:3]]
+    for line in PAGE.read_text(encoding="utf-8").partition("| file |")[2].partition("\n\n")[0].splitlines()[2:]
+]
+
+
+def test_every_row_of_the_page_has_its_files() -> None:
+    assert [sum(row.startswith(start) for start in MAKERS) for row, _ in ROWS] == [1] * len(MAKERS)
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)), ids=[re.sub(r"[^\w.]+", "_", row) for row, _ in ROWS])
+def test_every_named_file_fills_the_backbone_of_every_named_recipe(
+    row: int, tmp_path: Path, short_networks: None
+) -> None:
+    file, starts = ROWS[row]
+    made = next(make for start, make in MAKERS.items() if file.startswith(start))(tmp_path)
+    for name in re.findall(r"`(\w+)`", starts):
+        model, settings = build(name, model__classes=9)
+        for path in made:
+            before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+            report = weights.load(model, path, settings, transfer=True)
+            kept = [key for key in report.fresh if key.startswith("backbone.") and "num_batches" not in key]
+            assert not kept, f"{path.name} leaves {kept[:3]} of {name} as they were"
+            moved = [key for key in before if key.startswith("backbone.") and key.endswith("conv.weight")]
+            assert moved
+            if path == made[0]:
+                assert not any(torch.equal(before[key], model.state_dict()[key]) for key in moved)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_backbone_has_one_name(name: str) -> None:
+    with torch.device("meta"):
+        settings = recipe.load(name)
+        model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    assert any(key.startswith("backbone.") for key in model.state_dict())
