@@ -10,8 +10,8 @@ import pytest
 import boxwright
 
 ORDER = (  # left to right
-    "errors . files . json_text . memory . interrupt . progress . types . config . ops . nn . models . recipe . "
-    "weights . data . predict . evaluation . engine . export . cli"
+    "errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . models . "
+    "recipe . weights . data . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

@@ -6,8 +6,9 @@ Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other convention
 Darknet's centre form) are converted on the line where they enter or leave.
 """
 
-from dataclasses import dataclass, replace
-from typing import Protocol, Self, runtime_checkable
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -94,9 +95,34 @@ class ClassBatch:
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
 
-@dataclass(frozen=True, slots=True)
+class Detection(NamedTuple):
+    """One object: box (x1, y1, x2, y2) px, score in [0, 1], label from 0, and the class's name, or its number where the
+    classes have no names."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """boxes (N, 4) xyxy px, scores (N,) in [0, 1], labels (N,) int64; names of the classes where known."""
+    """The objects found in one image.
+
+    `len(found)`, `found[0]` (a `Detection`), iteration and `==` work as for a list; a slice, mask or index tensor picks
+    some of them.
+
+    Attributes:
+        boxes: (N, 4) float32, xyxy px.
+        scores: (N,) float32 in [0, 1].
+        labels: (N,) int64 from 0.
+        names: Of all classes in label order; empty where they are not known.
+
+    Raises:
+        ValueError: For tensors of other shapes.
+    """
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     boxes: Tensor
     scores: Tensor
@@ -114,32 +140,52 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, index: Tensor | slice) -> Self:
-        """A mask, an index tensor or a slice picks from all fields at once."""
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    def __iter__(self) -> Iterator[Detection]:
+        columns = self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.class_names
+        return (Detection(tuple(box), *rest) for box, *rest in zip(*columns, strict=True))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each box's class, or its number where the classes have no names."""
+        return class_names(self.labels, self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: Tensor | slice) -> Self: ...
+
+    def __getitem__(self, index: int | Tensor | slice) -> Detection | Self:
+        """One `Detection`; or with a mask, an index tensor or a slice those that it picks."""
+        if isinstance(index, int):
+            length = len(self)
+            if not -length <= index < length:
+                raise IndexError(f"detection {index} of {length}")
+            return next(iter(self[index % length : index % length + 1]))
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
-
-    def to_coco(self, image_id: int | str, category_ids: tuple[int, ...]) -> list[dict[str, object]]:
-        """COCO result rows: xywh boxes and the data set's own category ids."""
-        boxes = self.boxes.double().cpu()
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        return [
-            {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-            for box, score, label in rows
-        ]
 
     @classmethod
     def empty(cls, names: tuple[str, ...] = ()) -> Self:
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), names)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """What one image may show, best first: scores (K,) float32 in [0, 1], labels (K,) int64; names of all classes
-    where known."""
+    """The most probable classes of one image, best first.
+
+    Attributes:
+        scores: (K,) float32 in [0, 1].
+        labels: (K,) int64 from 0.
+        names: Of all classes in label order; empty where they are not known.
+    """
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     scores: Tensor
     labels: Tensor
@@ -148,8 +194,29 @@ class Classes:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __eq__(self, other: object) -> bool:
+        return _equal(self, other)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each of the K classes, or its number where the classes have no names."""
+        return class_names(self.labels, self.names)
+
     def to(self, device: torch.device | str) -> Self:
         return replace(self, scores=self.scores.to(device), labels=self.labels.to(device))
+
+
+def class_names(labels: Tensor, names: tuple[str, ...]) -> list[str]:
+    """The name of each label, or its number where there are no names."""
+    return [names[label] if names else str(label) for label in labels.tolist()]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values of one dataclass are equal, tensors compared as a whole."""
+    if type(other) is not type(one):
+        return False
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(type(one)) if field.compare]
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from typing import Any
 from boxwright import json_text
 from boxwright.data.dataset import Dataset
 from boxwright.evaluation.run import detect, lowest_score, results_folder
+from boxwright.interop import to_coco
 from boxwright.predict.predictor import Predictor
 
 MOST = 100  # detections a picture that COCO's server looks at
@@ -29,7 +30,7 @@ def write(
     rows = [
         _short(row)
         for image_id, one in zip(ids, found, strict=True)
-        for row in one.to_coco(image_id, dataset.category_ids)
+        for row in to_coco(one, image_id, dataset.category_ids)
     ]
     json_text.write(place / name, rows)
     return place / name

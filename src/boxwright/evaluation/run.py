@@ -22,6 +22,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
 from boxwright.files import folder, keep_clear
+from boxwright.interop import to_coco
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
 from boxwright.types import Detections
@@ -181,7 +182,7 @@ def _write(
     rows = [
         row
         for sample, one in zip(samples, found, strict=True)
-        for row in one.to_coco(sample.image_id, dataset.category_ids)
+        for row in to_coco(one, sample.image_id, dataset.category_ids)
     ]
     json_text.write(place / "detections.json", rows)
     pictures.precision_recall(metrics, place / "precision_recall.png")

@@ -25,7 +25,7 @@ from boxwright.types import Classes, Classifier, Frame
 MOST = 5  # classes told of a picture, as by Darknet and ImageNet's second score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ClassPrediction(Classes):
     """The best classes of one picture.
 

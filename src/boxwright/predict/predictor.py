@@ -26,7 +26,7 @@ from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Detections, Detector, Frame
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prediction(Detections):
     """The detections of one picture: boxes in its own px, inside it, best score first.
 
