@@ -171,8 +171,8 @@ class TestRun:
         folder = run(data, tmp_path / "run", {"train.ema.decay": 0.5})
         assert (folder / "best" / "ema.safetensors").exists()
         loaded = boxwright.load_classifier(folder)
-        average = tensors(folder / "best")["ema.network.last.weight"]
-        assert loaded.model.network.last.weight.equal(average)
+        average = tensors(folder / "best")["ema.last.weight"]
+        assert loaded.model.last.weight.equal(average)
 
     def test_channels_last_changes_nothing_but_rounding(self, data: Path, tmp_path: Path) -> None:
         # Small steps: in a fresh network a maximum that rounding moves to another pixel changes the next loss by 0.3 %.

@@ -356,7 +356,7 @@ def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:
     weights = saved(tmp_path)
     model, chosen, _ = load_network(weights, None, "cpu", (), "detect")
     for name, bias in model.named_parameters():
-        if name in ("network.out32.bias", "network.out16.bias"):
+        if name in ("out32.bias", "out16.bias"):
             bias.data.view(3, -1)[:, 4] -= 40  # whether there is anything
     checkpoint.save(weights, model.to(memory_format=torch.contiguous_format), chosen)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"nothing is found on 4 rendered pictures .*--data"):

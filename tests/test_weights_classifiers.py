@@ -221,4 +221,4 @@ def test_cut_yolov4_starts_yolov4(tmp_path: Path) -> None:
     layers = darknet.layers(model)
     cut = sum(layer.number < 137 for layer in oracle_weights.darknet_layers(DARKNET / "yolov4.cfg"))
     assert set(filled) == {name for layer in layers[:cut] for name, _ in layer}
-    assert all(name.startswith("network.head") for layer in layers[cut:][:2] for name, _ in layer)
+    assert all(name.startswith("head") for layer in layers[cut:][:2] for name, _ in layer)

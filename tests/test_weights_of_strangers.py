@@ -26,7 +26,7 @@ from boxwright.models import tiny_darknet
 from boxwright.weights import checkpoint, files, mindspore
 
 CIFAR = recipe.load("tiny_darknet_cifar10")
-NAME = "network.last.weight"  # (10, 128, 1, 1), or with a block network.last.conv.weight
+NAME = "last.weight"  # (10, 128, 1, 1), or with a block last.conv.weight
 
 
 @pytest.fixture(scope="module")
