@@ -154,7 +154,7 @@ def main() -> None:
                 given = name if runtime == "torch" else None
                 load = predictor.load if detects else class_predictor.load_classifier
                 alone = load(source, given, words.device, backend=runtime)
-                running = Running(alone.recipe.predict.batch)
+                running = Running(alone.recipe.predict.batch, fuse=True)
                 loaded = load(source, given, words.device, backend=runtime, running=running)
                 measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 

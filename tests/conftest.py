@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import torchvision_on_cpu
+from boxwright.cli.output import log_to_stderr
 from boxwright.data import index
 from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
@@ -53,6 +54,12 @@ def referee() -> ModuleType:
     if ops is None:
         pytest.skip("torchvision cannot be imported here: it is absent, or its CUDA libraries are, or cc and nm")
     return ops
+
+
+@pytest.fixture(autouse=True, scope="session")
+def logged_to_stderr() -> None:
+    """As on the command line, so that tests see what is said."""
+    log_to_stderr()
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,8 @@ from boxwright.engine.train import descend, train
 from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
+from boxwright.predict.class_predictor import load_classifier
+from boxwright.predict.predictor import load
 from boxwright.types import ClassBatch
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
 from test_weights_oracles import undo_normalisation
@@ -170,7 +172,7 @@ class TestRun:
     def test_the_average_is_what_is_scored(self, data: Path, tmp_path: Path) -> None:
         folder = run(data, tmp_path / "run", {"train.ema.decay": 0.5})
         assert (folder / "best" / "ema.safetensors").exists()
-        loaded = boxwright.load_classifier(folder)
+        loaded = boxwright.load(folder)
         average = tensors(folder / "best")["ema.last.weight"]
         assert loaded.model.last.weight.equal(average)
 
@@ -252,7 +254,7 @@ class TestRun:
 
 class TestPredict:
     def test_a_file_an_array_and_a_list(self, finished: Path, data: Path) -> None:
-        predictor = boxwright.load_classifier(finished)
+        predictor = boxwright.load(finished)
         file = data / "val" / "green" / "0.png"
         array = np.ascontiguousarray(cv2.imread(str(file))[:, :, ::-1])
         one, *others = predictor(file), *predictor([file, array], most=2)
@@ -270,7 +272,7 @@ class TestPredict:
         assert (drawn[-1] == array[-1]).all(), "the classes stand at the top"
 
     def test_a_network_in_training_stays_in_training(self, finished: Path, data: Path) -> None:
-        predictor = boxwright.load_classifier(finished)
+        predictor = boxwright.load(finished)
         predictor.model.train()
         predictor(data / "val" / "red" / "0.png")
         assert predictor.model.training
@@ -322,10 +324,10 @@ class TestPredict:
         assert told in line
 
     def test_a_detector_is_no_classifier_and_the_other_way_round(self, finished: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"found a classifier \(boxwright.load_classifier\), needed a detector"):
-            boxwright.load(finished)
+        with pytest.raises(InputError, match="found a classifier, needed a detector"):
+            load(finished)
         with pytest.raises(InputError, match="found a detector"):
-            boxwright.load_classifier(tmp_path, "demo")
+            load_classifier(tmp_path, "demo")
 
     def test_darknets_own_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if not (DOG.is_file() and TRAINED.is_file()):

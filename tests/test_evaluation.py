@@ -18,6 +18,7 @@ from boxwright.data import open_dataset
 from boxwright.data.dataset import Sample
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import score
+from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Detections
 from stand_in import NAMES, Rectangles, rectangles_predictor, scene
@@ -196,7 +197,7 @@ def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
     tree = write_set(tmp_path / "set", SCENES)
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predictor.model.train()
-    metrics = bw.evaluate(predictor, open_dataset(tmp_path / "set", "val"), out)
+    metrics = evaluate(predictor, open_dataset(tmp_path / "set", "val"), out)
     assert predictor.model.seen == [False] * 3  # batches of 2, 2 and 1
     assert metrics.ap50 == 1
     assert metrics.ap > 0.6
@@ -217,7 +218,7 @@ def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
     drawn = {path.name: path for path in out.iterdir() if path.suffix in {".png", ".jpg"}}
     assert set(drawn) == {"precision_recall.png", "confusion.png", "sheet.jpg"}
     assert all(min(cv2.imread(str(path)).shape[:2]) > 300 for path in drawn.values())
-    assert bw.evaluate(predictor, open_dataset(tmp_path / "set", "val"), threshold=1.0).ap == 0
+    assert evaluate(predictor, open_dataset(tmp_path / "set", "val"), threshold=1.0).ap == 0
 
 
 def test_plus_one_scores_boxes_one_px_wider_and_higher(tmp_path):
@@ -226,7 +227,7 @@ def test_plus_one_scores_boxes_one_px_wider_and_higher(tmp_path):
     rows = {}
     for plus_one in (False, True):
         predictor = rectangles_predictor(evaluate__plus_one=plus_one)
-        metrics = bw.evaluate(predictor, open_dataset(tmp_path / "set", "val"), tmp_path / str(plus_one))
+        metrics = evaluate(predictor, open_dataset(tmp_path / "set", "val"), tmp_path / str(plus_one))
         assert metrics.ap == (pytest.approx(1) if not plus_one else pytest.approx(0.9, abs=0.1))
         rows[plus_one] = json.loads((tmp_path / str(plus_one) / "detections.json").read_text())
         (found,) = predictor([tmp_path / "set/val/0.png"])
@@ -240,47 +241,47 @@ def test_classes_are_matched_by_name(tmp_path):
     fewer = open_dataset(tmp_path / "fewer", "val")
     predictor = rectangles_predictor()
     with pytest.raises(bw.InputError, match=r"does not know 2 of the data set's 3 classes \(\w+, \w+\)"):
-        bw.evaluate(predictor, fewer)
+        evaluate(predictor, fewer)
     write_set(tmp_path / "turned", SCENES, ("blue", "green", "red"))
-    scored = {row.name: row.ap50 for row in bw.evaluate(predictor, open_dataset(tmp_path / "turned", "val")).classes}
+    scored = {row.name: row.ap50 for row in evaluate(predictor, open_dataset(tmp_path / "turned", "val")).classes}
     assert scored == {"red": 0, "green": 1, "blue": 0}
     turned = Predictor(Rectangles(), predictor.recipe.with_overrides({"data.names": ["blue", "green", "red"]}))
-    assert bw.evaluate(turned, open_dataset(tmp_path / "turned", "val")).ap50 == 1
+    assert evaluate(turned, open_dataset(tmp_path / "turned", "val")).ap50 == 1
     more = predictor.recipe.with_names(("red", "green", "blue", "black"))
     write_set(tmp_path / "plain", SCENES)
-    assert bw.evaluate(Predictor(Rectangles(), more), open_dataset(tmp_path / "plain", "val")).ap50 == 1
+    assert evaluate(Predictor(Rectangles(), more), open_dataset(tmp_path / "plain", "val")).ap50 == 1
 
 
 def test_what_cannot_be_evaluated_is_refused(tmp_path):
     write_set(tmp_path / "set", SCENES)
     dataset, predictor = open_dataset(tmp_path / "set", "val"), rectangles_predictor()
     with pytest.raises(bw.InputError, match="holds no picture"):
-        bw.evaluate(predictor, dataset.subset([]))
+        evaluate(predictor, dataset.subset([]))
     (tmp_path / "file").write_text("")
     with pytest.raises(bw.InputError, match="file: results cannot be written there"):
-        bw.evaluate(predictor, dataset, tmp_path / "file")
+        evaluate(predictor, dataset, tmp_path / "file")
     dataset.rows.labels[0] = -1
     with pytest.raises(bw.InputError, match=r"0.png: a label of unknown category .*boxwright data check"):
-        bw.evaluate(predictor, dataset)
+        evaluate(predictor, dataset)
     assert predictor.model.seen == []
     dataset.rows.labels[0] = 0
     (tmp_path / "set/val/3.png").write_bytes(b"nothing")
     with pytest.raises(bw.InputError, match=r"3\.png"):
-        bw.evaluate(predictor, dataset, tmp_path / "out")
+        evaluate(predictor, dataset, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def _one_of_two(rank, meeting, root, out):
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     predictor = rectangles_predictor()
-    metrics = bw.evaluate(predictor, open_dataset(root, "val"), Path(out) / "files", rank=rank, world=2)
+    metrics = evaluate(predictor, open_dataset(root, "val"), Path(out) / "files", rank=rank, world=2)
     (Path(out) / f"{rank}.json").write_text(json.dumps([metrics.summary, len(predictor.model.seen)]))
     distributed.destroy_process_group()
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
     write_set(tmp_path / "set", SCENES)
-    alone = bw.evaluate(rectangles_predictor(), open_dataset(tmp_path / "set", "val"), tmp_path / "alone")
+    alone = evaluate(rectangles_predictor(), open_dataset(tmp_path / "set", "val"), tmp_path / "alone")
     (tmp_path / "out").mkdir()
     multiprocessing.spawn(_one_of_two, (str(tmp_path / "meet"), str(tmp_path / "set"), str(tmp_path / "out")), nprocs=2)
     for rank, batches in ((0, 2), (1, 1)):  # 3 and 2 pictures, two a batch
@@ -306,7 +307,7 @@ def test_real_pictures_and_labels_score_as_pycocotools_scores_the_files(tmp_path
     dataset = open_dataset(BCCD, "val")
     canvas = {"data__canvas__size": [256, 320], "evaluate__batch": 8, "data__names": ["RBC", "WBC", "Platelets"]}
     predictor = Predictor(Cells(), rectangles_predictor(**canvas).recipe)
-    metrics = bw.evaluate(predictor, dataset, tmp_path)
+    metrics = evaluate(predictor, dataset, tmp_path)
     tree = json.loads((BCCD / "annotations/val.json").read_text())
     judge, lines = referee(tree, json.loads((tmp_path / "detections.json").read_text()))
     assert list(metrics.summary.values()) == pytest.approx(judge.stats.tolist(), abs=1e-6)

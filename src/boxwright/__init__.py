@@ -8,53 +8,77 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from boxwright import interop
+    from boxwright.api import create_model, evaluate, list_recipes, load, open_dataset
     from boxwright.engine.train import train
     from boxwright.errors import InputError
-    from boxwright.evaluation.class_run import evaluate_classifier
-    from boxwright.evaluation.run import evaluate
     from boxwright.export.run import export_model
-    from boxwright.predict.class_predictor import ClassPredictor, load_classifier
-    from boxwright.predict.predictor import Predictor, load
+    from boxwright.predict.backend import Running
+    from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
+    from boxwright.predict.predictor import Prediction, Predictor
+    from boxwright.predict.tiled import Tiling
     from boxwright.recipe import Recipe
-    from boxwright.types import Classes, Detections
+    from boxwright.types import Batch, Classes, Detection, Detections
 
 __version__ = "0.1.0"
 __all__ = [
+    "Batch",
+    "ClassPrediction",
     "ClassPredictor",
     "Classes",
+    "Detection",
     "Detections",
     "InputError",
+    "Prediction",
     "Predictor",
     "Recipe",
+    "Running",
+    "Tiling",
     "__version__",
+    "create_model",
     "evaluate",
-    "evaluate_classifier",
     "export_model",
+    "interop",
+    "list_recipes",
     "load",
-    "load_classifier",
+    "open_dataset",
     "train",
 ]
 
-_HOMES = {
-    "ClassPredictor": "boxwright.predict.class_predictor",
-    "Classes": "boxwright.types",
-    "Detections": "boxwright.types",
-    "InputError": "boxwright.errors",
-    "Predictor": "boxwright.predict.predictor",
-    "Recipe": "boxwright.recipe",
-    "evaluate": "boxwright.evaluation.run",
-    "evaluate_classifier": "boxwright.evaluation.class_run",
-    "export_model": "boxwright.export.run",
-    "load": "boxwright.predict.predictor",
-    "load_classifier": "boxwright.predict.class_predictor",
-    "train": "boxwright.engine.train",
+# Name -> the module that has it
+_MODULES = {
+    "Batch": "types",
+    "ClassPrediction": "predict.class_predictor",
+    "ClassPredictor": "predict.class_predictor",
+    "Classes": "types",
+    "Detection": "types",
+    "Detections": "types",
+    "InputError": "errors",
+    "Prediction": "predict.predictor",
+    "Predictor": "predict.predictor",
+    "Recipe": "recipe",
+    "Running": "predict.backend",
+    "Tiling": "predict.tiled",
+    "create_model": "api",
+    "evaluate": "api",
+    "export_model": "export.run",
+    "list_recipes": "api",
+    "load": "api",
+    "open_dataset": "api",
+    "train": "engine.train",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `evaluate` and `train` are also names of rooms or modules; the function wins at this door.
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'boxwright' has no attribute '{name}'")
+    if name in _MODULES:
+        value = getattr(importlib.import_module(f"boxwright.{_MODULES[name]}"), name)
+    elif name == "interop":
+        value = importlib.import_module("boxwright.interop")
+    else:
+        raise AttributeError(f"module 'boxwright' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

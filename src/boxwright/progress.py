@@ -1,5 +1,6 @@
 """Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from boxwright import interrupt
 from boxwright.errors import printable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
@@ -54,7 +57,5 @@ def _lines(items: Iterable[T], total: int, what: str, unit: str, start: int) -> 
         if now - last >= SECONDS_BETWEEN_LINES:
             rate = done / (now - begin)
             left = (total - start - done) / rate
-            print(
-                f"{what}: {start + done}/{total}, {rate:.1f} {unit}/s, {left:.0f} s left", file=sys.stderr, flush=True
-            )
+            logger.info("%s: %d/%d, %.1f %s/s, %.0f s left", what, start + done, total, rate, unit, left)
             last = now

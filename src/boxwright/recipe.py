@@ -307,6 +307,22 @@ class Recipe(Config):
             raise ValueError(f"train.{unused}: {', '.join(changed)} set; {self.model.task} models use train.{other}")
         return self
 
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> "Recipe":
+        """The recipe of a name or a file.
+
+        Args:
+            name_or_path: A shipped name (see `boxwright.list_recipes`), or the path of a YAML file.
+            overrides: Changes by dotted key, as `{"train.epochs": 3}` or `["train.epochs=3"]`.
+
+        Raises:
+            InputError: For an unknown name, with the nearest one, an unknown key, or a value that does not fit.
+
+        Example:
+            >>> Recipe.load("yolov3_coco_416", {"train.epochs": 3})
+        """
+        return load(name_or_path, overrides)
+
     @property
     def training_canvas(self) -> CanvasConfig:
         """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges.

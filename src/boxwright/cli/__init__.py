@@ -37,10 +37,12 @@ def _run(words: list[str]) -> tuple[int, str]:
     """Status and last line on stderr. Other errors are faults of ours, and are raised."""
     import typer
 
+    from boxwright.cli.output import log_to_stderr
     from boxwright.cli.verbs import app
 
     keep_freed()
     _settle_in()
+    log_to_stderr()
     try:
         status = app(words, prog_name="boxwright", standalone_mode=False)
     except (InputError, typer.TyperException) as error:

@@ -95,7 +95,7 @@ def evaluate(
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     meant = loading.recipe_of(weights, recipe)
-    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, bfloat16, compile_)
+    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, True, bfloat16, compile_)
     chosen = weights, meant, device, set_ or (), backend, running
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
@@ -161,7 +161,7 @@ def predict(
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
-    chosen = weights, meant, device, set_ or (), backend, Running(at_once, bfloat16, compile_)
+    chosen = weights, meant, device, set_ or (), backend, Running(at_once, True, bfloat16, compile_)
     lines: list[str] = []
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)

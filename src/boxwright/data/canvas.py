@@ -35,8 +35,8 @@ cv2.utils.logging.setLogLevel(
 )  # what OpenCV would print about a broken file is said by our own error
 
 
-def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """The picture as (h, w, 3) uint8 RGB.
+def read_image(picture: str | Path | bytes, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """The picture in a file, or in the bytes of one, as (h, w, 3) uint8 RGB.
 
     at_least: (height, width) px that will be needed. A JPEG at least twice, four or eight times as large on both
     sides is then decoded at 1/2, 1/4 or 1/8 of its size, which is much faster; the result is never smaller than
@@ -44,14 +44,14 @@ def read_image(path: str | Path, at_least: tuple[int, int] | None = None) -> npt
 
     Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
     """
-    source = _open(path)
+    source = _open(picture)
     return _decode(source, _reduction(source.size, at_least) if at_least and source.is_jpeg else 1)
 
 
 @contextmanager
-def decoded(path: str | Path) -> Iterator[npt.NDArray[np.uint8]]:
+def decoded(picture: str | Path | bytes) -> Iterator[npt.NDArray[np.uint8]]:
     """Like `read_image`, for as long as the block lasts; waits until there is room for it (`budget`)."""
-    source = _open(path)
+    source = _open(picture)
     with budget.taken(math.prod(source.size)):
         yield _decode(source, 1)
 
@@ -199,9 +199,9 @@ def _scaled(size: Size, factor: float) -> Size:
 
 
 class _Source(NamedTuple):
-    """A picture's file that may be decoded. size: (height, width) px as displayed."""
+    """A picture's file that may be decoded. name: for messages. size: (height, width) px as displayed."""
 
-    path: str | Path
+    name: str
     data: bytes
     size: Size
 
@@ -210,11 +210,19 @@ class _Source(NamedTuple):
         return self.data.startswith(b"\xff\xd8")
 
 
-def _open(path: str | Path) -> _Source:
+def _open(picture: str | Path | bytes) -> _Source:
     """Raises InputError for a file that cannot be read, is no picture, or has more pixels than may be decoded."""
-    header = read_header(str(path), whole=None)
+    content, name = (picture, "picture") if isinstance(picture, bytes) else (None, str(picture))
+    header = read_header(name if content is None else content, whole=None)
     if reason := header.fault if header.large else too_large(header.size):  # of a TIFF the header takes any number
-        raise InputError(f"{path}: {reason}")
+        raise InputError(f"{name}: {reason}")
+    source = _Source(name, _content(name) if content is None else content, header.size)
+    if header.fault:
+        raise _unreadable(source)
+    return source
+
+
+def _content(path: str) -> bytes:
     try:
         if (length := Path(path).stat().st_size) > MOST_BYTES:
             raise InputError(
@@ -227,10 +235,7 @@ def _open(path: str | Path) -> _Source:
         ) from error
     if not data:
         raise InputError(f"{path}: is empty (0 bytes), needed a picture; replace the file or leave it out")
-    source = _Source(path, data, header.size)
-    if header.fault:
-        raise _unreadable(source)
-    return source
+    return data
 
 
 def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
@@ -254,7 +259,7 @@ def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
 
 def _unreadable(source: _Source) -> InputError:
     return InputError(
-        f"{source.path}: not a readable picture ({len(source.data)} bytes: damaged, cut off, or no picture at all), "
+        f"{source.name}: not a readable picture ({len(source.data)} bytes: damaged, cut off, or no picture at all), "
         "needed JPEG, PNG, BMP, WebP or TIFF; replace the file or leave it out"
     )
 

@@ -4,6 +4,7 @@ The EXIF rule: the orientation a camera wrote into the file is applied, to the p
 labels refer to the picture as it is displayed.
 """
 
+import io
 import os
 import threading
 import warnings
@@ -51,15 +52,15 @@ class Header:
         return (self.size[1], self.size[0]) if self.orientation in QUARTER_TURNS else self.size
 
 
-def read_header(path: str, whole: bool | None = False) -> Header:
-    """The header of one picture. Never raises for a bad file: `fault` tells.
+def read_header(source: str | bytes, whole: bool | None = False) -> Header:
+    """The header of one picture, a path or the content of a file. Never raises for a bad one: `fault` tells.
 
     whole: True decodes every pixel, None trusts the header. False finds files that were cut off: JPEG and PNG are
     decoded only where their end is not that of a complete file, and TIFF never is, for it says where its pixels end.
     Until it is decoded, a TIFF may hold any kind of pixels, also those that only rasterio reads.
     """
     with _silence():
-        return _read(path, whole)
+        return _read(source, whole)
 
 
 def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[Header]:
@@ -86,14 +87,16 @@ def _silence() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _read(path: str, whole: bool | None) -> Header:
+def _read(source: str | bytes, whole: bool | None) -> Header:
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size == 0:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if not length:
                 return Header(fault="the file is empty (0 bytes)")
             if not whole and file.read(4) in TIFF:
                 tags = tiff_directory(file)
-                length, end = os.fstat(file.fileno()).st_size, _end_of_pixels(tags)
+                end = _end_of_pixels(tags)
                 if whole is False and end > length:
                     return Header(fault=f"cannot be decoded (cut off: {length} bytes, its pixels end at {end})")
                 return _tiff_header(tags)
@@ -101,8 +104,8 @@ def _read(path: str, whole: bool | None) -> Header:
             with Image.open(file, formats=FORMATS) as image:
                 if reason := too_large((image.height, image.width)):
                     return Header(large=True, fault=reason)
-                orientation = _orientation(image, path)
-                if whole or (whole is False and not _ends_well(image, path)):
+                orientation = _orientation(image, file)
+                if whole or (whole is False and not _ends_well(image, file)):
                     image.load()
                 height, width = image.height, image.width
     except FileNotFoundError:
@@ -124,7 +127,7 @@ def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
         tags = TiffImagePlugin.ImageFileDirectory_v2(b"II+\0" + head[4:] + file.read(8), prefix=head[:2])
     else:
         tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-    tags._tag_data_limit = os.fstat(file.fileno()).st_size  # else each of many tags could claim the whole file
+    tags._tag_data_limit = file.seek(0, os.SEEK_END)  # else each of many tags could claim the whole file
     file.seek(tags.next)
     tags.load(file)
     return tags
@@ -156,10 +159,10 @@ def _end_of_pixels(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:
     return max(map(sum, zip(offsets, counts, strict=False)), default=0)
 
 
-def _orientation(image: Image.Image, path: str) -> int:
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "TIFF":  # Pillow gives its size as displayed already
         return 1
-    if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in _tail(path, LATE_EXIF):
+    if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in _tail(file, LATE_EXIF):
         return 1  # Pillow would decode all pixels to see whether an eXIf chunk follows them
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -168,14 +171,17 @@ def _orientation(image: Image.Image, path: str) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _ends_well(image: Image.Image, path: str) -> bool:
-    tail = _tail(path, 12)
+def _ends_well(image: Image.Image, file: BinaryIO) -> bool:
+    tail = _tail(file, 12)
     if image.format == "PNG":
         return tail[4:8] == b"IEND"
     return image.format in {"JPEG", "MPO"} and tail.endswith(b"\xff\xd9")  # MPO: a JPEG with others behind it
 
 
-def _tail(path: str, length: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - length))
-        return file.read(length)
+def _tail(file: BinaryIO, length: int) -> bytes:
+    """The last bytes; Pillow, which reads on from where it stopped, finds the file as it left it."""
+    at = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+    found = file.read(length)
+    file.seek(at)
+    return found

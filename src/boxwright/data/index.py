@@ -9,6 +9,7 @@ else, damage included, means that the JSON is read again. The folder may be empt
 
 import hashlib
 import json
+import logging
 import os
 import sys
 import time
@@ -22,8 +23,10 @@ from boxwright import config, files, json_text
 from boxwright.data import coco, dataset
 from boxwright.data.coco import Contents
 from boxwright.data.dataset import Array, Boxes
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError
 from boxwright.files import user_folder
+
+logger = logging.getLogger(__name__)
 
 SMALL = 1 << 20  # bytes; a JSON of less is parsed in under 30 ms
 # A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
@@ -92,8 +95,7 @@ def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
         with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **columns)
     except InputError as error:
-        told = f"{stamp['path']}: no index is kept, so it is read again at every start: {error}"
-        print(printable(told), file=sys.stderr)
+        logger.warning("%s: no index is kept, so it is read again at every start: %s", stamp["path"], error)
 
 
 def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:

@@ -7,8 +7,8 @@ A TIFF, georeferenced or not, may be of any size: only the blocks below a window
 gives: grey and palettes become RGB, 16 bits lose their lower 8, alpha is dropped.
 """
 
+import logging
 import math
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from boxwright.data.budget import MOST_PIXELS
 from boxwright.data.canvas import read_image
 from boxwright.data.header import TIFF, read_header, tiff_directory, tiff_orientation
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError
 from boxwright.files import open_regular
+
+logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 
@@ -240,7 +242,7 @@ def _bands(source: Any, path: str) -> list[int]:
 def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
     """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
-        print(printable(f"{path}: of {source.count} bands only red, green and blue are used"), file=sys.stderr)
+        logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
         for index, colour in source.colormap(bands[0]).items():
@@ -252,8 +254,8 @@ def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]
     factor = 255 // ((1 << min(bits, 8)) - 1)  # 1 bit: 0 and 255
     white = 255 if "MINISWHITE" in tags else 0
     if bits > 8:
-        told = f"{path}: of {bits} bits the upper 8 are used; if that is too dark, gdal_translate -ot Byte -scale first"
-        print(printable(told), file=sys.stderr)
+        mend = "if that is too dark, gdal_translate -ot Byte -scale first"
+        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, mend)
 
     def to_rgb(samples: NDArray[Any]) -> Pixels:
         eight = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)

@@ -6,9 +6,9 @@ NAME.old, the new one takes its name.
 """
 
 import io
+import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +24,8 @@ from boxwright.errors import InputError
 from boxwright.files import sync, told, whole
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, torch_files
+
+logger = logging.getLogger(__name__)
 
 MOMENTUM = "momentum_buffer"  # what PyTorch's SGD remembers of a parameter
 
@@ -106,7 +108,8 @@ class Keeper:
             )
         if state.threads != fresh.threads and self.accelerator.device.type == "cpu":
             threads = f"made with {state.threads} threads, there are {fresh.threads} now: the last bits will differ"
-            self.accelerator.print(f"{folder}: {threads}; OMP_NUM_THREADS={state.threads} avoids it", file=sys.stderr)
+            if self.accelerator.is_main_process:
+                logger.warning("%s: %s; OMP_NUM_THREADS=%d avoids it", folder, threads, state.threads)
         state.threads = fresh.threads
         return state
 

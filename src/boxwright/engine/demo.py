@@ -1,5 +1,6 @@
 """The demonstration: rendered scenes, a small detector trained on them, its score, its pictures."""
 
+import logging
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 from boxwright.data import open_dataset, scenes
 from boxwright.engine.train import train
 from boxwright.evaluation.run import evaluate
+from boxwright.predict.backends import Running
 from boxwright.predict.predictor import load
 from boxwright.predict.sinks import predict_to_folder
+
+logger = logging.getLogger(__name__)
 
 LAST_WORDS = """
 {metrics}
@@ -32,12 +36,12 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     """
     data = out / "data"
     if data.exists():
-        print(f"{data}: already rendered, used again")
+        logger.info("%s: already rendered, used again", data)
     else:
-        print(f"{scenes.write(data)}: rendered")
+        logger.info("%s: rendered", scenes.write(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
-    predictor = load(folder)
+    predictor = load(folder, running=Running(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"

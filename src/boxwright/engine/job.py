@@ -1,6 +1,6 @@
 """What a training works with, put together before its first step."""
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from boxwright.engine import optim
 from boxwright.engine import task as tasks
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan, learning_rates
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.types import Batch, ClassBatch
+
+logger = logging.getLogger(__name__)
 
 
 class WithLoss(nn.Module):
@@ -87,15 +89,16 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
     fresh = tuple(name for name, _ in network.named_parameters())
     if file is not None:
         report = weight_files.load(network, file, recipe, transfer=transfer)
-        accelerator.print(printable(str(report)), file=sys.stderr)
+        if accelerator.is_main_process:
+            logger.info("%s", report)
         fresh = report.fresh
         stored = weight_files.stored_recipe(file)
         theirs, ours = stored.data.names if stored else (), recipe.data.names
-        if theirs != ours and len(theirs) == len(ours):
+        if theirs != ours and len(theirs) == len(ours) and accelerator.is_main_process:
             told = (
                 f"its classes are {', '.join(theirs)}; since there are as many here, the last layers start from theirs"
             )
-            accelerator.print(printable(f"{file}: {told}"), file=sys.stderr)
+            logger.info("%s: %s", file, told)
     if frozen := [prefix for prefix in recipe.train.freeze if any(optim.is_under(name, prefix) for name in fresh)]:
         # what batch norm starts with is no statistic of anything either
         held = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]

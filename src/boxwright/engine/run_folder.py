@@ -1,6 +1,7 @@
 """The folder of a run: free for a new one, or left by the same training that now goes on; used by one at a time."""
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -15,6 +16,8 @@ from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
 from boxwright.files import remove_leftovers, whole
 from boxwright.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
@@ -79,7 +82,7 @@ def _lock(run: Path, handle: int) -> None:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            print(f"{run}: its file system has no locks; a second training in it will not be noticed", file=sys.stderr)
+            logger.warning("%s: its file system has no locks; a second training in it will not be noticed", run)
             return
         whose = os.read(handle, 200).decode("utf-8", "replace") or "another process"
         raise InputError(
@@ -125,7 +128,7 @@ def _make_ready(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
 
 def _tell(left_out: Sequence[str]) -> None:
     for line in left_out:
-        print(line, file=sys.stderr)
+        logger.warning("%s", line)
 
 
 def _compare(file: Path, recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ A step is one step of the optimiser; it takes `train.accumulate` batches. Everyt
 it sees the same pictures and draws, and is the same up to the rounding of the GPU's kernels.
 """
 
-import sys
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -31,6 +31,7 @@ from boxwright.evaluation.topk import TopK
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Batch, ClassBatch
 
+logger = logging.getLogger(__name__)
 B = TypeVar("B", Batch, ClassBatch)
 
 
@@ -132,7 +133,7 @@ def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper
             state.best = metrics.quality
             keeper.save("best", state)
     if job.accelerator.is_main_process:
-        print(told, file=sys.stderr, flush=True)
+        logger.info("%s", told)
 
 
 def _evaluate(job: Job, out: Path | None = None) -> Metrics | TopK:

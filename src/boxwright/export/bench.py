@@ -138,7 +138,7 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
         found[name] = load(path, given, backend=backend)
-        many = load(path, given, backend=backend, running=Running(pictures=max(BATCHES)))
+        many = load(path, given, backend=backend, running=Running(pictures=max(BATCHES), fuse=True))
         if many.backend is not None and many.backend.lanes > 1:
             found[f"{name}, throughput"] = many
 
@@ -148,9 +148,9 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
     else:
         add("torch", source)
         if has_bfloat16(found["torch"].device):
-            found["torch, bfloat16"] = load(source, chosen, running=Running(bfloat16=True))
+            found["torch, bfloat16"] = load(source, chosen, running=Running(fuse=True, bfloat16=True))
         if compile_:
-            found["torch, compiled"] = load(source, chosen, running=Running(compile=True))
+            found["torch, compiled"] = load(source, chosen, running=Running(fuse=True, compile=True))
         for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
             with told(name):
                 if importlib.util.find_spec(name) is None:

@@ -104,12 +104,14 @@ def _threads(count: int) -> ThreadPoolExecutor:
 class Running:
     """pictures: how many there are to be looked at, a batch at most. All cores of a CPU look at one, so that it is
     answered as soon as can be; among several they are shared out, so that none waits for the slowest at every layer,
-    nor for what else there is to do. bfloat16: compute in 16 bits where the processor has instructions for it. compile:
-    torch.compile, which takes a minute before the first picture. The last two are refused by backends that have no such
-    thing.
+    nor for what else there is to do. fuse: of weights, run a copy with batch norm inside the convolutions, which is
+    faster, and which hooks and edits of the network do not reach. bfloat16: compute in 16 bits where the processor has
+    instructions for it. compile: torch.compile, which takes a minute before the first picture. The last two are refused
+    by backends that have no such thing.
     """
 
     pictures: int = 1
+    fuse: bool = False
     bfloat16: bool = False
     compile: bool = False
 

@@ -18,11 +18,14 @@ class Torch(Backend):
     channels_last = True
 
     def __init__(self, model: nn.Module, running: Running) -> None:
-        """`model` is in evaluation mode, stays as it is, and shares what weights it can."""
+        """`model` is in evaluation mode. It is what runs, unless a fused copy is asked for, which shares its other
+        weights."""
         device = next(model.parameters()).device
         if running.bfloat16 and not has_bfloat16(device):
             raise InputError("bfloat16: this processor has no instructions for it and would be slower; leave it out")
-        self.network: nn.Module = fused(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = model
+        if running.fuse:
+            self.network = fused(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bfloat16 = running.bfloat16
         if running.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]

@@ -4,19 +4,19 @@ B images, H x W canvas px, K best classes of a picture
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from boxwright.data.canvas import read_image
+from boxwright.errors import InputError
 from boxwright.predict.backends import Backend, Running
-from boxwright.predict.draw import draw_classes, name_of
-from boxwright.predict.inputs import Array, Picture, Placed, batches, canvases_of, placed, scaled
+from boxwright.predict.draw import draw_classes, name_of, png
+from boxwright.predict.inputs import Array, Picture, Placed, batches, canvases_of, from_bgr, is_picture, placed, scaled
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe
@@ -47,6 +47,10 @@ class ClassPrediction(Classes):
             image = read_image(self.path) if self.image is None else self.image
         return draw_classes(image, self)
 
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        return png(self.draw())
+
 
 class ClassPredictor:
     """A classifier with its recipe: canvas, network, best classes. Modes, threads and processes: as in `Predictor`."""
@@ -76,26 +80,48 @@ class ClassPredictor:
             raise TypeError(UNKNOWN)
         return type(self), (self.model, self.recipe, self.device)
 
-    @overload  # a str is a sequence of str as well; the first overload has it
-    def __call__(self, source: Picture, most: int = ...) -> ClassPrediction: ...  # type: ignore[overload-overlap]
+    @overload  # a str is a sequence of str, and a tensor an iterable, as well; the first overload has them
+    def __call__(  # type: ignore[overload-overlap]
+        self, source: Picture, most: int = ..., *, bgr: bool = ...
+    ) -> ClassPrediction: ...
 
     @overload
-    def __call__(self, source: Sequence[Picture], most: int = ...) -> list[ClassPrediction]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, source: Sequence[Picture], most: int = ..., *, bgr: bool = ...
+    ) -> list[ClassPrediction]: ...
+
+    @overload
+    def __call__(self, source: Iterable[Picture], most: int = ..., *, bgr: bool = ...) -> Iterator[ClassPrediction]: ...
 
     def __call__(
-        self, source: Picture | Sequence[Picture], most: int = MOST
-    ) -> ClassPrediction | list[ClassPrediction]:
-        """The `most` best classes of one picture, or of each picture of a list.
+        self, source: Picture | Iterable[Picture], most: int = MOST, *, bgr: bool = False
+    ) -> ClassPrediction | list[ClassPrediction] | Iterator[ClassPrediction]:
+        """The `most` best classes of one picture or several.
 
-        Raises InputError for a file that is no picture and an array of another kind.
+        Args:
+            source: As in `Predictor.__call__`.
+            most: How many classes, at least 1.
+            bgr: The arrays are BGR, as OpenCV reads them.
+
+        Returns:
+            The best classes of one picture; a list of them for a sequence; for another iterable an iterator, which
+            takes the pictures a batch at a time.
+
+        Raises:
+            InputError: For a file that is no picture and pixels of another kind.
         """
-        if isinstance(source, str | Path | np.ndarray):
-            return self([source], most)[0]
-        predictions: list[ClassPrediction] = []
+        if is_picture(source):
+            return next(self._each(iter([cast(Picture, source)]), most, bgr))
+        if not isinstance(source, Iterable):
+            raise InputError(f"picture: found {type(source).__name__}, needed a picture or an iterable of pictures")
+        found = self._each(cast(Iterable[Picture], source), most, bgr)
+        return list(found) if isinstance(source, Sequence) else found
+
+    def _each(self, source: Iterable[Picture], most: int, bgr: bool) -> Iterator[ClassPrediction]:
+        source = map(from_bgr, source) if bgr else source
         for batch in batches(source, self.recipe.predict.batch, whole=self.keeps_pictures):
             pictures = [self.place(one, number) for number, one in batch]
-            predictions += self.answer(self.look(pictures), pictures, most)
-        return predictions
+            yield from self.answer(self.look(pictures), pictures, most)
 
     # A call in its three steps, as in `Predictor`.
 

@@ -110,6 +110,12 @@ def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Arra
     return np.concatenate([panel, np.asarray(band)], axis=0)
 
 
+def png(image: Array) -> bytes:
+    """uint8 RGB (H, W, 3) as a PNG file."""
+    _, encoded = cv2.imencode(".png", image[..., ::-1])
+    return encoded.tobytes()
+
+
 def colour(label: int) -> Colour:
     """The class's own RGB colour; neighbours differ most. Hues step by the golden section of the colour circle."""
     hue = (0.02 + label * 0.6180339887) % 1

@@ -4,12 +4,14 @@ B images, H x W canvas px, h x w px of a picture
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from boxwright.data.budget import within_budget
@@ -22,12 +24,13 @@ from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Picture = str | Path | Array  # a file, or uint8 RGB (h, w, 3)
+# A file or its content, uint8 RGB (h, w, 3), uint8 RGB (3, h, w), or Pillow's
+Picture = str | Path | bytes | Array | Tensor | Image.Image
 
 
 class Placed(NamedTuple):
     """pixels: a canvas (H, W, 3), uint8 or float in 0..255, or the picture itself where a file places it by its own
-    rules. frame: how it lies there. image: the array it was made from, None for a file."""
+    rules. frame: how it lies there. image: its pixels where it was no file with a path, which can be read again."""
 
     pixels: Array
     frame: Frame
@@ -36,20 +39,25 @@ class Placed(NamedTuple):
 
 def placed(picture: Picture, canvas: CanvasConfig, number: int = 0) -> Placed:
     """The picture on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
-    if isinstance(picture, np.ndarray):
+    if not isinstance(picture, str | Path | bytes):
         image = _as_rgb(picture)
         frame = frame_for(image.shape[:2], canvas, number)
         return Placed(place(image, frame, canvas), frame, image)
     with decoded(picture) as image:
-        frame = frame_for(image.shape[:2], canvas, number, str(picture))
-        return Placed(place(image, frame, canvas), frame, None)
+        frame = frame_for(image.shape[:2], canvas, number, path_of(picture))
+        return Placed(place(image, frame, canvas), frame, None if frame.path else image)
 
 
-def batches(source: Sequence[Picture], most: int, *, whole: bool) -> Iterator[list[tuple[int, Picture]]]:
-    """The pictures with their numbers, `most` at a time. whole: they stay in memory as they are, and so have no more px
-    together than may be decoded."""
-    for start in range(0, len(source), most):
-        group = list(enumerate(source[start : start + most], start))
+def is_picture(source: object) -> bool:
+    """Whether it is one picture, and not several."""
+    return isinstance(source, str | Path | bytes | np.ndarray | Tensor | Image.Image)
+
+
+def batches(source: Iterable[Picture], most: int, *, whole: bool) -> Iterator[list[tuple[int, Picture]]]:
+    """The pictures with their numbers, `most` at a time, none taken before its turn. whole: they stay in memory as they
+    are, and so have no more px together than may be decoded."""
+    pictures = enumerate(source)
+    while group := list(islice(pictures, most)):
         if whole:
             yield from (part for part, _ in within_budget(group, lambda one: pixels_in(one[1])))
         else:
@@ -58,9 +66,9 @@ def batches(source: Sequence[Picture], most: int, *, whole: bool) -> Iterator[li
 
 def pixels_in(picture: Picture) -> int:
     """As its header says; 0 of a file that will not be decoded."""
-    if isinstance(picture, np.ndarray):
-        return math.prod(picture.shape[:2])
-    header = read_header(str(picture), whole=None)
+    if not isinstance(picture, str | Path | bytes):
+        return math.prod(_as_rgb(picture).shape[:2])
+    header = read_header(picture if isinstance(picture, bytes) else str(picture), whole=None)
     return 0 if header.fault else math.prod(header.size)
 
 
@@ -96,13 +104,20 @@ def on_canvases(pictures: Sequence[Picture], canvas: CanvasConfig, first: int = 
 
 
 def pixels_of(picture: Picture) -> Array:
-    """uint8 RGB (h, w, 3). Raises InputError for a file that is no picture and an array of another kind."""
-    return _as_rgb(picture) if isinstance(picture, np.ndarray) else read_image(picture)
+    """uint8 RGB (h, w, 3). Raises InputError for a file that is no picture and for pixels of another kind."""
+    return read_image(picture) if isinstance(picture, str | Path | bytes) else _as_rgb(picture)
 
 
 def path_of(picture: Picture) -> str:
-    """Of a file; "" for an array."""
-    return "" if isinstance(picture, np.ndarray) else str(picture)
+    """Of a file; "" for what has none."""
+    return str(picture) if isinstance(picture, str | Path) else ""
+
+
+def from_bgr(picture: Picture) -> Picture:
+    """An array as OpenCV has them, as RGB. Raises InputError for anything else, whose order of colors is known."""
+    if not isinstance(picture, np.ndarray):
+        raise InputError(f"bgr: found {type(picture).__name__}, goes with arrays; leave it out")
+    return picture[..., ::-1]
 
 
 def trimmed(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
@@ -124,7 +139,19 @@ def _extent(frame: Frame) -> tuple[int, int]:
     return round(bottom), round(right)
 
 
-def _as_rgb(image: Array) -> Array:
+def _as_rgb(picture: Any) -> Array:
+    """Pillow's images as they are displayed, in RGB; of tensors (3, h, w) the same memory where it is the CPU's."""
+    if isinstance(picture, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    image = picture
+    if isinstance(picture, Tensor):
+        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3 or not picture.numel():
+            found = f"{str(picture.dtype).removeprefix('torch.')} of shape {tuple(picture.shape)}"
+            raise InputError(f"picture: found a tensor of {found}, needed uint8 RGB (3, height, width)")
+        image = picture.permute(1, 2, 0).numpy(force=True)
+    if not isinstance(image, np.ndarray):
+        known = "a path, bytes of a file, an array, a tensor or one of Pillow's"
+        raise InputError(f"picture: found {type(image).__name__}, needed {known}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"picture: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
     return image

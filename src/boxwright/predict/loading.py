@@ -20,7 +20,7 @@ from boxwright.recipe import Recipe
 from boxwright.weights.shapes import without_memory
 
 Overrides = Mapping[str, Any] | Sequence[str]
-KINDS = {"detect": "a detector (boxwright.load)", "classify": "a classifier (boxwright.load_classifier)"}
+KINDS = {"detect": "a detector", "classify": "a classifier"}
 
 
 class Loaded(NamedTuple):

@@ -4,12 +4,11 @@ B images, H x W canvas px, N detections of one picture
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +17,20 @@ from boxwright.errors import InputError
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.backends import Backend, Running
-from boxwright.predict.draw import draw
-from boxwright.predict.inputs import Array, Picture, Placed, arguments, batches, canvases_of, placed, scaled, trimmed
+from boxwright.predict.draw import draw, png
+from boxwright.predict.inputs import (
+    Array,
+    Picture,
+    Placed,
+    arguments,
+    batches,
+    canvases_of,
+    from_bgr,
+    is_picture,
+    placed,
+    scaled,
+    trimmed,
+)
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe, SuppressionConfig
@@ -30,7 +41,12 @@ from boxwright.types import Detections, Detector, Frame
 class Prediction(Detections):
     """The detections of one picture: boxes in its own px, inside it, best score first.
 
-    path: its file, "" for an array. size: (height, width) px. image: the array it was made from, None for a file.
+    In a notebook it shows itself as the picture with its boxes.
+
+    Attributes:
+        path: Its file; "" for a picture without.
+        size: (height, width) px.
+        image: Its pixels, uint8 RGB (h, w, 3); None for a file, which is read again when it is drawn.
     """
 
     path: str = ""
@@ -42,6 +58,10 @@ class Prediction(Detections):
         if image is None:
             image = read_image(self.path) if self.image is None else self.image
         return draw(image, self)
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        return png(self.draw())
 
 
 class Wanted(NamedTuple):
@@ -96,37 +116,83 @@ class Predictor:
             raise TypeError(UNKNOWN)
         return type(self), (self.model, self.recipe, self.device)
 
-    @overload  # a str is a sequence of str as well; the first overload has it
+    @overload  # a str is a sequence of str, and a tensor an iterable, as well; the first overload has them
     def __call__(  # type: ignore[overload-overlap]
-        self, source: Picture, threshold: float | None = ..., iou: float | None = ..., classes: Any = ...
+        self,
+        source: Picture,
+        threshold: float | None = ...,
+        iou: float | None = ...,
+        classes: Any = ...,
+        *,
+        bgr: bool = ...,
     ) -> Prediction: ...
 
     @overload
-    def __call__(
-        self, source: Sequence[Picture], threshold: float | None = ..., iou: float | None = ..., classes: Any = ...
+    def __call__(  # type: ignore[overload-overlap]
+        self,
+        source: Sequence[Picture],
+        threshold: float | None = ...,
+        iou: float | None = ...,
+        classes: Any = ...,
+        *,
+        bgr: bool = ...,
     ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(
+        self,
+        source: Iterable[Picture],
+        threshold: float | None = ...,
+        iou: float | None = ...,
+        classes: Any = ...,
+        *,
+        bgr: bool = ...,
+    ) -> Iterator[Prediction]: ...
 
     def __call__(
         self,
-        source: Picture | Sequence[Picture],
+        source: Picture | Iterable[Picture],
         threshold: float | None = None,
         iou: float | None = None,
         classes: Sequence[str | int] | None = None,
-    ) -> Prediction | list[Prediction]:
-        """The detections of one picture, or of each picture of a list.
+        *,
+        bgr: bool = False,
+    ) -> Prediction | list[Prediction] | Iterator[Prediction]:
+        """Detect objects in one picture or several.
 
-        threshold: lowest score; iou: a box that overlaps a better one of its class by more is dropped; both in [0, 1],
-        None for the recipe's. classes: names or labels to keep, None for all.
-        Raises InputError for a file that is no picture, an array of another kind, or an unknown class.
+        Args:
+            source: A path, the bytes of a file, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), an image of
+                Pillow, or any iterable of these.
+            threshold: Lowest score, in [0, 1]; None for the recipe's.
+            iou: A box that overlaps a better one of its class by more is dropped, in [0, 1]; None for the recipe's.
+            classes: Names or labels to keep; None for all.
+            bgr: The arrays are BGR, as OpenCV reads them.
+
+        Returns:
+            The detections of one picture; a list of them for a sequence; for another iterable an iterator, which takes
+            the pictures a batch at a time.
+
+        Raises:
+            InputError: For a file that is no picture, pixels of another kind, or an unknown class.
+
+        Example:
+            >>> found = predictor("photo.jpg", threshold=0.5)
+            >>> for box, score, label, name in found:
+            ...     print(name, score, box)
         """
-        if isinstance(source, str | Path | np.ndarray):
-            return self([source], threshold, iou, classes)[0]
         wanted = self.wanted(threshold, iou, classes)
-        predictions: list[Prediction] = []
+        if is_picture(source):
+            return next(self._each(iter([cast(Picture, source)]), wanted, bgr))
+        if not isinstance(source, Iterable):
+            raise InputError(f"picture: found {type(source).__name__}, needed a picture or an iterable of pictures")
+        found = self._each(cast(Iterable[Picture], source), wanted, bgr)
+        return list(found) if isinstance(source, Sequence) else found
+
+    def _each(self, source: Iterable[Picture], wanted: Wanted, bgr: bool) -> Iterator[Prediction]:
+        source = map(from_bgr, source) if bgr else source
         for batch in batches(source, self.recipe.predict.batch, whole=self.keeps_pictures):
             pictures = [self.place(one, number) for number, one in batch]
-            predictions += self.answer(self.look(pictures), pictures, wanted)
-        return predictions
+            yield from self.answer(self.look(pictures), pictures, wanted)
 
     def wanted(
         self,

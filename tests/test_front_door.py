@@ -1,0 +1,199 @@
+"""`import boxwright as bw`, as a Python user meets it."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import boxwright as bw
+import class_folder
+from boxwright.predict.backend_torch import Torch
+from boxwright.predict.predictor import Predictor
+from boxwright.types import Classifier, Detector
+from boxwright.weights import checkpoint
+from stand_in import rectangles_predictor
+
+SMALL = {"model.width": 0.05, "data.canvas.size": [64, 64], "predict.threshold": 0.01}
+
+
+def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A red and a blue rectangle on grey, RGB."""
+    image = np.full((40, 60, 3), 120, np.uint8)
+    image[5:20, 5:25] = (255, 0, 0)
+    image[22:36, 30:55] = (0, 0, 255)
+    return image
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A small detector with random weights."""
+    recipe = bw.Recipe.load("demo", SMALL)
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "w.safetensors", bw.create_model(recipe), recipe)
+    return tmp_path / "w.safetensors"
+
+
+def test_every_public_name_is_listed_and_there() -> None:
+    assert set(bw.__all__) <= set(dir(bw))
+    for name in bw.__all__:
+        assert getattr(bw, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        bw.nothing  # noqa: B018
+
+
+def test_recipes_and_networks_by_name() -> None:
+    assert "yolov3_coco_416" in bw.list_recipes()
+    assert bw.Recipe.load("yolov3_coco_416", {"train.epochs": 3}).train.epochs == 3
+    with pytest.raises(bw.InputError, match="did you mean 'yolov3_coco_416'"):
+        bw.Recipe.load("yolov3_coco_417")
+    detector = bw.create_model("demo", classes=5, overrides={"model.width": 0.05})
+    assert isinstance(detector, Detector)
+    assert detector(torch.zeros(1, 3, 64, 64))[0].shape[1] == 3 * (5 + 5)
+    classifier = bw.create_model("tiny_darknet_imagenet_224_darknet", classes=3)
+    assert isinstance(classifier, Classifier)
+    assert classifier(torch.zeros(1, 3, 64, 64))[0].shape == (1, 3)
+
+
+def test_every_kind_of_picture_gives_the_same_detections(tmp_path: Path) -> None:
+    predictor, image = rectangles_predictor(), picture()
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), image[..., ::-1])
+    expected = predictor(image)
+    assert [one.name for one in expected] == ["red", "blue"]
+    kinds = [path, str(path), path.read_bytes(), Image.fromarray(image), torch.from_numpy(image).permute(2, 0, 1)]
+    for kind in kinds:
+        found = predictor(kind)
+        assert found.boxes.tolist() == expected.boxes.tolist(), type(kind)
+        assert found.class_names == expected.class_names
+        assert (found.path, found.size) == (str(path) if kind in (path, str(path)) else "", (40, 60))
+    assert [len(one) for one in predictor(kinds)] == [2] * 5
+    swapped = predictor(image[..., ::-1].copy(), bgr=True)
+    assert swapped.boxes.tolist() == expected.boxes.tolist()
+    assert predictor(image[..., ::-1].copy()).class_names == ["blue", "red"]
+    sideways = Image.fromarray(image).rotate(90, expand=True)
+    exif = sideways.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise for display
+    stream = io.BytesIO()
+    sideways.save(stream, "PNG", exif=exif)
+    assert predictor(Image.open(stream)).boxes.tolist() == expected.boxes.tolist()
+    assert predictor(stream.getvalue()).boxes.tolist() == expected.boxes.tolist()
+
+
+def test_a_generator_is_taken_a_batch_at_a_time() -> None:
+    predictor, taken = rectangles_predictor(), []
+
+    def endless():
+        while True:
+            taken.append(None)
+            yield picture()
+
+    found = predictor(endless())
+    assert not taken
+    assert next(found).class_names == ["red", "blue"]
+    assert len(taken) == predictor.recipe.predict.batch
+    assert list(predictor(iter([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "told"),
+    [
+        (7, {}, "found int, needed a picture or an iterable"),
+        ([None], {}, "found NoneType, needed a path, bytes"),
+        (torch.zeros(3, 4, 4), {}, r"a tensor of float32 of shape \(3, 4, 4\), needed uint8 RGB"),
+        (np.zeros((4, 4)), {}, r"found float64 of shape \(4, 4\)"),
+        (b"no picture", {}, "not a readable picture"),
+        (b"", {}, "picture"),
+        ("a.png", {"bgr": True}, "bgr: found str, goes with arrays"),
+    ],
+)
+def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], told: str) -> None:
+    with pytest.raises(bw.InputError, match=told):
+        rectangles_predictor()(source, **words)  # type: ignore[call-overload]
+
+
+def test_a_notebook_shows_the_picture_with_its_boxes() -> None:
+    found = rectangles_predictor()(picture())
+    shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.array_equal(shown, found.draw())
+    assert not np.array_equal(shown, picture())
+
+
+def test_hooks_fire_and_edits_count(weights: Path) -> None:
+    """The network of a predictor is the one that runs; a fused copy only on request."""
+    predictor, image = bw.load(weights), picture()
+    assert isinstance(predictor, Predictor)
+    fired: list[nn.Module] = []
+    convolution = next(module for module in predictor.model.modules() if isinstance(module, nn.Conv2d))
+    convolution.register_forward_hook(lambda module, given, output: fired.append(module))
+    before = predictor(image)
+    assert len(before)
+    assert fired
+    with torch.no_grad():
+        convolution.weight.zero_()
+    assert predictor(image) != before
+    fast = bw.load(weights, running=bw.Running(fuse=True))
+    assert isinstance(fast.backend, Torch)
+    assert fast.backend.network is not fast.model
+    assert len(fast(image)) == len(before)
+
+
+def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    data = bw.open_dataset(tiny_coco, "val")
+    assert len(data) == 4
+    recipe = bw.Recipe.load("demo", SMALL).with_names(["blue", "red"])
+    checkpoint.save(tmp_path / "two.safetensors", bw.create_model(recipe), recipe)
+    scored = bw.evaluate(tmp_path / "two.safetensors", tiny_coco, split="val", out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["pictures"] == 4
+    again = bw.evaluate(bw.load(tmp_path / "two.safetensors"), data)
+    assert scored.summary == again.summary
+    folders = class_folder.write(tmp_path / "classes", {"train": 2, "val": 2})
+    chosen = bw.Recipe.load("tiny_darknet_cifar10").with_names(bw.open_dataset(folders, "val").names)
+    checkpoint.save(tmp_path / "c.safetensors", bw.create_model(chosen), chosen)
+    classifier = bw.load(tmp_path / "c.safetensors")
+    assert isinstance(classifier, bw.ClassPredictor)
+    assert 0 <= bw.evaluate(classifier, folders).summary["top1"] <= 1
+    with pytest.raises(bw.InputError, match="holds boxes, the classifier needs"):
+        bw.evaluate(classifier, data)
+    with pytest.raises(bw.InputError, match="holds classes, the detector needs boxes"):
+        bw.evaluate(weights, bw.open_dataset(folders, "val"))
+
+
+def test_nothing_of_the_host_program_changes() -> None:
+    """Of Pillow, the umask, logging and what is printed."""
+    code = """if True:
+        import logging, os, PIL.Image
+        mask = os.umask(0o027)
+        before = PIL.Image.MAX_IMAGE_PIXELS, list(logging.getLogger().handlers)
+        import boxwright as bw
+        for name in bw.__all__:
+            getattr(bw, name)
+        assert os.umask(mask) == 0o027
+        assert (PIL.Image.MAX_IMAGE_PIXELS, list(logging.getLogger().handlers)) == before
+        assert not logging.getLogger("boxwright").handlers
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_the_package_says_can_be_caught(caplog: pytest.LogCaptureFixture) -> None:
+    from boxwright import progress
+
+    logger = logging.getLogger("boxwright")
+    logger.propagate = True
+    try:
+        with caplog.at_level(logging.INFO, "boxwright"), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+            patch.setattr("sys.stderr.isatty", lambda: False)
+            list(progress.track([1], 1, "reading"))
+    finally:
+        logger.propagate = False
+    assert {record.getMessage().partition(",")[0] for record in caplog.records} == {"reading: 1/1"}
