@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import typer
 import boxwright
 from boxwright import recipe
 from boxwright.cli import verbs
+from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -114,3 +116,21 @@ def test_python_example_uses_public_names() -> None:
     used = set(re.findall(r"\bbw\.(\w+)", code))
     assert used
     assert used <= set(boxwright.__all__)
+
+
+@pytest.mark.slow
+def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands, from random weights."""
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    chosen = boxwright.Recipe.load("yolov3_tiny_coco_416_darknet").with_names(["blue", "red"])
+    (tmp_path / "runs" / "mine" / "best").mkdir(parents=True)
+    checkpoint.save(tmp_path / "runs" / "mine" / "best" / "model.safetensors", boxwright.create_model(chosen), chosen)
+    shutil.copytree(tiny_coco, tmp_path / "data" / "mine")
+    for place in ("annotations/val.json", "val"):
+        (tmp_path / "data" / "mine" / place.replace("val", "test")).symlink_to(tmp_path / "data" / "mine" / place)
+    (tmp_path / "photo.jpg").write_bytes((tiny_coco / "val" / "1.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "again.onnx").is_file()
+    assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3

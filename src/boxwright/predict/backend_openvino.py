@@ -1,6 +1,8 @@
 """OpenVINO's files, and ONNX files, in OpenVINO (extra `openvino`)."""
 
 import functools
+import importlib
+import os
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -20,6 +22,7 @@ TYPES = {"f32", "f16", "u8"}
 # With which OpenVINO's own begins. Anything else would be offered to the reader of TensorFlow's files as well, which
 # prints by itself.
 START = b"<"
+ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"  # of the environment: instructions that oneDNN may use
 
 
 class OpenVino(Backend):
@@ -94,7 +97,22 @@ def core() -> Any:
 
 @functools.cache
 def _core(runtime: ModuleType) -> Any:
-    return runtime.Core()
+    made = runtime.Core()
+    if limit := os.environ.pop(ISA_LIMIT, None):
+        # Of the plugin's kernels some heed it and others do not, and they do not go together ("bad combination"). It is
+        # read with the first convolution, and so set again after one.
+        try:
+            made.compile_model(_convolution(), "CPU")
+        finally:
+            os.environ[ISA_LIMIT] = limit
+    return made
+
+
+def _convolution() -> Any:
+    operators = importlib.import_module("openvino.opset13")
+    x = operators.parameter([1, 1, 3, 3], np.float32)
+    kernel = operators.constant(np.ones((1, 1, 3, 3), np.float32))
+    return library().Model([operators.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
 
 
 def library() -> ModuleType:
