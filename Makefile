@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-mindspore check format bench wheel clean
+.PHONY: help demo test test-fast test-mindspore check format table bench wheel clean
+
+help:                          ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "boxwright needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -22,6 +25,9 @@ check: .venv/installed         ## style and types
 test: check                    ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
+test-fast: .venv/installed     ## without slow tests and other runtimes
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'
+
 .venv-mindspore/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mindspore
 	.venv-mindspore/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,mindspore]'
@@ -31,15 +37,18 @@ test: check                    ## everything CI runs
 test-mindspore: .venv-mindspore/installed  ## MindIR and .ckpt files in MindSpore
 	OMP_NUM_THREADS=1 .venv-mindspore/bin/pytest tests/test_mindir.py
 
-format: .venv/installed
+format: .venv/installed        ## mend what style can mend by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: .venv/installed         ## ratios against named peers; takes minutes, wants an idle machine
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-wheel: .venv/installed
+table: .venv/installed         ## the table of systems in README.md, from the recipes
+	$(BIN)/python docs/recipes_table.py
+
+wheel: .venv/installed         ## build the wheel
 	$(BIN)/python -m build --wheel
 
-clean:
+clean:                         ## remove environments and builds
 	rm -rf .venv .venv-mindspore dist build

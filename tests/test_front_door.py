@@ -16,6 +16,7 @@ from torch import nn
 
 import boxwright as bw
 import class_folder
+from boxwright import cli
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Classifier, Detector
@@ -197,3 +198,23 @@ def test_what_the_package_says_can_be_caught(caplog: pytest.LogCaptureFixture) -
     finally:
         logger.propagate = False
     assert {record.getMessage().partition(",")[0] for record in caplog.records} == {"reading: 1/1"}
+
+
+def test_what_is_published_stands_beside_what_was_measured(
+    tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = bw.Recipe.load("yolov3_tiny_coco_416_darknet").expect
+    assert published.beside({"AP50": 0.4421}) == (
+        "AP50 0.442 here, published 0.331 (pjreddie.com/darknet/yolo, COCO test-dev)"
+    )
+    assert published.beside({"top1": 0.5}) == bw.Recipe.load("demo").expect.beside({"AP50": 0.5}) == ""
+    changes = SMALL | {"expect": {"metric": "AP", "value": 0.25, "source": "a paper"}}
+    chosen = bw.Recipe.load("demo", changes).with_names(["blue", "red"])
+    (tmp_path / "r.yaml").write_text(chosen.to_yaml())
+    checkpoint.save(tmp_path / "w.safetensors", bw.create_model(chosen), chosen)
+    words = ["evaluate", "w.safetensors", "--data", str(tiny_coco), "--recipe", "r.yaml"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(words)
+    assert leaving.value.code == 0
+    assert "AP 0.000 here, published 0.25 (a paper)" in capsys.readouterr().out

@@ -78,11 +78,11 @@ def test_design_page_names_the_rooms_in_this_order() -> None:
 @pytest.mark.parametrize("name", boxwright.__all__)
 def test_public_names_exist(name: str) -> None:
     value = getattr(boxwright, name)
-    home = boxwright._HOMES.get(name)
-    assert home is None or value is getattr(importlib.import_module(home), name)
+    module = boxwright._MODULES.get(name)
+    assert module is None or value is getattr(importlib.import_module(f"boxwright.{module}"), name)
 
 
-def test_public_names_are_the_ones_with_a_home() -> None:
-    assert sorted(boxwright.__all__) == sorted([*boxwright._HOMES, "__version__"])
+def test_public_names_are_the_ones_with_a_module() -> None:
+    assert sorted(boxwright.__all__) == sorted([*boxwright._MODULES, "__version__", "interop"])
     with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
         _ = boxwright.Trainer

@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import runpy
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,15 @@ def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "again.onnx").is_file()
     assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3
+
+
+def test_the_table_of_systems_is_that_of_the_recipes() -> None:
+    """`make table` writes it."""
+    assert runpy.run_path(str(ROOT / "docs" / "recipes_table.py"))["table"]() in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_make_help_lists_every_target_that_is_named() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines()}
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.M)
+    assert listed == set(phony.split())

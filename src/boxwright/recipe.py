@@ -261,6 +261,13 @@ class Expect(Config):
     source: str = ""
     hardware: str = ""
 
+    def beside(self, measured: Mapping[str, float]) -> str:
+        """`AP50 0.442 here, published 0.331 (source)`; "" where nothing is claimed, or the metric was not measured."""
+        if self.value is None or self.metric not in measured:
+            return ""
+        origin = ", ".join(part for part in (self.source, self.hardware) if part)
+        return f"{self.metric} {measured[self.metric]:.3f} here, published {self.value:g} ({origin})"
+
 
 class Recipe(Config):
     name: FileName

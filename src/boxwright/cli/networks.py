@@ -1,7 +1,7 @@
 """The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,11 @@ from boxwright.cli.options import (
 )
 from boxwright.cli.output import say
 from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from boxwright.evaluation.coco import Metrics
+    from boxwright.evaluation.topk import TopK
+    from boxwright.recipe import Recipe
 
 
 def list_() -> None:
@@ -100,7 +105,8 @@ def evaluate(
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
         loaded = class_predictor.load_classifier(*chosen)
-        say(class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out))
+        classes = class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out)
+        _say_beside(classes, meant)
         return
     detector = predictor.load(*chosen)
     if no_truth:
@@ -108,9 +114,16 @@ def evaluate(
         return
     labelled = open_dataset(data, split, detector.recipe.data.kind, detector.recipe.data.cache)
     if scenes is None:
-        say(run.evaluate(detector, labelled, out))
+        _say_beside(run.evaluate(detector, labelled, out), meant)
     else:
         say(whole.evaluate(detector, labelled, open_dataset(scenes, split), out))
+
+
+def _say_beside(metrics: "Metrics | TopK", recipe: "Recipe") -> None:
+    """The metrics, and what is published of the recipe."""
+    say(metrics)
+    if line := recipe.expect.beside(metrics.summary):
+        say(line)
 
 
 def predict(
