@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from boxwright import interop
     from boxwright.api import create_model, evaluate, list_recipes, load, open_dataset
+    from boxwright.data.windows import open_scene
     from boxwright.engine.train import train
     from boxwright.errors import InputError
     from boxwright.export.run import export_model
     from boxwright.predict.backend import Running
     from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
     from boxwright.predict.predictor import Prediction, Predictor
-    from boxwright.predict.tiled import Tiling
+    from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
     from boxwright.types import Batch, Classes, Detection, Detections
 
@@ -42,6 +43,8 @@ __all__ = [
     "list_recipes",
     "load",
     "open_dataset",
+    "open_scene",
+    "predict_scene",
     "train",
 ]
 
@@ -65,6 +68,8 @@ _MODULES = {
     "list_recipes": "api",
     "load": "api",
     "open_dataset": "api",
+    "open_scene": "data.windows",
+    "predict_scene": "predict.tiled",
     "train": "engine.train",
 }
 
