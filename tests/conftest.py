@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # as on the command line; read when OpenCV is imported
+
 import cv2
 import numpy as np
 import pytest

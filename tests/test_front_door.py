@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
 import boxwright as bw
 import class_folder
 from boxwright import cli
+from boxwright.engine.processes import together
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Classifier, Detector
@@ -169,9 +172,10 @@ def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path
 
 
 def test_nothing_of_the_host_program_changes() -> None:
-    """Of Pillow, the umask, logging and what is printed."""
+    """Of Pillow, OpenCV, the umask, logging and what is printed."""
     code = """if True:
-        import logging, os, PIL.Image
+        import logging, os, cv2, PIL.Image
+        level = cv2.utils.logging.getLogLevel()
         mask = os.umask(0o027)
         before = PIL.Image.MAX_IMAGE_PIXELS, list(logging.getLogger().handlers)
         import boxwright as bw
@@ -180,9 +184,20 @@ def test_nothing_of_the_host_program_changes() -> None:
         assert os.umask(mask) == 0o027
         assert (PIL.Image.MAX_IMAGE_PIXELS, list(logging.getLogger().handlers)) == before
         assert not logging.getLogger("boxwright").handlers
+        assert cv2.utils.logging.getLogLevel() == level
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_accelerate_is_left_as_the_host_program_has_it() -> None:
+    host = Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        with together(bw.Recipe.load("demo").train) as ours:
+            assert ours.mixed_precision == "no"
+        assert AcceleratorState().mixed_precision == host.mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_what_the_package_says_can_be_caught(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,12 +61,14 @@ def _line(message: str) -> str:
 
 
 def _settle_in() -> None:
-    """What only a process of our own may do: have libraries keep their files in our cache, and print any text.
+    """What only a process of our own may do: have libraries keep their files in our cache and say nothing, and print
+    any text.
 
     A name that the terminal's encoding lacks is shown with escapes. Where stderr is closed, what is said there is lost.
     """
     with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib takes a temporary folder then
         os.environ.setdefault("MPLCONFIGDIR", str(user_folder() / "matplotlib"))
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it would print of a broken file is said by our own error
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

@@ -30,9 +30,6 @@ Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize 
 
 MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits, uncompressed
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # what OpenCV would print about a broken file is said by our own error
 
 
 def read_image(picture: str | Path | bytes, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from boxwright.errors import InputError
@@ -24,6 +24,8 @@ def together(config: TrainConfig) -> Iterator[Any]:
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and config.precision == "fp16":
         raise InputError("train.precision: fp16 needs a GPU and there is none here; use bf16 or no")
+    kept = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]  # of the host program
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=config.precision,
@@ -36,6 +38,8 @@ def together(config: TrainConfig) -> Iterator[Any]:
         accelerator.end_training()
         # accelerate keeps precision and device for the life of the process; the next run may want others.
         AcceleratorState._reset_state(reset_partial_state=True)
+        for kind, state in kept:
+            kind._shared_state.update(state)
 
 
 def on_main(work: Callable[[], T], accelerator: Any) -> T:
