@@ -46,12 +46,27 @@ def train(
     skip_bad: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Path:
-    """Train `recipe` on the data set `data` (its splits train and val) and return the run folder `out`.
+    """Train a network. Under torchrun each process calls this.
 
-    weights: a file or run folder to start from; transfer: load all of it that fits. resume: go on with the run in
-    `out`. skip_bad: leave out faulty labels and pictures, and say which. Under torchrun each process calls this.
-    Raises InputError for a recipe, data set, file or folder that cannot be used, for a run that another process trains,
-    for a loss that is not finite, and for a loader process that was killed.
+    Args:
+        recipe: A shipped name, the path of a YAML file, or a Recipe.
+        data: The root of a data set; its splits train and val are used.
+        out: The run folder, which is made: `last/` and `best/`, the log, metrics and pictures.
+        weights: A file or run folder to start from; None for random weights.
+        transfer: Load all of `weights` that fits, and leave the rest as it is.
+        resume: Continue the run in `out`.
+        skip_bad: Leave out faulty labels and pictures, and log which.
+        overrides: Changes to the recipe by dotted key.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: For a recipe, data set, file or folder that cannot be used, for a run that another process trains,
+            for a loss that is not finite, and for a loader process that was killed.
+
+    Example:
+        >>> bw.train("yolov3_tiny_coco_416_darknet", "data/mine", "runs/mine", overrides={"train.epochs": 3})
     """
     if resume and (weights is not None or transfer):
         raise InputError("--resume goes on with the run's own weights; leave --weights and --transfer out")

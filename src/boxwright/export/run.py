@@ -53,7 +53,7 @@ def export_model(
     split: str | None = None,
     chip: str | None = None,
 ) -> parity.Report:
-    """Write the weights at `source` (a run folder or a file) to `out` in the format `to`, one of `Format`.
+    """Write a network to a file for another runtime, which is kept only where it gives PyTorch's answers.
 
     out: None for a file in this folder, called as the source is. recipe: a shipped name, a YAML file or a Recipe; None
     for the one stored with the weights; overrides: changes to it. size: (height, width) px of the canvas, None for the
