@@ -51,10 +51,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """images (B, 3, H, W): uint8 as loaded, float32 in [0, 1] once augmented. boxes (B, M, 4) xyxy canvas px.
-    labels (B, M) int64, -1 where a row is padding. ignore (B, M) bool: crowd regions, neither object nor background.
-    keys (B,) int64 in 0..2^32 - 1: what a loss that draws samples draws them from; set in training, a function of
-    (seed, step, place in the batch of the whole group). None: 0 for each image.
+    """What a detector's loss takes.
+
+    Attributes:
+        images: (B, 3, H, W) RGB: uint8 as loaded, float32 in [0, 1] once augmented.
+        boxes: (B, M, 4) float32, xyxy canvas px.
+        labels: (B, M) int64, -1 where a row is padding.
+        ignore: (B, M) bool: crowd regions, neither object nor background.
+        frames: How each picture lies on its canvas.
+        keys: (B,) int64 in 0..2^32 - 1: what a loss that draws samples draws them from; set in training, a function of
+            (seed, step, index in the batch of all processes). None: 0 for each image.
     """
 
     images: Tensor

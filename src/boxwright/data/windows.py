@@ -113,11 +113,19 @@ def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
 
 @contextmanager
 def open_scene(path: str | Path) -> Iterator[Scene]:
-    """A picture as a scene, for as long as the block lasts.
+    """A picture of any size as a scene, for as long as the block lasts.
 
-    Raises InputError for a file that cannot be read, has bands of which nobody can say which is red, or holds other
-    numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another picture with more
-    px than may be decoded at once.
+    Args:
+        path: A picture; of a TIFF only the windows that are asked for are read.
+
+    Raises:
+        InputError: For a file that cannot be read, has bands of which nobody can say which is red, or holds other
+            numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another picture with
+            more px than may be decoded at once.
+
+    Example:
+        >>> with bw.open_scene("scene.tif") as scene:
+        ...     found = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
     """
     if _starts(path).startswith(TIFF):
         with _open_tiff(path) as source:

@@ -55,17 +55,34 @@ def export_model(
 ) -> parity.Report:
     """Write a network to a file for another runtime, which is kept only where it gives PyTorch's answers.
 
-    out: None for a file in this folder, called as the source is. recipe: a shipped name, a YAML file or a Recipe; None
-    for the one stored with the weights; overrides: changes to it. size: (height, width) px of the canvas, None for the
-    recipe's.
-    batch: pictures that the file takes at a time; dynamic_batch: any number. half: numbers of 16 bits. complete: from
-    pictures as bytes to detections or classes, all inside; without it from canvases to the raw tensors.
-    data: the folder of a data set, of which `split` is looked at, None for val; without it rendered scenes are.
-    chip: the Ascend device that an .om is for, such as Ascend310P3.
+    The file is run beside PyTorch; the report lies beside it as FILE.parity.json, also where the answers differ. Then
+    `out` is left as it was.
 
-    The file is run beside PyTorch (see `parity`); the report lies beside it as FILE.parity.json, also where the answers
-    differ. Then `out` is left as it was, and InputError says where they differ first. InputError as well for weights
-    that cannot be read, words that do not go together, and what the format cannot hold.
+    Args:
+        source: A run folder or a file of weights.
+        to: One of `onnx`, `openvino`, `torchscript`, `pt2`, `mindir`, `om`, `darknet`, `ckpt`.
+        out: The file; None for one in this folder with the name of `source`.
+        recipe: A shipped name, a YAML file or a Recipe; None for the one stored with the weights.
+        overrides: Changes to the recipe by dotted key.
+        size: (height, width) px of the canvas; None for the recipe's.
+        batch: Batch size of the file.
+        dynamic_batch: The file takes any batch size.
+        half: FP16 weights.
+        complete: From pictures as bytes to detections or classes, preprocessing and NMS inside; else from canvases to
+            the raw tensors.
+        data: The root of a data set on whose pictures the answers are compared; None for rendered scenes.
+        split: Which part of it; None for val.
+        chip: The Ascend device that an om is for, such as Ascend310P3.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: Where the answers differ, and where; for weights that cannot be read, arguments that do not go
+            together, and what the format cannot hold.
+
+    Example:
+        >>> bw.export_model("runs/mine", "onnx", "mine.onnx", dynamic_batch=True)
     """
     _check(to, batch, dynamic_batch, half, complete, chip)
     split = _part(split, data)

@@ -102,12 +102,16 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """pictures: how many there are to be looked at, a batch at most. All cores of a CPU look at one, so that it is
-    answered as soon as can be; among several they are shared out, so that none waits for the slowest at every layer,
-    nor for what else there is to do. fuse: of weights, run a copy with batch norm inside the convolutions, which is
-    faster, and which hooks and edits of the network do not reach. bfloat16: compute in 16 bits where the processor has
-    instructions for it. compile: torch.compile, which takes a minute before the first picture. The last two are refused
-    by backends that have no such thing.
+    """How a network is run.
+
+    Attributes:
+        pictures: How many come at a time, a batch at most. All cores of a CPU work on one, for latency; among several
+            they are shared out, for throughput.
+        fuse: Run weights as a copy with batch norm inside the convolutions, which is faster, and which hooks on the
+            network and edits of it do not reach.
+        bfloat16: Compute in 16 bits, where the processor has instructions for it.
+        compile: torch.compile, which takes a minute before the first picture. This one and the one before are refused
+            by backends that have no such thing.
     """
 
     pictures: int = 1

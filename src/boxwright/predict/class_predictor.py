@@ -65,7 +65,14 @@ class ClassPredictor:
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
     ) -> None:
-        """`model` follows the Classifier protocol and already lies on `device`. backend: as in `Predictor`."""
+        """Build one around a network; `boxwright.load` makes one from a file.
+
+        Args:
+            model: Follows `types.Classifier`, and already lies on `device`.
+            recipe: Its canvas and class names.
+            device: Where the network runs.
+            backend: As in `Predictor`.
+        """
         self.model = model
         self.recipe = recipe
         self.names = recipe.data.names

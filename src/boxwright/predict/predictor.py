@@ -100,8 +100,14 @@ class Predictor:
         device: str | torch.device = "cpu",
         backend: Backend | None = None,
     ) -> None:
-        """`model` follows the Detector protocol and already lies on `device`. backend: what runs the network; None for
-        the model itself, which otherwise only decodes what the backend gives."""
+        """Build one around a network; `boxwright.load` makes one from a file.
+
+        Args:
+            model: Follows `types.Detector`, and already lies on `device`.
+            recipe: Its canvas, class names and settings.
+            device: Where the network runs.
+            backend: What runs it; None for the model itself, which otherwise only decodes what the backend gives.
+        """
         self.model = model
         self.recipe = recipe
         self.names = recipe.data.names

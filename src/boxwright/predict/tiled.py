@@ -29,9 +29,14 @@ OVERVIEW = 4096  # px of the overview's longer side: 50 MB, and what viewers ope
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """window: side of the square windows, at least 32 px. overlap: the share of one that the next repeats, in [0, 1).
+    """How a scene is divided. An object up to `overlap * window` px long is seen whole by some window.
 
-    An object up to `overlap * window` px long is seen whole by some window. Raises InputError for a smaller window.
+    Attributes:
+        window: Side of the square windows, at least 32 px.
+        overlap: The share of one that the next repeats, in [0, 1).
+
+    Raises:
+        InputError: For a smaller window.
     """
 
     window: int
@@ -71,10 +76,22 @@ def predict_scene(
     classes: Sequence[str | int] | None = None,
     overview: Overview | None = None,
 ) -> Prediction:
-    """The detections of a scene, in its px, each object once (see `merge`).
+    """Detect on a scene of any size, window by window.
 
-    threshold, iou, classes: as in `Predictor.__call__`; `iou` is also what counts as the same object in two windows.
-    overview: is given every window's pixels. Raises InputError for a wrong setting or a scene that is damaged.
+    Args:
+        predictor: The detector.
+        scene: From `open_scene`.
+        tiling: The windows.
+        threshold: As in `Predictor.__call__`.
+        iou: As in `Predictor.__call__`; also what counts as the same object in two windows.
+        classes: As in `Predictor.__call__`.
+        overview: Is given the pixels of every window.
+
+    Returns:
+        The detections in px of the scene, each object once (see `merge`).
+
+    Raises:
+        InputError: For a wrong setting or a scene that is damaged.
     """
     windows = grid(scene.size, tiling.window, tiling.overlap)
     batch = predictor.recipe.predict.batch
