@@ -201,7 +201,8 @@ def test_batch_norm_goes_into_the_convolutions(name, changes):
     images = torch.rand(1, 3, 64, 64)
     extra = (torch.tensor([[64.0, 64.0]]),) if "extents" in model.inputs else ()
     with torch.no_grad():
-        expected, found = ((one.maps if hasattr(one, "maps") else one.backbone)(images) for one in (model, fused))
+        part = next(name for name in ("maps", "logits", "backbone") if hasattr(model, name))
+        expected, found = (getattr(one, part)(images) for one in (model, fused))
         for a, b in zip(_tuple(found), _tuple(expected), strict=True):
             assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
         assert len(fused(images, *extra)) == len(model.raw_names)

@@ -259,7 +259,6 @@ FORMATS = {
     ".weights": Format(darknet_file, filled, 200),
     ".ckpt": Format(mindspore_file, lambda file: list(mindspore.entries(file)), 300),
     ".pt2": Format(exported("pt2", ".pt2"), predicted, 60),
-    ".torchscript": Format(exported("torchscript", ".torchscript"), predicted, 60),
     ".onnx": Format(exported("onnx", ".onnx"), predicted, 60, "onnxruntime"),
     ".xml": Format(exported("openvino", ".xml"), predicted, 60, "openvino"),
     ".bin": Format(beside(exported("openvino", ".xml"), ".bin"), predicted, 30, "openvino"),

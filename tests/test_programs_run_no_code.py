@@ -1,4 +1,4 @@
-"""A .pt2 or TorchScript file of a stranger is refused, by one line, before anything in it has run."""
+"""A .pt2 of a stranger is refused, by one line, before anything in it has run; TorchScript runs for who trusts it."""
 
 import io
 import json
@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+import boxwright as bw
 from boxwright import cli
+from boxwright.errors import InputError
 from boxwright.export import programs
 from boxwright.export.graph import raw_graph
 from boxwright.predict.backends import open_backend
@@ -234,59 +236,17 @@ def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
     assert RAN not in names()
 
 
-def pickled(value: Any) -> bytes:
-    return pickle.dumps(value, protocol=2)
-
-
-def code(change: Callable[[str], str]) -> Change:
-    """Another text of the code."""
-
-    def edit(entries: Entries) -> None:
-        name = next(name for name in entries if name.endswith(".py"))
-        entries[name] = change(entries[name].decode()).encode()
-
-    return edit
-
-
-def line(text: str) -> Change:
-    """A further line at the end of forward."""
-    return code(lambda old: f"{old}    {text}\n")
-
-
-def constants(entries: Entries) -> None:
-    """A tensor that is longer than its bytes."""
-    name = "archive/constants/0"
-    entries[name] = entries[name][:-4]
-
-
-SCRIPT: dict[str, tuple[Change, str]] = {
-    "a file written": (line('x = torch.save(images, "x")'), "a call of torch.save"),
-    "a file mapped": (line('x = torch.from_file("x")'), "a call of torch.from_file"),
-    "an operator of a library": (line("x = ops.mine.run(images)"), "a call of ops.mine.run"),
-    "a print": (line('x = print("x")'), "a call of print"),
-    "a method": (line("x = self.run()"), "a call of self.run"),
-    "an import": (line("import os"), "Import"),
-    "a comment": (line("# type: x"), "letters"),
-    "escapes": (line('x = "\\x1b"'), "letters"),
-    "a formula": (line("x = 1 + 1"), "letters"),
-    "a function outside": (code(lambda old: f"def f(x: int) -> int:\n  return x\n{old}"), "code outside"),
-    "what runs at loading": (code(lambda old: old.replace("def forward", "def __setstate__")), "other things than"),
-    "a class of C++": (
-        code(lambda old: old.replace("(Module):", "(Module):\n  a : __torch__.torch.classes.x.Y")),
-        "class",
-    ),
-    "an entry": (entry("model.json"), "holds archive/model.json"),
-    "a class elsewhere": (entry("code/__torch__/x.pkl"), "x.pkl"),
-    "a pickle for the network": (entry("data.pkl", pickled(Trap())), "data.pkl"),
-    "a pickle for the constants": (entry("constants.pkl", pickled((Trap(),))), "constants.pkl"),
-    "a tensor beyond its bytes": (constants, "constants.pkl"),
-    "no pickle": (entry("constants.pkl", b"\x80\x02(("), "constants.pkl"),
-}
-
-
-@pytest.mark.parametrize(("change", "found"), SCRIPT.values(), ids=SCRIPT)
-def test_ways_to_run_code_in_torchscript(
-    change: Change, found: str, good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+def test_torchscript_needs_trust(
+    good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = rebuilt(good["torchscript"], here / "b.torchscript", change)
-    assert found in refused(file, capfd)
+    """PyTorch runs whatever it holds, so that without it PyTorch does not even see the file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("the file was opened"))
+        assert "add --trust-file (Python: trust=True) if you know who made it" in refused(good["torchscript"], capfd)
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["predict", str(good["torchscript"]), "a.jpg", "--trust-file"])
+    assert leaving.value.code == 0
+    with pytest.raises(InputError, match="--trust-file"):
+        bw.load(good["torchscript"])
+    trusted = bw.load(good["torchscript"], trust=True)
+    assert isinstance(pickle.loads(pickle.dumps(trusted))("a.jpg"), bw.ClassPrediction)

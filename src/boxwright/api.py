@@ -1,6 +1,7 @@
 """What Python users call first: `import boxwright as bw`. Each function looks at the recipe for the task."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def load(
     overrides: Overrides = (),
     backend: str = "auto",
     running: Running | None = None,
+    trust: bool = False,
 ) -> AnyPredictor:
     """Load a detector or a classifier, ready to predict.
 
@@ -47,6 +49,7 @@ def load(
             exported file `auto` takes the fastest that is installed.
         running: How to run it; by default `predictor.model` itself runs, so that hooks on it fire and edits count.
             `Running(fuse=True)` runs a faster copy.
+        trust: Also open a `.torchscript` file, which is a program that may do anything that this process may.
 
     Returns:
         A `Predictor`, or for a classifier a `ClassPredictor`.
@@ -59,6 +62,8 @@ def load(
         >>> found = predictor("photo.jpg")
     """
     chosen = recipe_of(path, recipe)
+    if trust:
+        running = replace(running or Running(), trust=True)
     if chosen.model.task == "classify":
         return class_predictor.load_classifier(path, chosen, device, overrides, backend, running)
     return predictor.load(path, chosen, device, overrides, backend, running)

@@ -15,6 +15,8 @@ from boxwright.errors import InputError, printable
 from boxwright.files import user_folder
 from boxwright.memory import keep_freed
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # of PyTorch's own RuntimeErrors
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave the process. arguments: None for those of the process.
@@ -51,6 +53,10 @@ def _run(words: list[str]) -> tuple[int, str]:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does; Python must not complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
+            raise
+        return 2, _line("not enough memory for this; lower the batch (--batch, train.batch) or data.canvas.size")
     except OSError as error:
         return 2, _line(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     return (status, interrupt.LINE) if status == interrupt.STATUS else (status or 0, "")

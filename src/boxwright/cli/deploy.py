@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Changes, Compile, Data, RecipeOption, Weights
+from boxwright.cli.options import Changes, Compile, Data, RecipeOption, TrustFile, Weights
 from boxwright.cli.output import say
 
 
@@ -89,9 +89,14 @@ def bench(
     out: Annotated[str, typer.Option("--out", help="Folder for bench.png and bench.json.")] = "bench",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each is timed; medians count.")] = 10,
     compile_: Compile = False,
+    trust_file: TrustFile = False,
     set_: Changes = None,
 ) -> None:
     """Time the network in every runtime that is installed, side by side."""
     from boxwright.export import bench as timing
 
-    say(timing.bench(weights, out, recipe=recipe, overrides=set_ or (), rounds=rounds, compile_=compile_))
+    say(
+        timing.bench(
+            weights, out, recipe=recipe, overrides=set_ or (), rounds=rounds, compile_=compile_, trust=trust_file
+        )
+    )

@@ -14,6 +14,7 @@ from boxwright.cli.options import (
     Device,
     RecipeOption,
     Transfer,
+    TrustFile,
     Weights,
 )
 from boxwright.cli.output import say
@@ -88,6 +89,7 @@ def evaluate(
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
+    trust_file: TrustFile = False,
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
     from boxwright.data import open_dataset, open_pictures
@@ -100,7 +102,7 @@ def evaluate(
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     meant = loading.recipe_of(weights, recipe)
-    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, True, bfloat16, compile_)
+    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, True, bfloat16, compile_, trust_file)
     chosen = weights, meant, device, set_ or (), backend, running
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
@@ -156,6 +158,7 @@ def predict(
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
+    trust_file: TrustFile = False,
 ) -> None:
     """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
     if tile is None and (overlap is not None or geojson):
@@ -174,7 +177,7 @@ def predict(
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
-    chosen = weights, meant, device, set_ or (), backend, Running(at_once, True, bfloat16, compile_)
+    chosen = weights, meant, device, set_ or (), backend, Running(at_once, True, bfloat16, compile_, trust_file)
     lines: list[str] = []
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)

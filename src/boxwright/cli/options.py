@@ -25,4 +25,7 @@ Backend = Annotated[
 ]
 BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits, where the processor can.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Weights: torch.compile, which takes a minute to begin.")]
+TrustFile = Annotated[
+    bool, typer.Option("--trust-file", help="Also run a .torchscript file: it is a program, which may do anything.")
+]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]

@@ -9,7 +9,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,21 @@ def bench(
     batches: Sequence[int] = BATCHES,
     rounds: int = 10,
     compile_: bool = False,
+    trust: bool = False,
 ) -> Report:
     """Time the network at `source` (a run folder, weights or a raw exported file) in all runtimes that can run it, on
     rendered scenes; write bench.png and bench.json into the folder `out`.
 
     Weights are exported for the runtimes that need it, through the gate, into a temporary folder. compile_: also
-    torch.compile. Raises InputError where the weights cannot be read, nothing can run the file, or it is complete.
+    torch.compile. trust: also a TorchScript file. Raises InputError where the weights cannot be read, nothing can run
+    the file, or it is complete.
     """
     if is_exported(source) and read_card(source).kind == "complete":
         raise InputError(f"{source}: found a file of --with-nms, needed weights or one exported with --raw")
     chosen = recipe_of(source, recipe).with_overrides(overrides)
     place = folder(out)
     with tempfile.TemporaryDirectory() as spare:
-        found, absent = _all(source, chosen, Path(spare), compile_)
+        found, absent = _all(source, chosen, Path(spare), compile_, trust)
         if not found:
             raise InputError(f"{source}: nothing can run it: " + "; ".join(absent.values()))
         rows = tuple(_measured(found, sorted({1, *batches}), rounds))
@@ -122,7 +124,9 @@ def bench(
     return report
 
 
-def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tuple[dict[str, Looker], dict[str, str]]:
+def _all(
+    source: str | Path, chosen: Recipe, spare: Path, compile_: bool, trust: bool
+) -> tuple[dict[str, Looker], dict[str, str]]:
     """name -> predictor of all that are there, and name -> reason of the others."""
     load = class_predictor.load_classifier if chosen.model.task == "classify" else predictor.load
     found: dict[str, Looker] = {}
@@ -137,8 +141,9 @@ def _all(source: str | Path, chosen: Recipe, spare: Path, compile_: bool) -> tup
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
-        found[name] = load(path, given, backend=backend)
-        many = load(path, given, backend=backend, running=Running(pictures=max(BATCHES), fuse=True))
+        one = Running(fuse=True, trust=trust)
+        found[name] = load(path, given, backend=backend, running=one)
+        many = load(path, given, backend=backend, running=replace(one, pictures=max(BATCHES)))
         if many.backend is not None and many.backend.lanes > 1:
             found[f"{name}, throughput"] = many
 

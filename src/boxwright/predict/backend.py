@@ -112,12 +112,14 @@ class Running:
         bfloat16: Compute in 16 bits, where the processor has instructions for it.
         compile: torch.compile, which takes a minute before the first picture. This one and the one before are refused
             by backends that have no such thing.
+        trust: Also run a TorchScript file, which is a program that may do anything that this process may.
     """
 
     pictures: int = 1
     fuse: bool = False
     bfloat16: bool = False
     compile: bool = False
+    trust: bool = False
 
     def lanes(self, step: int | None = None) -> int:
         """Among how many parts of `step` pictures, None for 1, the cores of a CPU are shared out: the most that leave
@@ -139,6 +141,8 @@ def chunks(inputs: Sequence[Tensor], batch: int | None, lanes: int = 1) -> list[
         return list(zip(*(one.tensor_split(max(1, min(lanes, count))) for one in inputs), strict=True))
     parts = [tuple(one[start : start + batch] for one in inputs) for start in range(0, count, batch)]
     if missing := -count % batch:
+        if batch * inputs[0][0].numel() > LARGEST:
+            raise InputError(f"the file takes {batch} pictures at a time, too many of {tuple(inputs[0].shape[1:])}")
         parts[-1] = tuple(torch.cat((one, one.new_zeros(missing, *one.shape[1:]))) for one in parts[-1])
     return parts
 
@@ -180,6 +184,8 @@ def no_picture(file: Path) -> InputError:
 def check_input(file: Path, shape: Sequence[int | None]) -> None:
     """Raises InputError for a file whose first input, of `shape`, is nothing or more than can be meant: runtimes take
     memory for it when they open a file. None is an axis that may have any length."""
+    if any(side is not None and type(side) is not int for side in shape):
+        raise no_picture(file)
     fixed = [side for side in shape if side is not None]
     if any(side < 1 for side in fixed) or prod(fixed) > LARGEST:
         found = " x ".join("any" if side is None else str(side) for side in shape)

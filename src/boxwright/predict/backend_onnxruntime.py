@@ -64,6 +64,7 @@ def _session(model: OnnxFile, lanes: int) -> Any:
     # With the threads that ask, which help, as many as torch has: OMP_NUM_THREADS is heard by both.
     options.intra_op_num_threads = torch.get_num_threads() - lanes + 1
     # Done with a part, its threads keep their cores for a while; the other lanes want them.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0" if lanes > 1 else "1")
     try:
         # what it would fall back to is the same, with a word of its own on stdout

@@ -1,10 +1,12 @@
 """Files of PyTorch itself, TorchScript and the archives of torch.export (.pt2), on the CPU.
 
-Both hold programs, and PyTorch trusts them. So a .pt2 is run by `exported_program` and TorchScript by PyTorch once
-`torchscript` has found nothing in it but a traced network.
+Both hold programs. A .pt2 is a list of operators, which `exported_program` runs. TorchScript is a language of its own,
+with classes, native ones among them, and with calls that write files, which PyTorch's interpreter runs without asking:
+such a file is only opened for whoever trusts it.
 """
 
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from boxwright import json_text
 from boxwright.errors import InputError
-from boxwright.predict import archive, exported_program, torchscript
+from boxwright.predict import archive, exported_program
 from boxwright.predict.archive import Archive
 from boxwright.predict.backend import Backend, Inputs, Running, check_input, first_line
 from boxwright.predict.card import KEY
 
 SHAPE = f"{KEY}.shape"  # a trace does not know the shape of its input; this extra file does, as JSON
-READERS = {".pt2": exported_program.ENTRIES, ".torchscript": torchscript.ENTRIES}
+TRUST = (
+    "TorchScript runs whatever program is in the file; add --trust-file (Python: trust=True) if you know who made it, "
+    "or export the network to pt2 or onnx"
+)
+READERS = {".pt2": exported_program.ENTRIES, ".torchscript": re.compile(r"[\w./-]+")}
 GROWTH = {".pt2": 1, ".torchscript": 10}  # PyTorch compresses nothing but lines of code
 
 
@@ -43,7 +49,8 @@ class Program(Backend):
 def open_file(file: Path, running: Running) -> tuple[Program, str | None]:
     """The program, and the card's text where the file has one.
 
-    Raises InputError for a file that is no such program and one that holds what no export does.
+    Raises InputError for a file that is no such program, a .pt2 that holds what no export does, and TorchScript that is
+    not trusted.
     """
     running.refuse("torch for programs", "bfloat16", "compile")
     found = _read(file)
@@ -51,7 +58,8 @@ def open_file(file: Path, running: Running) -> tuple[Program, str | None]:
         program = exported_program.read(found)
         check_input(file, program.shape)
         return Program(program, program.shape), _text(found)
-    torchscript.check(found)
+    if not running.trust:
+        raise InputError(f"{file}: {TRUST}")
     try:
         return _open_torchscript(found), _text(found)
     except InputError:
@@ -76,8 +84,7 @@ def _text(found: Archive) -> str | None:
 
 
 def _open_torchscript(found: Archive) -> Program:
-    """PyTorch is given a new archive of the entries that were checked: in one made for it, its reader finds other
-    entries than Python's."""
+    """PyTorch is given a new archive of what Python's reader finds, so that both see the same card and shape."""
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as checked:
         for name, content in found.entries.items():

@@ -88,7 +88,10 @@ class Exported:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the program gives of the inputs."""
-        return self.steps(*self.held, *inputs)
+        found = self.steps(*self.held, *inputs)
+        if not all(isinstance(one, Tensor) for one in found):
+            raise TypeError("it gives numbers in place of tensors")
+        return found
 
 
 def read(archive: Archive) -> Exported:
@@ -109,7 +112,8 @@ def read(archive: Archive) -> Exported:
             raise UnknownError("outputs that change what is stored")
         steps = _steps(module["graph"], 0)
         first = module["graph"]["tensor_values"][steps.inputs[len(held)]]["sizes"]
-        return Exported(steps, held, tuple(side.get("as_int") for side in first))
+        shape = tuple(_typed(side["as_int"], int) if "as_int" in side else None for side in first)
+        return Exported(steps, held, shape)
     except UnknownError as error:
         raise archive.refuse("models/model.json", str(error)) from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:

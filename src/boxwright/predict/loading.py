@@ -13,6 +13,7 @@ from torch import nn
 from boxwright import files, recipe, weights
 from boxwright.errors import InputError
 from boxwright.predict import outputs
+from boxwright.predict.backend import no_picture
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.backends import Backend, Running, is_exported, open_backend, read_card
 from boxwright.predict.card import Card
@@ -66,6 +67,8 @@ def _load_exported(
     if device not in ("auto", "cpu"):
         raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
     backend, card = open_backend(path, name, running)
+    if len(backend.shape) != 4:  # pictures, channels, height, width
+        raise no_picture(Path(path))
     chosen = card.recipe if given is None else recipe_of(path, given)
     if chosen.model != card.recipe.model:
         raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
@@ -192,6 +195,8 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing one
         raise InputError(f"device '{name}': not on this machine; use cpu, cuda or auto") from error
     return device

@@ -15,7 +15,8 @@ DOMAINS = ("", "ai.onnx")  # ONNX's own; operators of others may be code in libr
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """content: the bytes that were looked through. text: the card's, None without one."""
+    """content: the model that was looked through, written anew: fields that ONNX does not know, and in which another
+    format may lie, are not in it. text: the card's, None without one."""
 
     file: Path
     content: bytes
@@ -47,7 +48,18 @@ def read(file: Path) -> OnnxFile:
     texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
     if len(texts) > 1 or any(not isinstance(text, str) for text in texts):
         raise InputError(f"{file}: holds its '{KEY}' metadata {len(texts)} times or not as text, needed once")
-    return OnnxFile(file, content, texts[0] if texts else None)
+    return OnnxFile(file, _content(file, model), texts[0] if texts else None)
+
+
+def _content(file: Path, model: Any) -> bytes:
+    model.DiscardUnknownFields()
+    for field in ("producer_name", "producer_version", "domain", "doc_string"):
+        model.ClearField(field)
+    content: bytes = model.SerializeToString()
+    # How ONNX Runtime's own format and OpenVINO's are told from ONNX by their readers
+    if content[4:8] == b"ORTM" or any(word in content[:4096] for word in (b"<net", b"<?xml")):
+        raise InputError(f"{file}: is a file of two formats, which no export is; it is not loaded")
+    return content
 
 
 def _wrong(model: Any, onnx: Any) -> Iterator[str]:

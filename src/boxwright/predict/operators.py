@@ -5,6 +5,7 @@ None of them reads or writes a file, makes other objects than tensors and number
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,10 +40,17 @@ NUMBERS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+def _of_numbers(function: Callable[..., Any], *given: Any) -> Any:
+    """Python's operators also repeat and format text."""
+    if not all(isinstance(one, int | float | torch.Tensor) for one in given):
+        raise TypeError("a length that is computed with something else than numbers")
+    return function(*given)
+
+
 def resolve(target: str) -> Callable[..., Any] | None:
     """What a .pt2 calls `target`; None where that is nothing that a program may call."""
     if target in NUMBERS:
-        return NUMBERS[target]
+        return partial(_of_numbers, NUMBERS[target])
     *space, name, form = target.split(".")
     if space != ["torch", "ops", "aten"] or name not in TENSORS:
         return None

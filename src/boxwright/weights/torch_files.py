@@ -5,6 +5,7 @@ import io
 import pickletools
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ NAMED = re.compile(
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
 LARGEST_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
+MOST_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
@@ -81,12 +83,47 @@ def _check_named(file: Path) -> None:
         raise InputError(f"{file}: names its tensors in {len(pickles):,} bytes, at most {LARGEST_PICKLE:,} are read")
     content = io.BytesIO(pickles)
     for _ in range(count):
-        for operation, argument, _ in pickletools.genops(content):
+        operations = list(pickletools.genops(content))
+        for operation, argument, _ in operations:
             if operation.name == "GLOBAL" and not NAMED.fullmatch(str(argument)):
                 raise InputError(
                     f"{file}: cannot be read as a torch state dict (holds {str(argument).replace(' ', '.')[:100]}, "
                     "needed tensors only)"
                 )
+        if _depth_of_tuples(operations) > MOST_NESTED:
+            raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
+
+
+def _depth_of_tuples(operations: Sequence[Any]) -> int:
+    """How deep tuples lie in tuples at most, an upper bound. A tuple of a tuple, twice the same, again and again, takes
+    a few bytes a level, and to be hashed, as the key of a dict, twice as long with each.
+
+    The pickle's stack with the depth of each object in its place; ValueError for what is no pickle.
+    """
+    stack: list[int | None] = []  # None: a mark
+    memo: dict[int, int | None] = {}
+    deepest = 0
+    for operation, argument, _ in operations:
+        name = operation.name
+        if name == "MARK":
+            stack.append(None)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        else:
+            taken = []
+            if pickletools.markobject in operation.stack_before:
+                while (top := stack.pop()) is not None:
+                    taken.append(top)
+            places = [
+                one for one in operation.stack_before if one not in (pickletools.markobject, pickletools.stackslice)
+            ]
+            taken += [stack.pop() or 0 for _ in places]
+            depth = max(taken, default=0) + name.startswith("TUPLE")
+            deepest = max(deepest, depth)
+            stack += [depth] * len(operation.stack_after)
+    return deepest
 
 
 def _is_plain(tensor: Tensor) -> bool:
