@@ -19,6 +19,7 @@ from boxwright import cli
 from boxwright.errors import InputError
 from boxwright.export import programs
 from boxwright.export.graph import raw_graph
+from boxwright.predict import operators
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card
 from test_export_onnx import made
@@ -234,6 +235,28 @@ def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
     file = rebuilt(good["pt2"], here / "b.pt2", names_in_code)
     open_backend(file)[0].forward(torch.rand(1, 3, 64, 96))
     assert RAN not in names()
+
+
+@pytest.mark.parametrize("sizes", [["x"], [1.5, 3, 64, 64], [True, 3, 64, 64], [], [1, 3], [1 << 27, 3, 64, 64]])
+def test_inputs_that_are_no_pictures(
+    sizes: list[Any], good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def change(entries: Entries) -> None:
+        tree = json.loads(entries["archive/models/model.json"])
+        graph = tree["graph_module"]["graph"]
+        name = graph["inputs"][-1]["as_tensor"]["name"]
+        graph["tensor_values"][name]["sizes"] = [{"as_int": one} for one in sizes]
+        entries["archive/models/model.json"] = json.dumps(tree).encode()
+
+    assert "b.pt2: " in refused(rebuilt(good["pt2"], here / "b.pt2", change), capfd)
+
+
+def test_lengths_are_computed_with_numbers_only() -> None:
+    """Python's operators would also repeat a list, or format a text of any length."""
+    for name, given in (("mul", ([0], 10**12)), ("mod", ("%1000000000000d", 1)), ("add", ("a", "b"))):
+        with pytest.raises(TypeError, match="something else than numbers"):
+            operators.resolve(f"_operator.{name}")(*given)  # type: ignore[misc]
+    assert operators.resolve("_operator.mul")(6, 7) == 42  # type: ignore[misc]
 
 
 def test_torchscript_needs_trust(

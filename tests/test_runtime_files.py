@@ -12,7 +12,7 @@ import torch
 import boxwright as bw
 from boxwright import cli
 from boxwright.errors import InputError
-from boxwright.predict import backend_openvino
+from boxwright.predict import backend_openvino, onnx_file
 from boxwright.predict.backend import LARGEST, Backend, check_input, first_line
 from boxwright.predict.backends import open_backend, read_card
 from boxwright.predict.card import KEY, Card
@@ -177,6 +177,23 @@ def test_what_leads_out_of_an_onnx_file(change: Any, found: str, runtime: str, t
     assert found in looked(saved(made, tmp_path), runtime)
     with pytest.raises(InputError, match=found):
         read_card(tmp_path / "a.onnx")
+
+
+def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> None:
+    """What other formats are told by is not handed over: a start of ONNX Runtime's own in a field that ONNX does not
+    know, and a tag of OpenVINO's in a text that nobody needs."""
+    hidden = b"ORTM" + b"x" * 60
+    unknown = b"\x9a\x06" + bytes([len(hidden)]) + hidden  # field 99, which comes first in the file
+    made = model()
+    made.producer_name = "<net name='evil'>"
+    (tmp_path / "a.onnx").write_bytes(unknown + made.SerializeToString())
+    content = onnx_file.read(tmp_path / "a.onnx").content
+    assert b"ORTM" not in content
+    assert b"<net" not in content
+    assert onnx.load_from_string(content).graph == made.graph
+    made.graph.name = "<net name='evil'>"
+    with pytest.raises(InputError, match="a file of two formats"):
+        onnx_file.read(saved(made, tmp_path))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

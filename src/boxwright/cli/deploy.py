@@ -16,7 +16,7 @@ def export(
     out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: named as WEIGHTS]")] = None,
     recipe: RecipeOption = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas in px.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that the file takes at a time.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Pictures that the file takes at a time.")] = 1,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of them.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Numbers of 16 bits (onnx, openvino).")] = False,
     complete: Annotated[

@@ -34,6 +34,7 @@ RUNTIMES = {
 }  # fmt: skip
 WEIGHTS = ("darknet", "ckpt")
 HALVED = ("onnx", "openvino")
+MOST_PICTURES = 4096  # that a file takes at a time
 FIXED = ("mindir", "om")  # in all their shapes
 
 
@@ -122,8 +123,8 @@ def _check(to: str, batch: int, dynamic_batch: bool, half: bool, complete: bool,
         raise InputError("--to air: MindSpore writes AIR on Ascend hardware only; use --to mindir or --to om")
     if to not in SUFFIXES:
         raise InputError(f"--to: found '{to}', needed one of {', '.join(get_args(Format))}")
-    if batch < 1:
-        raise InputError(f"--batch: found {batch}, needed 1 or more")
+    if not 1 <= batch <= MOST_PICTURES:
+        raise InputError(f"--batch: found {batch}, needed 1 to {MOST_PICTURES}")
     if dynamic_batch and batch > 1:
         raise InputError(f"--dynamic-batch and --batch {batch}: found both, needed one; leave --batch out")
     asked = {"--batch": batch > 1, "--dynamic-batch": dynamic_batch, "--half": half, "--with-nms": complete}
