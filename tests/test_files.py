@@ -1,5 +1,6 @@
 """Files written whole or not at all: what is left of a killed process, names of any length, a disk that is full."""
 
+import json
 import os
 import resource
 import subprocess
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from boxwright import files
+from boxwright import cli, files
 from boxwright.errors import InputError
 from boxwright.export import onnx, openvino, programs
 from boxwright.export.graph import Graph
@@ -153,3 +156,80 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     files.keep_clear(tmp_path / "new", ["sheet.jpg"], read)
     with pytest.raises(InputError, match=r"linked/sheet\.jpg: is read, and would be written over"):
         files.keep_clear(tmp_path, ["sheet.jpg", "metrics.json"], read)
+
+
+def test_a_companion_of_something_else_stays(tmp_path: Path) -> None:
+    def write(name: str, text: str) -> None:
+        with files.together(tmp_path / name) as part:
+            part.write_text(text)
+            part.with_suffix(".bin").write_text(text)
+
+    (tmp_path / "ww.bin").write_text("mine")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/ww\.bin: is there without ww\.xml, and would be written over"):
+        write("ww.xml", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"ww.bin": "mine"}
+    for text in ("first", "second"):  # an earlier one is replaced
+        write("a.xml", text)
+        assert [(tmp_path / f"a{suffix}").read_text() for suffix in (".xml", ".bin")] == [text, text]
+
+
+def scenes_of(folder: Path) -> Path:
+    """A COCO JSON of two pictures in folder/pictures/train and folder/pictures/more."""
+    entries = []
+    for number, name in enumerate(("train/a.png", "more/b.png"), 1):
+        file = folder / "pictures" / name
+        file.parent.mkdir(parents=True)
+        cv2.imwrite(str(file), np.zeros((20, 30, 3), np.uint8))
+        entries.append({"id": number, "file_name": name, "width": 30, "height": 20})
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}]
+    tree = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "ship"}]}
+    (folder / "train.json").write_text(json.dumps(tree))
+    (folder / "set.yaml").write_text("train: train.json\nimages: pictures\n")
+    return folder / "set.yaml"
+
+
+@pytest.mark.parametrize("verb", ["show", "tile"])
+def test_nothing_is_written_among_the_pictures(
+    tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = scenes_of(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "pictures" / "more")
+    before = sorted((tmp_path / "data").rglob("*"))
+    for out in ("data/pictures/train", "data/pictures/train/new", "data/pictures/more/a/b", "link/new"):
+        assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 2
+        assert "which holds pictures of the data set; choose another folder" in capsys.readouterr().err, out
+        assert sorted((tmp_path / "data").rglob("*")) == before
+    for out in ("data/new", "data/pictures/new", "new"):
+        assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 0, capsys.readouterr().err
+        assert any((tmp_path / out).rglob("*.png"))
+
+
+def test_tiles_do_not_come_among_scenes_of_the_same_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = scenes_of(tmp_path / "data")
+    (tmp_path / "data" / "pictures").rename(tmp_path / "data" / "images")
+    source = source.rename(tmp_path / "set.yaml")
+    source.write_text("root: data\ntrain: train.json\nimages: images\n")
+    before = sorted((tmp_path / "data").rglob("*"))
+    assert status("data", "tile", str(source), "--out", str(tmp_path / "data")) == 2
+    assert "holds pictures of the data set" in capsys.readouterr().err
+    assert sorted((tmp_path / "data").rglob("*")) == before
+
+
+def test_drawings_do_not_become_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / "train" / name / "a.png"), np.zeros((20, 30, 3), np.uint8))
+    for out, ends in (("set/train/labels", 2), ("set/train/cat/labels", 2), ("labels", 0)):
+        assert status("data", "show", str(tmp_path / "set"), "--out", str(tmp_path / out)) == ends, out
+    assert not (tmp_path / "set" / "train" / "labels").exists()
+
+
+def status(*words: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(words))
+    assert isinstance(end.value.code, int)
+    return end.value.code

@@ -120,7 +120,8 @@ def together(path: str | Path) -> Iterator[Path]:
     `path`. For a file with others that belong to it, as OpenVINO's .xml and .bin.
 
     Where there are others, `path` itself goes first and comes last, so that whoever finds it finds its own companions.
-    Raises InputError where they cannot be written.
+    Raises InputError where they cannot be written, and where one of the others is there without `path`: it belongs to
+    something else.
     """
     target = Path(path)
     place = _temporary(target.parent)
@@ -136,6 +137,11 @@ def together(path: str | Path) -> Iterator[Path]:
                     raise InputError(
                         f"{target.parent / part.name}: cannot be written, it is a folder; name another file"
                     )
+            taken = [target.parent / part.name for part in parts if os.path.lexists(target.parent / part.name)]
+            if taken and target not in taken:
+                raise InputError(
+                    f"{taken[0]}: is there without {target.name}, and would be written over; name another file"
+                )
             if len(parts) > 1:
                 target.unlink(missing_ok=True)
             for part in parts:
@@ -239,3 +245,11 @@ def keep_clear(place: Path, names: Iterable[str], inputs: Iterable[str | Path]) 
     for path in map(str, inputs):
         if os.path.basename(path) in wanted and os.path.realpath(os.path.dirname(path)) == here:  # noqa: PTH119, PTH120
             raise InputError(f"{path}: is read, and would be written over; name another folder for the results")
+
+
+def keep_outside(place: str | Path, folders: Iterable[str | Path]) -> None:
+    """InputError where `place`, into which files are to be written, is or lies below one of `folders` that are read."""
+    here = Path(place).resolve()
+    for path in folders:
+        if here.is_relative_to(os.path.realpath(path)):
+            raise InputError(f"{place}: lies in {path}, which holds pictures of the data set; choose another folder")

@@ -5,16 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Changes, Folder
+from boxwright.cli.options import Changes, Folder, named
 from boxwright.cli.output import say
 from boxwright.errors import InputError
+from boxwright.files import keep_outside
 
 
 def check(
     folder: Folder,
     split: Annotated[list[str] | None, typer.Option("--split", help="Which parts; repeatable. [default: all]")] = None,
     report: Annotated[
-        str, typer.Option("--report", help="Where the findings go as JSON, in place of an earlier report.")
+        str,
+        typer.Option("--report", callback=named, help="Where the findings go as JSON, in place of an earlier report."),
     ] = "data_check.json",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
@@ -30,7 +32,7 @@ def check(
 def show(
     folder: Folder,
     split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "train",
-    out: Annotated[str, typer.Option("--out", help="Folder for the drawn pictures.")] = "labels",
+    out: Annotated[str, typer.Option("--out", callback=named, help="Folder for the drawn pictures.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
@@ -38,14 +40,18 @@ def show(
     from boxwright.predict import class_labels, labels
 
     if classes.holds_classes(folder):
-        say(class_labels.draw_labels(classes.open_classes(folder, split), Path(out), count))
+        shown = classes.open_classes(folder, split)
+        keep_outside(out, shown.folders())
+        say(class_labels.draw_labels(shown, Path(out), count))
     else:
-        say(labels.draw_labels(open_dataset(folder, split), Path(out), count))
+        labelled = open_dataset(folder, split)
+        keep_outside(out, labelled.folders())
+        say(labels.draw_labels(labelled, Path(out), count))
 
 
 def tile(
     folder: Folder,
-    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the tiles and their COCO JSON.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="Folder for the tiles and their COCO JSON.")],
     window: Annotated[int, typer.Option("--window", min=1, help="Side of a tile in px.")] = 600,
     overlap: Annotated[
         float | None, typer.Option("--overlap", help="Share of a tile that the next one repeats. [default: 0.2]")
@@ -84,7 +90,7 @@ def tile(
 def convert(
     folder: Folder,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc, dota or folder.")],
-    out: Annotated[str, typer.Option("-o", "--out", help="The new folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Also take pictures that lie outside DIR.")] = False,
 ) -> None:
     """Write labels in another layout, beside links to the pictures, and say what it cannot hold.
@@ -101,7 +107,7 @@ def convert(
 
 def tensors(
     folder: Folder,
-    out: Annotated[str, typer.Option("-o", "--out", help="The new folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The new folder.")],
     recipe: Annotated[str | None, typer.Option("--recipe", help="A recipe's name or YAML file.")] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="In its place: weights or an exported file that carry theirs.")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Changes, Compile, Data, RecipeOption, TrustFile, Weights
+from boxwright.cli.options import Changes, Compile, Data, RecipeOption, TrustFile, Weights, named
 from boxwright.cli.output import say
 
 
@@ -13,7 +13,9 @@ def export(
     to: Annotated[
         str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino, torchscript, pt2, mindir, om, darknet, ckpt.")
     ],
-    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: named as WEIGHTS]")] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", callback=named, help="The file. [default: named as WEIGHTS]")
+    ] = None,
     recipe: RecipeOption = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas in px.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Pictures that the file takes at a time.")] = 1,
@@ -54,7 +56,9 @@ def export(
 def quantize(
     weights: Weights,
     data: Data,
-    out: Annotated[str | None, typer.Option("-o", "--out", help="The file. [default: named as WEIGHTS]")] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", callback=named, help="The file. [default: named as WEIGHTS]")
+    ] = None,
     backend: Annotated[
         Literal["openvino", "onnxruntime"], typer.Option("--backend", help="Which runtime the file is for.")
     ] = "openvino",
@@ -86,7 +90,7 @@ def quantize(
 def bench(
     weights: Weights,
     recipe: RecipeOption = None,
-    out: Annotated[str, typer.Option("--out", help="Folder for bench.png and bench.json.")] = "bench",
+    out: Annotated[str, typer.Option("--out", callback=named, help="Folder for bench.png and bench.json.")] = "bench",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each is timed; medians count.")] = 10,
     compile_: Compile = False,
     trust_file: TrustFile = False,

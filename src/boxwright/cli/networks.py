@@ -16,6 +16,7 @@ from boxwright.cli.options import (
     Transfer,
     TrustFile,
     Weights,
+    named,
 )
 from boxwright.cli.output import say
 from boxwright.errors import InputError
@@ -48,7 +49,9 @@ def show(
 def train(
     name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")],
     data: Data,
-    out: Annotated[str | None, typer.Option("--out", help="The run folder. [default: runs/RECIPE]")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", callback=named, help="The run folder. [default: runs/RECIPE]")
+    ] = None,
     set_: Changes = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Start from these weights.")] = None,
     transfer: Transfer = False,
@@ -83,7 +86,9 @@ def evaluate(
         bool, typer.Option("--no-truth", help="Pictures without labels: only write the results, for a server to score.")
     ] = False,
     most: Annotated[int, typer.Option("--most", min=1, help="With --no-truth: best results a picture.")] = 100,
-    out: Annotated[str, typer.Option("--out", help="Folder for metrics.json, results and pictures.")] = "evaluation",
+    out: Annotated[
+        str, typer.Option("--out", callback=named, help="Folder for metrics.json, results and pictures.")
+    ] = "evaluation",
     set_: Changes = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -136,6 +141,7 @@ def predict(
         str | None,
         typer.Option(
             "--out",
+            callback=named,
             help="Folder for the drawn pictures and what was found. [default: detections; classes of a classifier]",
         ),
     ] = None,
@@ -205,7 +211,7 @@ def _refuse_boxes(given: dict[str, bool]) -> None:
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
     recipe: Annotated[str, typer.Option("--recipe", help="The recipe whose network takes the weights.")],
-    out: Annotated[str, typer.Option("-o", "--out", help="The .safetensors file to write.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The .safetensors file to write.")],
     transfer: Transfer = False,
     set_: Changes = None,
 ) -> None:
@@ -225,7 +231,7 @@ def import_(
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", help="Folder for the data and the runs.")] = "demo",
+    out: Annotated[str, typer.Option("--out", callback=named, help="Folder for the data and the runs.")] = "demo",
     set_: Changes = None,
 ) -> None:
     """Render scenes with known boxes, train on them, evaluate, draw. Minutes on two cores; no network."""

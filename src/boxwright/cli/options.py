@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from boxwright.errors import InputError
+
 Weights = Annotated[
     str,
     typer.Argument(
@@ -29,3 +31,10 @@ TrustFile = Annotated[
     bool, typer.Option("--trust-file", help="Also run a .torchscript file: it is a program, which may do anything.")
 ]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]
+
+
+def named(param: typer.CallbackParam, value: str | None) -> str | None:
+    """`value` of an option that names what is written. Raises InputError where it is empty."""
+    if value == "":
+        raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
+    return value

@@ -65,6 +65,11 @@ class ClassSet:
         """The picture's file, and in CIFAR's the record."""
         return os.fsdecode(self.paths[index].item())
 
+    def folders(self) -> set[str]:
+        """Those in which the pictures lie, and where folders are classes, those that hold these."""
+        inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)
+        return inner | ({os.path.dirname(place) for place in inner} if self.kind == "folder" else set())  # noqa: PTH120
+
     def counts(self) -> NDArray[np.int64]:
         """(C,) pictures of each class."""
         return np.bincount(self.labels, minlength=len(self.names))

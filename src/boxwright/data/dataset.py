@@ -129,6 +129,10 @@ class Dataset:
         """The picture's file."""
         return os.fsdecode(self.images.paths[index].item())
 
+    def folders(self) -> set[str]:
+        """Those in which the pictures lie."""
+        return {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (100,000s)
+
     def label_file(self, index: int) -> str:
         """The file that holds the labels of that picture."""
         files = self.images.label_files

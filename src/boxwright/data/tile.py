@@ -30,7 +30,7 @@ from boxwright.data.header import read_header
 from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, read_bytes, whole
+from boxwright.files import folder, keep_outside, read_bytes, whole
 from boxwright.progress import track
 
 SHOWN = 3  # faults named in a message
@@ -141,6 +141,10 @@ def tile(
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
     checked = {split: _checked(open_dataset(source, split), skip_faulty) for split in splits or splits_of(source)}
+    for split, (dataset, _) in checked.items():
+        scenes = dataset.folders()
+        for place in (out, Path(out) / "images" / split):
+            keep_outside(place, scenes)
     for split, (dataset, left_out) in checked.items():
         cut = _cut_split(dataset, Path(out), cutting, workers or min(4, os.cpu_count() or 1))
         _write_json(dataset, cut, cutting, folder(Path(out) / "annotations") / f"{split}.json")
