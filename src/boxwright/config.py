@@ -32,6 +32,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 ClassCount = Annotated[int, Field(ge=1, le=32_768)]  # ImageNet's largest set has 21,841
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
 
 LONGEST_CLASS_NAME = 200  # letters

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import ClassName, Config, FileName, Fraction, ModelConfig, NotNegative, Positive
+from boxwright.config import BatchSize, ClassName, Config, FileName, Fraction, ModelConfig, NotNegative, Positive
 from boxwright.errors import InputError
 
 Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a slip of the hand is refused before memory is asked for
@@ -86,7 +86,7 @@ class DataConfig(Config):
     # what of each picture must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # a picture's further boxes are left out, and reported
-    workers: Annotated[int, Field(ge=0)] = 2  # loader processes for each training process
+    workers: Annotated[int, Field(ge=0, le=256)] = 2  # loader processes for each training process
 
 
 class AugmentConfig(Config):
@@ -170,7 +170,7 @@ class ScheduleConfig(Config):
     """
 
     kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
-    lr: Positive = 0.001
+    lr: Annotated[float, Field(gt=0, le=1000)] = 0.001
     lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
     lr_gamma: Positive = 0.1  # factor at each fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
@@ -180,7 +180,7 @@ class ScheduleConfig(Config):
     warmup_epochs: NotNegative = 0
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
     warmup_from: Fraction | None = None  # share of lr that the zoo's warm-up starts from; null: lr / steps
-    warmup_bias_lr: NotNegative | None = None
+    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
 
     @pydantic.model_validator(mode="after")
@@ -218,9 +218,9 @@ class EmaConfig(Config):
 
 
 class TrainConfig(Config):
-    epochs: Annotated[int, Field(ge=1)] = 100
-    batch: Annotated[int, Field(ge=1)] = 8  # images a process and step
-    accumulate: Annotated[int, Field(ge=1)] = 1  # batches averaged into one step of the optimiser
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    batch: BatchSize = 8  # images a process and step
+    accumulate: BatchSize = 1  # batches averaged into one step of the optimiser
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -244,13 +244,13 @@ class EvaluateConfig(Config):
     threshold: Fraction = 0.001  # lowest score that counts
     plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     suppression: SuppressionConfig = SuppressionConfig()
-    batch: Annotated[int, Field(ge=1)] = 8
+    batch: BatchSize = 8
 
 
 class PredictConfig(Config):
     threshold: Fraction = 0.25
     suppression: SuppressionConfig = SuppressionConfig()
-    batch: Annotated[int, Field(ge=1)] = 8
+    batch: BatchSize = 8
 
 
 class Expect(Config):
