@@ -183,7 +183,7 @@ class TestReplacing:
 
             monkeypatch.setattr(holder, name, counted)
 
-        (tmp_path / "last.new").mkdir()  # of an earlier kill
+        (tmp_path / "last.boxwright-new").mkdir()  # of an earlier kill
         for holder, name in ((shutil, "rmtree"), (checkpointing.Path, "rename")):
             patch(holder, name)
         with pytest.raises(Killed):

@@ -51,4 +51,4 @@ def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
         different = [key for key in expected if not expected[key].equal(found[key])]
         assert not different, f"killed at {moments}: {name} differs in {different[:5]}"
     assert lines(killed) == lines(left_alone), f"killed at {moments}"
-    assert not list(killed.glob("*.new")) + list(killed.glob("*.old"))
+    assert not list(killed.glob("*.boxwright-*"))

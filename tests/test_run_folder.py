@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
-from boxwright import files
+from boxwright import cli, files
 from boxwright import recipe as recipes
 from boxwright.engine import checkpointing, run_folder
 from boxwright.engine import train as training
@@ -90,6 +91,60 @@ class TestOneAtATime:
             run(tmp_path / "nowhere", tmp_path / "runs" / "run")
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_second_thread_is_refused(self, tmp_path: Path) -> None:
+        """To one process a POSIX lock is always free, and any handle that it closes ends it."""
+        out, found = tmp_path / "run", []
+
+        def second() -> None:
+            try:
+                with run_folder._locked(tmp_path / "run" / ".." / "run"):
+                    pass
+            except InputError as error:
+                found.append(str(error))
+
+        with run_folder._locked(out):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+            assert "is being trained by this process already" in found[0]
+            if (child := os.fork()) == 0:  # the lock is still there for others
+                run_folder._trained.clear()
+                with suppress(InputError), run_folder._locked(out):
+                    os._exit(1)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        with run_folder._locked(out):
+            pass
+
+    @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder", "other"])
+    def test_a_lock_file_of_others_stays(self, tmp_path: Path, kind: str) -> None:
+        lock, other = tmp_path / "run" / ".lock", tmp_path / "other"
+        lock.parent.mkdir()
+        if kind == "fifo":
+            os.mkfifo(lock)
+        elif kind == "folder":
+            lock.mkdir()
+        elif kind == "other":
+            lock.write_text("mine")
+        else:
+            lock.symlink_to(other)
+        if kind == "link":
+            other.touch()
+        before = lock.lstat().st_mode
+        with pytest.raises(InputError, match=r"run/\.lock: not the lock file of a training"):  # noqa: SIM117
+            with run_folder._locked(lock.parent):
+                pass
+        assert lock.lstat().st_mode == before
+        assert other.exists() == (kind == "link")
+        assert kind != "link" or not other.read_bytes()
+        assert kind != "other" or lock.read_text() == "mine"
+
+    def test_a_lock_file_of_a_killed_training_is_used_again(self, tmp_path: Path) -> None:
+        (tmp_path / ".lock").write_text("process 1 on a-host-with-a-long-name")
+        with run_folder._locked(tmp_path):
+            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+            assert "long-name" not in (tmp_path / ".lock").read_text()
+
     def test_without_locks_it_is_said(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -101,6 +156,72 @@ class TestOneAtATime:
         monkeypatch.setattr(fcntl, "lockf", none)
         with run_folder._locked(tmp_path / "run"):
             assert "its file system has no locks" in capsys.readouterr().err
+
+
+class TestWhatIsTheUsers:
+    def test_a_recipe_is_not_written_over(self, tmp_path: Path) -> None:
+        """By its own name and by a link's; refused before the data set, which is not there, is looked for."""
+        file, text = tmp_path / "mine" / "recipe.yaml", "# mine\n" + recipes.load("demo").to_yaml()
+        file.parent.mkdir()
+        file.write_text(text)
+        (tmp_path / "link.yaml").symlink_to(file)
+        for path in (file, tmp_path / "link.yaml"):
+            with pytest.raises(InputError, match=r"\.yaml: is read, and would be written over"):
+                training.train(str(path), tmp_path / "nowhere", file.parent)
+        assert [path.name for path in file.parent.iterdir()] == ["recipe.yaml"]
+        assert file.read_text() == text
+        with pytest.raises(InputError, match="there is no run to resume"):
+            training.train(str(file), tmp_path / "nowhere", file.parent, resume=True)
+
+    def test_folders_beside_checkpoints_stay(self, tmp_path: Path) -> None:
+        mine = {"best.old", "last.new", "last.old", "epoch-mine.old", "epoch-1.old", "epoch-0001.old", "best.mine"}
+        mine |= {"epoch-mine.boxwright-old", "epoch-1.boxwright-new"}
+        for name in mine:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "notes").touch()
+        for name in ("last", "best", "best", "last"):
+            with checkpointing.replaced(tmp_path / name) as folder:
+                (folder / "file").touch()
+        for name in ("last.boxwright-new", "epoch-0007.boxwright-old", "epoch-12345.boxwright-old"):
+            (tmp_path / name).mkdir()
+        recover(tmp_path)
+        found = {path.name for path in tmp_path.iterdir()}
+        assert found == mine | {"last", "best", "epoch-0007", "epoch-12345"}
+        assert all((tmp_path / name / "notes").exists() for name in mine)
+
+    def test_an_empty_name_is_no_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InputError, match="--out: found an empty name"):
+            training.train("demo", "data", "")
+        verbs = (
+            ["train", "demo", "--data", "x"], ["evaluate", "x", "--data", "x"], ["predict", "x", "x"],
+            ["import", "x", "--recipe", "demo"], ["export", "x", "--to", "onnx"], ["quantize", "x", "--data", "x"],
+            ["bench", "x"], ["demo"], ["data", "show", "x"], ["data", "tile", "x"], ["data", "tensors", "x"],
+            ["data", "convert", "x", "--to", "coco"],
+        )  # fmt: skip
+        for words in verbs:
+            with pytest.raises(SystemExit) as end:
+                cli.main([*words, "--out", ""])
+            assert end.value.code == 2
+            assert "--out: found an empty name" in capsys.readouterr().err, words
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [
+        ("train.epochs", 1_000_000), ("train.schedule.lr", 1000), ("train.schedule.warmup_bias_lr", 1000),
+        ("data.workers", 256), ("train.batch", 65_536), ("train.accumulate", 65_536), ("evaluate.batch", 65_536),
+        ("predict.batch", 65_536),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_meant(key: str, most: int) -> None:
+    recipes.load("demo", {key: most})
+    for value in (most + 1, 10**30):
+        with pytest.raises(InputError, match=rf"{key}: input should be less than or equal to {most} "):
+            recipes.load("demo", {key: value})
 
 
 def swapped(data: Path) -> None:
@@ -314,7 +435,7 @@ class TestFullDisk:
             assert "\n" not in str(error.value)
             assert ".part" not in str(error.value)
             told.add(str(error.value))
-            assert not list(out.glob("*.part")) + list(out.glob("*.new"))
+            assert not list(out.glob("*.part")) + list(out.glob("*.boxwright-new"))
         assert len(told) > 1
         run(tiny_coco, out, resume=(out / "last").exists())
         expected, found = tensors(finished / "last"), tensors(out / "last")

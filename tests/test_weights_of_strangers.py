@@ -305,8 +305,8 @@ def test_reading_while_a_checkpoint_is_replaced(part: str, network: nn.Module, t
         (tmp_path / "run/last").mkdir()
         checkpoint.save(tmp_path / "run/last/model.safetensors", network, CIFAR)
     for path in (folder, folder.parent, folder / "model.safetensors"):
-        folder.rename(tmp_path / "run" / f"{part}.old")
-        back = threading.Timer(0.05, (tmp_path / "run" / f"{part}.old").rename, [folder])
+        folder.rename(tmp_path / "run" / f"{part}.boxwright-old")
+        back = threading.Timer(0.05, (tmp_path / "run" / f"{part}.boxwright-old").rename, [folder])
         back.start()
         found = files.require(files.locate(path))
         back.join()

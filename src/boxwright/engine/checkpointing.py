@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment, and the way back from them.
 
 A checkpoint is a folder: model.safetensors, ema.safetensors (when an average is kept) and state.pt, which holds what
-only training needs. A folder is replaced as a whole: it is written beside as NAME.new, the old one steps aside to
-NAME.old, the new one takes its name.
+only training needs. A folder is replaced as a whole: it is written beside as NAME.boxwright-new, the old one steps
+aside to NAME.boxwright-old, the new one takes its name.
 """
 
 import io
@@ -24,9 +24,12 @@ from boxwright.errors import InputError
 from boxwright.files import sync, told, whole
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, torch_files
+from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
+NEW = ".boxwright-new"  # follows the name of a checkpoint folder while it is written; OLD: see weights/files.py
+NUMBERED = r"epoch-\d{4,}"
 MOMENTUM = "momentum_buffer"  # what PyTorch's SGD remembers of a parameter
 
 
@@ -141,7 +144,7 @@ class Keeper:
         keep = self.recipe.train.keep
         if keep and self.accelerator.is_main_process:
             self.save(f"epoch-{number:04d}", state)
-            numbered = [folder for folder in self.run.iterdir() if re.fullmatch(r"epoch-\d{4,}", folder.name)]
+            numbered = [folder for folder in self.run.iterdir() if re.fullmatch(NUMBERED, folder.name)]
             for folder in sorted(numbered, key=lambda folder: int(folder.name[6:]))[:-keep]:
                 shutil.rmtree(folder)
         self.save("last", state)
@@ -167,17 +170,18 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 def recover(run: Path) -> None:
     """Finish or undo the replacements that a kill interrupted."""
-    for old in _left(run, "old"):
+    for old in _left(run, OLD):
         # A checkpoint steps aside only when the new one is complete, so without it the new one is the one to take.
-        new, folder = old.with_suffix(".new"), old.with_suffix("")
+        new, folder = old.with_suffix(NEW), old.with_suffix("")
         if not folder.exists():
             (new if new.exists() else old).rename(folder)
-    for rest in (*_left(run, "old"), *_left(run, "new")):
+    for rest in (*_left(run, OLD), *_left(run, NEW)):
         shutil.rmtree(rest)
 
 
 def _left(run: Path, suffix: str) -> list[Path]:
-    return [path for name in ("last", "best", "epoch-*") for path in run.glob(f"{name}.{suffix}")]
+    checkpoints = re.compile(rf"(last|best|{NUMBERED}){re.escape(suffix)}")
+    return [path for path in run.iterdir() if checkpoints.fullmatch(path.name)]
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -200,4 +204,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    return folder.with_name(folder.name + NEW), folder.with_name(folder.name + OLD)

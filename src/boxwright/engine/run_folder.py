@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import socket
+import stat
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,10 +18,17 @@ from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
 from boxwright.files import remove_leftovers, whole
 from boxwright.recipe import Recipe
+from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+OURS = b"process "  # how the content of a lock file begins
+
+# The folders in which this process trains: to one process, a POSIX lock is always free, and it ends when any handle of
+# the file is closed.
+_trained: set[Path] = set()
+_guard = threading.Lock()
 
 # What may differ when a run goes on: where things lie, how fast they are read, what is told.
 FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep",
@@ -51,10 +60,9 @@ def _locked(run: Path) -> Iterator[None]:
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
-    try:
+    with _once(run), _opened(run) as handle:
         _lock(run, handle)
         try:
             yield
@@ -64,6 +72,44 @@ def _locked(run: Path) -> Iterator[None]:
                     (run / LOCK).unlink()
                     for folder in made:
                         folder.rmdir()
+
+
+@contextmanager
+def _once(run: Path) -> Iterator[None]:
+    """InputError where this process trains in the folder already, in another thread."""
+    folder = run.resolve()
+    with _guard:
+        if folder in _trained:
+            raise InputError(
+                f"{run}: is being trained by this process already; wait until it ends, or choose another --out"
+            )
+        _trained.add(folder)
+    try:
+        yield
+    finally:
+        with _guard:
+            _trained.remove(folder)
+
+
+@contextmanager
+def _opened(run: Path) -> Iterator[int]:
+    """The lock file, made where it is not there.
+
+    Raises InputError for what no training has made, which is left as it is: links, FIFOs, other content.
+    """
+    file, flags = run / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    foreign = InputError(f"{file}: not the lock file of a training; move it away, or choose another --out")
+    try:
+        handle = os.open(file, flags, 0o666)
+    except OSError as error:
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise foreign from error
+        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or os.read(handle, len(OURS)) not in (b"", OURS):
+            raise foreign
+        os.lseek(handle, 0, os.SEEK_SET)
+        yield handle
     finally:
         os.close(handle)
 
@@ -90,12 +136,12 @@ def _lock(run: Path, handle: int) -> None:
         ) from error
     with suppress(OSError):  # a full disk, which what is written next tells of
         os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.write(handle, OURS + f"{os.getpid()} on {socket.gethostname()}".encode())
 
 
 def _refuse(run: Path, resume: bool) -> None:
     """InputError when the folder does not suit: a run is there, or none is."""
-    begun = (run / "last").exists() or (run / "last.old").exists()
+    begun = (run / "last").exists() or (run / f"last{OLD}").exists()
     if resume and not begun:
         raise InputError(f"{run}: there is no run to resume (no checkpoint `last`); train without --resume first")
     if begun and not resume:

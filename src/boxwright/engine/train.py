@@ -6,6 +6,7 @@ it sees the same pictures and draws, and is the same up to the rounding of the G
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,6 +29,7 @@ from boxwright.engine.processes import on_main, together
 from boxwright.errors import InputError
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.topk import TopK
+from boxwright.files import keep_clear
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Batch, ClassBatch
 
@@ -70,6 +72,10 @@ def train(
     """
     if resume and (weights is not None or transfer):
         raise InputError("--resume goes on with the run's own weights; leave --weights and --transfer out")
+    if not str(out):
+        raise InputError("--out: found an empty name, needed a folder")
+    if isinstance(recipe, str) and not resume:
+        keep_clear(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
     run, config = Path(out), recipe.train

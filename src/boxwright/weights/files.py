@@ -7,6 +7,7 @@ from pathlib import Path
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 
+OLD = ".boxwright-old"  # what follows the name of a checkpoint folder while the new one takes its place
 PATIENCE = 0.2  # s; a checkpoint folder that is replaced is away for less than a millisecond
 
 
@@ -52,5 +53,5 @@ def keep_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
 
 def _wait_for(folder: Path) -> None:
     """Until a run that goes on has put the new checkpoint where the old one has just stepped aside."""
-    if not folder.exists() and folder.with_name(f"{folder.name}.old").exists():
+    if not folder.exists() and folder.with_name(folder.name + OLD).exists():
         time.sleep(PATIENCE)
