@@ -14,6 +14,8 @@ from boxwright.nn import timm_names
 from boxwright.weights import checkpoint, darknet, mindspore
 from test_weights_mindspore import pack
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 CLASSIFIERS = {"darknet53": "darknet53_imagenet_256_darknet", "cspdarknet53": "cspdarknet53_imagenet_256_darknet"}
 

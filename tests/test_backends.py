@@ -39,6 +39,8 @@ from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from test_models import CASES, CLASSIFIERS
 
+pytestmark = pytest.mark.runtimes
+
 SIDE = 64
 LOW = 0.3
 SETTINGS = {"data.canvas.size": [SIDE, SIDE], "model.width": 0.125, "data.workers": 0, "evaluate.batch": 3}

@@ -145,6 +145,7 @@ def test_a_refused_name_of_two_lines_is_said_in_one(tmp_path: Path) -> None:
 DEEP = (cifar.OPCODES - 100) // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pickled", "said"),
     [

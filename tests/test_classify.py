@@ -36,6 +36,8 @@ from boxwright.types import ClassBatch
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
 from test_weights_oracles import undo_normalisation
 
+pytestmark = pytest.mark.slow
+
 ZOO = oracle_weights.ORACLES / "tinydarknet"
 DOG = Path(__file__).parents[2] / "shared" / "oracles" / "darknet" / "images" / "dog.png"
 TRAINED = Path(__file__).parents[2] / "shared" / "weights" / "tiny.weights"

@@ -33,6 +33,8 @@ from boxwright.types import Classes, Detections
 from boxwright.weights import checkpoint
 from test_real_weights import darknets_partners
 
+pytestmark = pytest.mark.runtimes
+
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "weights"
 DARKNET = SHARED / "oracles" / "darknet"

@@ -28,6 +28,8 @@ from boxwright.recipe import CanvasConfig, Recipe, SuppressionConfig
 from boxwright.types import Detections, Frame
 from test_canvas import waves
 
+pytestmark = pytest.mark.runtimes
+
 Run = Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]
 SIZES = [(50, 70), (200, 310), (310, 170), (96, 64), (64, 96), (33, 150), (128, 128), (128, 96), (480, 640), (1, 7)]
 FITS = {

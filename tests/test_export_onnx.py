@@ -23,7 +23,7 @@ checker = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
-pytestmark = pytest.mark.usefixtures("short_networks")
+pytestmark = [pytest.mark.runtimes, pytest.mark.usefixtures("short_networks")]
 SIZE = (64, 96)
 WITHIN = {"name": "faster_rcnn", "within": "picture", "deform": "none"}
 

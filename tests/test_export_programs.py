@@ -21,7 +21,7 @@ from boxwright.predict.backends import Running, open_backend, read_card
 from boxwright.predict.card import Card
 from test_export_onnx import SIZE, WITHIN, assert_equal, examples, made
 
-pytestmark = pytest.mark.usefixtures("short_networks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_networks")]
 WRITERS = {"pt2": programs.write_pt2, "torchscript": programs.write_torchscript}
 SMALL = [
     ("tiny_darknet", {"last": "block"}),

@@ -20,6 +20,8 @@ from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
 from boxwright.types import Batch, Detections
 from test_resnet import randomise_norms
 
+pytestmark = pytest.mark.slow
+
 SHORT, LONG = 128, 208  # px of the shorter and the longer side, at most
 # a landscape as it is and a portrait made larger; neither fills the canvas, nor the next multiple of 32 px
 SIZES = [(128, 208), (150, 121)]

@@ -25,6 +25,8 @@ from boxwright.engine.processes import together
 from boxwright.engine.train import descend
 from small_run import ROUNDING
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "faster_rcnn_r50_dcn_coco_standard"
 STEPS = 3
 # Batch norm is held fixed, because its statistics are each process's own.

@@ -34,7 +34,7 @@ from boxwright.weights import checkpoint, darknet, mindspore
 ORACLES = Path(__file__).parent / "oracles"
 SECONDS = 10  # of one file; all readers take milliseconds
 NUMBERS = (b"0", b"-1", b"1e999", b"NaN", b"2147483648", b"9223372036854775808", b"1" * 400, b"0.5", b"null", b'"x"')
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("short_networks")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("short_networks")]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import pytest
 from boxwright import interrupt, progress
 from small_run import lines, start
 
+pytestmark = pytest.mark.slow
+
 END = (130, "boxwright: interrupted\n")
 
 # The command line with a verb that interrupts itself at a place where Python loses it.

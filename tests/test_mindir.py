@@ -35,6 +35,8 @@ from test_weights_oracles import assert_close, undo_normalisation
 ms = pytest.importorskip("mindspore", reason="MindSpore is not installed: make test-mindspore")
 from mindspore.train import mind_ir_pb2  # noqa: E402
 
+pytestmark = pytest.mark.runtimes
+
 SIZE = (64, 96)
 ODD = (51, 77)  # for networks whose pools round up
 # two layers of YOLOv4 that the zoo's network holds and never runs (its NOTES)

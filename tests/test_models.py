@@ -112,6 +112,7 @@ def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trained, evaluated, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("empty", "rows"), [(False, 7), (True, 7), (True, 0)], ids=["full", "padding", "no-rows"])
 def test_loss_and_gradient(model: torch.nn.Module, empty: bool, rows: int) -> None:
     terms = model.train().loss(batch(empty, rows))
@@ -132,6 +133,7 @@ def test_loss_never_waits_for_a_gpu(model: torch.nn.Module, monkeypatch: pytest.
         torch.stack(list(model.train().loss(full).values())).sum().backward()
 
 
+@pytest.mark.slow
 def test_loss_falls(model: torch.nn.Module) -> None:
     """A few steps on one batch bring the loss down: signs and targets are not upside down."""
     model.train()
@@ -225,6 +227,7 @@ def test_classifiers_loss_and_gradient(classifier: torch.nn.Module, blended: boo
         assert bool(weight.grad.isfinite().all() and (weight.grad != 0).any()), f"{name} learns nothing"
 
 
+@pytest.mark.slow
 def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
     classifier.train()
     optimizer = torch.optim.Adam(classifier.parameters(), lr=1e-3)

@@ -13,6 +13,8 @@ import pytest
 
 from small_run import SMALL
 
+pytestmark = pytest.mark.runtimes
+
 # Loaded before the C library. Sockets that are not of the internet reach nobody.
 WATCH = r"""
 #define _GNU_SOURCE

@@ -11,6 +11,8 @@ from boxwright.export.run import export_model
 from boxwright.predict.card import Card
 from test_export import left, saved
 
+pytestmark = pytest.mark.runtimes
+
 # It keeps its arguments and copies the network that it was given, as the compiler would replace it.
 COMPILER = """#!/bin/sh
 echo "$@" > "{folder}/words"

@@ -21,6 +21,8 @@ from boxwright.predict.backends import Running
 from boxwright.predict.predictor import Predictor
 from boxwright.weights import checkpoint
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"model.width": 0.03, "data.canvas.size": [64, 64], "predict.threshold": 0.0, "predict.suppression.keep": 20}
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(4)]
 

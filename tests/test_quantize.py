@@ -30,6 +30,8 @@ from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from small_run import SMALL
 
+pytestmark = pytest.mark.runtimes
+
 LAYERS = 13  # convolutions of YOLOv3-tiny
 LEFT = {".int8.json", ".int8.md", ".int8.png"}
 

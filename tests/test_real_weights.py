@@ -19,7 +19,10 @@ WEIGHTS = SHARED / "weights" / "yolov3-tiny.weights"
 DARKNET = SHARED / "oracles" / "darknet"
 # The published cfg was edited three months after the weights appeared; some references are made with the later one.
 LATER_CFG = {"model.anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]]}
-pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs shared/weights/yolov3-tiny.weights")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs shared/weights/yolov3-tiny.weights"),
+]
 
 
 def darknets_partners(found, reference, threshold):

@@ -8,6 +8,8 @@ import pytest
 
 from small_run import finish, lines, start, tensors
 
+pytestmark = pytest.mark.slow
+
 # All that draws numbers or has a memory: mosaic, mixup, sizes, colours, average, accumulation, a moving rate.
 CHANGES = {
     "train.epochs": 4,

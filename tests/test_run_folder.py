@@ -30,6 +30,8 @@ from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import load
 from small_run import SMALL, lines, start, tensors
 
+pytestmark = pytest.mark.slow
+
 ONE = {"train.epochs": 1}
 
 

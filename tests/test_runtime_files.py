@@ -19,6 +19,8 @@ from boxwright.predict.card import KEY, Card
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, load
 
+pytestmark = pytest.mark.runtimes
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")

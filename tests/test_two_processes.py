@@ -10,6 +10,8 @@ import pytest
 
 from small_run import ROUNDING, finish, furthest, lines, start
 
+pytestmark = pytest.mark.slow
+
 # Batch norm is held fixed, because its statistics are each process's own. Everything else is on; clipping and the
 # division by the number of boxes both need what the other process has.
 CHANGES = {"train.freeze_norm": True, "train.optimizer.clip": 1.0}

@@ -24,6 +24,8 @@ from boxwright.weights import checkpoint, darknet, mindspore
 from oracle_weights import ORACLES
 from test_weights_oracles import assert_close, build, run, write_ckpt
 
+pytestmark = pytest.mark.slow
+
 DARKNET = ORACLES / "darknet"
 RECIPE = {"darknet53": "darknet53_imagenet_256_darknet", "csdarknet53-omega": "cspdarknet53_imagenet_256_darknet"}
 DETECTOR = {"darknet53": "yolov3_coco_416", "csdarknet53-omega": "yolov4_coco_608_darknet"}

@@ -32,6 +32,8 @@ from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sa
 from test_resnet import randomise_norms
 from test_weights_mindspore import pack
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ORACLES / "faster_rcnn_dcn"
 ZOO = recipe.load("faster_rcnn_r50_dcn_coco").model.model_dump()
 PLAIN = {"deform": "none"}

@@ -32,6 +32,8 @@ from oracle_weights import (
 )
 from test_weights_mindspore import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 DARKNET = ORACLES / "darknet"
 CUT = 162482580  # bytes of darknet53.conv.74
 SHARED = Path(__file__).parents[2] / "shared"

@@ -25,6 +25,8 @@ from test_real_weights import DARKNET as SHARED
 from test_real_weights import darknets_partners
 from test_weights_oracles import assert_close, build, run, undo_normalisation, write_ckpt
 
+pytestmark = pytest.mark.slow
+
 ZOO = ORACLES / "yolov4"
 DARKNET = ORACLES / "darknet"
 PICTURE = SHARED / "images" / "dog.png"
