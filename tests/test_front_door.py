@@ -191,6 +191,7 @@ def test_nothing_of_the_host_program_changes() -> None:
 
 
 def test_accelerate_is_left_as_the_host_program_has_it() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
     host = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         with together(bw.Recipe.load("demo").train) as ours:
