@@ -77,8 +77,8 @@ BY_HEART = {
 def test_pictures_by_heart(tmp_path):
     """From random weights, 4 pictures with 71 blood cells, some only 10 px wide on this canvas.
 
-    Rounding, and so the processor, decides about the last AP50: 0.73 to 0.92 were seen. Without the loss of either stage
-    it ends below 0.02.
+    Rounding, and so the processor, decides about the last AP50: 0.73 to 0.92 were seen. Without the loss of either
+    stage it ends below 0.02.
     """
     tree = json.loads((BCCD / "annotations" / "train.json").read_text())
     images = tree["images"][:4]
