@@ -233,4 +233,5 @@ def test_what_is_published_stands_beside_what_was_measured(
     with pytest.raises(SystemExit) as leaving:
         cli.main(words)
     assert leaving.value.code == 0
-    assert "AP 0.000 here, published 0.25 (a paper)" in capsys.readouterr().out
+    measured = json.loads(Path("evaluation/metrics.json").read_text())["summary"]["AP"]
+    assert f"AP {measured:.3f} here, published 0.25 (a paper)\n" in capsys.readouterr().out
