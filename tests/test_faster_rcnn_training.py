@@ -61,27 +61,22 @@ BY_HEART = {
     "train.freeze": [],
     "train.freeze_statistics": False,
     "train.augment.flip": 0,
-    "train.batch": 2,
-    "train.epochs": 34,
+    "train.batch": 4,
+    "train.epochs": 35,
     "train.evaluate_every": 0,
-    "train.schedule.lr": 0.03,
+    "train.schedule.lr": 0.04,
     "train.schedule.warmup_min_steps": 20,
     "train.schedule.warmup_from": 0.05,
     "train.optimizer.clip": 10,
 }
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)  # under two minutes on an idle core
+@pytest.mark.timeout(1800)  # five minutes on an idle core
 @pytest.mark.skipif(not BCCD.is_dir(), reason=f"needs {BCCD}")
 def test_pictures_by_heart(tmp_path):
-    """From random weights, 4 pictures with 71 blood cells, some only 10 px wide on this canvas.
-
-    Rounding, and so the processor, decides about the last AP50: 0.73 to 0.92 were seen. Without the loss of either
-    stage it ends below 0.02.
-    """
+    """From random weights, 16 pictures with 296 blood cells, some only 10 px wide on this canvas."""
     tree = json.loads((BCCD / "annotations" / "train.json").read_text())
-    images = tree["images"][:4]
+    images = tree["images"][:16]
     known = {image["id"] for image in images}
     kept = [each for each in tree["annotations"] if each["image_id"] in known]
     (tmp_path / "annotations").mkdir()
@@ -92,8 +87,8 @@ def test_pictures_by_heart(tmp_path):
     (tmp_path / "images").symlink_to(BCCD / "images")
     boxwright.train(RECIPE, tmp_path, tmp_path / "run", overrides=BY_HEART)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["pictures"] == 4
-    assert metrics["summary"]["AP50"] >= 0.5
+    assert metrics["pictures"] == 16
+    assert metrics["summary"]["AP50"] >= 0.9
 
 
 def take_steps(data, out, batch):
