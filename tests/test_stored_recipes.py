@@ -82,9 +82,9 @@ def changed(**changes: object) -> dict[str, Any]:
 @pytest.mark.parametrize("write", [stored, of_a_card])
 def test_what_is_taken_of_a_stored_recipe(write: Callable[[Path, object], Path], tmp_path: Path) -> None:
     theirs = changed(
-        data__workers=200, data__cache="/elsewhere", data__root="/elsewhere", data__max_boxes=1, data__kind="voc",
+        data__workers=400, data__cache="/elsewhere", data__root="/elsewhere", data__max_boxes=1, data__kind="voc",
         data__names=["a", "b", "c"], data__canvas__fill=7, train__epochs=9, train__freeze=["network"],
-        evaluate__threshold=0.125, predict__suppression__iou=0.375, predict__batch=60_000, summary="x",
+        evaluate__threshold=0.125, predict__suppression__iou=0.375, predict__batch=1_000_000, summary="x",
     )  # fmt: skip
     found = loading.recipe_of(write(tmp_path, theirs), None).tree()
     plain = recipe.load("demo").tree()

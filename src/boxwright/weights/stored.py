@@ -8,6 +8,7 @@ from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, 
 
 LARGEST_CANVAS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
 LARGEST_BATCH = 1 << 23  # px of all its canvases
+BOUNDS = (("data", "workers", 0), ("evaluate", "batch", 1 << 16), ("predict", "batch", 1 << 16))
 
 C = TypeVar("C", EvaluateConfig, PredictConfig)
 
@@ -20,7 +21,7 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
     and for a canvas beyond `LARGEST_CANVAS`.
     """
-    stored = from_tree(tree, source)
+    stored = from_tree(_bounded(tree) if isinstance(tree, Mapping) else tree, source)
     canvas = stored.data.canvas
     height, width = canvas.size
     for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
@@ -36,6 +37,16 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
         evaluate=_limited(stored.evaluate, height * width),
         predict=_limited(stored.predict, height * width),
     )
+
+
+def _bounded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """tree with the numbers of somebody else's machine within the bounds of recipes: none of them is taken as it is."""
+    found: dict[str, Any] = dict(tree)
+    for section, key, most in BOUNDS:
+        part = found.get(section)
+        if isinstance(part, Mapping) and type(part.get(key)) is int and part[key] > most:
+            found[section] = {**part, key: most}
+    return found
 
 
 def _limited(config: C, pixels: int) -> C:
