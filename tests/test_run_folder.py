@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import threading
 import time
@@ -29,6 +28,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import load
 from small_run import SMALL, lines, start, tensors
+from test_files import no_file_beyond
 
 pytestmark = pytest.mark.slow
 
@@ -414,16 +414,6 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
                 checkpointing.checkpoint.read_tensors(keeper.run / name / "model.safetensors")
             )
             assert (found, network.weight.item()) == (3, 3), f"killed at {call}"
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 class TestFullDisk:
