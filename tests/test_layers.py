@@ -11,7 +11,7 @@ import boxwright
 
 ORDER = (  # left to right
     "errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . models . "
-    "recipe . weights . data . predict . evaluation . engine . export . api . cli"
+    "recipe . zoo . weights . data . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

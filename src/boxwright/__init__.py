@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxwright import interop
-    from boxwright.api import create_model, evaluate, list_recipes, load, open_dataset
+    from boxwright.data.open import open_dataset
     from boxwright.data.windows import open_scene
     from boxwright.engine.train import train
     from boxwright.errors import InputError
+    from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.predict.backend import Running
     from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
+    from boxwright.predict.load import load
     from boxwright.predict.predictor import Prediction, Predictor
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
     from boxwright.types import Batch, Classes, Detection, Detections
+    from boxwright.zoo import create_model, list_recipes
 
 __version__ = "0.1.0"
 __all__ = [
@@ -62,12 +65,12 @@ _MODULES = {
     "Recipe": "recipe",
     "Running": "predict.backend",
     "Tiling": "predict.tiled",
-    "create_model": "api",
-    "evaluate": "api",
+    "create_model": "zoo",
+    "evaluate": "evaluation.evaluate",
     "export_model": "export.run",
-    "list_recipes": "api",
-    "load": "api",
-    "open_dataset": "api",
+    "list_recipes": "zoo",
+    "load": "predict.load",
+    "open_dataset": "data.open",
     "open_scene": "data.windows",
     "predict_scene": "predict.tiled",
     "train": "engine.train",

@@ -1,7 +1,7 @@
 """The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,11 +20,6 @@ from boxwright.cli.options import (
 )
 from boxwright.cli.output import say
 from boxwright.errors import InputError
-
-if TYPE_CHECKING:
-    from boxwright.evaluation.coco import Metrics
-    from boxwright.evaluation.topk import TopK
-    from boxwright.recipe import Recipe
 
 
 def list_() -> None:
@@ -98,39 +93,34 @@ def evaluate(
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
     from boxwright.data import open_dataset, open_pictures
-    from boxwright.data.classes import open_classes
-    from boxwright.evaluation import class_run, results, run
+    from boxwright.evaluation import evaluate as scoring
+    from boxwright.evaluation import results
     from boxwright.evaluation import scenes as whole
-    from boxwright.predict import class_predictor, loading, predictor
     from boxwright.predict.backends import Running
+    from boxwright.predict.class_predictor import ClassPredictor
+    from boxwright.predict.load import load
+    from boxwright.predict.loading import recipe_of
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
-    meant = loading.recipe_of(weights, recipe)
-    running = Running(meant.with_overrides(set_ or ()).evaluate.batch, True, bfloat16, compile_, trust_file)
-    chosen = weights, meant, device, set_ or (), backend, running
+    meant = recipe_of(weights, recipe)
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
-        loaded = class_predictor.load_classifier(*chosen)
-        classes = class_run.evaluate_classifier(loaded, open_classes(data, split, loaded.recipe.data.kind), out)
-        _say_beside(classes, meant)
+    batch = meant.with_overrides(set_ or ()).evaluate.batch
+    running = Running(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    loaded = load(weights, meant, device, set_ or (), backend, running)
+    if no_truth and not isinstance(loaded, ClassPredictor):
+        say(results.write(loaded, open_pictures(data, split), out, most=most))
         return
-    detector = predictor.load(*chosen)
-    if no_truth:
-        say(results.write(detector, open_pictures(data, split), out, most=most))
+    if scenes is not None and not isinstance(loaded, ClassPredictor):
+        settings = loaded.recipe.data
+        tiles = open_dataset(data, split, settings.kind, settings.cache)
+        say(whole.evaluate(loaded, tiles, open_dataset(scenes, split), out))
         return
-    labelled = open_dataset(data, split, detector.recipe.data.kind, detector.recipe.data.cache)
-    if scenes is None:
-        _say_beside(run.evaluate(detector, labelled, out), meant)
-    else:
-        say(whole.evaluate(detector, labelled, open_dataset(scenes, split), out))
-
-
-def _say_beside(metrics: "Metrics | TopK", recipe: "Recipe") -> None:
-    """The metrics, and what is published of the recipe."""
+    metrics = scoring.evaluate(loaded, data, split, out)
     say(metrics)
-    if line := recipe.expect.beside(metrics.summary):
-        say(line)
+    if published := meant.expect.beside(metrics.summary):
+        say(published)
 
 
 def predict(
@@ -183,7 +173,8 @@ def predict(
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
-    chosen = weights, meant, device, set_ or (), backend, Running(at_once, True, bfloat16, compile_, trust_file)
+    running = Running(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    chosen = weights, meant, device, set_ or (), backend, running
     lines: list[str] = []
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)

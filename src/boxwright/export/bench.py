@@ -23,11 +23,11 @@ from boxwright.evaluation.pictures import as_it_stands
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import folder, whole
-from boxwright.predict import class_predictor, predictor
 from boxwright.predict.backend_torch import has_bfloat16
 from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import Placed, arguments, canvases_of, scaled
+from boxwright.predict.load import load
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
@@ -128,7 +128,6 @@ def _all(
     source: str | Path, chosen: Recipe, spare: Path, compile_: bool, trust: bool
 ) -> tuple[dict[str, Looker], dict[str, str]]:
     """name -> predictor of all that are there, and name -> reason of the others."""
-    load = class_predictor.load_classifier if chosen.model.task == "classify" else predictor.load
     found: dict[str, Looker] = {}
     absent: dict[str, str] = {}
 
@@ -142,8 +141,8 @@ def _all(
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
         one = Running(fuse=True, trust=trust)
-        found[name] = load(path, given, backend=backend, running=one)
-        many = load(path, given, backend=backend, running=replace(one, pictures=max(BATCHES)))
+        found[name] = load(path, given, "cpu", backend=backend, running=one)
+        many = load(path, given, "cpu", backend=backend, running=replace(one, pictures=max(BATCHES)))
         if many.backend is not None and many.backend.lanes > 1:
             found[f"{name}, throughput"] = many
 
@@ -153,9 +152,9 @@ def _all(
     else:
         add("torch", source)
         if has_bfloat16(found["torch"].device):
-            found["torch, bfloat16"] = load(source, chosen, running=Running(fuse=True, bfloat16=True))
+            found["torch, bfloat16"] = load(source, chosen, "cpu", running=Running(fuse=True, bfloat16=True))
         if compile_:
-            found["torch, compiled"] = load(source, chosen, running=Running(fuse=True, compile=True))
+            found["torch, compiled"] = load(source, chosen, "cpu", running=Running(fuse=True, compile=True))
         for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
             with told(name):
                 if importlib.util.find_spec(name) is None:

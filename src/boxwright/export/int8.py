@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from boxwright import __version__
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.loader import Loader
+from boxwright.data.open import open_labelled
 from boxwright.errors import InputError
-from boxwright.evaluation import class_run, run
+from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import int8_files, onnx
 from boxwright.export.graph import raw_graph
 from boxwright.export.int8_files import SUFFIXES
 from boxwright.export.int8_report import Report, Side, Trial
-from boxwright.export.parity import open_labelled
 from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import together
-from boxwright.predict import class_predictor, predictor
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
+from boxwright.predict.load import load
 from boxwright.recipe import Recipe
 from boxwright.weights.files import keep_apart
 
@@ -171,10 +171,7 @@ class _Work:
 
     def worth(self, file: Path, held_out: Any) -> float:
         """AP, or top-1, of the file on all pictures of `held_out`."""
-        if self.recipe.model.task == "classify":
-            classifier = class_predictor.load_classifier(file, backend=self.backend)
-            return class_run.evaluate_classifier(classifier, held_out).quality
-        found = run.evaluate(predictor.load(file, backend=self.backend), held_out).quality
+        found: float = evaluate(load(file, device="cpu", backend=self.backend), held_out).quality
         if found < 0:
             raise InputError(f"{held_out.root}: split val holds no object, needed some to measure AP on")
         return found

@@ -15,17 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import __version__
-from boxwright.data import open_dataset, scenes
-from boxwright.data.classes import open_classes
+from boxwright.data import scenes
+from boxwright.data.open import open_labelled
 from boxwright.errors import InputError
-from boxwright.evaluation import class_run, run
+from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import inside
 from boxwright.files import whole
-from boxwright.predict import class_predictor, predictor
-from boxwright.predict.backends import Running
 from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import Picture, arguments, on_canvases
+from boxwright.predict.load import load
 from boxwright.predict.loading import evaluating
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
@@ -100,8 +99,7 @@ def check(part: Path, target: Path, model: nn.Module, card: Card, runtime: str, 
     classify = recipe.model.task == "classify"
     pictures, told = _pictures(data, split, recipe)
     ours = (ClassPredictor if classify else Predictor)(model, recipe)
-    load = class_predictor.load_classifier if classify else predictor.load
-    theirs: Any = load(part, backend=runtime, running=Running(trust=True))  # we have written it
+    theirs: Any = load(part, device="cpu", backend=runtime, trust=True)  # we have written it
     content: dict[str, Any] = {
         "file": target.name,
         "kind": card.kind,
@@ -161,12 +159,6 @@ def _pictures(data: str | None, split: str, recipe: Recipe) -> tuple[list[Pictur
         raise InputError(f"{data}: split {split} holds no picture, needed at least one")
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(FROM_DATA, len(labelled))).round().astype(int))
     return [labelled.path(index) for index in chosen.tolist()], f"{len(chosen)} of {len(labelled)} pictures of {split}"
-
-
-def open_labelled(data: str, split: str, recipe: Recipe) -> Any:
-    if recipe.model.task == "classify":
-        return open_classes(data, split, recipe.data.kind)
-    return open_dataset(data, split, recipe.data.kind, recipe.data.cache)
 
 
 # Raw tensors
@@ -310,13 +302,10 @@ def _rows(where: str, found: Detections | Classes, chosen: Tensor) -> list[dict[
 
 def _quality(ours: Any, theirs: Any, card: Card, data: str, split: str) -> dict[str, Any]:
     """AP, or top-1, of both on all pictures of the split."""
-    labelled = open_labelled(data, split, card.recipe)
-    if card.recipe.model.task == "classify":
-        found = [class_run.evaluate_classifier(one, labelled).quality for one in (ours, theirs)]
-        return {"measure": "top-1", "pytorch": found[0], "file": found[1]}
-    threshold = None
-    if card.kind == "complete":  # suppressed inside, by the settings of predicting
+    labelled, threshold = open_labelled(data, split, card.recipe), None
+    if card.kind == "complete" and card.recipe.model.task == "detect":  # suppressed inside, as for predicting
         threshold = card.recipe.predict.threshold
         ours.recipe = ours.recipe.with_overrides({"evaluate.suppression": ours.recipe.tree()["predict"]["suppression"]})
-    found = [run.evaluate(one, labelled, threshold=threshold).quality for one in (ours, theirs)]
-    return {"measure": "AP", "pytorch": found[0], "file": found[1]}
+    found = [evaluate(one, labelled, threshold=threshold).quality for one in (ours, theirs)]
+    measure = "top-1" if card.recipe.model.task == "classify" else "AP"
+    return {"measure": measure, "pytorch": found[0], "file": found[1]}

@@ -1,0 +1,43 @@
+"""The shipped recipes and their networks, by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from boxwright import models
+from boxwright import recipe as recipes
+from boxwright.recipe import Recipe
+
+
+def list_recipes() -> list[str]:
+    """The names of the shipped recipes."""
+    return recipes.names()
+
+
+def create_model(
+    recipe: str | Path | Recipe, classes: int | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()
+) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        recipe: A shipped name, a YAML file or a Recipe.
+        classes: How many classes; None for the recipe's.
+        overrides: Changes to the recipe by dotted key.
+
+    Returns:
+        A module that follows `types.Detector` or `types.Classifier`, in training mode, on the CPU.
+
+    Raises:
+        InputError: For an unknown name or key and a value that does not fit.
+
+    Example:
+        >>> model = bw.create_model("yolov3_coco_416", classes=3)
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    if classes is not None:
+        chosen = chosen.with_overrides({"model.classes": classes, "data.names": []})
+    chosen = chosen.with_overrides(overrides)
+    model: nn.Module = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    return model
