@@ -2,19 +2,24 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from boxwright.data import budget
+from boxwright.data import budget, open_dataset
 from boxwright.data.canvas import read_canvas, read_image, read_window
 from boxwright.data.header import read_header
+from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.predict import sinks
 from boxwright.recipe import CanvasConfig
@@ -128,3 +133,48 @@ def test_pillow_keeps_its_own_limit(tmp_path: Path) -> None:
     assert before is not None
     assert not read_header(write(tmp_path / "a.png")).fault
     assert Image.MAX_IMAGE_PIXELS == before == 89478485  # as Pillow's documentation has it
+
+
+def hold(lock: Any, both: Any, pixels: int, now: Any, most: Any) -> None:
+    """A loader process that has a picture of so many pixels in memory for a while."""
+    budget.budget.share(2, lock)
+    both.wait(60)
+    with budget.budget.taken(pixels):
+        with now.get_lock():
+            now.value += 1
+            most.value = max(most.value, now.value)
+        time.sleep(0.3)
+        with now.get_lock():
+            now.value -= 1
+
+
+@pytest.mark.parametrize(("pixels", "together"), [(budget.MOST_PIXELS, 1), (budget.MOST_PIXELS // 2, 2)])
+def test_loader_processes_have_large_pictures_one_at_a_time(pixels: int, together: int) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    lock, now, most = context.Lock(), context.Value("i", 0), context.Value("i", 0)
+    both = context.Barrier(2)
+    workers = [context.Process(target=hold, args=(lock, both, pixels, now, most)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert now.value == 0
+    assert most.value <= together
+
+
+def test_a_loader_shares_the_budget_with_its_workers(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And works where every picture is a large one."""
+    monkeypatch.setattr(budget, "MOST_PIXELS", 96 * 96)
+    loader = Loader(open_dataset(tiny_coco, "train"), CANVAS, 2, workers=2, shuffle=False)
+    start = loader._loader.worker_init_fn
+    assert start is not None
+    shared: list[tuple[int, object]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(budget.budget, "share", lambda *given: shared.append(given))
+        for name in ("signal", "setNumThreads"):
+            patch.setattr({"signal": signal, "setNumThreads": cv2}[name], name, lambda *_: None)
+        patch.setattr("sys.excepthook", sys.excepthook)
+        start(0)
+    assert shared[0][0] == 2
+    assert sum(len(batch.images) for batch in loader.epoch(0)) == 12

@@ -8,8 +8,8 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 from boxwright.errors import InputError
 
@@ -42,29 +42,37 @@ def too_large(size: Size) -> str:
 
 
 class Budget:
-    """Counts the pixels under way in all threads of this process."""
+    """Counts the pixels under way in all threads of this process, and of loader processes together: see `share`."""
 
     def __init__(self) -> None:
         self._used, self._changed = 0, threading.Condition()
+        self._alone: AbstractContextManager[Any] = nullcontext()
+        self._part = MOST_PIXELS
         if hasattr(os, "register_at_fork"):  # in a forked process none of the threads that hold some is there
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
         self._used, self._changed = 0, threading.Condition()
 
+    def share(self, processes: int, lock: AbstractContextManager[Any]) -> None:
+        """Share the budget with so many processes, of which each calls this: what is larger than an equal part of it
+        waits for `lock`, which they have in common. So all together have at most twice as much."""
+        self._alone, self._part = lock, MOST_PIXELS // max(1, processes)
+
     @contextmanager
     def taken(self, pixels: int) -> Iterator[None]:
         """Count `pixels` while the block lasts, which begins once there is room; more than there ever is wait until
         they are alone. Not to be taken twice in one thread."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + pixels <= MOST_PIXELS)
-            self._used += pixels
-        try:
-            yield
-        finally:
+        with self._alone if pixels > self._part else nullcontext():
             with self._changed:
-                self._used -= pixels
-                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._used or self._used + pixels <= MOST_PIXELS)
+                self._used += pixels
+            try:
+                yield
+            finally:
+                with self._changed:
+                    self._used -= pixels
+                    self._changed.notify_all()
 
 
 budget = Budget()

@@ -8,6 +8,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boxwright import interrupt
+from boxwright.data.budget import budget
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
 from boxwright.memory import keep_freed
@@ -91,7 +93,7 @@ class Epochs(Generic[B]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock()) if workers else None,
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
@@ -224,7 +226,8 @@ class Loader(Epochs[Batch]):
     kind, work = Batch, _BoxCanvases
 
 
-def _start_worker(number: int) -> None:
+def _start_worker(workers: int, lock: Any, number: int) -> None:
+    budget.share(workers, lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one then ends its workers
     sys.excepthook = lambda *_: None  # of the thread that hands tensors over, when the main process stops taking them
     cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
