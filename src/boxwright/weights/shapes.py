@@ -14,7 +14,7 @@ def without_memory(config: Any) -> nn.Module:
     """The network of a model's `config` whose parameters have shapes and no memory; other buffers are as always.
 
     What PyTorch's own context `torch.device("meta")` does, too, but that empties the buffers of numbers, and takes two
-    seconds for what it imports.
+    seconds for what it imports; accelerate's `init_empty_weights` takes memory for each parameter before it lets it go.
     """
     with _Empty():
         model: nn.Module = models.module(config.name).build(config)
