@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from boxwright.predict.class_predictor import load_classifier
+from boxwright.predict.complete import CompletePredictor
 from torch import nn
 
 import boxwright as bw
@@ -30,8 +32,6 @@ from boxwright.export.graph import raw_graph
 from boxwright.predict import backend, backend_torch, sinks
 from boxwright.predict.backends import Running, open_backend, read_card
 from boxwright.predict.card import KEY, Card, fingerprint
-from boxwright.predict.class_predictor import load_classifier
-from boxwright.predict.complete import CompletePredictor
 from boxwright.predict.loading import Loaded
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Frame

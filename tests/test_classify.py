@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from boxwright.predict.class_predictor import load_classifier
 from torch import Tensor
 
 import boxwright
@@ -30,7 +31,6 @@ from boxwright.engine.train import descend, train
 from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
-from boxwright.predict.class_predictor import load_classifier
 from boxwright.predict.predictor import load
 from boxwright.types import ClassBatch
 from small_run import ROUNDING, finish, furthest, lines, start, tensors

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from boxwright.predict.draw import OUTLINE, colour, draw, draw_truth_and_prediction
 
 from boxwright.data.dataset import Sample
 from boxwright.errors import InputError
-from boxwright.predict.draw import OUTLINE, colour, draw, draw_truth_and_prediction
 from boxwright.types import Detections
 
 

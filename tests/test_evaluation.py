@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from boxwright.evaluation.coco import score
+from boxwright.evaluation.run import evaluate
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
@@ -17,8 +19,6 @@ import boxwright as bw
 from boxwright.data import open_dataset
 from boxwright.data.dataset import Sample
 from boxwright.evaluation import pictures
-from boxwright.evaluation.coco import score
-from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Detections
 from stand_in import NAMES, Rectangles, rectangles_predictor, scene

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from boxwright.predict.class_predictor import load_classifier
 from torch import nn
 
 import boxwright as bw
@@ -25,7 +26,6 @@ from boxwright.export.graph import Graph, raw_graph
 from boxwright.export.run import export_model
 from boxwright.files import together
 from boxwright.predict.card import Card, fingerprint
-from boxwright.predict.class_predictor import load_classifier
 from boxwright.predict.inputs import on_canvases
 from boxwright.predict.loading import load_network
 from boxwright.recipe import Recipe, TrainConfig

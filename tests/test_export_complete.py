@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from boxwright.export.canvas import on_canvas
+from boxwright.predict.class_predictor import ClassPredictor
 from torch import Tensor, nn
 
 from agreement import assert_same_classes, by_label
 from boxwright import models, recipe
 from boxwright.data import scenes
 from boxwright.data.canvas import Picture, frame_for, place
-from boxwright.export.canvas import on_canvas
 from boxwright.export.complete import CANDIDATES, candidates, complete_graph
 from boxwright.export.graph import Graph
 from boxwright.ops.best_first import take_best
 from boxwright.ops.nms import suppress
 from boxwright.predict.backend_openvino import core
-from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import on_canvases
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import CanvasConfig, Recipe, SuppressionConfig

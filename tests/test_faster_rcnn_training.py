@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from boxwright.engine.detection import prepare
 from safetensors.torch import load_file, save_file
 
 import boxwright
@@ -19,7 +20,6 @@ from boxwright import recipe as recipes
 from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import optim
-from boxwright.engine.detection import prepare
 from boxwright.engine.job import assemble, first_network
 from boxwright.engine.processes import together
 from boxwright.engine.train import descend

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import cv2
 import pytest
+from boxwright.predict.scene_sinks import predict_scenes_to_folder
+from boxwright.predict.sinks import predict_to_folder
 
 from boxwright import json_text, progress
 from boxwright.cli.output import say
@@ -17,8 +19,6 @@ from boxwright.data import open_dataset
 from boxwright.data.convert import convert
 from boxwright.data.report import Finding
 from boxwright.errors import InputError
-from boxwright.predict.scene_sinks import predict_scenes_to_folder
-from boxwright.predict.sinks import predict_to_folder
 from boxwright.predict.tiled import Tiling
 from stand_in import rectangles_predictor, scene
 

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from boxwright.predict.sinks import predict_to_folder
 
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict.inputs import arguments, scaled, trimmed
 from boxwright.predict.predictor import Predictor
-from boxwright.predict.sinks import predict_to_folder
 from boxwright.recipe import SuppressionConfig
 from boxwright.types import Detections, Frame
 from boxwright.weights import checkpoint

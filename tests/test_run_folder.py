@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from boxwright.engine.fingerprint import Kind, fingerprint
+from boxwright.evaluation.run import evaluate
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
@@ -23,9 +25,7 @@ from boxwright.engine import checkpointing, run_folder
 from boxwright.engine import train as training
 from boxwright.engine.checkpointing import Keeper, State, recover
 from boxwright.engine.events import Events
-from boxwright.engine.fingerprint import Kind, fingerprint
 from boxwright.errors import InputError
-from boxwright.evaluation.run import evaluate
 from boxwright.predict.predictor import load
 from small_run import SMALL, lines, start, tensors
 from test_files import no_file_beyond

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from boxwright.predict.draw import captioned, draw_boxes
 from PIL import Image
 
 from boxwright import progress
@@ -24,7 +25,6 @@ from boxwright.data.tile import Cutting, tile
 from boxwright.data.windows import open_scene
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
-from boxwright.predict.draw import captioned, draw_boxes
 from boxwright.predict.labels import draw_labels
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"

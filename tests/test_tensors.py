@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from boxwright.predict.class_predictor import ClassPredictor
 
 import class_folder
 from boxwright import cli, models, recipe
 from boxwright.data import tensors
 from boxwright.errors import InputError
-from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Frame
 

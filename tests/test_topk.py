@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from boxwright.evaluation.class_run import evaluate_classifier
+from boxwright.evaluation.topk import TopK, score
+from boxwright.predict.class_predictor import ClassPredictor
 from torch import nn
 
 import class_folder
@@ -16,9 +19,6 @@ from boxwright.data.classes import open_classes
 from boxwright.data.dataset import paths_column
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures
-from boxwright.evaluation.class_run import evaluate_classifier
-from boxwright.evaluation.topk import TopK, score
-from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.types import Classes
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")

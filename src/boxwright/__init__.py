@@ -7,6 +7,8 @@ What users may lean on is listed here by hand; anything else may change. Names a
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from boxwright.version import __version__
+
 if TYPE_CHECKING:
     from boxwright import interop
     from boxwright.data.open import open_dataset
@@ -16,19 +18,17 @@ if TYPE_CHECKING:
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.predict.backend import Running
-    from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
-    from boxwright.predict.load import load
-    from boxwright.predict.predictor import Prediction, Predictor
+    from boxwright.predict.predictor import Predictor, load
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
+    from boxwright.tasks.classify import ClassPrediction
+    from boxwright.tasks.detect import Prediction
     from boxwright.types import Batch, Classes, Detection, Detections
     from boxwright.zoo import create_model, list_recipes
 
-__version__ = "0.1.0"
 __all__ = [
     "Batch",
     "ClassPrediction",
-    "ClassPredictor",
     "Classes",
     "Detection",
     "Detections",
@@ -54,13 +54,12 @@ __all__ = [
 # Name -> the module that has it
 _MODULES = {
     "Batch": "types",
-    "ClassPrediction": "predict.class_predictor",
-    "ClassPredictor": "predict.class_predictor",
+    "ClassPrediction": "tasks.classify",
     "Classes": "types",
     "Detection": "types",
     "Detections": "types",
     "InputError": "errors",
-    "Prediction": "predict.predictor",
+    "Prediction": "tasks.detect",
     "Predictor": "predict.predictor",
     "Recipe": "recipe",
     "Running": "predict.backend",
@@ -69,7 +68,7 @@ _MODULES = {
     "evaluate": "evaluation.evaluate",
     "export_model": "export.run",
     "list_recipes": "zoo",
-    "load": "predict.load",
+    "load": "predict.predictor",
     "open_dataset": "data.open",
     "open_scene": "data.windows",
     "predict_scene": "predict.tiled",

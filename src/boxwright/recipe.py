@@ -330,22 +330,6 @@ class Recipe(Config):
         """
         return load(name_or_path, overrides)
 
-    @property
-    def training_canvas(self) -> CanvasConfig:
-        """What pictures are loaded on for training: as large as the largest step's input, so that no step enlarges.
-
-        A classifier's are stretched: the window that it sees is looked for there, and knows the aspect that the picture
-        had. But where `area` makes it random, it was cut out before and fills the canvas.
-        """
-        if self.model.task == "classify":
-            height, width = self.data.canvas.size
-            whole = self.train.class_augment.canvas or (height * 5 // 4, width * 5 // 4)
-            size = (height, width) if self.train.class_augment.area else whole
-            return self.data.canvas.model_copy(update={"size": size, "fit": "stretch", "resize": "linear"})
-        sizes = self.train.augment.sizes or (self.data.canvas.size,)
-        largest = max(height for height, _ in sizes), max(width for _, width in sizes)
-        return self.data.canvas.model_copy(update={"size": largest})
-
     def with_names(self, names: Sequence[str]) -> Self:
         """This recipe for other classes."""
         tree = self.tree()

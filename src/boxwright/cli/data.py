@@ -36,17 +36,12 @@ def show(
     count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
-    from boxwright.data import classes, open_dataset
-    from boxwright.predict import class_labels, labels
+    from boxwright.data.open import open_dataset
+    from boxwright.predict.labels import draw_labels
 
-    if classes.holds_classes(folder):
-        shown = classes.open_classes(folder, split)
-        keep_outside(out, shown.folders())
-        say(class_labels.draw_labels(shown, Path(out), count))
-    else:
-        labelled = open_dataset(folder, split)
-        keep_outside(out, labelled.folders())
-        say(labels.draw_labels(labelled, Path(out), count))
+    dataset = open_dataset(folder, split)
+    keep_outside(out, dataset.folders())
+    say(draw_labels(dataset, Path(out), count))
 
 
 def tile(
@@ -120,8 +115,7 @@ def tensors(
     set_: Changes = None,
 ) -> None:
     """Write what a network is given for each picture, for runtimes elsewhere, and one tensors.json."""
-    from boxwright.data import tensors
-    from boxwright.predict import loading
+    from boxwright.predict import loading, tensors
 
     if (recipe is None) == (weights is None):
         raise InputError("--recipe and --weights: needed one of the two, which says how a picture is prepared")

@@ -92,35 +92,34 @@ def evaluate(
     trust_file: TrustFile = False,
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
-    from boxwright.data import open_dataset, open_pictures
+    from boxwright import tasks
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
-    from boxwright.evaluation import scenes as whole
+    from boxwright.evaluation import scenes as whole_scenes
     from boxwright.predict.backends import Running
-    from boxwright.predict.class_predictor import ClassPredictor
-    from boxwright.predict.load import load
     from boxwright.predict.loading import recipe_of
+    from boxwright.predict.predictor import load
+    from boxwright.recipe import DataConfig
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
-    meant = recipe_of(weights, recipe)
-    if meant.model.task == "classify":
-        _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
-    batch = meant.with_overrides(set_ or ()).evaluate.batch
+    chosen = recipe_of(weights, recipe)
+    task = tasks.of(chosen)
+    task.check_options(chosen, {"--no-truth": no_truth or None, "--scenes": scenes})
+    batch = chosen.with_overrides(set_ or ()).evaluate.batch
     running = Running(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    loaded = load(weights, meant, device, set_ or (), backend, running)
-    if no_truth and not isinstance(loaded, ClassPredictor):
-        say(results.write(loaded, open_pictures(data, split), out, most=most))
-        return
-    if scenes is not None and not isinstance(loaded, ClassPredictor):
-        settings = loaded.recipe.data
-        tiles = open_dataset(data, split, settings.kind, settings.cache)
-        say(whole.evaluate(loaded, tiles, open_dataset(scenes, split), out))
-        return
-    metrics = scoring.evaluate(loaded, data, split, out)
-    say(metrics)
-    if published := meant.expect.beside(metrics.summary):
-        say(published)
+    predictor = load(weights, chosen, device, set_ or (), backend, running)
+    config = predictor.recipe.data
+    if no_truth:
+        say(results.write(predictor, task.open_images(data, split, config), out, top_k=most))
+    elif scenes is not None:
+        tiles, whole = task.open(data, split, config), task.open(scenes, split, DataConfig())
+        say(whole_scenes.evaluate(predictor, tiles, whole, out))
+    else:
+        metrics = scoring.evaluate(predictor, data, split, out)
+        say(metrics)
+        if published := chosen.expect.beside(metrics.summary):
+            say(published)
 
 
 def predict(
@@ -159,44 +158,32 @@ def predict(
     """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
-    from boxwright.predict import class_predictor, class_sinks, loading, predictor, scene_sinks, sinks
+    from boxwright import tasks
+    from boxwright.predict import loading, output, scene_output
     from boxwright.predict.backends import Running
+    from boxwright.predict.predictor import load
     from boxwright.predict.tiled import Tiling
 
-    meant = loading.recipe_of(weights, recipe)
-    classifies = meant.model.task == "classify"
-    if classifies:
-        boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
-        _refuse_boxes({option: value is not None for option, value in boxes.items()})
-    elif top is not None:
-        raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
-    out = out or ("classes" if classifies else "detections")
-    batch = meant.with_overrides(set_ or ()).predict.batch
-    at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
+    chosen = loading.recipe_of(weights, recipe)
+    task = tasks.of(chosen)
+    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top": top}
+    task.check_options(chosen, given)
+    out = out or task.results_key
+    batch = chosen.with_overrides(set_ or ()).predict.batch
+    at_once = batch if tile else min(batch, len(output.find_pictures(sources, Path(out))))
     running = Running(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    chosen = weights, meant, device, set_ or (), backend, running
-    lines: list[str] = []
-    if classifies:
-        classifier = class_predictor.load_classifier(*chosen)
-        most = top or class_predictor.MOST
-        summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
+    predictor = load(weights, chosen, device, set_ or (), backend, running)
+    names = classes.split(",") if classes else None
+    if tile is None:
+        args = task.args(predictor.recipe, threshold, nms, names, top)
+        summary = output.predict_to_folder(predictor, sources, out, args, draw=draw)
     else:
-        detector, wanted = predictor.load(*chosen), classes.split(",") if classes else None
-        if tile is None:
-            summary = sinks.predict_to_folder(detector, sources, out, threshold, nms, wanted, draw=draw)
-        else:
-            tiling = Tiling(tile, 0.2 if overlap is None else overlap)
-            summary = scene_sinks.predict_scenes_to_folder(
-                detector, sources, out, tiling, threshold, nms, wanted, geojson=geojson
-            )
-    say("\n".join([*lines, *summary.lines()]))
+        tiling = Tiling(tile, 0.2 if overlap is None else overlap)
+        summary = scene_output.predict_scenes_to_folder(
+            predictor, sources, out, tiling, threshold, nms, names, geojson=geojson
+        )
+    say("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
-
-
-def _refuse_boxes(given: dict[str, bool]) -> None:
-    """InputError for options that only make sense with boxes."""
-    if wrong := [option for option, is_given in given.items() if is_given]:
-        raise InputError(f"{', '.join(wrong)}: the recipe is a classifier, which finds no boxes; leave it out")
 
 
 def import_(

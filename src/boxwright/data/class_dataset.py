@@ -65,6 +65,14 @@ class ClassSet:
         """The picture's file, and in CIFAR's the record."""
         return os.fsdecode(self.paths[index].item())
 
+    def source(self, index: int) -> str | Array:
+        """What a predictor takes for that image: its file, or (h, w, 3) uint8 RGB where it has none of its own."""
+        return self.path(index) if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
+
+    def label_paths(self) -> list[str]:
+        """All files with labels: none that are not images."""
+        return []
+
     def folders(self) -> set[str]:
         """Those in which the pictures lie, and where folders are classes, those that hold these."""
         inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)

@@ -129,6 +129,10 @@ class Dataset:
         """The picture's file."""
         return os.fsdecode(self.images.paths[index].item())
 
+    def source(self, index: int) -> str:
+        """What a predictor takes for that image: its file."""
+        return self.path(index)
+
     def folders(self) -> set[str]:
         """Those in which the pictures lie."""
         return {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (100,000s)
@@ -137,6 +141,10 @@ class Dataset:
         """The file that holds the labels of that picture."""
         files = self.images.label_files
         return os.fsdecode(files[index if len(files) > 1 else 0].item()) if len(files) else ""
+
+    def label_paths(self) -> list[str]:
+        """All files with labels."""
+        return [self.label_file(index) for index in range(len(self.images.label_files))]
 
     def place(self, index: int, row: int) -> str:
         """Where row `row` (of all T), a label of picture `index`, stands in its file."""
@@ -168,6 +176,11 @@ class Dataset:
         """The same pictures without the labels where `bad` (T,) is true."""
         kept = np.concatenate([[0], np.cumsum(~bad)])
         return replace(self, rows=self.rows.pick(np.flatnonzero(~bad)), starts=kept[self.starts])
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """`count` indices below `length`, the first and the last among them; all where there are no more."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()  # type: ignore[no-any-return]
 
 
 def paths_column(paths: Sequence[str]) -> Array:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from boxwright.data import open_dataset, scenes
 from boxwright.engine.train import train
-from boxwright.evaluation.run import evaluate
+from boxwright.evaluation.evaluate import evaluate
 from boxwright.predict.backends import Running
+from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import load
-from boxwright.predict.sinks import predict_to_folder
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +41,12 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
         logger.info("%s: rendered", scenes.write(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
-    predictor = load(folder, running=Running(fuse=True))
+    predictor = load(folder, device="cpu", running=Running(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"
-    predict_to_folder(predictor, [held_out.path(index) for index in range(len(held_out))], pictures)
+    files = [held_out.path(index) for index in range(len(held_out))]
+    predict_to_folder(predictor, files, pictures, predictor.task.args(predictor.recipe))
     return LAST_WORDS.format(metrics=metrics, data=data, run=folder, pictures=pictures)
 
 

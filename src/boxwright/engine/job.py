@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwright import models
+from boxwright import models, tasks
 from boxwright import weights as weight_files
 from boxwright.engine import optim
-from boxwright.engine import task as tasks
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan, learning_rates
 from boxwright.errors import InputError
@@ -37,7 +36,7 @@ class Job:
     """model: the network with its loss, wrapped by accelerate; network: the bare one."""
 
     recipe: Recipe
-    task: tasks.Task
+    task: tasks.Task[Any, Any, Any, Any]
     validation: Any  # data set of the task
     accelerator: Any
     network: nn.Module
@@ -58,7 +57,7 @@ def assemble(recipe: Recipe, training: Any, validation: Any, network: nn.Module,
     """All of it on its device. Raises InputError when the pictures do not fill one step."""
     config = recipe.train
     task = tasks.of(recipe)
-    loader = task.loader(training, recipe, accelerator)
+    loader = task.loader(training, recipe, accelerator.process_index, accelerator.num_processes)
     steps_per_epoch = loader.steps_per_epoch // config.accumulate  # batches that fill no step are left out
     if not steps_per_epoch:
         raise InputError(

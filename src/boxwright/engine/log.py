@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.evaluation import run_log
 from boxwright.files import told, whole
+from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import Batch, ClassBatch
 

@@ -17,20 +17,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from boxwright import progress
+from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.engine import optim, run_folder
-from boxwright.engine import task as tasks
 from boxwright.engine.checkpointing import Keeper, State
+from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, assemble, blank_network, first_network
 from boxwright.engine.log import Journal
 from boxwright.engine.processes import on_main, together
 from boxwright.errors import InputError
-from boxwright.evaluation.coco import Metrics
-from boxwright.evaluation.topk import TopK
+from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import keep_clear
+from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, TrainConfig
+from boxwright.tasks.base import Score
 from boxwright.types import Batch, ClassBatch
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def train(
     run, config = Path(out), recipe.train
     with together(config) as accelerator, run_folder.held(run, resume, accelerator):
         task = tasks.of(recipe)
-        training, validation, left_out = task.open_checked(recipe, skip_bad, accelerator)
+        training, validation, left_out = open_checked(task, recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         network = blank_network(recipe) if resume else first_network(recipe, weights, transfer, accelerator)
@@ -104,7 +105,9 @@ def train(
     return run
 
 
-def _fresh(task: tasks.Task, training: Any, validation: Any, recipe: Recipe, accelerator: Any) -> State:
+def _fresh(
+    task: tasks.Task[Any, Any, Any, Any], training: Any, validation: Any, recipe: Recipe, accelerator: Any
+) -> State:
     """The state of a run that begins now."""
     data, validated = on_main(lambda: [task.fingerprint(part, recipe) for part in (training, validation)], accelerator)
     return State(0, None, data, validated, accelerator.num_processes, torch.get_num_threads())
@@ -119,7 +122,7 @@ def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper)
     batches = journal.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
     shown = _show(batches, total, f"epoch {epoch + 1}/{config.epochs}", first, accelerator)
     for number, loaded in enumerate(shown, epoch * total + first):
-        batch = job.task.prepare(loaded, job.recipe, epoch, number, accelerator)
+        batch = job.task.augment(loaded.to(accelerator.device), job.recipe, epoch, number, accelerator.process_index)
         if config.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         optim.set_rates(job.optimizer, job.plan, state.step)
@@ -157,12 +160,15 @@ def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper
         logger.info("%s", told)
 
 
-def _evaluate(job: Job, out: Path | None = None) -> Metrics | TopK:
+def _evaluate(job: Job, out: Path | None = None) -> Score:
     """The metrics of the network as the first process has it: batch-norm statistics are each process's own."""
     if job.accelerator.num_processes > 1:
         for tensor in job.scored.state_dict().values():
             distributed.broadcast(tensor, 0)
-    return job.task.score(job.scored, job.recipe, job.validation, job.accelerator, out)
+    predictor: Predictor[Any] = Predictor(job.scored, job.recipe, job.accelerator.device)
+    place = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, **place)
+    return metrics
 
 
 def descend(

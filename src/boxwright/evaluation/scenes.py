@@ -17,14 +17,15 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.placement import Placement, placements
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
-from boxwright.evaluation import voc
-from boxwright.evaluation.coco import Metrics
-from boxwright.evaluation.run import WRITTEN, detect, judge, labelled, lowest_score, results_folder
-from boxwright.evaluation.voc import VocMetrics
+from boxwright.evaluation.evaluate import finish, predict_dataset, report_folder, scored
 from boxwright.files import whole
+from boxwright.metrics import voc
+from boxwright.metrics.coco import Metrics
+from boxwright.metrics.voc import VocMetrics
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
+from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 
 TASK2 = "Task2_{}.txt"  # of a class
@@ -56,7 +57,7 @@ class SceneMetrics:
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Predictor[Prediction],
     tiles: Dataset,
     scenes: Dataset,
     out: str | Path | None = None,
@@ -70,30 +71,32 @@ def evaluate(
     scenes.json with VOC's numbers, and `Task2_CLASS.txt` as DOTA's server takes them.
 
     Raises InputError for tiles that do not say where they lie or belong to other scenes, for other classes than the
-    scenes', and for what `run.evaluate` refuses.
+    scenes', and as `evaluate`.
     """
-    threshold = lowest_score(predictor, threshold)
-    places, samples, truth = placements(tiles), labelled(tiles), labelled(scenes)
+    task, recipe = predictor.task, predictor.recipe
+    places = placements(tiles)
+    tiles, scenes = scored(predictor, tiles), scored(predictor, scenes)
+    truth = [scenes[index] for index in range(len(scenes))]
     names = [Path(sample.path).stem for sample in truth]
     groups = _tiles_of(names, places, tiles, scenes)
     _same_sizes(truth, groups, places)
     labels = _same_classes(tiles, scenes)
     if out is not None:
         _writable(scenes, names)
-    place = None
+    place, examples = None, None
     if out is not None:
-        written = (*WRITTEN, "scenes.json", *map(TASK2.format, scenes.names))
-        place = results_folder(out, written, tiles)
-        results_folder(out, written, scenes)
-    found = detect(predictor, tiles, threshold)
-    metrics = judge(predictor, tiles, samples, found, threshold, place)
+        written = (*task.report_files, "scenes.json", *map(TASK2.format, scenes.names))
+        place, examples = report_folder(out, written, [tiles, scenes]), task.examples(tiles, recipe)
+    args = task.evaluation_args(tiles, recipe, threshold)
+    found = predict_dataset(predictor, tiles, args, examples)
+    metrics = finish(predictor, tiles, args, found, place, examples)
     found = [replace(one, labels=labels[one.labels], names=scenes.names) for one in found]
-    merged = whole_scenes(found, places, groups, predictor.recipe.evaluate.suppression.iou)
+    merged = whole_scenes(found, places, groups, args.nms.iou)
     covered, untiled = _covered(places, groups), sum(not group for group in groups)
     looked = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
     result = voc.score(truth, merged, scenes.names, info=metrics.info | looked)
-    # The kit counts the last px itself, here and on its server, which `detect` has added where the recipe says so.
-    last = int(predictor.recipe.evaluate.plus_one)
+    # The kit counts the last px itself, here and on its server, which `Detect.aligned` has added where the recipe says so.
+    last = int(recipe.evaluate.plus_one)
     named = [replace(one, boxes=one.boxes - one.boxes.new_tensor([0, 0, last, last])) for one in merged]
     kit = voc.score(truth, named, scenes.names, plus_one=True)
     if place is not None:

@@ -16,26 +16,24 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from boxwright import __version__
 from boxwright.data import scenes
 from boxwright.errors import InputError
-from boxwright.evaluation.pictures import as_it_stands
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import folder, whole
+from boxwright.metrics.plots import as_it_stands
 from boxwright.predict.backend_torch import has_bfloat16
 from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
-from boxwright.predict.class_predictor import ClassPredictor
-from boxwright.predict.inputs import Placed, arguments, canvases_of, scaled
-from boxwright.predict.load import load
+from boxwright.predict.inputs import PreparedImage
 from boxwright.predict.loading import recipe_of
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.pipeline import CanvasPipeline
+from boxwright.predict.predictor import Predictor, load
 from boxwright.progress import track
 from boxwright.recipe import Recipe
+from boxwright.version import versions
 
 BATCHES = (1, 4, 8)
 FEWEST = 3  # rounds, for large B
-Looker = Predictor | ClassPredictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def bench(
         "canvas": list(chosen.data.canvas.size),
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
-        "versions": {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions("torch"),
     }
     report = Report(rows, absent, info, place / "bench.png")
     _draw(report)
@@ -126,9 +124,9 @@ def bench(
 
 def _all(
     source: str | Path, chosen: Recipe, spare: Path, compile_: bool, trust: bool
-) -> tuple[dict[str, Looker], dict[str, str]]:
+) -> tuple[dict[str, Predictor[Any]], dict[str, str]]:
     """name -> predictor of all that are there, and name -> reason of the others."""
-    found: dict[str, Looker] = {}
+    found: dict[str, Predictor[Any]] = {}
     absent: dict[str, str] = {}
 
     @contextmanager
@@ -168,11 +166,11 @@ def _all(
     return found, absent
 
 
-def _measured(found: Mapping[str, Looker], batches: Sequence[int], rounds: int) -> Iterator[Row]:
+def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], rounds: int) -> Iterator[Row]:
     pictures = [scenes.scene(0, index % 4).image for index in range(max(batches))]
     network: dict[str, dict[int, float]] = {name: {} for name in found}
     for many in track(batches, len(batches), "network", "sizes"):
-        tasks = [_network(one, [one.place(picture) for picture in pictures[:many]]) for one in found.values()]
+        tasks = [_network(one, [one.preprocess(picture) for picture in pictures[:many]]) for one in found.values()]
         for name, ms in zip(found, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
             network[name][many] = ms / many
     rows = [Row(name, times, {}) for name, times in network.items()]
@@ -185,21 +183,18 @@ def _measured(found: Mapping[str, Looker], batches: Sequence[int], rounds: int) 
     yield from rows
 
 
-def _network(one: Looker, pictures: Sequence[Placed]) -> Callable[[], tuple[torch.Tensor, ...]]:
-    assert one.backend is not None
-    forward, frames = one.backend.forward, [picture.frame for picture in pictures]
-    images = scaled(canvases_of(pictures), one.device, one.backend)
-    inputs = arguments(one.model.inputs, images, frames)  # type: ignore[arg-type]
+def _network(predictor: Predictor[Any], images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    assert isinstance(predictor.pipeline, CanvasPipeline) and predictor.backend is not None
+    forward, inputs = predictor.backend.forward, predictor.pipeline.inputs(images)
     return lambda: forward(*inputs)
 
 
-def _end_to_end(one: Looker, pictures: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
-    whole = one.recipe.with_overrides({"predict.batch": len(pictures)})
-    assert one.backend is not None
-    same = type(one)(one.model, whole, one.device, one.backend)
+def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
+    args = predictor.task.args(predictor.recipe)
 
     def run() -> tuple[torch.Tensor, ...]:
-        same(pictures)
+        prepared = [predictor.preprocess(image) for image in images]
+        predictor.postprocess(predictor.forward(prepared), prepared, args)
         return ()
 
     return run

@@ -10,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
-from boxwright import __version__
-from boxwright.data.class_loader import ClassLoader
-from boxwright.data.loader import Loader
-from boxwright.data.open import open_labelled
+from boxwright import tasks
+from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import evaluate
+from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.export import int8_files, onnx
 from boxwright.export.graph import raw_graph
 from boxwright.export.int8_files import SUFFIXES
@@ -29,8 +27,10 @@ from boxwright.export.timing import side_by_side
 from boxwright.files import together
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
-from boxwright.predict.load import load
+from boxwright.predict.pipeline import CanvasPipeline
+from boxwright.predict.predictor import load
 from boxwright.recipe import Recipe
+from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
 Runtime = Literal["openvino", "onnxruntime"]
@@ -66,7 +66,8 @@ def quantize(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"
         )
-    calibration, held_out = _Calibration(data, chosen, pictures), open_labelled(str(data), "val", chosen)
+    task = tasks.of(chosen)
+    calibration, held_out = _Calibration(data, model, chosen, pictures), task.open(data, "val", chosen.data)
     with tempfile.TemporaryDirectory() as folder, together(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
         quality = work.worth(work.plain, held_out)
@@ -80,7 +81,7 @@ def quantize(
             backend=backend,
             calibrated_on=calibration.told,
             measured_on=f"{len(held_out)} pictures of val of {data}",
-            measure="top-1" if chosen.model.task == "classify" else "AP",
+            measure=task.measure,
             limit=max_drop,
             before=Side(quality, _size(work.plain), ms[0]),
             after=Side(trials[-1].quality, _size(work.small), ms[1]),
@@ -127,21 +128,21 @@ def _target(source: str | Path, out: str | Path | None, backend: str, pictures: 
 
 
 class _Calibration:
-    """Pictures of the split train, spread evenly over it; bytes on canvases of H x W px, as they were loaded."""
+    """Images of the split train, evenly spaced over it, as the network takes them; on canvases of H x W px."""
 
-    def __init__(self, data: str | Path, recipe: Recipe, most: int) -> None:
-        chosen = open_labelled(str(data), "train", recipe)
-        if not len(chosen):
+    def __init__(self, data: str | Path, model: nn.Module, recipe: Recipe, count: int) -> None:
+        task = tasks.of(recipe)
+        dataset = task.open(data, "train", recipe.data)
+        if not len(dataset):
             raise InputError(f"{data}: split train holds no picture, needed at least one to calibrate on")
-        some = np.unique(np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int))
-        kind: Any = ClassLoader if recipe.model.task == "classify" else Loader
-        loader = kind(chosen.subset(some), recipe.data.canvas, 1, workers=0, shuffle=False)
-        self.images: list[Tensor] = [batch.images for batch in loader.epoch(0)]
-        self.told = f"{len(some)} of {len(chosen)} pictures of train"
+        indices = evenly_spaced(len(dataset), count)
+        self.pipeline = CanvasPipeline[Any](model, recipe, task, torch.device("cpu"), None)
+        self.images = [self.pipeline.preprocess(dataset.source(index), index, keep_image=False) for index in indices]
+        self.told = f"{len(indices)} of {len(dataset)} pictures of train"
 
     def picture(self, index: int) -> Tensor:
-        """What the network takes for a picture: (1, 3, H, W) float in [0, 1]."""
-        return self.images[index].float() / 255
+        """What the network takes for an image: (1, 3, H, W) float in [0, 1]."""
+        return self.pipeline.inputs([self.images[index]])[0].contiguous()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,7 +172,7 @@ class _Work:
 
     def worth(self, file: Path, held_out: Any) -> float:
         """AP, or top-1, of the file on all pictures of `held_out`."""
-        found: float = evaluate(load(file, device="cpu", backend=self.backend), held_out).quality
+        found: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), held_out).quality
         if found < 0:
             raise InputError(f"{held_out.root}: split val holds no object, needed some to measure AP on")
         return found

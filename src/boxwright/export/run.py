@@ -14,6 +14,7 @@ from boxwright.errors import InputError
 from boxwright.export import mindir, om, onnx, openvino, parity, programs
 from boxwright.export.complete import complete_graph
 from boxwright.export.graph import Graph, raw_graph
+from boxwright.export.parity_answers import LOWEST
 from boxwright.files import together, whole
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network, recipe_of
@@ -208,14 +209,14 @@ def _probe(
 ) -> parity.Report:
     """The comparison of a file with a lower threshold inside, where nothing on the pictures reaches the recipe's: two
     that find nothing are equal whatever they compute. Refused where nothing reaches the lower one either."""
-    lower = replace(card, recipe=card.recipe.with_overrides({"predict.threshold": parity.LOWEST}))
+    lower = replace(card, recipe=card.recipe.with_overrides({"predict.threshold": LOWEST}))
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / target.name
         _write_graph(to, part, complete_graph(model, lower.recipe, batch, dynamic_batch), lower)
         report = _compared(to, part, target, model, lower, data, split)
     if report.found_nothing:
         pictures = report.content["pictures"]
-        reason = f"nothing is found on {pictures} from score {parity.LOWEST} on, so that nothing is compared"
+        reason = f"nothing is found on {pictures} from score {LOWEST} on, so that nothing is compared"
         report = replace(report, reason=f"{reason}; name pictures with something on them by --data")
     return report
 

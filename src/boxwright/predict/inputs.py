@@ -1,21 +1,20 @@
-"""What a caller gives to be looked at -> canvases.
+"""Preprocessing: images in any form -> the inputs of a network.
 
 B images, H x W canvas px, h x w px of a picture
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image as pillow
+from PIL import ImageOps
 from torch import Tensor
 
-from boxwright.data.budget import within_budget
-from boxwright.data.canvas import decoded, frame_for, place, read_image
+from boxwright.data.canvas import frame_for, place, read_image
 from boxwright.data.header import read_header
 from boxwright.data.warp import unfilled
 from boxwright.errors import InputError
@@ -25,54 +24,46 @@ from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # A file or its content, uint8 RGB (h, w, 3), uint8 RGB (3, h, w), or Pillow's
-Picture = str | Path | bytes | Array | Tensor | Image.Image
+Image = str | Path | bytes | Array | Tensor | pillow.Image
 
 
-class Placed(NamedTuple):
-    """pixels: a canvas (H, W, 3), uint8 or float in 0..255, or the picture itself where a file places it by its own
-    rules. frame: how it lies there. image: its pixels where it was no file with a path, which can be read again."""
+class PreparedImage(NamedTuple):
+    """An image as it enters `forward`.
+
+    Attributes:
+        pixels: A canvas (H, W, 3), uint8 or float in 0..255, or the image itself for a file that preprocesses.
+        frame: How the image lies there.
+        image: Its own pixels, uint8 RGB (h, w, 3), where they were to be kept or can't be read again.
+    """
 
     pixels: Array
     frame: Frame
     image: Array | None
 
 
-def placed(picture: Picture, canvas: CanvasConfig, number: int = 0) -> Placed:
-    """The picture on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
-    if not isinstance(picture, str | Path | bytes):
-        image = _as_rgb(picture)
-        frame = frame_for(image.shape[:2], canvas, number)
-        return Placed(place(image, frame, canvas), frame, image)
-    with decoded(picture) as image:
-        frame = frame_for(image.shape[:2], canvas, number, path_of(picture))
-        return Placed(place(image, frame, canvas), frame, None if frame.path else image)
+def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
+    """The image on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
+    pixels, path = pixels_of(image), path_of(image)
+    frame = frame_for(pixels.shape[:2], canvas, number, path)
+    return PreparedImage(place(pixels, frame, canvas), frame, pixels if keep_image or not path else None)
 
 
-def is_picture(source: object) -> bool:
+def is_image(source: object) -> bool:
     """Whether it is one picture, and not several."""
-    return isinstance(source, str | Path | bytes | np.ndarray | Tensor | Image.Image)
+    return isinstance(source, str | Path | bytes | np.ndarray | Tensor | pillow.Image)
 
 
-def batches(source: Iterable[Picture], most: int, *, whole: bool) -> Iterator[list[tuple[int, Picture]]]:
-    """The pictures with their numbers, `most` at a time, none taken before its turn. whole: they stay in memory as they
-    are, and so have no more px together than may be decoded."""
-    pictures = enumerate(source)
-    while group := list(islice(pictures, most)):
-        if whole:
-            yield from (part for part, _ in within_budget(group, lambda one: pixels_in(one[1])))
-        else:
-            yield group
-
-
-def pixels_in(picture: Picture) -> int:
+def pixels_in(picture: Image) -> int:
     """As its header says; 0 of a file that will not be decoded."""
+    if isinstance(picture, pillow.Image):
+        return math.prod(picture.size)
     if not isinstance(picture, str | Path | bytes):
         return math.prod(_as_rgb(picture).shape[:2])
     header = read_header(picture if isinstance(picture, bytes) else str(picture), whole=None)
     return 0 if header.fault else math.prod(header.size)
 
 
-def canvases_of(pictures: Sequence[Placed]) -> list[Tensor]:
+def canvases_of(pictures: Sequence[PreparedImage]) -> list[Tensor]:
     """(3, H, W) each, uint8 or float in 0..255."""
     return [torch.from_numpy(picture.pixels).permute(2, 0, 1) for picture in pictures]
 
@@ -94,26 +85,17 @@ def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Backend | 
     return images
 
 
-def on_canvases(pictures: Sequence[Picture], canvas: CanvasConfig, first: int = 0) -> tuple[Tensor, list[Frame]]:
-    """Canvases (B, 3, H, W), uint8 or float in 0..255, and their frames, numbered from `first`.
-
-    Raises InputError for a file that is no picture and an array of another kind.
-    """
-    found = [placed(picture, canvas, first + i) for i, picture in enumerate(pictures)]
-    return torch.stack(canvases_of(found)), [one.frame for one in found]
-
-
-def pixels_of(picture: Picture) -> Array:
+def pixels_of(picture: Image) -> Array:
     """uint8 RGB (h, w, 3). Raises InputError for a file that is no picture and for pixels of another kind."""
     return read_image(picture) if isinstance(picture, str | Path | bytes) else _as_rgb(picture)
 
 
-def path_of(picture: Picture) -> str:
+def path_of(picture: Image) -> str:
     """Of a file; "" for what has none."""
     return str(picture) if isinstance(picture, str | Path) else ""
 
 
-def from_bgr(picture: Picture) -> Picture:
+def from_bgr(picture: Image) -> Image:
     """An array as OpenCV has them, as RGB. Raises InputError for anything else, whose order of colors is known."""
     if not isinstance(picture, np.ndarray):
         raise InputError(f"bgr: found {type(picture).__name__}, goes with arrays; leave it out")
@@ -141,7 +123,7 @@ def _extent(frame: Frame) -> tuple[int, int]:
 
 def _as_rgb(picture: Any) -> Array:
     """Pillow's images as they are displayed, in RGB; of tensors (3, h, w) the same memory where it is the CPU's."""
-    if isinstance(picture, Image.Image):
+    if isinstance(picture, pillow.Image):
         return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     image = picture
     if isinstance(picture, Tensor):

@@ -1,11 +1,11 @@
-"""Weights and their recipe, made ready to look at pictures."""
+"""Networks from files: weights with their recipe, or exported files with their runtime."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,6 @@ from boxwright.recipe import Recipe
 from boxwright.weights.shapes import without_memory
 
 Overrides = Mapping[str, Any] | Sequence[str]
-KINDS = {"detect": "a detector", "classify": "a classifier"}
 
 
 class Loaded(NamedTuple):
@@ -39,19 +38,18 @@ def load_any(
     given: str | Path | Recipe | None,
     device: str,
     overrides: Overrides,
-    task: Literal["detect", "classify"],
     backend: str = "auto",
     running: Running | None = None,
 ) -> Loaded:
     """Weights, or an exported file in the runtime called `backend`. What is raised: as in `load_network`."""
     if is_exported(path):
-        return _load_exported(path, given, device, overrides, task, backend, running)
+        return _load_exported(path, given, device, overrides, backend, running)
     if backend not in ("auto", "torch"):
         raise InputError(
             f"{path}: found weights with backend {backend}, which runs exported files; export it first: "
             f"boxwright export {path} --to {'openvino' if backend == 'openvino' else 'onnx'}"
         )
-    model, chosen, place = load_network(path, given, device, overrides, task)
+    model, chosen, place = load_network(path, given, device, overrides)
     return Loaded(model, chosen, place, Torch(model, running or Running()))
 
 
@@ -60,7 +58,6 @@ def _load_exported(
     given: str | Path | Recipe | None,
     device: str,
     overrides: Overrides,
-    task: Literal["detect", "classify"],
     name: str,
     running: Running | None,
 ) -> Loaded:
@@ -74,7 +71,6 @@ def _load_exported(
         raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
     if overrides:
         chosen = chosen.with_overrides(overrides)
-    _check_task(chosen, task)
     sides = backend.shape[2:4] if card.kind == "raw" else ()
     if any(side not in (None, wanted) for side, wanted in zip(sides, chosen.data.canvas.size, strict=False)):
         raise InputError(
@@ -93,19 +89,16 @@ def load_network(
     given: str | Path | Recipe | None,
     device: str,
     overrides: Overrides,
-    task: Literal["detect", "classify"],
 ) -> tuple[nn.Module, Recipe, torch.device]:
     """The network in evaluation mode on its device, its recipe with the overrides, and the device.
 
-    given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed or is
-    one for another task, or the device is not there.
+    given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed, or the device is not there.
     """
     if is_exported(path):
         raise InputError(f"{path}: is an exported file, needed weights; take those that it was made of")
     chosen = recipe_of(path, given)
     if overrides:
         chosen = chosen.with_overrides(overrides)
-    _check_task(chosen, task)
     place = _device(device)
     model = weights.build(path, chosen)
     # channels_last: the fastest layout for convolutions on CPUs and tensor cores alike
@@ -146,11 +139,6 @@ def card_beside(path: str | Path) -> Card | None:
         return Card.from_text(files.read_bytes(beside).decode(), str(beside))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{beside}: cannot be read ({error})") from error
-
-
-def _check_task(chosen: Recipe, task: str) -> None:
-    if chosen.model.task != task:
-        raise InputError(f"recipe {chosen.name}: found {KINDS[chosen.model.task]}, needed {KINDS[task]}")
 
 
 @dataclass(slots=True)

@@ -18,8 +18,9 @@ from boxwright.data.windows import Pixels, Scene, Window, grid
 from boxwright.errors import InputError
 from boxwright.predict.ahead import in_order
 from boxwright.predict.merge import merge
-from boxwright.predict.predictor import Prediction, Predictor
+from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
+from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 
 # px: one cell of the coarsest maps that detectors answer with. Smaller windows show nothing whole and take forever.
@@ -68,7 +69,7 @@ class Overview:
 
 
 def predict_scene(
-    predictor: Predictor,
+    predictor: Predictor[Prediction],
     scene: Scene,
     tiling: Tiling,
     threshold: float | None = None,

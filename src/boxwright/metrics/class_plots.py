@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.data.class_dataset import ClassSet
-from boxwright.evaluation.pictures import confusion_matrix, write_jpeg
-from boxwright.evaluation.topk import TopK
-from boxwright.predict.draw import PAPER, captioned, name_of
-from boxwright.types import Classes
+from boxwright.data.draw import PAPER
+from boxwright.metrics.plots import confusion_matrix, write_jpeg
+from boxwright.metrics.topk import TopK
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,23 +39,13 @@ def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
     confusion_matrix(table, ticks, [*ticks, "others"][: table.shape[1]], title, file)
 
 
-def mistakes(dataset: ClassSet, found: Sequence[Classes], file: Path) -> None:
-    """The pictures whose best class is wrong, the surest first; no file where all are right.
-
-    Each has its true class and the one it was taken for under it. labels of `dataset` and `found` count alike.
-    """
-    best = np.array([int(one.labels[0]) for one in found])
-    sure = np.array([float(one.scores[0]) for one in found])
-    wrong = np.flatnonzero(best != dataset.labels)
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:ON_SHEET]
-    if not len(worst):
+def mistakes(panels: Sequence[Array], file: Path) -> None:
+    """A sheet of images whose best class is wrong, each with its true class and the one it was taken for; no file where
+    all are right."""
+    if panels:
+        write_jpeg(_grid(panels), file)
+    else:
         file.unlink(missing_ok=True)  # of an earlier evaluation
-        return
-    panels = []
-    for index in worst.tolist():
-        sample, said = dataset[index], f"{sure[index]:.2f} taken for {name_of(dataset.names, int(best[index]))}"
-        panels.append(captioned(sample.picture(), TILE, [name_of(dataset.names, sample.label), said]))
-    write_jpeg(_grid(panels), file)
 
 
 def _grid(panels: Sequence[Array]) -> Array:

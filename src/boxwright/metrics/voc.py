@@ -13,7 +13,7 @@ from torch import Tensor
 
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
-from boxwright.evaluation.coco import cell
+from boxwright.metrics.coco import cell
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Detections
 

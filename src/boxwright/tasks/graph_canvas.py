@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boxwright.export.resize import Side, floored, resize
 from boxwright.recipe import CanvasConfig
+from boxwright.tasks.graph_resize import Side, floored, resize
 
 Pair = tuple[Tensor, Tensor]  # () int64 each: of rows and of columns, or above and below a fraction's line
 

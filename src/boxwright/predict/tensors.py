@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from boxwright import json_text
-from boxwright.data import open_pictures
-from boxwright.data.canvas import Picture
-from boxwright.data.classes import open_classes
-from boxwright.data.loader import Samples, canvas_of
+from boxwright import json_text, tasks
+from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
+from boxwright.predict.inputs import Array, prepare
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 from boxwright.types import Frame
@@ -42,35 +40,27 @@ def write(
     Raises InputError for a data set or picture that cannot be read, and where `out` holds anything else.
     """
     target = Path(out)
-    samples, names = _samples(root, split, recipe)
-    most = len(samples) if count is None else min(count, len(samples))
-    chosen = np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int)).tolist()
+    dataset = tasks.of(recipe).open_images(root, split, recipe.data)
+    if not len(dataset):
+        raise InputError(f"{root}: split {split} holds no picture, needed one or more")
+    chosen = evenly_spaced(len(dataset), len(dataset) if count is None else count)
     head = {
-        "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(names),
+        "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(dataset.names),
         "format": kind, "dtype": "float32", "byte_order": "little", "layout": "NCHW",
         "shape": [1, 3, *recipe.data.canvas.size],
     }  # fmt: skip
-    rows = [_row(samples[index], index, kind) for index in chosen]
+    rows = [_row(dataset[index], index, kind) for index in chosen]
     size = recipe.data.canvas.size
-    done = f"{len(rows)} of {len(samples)} pictures of {split} as {kind}, 1 x 3 x {size[0]} x {size[1]}"
+    done = f"{len(rows)} of {len(dataset)} pictures of {split} as {kind}, 1 x 3 x {size[0]} x {size[1]}"
     if _is_there(target, head, rows):
         return f"{done}: there already\n{printable(str(target))}"
     with new_folder(target) as folder:
         for index, row in track(zip(chosen, rows, strict=True), len(rows), "writing tensors"):
-            pixels, frame = canvas_of(samples[index], recipe.data.canvas, reduce=False)
-            _save(pixels, folder / row["file"])
-            row |= _lies(frame)
+            prepared = prepare(dataset.source(index), recipe.data.canvas)
+            _save(prepared.pixels, folder / row["file"])
+            row |= _lies(prepared.frame)
         json_text.write(folder / INDEX, {**head, "pictures": rows}, indent=1)
     return f"{done}: written\n{printable(str(target))}"
-
-
-def _samples(root: str | Path, split: str, recipe: Recipe) -> tuple[Samples, tuple[str, ...]]:
-    """The pictures of the split and the names of the data set's classes."""
-    read = open_classes if recipe.model.task == "classify" else open_pictures
-    found = read(root, split, recipe.data.kind)
-    if not len(found):
-        raise InputError(f"{root}: split {split} holds no picture, needed one or more")
-    return found, found.names
 
 
 def _row(sample: Any, index: int, kind: Format) -> dict[str, Any]:
@@ -94,7 +84,7 @@ def _is_there(target: Path, head: dict[str, Any], rows: list[dict[str, Any]]) ->
         return False
 
 
-def _save(pixels: Picture, file: Path) -> None:
+def _save(pixels: Array, file: Path) -> None:
     """Write a canvas, (H, W, 3) in 0..255."""
     tensor = (np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)).astype("<f4")
     if file.suffix == ".npy":

@@ -15,7 +15,6 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from boxwright.data.dataset import Sample
 from boxwright.errors import InputError, printable
 from boxwright.types import Classes, Detections
 
@@ -28,6 +27,7 @@ OF_OBJECT = 0.1, 0.5  # line and letter at most this share of the typical object
 SMALLEST_LETTER = 7  # px; a picture too small even for this shows boxes without text
 NAMED = 300  # boxes of a picture that get a text, the best; more hide the picture, and each looks for a free place
 OUTLINE: Colour = (24, 24, 24)  # round every line, so that it shows on any ground
+ROWS = 64  # whose channels are swapped at a time
 PAPER, INK = 255, 40  # the grey of the sheet and of its headings
 
 
@@ -37,18 +37,6 @@ def draw(image: Array, detections: Detections) -> Array:
     labels = detections.labels.tolist()
     texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     return draw_boxes(image, detections.boxes.numpy(force=True), labels, texts, scores)
-
-
-def draw_truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
-    """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
-    texts = [
-        name_of(prediction.names, label) + (" (crowd)" if crowd else "")
-        for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
-    ]
-    truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
-    panels = [_under_heading("truth", truth), _under_heading("prediction", draw(image, prediction))]
-    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), PAPER, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], axis=1)
 
 
 def draw_boxes(
@@ -106,13 +94,30 @@ def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Arra
     letter = max(SMALLEST_LETTER, width // 16)
     band = Image.new("RGB", (width, len(lines) * letter * 3 // 2 + letter // 2), (PAPER,) * 3)
     for number, line in enumerate(lines):
-        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), printable(line), fill=(INK,) * 3, font=_font(letter))
+        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), printable(line), fill=(INK,) * 3, font=font(letter))
     return np.concatenate([panel, np.asarray(band)], axis=0)
 
 
-def png(image: Array) -> bytes:
-    """uint8 RGB (H, W, 3) as a PNG file."""
-    _, encoded = cv2.imencode(".png", image[..., ::-1])
+def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_place: bool = False) -> bytes:
+    """uint8 RGB (H, W, 3) as a file of the format that `suffix` names.
+
+    Args:
+        image: The pixels.
+        suffix: `.png`, `.jpg` or another that OpenCV writes.
+        quality: Of a JPEG, from 1 to 100; None for OpenCV's.
+        in_place: Swap the channels in `image` itself, which saves a copy of it.
+
+    Raises:
+        InputError: Where the format cannot hold it.
+    """
+    if in_place:
+        for top in range(0, len(image), ROWS):
+            image[top : top + ROWS] = image[top : top + ROWS, :, ::-1]
+    else:
+        image = image[:, :, ::-1]
+    done, encoded = cv2.imencode(suffix, image, [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise InputError(f"OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
     return encoded.tobytes()
 
 
@@ -158,7 +163,7 @@ def _rectangle(canvas: Array, corners: Array, tint: Colour, line: int) -> None:
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
@@ -171,8 +176,8 @@ def _chip(text: str, tint: Colour, letter: int, width: int, height: int) -> Arra
     text = printable(text)
     for size in (letter, letter * 2 // 3, letter // 2, SMALLEST_LETTER):
         pad = max(1, size // 5)
-        ascent, descent = _font(size).getmetrics()
-        wide, high = round(_font(size).getlength(text)) + 2 * pad + 1, ascent + descent + pad
+        ascent, descent = font(size).getmetrics()
+        wide, high = round(font(size).getlength(text)) + 2 * pad + 1, ascent + descent + pad
         if wide <= width and high <= height and size >= SMALLEST_LETTER:
             break
     else:
@@ -180,7 +185,7 @@ def _chip(text: str, tint: Colour, letter: int, width: int, height: int) -> Arra
     red, green, blue = tint
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)  # ITU-R BT.601 luma
     chip = Image.new("RGB", (wide, high), tint)
-    ImageDraw.Draw(chip).text((pad, pad // 2), text, fill=ink, font=_font(size))
+    ImageDraw.Draw(chip).text((pad, pad // 2), text, fill=ink, font=font(size))
     return np.asarray(chip)
 
 
@@ -196,11 +201,3 @@ def _free_place(corners: Array, wide: int, high: int, width: int, height: int, t
             return x, y, x + wide, y + high
     x, y = inside[0] if inside else (left, max(0, min(y1, height - high)))
     return x, y, x + wide, y + high
-
-
-def _under_heading(text: str, panel: Array) -> Array:
-    height, width = panel.shape[:2]
-    size = max(8, round((height * width) ** 0.5 * LETTER * 1.3))
-    band = Image.new("RGB", (width, size * 8 // 5), (PAPER,) * 3)
-    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(INK,) * 3, font=_font(size))
-    return np.concatenate([np.asarray(band), panel], axis=0)

@@ -4,7 +4,7 @@ N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, 
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from boxwright.data.dataset import Sample
-from boxwright.evaluation import run_log
-from boxwright.evaluation.coco import RECALLS, Metrics
+from boxwright.data.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
 from boxwright.files import whole
-from boxwright.predict.draw import PAPER, colour, draw_truth_and_prediction
+from boxwright.metrics import run_log
+from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,7 +31,10 @@ PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
 
 
 def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
-    """Loss terms, learning rate and `scores` (keys of its evaluations) of the run whose `log.jsonl` this is."""
+    """Loss terms, learning rate and `scores` (keys of its evaluations) of the run whose `log.jsonl` this is, if it is
+    there."""
+    if not log.is_file():
+        return
     lines = [line for _, line in run_log.read(log)]
     steps, evaluations = (
         [line for line in lines if "terms" in line],
@@ -132,9 +135,8 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
     _save(figure, file)
 
 
-def sheet(images: Iterable[Array], samples: Sequence[Sample], detections: Sequence[Detections], file: Path) -> None:
-    """Pictures one below the other in two columns, each twice: with its true and with its predicted boxes."""
-    panels = [_panel(image, sample, found) for image, sample, found in zip(images, samples, detections, strict=True)]
+def sheet(panels: Sequence[Array], file: Path) -> None:
+    """Panels one below the other in two columns."""
     if not panels:
         return
     wide = max(panel.shape[1] for panel in panels)
@@ -153,15 +155,13 @@ def sheet(images: Iterable[Array], samples: Sequence[Sample], detections: Sequen
 
 def write_jpeg(image: Array, file: Path) -> None:
     """uint8 RGB (h, w, 3) -> file."""
-    done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-    if not done:
-        raise RuntimeError("OpenCV could not encode the sheet")
     with whole(file) as part:
-        part.write_bytes(encoded.tobytes())
+        part.write_bytes(encode_image(image, ".jpg", 90))
 
 
-def _panel(image: Array, sample: Sample, found: Detections) -> Array:
-    """Truth and prediction of one picture, scaled first so that its letters come out at one size on the sheet."""
+def panel(image: Array, sample: Sample, found: Detections) -> Array:
+    """An image of the sheet with its true and with its predicted boxes, side by side; scaled first, so that its letters
+    come out at one size on the sheet."""
     height, width = image.shape[:2]
     scale = min(PANEL[0] / width, PANEL[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -169,7 +169,27 @@ def _panel(image: Array, sample: Sample, found: Detections) -> Array:
     factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
     shrunk = replace(sample, boxes=sample.boxes * factor)
     moved = replace(found, boxes=found.boxes * found.boxes.new_tensor(factor))
-    return draw_truth_and_prediction(small, shrunk, moved)
+    return _truth_and_prediction(small, shrunk, moved)
+
+
+def _truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
+    """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
+    texts = [
+        name_of(prediction.names, label) + (" (crowd)" if crowd else "")
+        for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
+    ]
+    truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
+    panels = [_under_heading("truth", truth), _under_heading("prediction", draw(image, prediction))]
+    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), PAPER, np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], axis=1)
+
+
+def _under_heading(text: str, panel: Array) -> Array:
+    height, width = panel.shape[:2]
+    size = max(8, round((height * width) ** 0.5 * LETTER * 1.3))
+    band = Image.new("RGB", (width, size * 8 // 5), (PAPER,) * 3)
+    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(INK,) * 3, font=font(size))
+    return np.concatenate([np.asarray(band), panel], axis=0)
 
 
 def _overlaps(boxes: Array, others: Array) -> tuple[Array, Array]:

@@ -8,14 +8,15 @@ from typing import Any
 
 from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
-from boxwright.predict import sinks
+from boxwright.predict import output
 from boxwright.predict.geojson import WGS84_TAG, can_be_placed, write_geojson
-from boxwright.predict.predictor import Prediction, Predictor
+from boxwright.predict.predictor import Predictor
 from boxwright.predict.tiled import Overview, Tiling, draw_overview, predict_scene
+from boxwright.tasks.detect import Prediction
 
 
 def predict_scenes_to_folder(
-    predictor: Predictor,
+    predictor: Predictor[Prediction],
     sources: Sequence[str | Path],
     out: str | Path,
     tiling: Tiling,
@@ -24,8 +25,8 @@ def predict_scenes_to_folder(
     classes: Sequence[str | int] | None = None,
     *,
     geojson: bool = False,
-) -> sinks.Summary:
-    """Like `sinks.predict_to_folder`, window by window. Drawn are overviews, as JPEG.
+) -> output.Summary:
+    """Like `output.predict_to_folder`, window by window. Drawn are overviews, as JPEG.
 
     geojson: it must be possible; without it georeferenced scenes get it and others do not. A scene that cannot be read
     or drawn is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is
@@ -33,16 +34,16 @@ def predict_scenes_to_folder(
     known place where GeoJSON must be.
     """
     folder = Path(out)
-    settings = sinks.settings_of(predictor, threshold, iou, classes)
-    settings |= {"tile": tiling.window, "overlap": tiling.overlap}
+    args = predictor.task.args(predictor.recipe, threshold, iou, classes)
     grid((1, 1), tiling.window, tiling.overlap)  # says what is wrong with these numbers
-    files = sinks.find_pictures(sources, folder)
+    files = output.find_pictures(sources, folder)
     if geojson:
         _need_places(files)
-    targets = sinks.targets_of(files, folder, ".jpg")
+    targets = output.targets_of(files, folder, ".jpg")
     _need_own_names(targets)
-    sinks.make_writable(folder)
+    output.make_writable(folder)
     rows: list[dict[str, Any]] = []
+    results: list[Prediction] = []
     failed: dict[str, str] = {}
     for path in files:
         try:
@@ -52,19 +53,21 @@ def predict_scenes_to_folder(
         except InputError as error:
             failed[str(path)] = str(error)
             continue
-        rows.append(sinks.row_of(predictor, found, None))
+        results.append(found)
+        rows.append(output.row_of(predictor, found, None))
         try:
             rows[-1] |= _write(found, overview, scene.georeference, targets[path])
         except InputError as error:
             failed[str(path)] = str(error)
-    return sinks.write_results(folder, settings, rows, failed)
+    settings = {"tile": tiling.window, "overlap": tiling.overlap}
+    return output.write_results(predictor, folder, args, rows, failed, results, settings)
 
 
 def _write(
     found: Prediction, overview: Overview, georeference: Georeference | None, target: Path
 ) -> dict[str, str | list[str]]:
     """Write the files of one scene; what they are, for its row of detections.json."""
-    sinks.write_picture(draw_overview(found, overview), target)
+    output.write_image(draw_overview(found, overview), target)
     names: list[str] = []
     if georeference is not None and can_be_placed(georeference, found.size):
         names = write_geojson(found, georeference, target.parent, target.stem)

@@ -1,0 +1,28 @@
+"""The data of a training: opened, checked, and without what is to be skipped."""
+
+from typing import Any
+
+from boxwright.engine import faults
+from boxwright.engine.processes import on_main
+from boxwright.recipe import Recipe
+from boxwright.tasks import Task
+
+
+def open_checked(
+    task: Task[Any, Any, Any, Any], recipe: Recipe, skip: bool, accelerator: Any
+) -> tuple[Any, Any, list[str]]:
+    """Training and validation data, and a line for each label and image left out.
+
+    Raises InputError, the same in every process, for faults; with `skip` only for those that skipping cannot mend.
+    """
+    data = recipe.data
+
+    def opened() -> list[Any]:
+        return [task.open(data.root, split, data) for split in ("train", "val")]
+
+    if accelerator.num_processes > 1:
+        on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
+    training, validation = opened()
+    report = on_main(lambda: task.check(training, validation), accelerator)
+    faults.refuse(report, data.root, skip)
+    return task.select(training, validation, report, recipe)

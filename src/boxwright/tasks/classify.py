@@ -1,0 +1,278 @@
+"""Image classification: what a classifier's data, results, metrics and graph are.
+
+P images, C classes of the model, K best classes of an image
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright import json_text
+from boxwright.data import fingerprint as fingerprints
+from boxwright.data.canvas import read_image
+from boxwright.data.class_check import check, check_splits, skip_bad
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.class_loader import ClassLoader
+from boxwright.data.class_transforms import augment
+from boxwright.data.classes import open_classes
+from boxwright.data.draw import captioned, draw_classes, encode_image, name_of
+from boxwright.data.report import Report
+from boxwright.errors import InputError
+from boxwright.metrics import class_plots, plots, topk
+from boxwright.metrics.topk import TopK
+from boxwright.recipe import CanvasConfig, DataConfig, Recipe
+from boxwright.tasks.base import TOP_K, Array, Examples, PostprocessArgs, RawOutputs, Task, refuse_inside
+from boxwright.tasks.graph_canvas import on_canvas
+from boxwright.types import ClassBatch, Classes, Classifier, Frame
+
+SHOWN = (320, 320)  # px: (longest width, height) of an image with its label
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassPrediction(Classes):
+    """The best classes of one image; in a notebook it shows itself as the image with them.
+
+    Attributes:
+        path: Its file; "" for an image without.
+        size: (height, width) px.
+        image: Its pixels, uint8 RGB (h, w, 3); None for a file, which is read again when it is drawn.
+    """
+
+    path: str = ""
+    size: tuple[int, int] = (0, 0)
+    image: Array | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        """`malamute 0.35, husky 0.21, ...`"""
+        return ", ".join(f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True))
+
+    def draw(self, image: Array | None = None) -> Array:
+        """The image with the classes written on it, uint8 RGB (h, w, 3); on `image` where one is given."""
+        if image is None:
+            image = read_image(self.path) if self.image is None else self.image
+        return draw_classes(image, self)
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        return encode_image(self.draw(), ".png")
+
+
+class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
+    """See `Task`."""
+
+    title = "a classifier"
+    measure = "top-1"
+    options = frozenset({"top_k", "top-k"})
+    results_file = "classes.json"
+    results_key = "classes"
+    graph_outputs = ("scores", "labels")
+    report_files = ("metrics.json", "predictions.json", "confusion.png", "mistakes.jpg", "curves.png")
+    dataset_type: ClassVar[type] = ClassSet
+
+    def open(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
+        return open_classes(root, split, config.kind)
+
+    def open_images(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
+        return open_classes(root, split, config.kind)  # where folders are classes, images have labels
+
+    def check(self, training: ClassSet, validation: ClassSet) -> Report:
+        return check(training) + check(validation) + check_splits(training, validation)
+
+    def select(
+        self, training: ClassSet, validation: ClassSet, report: Report, recipe: Recipe
+    ) -> tuple[ClassSet, ClassSet, list[str]]:
+        """Labels count in the recipe's order where its classes are those of the data, so that a network that knows them
+        by their label goes on knowing them. Raises InputError for a class all of whose images are left out."""
+        selected, validated = skip_bad(training, report), skip_bad(validation, report)
+        lost = np.flatnonzero((training.counts() > 0) & (selected.counts() == 0)).tolist()
+        if lost:
+            raise InputError(
+                f"{training.root}: class {training.names[lost[0]]} has no picture left in {training.split} when the "
+                f"faulty ones are skipped ({len(lost)} such classes), needed some to learn from; mend its pictures, or "
+                "remove the class from all splits"
+            )
+        names = recipe.data.names if set(recipe.data.names) == set(selected.names) else selected.names
+        return selected.ordered(names), validated.ordered(names), report.left_out()
+
+    def fingerprint(self, dataset: ClassSet, recipe: Recipe) -> str:
+        if dataset.pixels is None:
+            paths = [dataset.path(index) for index in range(len(dataset))]
+            return fingerprints.fingerprint([dataset.labels], dataset.names, paths, recipe.data.fingerprint)
+        # all images in one file, which has been read
+        return fingerprints.fingerprint([dataset.labels, dataset.pixels], dataset.names, [], recipe.data.fingerprint)
+
+    def loader(self, dataset: ClassSet, recipe: Recipe, rank: int, world: int) -> ClassLoader:
+        config = recipe.train
+        return ClassLoader(
+            dataset,
+            training_canvas(recipe),
+            config.batch,
+            changes=config.class_augment,
+            seed=config.seed,
+            rank=rank,
+            world=world,
+            workers=recipe.data.workers,
+        )
+
+    def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:
+        config = recipe.train
+        return augment(batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank)
+
+    def draw_sample(self, dataset: ClassSet, index: int) -> Array:
+        sample = dataset[index]
+        return captioned(sample.picture(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
+
+    def args(
+        self,
+        recipe: Recipe,
+        threshold: float | None = None,
+        iou: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        top_k: int | None = None,
+    ) -> PostprocessArgs:
+        self.check_options(recipe, {"threshold": threshold, "iou": iou, "classes": classes})
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k: found {top_k}, needed at least 1")
+        return PostprocessArgs(top_k=TOP_K if top_k is None else top_k)
+
+    def postprocess(
+        self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
+    ) -> list[ClassPrediction]:
+        with torch.inference_mode():
+            found = cast(Classifier, model).decode(raw.tensors, args.top_k)
+        return [_prediction(best.to("cpu"), frame, recipe) for best, frame in zip(found, frames, strict=True)]
+
+    def read_outputs(
+        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
+    ) -> list[ClassPrediction]:
+        scores, labels = outputs
+        best = map(Classes, scores[:, : args.top_k], labels[:, : args.top_k])
+        return [_prediction(found, frame, inside) for found, frame in zip(best, frames, strict=True)]
+
+    def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
+        classes = int(getattr(inside.model, "classes", 0))
+        if args.top_k > TOP_K < classes:
+            refuse_inside(f"top_k: found {args.top_k}, the file answers {TOP_K}")
+
+    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
+        return {"recipe": recipe.name, "names": list(recipe.data.names)}
+
+    def rows(self, result: ClassPrediction) -> list[dict[str, Any]]:
+        columns = zip(result.labels.tolist(), result.class_names, result.scores.tolist(), strict=True)
+        return [{"label": label, "name": name, "score": score} for label, name, score in columns]
+
+    def counted(self, result: ClassPrediction) -> list[str]:
+        return result.class_names[:1]
+
+    def line(self, result: ClassPrediction) -> str:
+        return f"{result.path}: {result}"
+
+    def scored(self, dataset: ClassSet, recipe: Recipe) -> ClassSet:
+        """With the model's classes. Where its recipe names none, the data set's are its first, and the rest have
+        numbers."""
+        if recipe.data.names:
+            return dataset.ordered(recipe.data.names)
+        classes, names = int(getattr(recipe.model, "classes", 0)), dataset.names
+        if len(names) > classes:
+            raise InputError(
+                f"{dataset.root}: holds {len(names)} classes, the model has {classes}; take another recipe"
+            )
+        return dataset.ordered((*names, *map(str, range(len(names), classes))))
+
+    def evaluation_args(self, dataset: ClassSet, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
+        return self.args(recipe, threshold, top_k=topk.BEST)
+
+    def aligned(self, result: ClassPrediction, dataset: ClassSet, recipe: Recipe) -> ClassPrediction:
+        return replace(result, names=dataset.names)
+
+    def score(
+        self,
+        dataset: ClassSet,
+        results: Sequence[ClassPrediction],
+        info: dict[str, Any],
+        recipe: Recipe,
+        args: PostprocessArgs,
+    ) -> TopK:
+        return topk.score(dataset.labels, results, dataset.names, info)
+
+    def examples(self, dataset: ClassSet, recipe: Recipe) -> Examples:
+        return _Mistakes(dataset)
+
+    def write_report(
+        self,
+        folder: Path,
+        metrics: TopK,
+        dataset: ClassSet,
+        results: Sequence[ClassPrediction],
+        examples: Examples,
+        recipe: Recipe,
+    ) -> None:
+        json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
+        rows = [
+            {"file": dataset.path(index), "label": label, "best": best.labels.tolist(), "scores": best.scores.tolist()}
+            for index, (label, best) in enumerate(zip(dataset.labels.tolist(), results, strict=True))
+        ]
+        json_text.write(folder / "predictions.json", {"names": list(dataset.names), "pictures": rows})
+        class_plots.confusion(metrics, dataset.names, folder / "confusion.png")
+        class_plots.mistakes([panel for _, panel in examples.panels.values()], folder / "mistakes.jpg")
+        title = "right on the validation images"
+        plots.curves(folder / "log.jsonl", folder / "curves.png", ("top1", "top5"), title)
+
+    def graph(self, model: nn.Module, recipe: Recipe) -> nn.Module:
+        return ClassifyGraph(model, recipe.data.canvas)
+
+
+class ClassifyGraph(nn.Module):
+    """images (B, h, w, 3) uint8 -> scores (B, K) float32 in [0, 1], labels (B, K), best first; K = min(TOP_K, C)."""
+
+    def __init__(self, model: nn.Module, canvas: CanvasConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.canvas = canvas
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        canvases, _ = on_canvas(images, self.canvas)
+        return cast(Classifier, self.model).best(self.model(canvases / 255), TOP_K)
+
+
+class _Mistakes(Examples):
+    """Images whose best class is wrong, the highest score first."""
+
+    limit = class_plots.ON_SHEET
+
+    def __init__(self, dataset: ClassSet) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def wants(self, index: int) -> bool:
+        return True
+
+    def rank(self, index: int, result: ClassPrediction) -> float | None:
+        return None if int(result.labels[0]) == self.dataset.labels[index] else -float(result.scores[0])
+
+    def draw(self, index: int, result: ClassPrediction) -> Array:
+        assert result.image is not None
+        names, label = self.dataset.names, int(self.dataset.labels[index])
+        text = f"{float(result.scores[0]):.2f} taken for {name_of(names, int(result.labels[0]))}"
+        return captioned(result.image, class_plots.TILE, [name_of(names, label), text])
+
+
+def training_canvas(recipe: Recipe) -> CanvasConfig:
+    """How images are loaded for training: stretched, for the window that the network sees is chosen afterwards and
+    knows the aspect of the image. Where `area` makes it random, the loader has cut it out, and it fills the canvas."""
+    canvas, config = recipe.data.canvas, recipe.train.class_augment
+    height, width = canvas.size
+    size = canvas.size if config.area else config.canvas or (height * 5 // 4, width * 5 // 4)
+    return canvas.model_copy(update={"size": size, "fit": "stretch", "resize": "linear"})
+
+
+def _prediction(best: Classes, frame: Frame, recipe: Recipe) -> ClassPrediction:
+    return ClassPrediction(best.scores, best.labels, recipe.data.names, frame.path, frame.size)
+
+
+TASK = Classify()

@@ -1,0 +1,372 @@
+"""Object detection: what a detector's data, results, metrics and graph are.
+
+N detections of one image, K classes of the model
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright import json_text
+from boxwright.data import Dataset, open_dataset, open_pictures
+from boxwright.data import fingerprint as fingerprints
+from boxwright.data.canvas import read_image
+from boxwright.data.check import check, check_splits, skip_bad
+from boxwright.data.dataset import evenly_spaced
+from boxwright.data.draw import draw, draw_boxes, encode_image
+from boxwright.data.loader import Loader
+from boxwright.data.report import Report
+from boxwright.data.transforms import augment, step_size
+from boxwright.errors import InputError
+from boxwright.interop import to_coco, to_dict
+from boxwright.metrics import coco, plots
+from boxwright.metrics.coco import Metrics
+from boxwright.ops.boxes import clip
+from boxwright.ops.nms import suppress
+from boxwright.recipe import CanvasConfig, DataConfig, Recipe
+from boxwright.tasks.base import Array, Examples, PostprocessArgs, RawOutputs, Task, fraction, refuse_inside
+from boxwright.tasks.detect_graph import DetectGraph
+from boxwright.types import Batch, Detections, Detector, Frame
+
+SHEET = 8  # images, evenly spaced over the data set
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction(Detections):
+    """The detections of one image: boxes in its own px, inside it, best score first.
+
+    In a notebook it shows itself as the image with its boxes.
+
+    Attributes:
+        path: Its file; "" for an image without.
+        size: (height, width) px.
+        image: Its pixels, uint8 RGB (h, w, 3); None for a file, which is read again when it is drawn.
+    """
+
+    path: str = ""
+    size: tuple[int, int] = (0, 0)
+    image: Array | None = field(default=None, repr=False, compare=False)
+
+    def draw(self, image: Array | None = None) -> Array:
+        """The image with boxes and names, uint8 RGB (h, w, 3); on `image` where one is given."""
+        if image is None:
+            image = read_image(self.path) if self.image is None else self.image
+        return draw(image, self)
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        return encode_image(self.draw(), ".png")
+
+
+class Detect(Task[Dataset, Batch, Prediction, Metrics]):
+    """See `Task`."""
+
+    title = "a detector"
+    measure = "AP"
+    options = frozenset({"threshold", "iou", "nms", "classes", "tile", "scenes", "no-truth"})
+    results_file = "detections.json"
+    results_key = "detections"
+    graph_outputs = ("boxes", "scores", "labels")
+    report_files = (
+        "metrics.json", "detections.json", "precision_recall.png", "confusion.png", "sheet.jpg", "curves.png",
+    )  # fmt: skip
+    dataset_type: ClassVar[type] = Dataset
+
+    def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
+        return open_dataset(root, split, config.kind, config.cache)
+
+    def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
+        return open_pictures(root, split, config.kind)
+
+    def check(self, training: Dataset, validation: Dataset) -> Report:
+        return check(training) + check(validation) + check_splits(training, validation)
+
+    def select(
+        self, training: Dataset, validation: Dataset, report: Report, recipe: Recipe
+    ) -> tuple[Dataset, Dataset, list[str]]:
+        selected, lines = capped(skip_bad(training, report), recipe.data.max_boxes)
+        return selected, skip_bad(validation, report), report.left_out() + lines
+
+    def fingerprint(self, dataset: Dataset, recipe: Recipe) -> str:
+        rows = dataset.rows
+        columns = (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas)
+        paths = [dataset.path(index) for index in range(len(dataset))]
+        return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
+
+    def loader(self, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> Loader:
+        config = recipe.train
+        return Loader(
+            dataset,
+            training_canvas(recipe),
+            config.batch,
+            seed=config.seed,
+            rank=rank,
+            world=world,
+            workers=recipe.data.workers,
+        )
+
+    def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
+        config = recipe.train
+        return augment(
+            batch,
+            config.augment,
+            size=step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate),
+            seed=config.seed,
+            step=number,
+            rank=rank,
+            mosaic=epoch < config.epochs - config.augment.close_mosaic,
+            fill=recipe.data.canvas.fill,
+        )
+
+    def draw_sample(self, dataset: Dataset, index: int) -> Array:
+        sample = dataset[index]
+        flags = zip(sample.labels.tolist(), sample.crowd.tolist(), sample.difficult.tolist(), strict=True)
+        texts = [
+            (dataset.names[label] if label >= 0 else "unknown category")
+            + (" (crowd)" if crowd else "")
+            + (" (difficult)" if difficult else "")
+            for label, crowd, difficult in flags
+        ]
+        return draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
+
+    def args(
+        self,
+        recipe: Recipe,
+        threshold: float | None = None,
+        iou: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        top_k: int | None = None,
+    ) -> PostprocessArgs:
+        self.check_options(recipe, {"top_k": top_k})
+        config = recipe.predict
+        threshold = config.threshold if threshold is None else fraction("threshold", threshold)
+        nms = config.suppression
+        if iou is not None:
+            if nms.kind == "soft":
+                raise InputError("iou: suppression of kind soft has none; set its sigma in the recipe")
+            nms = nms.model_copy(update={"iou": fraction("iou", iou)})
+        return PostprocessArgs(threshold, nms, None if classes is None else labels_of(classes, recipe))
+
+    def postprocess(
+        self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
+    ) -> list[Prediction]:
+        """NMS sees whole boxes, but for `suppression.cut`; afterwards they are clipped to the image, and those with
+        nothing inside it are dropped."""
+        with torch.inference_mode():
+            decoded = cast(Detector, model).decode(raw.tensors, args.threshold)
+        if args.nms.cut == "canvas":
+            decoded = [replace(found, boxes=clip(found.boxes, raw.canvas)) for found in decoded]
+        decoded = [
+            replace(found, boxes=frame.to_original(found.boxes)) for found, frame in zip(decoded, frames, strict=True)
+        ]
+        if args.nms.cut == "picture":
+            decoded = [clipped(found, frame.size) for found, frame in zip(decoded, frames, strict=True)]
+        if args.labels is not None:
+            decoded = [found[torch.isin(found.labels, found.labels.new_tensor(args.labels))] for found in decoded]
+        kept = suppress(decoded, args.nms, [frame.size for frame in frames], args.threshold)
+        return [
+            _prediction(clipped(found, frame.size).to("cpu"), frame, recipe)
+            for found, frame in zip(kept, frames, strict=True)
+        ]
+
+    def read_outputs(
+        self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
+    ) -> list[Prediction]:
+        results = []
+        for boxes, scores, labels, frame in zip(*outputs, frames, strict=True):
+            kept = (labels >= 0) & (scores >= args.threshold)
+            if args.labels is not None:
+                kept &= torch.isin(labels, labels.new_tensor(args.labels))
+            results.append(_prediction(Detections(boxes[kept], scores[kept], labels[kept]), frame, inside))
+        return results
+
+    def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
+        config = inside.predict
+        if args.threshold < config.threshold:
+            refuse_inside(f"threshold: found {args.threshold}, the file has {config.threshold} inside")
+        if args.nms != config.suppression:
+            refuse_inside(f"suppression: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
+
+    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
+        names = recipe.data.names
+        labels = None if args.labels is None else [names[label] if names else str(label) for label in args.labels]
+        return {
+            "recipe": recipe.name,
+            "threshold": args.threshold,
+            "iou": args.nms.iou,
+            "classes": labels,
+            "names": list(names),
+        }
+
+    def rows(self, result: Prediction) -> list[dict[str, Any]]:
+        return to_dict(result)
+
+    def counted(self, result: Prediction) -> list[str]:
+        return result.class_names
+
+    def line(self, result: Prediction) -> None:
+        return None
+
+    def scored(self, dataset: Dataset, recipe: Recipe) -> Dataset:
+        rows = dataset.rows
+        faulty = np.flatnonzero((rows.labels < 0) | ~np.isfinite(rows.xyxy).all(1))
+        if faulty.size:
+            path = dataset.path(int(dataset.owners()[faulty[0]]))
+            raise InputError(
+                f"{path}: a label of unknown category or a box that is no number; "
+                f"see `boxwright data check {dataset.root}`"
+            )
+        dataset_labels(dataset, recipe)
+        return dataset
+
+    def evaluation_args(self, dataset: Dataset, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
+        config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
+        threshold = config.threshold if threshold is None else fraction("threshold", threshold)
+        known = tuple((labels >= 0).nonzero().flatten().tolist())
+        return PostprocessArgs(threshold, config.suppression, None if len(known) == len(labels) else known)
+
+    def aligned(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
+        last = recipe.evaluate.plus_one
+        boxes = result.boxes + result.boxes.new_tensor([0, 0, last, last])
+        labels = dataset_labels(dataset, recipe)[result.labels]
+        return replace(result, boxes=boxes, labels=labels, names=dataset.names)
+
+    def score(
+        self,
+        dataset: Dataset,
+        results: Sequence[Prediction],
+        info: dict[str, Any],
+        recipe: Recipe,
+        args: PostprocessArgs,
+    ) -> Metrics:
+        info = info | {
+            "threshold": args.threshold,
+            "plus_one": recipe.evaluate.plus_one,
+            "suppression": args.nms.model_dump(),
+        }
+        return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
+
+    def examples(self, dataset: Dataset, recipe: Recipe) -> Examples:
+        return _Sheet(dataset, recipe)
+
+    def write_report(
+        self,
+        folder: Path,
+        metrics: Metrics,
+        dataset: Dataset,
+        results: Sequence[Prediction],
+        examples: Examples,
+        recipe: Recipe,
+    ) -> None:
+        """Images and the confusion matrix show what scores at least `predict.threshold`."""
+        samples, threshold = [dataset[index] for index in range(len(dataset))], recipe.predict.threshold
+        json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
+        pairs = zip(samples, results, strict=True)
+        rows = [row for sample, found in pairs for row in to_coco(found, sample.image_id, dataset.category_ids)]
+        json_text.write(folder / "detections.json", rows)
+        plots.precision_recall(metrics, folder / "precision_recall.png")
+        counts = plots.confusion(samples, results, len(dataset.names), threshold)
+        ticks, title = [*dataset.names, "background"], f"boxes at IoU 0.50, scores from {threshold:g}"
+        plots.confusion_matrix(counts, ticks, ticks, title, folder / "confusion.png")
+        plots.sheet([panel for _, (_, panel) in sorted(examples.panels.items())], folder / "sheet.jpg")
+        title = "average precision on the validation images"
+        plots.curves(folder / "log.jsonl", folder / "curves.png", ("AP50", "AP"), title)
+
+    def graph(self, model: nn.Module, recipe: Recipe) -> nn.Module:
+        return DetectGraph(model, recipe)
+
+
+class _Sheet(Examples):
+    """Truth and prediction of images that are evenly spaced over the data set."""
+
+    limit = SHEET
+
+    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+        super().__init__()
+        self.dataset, self.threshold = dataset, recipe.predict.threshold
+        self.chosen = frozenset(evenly_spaced(len(dataset), SHEET))
+
+    def wants(self, index: int) -> bool:
+        return index in self.chosen
+
+    def rank(self, index: int, result: Prediction) -> float | None:
+        return 0.0 if index in self.chosen else None
+
+    def draw(self, index: int, result: Prediction) -> Array:
+        assert result.image is not None
+        return plots.panel(result.image, self.dataset[index], result[result.scores >= self.threshold])
+
+
+def training_canvas(recipe: Recipe) -> CanvasConfig:
+    """As large as the largest step's input, so that no step enlarges."""
+    sizes = recipe.train.augment.sizes or (recipe.data.canvas.size,)
+    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
+    return recipe.data.canvas.model_copy(update={"size": largest})
+
+
+def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
+    """The data set with the first `limit` labels of each image in the file's order (None: with all of them).
+
+    Also a line for each image that has more.
+    """
+    if limit is None:
+        return dataset, []
+    counts = np.diff(dataset.starts)
+    order = np.arange(len(dataset.rows)) - dataset.starts[dataset.owners()]  # from 0 in each image
+    lines = [
+        f"{dataset.label_file(index)}: picture {dataset.path(index)} has {counts[index]} boxes, "
+        f"data.max_boxes is {limit}: {counts[index] - limit} left out"
+        for index in np.flatnonzero(counts > limit).tolist()
+    ]
+    return dataset.without_rows(order >= limit), lines
+
+
+def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
+    """Labels of classes given by name or label. Raises InputError for one that the model does not know."""
+    names = recipe.data.names
+    count = len(names) or int(getattr(recipe.model, "classes", 0))
+    labels = []
+    for name in classes:
+        if isinstance(name, str) and name in names:
+            labels.append(names.index(name))
+        elif str(name).isdecimal() and int(name) < count:
+            labels.append(int(name))
+        else:
+            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise InputError(f"class '{name}': not one of the model's {count}; there are {known or 'only numbers'}")
+    return tuple(labels)
+
+
+def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
+    """(K,) int64: the data set's label of each class of the model, by name; -1 where it has none.
+
+    Raises InputError for a class of the data set that the model does not know.
+    """
+    names = recipe.data.names
+    unknown = [name for name in dataset.names if name not in names]
+    if unknown:
+        raise InputError(
+            f"{dataset.root}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
+            f"({', '.join(unknown[:5])}); needed some of {', '.join(names[:5])} ... ({len(names)}); if only the "
+            "spelling differs, name the model's classes as the data set does by data.names"
+        )
+    labels = {name: label for label, name in enumerate(dataset.names)}
+    return torch.tensor([labels.get(name, -1) for name in names])
+
+
+def clipped(found: Detections, size: tuple[int, int]) -> Detections:
+    """Boxes clipped to the image of `size` (height, width) px, without those that lie wholly outside."""
+    inside = replace(found, boxes=clip(found.boxes, size))
+    return inside[(inside.boxes[:, 2:] > inside.boxes[:, :2]).all(dim=1)]
+
+
+def _prediction(found: Detections, frame: Frame, recipe: Recipe) -> Prediction:
+    return Prediction(found.boxes, found.scores, found.labels, recipe.data.names, frame.path, frame.size)
+
+
+TASK = Detect()
