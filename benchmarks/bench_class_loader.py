@@ -39,6 +39,7 @@ from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
 from boxwright.data.classes import open_classes
 from boxwright.memory import keep_freed
+from boxwright.tasks.classify import training_canvas
 
 SIDE, BATCH, ROUNDS, BATCHES, NEEDED = 224, 64, 9, 3, 2.0
 COUNT = BATCHES * BATCH
@@ -98,7 +99,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         folders_of(given, root)
-        ours = ClassLoader(open_classes(root, "train"), loaded.training_canvas, BATCH, changes=change)
+        ours = ClassLoader(open_classes(root, "train"), training_canvas(loaded), BATCH, changes=change)
         theirs = image_folder(root)
         for number in range(-1, ROUNDS):  # the first turn warms up
             turn = {

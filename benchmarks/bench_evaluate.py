@@ -14,11 +14,11 @@ from datetime import date
 import hotcoco
 import numpy as np
 import torch
-from boxwright.evaluation.coco import Metrics, score
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from boxwright.data.dataset import Sample
+from boxwright.metrics.coco import Metrics, score
 from boxwright.types import Detections
 
 PICTURES = int(sys.argv[1]) if len(sys.argv) > 1 else 5000

@@ -34,7 +34,9 @@ from boxwright.engine import optim
 from boxwright.models.faster_rcnn import FasterRCNN
 from boxwright.nn.deform import DeformConv2d
 from boxwright.nn.faster_rcnn_names import foreign_names
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.loading import evaluating
+from boxwright.tasks.base import RawOutputs
+from boxwright.tasks.detect import TASK
 from boxwright.types import Batch, Frame
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -96,7 +98,7 @@ def ours(name: str, weights: Mapping[str, Tensor], images: Tensor, batch: Batch)
     optimizer = optim.build(network, plan.train)
     for group in optimizer.param_groups:
         group["lr"] = RATE
-    predictor = Predictor(network, plan, images.device)
+    args = TASK.args(plan)
     size = images.shape[-2], images.shape[-1]
     frames = [Frame(i, "", size, size, (1.0, 1.0)) for i in range(len(images))]
 
@@ -107,7 +109,9 @@ def ours(name: str, weights: Mapping[str, Tensor], images: Tensor, batch: Batch)
         optimizer.zero_grad()
 
     def predict() -> object:
-        return predictor.detect(images * 255, frames, plan.predict.threshold, plan.predict.suppression)
+        with evaluating(network):
+            raw = RawOutputs(network(images), size)
+        return TASK.postprocess(network, raw, frames, args, plan)
 
     return Side(train, predict), network
 

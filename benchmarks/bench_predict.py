@@ -20,26 +20,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from boxwright.predict.class_predictor import ClassPredictor
 
 from boxwright import __version__, models, recipe
 from boxwright.export import onnx, openvino, run
 from boxwright.export.graph import raw_graph
 from boxwright.memory import keep_freed
-from boxwright.predict import class_predictor, class_sinks, predictor, sinks
+from boxwright.predict import output, stream
 from boxwright.predict.backends import Running
 from boxwright.predict.card import Card
-from boxwright.predict.inputs import arguments, canvases_of, scaled
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.pipeline import CanvasPipeline
+from boxwright.predict.predictor import Predictor, load
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
 
 RECIPES = ("yolov3_tiny_coco_416_darknet", "yolov3_coco_416_darknet")
-Looker = Predictor | ClassPredictor
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 
 
@@ -77,17 +76,14 @@ def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
     (onnx if runtime == "onnxruntime" else openvino).write(graph, file, card.to_text())
 
 
-def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: int, count: int) -> None:
+def measure(alone: Predictor[Any], loaded: Predictor[Any], pictures: Path, out: Path, rounds: int, count: int) -> None:
     """alone: the same network as `loaded`, with all cores at one batch."""
     batch = loaded.recipe.predict.batch
     files = sorted(pictures.iterdir())[:count]
-    placed = [loaded.place(str(file)) for file in files]
-    into_folder = sinks if isinstance(loaded, Predictor) else class_sinks
+    placed = [loaded.preprocess(file) for file in files]
     groups = [placed[start : start + batch] for start in range(0, len(placed), batch)]
-    frames = [[one.frame for one in group] for group in groups]
-    images = [scaled(canvases_of(group), loaded.device, loaded.backend) for group in groups]
-    asks = getattr(loaded.model, "inputs", ("images",))
-    inputs = [arguments(asks, *pair) for pair in zip(images, frames, strict=True)]
+    assert isinstance(loaded.pipeline, CanvasPipeline)
+    inputs = [loaded.pipeline.inputs(group) for group in groups]
 
     def done() -> None:
         if loaded.device.type != "cpu":
@@ -99,13 +95,13 @@ def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: in
         done()
 
     def shared(groups: int = len(inputs)) -> None:
-        with ThreadPoolExecutor(sinks.BATCHES) as pool:
+        with ThreadPoolExecutor(stream.BATCHES) as pool:
             for _ in pool.map(lambda one: loaded.backend.forward(*one), inputs[:groups]):  # type: ignore[union-attr]
                 pass
         done()
 
     def whole(count: int = len(files)) -> None:
-        into_folder.predict_to_folder(loaded, files[:count], out, draw=False)
+        output.predict_to_folder(loaded, files[:count], out, draw=False)
 
     for warm_up in (loop, shared, lambda _: whole(batch)):
         warm_up(1)
@@ -140,7 +136,6 @@ def main() -> None:
             pictures.mkdir()
             write_pictures(pictures, words.count)
         for name in [words.recipe] if words.weights or words.recipe else RECIPES:
-            detects = recipe.load(name).model.task == "detect"
             weights = words.weights or str(root / "random.safetensors")
             if not words.weights:
                 random_weights(recipe.load(name), Path(weights))
@@ -152,7 +147,6 @@ def main() -> None:
                     source = str(root / ("model.onnx" if runtime == "onnxruntime" else "model.xml"))
                     write_for(runtime, weights, name, Path(source))
                 given = name if runtime == "torch" else None
-                load = predictor.load if detects else class_predictor.load_classifier
                 alone = load(source, given, words.device, backend=runtime)
                 running = Running(alone.recipe.predict.batch, fuse=True)
                 loaded = load(source, given, words.device, backend=runtime, running=running)

@@ -13,7 +13,8 @@ from rasterio.transform import Affine
 from torch import nn
 
 from boxwright import recipe
-from boxwright.predict.predictor import Prediction, Predictor
+from boxwright.predict.predictor import Predictor
+from boxwright.tasks.detect import Prediction
 from boxwright.types import Detections
 
 STEP = 128  # px; sides up to 256 * 128 = 32,768 px
@@ -53,7 +54,7 @@ def objects(side: int, count: int, seed: int = 0) -> Detections:
     return Detections(torch.from_numpy(boxes).float(), scores, torch.from_numpy(labels), NAMES)
 
 
-class TruthTeller(Predictor):
+class TruthTeller(Predictor[Prediction]):
     """Finds in each window what truly lies there; what the window cuts comes back cut."""
 
     def __init__(self, truth: Detections, batch: int = 8) -> None:

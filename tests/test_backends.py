@@ -9,14 +9,13 @@ import pickle
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
-from boxwright.predict.class_predictor import load_classifier
-from boxwright.predict.complete import CompletePredictor
 from torch import nn
 
 import boxwright as bw
@@ -29,12 +28,10 @@ from boxwright.export import onnx as onnx_files
 from boxwright.export import openvino as openvino_files
 from boxwright.export.complete import complete_graph
 from boxwright.export.graph import raw_graph
-from boxwright.predict import backend, backend_torch, sinks
+from boxwright.predict import backend, backend_torch, stream
 from boxwright.predict.backends import Running, open_backend, read_card
 from boxwright.predict.card import KEY, Card, fingerprint
-from boxwright.predict.loading import Loaded
 from boxwright.predict.predictor import Predictor
-from boxwright.types import Frame
 from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from test_models import CASES, CLASSIFIERS
@@ -289,16 +286,13 @@ def test_a_model_that_takes_no_pictures(tmp_path, runtime, kind, shape):
         open_backend(tmp_path / "m.onnx", runtime)
 
 
-def test_a_classifier_is_no_detector_in_files_either(made, tmp_path):
-    _, _, folder = made
-    with pytest.raises(InputError, match="needed a classifier"):
-        load_classifier(folder / "one.onnx")
+def test_files_of_classifiers_answer_like_the_weights(tmp_path):
     chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
     model = network(chosen)
     onnx_files.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
-    plain = bw.ClassPredictor(model, chosen)(pictures())
+    plain = bw.Predictor(model, chosen)(pictures())
     for runtime in ("onnxruntime", "openvino"):
-        for a, b in zip(load_classifier(tmp_path / "c.onnx", backend=runtime)(pictures()), plain, strict=True):
+        for a, b in zip(bw.load(tmp_path / "c.onnx", backend=runtime)(pictures()), plain, strict=True):
             assert_same_classes(by_label(a), by_label(b), score=1e-5)
 
 
@@ -333,9 +327,7 @@ class Fixed(backend.Backend):
 def complete(chosen, batch=1, **overrides):
     model = network(chosen)
     wanted = chosen.with_overrides({key.replace("__", "."): value for key, value in overrides.items()})
-    return CompletePredictor(
-        Loaded(model, wanted, torch.device("cpu"), Fixed((batch, None, None, 3)), card_of(model, chosen, "complete"))
-    )
+    return Predictor(model, wanted, "cpu", Fixed((batch, None, None, 3)), card_of(model, chosen, "complete"))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -370,9 +362,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
         with pytest.raises(InputError, match=message):
             complete(chosen, **words)
     with pytest.raises(InputError, match="cannot be read"):
-        predictor.detect(
-            torch.zeros(1), [Frame(0, "none.jpg", (4, 4), (4, 4), (1.0, 1.0))], 0.5, chosen.predict.suppression
-        )
+        predictor("none.jpg")
 
 
 def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
@@ -486,6 +476,11 @@ def test_threads_of_onnxruntime_and_those_that_ask_are_as_many_as_cores(
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 
 
+def predicted(predictor, files):
+    batch = predictor.recipe.predict.batch
+    return stream.predict_all(predictor, files, predictor.args(), batch=batch)
+
+
 def grey_pictures(folder, greys):
     files = []
     for index, grey in enumerate(greys):
@@ -504,15 +499,14 @@ def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two
     predictor = Predictor(model, chosen, backend=lanes)
     placing, opencv = [], []
 
-    def place(picture):
+    def preprocess(picture, number, **options):
         placing.append(threading.get_ident())
         opencv.append(cv2.getNumThreads())
-        return Predictor.place(predictor, picture)
+        return Predictor.preprocess(predictor, picture, number, **options)
 
-    predictor.place = place
-    found, failed = sinks.look_at(predictor, files, {}, predictor.wanted())
+    predictor.preprocess = preprocess
+    found = predicted(predictor, files)
     assert [one.path for one in found] == [str(file) for file in files]
-    assert failed == {}
     assert sorted(size for size, _, _ in lanes.parts) == [1, 1, 1, 2, 2, 2]
     assert set(placing) == {thread for _, _, thread in lanes.parts}
     assert len(set(placing)) == 2
@@ -528,7 +522,8 @@ def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two
     ],
 )  # fmt: skip
 def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, lanes, step, sizes):
-    parts = sinks._shares(list(range(count)), batch, lanes, step)
+    runner = SimpleNamespace(backend=SimpleNamespace(lanes=lanes, shape=(step,)))
+    parts = stream._shares(count, batch, runner)
     assert [len(part) for part in parts] == sizes
     assert [one for part in parts for one in part] == list(range(count))
 
@@ -543,29 +538,28 @@ def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_pa
     class Waiting(Predictor):
         turn = 0
 
-        def place(self, picture, number=0):
-            if picture[0, 0, 0] == 200:
+        def preprocess(self, picture, number=0, **options):
+            if number == 1:
                 read.set()
-            return super().place(picture, number)
+            return super().preprocess(picture, number, **options)
 
-        def look(self, pictures):
+        def forward(self, pictures):
             self.device = torch.device("cpu")
             self.turn += 1
             if self.turn == 2:
                 second.set()
             assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().look(pictures)
+            return super().forward(pictures)
 
-        def answer(self, looked, pictures, wanted):
+        def postprocess(self, raw, pictures, args):
             assert second.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().answer(looked, pictures, wanted)
+            return super().postprocess(raw, pictures, args)
 
     files = grey_pictures(tmp_path, (100, 200))
     waiting = Waiting(network(chosen), chosen, place)  # the accelerator is in name only
-    found, failed = sinks.look_at(waiting, files, {}, waiting.wanted())
+    found = predicted(waiting, files)
     assert [one.path for one in found] == [str(file) for file in files]
     assert all(one.image is None for one in found)
-    assert failed == {}
 
 
 def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_before_afterwards(tmp_path, two_threads):
@@ -575,7 +569,7 @@ def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_befo
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     predictor = Predictor(model, chosen, backend=Rendezvous(model, 2))
-    sinks.look_at(predictor, grey_pictures(tmp_path, range(100, 112)), {}, predictor.wanted())
+    predicted(predictor, grey_pictures(tmp_path, range(100, 112)))
     assert modes == [False] * 12
     assert model.training
 

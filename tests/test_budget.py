@@ -21,7 +21,7 @@ from boxwright.data.canvas import read_canvas, read_image, read_window
 from boxwright.data.header import read_header
 from boxwright.data.loader import Loader
 from boxwright.errors import InputError
-from boxwright.predict import sinks
+from boxwright.predict import output
 from boxwright.recipe import CanvasConfig
 from stand_in import rectangles_predictor
 
@@ -108,12 +108,12 @@ def test_a_batch_has_no_more_pixels_in_memory_than_allowed(
     monkeypatch.setattr(budget, "MOST_PIXELS", 12_000)
     at_once: list[int] = []
 
-    def look(pictures):
+    def forward(pictures):
         at_once.append(sum(picture.frame.size[0] * picture.frame.size[1] for picture in pictures))
-        return type(predictor).look(predictor, pictures)
+        return type(predictor).forward(predictor, pictures)
 
-    predictor.look = look  # type: ignore[method-assign]
-    done = sinks.predict_to_folder(predictor, [tmp_path / "in"], tmp_path / "out", draw=draw)
+    predictor.forward = forward  # type: ignore[method-assign]
+    done = output.predict_to_folder(predictor, [tmp_path / "in"], tmp_path / "out", draw=draw)
     assert done.pictures == 7
     assert at_once == [12_000, 12_000]
 

@@ -13,16 +13,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from boxwright import recipe
+from boxwright import recipe, tasks
 from boxwright.cli import main
 from boxwright.data import check, class_check, class_crops
 from boxwright.data.canvas import frame_for, place, read_image
 from boxwright.data.class_folders import imagenet_names
 from boxwright.data.class_loader import ClassLoader, random_window
 from boxwright.data.classes import class_splits, holds_classes, open_classes
-from boxwright.engine import classification
+from boxwright.engine.datasets import open_checked
 from boxwright.errors import InputError
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
+from boxwright.tasks.classify import training_canvas
 from boxwright.types import ClassBatch
 from test_canvas import smooth, waves
 
@@ -293,10 +294,10 @@ def test_the_loader_names_a_picture_that_cannot_be_read(pets: Path, workers: int
 
 def test_training_canvases_are_stretched_and_larger_than_the_input_or_windows() -> None:
     loaded = recipe.load("tiny_darknet_imagenet_224")
-    assert (loaded.training_canvas.fit, loaded.training_canvas.size) == ("stretch", (224, 224))  # random windows
+    assert (training_canvas(loaded).fit, training_canvas(loaded).size) == ("stretch", (224, 224))  # random windows
     whole = loaded.with_overrides(["train.class_augment.area=null"])
-    assert (whole.training_canvas.fit, whole.training_canvas.size) == ("stretch", (280, 280))
-    assert recipe.load("tiny_darknet_cifar10").training_canvas.size == (32, 32)
+    assert (training_canvas(whole).fit, training_canvas(whole).size) == ("stretch", (280, 280))
+    assert training_canvas(recipe.load("tiny_darknet_cifar10")).size == (32, 32)
 
 
 def test_augmentation_of_the_other_task_is_refused() -> None:
@@ -479,5 +480,5 @@ def test_skipping_may_not_empty_a_class(pets: Path) -> None:
     for file in (pets / "train" / "cat").iterdir():
         file.write_bytes(b"no picture")
     loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])
-    said = refusal(lambda: classification.open_checked(loaded, True, Accelerator(cpu=True)))
+    said = refusal(lambda: open_checked(tasks.of(loaded), loaded, True, Accelerator(cpu=True)))
     assert "class cat has no picture left in train" in said

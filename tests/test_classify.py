@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from boxwright.predict.class_predictor import load_classifier
 from torch import Tensor
 
 import boxwright
@@ -24,7 +23,7 @@ import oracle_weights
 from boxwright import cli
 from boxwright import recipe as recipes
 from boxwright.data.classes import open_classes
-from boxwright.engine import classification, optim
+from boxwright.engine import datasets, optim
 from boxwright.engine.job import blank_network
 from boxwright.engine.schedule import learning_rates
 from boxwright.engine.train import descend, train
@@ -32,6 +31,7 @@ from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
 from boxwright.predict.predictor import load
+from boxwright.tasks.classify import TASK
 from boxwright.types import ClassBatch
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
 from test_weights_oracles import undo_normalisation
@@ -164,10 +164,10 @@ class TestRun:
         assert settings.model.classes == 3
 
     def test_the_recipes_order_of_the_same_classes_is_kept(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(classification, "on_main", lambda work, accelerator: work())
+        monkeypatch.setattr(datasets, "on_main", lambda work, accelerator: work())
         names = ["red", "blue", "green"]
         settings = recipes.load(class_folder.RECIPE, {"data.names": names, "model.classes": 3, "data.root": str(data)})
-        for part in classification.open_checked(settings, False, None)[:2]:
+        for part in datasets.open_checked(TASK, settings, False, SimpleNamespace(num_processes=1))[:2]:
             assert part.names == ("red", "blue", "green")
             assert {names[part.labels[n]] for n in range(len(part)) if "/red/" in part.path(n)} == {"red"}
 
@@ -195,7 +195,7 @@ class TestRun:
         known = open_classes(data, "train")
         relabelled = replace(known, labels=known.labels[::-1].copy())
         recipe = recipes.load(folder / "recipe.yaml")
-        assert classification.fingerprint(relabelled, recipe) != classification.fingerprint(known, recipe)
+        assert TASK.fingerprint(relabelled, recipe) != TASK.fingerprint(known, recipe)
         moved = shutil.copytree(data, tmp_path / "moved")
         run(moved, folder, {"train.epochs": 1}, resume=True)
 
@@ -259,7 +259,7 @@ class TestPredict:
         predictor = boxwright.load(finished)
         file = data / "val" / "green" / "0.png"
         array = np.ascontiguousarray(cv2.imread(str(file))[:, :, ::-1])
-        one, *others = predictor(file), *predictor([file, array], most=2)
+        one, *others = predictor(file), *predictor([file, array], top_k=2)
         assert one.names[one.labels[0]] == "green"
         assert (len(one), one.path, one.size) == (3, str(file), (40, 48))
         assert one.scores.sum().item() == pytest.approx(1)
@@ -308,9 +308,9 @@ class TestPredict:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (["predict", "RUN", "x.png", "--tile", "600"], "--tile: the recipe is a classifier"),
-            (["predict", "RUN", "x.png", "--threshold", "0", "--nms", "0.5"], "--threshold, --nms: the recipe"),
-            (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: the recipe is a classifier"),
+            (["predict", "RUN", "x.png", "--tile", "600"], "--tile: recipe tiny_darknet_cifar10 is a classifier"),
+            (["predict", "RUN", "x.png", "--threshold", "0", "--nms", "0.5"], "--threshold, --nms: recipe tiny"),
+            (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: recipe tiny_darknet_cifar10 is a classifier"),
             (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such picture"),
             (["evaluate", "RUN", "--data", "nowhere"], "nowhere"),
             (["predict", "w", "x.png", "--recipe", "demo", "--top", "3"], "--top: recipe demo is a detector"),
@@ -325,11 +325,14 @@ class TestPredict:
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
 
-    def test_a_detector_is_no_classifier_and_the_other_way_round(self, finished: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="found a classifier, needed a detector"):
-            load(finished)
-        with pytest.raises(InputError, match="found a detector"):
-            load_classifier(tmp_path, "demo")
+    def test_arguments_of_the_other_task_are_refused(self, finished: Path) -> None:
+        classifier = load(finished)
+        for words in ({"threshold": 0.5}, {"iou": 0.5}, {"classes": ["red"]}):
+            with pytest.raises(InputError, match=f"{next(iter(words))}: recipe .* is a classifier, which has none"):
+                classifier.args(**words)
+        detector = Predictor(nn.Identity(), recipes.load("demo"))
+        with pytest.raises(InputError, match="top_k: recipe demo is a detector, which has none"):
+            detector.args(top_k=3)
 
     def test_darknets_own_weights(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if not (DOG.is_file() and TRAINED.is_file()):

@@ -24,8 +24,9 @@ from boxwright.ops import nms
 from boxwright.ops.deform import Sampling, deform_conv
 from boxwright.ops.nms import suppress
 from boxwright.ops.roi_align import roi_align
-from boxwright.predict import predictor, sinks
+from boxwright.predict import predictor
 from boxwright.predict.backend import Running
+from boxwright.predict.stream import predict_all
 from boxwright.types import Batch, ClassBatch, Classifier
 from small_run import finish, lines, start
 from test_deform import SAMPLINGS, assert_same, with_gradients
@@ -194,8 +195,7 @@ def test_training_and_predicting(
     wanted = here(files)
     assert all(len(one) for one in wanted)
     there = predictor.load(run, device="cuda", overrides={"predict.threshold": 0.0, "predict.batch": 3})
-    found, failed = sinks.look_at(there, files, {}, there.wanted())
-    assert not failed
+    found = predict_all(there, files, there.args(), batch=3)
     for one, other in zip(found, wanted, strict=True):
         assert not one.boxes.is_cuda
         # Each has its like, in any order: the scores of two can differ by less than the devices do.
@@ -207,6 +207,6 @@ def test_training_and_predicting(
         assert near.any(1).all()
 
     half = predictor.load(run, device="cuda", running=Running(bfloat16=True))
-    raw, whole = (each.look([each.place(str(files[0]))]).raw for each in (half, there))
+    raw, whole = (each.forward([each.preprocess(files[0])]).tensors for each in (half, there))
     for one, other in zip(raw, whole, strict=True):
         assert 0 < float((one - other).abs().max()) < 0.1 * float(other.abs().max())  # 8 bits of mantissa

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from boxwright.predict.draw import OUTLINE, colour, draw, draw_truth_and_prediction
 
 from boxwright.data.dataset import Sample
+from boxwright.data.draw import OUTLINE, colour, draw
 from boxwright.errors import InputError
+from boxwright.metrics.plots import truth_and_prediction
 from boxwright.types import Detections
 
 
@@ -124,7 +125,7 @@ def test_truth_beside_prediction():
     image = np.zeros((100, 120, 3), np.uint8)
     truth = Sample(1, "", None, np.array([[10, 40, 60, 90]], np.float32), np.array([2]), np.array([True]),
                    np.ones(1), np.ones(1, np.int64), np.zeros(1, bool))  # fmt: skip
-    both = draw_truth_and_prediction(image, truth, detections([50, 20, 110, 80], label=1))
+    both = truth_and_prediction(image, truth, detections([50, 20, 110, 80], label=1))
     left, right = both[:, :120], both[:, -120:]
     assert both.shape[1] > 240
     assert both.shape[0] > 100

@@ -17,13 +17,14 @@ from torch import nn
 from boxwright.config import validate
 from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
-from boxwright.engine import checkpointing, detection, optim
+from boxwright.engine import checkpointing, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan
 from boxwright.errors import InputError
 from boxwright.models import yolov3
 from boxwright.recipe import EmaConfig, TrainConfig
+from boxwright.tasks.detect import TASK, Detect
 from small_run import ROUNDING, SMALL, furthest, lines, tensors
 
 
@@ -215,13 +216,13 @@ def finished(tiny_coco, tmp_path_factory):
 
 
 def test_pictures_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
-    real, seen = detection.prepare, set()
+    real, seen = Detect.augment, set()
 
-    def look(loaded, *rest):
+    def augment(task, loaded, *rest):
         seen.add(tuple(loaded.images.shape[2:]))
-        return real(loaded, *rest)
+        return real(task, loaded, *rest)
 
-    monkeypatch.setattr(detection, "prepare", look)
+    monkeypatch.setattr(Detect, "augment", augment)
     run(tiny_coco, tmp_path / "run", {"train.epochs": 1, "train.augment.sizes": [[64, 96], [128, 64]]})
     assert seen == {(128, 96)}
 
@@ -461,8 +462,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
     changes = {"train.accumulate": 2, "train.augment.sizes": [[96, 96], [64, 64], [128, 128]]}
     recipe = training.recipes.load("demo", SMALL | changes)
     batch = next(Loader(open_dataset(tiny_coco, "train"), recipe.data.canvas, 2).epoch(0))
-    alone = SimpleNamespace(device="cpu", process_index=0)
-    sizes = [detection.prepare(batch, recipe, 0, number, alone).images.shape[2] for number in range(12)]
+    sizes = [TASK.augment(batch, recipe, 0, number, 0).images.shape[2] for number in range(12)]
     assert sizes[0::2] == sizes[1::2]
     assert len(set(sizes)) == 3
 

@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from boxwright.evaluation.coco import score
-from boxwright.evaluation.run import evaluate
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
@@ -18,7 +16,9 @@ from torch import distributed, multiprocessing
 import boxwright as bw
 from boxwright.data import open_dataset
 from boxwright.data.dataset import Sample
-from boxwright.evaluation import pictures
+from boxwright.evaluation.evaluate import evaluate_dataset as evaluate
+from boxwright.metrics import plots
+from boxwright.metrics.coco import score
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Detections
 from stand_in import NAMES, Rectangles, rectangles_predictor, scene
@@ -331,12 +331,12 @@ def test_confusion_worked_by_hand():
     ]
     boxes, scores, labels = zip(*rows, strict=True)
     found = Detections(torch.tensor(boxes).float(), torch.tensor(scores), torch.tensor(labels))
-    counts = pictures.confusion([sample], [found], 2, 0.3)
+    counts = plots.confusion([sample], [found], 2, 0.3)
     assert counts.tolist() == [[1, 0, 0], [1, 0, 1], [1, 1, 0]]
-    assert pictures.confusion([sample], [Detections.empty()], 2, 0.3).tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
+    assert plots.confusion([sample], [Detections.empty()], 2, 0.3).tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 0]]
     none = (np.zeros(0, t) for t in (int, bool, float, int, bool))
     bare = Sample(1, "", None, np.zeros((0, 4), np.float32), *none)
-    assert pictures.confusion([bare], [found], 2, 0.3).tolist() == [[0, 0, 0], [0, 0, 0], [3, 2, 0]]
+    assert plots.confusion([bare], [found], 2, 0.3).tolist() == [[0, 0, 0], [0, 0, 0], [3, 2, 0]]
 
 
 def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
@@ -346,7 +346,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
     for name, kept in (("whole", lines), ("no_evaluation", lines[:2]), ("nothing", [])):
         log = tmp_path / f"{name}.jsonl"
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        pictures.curves(log, tmp_path / f"{name}.png", ("AP50", "AP"), "average precision")
+        plots.curves(log, tmp_path / f"{name}.png", ("AP50", "AP"), "average precision")
         picture = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
         vivid = picture.max(axis=2) - picture.min(axis=2) > 60  # the coloured lines, also those of the legends
         loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
@@ -361,8 +361,8 @@ def test_pictures_hold_few_and_many_classes_and_none_found(classes, tmp_path):
                     np.ones(1, int), np.zeros(1, bool))  # fmt: skip
     for number, found in enumerate((Detections.empty(), Detections(torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1),
                                                                    torch.zeros(1, dtype=torch.int64)))):  # fmt: skip
-        pictures.precision_recall(score([sample], [found], names), tmp_path / f"{number}.png")
-        counts = pictures.confusion([sample], [found], classes, 0.5)
+        plots.precision_recall(score([sample], [found], names), tmp_path / f"{number}.png")
+        counts = plots.confusion([sample], [found], classes, 0.5)
         ticks = [*names, "background"]
-        pictures.confusion_matrix(counts, ticks, ticks, "boxes", tmp_path / f"{number}c.png")
+        plots.confusion_matrix(counts, ticks, ticks, "boxes", tmp_path / f"{number}c.png")
     assert len(list(tmp_path.iterdir())) == 4

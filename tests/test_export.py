@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from boxwright.predict.class_predictor import load_classifier
 from torch import nn
 
 import boxwright as bw
@@ -23,14 +22,17 @@ from boxwright.data import scenes
 from boxwright.errors import InputError
 from boxwright.export import parity, run
 from boxwright.export.graph import Graph, raw_graph
+from boxwright.export.parity_answers import match
+from boxwright.export.parity_limits import LIMITS as LIMITS_OF
+from boxwright.export.parity_raw import differences
 from boxwright.export.run import export_model
 from boxwright.files import together
 from boxwright.predict.card import Card, fingerprint
-from boxwright.predict.inputs import on_canvases
 from boxwright.predict.loading import load_network
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Classes, Detections
 from boxwright.weights import checkpoint
+from canvases import on_canvases
 from test_real_weights import darknets_partners
 
 pytestmark = pytest.mark.runtimes
@@ -120,7 +122,7 @@ def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str
     export_model(WEIGHTS / "tiny.weights", to, file, recipe=CLASSIFIER)
     for name, references in json.loads((DARKNET / "real" / "tiny_top5.json").read_text()).items():
         for preparation, fit in (("short_side_crop", "crop"), ("letterbox", "letterbox")):
-            predictor = load_classifier(file, overrides={"data.canvas.fit": fit})
+            predictor = bw.load(file, overrides={"data.canvas.fit": fit})
             best = predictor(DARKNET / "images" / name)
             expected = {label: score for label, _, score in references[preparation]}
             assert_same_classes(by_label(best), expected, score=2e-3)
@@ -194,8 +196,7 @@ def test_formats_without_a_place_for_the_recipe_have_it_beside(tmp_path: Path, n
     weights, file = saved(tmp_path, name), tmp_path / f"x{run.SUFFIXES[to]}"
     export_model(weights, to, file)
     assert left(tmp_path) == {file.name, f"{file.name}.json", f"{file.name}.parity.json"}
-    load: Any = load_classifier if to == "ckpt" else bw.load
-    again, original = load(file), load(weights)
+    again, original = bw.load(file), bw.load(weights)
     assert again.recipe == original.recipe
     for tensor, other in zip(again.model.parameters(), original.model.parameters(), strict=True):
         assert torch.equal(tensor, other)
@@ -268,7 +269,7 @@ def test_a_companion_that_cannot_be_replaced_leaves_the_file_that_was_there(tmp_
     assert left(tmp_path) == {"x.xml", "x.bin"}
 
 
-LIMITS = parity.LIMITS["float32"]
+LIMITS = LIMITS_OF["float32"]
 
 
 def found(*rows: tuple[float, int, float]) -> Detections:
@@ -281,44 +282,44 @@ def found(*rows: tuple[float, int, float]) -> Detections:
 def test_detections_are_matched_one_to_one() -> None:
     """By hand, on a picture of 100 px: edges may differ by 0.1 px, scores by 0.001."""
     ours = found((0.9, 0, 20), (0.8, 1, 40), (0.7, 0, 60))
-    assert parity.match(ours, ours, 0.1, 100, LIMITS) == (3, 3, [])
+    assert match(ours, ours, 0.1, 100, LIMITS) == (3, 3, [])
     swapped = found((0.9, 0, 20), (0.7005, 0, 60.05), (0.8, 1, 40))
-    assert parity.match(ours, swapped, 0.1, 100, LIMITS)[:2] == (3, 3)
+    assert match(ours, swapped, 0.1, 100, LIMITS)[:2] == (3, 3)
     for other in (
         found((0.9, 0, 20), (0.8, 1, 40), (0.7, 0, 60.2)),  # too far
         found((0.9, 0, 20), (0.8, 1, 40), (0.705, 0, 60)),  # another score
         found((0.9, 0, 20), (0.8, 1, 40), (0.7, 1, 60)),  # another class
     ):
-        compared, matched, alone = parity.match(ours, other, 0.1, 100, LIMITS)
+        compared, matched, alone = match(ours, other, 0.1, 100, LIMITS)
         assert (compared, matched) == (4, 2)  # the one of each side that has no partner
         assert [row["only_in"] for row in alone] == ["PyTorch", "the file"]
-    compared, matched, alone = parity.match(ours, found((0.9, 0, 20), (0.8, 1, 40)), 0.1, 100, LIMITS)
+    compared, matched, alone = match(ours, found((0.9, 0, 20), (0.8, 1, 40)), 0.1, 100, LIMITS)
     assert (compared, matched, alone[0]["score"]) == (3, 2, pytest.approx(0.7))
     twice = found((0.9, 0, 20), (0.9, 0, 20.01), (0.8, 1, 40), (0.7, 0, 60))  # one partner is not enough for two
-    assert parity.match(ours, twice, 0.1, 100, LIMITS)[:2] == (4, 3)
-    assert parity.match(twice, ours, 0.1, 100, LIMITS)[:2] == (4, 3)
-    assert parity.match(found(), found(), 0.1, 100, LIMITS) == (0, 0, [])
+    assert match(ours, twice, 0.1, 100, LIMITS)[:2] == (4, 3)
+    assert match(twice, ours, 0.1, 100, LIMITS)[:2] == (4, 3)
+    assert match(found(), found(), 0.1, 100, LIMITS) == (0, 0, [])
 
 
 def test_what_rounding_decides_is_not_counted() -> None:
     """0.1004 lies within 0.001 of the lowest score that is told, 0.1."""
     ours, theirs = found((0.9, 0, 20), (0.1004, 0, 60)), found((0.9, 0, 20))
-    assert parity.match(ours, theirs, 0.1, 100, LIMITS)[:2] == (1, 1)
-    assert parity.match(ours, theirs, 0.05, 100, LIMITS)[:2] == (2, 1)
+    assert match(ours, theirs, 0.1, 100, LIMITS)[:2] == (1, 1)
+    assert match(ours, theirs, 0.05, 100, LIMITS)[:2] == (2, 1)
 
 
 def test_classes_are_matched_by_label_and_score() -> None:
     ours = Classes(torch.tensor([0.6, 0.3, 0.05]), torch.tensor([4, 2, 7]))
     same = Classes(torch.tensor([0.6, 0.3, 0.05]), torch.tensor([4, 2, 8]))  # the last place is a tie
     other = Classes(torch.tensor([0.6, 0.3, 0.05]), torch.tensor([2, 4, 7]))
-    assert parity.match(ours, same, 0.05, 1, LIMITS)[:2] == (2, 2)
-    assert parity.match(ours, other, 0.05, 1, LIMITS)[:2] == (5, 1)
+    assert match(ours, same, 0.05, 1, LIMITS)[:2] == (2, 2)
+    assert match(ours, other, 0.05, 1, LIMITS)[:2] == (5, 1)
 
 
 def test_raw_tensors_differ_by_a_share_of_the_largest() -> None:
     ours = torch.tensor([[4.0, -8.0]]), torch.tensor([[1.0]]), torch.tensor([[1.0]]), torch.tensor([[2.0]])
     theirs = torch.tensor([[4.0, -8.08]]), torch.tensor([[float("nan")]]), torch.ones(1, 2), torch.tensor([[2.0]])
-    worst = [share for _, share, _ in parity.differences("abcd", ours, theirs, LIMITS)]
+    worst = [share for _, share, _ in differences("abcd", ours, theirs, LIMITS)]
     assert worst == [pytest.approx(0.01), float("inf"), float("inf"), 0]
 
 
@@ -328,18 +329,18 @@ def test_proposals_may_swap_places_but_not_be_others() -> None:
     ours = torch.rand(1, 200, 4) * 100, torch.rand(1, 200, 3), torch.rand(1, 200, 12), torch.arange(200)[None] < 190
     order = torch.randperm(200)
     swapped = [one[:, order] for one in ours]
-    assert all(share == 0 for _, share, _ in parity.differences(names, ours, swapped, LIMITS))
+    assert all(share == 0 for _, share, _ in differences(names, ours, swapped, LIMITS))
     swapped[1] = swapped[1].flip(1)  # the logits of other proposals
-    assert [share > 0.1 for _, share, _ in parity.differences(names, ours, swapped, LIMITS)] == [
+    assert [share > 0.1 for _, share, _ in differences(names, ours, swapped, LIMITS)] == [
         False,
         True,
         False,
         False,
     ]
     none = [*ours[:3], torch.zeros_like(ours[3])]
-    assert [share for _, share, _ in parity.differences(names, none, none, LIMITS)] == [0, 0, 0, 0]
+    assert [share for _, share, _ in differences(names, none, none, LIMITS)] == [0, 0, 0, 0]
     swapped[0] = swapped[0] + 3
-    assert next(iter(parity.differences(names, ours, swapped, LIMITS)))[1] > 0.01
+    assert next(iter(differences(names, ours, swapped, LIMITS)))[1] > 0.01
 
 
 def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -> None:
@@ -357,7 +358,7 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
 def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:
     """Nothing reaches 0.01 either: nothing was compared, which is no proof."""
     weights = saved(tmp_path)
-    model, chosen, _ = load_network(weights, None, "cpu", (), "detect")
+    model, chosen, _ = load_network(weights, None, "cpu", ())
     for name, bias in model.named_parameters():
         if name in ("out32.bias", "out16.bias"):
             bias.data.view(3, -1)[:, 4] -= 40  # whether there is anything

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from boxwright.export.canvas import on_canvas
-from boxwright.predict.class_predictor import ClassPredictor
 from torch import Tensor, nn
 
 from agreement import assert_same_classes, by_label
 from boxwright import models, recipe
 from boxwright.data import scenes
 from boxwright.data.canvas import Picture, frame_for, place
-from boxwright.export.complete import CANDIDATES, candidates, complete_graph
+from boxwright.export.complete import complete_graph
 from boxwright.export.graph import Graph
 from boxwright.ops.best_first import take_best
 from boxwright.ops.nms import suppress
 from boxwright.predict.backend_openvino import core
-from boxwright.predict.inputs import on_canvases
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import CanvasConfig, Recipe, SuppressionConfig
+from boxwright.tasks.detect_graph import CANDIDATES, candidates
+from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import Detections, Frame
+from canvases import on_canvases
 from test_canvas import waves
 
 pytestmark = pytest.mark.runtimes
@@ -362,7 +362,7 @@ def test_nothing_found(tmp_path: Path) -> None:
 @needs_runtimes
 def test_classes_are_those_of_the_predictor(tmp_path: Path) -> None:
     model, chosen = lively("tiny_darknet_imagenet_224_darknet", data__canvas__size=[64, 64])
-    predictor = ClassPredictor(model, chosen)
+    predictor = Predictor(model, chosen)
     for run in runs(complete_graph(model, chosen, dynamic_batch=True), tmp_path).values():
         for pictures in PICTURES:
             for batch in (pictures[:1], pictures):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from boxwright.engine.detection import prepare
 from safetensors.torch import load_file, save_file
 
 import boxwright
@@ -23,6 +22,7 @@ from boxwright.engine import optim
 from boxwright.engine.job import assemble, first_network
 from boxwright.engine.processes import together
 from boxwright.engine.train import descend
+from boxwright.tasks.detect import TASK
 from small_run import ROUNDING
 
 pytestmark = pytest.mark.slow
@@ -110,7 +110,7 @@ def take_steps(data, out, batch):
         found = {}
         for step, loaded in enumerate(job.loader.epoch(0)):
             optim.set_rates(job.optimizer, job.plan, step)
-            terms = job.model(prepare(loaded, recipe, 0, step, accelerator))
+            terms = job.model(TASK.augment(loaded.to(accelerator.device), recipe, 0, step, accelerator.process_index))
             descend(terms, job.model, job.optimizer, recipe.train, accelerator)
             found[f"objects.{step}"] = (loaded.labels >= 0).sum()
             found |= {f"{name}.{step}": accelerator.reduce(term.detach(), "mean") for name, term in terms.items()}

@@ -163,11 +163,11 @@ def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path
     chosen = bw.Recipe.load("tiny_darknet_cifar10").with_names(bw.open_dataset(folders, "val").names)
     checkpoint.save(tmp_path / "c.safetensors", bw.create_model(chosen), chosen)
     classifier = bw.load(tmp_path / "c.safetensors")
-    assert isinstance(classifier, bw.ClassPredictor)
+    assert isinstance(classifier, bw.Predictor)
     assert 0 <= bw.evaluate(classifier, folders).summary["top1"] <= 1
-    with pytest.raises(bw.InputError, match="holds boxes, the classifier needs"):
+    with pytest.raises(bw.InputError, match="holds labels for a detector, the model is a classifier"):
         bw.evaluate(classifier, data)
-    with pytest.raises(bw.InputError, match="holds classes, the detector needs boxes"):
+    with pytest.raises(bw.InputError, match="holds labels for a classifier, the model is a detector"):
         bw.evaluate(weights, bw.open_dataset(folders, "val"))
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 from boxwright import recipe
 from boxwright.data import Dataset, coco, index, open_dataset
 from boxwright.data.index import user_folder
-from boxwright.engine import detection
+from boxwright.engine import datasets
 from boxwright.errors import InputError
+from boxwright.tasks.detect import TASK
 
 FOREVER = 10**15  # ns
 
@@ -399,7 +400,7 @@ def test_place_of_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.fixture
 def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """a.png with 300 boxes, b.png with 128, to train on and to validate. No process but this one."""
-    monkeypatch.setattr(detection, "on_main", lambda work, accelerator: work())
+    monkeypatch.setattr(datasets, "on_main", lambda work, accelerator: work())
     counts = {"a.png": 300, "b.png": 128}
     for split in ("train", "val"):
         images = [{"id": i, "file_name": name, "width": 400, "height": 400} for i, name in enumerate(counts)]
@@ -419,8 +420,8 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("most", "kept"), [(None, 300), (300, 300), (299, 299), (128, 128), (1, 1)])
 def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
     changes = {"data.root": str(crowded), "data.max_boxes": most}
-    training, validation, lines = detection.open_checked(
-        recipe.load("demo", changes), False, SimpleNamespace(num_processes=1)
+    training, validation, lines = datasets.open_checked(
+        TASK, recipe.load("demo", changes), False, SimpleNamespace(num_processes=1)
     )
     assert training[0].annotation_ids.tolist() == list(range(kept))
     assert training[1].annotation_ids.tolist() == list(range(1000, 1000 + min(kept, 128)))
@@ -434,6 +435,6 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
     changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
     for _ in range(2):
-        detection.open_checked(recipe.load("demo", changes), False, SimpleNamespace(num_processes=1))
+        datasets.open_checked(TASK, recipe.load("demo", changes), False, SimpleNamespace(num_processes=1))
     assert len(list((crowded / "kept").iterdir())) == 2
     assert len(parsed) == 2

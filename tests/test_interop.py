@@ -11,7 +11,7 @@ import torch
 
 from boxwright import interop
 from boxwright.errors import InputError
-from boxwright.predict.predictor import Prediction
+from boxwright.tasks.detect import Prediction
 from boxwright.types import Classes, Detection, Detections
 
 BOXES = [[1.0, 2.0, 11.0, 6.0], [0.0, 0.0, 4.0, 4.0]]

@@ -10,8 +10,8 @@ import pytest
 import boxwright
 
 ORDER = (  # left to right
-    "errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . models . "
-    "recipe . zoo . weights . data . predict . evaluation . engine . export . cli"
+    "version . errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . "
+    "models . recipe . zoo . weights . data . metrics . tasks . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import cv2
 import pytest
-from boxwright.predict.scene_sinks import predict_scenes_to_folder
-from boxwright.predict.sinks import predict_to_folder
 
 from boxwright import json_text, progress
 from boxwright.cli.output import say
@@ -19,6 +17,8 @@ from boxwright.data import open_dataset
 from boxwright.data.convert import convert
 from boxwright.data.report import Finding
 from boxwright.errors import InputError
+from boxwright.predict.output import predict_to_folder
+from boxwright.predict.scene_output import predict_scenes_to_folder
 from boxwright.predict.tiled import Tiling
 from stand_in import rectangles_predictor, scene
 
@@ -60,7 +60,7 @@ C_LOCALE = """
 import sys
 from boxwright.cli.output import say
 from boxwright import cli
-from boxwright.predict.sinks import predict_to_folder
+from boxwright.predict.output import predict_to_folder
 from stand_in import rectangles_predictor
 assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
 cli._settle_in()

@@ -80,7 +80,7 @@ def test_the_best_of_a_picture_stay(folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "test2017" / f"{139:012}.png"), holes[..., ::-1])
     pictures = open_pictures(folder, "test-dev")
     every = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "all").read_text())
-    best = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "two", most=2).read_text())
+    best = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "two", top_k=2).read_text())
     scores = sorted((row["score"] for row in every if row["image_id"] == 139), reverse=True)
     assert len(set(scores)) == 3
     assert [row["score"] for row in best if row["image_id"] == 139] == scores[:2]

@@ -7,15 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from boxwright.predict.sinks import predict_to_folder
 
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict.inputs import arguments, scaled, trimmed
+from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import SuppressionConfig
 from boxwright.types import Detections, Frame
 from boxwright.weights import checkpoint
+from canvases import detect
 from stand_in import Rectangles, rectangles_predictor, scene
 
 BOXES, LABELS = [(30, 10, 90, 70), (150, 20, 190, 100)], [0, 2]
@@ -95,11 +96,11 @@ def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
     predictor = Predictor(Beyond(), rectangles_predictor().recipe)
     frame = Frame(0, "", (100, 100), (64, 64), (0.64, 0.64))
     canvas = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    found = predictor.detect(canvas, [frame], 0.1, SuppressionConfig(iou=0.5))[0]
+    found = detect(predictor, canvas, [frame], 0.1, SuppressionConfig(iou=0.5))[0]
     assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the picture
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
     for cut in ("picture", "canvas"):
-        assert len(predictor.detect(canvas, [frame], 0.1, SuppressionConfig(iou=0.5, cut=cut))[0]) == 1
+        assert len(detect(predictor, canvas, [frame], 0.1, SuppressionConfig(iou=0.5, cut=cut))[0]) == 1
 
     padded = Frame(0, "", (100, 50), (64, 64), (0.64, 0.64))  # the picture covers the left half of its canvas
     cuts = {"no": 2, "canvas": 2, "picture": 1}
@@ -112,7 +113,7 @@ def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
                 return Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 1]))
 
         predictor = Predictor(Reaching(), predictor.recipe)
-        assert len(predictor.detect(canvas, [padded], 0.1, settings)[0]) == left
+        assert len(detect(predictor, canvas, [padded], 0.1, settings)[0]) == left
 
 
 def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
@@ -197,7 +198,7 @@ def test_folder_of_results(tmp_path):
 def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
     file = write(tmp_path / "x.png", scene(110, 200, BOXES, LABELS))
     predictor = rectangles_predictor()
-    predict_to_folder(predictor, [file], tmp_path / "out", classes=["red"])
+    predict_to_folder(predictor, [file], tmp_path / "out", predictor.args(classes=["red"]))
     rows = json.loads((tmp_path / "out/detections.json").read_text())["pictures"][0]["detections"]
     assert [row["box"] for row in rows] == predictor(file, classes=["red"]).boxes.tolist()
 
@@ -218,7 +219,7 @@ def test_bad_sources_and_bad_folders_are_refused_before_any_work(tmp_path):
         with pytest.raises(bw.InputError, match=message):
             predict_to_folder(predictor, sources, out)
     with pytest.raises(bw.InputError, match="class 'cat'"):
-        predict_to_folder(predictor, [picture], tmp_path / "out", classes=["cat"])
+        predict_to_folder(predictor, [picture], tmp_path / "out", predictor.args(classes=["cat"]))
     assert not (tmp_path / "out").exists()
     assert predictor.model.seen == []
 

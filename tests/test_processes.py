@@ -15,7 +15,7 @@ import torch
 
 import boxwright as bw
 from boxwright import models, recipe
-from boxwright.predict import sinks
+from boxwright.predict import output
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.backends import Running
 from boxwright.predict.predictor import Predictor
@@ -124,7 +124,7 @@ def test_several_may_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path)
     def ask(_: int) -> None:
         begin.wait()
         for _ in range(200):
-            sinks.make_writable(tmp_path)
+            output.make_writable(tmp_path)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(8)))
@@ -138,7 +138,7 @@ def test_two_may_predict_into_one_folder(tmp_path: Path, weights: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         predictor = bw.load(weights)
         done = [
-            pool.submit(sinks.predict_to_folder, predictor, [tmp_path / f"{n}.png"], tmp_path / "out") for n in "ab"
+            pool.submit(output.predict_to_folder, predictor, [tmp_path / f"{n}.png"], tmp_path / "out") for n in "ab"
         ]
         assert [each.result().failed for each in done] == [{}, {}]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "detections.json"}

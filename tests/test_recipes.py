@@ -9,6 +9,7 @@ import yaml
 from boxwright import config, models, recipe
 from boxwright.engine.schedule import learning_rates
 from boxwright.errors import InputError
+from boxwright.tasks.detect import training_canvas
 
 FOLDER = Path(recipe.__file__).parent / "recipes"
 NAMES = recipe.names()
@@ -66,10 +67,10 @@ def test_shipped_survives_being_written(name, tmp_path):
 
 def test_training_canvas_is_as_large_as_the_largest_step():
     zoo = recipe.load("yolov3_coco_416")
-    assert (zoo.training_canvas.size, zoo.data.canvas.size) == ((608, 608), (416, 416))
-    assert recipe.load("yolov3_640_coco").training_canvas.size == (640, 640)
+    assert (training_canvas(zoo).size, zoo.data.canvas.size) == ((608, 608), (416, 416))
+    assert training_canvas(recipe.load("yolov3_640_coco")).size == (640, 640)
     mixed = {"train.augment.sizes": [[320, 416], [352, 320]]}
-    assert recipe.load("yolov3_coco_416", mixed).training_canvas.size == (352, 416)
+    assert training_canvas(recipe.load("yolov3_coco_416", mixed)).size == (352, 416)
 
 
 def test_positives_are_among_the_samples():

@@ -14,18 +14,18 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from boxwright.engine.fingerprint import Kind, fingerprint
-from boxwright.evaluation.run import evaluate
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
 from boxwright import cli, files
 from boxwright import recipe as recipes
+from boxwright.data.fingerprint import Kind, fingerprint
 from boxwright.engine import checkpointing, run_folder
 from boxwright.engine import train as training
 from boxwright.engine.checkpointing import Keeper, State, recover
 from boxwright.engine.events import Events
 from boxwright.errors import InputError
+from boxwright.evaluation.evaluate import evaluate_dataset as evaluate
 from boxwright.predict.predictor import load
 from small_run import SMALL, lines, start, tensors
 from test_files import no_file_beyond

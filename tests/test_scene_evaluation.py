@@ -15,6 +15,7 @@ from boxwright.data.tile import Cutting, tile
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
 from boxwright.evaluation import scenes as whole
+from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.types import Detections
 from stand_in import NAMES, rectangles_predictor, scene
 
@@ -128,10 +129,8 @@ def test_the_kit_counts_the_last_px_once(sets, tmp_path):
 
 def test_tiles_by_themselves_are_scored_as_ever(sets, tmp_path):
     """COCO's numbers are those of `evaluate` without scenes, and the table of the scenes follows them."""
-    from boxwright.evaluation import run
-
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
-    alone = run.evaluate(predictor(), tiles)
+    alone = evaluate_dataset(predictor(), tiles)
     both = whole.evaluate(predictor(), tiles, dota)
     assert both.tiles.summary == alone.summary
     lines = str(both).splitlines()

@@ -152,7 +152,7 @@ def test_sizes_agree_with_the_tensors_before_memory_is_taken(
     monkeypatch.setattr(yolov3, "build", without_parameters)
     file = stored(tmp_path, config.override(SMALL.tree(), changes), tensors)
     with pytest.raises(InputError, match=r"m\.safetensors: \d+ tensors fit, \d+ differ \((out16|backbone)"):
-        loading.load_network(file, None, "cpu", (), "detect")
+        loading.load_network(file, None, "cpu", ())
 
 
 @pytest.mark.parametrize(

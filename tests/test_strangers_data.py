@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from boxwright.predict.draw import captioned, draw_boxes
 from PIL import Image
 
 from boxwright import progress
@@ -20,11 +19,12 @@ from boxwright.data.class_check import check_folder as check_class_folder
 from boxwright.data.class_crops import crop
 from boxwright.data.classes import open_classes
 from boxwright.data.convert import convert
+from boxwright.data.draw import captioned, draw_boxes
 from boxwright.data.report import Report
 from boxwright.data.tile import Cutting, tile
 from boxwright.data.windows import open_scene
 from boxwright.errors import InputError
-from boxwright.evaluation import pictures
+from boxwright.metrics import plots
 from boxwright.predict.labels import draw_labels
 
 SHARED = Path(__file__).parents[2] / "shared" / "cases"
@@ -96,13 +96,13 @@ def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> Non
 def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
     """A `$` starts no formula, and letters that a font lacks are no reason to fail."""
     counts = np.array([[3, 1], [0, 2]])
-    pictures.confusion_matrix(counts, [name, "b"], [name, "b"], f"title {name}", tmp_path / "matrix.png")
+    plots.confusion_matrix(counts, [name, "b"], [name, "b"], f"title {name}", tmp_path / "matrix.png")
     log = [
         {"step": 1, "epoch": 0, "terms": {name: 1.0}, "total": 1.0, "lr": 0.1},
         {"step": 1, "epoch": 0, name: 0.5, "ap50": 0.5},
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    pictures.curves(tmp_path / "log.jsonl", tmp_path / "curves.png", (name, "ap50"), name)
+    plots.curves(tmp_path / "log.jsonl", tmp_path / "curves.png", (name, "ap50"), name)
     for file in ("matrix.png", "curves.png"):
         assert header.read_header(str(tmp_path / file), whole=True).size[0] > 100
 

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from boxwright.predict.class_predictor import ClassPredictor
 
 import class_folder
 from boxwright import cli, models, recipe
-from boxwright.data import tensors
 from boxwright.errors import InputError
+from boxwright.predict import tensors
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Frame
 
@@ -57,12 +56,8 @@ def test_the_network_says_of_a_file_what_it_says_of_the_picture(
         with torch.inference_mode():
             # in the layout of our own canvases, so that the sums have the same order
             found = model(read(tmp_path / "out", tree, row).to(memory_format=torch.channels_last))
-        if classifies:
-            classifier = ClassPredictor(model, chosen)
-            wanted = classifier.look([classifier.place(row["picture"])])
-        else:
-            predictor = Predictor(model, chosen)
-            wanted = predictor.look([predictor.place(row["picture"])]).raw
+        predictor = Predictor(model, chosen)
+        wanted = predictor.forward([predictor.preprocess(row["picture"])]).tensors
         assert all(map(torch.equal, found, wanted))
         assert found[0].isfinite().all()
 

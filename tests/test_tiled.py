@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from boxwright.predict.scene_sinks import predict_scenes_to_folder
 from rasterio.transform import Affine
 
 from boxwright import cli
@@ -24,6 +23,7 @@ from boxwright.predict import loading
 from boxwright.predict import predictor as predictors
 from boxwright.predict.ahead import in_order
 from boxwright.predict.geojson import can_be_placed, write_geojson
+from boxwright.predict.scene_output import predict_scenes_to_folder
 from boxwright.predict.tiled import Overview, Tiling, predict_scene
 from boxwright.types import Detections
 from made_scene import TruthTeller, faults, objects, write_scene

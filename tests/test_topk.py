@@ -2,14 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from boxwright.evaluation.class_run import evaluate_classifier
-from boxwright.evaluation.topk import TopK, score
-from boxwright.predict.class_predictor import ClassPredictor
 from torch import nn
 
 import class_folder
@@ -18,7 +16,10 @@ from boxwright.data.class_dataset import ClassSet
 from boxwright.data.classes import open_classes
 from boxwright.data.dataset import paths_column
 from boxwright.errors import InputError
-from boxwright.evaluation import class_pictures
+from boxwright.evaluation.evaluate import evaluate_dataset
+from boxwright.metrics import class_plots
+from boxwright.metrics.topk import TopK, score
+from boxwright.predict.predictor import Predictor
 from boxwright.types import Classes
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
@@ -94,9 +95,9 @@ class Colour(nn.Module):
         return [Classes(*each) for each in zip(scores, labels, strict=True)]
 
 
-def colours(names: tuple[str, ...] = ("red", "green", "blue")) -> ClassPredictor:
+def colours(names: tuple[str, ...] = ("red", "green", "blue")) -> Predictor[Any]:
     settings = recipe.load(class_folder.RECIPE, class_folder.SMALL | {"data.names": [], "model.classes": 3})
-    return ClassPredictor(Colour(), settings.with_names(names) if names else settings)
+    return Predictor(Colour(), settings.with_names(names) if names else settings)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_the_models_order_of_classes_is_kept(pictures: Path, tmp_path: Path) -> None:
     """The folders are in the order of the alphabet, the model's channels are not."""
-    metrics = evaluate_classifier(colours(), open_classes(pictures, "val"), tmp_path / "out")
+    metrics = evaluate_dataset(colours(), open_classes(pictures, "val"), tmp_path / "out")
     assert metrics.summary == {"top1": pytest.approx(11 / 12), "top5": 1}
     assert [row.name for row in metrics.classes] == ["red", "green", "blue"]
     blue = metrics.classes[2]
@@ -125,13 +126,13 @@ def test_the_models_order_of_classes_is_kept(pictures: Path, tmp_path: Path) -> 
 
 def test_pictures_of_the_evaluation(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    evaluate_classifier(colours(), open_classes(pictures, "val"), out)
+    evaluate_dataset(colours(), open_classes(pictures, "val"), out)
     sheet = cv2.imread(str(out / "mistakes.jpg"))
     (b, _, r) = sheet[60:120, 60:180].reshape(-1, 3).mean(0)
     assert r > b + 100, "the one mistake is a red picture"
     assert cv2.imread(str(out / "confusion.png")) is not None
     (pictures / "val" / "blue" / "red.png").rename(pictures / "val" / "red" / "0.png")
-    assert evaluate_classifier(colours(), open_classes(pictures, "val"), out).summary["top1"] == 1
+    assert evaluate_dataset(colours(), open_classes(pictures, "val"), out).summary["top1"] == 1
     assert not (out / "mistakes.jpg").exists(), "the mistakes of an earlier evaluation"
 
 
@@ -142,8 +143,8 @@ def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkey
     said[::2] = (said[::2] + (truth[::2] >= 150)) % 200  # one of two wrong for the last fifty classes
     metrics = score(truth, [ranked(int(label)) for label in said], names)
     drawn = {}
-    monkeypatch.setattr(class_pictures, "confusion_matrix", lambda *given: drawn.update(given=given))
-    class_pictures.confusion(metrics, names, tmp_path / "x.png")
+    monkeypatch.setattr(class_plots, "confusion_matrix", lambda *given: drawn.update(given=given))
+    class_plots.confusion(metrics, names, tmp_path / "x.png")
     counts, rows, columns, title, _ = drawn["given"]
     assert {str(n) for n in range(150, 200)} <= set(rows)
     assert columns == [*rows, "others"]
@@ -154,11 +155,11 @@ def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkey
 
 def test_classes_the_model_does_not_know(pictures: Path) -> None:
     with pytest.raises(InputError, match="blue"):
-        evaluate_classifier(colours(("red", "green", "yellow")), open_classes(pictures, "val"))
+        evaluate_dataset(colours(("red", "green", "yellow")), open_classes(pictures, "val"))
 
 
 def test_a_model_without_names_takes_the_data_sets(pictures: Path) -> None:
-    metrics = evaluate_classifier(colours(()), open_classes(pictures, "val"))
+    metrics = evaluate_dataset(colours(()), open_classes(pictures, "val"))
     assert [row.name for row in metrics.classes] == ["blue", "green", "red"]
     assert metrics.summary["top1"] == pytest.approx(5 / 12)  # four of green; of blue the picture that is red
 
@@ -166,4 +167,4 @@ def test_a_model_without_names_takes_the_data_sets(pictures: Path) -> None:
 def test_nothing_to_score(tmp_path: Path) -> None:
     empty = ClassSet(("red",), "val", tmp_path, "folder", paths_column([]), np.zeros(0, np.int64))
     with pytest.raises(InputError, match="holds no picture"):
-        evaluate_classifier(colours(), empty)
+        evaluate_dataset(colours(), empty)

@@ -20,18 +20,18 @@ CHANGES = {"train.freeze_norm": True, "train.optimizer.clip": 1.0}
 FAULTY = """
 import os, sys
 from pathlib import Path
-from boxwright.engine import detection
+from boxwright.tasks import detect
 from boxwright.engine.train import train
 from boxwright.errors import InputError
 
 data, out, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
-real = detection.check
+real = detect.check
 
 def check(dataset):
     (out / f"looked-{rank}-{dataset.split}").write_text("")
     return real(dataset)
 
-detection.check = check
+detect.check = check
 try:
     train("demo", data, out / "run")
 except InputError as error:

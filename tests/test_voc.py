@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from boxwright.evaluation.voc import _owners, average_precision, score
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from boxwright.data.dataset import Sample
+from boxwright.metrics.voc import _owners, average_precision, score
 from boxwright.types import Detections
 
 HUGE = 1e9  # px, the area that marks a difficult object for pycocotools: outside the range that it looks at

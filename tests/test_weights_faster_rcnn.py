@@ -28,6 +28,7 @@ from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, SuppressionConfig
 from boxwright.types import Batch, Detections, Frame
 from boxwright.weights import mindspore
+from canvases import detect
 from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
 from test_resnet import randomise_norms
 from test_weights_mindspore import pack
@@ -182,7 +183,7 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
     fewest, most = (_count(cut, every, chosen.evaluate.threshold, by) for by in (1e-5, -1e-5))
     assert fewest <= oracle["detections.total"] <= most <= fewest + 10
     predictor = Predictor(model, chosen)
-    (found,) = predictor.detect(images * 255, [frame], chosen.evaluate.threshold, every)
+    (found,) = detect(predictor, images * 255, [frame], chosen.evaluate.threshold, every)
     best, labels = oracle["detections.boxes_scores"], oracle["detections.label0"]
     area = (best[:, 2:4] - best[:, :2]).min(1) > 0  # what lies wholly on the edge we leave out
     assert area.sum() > 90

@@ -46,7 +46,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"
     files = [held_out.path(index) for index in range(len(held_out))]
-    predict_to_folder(predictor, files, pictures, predictor.task.args(predictor.recipe))
+    predict_to_folder(predictor, files, pictures)
     return LAST_WORDS.format(metrics=metrics, data=data, run=folder, pictures=pictures)
 
 

@@ -48,7 +48,7 @@ def evaluate(
         predictor = load(predictor)
     task, recipe = predictor.task, predictor.recipe
     task.check_options(recipe, {"threshold": threshold})
-    dataset = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
+    dataset: ImageSet = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
     if not isinstance(dataset, task.dataset_type):
         raise InputError(f"{dataset.root}: holds labels for {of_dataset(dataset).title}, the model is {task.title}")
     metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
@@ -151,8 +151,10 @@ def predict_dataset(
 
 
 def report_folder(out: str | Path, written: Sequence[str], datasets: Sequence[Any]) -> Path:
-    """The folder `out`, made where it is not there. Raises InputError where one of the files to be written into it is an
-    image or a label file of one of the data sets."""
+    """The folder `out`, made where it is not there.
+
+    Raises InputError where one of the files to be written into it is an image or a label file of one of the data sets.
+    """
     for dataset in datasets:
         keep_clear(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
         keep_clear(Path(out), written, dataset.label_paths())
@@ -164,6 +166,7 @@ def _gather(results: list[Any], total: int, examples: Examples | None) -> list[A
     parts: list[Any] = [None] * distributed.get_world_size()
     panels = examples.panels if examples else {}
     distributed.all_gather_object(parts, (results, panels))
-    for _, other in parts if examples else ():
-        examples.merge(other)
+    if examples:
+        for _, other in parts:
+            examples.merge(other)
     return [parts[index % len(parts)][0][index // len(parts)] for index in range(total)]

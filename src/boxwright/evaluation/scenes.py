@@ -95,7 +95,7 @@ def evaluate(
     covered, untiled = _covered(places, groups), sum(not group for group in groups)
     looked = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
     result = voc.score(truth, merged, scenes.names, info=metrics.info | looked)
-    # The kit counts the last px itself, here and on its server, which `Detect.aligned` has added where the recipe says so.
+    # The kit counts the last px itself, here and on its server, which `Detect.aligned` adds where the recipe says so.
     last = int(recipe.evaluate.plus_one)
     named = [replace(one, boxes=one.boxes - one.boxes.new_tensor([0, 0, last, last])) for one in merged]
     kit = voc.score(truth, named, scenes.names, plus_one=True)

@@ -184,13 +184,14 @@ def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], round
 
 
 def _network(predictor: Predictor[Any], images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
-    assert isinstance(predictor.pipeline, CanvasPipeline) and predictor.backend is not None
+    assert isinstance(predictor.pipeline, CanvasPipeline)
+    assert predictor.backend is not None
     forward, inputs = predictor.backend.forward, predictor.pipeline.inputs(images)
     return lambda: forward(*inputs)
 
 
 def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
-    args = predictor.task.args(predictor.recipe)
+    args = predictor.args()
 
     def run() -> tuple[torch.Tensor, ...]:
         prepared = [predictor.preprocess(image) for image in images]

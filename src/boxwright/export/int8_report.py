@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from boxwright import __version__, json_text
+from boxwright import json_text
 from boxwright.export.sensitivity import Moved
 from boxwright.files import whole
+from boxwright.version import __version__
 
 SHOWN = 30  # layers in the picture, the most sensitive ones; text and JSON have all
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from boxwright import __version__
 from boxwright.errors import InputError
 from boxwright.export import mindir, om, onnx, openvino, parity, programs
 from boxwright.export.complete import complete_graph
@@ -19,6 +18,7 @@ from boxwright.files import together, whole
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
+from boxwright.version import __version__
 from boxwright.weights import darknet, mindspore
 from boxwright.weights.files import keep_apart, locate
 
@@ -190,7 +190,7 @@ def network(
     if size is not None:
         changes["data.canvas.size"] = list(size)
     chosen = chosen.with_overrides(changes)
-    model, chosen, _ = load_network(source, chosen, "cpu", (), chosen.model.task)
+    model, chosen, _ = load_network(source, chosen, "cpu", ())
     # plain rows: files hold weights so, whatever layout is fast here
     return model.to(memory_format=torch.contiguous_format), chosen  # type: ignore[call-overload]
 

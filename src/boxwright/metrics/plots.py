@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
 from boxwright.data.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
@@ -169,10 +170,10 @@ def panel(image: Array, sample: Sample, found: Detections) -> Array:
     factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
     shrunk = replace(sample, boxes=sample.boxes * factor)
     moved = replace(found, boxes=found.boxes * found.boxes.new_tensor(factor))
-    return _truth_and_prediction(small, shrunk, moved)
+    return truth_and_prediction(small, shrunk, moved)
 
 
-def _truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
+def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
     """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
     texts = [
         name_of(prediction.names, label) + (" (crowd)" if crowd else "")

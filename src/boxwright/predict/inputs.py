@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import torch
-from PIL import Image as pillow
-from PIL import ImageOps
 from torch import Tensor
 
 from boxwright.data.canvas import frame_for, place, read_image
@@ -24,7 +24,7 @@ from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # A file or its content, uint8 RGB (h, w, 3), uint8 RGB (3, h, w), or Pillow's
-Image = str | Path | bytes | Array | Tensor | pillow.Image
+Image = str | Path | bytes | Array | Tensor | PIL.Image.Image
 
 
 class PreparedImage(NamedTuple):
@@ -50,12 +50,12 @@ def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: 
 
 def is_image(source: object) -> bool:
     """Whether it is one picture, and not several."""
-    return isinstance(source, str | Path | bytes | np.ndarray | Tensor | pillow.Image)
+    return isinstance(source, str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image)
 
 
 def pixels_in(picture: Image) -> int:
     """As its header says; 0 of a file that will not be decoded."""
-    if isinstance(picture, pillow.Image):
+    if isinstance(picture, PIL.Image.Image):
         return math.prod(picture.size)
     if not isinstance(picture, str | Path | bytes):
         return math.prod(_as_rgb(picture).shape[:2])
@@ -123,8 +123,8 @@ def _extent(frame: Frame) -> tuple[int, int]:
 
 def _as_rgb(picture: Any) -> Array:
     """Pillow's images as they are displayed, in RGB; of tensors (3, h, w) the same memory where it is the CPU's."""
-    if isinstance(picture, pillow.Image):
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    if isinstance(picture, PIL.Image.Image):
+        return np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
     image = picture
     if isinstance(picture, Tensor):
         if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3 or not picture.numel():

@@ -92,7 +92,8 @@ def load_network(
 ) -> tuple[nn.Module, Recipe, torch.device]:
     """The network in evaluation mode on its device, its recipe with the overrides, and the device.
 
-    given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed, or the device is not there.
+    given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed, or
+    the device is not there.
     """
     if is_exported(path):
         raise InputError(f"{path}: is an exported file, needed weights; take those that it was made of")

@@ -53,17 +53,18 @@ def predict_to_folder(
     predictor: Predictor[Any],
     sources: Sequence[str | Path],
     out: str | Path,
-    args: PostprocessArgs,
+    args: PostprocessArgs | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
     """Predict images, folders of images and glob patterns; write drawn images and the task's JSON.
 
-    An image that cannot be read, or drawn under its name, is named in `Summary.failed`, and the others go on. draw:
-    also write the drawn ones.
+    An image that cannot be read, or drawn under its name, is named in `Summary.failed`, and the others go on. args:
+    None for the recipe's. draw: also write the drawn ones.
     Raises InputError before any work for a source that is not there, or an unwritable folder.
     """
     place = Path(out)
+    args = predictor.args() if args is None else args
     files = find_pictures(sources, place)
     targets = targets_of(files, place) if draw else {}
     make_writable(place)

@@ -160,7 +160,7 @@ class Predictor(Generic[R]):
             >>> for box, score, label, name in found:
             ...     print(name, score, box)
         """
-        args = self.task.args(self.recipe, threshold, iou, classes, top_k)
+        args = self.args(threshold, iou, classes, top_k)
         if is_image(source):
             return next(self._each(iter([cast(Image, source)]), args, bgr))
         if not isinstance(source, Iterable):
@@ -176,6 +176,16 @@ class Predictor(Generic[R]):
                     prepared = [self.preprocess(image, next(numbers)) for image in group]
                     results = self.postprocess(self.forward(prepared), prepared, args)
                 yield from results
+
+    def args(
+        self,
+        threshold: float | None = None,
+        iou: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        top_k: int | None = None,
+    ) -> PostprocessArgs:
+        """What `postprocess` takes, as in a call. Raises InputError for a wrong setting."""
+        return self.task.args(self.recipe, threshold, iou, classes, top_k)
 
     def preprocess(self, image: Image, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
         """The image as the network takes it.
@@ -197,7 +207,7 @@ class Predictor(Generic[R]):
             return self.pipeline.forward(images)
 
     def postprocess(self, raw: RawOutputs, images: Sequence[PreparedImage], args: PostprocessArgs) -> list[R]:
-        """The result of each image, on the CPU. args: from `task.args`."""
+        """The result of each image, on the CPU. args: from `args`."""
         results = self.pipeline.postprocess(raw, [image.frame for image in images], args)
         pairs = zip(results, images, strict=True)
         return [result if image.image is None else replace(result, image=image.image) for result, image in pairs]  # type: ignore[type-var]

@@ -34,7 +34,7 @@ def predict_scenes_to_folder(
     known place where GeoJSON must be.
     """
     folder = Path(out)
-    args = predictor.task.args(predictor.recipe, threshold, iou, classes)
+    args = predictor.args(threshold, iou, classes)
     grid((1, 1), tiling.window, tiling.overlap)  # says what is wrong with these numbers
     files = output.find_pictures(sources, folder)
     if geojson:

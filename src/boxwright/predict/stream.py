@@ -67,7 +67,7 @@ def predict_all(
             if isinstance(result, InputError):
                 return result
             use(index, result)
-            return replace(result, image=None)  # type: ignore[type-var, no-any-return]
+            return replace(result, image=None)  # type: ignore[type-var]
 
         def predict(indices: Sequence[int]) -> list[R | InputError]:
             prepared = list(each(read, indices))

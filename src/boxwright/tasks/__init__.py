@@ -16,12 +16,13 @@ __all__ = ["PostprocessArgs", "RawOutputs", "Task", "of", "of_dataset"]
 
 def of(recipe: Recipe) -> Task[Any, Any, Any, Any]:
     """The task of the recipe's model."""
-    return _task(recipe.model.task)
+    task: Task[Any, Any, Any, Any] = _task(recipe.model.task)
+    return task
 
 
 def of_dataset(dataset: object) -> Task[Any, Any, Any, Any]:
     """The task that learns from data sets of this class."""
-    tasks = (_task(module.name) for module in pkgutil.iter_modules(__path__))
+    tasks: list[Task[Any, Any, Any, Any]] = [_task(module.name) for module in pkgutil.iter_modules(__path__)]
     return next(task for task in tasks if task is not None and isinstance(dataset, task.dataset_type))
 
 

@@ -5,7 +5,7 @@ B images of a batch, H x W canvas px
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
@@ -88,7 +88,7 @@ class PostprocessArgs:
     """
 
     threshold: float = 0.0
-    nms: SuppressionConfig = SuppressionConfig()
+    nms: SuppressionConfig = field(default_factory=SuppressionConfig)
     labels: tuple[int, ...] | None = None
     top_k: int = TOP_K
 
@@ -134,7 +134,7 @@ class Examples(ABC):
 
     def merge(self, panels: Mapping[int, tuple[float, Array]]) -> None:
         """Take the panels of another process, and keep the first `limit`."""
-        found = self.panels | panels
+        found = {**self.panels, **panels}
         first = sorted(found, key=lambda index: (found[index][0], index))[: self.limit]
         self.panels = {index: found[index] for index in first}
 
