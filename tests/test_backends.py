@@ -544,7 +544,6 @@ def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_pa
             return super().preprocess(picture, number, **options)
 
         def forward(self, pictures):
-            self.device = torch.device("cpu")
             self.turn += 1
             if self.turn == 2:
                 second.set()
@@ -556,7 +555,8 @@ def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_pa
             return super().postprocess(raw, pictures, args)
 
     files = grey_pictures(tmp_path, (100, 200))
-    waiting = Waiting(network(chosen), chosen, place)  # the accelerator is in name only
+    waiting = Waiting(network(chosen), chosen, place)
+    waiting.pipeline.device = torch.device("cpu")  # the accelerator is in name only
     found = predicted(waiting, files)
     assert [one.path for one in found] == [str(file) for file in files]
     assert all(one.image is None for one in found)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import boxwright
 import class_folder
@@ -30,7 +30,7 @@ from boxwright.engine.train import descend, train
 from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
-from boxwright.predict.predictor import load
+from boxwright.predict.predictor import Predictor, load
 from boxwright.tasks.classify import TASK
 from boxwright.types import ClassBatch
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
@@ -310,7 +310,7 @@ class TestPredict:
         [
             (["predict", "RUN", "x.png", "--tile", "600"], "--tile: recipe tiny_darknet_cifar10 is a classifier"),
             (["predict", "RUN", "x.png", "--threshold", "0", "--nms", "0.5"], "--threshold, --nms: recipe tiny"),
-            (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: recipe tiny_darknet_cifar10 is a classifier"),
+            (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: recipe tiny_darknet_cifar10 is"),
             (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such picture"),
             (["evaluate", "RUN", "--data", "nowhere"], "nowhere"),
             (["predict", "w", "x.png", "--recipe", "demo", "--top", "3"], "--top: recipe demo is a detector"),

@@ -74,13 +74,12 @@ def evaluate(
     scenes', and as `evaluate`.
     """
     task, recipe = predictor.task, predictor.recipe
-    places = placements(tiles)
+    places, labels = placements(tiles), _same_classes(tiles, scenes)
     tiles, scenes = scored(predictor, tiles), scored(predictor, scenes)
     truth = [scenes[index] for index in range(len(scenes))]
     names = [Path(sample.path).stem for sample in truth]
     groups = _tiles_of(names, places, tiles, scenes)
     _same_sizes(truth, groups, places)
-    labels = _same_classes(tiles, scenes)
     if out is not None:
         _writable(scenes, names)
     place, examples = None, None

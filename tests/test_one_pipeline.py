@@ -1,0 +1,170 @@
+"""Evaluating is predicting and counting, on the very same pixels, for every way onto the canvas."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+import boxwright as bw
+from boxwright import recipe as recipes
+from boxwright.export.run import export_model
+from boxwright.interop import to_coco
+from boxwright.predict.output import predict_to_folder
+from boxwright.recipe import CanvasConfig
+from boxwright.types import Detections
+from boxwright.weights import checkpoint
+from class_folder import write as write_classes
+from small_run import SMALL
+
+NAMES = ["car", "truck", "tank"]
+FITS = get_args(CanvasConfig.model_fields["fit"].annotation)
+RESIZES = get_args(CanvasConfig.model_fields["resize"].annotation)
+NMS = {"predict.threshold": 0.05, "evaluate.threshold": 0.05}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """JPEGs of other sizes than the canvas, one of them so large that a training loader decodes it at half its size."""
+    folder, draw = tmp_path_factory.mktemp("set") / "val", np.random.default_rng(3)
+    folder.mkdir()
+    files = []
+    for number, (height, width) in enumerate([(70, 130), (131, 61), (96, 96), (300, 401)]):
+        coarse = draw.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3)).astype(np.uint8)
+        files.append(folder / f"{number}.jpg")
+        cv2.imwrite(str(files[-1]), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    return files
+
+
+@pytest.fixture(scope="module")
+def weights(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network whose answers depend on what it sees."""
+    recipe = bw.Recipe.load("demo", SMALL | NMS | {"data.names": NAMES})
+    torch.manual_seed(2)
+    model = bw.create_model(recipe)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (96, 96)) for file in images])
+    with torch.no_grad():
+        model.train()(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    checkpoint.save(file, model, recipe)
+    return file
+
+
+@pytest.fixture(scope="module")
+def labels(images: list[Path], weights: Path) -> Path:
+    """Labels by which the network is neither right nor wrong: some of its own boxes, moved."""
+    rows: list[dict[str, Any]] = []
+    for number, found in enumerate(bw.load(weights, device="cpu")(images)):
+        chosen = found[:120][::4]
+        moved = Detections(chosen.boxes + torch.tensor([1.0, -1, 2, 1]), chosen.scores, chosen.labels)
+        rows += to_coco(moved, number)
+    annotations = [
+        row | {"id": number + 1, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
+        for number, row in enumerate(rows)
+    ]
+    shapes = [cv2.imread(str(file)).shape for file in images]
+    tree = {
+        "images": [
+            {"id": number, "file_name": file.name, "height": shape[0], "width": shape[1]}
+            for number, (file, shape) in enumerate(zip(images, shapes, strict=True))
+        ],
+        "annotations": annotations,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(NAMES)],
+    }
+    root = images[0].parent.parent
+    (root / "annotations").mkdir()
+    (root / "annotations" / "val.json").write_text(json.dumps(tree))
+    return root
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each image that is decoded."""
+    calls: list[int] = []
+    real = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: calls.append(1) or real(*given))
+    return calls
+
+
+def ap_of(results: Path, root: Path) -> list[float]:
+    """COCO's twelve numbers of a `detections.json` that `predict` wrote, by pycocotools."""
+    rows = []
+    for image in json.loads(results.read_text())["pictures"]:
+        for found in image["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": found["label"], "score": found["score"]}
+            rows.append(box | {"image_id": int(Path(image["file"]).stem)})
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(root / "annotations" / "val.json"))
+        judge = COCOeval(truth, truth.loadRes(rows), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    numbers: list[float] = judge.stats.tolist()
+    return numbers
+
+
+def check_one_pipeline(
+    predictor: bw.Predictor[Any], images: list[Path], labels: Path, out: Path, decoded: list[int]
+) -> None:
+    metrics = bw.evaluate(predictor, labels, "val", out / "evaluation")
+    assert len(decoded) == len(images), "evaluation decodes each image once, with those that it draws"
+    decoded.clear()
+    predict_to_folder(predictor, images, out / "prediction")
+    assert len(decoded) == len(images)
+    assert 0.02 < metrics.ap < 0.95, "neither right nor wrong"
+    assert list(metrics.summary.values()) == pytest.approx(
+        ap_of(out / "prediction" / "detections.json", labels), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("resize", RESIZES)
+def test_weights(
+    fit: str, resize: str, images: list[Path], weights: Path, labels: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    changes = {"data.canvas.fit": fit, "data.canvas.resize": resize}
+    check_one_pipeline(bw.load(weights, device="cpu", overrides=changes), images, labels, tmp_path, decoded)
+
+
+@pytest.mark.runtimes
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(
+    ("fit", "resize"), [("letterbox", "darknet"), ("torchvision_corner", "float"), ("stretch", "linear")]
+)
+def test_exported_files(
+    complete: bool,
+    fit: str,
+    resize: str,
+    images: list[Path],
+    weights: Path,
+    labels: Path,
+    tmp_path: Path,
+    decoded: list[int],
+) -> None:
+    changes = {"data.canvas.fit": fit, "data.canvas.resize": resize}
+    file = tmp_path / "model.onnx"
+    export_model(weights, "onnx", file, overrides=changes, complete=complete)
+    decoded.clear()
+    check_one_pipeline(bw.load(file, backend="onnxruntime"), images, labels, tmp_path, decoded)
+
+
+def test_classifiers_decode_once_as_well(tmp_path: Path, decoded: list[int]) -> None:
+    root = write_classes(tmp_path / "set", {"val": 3})
+    recipe = recipes.load("tiny_darknet_cifar10").with_names(bw.open_dataset(root, "val").names)
+    predictor = bw.Predictor(bw.create_model(recipe), recipe)
+    metrics = bw.evaluate(predictor, root, "val", tmp_path / "out")
+    assert len(decoded) == len(bw.open_dataset(root, "val")) == 9
+    assert metrics.summary["top1"] < 1, "there are mistakes to draw"
+    assert (tmp_path / "out" / "mistakes.jpg").is_file()
