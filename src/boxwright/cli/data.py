@@ -8,7 +8,7 @@ import typer
 from boxwright.cli.options import Changes, Folder, named
 from boxwright.cli.output import say
 from boxwright.errors import InputError
-from boxwright.files import keep_outside
+from boxwright.files import check_outside
 
 
 def check(
@@ -41,11 +41,11 @@ def show(
 
     if classes.holds_classes(folder):
         shown = classes.open_classes(folder, split)
-        keep_outside(out, shown.folders())
+        check_outside(out, shown.folders())
         say(class_labels.draw_labels(shown, Path(out), count))
     else:
         labelled = open_dataset(folder, split)
-        keep_outside(out, labelled.folders())
+        check_outside(out, labelled.folders())
         say(labels.draw_labels(labelled, Path(out), count))
 
 
