@@ -24,9 +24,9 @@ from boxwright import cli
 from boxwright import recipe as recipes
 from boxwright.data.classes import open_classes
 from boxwright.engine import classification, optim
-from boxwright.engine.job import blank_network
+from boxwright.engine.job import build_network
 from boxwright.engine.schedule import learning_rates
-from boxwright.engine.train import descend, train
+from boxwright.engine.train import optimizer_step, train
 from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
@@ -111,7 +111,7 @@ def test_three_steps_are_the_zoos() -> None:
     """Losses, and all parameters and statistics after the steps. The bounds are those that an independent
     implementation reached (shared oracles, README); rounding grows at this rate."""
     settings = recipes.load("tiny_darknet_imagenet_224", {"train.schedule.kind": "constant"})
-    network = blank_network(settings)
+    network = build_network(settings)
     known = oracle_weights.mindspore_recipe(ZOO / "params_network.json")
     state = network.state_dict()
     for name, tensor in state.items():
@@ -138,7 +138,7 @@ def test_three_steps_are_the_zoos() -> None:
             optim.set_rates(optimizer, plan, step)
             terms = network.loss(batch)
             assert terms["classes"].item() == pytest.approx(oracle["losses"][step], rel=bound)
-            descend(terms, network, optimizer, config, alone)
+            optimizer_step(terms, network, optimizer, config, alone)
         for name, tensor in network.state_dict().items():
             if not (theirs := mindspore_name(name)):
                 continue
