@@ -190,7 +190,7 @@ class TestRun:
         folder = run(data, tmp_path / "run", {"train.epochs": 1})
         other = shutil.copytree(data, tmp_path / "data")
         (other / "train" / "red" / "1.png").rename(other / "train" / "blue" / "9.png")
-        with pytest.raises(InputError, match="pictures or labels have changed"):
+        with pytest.raises(InputError, match="images or labels have changed"):
             run(other, folder, {"train.epochs": 1}, resume=True)
         known = open_classes(data, "train")
         relabelled = replace(known, labels=known.labels[::-1].copy())
@@ -284,7 +284,7 @@ class TestPredict:
         (pictures / "broken.png").write_bytes(b"no picture")
         out = tmp_path / "out"
         with pytest.raises(SystemExit) as leaving:
-            cli.main(["predict", str(finished), str(pictures), "--out", str(out), "--top", "2"])
+            cli.main(["predict", str(finished), str(pictures), "--out", str(out), "--top-k", "2"])
         assert leaving.value.code == 1, "one picture cannot be read"
         said = capsys.readouterr().out.splitlines()
         assert said[0].startswith(f"{pictures / '0.png'}: blue ")
@@ -313,7 +313,7 @@ class TestPredict:
             (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: the recipe is a classifier"),
             (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such picture"),
             (["evaluate", "RUN", "--data", "nowhere"], "nowhere"),
-            (["predict", "w", "x.png", "--recipe", "demo", "--top", "3"], "--top: recipe demo is a detector"),
+            (["predict", "w", "x.png", "--recipe", "demo", "--top-k", "3"], "--top-k: recipe demo is a detector"),
         ],
     )
     def test_words_that_do_not_fit(
