@@ -94,7 +94,7 @@ def test_every_place_named_exists(system: str) -> None:
 
 
 def test_every_published_script_has_a_counterpart_that_exists() -> None:
-    section = PAGE.split("\n## What the published scripts do\n")[1].split("\n## ")[0]
+    section = PAGE.split("\n## Published scripts\n")[1].split("\n## ")[0]
     table = {
         line.split("|")[1]: line.split("|")[2] for line in section.splitlines() if "boxwright " in line and "|" in line
     }
