@@ -39,15 +39,11 @@ def to_coco(
     """
     boxes = detections.boxes.double().cpu()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+    labels, scores = detections.labels.tolist(), detections.scores.tolist()
+    categories = labels if category_ids is None else [category_ids[label] for label in labels]
     return [
-        {
-            "image_id": image_id,
-            "category_id": label if category_ids is None else category_ids[label],
-            "bbox": box,
-            "score": score,
-        }
-        for box, score, label in rows
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+        for category, box, score in zip(categories, boxes.tolist(), scores, strict=True)
     ]
 
 
@@ -63,17 +59,9 @@ def to_dataframe(detections: Detections) -> Any:
     Raises:
         InputError: pandas is not installed.
     """
-    x1, y1, x2, y2 = detections.boxes.cpu().unbind(1)
-    columns = {
-        "x1": x1,
-        "y1": y1,
-        "x2": x2,
-        "y2": y2,
-        "score": detections.scores.cpu(),
-        "label": detections.labels.cpu(),
-    }
-    values = {name: column.numpy() for name, column in columns.items()}
-    return _library("pandas").DataFrame(values | {"name": detections.class_names})
+    columns = dict(zip(("x1", "y1", "x2", "y2"), detections.boxes.cpu().numpy().T, strict=True))
+    columns |= {"score": detections.scores.cpu().numpy(), "label": detections.labels.cpu().numpy()}
+    return _library("pandas").DataFrame(columns | {"name": detections.class_names})
 
 
 def to_supervision(detections: Detections) -> Any:

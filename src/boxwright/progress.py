@@ -31,11 +31,8 @@ def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", sta
     Raises:
         KeyboardInterrupt: After Ctrl-C.
     """
-    what = printable(what)
-    if sys.stderr.isatty():
-        yield from _bar(items, total, what, unit, start)
-    else:
-        yield from _lines(items, total, what, unit, start)
+    show = _bar if sys.stderr.isatty() else _lines
+    yield from show(items, total, printable(what), unit, start)
 
 
 def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:

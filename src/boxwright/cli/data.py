@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Folder, Overrides, check_name
+from boxwright.cli.options import Folder, Overlap, Overrides, SkipBad, Split, Splits, check_name
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
 from boxwright.files import check_outside
@@ -13,12 +13,9 @@ from boxwright.files import check_outside
 
 def check(
     folder: Folder,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Split; repeatable. [default: all]")] = None,
+    split: Splits = None,
     report: Annotated[
-        str,
-        typer.Option(
-            "--report", callback=check_name, help="JSON file for the findings; an earlier report is replaced."
-        ),
+        str, typer.Option("--report", callback=check_name, help="JSON file for the findings.")
     ] = "data_check.json",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
 ) -> None:
@@ -33,7 +30,7 @@ def check(
 
 def show(
     folder: Folder,
-    split: Annotated[str, typer.Option("--split", help="Split of the data set.")] = "train",
+    split: Split = "train",
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
 ) -> None:
@@ -53,32 +50,22 @@ def show(
 
 def tile(
     folder: Folder,
-    out: Annotated[
-        str, typer.Option("-o", "--out", callback=check_name, help="Folder for the tiles and their COCO JSON.")
-    ],
+    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Folder for the tiles.")],
     window: Annotated[int, typer.Option("--window", min=1, help="Tile side in px.")] = 600,
-    overlap: Annotated[
-        float | None,
-        typer.Option("--overlap", help="Overlap of neighboring tiles as a fraction of the tile. [default: 0.2]"),
-    ] = None,
+    overlap: Overlap = None,
     gap: Annotated[int | None, typer.Option("--gap", help="Overlap in px, instead of --overlap.")] = None,
     scale: Annotated[
         list[float] | None, typer.Option("--scale", help="Scale factor for the scenes; repeatable. [default: 1]")
     ] = None,
-    min_visible: Annotated[
-        float,
-        typer.Option("--min-visible", help="Visible fraction from which a cut object counts as an object of the tile."),
-    ] = 0.7,
+    min_visible: Annotated[float, typer.Option("--min-visible", help="Least visible fraction of an object.")] = 0.7,
     cut: Annotated[
         Literal["ignore", "drop"], typer.Option("--cut", help="What to do with objects below --min-visible.")
     ] = "ignore",
     empty: Annotated[bool, typer.Option("--empty/--no-empty", help="Write tiles without objects, too.")] = True,
     format_: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Image format of the tiles.")] = "png",
-    split: Annotated[list[str] | None, typer.Option("--split", help="Split; repeatable. [default: all]")] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Scenes to cut in parallel; 0: number of cores.")
-    ] = 0,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")] = False,
+    split: Splits = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes in parallel; 0: all cores.")] = 0,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
     from boxwright.data import tile
@@ -118,10 +105,9 @@ def tensors(
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
     recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe name or YAML file.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="Instead of --recipe: weights or an exported file with an embedded recipe."),
+        str | None, typer.Option("--weights", help="Take the recipe from weights or an exported file.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Split of the data set.")] = "val",
+    split: Split = "val",
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="Number of images, sampled evenly. [default: all]")
     ] = None,

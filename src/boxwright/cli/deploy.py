@@ -22,8 +22,7 @@ def export(
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Variable batch size.")] = False,
     half: Annotated[bool, typer.Option("--half", help="16-bit weights (onnx, openvino).")] = False,
     complete: Annotated[
-        bool,
-        typer.Option("--with-nms/--raw", help="Include preprocessing, decoding and NMS; or only the network."),
+        bool, typer.Option("--with-nms/--raw", help="Include preprocessing, decoding and NMS; or only the network.")
     ] = False,
     data: Annotated[
         str | None, typer.Option("--data", help="Data set for the parity check. [default: rendered scenes]")
@@ -64,13 +63,7 @@ def quantize(
     ] = "openvino",
     images: Annotated[int, typer.Option("--images", min=1, help="Number of calibration images, from train.")] = 64,
     max_drop: Annotated[
-        float,
-        typer.Option(
-            "--max-drop",
-            min=0,
-            max=1,
-            help="Largest accepted drop of AP or top-1 on val; layers stay float to meet it.",
-        ),
+        float, typer.Option("--max-drop", min=0, max=1, help="Largest drop of AP or top-1 on val.")
     ] = 0.005,
     recipe: RecipeOption = None,
     set_: Overrides = None,
@@ -80,14 +73,7 @@ def quantize(
 
     echo(
         int8.quantize(
-            weights,
-            data,
-            out,
-            backend=backend,
-            pictures=images,
-            max_drop=max_drop,
-            recipe=recipe,
-            overrides=set_ or (),
+            weights, data, out, backend=backend, pictures=images, max_drop=max_drop, recipe=recipe, overrides=set_ or ()
         )
     )
 

@@ -11,8 +11,12 @@ from boxwright.cli.options import (
     Compile,
     Data,
     Device,
+    Name,
+    Overlap,
     Overrides,
     RecipeOption,
+    SkipBad,
+    Split,
     Transfer,
     TrustFile,
     Weights,
@@ -32,9 +36,7 @@ def list_() -> None:
         echo(f"{name:{width}}  {summary}")
 
 
-def show(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")], set_: Overrides = None
-) -> None:
+def show(name: Name, set_: Overrides = None) -> None:
     """Print a recipe with all its values, as YAML."""
     from boxwright import recipe
 
@@ -42,7 +44,7 @@ def show(
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")],
+    name: Name,
     data: Data,
     out: Annotated[
         str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
@@ -51,7 +53,7 @@ def train(
     weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
@@ -73,16 +75,12 @@ def evaluate(
     weights: Weights,
     data: Data,
     recipe: RecipeOption = None,
-    split: Annotated[str, typer.Option("--split", help="Split of the data set.")] = "val",
+    split: Split = "val",
     scenes: Annotated[
-        str | None,
-        typer.Option("--scenes", help="Data set the tiles were cut from: evaluate the merged scenes as well."),
+        str | None, typer.Option("--scenes", help="Source of the tiles: evaluate its scenes, too.")
     ] = None,
     no_truth: Annotated[
-        bool,
-        typer.Option(
-            "--no-truth", help="Images without labels: only write the results file, for an evaluation server."
-        ),
+        bool, typer.Option("--no-truth", help="Only write the results file, for an evaluation server.")
     ] = False,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="With --no-truth: detections per image.")] = 100,
     out: Annotated[
@@ -148,10 +146,7 @@ def predict(
     tile: Annotated[
         int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
     ] = None,
-    overlap: Annotated[
-        float | None,
-        typer.Option("--overlap", help="Overlap of neighboring tiles as a fraction of the tile. [default: 0.2]"),
-    ] = None,
+    overlap: Overlap = None,
     geojson: Annotated[
         bool, typer.Option("--geojson", help="Require GeoJSON output, which georeferenced images get with --tile.")
     ] = False,

@@ -26,15 +26,16 @@ Backend = Annotated[
     typer.Option("--backend", help="Runtime for an exported file; auto: the fastest one installed."),
 ]
 BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 if the processor supports it.")]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Use torch.compile (weights only); compiling takes about a minute.")
-]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile (weights only); takes a minute to start.")]
 TrustFile = Annotated[
     bool, typer.Option("--trust-file", help="Allow .torchscript files, which can execute arbitrary code.")
 ]
-Transfer = Annotated[
-    bool, typer.Option("--transfer", help="Load the tensors whose shapes match; initialize the others randomly.")
-]
+Split = Annotated[str, typer.Option("--split", help="Split of the data set.")]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Split; repeatable. [default: all]")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")]
+Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")]
+Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
 
 
 def check_name(param: typer.CallbackParam, value: str | None) -> str | None:

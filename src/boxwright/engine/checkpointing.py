@@ -55,20 +55,16 @@ class TrainState:
     threads: int = 1
 
 
+@dataclass(frozen=True)
 class Checkpointer:
     """Saves and restores all that a run needs to resume exactly."""
 
-    def __init__(
-        self,
-        run: Path,
-        recipe: Recipe,
-        network: nn.Module,
-        ema: EMA | None,
-        optimizer: torch.optim.Optimizer,
-        accelerator: Accelerator,
-    ) -> None:
-        self.run, self.recipe, self.network, self.ema = run, recipe, network, ema
-        self.optimizer, self.accelerator = optimizer, accelerator
+    run: Path
+    recipe: Recipe
+    network: nn.Module
+    ema: EMA | None
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
 
     def save(self, name: str, state: TrainState) -> None:
         """Replace the checkpoint `name`. Only the main process writes.
@@ -171,7 +167,7 @@ class Checkpointer:
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Yield a new empty folder that replaces `folder` when the block succeeds."""
-    new, old = _beside(folder)
+    new, old = (folder.with_name(folder.name + suffix) for suffix in (NEW, OLD))
     try:
         with write_errors(folder, new, what="the checkpoint cannot be written"):
             shutil.rmtree(new, ignore_errors=True)
@@ -219,7 +215,3 @@ def _read_state(file: Path) -> dict[str, Any]:
                 f"{file}: not the state of a run ({name} is {found}); it is damaged, train into another folder"
             )
     return values
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    return folder.with_name(folder.name + NEW), folder.with_name(folder.name + OLD)

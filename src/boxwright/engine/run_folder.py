@@ -155,28 +155,22 @@ def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], ac
 
     Raises InputError in every process for a run with a different recipe, or a full disk.
     """
-    on_main(lambda: _resume(run, recipe, left_out) if resume else _start(run, recipe, left_out), accelerator)
 
+    def write() -> None:
+        for line in left_out:
+            logger.warning("%s", line)
+        if resume:
+            _check_recipe(run / "recipe.yaml", recipe)
+            remove_leftovers(run.absolute())
+            recover(run)
+            return
+        if left_out:
+            with atomic_write(run / "left_out.txt") as tmp:
+                tmp.write_text("\n".join(left_out) + "\n", encoding="utf-8")
+        with atomic_write(run / "recipe.yaml") as tmp:
+            tmp.write_text(recipe.to_yaml(), encoding="utf-8")
 
-def _start(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
-    _warn(left_out)
-    if left_out:
-        with atomic_write(run / "left_out.txt") as tmp:
-            tmp.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-    with atomic_write(run / "recipe.yaml") as tmp:
-        tmp.write_text(recipe.to_yaml(), encoding="utf-8")
-
-
-def _resume(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
-    _warn(left_out)
-    _check_recipe(run / "recipe.yaml", recipe)
-    remove_leftovers(run.absolute())
-    recover(run)
-
-
-def _warn(left_out: Sequence[str]) -> None:
-    for line in left_out:
-        logger.warning("%s", line)
+    on_main(write, accelerator)
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> None:
