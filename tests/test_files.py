@@ -198,7 +198,7 @@ def test_nothing_is_written_among_the_pictures(
     before = sorted((tmp_path / "data").rglob("*"))
     for out in ("data/pictures/train", "data/pictures/train/new", "data/pictures/more/a/b", "link/new"):
         assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 2
-        assert "which holds pictures of the data set; choose another folder" in capsys.readouterr().err, out
+        assert "which holds images of the data set; choose another folder" in capsys.readouterr().err, out
         assert sorted((tmp_path / "data").rglob("*")) == before
     for out in ("data/new", "data/pictures/new", "new"):
         assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 0, capsys.readouterr().err
@@ -215,7 +215,7 @@ def test_tiles_do_not_come_among_scenes_of_the_same_layout(
     source.write_text("root: data\ntrain: train.json\nimages: images\n")
     before = sorted((tmp_path / "data").rglob("*"))
     assert status("data", "tile", str(source), "--out", str(tmp_path / "data")) == 2
-    assert "holds pictures of the data set" in capsys.readouterr().err
+    assert "holds images of the data set" in capsys.readouterr().err
     assert sorted((tmp_path / "data").rglob("*")) == before
 
 

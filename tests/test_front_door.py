@@ -108,7 +108,7 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words", "told"),
+    ("source", "words", "message"),
     [
         (7, {}, "found int, needed a picture or an iterable"),
         ([None], {}, "found NoneType, needed a path, bytes"),
@@ -119,8 +119,8 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
         ("a.png", {"bgr": True}, "bgr: found str, goes with arrays"),
     ],
 )
-def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], told: str) -> None:
-    with pytest.raises(bw.InputError, match=told):
+def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], message: str) -> None:
+    with pytest.raises(bw.InputError, match=message):
         rectangles_predictor()(source, **words)  # type: ignore[call-overload]
 
 

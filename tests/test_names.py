@@ -1,4 +1,4 @@
-"""File names that are no UTF-8, too long, or hold what a terminal acts on: one bad name costs one picture at most."""
+"""File names that are not UTF-8, too long, or contain control characters: each affects at most its own image."""
 
 import io
 import json
@@ -82,7 +82,7 @@ def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
 
 
 def test_a_name_as_long_as_there_can_be(tmp_path: Path) -> None:
-    """Of two of 255 bytes the second cannot be drawn beside the first; it is told, and found all the same."""
+    """Of two of 255 bytes the second cannot be drawn beside the first; it is reported, its detections are written."""
     longest = "n" * 251 + ".png"
     for place in ("a/" + longest, "b/" + longest, "c/short.png"):
         write(tmp_path / "in" / place)
@@ -98,12 +98,12 @@ def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     write(tmp_path / "in" / "a.png")
     (tmp_path / "in" / FORGED).write_text("no picture")
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
-    told = [
+    lines = [
         *replace(done, counts={FORGED: 1}).lines(),
         str(Finding("size", "error", "train", "a.json", FORGED, 1, None, "is not there")),
     ]
-    assert all(line.isprintable() for line in told)
-    assert sum("forged line" in line for line in told) == 3
+    assert all(line.isprintable() for line in lines)
+    assert sum("forged line" in line for line in lines) == 3
     echo(f"one\n{LATIN}\x1b[2J")
     assert capsys.readouterr().out == "one\ncaf\\xe9.png\\x1b[2J\n"
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", start: int = 0) -> Iterator[T]:
+def track(items: Iterable[T], total: int, what: str, unit: str = "images", start: int = 0) -> Iterator[T]:
     """Yield `items` and show the progress on stderr.
 
     Args:
