@@ -1,4 +1,4 @@
-# Two commands do all set-up: `make demo` and `make test`.
+# `make demo` and `make test` set up everything they need.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,7 +13,7 @@ help:                          ## this list
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: .venv/installed          ## make a small data set, train, evaluate, draw
+demo: .venv/installed          ## render data, train, evaluate, draw predictions
 	$(BIN)/boxwright demo
 
 check: .venv/installed         ## style and types
@@ -25,7 +25,7 @@ check: .venv/installed         ## style and types
 test: check                    ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
-test-fast: .venv/installed     ## without slow tests and other runtimes
+test-fast: .venv/installed     ## tests, without slow ones and other runtimes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'
 
 .venv-mindspore/installed: pyproject.toml constraints.txt
@@ -37,14 +37,14 @@ test-fast: .venv/installed     ## without slow tests and other runtimes
 test-mindspore: .venv-mindspore/installed  ## MindIR and .ckpt files in MindSpore
 	OMP_NUM_THREADS=1 .venv-mindspore/bin/pytest tests/test_mindir.py
 
-format: .venv/installed        ## mend what style can mend by itself
+format: .venv/installed        ## apply formatting and lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/installed         ## ratios against named peers; takes minutes, wants an idle machine
+bench: .venv/installed         ## benchmarks against other libraries; takes minutes on an idle machine
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-table: .venv/installed         ## the table of systems in README.md, from the recipes
+table: .venv/installed         ## regenerate the table of recipes in README.md
 	$(BIN)/python docs/recipes_table.py
 
 wheel: .venv/installed         ## build the wheel

@@ -29,7 +29,7 @@ import torch
 from boxwright import __version__, models, recipe
 from boxwright.export import onnx, openvino, run
 from boxwright.export.graph import raw_graph
-from boxwright.memory import keep_freed
+from boxwright.memory import tune_malloc
 from boxwright.predict import output, stream
 from boxwright.predict.backends import Running
 from boxwright.predict.card import Card
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--device", default="cpu", help="another one with torch only")
     words = parser.parse_args()
-    keep_freed()  # as the command line does
+    tune_malloc()  # as the command line does
     print(f"{date.today()}  torch {torch.__version__}, Python {platform.python_version()}", end="  ")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads", end="")
     print(f", {torch.cuda.get_device_name(words.device)}" if words.device.startswith("cuda") else "")

@@ -1,4 +1,4 @@
-"""The command line: quick where it must be quick, one line where the input is wrong, the right status at the end."""
+"""The command line: fast start, one-line errors for invalid input, exit status."""
 
 import os
 import subprocess
@@ -12,24 +12,24 @@ from boxwright import cli, recipe
 from boxwright.errors import InputError
 
 
-def status_of(*words: str) -> int | str | None:
+def status_of(*arguments: str) -> int | str | None:
     with pytest.raises(SystemExit) as leaving:
-        cli.main(list(words))
+        cli.main(list(arguments))
     return leaving.value.code
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["train", "--help"], []])
-def test_help_and_list_do_not_import_torch(words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--help"], []])
+def test_help_and_list_do_not_import_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom boxwright import cli\n"
-        f"try:\n    cli.main({words!r})\nexcept SystemExit as leaving:\n    assert not leaving.code\n"
+        f"try:\n    cli.main({arguments!r})\nexcept SystemExit as leaving:\n    assert not leaving.code\n"
         "print('heavy:', sorted({'torch', 'numpy', 'cv2', 'accelerate'} & set(sys.modules)), file=sys.stderr)"
     )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    print(f"boxwright {' '.join(words)}: {time.perf_counter() - start:.2f} s")  # 0.2 s on an idle machine
+    print(f"boxwright {' '.join(arguments)}: {time.perf_counter() - start:.2f} s")  # 0.2 s on an idle machine
     assert done.stderr.strip() == "heavy: []"
-    assert "yolov3_coco_416_darknet" in done.stdout if words == ["list"] else "Usage" in done.stdout
+    assert "yolov3_coco_416_darknet" in done.stdout if arguments == ["list"] else "Usage" in done.stdout
 
 
 def test_list_names_every_recipe_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +47,7 @@ def test_show_prints_a_recipe_that_can_be_read_back(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["train"], "Missing argument 'RECIPE'."),
         (["train", "demo"], "Missing option '--data'."),
@@ -62,12 +62,12 @@ def test_show_prints_a_recipe_that_can_be_read_back(tmp_path: Path, capsys: pyte
         (["show", "nothing/here.yaml"], "cannot be read"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of(*words) == 2
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*arguments) == 2
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("boxwright: ")
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -80,7 +80,7 @@ def test_wrong_words_are_one_line(words: list[str], told: str, capsys: pytest.Ca
         (KeyboardInterrupt(), 130, "boxwright: interrupted\n"),
     ],
 )
-def test_what_a_verb_raises_becomes_a_status_and_a_line(
+def test_an_exception_in_a_command_becomes_a_status_and_a_line(
     raised: BaseException, status: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails() -> dict[str, str]:

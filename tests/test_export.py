@@ -26,7 +26,7 @@ from boxwright.export.parity_answers import match
 from boxwright.export.parity_limits import LIMITS as LIMITS_OF
 from boxwright.export.parity_raw import differences
 from boxwright.export.run import export_model
-from boxwright.files import together
+from boxwright.files import atomic_write_group
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network
 from boxwright.recipe import Recipe, TrainConfig
@@ -259,9 +259,9 @@ def test_a_companion_that_cannot_be_replaced_leaves_the_file_that_was_there(tmp_
     (tmp_path / "x.bin").mkdir()
 
     def write() -> None:
-        with together(tmp_path / "x.xml") as part:
-            part.write_text("new")
-            part.with_suffix(".bin").write_text("new")
+        with atomic_write_group(tmp_path / "x.xml") as tmp:
+            tmp.write_text("new")
+            tmp.with_suffix(".bin").write_text("new")
 
     with pytest.raises(InputError, match=r"x\.bin: cannot be written"):
         write()

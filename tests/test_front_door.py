@@ -19,7 +19,7 @@ from torch import nn
 import boxwright as bw
 import class_folder
 from boxwright import cli
-from boxwright.engine.processes import together
+from boxwright.engine.processes import accelerator_session
 from boxwright.predict.backend_torch import Torch
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Classifier, Detector
@@ -108,7 +108,7 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words", "told"),
+    ("source", "words", "message"),
     [
         (7, {}, "found int, needed a picture or an iterable"),
         ([None], {}, "found NoneType, needed a path, bytes"),
@@ -119,8 +119,8 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
         ("a.png", {"bgr": True}, "bgr: found str, goes with arrays"),
     ],
 )
-def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], told: str) -> None:
-    with pytest.raises(bw.InputError, match=told):
+def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], message: str) -> None:
+    with pytest.raises(bw.InputError, match=message):
         rectangles_predictor()(source, **words)  # type: ignore[call-overload]
 
 
@@ -194,7 +194,7 @@ def test_accelerate_is_left_as_the_host_program_has_it() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
     host = Accelerator(cpu=True, mixed_precision="bf16")
     try:
-        with together(bw.Recipe.load("demo").train) as ours:
+        with accelerator_session(bw.Recipe.load("demo").train) as ours:
             assert ours.mixed_precision == "no"
         assert AcceleratorState().mixed_precision == host.mixed_precision == "bf16"
     finally:

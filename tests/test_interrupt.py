@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 END = (130, "boxwright: interrupted\n")
 
-# The command line with a verb that interrupts itself at a place where Python loses it.
+# The command line with a command that interrupts itself where Python loses the exception.
 LOST = """
 import os, signal, sys, threading, time
 
@@ -102,10 +102,10 @@ def test_a_training(tiny_coco: Path, tmp_path: Path, workers: int) -> None:
     while process.poll() is None and not lines(tmp_path / "run"):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    told = process.communicate(timeout=60)[1].decode().splitlines()
+    stderr = process.communicate(timeout=60)[1].decode().splitlines()
     assert process.returncode == 130
-    assert told[-1] == "boxwright: interrupted"
-    assert [line for line in told[:-1] if not line.startswith("epoch ")] == []
+    assert stderr[-1] == "boxwright: interrupted"
+    assert [line for line in stderr[:-1] if not line.startswith("epoch ")] == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
@@ -116,14 +116,14 @@ def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) ->
         time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    told = process.communicate(timeout=60)[1].decode().splitlines()
-    assert process.returncode == 2, "\n".join(told[-60:])
-    assert told[-1].startswith("boxwright: a loader process has died, perhaps for want of memory")
-    assert all(line.startswith("epoch ") for line in told[:-1])
+    stderr = process.communicate(timeout=60)[1].decode().splitlines()
+    assert process.returncode == 2, "\n".join(stderr[-60:])
+    assert stderr[-1].startswith("boxwright: a loader process has died, perhaps for want of memory")
+    assert all(line.startswith("epoch ") for line in stderr[:-1])
 
 
 def test_without_the_command_line_nothing_is_watched() -> None:
     before = signal.getsignal(signal.SIGINT)
     assert list(progress.track(range(3), 3, "x")) == [0, 1, 2]
-    assert not interrupt.asked()
+    assert not interrupt.requested()
     assert signal.getsignal(signal.SIGINT) is before

@@ -34,11 +34,11 @@ def test_wheel_holds_what_the_checkout_holds(wheel: Path) -> None:
         if file.is_file() and "__pycache__" not in file.parts
     }
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    assert held == wanted
-    assert "boxwright/py.typed" in held
-    assert "boxwright/recipes/names/coco.txt" in held
+    assert packed == wanted
+    assert "boxwright/py.typed" in packed
+    assert "boxwright/recipes/names/coco.txt" in packed
     assert len(licences) == 1
 
 

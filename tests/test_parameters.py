@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from boxwright import models
-from boxwright.cli import verbs
+from boxwright.cli.commands import app
 from boxwright.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -52,14 +52,14 @@ def exists(dotted: str, model: type[pydantic.BaseModel]) -> bool:
 
 
 def command_fault(words: str) -> str:
-    """What `boxwright VERB [PLACEHOLDER] [--option ...]` names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(verbs.app)
+    """What `boxwright COMMAND [PLACEHOLDER] [--option ...]` names that does not exist; "" when all does."""
+    command: Any = typer.main.get_command(app)
     rest = words.split()[1:]
     while hasattr(command, "commands"):
-        verb = rest.pop(0)
-        if verb not in command.commands:
-            return f"verb {verb}"
-        command = command.commands[verb]
+        name = rest.pop(0)
+        if name not in command.commands:
+            return f"command {name}"
+        command = command.commands[name]
     parameters = command.params
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     placeholders = {parameter.metavar for parameter in parameters}
@@ -94,7 +94,7 @@ def test_every_place_named_exists(system: str) -> None:
 
 
 def test_every_published_script_has_a_counterpart_that_exists() -> None:
-    section = PAGE.split("\n## What the published scripts do\n")[1].split("\n## ")[0]
+    section = PAGE.split("\n## Published scripts\n")[1].split("\n## ")[0]
     table = {
         line.split("|")[1]: line.split("|")[2] for line in section.splitlines() if "boxwright " in line and "|" in line
     }
@@ -105,9 +105,9 @@ def test_every_published_script_has_a_counterpart_that_exists() -> None:
         commands = re.findall(r"`(boxwright [^`]+)`", ours)
         assert commands
         for command in commands:
-            verb = re.match(r"boxwright (data )?\w+", command)
-            assert verb
-            assert command_fault(f"{verb[0]} {' '.join(re.findall('--[a-z-]+', command))}") == "", command
+            name = re.match(r"boxwright (data )?\w+", command)
+            assert name
+            assert command_fault(f"{name[0]} {' '.join(re.findall('--[a-z-]+', command))}") == "", command
 
 
 def test_the_check_itself_sees_what_is_missing() -> None:
@@ -119,6 +119,6 @@ def test_the_check_itself_sees_what_is_missing() -> None:
     assert not exists("train.epochs.count", config)
     assert command_fault("boxwright train --weights --transfer") == ""
     assert command_fault("boxwright train --epochs") == "--epochs"
-    assert command_fault("boxwright exports WEIGHTS") == "verb exports"
+    assert command_fault("boxwright exports WEIGHTS") == "command exports"
     assert command_fault("boxwright data tensors --count") == ""
-    assert command_fault("boxwright data tensor --count") == "verb tensor"
+    assert command_fault("boxwright data tensor --count") == "command tensor"

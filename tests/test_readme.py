@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and docs tell people to type and to open exists."""
+"""Every command, path and link in README, CONTRIBUTING and docs exists."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ import typer
 
 import boxwright
 from boxwright import recipe
-from boxwright.cli import verbs
+from boxwright.cli.commands import app
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words after `boxwright` in every command that a page shows, continued lines joined."""
+    """The arguments of every `boxwright` command on a page, with continued lines joined."""
     text = text.replace("\\\n", " ")
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
     lines = [line for language, block in blocks if language == "bash" for line in block.splitlines()]
@@ -39,14 +39,14 @@ def commands(text: str) -> list[list[str]]:
 
 
 def fault(words: list[str]) -> str:
-    """What a command names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(verbs.app)
+    """What does not exist of a command; "" if all of it does."""
+    command: Any = typer.main.get_command(app)
     words = words[: words.index(">")] if ">" in words else words
     while words and hasattr(command, "commands"):
         if words == ["--help"]:
             return ""
         if words[0] not in command.commands:
-            return f"verb {words[0]}"
+            return f"command {words[0]}"
         command, words = command.commands[words[0]], words[1:]
     options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
     unknown = [word for word in words if word.startswith("-") and word.split("=")[0] not in options]
@@ -65,13 +65,13 @@ def test_every_command_shown_exists(page: str, words: list[str]) -> None:
     assert fault(words) == ""
 
 
-def test_the_readme_shows_the_main_verbs() -> None:
+def test_the_readme_shows_the_main_commands() -> None:
     shown = {words[0] for page, words in PAIRS if page == "README.md"}
     assert {"train", "evaluate", "predict", "import", "data", "list", "show"} <= shown
 
 
 def test_the_check_itself_sees_what_is_missing() -> None:
-    assert fault(["trian", "demo"]) == "verb trian"
+    assert fault(["trian", "demo"]) == "command trian"
     assert fault(["data", "check", "DIR", "--colour"]) == "--colour"
     assert fault(["predict", "w", "x.jpg", "--threshold", "0.3"]) == ""
     assert commands("```bash\ntorchrun -m boxwright train a \\\n  --data d # why\n```") == [
@@ -86,8 +86,8 @@ def test_every_recipe_and_link_named_exists(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"\b(?:yolov3|tiny|yolov4)\w*_(?:coco|640)\w*", text):
         assert name in recipe.names() or name in {"yolov3_640"}, name
-    rooms = "src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks"
-    for path in re.findall(rf"`((?:{rooms})/[a-z0-9_/.]+)`", text):
+    packages = "src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks"
+    for path in re.findall(rf"`((?:{packages})/[a-z0-9_/.]+)`", text):
         places = [ROOT / path, ROOT / "src" / "boxwright" / path]
         assert any(place.exists() for place in places), path
 

@@ -64,7 +64,7 @@ def test_one_looks_and_all_stop(tiny_coco, tmp_path):
     out.mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     subprocess.run([*launch, script, data, out], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=True)
-    said = {path.name: path.read_text() for path in out.iterdir()}
-    assert sorted(said) == ["looked-0-train", "looked-0-val", "stopped-0", "stopped-1"]
-    assert "1 faults in the labels" in said["stopped-0"]
-    assert said["stopped-1"] == said["stopped-0"]
+    contents = {path.name: path.read_text() for path in out.iterdir()}
+    assert sorted(contents) == ["looked-0-train", "looked-0-val", "stopped-0", "stopped-1"]
+    assert "1 faults in the labels" in contents["stopped-0"]
+    assert contents["stopped-1"] == contents["stopped-0"]

@@ -1,4 +1,4 @@
-"""The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
+"""The commands for recipes and networks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,52 +8,54 @@ import typer
 from boxwright.cli.options import (
     Backend,
     BFloat16,
-    Changes,
     Compile,
     Data,
     Device,
+    Name,
+    Overlap,
+    Overrides,
     RecipeOption,
+    SkipBad,
+    Split,
     Transfer,
     TrustFile,
     Weights,
-    named,
+    check_name,
 )
-from boxwright.cli.output import say
+from boxwright.cli.output import echo
 from boxwright.errors import InputError
 
 
 def list_() -> None:
-    """The shipped recipes, one line each."""
+    """List the shipped recipes."""
     from boxwright import recipe
 
     summaries = recipe.summaries()
     width = max(map(len, summaries))
     for name, summary in summaries.items():
-        say(f"{name:{width}}  {summary}")
+        echo(f"{name:{width}}  {summary}")
 
 
-def show(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")], set_: Changes = None
-) -> None:
-    """One recipe with every value written out, ready to be saved and changed."""
+def show(name: Name, set_: Overrides = None) -> None:
+    """Print a recipe with all its values, as YAML."""
     from boxwright import recipe
 
     print(recipe.load(name, set_ or ()).to_yaml(), end="")
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")],
+    name: Name,
     data: Data,
     out: Annotated[
-        str | None, typer.Option("--out", callback=named, help="The run folder. [default: runs/RECIPE]")
+        str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
-    set_: Changes = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Start from these weights.")] = None,
+    set_: Overrides = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
     transfer: Transfer = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
-    """Train the recipe's network on labelled pictures. Starts the same under torchrun or accelerate launch."""
+    """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
 
     folder = run(
@@ -66,25 +68,25 @@ def train(
         skip_bad=skip_bad,
         overrides=tuple(set_ or ()),
     )
-    say(folder)
+    echo(folder)
 
 
 def evaluate(
     weights: Weights,
     data: Data,
     recipe: RecipeOption = None,
-    split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
+    split: Split = "val",
     scenes: Annotated[
-        str | None, typer.Option("--scenes", help="The set that the tiles were cut from: score whole scenes, too.")
+        str | None, typer.Option("--scenes", help="Source of the tiles: evaluate its scenes, too.")
     ] = None,
     no_truth: Annotated[
-        bool, typer.Option("--no-truth", help="Pictures without labels: only write the results, for a server to score.")
+        bool, typer.Option("--no-truth", help="Only write the results file, for an evaluation server.")
     ] = False,
-    most: Annotated[int, typer.Option("--most", min=1, help="With --no-truth: best results a picture.")] = 100,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="With --no-truth: detections per image.")] = 100,
     out: Annotated[
-        str, typer.Option("--out", callback=named, help="Folder for metrics.json, results and pictures.")
+        str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
-    set_: Changes = None,
+    set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
@@ -111,51 +113,51 @@ def evaluate(
     predictor = load(weights, chosen, device, set_ or (), backend, running)
     config = predictor.recipe.data
     if no_truth:
-        say(results.write(predictor, task.open_images(data, split, config), out, top_k=most))
+        echo(results.write(predictor, task.open_images(data, split, config), out, top_k=top_k))
     elif scenes is not None:
         tiles, whole = task.open(data, split, config), task.open(scenes, split, DataConfig())
-        say(whole_scenes.evaluate(predictor, tiles, whole, out))
+        echo(whole_scenes.evaluate(predictor, tiles, whole, out))
     else:
         metrics = scoring.evaluate(predictor, data, split, out)
-        say(metrics)
+        echo(metrics)
         if published := chosen.expect.beside(metrics.summary):
-            say(published)
+            echo(published)
 
 
 def predict(
     weights: Weights,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or quoted globs.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs.")],
     recipe: RecipeOption = None,
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
-            callback=named,
-            help="Folder for the drawn pictures and what was found. [default: detections; classes of a classifier]",
+            callback=check_name,
+            help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
         ),
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Classifier: classes a picture. [default: 5]")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
-    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
-    classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Classifier: classes per image. [default: 5]")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Minimum score.")] = None,
+    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="IoU threshold of NMS.")] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="Only these classes, e.g. car,truck.")] = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", min=1, help="Look through windows of so many px, for pictures of any size.")
+        int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
     ] = None,
-    overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a window that the next one repeats. [default: 0.2]")
-    ] = None,
+    overlap: Overlap = None,
     geojson: Annotated[
-        bool, typer.Option("--geojson", help="Need GeoJSON, which georeferenced pictures get with --tile.")
+        bool, typer.Option("--geojson", help="Require GeoJSON output, which georeferenced images get with --tile.")
     ] = False,
-    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Also write the pictures with what was found.")] = True,
-    set_: Changes = None,
+    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
+    set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
+    """Detect objects in images and draw them; with a classifier, predict the classes of images."""
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright import tasks
@@ -166,7 +168,7 @@ def predict(
 
     chosen = loading.recipe_of(weights, recipe)
     task = tasks.of(chosen)
-    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top": top}
+    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
     task.check_options(chosen, given)
     out = out or task.results_key
     batch = chosen.with_overrides(set_ or ()).predict.batch
@@ -175,25 +177,25 @@ def predict(
     predictor = load(weights, chosen, device, set_ or (), backend, running)
     names = classes.split(",") if classes else None
     if tile is None:
-        args = task.args(predictor.recipe, threshold, nms, names, top)
+        args = task.args(predictor.recipe, threshold, nms, names, top_k)
         summary = output.predict_to_folder(predictor, sources, out, args, draw=draw)
     else:
         tiling = Tiling(tile, 0.2 if overlap is None else overlap)
         summary = scene_output.predict_scenes_to_folder(
             predictor, sources, out, tiling, threshold, nms, names, geojson=geojson
         )
-    say("\n".join(summary.lines()))
+    echo("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
 
 
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The recipe whose network takes the weights.")],
-    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The .safetensors file to write.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
     transfer: Transfer = False,
-    set_: Changes = None,
+    set_: Overrides = None,
 ) -> None:
-    """Turn published weights into a .safetensors file that carries its recipe."""
+    """Convert published weights to a .safetensors file with an embedded recipe."""
     from boxwright import models, weights
     from boxwright import recipe as recipes
     from boxwright.weights import checkpoint, files
@@ -203,16 +205,16 @@ def import_(
     files.keep_apart([Path(out)], [files.locate(Path(file))])
     resolved = recipes.load(recipe, set_ or ())
     model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
-    say(weights.load(model, file, resolved, transfer=transfer))
+    echo(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)
-    say(out)
+    echo(out)
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", callback=named, help="Folder for the data and the runs.")] = "demo",
-    set_: Changes = None,
+    out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for data and runs.")] = "demo",
+    set_: Overrides = None,
 ) -> None:
-    """Render scenes with known boxes, train on them, evaluate, draw. Minutes on two cores; no network."""
-    from boxwright.engine import demo as whole
+    """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""
+    from boxwright.engine.demo import run
 
-    say(whole.run(Path(out), tuple(set_ or ())))
+    echo(run(Path(out), tuple(set_ or ())))

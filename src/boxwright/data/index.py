@@ -24,7 +24,7 @@ from boxwright.data import coco, dataset
 from boxwright.data.coco import Contents
 from boxwright.data.dataset import Array, Boxes
 from boxwright.errors import InputError
-from boxwright.files import user_folder
+from boxwright.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def contents(file: Path, cache: str | Path | None = None) -> Contents:
     now = time.time_ns()
     try:
         stamp = _stamp(file)
-        folder = Path(cache) if cache else user_folder()
+        folder = Path(cache) if cache else cache_folder()
     except (OSError, RuntimeError):  # no such JSON, as `parse` will say; or a user without a home
         return coco.parse(file)
     if stamp["size"] < SMALL:
@@ -92,7 +92,7 @@ def _keep(place: Path, held: Contents, stamp: dict[str, Any]) -> None:
     columns |= {"image_ids": held.image_ids, "files": held.files, "sizes": held.sizes, "starts": held.starts}
     columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     try:
-        with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
+        with files.atomic_write(files.make_folder(place.parent) / place.name) as tmp, tmp.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **columns)
     except InputError as error:
         logger.warning("%s: no index is kept, so it is read again at every start: %s", stamp["path"], error)

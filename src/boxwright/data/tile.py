@@ -30,7 +30,7 @@ from boxwright.data.header import read_header
 from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, keep_outside, read_bytes, whole
+from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
 from boxwright.progress import track
 
 SHOWN = 3  # faults named in a message
@@ -144,10 +144,10 @@ def tile(
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for place in (out, Path(out) / "images" / split):
-            keep_outside(place, scenes)
+            check_outside(place, scenes)
     for split, (dataset, left_out) in checked.items():
         cut = _cut_split(dataset, Path(out), cutting, workers or min(4, os.cpu_count() or 1))
-        _write_json(dataset, cut, cutting, folder(Path(out) / "annotations") / f"{split}.json")
+        _write_json(dataset, cut, cutting, make_folder(Path(out) / "annotations") / f"{split}.json")
         lines += left_out
         lines += [f"{split}: {len(dataset)} scenes", *(f"  {line}" for line in cut.lines())]
     return "\n".join(map(printable, lines))
@@ -194,7 +194,7 @@ def _size(dataset: Dataset, index: int) -> tuple[int, int]:
 
 
 def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> Cut:
-    pictures = folder(out / "images" / dataset.split)
+    pictures = make_folder(out / "images" / dataset.split)
     sizes = [_size(dataset, index) for index in range(len(dataset))]
 
     def one(index: int) -> Cut:
@@ -313,9 +313,9 @@ def _write_pictures(path: str, files: Sequence[tuple[Path, float, Window]]) -> i
     with open_scene(path) as scene:
         for file, scale, window in due:
             data = _encode(scene.read(window), scale, file.suffix)
-            with whole(file) as part:
-                part.write_bytes(data)
-                os.utime(part, ns=(time, time))
+            with atomic_write(file) as tmp:
+                tmp.write_bytes(data)
+                os.utime(tmp, ns=(time, time))
     return len(due)
 
 
@@ -340,9 +340,9 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
         annotations += [{"id": len(annotations) + at, "image_id": number, **box} for at, box in enumerate(boxes, 1)]
     categories = [{"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.names, strict=True)]
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
-    data = json_text.text_of(tree).encode()
+    data = json_text.dumps(tree).encode()
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:
-        with whole(file) as part:
-            part.write_bytes(data)
+        with atomic_write(file) as tmp:
+            tmp.write_bytes(data)

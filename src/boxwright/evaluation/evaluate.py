@@ -9,7 +9,7 @@ from torch import distributed
 from boxwright.data import Dataset
 from boxwright.data.class_dataset import ClassSet
 from boxwright.errors import InputError
-from boxwright.files import folder, keep_clear
+from boxwright.files import check_outputs, make_folder
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
 from boxwright.predict.predictor import Predictor, load
@@ -156,9 +156,9 @@ def report_folder(out: str | Path, written: Sequence[str], datasets: Sequence[An
     Raises InputError where one of the files to be written into it is an image or a label file of one of the data sets.
     """
     for dataset in datasets:
-        keep_clear(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
-        keep_clear(Path(out), written, dataset.label_paths())
-    return folder(out)
+        check_outputs(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
+        check_outputs(Path(out), written, dataset.label_paths())
+    return make_folder(out)
 
 
 def _gather(results: list[Any], total: int, examples: Examples | None) -> list[Any]:

@@ -18,7 +18,7 @@ from boxwright.data.placement import Placement, placements
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import finish, predict_dataset, report_folder, scored
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.metrics import voc
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.voc import VocMetrics
@@ -126,7 +126,7 @@ def whole_scenes(
 def write_task2(place: Path, scenes: Sequence[str], found: Sequence[Detections], names: Sequence[str]) -> None:
     """One `Task2_CLASS.txt` a class, also where nothing was found, with lines `scene score x1 y1 x2 y2` in px."""
     for label, name in enumerate(names):
-        with whole(place / TASK2.format(name)) as part, part.open("w", encoding="utf-8") as file:
+        with atomic_write(place / TASK2.format(name)) as tmp, tmp.open("w", encoding="utf-8") as file:
             for scene, given in zip(scenes, found, strict=True):
                 mine = given[given.labels == label]
                 for score, box in zip(mine.scores.tolist(), mine.boxes.tolist(), strict=True):

@@ -24,7 +24,7 @@ from boxwright.export.int8_report import Report, Side, Trial
 from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
-from boxwright.files import together
+from boxwright.files import atomic_write_group
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.pipeline import CanvasPipeline
@@ -68,7 +68,7 @@ def quantize(
         )
     task = tasks.of(chosen)
     calibration, held_out = _Calibration(data, model, chosen, pictures), task.open(data, "val", chosen.data)
-    with tempfile.TemporaryDirectory() as folder, together(target) as final:
+    with tempfile.TemporaryDirectory() as folder, atomic_write_group(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
         quality = work.worth(work.plain, held_out)
         moved = sensitivity(model, [calibration.picture(index) for index in range(min(LOOKED_AT, len(calibration)))])
@@ -115,7 +115,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, pictures: 
     if backend not in SUFFIXES:
         raise InputError(f"--backend: found '{backend}', needed one of {', '.join(get_args(Runtime))}")
     if pictures < 1:
-        raise InputError(f"--pictures: found {pictures}, needed at least one picture to calibrate on")
+        raise InputError(f"--images: found {pictures}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
         raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
     target = Path(f"{named_after(source)}.int8{SUFFIXES[backend]}" if out is None else out)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from boxwright import json_text
 from boxwright.export.sensitivity import Moved
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.version import __version__
 
 SHOWN = 30  # layers in the picture, the most sensitive ones; text and JSON have all
@@ -79,15 +79,15 @@ class Report:
     def save(self) -> None:
         """Write FILE.int8.json, .md and .png."""
         for suffix, text in ((".json", self._json()), (".md", self._markdown())):
-            with whole(f"{self.file}.int8{suffix}") as part:
-                part.write_text(text, encoding="utf-8")
-        with whole(f"{self.file}.int8.png") as part:
-            self._figure().savefig(part, format="png", dpi=130)
+            with atomic_write(f"{self.file}.int8{suffix}") as tmp:
+                tmp.write_text(text, encoding="utf-8")
+        with atomic_write(f"{self.file}.int8.png") as tmp:
+            self._figure().savefig(tmp, format="png", dpi=130)
 
     def _json(self) -> str:
         versions = {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()}
         content = asdict(self) | {"file": self.file.name, "drop": self.drop, "floats": self.floats}
-        return json_text.text_of(content | {"versions": versions}, indent=1)
+        return json_text.dumps(content | {"versions": versions}, indent=1)
 
     def _markdown(self) -> str:
         lines = [f"# {self.file.name}", "", f"{self.recipe}, {self._told()}.", ""]

@@ -17,7 +17,7 @@ from boxwright.export import inside
 from boxwright.export.parity_answers import compare_answers
 from boxwright.export.parity_limits import LIMITS, Limits
 from boxwright.export.parity_raw import compare_raw
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.predict.card import Card
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
@@ -39,10 +39,10 @@ class Report:
     def save(self) -> Path:
         """Write FILE.parity.json."""
         path = Path(f"{self.file}.parity.json")
-        with whole(path) as part:
+        with atomic_write(path) as tmp:
             content = json.dumps({"passed": not self.reason, "reason": self.reason} | self.content)
             # JSON has no infinite numbers: they become words
-            part.write_text(json.dumps(json.loads(content, parse_constant=str), indent=1))
+            tmp.write_text(json.dumps(json.loads(content, parse_constant=str), indent=1))
         return path
 
     @property

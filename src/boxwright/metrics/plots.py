@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
 from boxwright.data.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections
@@ -156,8 +156,8 @@ def sheet(panels: Sequence[Array], file: Path) -> None:
 
 def write_jpeg(image: Array, file: Path) -> None:
     """uint8 RGB (h, w, 3) -> file."""
-    with whole(file) as part:
-        part.write_bytes(encode_image(image, ".jpg", 90))
+    with atomic_write(file) as tmp:
+        tmp.write_bytes(encode_image(image, ".jpg", 90))
 
 
 def panel(image: Array, sample: Sample, found: Detections) -> Array:
@@ -220,6 +220,6 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, file: Path) -> None:
     """As PNG. A bare Figure draws with Agg and is known to no window system, so there is nothing to close."""
-    with whole(file) as part, warnings.catch_warnings():
+    with atomic_write(file) as tmp, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
-        figure.savefig(part, format="png", dpi=130)
+        figure.savefig(tmp, format="png", dpi=130)

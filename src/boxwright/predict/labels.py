@@ -7,7 +7,7 @@ from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.data.draw import encode_image
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, whole
+from boxwright.files import make_folder
 from boxwright.progress import track
 from boxwright.tasks.base import ImageSet
 
@@ -20,10 +20,10 @@ def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
     folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
     if os.path.realpath(out) in map(os.path.realpath, folders):
         raise InputError(f"{out}: holds pictures of the data set; choose another folder for the drawings")
-    folder(out)
+    make_folder(out)
     task, chosen = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
     for index in track(chosen, len(chosen), "drawing labels"):
         drawn = task.draw_sample(dataset, index)
-        with whole(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png") as part:
-            part.write_bytes(encode_image(drawn, ".png"))
+        with atomic_write(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png") as tmp:
+            tmp.write_bytes(encode_image(drawn, ".png"))
     return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")

@@ -12,7 +12,7 @@ from boxwright import json_text
 from boxwright.data.draw import encode_image
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, whole
+from boxwright.files import atomic_write, make_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
@@ -137,8 +137,8 @@ def write_image(image: Array, target: Path) -> None:
         encoded = encode_image(image, target.suffix.lower(), in_place=True)
     except InputError as error:
         raise InputError(f"{target}: {error}") from error
-    with whole(target) as part:
-        part.write_bytes(encoded)
+    with atomic_write(target) as tmp:
+        tmp.write_bytes(encoded)
 
 
 def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
@@ -188,7 +188,7 @@ def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path,
 
 def make_writable(out: Path) -> None:
     """Make the folder, and see that files can be written there; else InputError."""
-    folder(out)
+    make_folder(out)
     try:
         with tempfile.TemporaryFile(dir=out):  # a name of its own, or none: others may be asking the same
             pass

@@ -67,7 +67,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
     title = "a classifier"
     measure = "top-1"
-    options = frozenset({"top_k", "top-k", "top"})
+    options = frozenset({"top_k", "top-k"})
     results_file = "classes.json"
     results_key = "classes"
     graph_outputs = ("scores", "labels")
