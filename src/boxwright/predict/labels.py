@@ -7,7 +7,7 @@ from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.data.draw import encode_image
 from boxwright.errors import InputError, printable
-from boxwright.files import make_folder
+from boxwright.files import atomic_write, make_folder
 from boxwright.progress import track
 from boxwright.tasks.base import ImageSet
 
