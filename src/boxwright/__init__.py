@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxwright import interop
-    from boxwright.data.open import open_dataset
+    from boxwright.formats import open_dataset
     from boxwright.data.windows import open_scene
     from boxwright.engine.train import train
     from boxwright.errors import InputError
@@ -70,7 +70,7 @@ _MODULES = {
     "export_model": "export.run",
     "list_recipes": "zoo",
     "load": "predict.load",
-    "open_dataset": "data.open",
+    "open_dataset": "formats",
     "open_scene": "data.windows",
     "predict_scene": "predict.tiled",
     "train": "engine.train",

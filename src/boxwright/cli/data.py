@@ -21,10 +21,11 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
-    from boxwright.data import check, class_check, classes
+    from boxwright.datatools import check, class_check
+    from boxwright.formats import holds_classes
 
-    look = class_check.check_folder if classes.holds_classes(folder) else check.check_folder
-    found = look(folder, tuple(split or ()), Path(report), decode=decode)
+    check_folder = class_check.check_folder if holds_classes(folder) else check.check_folder
+    found = check_folder(folder, tuple(split or ()), Path(report), decode=decode)
     say(found)
     raise typer.Exit(1 if found.errors else 0)
 
@@ -36,17 +37,16 @@ def show(
     count: Annotated[int, typer.Option("--count", min=1, help="How many pictures.")] = 16,
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
-    from boxwright.data import classes, open_dataset
+    from boxwright.data.dataset import Dataset
+    from boxwright.formats import open_dataset
     from boxwright.predict import class_labels, labels
 
-    if classes.holds_classes(folder):
-        shown = classes.open_classes(folder, split)
-        keep_outside(out, shown.folders())
-        say(class_labels.draw_labels(shown, Path(out), count))
+    shown = open_dataset(folder, split)
+    keep_outside(out, shown.folders())
+    if isinstance(shown, Dataset):
+        say(labels.draw_labels(shown, Path(out), count))
     else:
-        labelled = open_dataset(folder, split)
-        keep_outside(out, labelled.folders())
-        say(labels.draw_labels(labelled, Path(out), count))
+        say(class_labels.draw_labels(shown, Path(out), count))
 
 
 def tile(
@@ -73,7 +73,7 @@ def tile(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
 ) -> None:
     """Cut large pictures into overlapping tiles, each knowing its scene and where it lies in it."""
-    from boxwright.data import tile
+    from boxwright.datatools import tile
 
     if gap is None:
         share = 0.2 if overlap is None else overlap
@@ -89,7 +89,7 @@ def tile(
 
 def convert(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc, dota or folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="A layout, as coco; folder for a classifier.")],
     out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Also take pictures that lie outside DIR.")] = False,
 ) -> None:
@@ -97,7 +97,7 @@ def convert(
 
     To `folder`: cut the boxes out into one folder a class, for a classifier.
     """
-    from boxwright.data import class_crops, convert
+    from boxwright.datatools import class_crops, convert
 
     if to == "folder":
         say(class_crops.crop(folder, out, outside=outside))
@@ -120,7 +120,7 @@ def tensors(
     set_: Changes = None,
 ) -> None:
     """Write what a network is given for each picture, for runtimes elsewhere, and one tensors.json."""
-    from boxwright.data import tensors
+    from boxwright.datatools import tensors
     from boxwright.predict import loading
 
     if (recipe is None) == (weights is None):

@@ -92,7 +92,7 @@ def evaluate(
     trust_file: TrustFile = False,
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
-    from boxwright.data import open_dataset, open_pictures
+    from boxwright.formats import open_boxes, open_images
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as whole
@@ -110,12 +110,12 @@ def evaluate(
     running = Running(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     loaded = load(weights, meant, device, set_ or (), backend, running)
     if no_truth and not isinstance(loaded, ClassPredictor):
-        say(results.write(loaded, open_pictures(data, split), out, most=most))
+        say(results.write(loaded, open_images(data, split), out, most=most))
         return
     if scenes is not None and not isinstance(loaded, ClassPredictor):
         settings = loaded.recipe.data
-        tiles = open_dataset(data, split, settings.kind, settings.cache)
-        say(whole.evaluate(loaded, tiles, open_dataset(scenes, split), out))
+        tiles = open_boxes(data, split, settings.kind, settings.cache)
+        say(whole.evaluate(loaded, tiles, open_boxes(scenes, split), out))
         return
     metrics = scoring.evaluate(loaded, data, split, out)
     say(metrics)

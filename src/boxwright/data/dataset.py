@@ -91,7 +91,9 @@ class Boxes:
 class Dataset:
     """One split. names: classes in label order. category_ids: the data set's own ids in label order.
 
-    kind: which reader made it. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to picture i.
+    kind: the layout it was read from. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to image i.
+    entry: how messages name a label by its number in the label file. relative: boxes are fractions of the image's size,
+    and NaN where the image cannot be read.
     """
 
     names: tuple[str, ...]
@@ -103,6 +105,8 @@ class Dataset:
     rows: Boxes
     starts: NDArray[np.int64]
     strays: tuple[Stray, ...] = ()
+    entry: str = "line {}"
+    relative: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,9 +144,7 @@ class Dataset:
 
     def place(self, index: int, row: int) -> str:
         """Where row `row` (of all T), a label of picture `index`, stands in its file."""
-        number = int(self.rows.places[row])
-        entry = {"coco": f"annotations[{number}]", "voc": f"object[{number}]"}.get(self.kind, f"line {number}")
-        return f"{self.label_file(index)} {entry}"
+        return f"{self.label_file(index)} {self.entry.format(self.rows.places[row])}"
 
     def owners(self) -> NDArray[np.int64]:
         """(T,) the picture that each row belongs to."""

@@ -14,14 +14,17 @@ import os
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright import config, files, json_text
-from boxwright.data import coco, dataset
-from boxwright.data.coco import Contents
+from boxwright.data import dataset
 from boxwright.data.dataset import Array, Boxes
 from boxwright.errors import InputError
 from boxwright.files import user_folder
@@ -38,36 +41,50 @@ ROWS = {
 }  # fmt: skip
 
 
-MODULES = (coco, config, dataset, json_text, sys.modules[__name__])  # what decides how a JSON is read
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a COCO JSON says, which is all that its index holds: where the images are is looked up each time."""
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    image_ids: Array  # (P,) int64 or unicode
+    files: Array  # (P,) bytes: `file_name` as the file system has it
+    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 where not declared
+    rows: Boxes
+    starts: NDArray[np.int64]  # (P + 1,) as in Dataset
+    strays: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
 
 
-def contents(file: Path, cache: str | Path | None = None) -> Contents:
-    """What the COCO JSON says, from its index where there is one, else from itself; the index is then written.
+def contents(
+    file: Path, parse: Callable[[], Contents], parser: Sequence[ModuleType], cache: str | Path | None = None
+) -> Contents:
+    """What the COCO JSON says, from its index where there is one, else from `parse`; the index is then written.
 
-    cache: the folder of the indexes; None or "": the user's own. Where it cannot be written, a line on stderr says so.
-    Raises InputError as `coco.parse` does.
+    parser: the modules that decide what `parse` returns. cache: the folder of the indexes; None or "": the user's own.
+    Where it cannot be written, a line on stderr says so.
     """
     now = time.time_ns()
+    modules = (*parser, config, dataset, sys.modules[__name__])
     try:
-        stamp = _stamp(file)
+        stamp = _stamp(file, modules)
         folder = Path(cache) if cache else user_folder()
     except (OSError, RuntimeError):  # no such JSON, as `parse` will say; or a user without a home
-        return coco.parse(file)
+        return parse()
     if stamp["size"] < SMALL:
-        return coco.parse(file)
+        return parse()
     place = folder / f"coco-{hashlib.sha256(os.fsencode(stamp['path'])).hexdigest()[:32]}.npz"
     held = _read(place, stamp)
     if held is None:
-        held = coco.parse(file)
-        if now - stamp["ctime_ns"] > TICK and _unchanged(file, stamp):
+        held = parse()
+        if now - stamp["ctime_ns"] > TICK and _unchanged(file, modules, stamp):
             _keep(place, held, stamp)
     return held
 
 
-def _stamp(file: Path) -> dict[str, Any]:
+def _stamp(file: Path, modules: Sequence[ModuleType]) -> dict[str, Any]:
     """What must be the same for an index to count: the JSON, and the code that reads it and writes the index."""
     told = file.stat()
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in MODULES)
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return {
         "path": str(file.resolve()),
         "size": told.st_size,
@@ -78,9 +95,9 @@ def _stamp(file: Path) -> dict[str, Any]:
     }
 
 
-def _unchanged(file: Path, stamp: dict[str, Any]) -> bool:
+def _unchanged(file: Path, modules: Sequence[ModuleType], stamp: dict[str, Any]) -> bool:
     try:
-        return _stamp(file) == stamp
+        return _stamp(file, modules) == stamp
     except OSError:
         return False
 

@@ -1,10 +1,14 @@
-"""What the text formats share: lines, class names, and where a picture named in a list lies."""
+"""What the layouts of text files share: lines, numbers, class names, and where an image named in a list is."""
 
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boxwright import config, files
 from boxwright.data.header import SUFFIXES
@@ -66,7 +70,7 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
 
 def _has_labels(file: Path, root: Path) -> bool:
     """Whether a picture in the list has a label file of YOLO's kind."""
-    return any(os.path.isfile(label_file(picture_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
+    return any(os.path.isfile(label_file(image_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
 
 
 def label_file(picture: str) -> str:
@@ -81,12 +85,12 @@ def label_file(picture: str) -> str:
     return stem
 
 
-def picture_path(written: str, file: Path, root: Path, pictures: Path | None = None) -> str:
-    """The path of a picture in a list: absolute, or from `pictures`; without that, from the list's folder or `root`."""
+def image_path(written: str, file: Path, root: Path, images: Path | None = None) -> str:
+    """The path of an image in a list: absolute, or from `images`; without that, from the list's folder or `root`."""
     if not can_be_path(written):
         raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
-    if pictures is not None:
-        return str(pictures / written)
+    if images is not None:
+        return str(images / written)
     beside = file.parent / written
     there = os.path.isfile(beside) or not os.path.isfile(root / written)  # noqa: PTH113  (False for a name too long)
     return str(beside if there else root / written)
@@ -180,3 +184,30 @@ def listed_names(names: object) -> tuple[str, ...]:
     if fault := next(filter(None, map(config.class_name_fault, told)), ""):
         raise ValueError(fault)
     return told
+
+
+def write_lines(file: Path, written: Sequence[str]) -> None:
+    """A new text file. Raises InputError for a line with a name that is no UTF-8."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.write_text("".join(line + "\n" for line in written), encoding="utf-8", newline="\n")
+    except UnicodeEncodeError as error:
+        line = error.object[error.object.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise InputError(
+            f"{file.name}: cannot hold '{line[:100]}', a name that is no UTF-8; rename that file, or convert to coco"
+        ) from error
+
+
+def decimals(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The decimal number that each float32 is written as: 10.1 and not 10.100000381469727."""
+    return values.astype(np.str_).astype(np.float64)
+
+
+def words(values: NDArray[Any]) -> list[list[str]]:
+    """The shortest decimals that bring each number back."""
+    return [[word.removesuffix(".0") for word in line] for line in values.astype(np.str_).tolist()]
+
+
+def value_text(value: object) -> str:
+    """A JSON value as text: flags as 0 and 1, null as nothing."""
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)

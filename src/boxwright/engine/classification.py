@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from boxwright.data.class_check import check, check_splits, skip_bad
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
-from boxwright.data.classes import open_classes
-from boxwright.data.report import Report
-from boxwright.engine import faults
+from boxwright.datatools.class_check import check, check_splits, skip_bad
+from boxwright.datatools.report import Report
 from boxwright.engine import fingerprint as fingerprints
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
 from boxwright.evaluation.class_run import evaluate_classifier
 from boxwright.evaluation.topk import TopK
+from boxwright.formats import open_classes
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.recipe import Recipe
 from boxwright.types import ClassBatch
@@ -37,7 +36,8 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[ClassSet
         return check(training) + check(validation) + check_splits(training, validation)
 
     report = on_main(look, accelerator)
-    faults.refuse(report, data.root, skip)
+    if not skip:
+        report.raise_on_errors(data.root, skippable=True)
     learned, scored = skip_bad(training, report), skip_bad(validation, report)
     _nothing_lost(training, learned)
     names = data.names if set(data.names) == set(learned.names) else learned.names

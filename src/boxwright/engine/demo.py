@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from boxwright.data import open_dataset, scenes
+from boxwright.data import scenes
+from boxwright.formats import open_boxes
 from boxwright.engine.train import train
 from boxwright.evaluation.run import evaluate
 from boxwright.predict.backends import Running
@@ -42,7 +43,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
     predictor = load(folder, running=Running(fuse=True))
-    held_out = open_dataset(data, "val")
+    held_out = open_boxes(data, "val")
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"
     predict_to_folder(predictor, [held_out.path(index) for index in range(len(held_out))], pictures)

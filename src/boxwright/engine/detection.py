@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from boxwright.data import Dataset, open_dataset
-from boxwright.data.check import check, check_splits, skip_bad
+from boxwright.data.dataset import Dataset
 from boxwright.data.loader import Loader
-from boxwright.data.report import Report
 from boxwright.data.transforms import augment, step_size
-from boxwright.engine import faults
+from boxwright.datatools.check import check, check_splits, skip_bad
+from boxwright.datatools.report import Report
 from boxwright.engine import fingerprint as fingerprints
 from boxwright.engine.processes import on_main
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.run import evaluate
+from boxwright.formats import open_boxes
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
 from boxwright.types import Batch
@@ -29,7 +29,7 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
     data = recipe.data
 
     def opened() -> list[Dataset]:
-        return [open_dataset(data.root, split, data.kind, data.cache) for split in ("train", "val")]
+        return [open_boxes(data.root, split, data.kind, data.cache) for split in ("train", "val")]
 
     if accelerator.num_processes > 1:
         on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
@@ -39,7 +39,8 @@ def open_checked(recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Dataset,
         return check(training) + check(validation) + check_splits(training, validation)
 
     report = on_main(look, accelerator)
-    faults.refuse(report, data.root, skip)
+    if not skip:
+        report.raise_on_errors(data.root, skippable=True)
     learned, lines = capped(skip_bad(training, report), data.max_boxes)
     return learned, skip_bad(validation, report), report.left_out() + lines
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from boxwright.data import Dataset
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.open import open_labelled
+from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.evaluation import class_run, run
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.topk import TopK
+from boxwright.formats import open_labeled
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.load import AnyPredictor, load
 
@@ -39,7 +39,7 @@ def evaluate(
         >>> bw.evaluate("runs/mine", "data/mine", split="test").ap50
     """
     scored = load(predictor) if isinstance(predictor, str | Path) else predictor
-    labelled = open_labelled(data, split, scored.recipe) if isinstance(data, str | Path) else data
+    labelled = open_labeled(data, split, scored.recipe) if isinstance(data, str | Path) else data
     if isinstance(scored, ClassPredictor):
         if threshold is not None:
             raise InputError("threshold: found with a classifier, which has none; leave it out")

@@ -14,7 +14,7 @@ import torch
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.placement import Placement, placements
+from boxwright.datatools.placement import Placement, placements
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
 from boxwright.evaluation import voc

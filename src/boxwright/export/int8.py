@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxwright import __version__
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.loader import Loader
-from boxwright.data.open import open_labelled
+from boxwright.formats import open_labeled
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import int8_files, onnx
@@ -66,7 +66,7 @@ def quantize(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"
         )
-    calibration, held_out = _Calibration(data, chosen, pictures), open_labelled(str(data), "val", chosen)
+    calibration, held_out = _Calibration(data, chosen, pictures), open_labeled(str(data), "val", chosen)
     with tempfile.TemporaryDirectory() as folder, together(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
         quality = work.worth(work.plain, held_out)
@@ -130,7 +130,7 @@ class _Calibration:
     """Pictures of the split train, spread evenly over it; bytes on canvases of H x W px, as they were loaded."""
 
     def __init__(self, data: str | Path, recipe: Recipe, most: int) -> None:
-        chosen = open_labelled(str(data), "train", recipe)
+        chosen = open_labeled(str(data), "train", recipe)
         if not len(chosen):
             raise InputError(f"{data}: split train holds no picture, needed at least one to calibrate on")
         some = np.unique(np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from boxwright import __version__
 from boxwright.data import scenes
-from boxwright.data.open import open_labelled
+from boxwright.formats import open_labeled
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import inside
@@ -154,7 +154,7 @@ def _pictures(data: str | None, split: str, recipe: Recipe) -> tuple[list[Pictur
     """Pictures to look at, and what they are."""
     if data is None:
         return [scenes.scene(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered pictures"
-    labelled: Any = open_labelled(data, split, recipe)
+    labelled: Any = open_labeled(data, split, recipe)
     if not len(labelled):
         raise InputError(f"{data}: split {split} holds no picture, needed at least one")
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(FROM_DATA, len(labelled))).round().astype(int))
@@ -302,7 +302,7 @@ def _rows(where: str, found: Detections | Classes, chosen: Tensor) -> list[dict[
 
 def _quality(ours: Any, theirs: Any, card: Card, data: str, split: str) -> dict[str, Any]:
     """AP, or top-1, of both on all pictures of the split."""
-    labelled, threshold = open_labelled(data, split, card.recipe), None
+    labelled, threshold = open_labeled(data, split, card.recipe), None
     if card.kind == "complete" and card.recipe.model.task == "detect":  # suppressed inside, as for predicting
         threshold = card.recipe.predict.threshold
         ours.recipe = ours.recipe.with_overrides({"evaluate.suppression": ours.recipe.tree()["predict"]["suppression"]})

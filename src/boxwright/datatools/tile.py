@@ -21,19 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.data import open_dataset
-from boxwright.data import splits as splits_of
 from boxwright.data.budget import MOST_PIXELS
-from boxwright.data.check import BEYOND, check, skip_bad
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.header import read_header
-from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
+from boxwright.datatools.check import BEYOND, check, skip_bad
+from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
 from boxwright.files import folder, keep_outside, read_bytes, whole
+from boxwright.formats import open_boxes
+from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
-SHOWN = 3  # faults named in a message
 MOST_OFF = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 PLACES = 3  # decimals of a px in the JSON
 ENCODING = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 3], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
@@ -140,7 +139,7 @@ def tile(
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
-    checked = {split: _checked(open_dataset(source, split), skip_faulty) for split in splits or splits_of(source)}
+    checked = {split: _checked(open_boxes(source, split), skip_faulty) for split in splits or splits_of(source)}
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for place in (out, Path(out) / "images" / split):
@@ -173,12 +172,8 @@ def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
         return bool(x1 < w and y1 < h and x2 > 0 and y2 > 0)
 
     report = Report(tuple(fault for fault in check(dataset, scenes=True).errors if not partly_inside(fault)))
-    if report.errors and not skip:
-        first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
-        raise InputError(
-            f"{dataset.root}: {len(report.errors)} faults in the labels and pictures of {dataset.split} ({first}); see "
-            f"them all with `boxwright data check`, then repair them, or leave them out with --skip-bad"
-        )
+    if not skip:
+        report.raise_on_errors(dataset.root, skippable=True)
     sound = skip_bad(dataset, report)
     seen: dict[str, str] = {}
     for path in map(sound.path, range(len(sound))):

@@ -5,16 +5,14 @@ The files are `train.txt`, `val.txt` and so on, with the class names in a file b
 sets number nothing: pictures and boxes get ids counted from 1.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
-
-LOOKED_FOR = "{split}.txt with lines 'path x1,y1,x2,y2,class'"
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -22,35 +20,51 @@ def find(root: Path) -> dict[str, Path]:
     return text.find_lists(root, "line_txt")
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
-    """The pictures a list names. names: classes in label order; none: from the usual files in `root`.
+def read(source: Source) -> Dataset:
+    """The images that a list names; its paths start from the list or the root where `source` does not say.
 
-    pictures: the folder that the listed paths start from; None: that of the list, or `root`.
-    Raises InputError for a line that is not a picture's path and boxes of five or six numbers.
+    Raises InputError for a line that is not an image's path and boxes of five or six numbers, and where no class names
+    are found.
     """
-    classes = text.class_names(root, names)
+    path, root = source.path, source.root
+    classes = text.class_names(root, source.names)
     first = int(classes[0] == "background" and len(classes) > 1)
     classes = classes[first:]
     paths: list[str] = []
     table: list[list[float]] = []
     places: list[int] = []
     counts: list[int] = []
-    for number, line in text.lines(source):
+    for number, line in text.lines(path):
         match = text.LISTED.fullmatch(line)
         if match is None:
-            raise InputError(f"{source} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
-        paths.append(text.picture_path(match[1], source, root, pictures))
-        boxes = [_parse(word, source, number) for word in (match[2] or "").split()]
+            raise InputError(f"{path} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
+        paths.append(text.image_path(match[1], path, root, source.images))
+        boxes = [_parse(word, path, number) for word in (match[2] or "").split()]
         table += boxes
         places += [number] * len(boxes)
         counts.append(len(boxes))
     if not paths:
-        raise InputError(f"{source}: empty, needed one picture a line")
+        raise InputError(f"{path}: empty, needed one picture a line")
     unknown = np.full((len(paths), 2), -1, dtype=np.int64)
-    images = Images(np.arange(1, len(paths) + 1), paths_column(paths), unknown, paths_column([str(source)]))
+    images = Images(np.arange(1, len(paths) + 1), paths_column(paths), unknown, paths_column([str(path)]))
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = _boxes(table, places, first, len(classes))
-    return Dataset(classes, tuple(range(first, first + len(classes))), split, root, "line_txt", images, rows, starts)
+    ids = tuple(range(first, first + len(classes)))
+    return Dataset(classes, ids, source.split, root, "line_txt", images, rows, starts)
+
+
+def write(split: Split, folder: Path) -> list[Path]:
+    """{split}.txt. Where the first class is called `background`, that name stands twice: the reader skips the first."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    first = int(dataset.names[0] == "background" and len(dataset.names) > 1)
+    words, labels, crowd = text.words(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
+    lines = []
+    for index, path in enumerate(split.images):
+        boxes = [",".join([*words[row], str(labels[row]), *["1"] * crowd[row]]) for row in split.rows(index)]
+        lines.append(" ".join([f"images/{name}/{path}", *boxes]))
+    text.write_lines(folder / f"{name}.txt", lines)
+    text.write_lines(folder / "classes.txt", ["background"] * first + [*dataset.names])
+    return [folder / "images" / name / path for path in split.images]
 
 
 def _boxes(table: list[list[float]], places: list[int], first: int, classes: int) -> Boxes:
@@ -77,3 +91,13 @@ def _parse(word: str, file: Path, number: int) -> list[float]:
             f"{file} line {number}: found '{word[:60]}', needed x1,y1,x2,y2,class or with ,0 or ,1 (crowd)"
         )
     return values
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="{split}.txt with lines 'path x1,y1,x2,y2,class'",
+    find=find,
+    read=read,
+    accepts=lambda path: text.list_kind(path) == "line_txt",
+    writer=Writer(write=write, crowd=True, file_per_image=False, needs_box=True),
+)

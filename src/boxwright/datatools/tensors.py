@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from boxwright import json_text
-from boxwright.data import open_pictures
 from boxwright.data.canvas import Picture
-from boxwright.data.classes import open_classes
 from boxwright.data.loader import Samples, canvas_of
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
+from boxwright.formats import open_classes, open_images
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 from boxwright.types import Frame
@@ -66,7 +65,7 @@ def write(
 
 def _samples(root: str | Path, split: str, recipe: Recipe) -> tuple[Samples, tuple[str, ...]]:
     """The pictures of the split and the names of the data set's classes."""
-    read = open_classes if recipe.model.task == "classify" else open_pictures
+    read = open_classes if recipe.model.task == "classify" else open_images
     found = read(root, split, recipe.data.kind)
     if not len(found):
         raise InputError(f"{root}: split {split} holds no picture, needed one or more")

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,6 +13,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import open_regular
 
 T = TypeVar("T")
+MAX_NAMED = 3  # faults in a message
 OURS = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # how a report that `write` wrote begins
 
 TITLES = {
@@ -90,6 +91,19 @@ class Report:
 
     def __add__(self, other: "Report") -> "Report":
         return Report(self.findings + other.findings, self.checked | other.checked, self.unit)
+
+    def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
+        """InputError that names the first errors of those kinds in the data set `root`.
+
+        skippable: what the user asked for can also be done without them.
+        """
+        if errors := [finding for finding in self.errors if finding.kind in kinds]:
+            first = "; ".join(map(str, errors[:MAX_NAMED]))
+            skip = ", or leave them out with --skip-bad" if skippable else ""
+            raise InputError(
+                f"{root}: {len(errors)} faults in the labels and images ({first}); see them all with `boxwright data "
+                f"check {root}`, then repair them{skip}"
+            )
 
     def left_out(self) -> list[str]:
         """One line for each label and picture that `skip_bad` leaves out."""

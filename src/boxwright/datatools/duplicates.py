@@ -7,7 +7,10 @@ sides can be, which is what every step below relies on
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from boxwright.ops.iou import pairwise_iou
 
 NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
 EQUAL = 2.0  # in place of an IoU, for boxes that are the same
@@ -135,8 +138,6 @@ def _sides(boxes: Boxes) -> Boxes:
 
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """(N, 4), (N, 4) -> (N,)."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    common = np.clip(sides, 0, None).prod(axis=1)
-    total: NDArray[np.float64] = _sides(a).prod(axis=1) + _sides(b).prod(axis=1)
-    return np.asarray(common / np.maximum(total - common, 1e-300))
+    """(N, 4), (N, 4) -> (N,); one of the two may have one row."""
+    overlap: NDArray[np.float64] = pairwise_iou(torch.from_numpy(a)[:, None], torch.from_numpy(b)[:, None]).numpy()
+    return overlap[:, 0, 0]

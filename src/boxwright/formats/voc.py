@@ -10,20 +10,24 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from boxwright.config import class_name_fault
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
-from boxwright.data.extras import Extras, Keys
 from boxwright.data.header import SUFFIXES
+from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.progress import track
 
-LOOKED_FOR = "Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split"
+TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what no XML can hold
+ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
+IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
 LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
 MOST = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
 DEEPEST = 32  # elements in elements; VOC itself has 5
@@ -53,31 +57,33 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
-    """The pictures of a split. source: a list of names or a folder of XMLs.
+def read(source: Source) -> Dataset:
+    """The images of a split: of a list of names or a folder of XMLs.
 
-    names: classes in label order; none: from the usual files in `root`, else all that the set's XMLs name, sorted, so
-    that every split has the same. pictures: their folder; None: `JPEGImages` beside the XMLs.
+    Without names in `source` the classes come from the usual files in the root, else they are all that the set's XMLs
+    name, sorted, so that every split has the same. The images' folder is by default `JPEGImages` beside the XMLs.
     Raises InputError for a file that is no such XML and for a class that is not among the names.
     """
-    set_folder = source.parent.parent.parent  # of ImageSets/Main/train.txt
+    path, root = source.path, source.root
+    set_folder = path.parent.parent.parent  # of ImageSets/Main/train.txt
     folder = (set_folder if (set_folder / "Annotations").is_dir() else root) / "Annotations"
-    if source.is_dir():
-        folder, files = source, text.walk(source, (".xml",))
+    if path.is_dir():
+        folder, files = path, text.walk(path, (".xml",))
     else:
-        files = [str(folder / f"{name}.xml") for name in _listed(source)]
+        files = [str(folder / f"{name}.xml") for name in _listed(path)]
     if not files:
-        raise InputError(f"{source}: names no picture, needed XMLs in Annotations or their names in a list")
-    told = {file: _read(file) for file in track(files, len(files), f"reading labels of {split}")}
-    classes = tuple(names) or text.listed_classes(root) or _all_names(root, folder, told)
+        raise InputError(f"{path}: names no picture, needed XMLs in Annotations or their names in a list")
+    told = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
+    classes = source.names or text.listed_classes(root) or _all_names(root, folder, told)
     if not classes:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
-    paths = _pictures(files, told, folder, pictures or folder.parent / "JPEGImages")
+    paths = _images(files, told, folder, source.images or folder.parent / "JPEGImages")
     sizes = np.array([told[file].size for file in files], dtype=np.int64)
     images = Images(np.arange(1, len(files) + 1), paths_column(paths), sizes, paths_column(files))
     starts = np.concatenate([[0], np.cumsum([len(told[file].objects) for file in files])]).astype(np.int64)
     rows = _boxes(files, told, {name: label for label, name in enumerate(classes)})
-    return Dataset(classes, tuple(range(len(classes))), split, root, "voc", images, rows, starts)
+    ids = tuple(range(len(classes)))
+    return Dataset(classes, ids, source.split, root, "voc", images, rows, starts, entry="object[{}]")
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -86,11 +92,59 @@ def extras(dataset: Dataset) -> Extras:
     images: list[Keys] = []
     for index in range(len(dataset)):
         tree = _parse(dataset.label_file(index))
-        rows += [others(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
-        images.append(others(tree, {"filename", "size", "object"}))
+        rows += [_other_keys(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
+        images.append(_other_keys(tree, {"filename", "size", "object"}))
         if (depth := tree.findtext("size/depth", "3").strip()) != "3":
             images[-1]["depth"] = depth
     return Extras(rows, images)
+
+
+def write(split: Split, folder: Path) -> list[Path]:
+    """Annotations/*.xml and ImageSets/Main/{split}.txt. A crowd region is written as a difficult object."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    box = text.decimals(rows.xyxy)
+    box[:, :2] += 1  # VOC counts pixels from 1
+    words, difficult = text.words(np.round(box, 12)), (rows.difficult | rows.crowd).astype(int).tolist()
+    images = [PurePosixPath(name) / path for path in split.images]
+    for index, path in enumerate(images):
+        if path.stem != path.stem.rstrip():
+            raise InputError(f"{dataset.path(index)}: VOC's lists cannot hold the space before the suffix; rename it")
+        tree = ET.Element("annotation")
+        keys = {key: value for key, value in split.extras.images[index].items() if key in IMAGE_KEYS}
+        depth = keys.pop("depth", "3")
+        height, width = split.sizes[index].tolist()
+        _fill(tree, {"filename": path.name, "size": {"width": width, "height": height, "depth": depth}} | keys)
+        for row in split.rows(index):
+            keys = {key: value for key, value in split.extras.rows[row].items() if key in ROW_KEYS}
+            corners = dict(zip(SIDES, words[row], strict=True))
+            label = dataset.names[rows.labels[row]]
+            _fill(tree, {"object": {"name": label, "difficult": difficult[row], "bndbox": corners} | keys})
+        ET.indent(tree)
+        text.write_lines(folder / "Annotations" / path.with_suffix(".xml"), [ET.tostring(tree, encoding="unicode")])
+    text.write_lines(folder / "ImageSets" / "Main" / f"{name}.txt", [str(path.with_suffix("")) for path in images])
+    text.write_lines(folder / "classes.txt", dataset.names)
+    return [folder / "JPEGImages" / path for path in images]
+
+
+def _fill(parent: ET.Element, values: Keys) -> None:
+    """The inverse of `_other_keys`."""
+    for tag, value in values.items():
+        if not TAG.fullmatch(tag):
+            raise InputError(f"key '{tag[:40]}': cannot be the name of an XML element")
+        for item in value if isinstance(value, list) else [value]:
+            element = ET.SubElement(parent, tag)
+            if isinstance(item, dict):
+                _fill(element, item)
+            else:
+                element.text = text.value_text(item)
+                if NOT_XML.search(element.text):
+                    raise InputError(f"key '{tag}': {element.text[:60]!r} has letters that no XML holds; mend it")
+
+
+def _read_back(key: str, value: Any) -> Any:
+    tree = ET.Element("annotation")
+    _fill(tree, {key: value})
+    return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
 
 
 def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str, int]) -> Boxes:
@@ -183,12 +237,12 @@ class _Builder(ET.TreeBuilder):
         return super().end(tag)
 
 
-def others(element: ET.Element, known: set[str]) -> Keys:
+def _other_keys(element: ET.Element, known: set[str]) -> Keys:
     """The elements in `element` but for the known ones; what comes several times is a list."""
     found: Keys = {}
     for part in element:
         if part.tag not in known:
-            found.setdefault(part.tag, []).append(others(part, set()) if len(part) else (part.text or "").strip())
+            found.setdefault(part.tag, []).append(_other_keys(part, set()) if len(part) else (part.text or "").strip())
     return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
@@ -200,7 +254,7 @@ def _all_names(root: Path, folder: Path, told: Mapping[str, _Told]) -> tuple[str
     return tuple(sorted({name for one in (*told.values(), *rest) for name, _, _ in one.objects}))
 
 
-def _pictures(files: Sequence[str], told: Mapping[str, _Told], folder: Path, pictures: Path) -> list[str]:
+def _images(files: Sequence[str], told: Mapping[str, _Told], folder: Path, images: Path) -> list[str]:
     """Where the picture of each XML lies.
 
     As for VOC's own tools, picture and XML bear one name: `filename` only says which of several suffixes is meant, or
@@ -208,7 +262,7 @@ def _pictures(files: Sequence[str], told: Mapping[str, _Told], folder: Path, pic
     """
     paths, listed = [], dict[Path, dict[str, list[str]]]()
     for file in files:
-        own = pictures / Path(file).relative_to(folder)
+        own = images / Path(file).relative_to(folder)
         if own.parent not in listed:
             listed[own.parent] = _by_stem(own.parent)
         same, said = listed[own.parent].get(own.stem, []), Path(told[file].filename).name
@@ -254,3 +308,13 @@ def _names(source: Path) -> set[str]:
     if source.is_dir():
         return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
     return {*_listed(source)}
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split",
+    find=find,
+    read=read,
+    extras=extras,
+    writer=Writer(write=write, difficult=True, row_keys=ROW_KEYS, image_keys=IMAGE_KEYS, read_back=_read_back),
+)

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import open_dataset
-from boxwright.data import splits as splits_of
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.duplicates import EQUAL, NEAR, same_object
 from boxwright.data.header import Header, read_headers
-from boxwright.data.report import TITLES, Finding, Report, checked, refuse_others
+from boxwright.datatools.duplicates import EQUAL, NEAR, same_object
+from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
+from boxwright.formats import open_boxes
+from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
 SHOWN = 100  # files or ids named in one finding
@@ -82,7 +82,7 @@ def check_folder(
     """
     if report is not None:
         refuse_others(report)
-    datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
+    datasets = [open_boxes(root, split, kind) for split in splits or splits_of(root, kind)]
     result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
@@ -112,10 +112,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     x1, y1, x2, y2 = rows.xyxy.T.astype(np.float64)
     sizes = _known_sizes(dataset, headers)[owners]
     finite = np.isfinite(rows.xyxy).all(axis=1)
-    # The boxes of a YOLO text set are shares of a picture's size; without the picture there are none to judge.
-    judged = (dataset.images.sizes[owners, 0] >= 0) | (dataset.kind != "yolo_txt")
-    if not headers:
-        judged[:] = True
+    # Boxes relative to the size of an image that cannot be read are no fault of the labels.
+    judged = (dataset.images.sizes[owners, 0] >= 0) | (not dataset.relative or not headers)
     negative = finite & ((x2 < x1) | (y2 < y1))
     zero = finite & ~negative & ((x2 == x1) | (y2 == y1))
     sound = finite & ~negative & ~zero

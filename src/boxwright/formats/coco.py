@@ -6,8 +6,8 @@ pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for
 
 import itertools
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,21 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.config import class_name_fault
+from boxwright.data import index
 from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
-from boxwright.data.extras import Extras
-from boxwright.data.text import can_be_path
+from boxwright.data.index import Contents
+from boxwright.data.layout import Extras, Layout, Source, Split, Writer
+from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
 
-LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
-LONGEST_ID = 256  # characters, likewise
+LONGEST_ID = 256  # characters
 Entries = Sequence[Mapping[str, Any]]
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> JSON file, for a data set's folder."""
+    """Split -> JSON file, for a data set's folder, or for such a file."""
+    if root.suffix == ".json" and not root.is_dir():
+        return {root.stem.removeprefix("instances_"): root}
     found = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
     files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
     files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
@@ -37,24 +40,27 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def find_pictures(root: Path) -> dict[str, Path]:
+def find_unlabeled(root: Path) -> dict[str, Path]:
     """Split -> JSON file that lists pictures without their labels, as COCO publishes them for its test sets."""
     files = sorted((root / "annotations").glob("image_info_*.json")) + sorted(root.glob("image_info_*.json"))
     return {file.stem.removeprefix("image_info_"): file for file in files}
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a COCO JSON says, which is all that its index holds: where the pictures lie now is looked up each time."""
+def read(source: Source) -> Dataset:
+    """The images and boxes of a JSON, from its index where there is one.
 
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    image_ids: Array  # (P,) int64 or unicode
-    files: Array  # (P,) bytes: `file_name` as the file system has it
-    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 where not declared
-    rows: Boxes
-    starts: NDArray[np.int64]  # (P + 1,) as in Dataset
-    strays: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
+    Raises InputError as `parse` and `placed` do, and for categories other than the names in a data YAML.
+    """
+    parser = (json_text, sys.modules[__name__])
+    contents = index.contents(source.path, lambda: parse(source.path), parser, source.cache)
+    if source.names and source.names != contents.names:
+        raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
+    return placed(contents, source)
+
+
+def read_unlabeled(source: Source) -> Dataset:
+    """The same without `annotations`, which are not read and may be absent."""
+    return placed(_contents(_load(source.path), [], source.path), source)
 
 
 def parse(file: Path) -> Contents:
@@ -64,11 +70,6 @@ def parse(file: Path) -> Contents:
     """
     tree = _load(file)
     return _contents(tree, _entries(tree, "annotations", file), file)
-
-
-def parse_pictures(file: Path) -> Contents:
-    """The same without `annotations`, which are not looked at and may be absent."""
-    return _contents(_load(file), [], file)
 
 
 def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
@@ -84,18 +85,23 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, strays)
 
 
-def placed(held: Contents, file: Path, split: str, root: Path, pictures: Path | None = None) -> Dataset:
-    """The data set that the contents of `file` describe, with its pictures where they lie now.
+def placed(contents: Contents, source: Source) -> Dataset:
+    """The data set that a JSON's contents describe, with its images where they are now.
 
-    pictures: the folder that `file_name` starts from; None: the first of the usual places that holds them, InputError
-    when none does.
+    Without `source.images` these are in the first of the usual folders that holds them; InputError when none does.
     """
-    folder = os.fsencode(pictures or _picture_folder(file, split, root, held.files))
-    before = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
-    paths = [name if os.path.isabs(name) else before + name for name in held.files.tolist()]  # noqa: PTH117
-    images = Images(held.image_ids, np.array(paths, dtype=np.bytes_), held.sizes, paths_column([str(file)]))
-    strays = tuple(Stray(f"{file} annotations[{row}]", image, annotation) for row, image, annotation in held.strays)
-    return Dataset(held.names, held.category_ids, split, root, "coco", images, held.rows, held.starts, strays)
+    file, root = source.path, source.root
+    if root == file:
+        root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    folder = os.fsencode(source.images or _image_folder(file, source.split, root, contents.files))
+    prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
+    paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
+    images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
+    orphans = tuple(Stray(f"{file} annotations[{row}]", image, label) for row, image, label in contents.strays)
+    return Dataset(
+        contents.names, contents.category_ids, source.split, root, "coco", images, contents.rows, contents.starts,
+        orphans, entry="annotations[{}]",
+    )  # fmt: skip
 
 
 def image_entries(file: Path) -> Entries:
@@ -123,6 +129,36 @@ def extras(dataset: Dataset) -> Extras:
         [further["categories"][place] for place in order],
         {key: value for key, value in tree.items() if key not in known},
     )
+
+
+def write(split: Split, folder: Path) -> list[Path]:
+    """annotations/{split}.json; `difficult` is a key of the annotations where the set has any such object."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    box = decimals(rows.xyxy)
+    box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # the digits that a subtraction of decimals makes up go
+    columns = (rows.ids, dataset.images.ids[dataset.owners()], rows.categories, box, rows.areas, rows.crowd.astype(int))
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    annotations = [
+        extra | dict(zip(keys, values, strict=True))
+        for *values, extra in zip(*(column.tolist() for column in columns), split.extras.rows, strict=True)
+    ]
+    if rows.difficult.any():
+        for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
+            annotation["difficult"] = int(difficult)
+    images = [
+        {"id": image_id, "file_name": str(path), "height": height, "width": width} | extra
+        for image_id, path, (height, width), extra in zip(
+            dataset.images.ids.tolist(), split.images, split.sizes.tolist(), split.extras.images, strict=True
+        )
+    ]
+    classes = split.extras.classes or [{} for _ in dataset.names]
+    categories = [
+        {"id": number, "name": label} | extra
+        for number, label, extra in zip(dataset.category_ids, dataset.names, classes, strict=True)
+    ]
+    tree = split.extras.dataset | {"images": images, "annotations": annotations, "categories": categories}
+    write_lines(folder / "annotations" / f"{name}.json", [json_text.text_of(tree)])
+    return [folder / "images" / name / path for path in split.images]
 
 
 def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
@@ -292,7 +328,7 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
     return np.where(image_ids[order][nearest] == wanted, order[nearest], -1).astype(np.int64)
 
 
-def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
+def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
     stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
     stem = stem.replace("-dev", "")  # COCO's test-dev2017 are some of the pictures in test2017
@@ -316,3 +352,19 @@ def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
+    find=find,
+    read=read,
+    accepts=lambda path: path.suffix == ".json",
+    numbered=True,
+    find_unlabeled=find_unlabeled,
+    read_unlabeled=read_unlabeled,
+    extras=extras,
+    writer=Writer(
+        write=write, crowd=True, difficult=True, file_per_image=False, class_list=False, row_keys=None, image_keys=None
+    ),
+)

@@ -8,6 +8,7 @@ build plain values and notes of what was to be called; anything else is refused,
 
 import os
 import pickletools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
+from boxwright.data.layout import Layout, Source
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 
@@ -34,18 +36,29 @@ ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstr
 GLOBALS = ARRAY | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
-def find(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Split -> its files. `root` holds one of the unpacked folders or is one; the binary form comes first."""
+def find(root: Path) -> dict[str, Path]:
+    """Split -> the first of its files. `root` holds an unpacked folder or is one; the binary form comes first."""
     for folder in (root, *(root / name for name in FOLDERS)):
         for suffix in FOLDERS.values():
-            found = {split: tuple(folder / f"{name}{suffix}" for name in names) for split, names in FILES.items()}
-            found = {split: files for split, files in found.items() if any(file.is_file() for file in files)}
+            found = {split: folder / f"{names[0]}{suffix}" for split, names in FILES.items()}
+            found = {split: first for split, first in found.items() if any(file.is_file() for file in _files(first))}
             if found:
                 return found
     return {}
 
 
-def read(files: tuple[Path, ...], split: str, root: Path) -> ClassSet:
+def _files(first: Path) -> list[Path]:
+    """All files of the split that begins with `first`."""
+    names = next((names for names in FILES.values() if first.stem == names[0]), (first.stem,))
+    return [first.with_name(f"{name}{first.suffix}") for name in names]
+
+
+def read(source: Source) -> ClassSet:
+    """The records of all files of a split. Raises InputError as `read_files` does."""
+    return read_files(_files(source.path), source.split, source.root)
+
+
+def read_files(files: Sequence[Path], split: str, root: Path) -> ClassSet:
     """The records of all `files`. Raises InputError for a file that is absent, cut off, foreign, or holds a label
     out of range."""
     parts = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
@@ -254,3 +267,7 @@ class _Machine:
         taken = self.stack[start:]
         del self.stack[start:]
         return taken
+
+
+# CIFAR-10 has no third part: `test` is `val`
+LAYOUT = Layout(holds=ClassSet, looked_for=LOOKED_FOR, find=find, read=read, aliases={"test": "val"})

@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.classes import class_splits, open_classes
 from boxwright.data.header import read_headers
-from boxwright.data.report import Finding, Report, checked, refuse_others
+from boxwright.datatools.report import Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
+from boxwright.formats import open_classes
+from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
 
@@ -69,7 +70,7 @@ def check_folder(
     """
     if report is not None:
         refuse_others(report)
-    sets = [open_classes(root, split) for split in splits or class_splits(root)]
+    sets = [open_classes(root, split) for split in splits or splits_of(root, holds=ClassSet)]
     result = checked(Report(unit="classes"), sets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
