@@ -15,13 +15,13 @@ from accelerate import Accelerator
 
 from boxwright import recipe
 from boxwright.cli import main
-from boxwright.data import check, class_check, class_crops
 from boxwright.data.canvas import frame_for, place, read_image
-from boxwright.data.class_folders import imagenet_names
 from boxwright.data.class_loader import ClassLoader, random_window
-from boxwright.data.classes import class_splits, holds_classes, open_classes
+from boxwright.datatools import check, class_check, class_crops
 from boxwright.engine import classification
 from boxwright.errors import InputError
+from boxwright.formats import holds_classes, open_classes, splits
+from boxwright.formats.imagenet import imagenet_names
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 from test_canvas import smooth, waves
@@ -97,7 +97,7 @@ def test_a_crop_of_a_canvas_that_the_picture_does_not_cover_is_filled() -> None:
 
 
 def test_folders_are_classes(pets: Path) -> None:
-    assert class_splits(pets) == ["train", "val"]
+    assert splits(pets) == ["train", "val"]
     assert holds_classes(pets)
     train = open_classes(pets, "train")
     assert (train.names, train.kind, len(train)) == (("cat", "dog"), "folder", 6)
@@ -113,8 +113,8 @@ def test_folders_are_classes(pets: Path) -> None:
 def test_a_detection_set_is_none(tiny_coco: Path) -> None:
     assert not holds_classes(tiny_coco)
     assert "a set with boxes" in refusal(lambda: open_classes(tiny_coco, "train"))
-    assert "no pictures with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
-    assert "classifiers need cifar10, imagenet, folder" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
+    assert "no images with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
+    assert "classifiers need cifar10, folder, imagenet" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
 
 
 def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_splits_with_other_classes_are_refused(pets: Path) -> None:
 
 def test_no_pictures_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
-    assert "found 0 splits 'test', needed one; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
+    assert "no split 'test'; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
         file.unlink()
     assert "hold no picture" in refusal(lambda: open_classes(pets, "val"))
@@ -426,13 +426,13 @@ def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Pa
     for folder in (inside / "train", inside / "val", pets / "train"):
         picture(folder / ".ipynb_checkpoints" / "1.png", 1)
     picture(pets / "test" / ".thumbs" / "1.png", 1)
-    assert class_splits(root) == ["train", "val"]
+    assert splits(root) == ["train", "val"]
     assert open_classes(root, "val").labels.tolist() == [1, 0]
-    assert class_splits(pets) == ["train", "val"]
+    assert splits(pets) == ["train", "val"]
     picture(root / "bare" / ".thumbs" / "1.png", 1)
     assert not holds_classes(root / "bare")
     (inside / "train" / "tmp").mkdir()
-    assert refusal(lambda: class_splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
+    assert refusal(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
 
 
 def yolo(root: Path, split: str) -> Path:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from boxwright.data import duplicates
-from boxwright.data.duplicates import EQUAL, NEAR, same_object
+from boxwright.datatools import duplicates
+from boxwright.datatools.duplicates import EQUAL, NEAR, same_object
 
 Boxes = NDArray[np.float64]
 

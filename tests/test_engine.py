@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from boxwright.config import validate
-from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import checkpointing, detection, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import Average
 from boxwright.engine.schedule import Plan
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset
 from boxwright.models import yolov3
 from boxwright.recipe import EmaConfig, TrainConfig
 from small_run import ROUNDING, SMALL, furthest, lines, tensors

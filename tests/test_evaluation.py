@@ -14,11 +14,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
 
 import boxwright as bw
-from boxwright.data import open_dataset
 from boxwright.data.dataset import Sample
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import score
 from boxwright.evaluation.run import evaluate
+from boxwright.formats import open_dataset
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Detections
 from stand_in import NAMES, Rectangles, rectangles_predictor, scene

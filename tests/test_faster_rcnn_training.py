@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 
 import boxwright
 from boxwright import recipe as recipes
-from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine.detection import prepare
 from boxwright.engine.job import assemble, first_network
 from boxwright.engine.processes import together
 from boxwright.engine.train import descend
+from boxwright.formats import open_dataset
 from small_run import ROUNDING
 
 pytestmark = pytest.mark.slow

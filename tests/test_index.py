@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
-from boxwright.data import Dataset, coco, index, open_dataset
+from boxwright.data import index
+from boxwright.data.dataset import Dataset
 from boxwright.data.index import user_folder
+from boxwright.data.layout import Source
 from boxwright.engine import detection
 from boxwright.errors import InputError
+from boxwright.formats import coco, open_dataset
 
 FOREVER = 10**15  # ns
 
@@ -73,7 +76,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(index, "TICK", 0)
     real, files = coco.parse, []
 
-    def parse(file: Path) -> coco.Contents:
+    def parse(file: Path) -> index.Contents:
         files.append(file)
         return real(file)
 
@@ -84,7 +87,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
     file = make(tmp_path, labels(text_ids=text_ids))
-    without = told(coco.placed(coco.parse(file), file, "train", tmp_path))
+    without = told(coco.placed(coco.parse(file), Source("coco", file, "train", tmp_path)))
     assert len(parsed) == 1
     first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
     assert len(parsed) == 2
@@ -203,17 +206,8 @@ def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
         pieces[-1][position] ^= 1 << position % 8
     for piece in pieces:
         place.write_bytes(piece)
-        assert (
-            told(
-                coco.placed(
-                    index.contents(tmp_path / "annotations/train.json", place.parent),
-                    tmp_path / "annotations/train.json",
-                    "train",
-                    tmp_path,
-                )
-            )
-            == truth
-        )
+        source = Source("coco", tmp_path / "annotations/train.json", "train", tmp_path, cache=place.parent)
+        assert told(coco.read(source)) == truth
     assert len(parsed) > len(pieces) / 2  # the others fell on bytes that say nothing
     place.write_bytes(sound[:-1])
     open_dataset(tmp_path, "train", cache=tmp_path / "cache")
@@ -346,7 +340,7 @@ def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monk
     file, real = make(tmp_path, labels()), coco.parse
     monkeypatch.setattr(index, "TICK", 2 * 10**8)
 
-    def parse(place: Path) -> coco.Contents:
+    def parse(place: Path) -> index.Contents:
         time.sleep(0.3)
         return real(place)
 
@@ -362,7 +356,7 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 ) -> None:
     file, real = make(tmp_path, labels()), coco.parse
 
-    def parse(place: Path) -> coco.Contents:
+    def parse(place: Path) -> index.Contents:
         held = real(place)
         time.sleep(0.05)
         in_place(place, json.dumps(labels(5)))
@@ -376,7 +370,8 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 def test_two_processes_at_once(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (
-        "import sys; from boxwright.data import index, open_dataset; index.SMALL = index.TICK = 0\n"
+        "import sys; from boxwright.data import index; from boxwright.formats import open_dataset\n"
+        "index.SMALL = index.TICK = 0\n"
         "for _ in range(20): print(len(open_dataset(sys.argv[1], 'train', cache=sys.argv[2]).rows))\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -13,10 +13,10 @@ import pytest
 
 from boxwright import json_text, progress
 from boxwright.cli.output import say
-from boxwright.data import open_dataset
-from boxwright.data.convert import convert
-from boxwright.data.report import Finding
+from boxwright.datatools.convert import convert
+from boxwright.datatools.report import Finding
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset
 from boxwright.predict.scene_sinks import predict_scenes_to_folder
 from boxwright.predict.sinks import predict_to_folder
 from boxwright.predict.tiled import Tiling

@@ -13,17 +13,17 @@ import pytest
 from PIL import Image
 
 from boxwright import progress
-from boxwright.data import budget, header, open_dataset, text
-from boxwright.data.check import check, check_folder
-from boxwright.data.class_check import check_folder as check_class_folder
-from boxwright.data.class_crops import crop
-from boxwright.data.classes import open_classes
-from boxwright.data.convert import convert
-from boxwright.data.report import Report
-from boxwright.data.tile import Cutting, tile
+from boxwright.data import budget, header, text
 from boxwright.data.windows import open_scene
+from boxwright.datatools.check import check, check_folder
+from boxwright.datatools.class_check import check_folder as check_class_folder
+from boxwright.datatools.class_crops import crop
+from boxwright.datatools.convert import convert
+from boxwright.datatools.report import Report
+from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
+from boxwright.formats import open_classes, open_dataset
 from boxwright.predict.draw import captioned, draw_boxes
 from boxwright.predict.labels import draw_labels
 
@@ -212,7 +212,7 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from boxwright.data import voc
+    from boxwright.formats import voc
 
     monkeypatch.setattr(voc, "MOST", 100)
     for part in ("Annotations", "JPEGImages"):

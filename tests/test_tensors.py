@@ -12,7 +12,7 @@ import torch
 
 import class_folder
 from boxwright import cli, models, recipe
-from boxwright.data import tensors
+from boxwright.datatools import tensors
 from boxwright.errors import InputError
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.predictor import Predictor

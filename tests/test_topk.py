@@ -12,12 +12,12 @@ from torch import nn
 import class_folder
 from boxwright import recipe
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.classes import open_classes
 from boxwright.data.dataset import paths_column
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures
 from boxwright.evaluation.class_run import evaluate_classifier
 from boxwright.evaluation.topk import TopK, score
+from boxwright.formats import open_classes
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.types import Classes
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from boxwright import interop
-    from boxwright.formats import open_dataset
     from boxwright.data.windows import open_scene
     from boxwright.engine.train import train
     from boxwright.errors import InputError
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
+    from boxwright.formats import open_dataset
     from boxwright.predict.backend import Running
     from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
     from boxwright.predict.load import load

@@ -92,10 +92,10 @@ def evaluate(
     trust_file: TrustFile = False,
 ) -> None:
     """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
-    from boxwright.formats import open_boxes, open_images
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as whole
+    from boxwright.formats import open_boxes, open_images
     from boxwright.predict.backends import Running
     from boxwright.predict.class_predictor import ClassPredictor
     from boxwright.predict.load import load

@@ -70,7 +70,7 @@ def check_folder(
     """
     if report is not None:
         refuse_others(report)
-    sets = [open_classes(root, split) for split in splits or splits_of(root, holds=ClassSet)]
+    sets = [open_classes(root, split) for split in splits or splits_of(root)]
     result = checked(Report(unit="classes"), sets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)

@@ -36,10 +36,11 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     splits of different classes, for names that the layout cannot write, for splits that its reader would not find
     again, and when `out` is there already.
     """
-    layout = formats.layout(to)
-    writer = layout.writer
-    if writer is None:
-        raise InputError(f"--to {to}: this layout cannot be written, needed one of {', '.join(_writable())}, folder")
+    layouts = {name: formats.layout(name) for name in formats.names()}
+    writable = {name: (found, found.writer) for name, found in layouts.items() if found.writer is not None}
+    if to not in writable:
+        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(writable)}, folder")
+    layout, writer = writable[to]
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
@@ -70,10 +71,6 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             if name not in found:
                 raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
-
-
-def _writable() -> list[str]:
-    return [name for name in formats.names() if formats.layout(name).writer is not None]
 
 
 def refuse_outside(dataset: Dataset, root: str | Path) -> None:

@@ -6,9 +6,9 @@ from itertools import count
 from pathlib import Path
 
 from boxwright.data import scenes
-from boxwright.formats import open_boxes
 from boxwright.engine.train import train
 from boxwright.evaluation.run import evaluate
+from boxwright.formats import open_boxes
 from boxwright.predict.backends import Running
 from boxwright.predict.predictor import load
 from boxwright.predict.sinks import predict_to_folder

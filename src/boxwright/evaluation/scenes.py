@@ -14,8 +14,8 @@ import torch
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.datatools.placement import Placement, placements
 from boxwright.data.windows import Window
+from boxwright.datatools.placement import Placement, placements
 from boxwright.errors import InputError
 from boxwright.evaluation import voc
 from boxwright.evaluation.coco import Metrics

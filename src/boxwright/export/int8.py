@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from boxwright import __version__
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.loader import Loader
-from boxwright.formats import open_labeled
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import int8_files, onnx
@@ -27,6 +26,7 @@ from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import together
+from boxwright.formats import open_labeled
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.load import load

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from boxwright import __version__
 from boxwright.data import scenes
-from boxwright.formats import open_labeled
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import inside
 from boxwright.files import whole
+from boxwright.formats import open_labeled
 from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import Picture, arguments, on_canvases

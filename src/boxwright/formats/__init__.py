@@ -91,8 +91,9 @@ def open_dataset(
     Raises:
         InputError: When nothing or more than one thing is found, and for files that cannot be read.
     """
-    holds = ClassSet if holds_classes(root, kind) else Dataset
-    return _open(root, split, kind, cache, holds)
+    if holds_classes(root, kind):
+        return _open(root, split, kind, cache, ClassSet)
+    return _open(root, split, kind, cache, Dataset)
 
 
 def open_boxes(root: str | Path, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
@@ -107,8 +108,9 @@ def open_classes(root: str | Path, split: str, kind: str = "auto") -> ClassSet:
 
 def open_labeled(root: str | Path, split: str, recipe: Recipe) -> Dataset | ClassSet:
     """One split of the kind of data set that the recipe's task needs. Raises InputError as `open_dataset` does."""
-    holds = {"detect": Dataset, "classify": ClassSet}[recipe.model.task]
-    return _open(root, split, recipe.data.kind, recipe.data.cache, holds)
+    if recipe.model.task == "classify":
+        return open_classes(root, split, recipe.data.kind)
+    return open_boxes(root, split, recipe.data.kind, recipe.data.cache)
 
 
 def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
@@ -135,9 +137,10 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     return dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
 
 
-def splits(root: str | Path, kind: str = "auto", holds: type[Dataset] | type[ClassSet] = Dataset) -> list[str]:
+def splits(root: str | Path, kind: str = "auto") -> list[str]:
     """The splits that `root` holds: train, val, test first, then others by name."""
-    return ordered(_find(Path(root), kind, holds))
+    place = Path(root)
+    return ordered(_find(place, kind, ClassSet) if holds_classes(place, kind) else _find(place, kind, Dataset))
 
 
 def holds_classes(root: str | Path, kind: str = "auto") -> bool:
@@ -182,7 +185,7 @@ def _source(place: Path, split: str, kind: str, holds: type[Labels]) -> Source:
     if split not in found:
         split = layout(next(iter(found.values())).kind).aliases.get(split, split)
     matching = {name: source for name, source in found.items() if plain(name) == plain(split)}
-    if split in found or place.suffix not in YAML and not place.is_dir():  # a file of labels is every split
+    if split in found or not (place.suffix in YAML or place.is_dir()):  # a file of labels is every split
         matching = {split: found.get(split) or next(iter(found.values()))}
     if not matching:
         raise InputError(f"{place}: no split '{split}'; it holds {', '.join(ordered(found))}")

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.config import class_name_fault
-from boxwright.data import index
 from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
-from boxwright.data.index import Contents
+from boxwright.data.index import Contents, indexed
 from boxwright.data.layout import Extras, Layout, Source, Split, Writer
 from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
@@ -52,7 +51,7 @@ def read(source: Source) -> Dataset:
     Raises InputError as `parse` and `placed` do, and for categories other than the names in a data YAML.
     """
     parser = (json_text, sys.modules[__name__])
-    contents = index.contents(source.path, lambda: parse(source.path), parser, source.cache)
+    contents = indexed(source.path, lambda: parse(source.path), parser, source.cache)
     if source.names and source.names != contents.names:
         raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
     return placed(contents, source)
