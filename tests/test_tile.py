@@ -383,7 +383,7 @@ def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:
     (source / "annotations" / "val.json").write_text(file.read_text().replace("[10, 10, 20, 20]", "[10, 10, 0, 20]"))
     (source / "images" / "train").rename(source / "images" / "all")
     (source / "images" / "all" / "s0.png").rename(source / "images" / "s0.png")
-    with pytest.raises(InputError, match="1 faults in the labels and images \(val, "):
+    with pytest.raises(InputError, match=r"1 faults in the labels and images \(val, "):
         tile.tile(source, tmp_path / "out", Cutting(**SMALL))
     assert not (tmp_path / "out").exists()
 

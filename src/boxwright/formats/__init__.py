@@ -222,7 +222,10 @@ def _kind_of(path: Path, kind: str, holds: type[Labels]) -> str:
     layouts = _layouts(kind, holds)
     found = [name for name, layout in layouts.items() if kind != "auto" or layout.accepts(path)]
     if len(found) != 1:
-        raise InputError(f"{path}: neither a COCO JSON, a folder of images, nor a list of images; say 'kind'")
+        known = (
+            f"may be {' or '.join(found)}" if found else "neither a COCO JSON, a folder of images, nor a list of them"
+        )
+        raise InputError(f"{path}: {known}; say 'kind'")
     return found[0]
 
 
