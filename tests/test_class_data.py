@@ -148,7 +148,7 @@ def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: p
     (pets / "val" / "dog" / "same.png").symlink_to(pets / "train" / "cat" / "1.png")
     shutil.rmtree(pets / "val" / "cat")
     (pets / "val" / "cat").mkdir()
-    found = class_check.check_folder(pets)
+    found = check.check_folder(pets)
     assert [(one.kind, one.level) for one in found.findings] == [
         ("unreadable_picture", "error"), ("not_a_picture", "note"), ("class_without_picture", "note"),
         ("shared_picture", "note"),
@@ -156,7 +156,7 @@ def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: p
     assert found.errors[0].file == str(pets / "train" / "cat" / "0.png")
     train = open_classes(pets, "train")
     report = class_check.check(train)
-    kept = class_check.skip_bad(train, report)
+    kept = check.skip_bad(train, report)
     assert [kept.path(index) for index in range(len(kept))] == [train.path(index) for index in range(1, 6)]
     assert report.left_out() == [f"left out the picture: {report.errors[0]}"]
     with pytest.raises(SystemExit) as ended:

@@ -16,7 +16,6 @@ from boxwright import progress
 from boxwright.data import budget, header, text
 from boxwright.data.windows import open_scene
 from boxwright.datatools.check import check, check_folder
-from boxwright.datatools.class_check import check_folder as check_class_folder
 from boxwright.datatools.class_crops import crop
 from boxwright.datatools.convert import convert
 from boxwright.datatools.report import Report
@@ -133,7 +132,7 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     cv2.imwrite(str(classes / "1.png"), np.zeros((8, 8, 3), np.uint8))
     mine = tmp_path / "mine.json"
     mine.write_text("{}")
-    refusal(lambda: check_class_folder(tmp_path / "classes", report=mine))
+    refusal(lambda: check_folder(tmp_path / "classes", report=mine))
     assert mine.read_text() == "{}"
 
 

@@ -21,10 +21,8 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every picture, not only its header.")] = False,
 ) -> None:
     """List every doubtful label and picture. Ends with status 1 when something is wrong."""
-    from boxwright.datatools import check, class_check
-    from boxwright.formats import holds_classes
+    from boxwright.datatools.check import check_folder
 
-    check_folder = class_check.check_folder if holds_classes(folder) else check.check_folder
     found = check_folder(folder, tuple(split or ()), Path(report), decode=decode)
     say(found)
     raise typer.Exit(1 if found.errors else 0)

@@ -3,7 +3,7 @@
 P images, T boxes in all, N boxes of one image
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.dataset import Dataset
+from boxwright.data.dataset import Boxes, Dataset, Images, Stray, paths_column
 
 Labels = TypeVar("Labels", Dataset, ClassSet)  # boxes, or one class an image
 Keys = dict[str, Any]  # key -> a JSON value
@@ -34,6 +34,31 @@ class Source:
     images: Path | None = None
     others: tuple[Path, ...] = ()
     cache: str | Path | None = None
+
+    def unnumbered(
+        self,
+        names: tuple[str, ...],
+        paths: Sequence[str],
+        label_files: Sequence[str],
+        rows: Boxes,
+        counts: Sequence[int],
+        *,
+        first: int = 0,
+        sizes: NDArray[np.int64] | None = None,
+        strays: tuple[Stray, ...] = (),
+        entry: str = "line {}",
+        relative: bool = False,
+    ) -> Dataset:
+        """A data set whose files have no ids: images count from 1, categories from `first`.
+
+        names: classes in label order. paths: P, of the images. label_files: P, or the one of all. counts: P, rows of
+        each image. sizes, strays, entry, relative: as in Dataset.
+        """
+        sizes = np.full((len(paths), 2), -1, dtype=np.int64) if sizes is None else sizes
+        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(label_files))
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        ids = tuple(range(first, first + len(names)))
+        return Dataset(names, ids, self.split, self.root, self.kind, images, rows, starts, strays, entry, relative)
 
 
 @dataclass(frozen=True, slots=True)

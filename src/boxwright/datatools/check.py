@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.header import Header, read_headers
+from boxwright.data.layout import Labels
+from boxwright.datatools import class_check
 from boxwright.datatools.duplicates import EQUAL, NEAR, same_object
 from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
-from boxwright.formats import open_boxes
+from boxwright.formats import holds_classes, open_boxes, open_classes
 from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
@@ -82,29 +84,37 @@ def check_folder(
     """
     if report is not None:
         refuse_others(report)
-    datasets = [open_boxes(root, split, kind) for split in splits or splits_of(root, kind)]
-    result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
+    names = splits or splits_of(root, kind)
+    if holds_classes(root, kind):
+        sets = [open_classes(root, split, kind) for split in names]
+        judge = partial(class_check.check, decode=decode)
+        result = checked(Report(unit="classes"), sets, judge, class_check.check_splits)
+    else:
+        datasets = [open_boxes(root, split, kind) for split in names]
+        result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result
 
 
-def skip_bad(dataset: Dataset, report: Report) -> Dataset:
-    """The data set without the labels and pictures that the report's errors on its split name; no more, no less.
+def skip_bad(dataset: Labels, report: Report) -> Labels:
+    """The data set without the labels and images that the report's errors on its split name; no more, no less.
 
-    Raises InputError when an error cannot be skipped, or when no picture is left.
+    Raises InputError when an error cannot be skipped, or when no image is left.
     """
     errors = [finding for finding in report.errors if finding.split == dataset.split]
     for finding in errors:
         if finding.leave_out == "nothing":
             raise InputError(f"{finding}; skipping cannot mend this")
-    bad_rows = np.zeros(len(dataset.rows), dtype=bool)
-    bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
-    bad_pictures = {finding.index for finding in errors if finding.leave_out == "picture"}
-    kept = [index for index in range(len(dataset)) if index not in bad_pictures]
+    bad_images = {finding.index for finding in errors if finding.leave_out == "picture"}
+    kept = [index for index in range(len(dataset)) if index not in bad_images]
     if not kept:
         raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
-    return dataset.without_rows(bad_rows).subset(kept)
+    if isinstance(dataset, Dataset):
+        bad_rows = np.zeros(len(dataset.rows), dtype=bool)
+        bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
+        dataset = dataset.without_rows(bad_rows)
+    return dataset.subset(kept)
 
 
 def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
@@ -269,18 +279,8 @@ def _of_rows(
 def _of_picture(dataset: Dataset, index: int, kind: str, level: Literal["error", "note"], text: str) -> Finding:
     leave_out: Literal["picture", "nothing"] = "picture" if level == "error" else "nothing"
     image_id = dataset.images.ids[index].item()
-    return Finding(
-        kind,
-        level,
-        dataset.split,
-        dataset.label_file(index),
-        dataset.path(index),
-        image_id,
-        None,
-        text,
-        leave_out,
-        index,
-    )
+    place, path = dataset.label_file(index), dataset.path(index)
+    return Finding(kind, level, dataset.split, place, path, image_id, None, text, leave_out, index)
 
 
 def _classes(dataset: Dataset) -> str:

@@ -3,8 +3,7 @@
 Errors stop a training, or are left out with `skip_bad`; notes are worth a look. Nothing is repaired.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +11,7 @@ import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.header import read_headers
-from boxwright.datatools.report import Finding, Report, checked, refuse_others
-from boxwright.errors import InputError
-from boxwright.formats import open_classes
-from boxwright.formats import splits as splits_of
+from boxwright.datatools.report import Finding, Report
 from boxwright.progress import track
 
 
@@ -57,39 +53,6 @@ def check_splits(first: ClassSet, second: ClassSet) -> Report:
             text = f"is also in {first.split}, which makes results look better than they are"
             findings.append(_finding(second, "shared_picture", "note", second.path(index), text, index))
     return Report(tuple(findings), unit="classes")
-
-
-def check_folder(
-    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False
-) -> Report:
-    """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
-
-    report: also write the findings there as JSON, in the place of an earlier report but of no other file. decode:
-    decode every picture, not only its header.
-    Raises InputError when the data set cannot be opened at all, and where the report cannot be written.
-    """
-    if report is not None:
-        refuse_others(report)
-    sets = [open_classes(root, split) for split in splits or splits_of(root)]
-    result = checked(Report(unit="classes"), sets, partial(check, decode=decode), check_splits)
-    if report is not None:
-        result.write(report)
-    return result
-
-
-def skip_bad(dataset: ClassSet, report: Report) -> ClassSet:
-    """The data set without the pictures that the report's errors on its split name; no more, no less.
-
-    Raises InputError when an error cannot be skipped, or when no picture is left.
-    """
-    errors = [finding for finding in report.errors if finding.split == dataset.split]
-    for finding in errors:
-        if finding.index is None:
-            raise InputError(f"{finding}; skipping cannot mend this")
-    kept = np.setdiff1d(np.arange(len(dataset)), [finding.index for finding in errors])
-    if not len(kept):
-        raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
-    return dataset.subset(kept)
 
 
 def _finding(

@@ -9,7 +9,8 @@ from torch import nn
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
-from boxwright.datatools.class_check import check, check_splits, skip_bad
+from boxwright.datatools.check import skip_bad
+from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report
 from boxwright.engine import fingerprint as fingerprints
 from boxwright.engine.processes import on_main

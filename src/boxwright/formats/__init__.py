@@ -1,18 +1,7 @@
 """One layout of labels a file; a data set is opened by the layout that finds itself in it.
 
-`--data` names a folder, a COCO JSON file, or a small YAML file that says what lies where:
-
-    root: ../coco              # folder all paths start from; default: the YAML's own folder (`path` means the same)
-    kind: coco                 # a layout: the name of a file here; default: found out
-    train: annotations/a.json  # one entry a split (train, val, test): a COCO JSON, a folder of images, or a list;
-                               # for dota the folder of labels, for voc a list of names or the folder of labels
-    val: annotations/b.json
-    images: photos             # the folder that file_name (COCO) or a list's paths start from; default: looked for
-    names: [car, truck]        # other formats: classes in label order, or a shipped list such as dota15; default:
-                               # classes.txt, obj.names, data.yaml
-
-Nothing in the file is executed or fetched. There is no registry: a layout is a module here with a `LAYOUT`
-(`data/layout.py`).
+There is no registry: a layout is a module here with a `LAYOUT` (`data/layout.py`). docs/data.md describes the layouts,
+and the YAML file that may say what lies where; nothing in it is executed or fetched.
 """
 
 import difflib

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Stray
 from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.data.outlines import corners_of
@@ -68,25 +68,19 @@ def read(source: Source) -> Dataset:
     labels: list[int] = []
     difficult: list[bool] = []
     places: list[int] = []
-    starts = [0]
+    counts: list[int] = []
     for stem in scenes:
+        before = len(corners)
         for number, (quad, name, hard) in _objects(files.get(stem)):
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
             difficult.append(hard > 0)
             places.append(number)
-        starts.append(len(corners))
-    images = Images(
-        np.arange(1, len(scenes) + 1),
-        paths_column(list(scenes.values())),
-        np.full((len(scenes), 2), -1, dtype=np.int64),
-        paths_column([files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]),
-    )
-    quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
-    rows = _boxes(quads, np.array(labels, dtype=np.int64), np.array(difficult, dtype=bool), np.array(places, np.int64))
+        counts.append(len(corners) - before)
+    label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
+    rows = _boxes(np.array(corners, np.float64).reshape(-1, 4, 2), np.array(labels, np.int64), places, difficult)
     orphans = tuple(Stray(files[stem], stem, None) for stem in files if stem not in scenes)
-    ends, ids = np.array(starts, dtype=np.int64), tuple(range(len(classes)))
-    return Dataset(classes, ids, source.split, root, "dota", images, rows, ends, orphans)
+    return source.unnumbered(classes, [*scenes.values()], label_files, rows, counts, strays=orphans)
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -129,18 +123,14 @@ def _read_back(key: str, value: Any) -> Any:
     return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
 
 
-def _boxes(
-    quads: NDArray[np.float64], labels: NDArray[np.int64], difficult: NDArray[np.bool_], places: NDArray[np.int64]
-) -> Boxes:
+def _boxes(quads: NDArray[np.float64], labels: NDArray[np.int64], places: list[int], difficult: list[bool]) -> Boxes:
     """quads (T, 4, 2) px -> rows."""
     x, y = quads[..., 0], quads[..., 1]
     with np.errstate(over="ignore", invalid="ignore"):
         # the shoelace formula; a figure that crosses itself has the difference of its parts
         areas = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    ids = np.arange(1, len(quads) + 1)
-    crowd = np.zeros(len(quads), dtype=bool)
-    return Boxes(as_float32(xyxy), labels, labels, crowd, areas, ids, places, difficult)
+    return Boxes.unnumbered(xyxy, labels, places, areas=areas, difficult=np.array(difficult, bool))
 
 
 def _objects(file: str | None) -> Iterator[tuple[int, Row]]:

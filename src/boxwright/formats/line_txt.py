@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
 
@@ -45,12 +45,8 @@ def read(source: Source) -> Dataset:
         counts.append(len(boxes))
     if not paths:
         raise InputError(f"{path}: empty, needed one picture a line")
-    unknown = np.full((len(paths), 2), -1, dtype=np.int64)
-    images = Images(np.arange(1, len(paths) + 1), paths_column(paths), unknown, paths_column([str(path)]))
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     rows = _boxes(table, places, first, len(classes))
-    ids = tuple(range(first, first + len(classes)))
-    return Dataset(classes, ids, source.split, root, "line_txt", images, rows, starts)
+    return source.unnumbered(classes, paths, [str(path)], rows, counts, first=first)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -71,11 +67,7 @@ def _boxes(table: list[list[float]], places: list[int], first: int, classes: int
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
     labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    ids = np.arange(1, len(values) + 1)
-    crowd, difficult = values[:, 5].astype(bool), np.zeros(len(values), dtype=bool)
-    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, np.array(places, dtype=np.int64), difficult)
+    return Boxes.unnumbered(xyxy, labels, places, categories=categories, crowd=values[:, 5].astype(bool))
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:

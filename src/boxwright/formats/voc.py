@@ -17,7 +17,7 @@ import numpy as np
 
 from boxwright.config import class_name_fault
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.errors import InputError
@@ -79,11 +79,9 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
     paths = _images(files, told, folder, source.images or folder.parent / "JPEGImages")
     sizes = np.array([told[file].size for file in files], dtype=np.int64)
-    images = Images(np.arange(1, len(files) + 1), paths_column(paths), sizes, paths_column(files))
-    starts = np.concatenate([[0], np.cumsum([len(told[file].objects) for file in files])]).astype(np.int64)
+    counts = [len(told[file].objects) for file in files]
     rows = _boxes(files, told, {name: label for label, name in enumerate(classes)})
-    ids = tuple(range(len(classes)))
-    return Dataset(classes, ids, source.split, root, "voc", images, rows, starts, entry="object[{}]")
+    return source.unnumbered(classes, paths, files, rows, counts, sizes=sizes, entry="object[{}]")
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -161,11 +159,7 @@ def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str
             difficult.append(hard)
             places.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    column, lines = np.array(labels, dtype=np.int64), np.array(places, dtype=np.int64)
-    ids, crowd = np.arange(1, len(xyxy) + 1), np.zeros(len(xyxy), dtype=bool)
-    return Boxes(as_float32(xyxy), column, column, crowd, areas, ids, lines, np.array(difficult, dtype=bool))
+    return Boxes.unnumbered(xyxy, np.array(labels, np.int64), places, difficult=np.array(difficult, bool))
 
 
 def _read(file: str) -> _Told:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Stray
 from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
@@ -56,12 +56,9 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{path}: no picture has a label file; looked for {label_files[0]} and so on")
     headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(label_files))
     table, places, counts = _read_labels(label_files)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    rows = _boxes(table, np.array(places, dtype=np.int64), np.repeat(sizes, counts, axis=0), len(classes))
-    ids = tuple(range(len(classes)))
-    return Dataset(classes, ids, source.split, root, "yolo_txt", images, rows, starts, orphans, relative=True)
+    rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
+    return source.unnumbered(classes, paths, label_files, rows, counts, sizes=sizes, strays=orphans, relative=True)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -78,7 +75,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[np.int64], classes: int) -> Boxes:
+def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64], classes: int) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 5)
     width_height = sizes[:, ::-1].astype(np.float64)
     width_height = np.where(width_height < 0, np.nan, width_height)
@@ -88,9 +85,7 @@ def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[n
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    ids = np.arange(1, len(values) + 1)
-    flags = np.zeros(len(values), dtype=bool)  # the format has neither crowds nor difficult objects
-    return Boxes(as_float32(xyxy), labels, categories, flags, areas, ids, places, flags)
+    return Boxes.unnumbered(xyxy, labels, places, categories=categories, areas=areas)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
