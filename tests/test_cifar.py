@@ -141,16 +141,16 @@ def test_a_refused_name_of_two_lines_is_said_in_one(tmp_path: Path) -> None:
     assert r"asks for 'o\ns x'" in refusal(file)
 
 
-DEEP = (cifar10.OPCODES - 100) // 3
+DEEP = (cifar10.MAX_OPCODES - 100) // 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pickled", "said"),
     [
-        (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar10.OPCODES} opcodes"),
-        (b"\x80\x02})" + b"\x85" * (cifar10.OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
-        (b"\x80\x02}()" + b"\x85" * (cifar10.OPCODES - 100) + b"K\x01u.", "asks for a key of type tuple"),
+        (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar10.MAX_OPCODES} opcodes"),
+        (b"\x80\x02})" + b"\x85" * (cifar10.MAX_OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
+        (b"\x80\x02}()" + b"\x85" * (cifar10.MAX_OPCODES - 100) + b"K\x01u.", "asks for a key of type tuple"),
         (b"\x80\x02}K\x01K\x01s.", "asks for a key of type int"),
         (b"\x80\x02" + b"cnumpy\ndtype\n" * DEEP + b"N" + b"\x85R" * DEEP + b".", "needed a dictionary"),
         (b"\x80\x02" + b"]" * DEEP + b"N" + b"a" * DEEP + b".", "needed a dictionary"),
@@ -204,8 +204,8 @@ def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")
     assert most_memory(file) < 40 << 20
-    assert f"more than {cifar10.OPCODES} opcodes" in refusal(file)
-    assert cifar10.LARGEST == 1 << 25
+    assert f"more than {cifar10.MAX_OPCODES} opcodes" in refusal(file)
+    assert cifar10.MAX_BYTES == 1 << 25
 
 
 def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_a_missing_batch_is_named(folder: Path) -> None:
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     with open(file, "wb") as sparse:
-        sparse.truncate(cifar10.LARGEST + 1)
-    assert f"needed at most {cifar10.LARGEST}" in refusal(file)
+        sparse.truncate(cifar10.MAX_BYTES + 1)
+    assert f"needed at most {cifar10.MAX_BYTES}" in refusal(file)
 
 
 def test_labels_in_another_order_follow_their_names(folder: Path) -> None:

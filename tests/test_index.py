@@ -66,7 +66,7 @@ def told(data: Dataset) -> list[Any]:
     columns = [*(getattr(data.rows, name) for name in data.rows.__slots__), data.starts]
     columns += [data.images.ids, data.images.paths, data.images.sizes, data.images.label_files]
     plain = [(column.dtype.str, column.shape, column.tolist()) for column in columns]
-    return [data.names, data.category_ids, data.split, data.root, data.kind, data.strays, *plain]
+    return [data.names, data.category_ids, data.split, data.root, data.kind, data.orphans, *plain]
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert open_dataset(tmp_path / "link", "train").path(0).startswith(str(tmp_path / "link"))
     monkeypatch.chdir(tmp_path / "annotations")
     data = open_dataset(Path("../annotations/train.json"), "val")
-    assert (data.split, data.place(5, int(data.starts[5])), data.strays[0].place) == (
+    assert (data.split, data.place(5, int(data.starts[5])), data.orphans[0].place) == (
         "val", "../annotations/train.json annotations[0]", "../annotations/train.json annotations[4]",
     )  # fmt: skip
     assert len(parsed) == 1
@@ -239,7 +239,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a column is missing": lambda held: held.pop("crowd"),
     "pickled": lambda held: held.update(files=np.array([Trap()] * 6, dtype=object)),
     "an id too few": lambda held: held.update(about=edited(held["about"], category_ids=[2])),
-    "strays of other form": lambda held: held.update(about=edited(held["about"], strays=[[1]])),
+    "orphans of other form": lambda held: held.update(about=edited(held["about"], orphans=[[1]])),
     "about is a list": lambda held: held.update(about=np.frombuffer(b"[]", dtype=np.uint8)),
 }
 

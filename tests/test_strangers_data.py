@@ -213,7 +213,7 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from boxwright.formats import voc
 
-    monkeypatch.setattr(voc, "MOST", 100)
+    monkeypatch.setattr(voc, "MAX_ELEMENTS", 100)
     for part in ("Annotations", "JPEGImages"):
         (tmp_path / part).mkdir()
     (tmp_path / "classes.txt").write_text("a\n")

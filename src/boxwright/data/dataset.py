@@ -45,7 +45,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class Orphan:
     """A label that belongs to no picture of the set: it cannot be a row, and is kept so that `check` names it."""
 
     place: str  # the label file and, where it holds several labels, the entry in it
@@ -128,7 +128,7 @@ class Dataset:
     images: Images
     rows: Boxes
     starts: NDArray[np.int64]
-    strays: tuple[Stray, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
     entry: str = "line {}"
     relative: bool = False
 

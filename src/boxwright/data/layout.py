@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.dataset import Boxes, Dataset, Images, Stray, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Images, Orphan, paths_column
 
 Labels = TypeVar("Labels", Dataset, ClassSet)  # boxes, or one class an image
 Keys = dict[str, Any]  # key -> a JSON value
@@ -45,20 +45,20 @@ class Source:
         *,
         first: int = 0,
         sizes: NDArray[np.int64] | None = None,
-        strays: tuple[Stray, ...] = (),
+        orphans: tuple[Orphan, ...] = (),
         entry: str = "line {}",
         relative: bool = False,
     ) -> Dataset:
         """A data set whose files have no ids: images count from 1, categories from `first`.
 
         names: classes in label order. paths: P, of the images. label_files: P, or the one of all. counts: P, rows of
-        each image. sizes, strays, entry, relative: as in Dataset.
+        each image. sizes, orphans, entry, relative: as in Dataset.
         """
         sizes = np.full((len(paths), 2), -1, dtype=np.int64) if sizes is None else sizes
         images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(label_files))
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         ids = tuple(range(first, first + len(names)))
-        return Dataset(names, ids, self.split, self.root, self.kind, images, rows, starts, strays, entry, relative)
+        return Dataset(names, ids, self.split, self.root, self.kind, images, rows, starts, orphans, entry, relative)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ T boxes in all
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.data.dataset import Dataset, as_float32
 from boxwright.data.layout import Extras, Keys
@@ -25,6 +26,14 @@ def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
         if fit:
             corners[row] = [repr(float(value)).removesuffix(".0") for value in outline]
     return corners
+
+
+def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T, 4, 2) px -> (T,) by the shoelace formula; a figure that crosses itself has the difference of its parts."""
+    x, y = corners[..., 0], corners[..., 1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas: NDArray[np.float64] = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+    return areas
 
 
 def quadrilateral(keys: Keys) -> list[float] | None:

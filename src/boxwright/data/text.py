@@ -18,7 +18,7 @@ from boxwright.recipe import class_names as class_names_called
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
 # A path, which may hold spaces, ends at the last picture's suffix; what follows, if anything, stands behind a space.
 LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
-ENOUGH = 65536  # characters of a line that show what it is
+PREFIX_LENGTH = 65536  # characters of a line that show what it is
 LONGEST_LINE = 1 << 24  # characters; a picture with 700,000 boxes has that many
 LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
 
@@ -48,12 +48,12 @@ def list_kind(file: Path) -> str | None:
     """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
-            told = (line.strip() for line in iter(lambda: opened.readline(ENOUGH), "") if not line.isspace())
-            first = LISTED.fullmatch(next(told, ""))
+            stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
+            first = LISTED.fullmatch(next(stripped, ""))
             if first is None:
                 return None
             # pictures without boxes may come first, many of them; the cheap question spares the pattern
-            rest = (LISTED.fullmatch(line) for line in told if not line.lower().endswith(SUFFIXES))
+            rest = (LISTED.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
         return None
@@ -63,9 +63,9 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
     """Split -> list file of that kind, in the folder itself."""
     kinds = {file: list_kind(file) for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES}
     if "line_txt" in kinds.values():  # bare paths beside it may be a split without boxes
-        bare = [file for file, one in kinds.items() if one == "yolo_txt"]
+        bare = [file for file, found in kinds.items() if found == "yolo_txt"]
         kinds |= {file: "line_txt" for file in bare if not _has_labels(file, root)}
-    return {file.stem: file for file, one in kinds.items() if one == kind}
+    return {file.stem: file for file, found in kinds.items() if found == kind}
 
 
 def _has_labels(file: Path, root: Path) -> bool:
@@ -78,8 +78,8 @@ def label_file(picture: str) -> str:
     stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
     parts = Path(stem).parts
     if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        swapped = str(Path(*parts[:at], "labels", *parts[at + 1 :]))
+        last = len(parts) - 1 - parts[::-1].index("images")
+        swapped = str(Path(*parts[:last], "labels", *parts[last + 1 :]))
         if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
             return swapped
     return stem
@@ -180,10 +180,10 @@ def listed_names(names: object) -> tuple[str, ...]:
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | int) for n in names):
         raise ValueError(f"found {type(names).__name__}, needed a list of class names")
-    told = tuple(str(name) for name in names)
-    if fault := next(filter(None, map(config.class_name_fault, told)), ""):
+    texts = tuple(str(name) for name in names)
+    if fault := next(filter(None, map(config.class_name_fault, texts)), ""):
         raise ValueError(fault)
-    return told
+    return texts
 
 
 def write_lines(file: Path, written: Sequence[str]) -> None:

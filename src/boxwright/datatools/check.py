@@ -20,15 +20,15 @@ from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.header import Header, read_headers
 from boxwright.data.layout import Labels
 from boxwright.datatools import class_check
-from boxwright.datatools.duplicates import EQUAL, NEAR, same_object
+from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
 from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_boxes, open_classes
 from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
-SHOWN = 100  # files or ids named in one finding
-BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
+MAX_LISTED = 100  # files or ids named in one finding
+OUTSIDE_TOLERANCE = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
 
 
 def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scenes: bool = False) -> Report:
@@ -48,7 +48,7 @@ def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scen
                 Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
                 for path, header in zip(paths, headers, strict=True)
             ]
-    findings = [*_labels(dataset, headers), *_strays(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
+    findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
     findings += [*_picture_twice(dataset), *_without_boxes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
@@ -129,7 +129,9 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     sound = finite & ~negative & ~zero
     height, width = sizes.T
     over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height])
-    beyond = sound & (height >= 0) & ((over > BEYOND) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    beyond = (
+        sound & (height >= 0) & ((over > OUTSIDE_TOLERANCE) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    )
 
     def box(row: int) -> str:
         return "box " + ",".join(f"{value:g}" for value in rows.xyxy[row]) + " (x1,y1,x2,y2)"
@@ -138,8 +140,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} picture"
 
     def category(row: int) -> str:
-        known = ", ".join(map(str, dataset.category_ids[:SHOWN]))
-        more = f" and {len(dataset.category_ids) - SHOWN} more" if len(dataset.category_ids) > SHOWN else ""
+        known = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
+        more = f" and {len(dataset.category_ids) - MAX_LISTED} more" if len(dataset.category_ids) > MAX_LISTED else ""
         return f"category {rows.categories[row]} is not defined; there are {known}{more}"
 
     yield from _of_rows(dataset, owners, "not_finite", judged & ~finite, lambda row: f"{box(row)} is not finite")
@@ -183,7 +185,7 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
-    near = (overlap >= NEAR) & (overlap < EQUAL)
+    near = (overlap >= NEAR_IOU) & (overlap < EQUAL)
     yield from _of_rows(dataset, owners, "near_duplicate", near, text, level="note")
 
 
@@ -199,11 +201,11 @@ def _partners(
     return partner, overlap
 
 
-def _strays(dataset: Dataset) -> Iterator[Finding]:
-    for stray in dataset.strays:
+def _orphans(dataset: Dataset) -> Iterator[Finding]:
+    for orphan in dataset.orphans:
         yield Finding(
-            "unknown_image", "error", dataset.split, stray.place, "", stray.image_id, stray.annotation_id,
-            f"there is no picture {stray.image_id}", "label",
+            "unknown_image", "error", dataset.split, orphan.place, "", orphan.image_id, orphan.annotation_id,
+            f"there is no picture {orphan.image_id}", "label",
         )  # fmt: skip
 
 
@@ -214,7 +216,7 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         places[image_id].append(index)
     for indices in places.values():
         files = {dataset.path(index) for index in indices}
-        named = ", ".join(sorted(files)[:SHOWN]) + (" and so on" if len(files) > SHOWN else "")
+        named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
             text = f"the id stands for {len(indices)} entries: {named}"
             yield _of_picture(dataset, index, "duplicate_image_id", "error", text)

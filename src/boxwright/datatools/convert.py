@@ -11,7 +11,7 @@ from boxwright import formats
 from boxwright.data.dataset import Dataset
 from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.layout import Extras, Layout, Split, Writer
-from boxwright.data.outlines import corners_of, quadrilateral
+from boxwright.data.outlines import areas_of, corners_of, quadrilateral
 from boxwright.datatools.check import check
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -44,8 +44,8 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        parts, boxes = splits(root), 0
-        for name in parts:
+        split_names, boxes = splits(root), 0
+        for name in split_names:
             dataset = open_boxes(root, name)
             if not outside:
                 refuse_outside(dataset, root)
@@ -67,7 +67,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
         if writer.needs_box and not boxes:
             raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
         found = layout.find(folder)
-        for name in parts:
+        for name in split_names:
             if name not in found:
                 raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
@@ -112,8 +112,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
     extras: None where outlines are not written.
     """
     if extras is not None:
-        x, y = np.array(corners_of(dataset, extras), dtype=np.float64).reshape(-1, 4, 2).transpose(2, 0, 1)
-        implied = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+        implied = areas_of(np.array(corners_of(dataset, extras), dtype=np.float64).reshape(-1, 4, 2))
     else:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
@@ -128,8 +127,8 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     """Extras that have no place, by key. An outline that is no more than its box is no loss."""
     extras, counts = split.extras, Counter[str]()
     if writer.row_keys is not None:
-        held = {*writer.row_keys, "segmentation"}
-        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in held)
+        known = {*writer.row_keys, "segmentation"}
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
         counts["outlines"] = _outlines(split, writer)
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the whole" for key in extras.dataset)

@@ -115,7 +115,7 @@ class Report:
         return {
             "errors": len(self.errors),
             "notes": len(self.notes),
-            "checked": {split: {"pictures": many, self.unit: held} for split, (many, held) in self.checked.items()},
+            "checked": {split: {"pictures": n, self.unit: count} for split, (n, count) in self.checked.items()},
             "findings": [{field: getattr(finding, field) for field in fields} for finding in self.findings],
         }
 
@@ -125,9 +125,7 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [
-            f"{printable(split)}: {many} pictures, {held} {self.unit}" for split, (many, held) in self.checked.items()
-        ]
+        lines = [f"{printable(split)}: {n} pictures, {count} {self.unit}" for split, (n, count) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)
@@ -158,8 +156,8 @@ def checked(
     report: Report, sets: Sequence[T], check: Callable[[T], Report], check_splits: Callable[[T, T], Report]
 ) -> Report:
     """`report` with what `check` finds in each split and `check_splits` in each pair of them."""
-    for one in sets:
-        report += check(one)
+    for dataset in sets:
+        report += check(dataset)
     for first, second in itertools.combinations(sets, 2):
         report += check_splits(first, second)
     return report

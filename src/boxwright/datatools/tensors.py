@@ -42,8 +42,8 @@ def write(
     """
     target = Path(out)
     samples, names = _samples(root, split, recipe)
-    most = len(samples) if count is None else min(count, len(samples))
-    chosen = np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int)).tolist()
+    total = len(samples) if count is None else min(count, len(samples))
+    chosen = np.unique(np.linspace(0, len(samples) - 1, total).round().astype(int)).tolist()
     head = {
         "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(names),
         "format": kind, "dtype": "float32", "byte_order": "little", "layout": "NCHW",

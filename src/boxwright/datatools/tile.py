@@ -25,7 +25,7 @@ from boxwright.data.budget import MOST_PIXELS
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.header import read_header
 from boxwright.data.windows import Pixels, Window, grid, open_scene
-from boxwright.datatools.check import BEYOND, check, skip_bad
+from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
 from boxwright.files import folder, keep_outside, read_bytes, whole
@@ -33,7 +33,7 @@ from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
-MOST_OFF = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
+MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 PLACES = 3  # decimals of a px in the JSON
 ENCODING = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 3], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
 Entry = dict[str, Any]
@@ -66,7 +66,7 @@ class Cutting:
             raise InputError(f"scale: found {list(self.scales)}, needed one or more, and each once")
         for scale in self.scales:
             side = self._side(scale)
-            if abs(side * scale - self.window) > MOST_OFF * self.window:
+            if abs(side * scale - self.window) > MAX_DEVIATION * self.window:
                 raise InputError(
                     f"scale: found {scale}, with which a tile shows {self.window / scale:.3g} px of the scene, and the "
                     f"nearest whole number makes one of {side * scale:g} px, needed {self.window}; use a smaller scale"
@@ -102,7 +102,7 @@ class Cut:
         """All of them as one."""
         parts = list(cuts)
         tiles = [tile for part in parts for tile in part.tiles]
-        counters = [one.name for one in fields(cls) if one.name != "tiles"]
+        counters = [counter.name for counter in fields(cls) if counter.name != "tiles"]
         return cls(tiles, **{name: sum(getattr(part, name) for part in parts) for name in counters})
 
     def lines(self) -> list[str]:
@@ -192,11 +192,11 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
     pictures = folder(out / "images" / dataset.split)
     sizes = [_size(dataset, index) for index in range(len(dataset))]
 
-    def one(index: int) -> Cut:
+    def cut_scene(index: int) -> Cut:
         return _cut_scene(dataset[index], sizes[index], dataset.category_ids, pictures, cutting)
 
     with ThreadPoolExecutor(workers) as pool:
-        scenes = pool.map(one, range(len(dataset)))
+        scenes = pool.map(cut_scene, range(len(dataset)))
         return Cut.of(track(scenes, len(dataset), f"cutting {dataset.split}", "scenes"))
 
 
@@ -206,7 +206,7 @@ def _cut_scene(
     """The tiles of one scene; their pictures are written."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
-    over_edge = (np.abs(boxes - sample.boxes) > BEYOND).any(axis=1)
+    over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
     shown = np.zeros(len(boxes), dtype=bool)  # objects that count in some tile
     tiles, files, left_empty, dropped = [], [], 0, 0
     for scale, window in cutting.windows(size):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.config import class_name_fault
-from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.dataset import Array, Boxes, Dataset, Images, Orphan, as_float32, paths_column
 from boxwright.data.index import Contents, indexed
 from boxwright.data.layout import Extras, Layout, Source, Split, Writer
 from boxwright.data.text import can_be_path, decimals, write_lines
@@ -78,10 +78,10 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     rows, image_ids = _boxes(labels, category_ids, file)
     owners = _lookup(ids, image_ids, file)
     lost = np.flatnonzero(owners < 0)
-    strays = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
+    orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
     order = np.argsort(owners, kind="stable")[len(lost) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
-    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, strays)
+    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, orphans)
 
 
 def placed(contents: Contents, source: Source) -> Dataset:
@@ -96,7 +96,7 @@ def placed(contents: Contents, source: Source) -> Dataset:
     prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
     paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
     images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
-    orphans = tuple(Stray(f"{file} annotations[{row}]", image, label) for row, image, label in contents.strays)
+    orphans = tuple(Orphan(f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans)
     return Dataset(
         contents.names, contents.category_ids, source.split, root, "coco", images, contents.rows, contents.starts,
         orphans, entry="annotations[{}]",
@@ -189,7 +189,7 @@ def _entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
 def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not entries:
         raise InputError(f"{file}: categories: empty, needed at least one {{id, name}}")
-    ids = _whole(_values(entries, "id", "categories", file), "id", "categories", file)
+    ids = _integers(_values(entries, "id", "categories", file), "id", "categories", file)
     names = _texts(_values(entries, "name", "categories", file), "name", "categories", file)
     for index, name in enumerate(names):
         if not name.strip():
@@ -214,7 +214,7 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
             raise InputError(f"{file} images[{index}].file_name: {_shown(name)} cannot be a path")
     sides = []
     for key in ("height", "width"):
-        values = _whole([entry.get(key, -1) for entry in entries], key, "images", file)
+        values = _integers([entry.get(key, -1) for entry in entries], key, "images", file)
         bad = [index for index in np.flatnonzero(values < 1).tolist() if key in entries[index]]
         if bad:
             raise InputError(f"{file} images[{bad[0]}].{key}: found {values[bad[0]]}, needed 1 px or more")
@@ -226,15 +226,15 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
 
 def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
     """The rows in the file's order, and the image id of each."""
-    ids = _whole(_values(entries, "id", "annotations", file), "id", "annotations", file)
+    ids = _integers(_values(entries, "id", "annotations", file), "id", "annotations", file)
     image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
-    categories = _whole(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
+    categories = _integers(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
     xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
     crowd, difficult = (_flags(entries, key, file) for key in ("iscrowd", "difficult"))
     with np.errstate(over="ignore", invalid="ignore"):
         areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
-        unsaid = np.array(["area" not in entry for entry in entries], dtype=bool)
-        areas = np.where(unsaid, xywh[:, 2] * xywh[:, 3], areas)
+        missing = np.array(["area" not in entry for entry in entries], dtype=bool)
+        areas = np.where(missing, xywh[:, 2] * xywh[:, 3], areas)
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     known = np.array(category_ids, dtype=np.int64)
     nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
@@ -245,8 +245,8 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
 
 def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
     """A key of the annotations that is 0 or 1, and 0 where it is not said."""
-    said = [entry.get(key, 0) for entry in entries]
-    values = _whole([int(one) if type(one) is bool else one for one in said], key, "annotations", file)
+    flags = [entry.get(key, 0) for entry in entries]
+    values = _integers([int(flag) if type(flag) is bool else flag for flag in flags], key, "annotations", file)
     for index in np.flatnonzero((values != 0) & (values != 1)).tolist():
         raise InputError(f"{file} annotations[{index}].{key}: found {values[index]}, needed 0 or 1")
     return values.astype(bool)
@@ -278,7 +278,7 @@ def _texts(values: list[Any], key: str, where: str, file: Path) -> list[str]:
     return values
 
 
-def _whole(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
+def _integers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
     """Whole numbers, also when written as 3.0."""
     for index, value in enumerate(values):
         if (type(value) is not int and not (type(value) is float and value.is_integer())) or abs(value) >= 2**63:
@@ -310,7 +310,7 @@ def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
                     f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {LONGEST_ID} letters"
                 )
         return np.array(texts, dtype=np.str_)
-    return _whole(values, key, where, file)
+    return _integers(values, key, where, file)
 
 
 def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
@@ -330,11 +330,11 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
 def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
     stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
-    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are some of the pictures in test2017
+    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are a part of the images in test2017
     parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
     folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
-    few = names[np.linspace(0, len(names) - 1, 20).astype(int)]
-    for column in (few, names):
+    sample = names[np.linspace(0, len(names) - 1, 20).astype(int)]
+    for column in (sample, names):
         sought = [os.fsdecode(name) for name in column.tolist()]
         counts = [
             sum(map(os.path.isfile, map(folder.joinpath, sought))) if folder.is_dir() else 0 for folder in folders

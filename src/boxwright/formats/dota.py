@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Stray
+from boxwright.data.dataset import Boxes, Dataset, Orphan
 from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
-from boxwright.data.outlines import corners_of
+from boxwright.data.outlines import areas_of, corners_of
 from boxwright.errors import InputError
 from boxwright.recipe import class_names
 
@@ -71,16 +70,19 @@ def read(source: Source) -> Dataset:
     counts: list[int] = []
     for stem in scenes:
         before = len(corners)
-        for number, (quad, name, hard) in _objects(files.get(stem)):
+        for number, (quad, name, mark) in _objects(files.get(stem)):
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
-            difficult.append(hard > 0)
+            difficult.append(mark > 0)
             places.append(number)
         counts.append(len(corners) - before)
     label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
-    rows = _boxes(np.array(corners, np.float64).reshape(-1, 4, 2), np.array(labels, np.int64), places, difficult)
-    orphans = tuple(Stray(files[stem], stem, None) for stem in files if stem not in scenes)
-    return source.unnumbered(classes, [*scenes.values()], label_files, rows, counts, strays=orphans)
+    quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
+    xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    marks, column = np.array(difficult, dtype=bool), np.array(labels, dtype=np.int64)
+    rows = Boxes.unnumbered(xyxy, column, places, areas=areas_of(quads), difficult=marks)
+    orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
+    return source.unnumbered(classes, [*scenes.values()], label_files, rows, counts, orphans=orphans)
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -91,9 +93,9 @@ def extras(dataset: Dataset) -> Extras:
     files = [dataset.label_file(index) for index in range(len(dataset))]
     there = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
     rows: list[Keys] = [
-        {"segmentation": [quad]} | ({"dota_difficult": hard} if hard == 2 else {})
+        {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {})
         for file in there
-        for _, (quad, _, hard) in _objects(file)
+        for _, (quad, _, mark) in _objects(file)
     ]
     return Extras(rows, [_header(file) if file else {} for file in there])
 
@@ -121,16 +123,6 @@ def _class_name(name: str) -> str:
 def _read_back(key: str, value: Any) -> Any:
     """One line of text; `segmentation` and `dota_difficult` are no text."""
     return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
-
-
-def _boxes(quads: NDArray[np.float64], labels: NDArray[np.int64], places: list[int], difficult: list[bool]) -> Boxes:
-    """quads (T, 4, 2) px -> rows."""
-    x, y = quads[..., 0], quads[..., 1]
-    with np.errstate(over="ignore", invalid="ignore"):
-        # the shoelace formula; a figure that crosses itself has the difference of its parts
-        areas = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
-    xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    return Boxes.unnumbered(xyxy, labels, places, areas=areas, difficult=np.array(difficult, bool))
 
 
 def _objects(file: str | None) -> Iterator[tuple[int, Row]]:
@@ -161,7 +153,7 @@ def _header(file: str) -> Keys:
 
 def _label(name: str, numbers: Mapping[str, int], file: str, number: int) -> int:
     if name not in numbers:
-        newer = [one for one in VERSIONS.values() if name in class_names(one)]
+        newer = [version for version in VERSIONS.values() if name in class_names(version)]
         hint = f"'names: {newer[0]}' in a data YAML" if newer else "names in a data YAML or classes.txt"
         raise InputError(f"{file} line {number}: class '{name}' is not one of {', '.join(numbers)}; say {hint}")
     return numbers[name]

@@ -30,18 +30,18 @@ def find(root: Path) -> dict[str, Path]:
     Raises InputError where one split is ImageNet's and the other has a folder of another name.
     """
     for home in (root / name for name in HOMES):
-        found, strays = {}, []
+        found, foreign = {}, []
         for split in ("train", "val"):
             inside = class_folders(home / split)
             flat = split == "val" and not inside and any((home / split).glob("ILSVRC2012_val_*"))
             others = [home / split / name for name in inside if not WORDNET_ID.fullmatch(name)]
-            strays += others
+            foreign += others
             if flat or (inside and not others):
                 found[split] = home / split
-        if found and strays:
+        if found and foreign:
             raise InputError(
-                f"{strays[0]}: not named after a WordNet id, as n01440764, unlike the folders in "
-                f"{', '.join(map(str, found.values()))} ({len(strays)} such), needed only ImageNet's classes; move it "
+                f"{foreign[0]}: not named after a WordNet id, as n01440764, unlike the folders in "
+                f"{', '.join(map(str, found.values()))} ({len(foreign)} such), needed only ImageNet's classes; move it "
                 "away, or say kind folder (data.kind in a recipe) for a set of one's own"
             )
         if found:
@@ -86,9 +86,9 @@ def _flat(source: Source) -> ClassSet:
     for name in pictures:
         wordnet_id = truth.get(name.rpartition(".")[0])
         if wordnet_id not in numbers:
-            said = "nothing" if wordnet_id is None else f"class {wordnet_id}, which is not in train"
+            named = "nothing" if wordnet_id is None else f"class {wordnet_id}, which is not in train"
             raise InputError(
-                f"{place / name}: {file} says {said} of this picture; needed one of {len(numbers)} classes"
+                f"{place / name}: {file} says {named} of this picture; needed one of {len(numbers)} classes"
             )
         labels.append(numbers[wordnet_id])
     paths = paths_column([str(place / name) for name in pictures])

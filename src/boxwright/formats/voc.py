@@ -28,15 +28,15 @@ TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what no XML can hold
 ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
 IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
-LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
-MOST = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
-DEEPEST = 32  # elements in elements; VOC itself has 5
+MAX_BYTES = 1 << 24  # bytes of an XML; an object takes some 300
+MAX_ELEMENTS = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
+MAX_DEPTH = 32  # elements in elements; VOC itself has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that picture
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Annotation:
     """What one XML says. size: (height, width) px, -1 where it does not say. objects: class, xyxy px, difficult."""
 
     filename: str
@@ -73,14 +73,14 @@ def read(source: Source) -> Dataset:
         files = [str(folder / f"{name}.xml") for name in _listed(path)]
     if not files:
         raise InputError(f"{path}: names no picture, needed XMLs in Annotations or their names in a list")
-    told = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
-    classes = source.names or text.listed_classes(root) or _all_names(root, folder, told)
+    annotations = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
+    classes = source.names or text.listed_classes(root) or _all_names(root, folder, annotations)
     if not classes:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
-    paths = _images(files, told, folder, source.images or folder.parent / "JPEGImages")
-    sizes = np.array([told[file].size for file in files], dtype=np.int64)
-    counts = [len(told[file].objects) for file in files]
-    rows = _boxes(files, told, {name: label for label, name in enumerate(classes)})
+    paths = _images(files, annotations, folder, source.images or folder.parent / "JPEGImages")
+    sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
+    counts = [len(annotations[file].objects) for file in files]
+    rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
     return source.unnumbered(classes, paths, files, rows, counts, sizes=sizes, entry="object[{}]")
 
 
@@ -145,10 +145,10 @@ def _read_back(key: str, value: Any) -> Any:
     return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
 
 
-def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str, int]) -> Boxes:
+def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers: Mapping[str, int]) -> Boxes:
     labels, corners, difficult, places = [], [], [], []
     for file in files:
-        for place, (name, box, hard) in enumerate(told[file].objects, 1):
+        for place, (name, box, mark) in enumerate(annotations[file].objects, 1):
             if name not in numbers:
                 raise InputError(
                     f"{file} object[{place}]: class '{name}' is not one of {', '.join(numbers)}; add it to classes.txt "
@@ -156,13 +156,13 @@ def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str
                 )
             labels.append(numbers[name])
             corners.append(box)
-            difficult.append(hard)
+            difficult.append(mark)
             places.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
     return Boxes.unnumbered(xyxy, np.array(labels, np.int64), places, difficult=np.array(difficult, bool))
 
 
-def _read(file: str) -> _Told:
+def _read(file: str) -> _Annotation:
     tree = _parse(file)
     objects = [_object(element, f"{file} object[{place}]") for place, element in enumerate(tree.findall("object"), 1)]
     sides = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
@@ -170,35 +170,35 @@ def _read(file: str) -> _Told:
         raise InputError(f"{file}: size: found height '{sides[0][:20]}', width '{sides[1][:20]}', needed whole numbers")
     height, width = map(int, sides)
     size = (height, width) if height and width else (-1, -1)  # some tools write 0 for "not known"
-    return _Told(tree.findtext("filename", "").strip(), size, objects)
+    return _Annotation(tree.findtext("filename", "").strip(), size, objects)
 
 
 def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
-    name, hard = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
+    name, difficult = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     if not name:
         raise InputError(f"{place}: name: empty or missing, needed the object's class")
     if fault := class_name_fault(name):
         raise InputError(f"{place}: name: {fault}")
-    if hard not in ("0", "1"):
-        raise InputError(f"{place}: difficult: found '{hard[:20]}', needed 0 or 1")
+    if difficult not in ("0", "1"):
+        raise InputError(f"{place}: difficult: found '{difficult[:20]}', needed 0 or 1")
     try:
         x1, y1, x2, y2 = map(float, words)
     except ValueError:
         found = ", ".join(f"{side} '{word[:20]}'" for side, word in zip(SIDES, words, strict=True))
         raise InputError(f"{place}: bndbox: found {found}, needed four numbers") from None
-    return name, [x1 - 1, y1 - 1, x2, y2], hard == "1"
+    return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
 
 
 def _parse(file: str) -> ET.Element:
     """The root of one XML. No entity is expanded or fetched: a file that declares any is refused."""
     try:
         with open_regular(file) as opened:
-            data = opened.read(LARGEST + 1)
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of a picture") from error
-    if len(data) > LARGEST:
-        raise InputError(f"{file}: has more than {LARGEST} bytes, needed the labels of one picture")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{file}: has more than {MAX_BYTES} bytes, needed the labels of one picture")
     builder = _Builder()
     try:
         tree = ET.fromstring(data, ET.XMLParser(target=builder))
@@ -220,9 +220,9 @@ class _Builder(ET.TreeBuilder):
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
         self.depth += 1
         self.count += 1
-        if self.count > MOST:
-            raise ValueError(f"it has more than {MOST:,} elements")
-        if self.depth > DEEPEST:
+        if self.count > MAX_ELEMENTS:
+            raise ValueError(f"it has more than {MAX_ELEMENTS:,} elements")
+        if self.depth > MAX_DEPTH:
             raise ValueError(f"elements in elements, {self.depth} deep")
         return super().start(tag, attrs)
 
@@ -234,21 +234,23 @@ class _Builder(ET.TreeBuilder):
 def _other_keys(element: ET.Element, known: set[str]) -> Keys:
     """The elements in `element` but for the known ones; what comes several times is a list."""
     found: Keys = {}
-    for part in element:
-        if part.tag not in known:
-            found.setdefault(part.tag, []).append(_other_keys(part, set()) if len(part) else (part.text or "").strip())
+    for child in element:
+        if child.tag not in known:
+            found.setdefault(child.tag, []).append(
+                _other_keys(child, set()) if len(child) else (child.text or "").strip()
+            )
     return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
-def _all_names(root: Path, folder: Path, told: Mapping[str, _Told]) -> tuple[str, ...]:
+def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation]) -> tuple[str, ...]:
     """Classes of every XML of the set, also of its other splits."""
     folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
-    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - told.keys())
+    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - annotations.keys())
     rest = (_read(file) for file in track(files, len(files), "reading class names"))
-    return tuple(sorted({name for one in (*told.values(), *rest) for name, _, _ in one.objects}))
+    return tuple(sorted({name for annotation in (*annotations.values(), *rest) for name, _, _ in annotation.objects}))
 
 
-def _images(files: Sequence[str], told: Mapping[str, _Told], folder: Path, images: Path) -> list[str]:
+def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
     """Where the picture of each XML lies.
 
     As for VOC's own tools, picture and XML bear one name: `filename` only says which of several suffixes is meant, or
@@ -259,10 +261,10 @@ def _images(files: Sequence[str], told: Mapping[str, _Told], folder: Path, image
         own = images / Path(file).relative_to(folder)
         if own.parent not in listed:
             listed[own.parent] = _by_stem(own.parent)
-        same, said = listed[own.parent].get(own.stem, []), Path(told[file].filename).name
-        is_picture = Path(said).suffix.lower() in SUFFIXES
-        if said in same or (is_picture and not same):
-            paths.append(str(own.parent / said))
+        same, filename = listed[own.parent].get(own.stem, []), Path(annotations[file].filename).name
+        is_picture = Path(filename).suffix.lower() in SUFFIXES
+        if filename in same or (is_picture and not same):
+            paths.append(str(own.parent / filename))
         else:
             paths.append(str(own.parent / same[0] if same else own.with_suffix(SUFFIXES[0])))
     return paths

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Stray
+from boxwright.data.dataset import Boxes, Dataset, Orphan
 from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
@@ -58,7 +58,7 @@ def read(source: Source) -> Dataset:
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     table, places, counts = _read_labels(label_files)
     rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
-    return source.unnumbered(classes, paths, label_files, rows, counts, sizes=sizes, strays=orphans, relative=True)
+    return source.unnumbered(classes, paths, label_files, rows, counts, sizes=sizes, orphans=orphans, relative=True)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -126,10 +126,10 @@ def _labels_of(folder: Path) -> Path:
     return folder.parent / "labels" if folder.name == "images" else folder.parent.parent / "labels" / folder.name
 
 
-def _orphans(folder: Path, expected: set[str]) -> tuple[Stray, ...]:
+def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
     """Label files that no picture belongs to."""
     files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
-    return tuple(Stray(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
+    return tuple(Orphan(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
 
 
 LAYOUT = Layout(
