@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from boxwright import cli
 from boxwright.errors import InputError
 from boxwright.evaluation import results
-from boxwright.formats import open_dataset, open_images
+from boxwright.formats import open_boxes, open_images
 from boxwright.predict import loading, predictor
 from stand_in import NAMES, rectangles_predictor, scene
 
@@ -126,14 +126,14 @@ def test_labels_are_not_looked_at(folder: Path) -> None:
     assert len(pictures) == 3
     assert len(pictures.rows) == 0
     with pytest.raises(InputError, match="image_id"):
-        open_dataset(folder, "val")
+        open_boxes(folder, "val")
 
 
 def test_a_list_without_labels_is_no_labelled_split(folder: Path) -> None:
     with pytest.raises(InputError, match="no data set found"):
-        open_dataset(folder, "test")
+        open_boxes(folder, "test")
     with pytest.raises(InputError, match="key 'annotations': missing"):
-        open_dataset(folder / "annotations" / "image_info_test-dev2017.json", "test")
+        open_boxes(folder / "annotations" / "image_info_test-dev2017.json", "test")
 
 
 def status_of(*words: str) -> int | str | None:

@@ -83,28 +83,16 @@ class Boxes:
         return len(self.xyxy)
 
     @classmethod
-    def unnumbered(
-        cls,
-        xyxy: NDArray[np.float64],
-        labels: NDArray[np.int64],
-        places: Sequence[int],
-        *,
-        categories: NDArray[np.int64] | None = None,
-        areas: NDArray[np.float64] | None = None,
-        crowd: NDArray[np.bool_] | None = None,
-        difficult: NDArray[np.bool_] | None = None,
-    ) -> "Boxes":
+    def unnumbered(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, places: Sequence[int]) -> "Boxes":
         """Rows of a layout without ids, which count from 1 (0 would mean "unmatched" to pycocotools).
 
-        None: categories are the labels, areas those of the boxes, and no object is crowd or difficult.
+        Categories are the labels, areas those of the boxes; no object is crowd or difficult.
         """
-        none, ids = np.zeros(len(xyxy), dtype=bool), np.arange(1, len(xyxy) + 1)
+        flags, column = np.zeros(len(xyxy), dtype=bool), np.array(labels, dtype=np.int64)
         with np.errstate(over="ignore", invalid="ignore"):
-            areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1]) if areas is None else areas
-        return cls(
-            as_float32(xyxy), labels, labels if categories is None else categories, none if crowd is None else crowd,
-            areas, ids, np.array(places, dtype=np.int64), none if difficult is None else difficult,
-        )  # fmt: skip
+            areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+        ids, rows = np.arange(1, len(xyxy) + 1), np.array(places, dtype=np.int64)
+        return cls(as_float32(xyxy), column, column, flags, areas, ids, rows, flags)
 
     def pick(self, chosen: NDArray[np.int64]) -> "Boxes":
         """Those rows, in that order."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.dataset import Boxes, Dataset, Images, Orphan, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Images, paths_column
 
 Labels = TypeVar("Labels", Dataset, ClassSet)  # boxes, or one class an image
 Keys = dict[str, Any]  # key -> a JSON value
@@ -36,29 +36,17 @@ class Source:
     cache: str | Path | None = None
 
     def unnumbered(
-        self,
-        names: tuple[str, ...],
-        paths: Sequence[str],
-        label_files: Sequence[str],
-        rows: Boxes,
-        counts: Sequence[int],
-        *,
-        first: int = 0,
-        sizes: NDArray[np.int64] | None = None,
-        orphans: tuple[Orphan, ...] = (),
-        entry: str = "line {}",
-        relative: bool = False,
+        self, names: tuple[str, ...], paths: Sequence[str], files: Sequence[str], rows: Boxes, counts: Sequence[int]
     ) -> Dataset:
-        """A data set whose files have no ids: images count from 1, categories from `first`.
+        """A data set whose files have no ids and do not say sizes: images count from 1, categories from 0.
 
-        names: classes in label order. paths: P, of the images. label_files: P, or the one of all. counts: P, rows of
-        each image. sizes, orphans, entry, relative: as in Dataset.
+        names: classes in label order. paths: P, of the images. files: of labels, P, or the one of all. counts: P, rows
+        of each image.
         """
-        sizes = np.full((len(paths), 2), -1, dtype=np.int64) if sizes is None else sizes
-        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(label_files))
+        sizes = np.full((len(paths), 2), -1, dtype=np.int64)
+        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        ids = tuple(range(first, first + len(names)))
-        return Dataset(names, ids, self.split, self.root, self.kind, images, rows, starts, orphans, entry, relative)
+        return Dataset(names, tuple(range(len(names))), self.split, self.root, self.kind, images, rows, starts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def names() -> list[str]:
 def layout(name: str) -> Layout[Any]:
     """The layout called `name`. Raises InputError for an unknown name, with the nearest one."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
+        near = difflib.get_close_matches(name[:60], names(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}"
         raise InputError(f"data.kind: there is no layout '{name[:60]}'; {hint}")
     found: Layout[Any] = importlib.import_module(f"{__name__}.{name}").LAYOUT

@@ -98,7 +98,7 @@ def placed(contents: Contents, source: Source) -> Dataset:
     images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
     orphans = tuple(Orphan(f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans)
     return Dataset(
-        contents.names, contents.category_ids, source.split, root, "coco", images, contents.rows, contents.starts,
+        contents.names, contents.category_ids, source.split, root, source.kind, images, contents.rows, contents.starts,
         orphans, entry="annotations[{}]",
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ Such sets number nothing: scenes and boxes get ids counted from 1.
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,10 @@ def read(source: Source) -> Dataset:
     label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
     quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    marks, column = np.array(difficult, dtype=bool), np.array(labels, dtype=np.int64)
-    rows = Boxes.unnumbered(xyxy, column, places, areas=areas_of(quads), difficult=marks)
+    rows = Boxes.unnumbered(xyxy, labels, places)
+    rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
     orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
-    return source.unnumbered(classes, [*scenes.values()], label_files, rows, counts, orphans=orphans)
+    return replace(source.unnumbered(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)
 
 
 def extras(dataset: Dataset) -> Extras:

@@ -58,7 +58,7 @@ def read(source: Source) -> ClassSet:
     labels = np.repeat(np.arange(len(classes)), counts)
     paths = paths_column([*chain(*pictures)])
     return ClassSet(
-        tuple(classes), split, source.root, "folder", paths, labels, unused=tuple(unused), class_folders=True
+        tuple(classes), split, source.root, source.kind, paths, labels, unused=tuple(unused), class_folders=True
     )
 
 

@@ -64,7 +64,7 @@ def read(source: Source) -> ClassSet:
             f"{source.path / unknown[0]}: none of ImageNet's 1000 classes ({len(unknown)} such); say kind folder "
             "(data.kind in a recipe) for a set of one's own"
         )
-    return replace(found, names=tuple(names[name] for name in found.names), kind="imagenet")
+    return replace(found, names=tuple(names[name] for name in found.names))
 
 
 def imagenet_names() -> dict[str, str]:
@@ -93,7 +93,7 @@ def _flat(source: Source) -> ClassSet:
         labels.append(numbers[wordnet_id])
     paths = paths_column([str(place / name) for name in pictures])
     chosen = tuple(names[wordnet_id] for wordnet_id in classes)
-    return ClassSet(chosen, source.split, source.root, "imagenet", paths, np.array(labels, np.int64), unused=unused)
+    return ClassSet(chosen, source.split, source.root, source.kind, paths, np.array(labels, np.int64), unused=unused)
 
 
 def _truth(root: Path, folder: Path) -> tuple[dict[str, str], Path]:

@@ -5,6 +5,7 @@ The files are `train.txt`, `val.txt` and so on, with the class names in a file b
 sets number nothing: pictures and boxes get ids counted from 1.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def read(source: Source) -> Dataset:
     if not paths:
         raise InputError(f"{path}: empty, needed one picture a line")
     rows = _boxes(table, places, first, len(classes))
-    return source.unnumbered(classes, paths, [str(path)], rows, counts, first=first)
+    ids = tuple(range(first, first + len(classes)))
+    return replace(source.unnumbered(classes, paths, [str(path)], rows, counts), category_ids=ids)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -67,7 +69,7 @@ def _boxes(table: list[list[float]], places: list[int], first: int, classes: int
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
     labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
-    return Boxes.unnumbered(xyxy, labels, places, categories=categories, crowd=values[:, 5].astype(bool))
+    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, crowd=values[:, 5].astype(bool))
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:

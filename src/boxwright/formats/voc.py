@@ -9,7 +9,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,7 +81,8 @@ def read(source: Source) -> Dataset:
     sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
     counts = [len(annotations[file].objects) for file in files]
     rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
-    return source.unnumbered(classes, paths, files, rows, counts, sizes=sizes, entry="object[{}]")
+    dataset = source.unnumbered(classes, paths, files, rows, counts)
+    return replace(dataset, images=replace(dataset.images, sizes=sizes), entry="object[{}]")
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -159,7 +160,7 @@ def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers
             difficult.append(mark)
             places.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    return Boxes.unnumbered(xyxy, np.array(labels, np.int64), places, difficult=np.array(difficult, bool))
+    return replace(Boxes.unnumbered(xyxy, labels, places), difficult=np.array(difficult, dtype=bool))
 
 
 def _read(file: str) -> _Annotation:

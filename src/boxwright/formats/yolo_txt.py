@@ -8,6 +8,7 @@ ids counted from 1 (0 as an annotation's id would mean "unmatched" to pycocotool
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ def read(source: Source) -> Dataset:
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     table, places, counts = _read_labels(label_files)
     rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
-    return source.unnumbered(classes, paths, label_files, rows, counts, sizes=sizes, orphans=orphans, relative=True)
+    dataset = source.unnumbered(classes, paths, label_files, rows, counts)
+    return replace(dataset, images=replace(dataset.images, sizes=sizes), orphans=orphans, relative=True)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -85,7 +87,7 @@ def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64]
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    return Boxes.unnumbered(xyxy, labels, places, categories=categories, areas=areas)
+    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, areas=areas)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
