@@ -100,7 +100,7 @@ def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
     told = [
         *replace(done, counts={FORGED: 1}).lines(),
-        str(Finding("size", "error", "train", "a.json", FORGED, 1, None, "is not there")),
+        str(Finding("missing_picture", "train", "a.json", "is not there", FORGED, 1)),
     ]
     assert all(line.isprintable() for line in told)
     assert sum("forged line" in line for line in told) == 3

@@ -9,9 +9,10 @@ Errors are what would teach the network something wrong or stop a run; notes are
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +60,12 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     findings = []
     if (first.names, first.category_ids) != (second.names, second.category_ids):
         text = f"classes are {_classes(second)}, those of {first.split} are {_classes(first)}; make them the same"
-        findings.append(Finding("classes_differ", "error", second.split, str(second.root), "", None, None, text))
+        findings.append(Finding("classes_differ", second.split, str(second.root), text))
     seen = {os.path.abspath(first.path(index)) for index in range(len(first))}  # noqa: PTH100  (100,000s of them)
     for index in range(len(second)):
         if os.path.abspath(second.path(index)) in seen:  # noqa: PTH100
             text = f"is also in {first.split}, which makes results look better than they are"
-            findings.append(_of_picture(second, index, "shared_picture", "note", text))
+            findings.append(_of_picture(second, index, "shared_picture", text))
     return Report(tuple(findings))
 
 
@@ -186,7 +187,7 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
     near = (overlap >= NEAR_IOU) & (overlap < EQUAL)
-    yield from _of_rows(dataset, owners, "near_duplicate", near, text, level="note")
+    yield from _of_rows(dataset, owners, "near_duplicate", near, text)
 
 
 def _partners(
@@ -203,10 +204,8 @@ def _partners(
 
 def _orphans(dataset: Dataset) -> Iterator[Finding]:
     for orphan in dataset.orphans:
-        yield Finding(
-            "unknown_image", "error", dataset.split, orphan.place, "", orphan.image_id, orphan.annotation_id,
-            f"there is no picture {orphan.image_id}", "label",
-        )  # fmt: skip
+        text = f"there is no picture {orphan.image_id}"
+        yield Finding("unknown_image", dataset.split, orphan.place, text, "", orphan.image_id, orphan.annotation_id)
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
@@ -219,26 +218,26 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
             text = f"the id stands for {len(indices)} entries: {named}"
-            yield _of_picture(dataset, index, "duplicate_image_id", "error", text)
+            yield _of_picture(dataset, index, "duplicate_image_id", text)
 
 
 def _pictures(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     for index, header in enumerate(headers):
         declared = tuple(dataset.images.sizes[index].tolist())
         if header.missing:
-            yield _of_picture(dataset, index, "missing_picture", "error", header.fault)
+            yield _of_picture(dataset, index, "missing_picture", header.fault)
         elif header.fault:
-            yield _of_picture(dataset, index, "unreadable_picture", "error", header.fault)
+            yield _of_picture(dataset, index, "unreadable_picture", header.fault)
         elif declared in (header.size, (-1, -1)):
             if header.orientation != 1:
                 text = f"EXIF orientation {header.orientation}, displayed as {_shown(header.size)}"
-                yield _of_picture(dataset, index, "rotated", "note", text)
+                yield _of_picture(dataset, index, "rotated", text)
         elif declared == header.stored_size:
             text = f"declared {_shown(declared)}, displayed as {_shown(header.size)} by EXIF {header.orientation}"
-            yield _of_picture(dataset, index, "labelled_unrotated", "error", text)
+            yield _of_picture(dataset, index, "labelled_unrotated", text)
         else:
             text = f"declared {_shown(declared)}, the file has {_shown(header.size)}"
-            yield _of_picture(dataset, index, "size_differs", "error", text)
+            yield _of_picture(dataset, index, "size_differs", text)
 
 
 def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
@@ -247,42 +246,32 @@ def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
     for index in range(len(dataset)):
         first = seen.setdefault(dataset.path(index), index)
         if first != index and ids[first] != ids[index]:
-            yield _of_picture(dataset, index, "picture_twice", "note", f"is also image id {ids[first]}")
+            yield _of_picture(dataset, index, "picture_twice", f"is also image id {ids[first]}")
 
 
 def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
     for index in np.flatnonzero(np.diff(dataset.starts) == 0).tolist():
-        yield _of_picture(dataset, index, "no_boxes", "note", "has no box")
+        yield _of_picture(dataset, index, "no_boxes", "has no box")
     labels = dataset.rows.labels
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.names))
     for label in np.flatnonzero(counts == 0).tolist():
         text = f"class {dataset.names[label]} has no box"
-        yield Finding("class_without_box", "note", dataset.split, str(dataset.root), "", None, None, text)
+        yield Finding("class_without_box", dataset.split, str(dataset.root), text)
 
 
 def _of_rows(
-    dataset: Dataset,
-    owners: NDArray[np.int64],
-    kind: str,
-    which: NDArray[np.bool_],
-    text: Callable[[int], str],
-    level: Literal["error", "note"] = "error",
+    dataset: Dataset, owners: NDArray[np.int64], kind: str, which: NDArray[np.bool_], text: Callable[[int], str]
 ) -> Iterator[Finding]:
     """A finding for each row where `which` (T,) is true."""
     for row in np.flatnonzero(which).tolist():
-        index = int(owners[row])
-        yield Finding(
-            kind, level, dataset.split, dataset.place(index, row), dataset.path(index),
-            dataset.images.ids[index].item(), int(dataset.rows.ids[row]), text(row),
-            "label" if level == "error" else "nothing", index, row,
-        )  # fmt: skip
+        found = _of_picture(dataset, int(owners[row]), kind, text(row))
+        place = dataset.place(int(owners[row]), row)
+        yield replace(found, file=place, annotation_id=int(dataset.rows.ids[row]), row=row)
 
 
-def _of_picture(dataset: Dataset, index: int, kind: str, level: Literal["error", "note"], text: str) -> Finding:
-    leave_out: Literal["picture", "nothing"] = "picture" if level == "error" else "nothing"
-    image_id = dataset.images.ids[index].item()
-    place, path = dataset.label_file(index), dataset.path(index)
-    return Finding(kind, level, dataset.split, place, path, image_id, None, text, leave_out, index)
+def _of_picture(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
+    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.images.ids[index].item()
+    return Finding(kind, dataset.split, place, text, path, image_id, index=index)
 
 
 def _classes(dataset: Dataset) -> str:

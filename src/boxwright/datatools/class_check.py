@@ -5,7 +5,6 @@ Errors stop a training, or are left out with `skip_bad`; notes are worth a look.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -23,10 +22,10 @@ def check(dataset: ClassSet, *, decode: bool = False) -> Report:
     findings = [*_pictures(dataset, decode=decode)]
     for label in np.flatnonzero(dataset.counts() == 0).tolist():
         text = f"class {dataset.names[label]} has no picture"
-        findings.append(_finding(dataset, "class_without_picture", "note", str(dataset.root), text))
+        findings.append(Finding("class_without_picture", dataset.split, str(dataset.root), text))
     for file in dataset.unused:
         text = f"no picture by its name, which ends in '{Path(file).suffix}'; it is not used"
-        findings.append(_finding(dataset, "not_a_picture", "note", file, text))
+        findings.append(Finding("not_a_picture", dataset.split, file, text))
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
 
 
@@ -38,7 +37,7 @@ def _pictures(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
     for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
         if header.fault:
             kind = "missing_picture" if header.missing else "unreadable_picture"
-            yield _finding(dataset, kind, "error", paths[index], header.fault, index)
+            yield Finding(kind, dataset.split, paths[index], header.fault, index=index)
 
 
 def check_splits(first: ClassSet, second: ClassSet) -> Report:
@@ -46,17 +45,10 @@ def check_splits(first: ClassSet, second: ClassSet) -> Report:
     findings = []
     if first.names != second.names:
         text = f"{len(second.names)} classes unlike the {len(first.names)} of {first.split}; make them the same"
-        findings.append(_finding(second, "classes_differ", "error", str(second.root), text))
+        findings.append(Finding("classes_differ", second.split, str(second.root), text))
     seen = {file.resolve() for file in map(Path, map(first.path, range(len(first))))}
     for index in range(len(second)):
         if Path(second.path(index)).resolve() in seen:
             text = f"is also in {first.split}, which makes results look better than they are"
-            findings.append(_finding(second, "shared_picture", "note", second.path(index), text, index))
+            findings.append(Finding("shared_picture", second.split, second.path(index), text, index=index))
     return Report(tuple(findings), unit="classes")
-
-
-def _finding(
-    dataset: ClassSet, kind: str, level: Literal["error", "note"], file: str, text: str, index: int | None = None
-) -> Finding:
-    leave_out: Literal["picture", "nothing"] = "picture" if level == "error" and index is not None else "nothing"
-    return Finding(kind, level, dataset.split, file, "", None, None, text, leave_out, index)
