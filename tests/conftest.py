@@ -72,7 +72,7 @@ def logged_to_stderr() -> None:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No index is written into the cache folder of whoever runs the tests."""
-    monkeypatch.setattr(index, "user_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr(index, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture

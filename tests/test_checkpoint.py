@@ -17,7 +17,7 @@ from torch import nn
 
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, files
 
@@ -243,8 +243,8 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target.write_text("old")
 
     def write_half() -> None:
-        with whole(target) as part:
-            part.write_text("half")
+        with atomic_write(target) as tmp:
+            tmp.write_text("half")
             raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match="No space left"):
@@ -280,8 +280,8 @@ def test_writing_from_many_threads_leaves_the_mask_of_new_files(tmp_path: Path) 
     os.umask(mask)
 
     def write(number: int) -> None:
-        with whole(tmp_path / str(number)) as part:
-            part.write_text("x")
+        with atomic_write(tmp_path / str(number)) as tmp:
+            tmp.write_text("x")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(400)))

@@ -375,12 +375,12 @@ def test_a_picture_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> No
 
 
 def test_new_folder_appears_whole(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "in" / "a") as part:
-        (part / "x").write_text("x")
+    with new_folder(tmp_path / "in" / "a") as tmp:
+        (tmp / "x").write_text("x")
         assert not (tmp_path / "in/a").exists()
     assert (tmp_path / "in/a/x").read_text() == "x"
-    with pytest.raises(InputError, match="b: cannot be written"), new_folder(tmp_path / "b") as part:
-        (part / "no" / "x").write_text("x")
+    with pytest.raises(InputError, match="b: cannot be written"), new_folder(tmp_path / "b") as tmp:
+        (tmp / "no" / "x").write_text("x")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 

@@ -23,7 +23,7 @@ from boxwright.errors import InputError
 from boxwright.export import parity, run
 from boxwright.export.graph import Graph, raw_graph
 from boxwright.export.run import export_model
-from boxwright.files import together
+from boxwright.files import atomic_write_group
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.class_predictor import load_classifier
 from boxwright.predict.inputs import on_canvases
@@ -258,9 +258,9 @@ def test_a_companion_that_cannot_be_replaced_leaves_the_file_that_was_there(tmp_
     (tmp_path / "x.bin").mkdir()
 
     def write() -> None:
-        with together(tmp_path / "x.xml") as part:
-            part.write_text("new")
-            part.with_suffix(".bin").write_text("new")
+        with atomic_write_group(tmp_path / "x.xml") as tmp:
+            tmp.write_text("new")
+            tmp.with_suffix(".bin").write_text("new")
 
     with pytest.raises(InputError, match=r"x\.bin: cannot be written"):
         write()

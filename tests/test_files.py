@@ -25,8 +25,8 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from boxwright import files
-with files.{writer}(Path({target!r})) as part:
-    (part / "a" if part.is_dir() else part).write_text("half")
+with files.{writer}(Path({target!r})) as tmp:
+    (tmp / "a" if tmp.is_dir() else tmp).write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -38,13 +38,13 @@ def looks_again() -> Iterator[None]:
     files.remove_leftovers.cache_clear()
 
 
-@pytest.mark.parametrize("writer", ["whole", "new_folder", "together"])
+@pytest.mark.parametrize("writer", ["atomic_write", "new_folder", "atomic_write_group"])
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, writer: str) -> None:
     code = KILLED.format(writer=writer, target=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
-    with files.whole(tmp_path / "next") as part:
-        part.write_text("x")
+    with files.atomic_write(tmp_path / "next") as tmp:
+        tmp.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["next"]
 
 
@@ -66,11 +66,11 @@ def test_what_others_write_or_own_stays(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-@pytest.mark.parametrize("writer", [files.whole, files.together])
+@pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_write_group])
 def test_names_as_long_as_names_can_be(tmp_path: Path, writer: type) -> None:
     target = tmp_path / ("n" * 255)
-    with writer(target) as part:
-        (part.parent / part.name).write_text("x")
+    with writer(target) as tmp:
+        (tmp.parent / tmp.name).write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
@@ -80,12 +80,12 @@ import os
 os.umask(0o027)
 from boxwright import files
 assert os.umask(0o027) == 0o027
-with files.whole({str(tmp_path / "whole")!r}) as part:
-    part.unlink()  # as writers do that replace their file
-    part.touch(0o600)
-with files.together({str(tmp_path / "together")!r}) as part:
-    part.touch(0o600)
-with files.new_folder({str(tmp_path / "folder")!r}) as part:
+with files.atomic_write({str(tmp_path / "whole")!r}) as tmp:
+    tmp.unlink()  # as writers do that replace their file
+    tmp.touch(0o600)
+with files.atomic_write_group({str(tmp_path / "together")!r}) as tmp:
+    tmp.touch(0o600)
+with files.new_folder({str(tmp_path / "folder")!r}) as tmp:
     pass
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -104,22 +104,22 @@ def no_file_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("writer", [files.whole, files.together, files.new_folder])
+@pytest.mark.parametrize("writer", [files.atomic_write, files.atomic_write_group, files.new_folder])
 def test_a_library_that_tells_of_a_full_disk_in_its_own_words(tmp_path: Path, writer: type) -> None:
-    def fill(part: Path) -> None:
+    def fill(tmp: Path) -> None:
         with pytest.raises(OSError, match="File too large"):
-            (part / "a" if part.is_dir() else part).write_bytes(bytes(2000))
+            (tmp / "a" if tmp.is_dir() else tmp).write_bytes(bytes(2000))
         raise RuntimeError("enforce fail at inline_container.cc")
 
-    with pytest.raises(InputError) as error, no_file_beyond(1000), writer(tmp_path / "a.bin") as part:
-        fill(part)
+    with pytest.raises(InputError) as error, no_file_beyond(1000), writer(tmp_path / "a.bin") as tmp:
+        fill(tmp)
     assert str(error.value) == f"{tmp_path / 'a.bin'}: cannot be written (File too large)"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_faults_of_ours_stay_faults(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), files.whole(tmp_path / "a.bin") as part:
-        part.write_text(str(1 / 0))
+    with pytest.raises(ZeroDivisionError), files.atomic_write(tmp_path / "a.bin") as tmp:
+        tmp.write_text(str(1 / 0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -152,17 +152,17 @@ def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, n
 def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path)
     read = [tmp_path / "other" / "sheet.jpg", tmp_path / "linked" / "sheet.jpg"]
-    files.keep_clear(tmp_path, ["metrics.json"], read)
-    files.keep_clear(tmp_path / "new", ["sheet.jpg"], read)
+    files.check_outputs(tmp_path, ["metrics.json"], read)
+    files.check_outputs(tmp_path / "new", ["sheet.jpg"], read)
     with pytest.raises(InputError, match=r"linked/sheet\.jpg: is read, and would be written over"):
-        files.keep_clear(tmp_path, ["sheet.jpg", "metrics.json"], read)
+        files.check_outputs(tmp_path, ["sheet.jpg", "metrics.json"], read)
 
 
 def test_a_companion_of_something_else_stays(tmp_path: Path) -> None:
     def write(name: str, text: str) -> None:
-        with files.together(tmp_path / name) as part:
-            part.write_text(text)
-            part.with_suffix(".bin").write_text(text)
+        with files.atomic_write_group(tmp_path / name) as tmp:
+            tmp.write_text(text)
+            tmp.with_suffix(".bin").write_text(text)
 
     (tmp_path / "ww.bin").write_text("mine")
     with pytest.raises(InputError, match=rf"^{tmp_path}/ww\.bin: is there without ww\.xml, and would be written over"):

@@ -18,7 +18,7 @@ from PIL import Image
 from boxwright import recipe
 from boxwright.data import index
 from boxwright.data.dataset import Dataset
-from boxwright.data.index import user_folder
+from boxwright.data.index import cache_folder
 from boxwright.data.layout import Source
 from boxwright.engine import detection
 from boxwright.errors import InputError
@@ -295,7 +295,7 @@ def test_goes_on_where_no_index_can_be_kept(
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(index, "user_folder", homeless)
+    monkeypatch.setattr(index, "cache_folder", homeless)
     assert len(open_dataset(tmp_path, "train")) == 6
     (tmp_path / "cache").mkdir()
     (place,) = [tmp_path / "cache" / place.name for place in _kept(tmp_path)]
@@ -384,11 +384,11 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 
 def test_place_of_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert user_folder() == tmp_path / "x" / "boxwright"
+    assert cache_folder() == tmp_path / "x" / "boxwright"
     monkeypatch.setenv("HOME", str(tmp_path))
     for unset in ("", None):
         monkeypatch.delenv("XDG_CACHE_HOME") if unset is None else monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert user_folder() == tmp_path / ".cache" / "boxwright"
+        assert cache_folder() == tmp_path / ".cache" / "boxwright"
 
 
 @pytest.fixture

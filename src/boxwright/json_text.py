@@ -70,8 +70,8 @@ def text_of(value: Any, indent: int | None = None) -> str:
 
 def write(path: str | Path, value: Any, indent: int | None = None) -> None:
     """Write `text_of(value)` to `path`, whole or not at all. Raises InputError where it cannot be written."""
-    with files.whole(path) as part:
-        part.write_text(text_of(value, indent), encoding="utf-8")
+    with files.atomic_write(path) as tmp:
+        tmp.write_text(text_of(value, indent), encoding="utf-8")
 
 
 def _repeated(pairs: list[tuple[str, Any]]) -> str:

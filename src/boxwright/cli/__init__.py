@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from boxwright import interrupt
 from boxwright.errors import InputError, printable
-from boxwright.files import user_folder
+from boxwright.files import cache_folder
 from boxwright.memory import keep_freed
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # of PyTorch's own RuntimeErrors
@@ -73,7 +73,7 @@ def _settle_in() -> None:
     A name that the terminal's encoding lacks is shown with escapes. Where stderr is closed, what is said there is lost.
     """
     with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib takes a temporary folder then
-        os.environ.setdefault("MPLCONFIGDIR", str(user_folder() / "matplotlib"))
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it would print of a broken file is said by our own error
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

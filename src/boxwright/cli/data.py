@@ -8,7 +8,7 @@ import typer
 from boxwright.cli.options import Changes, Folder, named
 from boxwright.cli.output import say
 from boxwright.errors import InputError
-from boxwright.files import keep_outside
+from boxwright.files import check_outside
 
 
 def check(
@@ -40,7 +40,7 @@ def show(
     from boxwright.predict import class_labels, labels
 
     shown = open_dataset(folder, split)
-    keep_outside(out, shown.folders())
+    check_outside(out, shown.folders())
     if isinstance(shown, Dataset):
         say(labels.draw_labels(shown, Path(out), count))
     else:

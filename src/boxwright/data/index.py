@@ -27,7 +27,7 @@ from boxwright import config, files, json_text
 from boxwright.data import dataset
 from boxwright.data.dataset import Array, Boxes
 from boxwright.errors import InputError
-from boxwright.files import user_folder
+from boxwright.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def indexed(
     modules = (*parser, config, dataset, sys.modules[__name__])
     try:
         stamp = _stamp(file, modules)
-        folder = Path(cache) if cache else user_folder()
+        folder = Path(cache) if cache else cache_folder()
     except (OSError, RuntimeError):  # no such JSON, as `parse` will say; or a user without a home
         return parse()
     if stamp["size"] < SMALL:
@@ -110,7 +110,7 @@ def _keep(place: Path, contents: Contents, stamp: dict[str, Any]) -> None:
     columns |= {name: getattr(contents, name) for name in COLUMNS}
     columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     try:
-        with files.whole(files.folder(place.parent) / place.name) as part, part.open("wb") as opened:
+        with files.atomic_write(files.make_folder(place.parent) / place.name) as tmp, tmp.open("wb") as opened:
             np.savez(opened, allow_pickle=False, **columns)
     except InputError as error:
         logger.warning("%s: no index is kept, so it is read again at every start: %s", stamp["path"], error)

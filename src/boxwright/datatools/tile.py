@@ -28,7 +28,7 @@ from boxwright.data.windows import Pixels, Window, grid, open_scene
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, keep_outside, read_bytes, whole
+from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.progress import track
@@ -143,10 +143,10 @@ def tile(
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for place in (out, Path(out) / "images" / split):
-            keep_outside(place, scenes)
+            check_outside(place, scenes)
     for split, (dataset, left_out) in checked.items():
         cut = _cut_split(dataset, Path(out), cutting, workers or min(4, os.cpu_count() or 1))
-        _write_json(dataset, cut, cutting, folder(Path(out) / "annotations") / f"{split}.json")
+        _write_json(dataset, cut, cutting, make_folder(Path(out) / "annotations") / f"{split}.json")
         lines += left_out
         lines += [f"{split}: {len(dataset)} scenes", *(f"  {line}" for line in cut.lines())]
     return "\n".join(map(printable, lines))
@@ -189,7 +189,7 @@ def _size(dataset: Dataset, index: int) -> tuple[int, int]:
 
 
 def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> Cut:
-    pictures = folder(out / "images" / dataset.split)
+    pictures = make_folder(out / "images" / dataset.split)
     sizes = [_size(dataset, index) for index in range(len(dataset))]
 
     def cut_scene(index: int) -> Cut:
@@ -308,9 +308,9 @@ def _write_pictures(path: str, files: Sequence[tuple[Path, float, Window]]) -> i
     with open_scene(path) as scene:
         for file, scale, window in due:
             data = _encode(scene.read(window), scale, file.suffix)
-            with whole(file) as part:
-                part.write_bytes(data)
-                os.utime(part, ns=(time, time))
+            with atomic_write(file) as tmp:
+                tmp.write_bytes(data)
+                os.utime(tmp, ns=(time, time))
     return len(due)
 
 
@@ -339,5 +339,5 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:
-        with whole(file) as part:
-            part.write_bytes(data)
+        with atomic_write(file) as tmp:
+            tmp.write_bytes(data)

@@ -21,7 +21,7 @@ from torch import nn
 from boxwright import weights
 from boxwright.engine.ema import Average
 from boxwright.errors import InputError
-from boxwright.files import sync, told, whole
+from boxwright.files import atomic_write, sync, write_errors
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, torch_files
 from boxwright.weights.files import OLD
@@ -81,8 +81,8 @@ class Keeper:
                 checkpoint.save(folder / "ema.safetensors", self.average.network, self.recipe)
             stream = io.BytesIO()  # PyTorch does not say why a file that it writes cannot grow
             torch.save(values, stream)
-            with whole(folder / "state.pt") as part:
-                part.write_bytes(stream.getbuffer())
+            with atomic_write(folder / "state.pt") as tmp:
+                tmp.write_bytes(stream.getbuffer())
 
     def restore(self, fresh: State) -> State:
         """The state of `last`, with network, average and optimiser filled from it; `fresh` where nothing was saved.
@@ -155,7 +155,7 @@ def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `folder` when the block ends well."""
     new, old = _beside(folder)
     try:
-        with told(folder, new, what="the checkpoint cannot be written"):
+        with write_errors(folder, new, what="the checkpoint cannot be written"):
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir()
             yield new

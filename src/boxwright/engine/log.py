@@ -17,7 +17,7 @@ from torch import Tensor
 
 from boxwright.errors import InputError
 from boxwright.evaluation import run_log
-from boxwright.files import told, whole
+from boxwright.files import atomic_write, write_errors
 from boxwright.recipe import TrainConfig
 from boxwright.types import Batch, ClassBatch
 
@@ -49,7 +49,7 @@ class Journal:
 
             self.profile = _profile(run / "trace.json", config.profile)
             _keep_until(self.path, start)
-            with told(self.path, self.path):
+            with write_errors(self.path, self.path):
                 self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
                 self.events = Events(run, start + 1)
 
@@ -136,7 +136,7 @@ class Journal:
         if self.file is None or self.events is None:
             return
         values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
-        with told(self.path, self.path):
+        with write_errors(self.path, self.path):
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
             self.events.write(line["step"], values | line.get("terms", {}))
@@ -150,8 +150,8 @@ def _keep_until(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = [line for line, values in run_log.read(file) if values["step"] <= step]
-    with whole(file) as part:
-        part.write_bytes(b"".join(kept))
+    with atomic_write(file) as tmp:
+        tmp.write_bytes(b"".join(kept))
 
 
 def _profile(file: Path, steps: int) -> Any:

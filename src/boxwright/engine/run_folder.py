@@ -16,7 +16,7 @@ from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
-from boxwright.files import remove_leftovers, whole
+from boxwright.files import atomic_write, remove_leftovers
 from boxwright.recipe import Recipe
 from boxwright.weights.files import OLD
 
@@ -159,9 +159,9 @@ def enter(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], acce
 def _begin(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
     _tell(left_out)
     if left_out:
-        with whole(run / "left_out.txt") as file:
+        with atomic_write(run / "left_out.txt") as file:
             file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-    with whole(run / "recipe.yaml") as file:
+    with atomic_write(run / "recipe.yaml") as file:
         file.write_text(recipe.to_yaml(), encoding="utf-8")
 
 

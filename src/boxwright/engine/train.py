@@ -29,7 +29,7 @@ from boxwright.engine.processes import on_main, together
 from boxwright.errors import InputError
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.topk import TopK
-from boxwright.files import keep_clear
+from boxwright.files import check_outputs
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Batch, ClassBatch
 
@@ -75,7 +75,7 @@ def train(
     if not str(out):
         raise InputError("--out: found an empty name, needed a folder")
     if isinstance(recipe, str) and not resume:
-        keep_clear(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
+        check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
     run, config = Path(out), recipe.train

@@ -18,7 +18,7 @@ from boxwright.data.class_loader import ClassLoader
 from boxwright.errors import InputError
 from boxwright.evaluation import class_pictures, pictures
 from boxwright.evaluation.topk import BEST, TopK, score
-from boxwright.files import folder, keep_clear
+from boxwright.files import check_outputs, make_folder
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.progress import track
 from boxwright.types import Classes
@@ -44,8 +44,8 @@ def evaluate_classifier(
     dataset = dataset.ordered(_names(predictor, dataset))
     place = None
     if out is not None and rank == 0:
-        keep_clear(Path(out), WRITTEN, (dataset.path(index) for index in range(len(dataset))))
-        place = folder(out)
+        check_outputs(Path(out), WRITTEN, (dataset.path(index) for index in range(len(dataset))))
+        place = make_folder(out)
     found = _classify(predictor, dataset, rank, world)
     metrics = score(dataset.labels, found, dataset.names, _info(predictor, dataset))
     if place is not None:

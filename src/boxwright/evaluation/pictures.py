@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from boxwright.data.dataset import Sample
 from boxwright.evaluation import run_log
 from boxwright.evaluation.coco import RECALLS, Metrics
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.predict.draw import PAPER, colour, draw_truth_and_prediction
 from boxwright.types import Detections
 
@@ -156,8 +156,8 @@ def write_jpeg(image: Array, file: Path) -> None:
     done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
     if not done:
         raise RuntimeError("OpenCV could not encode the sheet")
-    with whole(file) as part:
-        part.write_bytes(encoded.tobytes())
+    with atomic_write(file) as tmp:
+        tmp.write_bytes(encoded.tobytes())
 
 
 def _panel(image: Array, sample: Sample, found: Detections) -> Array:
@@ -199,6 +199,6 @@ def _tidy(axes: Axes) -> None:
 
 def _save(figure: Figure, file: Path) -> None:
     """As PNG. A bare Figure draws with Agg and is known to no window system, so there is nothing to close."""
-    with whole(file) as part, warnings.catch_warnings():
+    with atomic_write(file) as tmp, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
-        figure.savefig(part, format="png", dpi=130)
+        figure.savefig(tmp, format="png", dpi=130)

@@ -21,7 +21,7 @@ from boxwright.data.loader import Loader
 from boxwright.errors import InputError
 from boxwright.evaluation import pictures
 from boxwright.evaluation.coco import Metrics, score
-from boxwright.files import folder, keep_clear
+from boxwright.files import check_outputs, make_folder
 from boxwright.interop import to_coco
 from boxwright.predict.predictor import Predictor, check_fraction
 from boxwright.progress import track
@@ -62,9 +62,9 @@ def evaluate(
 def results_folder(out: str | Path, written: Sequence[str], dataset: Dataset) -> Path:
     """The folder `out`, made where it is not there. Raises InputError where one of the files to be written into it is a
     picture or a label file of `dataset`."""
-    keep_clear(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
-    keep_clear(Path(out), written, (dataset.label_file(index) for index in range(len(dataset.images.label_files))))
-    return folder(out)
+    check_outputs(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
+    check_outputs(Path(out), written, (dataset.label_file(index) for index in range(len(dataset.images.label_files))))
+    return make_folder(out)
 
 
 def lowest_score(predictor: Predictor, given: float | None) -> float:

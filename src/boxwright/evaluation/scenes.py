@@ -21,7 +21,7 @@ from boxwright.evaluation import voc
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.run import WRITTEN, detect, judge, labelled, lowest_score, results_folder
 from boxwright.evaluation.voc import VocMetrics
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import track
@@ -124,7 +124,7 @@ def whole_scenes(
 def write_task2(place: Path, scenes: Sequence[str], found: Sequence[Detections], names: Sequence[str]) -> None:
     """One `Task2_CLASS.txt` a class, also where nothing was found, with lines `scene score x1 y1 x2 y2` in px."""
     for label, name in enumerate(names):
-        with whole(place / TASK2.format(name)) as part, part.open("w", encoding="utf-8") as file:
+        with atomic_write(place / TASK2.format(name)) as tmp, tmp.open("w", encoding="utf-8") as file:
             for scene, given in zip(scenes, found, strict=True):
                 mine = given[given.labels == label]
                 for score, box in zip(mine.scores.tolist(), mine.boxes.tolist(), strict=True):

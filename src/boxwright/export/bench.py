@@ -22,7 +22,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.pictures import as_it_stands
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
-from boxwright.files import folder, whole
+from boxwright.files import atomic_write, make_folder
 from boxwright.predict.backend_torch import has_bfloat16
 from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
 from boxwright.predict.class_predictor import ClassPredictor
@@ -103,7 +103,7 @@ def bench(
     if is_exported(source) and read_card(source).kind == "complete":
         raise InputError(f"{source}: found a file of --with-nms, needed weights or one exported with --raw")
     chosen = recipe_of(source, recipe).with_overrides(overrides)
-    place = folder(out)
+    place = make_folder(out)
     with tempfile.TemporaryDirectory() as spare:
         found, absent = _all(source, chosen, Path(spare), compile_, trust)
         if not found:
@@ -118,9 +118,9 @@ def bench(
     }
     report = Report(rows, absent, info, place / "bench.png")
     _draw(report)
-    with whole(place / "bench.json") as part:
+    with atomic_write(place / "bench.json") as tmp:
         tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
-        part.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+        tmp.write_text(json.dumps(tree, indent=1), encoding="utf-8")
     return report
 
 
@@ -228,5 +228,5 @@ def _draw(report: Report) -> None:
     as_it_stands([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    with whole(report.file) as part:
-        figure.savefig(part, format="png", dpi=120)
+    with atomic_write(report.file) as tmp:
+        figure.savefig(tmp, format="png", dpi=120)

@@ -25,7 +25,7 @@ from boxwright.export.int8_report import Report, Side, Trial
 from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
-from boxwright.files import together
+from boxwright.files import atomic_write_group
 from boxwright.formats import open_labeled
 from boxwright.predict.backends import open_backend
 from boxwright.predict.card import Card, fingerprint
@@ -67,7 +67,7 @@ def quantize(
             "which 256 steps cannot hold; export it with --half"
         )
     calibration, held_out = _Calibration(data, chosen, pictures), open_labeled(str(data), "val", chosen)
-    with tempfile.TemporaryDirectory() as folder, together(target) as final:
+    with tempfile.TemporaryDirectory() as folder, atomic_write_group(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
         quality = work.worth(work.plain, held_out)
         moved = sensitivity(model, [calibration.picture(index) for index in range(min(LOOKED_AT, len(calibration)))])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from boxwright import __version__, json_text
 from boxwright.export.sensitivity import Moved
-from boxwright.files import whole
+from boxwright.files import atomic_write
 
 SHOWN = 30  # layers in the picture, the most sensitive ones; text and JSON have all
 
@@ -78,10 +78,10 @@ class Report:
     def save(self) -> None:
         """Write FILE.int8.json, .md and .png."""
         for suffix, text in ((".json", self._json()), (".md", self._markdown())):
-            with whole(f"{self.file}.int8{suffix}") as part:
-                part.write_text(text, encoding="utf-8")
-        with whole(f"{self.file}.int8.png") as part:
-            self._figure().savefig(part, format="png", dpi=130)
+            with atomic_write(f"{self.file}.int8{suffix}") as tmp:
+                tmp.write_text(text, encoding="utf-8")
+        with atomic_write(f"{self.file}.int8.png") as tmp:
+            self._figure().savefig(tmp, format="png", dpi=130)
 
     def _json(self) -> str:
         versions = {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()}

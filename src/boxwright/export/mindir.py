@@ -42,7 +42,7 @@ def write(graph: Graph, path: str | Path, card_text: str) -> None:
     def add_card(message: Any) -> None:
         message.user_info[KEY] = card_text
 
-    with tempfile.TemporaryDirectory() as folder, files.whole(path) as part:
+    with tempfile.TemporaryDirectory() as folder, files.atomic_write(path) as tmp:
         written = Path(folder, "x.mindir")  # MindSpore adds this suffix to any other name
         cell = construct.cell(mindspore)
         with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def write(graph: Graph, path: str | Path, card_text: str) -> None:
             mindspore.export(cell, *inputs, file_name=str(written), file_format="MINDIR", custom_func=add_card)
         if not written.is_file():  # beyond 1 GB it makes a folder of several files
             raise InputError(f"{path}: MindSpore writes a model of this size as several files; needed less than 1 GB")
-        part.write_bytes(written.read_bytes())
+        tmp.write_bytes(written.read_bytes())
 
 
 class Construct:

@@ -34,9 +34,9 @@ def write(graph: Graph, path: str | Path, card_text: str, *, half: bool = False,
     if half:
         _halve(program.model)
     program.model.metadata_props[KEY] = card_text
-    with files.whole(path) as part:
-        program.save(part, external_data=False)
-        onnx.checker.check_model(part, full_check=True)
+    with files.atomic_write(path) as tmp:
+        program.save(tmp, external_data=False)
+        onnx.checker.check_model(tmp, full_check=True)
 
 
 def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from boxwright.errors import InputError
 from boxwright.export import onnx
 from boxwright.export.graph import Graph
-from boxwright.files import together
+from boxwright.files import atomic_write_group
 from boxwright.predict.backend_openvino import core, library
 from boxwright.predict.card import KEY
 
@@ -52,9 +52,9 @@ def save(model: "openvino.Model", path: Path, card: str, *, half: bool = False) 
     Raises InputError where they cannot be written.
     """
     model.set_rt_info(card, [KEY])
-    with together(path) as part:
+    with atomic_write_group(path) as tmp:
         try:
-            library().save_model(model, part, compress_to_fp16=half)
+            library().save_model(model, tmp, compress_to_fp16=half)
         except RuntimeError as error:  # OpenVINO's word for all that fails in writing; what was written it removes
             reason = str(error).partition("\n")[0]
-            raise InputError(f"{part}: cannot be written by OpenVINO ({reason}); is the disk full?") from error
+            raise InputError(f"{tmp}: cannot be written by OpenVINO ({reason}); is the disk full?") from error

@@ -19,7 +19,7 @@ from boxwright.data import scenes
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import inside
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.formats import open_labeled
 from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
@@ -67,10 +67,10 @@ class Report:
     def save(self) -> Path:
         """Write FILE.parity.json."""
         path = Path(f"{self.file}.parity.json")
-        with whole(path) as part:
+        with atomic_write(path) as tmp:
             content = json.dumps({"passed": not self.reason, "reason": self.reason} | self.content)
             # JSON has no infinite numbers: they become words
-            part.write_text(json.dumps(json.loads(content, parse_constant=str), indent=1))
+            tmp.write_text(json.dumps(json.loads(content, parse_constant=str), indent=1))
         return path
 
     @property

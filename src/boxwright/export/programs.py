@@ -31,7 +31,7 @@ def write_torchscript(graph: Graph, path: str | Path, card_text: str) -> None:
         program = torch.jit.freeze(traced)
         buffer = io.BytesIO()
         torch.jit.save(program, buffer, _extra_files={KEY: card_text, SHAPE: json.dumps(_shape(graph))})
-    with files.whole(path) as part, zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(part, "w") as stripped:
+    with files.atomic_write(path) as tmp, zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(tmp, "w") as stripped:
         for entry in whole.infolist():
             if not entry.filename.endswith(".debug_pkl"):  # where its lines come from: the machine's paths
                 stripped.writestr(entry, whole.read(entry))
@@ -48,8 +48,8 @@ def write_pt2(graph: Graph, path: str | Path, card_text: str) -> None:
             node.meta.pop("stack_trace", None)  # lines of Python that it came from: the machine's paths
     buffer = io.BytesIO()  # PyTorch ends the process where a file that it writes cannot grow
     torch.export.save(program, buffer, extra_files={KEY: card_text})
-    with files.whole(path) as part:
-        part.write_bytes(buffer.getbuffer())
+    with files.atomic_write(path) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
 
 
 def _shape(graph: Graph) -> list[int | None]:

@@ -14,7 +14,7 @@ from boxwright.errors import InputError
 from boxwright.export import mindir, om, onnx, openvino, parity, programs
 from boxwright.export.complete import complete_graph
 from boxwright.export.graph import Graph, raw_graph
-from boxwright.files import together, whole
+from boxwright.files import atomic_write, atomic_write_group
 from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
@@ -98,7 +98,7 @@ def export_model(
         graph = (complete_graph if complete else raw_graph)(model, chosen, batch, dynamic_batch)
         outputs = graph.outputs
     card = Card(chosen, kind, precision, outputs, fingerprint(model), __version__)  # type: ignore[arg-type]
-    with together(target) as final:
+    with atomic_write_group(target) as final:
         part = final.with_suffix(".onnx") if to == "om" else final
         if graph is None:
             _write_weights(to, part, model, card)
@@ -246,5 +246,5 @@ def _write_weights(to: str, part: Path, model: nn.Module, card: Card) -> None:
 
 
 def _write_beside(part: Path, card: Card) -> None:
-    with whole(f"{part}.json") as beside:
+    with atomic_write(f"{part}.json") as beside:
         beside.write_text(card.to_text(), encoding="utf-8")

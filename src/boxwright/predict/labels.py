@@ -10,7 +10,7 @@ from boxwright.data.canvas import read_image
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, whole
+from boxwright.files import atomic_write, make_folder
 from boxwright.predict.draw import draw_boxes
 from boxwright.progress import track
 
@@ -21,7 +21,7 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
     Raises InputError when a picture cannot be read, and for a folder that cannot be written or holds the pictures.
     """
     refuse_pictures_folder(dataset, out)
-    folder(out)
+    make_folder(out)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     for index in track(chosen.tolist(), len(chosen), "drawing labels"):
         sample = dataset[index]
@@ -35,8 +35,8 @@ def draw_labels(dataset: Dataset, out: Path, count: int) -> str:
         ]
         drawn = draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
         _, encoded = cv2.imencode(".png", drawn[..., ::-1])
-        with whole(out / f"{index:06d}_{Path(sample.path).stem[:60]}.png") as part:
-            part.write_bytes(encoded.tobytes())
+        with atomic_write(out / f"{index:06d}_{Path(sample.path).stem[:60]}.png") as tmp:
+            tmp.write_bytes(encoded.tobytes())
     return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")
 
 

@@ -19,7 +19,7 @@ from boxwright.data.budget import budget, within_budget
 from boxwright.data.canvas import read_image
 from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError, printable
-from boxwright.files import folder, whole
+from boxwright.files import atomic_write, make_folder
 from boxwright.predict.ahead import in_order
 from boxwright.predict.backend import Backend
 from boxwright.predict.class_predictor import ClassPrediction
@@ -264,7 +264,7 @@ def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path,
 
 def make_writable(out: Path) -> None:
     """Make the folder, and see that files can be written there; else InputError."""
-    folder(out)
+    make_folder(out)
     try:
         with tempfile.TemporaryFile(dir=out):  # a name of its own, or none: others may be asking the same
             pass
@@ -282,8 +282,8 @@ def write_picture(image: Array, target: Path) -> None:
     done, encoded = cv2.imencode(target.suffix.lower(), image)
     if not done:
         raise InputError(f"{target}: OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
-    with whole(target) as part:
-        part.write_bytes(encoded.tobytes())
+    with atomic_write(target) as tmp:
+        tmp.write_bytes(encoded.tobytes())
 
 
 def row_of(predictor: Predictor, prediction: Prediction, target: Path | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from boxwright import json_text
 from boxwright.errors import InputError
-from boxwright.files import open_regular, whole
+from boxwright.files import atomic_write, open_regular
 from boxwright.recipe import Recipe
 from boxwright.weights import torch_files
 from boxwright.weights.files import locate, require
@@ -45,7 +45,7 @@ def save(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with whole(path) as part, part.open("wb") as stream:
+    with atomic_write(path) as tmp, tmp.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             stream.write(tensor.flatten().view(torch.uint8).numpy())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
@@ -110,7 +110,7 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
             f"{path}: Darknet's files hold convolutions and their batch norm, not {others[0]} and {len(others) - 1} "
             "others of this network; export YOLOv3, YOLOv4 or a classifier, or take another format"
         )
-    with whole(path) as part, part.open("wb") as stream:
+    with atomic_write(path) as tmp, tmp.open("wb") as stream:
         stream.write((header or Header()).to_bytes())
         for layer in plan[:convolutions]:
             for name, _ in layer:

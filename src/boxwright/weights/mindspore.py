@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
-from boxwright.files import whole
+from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
@@ -131,7 +131,7 @@ def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
 def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:
     """Write `model` as .ckpt under MindSpore's names, each after `prefix`; whole or not at all."""
     state = model.state_dict()
-    with whole(path) as part, part.open("wb") as stream:
+    with atomic_write(path) as tmp, tmp.open("wb") as stream:
         for foreign, own in names(model, recipe).items():
             tensor = state[own].t() if _is_transposed(own, recipe) else state[own]
             array = tensor.detach().cpu().to(torch.float32).contiguous().numpy()
