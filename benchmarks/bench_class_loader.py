@@ -37,7 +37,7 @@ from bench_loader import cpu_name
 from boxwright import recipe
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
-from boxwright.data.classes import open_classes
+from boxwright.formats import open_classes
 from boxwright.memory import tune_malloc
 from boxwright.tasks.classify import training_canvas
 

@@ -32,7 +32,7 @@ NEEDED_S, NEEDED_LATER_S, NEEDED_LATER_MB = 30.0, 1.0, 300.0
 OPEN = """
 import sys, time
 from pathlib import Path
-from boxwright.data import open_dataset
+from boxwright.formats import open_dataset
 begin = time.perf_counter()
 data = open_dataset(sys.argv[1], "train", cache=sys.argv[2])
 seconds = time.perf_counter() - begin

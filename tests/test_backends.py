@@ -21,13 +21,13 @@ from torch import nn
 import boxwright as bw
 from agreement import assert_same_classes, assert_same_detections, by_label
 from boxwright import cli, models, recipe
-from boxwright.data import open_dataset
 from boxwright.errors import InputError
 from boxwright.export import bench
 from boxwright.export import onnx as onnx_files
 from boxwright.export import openvino as openvino_files
 from boxwright.export.complete import complete_graph
 from boxwright.export.graph import raw_graph
+from boxwright.formats import open_dataset
 from boxwright.predict import backend, backend_torch, stream
 from boxwright.predict.backends import Running, open_backend, read_card
 from boxwright.predict.card import KEY, Card, fingerprint

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boxwright.data import cifar
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.classes import class_splits, holds_classes, open_classes
 from boxwright.errors import InputError
+from boxwright.formats import cifar10, holds_classes, open_classes, splits
 
 RECORDS = 3
 TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
@@ -66,7 +65,7 @@ def truth(seeds: range) -> tuple[np.ndarray, np.ndarray]:
 
 def refusal(file: Path) -> str:
     with pytest.raises(InputError) as caught:
-        cifar.read((file,), "train", file.parent)
+        cifar10.read_files((file,), "train", file.parent)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
     return str(caught.value)
@@ -74,7 +73,7 @@ def refusal(file: Path) -> str:
 
 def test_both_forms_hold_the_same(folder: Path) -> None:
     for root in (folder, folder.parent):
-        assert class_splits(root) == ["train", "val"]
+        assert splits(root) == ["train", "val"]
         assert holds_classes(root)
         for split, seeds in (("train", range(5)), ("val", range(5, 6)), ("test", range(5, 6))):
             found = open_classes(root, split)
@@ -95,7 +94,7 @@ def test_what_python_3_writes_is_read_too(tmp_path: Path, protocol: int) -> None
     file = tmp_path / "data_batch_1"
     held = {b"labels": labels.tolist(), b"data": pixels, b"filenames": [b"x.png"] * RECORDS, b"batch_label": b"one"}
     file.write_bytes(pickle.dumps(held, protocol))
-    found = cifar.read((file,), "train", tmp_path)
+    found = cifar10.read_files((file,), "train", tmp_path)
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.pixels, pixels.reshape(-1, 3, 32, 32))
 
@@ -142,16 +141,16 @@ def test_a_refused_name_of_two_lines_is_said_in_one(tmp_path: Path) -> None:
     assert r"asks for 'o\ns x'" in refusal(file)
 
 
-DEEP = (cifar.OPCODES - 100) // 3
+DEEP = (cifar10.MAX_OPCODES - 100) // 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pickled", "said"),
     [
-        (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar.OPCODES} opcodes"),
-        (b"\x80\x02})" + b"\x85" * (cifar.OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
-        (b"\x80\x02}()" + b"\x85" * (cifar.OPCODES - 100) + b"K\x01u.", "asks for a key of type tuple"),
+        (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", f"more than {cifar10.MAX_OPCODES} opcodes"),
+        (b"\x80\x02})" + b"\x85" * (cifar10.MAX_OPCODES - 100) + b"K\x01s.", "asks for a key of type tuple"),
+        (b"\x80\x02}()" + b"\x85" * (cifar10.MAX_OPCODES - 100) + b"K\x01u.", "asks for a key of type tuple"),
         (b"\x80\x02}K\x01K\x01s.", "asks for a key of type int"),
         (b"\x80\x02" + b"cnumpy\ndtype\n" * DEEP + b"N" + b"\x85R" * DEEP + b".", "needed a dictionary"),
         (b"\x80\x02" + b"]" * DEEP + b"N" + b"a" * DEEP + b".", "needed a dictionary"),
@@ -163,7 +162,9 @@ def test_what_nests_deeply_does_not_end_the_process(tmp_path: Path, pickled: byt
     """In a process of its own: what overflows C's stack ends all of pytest."""
     file = tmp_path / "data_batch_1"
     file.write_bytes(pickled)
-    program = "import pathlib, sys; from boxwright.data import cifar; cifar._read_python(pathlib.Path(sys.argv[1]))"
+    program = (
+        "import pathlib, sys; from boxwright.formats import cifar10; cifar10._read_python(pathlib.Path(sys.argv[1]))"
+    )
     ended = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     line = ended.stderr.splitlines()[-1]
@@ -193,7 +194,7 @@ def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
     whole = pickle.dumps({"labels": [0], "data": pixels}, 2)  # as text to be encoded
     assert whole.count(b"a" * 3072) == 1
     file.write_bytes(whole)
-    np.testing.assert_array_equal(cifar.read((file,), "train", tmp_path).pixels.ravel(), pixels[0])
+    np.testing.assert_array_equal(cifar10.read_files((file,), "train", tmp_path).pixels.ravel(), pixels[0])
     changed = "\u0100".encode() + b"a" * 3071
     file.write_bytes(whole.replace(struct.pack("<i", 3072) + b"a" * 3072, struct.pack("<i", len(changed)) + changed))
     assert "data: character 0 is beyond Latin 1" in refusal(file)
@@ -203,8 +204,8 @@ def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")
     assert most_memory(file) < 40 << 20
-    assert f"more than {cifar.OPCODES} opcodes" in refusal(file)
-    assert cifar.LARGEST == 1 << 25
+    assert f"more than {cifar10.MAX_OPCODES} opcodes" in refusal(file)
+    assert cifar10.MAX_BYTES == 1 << 25
 
 
 def test_every_cut_of_a_python_file_is_an_input_error(tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_every_change_of_a_byte_is_an_input_error_or_read(tmp_path: Path) -> Non
         changed[place] = draw.integers(256)
         file.write_bytes(bytes(changed))
         try:
-            found = len(cifar.read((file,), "train", tmp_path))
+            found = len(cifar10.read_files((file,), "train", tmp_path))
         except InputError as error:
             found = 1 - str(error).count("\n")  # one line
         assert found == 1
@@ -274,8 +275,8 @@ def test_a_missing_batch_is_named(folder: Path) -> None:
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     with open(file, "wb") as sparse:
-        sparse.truncate(cifar.LARGEST + 1)
-    assert f"needed at most {cifar.LARGEST}" in refusal(file)
+        sparse.truncate(cifar10.MAX_BYTES + 1)
+    assert f"needed at most {cifar10.MAX_BYTES}" in refusal(file)
 
 
 def test_labels_in_another_order_follow_their_names(folder: Path) -> None:

@@ -15,13 +15,13 @@ from accelerate import Accelerator
 
 from boxwright import recipe, tasks
 from boxwright.cli import main
-from boxwright.data import check, class_check, class_crops
 from boxwright.data.canvas import frame_for, place, read_image
-from boxwright.data.class_folders import imagenet_names
 from boxwright.data.class_loader import ClassLoader, random_window
-from boxwright.data.classes import class_splits, holds_classes, open_classes
+from boxwright.datatools import check, class_check, class_crops
 from boxwright.engine.datasets import open_checked
 from boxwright.errors import InputError
+from boxwright.formats import holds_classes, open_classes, splits
+from boxwright.formats.imagenet import imagenet_names
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.tasks.classify import training_canvas
 from boxwright.types import ClassBatch
@@ -98,7 +98,7 @@ def test_a_crop_of_a_canvas_that_the_picture_does_not_cover_is_filled() -> None:
 
 
 def test_folders_are_classes(pets: Path) -> None:
-    assert class_splits(pets) == ["train", "val"]
+    assert splits(pets) == ["train", "val"]
     assert holds_classes(pets)
     train = open_classes(pets, "train")
     assert (train.names, train.kind, len(train)) == (("cat", "dog"), "folder", 6)
@@ -114,8 +114,8 @@ def test_folders_are_classes(pets: Path) -> None:
 def test_a_detection_set_is_none(tiny_coco: Path) -> None:
     assert not holds_classes(tiny_coco)
     assert "a set with boxes" in refusal(lambda: open_classes(tiny_coco, "train"))
-    assert "no pictures with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
-    assert "classifiers need cifar10, imagenet, folder" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
+    assert "no images with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
+    assert "classifiers need cifar10, folder, imagenet" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
 
 
 def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_splits_with_other_classes_are_refused(pets: Path) -> None:
 
 def test_no_pictures_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
-    assert "found 0 splits 'test', needed one; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
+    assert "no split 'test'; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
         file.unlink()
     assert "hold no picture" in refusal(lambda: open_classes(pets, "val"))
@@ -149,7 +149,7 @@ def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: p
     (pets / "val" / "dog" / "same.png").symlink_to(pets / "train" / "cat" / "1.png")
     shutil.rmtree(pets / "val" / "cat")
     (pets / "val" / "cat").mkdir()
-    found = class_check.check_folder(pets)
+    found = check.check_folder(pets)
     assert [(one.kind, one.level) for one in found.findings] == [
         ("unreadable_picture", "error"), ("not_a_picture", "note"), ("class_without_picture", "note"),
         ("shared_picture", "note"),
@@ -157,7 +157,7 @@ def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: p
     assert found.errors[0].file == str(pets / "train" / "cat" / "0.png")
     train = open_classes(pets, "train")
     report = class_check.check(train)
-    kept = class_check.skip_bad(train, report)
+    kept = check.skip_bad(train, report)
     assert [kept.path(index) for index in range(len(kept))] == [train.path(index) for index in range(1, 6)]
     assert report.left_out() == [f"left out the picture: {report.errors[0]}"]
     with pytest.raises(SystemExit) as ended:
@@ -427,13 +427,13 @@ def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Pa
     for folder in (inside / "train", inside / "val", pets / "train"):
         picture(folder / ".ipynb_checkpoints" / "1.png", 1)
     picture(pets / "test" / ".thumbs" / "1.png", 1)
-    assert class_splits(root) == ["train", "val"]
+    assert splits(root) == ["train", "val"]
     assert open_classes(root, "val").labels.tolist() == [1, 0]
-    assert class_splits(pets) == ["train", "val"]
+    assert splits(pets) == ["train", "val"]
     picture(root / "bare" / ".thumbs" / "1.png", 1)
     assert not holds_classes(root / "bare")
     (inside / "train" / "tmp").mkdir()
-    assert refusal(lambda: class_splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
+    assert refusal(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
 
 
 def yolo(root: Path, split: str) -> Path:

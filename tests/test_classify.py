@@ -22,12 +22,12 @@ import class_folder
 import oracle_weights
 from boxwright import cli
 from boxwright import recipe as recipes
-from boxwright.data.classes import open_classes
 from boxwright.engine import datasets, optim
 from boxwright.engine.job import build_network
 from boxwright.engine.schedule import learning_rates
 from boxwright.engine.train import optimizer_step, train
 from boxwright.errors import InputError
+from boxwright.formats import open_classes
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
 from boxwright.predict.predictor import Predictor, load
@@ -202,7 +202,7 @@ class TestRun:
     def test_unreadable_pictures_stop_the_run_or_are_left_out(self, data: Path, tmp_path: Path) -> None:
         bad = shutil.copytree(data, tmp_path / "data")
         (bad / "train" / "red" / "3.png").write_bytes(b"no picture")
-        with pytest.raises(InputError, match=r"1 faults in the labels and pictures .*red/3\.png.*--skip-bad"):
+        with pytest.raises(InputError, match=r"1 faults in the labels and images .*red/3\.png.*--skip-bad"):
             run(bad, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         folder = run(bad, tmp_path / "run", {"train.epochs": 1}, skip_bad=True)

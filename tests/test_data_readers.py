@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from boxwright.data import open_dataset, splits
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 COUNTS = {  # pictures, boxes: the tables of the data sets' READMEs
@@ -223,7 +223,7 @@ def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:
     assert (train.kind, len(train.rows), test.kind, len(test.rows)) == ("line_txt", 1, "line_txt", 0)
     assert train.path(9000) == test.path(0) == str(tmp_path / "p/a.jpg copy.png")
     write(tmp_path / "p/b.txt", "0 0.5 0.5 1 1\n")
-    with pytest.raises(InputError, match="may be yolo_txt or line_txt"):
+    with pytest.raises(InputError, match="may be line_txt or yolo_txt"):
         splits(tmp_path)
 
 
@@ -354,7 +354,7 @@ def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
 def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         open_dataset(tmp_path / "gone", "train")
-    with pytest.raises(InputError, match=r"no data set found; looked for coco: .*yolo_txt: .*line_txt: "):
+    with pytest.raises(InputError, match=r"no data set found; looked for coco: .*line_txt: .*yolo_txt: "):
         open_dataset(tmp_path, "train")
     pictures(tmp_path / "images/train/a.png", tmp_path / "images/train/b.png")
     write(tmp_path / "labels/train/a.txt", YOLO)

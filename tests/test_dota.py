@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
-from boxwright.data import open_dataset, splits
-from boxwright.data.check import check, check_folder
+from boxwright.datatools.check import check, check_folder
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset, splits
 from boxwright.predict.labels import draw_labels
 
 LABELS = """imagesource:GoogleEarth

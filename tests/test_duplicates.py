@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from boxwright.data import duplicates
-from boxwright.data.duplicates import EQUAL, NEAR, same_object
+from boxwright.datatools import duplicates
+from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
 
 Boxes = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def all_pairs(boxes: Boxes, groups: NDArray[np.int64]) -> tuple[NDArray[np.int64
             common = max(0.0, min(x2, u2) - max(x1, u1)) * max(0.0, min(y2, v2) - max(y1, v1))
             ratio = common / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common)
             overlap = EQUAL if (boxes[early] == boxes[late]).all() else ratio
-            if groups[early] == groups[late] and overlap >= NEAR and overlap > best[late]:
+            if groups[early] == groups[late] and overlap >= NEAR_IOU and overlap > best[late]:
                 partner[late], best[late] = early, overlap
     return partner, best
 
@@ -38,7 +38,7 @@ def some_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
 def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(int(spread * 10))
     for steps in (24, 2):  # 2: most boxes are settled by cells
-        monkeypatch.setattr(duplicates, "STEPS", steps)
+        monkeypatch.setattr(duplicates, "MAX_STEPS", steps)
         for _ in range(8):
             boxes = some_boxes(draw, 40, spread)
             boxes = boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)]
@@ -54,8 +54,8 @@ def test_stacked_boxes_have_a_partner_exactly_where_all_pairs_have_one(
     spread: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where crowds are not compared pair by pair, too; the partner is then one of several."""
-    monkeypatch.setattr(duplicates, "STEPS", 1)
-    monkeypatch.setattr(duplicates, "SMALL", 2)
+    monkeypatch.setattr(duplicates, "MAX_STEPS", 1)
+    monkeypatch.setattr(duplicates, "MAX_ALL_PAIRS", 2)
     draw = np.random.default_rng(int(spread * 10))
     for scale in (1.0, 1e-3, 1e6):
         boxes = (np.array([20.0, 30.0, 120.0, 100.0]) + draw.normal(0, spread, (120, 4))) * scale

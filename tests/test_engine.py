@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from boxwright.config import validate
-from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import checkpointing, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import EMA
 from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset
 from boxwright.models import yolov3
 from boxwright.recipe import EmaConfig, TrainConfig
 from boxwright.tasks.detect import TASK, Detect

@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import distributed, multiprocessing
 
 import boxwright as bw
-from boxwright.data import open_dataset
 from boxwright.data.dataset import Sample
 from boxwright.evaluation.evaluate import evaluate_dataset as evaluate
+from boxwright.formats import open_dataset
 from boxwright.metrics import plots
 from boxwright.metrics.coco import score
 from boxwright.predict.predictor import Predictor

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import boxwright
 from boxwright import recipe as recipes
-from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine.job import build_job, initial_network
 from boxwright.engine.processes import accelerator_session
 from boxwright.engine.train import optimizer_step
+from boxwright.formats import open_dataset
 from boxwright.tasks.detect import TASK
 from small_run import ROUNDING
 

@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
-from boxwright.data import Dataset, coco, index, open_dataset
+from boxwright.data import index
+from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
+from boxwright.data.layout import Source
 from boxwright.engine import datasets
 from boxwright.errors import InputError
+from boxwright.formats import coco, open_dataset
 from boxwright.tasks.detect import TASK
 
 FOREVER = 10**15  # ns
@@ -64,7 +67,7 @@ def told(data: Dataset) -> list[Any]:
     columns = [*(getattr(data.rows, name) for name in data.rows.__slots__), data.starts]
     columns += [data.images.ids, data.images.paths, data.images.sizes, data.images.label_files]
     plain = [(column.dtype.str, column.shape, column.tolist()) for column in columns]
-    return [data.names, data.category_ids, data.split, data.root, data.kind, data.strays, *plain]
+    return [data.names, data.category_ids, data.split, data.root, data.kind, data.orphans, *plain]
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(index, "TICK", 0)
     real, files = coco.parse, []
 
-    def parse(file: Path) -> coco.Contents:
+    def parse(file: Path) -> index.Contents:
         files.append(file)
         return real(file)
 
@@ -85,7 +88,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
     file = make(tmp_path, labels(text_ids=text_ids))
-    without = told(coco.placed(coco.parse(file), file, "train", tmp_path))
+    without = told(coco.placed(coco.parse(file), Source("coco", file, "train", tmp_path)))
     assert len(parsed) == 1
     first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
     assert len(parsed) == 2
@@ -110,7 +113,7 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert open_dataset(tmp_path / "link", "train").path(0).startswith(str(tmp_path / "link"))
     monkeypatch.chdir(tmp_path / "annotations")
     data = open_dataset(Path("../annotations/train.json"), "val")
-    assert (data.split, data.place(5, int(data.starts[5])), data.strays[0].place) == (
+    assert (data.split, data.place(5, int(data.starts[5])), data.orphans[0].place) == (
         "val", "../annotations/train.json annotations[0]", "../annotations/train.json annotations[4]",
     )  # fmt: skip
     assert len(parsed) == 1
@@ -204,17 +207,8 @@ def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
         pieces[-1][position] ^= 1 << position % 8
     for piece in pieces:
         place.write_bytes(piece)
-        assert (
-            told(
-                coco.placed(
-                    index.contents(tmp_path / "annotations/train.json", place.parent),
-                    tmp_path / "annotations/train.json",
-                    "train",
-                    tmp_path,
-                )
-            )
-            == truth
-        )
+        source = Source("coco", tmp_path / "annotations/train.json", "train", tmp_path, cache=place.parent)
+        assert told(coco.read(source)) == truth
     assert len(parsed) > len(pieces) / 2  # the others fell on bytes that say nothing
     place.write_bytes(sound[:-1])
     open_dataset(tmp_path, "train", cache=tmp_path / "cache")
@@ -246,7 +240,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a column is missing": lambda held: held.pop("crowd"),
     "pickled": lambda held: held.update(files=np.array([Trap()] * 6, dtype=object)),
     "an id too few": lambda held: held.update(about=edited(held["about"], category_ids=[2])),
-    "strays of other form": lambda held: held.update(about=edited(held["about"], strays=[[1]])),
+    "orphans of other form": lambda held: held.update(about=edited(held["about"], orphans=[[1]])),
     "about is a list": lambda held: held.update(about=np.frombuffer(b"[]", dtype=np.uint8)),
 }
 
@@ -347,7 +341,7 @@ def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monk
     file, real = make(tmp_path, labels()), coco.parse
     monkeypatch.setattr(index, "TICK", 2 * 10**8)
 
-    def parse(place: Path) -> coco.Contents:
+    def parse(place: Path) -> index.Contents:
         time.sleep(0.3)
         return real(place)
 
@@ -363,7 +357,7 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 ) -> None:
     file, real = make(tmp_path, labels()), coco.parse
 
-    def parse(place: Path) -> coco.Contents:
+    def parse(place: Path) -> index.Contents:
         held = real(place)
         time.sleep(0.05)
         in_place(place, json.dumps(labels(5)))
@@ -377,7 +371,8 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 def test_two_processes_at_once(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (
-        "import sys; from boxwright.data import index, open_dataset; index.SMALL = index.TICK = 0\n"
+        "import sys; from boxwright.data import index; from boxwright.formats import open_dataset\n"
+        "index.SMALL = index.TICK = 0\n"
         "for _ in range(20): print(len(open_dataset(sys.argv[1], 'train', cache=sys.argv[2]).rows))\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -11,7 +11,8 @@ import boxwright
 
 ORDER = (  # left to right
     "version . errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . "
-    "models . recipe . zoo . weights . data . metrics . tasks . predict . evaluation . engine . export . cli"
+    "models . recipe . zoo . weights . data . formats . datatools . metrics . tasks . predict . "
+    "evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent
@@ -67,7 +68,7 @@ def test_the_walker_sees_imports_of_all_forms() -> None:
         "import boxwright",
     ):
         assert faults(here, line), line
-    assert faults(here, "import numpy\nfrom boxwright.weights import files\nfrom boxwright.data import check") == []
+    assert faults(here, "import numpy\nfrom boxwright.weights import files\nfrom boxwright.data import canvas") == []
 
 
 def test_design_page_names_the_rooms_in_this_order() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from boxwright import json_text, progress
 from boxwright.cli.output import echo
-from boxwright.data import open_dataset
-from boxwright.data.convert import convert
-from boxwright.data.report import Finding
+from boxwright.datatools.convert import convert
+from boxwright.datatools.report import Finding
 from boxwright.errors import InputError
+from boxwright.formats import open_boxes as open_dataset
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.scene_output import predict_scenes_to_folder
 from boxwright.predict.tiled import Tiling
@@ -100,7 +100,7 @@ def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
     lines = [
         *replace(done, counts={FORGED: 1}).lines(),
-        str(Finding("size", "error", "train", "a.json", FORGED, 1, None, "is not there")),
+        str(Finding("missing_picture", "train", "a.json", "is not there", FORGED, 1)),
     ]
     assert all(line.isprintable() for line in lines)
     assert sum("forged line" in line for line in lines) == 3

@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from boxwright import cli
-from boxwright.data import open_dataset, open_pictures
 from boxwright.errors import InputError
 from boxwright.evaluation import results
+from boxwright.formats import open_boxes, open_images
 from boxwright.predict import loading, predictor
 from stand_in import NAMES, rectangles_predictor, scene
 
@@ -64,7 +64,7 @@ def served(folder: Path, file: Path) -> np.ndarray:
 
 
 def test_the_server_takes_the_file_and_finds_every_object(folder: Path, tmp_path: Path) -> None:
-    file = results.write(rectangles_predictor(), open_pictures(folder, "test"), tmp_path / "out")
+    file = results.write(rectangles_predictor(), open_images(folder, "test"), tmp_path / "out")
     assert file == tmp_path / "out" / "detections_test-dev2017_demo_results.json"
     rows = json.loads(file.read_text())
     assert sorted(row["image_id"] for row in rows) == [139, 139, 139, 581, 581]
@@ -78,7 +78,7 @@ def test_the_best_of_a_picture_stay(folder: Path, tmp_path: Path) -> None:
     holes[44:56, 8:16] = 20
     holes[8:14, 33:37] = 20
     cv2.imwrite(str(folder / "test2017" / f"{139:012}.png"), holes[..., ::-1])
-    pictures = open_pictures(folder, "test-dev")
+    pictures = open_images(folder, "test-dev")
     every = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "all").read_text())
     best = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "two", top_k=2).read_text())
     scores = sorted((row["score"] for row in every if row["image_id"] == 139), reverse=True)
@@ -90,7 +90,7 @@ def test_the_best_of_a_picture_stay(folder: Path, tmp_path: Path) -> None:
 def test_boxes_are_rounded_to_hundredths(folder: Path, tmp_path: Path) -> None:
     large = cv2.resize(cv2.imread(str(folder / "test2017" / f"{581:012}.png")), (101, 97))
     cv2.imwrite(str(folder / "test2017" / f"{581:012}.png"), large)
-    rows = json.loads(results.write(rectangles_predictor(), open_pictures(folder, "test"), tmp_path).read_text())
+    rows = json.loads(results.write(rectangles_predictor(), open_images(folder, "test"), tmp_path).read_text())
     numbers = [value for row in rows for value in row["bbox"]]
     assert any(value != round(value) for value in numbers)
     assert all(value == round(value, 2) for value in numbers)
@@ -103,14 +103,14 @@ def test_two_lists_of_one_split_must_be_told_apart(folder: Path) -> None:
     (folder / "annotations" / "image_info_test2017.json").write_text(json.dumps(whole))
     listed.write_text(json.dumps({**whole, "images": whole["images"][:1]}))
     with pytest.raises(InputError, match="split 'test' may be test-dev2017 or test2017; say which"):
-        open_pictures(folder, "test")
-    assert [len(open_pictures(folder, split)) for split in ("test-dev", "test-dev2017", "test2017")] == [1, 1, 3]
+        open_images(folder, "test")
+    assert [len(open_images(folder, split)) for split in ("test-dev", "test-dev2017", "test2017")] == [1, 1, 3]
 
 
 def test_the_json_itself_and_a_yaml_can_be_named(folder: Path) -> None:
-    named = open_pictures(folder / "annotations" / "image_info_test-dev2017.json", "test")
+    named = open_images(folder / "annotations" / "image_info_test-dev2017.json", "test")
     (folder / "data.yaml").write_text("test: annotations/image_info_test-dev2017.json\nimages: test2017\n")
-    for pictures in (named, open_pictures(folder / "data.yaml", "test")):
+    for pictures in (named, open_images(folder / "data.yaml", "test")):
         assert pictures.path(0) == str(folder / "test2017" / f"{581:012}.png")
         assert pictures.category_ids == (1, 3, 18)
         assert len(pictures.rows) == 0
@@ -122,18 +122,18 @@ def test_labels_are_not_looked_at(folder: Path) -> None:
     tree["annotations"] = [{"id": 1, "bbox": "none"}]
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(tree))
     (folder / "test2017").rename(folder / "val2017")
-    pictures = open_pictures(folder, "val")
+    pictures = open_images(folder, "val")
     assert len(pictures) == 3
     assert len(pictures.rows) == 0
     with pytest.raises(InputError, match="image_id"):
-        open_dataset(folder, "val")
+        open_boxes(folder, "val")
 
 
 def test_a_list_without_labels_is_no_labelled_split(folder: Path) -> None:
     with pytest.raises(InputError, match="no data set found"):
-        open_dataset(folder, "test")
+        open_boxes(folder, "test")
     with pytest.raises(InputError, match="key 'annotations': missing"):
-        open_dataset(folder / "annotations" / "image_info_test-dev2017.json", "test")
+        open_boxes(folder / "annotations" / "image_info_test-dev2017.json", "test")
 
 
 def status_of(*words: str) -> int | str | None:

@@ -477,7 +477,7 @@ def test_curves_are_read_by_tensorboard(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_does_not_write_over_what_it_reads(finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
-    from boxwright.data import open_dataset
+    from boxwright.formats import open_dataset
 
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     labels = json.loads((data / "annotations" / "val.json").read_text())

@@ -14,16 +14,15 @@ from PIL import Image
 
 from boxwright import progress
 from boxwright.data import budget, header, open_dataset, text
-from boxwright.data.check import check, check_folder
-from boxwright.data.class_check import check_folder as check_class_folder
-from boxwright.data.class_crops import crop
-from boxwright.data.classes import open_classes
-from boxwright.data.convert import convert
 from boxwright.data.draw import captioned, draw_boxes
-from boxwright.data.report import Report
-from boxwright.data.tile import Cutting, tile
 from boxwright.data.windows import open_scene
+from boxwright.datatools.check import check, check_folder
+from boxwright.datatools.class_crops import crop
+from boxwright.datatools.convert import convert
+from boxwright.datatools.report import Report
+from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
+from boxwright.formats import open_classes
 from boxwright.metrics import plots
 from boxwright.predict.labels import draw_labels
 
@@ -133,7 +132,7 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     cv2.imwrite(str(classes / "1.png"), np.zeros((8, 8, 3), np.uint8))
     mine = tmp_path / "mine.json"
     mine.write_text("{}")
-    refusal(lambda: check_class_folder(tmp_path / "classes", report=mine))
+    refusal(lambda: check_folder(tmp_path / "classes", report=mine))
     assert mine.read_text() == "{}"
 
 
@@ -212,9 +211,9 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from boxwright.data import voc
+    from boxwright.formats import voc
 
-    monkeypatch.setattr(voc, "MOST", 100)
+    monkeypatch.setattr(voc, "MAX_ELEMENTS", 100)
     for part in ("Annotations", "JPEGImages"):
         (tmp_path / part).mkdir()
     (tmp_path / "classes.txt").write_text("a\n")

@@ -13,12 +13,13 @@ from PIL import TiffImagePlugin
 from pycocotools.coco import COCO
 
 from boxwright import cli
-from boxwright.data import open_dataset, tile
 from boxwright.data.canvas import read_image
-from boxwright.data.check import check
-from boxwright.data.tile import Cut, Cutting, cut_boxes
 from boxwright.data.windows import Window
+from boxwright.datatools import tile
+from boxwright.datatools.check import check
+from boxwright.datatools.tile import Cut, Cutting, cut_boxes
 from boxwright.errors import InputError
+from boxwright.formats import open_dataset
 
 H, W = 100, 150  # px of the scenes
 Box = tuple[float, float, float, float]  # xywh, as in COCO
@@ -382,7 +383,7 @@ def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:
     (source / "annotations" / "val.json").write_text(file.read_text().replace("[10, 10, 20, 20]", "[10, 10, 0, 20]"))
     (source / "images" / "train").rename(source / "images" / "all")
     (source / "images" / "all" / "s0.png").rename(source / "images" / "s0.png")
-    with pytest.raises(InputError, match="1 faults in the labels and pictures of val"):
+    with pytest.raises(InputError, match=r"1 faults in the labels and images \(val, "):
         tile.tile(source, tmp_path / "out", Cutting(**SMALL))
     assert not (tmp_path / "out").exists()
 

@@ -13,10 +13,10 @@ from torch import nn
 import class_folder
 from boxwright import recipe
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.classes import open_classes
 from boxwright.data.dataset import paths_column
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
+from boxwright.formats import open_classes
 from boxwright.metrics import class_plots
 from boxwright.metrics.topk import TopK, score
 from boxwright.predict.predictor import Predictor

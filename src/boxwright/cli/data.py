@@ -35,7 +35,7 @@ def show(
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
 ) -> None:
     """Draw the labels of some pictures, spread evenly over the data set."""
-    from boxwright.data.open import open_dataset
+    from boxwright.formats import open_dataset
     from boxwright.predict.labels import draw_labels
 
     dataset = open_dataset(folder, split)
@@ -87,7 +87,7 @@ def convert(
 
     To `folder`: crop the boxes into one folder per class, for a classifier.
     """
-    from boxwright.data import class_crops, convert
+    from boxwright.datatools import class_crops, convert
 
     if to == "folder":
         echo(class_crops.crop(folder, out, outside=outside))

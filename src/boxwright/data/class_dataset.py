@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Array
 from boxwright.errors import InputError
 
@@ -31,15 +30,18 @@ class ClassSample:
 
     def picture(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as a picture."""
+        from boxwright.data.canvas import read_image  # brings torch, which opening a data set can do without
+
         return read_image(self.path) if self.pixels is None else self.pixels
 
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """One split. names: classes in label order. kind: which reader made it.
+    """One split. names: classes in label order. kind: the layout it was read from.
 
     paths (P,) bytes as the file system has them. labels (P,) int64. pixels (P, 3, h, w) uint8 RGB where all pictures
-    lie in one file. unused: files among the pictures that are none, kept so that `check` names them.
+    lie in one file. unused: files among the pictures that are none, kept so that `check` names them. class_folders:
+    images lie in one folder a class.
     """
 
     names: tuple[str, ...]
@@ -50,6 +52,7 @@ class ClassSet:
     labels: NDArray[np.int64]
     pixels: NDArray[np.uint8] | None = None
     unused: tuple[str, ...] = ()
+    class_folders: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +79,7 @@ class ClassSet:
     def folders(self) -> set[str]:
         """Those in which the pictures lie, and where folders are classes, those that hold these."""
         inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)
-        return inner | ({os.path.dirname(place) for place in inner} if self.kind == "folder" else set())  # noqa: PTH120
+        return inner | ({os.path.dirname(place) for place in inner} if self.class_folders else set())  # noqa: PTH120
 
     def counts(self) -> NDArray[np.int64]:
         """(C,) pictures of each class."""

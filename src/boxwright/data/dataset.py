@@ -45,7 +45,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class Orphan:
     """A label that belongs to no picture of the set: it cannot be a row, and is kept so that `check` names it."""
 
     place: str  # the label file and, where it holds several labels, the entry in it
@@ -82,6 +82,18 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
+    @classmethod
+    def unnumbered(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, places: Sequence[int]) -> "Boxes":
+        """Rows of a layout without ids, which count from 1 (0 would mean "unmatched" to pycocotools).
+
+        Categories are the labels, areas those of the boxes; no object is crowd or difficult.
+        """
+        flags, column = np.zeros(len(xyxy), dtype=bool), np.array(labels, dtype=np.int64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
+        ids, rows = np.arange(1, len(xyxy) + 1), np.array(places, dtype=np.int64)
+        return cls(as_float32(xyxy), column, column, flags, areas, ids, rows, flags)
+
     def pick(self, chosen: NDArray[np.int64]) -> "Boxes":
         """Those rows, in that order."""
         return Boxes(*(getattr(self, name)[chosen] for name in self.__slots__))
@@ -91,7 +103,9 @@ class Boxes:
 class Dataset:
     """One split. names: classes in label order. category_ids: the data set's own ids in label order.
 
-    kind: which reader made it. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to picture i.
+    kind: the layout it was read from. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to image i.
+    entry: how messages name a label by its number in the label file. relative: boxes are fractions of the image's size,
+    and NaN where the image cannot be read.
     """
 
     names: tuple[str, ...]
@@ -102,7 +116,9 @@ class Dataset:
     images: Images
     rows: Boxes
     starts: NDArray[np.int64]
-    strays: tuple[Stray, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    entry: str = "line {}"
+    relative: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -148,9 +164,7 @@ class Dataset:
 
     def place(self, index: int, row: int) -> str:
         """Where row `row` (of all T), a label of picture `index`, stands in its file."""
-        number = int(self.rows.places[row])
-        entry = {"coco": f"annotations[{number}]", "voc": f"object[{number}]"}.get(self.kind, f"line {number}")
-        return f"{self.label_file(index)} {entry}"
+        return f"{self.label_file(index)} {self.entry.format(self.rows.places[row])}"
 
     def owners(self) -> NDArray[np.int64]:
         """(T,) the picture that each row belongs to."""

@@ -16,5 +16,5 @@ def ordered(found: Iterable[str]) -> list[str]:
     """Their plain names where that is clear: train, val, test first, then others by name."""
     spelled = list(found)
     short = [plain(name) for name in spelled]
-    names = [one if short.count(one) == 1 else name for name, one in zip(spelled, short, strict=True)]
+    names = [brief if short.count(brief) == 1 else name for name, brief in zip(spelled, short, strict=True)]
     return sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))

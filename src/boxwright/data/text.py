@@ -1,10 +1,14 @@
-"""What the text formats share: lines, class names, and where a picture named in a list lies."""
+"""What the layouts of text files share: lines, numbers, class names, and where an image named in a list is."""
 
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boxwright import config, files
 from boxwright.data.header import SUFFIXES
@@ -14,7 +18,7 @@ from boxwright.recipe import class_names as class_names_called
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
 # A path, which may hold spaces, ends at the last picture's suffix; what follows, if anything, stands behind a space.
 LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
-ENOUGH = 65536  # characters of a line that show what it is
+PREFIX_LENGTH = 65536  # characters of a line that show what it is
 LONGEST_LINE = 1 << 24  # characters; a picture with 700,000 boxes has that many
 LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
 
@@ -44,12 +48,12 @@ def list_kind(file: Path) -> str | None:
     """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
-            told = (line.strip() for line in iter(lambda: opened.readline(ENOUGH), "") if not line.isspace())
-            first = LISTED.fullmatch(next(told, ""))
+            stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
+            first = LISTED.fullmatch(next(stripped, ""))
             if first is None:
                 return None
             # pictures without boxes may come first, many of them; the cheap question spares the pattern
-            rest = (LISTED.fullmatch(line) for line in told if not line.lower().endswith(SUFFIXES))
+            rest = (LISTED.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
         return None
@@ -59,14 +63,14 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
     """Split -> list file of that kind, in the folder itself."""
     kinds = {file: list_kind(file) for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES}
     if "line_txt" in kinds.values():  # bare paths beside it may be a split without boxes
-        bare = [file for file, one in kinds.items() if one == "yolo_txt"]
+        bare = [file for file, found in kinds.items() if found == "yolo_txt"]
         kinds |= {file: "line_txt" for file in bare if not _has_labels(file, root)}
-    return {file.stem: file for file, one in kinds.items() if one == kind}
+    return {file.stem: file for file, found in kinds.items() if found == kind}
 
 
 def _has_labels(file: Path, root: Path) -> bool:
     """Whether a picture in the list has a label file of YOLO's kind."""
-    return any(os.path.isfile(label_file(picture_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
+    return any(os.path.isfile(label_file(image_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
 
 
 def label_file(picture: str) -> str:
@@ -74,19 +78,19 @@ def label_file(picture: str) -> str:
     stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
     parts = Path(stem).parts
     if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        swapped = str(Path(*parts[:at], "labels", *parts[at + 1 :]))
+        last = len(parts) - 1 - parts[::-1].index("images")
+        swapped = str(Path(*parts[:last], "labels", *parts[last + 1 :]))
         if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
             return swapped
     return stem
 
 
-def picture_path(written: str, file: Path, root: Path, pictures: Path | None = None) -> str:
-    """The path of a picture in a list: absolute, or from `pictures`; without that, from the list's folder or `root`."""
+def image_path(written: str, file: Path, root: Path, images: Path | None = None) -> str:
+    """The path of an image in a list: absolute, or from `images`; without that, from the list's folder or `root`."""
     if not can_be_path(written):
         raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
-    if pictures is not None:
-        return str(pictures / written)
+    if images is not None:
+        return str(images / written)
     beside = file.parent / written
     there = os.path.isfile(beside) or not os.path.isfile(root / written)  # noqa: PTH113  (False for a name too long)
     return str(beside if there else root / written)
@@ -176,7 +180,34 @@ def listed_names(names: object) -> tuple[str, ...]:
         names = [names[label] for label in range(len(names))]
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | int) for n in names):
         raise ValueError(f"found {type(names).__name__}, needed a list of class names")
-    told = tuple(str(name) for name in names)
-    if fault := next(filter(None, map(config.class_name_fault, told)), ""):
+    texts = tuple(str(name) for name in names)
+    if fault := next(filter(None, map(config.class_name_fault, texts)), ""):
         raise ValueError(fault)
-    return told
+    return texts
+
+
+def write_lines(file: Path, written: Sequence[str]) -> None:
+    """A new text file. Raises InputError for a line with a name that is no UTF-8."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.write_text("".join(line + "\n" for line in written), encoding="utf-8", newline="\n")
+    except UnicodeEncodeError as error:
+        line = error.object[error.object.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise InputError(
+            f"{file.name}: cannot hold '{line[:100]}', a name that is no UTF-8; rename that file, or convert to coco"
+        ) from error
+
+
+def decimals(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The decimal number that each float32 is written as: 10.1 and not 10.100000381469727."""
+    return values.astype(np.str_).astype(np.float64)
+
+
+def words(values: NDArray[Any]) -> list[list[str]]:
+    """The shortest decimals that bring each number back."""
+    return [[word.removesuffix(".0") for word in line] for line in values.astype(np.str_).tolist()]
+
+
+def value_text(value: object) -> str:
+    """A JSON value as text: flags as 0 and 1, null as nothing."""
+    return "" if value is None else str(int(value) if isinstance(value, bool) else value)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from boxwright.engine import faults
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
 from boxwright.tasks import Task
@@ -24,5 +23,6 @@ def open_checked(
         on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
     training, validation = opened()
     report = on_main(lambda: task.check(training, validation), accelerator)
-    faults.refuse(report, data.root, skip)
+    if not skip:
+        report.raise_on_errors(data.root, skippable=True)
     return task.select(training, validation, report, recipe)

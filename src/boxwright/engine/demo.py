@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from boxwright.data import open_dataset, scenes
+from boxwright.data import scenes
 from boxwright.engine.train import train
 from boxwright.evaluation.evaluate import evaluate
+from boxwright.formats import open_dataset
 from boxwright.predict.backends import Running
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import load

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import distributed
 
-from boxwright.data import Dataset
 from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.files import check_outputs, make_folder
 from boxwright.metrics.coco import Metrics

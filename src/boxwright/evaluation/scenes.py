@@ -14,8 +14,8 @@ import torch
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.placement import Placement, placements
 from boxwright.data.windows import Window
+from boxwright.datatools.placement import Placement, placements
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import finish, predict_dataset, report_folder, scored
 from boxwright.files import atomic_write

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeV
 import numpy as np
 from torch import Tensor, nn
 
-from boxwright.data.report import Report
+from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.recipe import DataConfig, Recipe, SuppressionConfig
 from boxwright.types import Frame

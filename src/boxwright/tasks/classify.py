@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from boxwright import json_text
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.canvas import read_image
-from boxwright.data.class_check import check, check_splits, skip_bad
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
-from boxwright.data.classes import open_classes
 from boxwright.data.draw import captioned, draw_classes, encode_image, name_of
-from boxwright.data.report import Report
+from boxwright.datatools.check import skip_bad
+from boxwright.datatools.class_check import check, check_splits
+from boxwright.datatools.report import Report
 from boxwright.errors import InputError
+from boxwright.formats import open_classes
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe

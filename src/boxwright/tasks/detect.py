@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import json_text
-from boxwright.data import Dataset, open_dataset, open_pictures
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.canvas import read_image
-from boxwright.data.check import check, check_splits, skip_bad
-from boxwright.data.dataset import evenly_spaced
+from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.data.draw import draw, draw_boxes, encode_image
 from boxwright.data.loader import Loader
-from boxwright.data.report import Report
 from boxwright.data.transforms import augment, step_size
+from boxwright.datatools.check import check, check_splits, skip_bad
+from boxwright.datatools.report import Report
 from boxwright.errors import InputError
+from boxwright.formats import open_boxes, open_images
 from boxwright.interop import to_coco, to_dict
 from boxwright.metrics import coco, plots
 from boxwright.metrics.coco import Metrics
@@ -78,10 +78,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     dataset_type: ClassVar[type] = Dataset
 
     def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
-        return open_dataset(root, split, config.kind, config.cache)
+        return open_boxes(root, split, config.kind, config.cache)
 
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
-        return open_pictures(root, split, config.kind)
+        return open_images(root, split, config.kind)
 
     def check(self, training: Dataset, validation: Dataset) -> Report:
         return check(training) + check(validation) + check_splits(training, validation)

@@ -21,20 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.data import open_dataset
-from boxwright.data import splits as splits_of
 from boxwright.data.budget import MOST_PIXELS
-from boxwright.data.check import BEYOND, check, skip_bad
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.header import read_header
-from boxwright.data.report import Finding, Report
 from boxwright.data.windows import Pixels, Window, grid, open_scene
+from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
+from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
+from boxwright.formats import open_boxes
+from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
-SHOWN = 3  # faults named in a message
-MOST_OFF = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
+MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 PLACES = 3  # decimals of a px in the JSON
 ENCODING = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 3], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
 Entry = dict[str, Any]
@@ -67,7 +66,7 @@ class Cutting:
             raise InputError(f"scale: found {list(self.scales)}, needed one or more, and each once")
         for scale in self.scales:
             side = self._side(scale)
-            if abs(side * scale - self.window) > MOST_OFF * self.window:
+            if abs(side * scale - self.window) > MAX_DEVIATION * self.window:
                 raise InputError(
                     f"scale: found {scale}, with which a tile shows {self.window / scale:.3g} px of the scene, and the "
                     f"nearest whole number makes one of {side * scale:g} px, needed {self.window}; use a smaller scale"
@@ -103,7 +102,7 @@ class Cut:
         """All of them as one."""
         parts = list(cuts)
         tiles = [tile for part in parts for tile in part.tiles]
-        counters = [one.name for one in fields(cls) if one.name != "tiles"]
+        counters = [counter.name for counter in fields(cls) if counter.name != "tiles"]
         return cls(tiles, **{name: sum(getattr(part, name) for part in parts) for name in counters})
 
     def lines(self) -> list[str]:
@@ -140,7 +139,7 @@ def tile(
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
-    checked = {split: _checked(open_dataset(source, split), skip_faulty) for split in splits or splits_of(source)}
+    checked = {split: _checked(open_boxes(source, split), skip_faulty) for split in splits or splits_of(source)}
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for place in (out, Path(out) / "images" / split):
@@ -173,12 +172,8 @@ def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
         return bool(x1 < w and y1 < h and x2 > 0 and y2 > 0)
 
     report = Report(tuple(fault for fault in check(dataset, scenes=True).errors if not partly_inside(fault)))
-    if report.errors and not skip:
-        first = "; ".join(str(fault) for fault in report.errors[:SHOWN])
-        raise InputError(
-            f"{dataset.root}: {len(report.errors)} faults in the labels and pictures of {dataset.split} ({first}); see "
-            f"them all with `boxwright data check`, then repair them, or leave them out with --skip-bad"
-        )
+    if not skip:
+        report.raise_on_errors(dataset.root, skippable=True)
     sound = skip_bad(dataset, report)
     seen: dict[str, str] = {}
     for path in map(sound.path, range(len(sound))):
@@ -197,11 +192,11 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
     pictures = make_folder(out / "images" / dataset.split)
     sizes = [_size(dataset, index) for index in range(len(dataset))]
 
-    def one(index: int) -> Cut:
+    def cut_scene(index: int) -> Cut:
         return _cut_scene(dataset[index], sizes[index], dataset.category_ids, pictures, cutting)
 
     with ThreadPoolExecutor(workers) as pool:
-        scenes = pool.map(one, range(len(dataset)))
+        scenes = pool.map(cut_scene, range(len(dataset)))
         return Cut.of(track(scenes, len(dataset), f"cutting {dataset.split}", "scenes"))
 
 
@@ -211,7 +206,7 @@ def _cut_scene(
     """The tiles of one scene; their pictures are written."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
-    over_edge = (np.abs(boxes - sample.boxes) > BEYOND).any(axis=1)
+    over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
     shown = np.zeros(len(boxes), dtype=bool)  # objects that count in some tile
     tiles, files, left_empty, dropped = [], [], 0, 0
     for scale, window in cutting.windows(size):

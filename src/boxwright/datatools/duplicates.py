@@ -7,13 +7,16 @@ sides can be, which is what every step below relies on
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-NEAR = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
+from boxwright.ops.iou import pairwise_iou
+
+NEAR_IOU = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
 EQUAL = 2.0  # in place of an IoU, for boxes that are the same
-SHIFT = (1 - NEAR) / NEAR  # by which edges can differ at most, as a share of the smaller side
-STEPS = 24  # boxes after it that one is compared with; more begin within reach along x only where boxes are stacked
-SMALL = 16  # boxes of a cell that are all compared with each other
+SHIFT = (1 - NEAR_IOU) / NEAR_IOU  # by which edges can differ at most, as a share of the smaller side
+MAX_STEPS = 24  # boxes after it that one is compared with; more begin within reach along x only where boxes are stacked
+MAX_ALL_PAIRS = 16  # boxes of a cell that are all compared with each other
 
 Rows = NDArray[np.int64]
 Boxes = NDArray[np.float64]
@@ -22,9 +25,9 @@ Boxes = NDArray[np.float64]
 def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
     """For each box the earlier one of its group that it repeats (-1: none), and their IoU: EQUAL when the same.
 
-    Every box that an earlier one overlaps to NEAR or more gets such a partner: the first of those that are the same,
-    else the one that it overlaps most. Only where more than SMALL boxes lie so close that they may all be one object,
-    that is one of them, not always the best.
+    Every box that an earlier one overlaps to NEAR_IOU or more gets such a partner: the first of those that are the
+    same, else the one that it overlaps most. Only where more than MAX_ALL_PAIRS boxes lie so close that they may all be
+    one object, that is one of them, not always the best.
 
     boxes: (T, 4) xyxy, finite, of sides above 0. groups: (T,), any numbers.
     """
@@ -36,7 +39,7 @@ def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
     found.partner[order[~heads]], found.best[order[~heads]] = first[~heads], EQUAL
     rows = np.sort(order[heads])  # what is left is judged without the repeated ones: their first stands for them
     rows = rows[np.lexsort((boxes[rows, 0], groups[rows]))]
-    crowded = groups[_sweep(rows, groups[rows], found, STEPS)]
+    crowded = groups[_sweep(rows, groups[rows], found, MAX_STEPS)]
     if len(crowded):
         rows = rows[np.isin(groups[rows], crowded)]
         for cells in _cells(boxes[rows], groups[rows]):
@@ -55,7 +58,7 @@ class _Found:
     def compare(self, early: Rows, late: Rows) -> None:
         """Pairs of rows, of which no late one comes twice."""
         overlap = iou(self.boxes[early], self.boxes[late])
-        near = overlap >= NEAR
+        near = overlap >= NEAR_IOU
         overlap, early, late = overlap[near], early[near], late[near]
         better = (overlap > self.best[late]) | ((overlap == self.best[late]) & (early < self.partner[late]))
         self.best[late[better]], self.partner[late[better]] = overlap[better], early[better]
@@ -82,13 +85,13 @@ def _sweep(rows: Rows, groups: Rows, found: _Found, steps: int) -> Rows:
 
 
 def _cells(boxes: Boxes, groups: Rows) -> Iterator[Rows]:
-    """(T,) numbers of cells, 16 times: two boxes of IoU >= NEAR and one group share a cell at least once.
+    """(T,) numbers of cells, 16 times: two boxes of IoU >= NEAR_IOU and one group share a cell at least once.
 
     Cells are a lattice over the logarithms of both sides and, in steps that grow with the sides, over the left and top
     edge. A step is twice as long as what lies between such boxes, so that one of two lattices, the second moved by half
     a step, does not part them; of each of the four numbers there are two.
     """
-    step = 2.2 * np.log(1 / NEAR)  # 2, and a tenth for rounding
+    step = 2.2 * np.log(1 / NEAR_IOU)  # 2, and a tenth for rounding
     level = np.log(_sides(boxes)) / step  # (T, 2)
     for moved in np.ndindex(2, 2, 2, 2):
         sizes = np.floor(level + np.array(moved[:2]) / 2)
@@ -109,17 +112,17 @@ def _within(rows: Rows, cells: Rows, found: _Found) -> None:
     order = np.lexsort((rows, cells))
     rows, cells = rows[order], cells[order]
     counts = np.bincount(cells)[cells]
-    few = counts <= SMALL
+    few = counts <= MAX_ALL_PAIRS
     small, inside = rows[few], cells[few]
     at = np.arange(len(small))
-    for step in range(1, SMALL):
+    for step in range(1, MAX_ALL_PAIRS):
         at = at[at + step < len(small)]
         at = at[inside[at] == inside[at + step]]
         found.compare_steps(small[at], small[at + step])
     starts = np.flatnonzero(np.diff(cells[~few], prepend=-1))
     for crowd in np.split(rows[~few], starts[1:]):
         open_ = crowd[found.best[crowd] == 0]
-        while len(open_):  # of rows that are not NEAR each other a cell holds some hundreds at most
+        while len(open_):  # of rows that are not NEAR_IOU each other a cell holds some hundreds at most
             place = int(np.searchsorted(crowd, open_[0]))
             before, one, after = crowd[:place], crowd[place : place + 1], crowd[place + 1 :]
             if place:
@@ -135,8 +138,6 @@ def _sides(boxes: Boxes) -> Boxes:
 
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """(N, 4), (N, 4) -> (N,)."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    common = np.clip(sides, 0, None).prod(axis=1)
-    total: NDArray[np.float64] = _sides(a).prod(axis=1) + _sides(b).prod(axis=1)
-    return np.asarray(common / np.maximum(total - common, 1e-300))
+    """(N, 4), (N, 4) -> (N,); one of the two may have one row."""
+    overlap: NDArray[np.float64] = pairwise_iou(torch.from_numpy(a)[:, None], torch.from_numpy(b)[:, None]).numpy()
+    return overlap[:, 0, 0]

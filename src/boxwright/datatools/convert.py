@@ -7,14 +7,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from boxwright.data import FINDERS, coco, dota, open_dataset, splits, voc
-from boxwright.data.check import check
+from boxwright import formats
 from boxwright.data.dataset import Dataset
-from boxwright.data.extras import Extras
 from boxwright.data.header import SUFFIXES, read_headers
-from boxwright.data.writers import LAYOUTS, Layout, Split, dota_names, quad, quads
+from boxwright.data.layout import Extras, Layout, Split, Writer
+from boxwright.data.outlines import areas_of, corners_of, quadrilateral
+from boxwright.datatools.check import check
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
+from boxwright.formats import open_boxes, splits
 from boxwright.progress import track
 
 # What `check` finds and no layout could carry over as it is.
@@ -22,7 +23,6 @@ FATAL = {
     "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_picture", "unreadable_picture",
     "size_differs", "labelled_unrotated",
 }  # fmt: skip
-EXTRAS = {"coco": coco.extras, "dota": dota.extras, "voc": voc.extras}  # the text formats say nothing further
 
 
 def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
@@ -36,35 +36,38 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     splits of different classes, for names that the layout cannot write, for splits that its reader would not find
     again, and when `out` is there already.
     """
-    if to not in LAYOUTS:
-        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(LAYOUTS)}, folder")
+    layouts = {name: formats.layout(name) for name in formats.names()}
+    writable = {name: (found, found.writer) for name, found in layouts.items() if found.writer is not None}
+    if to not in writable:
+        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(writable)}, folder")
+    layout, writer = writable[to]
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        parts, boxes = splits(root), 0
-        for name in parts:
-            dataset = open_dataset(root, name)
+        split_names, boxes = splits(root), 0
+        for name in split_names:
+            dataset = open_boxes(root, name)
             if not outside:
                 refuse_outside(dataset, root)
-            split = _split(dataset, to)
-            if names not in ((), dataset.names) and to != "coco":
+            split = _split(dataset, root, to, writer)
+            if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
                     f"the same, for {to} has one list for all splits"
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
-            targets = LAYOUTS[to].write(split, folder)
+            targets = writer.write(split, folder)
             sources = [dataset.path(index) for index in range(len(dataset))]
             pairs = zip(sources, targets, strict=True)
             for source, target in track(pairs, len(sources), f"pictures of {name}"):
                 _put(source, target)
             lines.append(f"{name}: {len(dataset)} pictures, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
-            if lost := losses(split, to):
+            if lost := losses(split, layout, writer):
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
-        if to == "line_txt" and not boxes:
-            raise InputError(f"{root}: has no box, and line_txt without any box is no line_txt; choose another layout")
-        found = FINDERS[to](folder)
-        for name in parts:
+        if writer.needs_box and not boxes:
+            raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
+        found = layout.find(folder)
+        for name in split_names:
             if name not in found:
                 raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
@@ -76,7 +79,7 @@ def refuse_outside(dataset: Dataset, root: str | Path) -> None:
     The labels of a stranger may name any file, and what is made of them may be given away.
     """
     place = Path(root)
-    home = os.path.realpath(dataset.root if place.suffix == ".json" else place if place.is_dir() else place.parent)
+    home = os.path.realpath(place.parent if place.suffix in formats.YAML else dataset.root)
     paths = (dataset.path(index) for index in range(len(dataset)))
     away = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(home)]
     if away:
@@ -86,69 +89,74 @@ def refuse_outside(dataset: Dataset, root: str | Path) -> None:
         )
 
 
-def losses(split: Split, to: str) -> dict[str, int]:
-    """What `to` cannot hold of the split, and how many there are of each."""
-    dataset, layout = split.dataset, LAYOUTS[to]
+def losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
+    """What a layout cannot hold of the split, and how many there are of each."""
+    dataset = split.dataset
     crowds = int(dataset.rows.crowd.sum())
     counts: dict[str, int] = {}
-    if not layout.crowd:
-        counts[f"crowd regions ({'written as difficult' if layout.difficult else 'left out'})"] = crowds
-    if not layout.difficult:
+    if not writer.crowd:
+        counts[f"crowd regions ({'written as difficult' if writer.difficult else 'left out'})"] = crowds
+    if not writer.difficult:
         counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
-    counts |= _numbers(dataset, split.extras, to) if not layout.numbers else {}
-    if to == "dota":
-        renamed = [one for one, new in zip(dataset.names, dota_names(dataset.names), strict=True) if one != new]
-        counts[f"names of classes with white space ({', '.join(renamed)}; it becomes '-')"] = len(renamed)
-    counts |= _keys(split, layout, to)
+    if not layout.numbered:
+        counts |= _numbers(dataset, split.extras if writer.outlines else None)
+    renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
+    counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
+    counts |= _keys(split, writer)
     return {what: count for what, count in counts.items() if count}
 
 
-def _numbers(dataset: Dataset, extras: Extras, to: str) -> dict[str, int]:
-    """Areas other than those that the new layout's reader will find, and a COCO JSON's own ids."""
-    if to == "dota":
-        x, y = np.array(quads(dataset, extras), dtype=np.float64).reshape(-1, 4, 2).transpose(2, 0, 1)
-        implied = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
+    """Areas other than those that the new layout's reader will find, and the ids of a data set that has its own.
+
+    extras: None where outlines are not written.
+    """
+    if extras is not None:
+        implied = areas_of(np.array(corners_of(dataset, extras), dtype=np.float64).reshape(-1, 4, 2))
     else:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
     counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
-    if dataset.kind == "coco":
+    if formats.layout(dataset.kind).numbered:
         counts["ids of pictures"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
         counts["ids of classes"] = len(dataset.names)
     return counts
 
 
-def _keys(split: Split, layout: Layout, to: str) -> dict[str, int]:
+def _keys(split: Split, writer: Writer) -> dict[str, int]:
     """Extras that have no place, by key. An outline that is no more than its box is no loss."""
     extras, counts = split.extras, Counter[str]()
-    if layout.row_keys is not None:
-        held = {*layout.row_keys, "segmentation"}
-        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in held)
-        counts["outlines"] = _outlines(split, to)
-        counts.update(f"'{key}' of classes" for one in extras.classes for key in one)
-        counts.update(f"'{key}' of the whole" for key in extras.whole)
-    if layout.image_keys is not None:
-        keys = (key for image in extras.images for key in image if key not in layout.image_keys)
+    if writer.row_keys is not None:
+        known = {*writer.row_keys, "segmentation"}
+        counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
+        counts["outlines"] = _outlines(split, writer)
+        counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
+        counts.update(f"'{key}' of the whole" for key in extras.dataset)
+    if writer.image_keys is not None:
+        keys = (key for image in extras.images for key in image if key not in writer.image_keys)
         counts.update(f"'{key}' of pictures" for key in keys)
     for what, entries, kept in (
-        ("boxes", extras.rows, layout.row_keys),
-        ("pictures", extras.images, layout.image_keys),
+        ("boxes", extras.rows, writer.row_keys),
+        ("pictures", extras.images, writer.image_keys),
     ):
         changed = (
-            key for one in entries for key in one if key in (kept or ()) and layout.back(key, one[key]) != one[key]
+            key
+            for keys in entries
+            for key, value in keys.items()
+            if key in (kept or ()) and writer.read_back(key, value) != value
         )
         counts.update(f"'{key}' of {what} as they were (they come back otherwise)" for key in changed)
     return dict(counts)
 
 
-def _outlines(split: Split, to: str) -> int:
+def _outlines(split: Split, writer: Writer) -> int:
     """How many outlines go: all but those that are written, and those that are no more than their box."""
-    written = quads(split.dataset, split.extras if to == "dota" else Extras([], []))
+    written = corners_of(split.dataset, split.extras if writer.outlines else None)
     lost = 0
-    for further, words in zip(split.extras.rows, written, strict=True):
-        if not further.get("segmentation"):
+    for keys, words in zip(split.extras.rows, written, strict=True):
+        if not keys.get("segmentation"):
             continue
-        outline, kept = quad(further), [float(word) for word in words]
+        outline, kept = quadrilateral(keys), [float(word) for word in words]
         lost += outline is None or _corners(outline) != _corners(kept)
     return lost
 
@@ -157,31 +165,26 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, to: str) -> Split:
+def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split:
     """The data set with all that a writer needs. InputError where it cannot be carried over."""
-    # DOTA's corners do not say which of them comes first: a negative box would become a positive one
-    fatal = FATAL | ({"negative_size"} if to == "dota" else set())
-    wrong = [finding for finding in check(dataset).errors if finding.kind in fatal]
-    if wrong:
-        raise InputError(
-            f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
-        )
+    check(dataset).raise_on_errors(root, FATAL | writer.refused)
     for name in dataset.names:
-        if to != "coco" and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
+        if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
             raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")
-    if to == "dota" and len({*dota_names(dataset.names)}) < len(dataset.names):
-        raise InputError(f"{dataset.root}: two classes differ only in white space, which DOTA cannot write; rename one")
+    if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
+        raise InputError(f"{dataset.root}: two classes differ only in white space, which {to} cannot write; rename one")
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    if dataset.kind in EXTRAS:
-        extras = EXTRAS[dataset.kind](dataset)
-    else:
-        extras = Extras([{} for _ in range(len(dataset.rows))], [{} for _ in paths])
-    return Split(dataset, extras, _names(paths, LAYOUTS[to]), sizes)
+    extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
+    return Split(dataset, extras, _names(paths, writer), sizes)
 
 
-def _names(paths: list[str], layout: Layout) -> list[PurePosixPath]:
+def _no_extras(dataset: Dataset) -> Extras:
+    return Extras([{} for _ in range(len(dataset.rows))], [{} for _ in range(len(dataset))])
+
+
+def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
     """The pictures' names below the folder that holds them all. InputError where two would share a label file."""
     base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
     names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
@@ -191,8 +194,8 @@ def _names(paths: list[str], layout: Layout) -> list[PurePosixPath]:
             raise InputError(
                 f"{path!r}: needed a picture's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
             )
-        key = name.stem if layout.flat else str(name.with_suffix(""))
-        if layout.named and key in seen:
+        key = name.stem if writer.flat else str(name.with_suffix(""))
+        if writer.file_per_image and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
         seen[key] = path
     return names

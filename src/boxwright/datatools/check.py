@@ -9,24 +9,27 @@ Errors are what would teach the network something wrong or stop a run; notes are
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import open_dataset
-from boxwright.data import splits as splits_of
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.duplicates import EQUAL, NEAR, same_object
 from boxwright.data.header import Header, read_headers
-from boxwright.data.report import TITLES, Finding, Report, checked, refuse_others
+from boxwright.data.layout import Labels
+from boxwright.datatools import class_check
+from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
+from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_others
 from boxwright.errors import InputError
+from boxwright.formats import holds_classes, open_boxes, open_classes
+from boxwright.formats import splits as splits_of
 from boxwright.progress import track
 
-SHOWN = 100  # files or ids named in one finding
-BEYOND = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
+MAX_LISTED = 100  # files or ids named in one finding
+OUTSIDE_TOLERANCE = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
 
 
 def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scenes: bool = False) -> Report:
@@ -46,7 +49,7 @@ def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scen
                 Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
                 for path, header in zip(paths, headers, strict=True)
             ]
-    findings = [*_labels(dataset, headers), *_strays(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
+    findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
     findings += [*_picture_twice(dataset), *_without_boxes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
@@ -57,12 +60,12 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     findings = []
     if (first.names, first.category_ids) != (second.names, second.category_ids):
         text = f"classes are {_classes(second)}, those of {first.split} are {_classes(first)}; make them the same"
-        findings.append(Finding("classes_differ", "error", second.split, str(second.root), "", None, None, text))
+        findings.append(Finding("classes_differ", second.split, str(second.root), text))
     seen = {os.path.abspath(first.path(index)) for index in range(len(first))}  # noqa: PTH100  (100,000s of them)
     for index in range(len(second)):
         if os.path.abspath(second.path(index)) in seen:  # noqa: PTH100
             text = f"is also in {first.split}, which makes results look better than they are"
-            findings.append(_of_picture(second, index, "shared_picture", "note", text))
+            findings.append(_of_picture(second, index, "shared_picture", text))
     return Report(tuple(findings))
 
 
@@ -82,29 +85,37 @@ def check_folder(
     """
     if report is not None:
         refuse_others(report)
-    datasets = [open_dataset(root, split, kind) for split in splits or splits_of(root, kind)]
-    result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
+    names = splits or splits_of(root, kind)
+    if holds_classes(root, kind):
+        sets = [open_classes(root, split, kind) for split in names]
+        judge = partial(class_check.check, decode=decode)
+        result = checked(Report(unit="classes"), sets, judge, class_check.check_splits)
+    else:
+        datasets = [open_boxes(root, split, kind) for split in names]
+        result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result
 
 
-def skip_bad(dataset: Dataset, report: Report) -> Dataset:
-    """The data set without the labels and pictures that the report's errors on its split name; no more, no less.
+def skip_bad(dataset: Labels, report: Report) -> Labels:
+    """The data set without the labels and images that the report's errors on its split name; no more, no less.
 
-    Raises InputError when an error cannot be skipped, or when no picture is left.
+    Raises InputError when an error cannot be skipped, or when no image is left.
     """
     errors = [finding for finding in report.errors if finding.split == dataset.split]
     for finding in errors:
         if finding.leave_out == "nothing":
             raise InputError(f"{finding}; skipping cannot mend this")
-    bad_rows = np.zeros(len(dataset.rows), dtype=bool)
-    bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
-    bad_pictures = {finding.index for finding in errors if finding.leave_out == "picture"}
-    kept = [index for index in range(len(dataset)) if index not in bad_pictures]
+    bad_images = {finding.index for finding in errors if finding.leave_out == "picture"}
+    kept = [index for index in range(len(dataset)) if index not in bad_images]
     if not kept:
         raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
-    return dataset.without_rows(bad_rows).subset(kept)
+    if isinstance(dataset, Dataset):
+        bad_rows = np.zeros(len(dataset.rows), dtype=bool)
+        bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
+        dataset = dataset.without_rows(bad_rows)
+    return dataset.subset(kept)
 
 
 def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
@@ -112,16 +123,16 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     x1, y1, x2, y2 = rows.xyxy.T.astype(np.float64)
     sizes = _known_sizes(dataset, headers)[owners]
     finite = np.isfinite(rows.xyxy).all(axis=1)
-    # The boxes of a YOLO text set are shares of a picture's size; without the picture there are none to judge.
-    judged = (dataset.images.sizes[owners, 0] >= 0) | (dataset.kind != "yolo_txt")
-    if not headers:
-        judged[:] = True
+    # Boxes relative to the size of an image that cannot be read are no fault of the labels.
+    judged = (dataset.images.sizes[owners, 0] >= 0) | (not dataset.relative or not headers)
     negative = finite & ((x2 < x1) | (y2 < y1))
     zero = finite & ~negative & ((x2 == x1) | (y2 == y1))
     sound = finite & ~negative & ~zero
     height, width = sizes.T
     over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height])
-    beyond = sound & (height >= 0) & ((over > BEYOND) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    beyond = (
+        sound & (height >= 0) & ((over > OUTSIDE_TOLERANCE) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+    )
 
     def box(row: int) -> str:
         return "box " + ",".join(f"{value:g}" for value in rows.xyxy[row]) + " (x1,y1,x2,y2)"
@@ -130,8 +141,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} picture"
 
     def category(row: int) -> str:
-        known = ", ".join(map(str, dataset.category_ids[:SHOWN]))
-        more = f" and {len(dataset.category_ids) - SHOWN} more" if len(dataset.category_ids) > SHOWN else ""
+        known = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
+        more = f" and {len(dataset.category_ids) - MAX_LISTED} more" if len(dataset.category_ids) > MAX_LISTED else ""
         return f"category {rows.categories[row]} is not defined; there are {known}{more}"
 
     yield from _of_rows(dataset, owners, "not_finite", judged & ~finite, lambda row: f"{box(row)} is not finite")
@@ -175,8 +186,8 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
-    near = (overlap >= NEAR) & (overlap < EQUAL)
-    yield from _of_rows(dataset, owners, "near_duplicate", near, text, level="note")
+    near = (overlap >= NEAR_IOU) & (overlap < EQUAL)
+    yield from _of_rows(dataset, owners, "near_duplicate", near, text)
 
 
 def _partners(
@@ -191,12 +202,10 @@ def _partners(
     return partner, overlap
 
 
-def _strays(dataset: Dataset) -> Iterator[Finding]:
-    for stray in dataset.strays:
-        yield Finding(
-            "unknown_image", "error", dataset.split, stray.place, "", stray.image_id, stray.annotation_id,
-            f"there is no picture {stray.image_id}", "label",
-        )  # fmt: skip
+def _orphans(dataset: Dataset) -> Iterator[Finding]:
+    for orphan in dataset.orphans:
+        text = f"there is no picture {orphan.image_id}"
+        yield Finding("unknown_image", dataset.split, orphan.place, text, "", orphan.image_id, orphan.annotation_id)
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
@@ -206,29 +215,29 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         places[image_id].append(index)
     for indices in places.values():
         files = {dataset.path(index) for index in indices}
-        named = ", ".join(sorted(files)[:SHOWN]) + (" and so on" if len(files) > SHOWN else "")
+        named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
             text = f"the id stands for {len(indices)} entries: {named}"
-            yield _of_picture(dataset, index, "duplicate_image_id", "error", text)
+            yield _of_picture(dataset, index, "duplicate_image_id", text)
 
 
 def _pictures(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     for index, header in enumerate(headers):
         declared = tuple(dataset.images.sizes[index].tolist())
         if header.missing:
-            yield _of_picture(dataset, index, "missing_picture", "error", header.fault)
+            yield _of_picture(dataset, index, "missing_picture", header.fault)
         elif header.fault:
-            yield _of_picture(dataset, index, "unreadable_picture", "error", header.fault)
+            yield _of_picture(dataset, index, "unreadable_picture", header.fault)
         elif declared in (header.size, (-1, -1)):
             if header.orientation != 1:
                 text = f"EXIF orientation {header.orientation}, displayed as {_shown(header.size)}"
-                yield _of_picture(dataset, index, "rotated", "note", text)
+                yield _of_picture(dataset, index, "rotated", text)
         elif declared == header.stored_size:
             text = f"declared {_shown(declared)}, displayed as {_shown(header.size)} by EXIF {header.orientation}"
-            yield _of_picture(dataset, index, "labelled_unrotated", "error", text)
+            yield _of_picture(dataset, index, "labelled_unrotated", text)
         else:
             text = f"declared {_shown(declared)}, the file has {_shown(header.size)}"
-            yield _of_picture(dataset, index, "size_differs", "error", text)
+            yield _of_picture(dataset, index, "size_differs", text)
 
 
 def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
@@ -237,52 +246,32 @@ def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
     for index in range(len(dataset)):
         first = seen.setdefault(dataset.path(index), index)
         if first != index and ids[first] != ids[index]:
-            yield _of_picture(dataset, index, "picture_twice", "note", f"is also image id {ids[first]}")
+            yield _of_picture(dataset, index, "picture_twice", f"is also image id {ids[first]}")
 
 
 def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
     for index in np.flatnonzero(np.diff(dataset.starts) == 0).tolist():
-        yield _of_picture(dataset, index, "no_boxes", "note", "has no box")
+        yield _of_picture(dataset, index, "no_boxes", "has no box")
     labels = dataset.rows.labels
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.names))
     for label in np.flatnonzero(counts == 0).tolist():
         text = f"class {dataset.names[label]} has no box"
-        yield Finding("class_without_box", "note", dataset.split, str(dataset.root), "", None, None, text)
+        yield Finding("class_without_box", dataset.split, str(dataset.root), text)
 
 
 def _of_rows(
-    dataset: Dataset,
-    owners: NDArray[np.int64],
-    kind: str,
-    which: NDArray[np.bool_],
-    text: Callable[[int], str],
-    level: Literal["error", "note"] = "error",
+    dataset: Dataset, owners: NDArray[np.int64], kind: str, which: NDArray[np.bool_], text: Callable[[int], str]
 ) -> Iterator[Finding]:
     """A finding for each row where `which` (T,) is true."""
     for row in np.flatnonzero(which).tolist():
-        index = int(owners[row])
-        yield Finding(
-            kind, level, dataset.split, dataset.place(index, row), dataset.path(index),
-            dataset.images.ids[index].item(), int(dataset.rows.ids[row]), text(row),
-            "label" if level == "error" else "nothing", index, row,
-        )  # fmt: skip
+        found = _of_picture(dataset, int(owners[row]), kind, text(row))
+        place = dataset.place(int(owners[row]), row)
+        yield replace(found, file=place, annotation_id=int(dataset.rows.ids[row]), row=row)
 
 
-def _of_picture(dataset: Dataset, index: int, kind: str, level: Literal["error", "note"], text: str) -> Finding:
-    leave_out: Literal["picture", "nothing"] = "picture" if level == "error" else "nothing"
-    image_id = dataset.images.ids[index].item()
-    return Finding(
-        kind,
-        level,
-        dataset.split,
-        dataset.label_file(index),
-        dataset.path(index),
-        image_id,
-        None,
-        text,
-        leave_out,
-        index,
-    )
+def _of_picture(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
+    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.images.ids[index].item()
+    return Finding(kind, dataset.split, place, text, path, image_id, index=index)
 
 
 def _classes(dataset: Dataset) -> str:

@@ -11,23 +11,26 @@ Such sets number nothing: scenes and boxes get ids counted from 1.
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, Stray, as_float32, paths_column
-from boxwright.data.extras import Extras, Keys
+from boxwright.data.dataset import Boxes, Dataset, Orphan
 from boxwright.data.header import SUFFIXES
+from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
+from boxwright.data.outlines import areas_of, corners_of
 from boxwright.errors import InputError
 from boxwright.recipe import class_names
 
-LOOKED_FOR = "{split}/images + {split}/labelTxt, images/{split} + labelTxt/{split}, or images + labelTxt"
 FOLDER = "labelTxt"  # how the name of a folder of labels begins
 HEADER = re.compile(r"(imagesource|gsd)\s*:(.*)", re.IGNORECASE)
 VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}  # DOTA's version -> its list of class names
+IMAGE_KEYS = ("imagesource", "gsd")
+SPACE = re.compile(r"\s+")
 Row = tuple[list[float], str, int]  # x1, y1, ..., y4; class; difficult, 0 to 2
 
 
@@ -43,45 +46,44 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
-    """The scenes of a split. source: its folder of labels, which may have folders in it.
+def read(source: Source) -> Dataset:
+    """The scenes of a split, whose folder of labels may have folders in it.
 
-    names: classes in label order; none: from the usual files in `root`, else DOTA's own of the version that the
-    folder's name tells, else of the oldest version that knows every class of the set. pictures: the folder of the
-    scenes; None: `images` beside the labels. A scene without a file of labels has no boxes.
+    Without names in `source` the classes come from the usual files in the root, else they are DOTA's own of the version
+    that the folder's name says, else of the oldest version that knows every class of the set. The scenes' folder is by
+    default `images` beside the labels. A scene without a file of labels has no boxes.
     Raises InputError for a line that is no object and for a class that is not among the names.
     """
-    classes = tuple(names) or text.listed_classes(root) or class_names(VERSIONS[_version(source, root)])
+    path, root = source.path, source.root
+    folder = source.images or _images_of(path)
+    classes = source.names or text.listed_classes(root) or class_names(VERSIONS[_version(path, root)])
     numbers = {name: label for label, name in enumerate(classes)}
-    scenes = _by_stem(pictures or _pictures_of(source), SUFFIXES)
-    files = _by_stem(source, (".txt",))
+    scenes = _by_stem(folder, SUFFIXES)
+    files = _by_stem(path, (".txt",))
     if not scenes:
-        raise InputError(f"{pictures or _pictures_of(source)}: holds no scene, needed {', '.join(SUFFIXES)}")
+        raise InputError(f"{folder}: holds no scene, needed {', '.join(SUFFIXES)}")
     if not scenes.keys() & files.keys():
-        raise InputError(f"{source}: no scene has a file of labels; looked for {min(scenes)}.txt and so on")
+        raise InputError(f"{path}: no scene has a file of labels; looked for {min(scenes)}.txt and so on")
     corners: list[list[float]] = []
     labels: list[int] = []
     difficult: list[bool] = []
     places: list[int] = []
-    starts = [0]
+    counts: list[int] = []
     for stem in scenes:
-        for number, (quad, name, hard) in _objects(files.get(stem)):
+        before = len(corners)
+        for number, (quad, name, mark) in _objects(files.get(stem)):
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
-            difficult.append(hard > 0)
+            difficult.append(mark > 0)
             places.append(number)
-        starts.append(len(corners))
-    images = Images(
-        np.arange(1, len(scenes) + 1),
-        paths_column(list(scenes.values())),
-        np.full((len(scenes), 2), -1, dtype=np.int64),
-        paths_column([files.get(stem, str(source / f"{stem}.txt")) for stem in scenes]),
-    )
+        counts.append(len(corners) - before)
+    label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
     quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
-    rows = _boxes(quads, np.array(labels, dtype=np.int64), np.array(difficult, dtype=bool), np.array(places, np.int64))
-    strays = tuple(Stray(files[stem], stem, None) for stem in files if stem not in scenes)
-    counts = np.array(starts, dtype=np.int64)
-    return Dataset(classes, tuple(range(len(classes))), split, root, "dota", images, rows, counts, strays)
+    xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
+    rows = Boxes.unnumbered(xyxy, labels, places)
+    rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
+    orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
+    return replace(source.unnumbered(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -92,25 +94,36 @@ def extras(dataset: Dataset) -> Extras:
     files = [dataset.label_file(index) for index in range(len(dataset))]
     there = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
     rows: list[Keys] = [
-        {"segmentation": [quad]} | ({"dota_difficult": hard} if hard == 2 else {})
+        {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {})
         for file in there
-        for _, (quad, _, hard) in _objects(file)
+        for _, (quad, _, mark) in _objects(file)
     ]
     return Extras(rows, [_header(file) if file else {} for file in there])
 
 
-def _boxes(
-    quads: NDArray[np.float64], labels: NDArray[np.int64], difficult: NDArray[np.bool_], places: NDArray[np.int64]
-) -> Boxes:
-    """quads (T, 4, 2) px -> rows."""
-    x, y = quads[..., 0], quads[..., 1]
-    with np.errstate(over="ignore", invalid="ignore"):
-        # the shoelace formula; a figure that crosses itself has the difference of its parts
-        areas = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
-    xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    ids = np.arange(1, len(quads) + 1)
-    crowd = np.zeros(len(quads), dtype=bool)
-    return Boxes(as_float32(xyxy), labels, labels, crowd, areas, ids, places, difficult)
+def write(split: Split, folder: Path) -> list[Path]:
+    """{split}/labelTxt/*.txt. White space in the name of a class becomes `-`; crowd regions become difficult."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    words, names = corners_of(dataset, split.extras), [_class_name(label) for label in dataset.names]
+    cut = np.array([keys.get("dota_difficult") == 2 for keys in split.extras.rows], dtype=bool)
+    difficult = (rows.difficult | rows.crowd).astype(int) + (rows.difficult & cut)
+    for index, path in enumerate(split.images):
+        keys = split.extras.images[index]
+        lines = [f"{key}:{_read_back(key, keys[key])}" for key in IMAGE_KEYS if key in keys]
+        lines += [" ".join([*words[row], names[rows.labels[row]], str(difficult[row])]) for row in split.rows(index)]
+        text.write_lines(folder / name / "labelTxt" / f"{path.stem}.txt", lines)
+    text.write_lines(folder / "classes.txt", names)
+    return [folder / name / "images" / path.name for path in split.images]
+
+
+def _class_name(name: str) -> str:
+    """A line of DOTA is split at white space."""
+    return SPACE.sub("-", name)
+
+
+def _read_back(key: str, value: Any) -> Any:
+    """One line of text; `segmentation` and `dota_difficult` are no text."""
+    return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
 
 
 def _objects(file: str | None) -> Iterator[tuple[int, Row]]:
@@ -141,7 +154,7 @@ def _header(file: str) -> Keys:
 
 def _label(name: str, numbers: Mapping[str, int], file: str, number: int) -> int:
     if name not in numbers:
-        newer = [one for one in VERSIONS.values() if name in class_names(one)]
+        newer = [version for version in VERSIONS.values() if name in class_names(version)]
         hint = f"'names: {newer[0]}' in a data YAML" if newer else "names in a data YAML or classes.txt"
         raise InputError(f"{file} line {number}: class '{name}' is not one of {', '.join(numbers)}; say {hint}")
     return numbers[name]
@@ -168,7 +181,7 @@ def _labels_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _pictures_of(labels: Path) -> Path:
+def _images_of(labels: Path) -> Path:
     """train/labelTxt -> train/images, labelTxt/train -> images/train."""
     if labels.name.startswith(FOLDER):
         return labels.parent / "images"
@@ -184,3 +197,24 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
             raise InputError(f"{file}: {found[stem]} has the same name, needed one file a scene; move one away")
         found[stem] = file
     return dict(sorted(found.items()))
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="{split}/images + {split}/labelTxt, images/{split} + labelTxt/{split}, or images + labelTxt",
+    find=find,
+    read=read,
+    extras=extras,
+    writer=Writer(
+        write=write,
+        difficult=True,
+        outlines=True,
+        flat=True,
+        class_name=_class_name,
+        # the corners do not say which of them comes first: a negative box would become a positive one
+        refused=frozenset({"negative_size"}),
+        row_keys=frozenset({"segmentation", "dota_difficult"}),
+        image_keys=frozenset(IMAGE_KEYS),
+        read_back=_read_back,
+    ),
+)

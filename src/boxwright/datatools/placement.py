@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from boxwright.config import Positive
-from boxwright.data import coco
 from boxwright.data.dataset import Dataset
 from boxwright.data.windows import Window
 from boxwright.errors import InputError
+from boxwright.formats import coco
 
 Side = Annotated[int, Field(gt=0)]
 Edge = Annotated[int, Field(ge=0)]

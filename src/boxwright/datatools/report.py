@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,9 +13,10 @@ from boxwright.errors import InputError, printable
 from boxwright.files import open_regular
 
 T = TypeVar("T")
+MAX_NAMED = 3  # faults in a message
 OURS = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # how a report that `write` wrote begins
 
-TITLES = {
+TITLES = {  # errors
     "not_finite": "boxes or areas that are no finite numbers",
     "negative_size": "boxes of negative width or height",
     "zero_area": "boxes without area",
@@ -31,6 +32,7 @@ TITLES = {
     "size_differs": "pictures of another size than declared",
     "labelled_unrotated": "EXIF-rotated pictures whose declared size is that before the rotation",
     "classes_differ": "classes unlike those of another split",
+    # notes
     "near_duplicate": "boxes of one class that nearly coincide",
     "rotated": "EXIF-rotated pictures (labels must refer to the picture as displayed)",
     "no_boxes": "pictures without boxes",
@@ -40,27 +42,38 @@ TITLES = {
     "class_without_picture": "classes without a picture",
     "not_a_picture": "files among the pictures that are none, and are not used",
 }
+NOTES = [*TITLES][[*TITLES].index("near_duplicate") :]
+FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id", "text", "leave_out")  # of the JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong (error) or worth a look (note).
 
-    file: the label file and the place in it. image: the picture's file. leave_out: what skipping it leaves out;
-    index and row: that picture and that label in the data set's own order, where they are in it.
+    file: the label file and the place in it. image: the image's file. index and row: that image and that label in the
+    data set's own order, where they are in it.
     """
 
     kind: str
-    level: Literal["error", "note"]
     split: str
     file: str
-    image: str
-    image_id: int | str | None
-    annotation_id: int | None
     text: str
-    leave_out: Literal["nothing", "label", "picture"] = "nothing"
+    image: str = ""
+    image_id: int | str | None = None
+    annotation_id: int | None = None
     index: int | None = None
     row: int | None = None
+
+    @property
+    def level(self) -> Literal["error", "note"]:
+        return "note" if self.kind in NOTES else "error"
+
+    @property
+    def leave_out(self) -> Literal["nothing", "label", "picture"]:
+        """What skipping it leaves out."""
+        if self.level == "error" and (self.row is not None or self.kind == "unknown_image"):
+            return "label"
+        return "picture" if self.level == "error" and self.index is not None else "nothing"
 
     def __str__(self) -> str:
         parts = [self.split, self.file, f"picture {self.image}" if self.image else ""]
@@ -91,18 +104,30 @@ class Report:
     def __add__(self, other: "Report") -> "Report":
         return Report(self.findings + other.findings, self.checked | other.checked, self.unit)
 
+    def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
+        """InputError that names the first errors of those kinds in the data set `root`.
+
+        skippable: what the user asked for can also be done without them.
+        """
+        if errors := [finding for finding in self.errors if finding.kind in kinds]:
+            first = "; ".join(map(str, errors[:MAX_NAMED]))
+            skip = ", or leave them out with --skip-bad" if skippable else ""
+            raise InputError(
+                f"{root}: {len(errors)} faults in the labels and images ({first}); see them all with `boxwright data "
+                f"check {root}`, then repair them{skip}"
+            )
+
     def left_out(self) -> list[str]:
         """One line for each label and picture that `skip_bad` leaves out."""
         return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: counts, what was checked, and every finding."""
-        fields = [field for field in Finding.__slots__ if field not in ("index", "row")]
         return {
             "errors": len(self.errors),
             "notes": len(self.notes),
-            "checked": {split: {"pictures": many, self.unit: held} for split, (many, held) in self.checked.items()},
-            "findings": [{field: getattr(finding, field) for field in fields} for finding in self.findings],
+            "checked": {split: {"pictures": n, self.unit: count} for split, (n, count) in self.checked.items()},
+            "findings": [{field: getattr(finding, field) for field in FIELDS} for finding in self.findings],
         }
 
     def write(self, file: Path) -> None:
@@ -111,9 +136,7 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [
-            f"{printable(split)}: {many} pictures, {held} {self.unit}" for split, (many, held) in self.checked.items()
-        ]
+        lines = [f"{printable(split)}: {n} pictures, {count} {self.unit}" for split, (n, count) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)
@@ -144,8 +167,8 @@ def checked(
     report: Report, sets: Sequence[T], check: Callable[[T], Report], check_splits: Callable[[T, T], Report]
 ) -> Report:
     """`report` with what `check` finds in each split and `check_splits` in each pair of them."""
-    for one in sets:
-        report += check(one)
+    for dataset in sets:
+        report += check(dataset)
     for first, second in itertools.combinations(sets, 2):
         report += check_splits(first, second)
     return report

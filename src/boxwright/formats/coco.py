@@ -6,8 +6,8 @@ pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for
 
 import itertools
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.config import class_name_fault
-from boxwright.data.dataset import Array, Boxes, Dataset, Images, Stray, as_float32, paths_column
-from boxwright.data.extras import Extras
-from boxwright.data.text import can_be_path
+from boxwright.data.dataset import Array, Boxes, Dataset, Images, Orphan, as_float32, paths_column
+from boxwright.data.index import Contents, indexed
+from boxwright.data.layout import Extras, Layout, Source, Split, Writer
+from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
 
-LOOKED_FOR = "annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json"
-LONGEST_ID = 256  # characters, likewise
+LONGEST_ID = 256  # characters
 Entries = Sequence[Mapping[str, Any]]
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> JSON file, for a data set's folder."""
+    """Split -> JSON file, for a data set's folder, or for such a file."""
+    if root.suffix == ".json" and not root.is_dir():
+        return {root.stem.removeprefix("instances_"): root}
     found = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
     files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
     files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
@@ -37,24 +39,27 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def find_pictures(root: Path) -> dict[str, Path]:
+def find_unlabeled(root: Path) -> dict[str, Path]:
     """Split -> JSON file that lists pictures without their labels, as COCO publishes them for its test sets."""
     files = sorted((root / "annotations").glob("image_info_*.json")) + sorted(root.glob("image_info_*.json"))
     return {file.stem.removeprefix("image_info_"): file for file in files}
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a COCO JSON says, which is all that its index holds: where the pictures lie now is looked up each time."""
+def read(source: Source) -> Dataset:
+    """The images and boxes of a JSON, from its index where there is one.
 
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    image_ids: Array  # (P,) int64 or unicode
-    files: Array  # (P,) bytes: `file_name` as the file system has it
-    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 where not declared
-    rows: Boxes
-    starts: NDArray[np.int64]  # (P + 1,) as in Dataset
-    strays: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
+    Raises InputError as `parse` and `placed` do, and for categories other than the names in a data YAML.
+    """
+    parser = (json_text, sys.modules[__name__])
+    contents = indexed(source.path, lambda: parse(source.path), parser, source.cache)
+    if source.names and source.names != contents.names:
+        raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
+    return placed(contents, source)
+
+
+def read_unlabeled(source: Source) -> Dataset:
+    """The same without `annotations`, which are not read and may be absent."""
+    return placed(_contents(_load(source.path), [], source.path), source)
 
 
 def parse(file: Path) -> Contents:
@@ -66,11 +71,6 @@ def parse(file: Path) -> Contents:
     return _contents(tree, _entries(tree, "annotations", file), file)
 
 
-def parse_pictures(file: Path) -> Contents:
-    """The same without `annotations`, which are not looked at and may be absent."""
-    return _contents(_load(file), [], file)
-
-
 def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     entries, classes = (_entries(tree, key, file) for key in ("images", "categories"))
     names, category_ids = _categories(classes, file)
@@ -78,24 +78,29 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     rows, image_ids = _boxes(labels, category_ids, file)
     owners = _lookup(ids, image_ids, file)
     lost = np.flatnonzero(owners < 0)
-    strays = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
+    orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
     order = np.argsort(owners, kind="stable")[len(lost) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
-    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, strays)
+    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, orphans)
 
 
-def placed(held: Contents, file: Path, split: str, root: Path, pictures: Path | None = None) -> Dataset:
-    """The data set that the contents of `file` describe, with its pictures where they lie now.
+def placed(contents: Contents, source: Source) -> Dataset:
+    """The data set that a JSON's contents describe, with its images where they are now.
 
-    pictures: the folder that `file_name` starts from; None: the first of the usual places that holds them, InputError
-    when none does.
+    Without `source.images` these are in the first of the usual folders that holds them; InputError when none does.
     """
-    folder = os.fsencode(pictures or _picture_folder(file, split, root, held.files))
-    before = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
-    paths = [name if os.path.isabs(name) else before + name for name in held.files.tolist()]  # noqa: PTH117
-    images = Images(held.image_ids, np.array(paths, dtype=np.bytes_), held.sizes, paths_column([str(file)]))
-    strays = tuple(Stray(f"{file} annotations[{row}]", image, annotation) for row, image, annotation in held.strays)
-    return Dataset(held.names, held.category_ids, split, root, "coco", images, held.rows, held.starts, strays)
+    file, root = source.path, source.root
+    if root == file:
+        root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    folder = os.fsencode(source.images or _image_folder(file, source.split, root, contents.files))
+    prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
+    paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
+    images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
+    orphans = tuple(Orphan(f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans)
+    return Dataset(
+        contents.names, contents.category_ids, source.split, root, source.kind, images, contents.rows, contents.starts,
+        orphans, entry="annotations[{}]",
+    )  # fmt: skip
 
 
 def image_entries(file: Path) -> Entries:
@@ -123,6 +128,36 @@ def extras(dataset: Dataset) -> Extras:
         [further["categories"][place] for place in order],
         {key: value for key, value in tree.items() if key not in known},
     )
+
+
+def write(split: Split, folder: Path) -> list[Path]:
+    """annotations/{split}.json; `difficult` is a key of the annotations where the set has any such object."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    box = decimals(rows.xyxy)
+    box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # the digits that a subtraction of decimals makes up go
+    columns = (rows.ids, dataset.images.ids[dataset.owners()], rows.categories, box, rows.areas, rows.crowd.astype(int))
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    annotations = [
+        extra | dict(zip(keys, values, strict=True))
+        for *values, extra in zip(*(column.tolist() for column in columns), split.extras.rows, strict=True)
+    ]
+    if rows.difficult.any():
+        for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
+            annotation["difficult"] = int(difficult)
+    images = [
+        {"id": image_id, "file_name": str(path), "height": height, "width": width} | extra
+        for image_id, path, (height, width), extra in zip(
+            dataset.images.ids.tolist(), split.images, split.sizes.tolist(), split.extras.images, strict=True
+        )
+    ]
+    classes = split.extras.classes or [{} for _ in dataset.names]
+    categories = [
+        {"id": number, "name": label} | extra
+        for number, label, extra in zip(dataset.category_ids, dataset.names, classes, strict=True)
+    ]
+    tree = split.extras.dataset | {"images": images, "annotations": annotations, "categories": categories}
+    write_lines(folder / "annotations" / f"{name}.json", [json_text.dumps(tree)])
+    return [folder / "images" / name / path for path in split.images]
 
 
 def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
@@ -154,7 +189,7 @@ def _entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
 def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not entries:
         raise InputError(f"{file}: categories: empty, needed at least one {{id, name}}")
-    ids = _whole(_values(entries, "id", "categories", file), "id", "categories", file)
+    ids = _integers(_values(entries, "id", "categories", file), "id", "categories", file)
     names = _texts(_values(entries, "name", "categories", file), "name", "categories", file)
     for index, name in enumerate(names):
         if not name.strip():
@@ -179,7 +214,7 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
             raise InputError(f"{file} images[{index}].file_name: {_shown(name)} cannot be a path")
     sides = []
     for key in ("height", "width"):
-        values = _whole([entry.get(key, -1) for entry in entries], key, "images", file)
+        values = _integers([entry.get(key, -1) for entry in entries], key, "images", file)
         bad = [index for index in np.flatnonzero(values < 1).tolist() if key in entries[index]]
         if bad:
             raise InputError(f"{file} images[{bad[0]}].{key}: found {values[bad[0]]}, needed 1 px or more")
@@ -191,15 +226,15 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
 
 def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
     """The rows in the file's order, and the image id of each."""
-    ids = _whole(_values(entries, "id", "annotations", file), "id", "annotations", file)
+    ids = _integers(_values(entries, "id", "annotations", file), "id", "annotations", file)
     image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
-    categories = _whole(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
+    categories = _integers(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
     xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
     crowd, difficult = (_flags(entries, key, file) for key in ("iscrowd", "difficult"))
     with np.errstate(over="ignore", invalid="ignore"):
         areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
-        unsaid = np.array(["area" not in entry for entry in entries], dtype=bool)
-        areas = np.where(unsaid, xywh[:, 2] * xywh[:, 3], areas)
+        missing = np.array(["area" not in entry for entry in entries], dtype=bool)
+        areas = np.where(missing, xywh[:, 2] * xywh[:, 3], areas)
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     known = np.array(category_ids, dtype=np.int64)
     nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
@@ -210,8 +245,8 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
 
 def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
     """A key of the annotations that is 0 or 1, and 0 where it is not said."""
-    said = [entry.get(key, 0) for entry in entries]
-    values = _whole([int(one) if type(one) is bool else one for one in said], key, "annotations", file)
+    flags = [entry.get(key, 0) for entry in entries]
+    values = _integers([int(flag) if type(flag) is bool else flag for flag in flags], key, "annotations", file)
     for index in np.flatnonzero((values != 0) & (values != 1)).tolist():
         raise InputError(f"{file} annotations[{index}].{key}: found {values[index]}, needed 0 or 1")
     return values.astype(bool)
@@ -243,7 +278,7 @@ def _texts(values: list[Any], key: str, where: str, file: Path) -> list[str]:
     return values
 
 
-def _whole(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
+def _integers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
     """Whole numbers, also when written as 3.0."""
     for index, value in enumerate(values):
         if (type(value) is not int and not (type(value) is float and value.is_integer())) or abs(value) >= 2**63:
@@ -275,7 +310,7 @@ def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
                     f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {LONGEST_ID} letters"
                 )
         return np.array(texts, dtype=np.str_)
-    return _whole(values, key, where, file)
+    return _integers(values, key, where, file)
 
 
 def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
@@ -292,14 +327,14 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
     return np.where(image_ids[order][nearest] == wanted, order[nearest], -1).astype(np.int64)
 
 
-def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
+def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
     """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
     stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
-    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are some of the pictures in test2017
+    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are a part of the images in test2017
     parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
     folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
-    few = names[np.linspace(0, len(names) - 1, 20).astype(int)]
-    for column in (few, names):
+    sample = names[np.linspace(0, len(names) - 1, 20).astype(int)]
+    for column in (sample, names):
         sought = [os.fsdecode(name) for name in column.tolist()]
         counts = [
             sum(map(os.path.isfile, map(folder.joinpath, sought))) if folder.is_dir() else 0 for folder in folders
@@ -316,3 +351,19 @@ def _picture_folder(file: Path, split: str, root: Path, names: Array) -> Path:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
+    find=find,
+    read=read,
+    accepts=lambda path: path.suffix == ".json",
+    numbered=True,
+    find_unlabeled=find_unlabeled,
+    read_unlabeled=read_unlabeled,
+    extras=extras,
+    writer=Writer(
+        write=write, crowd=True, difficult=True, file_per_image=False, class_list=False, row_keys=None, image_keys=None
+    ),
+)

@@ -8,18 +8,18 @@ ids counted from 1 (0 as an annotation's id would mean "unmatched" to pycocotool
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, Stray, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Orphan
 from boxwright.data.header import SUFFIXES, read_headers
+from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
 from boxwright.progress import track
-
-LOOKED_FOR = "images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt"
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -35,36 +35,49 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = (), folder: Path | None = None) -> Dataset:
-    """The pictures of a folder or list. names: classes in label order; none: from the usual files in `root`.
+def read(source: Source) -> Dataset:
+    """The images of a folder or list; a list's paths start from the list or the root where `source` does not say.
 
-    folder: where the paths of a list start; None: at the list, or at `root`.
-    Opens every picture's header, since boxes are shares of its size; boxes of a picture that cannot be opened are NaN.
-    Raises InputError for a label line that is not five numbers.
+    Opens every image's header, since boxes are fractions of its size; boxes of an image that cannot be opened are NaN.
+    Raises InputError for a label line that is not five numbers, and where no class names are found.
     """
-    classes = text.class_names(root, names)
-    if source.is_dir():
-        pictures = text.walk(source, SUFFIXES)
-        label_files = [_label_file(path, source) for path in pictures]
-        strays = _lonely_labels(source, set(label_files))
+    path, root = source.path, source.root
+    classes = text.class_names(root, source.names)
+    if path.is_dir():
+        paths = text.walk(path, SUFFIXES)
+        label_files = [_label_file(image, path) for image in paths]
+        orphans = _orphans(path, set(label_files))
     else:
-        pictures = [text.picture_path(line, source, root, folder) for _, line in text.lines(source)]
-        label_files = [_label_file(path, None) for path in pictures]
-        strays = ()
-    if not pictures:
-        raise InputError(f"{source}: holds no picture, needed {', '.join(SUFFIXES)}")
+        paths = [text.image_path(line, path, root, source.images) for _, line in text.lines(path)]
+        label_files = [_label_file(image, None) for image in paths]
+        orphans = ()
+    if not paths:
+        raise InputError(f"{path}: holds no picture, needed {', '.join(SUFFIXES)}")
     if not any(os.path.isfile(file) for file in label_files):  # noqa: PTH113  (100,000s of them)
-        raise InputError(f"{source}: no picture has a label file; looked for {label_files[0]} and so on")
-    headers = track(read_headers(pictures, whole=None), len(pictures), "reading picture sizes")
+        raise InputError(f"{path}: no picture has a label file; looked for {label_files[0]} and so on")
+    headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    images = Images(np.arange(1, len(pictures) + 1), paths_column(pictures), sizes, paths_column(label_files))
     table, places, counts = _read_labels(label_files)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    rows = _boxes(table, np.array(places, dtype=np.int64), np.repeat(sizes, counts, axis=0), len(classes))
-    return Dataset(classes, tuple(range(len(classes))), split, root, "yolo_txt", images, rows, starts, strays)
+    rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
+    dataset = source.unnumbered(classes, paths, label_files, rows, counts)
+    return replace(dataset, images=replace(dataset.images, sizes=sizes), orphans=orphans, relative=True)
 
 
-def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[np.int64], classes: int) -> Boxes:
+def write(split: Split, folder: Path) -> list[Path]:
+    """labels/{split}/*.txt. A crowd region is no object and cannot be written."""
+    rows, name = split.dataset.rows, split.dataset.split
+    sides = split.sizes[split.dataset.owners()][:, ::-1]
+    box = text.decimals(rows.xyxy)
+    relative = np.concatenate([(box[:, :2] + box[:, 2:]) / 2 / sides, (box[:, 2:] - box[:, :2]) / sides], axis=1)
+    words, labels, crowd = relative.tolist(), rows.labels.tolist(), rows.crowd.tolist()
+    for index, path in enumerate(split.images):
+        lines = [" ".join([str(labels[row]), *map(repr, words[row])]) for row in split.rows(index) if not crowd[row]]
+        text.write_lines(folder / "labels" / name / path.with_suffix(".txt"), lines)
+    text.write_lines(folder / "classes.txt", split.dataset.names)
+    return [folder / "images" / name / path for path in split.images]
+
+
+def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64], classes: int) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 5)
     width_height = sizes[:, ::-1].astype(np.float64)
     width_height = np.where(width_height < 0, np.nan, width_height)
@@ -74,9 +87,7 @@ def _boxes(table: list[list[float]], places: NDArray[np.int64], sizes: NDArray[n
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    ids = np.arange(1, len(values) + 1)
-    flags = np.zeros(len(values), dtype=bool)  # the format has neither crowds nor difficult objects
-    return Boxes(as_float32(xyxy), labels, categories, flags, areas, ids, places, flags)
+    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, areas=areas)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
@@ -117,7 +128,17 @@ def _labels_of(folder: Path) -> Path:
     return folder.parent / "labels" if folder.name == "images" else folder.parent.parent / "labels" / folder.name
 
 
-def _lonely_labels(folder: Path, expected: set[str]) -> tuple[Stray, ...]:
+def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
     """Label files that no picture belongs to."""
     files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
-    return tuple(Stray(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
+    return tuple(Orphan(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt",
+    find=find,
+    read=read,
+    accepts=lambda path: path.is_dir() or text.list_kind(path) == "yolo_txt",
+    writer=Writer(write=write),
+)

@@ -9,30 +9,34 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from boxwright.config import class_name_fault
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
-from boxwright.data.extras import Extras, Keys
+from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.header import SUFFIXES
+from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.progress import track
 
-LOOKED_FOR = "Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split"
-LARGEST = 1 << 24  # bytes of an XML; an object takes some 300
-MOST = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
-DEEPEST = 32  # elements in elements; VOC itself has 5
+TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what no XML can hold
+ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
+IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
+MAX_BYTES = 1 << 24  # bytes of an XML; an object takes some 300
+MAX_ELEMENTS = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
+MAX_DEPTH = 32  # elements in elements; VOC itself has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that picture
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Annotation:
     """What one XML says. size: (height, width) px, -1 where it does not say. objects: class, xyxy px, difficult."""
 
     filename: str
@@ -53,31 +57,32 @@ def find(root: Path) -> dict[str, Path]:
     return found
 
 
-def read(source: Path, split: str, root: Path, names: Sequence[str] = (), pictures: Path | None = None) -> Dataset:
-    """The pictures of a split. source: a list of names or a folder of XMLs.
+def read(source: Source) -> Dataset:
+    """The images of a split: of a list of names or a folder of XMLs.
 
-    names: classes in label order; none: from the usual files in `root`, else all that the set's XMLs name, sorted, so
-    that every split has the same. pictures: their folder; None: `JPEGImages` beside the XMLs.
+    Without names in `source` the classes come from the usual files in the root, else they are all that the set's XMLs
+    name, sorted, so that every split has the same. The images' folder is by default `JPEGImages` beside the XMLs.
     Raises InputError for a file that is no such XML and for a class that is not among the names.
     """
-    set_folder = source.parent.parent.parent  # of ImageSets/Main/train.txt
+    path, root = source.path, source.root
+    set_folder = path.parent.parent.parent  # of ImageSets/Main/train.txt
     folder = (set_folder if (set_folder / "Annotations").is_dir() else root) / "Annotations"
-    if source.is_dir():
-        folder, files = source, text.walk(source, (".xml",))
+    if path.is_dir():
+        folder, files = path, text.walk(path, (".xml",))
     else:
-        files = [str(folder / f"{name}.xml") for name in _listed(source)]
+        files = [str(folder / f"{name}.xml") for name in _listed(path)]
     if not files:
-        raise InputError(f"{source}: names no picture, needed XMLs in Annotations or their names in a list")
-    told = {file: _read(file) for file in track(files, len(files), f"reading labels of {split}")}
-    classes = tuple(names) or text.listed_classes(root) or _all_names(root, folder, told)
+        raise InputError(f"{path}: names no picture, needed XMLs in Annotations or their names in a list")
+    annotations = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
+    classes = source.names or text.listed_classes(root) or _all_names(root, folder, annotations)
     if not classes:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
-    paths = _pictures(files, told, folder, pictures or folder.parent / "JPEGImages")
-    sizes = np.array([told[file].size for file in files], dtype=np.int64)
-    images = Images(np.arange(1, len(files) + 1), paths_column(paths), sizes, paths_column(files))
-    starts = np.concatenate([[0], np.cumsum([len(told[file].objects) for file in files])]).astype(np.int64)
-    rows = _boxes(files, told, {name: label for label, name in enumerate(classes)})
-    return Dataset(classes, tuple(range(len(classes))), split, root, "voc", images, rows, starts)
+    paths = _images(files, annotations, folder, source.images or folder.parent / "JPEGImages")
+    sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
+    counts = [len(annotations[file].objects) for file in files]
+    rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
+    dataset = source.unnumbered(classes, paths, files, rows, counts)
+    return replace(dataset, images=replace(dataset.images, sizes=sizes), entry="object[{}]")
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -86,17 +91,65 @@ def extras(dataset: Dataset) -> Extras:
     images: list[Keys] = []
     for index in range(len(dataset)):
         tree = _parse(dataset.label_file(index))
-        rows += [others(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
-        images.append(others(tree, {"filename", "size", "object"}))
+        rows += [_other_keys(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
+        images.append(_other_keys(tree, {"filename", "size", "object"}))
         if (depth := tree.findtext("size/depth", "3").strip()) != "3":
             images[-1]["depth"] = depth
     return Extras(rows, images)
 
 
-def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str, int]) -> Boxes:
+def write(split: Split, folder: Path) -> list[Path]:
+    """Annotations/*.xml and ImageSets/Main/{split}.txt. A crowd region is written as a difficult object."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    box = text.decimals(rows.xyxy)
+    box[:, :2] += 1  # VOC counts pixels from 1
+    words, difficult = text.words(np.round(box, 12)), (rows.difficult | rows.crowd).astype(int).tolist()
+    images = [PurePosixPath(name) / path for path in split.images]
+    for index, path in enumerate(images):
+        if path.stem != path.stem.rstrip():
+            raise InputError(f"{dataset.path(index)}: VOC's lists cannot hold the space before the suffix; rename it")
+        tree = ET.Element("annotation")
+        keys = {key: value for key, value in split.extras.images[index].items() if key in IMAGE_KEYS}
+        depth = keys.pop("depth", "3")
+        height, width = split.sizes[index].tolist()
+        _fill(tree, {"filename": path.name, "size": {"width": width, "height": height, "depth": depth}} | keys)
+        for row in split.rows(index):
+            keys = {key: value for key, value in split.extras.rows[row].items() if key in ROW_KEYS}
+            corners = dict(zip(SIDES, words[row], strict=True))
+            label = dataset.names[rows.labels[row]]
+            _fill(tree, {"object": {"name": label, "difficult": difficult[row], "bndbox": corners} | keys})
+        ET.indent(tree)
+        text.write_lines(folder / "Annotations" / path.with_suffix(".xml"), [ET.tostring(tree, encoding="unicode")])
+    text.write_lines(folder / "ImageSets" / "Main" / f"{name}.txt", [str(path.with_suffix("")) for path in images])
+    text.write_lines(folder / "classes.txt", dataset.names)
+    return [folder / "JPEGImages" / path for path in images]
+
+
+def _fill(parent: ET.Element, values: Keys) -> None:
+    """The inverse of `_other_keys`."""
+    for tag, value in values.items():
+        if not TAG.fullmatch(tag):
+            raise InputError(f"key '{tag[:40]}': cannot be the name of an XML element")
+        for item in value if isinstance(value, list) else [value]:
+            element = ET.SubElement(parent, tag)
+            if isinstance(item, dict):
+                _fill(element, item)
+            else:
+                element.text = text.value_text(item)
+                if NOT_XML.search(element.text):
+                    raise InputError(f"key '{tag}': {element.text[:60]!r} has letters that no XML holds; mend it")
+
+
+def _read_back(key: str, value: Any) -> Any:
+    tree = ET.Element("annotation")
+    _fill(tree, {key: value})
+    return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
+
+
+def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers: Mapping[str, int]) -> Boxes:
     labels, corners, difficult, places = [], [], [], []
     for file in files:
-        for place, (name, box, hard) in enumerate(told[file].objects, 1):
+        for place, (name, box, mark) in enumerate(annotations[file].objects, 1):
             if name not in numbers:
                 raise InputError(
                     f"{file} object[{place}]: class '{name}' is not one of {', '.join(numbers)}; add it to classes.txt "
@@ -104,17 +157,13 @@ def _boxes(files: Sequence[str], told: Mapping[str, _Told], numbers: Mapping[str
                 )
             labels.append(numbers[name])
             corners.append(box)
-            difficult.append(hard)
+            difficult.append(mark)
             places.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-    column, lines = np.array(labels, dtype=np.int64), np.array(places, dtype=np.int64)
-    ids, crowd = np.arange(1, len(xyxy) + 1), np.zeros(len(xyxy), dtype=bool)
-    return Boxes(as_float32(xyxy), column, column, crowd, areas, ids, lines, np.array(difficult, dtype=bool))
+    return replace(Boxes.unnumbered(xyxy, labels, places), difficult=np.array(difficult, dtype=bool))
 
 
-def _read(file: str) -> _Told:
+def _read(file: str) -> _Annotation:
     tree = _parse(file)
     objects = [_object(element, f"{file} object[{place}]") for place, element in enumerate(tree.findall("object"), 1)]
     sides = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
@@ -122,35 +171,35 @@ def _read(file: str) -> _Told:
         raise InputError(f"{file}: size: found height '{sides[0][:20]}', width '{sides[1][:20]}', needed whole numbers")
     height, width = map(int, sides)
     size = (height, width) if height and width else (-1, -1)  # some tools write 0 for "not known"
-    return _Told(tree.findtext("filename", "").strip(), size, objects)
+    return _Annotation(tree.findtext("filename", "").strip(), size, objects)
 
 
 def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
-    name, hard = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
+    name, difficult = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     if not name:
         raise InputError(f"{place}: name: empty or missing, needed the object's class")
     if fault := class_name_fault(name):
         raise InputError(f"{place}: name: {fault}")
-    if hard not in ("0", "1"):
-        raise InputError(f"{place}: difficult: found '{hard[:20]}', needed 0 or 1")
+    if difficult not in ("0", "1"):
+        raise InputError(f"{place}: difficult: found '{difficult[:20]}', needed 0 or 1")
     try:
         x1, y1, x2, y2 = map(float, words)
     except ValueError:
         found = ", ".join(f"{side} '{word[:20]}'" for side, word in zip(SIDES, words, strict=True))
         raise InputError(f"{place}: bndbox: found {found}, needed four numbers") from None
-    return name, [x1 - 1, y1 - 1, x2, y2], hard == "1"
+    return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
 
 
 def _parse(file: str) -> ET.Element:
     """The root of one XML. No entity is expanded or fetched: a file that declares any is refused."""
     try:
         with open_regular(file) as opened:
-            data = opened.read(LARGEST + 1)
+            data = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of a picture") from error
-    if len(data) > LARGEST:
-        raise InputError(f"{file}: has more than {LARGEST} bytes, needed the labels of one picture")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{file}: has more than {MAX_BYTES} bytes, needed the labels of one picture")
     builder = _Builder()
     try:
         tree = ET.fromstring(data, ET.XMLParser(target=builder))
@@ -172,9 +221,9 @@ class _Builder(ET.TreeBuilder):
     def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
         self.depth += 1
         self.count += 1
-        if self.count > MOST:
-            raise ValueError(f"it has more than {MOST:,} elements")
-        if self.depth > DEEPEST:
+        if self.count > MAX_ELEMENTS:
+            raise ValueError(f"it has more than {MAX_ELEMENTS:,} elements")
+        if self.depth > MAX_DEPTH:
             raise ValueError(f"elements in elements, {self.depth} deep")
         return super().start(tag, attrs)
 
@@ -183,24 +232,26 @@ class _Builder(ET.TreeBuilder):
         return super().end(tag)
 
 
-def others(element: ET.Element, known: set[str]) -> Keys:
+def _other_keys(element: ET.Element, known: set[str]) -> Keys:
     """The elements in `element` but for the known ones; what comes several times is a list."""
     found: Keys = {}
-    for part in element:
-        if part.tag not in known:
-            found.setdefault(part.tag, []).append(others(part, set()) if len(part) else (part.text or "").strip())
+    for child in element:
+        if child.tag not in known:
+            found.setdefault(child.tag, []).append(
+                _other_keys(child, set()) if len(child) else (child.text or "").strip()
+            )
     return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
-def _all_names(root: Path, folder: Path, told: Mapping[str, _Told]) -> tuple[str, ...]:
+def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation]) -> tuple[str, ...]:
     """Classes of every XML of the set, also of its other splits."""
     folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
-    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - told.keys())
+    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - annotations.keys())
     rest = (_read(file) for file in track(files, len(files), "reading class names"))
-    return tuple(sorted({name for one in (*told.values(), *rest) for name, _, _ in one.objects}))
+    return tuple(sorted({name for annotation in (*annotations.values(), *rest) for name, _, _ in annotation.objects}))
 
 
-def _pictures(files: Sequence[str], told: Mapping[str, _Told], folder: Path, pictures: Path) -> list[str]:
+def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
     """Where the picture of each XML lies.
 
     As for VOC's own tools, picture and XML bear one name: `filename` only says which of several suffixes is meant, or
@@ -208,13 +259,13 @@ def _pictures(files: Sequence[str], told: Mapping[str, _Told], folder: Path, pic
     """
     paths, listed = [], dict[Path, dict[str, list[str]]]()
     for file in files:
-        own = pictures / Path(file).relative_to(folder)
+        own = images / Path(file).relative_to(folder)
         if own.parent not in listed:
             listed[own.parent] = _by_stem(own.parent)
-        same, said = listed[own.parent].get(own.stem, []), Path(told[file].filename).name
-        is_picture = Path(said).suffix.lower() in SUFFIXES
-        if said in same or (is_picture and not same):
-            paths.append(str(own.parent / said))
+        same, filename = listed[own.parent].get(own.stem, []), Path(annotations[file].filename).name
+        is_picture = Path(filename).suffix.lower() in SUFFIXES
+        if filename in same or (is_picture and not same):
+            paths.append(str(own.parent / filename))
         else:
             paths.append(str(own.parent / same[0] if same else own.with_suffix(SUFFIXES[0])))
     return paths
@@ -254,3 +305,13 @@ def _names(source: Path) -> set[str]:
     if source.is_dir():
         return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
     return {*_listed(source)}
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split",
+    find=find,
+    read=read,
+    extras=extras,
+    writer=Writer(write=write, difficult=True, row_keys=ROW_KEYS, image_keys=IMAGE_KEYS, read_back=_read_back),
+)

@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import open_dataset, splits
 from boxwright.data.canvas import read_image
-from boxwright.data.check import check
-from boxwright.data.class_folders import SPLITS
-from boxwright.data.convert import refuse_outside
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.split_names import ordered, plain
+from boxwright.datatools.check import check
+from boxwright.datatools.convert import refuse_outside
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
+from boxwright.formats import open_boxes, splits
+from boxwright.formats.folder import SPLITS
 from boxwright.progress import track
 
 FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_picture", "unreadable_picture"}
@@ -43,9 +43,10 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
     with new_folder(out) as folder:
         for split in found:
             place = folder if split == "all" else folder / split
-            dataset = open_dataset(root, split)
+            dataset = open_boxes(root, split)
             if not outside:
                 refuse_outside(dataset, root)
+            check(dataset).raise_on_errors(root, FATAL)
             _refuse(dataset)
             for name in dataset.names:
                 (place / name).mkdir(parents=True)
@@ -55,11 +56,6 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
 
 def _refuse(dataset: Dataset) -> None:
     """InputError for what no picture of one class can come from."""
-    wrong = [finding for finding in check(dataset).errors if finding.kind in FATAL]
-    if wrong:
-        raise InputError(
-            f"{wrong[0]} ({len(wrong)} such faults in {dataset.split}); mend them, `boxwright data check` lists all"
-        )
     folded = Counter(name.casefold() for name in dataset.names)  # some file systems take A and a for one
     for name in dataset.names:
         if name != Path(name).name or name.startswith(".") or name != name.strip() or folded[name.casefold()] > 1:

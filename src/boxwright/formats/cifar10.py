@@ -8,6 +8,7 @@ build plain values and notes of what was to be called; anything else is refused,
 
 import os
 import pickletools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
+from boxwright.data.layout import Layout, Source
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 
@@ -25,8 +27,8 @@ SIDE = 32  # px
 PIXELS = 3 * SIDE * SIDE  # of a record: red, green and blue plane, row by row
 FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # as the archives unpack, and how files end
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
-LARGEST = 1 << 25  # bytes of a file; a published one has 31 million
-OPCODES = 200_000  # of a pickle, which bounds what it builds and how deep; a published one has some 40,000
+MAX_BYTES = 1 << 25  # bytes of a file; a published one has 31 million
+MAX_OPCODES = 200_000  # of a pickle, which bounds what it builds and how deep; a published one has some 40,000
 LOOKED_FOR = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
 
 # What a file of the Python form asks for: NumPy's empty array, its class, its kind of number; bytes out of text.
@@ -34,38 +36,49 @@ ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstr
 GLOBALS = ARRAY | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
-def find(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Split -> its files. `root` holds one of the unpacked folders or is one; the binary form comes first."""
+def find(root: Path) -> dict[str, Path]:
+    """Split -> the first of its files. `root` holds an unpacked folder or is one; the binary form comes first."""
     for folder in (root, *(root / name for name in FOLDERS)):
         for suffix in FOLDERS.values():
-            found = {split: tuple(folder / f"{name}{suffix}" for name in names) for split, names in FILES.items()}
-            found = {split: files for split, files in found.items() if any(file.is_file() for file in files)}
+            found = {split: folder / f"{names[0]}{suffix}" for split, names in FILES.items()}
+            found = {split: first for split, first in found.items() if any(file.is_file() for file in _files(first))}
             if found:
                 return found
     return {}
 
 
-def read(files: tuple[Path, ...], split: str, root: Path) -> ClassSet:
+def _files(first: Path) -> list[Path]:
+    """All files of the split that begins with `first`."""
+    names = next((names for names in FILES.values() if first.stem == names[0]), (first.stem,))
+    return [first.with_name(f"{name}{first.suffix}") for name in names]
+
+
+def read(source: Source) -> ClassSet:
+    """The records of all files of a split. Raises InputError as `read_files` does."""
+    return read_files(_files(source.path), source.split, source.root)
+
+
+def read_files(files: Sequence[Path], split: str, root: Path) -> ClassSet:
     """The records of all `files`. Raises InputError for a file that is absent, cut off, foreign, or holds a label
     out of range."""
-    parts = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
-    for file, (labels, _) in zip(files, parts, strict=True):
+    read = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
+    for file, (labels, _) in zip(files, read, strict=True):
         if (bad := np.flatnonzero((labels < 0) | (labels >= len(NAMES)))).size:
             raise InputError(
                 f"{file}: record {bad[0]}: label is {labels[bad[0]]}, needed 0 to {len(NAMES) - 1} ({len(bad)} such "
                 "records); fetch CIFAR-10 anew"
             )
-    paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, parts, strict=True) for row in range(len(labels))]
-    labels = np.concatenate([labels for labels, _ in parts])
-    pixels = np.concatenate([pixels for _, pixels in parts]).reshape(-1, 3, SIDE, SIDE)
+    paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, read, strict=True) for row in range(len(labels))]
+    labels = np.concatenate([labels for labels, _ in read])
+    pixels = np.concatenate([pixels for _, pixels in read]).reshape(-1, 3, SIDE, SIDE)
     return ClassSet(NAMES, split, root, "cifar10", paths_column(paths), labels, pixels)
 
 
 def _bytes(file: Path) -> bytes:
     try:
         with open_regular(file) as opened:
-            if (size := os.fstat(opened.fileno()).st_size) > LARGEST:
-                raise InputError(f"{file}: {size} bytes, needed at most {LARGEST}; this is no file of CIFAR-10")
+            if (size := os.fstat(opened.fileno()).st_size) > MAX_BYTES:
+                raise InputError(f"{file}: {size} bytes, needed at most {MAX_BYTES}; this is no file of CIFAR-10")
             return opened.read()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed {LOOKED_FOR}; unpack it anew") from error
@@ -85,11 +98,11 @@ def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
 
 def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """As `_read_binary`, from a pickled {"labels": [...], "data": array (R, PIXELS), ...}."""
-    held = _plain_values(_bytes(file), file)
-    if not isinstance(held, dict):
-        raise InputError(f"{file}: holds {type(held).__name__}, needed a dictionary of labels and data; no CIFAR-10")
-    held = {_text(key): value for key, value in held.items()}
-    labels, data = held.get("labels"), _pixels(held.get("data"), file)
+    tree = _plain_values(_bytes(file), file)
+    if not isinstance(tree, dict):
+        raise InputError(f"{file}: holds {type(tree).__name__}, needed a dictionary of labels and data; no CIFAR-10")
+    tree = {_text(key): value for key, value in tree.items()}
+    labels, data = tree.get("labels"), _pixels(tree.get("data"), file)
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
         raise InputError(f"{file}: labels: needed a list of whole numbers; this is no file of CIFAR-10")
     if len(labels) != len(data):
@@ -98,7 +111,7 @@ def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
 
 
 @dataclass
-class _Asked:
+class _Call:
     """What the file wants made: `name`, called with `arguments`, then given `state`. Nobody does it."""
 
     name: str
@@ -106,15 +119,15 @@ class _Asked:
     state: Any = None
 
 
-def _pixels(asked: Any, file: Path) -> NDArray[np.uint8]:
+def _pixels(call: Any, file: Path) -> NDArray[np.uint8]:
     """(R, PIXELS) of an array of bytes in C order: state (version, shape, dtype, Fortran order, bytes)."""
-    match asked:
-        case _Asked(
-            name, (_Asked("numpy ndarray", None, None), *_),
-            (1, (int(rows), columns), _Asked("numpy dtype", (kind, *_)), bool(fortran), data),
+    match call:
+        case _Call(
+            name, (_Call("numpy ndarray", None, None), *_),
+            (1, (int(rows), columns), _Call("numpy dtype", (kind, *_)), bool(fortran), data),
         ) if (
             name in ARRAY and rows > 0 and columns == PIXELS and _text(kind) == "u1" and not fortran
-            and isinstance(data := _unasked(data), (str, bytes)) and len(data) == rows * PIXELS
+            and isinstance(data := _decoded(data), (str, bytes)) and len(data) == rows * PIXELS
         ):  # fmt: skip
             return np.frombuffer(_raw(data, file), np.uint8).reshape(rows, PIXELS)
     raise InputError(
@@ -133,14 +146,14 @@ def _raw(data: str | bytes, file: Path) -> bytes:
 
 
 def _text(value: Any) -> Any:
-    value = _unasked(value)
+    value = _decoded(value)
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _unasked(value: Any) -> Any:
+def _decoded(value: Any) -> Any:
     """Python 3 writes bytes into old pickles as text to be encoded in Latin 1: that text. All else as it is."""
     match value:
-        case _Asked("_codecs encode", (str(text), "latin1"), None):
+        case _Call("_codecs encode", (str(text), "latin1"), None):
             return text
     return value
 
@@ -150,10 +163,10 @@ def _plain_values(data: bytes, file: Path) -> Any:
     machine = _Machine()
     try:
         for count, (opcode, argument, place) in enumerate(pickletools.genops(data), 1):
-            if count > OPCODES:
+            if count > MAX_OPCODES:
                 raise InputError(
-                    f"{file}: byte {place}: more than {OPCODES} opcodes, needed at most as many; this is no file of "
-                    "CIFAR-10, fetch it anew"
+                    f"{file}: byte {place}: more than {MAX_OPCODES} opcodes, needed at most as many; this is no file "
+                    "of CIFAR-10, fetch it anew"
                 )
             if opcode.name == "STOP":
                 return machine.stack.pop()
@@ -210,35 +223,35 @@ class _Machine:
                 stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
                 items = self._last(2) if name == "SETITEM" else self._marked()
-                keys = [_unasked(key) for key in items[::2]]
+                keys = [_decoded(key) for key in items[::2]]
                 if foreign := [key for key in keys if not isinstance(key, (str, bytes))]:
                     return f"a key of type {type(foreign[0]).__name__}"  # hashing a deep tuple overflows C's stack
                 stack[-1].update(zip(keys, items[1::2], strict=True))
             case _ if name in LITERALS:
                 stack.append(argument)
             case _:
-                return self._ask(name, argument)
+                return self._call(name, argument)
         return ""
 
-    def _ask(self, name: str, argument: Any) -> str:
+    def _call(self, name: str, argument: Any) -> str:
         """The opcodes that would call something: only noted, and only for NumPy's arrays."""
         match name:
             case "GLOBAL" | "STACK_GLOBAL":
-                wanted = argument if name == "GLOBAL" else " ".join(self._last(2))
-                if wanted not in GLOBALS:
-                    return f"{wanted[:60]!r}"
-                self.stack.append(_Asked(wanted))
+                name = argument if name == "GLOBAL" else " ".join(self._last(2))
+                if name not in GLOBALS:
+                    return f"{name[:60]!r}"
+                self.stack.append(_Call(name))
             case "REDUCE":
-                asked, arguments = self._last(2)
-                if type(asked) is not _Asked or asked.arguments is not None or type(arguments) is not tuple:
+                call, arguments = self._last(2)
+                if type(call) is not _Call or call.arguments is not None or type(arguments) is not tuple:
                     return "a call of something unknown"
-                self.stack.append(_Asked(asked.name, arguments))
+                self.stack.append(_Call(call.name, arguments))
             case "BUILD":
-                asked, state = self._last(2)
-                if type(asked) is not _Asked or asked.state is not None:
+                call, state = self._last(2)
+                if type(call) is not _Call or call.state is not None:
                     return "a change of something unknown"
-                asked.state = state
-                self.stack.append(asked)
+                call.state = state
+                self.stack.append(call)
             case _:
                 return f"the opcode {name}"
         return ""
@@ -254,3 +267,7 @@ class _Machine:
         taken = self.stack[start:]
         del self.stack[start:]
         return taken
+
+
+# CIFAR-10 has no third part: `test` is `val`
+LAYOUT = Layout(holds=ClassSet, looked_for=LOOKED_FOR, find=find, read=read, aliases={"test": "val"})

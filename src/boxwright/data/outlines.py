@@ -1,0 +1,45 @@
+"""The four corners of labeled objects, of which a box knows only the bounds.
+
+T boxes in all
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.dataset import Dataset, as_float32
+from boxwright.data.layout import Extras, Keys
+from boxwright.data.text import words
+
+LARGEST = 1e12  # px; further away is no corner of anything
+
+
+def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
+    """T times x1, y1, ..., y4 px as decimals: of the row's outline where that is a quadrilateral with these bounds,
+    else of its box. extras: None for those of the boxes."""
+    corners = words(dataset.rows.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
+    rows = extras.rows if extras else []
+    outlines = {row: outline for row, keys in enumerate(rows) if (outline := quadrilateral(keys)) is not None}
+    points = np.array([*outlines.values()], dtype=np.float64).reshape(-1, 4, 2)
+    bounds = as_float32(np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1))
+    fits = (bounds == dataset.rows.xyxy[[*outlines]]).all(axis=1) if outlines else []
+    for (row, outline), fit in zip(outlines.items(), fits, strict=True):
+        if fit:
+            corners[row] = [repr(float(value)).removesuffix(".0") for value in outline]
+    return corners
+
+
+def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T, 4, 2) px -> (T,) by the shoelace formula; a figure that crosses itself has the difference of its parts."""
+    x, y = corners[..., 0], corners[..., 1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        areas: NDArray[np.float64] = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+    return areas
+
+
+def quadrilateral(keys: Keys) -> list[float] | None:
+    """x1, y1, ..., y4 px where the outline is one polygon of four corners."""
+    outline = keys.get("segmentation")
+    if not isinstance(outline, list) or len(outline) != 1 or not isinstance(outline[0], list) or len(outline[0]) != 8:
+        return None
+    sound = all(type(value) in (int, float) and abs(value) < LARGEST for value in outline[0])
+    return outline[0] if sound else None

@@ -1,0 +1,1 @@
+"""Data sets checked, converted, and cut into tiles, crops and tensors."""

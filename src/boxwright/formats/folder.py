@@ -1,0 +1,90 @@
+"""Images in one folder a class, as `train/cat/1.jpg`."""
+
+import os
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from boxwright.config import class_name_fault
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import paths_column
+from boxwright.data.header import SUFFIXES
+from boxwright.data.layout import Layout, Source
+from boxwright.data.split_names import plain
+from boxwright.data.text import folders, walk
+from boxwright.errors import InputError
+from boxwright.progress import track
+
+SPLITS = {"train", "val", "test"}
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> the folder that holds its class folders."""
+    found = {entry.name: entry for entry in folders(root) if plain(entry.name) in SPLITS and class_folders(entry)}
+    if found:
+        return found
+    inside = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
+    pictured = any(file.lower().endswith(SUFFIXES) for file in inside)
+    return {"all": root} if pictured else {}
+
+
+def read(source: Source) -> ClassSet:
+    """The images of a split, whose folders are the classes, in the order of their names.
+
+    Raises InputError where other splits have other classes, for a class without images in a split to train on, and for
+    a split without images.
+    """
+    folder, split = source.path, source.split
+    classes = class_folders(folder)
+    for other in source.others:
+        _same_classes(folder, classes, other, class_folders(other))
+    files = [
+        [str(file) for file in walk(folder / name, ("",))]
+        for name in track(classes, len(classes), f"looking for pictures of {split}", "classes")
+    ]
+    pictures = [[file for file in each if file.lower().endswith(SUFFIXES)] for each in files]
+    counts = [len(each) for each in pictures]
+    if plain(split) in {"train", "all"} and 0 in counts:
+        empty = folder / classes[counts.index(0)]
+        raise InputError(
+            f"{empty}: holds no picture ({counts.count(0)} such classes), needed some to learn from; put "
+            f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
+        )
+    if not any(counts):
+        raise InputError(f"{folder}: its {len(classes)} class folders hold no picture; put {', '.join(SUFFIXES)} there")
+    unused = [file for file in chain(*files) if not file.lower().endswith(SUFFIXES)]
+    unused += sorted(str(entry) for entry in folder.iterdir() if entry.is_file())
+    labels = np.repeat(np.arange(len(classes)), counts)
+    paths = paths_column([*chain(*pictures)])
+    return ClassSet(
+        tuple(classes), split, source.root, source.kind, paths, labels, unused=tuple(unused), class_folders=True
+    )
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the folders of classes. Raises InputError for what cannot be the name of a class."""
+    names = [entry.name for entry in folders(folder) if not entry.name.startswith(".")]
+    for name in names:
+        if fault := class_name_fault(name):
+            raise InputError(f"{folder / name}: {fault}")
+    return names
+
+
+def _same_classes(first: Path, classes: list[str], second: Path, others: list[str]) -> None:
+    for here, own, there, theirs in ((first, classes, second, others), (second, others, first, classes)):
+        if more := sorted(set(own) - set(theirs)):
+            raise InputError(
+                f"{here / more[0]}: {there} has no folder for this class ({len(more)} such), and a class's number is "
+                "its place among the folders; make them the same in all splits (an empty folder will do for val, test)"
+            )
+
+
+# sets of ImageNet are such sets, too, and so are many with boxes
+LAYOUT = Layout(
+    holds=ClassSet,
+    looked_for="train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg (the split `all`)",
+    find=find,
+    read=read,
+    fallback=True,
+)

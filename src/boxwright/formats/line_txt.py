@@ -1,0 +1,97 @@
+"""One line a picture: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
+
+The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Where the first name is
+`background`, as in the MindSpore zoo's Faster R-CNN, that is class 0 and no class of ours: objects count from 1. Such
+sets number nothing: pictures and boxes get ids counted from 1.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from boxwright.data import text
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.layout import Layout, Source, Split, Writer
+from boxwright.errors import InputError
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Split -> list file."""
+    return text.find_lists(root, "line_txt")
+
+
+def read(source: Source) -> Dataset:
+    """The images that a list names; its paths start from the list or the root where `source` does not say.
+
+    Raises InputError for a line that is not an image's path and boxes of five or six numbers, and where no class names
+    are found.
+    """
+    path, root = source.path, source.root
+    classes = text.class_names(root, source.names)
+    first = int(classes[0] == "background" and len(classes) > 1)
+    classes = classes[first:]
+    paths: list[str] = []
+    table: list[list[float]] = []
+    places: list[int] = []
+    counts: list[int] = []
+    for number, line in text.lines(path):
+        match = text.LISTED.fullmatch(line)
+        if match is None:
+            raise InputError(f"{path} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
+        paths.append(text.image_path(match[1], path, root, source.images))
+        boxes = [_parse(word, path, number) for word in (match[2] or "").split()]
+        table += boxes
+        places += [number] * len(boxes)
+        counts.append(len(boxes))
+    if not paths:
+        raise InputError(f"{path}: empty, needed one picture a line")
+    rows = _boxes(table, places, first, len(classes))
+    ids = tuple(range(first, first + len(classes)))
+    return replace(source.unnumbered(classes, paths, [str(path)], rows, counts), category_ids=ids)
+
+
+def write(split: Split, folder: Path) -> list[Path]:
+    """{split}.txt. Where the first class is called `background`, that name stands twice: the reader skips the first."""
+    dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    first = int(dataset.names[0] == "background" and len(dataset.names) > 1)
+    words, labels, crowd = text.words(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
+    lines = []
+    for index, path in enumerate(split.images):
+        boxes = [",".join([*words[row], str(labels[row]), *["1"] * crowd[row]]) for row in split.rows(index)]
+        lines.append(" ".join([f"images/{name}/{path}", *boxes]))
+    text.write_lines(folder / f"{name}.txt", lines)
+    text.write_lines(folder / "classes.txt", ["background"] * first + [*dataset.names])
+    return [folder / "images" / name / path for path in split.images]
+
+
+def _boxes(table: list[list[float]], places: list[int], first: int, classes: int) -> Boxes:
+    values = np.array(table, dtype=np.float64).reshape(-1, 6)
+    xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
+    labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
+    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, crowd=values[:, 5].astype(bool))
+
+
+def _parse(word: str, file: Path, number: int) -> list[float]:
+    """x1, y1, x2, y2, class, crowd."""
+    try:
+        values = [float(part) for part in word.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 5:
+        values.append(0.0)
+    if len(values) != 6 or not values[4].is_integer() or abs(values[4]) >= 2**63 or values[5] not in (0.0, 1.0):
+        raise InputError(
+            f"{file} line {number}: found '{word[:60]}', needed x1,y1,x2,y2,class or with ,0 or ,1 (crowd)"
+        )
+    return values
+
+
+LAYOUT = Layout(
+    holds=Dataset,
+    looked_for="{split}.txt with lines 'path x1,y1,x2,y2,class'",
+    find=find,
+    read=read,
+    accepts=lambda path: text.list_kind(path) == "line_txt",
+    writer=Writer(write=write, crowd=True, file_per_image=False, needs_box=True),
+)
