@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from boxwright.nn.faster_rcnn_names import foreign_names
 from torch import Tensor, nn
 
 import boxwright
@@ -33,7 +34,6 @@ from boxwright import models, recipe
 from boxwright.engine import optim
 from boxwright.models.faster_rcnn import FasterRCNN
 from boxwright.nn.deform import DeformConv2d
-from boxwright.nn.faster_rcnn_names import foreign_names
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Batch, Frame
 
@@ -107,7 +107,7 @@ def ours(name: str, weights: Mapping[str, Tensor], images: Tensor, batch: Batch)
         optimizer.zero_grad()
 
     def predict() -> object:
-        return predictor.detect(images * 255, frames, plan.predict.threshold, plan.predict.suppression)
+        return predictor.detect(images * 255, frames, plan.predict.threshold, plan.predict.nms)
 
     return Side(train, predict), network
 

@@ -306,7 +306,7 @@ def test_a_classifier_is_no_detector_in_files_either(made, tmp_path):
 def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
     model, chosen, folder = made
     loaded = bw.load(folder / "whole.onnx", backend=runtime)
-    inside = chosen.with_overrides({"evaluate.suppression": chosen.predict.suppression.model_dump()})
+    inside = chosen.with_overrides({"evaluate.nms": chosen.predict.nms.model_dump()})
     for a, b in zip(loaded(pictures()), Predictor(model, chosen)(pictures()), strict=True):
         assert len(b) > 5
         assert a.size == b.size
@@ -370,9 +370,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
         with pytest.raises(InputError, match=message):
             complete(chosen, **words)
     with pytest.raises(InputError, match="cannot be read"):
-        predictor.detect(
-            torch.zeros(1), [Frame(0, "none.jpg", (4, 4), (4, 4), (1.0, 1.0))], 0.5, chosen.predict.suppression
-        )
+        predictor.detect(torch.zeros(1), [Frame(0, "none.jpg", (4, 4), (4, 4), (1.0, 1.0))], 0.5, chosen.predict.nms)
 
 
 def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):

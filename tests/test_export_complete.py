@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from boxwright.ops.best_first import take_best
 from torch import Tensor, nn
 
 from agreement import assert_same_classes, by_label
@@ -18,13 +19,12 @@ from boxwright.data.canvas import Picture, frame_for, place
 from boxwright.export.canvas import on_canvas
 from boxwright.export.complete import CANDIDATES, candidates, complete_graph
 from boxwright.export.graph import Graph
-from boxwright.ops.best_first import take_best
 from boxwright.ops.nms import suppress
 from boxwright.predict.backend_openvino import core
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import on_canvases
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import CanvasConfig, Recipe, SuppressionConfig
+from boxwright.recipe import CanvasConfig, NMSConfig, Recipe
 from boxwright.types import Detections, Frame
 from test_canvas import waves
 
@@ -109,7 +109,7 @@ def many_boxes(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return boxes, scores, torch.randint(3, (3, count), generator=generator)
 
 
-def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: SuppressionConfig) -> list[Detections]:
+def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: NMSConfig) -> list[Detections]:
     found = [Detections(*(part[i][scores[i] >= 0.2] for part in (boxes, scores, labels))) for i in range(len(boxes))]
     return suppress(found, settings, lowest=0.2)
 
@@ -119,7 +119,7 @@ RULES += [{"kind": "greedy", "iou": 0.1}, {"kind": "soft"}, {"kind": "soft_linea
 
 
 class Suppression(nn.Module):
-    def __init__(self, settings: SuppressionConfig) -> None:
+    def __init__(self, settings: NMSConfig) -> None:
         super().__init__()
         self.settings = settings
 
@@ -130,7 +130,7 @@ class Suppression(nn.Module):
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
 def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None:
-    settings = SuppressionConfig.model_validate(rule | {"keep": keep})
+    settings = NMSConfig.model_validate(rule | {"keep": keep})
     boxes, scores, labels = many_boxes(200, 1)
     chosen, gained = Suppression(settings)(boxes, scores, labels)
     for i, wanted in enumerate(wanted_of(boxes, scores, labels, settings)):
@@ -146,7 +146,7 @@ def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None
 @pytest.mark.parametrize("rule", RULES[2:5], ids=lambda rule: rule["kind"])
 def test_a_trace_keeps_the_loop(rule: dict[str, Any]) -> None:
     """It was seen on an image where nothing is found, and is run on others."""
-    settings = SuppressionConfig.model_validate(rule)
+    settings = NMSConfig.model_validate(rule)
     boxes, scores, labels = many_boxes(200, 1)
     nothing = boxes[2:], scores[2:], labels[2:]
     traced = torch.jit.trace(Suppression(settings), nothing, check_trace=False)
@@ -226,7 +226,7 @@ def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
 
     from boxwright.export import onnx
 
-    settings = SuppressionConfig.model_validate(rule | {"keep": 300})
+    settings = NMSConfig.model_validate(rule | {"keep": 300})
     boxes, scores, labels = many_boxes(200, 1)
     given = {"boxes": boxes / 10, "scores": scores, "labels": labels}
     onnx.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")

@@ -104,7 +104,7 @@ def test_names_axes_and_card(tmp_path: Path) -> None:
 
 
 def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
-    model, recipe = made("tiny_darknet", {"last": "block", "init_deviation": 0.3})
+    model, recipe = made("tiny_darknet", {"last": "block", "init_std": 0.3})
     graph = raw_graph(model, recipe)
     inputs = examples(graph, 1)
     for half in (False, True):

@@ -37,7 +37,7 @@ TASKS = {name: models.module(name).Config.task for name in models.names()}
 CASES = [(name, changes) for name, task in TASKS.items() if task == "detect" for changes in SMALL.get(name, [{}])]
 CLASSIFIERS = [
     ("tiny_darknet", {"last": "plain"}),
-    ("tiny_darknet", {"last": "block", "init_deviation": 0.02}),
+    ("tiny_darknet", {"last": "block", "init_std": 0.02}),
     ("darknet_cls", {"network": "darknet53", "padding": "same"}),
     ("darknet_cls", {"network": "cspdarknet53", "activation": "mish"}),
 ]

@@ -83,7 +83,7 @@ def test_published_schedule_and_canvas():
     assert (ours.train.schedule.kind, ours.train.schedule.lr, ours.train.schedule.eta_min) == ("cosine", 0.01, 0.001)
     assert ours.train.optimizer.weight_decay == 0.001 * 128 / 64
     assert ours.data.canvas == recipe.CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
-    assert ours.evaluate.suppression == recipe.SuppressionConfig(iou=0.65, candidates=30000, keep=300)
+    assert ours.evaluate.nms == recipe.NMSConfig(iou=0.65, candidates=30000, keep=300)
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_darknet"])
@@ -180,4 +180,4 @@ def test_yaml_is_dumped_from_plain_values():
 
 def test_greedy_suppression_counts_no_pixels() -> None:
     with pytest.raises(InputError, match="plus_one counts pixels"):
-        recipe.load("yolov4_coco_608", {"evaluate.suppression.kind": "greedy"})
+        recipe.load("yolov4_coco_608", {"evaluate.nms.kind": "greedy"})

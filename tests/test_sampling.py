@@ -16,7 +16,7 @@ from boxwright.ops.coding import decode, encode
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.nms import keep_greedily
 from boxwright.ops.sampling import Matches, draw, draw_balanced, match, priorities
-from boxwright.recipe import SuppressionConfig, load
+from boxwright.recipe import NMSConfig, load
 from boxwright.types import Batch
 from oracle_weights import ORACLES, sparse
 
@@ -94,7 +94,7 @@ def test_overlap_and_suppression_of_the_zoo(zoo: dict[str, Tensor]) -> None:
     torch.testing.assert_close(overlap, zoo["box.iou_gt_by_anchor"])
     for threshold in (0.5, 0.7):
         boxes = zoo[f"nms.{threshold}.boxes"][:, :4]
-        settings = SuppressionConfig(iou=threshold)
+        settings = NMSConfig(iou=threshold)
         kept = keep_greedily(boxes, torch.zeros(len(boxes), dtype=torch.int64), settings)
         assert torch.equal(kept, zoo[f"nms.{threshold}.keep"])
 

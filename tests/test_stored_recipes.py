@@ -107,7 +107,7 @@ BAD = {
     "canvas": ({"data.canvas.size": [16384, 16384]}, "data.canvas.size: found (16384, 16384), at most 16,777,216 px"),
     "short": ({"data.canvas.short_side": 16000}, "data.canvas.short_side: found 16000, at most"),
     "long": ({"data.canvas.long_side": 10**9}, "data.canvas.long_side: input should be less than or equal to"),
-    "candidates": ({"predict.suppression.candidates": 10**9}, "suppression.candidates: input should be less"),
+    "candidates": ({"predict.nms.pre_nms_top_k": 10**9}, "suppression.candidates: input should be less"),
     "classes": ({"model.classes": 30_000_000}, "model.classes: input should be less than or equal to 32768"),
     "width": ({"model.width": 1e300}, "model.width: input should be less than or equal to 100"),
     "number": ({"train.schedule.lr": 10**4000}, "train.schedule.lr: "),

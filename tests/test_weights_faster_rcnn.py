@@ -25,7 +25,7 @@ from boxwright.nn.resnet import ResNet
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.recipe import NMSConfig, Recipe
 from boxwright.types import Batch, Detections, Frame
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
@@ -142,7 +142,7 @@ def nearest(found: Array, wanted: Array) -> Array:
     return np.abs(found[:, None] - wanted[None]).max(-1).min(0)
 
 
-def _count(found: Detections, settings: SuppressionConfig, threshold: float, by: float) -> int:
+def _count(found: Detections, settings: NMSConfig, threshold: float, by: float) -> int:
     """Detections that stay where both thresholds are stricter by `by`: of 2366, one score lies on the threshold."""
     stricter = settings.model_copy(update={"iou": settings.iou - by})
     return len(suppress([found[found.scores > threshold + by]], stricter)[0])
@@ -176,7 +176,7 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
     canvas = images.shape[2], images.shape[3]
     frame = Frame(0, "", (int(height), int(width)), canvas, (scale[0], scale[1]))
     chosen = recipe.load("faster_rcnn_r50_dcn_coco")
-    every = chosen.evaluate.suppression.model_copy(update={"keep": 10000})
+    every = chosen.evaluate.nms.model_copy(update={"keep": 10000})
     (decoded,) = model.decode(raw, chosen.evaluate.threshold / 2)
     cut = replace(decoded, boxes=frame.to_original(clip(decoded.boxes, canvas)))
     fewest, most = (_count(cut, every, chosen.evaluate.threshold, by) for by in (1e-5, -1e-5))

@@ -77,7 +77,7 @@ def test_reach_belongs_to_its_scale() -> None:
     with torch.device("meta"):
         model = yolov4.build(yolov4.Config(classes=1))
     anchors = torch.ones(3, 3, 2)
-    cells = Cells.of([(1, 1), (2, 2), (4, 4)], model.strides, anchors, model.reach)
+    cells = Cells.of([(1, 1), (2, 2), (4, 4)], model.strides, anchors, model.scale_xy)
     logits = torch.tensor([-1000.0, -1000, 0, 0]).expand(len(cells.corner), 4)
     centre = cells.boxes(logits)[:, 0] + 0.5
     for stride, before in ((32, 0.025), (16, 0.05), (8, 0.1)):

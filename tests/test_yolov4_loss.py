@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from boxwright.ops.yolov4_loss import LossConfig, loss_terms, yolov4_loss
 from torch import Tensor
 
 import oracle_weights
@@ -15,7 +16,6 @@ from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.iou import ciou, zoo_giou
 from boxwright.ops.losses import at_targets
 from boxwright.ops.targets import assign_best, assign_similar
-from boxwright.ops.yolov4_loss import LossConfig, loss_terms, yolov4_loss
 from boxwright.types import Batch
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES, Array
@@ -27,7 +27,7 @@ ANCHORS = torch.tensor(PAIRS).float().view(3, 3, 2).flip(0)
 REACH = (1.05, 1.1, 1.2)
 ZOO = LossConfig()
 CIOU = LossConfig(difference="ciou", normalise="boxes")
-PARTS = LossConfig(difference="parts", box=1, similar_iou=1, normalise="boxes")
+PARTS = LossConfig(difference="parts", box=1, assign_iou=1, normalise="boxes")
 
 
 @pytest.fixture(params=["192x256", "416x416"])

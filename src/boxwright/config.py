@@ -21,12 +21,6 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class ModelConfig(Config):
-    """What the `Config` of each file in `models/` starts from."""
-
-    task: ClassVar[Literal["detect", "classify"]] = "detect"  # what its network answers: boxes, or classes of pictures
-
-
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -34,6 +28,42 @@ Triple = tuple[float, float, float]
 ClassCount = Annotated[int, Field(ge=1, le=32_768)]  # ImageNet's largest set has 21,841
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
+Padding = Literal["symmetric", "same"]
+
+
+class ModelConfig(Config):
+    """What the `Config` of each model starts from: all that other packages ask of one.
+
+    Attributes:
+        task: What its network answers: boxes, or classes of images.
+        size_step: Both sides of the input are multiples of this, px.
+        name: The model's file in `models/`, or the dotted path of a module of the user's.
+        classes: How many classes.
+        mean: Of RGB in [0, 1]; subtracted by the network.
+        std: Of RGB in [0, 1]; divides what is left.
+    """
+
+    task: ClassVar[Literal["detect", "classify"]] = "detect"
+    size_step: ClassVar[int] = 32
+
+    name: str
+    classes: ClassCount
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the network's `forward` takes: `images`, and `extents` where it must know how far each image reaches
+        on its canvas, whose top left it starts at."""
+        return ("images",)
+
+
+class BatchNormModelConfig(ModelConfig):
+    """The same for networks with batch norm."""
+
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
+
 
 LONGEST_CLASS_NAME = 200  # letters
 LONGEST_SHOWN = 100  # letters of a value in a message
@@ -47,7 +77,7 @@ MOST_VALUES = 70_000
 def class_name_fault(name: str) -> str:
     """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
 
-    Names go into files, tables and pictures of all kinds: no control characters and line breaks, no lone surrogates,
+    Names go into files, tables and images of all kinds: no control characters and line breaks, no lone surrogates,
     which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
     """
     if len(name) > LONGEST_CLASS_NAME:

@@ -248,7 +248,7 @@ class Detector(Protocol):
         """Canvas-pixel detections with score >= threshold, one entry an image, before suppression."""
         ...
 
-    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """What `decode` chooses from, in fixed shapes for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
         what it never reports."""
         ...
@@ -269,10 +269,10 @@ class Classifier(Protocol):
         """Named scalar terms, already weighted; their sum is what is minimised."""
         ...
 
-    def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
-        """The `most` best classes of each image (all where there are fewer), their scores after softmax."""
+    def decode(self, raw: tuple[Tensor, ...], k: int) -> list[Classes]:
+        """The `k` best classes of each image (all where there are fewer), their scores after softmax."""
         ...
 
-    def best(self, raw: tuple[Tensor, ...], most: int) -> tuple[Tensor, Tensor]:
+    def topk(self, raw: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
         """The same as two tensors, for graphs: scores (B, K) and labels (B, K)."""
         ...

@@ -137,11 +137,11 @@ class Keeper:
             raise InputError(f"{file}: the state of another optimiser or network; train into another folder") from error
 
     def epoch(self, number: int, state: State) -> None:
-        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep` stay, and `last`.
+        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep_checkpoints` stay, and `last`.
 
         `last` comes last: a run that was killed before goes on before the end of this epoch, and does all of it again.
         """
-        keep = self.recipe.train.keep
+        keep = self.recipe.train.keep_checkpoints
         if keep and self.accelerator.is_main_process:
             self.save(f"epoch-{number:04d}", state)
             numbered = [folder for folder in self.run.iterdir() if re.fullmatch(NUMBERED, folder.name)]

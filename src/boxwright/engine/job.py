@@ -74,7 +74,7 @@ def assemble(recipe: Recipe, training: Any, validation: Any, network: nn.Module,
 def blank_network(recipe: Recipe) -> nn.Module:
     """The network with the random numbers of the seed."""
     torch.manual_seed(recipe.train.seed)
-    network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
+    network: nn.Module = models.build(recipe.model)
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -57,7 +57,7 @@ def _names(predictor: ClassPredictor, dataset: ClassSet) -> tuple[str, ...]:
     """The model's classes. Where its recipe names none, the data set's are its first, and the rest have numbers."""
     if predictor.names:
         return predictor.names
-    classes, held = int(getattr(predictor.recipe.model, "classes", 0)), dataset.names
+    classes, held = predictor.recipe.model.classes, dataset.names
     if len(held) > classes:
         raise InputError(f"{dataset.root}: holds {len(held)} classes, the model has {classes}; take another recipe")
     return (*held, *map(str, range(len(held), classes)))

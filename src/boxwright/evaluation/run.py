@@ -111,7 +111,7 @@ def _info(predictor: Predictor, dataset: Dataset, threshold: float) -> dict[str,
         "pictures": len(dataset),
         "threshold": threshold,
         "plus_one": config.plus_one,
-        "suppression": config.suppression.model_dump(),
+        "nms": config.nms.model_dump(),
         "canvas": predictor.recipe.data.canvas.model_dump(),
         "versions": {
             "boxwright": __version__,
@@ -152,7 +152,7 @@ def detect(
     found: list[Detections] = []
     batches = loader.epoch(0)
     for batch in track(batches, loader.steps_per_epoch, "evaluate", "batches") if rank == 0 else batches:
-        for one in predictor.detect(batch.images, batch.frames, threshold, config.suppression, wanted):
+        for one in predictor.detect(batch.images, batch.frames, threshold, config.nms, wanted):
             boxes = one.boxes + one.boxes.new_tensor([0, 0, config.plus_one, config.plus_one])
             found.append(replace(one, boxes=boxes, labels=classes[one.labels], names=dataset.names))
     return _gather(found, len(dataset), dataset.names) if world > 1 else found

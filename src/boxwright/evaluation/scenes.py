@@ -88,7 +88,7 @@ def evaluate(
     found = detect(predictor, tiles, threshold)
     metrics = judge(predictor, tiles, samples, found, threshold, place)
     found = [replace(one, labels=labels[one.labels], names=scenes.names) for one in found]
-    merged = whole_scenes(found, places, groups, predictor.recipe.evaluate.suppression.iou)
+    merged = whole_scenes(found, places, groups, predictor.recipe.evaluate.nms.iou)
     covered, untiled = _covered(places, groups), sum(not group for group in groups)
     looked = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
     result = voc.score(truth, merged, scenes.names, info=metrics.info | looked)

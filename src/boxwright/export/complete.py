@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from boxwright.export.canvas import Placed, on_canvas
 from boxwright.export.graph import Graph
-from boxwright.ops.best_first import take_best
 from boxwright.ops.boxes import clip
+from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.class_predictor import MOST
 from boxwright.recipe import CanvasConfig, Recipe
 from boxwright.types import Classifier, Detector
 
-CANDIDATES = 2048  # most boxes a picture that enter suppression, the best; `Predictor` takes the recipe's `candidates`
+CANDIDATES = (
+    2048  # most boxes a picture that enter suppression, the best; `Predictor` takes the recipe's `pre_nms_top_k`
+)
 
 
 def complete_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
@@ -47,7 +49,7 @@ class Classify(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         images, _ = on_canvas(pictures, self.canvas)
-        return cast(Classifier, self.model).best(self.model(images / 255), MOST)
+        return cast(Classifier, self.model).topk(self.model(images / 255), MOST)
 
 
 class Detect(nn.Module):
@@ -58,23 +60,23 @@ class Detect(nn.Module):
         self.model = model
         self.canvas = recipe.data.canvas
         self.threshold = recipe.predict.threshold
-        self.suppression = recipe.predict.suppression
+        self.suppression = recipe.predict.nms
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         images, placed = on_canvas(pictures, self.canvas)
         given = [images / 255]
         if "extents" in cast(Detector, self.model).inputs:
             given.append(placed.extent.expand(images.shape[0], 2))
-        boxes, scores = cast(Detector, self.model).dense(self.model(*given))
+        boxes, scores = cast(Detector, self.model).decode_padded(self.model(*given))
         classes = scores.shape[2]
-        boxes, scores, labels = candidates(boxes, scores, self.suppression.candidates)
-        if self.suppression.cut == "canvas":
+        boxes, scores, labels = candidates(boxes, scores, self.suppression.pre_nms_top_k)
+        if self.suppression.clip == "canvas":
             boxes = clip(boxes, self.canvas.size)
         boxes = placed.to_original(boxes)
-        if self.suppression.cut == "picture":
+        if self.suppression.clip == "image":
             boxes, scores = _inside(boxes, scores, placed)
         measured = placed.relative(boxes) if self.suppression.kind == "greedy" else boxes
-        chosen, scores = take_best(measured, scores, labels, classes, self.suppression, self.threshold)
+        chosen, scores = nms_loop(measured, scores, labels, classes, self.suppression, self.threshold)
         boxes, scores = _inside(_rows(boxes, chosen), scores, placed)
         scores, order = scores.topk(scores.shape[1])  # those that went leave no gap
         boxes, labels = _rows(boxes, order), labels.gather(1, chosen.gather(1, order))

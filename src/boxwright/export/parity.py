@@ -259,7 +259,7 @@ def compare_answers(ours: Any, theirs: Any, pictures: Sequence[Picture], card: C
         else:
             lowest = card.recipe.predict.threshold if card.kind == "complete" else LOWEST
             one, other = ours(picture, threshold=lowest), theirs(picture, threshold=lowest)
-            full = len(one) >= card.recipe.predict.suppression.keep
+            full = len(one) >= card.recipe.predict.nms.max_detections
             floor, side = float(one.scores.min()) if full else lowest, max(one.size)
         compared, matched, alone = match(one, other, floor, side, limits)
         total["compared"] += compared
@@ -305,7 +305,7 @@ def _quality(ours: Any, theirs: Any, card: Card, data: str, split: str) -> dict[
     labelled, threshold = open_labelled(data, split, card.recipe), None
     if card.kind == "complete" and card.recipe.model.task == "detect":  # suppressed inside, as for predicting
         threshold = card.recipe.predict.threshold
-        ours.recipe = ours.recipe.with_overrides({"evaluate.suppression": ours.recipe.tree()["predict"]["suppression"]})
+        ours.recipe = ours.recipe.with_overrides({"evaluate.nms": ours.recipe.tree()["predict"]["nms"]})
     found = [evaluate(one, labelled, threshold=threshold).quality for one in (ours, theirs)]
     measure = "top-1" if card.recipe.model.task == "classify" else "AP"
     return {"measure": measure, "pytorch": found[0], "file": found[1]}

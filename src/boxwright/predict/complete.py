@@ -22,7 +22,7 @@ from boxwright.predict.inputs import Picture, Placed, path_of, pixels_of
 from boxwright.predict.loading import Loaded
 from boxwright.predict.predictor import Looked, Predictor, Wanted
 from boxwright.predict.processes import refuse_fork
-from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.recipe import NMSConfig, Recipe
 from boxwright.types import Classes, Detections, Frame
 
 
@@ -35,8 +35,8 @@ class CompletePredictor(Predictor):
     def __init__(self, loaded: Loaded) -> None:
         self.inside = _inside(loaded).predict
         config = loaded.recipe.predict
-        self._refuse_others(config.threshold, config.suppression)
-        same = {"evaluate.threshold": config.threshold, "evaluate.suppression": config.suppression.model_dump()}
+        self._refuse_others(config.threshold, config.nms)
+        same = {"evaluate.threshold": config.threshold, "evaluate.nms": config.nms.model_dump()}
         super().__init__(loaded.model, loaded.recipe.with_overrides(same), loaded.device, loaded.backend)
 
     def place(self, picture: Picture, number: int = 0) -> Placed:
@@ -53,7 +53,7 @@ class CompletePredictor(Predictor):
         images: Tensor,
         frames: Sequence[Frame],
         threshold: float,
-        suppression: SuppressionConfig,
+        suppression: NMSConfig,
         labels: Sequence[int] | None = None,
     ) -> list[Detections]:
         """As in `Predictor`, but of the files that the frames name: canvases are of no use here."""
@@ -73,11 +73,11 @@ class CompletePredictor(Predictor):
             found.append(Detections(boxes[kept], scores[kept], labels[kept], self.names))
         return found
 
-    def _refuse_others(self, threshold: float, suppression: SuppressionConfig) -> None:
+    def _refuse_others(self, threshold: float, suppression: NMSConfig) -> None:
         if threshold < self.inside.threshold:
             _refuse(f"threshold: found {threshold}, the file has {self.inside.threshold} inside")
         if suppression != self.inside.suppression:
-            _refuse(f"suppression: found {suppression.kind} at {suppression.iou}, it is inside the file")
+            _refuse(f"nms: found {suppression.kind} at {suppression.iou}, it is inside the file")
 
 
 class CompleteClassPredictor(ClassPredictor):

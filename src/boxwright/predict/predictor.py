@@ -33,7 +33,7 @@ from boxwright.predict.inputs import (
 )
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
-from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.recipe import NMSConfig, Recipe
 from boxwright.types import Detections, Detector, Frame
 
 
@@ -68,7 +68,7 @@ class Wanted(NamedTuple):
     """Which detections: threshold: lowest score. labels: the classes to keep, None for all."""
 
     threshold: float
-    suppression: SuppressionConfig
+    suppression: NMSConfig
     labels: list[int] | None = None
 
 
@@ -209,7 +209,7 @@ class Predictor:
         """The settings of a call, checked, with the recipe's for those that are None."""
         config = self.recipe.predict
         threshold = config.threshold if threshold is None else check_fraction("threshold", threshold)
-        suppression = config.suppression
+        suppression = config.nms
         if iou is not None:
             if suppression.kind == "soft":
                 raise InputError("iou: suppression of kind soft has none; set its sigma in the recipe")
@@ -239,12 +239,12 @@ class Predictor:
         images: Tensor,
         frames: Sequence[Frame],
         threshold: float,
-        suppression: SuppressionConfig,
+        suppression: NMSConfig,
         labels: Sequence[int] | None = None,
     ) -> list[Detections]:
         """Canvases (B, 3, H, W), uint8 or float in 0..255, to the detections of each picture, on the CPU.
 
-        Boxes are in the original picture's px. Suppression sees whole boxes, but for `suppression.cut`; then they are
+        Boxes are in the original picture's px. Suppression sees whole boxes, but for `nms.clip`; then they are
         cut to the picture, and those with nothing inside it go. labels: the classes to keep, None for all.
         """
         wanted = Wanted(threshold, suppression, None if labels is None else list(labels))
@@ -254,7 +254,7 @@ class Predictor:
     def _forward(self, canvases: Sequence[Tensor], frames: Sequence[Frame]) -> Looked:
         model = cast(Detector, self.model)
         if self.recipe.data.canvas.trim:
-            canvases = trimmed(canvases, frames, getattr(self.recipe.model, "size_step", 1))
+            canvases = trimmed(canvases, frames, self.recipe.model.size_step)
         images = scaled(canvases, self.device, self.backend)
         refuse_fork(self.process)
         network = self.model if self.backend is None else self.backend.forward
@@ -266,13 +266,13 @@ class Predictor:
         suppression = wanted.suppression
         with torch.inference_mode():
             decoded = cast(Detector, self.model).decode(looked.raw, wanted.threshold)
-        if suppression.cut == "canvas":
+        if suppression.clip == "canvas":
             decoded = [replace(one, boxes=clip(one.boxes, looked.size)) for one in decoded]
         found = [
             replace(one, boxes=frame.to_original(one.boxes), names=self.names)
             for one, frame in zip(decoded, frames, strict=True)
         ]
-        if suppression.cut == "picture":
+        if suppression.clip == "image":
             found = [_inside(one, frame.size) for one, frame in zip(found, frames, strict=True)]
         if wanted.labels is not None:
             found = [one[torch.isin(one.labels, one.labels.new_tensor(wanted.labels))] for one in found]
@@ -283,7 +283,7 @@ class Predictor:
         """Labels of classes given by name or label. Raises InputError for one that the model does not know."""
         if classes is None:
             return None
-        count = len(self.names) or int(getattr(self.recipe.model, "classes", 0))
+        count = len(self.names) or self.recipe.model.classes
         labels = []
         for word in classes:
             if isinstance(word, str) and word in self.names:

@@ -202,7 +202,7 @@ def settings_of(
     return {
         "recipe": predictor.recipe.name,
         "threshold": config.threshold if threshold is None else check_fraction("threshold", threshold),
-        "iou": config.suppression.iou if iou is None else check_fraction("iou", iou),
+        "iou": config.nms.iou if iou is None else check_fraction("iou", iou),
         "classes": None if labels is None else [predictor.name_of(label) for label in labels],
         "names": list(predictor.names),
     }

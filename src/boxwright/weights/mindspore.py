@@ -16,16 +16,16 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright import models
 from boxwright.errors import InputError
 from boxwright.files import whole
 from boxwright.recipe import Recipe
+from boxwright.weights import names
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
 
@@ -35,7 +35,7 @@ NUMPY = {
     "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "i1", "UInt8": "u1", "Uint8": "u1",
 }  # fmt: skip
 PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
-OPTIMISER = (
+OPTIMIZER = (
     "moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate",
     "epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense",
 )  # fmt: skip
@@ -48,25 +48,19 @@ CRC_MARK = b"crc_num"
 Piece = tuple[list[int], str, memoryview]  # dims, type and content of one Value
 
 
-def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+def table(model: nn.Module, recipe: Recipe) -> dict[str, str]:
     """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network.
 
     Raises InputError for a network that MindSpore's model zoo does not have.
     """
-    name = recipe.model.name  # type: ignore[attr-defined]
-    translate = getattr(_system(recipe), "mindspore_name", None)
-    if translate is None:
-        raise InputError(
-            f"recipe {recipe.name}: models/{name}.py has no `mindspore_name`; MindSpore's zoo has no {name}"
-        )
-    table = {}
+    foreign, result = names.of(recipe.model), {}
     for own in model.state_dict():
-        foreign = translate(own)
-        if foreign is not None:
-            table[foreign] = own
+        theirs = foreign.mindspore(own)
+        if theirs is not None:
+            result[theirs] = own
         elif not is_optional(own):
             raise InputError(f"recipe {recipe.name}: {own} has no name in MindSpore, whose zoo has no such network")
-    return table
+    return result
 
 
 def read(
@@ -74,53 +68,42 @@ def read(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
 
-    Optimiser state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
+    Optimizer state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
     cell or of an average is dropped; weights that MindSpore keeps as (in, out) are turned. Entries of the zoo's
     classifier fill the backbone, where the model says how.
     Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
     for transfer) stores other anchors than the recipe's.
     """
-    table = names(model, recipe)
+    ours, foreign = table(model, recipe), names.of(recipe.model)
     tensors: dict[str, Tensor] = {}
     unexpected = []
-    unused = getattr(_system(recipe), "mindspore_unused", lambda entry: False)
     for tag, tensor in entries(path):
-        own = _place(tag, table, recipe)
+        own = _own_name(tag, ours, foreign)
         if tag.rpartition(".")[2] in CONSTANTS:
             if tag.endswith(".anchor_grid") and not transfer:
-                _check_anchors(tensor, recipe, path)
+                _check_anchors(tensor, foreign, path)
         elif own is None:
-            if not unused(tag):
+            if not foreign.mindspore_unused(tag):
                 unexpected.append(tag)
         elif own in tensors:
             raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
         else:
-            tensors[own] = tensor.t() if tensor.ndim == 2 and _is_transposed(own, recipe) else tensor
+            tensors[own] = tensor.t() if tensor.ndim == 2 and foreign.mindspore_transposed(own) else tensor
     return tensors, unexpected
 
 
-def _place(tag: str, table: dict[str, str], recipe: Recipe) -> str | None:
-    """Where an entry belongs: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
+def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[Any]) -> str | None:
+    """Our name for an entry: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
     for prefix in PREFIXES:
-        if tag.startswith(prefix) and tag[len(prefix) :] in table:
-            return table[tag[len(prefix) :]]
-    backbone = getattr(_system(recipe), "mindspore_backbone", None)
-    own: str | None = backbone(tag, recipe.model) if backbone else None
-    return own if own in table.values() else None
+        if tag.startswith(prefix) and tag[len(prefix) :] in ours:
+            return ours[tag[len(prefix) :]]
+    own = foreign.mindspore_backbone(tag)
+    return own if own in ours.values() else None
 
 
-def _is_transposed(own: str, recipe: Recipe) -> bool:
-    ask = getattr(_system(recipe), "mindspore_transposed", None)
-    return ask is not None and bool(ask(own))
-
-
-def _system(recipe: Recipe) -> ModuleType:
-    return models.module(recipe.model.name)  # type: ignore[attr-defined]
-
-
-def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
+def _check_anchors(stored: Tensor, foreign: names.ForeignNames[Any], path: Path) -> None:
     """stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
-    anchors = torch.tensor(getattr(recipe.model, "anchors", ()), dtype=torch.float32).flatten()
+    anchors = torch.tensor(foreign.anchors, dtype=torch.float32).flatten()
     if not torch.equal(stored.flatten().float(), anchors):
         raise InputError(
             f"{path}: made with anchors {stored.flatten().tolist()}, the recipe's are {anchors.tolist()}; set "
@@ -130,17 +113,17 @@ def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
 
 def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:
     """Write `model` as .ckpt under MindSpore's names, each after `prefix`; whole or not at all."""
-    state = model.state_dict()
+    state, foreign = model.state_dict(), names.of(recipe.model)
     with whole(path) as part, part.open("wb") as stream:
-        for foreign, own in names(model, recipe).items():
-            tensor = state[own].t() if _is_transposed(own, recipe) else state[own]
+        for theirs, own in table(model, recipe).items():
+            tensor = state[own].t() if foreign.mindspore_transposed(own) else state[own]
             array = tensor.detach().cpu().to(torch.float32).contiguous().numpy()
             for piece in np.array_split(array, max(1, math.ceil(array.nbytes / SLICE))):
-                stream.writelines(_value(prefix + foreign, array.shape, piece.astype("<f4").tobytes()))
+                stream.writelines(_value(prefix + theirs, array.shape, piece.astype("<f4").tobytes()))
 
 
 def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all entries but the optimiser's. Sizes are checked against the file before memory is taken."""
+    """(name, tensor) of all entries but the optimizer's. Sizes are checked against the file before memory is taken."""
     mapped = np.memmap(require(path), np.uint8, "r")
     view = _without_crc(memoryview(mapped.data), path)
     found: dict[str, list[Piece]] = {}
@@ -151,7 +134,7 @@ def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
     if not found:
         raise InputError(f"{path}: holds no parameters; is it a MindSpore checkpoint?")
     for tag, pieces in found.items():
-        if not tag.startswith(OPTIMISER):
+        if not tag.startswith(OPTIMIZER):
             yield tag, _tensor(tag, pieces, path)
 
 

@@ -16,7 +16,7 @@ from boxwright.errors import InputError
 from boxwright.files import open_regular
 
 # What state dicts name. PyTorch's reader with weights_only calls some thirty more, all harmless but for their memory:
-# a bytearray of so many bytes, a quantised tensor of a shape.
+# a bytearray of so many bytes, a quantized tensor of a shape.
 NAMED = re.compile(
     r"collections (?:OrderedDict|Counter)|(?:builtins|__builtin__) set"
     r"|torch (?:\w+Storage|Size|device|(?:b?float|u?int|q?u?int|complex)\d+\w*|bool)|torch\.storage \w+Storage"
@@ -40,7 +40,7 @@ def read(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimiser
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimizer
         state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
