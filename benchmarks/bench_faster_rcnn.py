@@ -88,7 +88,7 @@ def torchvisions(images: Tensor, batch: Batch) -> tuple[Side, Mapping[str, Tenso
 def ours(name: str, weights: Mapping[str, Tensor], images: Tensor, batch: Batch) -> tuple[Side, FasterRCNN]:
     """A recipe's network at work with torchvision's weights, and the network."""
     plan = recipe.load(name, ["train.freeze_norm=true", "predict.threshold=0.05"])
-    network: FasterRCNN = models.module(plan.model.name).build(plan.model)  # type: ignore[attr-defined]
+    network: FasterRCNN = models.build(plan.model)
     missing, unknown = network.load_state_dict(foreign_names(weights, plan.model), strict=False)  # type: ignore[arg-type]
     assert not unknown
     assert all("mask" in key or "offset" in key or "num_batches" in key or key in ("mean", "std") for key in missing)

@@ -22,7 +22,7 @@ CLASSIFIERS = {"darknet53": "darknet53_imagenet_256_darknet", "cspdarknet53": "c
 
 def build(name: str, **changes: object) -> tuple[nn.Module, recipe.Recipe]:
     settings = recipe.load(name, {"data.names": [], **{key.replace("__", "."): one for key, one in changes.items()}})
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     with torch.no_grad():
         for part in model.modules():  # else all batch norms are alike
             if isinstance(part, nn.BatchNorm2d):
@@ -66,7 +66,7 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
     state = model.state_dict()
     found = {
         foreign.removeprefix("feature_map.") if classifier else foreign: state[own].numpy()
-        for foreign, own in mindspore.names(model, settings).items()
+        for foreign, own in mindspore.table(model, settings).items()
         if own.startswith("backbone.")
     }
     (folder / "backbone.ckpt").write_bytes(b"".join(pack({key: value}) for key, value in found.items()))
@@ -132,5 +132,5 @@ def test_every_named_file_fills_the_backbone_of_every_named_recipe(
 def test_every_backbone_has_one_name(name: str) -> None:
     with torch.device("meta"):
         settings = recipe.load(name)
-        model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+        model = models.build(settings.model)
     assert any(key.startswith("backbone.") for key in model.state_dict())

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from boxwright.ops.best_first import take_best
 from torch import Tensor, nn
 
 from agreement import assert_same_classes, by_label
@@ -20,6 +19,7 @@ from boxwright.export.canvas import on_canvas
 from boxwright.export.complete import CANDIDATES, candidates, complete_graph
 from boxwright.export.graph import Graph
 from boxwright.ops.nms import suppress
+from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.backend_openvino import core
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import on_canvases
@@ -114,7 +114,11 @@ def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: NMSConfig
     return suppress(found, settings, lowest=0.2)
 
 
-RULES: list[dict[str, Any]] = [{"kind": "plain"}, {"kind": "plain", "plus_one": True}, {"kind": "diou", "iou": 0.2}]
+RULES: list[dict[str, Any]] = [
+    {"kind": "standard"},
+    {"kind": "standard", "plus_one": True},
+    {"kind": "diou", "iou": 0.2},
+]
 RULES += [{"kind": "greedy", "iou": 0.1}, {"kind": "soft"}, {"kind": "soft_linear", "plus_one": True, "iou": 0.1}]
 
 
@@ -124,13 +128,13 @@ class Suppression(nn.Module):
         self.settings = settings
 
     def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return take_best(boxes, scores, labels, 3, self.settings, 0.2)
+        return nms_loop(boxes, scores, labels, 3, self.settings, 0.2)
 
 
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
 def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None:
-    settings = NMSConfig.model_validate(rule | {"keep": keep})
+    settings = NMSConfig.model_validate(rule | {"max_detections": keep})
     boxes, scores, labels = many_boxes(200, 1)
     chosen, gained = Suppression(settings)(boxes, scores, labels)
     for i, wanted in enumerate(wanted_of(boxes, scores, labels, settings)):
@@ -226,14 +230,14 @@ def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
 
     from boxwright.export import onnx
 
-    settings = NMSConfig.model_validate(rule | {"keep": 300})
+    settings = NMSConfig.model_validate(rule | {"max_detections": 300})
     boxes, scores, labels = many_boxes(200, 1)
     given = {"boxes": boxes / 10, "scores": scores, "labels": labels}
     onnx.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
     session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
     chosen, gained = session.run(None, {name: one.numpy() for name, one in given.items()})
     used = {node.op_type for node in importlib.import_module("onnx").load(tmp_path / "a.onnx").graph.node}
-    assert ("NonMaxSuppression" in used) == (rule["kind"] == "plain")
+    assert ("NonMaxSuppression" in used) == (rule["kind"] == "standard")
     for i, wanted in enumerate(wanted_of(*given.values(), settings)):
         count = len(wanted)
         assert (gained[i] >= 0).sum() == count
@@ -249,7 +253,7 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     chosen = recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
     # With seed 1 this deep network likes two classes of one box equally well to 1e-4, and rounding would choose.
     torch.manual_seed(6 if name == "yolov4_coco_608" else 1)
-    model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    model = models.build(chosen.model)
     with torch.no_grad():
         if chosen.model.name == "faster_rcnn":  # type: ignore[attr-defined]
             model.head.classes.weight.mul_(60)

@@ -9,8 +9,8 @@ from boxwright.types import Batch, ClassBatch, Classifier, Detector, Frame
 from from_the_host import NoNumbersFromTheHost
 
 FEW = {
-    "rpn": {"samples": 2000, "positives": 32, "train_proposals": 60, "test_proposals": 60},
-    "roi": {"samples": 32, "positives": 16},
+    "rpn": {"samples": 2000, "max_positives": 32, "train_proposals": 60, "test_proposals": 60},
+    "roi": {"samples": 32, "max_positives": 16},
 }
 # What makes a system small where its defaults are large; a new model needs no row.
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
         {
             "network": "tiny",
             "width": 0.25,
-            "reach": [1.05, 1.05],
+            "scale_xy": [1.05, 1.05],
             "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]],
         },
     ],

@@ -30,7 +30,7 @@ PICTURES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) 
 def network() -> tuple[torch.nn.Module, recipe.Recipe]:
     small = recipe.load("demo", SMALL)
     torch.manual_seed(0)
-    return models.module(small.model.name).build(small.model), small
+    return models.build(small.model), small
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def darknets_partners(found, reference, threshold):
     assert_same_detections(found, theirs, threshold=threshold, score=2e-3, box=1)
 
 
-@pytest.mark.parametrize(("kind", "darknets"), [("plain", "default"), ("greedy", "greedynms")])
+@pytest.mark.parametrize(("kind", "darknets"), [("standard", "default"), ("greedy", "greedynms")])
 def test_kinds_of_suppression_are_darknets(kind, darknets):
     changes = LATER_CFG | {"predict.nms.kind": kind, "data.canvas.fit": "stretch"}
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=changes)

@@ -42,7 +42,7 @@ def test_shipped(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_builds_and_schedules(name):
     loaded = recipe.load(name)
-    network = models.module(loaded.model.name).build(loaded.model).eval()
+    network = models.build(loaded.model).eval()
     side = 2 * loaded.model.size_step
     assert all(length % loaded.model.size_step == 0 for length in loaded.data.canvas.size)
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_published_schedule_and_canvas():
     assert (ours.train.schedule.kind, ours.train.schedule.lr, ours.train.schedule.eta_min) == ("cosine", 0.01, 0.001)
     assert ours.train.optimizer.weight_decay == 0.001 * 128 / 64
     assert ours.data.canvas == recipe.CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
-    assert ours.evaluate.nms == recipe.NMSConfig(iou=0.65, candidates=30000, keep=300)
+    assert ours.evaluate.nms == recipe.NMSConfig(iou=0.65, pre_nms_top_k=30000, max_detections=300)
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_darknet"])

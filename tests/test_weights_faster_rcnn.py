@@ -176,7 +176,7 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
     canvas = images.shape[2], images.shape[3]
     frame = Frame(0, "", (int(height), int(width)), canvas, (scale[0], scale[1]))
     chosen = recipe.load("faster_rcnn_r50_dcn_coco")
-    every = chosen.evaluate.nms.model_copy(update={"keep": 10000})
+    every = chosen.evaluate.nms.model_copy(update={"max_detections": 10000})
     (decoded,) = model.decode(raw, chosen.evaluate.threshold / 2)
     cut = replace(decoded, boxes=frame.to_original(clip(decoded.boxes, canvas)))
     fewest, most = (_count(cut, every, chosen.evaluate.threshold, by) for by in (1e-5, -1e-5))
@@ -388,6 +388,6 @@ def test_only_faster_rcnn_needs_it(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "a.pt")
     yolo = recipe.load("yolov3_coco_416")
     with torch.device("meta"):
-        model = models.module("yolov3").build(yolo.model)
+        model = models.build(yolo.model)
     with pytest.raises(InputError, match="none of its tensors fits"):
         weights.load(model, tmp_path / "a.pt", yolo, transfer=True)

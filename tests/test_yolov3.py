@@ -288,12 +288,12 @@ def test_normaliser() -> None:
     crowd = torch.tensor([[False, False], [False, True]])
     batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)
     raw = tuple(torch.randn(2, 24, n, n, generator=torch.Generator().manual_seed(1)) for n in (2, 4))
-    by_images = small(loss={"normalise": "images"}).loss_of_raw(raw, batch)
-    by_boxes = small(loss={"normalise": "boxes"}).loss_of_raw(raw, batch)
+    by_images = small(loss={"normalize": "images"}).loss_of_raw(raw, batch)
+    by_boxes = small(loss={"normalize": "boxes"}).loss_of_raw(raw, batch)
     for name in by_images:
         assert by_images[name].item() * 2 == pytest.approx(by_boxes[name].item() * 3)
     empty = replace(batch, labels=torch.full_like(batch.labels, -1))
-    nothing = small(loss={"normalise": "boxes"}).loss_of_raw(raw, empty)
+    nothing = small(loss={"normalize": "boxes"}).loss_of_raw(raw, empty)
     assert nothing["objectness"] > 0
     assert nothing["classes"] == nothing["xy"] == nothing["wh"] == 0
 
@@ -333,7 +333,7 @@ def test_mean_and_deviation_are_inside() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         ({"width": 0.5}, "width is 0.5"),
         ({"std": [1, 0, 1]}, "std.1"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalise'"),
+        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

@@ -283,7 +283,7 @@ def test_candidates_and_suppression():
     """Multi-label candidates above 0.001, then greedy suppression: the 300 rows MindYOLO keeps."""
     truth = oracle("post")
     found = candidates(predictions_of_the_oracle(truth), 0.001)
-    (kept,) = suppress(found, NMSConfig(iou=0.65, candidates=30000, keep=300))
+    (kept,) = suppress(found, NMSConfig(iou=0.65, pre_nms_top_k=30000, max_detections=300))
     ours = torch.cat((kept.boxes, kept.scores[:, None], kept.labels[:, None].float()), 1).numpy()
     np.testing.assert_allclose(ours, truth["nms.eval"], rtol=1e-6, atol=1e-4)
 

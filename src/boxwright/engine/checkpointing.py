@@ -137,7 +137,8 @@ class Keeper:
             raise InputError(f"{file}: the state of another optimiser or network; train into another folder") from error
 
     def epoch(self, number: int, state: State) -> None:
-        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep_checkpoints` stay, and `last`.
+        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep_checkpoints` stay, and
+        `last`.
 
         `last` comes last: a run that was killed before goes on before the end of this epoch, and does all of it again.
         """

@@ -31,9 +31,9 @@ _trained: set[Path] = set()
 _guard = threading.Lock()
 
 # What may differ when a run goes on: where things lie, how fast they are read, what is told.
-FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep_checkpoints",
-        "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate.batch", "predict",
-        "expect")  # fmt: skip
+FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every",
+        "train.keep_checkpoints", "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate.batch",
+        "predict", "expect")  # fmt: skip
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Targets(NamedTuple):
 
     Attributes:
         boxes: (B, K, 4) xyxy px, the sampled anchors or proposals.
-        index: (B, K), among all anchors or proposals.
+        idx: (B, K), among all anchors or proposals.
         sampled: (B, K) bool, rows that hold a sample.
         positive: (B, K) bool.
         matched_gt_idx: (B, K), the object of a positive sample.
@@ -111,7 +111,7 @@ class Targets(NamedTuple):
     """
 
     boxes: Tensor
-    index: Tensor
+    idx: Tensor
     sampled: Tensor
     positive: Tensor
     matched_gt_idx: Tensor
@@ -282,7 +282,7 @@ class FasterRCNN(Network):
         self, batch: Batch, boxes: Tensor, matches: Matches, samples: tuple[Samples, Samples], stds: Tensor
     ) -> Targets:
         positives, negatives = samples
-        index = torch.cat((positives.index, negatives.index), 1)
+        index = torch.cat((positives.idx, negatives.idx), 1)
         is_positive = torch.cat((positives.sampled, torch.zeros_like(negatives.sampled)), 1)
         chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         matched = matches.matched_gt_idx.gather(1, index) * is_positive
@@ -295,8 +295,8 @@ class FasterRCNN(Network):
 
     def rpn_loss(self, targets: Targets, objectness: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         """objectness (B, N), deltas (B, N, 4). Both terms are divided by the number of samples asked for."""
-        logits = objectness.gather(1, targets.index)
-        found = deltas.gather(1, targets.index[..., None].expand(-1, -1, 4))
+        logits = objectness.gather(1, targets.idx)
+        found = deltas.gather(1, targets.idx[..., None].expand(-1, -1, 4))
         wrong = F.binary_cross_entropy_with_logits(logits, targets.positive.float(), reduction="none")
         # beta 1/9: Detectron's sigma of 3
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none", beta=1 / 9).sum(-1)
@@ -307,7 +307,7 @@ class FasterRCNN(Network):
         }
 
     def roi_loss(self, targets: Targets, logits: Tensor, deltas: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M). Both terms are divided by the samples there are."""
+        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M). Both terms are divided by the samples found."""
         truth = torch.zeros_like(targets.matched_gt_idx)
         if labels.shape[1]:
             truth = torch.where(targets.positive, labels.gather(1, targets.matched_gt_idx) + 1, 0)

@@ -56,7 +56,7 @@ class CSPDarkNet53(nn.Module):
 
 
 class TinyStage(nn.Module):
-    """(B, C, H, W) -> its two joined paths (B, C, H, W), and these concatenated to its first layer's output (B, 2C, H, W).
+    """(B, C, H, W) -> its joined paths (B, C, H, W), and these after the output of its first layer (B, 2C, H, W).
 
     Only the second half of the first layer's channels goes on (Darknet's route with groups=2, group_id=1).
     """

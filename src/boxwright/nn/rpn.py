@@ -65,7 +65,7 @@ class RegionProposals(nn.Module):
 
 
 def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool) -> Tensor:
-    """(L, A, 4) xyxy px of the anchors at the first position of each level: sides of stride * scale, of each h / w ratio.
+    """(L, A, 4) xyxy px, the anchors at each level's first position: sides of stride * scale, of each h / w ratio.
 
     Rounded to whole pixels. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
     count both ends, else about 0, as in torchvision.
@@ -103,12 +103,22 @@ def propose(
     plus_one: bool,
     rounds: int = 0,
 ) -> Proposals:
-    """The best boxes of each image: (B, N) and (B, N, 4) -> P = `proposals`.
+    """The best boxes of each image.
 
-    Of each level (with counts[l] of the N anchors) the `pre_nms_top_k` best boxes, clipped to `extents` (B, 2), height and
-    width px of each image, lose those that overlap a better one of their level by more than `iou`; the best of all
-    levels together stay. Boxes thinner than MIN_SIDE go too, but with `plus_one`, where two equal ends are a pixel apart.
-    The overlap here never counts with +1; `plus_one` is that of the deltas. rounds: those of `greedy_fixed_point` on accelerators.
+    Of each level the `pre_nms_top_k` best boxes, clipped to the image, go through NMS; the best of all levels together
+    are kept. Boxes thinner than MIN_SIDE are dropped, but not with `plus_one`, where two equal ends are a pixel apart.
+
+    Args:
+        objectness: (B, N) logits.
+        deltas: (B, N, 4).
+        anchors: (N, 4) xyxy px.
+        counts: Anchors of each level.
+        extents: (B, 2), height and width px of each image.
+        pre_nms_top_k: Boxes a level before NMS.
+        proposals: P, boxes an image after it.
+        iou: Of NMS, whose overlap never counts with +1.
+        plus_one: Of the deltas.
+        rounds: Those of `greedy_fixed_point` on accelerators.
     """
     best = []
     first = 0

@@ -119,7 +119,7 @@ class Cells:
         return self.under(boxes).gather(-1, best[..., None])[..., 0]
 
     def similar(self, boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
-        """boxes (..., 4) xyxy px -> the cells `under` them (..., S*A), and which of them have an anchor of similar shape:
+        """boxes (..., 4) xyxy px -> the cells `under` them (..., S*A), and which have an anchor of similar shape:
         `shape_iou` above `iou`, or the best anchor repeated on another scale (as in YOLOv4-tiny)."""
         fit = shape_iou(boxes[..., 2:] - boxes[..., :2], self.anchors.flatten(0, 1))
         best, first = fit.max(-1, keepdim=True)

@@ -15,7 +15,7 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor, plus_one: bool = False) -> Tensor:
-    """(..., 4) xyxy -> (...). 0 for a box of negative width or height. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
+    """(..., 4) xyxy -> (...). 0 for a box of negative sides. plus_one: width is x2 - x1 + 1, as in `pairwise_iou`."""
     width, height = (boxes[..., 2:] - boxes[..., :2] + int(plus_one)).clamp(min=0).unbind(-1)
     return width * height
 

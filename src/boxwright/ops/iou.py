@@ -63,8 +63,8 @@ def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Generalised IoU of pairs (Rezatofighi et al. 2019, algorithm 1) as the MindSpore zoo's YOLOv4 trains with it:
-    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes relative to the input: `eps` is added to union and enclosing area as they are.
+    """Generalized IoU of pairs (Rezatofighi et al. 2019, algorithm 1) as the MindSpore zoo's YOLOv4 trains with it:
+    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes relative to the input: `eps` is added to both areas as they are.
 
     The sides of the intersection are not clamped at 0. So boxes that are apart on one axis share a negative area, which
     draws them together harder; those apart on both axes share a positive one.

@@ -108,4 +108,4 @@ def _turn(
         share = torch.where(overlap > iou, 0.0, 1.0)
     share = torch.where(labels == labels.gather(1, index), share, 1.0)
     gone = (share == 0) | (torch.arange(left.shape[1], device=left.device) == index)
-    return torch.where(gone, -1.0, left * share), place, best
+    return torch.where(gone, -1.0, left * share), index, best

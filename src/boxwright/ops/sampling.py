@@ -32,11 +32,11 @@ class Samples(NamedTuple):
     """Sampled candidates.
 
     Attributes:
-        index: (B, K) int64, those of the highest priority first.
+        idx: (B, K) int64, those of the highest priority first.
         sampled: (B, K) bool, rows that hold a sample.
     """
 
-    index: Tensor
+    idx: Tensor
     sampled: Tensor
 
 
@@ -109,7 +109,7 @@ def sample_balanced(matches: Matches, priority: Tensor, samples: int, max_positi
     negatives = sample(matches.negative, priority, samples)
     left = samples - positives.sampled.sum(1, keepdim=True)
     rank = torch.arange(samples, device=left.device)
-    return positives, Samples(negatives.index, negatives.sampled & (rank < left))
+    return positives, Samples(negatives.idx, negatives.sampled & (rank < left))
 
 
 def priorities(keys: Tensor, count: int) -> Tensor:

@@ -76,7 +76,7 @@ class CompletePredictor(Predictor):
     def _refuse_others(self, threshold: float, suppression: NMSConfig) -> None:
         if threshold < self.inside.threshold:
             _refuse(f"threshold: found {threshold}, the file has {self.inside.threshold} inside")
-        if suppression != self.inside.suppression:
+        if suppression != self.inside.nms:
             _refuse(f"nms: found {suppression.kind} at {suppression.iou}, it is inside the file")
 
 

@@ -37,9 +37,10 @@ __all__ = [
 class NMSConfig(Config):
     """Non-maximum suppression: by score, within each class of an image."""
 
-    # A box that overlaps a better one by more than `iou` is dropped. standard: overlap is IoU. diou: IoU less the squared
-    # distance of the centers over the squared diagonal of the enclosing box. greedy: that ratio to the power of 0.6
-    # (Darknet's greedynms). The soft kinds lower its score instead. soft: by exp(-IoU^2 / sigma). soft_linear: 1 - IoU.
+    # A box that overlaps a better one by more than `iou` is dropped. standard: overlap is IoU. diou: IoU less the
+    # squared distance of the centers over the squared diagonal of the enclosing box. greedy: that ratio to the power of
+    # 0.6 (Darknet's greedynms). The soft kinds lower its score instead. soft: by exp(-IoU^2 / sigma). soft_linear: by
+    # 1 - IoU.
     kind: Literal["standard", "diou", "greedy", "soft", "soft_linear"] = "standard"
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
     sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less
@@ -142,7 +143,7 @@ class Recipe(Config):
     def training_canvas(self) -> CanvasConfig:
         """What images are loaded on for training: as large as the largest step's input, so that no step enlarges.
 
-        A classifier's are stretched: the window of a step is cut out there, and knows the aspect that the image had. But
+        A classifier's are stretched: the window of a step is cut out there, with the aspect that the image had. But
         where `area` makes it random, it was cut out before and fills the canvas.
         """
         if self.model.task == "classify":

@@ -34,7 +34,7 @@ class ZooNames(ForeignNames[A]):
         return f"feature_map.{theirs}.{ending}" if theirs and ending else None
 
     def mindspore_backbone(self, entry: str) -> str | None:
-        """In the classifier the backbone comes first, after any prefix and `network.` (src/util.py of both detectors)."""
+        """There the backbone comes first, after any prefix and `network.` (src/util.py of both detectors)."""
         layer, *ending = entry.rpartition("network.")[2].rsplit(".", 2)
         module = next((ours for ours, theirs in self.layers.items() if theirs == layer), None)
         leaf = next((ours for ours, theirs in LEAVES.items() if theirs == ".".join(ending)), None)
