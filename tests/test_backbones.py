@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from boxwright import models, recipe, weights
-from boxwright.nn import timm_names
 from boxwright.weights import checkpoint, darknet, mindspore
+from boxwright.weights.names import timm
 from test_weights_mindspore import pack
 
 pytestmark = pytest.mark.slow
@@ -74,13 +74,12 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
 
 
 def timms(folder: Path, network: str) -> list[Path]:
-    """Its names, which `timm_names` translates, for the layers that there are; test_weights_classifiers has timm's own
+    """Its names, which `weights.names.timm` translates, for the layers that there are; test_weights_classifiers has timm's own
     network."""
-    timm = pytest.importorskip("timm")
-    full = timm.create_model(network, pretrained=False).state_dict()
+    full = pytest.importorskip("timm").create_model(network, pretrained=False).state_dict()
     wanted, _ = build(CLASSIFIERS[network])
     names = wanted.state_dict().keys()
-    state = {name: one for name, one in full.items() if not getattr(timm_names, network)({name: one}).keys() - names}
+    state = {name: one for name, one in full.items() if not getattr(timm, network)({name: one}).keys() - names}
     safetensors.torch.save_file(state, folder / "timm.safetensors")
     return [folder / "timm.safetensors"]
 

@@ -10,7 +10,7 @@ from boxwright import config, models, recipe
 from boxwright.engine.schedule import learning_rates
 from boxwright.errors import InputError
 
-FOLDER = Path(recipe.__file__).parent / "recipes"
+FOLDER = Path(recipe.__file__).parents[1] / "recipes"
 NAMES = recipe.names()
 SOME = "yolov3_640_coco"
 
@@ -74,7 +74,7 @@ def test_training_canvas_is_as_large_as_the_largest_step():
 
 def test_positives_are_among_the_samples():
     said = refusal({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
-    assert said == "model.roi: positives is 128, of only 100 samples"
+    assert said == "model.roi: max_positives is 128, of only 100 samples"
 
 
 def test_published_schedule_and_canvas():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
-from boxwright.models.faster_rcnn import Config, FasterRCNN, build, foreign_names, mindspore_name, mindspore_transposed
+from boxwright.models.faster_rcnn import Config, FasterRCNN, build
 from boxwright.nn.resnet import ResNet
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
@@ -28,6 +28,7 @@ from boxwright.predict.predictor import Predictor
 from boxwright.recipe import NMSConfig, Recipe
 from boxwright.types import Batch, Detections, Frame
 from boxwright.weights import mindspore
+from boxwright.weights.names.faster_rcnn import Names
 from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
 from test_resnet import randomise_norms
 from test_weights_mindspore import pack
@@ -65,13 +66,15 @@ def parameters(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("depth", "file"), [(50, "r50.json"), (101, "r101.json.gz"), (152, "r152.json.gz")])
 def test_parameter_lists_of_the_zoo(depth: int, file: str) -> None:
+    chosen = settings(**ZOO | {"depth": depth})
     with torch.device("meta"):
-        state = make(settings(**ZOO | {"depth": depth})).state_dict()
+        state = make(chosen).state_dict()
+    names = Names(chosen.model)
     shapes = {
-        mindspore_name(own): list(reversed(tensor.shape) if mindspore_transposed(own) else tensor.shape)
+        names.mindspore(own): list(reversed(tensor.shape) if names.mindspore_transposed(own) else tensor.shape)
         for own, tensor in state.items()
     }
-    without_place = {own for own in state if mindspore_name(own) is None}
+    without_place = {own for own in state if names.mindspore(own) is None}
     assert {own.rpartition(".")[2] for own in without_place} == {"mean", "std", "num_batches_tracked"}
     del shapes[None]
     assert shapes == {row["name"]: row["shape"] for row in parameters(f"params_network_{file}")}
@@ -366,8 +369,8 @@ def test_torchvisions_older_names(detector: Any) -> None:
     assert isinstance(chosen, Config)
     with torch.device("meta"):
         own = build(chosen).state_dict()
-    for names in (new, old):
-        found = foreign_names(names, chosen)
+    for theirs in (new, old):
+        found = Names(chosen).translate(theirs)
         assert found.keys() == own.keys() - {"mean", "std"}
 
 
@@ -384,7 +387,7 @@ def test_own_names_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_only_faster_rcnn_needs_it(tmp_path: Path) -> None:
-    """A model without `foreign_names` takes a foreign file as before: nothing fits."""
+    """Another model's names translate none of torchvision's: nothing fits."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "a.pt")
     yolo = recipe.load("yolov3_coco_416")
     with torch.device("meta"):

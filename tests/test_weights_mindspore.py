@@ -19,6 +19,7 @@ from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import mindspore
+from boxwright.weights.names.yolov3 import Names
 
 WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
 
@@ -74,7 +75,7 @@ BIAS = np.array([7, 8, 9], np.float32)
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[Part, Recipe]:
     """A small model under the names of a real one."""
     table = {"out.weight": "head.conv6.weight", "out.bias": "head.conv6.bias"}
-    monkeypatch.setattr(models.module("yolov3"), "mindspore_name", table.get)
+    monkeypatch.setattr(Names, "mindspore", lambda self, parameter: table.get(parameter))
     return Part(), recipe.load("yolov3_coco_416")
 
 

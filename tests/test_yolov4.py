@@ -40,7 +40,7 @@ def test_pooling_over_several_extents() -> None:
         plain = [
             F.pad(x, (k // 2,) * 4, value=-torch.inf).unfold(2, k, 1).unfold(3, k, 1).amax((-1, -2)) for k in (13, 9, 5)
         ]
-        assert torch.equal(yolov4.pool_pyramid(x), torch.cat((*plain, x), 1))
+        assert torch.equal(yolov4.spp(x), torch.cat((*plain, x), 1))
 
 
 def test_only_the_second_half_of_the_channels_goes_through_a_tiny_stage() -> None:
@@ -102,7 +102,7 @@ def test_an_uneven_width_fits_together() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         (TINY, "scale_xy holds 3 numbers, tiny needs 2"),
         ({"scale_xy": [1.2, 1.1, 0.5]}, "scale_xy.2"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
+        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:
