@@ -74,8 +74,7 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
 
 
 def timms(folder: Path, network: str) -> list[Path]:
-    """Its names, which `weights.names.timm` translates, for the layers that there are; test_weights_classifiers has timm's own
-    network."""
+    """timm's names, for the layers that there are; test_weights_classifiers has timm's own network."""
     full = pytest.importorskip("timm").create_model(network, pretrained=False).state_dict()
     wanted, _ = build(CLASSIFIERS[network])
     names = wanted.state_dict().keys()

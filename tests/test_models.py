@@ -96,9 +96,15 @@ def test_maps_of_one_stage_come_coarse_first(model: torch.nn.Module) -> None:
     if not model.raw_names[0].startswith("stride"):
         return
     raw = model.eval()(batch(empty=True).images)
-    strides = [SIZE // one.shape[2] for one in raw]
+    strides = [SIZE // level.shape[2] for level in raw]
     assert strides == sorted(strides, reverse=True)
-    assert all(one.shape[:2] == (2, 3 * (5 + 3)) for one in raw)
+    assert [f"stride{stride}" for stride in strides] == list(model.raw_names)
+    boxes, scores = model.decode_padded(raw)
+    anchors, left = divmod(boxes.shape[1], sum(level.shape[2] * level.shape[3] for level in raw))
+    assert (anchors > 0, left, scores.shape) == (True, 0, (2, boxes.shape[1], model.config.classes))
+    (channels,) = {level.shape[1] for level in raw}
+    assert channels % anchors == 0
+    assert channels // anchors >= 4 + model.config.classes  # a box and a score a class, for each anchor
 
 
 def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:
