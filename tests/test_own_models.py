@@ -77,9 +77,6 @@ RECIPE = {
     "model": {"name": NAME, "classes": 2, "mean": [0.5, 0.5, 0.5]},
     "data": {"canvas": {"size": [32, 48]}, "workers": 0},
     "train": {
-        "epochs": 2, "batch": 4, "log_every": 1, "schedule": {"lr": 0.1, "kind": "constant"},
-        "optimizer": {"weight_decay": 0},
-    },
         "epochs": 2,
         "batch": 4,
         "log_every": 1,

@@ -1,4 +1,4 @@
-"""YAML and overrides to frozen pydantic models, strictly. Knows no system, only what the systems' sections share."""
+"""YAML and overrides to frozen pydantic models, strictly. Knows no model, only what the configs of all share."""
 
 import difflib
 import re
@@ -67,11 +67,11 @@ class BatchNormModelConfig(ModelConfig):
 
 LONGEST_CLASS_NAME = 200  # letters
 LONGEST_SHOWN = 100  # letters of a value in a message
-MOST_SHOWN = 5  # faults in a message
+MAX_SHOWN = 5  # faults in a message
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
 LARGEST_YAML = 1 << 20  # bytes
-MOST_VALUES = 70_000
+MAX_VALUES = 70_000
 
 
 def class_name_fault(name: str) -> str:
@@ -122,9 +122,9 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not read", mark)
         self.values += 1
-        if self.values > MOST_VALUES:
+        if self.values > MAX_VALUES:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_VALUES:,} values", mark)
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_VALUES:,} values", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -140,17 +140,17 @@ class _Loader(yaml.SafeLoader):
 
 def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], Any]) -> None:
     """Read words that match `pattern`, which start with one of `first`, as `tag`, and refuse `tag` before others."""
-    whole = re.compile(rf"(?:{pattern})\Z")
+    full = re.compile(rf"(?:{pattern})\Z")
 
     def construct(loader: _Loader, node: Any) -> Any:
         text = loader.construct_scalar(node)
-        if not whole.match(text):
+        if not full.match(text):
             raise yaml.constructor.ConstructorError(
                 None, None, f"'{text[:LONGEST_SHOWN]}' is no {tag} that is read", node.start_mark
             )
         return convert(text)
 
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", full, first)
     _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
 
 
@@ -191,9 +191,9 @@ def read_yaml(path: Path) -> Tree:
         raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
+        line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
-        raise InputError(f"{path}{place}: not valid YAML ({str(reason)[:200]})") from error
+        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds {type(tree).__name__}, needed a mapping of keys to values")
     return tree
@@ -229,13 +229,13 @@ def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
     except pydantic.ValidationError as error:
         faults: list[Any] = []
         for fault in error.errors(include_url=False):
-            if len(faults) > MOST_SHOWN:
+            if len(faults) > MAX_SHOWN:
                 break
             # A list with a bad value is also reported as too short; the value is what to look at.
             if not any(other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults):
                 faults.append(fault)
-        told = [_explain(kind, fault, place) for fault in faults[:MOST_SHOWN]] + ["..."] * (len(faults) > MOST_SHOWN)
-        raise InputError(f"{source}: " + "; ".join(told)) from error
+        lines = [_explain(kind, fault, place) for fault in faults[:MAX_SHOWN]] + ["..."] * (len(faults) > MAX_SHOWN)
+        raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
 def _parse(text: str) -> Any:

@@ -17,18 +17,18 @@ from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
 def flatten(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
     """S maps (B, A*(5+C), h, w) -> float32 (B, N, 5+C), by scale, anchor, row, column."""
-    parts = []
+    levels = []
     for level in raw:
         b, channels, h, w = level.shape
         cells = level.float().reshape(b, anchors, channels // anchors, h * w)
-        parts.append(cells.transpose(2, 3).flatten(1, 2))
-    return torch.cat(parts, 1)
+        levels.append(cells.transpose(2, 3).flatten(1, 2))
+    return torch.cat(levels, 1)
 
 
 def objectness(raw: tuple[Tensor, ...], anchors: int) -> Tensor:
     """`flatten(raw, anchors)[..., 4]`: float32 logits (B, N)."""
-    parts = [level.reshape(len(level), anchors, -1, *level.shape[2:])[:, :, 4].flatten(1) for level in raw]
-    return torch.cat(parts, 1).float()
+    levels = [level.reshape(len(level), anchors, -1, *level.shape[2:])[:, :, 4].flatten(1) for level in raw]
+    return torch.cat(levels, 1).float()
 
 
 def rows_at(raw: tuple[Tensor, ...], anchors: int, image: Tensor, cell: Tensor) -> Tensor:

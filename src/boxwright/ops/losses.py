@@ -48,14 +48,14 @@ def at_targets(rows: Tensor, targets: Targets) -> Tensor:
 
 
 def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
-    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the place of the
-    center within what the cell reaches, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
+    of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
     center, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
     side = torch.where(targets.positive[..., None], side, 1.0)
     scale_xy = cells.scale_xy[targets.cell]
-    place = ((center - cells.corner[targets.cell]) / cells.stride[targets.cell] + (scale_xy - 1) / 2) / scale_xy
+    position = ((center - cells.corner[targets.cell]) / cells.stride[targets.cell] + (scale_xy - 1) / 2) / scale_xy
     logs = (side / cells.anchor[targets.cell]).log()
-    errors = F.binary_cross_entropy_with_logits(found[..., :2], place, reduction="none")
+    errors = F.binary_cross_entropy_with_logits(found[..., :2], position, reduction="none")
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
 

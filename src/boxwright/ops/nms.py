@@ -20,7 +20,7 @@ from boxwright.types import Detections
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Rows of a block, which bounds the memory. 128 is the fastest of 64 to 512 on a CPU; an accelerator takes hardly
-# longer for many than for few.
+# longer for more.
 BLOCK, BLOCK_ELSEWHERE = 128, 4096
 CHECK_EVERY = 4  # rounds between checks whether anything changed, which wait for the accelerator
 

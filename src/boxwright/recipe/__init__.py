@@ -83,7 +83,7 @@ class Expect(Config):
         """`AP50 0.442 here, published 0.331 (source)`; "" where nothing is claimed, or the metric was not measured."""
         if self.value is None or self.metric not in measured:
             return ""
-        origin = ", ".join(part for part in (self.source, self.hardware) if part)
+        origin = ", ".join(word for word in (self.source, self.hardware) if word)
         return f"{self.metric} {measured[self.metric]:.3f} here, published {self.value:g} ({origin})"
 
 

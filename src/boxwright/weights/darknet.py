@@ -82,10 +82,16 @@ def read_header(stream: BinaryIO, path: Path) -> Header:
 def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False) -> dict[str, Tensor]:
     """The tensors of a .weights file under the model's names.
 
-    transfer: the file may be a cut backbone, which ends after any convolution, or hold another number of classes; its
-    heads then come in the shapes of its own classes. It may also be the classifier that the backbone comes from, whose
-    last layer then has no place. `recipe.model` is what `model` was built from.
-    Raises InputError when the file is truncated, too long, or of another network.
+    Args:
+        path: The file.
+        model: Built from `recipe.model`.
+        recipe: Says for which classes, and from which classifier the backbone comes.
+        transfer: The file may also be a cut backbone, which ends after any convolution, or hold another number of
+            classes; its heads then have the shapes of its own classes. Or it is the classifier that the backbone comes
+            from, whose last layer is then left out.
+
+    Raises:
+        InputError: When the file is truncated, too long, or of another network.
     """
     plan = layers(model)
     with require(path).open("rb") as stream:
@@ -106,8 +112,8 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
     Raises InputError for a network with numbers that such a file has no place for.
     """
     state, plan = model.state_dict(), layers(model)
-    held = {name for layer in plan for name, _ in layer}
-    if others := [name for name in state if name not in held and not is_optional(name)]:
+    stored = {name for layer in plan for name, _ in layer}
+    if others := [name for name in state if name not in stored and not is_optional(name)]:
         raise InputError(
             f"{path}: Darknet's files hold convolutions and their batch norm, not {others[0]} and {len(others) - 1} "
             "others of this network; export YOLOv3, YOLOv4 or a classifier, or take another format"
@@ -156,8 +162,8 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
         size = count([layer])
         if left < size:
             if left:
-                place = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
-                raise InputError(f"{line}; it ends {place}, so it is truncated or of another network")
+                position = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
+                raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not transfer:
                 raise InputError(f"{line}; it is a cut with {done} of {len(plan)} convolutions (--transfer loads it)")
             return plan[:done]

@@ -41,7 +41,7 @@ OPTIMIZER = (
 )  # fmt: skip
 CONSTANTS = {"stride", "anchors", "anchor_grid"}  # MindYOLO stores what its head derives from its configuration
 # Limits of what is read: MindSpore's own files have some 5,000 entries of 2 fields, and tensors of 4 dimensions
-MOST_ENTRIES, MOST_FIELDS, MOST_DIMS = 50_000, 16, 8
+MAX_ENTRIES, MAX_FIELDS, MAX_DIMS = 50_000, 16, 8
 SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
 CRC_MARK = b"crc_num"
 
@@ -66,7 +66,7 @@ def table(model: nn.Module, recipe: Recipe) -> dict[str, str]:
 def read(
     path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
+    """The tensors of a .ckpt under the model's names, and the entries that the model does not have.
 
     Optimizer state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
     cell or of an average is dropped; weights that MindSpore keeps as (in, out) are turned. Entries of the zoo's
@@ -127,7 +127,7 @@ def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
     mapped = np.memmap(require(path), np.uint8, "r")
     view = _without_crc(memoryview(mapped.data), path)
     found: dict[str, list[Piece]] = {}
-    for field, value in _fields(view, path, MOST_ENTRIES):
+    for field, value in _fields(view, path, MAX_ENTRIES):
         if field == 1 and isinstance(value, memoryview):
             tag, piece = _read_value(value, path)
             found.setdefault(tag, []).append(piece)
@@ -156,7 +156,7 @@ def _tensor(tag: str, pieces: list[Piece], path: Path) -> Tensor:
 
 def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
     tag, tensor = None, None
-    for field, value in _fields(message, path, MOST_FIELDS):
+    for field, value in _fields(message, path, MAX_FIELDS):
         if field == 1 and isinstance(value, memoryview):
             tag = _text(value, path)
         elif field == 2 and isinstance(value, memoryview):
@@ -165,12 +165,12 @@ def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
         raise InputError(f"{path}: {tag or 'an entry without name'}: holds no tensor; is it a MindSpore checkpoint?")
     dims: list[int] = []
     kind, content = "", memoryview(b"")
-    for field, value in _fields(tensor, path, MOST_FIELDS):
+    for field, value in _fields(tensor, path, MAX_FIELDS):
         if field == 1:
-            numbers = [value] if isinstance(value, int) else islice(_packed(value, path), MOST_DIMS + 1)
+            numbers = [value] if isinstance(value, int) else islice(_packed(value, path), MAX_DIMS + 1)
             dims += [number - (1 << 64) if number >> 63 else number for number in numbers]
-            if len(dims) > MOST_DIMS:
-                raise InputError(f"{path}: {tag}: has more than {MOST_DIMS} dimensions; the file is damaged")
+            if len(dims) > MAX_DIMS:
+                raise InputError(f"{path}: {tag}: has more than {MAX_DIMS} dimensions; the file is damaged")
         elif field == 2 and isinstance(value, memoryview):
             kind = _text(value, path)
         elif field == 3 and isinstance(value, memoryview):
@@ -197,13 +197,13 @@ def _without_crc(view: memoryview, path: Path) -> memoryview:
 # The wire format of protobuf: a key (field number and wire type) and a value, again and again.
 
 
-def _fields(message: memoryview, path: Path, most: int) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(message: memoryview, path: Path, limit: int) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value): integers of wire type 0, byte ranges of the others, never beyond `message`."""
     at = count = 0
     while at < len(message):
         count += 1
-        if count > most:
-            raise InputError(f"{path}: an entry of more than {most:,} fields; not a MindSpore checkpoint, or damaged")
+        if count > limit:
+            raise InputError(f"{path}: an entry of more than {limit:,} fields; not a MindSpore checkpoint, or damaged")
         key, at = _varint(message, at, path)
         field, wire = key >> 3, key & 7
         if wire == 0:

@@ -16,7 +16,7 @@ def without_memory(config: ModelConfig) -> Network:
     """The network of a model's `config` whose parameters have shapes and no memory; other buffers are as always.
 
     What PyTorch's own context `torch.device("meta")` does, too, but that empties the buffers of numbers, and takes two
-    seconds for what it imports; accelerate's `init_empty_weights` takes memory for each parameter before it lets it go.
+    seconds for what it imports; accelerate's `init_empty_weights` allocates each parameter before it frees it.
     """
     with _Empty():
         return models.build(config)

@@ -23,7 +23,7 @@ NAMED = re.compile(
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
 LARGEST_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
-MOST_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
+MAX_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
@@ -90,7 +90,7 @@ def _check_named(file: Path) -> None:
                     f"{file}: cannot be read as a torch state dict (holds {str(argument).replace(' ', '.')[:100]}, "
                     "needed tensors only)"
                 )
-        if _depth_of_tuples(operations) > MOST_NESTED:
+        if _depth_of_tuples(operations) > MAX_NESTED:
             raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
 
 
@@ -116,10 +116,8 @@ def _depth_of_tuples(operations: Sequence[Any]) -> int:
             if pickletools.markobject in operation.stack_before:
                 while (top := stack.pop()) is not None:
                     taken.append(top)
-            places = [
-                one for one in operation.stack_before if one not in (pickletools.markobject, pickletools.stackslice)
-            ]
-            taken += [stack.pop() or 0 for _ in places]
+            markers = (pickletools.markobject, pickletools.stackslice)
+            taken += [stack.pop() or 0 for item in operation.stack_before if item not in markers]
             depth = max(taken, default=0) + name.startswith("TUPLE")
             deepest = max(deepest, depth)
             stack += [depth] * len(operation.stack_after)
