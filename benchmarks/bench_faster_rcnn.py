@@ -33,11 +33,11 @@ from boxwright import models, recipe
 from boxwright.engine import optim
 from boxwright.models.faster_rcnn import FasterRCNN
 from boxwright.nn.deform import DeformConv2d
-from boxwright.nn.faster_rcnn_names import foreign_names
 from boxwright.predict.loading import evaluating
 from boxwright.tasks.base import RawOutputs
 from boxwright.tasks.detect import TASK
 from boxwright.types import Batch, Frame
+from boxwright.weights.names.faster_rcnn import Names
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import torchvision_on_cpu
@@ -90,8 +90,9 @@ def torchvisions(images: Tensor, batch: Batch) -> tuple[Side, Mapping[str, Tenso
 def ours(name: str, weights: Mapping[str, Tensor], images: Tensor, batch: Batch) -> tuple[Side, FasterRCNN]:
     """A recipe's network at work with torchvision's weights, and the network."""
     plan = recipe.load(name, ["train.freeze_norm=true", "predict.threshold=0.05"])
-    network: FasterRCNN = models.module(plan.model.name).build(plan.model)  # type: ignore[attr-defined]
-    missing, unknown = network.load_state_dict(foreign_names(weights, plan.model), strict=False)  # type: ignore[arg-type]
+    network = models.build(plan.model)
+    assert isinstance(network, FasterRCNN)
+    missing, unknown = network.load_state_dict(Names(network.config).translate(weights), strict=False)
     assert not unknown
     assert all("mask" in key or "offset" in key or "num_batches" in key or key in ("mean", "std") for key in missing)
     network.to(images.device)

@@ -24,7 +24,7 @@ from boxwright import memory, models, recipe
 def measure(name: str, batch: int, steps: int) -> None:
     """One line of JSON for this process."""
     loaded = recipe.load(name)
-    network = models.module(loaded.model.name).build(loaded.model)  # type: ignore[attr-defined]
+    network = models.build(loaded.model)
     layout = torch.channels_last if loaded.train.channels_last else torch.contiguous_format
     network.to(memory_format=layout)
     images = torch.rand(batch, 3, *loaded.data.canvas.size).contiguous(memory_format=layout)

@@ -63,8 +63,7 @@ def write_pictures(folder: Path, count: int) -> None:
 
 def random_weights(chosen: Recipe, file: Path) -> None:
     torch.manual_seed(0)
-    module = models.module(chosen.model.name)  # type: ignore[attr-defined]
-    checkpoint.save(file, module.build(chosen.model), chosen)
+    checkpoint.save(file, models.build(chosen.model), chosen)
 
 
 def write_for(runtime: str, weights: str, name: str, file: Path) -> None:

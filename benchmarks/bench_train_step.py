@@ -41,7 +41,7 @@ class BareLoop:
 
     def __init__(self, recipe: Recipe, batch: Batch) -> None:
         self.batch = batch
-        self.network = models.module(recipe.model.name).build(recipe.model).train()  # type: ignore[attr-defined]
+        self.network = models.build(recipe.model).train()
         if recipe.train.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4, momentum=0.9)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from boxwright.predict.inputs import Image, PreparedImage, canvases_of, prepare
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import CanvasConfig, SuppressionConfig
+from boxwright.recipe import CanvasConfig, NMSConfig
 from boxwright.tasks import PostprocessArgs
 from boxwright.types import Frame
 
@@ -20,7 +20,7 @@ def on_canvases(images: Sequence[Image], canvas: CanvasConfig) -> tuple[Tensor, 
 
 
 def detect(
-    predictor: Predictor[Any], images: Tensor, frames: Sequence[Frame], threshold: float, nms: SuppressionConfig
+    predictor: Predictor[Any], images: Tensor, frames: Sequence[Frame], threshold: float, nms: NMSConfig
 ) -> list[Any]:
     """Canvases as above to the detections of each image."""
     pixels = [image.permute(1, 2, 0).contiguous().numpy() for image in images]

@@ -8,7 +8,7 @@ import numpy as np
 COLOURS = {"blue": (220, 60, 40), "green": (40, 200, 60), "red": (40, 60, 220)}  # BGR
 SMALL = {
     "model.last": "plain",
-    "model.init_deviation": 0,
+    "model.init_std": 0,
     "model.norm_momentum": 0.3,  # statistics that are right after a few steps
     "data.canvas.size": [32, 32],
     "data.workers": 0,

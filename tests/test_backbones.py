@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from boxwright import models, recipe, weights
-from boxwright.nn import timm_names
 from boxwright.weights import checkpoint, darknet, mindspore
+from boxwright.weights.names import timm
 from test_weights_mindspore import pack
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ CLASSIFIERS = {"darknet53": "darknet53_imagenet_256_darknet", "cspdarknet53": "c
 
 def build(name: str, **changes: object) -> tuple[nn.Module, recipe.Recipe]:
     settings = recipe.load(name, {"data.names": [], **{key.replace("__", "."): one for key, one in changes.items()}})
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     with torch.no_grad():
         for part in model.modules():  # else all batch norms are alike
             if isinstance(part, nn.BatchNorm2d):
@@ -66,7 +66,7 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
     state = model.state_dict()
     found = {
         foreign.removeprefix("feature_map.") if classifier else foreign: state[own].numpy()
-        for foreign, own in mindspore.names(model, settings).items()
+        for foreign, own in mindspore.table(model, settings).items()
         if own.startswith("backbone.")
     }
     (folder / "backbone.ckpt").write_bytes(b"".join(pack({key: value}) for key, value in found.items()))
@@ -74,13 +74,11 @@ def mindspores(folder: Path, name: str, *, classifier: bool) -> list[Path]:
 
 
 def timms(folder: Path, network: str) -> list[Path]:
-    """Its names, which `timm_names` translates, for the layers that there are; test_weights_classifiers has timm's own
-    network."""
-    timm = pytest.importorskip("timm")
-    full = timm.create_model(network, pretrained=False).state_dict()
+    """timm's names, for the layers that there are; test_weights_classifiers has timm's own network."""
+    full = pytest.importorskip("timm").create_model(network, pretrained=False).state_dict()
     wanted, _ = build(CLASSIFIERS[network])
     names = wanted.state_dict().keys()
-    state = {name: one for name, one in full.items() if not getattr(timm_names, network)({name: one}).keys() - names}
+    state = {name: one for name, one in full.items() if not getattr(timm, network)({name: one}).keys() - names}
     safetensors.torch.save_file(state, folder / "timm.safetensors")
     return [folder / "timm.safetensors"]
 
@@ -132,5 +130,5 @@ def test_every_named_file_fills_the_backbone_of_every_named_recipe(
 def test_every_backbone_has_one_name(name: str) -> None:
     with torch.device("meta"):
         settings = recipe.load(name)
-        model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+        model = models.build(settings.model)
     assert any(key.startswith("backbone.") for key in model.state_dict())

@@ -51,7 +51,7 @@ def plan(**changes):
 def network(chosen, seed=0):
     """With random weights, batch norms that have seen something, and raw maps that differ from cell to cell."""
     torch.manual_seed(seed)
-    model = models.module(chosen.model.name).build(chosen.model)
+    model = models.build(chosen.model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -300,7 +300,7 @@ def test_files_of_classifiers_answer_like_the_weights(tmp_path):
 def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_coco, runtime):
     model, chosen, folder = made
     loaded = bw.load(folder / "whole.onnx", backend=runtime)
-    inside = chosen.with_overrides({"evaluate.suppression": chosen.predict.suppression.model_dump()})
+    inside = chosen.with_overrides({"evaluate.nms": chosen.predict.nms.model_dump()})
     for a, b in zip(loaded(pictures()), Predictor(model, chosen)(pictures()), strict=True):
         assert len(b) > 5
         assert a.size == b.size
@@ -351,12 +351,12 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
     assert complete(lowest)(pictures(1)[0]).labels.tolist() == [1, 0]
     with pytest.raises(InputError, match=r"threshold: found 0.3, the file has 0.5 inside; .*--raw"):
         predictor(pictures(1)[0], threshold=0.3)
-    with pytest.raises(InputError, match=r"suppression: found .* it is inside the file"):
+    with pytest.raises(InputError, match=r"nms: found .* it is inside the file"):
         predictor(pictures(1)[0], iou=0.9)
     assert complete(chosen, predict__threshold=0.7)(pictures(1)[0]).labels.tolist() == [1]
     for words, message in (
         ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
-        ({"predict__suppression__iou": 0.9}, "suppression: found .* it is inside the file"),
+        ({"predict__nms__iou": 0.9}, "nms: found .* it is inside the file"),
         ({"data__canvas__size": [96, 96]}, "data.canvas: found other numbers than the file has inside; .*--raw"),
     ):
         with pytest.raises(InputError, match=message):

@@ -38,7 +38,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
     scenes.write(folder / "data", train=4, val=2, size=64)
     small = recipe.load("demo", SMALL)
-    checkpoint.save(folder / "w.safetensors", models.module("yolov3").build(small.model), small)
+    checkpoint.save(folder / "w.safetensors", models.build(small.model), small)
     Image.fromarray(scenes.scene(0, 9, 64).image).save(folder / "good.png")
     return folder
 

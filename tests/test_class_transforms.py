@@ -157,7 +157,7 @@ def test_colour_order_changes_with_the_step_and_amounts_with_the_picture() -> No
 def test_erased_rectangles_have_the_shares_asked_for() -> None:
     batch = batch_of(torch.zeros(600, 3, 40, 40, dtype=torch.uint8))
     canvas = CanvasConfig(size=(40, 40))
-    result = changed(batch, canvas, erase=0.5, erase_area=(0.1, 0.2), erase_colour=(255, 0, 51)).images
+    result = changed(batch, canvas, erase=0.5, erase_area=(0.1, 0.2), erase_color=(255, 0, 51)).images
     painted = result[:, 0] == 1
     torch.testing.assert_close(result[:, 2], painted * 0.2)
     share = painted.float().mean((1, 2))
@@ -171,7 +171,7 @@ def test_erased_rectangles_have_the_shares_asked_for() -> None:
 
 def test_cutout_reaches_out_of_the_picture() -> None:
     batch = batch_of(torch.zeros(500, 3, 30, 30, dtype=torch.uint8))
-    painted = changed(batch, CanvasConfig(size=(30, 30)), cutout=10, erase_colour=(255, 255, 255)).images[:, 0] == 1
+    painted = changed(batch, CanvasConfig(size=(30, 30)), cutout=10, erase_color=(255, 255, 255)).images[:, 0] == 1
     sides = torch.stack([painted.any(1).sum(1), painted.any(2).sum(1)])
     assert sides.max() == 10
     assert (painted.sum((1, 2)) == sides.prod(0)).all()

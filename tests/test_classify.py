@@ -28,11 +28,11 @@ from boxwright.engine.schedule import learning_rates
 from boxwright.engine.train import optimizer_step, train
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
-from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
 from boxwright.predict.predictor import Predictor, load
 from boxwright.tasks.classify import TASK
 from boxwright.types import ClassBatch
+from boxwright.weights.names.tiny_darknet import Names
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
 from test_weights_oracles import undo_normalisation
 
@@ -113,9 +113,9 @@ def test_three_steps_are_the_zoos() -> None:
     settings = recipes.load("tiny_darknet_imagenet_224", {"train.schedule.kind": "constant"})
     network = build_network(settings)
     known = oracle_weights.mindspore_recipe(ZOO / "params_network.json")
-    state = network.state_dict()
+    names, state = Names(settings.model), network.state_dict()
     for name, tensor in state.items():
-        if theirs := mindspore_name(name):
+        if theirs := names.mindspore(name):
             tensor.copy_(torch.from_numpy(known[theirs]).reshape(tensor.shape))
     config = settings.train
     optimizer = optim.build(network, config)
@@ -140,7 +140,7 @@ def test_three_steps_are_the_zoos() -> None:
             assert terms["classes"].item() == pytest.approx(oracle["losses"][step], rel=bound)
             optimizer_step(terms, network, optimizer, config, alone)
         for name, tensor in network.state_dict().items():
-            if not (theirs := mindspore_name(name)):
+            if not (theirs := names.mindspore(name)):
                 continue
             key, ours = f"after.{theirs}", tensor.flatten().numpy()
             if f"{key}.sub" in oracle:

@@ -211,7 +211,7 @@ class TestReplacing:
 @pytest.fixture(scope="module")
 def finished(tiny_coco, tmp_path_factory):
     """A run of two epochs with each kind of output."""
-    changes = {"train.keep": 1, "train.profile": 2, "train.log_every": 4}
+    changes = {"train.keep_checkpoints": 1, "train.profile": 2, "train.log_every": 4}
     return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished", changes)
 
 
@@ -240,7 +240,7 @@ class TestRunFolder:
             "trace.json",
             "metrics.json",
         }
-        assert "epoch-0001" not in names, "train.keep is 1"
+        assert "epoch-0001" not in names, "train.keep_checkpoints is 1"
         assert "left_out.txt" not in names
 
     def test_log(self, finished):
@@ -268,7 +268,7 @@ class TestRunFolder:
 
     def test_resume_refuses_another_recipe(self, finished, tiny_coco):
         with pytest.raises(InputError, match=r"recipe.yaml: train.batch is 2 there and 3 now"):
-            run(tiny_coco, finished, {"train.keep": 1, "train.batch": 3}, resume=True)
+            run(tiny_coco, finished, {"train.keep_checkpoints": 1, "train.batch": 3}, resume=True)
 
     def test_resume_refuses_other_labels(self, finished, tiny_coco, tmp_path):
         other = shutil.copytree(tiny_coco, tmp_path / "other")
@@ -380,7 +380,7 @@ PLAIN = {  # nothing random but the order, a loss that is a mean over images, st
     "train.epochs": 1,
     "train.augment": {},
     "train.freeze_norm": True,
-    "model.loss.normalise": "images",
+    "model.loss.normalize": "images",
 }
 
 

@@ -52,7 +52,7 @@ def saved(folder: Path, name: str = "demo", **changes: Any) -> Path:
     settings = small_run.SMALL | {"data.names": ["car", "truck", "tank"]} if name == "demo" else {}
     chosen = recipe.load(name, settings | {key.replace("__", "."): value for key, value in changes.items()})
     torch.manual_seed(1)
-    model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    model = models.build(chosen.model)
     if chosen.model.name != "faster_rcnn":  # type: ignore[attr-defined]
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:

@@ -17,11 +17,11 @@ from boxwright.data import scenes
 from boxwright.data.canvas import Picture, frame_for, place
 from boxwright.export.complete import complete_graph
 from boxwright.export.graph import Graph
-from boxwright.ops.best_first import take_best
 from boxwright.ops.nms import suppress
+from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.backend_openvino import core
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import CanvasConfig, Recipe, SuppressionConfig
+from boxwright.recipe import CanvasConfig, NMSConfig, Recipe
 from boxwright.tasks.detect_graph import CANDIDATES, candidates
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import Detections, Frame
@@ -109,28 +109,32 @@ def many_boxes(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return boxes, scores, torch.randint(3, (3, count), generator=generator)
 
 
-def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: SuppressionConfig) -> list[Detections]:
+def wanted_of(boxes: Tensor, scores: Tensor, labels: Tensor, settings: NMSConfig) -> list[Detections]:
     found = [Detections(*(part[i][scores[i] >= 0.2] for part in (boxes, scores, labels))) for i in range(len(boxes))]
     return suppress(found, settings, lowest=0.2)
 
 
-RULES: list[dict[str, Any]] = [{"kind": "plain"}, {"kind": "plain", "plus_one": True}, {"kind": "diou", "iou": 0.2}]
+RULES: list[dict[str, Any]] = [
+    {"kind": "standard"},
+    {"kind": "standard", "plus_one": True},
+    {"kind": "diou", "iou": 0.2},
+]
 RULES += [{"kind": "greedy", "iou": 0.1}, {"kind": "soft"}, {"kind": "soft_linear", "plus_one": True, "iou": 0.1}]
 
 
 class Suppression(nn.Module):
-    def __init__(self, settings: SuppressionConfig) -> None:
+    def __init__(self, settings: NMSConfig) -> None:
         super().__init__()
         self.settings = settings
 
     def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return take_best(boxes, scores, labels, 3, self.settings, 0.2)
+        return nms_loop(boxes, scores, labels, 3, self.settings, 0.2)
 
 
 @pytest.mark.parametrize("keep", [5, 300])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: "-".join(map(str, rule.values())))
 def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None:
-    settings = SuppressionConfig.model_validate(rule | {"keep": keep})
+    settings = NMSConfig.model_validate(rule | {"max_detections": keep})
     boxes, scores, labels = many_boxes(200, 1)
     chosen, gained = Suppression(settings)(boxes, scores, labels)
     for i, wanted in enumerate(wanted_of(boxes, scores, labels, settings)):
@@ -146,7 +150,7 @@ def test_taking_the_best_is_suppression(rule: dict[str, Any], keep: int) -> None
 @pytest.mark.parametrize("rule", RULES[2:5], ids=lambda rule: rule["kind"])
 def test_a_trace_keeps_the_loop(rule: dict[str, Any]) -> None:
     """It was seen on an image where nothing is found, and is run on others."""
-    settings = SuppressionConfig.model_validate(rule)
+    settings = NMSConfig.model_validate(rule)
     boxes, scores, labels = many_boxes(200, 1)
     nothing = boxes[2:], scores[2:], labels[2:]
     traced = torch.jit.trace(Suppression(settings), nothing, check_trace=False)
@@ -226,14 +230,14 @@ def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
 
     from boxwright.export import onnx
 
-    settings = SuppressionConfig.model_validate(rule | {"keep": 300})
+    settings = NMSConfig.model_validate(rule | {"max_detections": 300})
     boxes, scores, labels = many_boxes(200, 1)
     given = {"boxes": boxes / 10, "scores": scores, "labels": labels}
     onnx.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
     session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
     chosen, gained = session.run(None, {name: one.numpy() for name, one in given.items()})
     used = {node.op_type for node in importlib.import_module("onnx").load(tmp_path / "a.onnx").graph.node}
-    assert ("NonMaxSuppression" in used) == (rule["kind"] == "plain")
+    assert ("NonMaxSuppression" in used) == (rule["kind"] == "standard")
     for i, wanted in enumerate(wanted_of(*given.values(), settings)):
         count = len(wanted)
         assert (gained[i] >= 0).sum() == count
@@ -249,7 +253,7 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     chosen = recipe.load(name, {key.replace("__", "."): value for key, value in changes.items()})
     # With seed 1 this deep network likes two classes of one box equally well to 1e-4, and rounding would choose.
     torch.manual_seed(6 if name == "yolov4_coco_608" else 1)
-    model = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
+    model = models.build(chosen.model)
     with torch.no_grad():
         if chosen.model.name == "faster_rcnn":  # type: ignore[attr-defined]
             model.head.classes.weight.mul_(60)
@@ -283,7 +287,7 @@ FEW = {"model__rpn__test_proposals": 60, "predict__threshold": 0.02, "data__canv
 DETECTORS = [
     ("yolov3_tiny_coco_416_darknet", TINY),
     ("yolov4_tiny_coco_416_darknet", TINY),
-    ("demo", TINY | {"predict__suppression__kind": "soft"}),
+    ("demo", TINY | {"predict__nms__kind": "soft"}),
     ("yolov4_coco_608", TINY | {"data__canvas__resize": "linear"}),
     ("yolov3_640_coco", {"data__canvas__size": [64, 96], "predict__threshold": 0.001}),
     ("faster_rcnn_r50_dcn_coco", FEW),

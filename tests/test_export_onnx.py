@@ -25,7 +25,7 @@ pytest.importorskip("openvino")
 
 pytestmark = [pytest.mark.runtimes, pytest.mark.usefixtures("short_networks")]
 SIZE = (64, 96)
-WITHIN = {"name": "faster_rcnn", "within": "picture", "deform": "none"}
+WITHIN = {"name": "faster_rcnn", "clip_proposals_to": "image", "deform": "none"}
 
 
 def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
@@ -33,7 +33,7 @@ def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
     torch.manual_seed(7)
     tree = {"model": {"classes": 3, **changes, "name": name}, "data": {"canvas": {"size": SIZE}}, "name": "small"}
     recipe = from_tree(tree, "test")
-    model = models.module(name).build(recipe.model).eval()
+    model = models.build(recipe.model).eval()
     stir(model)
     return model, recipe
 
@@ -104,7 +104,7 @@ def test_names_axes_and_card(tmp_path: Path) -> None:
 
 
 def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
-    model, recipe = made("tiny_darknet", {"last": "block", "init_deviation": 0.3})
+    model, recipe = made("tiny_darknet", {"last": "block", "init_std": 0.3})
     graph = raw_graph(model, recipe)
     inputs = examples(graph, 1)
     for half in (False, True):

@@ -108,7 +108,7 @@ def test_within_pictures(model: FasterRCNN) -> None:
 
 
 @pytest.mark.parametrize("fit", ["letterbox", "crop"])
-@pytest.mark.parametrize("change", [{"model.within": "picture"}, {"data.canvas.trim": True}])
+@pytest.mark.parametrize("change", [{"model.clip_proposals_to": "image"}, {"data.canvas.trim": True}])
 def test_pictures_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
     (key,) = change
     with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs a picture at the top left"):
@@ -119,9 +119,9 @@ def test_pictures_away_from_the_corner_are_refused(fit: str, change: dict[str, A
 def model(request: pytest.FixtureRequest) -> FasterRCNN:
     """Small in all but the network; with frozen statistics, as the recipes train it."""
     name = {"standard": "faster_rcnn_r50_dcn_coco_standard", "zoo": "faster_rcnn_r50_dcn_coco"}[request.param]
-    few = {"train_proposals": 100, "test_proposals": 50, "samples": 128, "positives": 64}
+    few = {"train_proposals": 100, "test_proposals": 50, "samples": 128, "max_positives": 64}
     changes = {f"model.rpn.{key}": value for key, value in few.items()}
-    changes |= {"model.roi.samples": 64, "model.roi.positives": 32}
+    changes |= {"model.roi.samples": 64, "model.roi.max_positives": 32}
     loaded = recipe.load(name, changes | {"model.classes": 4, "data.names": []})
     assert isinstance(loaded.model, Config)
     torch.manual_seed(0)
@@ -271,7 +271,7 @@ def test_small_objects(model: FasterRCNN) -> None:
     *_, grid, objectness, _ = model.propose(maps, given.images, 10, 10)
     targets = model.rpn_targets(given, grid, torch.rand(1, objectness.shape[1]))
     owners = set(targets.owner[0][targets.positive[0] & targets.drawn[0]].tolist())
-    assert owners == (set() if model.config.rpn.least_iou else set(range(8)))
+    assert owners == (set() if model.config.rpn.min_pos_iou else set(range(8)))
 
 
 def test_roi_loss_by_hand(model: FasterRCNN) -> None:

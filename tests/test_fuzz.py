@@ -195,7 +195,7 @@ def encoded(suffix: str) -> Format:
 def tiny() -> tuple[nn.Module, Recipe]:
     torch.manual_seed(0)
     settings = recipe.load("demo", {"model.width": 0.03, "data.canvas.size": [64, 64], "evaluate.threshold": 0.3})
-    model: nn.Module = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model: nn.Module = models.build(settings.model)
     return model.eval(), settings
 
 

@@ -44,7 +44,7 @@ NEVER_RUN = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 NETWORKS = [(name, changes) for name in ("yolov3", "yolov3_640", "yolov4") for changes in SMALL.get(name, [{}])]
 NETWORKS += [("yolov3", {"padding": "same", "backbone_activation": "relu"})]
 # a leaky slope above 1 takes another branch
-NETWORKS += [*CLASSIFIERS, ("tiny_darknet", {"last": "block", "slope": 1.5})]
+NETWORKS += [*CLASSIFIERS, ("tiny_darknet", {"last": "block", "negative_slope": 1.5})]
 
 
 def network(name: str, changes: dict[str, Any]) -> Any:
@@ -117,10 +117,10 @@ def test_numbers_of_the_zoo(tmp_path: Path, folder: str, name: str, file: str, k
 
 def zoo(settings: recipe.Recipe, entries: Path) -> Any:
     """The network with the zoo's parameters, each drawn from its name."""
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     state = model.state_dict()
     values = mindspore_recipe(entries)
-    for foreign, own in mindspore.names(model, settings).items():
+    for foreign, own in mindspore.table(model, settings).items():
         state[own].copy_(torch.from_numpy(values[foreign]))
     return model.eval()
 
@@ -147,7 +147,7 @@ def zoo_input(oracle: Any) -> Array:
 def test_mindspore_loads_our_checkpoint(tmp_path: Path, folder: str, name: str, file: str) -> None:
     """All names and shapes of the zoo's network, but for what it computes itself or never uses."""
     settings = recipe.load(name)
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     mindspore.write(tmp_path / "x.ckpt", model, settings)
     loaded = ms.load_checkpoint(str(tmp_path / "x.ckpt"))
     (tmp_path / "x.ckpt").unlink()
@@ -159,7 +159,7 @@ def test_mindspore_loads_our_checkpoint(tmp_path: Path, folder: str, name: str, 
         known = {key: shape for key, shape in known.items() if not key.startswith(NEVER_RUN)}
     assert {key: tuple(value.shape) for key, value in loaded.items()} == known
     state = model.state_dict()
-    for foreign, own in mindspore.names(model, settings).items():
+    for foreign, own in mindspore.table(model, settings).items():
         value, ours = loaded[foreign].asnumpy(), state[own].numpy()
         assert np.array_equal(value, ours.T if ours.ndim == 2 else ours)  # dense layers are (in, out) there
 

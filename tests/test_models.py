@@ -9,8 +9,8 @@ from boxwright.types import Batch, ClassBatch, Classifier, Detector, Frame
 from from_the_host import NoNumbersFromTheHost
 
 FEW = {
-    "rpn": {"samples": 2000, "positives": 32, "train_proposals": 60, "test_proposals": 60},
-    "roi": {"samples": 32, "positives": 16},
+    "rpn": {"samples": 2000, "max_positives": 32, "train_proposals": 60, "test_proposals": 60},
+    "roi": {"samples": 32, "max_positives": 16},
 }
 # What makes a system small where its defaults are large; a new model needs no row.
 SMALL = {
@@ -23,7 +23,7 @@ SMALL = {
         {
             "network": "tiny",
             "width": 0.25,
-            "reach": [1.05, 1.05],
+            "scale_xy": [1.05, 1.05],
             "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]],
         },
     ],
@@ -37,7 +37,7 @@ TASKS = {name: models.module(name).Config.task for name in models.names()}
 CASES = [(name, changes) for name, task in TASKS.items() if task == "detect" for changes in SMALL.get(name, [{}])]
 CLASSIFIERS = [
     ("tiny_darknet", {"last": "plain"}),
-    ("tiny_darknet", {"last": "block", "init_deviation": 0.02}),
+    ("tiny_darknet", {"last": "block", "init_std": 0.02}),
     ("darknet_cls", {"network": "darknet53", "padding": "same"}),
     ("darknet_cls", {"network": "cspdarknet53", "activation": "mish"}),
 ]
@@ -96,9 +96,15 @@ def test_maps_of_one_stage_come_coarse_first(model: torch.nn.Module) -> None:
     if not model.raw_names[0].startswith("stride"):
         return
     raw = model.eval()(batch(empty=True).images)
-    strides = [SIZE // one.shape[2] for one in raw]
+    strides = [SIZE // level.shape[2] for level in raw]
     assert strides == sorted(strides, reverse=True)
-    assert all(one.shape[:2] == (2, 3 * (5 + 3)) for one in raw)
+    assert [f"stride{stride}" for stride in strides] == list(model.raw_names)
+    boxes, scores = model.decode_padded(raw)
+    anchors, left = divmod(boxes.shape[1], sum(level.shape[2] * level.shape[3] for level in raw))
+    assert (anchors > 0, left, scores.shape) == (True, 0, (2, boxes.shape[1], model.config.classes))
+    (channels,) = {level.shape[1] for level in raw}
+    assert channels % anchors == 0
+    assert channels // anchors >= 4 + model.config.classes  # a box and a score a class, for each anchor
 
 
 def test_the_mode_changes_batch_norm_only(model: torch.nn.Module) -> None:

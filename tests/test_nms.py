@@ -18,28 +18,28 @@ from oracle_weights import ORACLES
 
 @dataclass(frozen=True)
 class Settings:
-    kind: str = "plain"
+    kind: str = "standard"
     iou: float = 0.5
     sigma: float = 0.5
     plus_one: bool = False
-    candidates: int = 30000
-    keep: int = 30000
+    pre_nms_top_k: int = 30000
+    max_detections: int = 30000
 
 
 def plain(found: Detections, settings: Settings) -> list[int]:
     """The definition, box by box: rows of `found` that stay, best first."""
     boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: settings.candidates]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])[: settings.pre_nms_top_k]
     kept: list[int] = []
     for i in order:
         if all(labels[i] != labels[j] or overlap(boxes[i], boxes[j], settings) <= settings.iou for j in kept):
             kept.append(i)
-    return kept[: settings.keep]
+    return kept[: settings.max_detections]
 
 
 def overlap(a: list[float], b: list[float], settings: Settings) -> float:
     """What a kind compares with its threshold."""
-    if settings.kind == "plain":
+    if settings.kind == "standard":
         return iou(a, b, settings.plus_one)
     hull = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
     centres = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
@@ -67,7 +67,7 @@ def made(count: int, classes: int, seed: int, *, size: float = 200.0, steps: int
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
-@pytest.mark.parametrize("kind", ["plain", "diou", "greedy"])
+@pytest.mark.parametrize("kind", ["standard", "diou", "greedy"])
 @pytest.mark.parametrize(
     ("counts", "classes", "steps", "threshold"),
     [
@@ -114,20 +114,20 @@ def test_a_chain_where_every_box_overlaps_the_next() -> None:
     assert torch.equal(suppress([found], Settings(iou=0.45))[0].boxes, boxes[::2])
 
 
-def test_looking_less_often_gives_the_same() -> None:
+def test_checking_less_often_gives_the_same() -> None:
     alive = torch.ones(50, dtype=torch.bool)
     better = torch.zeros(50, 50).fill_diagonal_(1).roll(-1, 1).tril(-1)  # each overlaps the next
-    for looks in (1, nms.LOOKS, 60):
-        assert nms._rounds(alive, better, looks).nonzero()[:, 0].tolist() == list(range(0, 50, 2))
+    for every in (1, nms.CHECK_EVERY, 60):
+        assert nms._rounds(alive, better, every).nonzero()[:, 0].tolist() == list(range(0, 50, 2))
 
 
 def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
     images = [made(300, 4, seed) for seed in (3, 4)]
     for settings in (
-        Settings(candidates=50),
-        Settings(keep=20),
-        Settings(candidates=60, keep=59),
-        Settings(iou=0.9, keep=3),
+        Settings(pre_nms_top_k=50),
+        Settings(max_detections=20),
+        Settings(pre_nms_top_k=60, max_detections=59),
+        Settings(iou=0.9, max_detections=3),
     ):
         for found, ours in zip(images, suppress(images, settings), strict=True):
             assert_same(ours, found[torch.tensor(plain(found, settings))])
@@ -135,7 +135,7 @@ def test_candidates_enter_and_keep_leave_over_all_classes() -> None:
 
 def test_keep_ends_a_long_class_early_and_rightly() -> None:
     found = made(700, 1, 5, size=2000)
-    settings = Settings(keep=150)
+    settings = Settings(max_detections=150)
     assert_same(suppress([found], settings)[0], found[torch.tensor(plain(found, settings))])
 
 
@@ -144,7 +144,7 @@ def test_keep_at_the_edge_of_a_block(keep: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(nms, "BLOCK", 10)
     x = torch.arange(40.0)[:, None]
     found = Detections(torch.cat((x, x, x + 1, x + 1), 1), torch.linspace(1, 0.1, 40), torch.zeros(40).long())
-    assert_same(suppress([found], Settings(keep=keep))[0], found[:keep])
+    assert_same(suppress([found], Settings(max_detections=keep))[0], found[:keep])
 
 
 def test_names_and_no_images() -> None:
@@ -158,7 +158,7 @@ def test_the_distance_keeps_neighbours_apart() -> None:
     0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
     found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
-    for kind, value in (("plain", 0.538), ("diou", 0.505), ("greedy", 0.408)):
+    for kind, value in (("standard", 0.538), ("diou", 0.505), ("greedy", 0.408)):
         assert len(suppress([found], Settings(kind, iou=value + 0.001))[0]) == 2
         assert len(suppress([found], Settings(kind, iou=value - 0.001))[0]) == 1
 
@@ -197,14 +197,14 @@ def softened(found: Detections, settings: Settings, lowest: float) -> list[tuple
                     left[i] *= math.exp(-shared * shared / settings.sigma)
                 elif shared > settings.iou:
                     left[i] *= 1 - shared
-    return sorted(result, key=lambda each: -each[1])[: settings.keep]
+    return sorted(result, key=lambda each: -each[1])[: settings.max_detections]
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("kind", ["soft", "soft_linear"])
 @pytest.mark.parametrize(("keep", "lowest"), [(1000, 0.001), (1000, 0.3), (40, 0.0)])
 def test_soft_suppression_equals_the_papers_loop(keep: int, lowest: float, kind: str, plus_one: bool) -> None:
-    settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, keep=keep)
+    settings = Settings(kind, iou=0.3, sigma=0.4, plus_one=plus_one, max_detections=keep)
     images = [made(count, classes, seed) for seed, (count, classes) in enumerate([(150, 3), (0, 1), (1, 1), (90, 1)])]
     for found, ours in zip(images, suppress(images, settings, lowest=lowest), strict=True):
         expected = softened(found, settings, lowest)
@@ -231,7 +231,7 @@ def zoo_decoded(oracle: dict[str, np.ndarray]) -> Tensor:
 @pytest.mark.parametrize(
     ("system", "answer", "settings"),
     [
-        ("yolov3_darknet53", "detections", Settings("plain", iou=0.5, plus_one=True)),
+        ("yolov3_darknet53", "detections", Settings("standard", iou=0.5, plus_one=True)),
         ("yolov4", "detections", Settings("diou", iou=0.6, plus_one=True)),
         ("yolov4", "detections_multi_label", Settings("diou", iou=0.6, plus_one=True)),
     ],

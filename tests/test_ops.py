@@ -138,7 +138,7 @@ def test_responsible_stays_inside_the_canvas() -> None:
 
 def test_one_process_counts_alone() -> None:
     assert across_processes(torch.tensor(3)).item() == 3
-    assert across_processes(torch.tensor(0), least=1).item() == 1
+    assert across_processes(torch.tensor(0), minimum=1).item() == 1
 
 
 def test_processes_share_their_mean(tmp_path: Path) -> None:
@@ -151,5 +151,5 @@ def _mean_in_a_process(rank: int, meeting: str, out: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     count = torch.tensor([2, 5][rank])
     # nothing anywhere counts as one in all, so a half for each of the two
-    torch.save(torch.stack((across_processes(count), across_processes(count * 0, least=1))), out / f"{rank}.pt")
+    torch.save(torch.stack((across_processes(count), across_processes(count * 0, minimum=1))), out / f"{rank}.pt")
     dist.destroy_process_group()

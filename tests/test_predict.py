@@ -13,7 +13,7 @@ from boxwright import models, recipe
 from boxwright.predict.inputs import arguments, scaled, trimmed
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import SuppressionConfig
+from boxwright.recipe import NMSConfig
 from boxwright.types import Detections, Frame
 from boxwright.weights import checkpoint
 from canvases import detect
@@ -58,9 +58,11 @@ def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
 
 @pytest.mark.parametrize("name", ["yolov3_tiny_coco_416_darknet", "yolov3_640_coco"])
 def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
-    small = recipe.load(name, {"data.canvas.size": [96, 96], "predict.threshold": 0.0, "predict.suppression.keep": 50})
+    small = recipe.load(
+        name, {"data.canvas.size": [96, 96], "predict.threshold": 0.0, "predict.nms.max_detections": 50}
+    )
     torch.manual_seed(0)
-    model = models.module(small.model.name).build(small.model).to(memory_format=torch.channels_last)
+    model = models.build(small.model).to(memory_format=torch.channels_last)
     pictures = [np.random.default_rng(seed).integers(0, 256, (80, 60 + seed, 3), np.uint8) for seed in range(2)]
     predictor = Predictor(model, small)
     for alone, found in zip([predictor(picture) for picture in pictures], predictor(pictures), strict=True):
@@ -96,16 +98,16 @@ def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
     predictor = Predictor(Beyond(), rectangles_predictor().recipe)
     frame = Frame(0, "", (100, 100), (64, 64), (0.64, 0.64))
     canvas = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    found = detect(predictor, canvas, [frame], 0.1, SuppressionConfig(iou=0.5))[0]
+    found = detect(predictor, canvas, [frame], 0.1, NMSConfig(iou=0.5))[0]
     assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the picture
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
-    for cut in ("picture", "canvas"):
-        assert len(detect(predictor, canvas, [frame], 0.1, SuppressionConfig(iou=0.5, cut=cut))[0]) == 1
+    for cut in ("image", "canvas"):
+        assert len(detect(predictor, canvas, [frame], 0.1, NMSConfig(iou=0.5, clip=cut))[0]) == 1
 
     padded = Frame(0, "", (100, 50), (64, 64), (0.64, 0.64))  # the picture covers the left half of its canvas
-    cuts = {"no": 2, "canvas": 2, "picture": 1}
+    cuts = {"none": 2, "canvas": 2, "image": 1}
     for cut, left in cuts.items():
-        settings = SuppressionConfig(iou=0.6, cut=cut)
+        settings = NMSConfig(iou=0.6, clip=cut)
 
         class Reaching(Rectangles):
             def _one(self, image, threshold):
@@ -131,7 +133,7 @@ def test_detecting_leaves_no_trace_on_the_model_and_none_on_the_result():
 def test_load_takes_run_folders_and_files_and_says_when_it_needs_a_recipe(tmp_path):
     small = recipe.load("demo", {"data.canvas.size": [64, 64]})
     torch.manual_seed(1)
-    model = models.module(small.model.name).build(small.model).eval()
+    model = models.build(small.model).eval()
     (tmp_path / "run" / "best").mkdir(parents=True)
     checkpoint.save(tmp_path / "run" / "best" / "model.safetensors", model, small)
     images = torch.rand(1, 3, 64, 64)

@@ -23,14 +23,14 @@ from boxwright.weights import checkpoint
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"model.width": 0.03, "data.canvas.size": [64, 64], "predict.threshold": 0.0, "predict.suppression.keep": 20}
+SMALL = {"model.width": 0.03, "data.canvas.size": [64, 64], "predict.threshold": 0.0, "predict.nms.max_detections": 20}
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(4)]
 
 
 def network() -> tuple[torch.nn.Module, recipe.Recipe]:
     small = recipe.load("demo", SMALL)
     torch.manual_seed(0)
-    return models.module(small.model.name).build(small.model), small
+    return models.build(small.model), small
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
 def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
-    changed = {"predict.suppression.keep": 7}
+    changed = {"predict.nms.max_detections": 7}
     loaded = bw.load("w.safetensors", overrides=changed, running=Running(2))
     model, small = network()
     around = Predictor(model, small)

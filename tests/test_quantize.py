@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe `demo` made small, with random weights and the classes of `tiny_coco`."""
     chosen = recipe.load("demo", SMALL).with_names(["blue", "red"])
     torch.manual_seed(3)
-    model = models.module("yolov3").build(chosen.model)
+    model = models.build(chosen.model)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -133,7 +133,7 @@ class TestFiles:
         data = class_folder.write(tmp_path / "data", {"train": 2, "val": 2})
         chosen = recipe.load(class_folder.RECIPE, class_folder.SMALL).with_names(sorted(class_folder.COLOURS))
         torch.manual_seed(0)
-        model = models.module("tiny_darknet").build(chosen.model)
+        model = models.build(chosen.model)
         checkpoint.save(tmp_path / "c.safetensors", model, chosen)
         out = tmp_path / "c.onnx"  # for ONNX Runtime: OpenVINO's correction layer by layer takes three times as long
         report = quantize(tmp_path / "c.safetensors", data, out, backend="onnxruntime", pictures=4, max_drop=1)

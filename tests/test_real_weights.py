@@ -35,9 +35,9 @@ def darknets_partners(found, reference, threshold):
     assert_same_detections(found, theirs, threshold=threshold, score=2e-3, box=1)
 
 
-@pytest.mark.parametrize(("kind", "darknets"), [("plain", "default"), ("greedy", "greedynms")])
+@pytest.mark.parametrize(("kind", "darknets"), [("standard", "default"), ("greedy", "greedynms")])
 def test_kinds_of_suppression_are_darknets(kind, darknets):
-    changes = LATER_CFG | {"predict.suppression.kind": kind, "data.canvas.fit": "stretch"}
+    changes = LATER_CFG | {"predict.nms.kind": kind, "data.canvas.fit": "stretch"}
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=changes)
     variants = json.loads((DARKNET / "real" / "nms_variants.json").read_text())
     counts = []

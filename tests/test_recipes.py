@@ -11,7 +11,7 @@ from boxwright.engine.schedule import learning_rates
 from boxwright.errors import InputError
 from boxwright.tasks.detect import training_canvas
 
-FOLDER = Path(recipe.__file__).parent / "recipes"
+FOLDER = Path(recipe.__file__).parents[1] / "recipes"
 NAMES = recipe.names()
 SOME = "yolov3_640_coco"
 
@@ -43,7 +43,7 @@ def test_shipped(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_builds_and_schedules(name):
     loaded = recipe.load(name)
-    network = models.module(loaded.model.name).build(loaded.model).eval()
+    network = models.build(loaded.model).eval()
     side = 2 * loaded.model.size_step
     assert all(length % loaded.model.size_step == 0 for length in loaded.data.canvas.size)
     with torch.inference_mode():
@@ -75,7 +75,7 @@ def test_training_canvas_is_as_large_as_the_largest_step():
 
 def test_positives_are_among_the_samples():
     said = refusal({"model.roi.samples": 100}, "faster_rcnn_r50_dcn_coco")
-    assert said == "model.roi: positives is 128, of only 100 samples"
+    assert said == "model.roi: max_positives is 128, of only 100 samples"
 
 
 def test_published_schedule_and_canvas():
@@ -84,7 +84,7 @@ def test_published_schedule_and_canvas():
     assert (ours.train.schedule.kind, ours.train.schedule.lr, ours.train.schedule.eta_min) == ("cosine", 0.01, 0.001)
     assert ours.train.optimizer.weight_decay == 0.001 * 128 / 64
     assert ours.data.canvas == recipe.CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
-    assert ours.evaluate.suppression == recipe.SuppressionConfig(iou=0.65, candidates=30000, keep=300)
+    assert ours.evaluate.nms == recipe.NMSConfig(iou=0.65, pre_nms_top_k=30000, max_detections=300)
 
 
 @pytest.mark.parametrize("name", ["coco", "coco_darknet"])
@@ -181,4 +181,4 @@ def test_yaml_is_dumped_from_plain_values():
 
 def test_greedy_suppression_counts_no_pixels() -> None:
     with pytest.raises(InputError, match="plus_one counts pixels"):
-        recipe.load("yolov4_coco_608", {"evaluate.suppression.kind": "greedy"})
+        recipe.load("yolov4_coco_608", {"evaluate.nms.kind": "greedy"})

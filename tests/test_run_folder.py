@@ -275,7 +275,7 @@ class TestResume:
         data = shutil.copytree(tiny_coco, tmp_path / "data", copy_function=shutil.copyfile)
         run(data, copy, resume=True)
 
-    @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.suppression.iou": 0.4}])
+    @pytest.mark.parametrize("change", [{"evaluate.threshold": 0.1}, {"evaluate.nms.iou": 0.4}])
     def test_refuses_what_makes_scores_unlike(self, copy: Path, tiny_coco: Path, change: dict[str, object]) -> None:
         with pytest.raises(InputError, match=next(iter(change))):
             run(tiny_coco, copy, ONE | change, resume=True)
@@ -378,7 +378,7 @@ def killed_at(call: int) -> Iterator[list[int]]:
 def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (files, checkpointing):
         monkeypatch.setattr(module, "sync", lambda path: None)  # no power cut is played
-    recipe = recipes.load("demo", {"train.keep": 1})
+    recipe = recipes.load("demo", {"train.keep_checkpoints": 1})
     network = nn.Linear(1, 1)
     optimizer = torch.optim.SGD([{"name": "weight", "params": list(network.parameters())}], momentum=0.9)
     alone = SimpleNamespace(is_main_process=True, scaler=None, device=torch.device("cpu"))

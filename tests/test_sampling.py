@@ -15,8 +15,8 @@ from boxwright.ops.boxes import clip
 from boxwright.ops.coding import decode, encode
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.nms import keep_greedily
-from boxwright.ops.sampling import Matches, draw, draw_balanced, match, priorities
-from boxwright.recipe import SuppressionConfig, load
+from boxwright.ops.sampling import Matches, match, priorities, sample, sample_balanced
+from boxwright.recipe import NMSConfig, load
 from boxwright.types import Batch
 from oracle_weights import ORACLES, sparse
 
@@ -94,7 +94,7 @@ def test_overlap_and_suppression_of_the_zoo(zoo: dict[str, Tensor]) -> None:
     torch.testing.assert_close(overlap, zoo["box.iou_gt_by_anchor"])
     for threshold in (0.5, 0.7):
         boxes = zoo[f"nms.{threshold}.boxes"][:, :4]
-        settings = SuppressionConfig(iou=threshold)
+        settings = NMSConfig(iou=threshold)
         kept = keep_greedily(boxes, torch.zeros(len(boxes), dtype=torch.int64), settings)
         assert torch.equal(kept, zoo[f"nms.{threshold}.keep"])
 
@@ -139,7 +139,7 @@ def training() -> tuple[dict[str, np.ndarray], Batch]:
 
 
 def in_order(count: int) -> Tensor:
-    """Priorities by which the first candidates are drawn, as where the zoo's numbers were made."""
+    """Priorities by which the first candidates are sampled, as where the zoo's numbers were made."""
     return torch.arange(count, 0, -1.0)[None]
 
 
@@ -148,8 +148,20 @@ def test_zoo_counts_anchors_inside_only(zoo: dict[str, Tensor], network: FasterR
     _, batch = training
     # all that counts is negative, since nothing is there
     targets = network.rpn_targets(Batch(batch.images, *(x[:, :0] for x in batch_rows(batch)), ()), boxes, in_order(80))
-    drawn = torch.zeros(80, dtype=torch.bool).scatter(0, targets.place[0][targets.drawn[0]], True)
-    assert torch.equal(drawn, zoo["box.valid_192x320"])
+    sampled = torch.zeros(80, dtype=torch.bool).scatter(0, targets.idx[0][targets.sampled[0]], True)
+    assert torch.equal(sampled, zoo["box.valid_192x320"])
+
+
+def test_an_anchor_may_extend_beyond_the_canvas_by_the_allowed_border(training: tuple) -> None:
+    _, batch = training  # 320 x 192 px
+    grid = torch.tensor([[0.0, 0, 319, 191], [-8, 0, 20, 20], [0, -9, 20, 20], [300, 0, 327, 20], [0, 180, 20, 200]])
+    for border, usable in ((None, [0, 1, 2, 3, 4]), (0, [0]), (8, [0, 1, 3]), (8.5, [0, 1, 3]), (9, [0, 1, 2, 3, 4])):
+        with torch.device("meta"):
+            model = FasterRCNN(Config(classes=80, deform="none", rpn={"allowed_border": border}))
+        model.unit = ONES
+        none = Batch(batch.images, *(rows[:, :0] for rows in batch_rows(batch)), ())
+        targets = model.rpn_targets(none, grid, in_order(5))
+        assert sorted(targets.idx[0][targets.sampled[0]].tolist()) == usable
 
 
 def batch_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,10 +169,10 @@ def batch_rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dense(targets: Targets, values: Tensor, count: int) -> np.ndarray:
-    """values (1, K, ...) of the drawn samples at their places among all `count` candidates."""
-    chosen = targets.drawn[0]
+    """values (1, K, ...) of the samples at their indices among all `count` candidates."""
+    chosen = targets.sampled[0]
     full = torch.zeros(count, *values.shape[2:])
-    full[targets.place[0][chosen]] = values[0][chosen].float()
+    full[targets.idx[0][chosen]] = values[0][chosen].float()
     return full.numpy()
 
 
@@ -168,7 +180,7 @@ def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
     oracle, batch = training
     grid = anchors(base_anchors(STRIDES, 8, RATIOS, True), [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)], STRIDES)
     targets = network.rpn_targets(batch, grid, in_order(len(grid)))
-    drawn = dense(targets, torch.ones_like(targets.drawn), len(grid))
+    drawn = dense(targets, torch.ones_like(targets.sampled), len(grid))
     np.testing.assert_array_equal(drawn, sparse(oracle, "rpn.label_weight"))
     positive = dense(targets, targets.positive, len(grid))
     np.testing.assert_array_equal(positive, sparse(oracle, "rpn.bbox_weight"))
@@ -185,10 +197,10 @@ def test_roi_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
     found = Proposals(*(torch.from_numpy(oracle[f"rcnn.{key}"])[None] for key in ("proposals", "proposal_mask")))
     targets = network.roi_targets(batch, found, in_order(2008))
     drawn = oracle["rcnn.mask"][:, 0] > 0
-    np.testing.assert_array_equal(targets.drawn[0].numpy(), drawn)
+    np.testing.assert_array_equal(targets.sampled[0].numpy(), drawn)
     np.testing.assert_allclose(targets.boxes[0][drawn], oracle["rcnn.bboxes"][drawn])
     np.testing.assert_allclose(targets.deltas[0][drawn], oracle["rcnn.deltas"][drawn], rtol=1e-5, atol=1e-6)
-    labels = torch.where(targets.positive, batch.labels.gather(1, targets.owner) + 1, 0)[0]
+    labels = torch.where(targets.positive, batch.labels.gather(1, targets.matched_gt_idx) + 1, 0)[0]
     np.testing.assert_array_equal(labels[drawn], oracle["rcnn.labels"][drawn])
 
 
@@ -197,10 +209,10 @@ def boxes_of(*rows: tuple[float, float, float, float]) -> Tensor:
 
 
 def matched(candidates: Tensor, objects: Tensor, crowd: list[bool] | None = None, **changes: float) -> Matches:
-    known = torch.ones(objects.shape[:2], dtype=torch.bool)
-    hidden = torch.zeros_like(known) if crowd is None else torch.tensor([crowd])
-    limits = {"positive": 0.7, "negative": 0.3, "least": 0.3} | changes
-    return match(candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), objects, known, hidden, **limits)
+    valid_gt = torch.ones(objects.shape[:2], dtype=torch.bool)
+    in_crowd = torch.zeros_like(valid_gt) if crowd is None else torch.tensor([crowd])
+    limits = {"positive": 0.7, "negative": 0.3, "minimum": 0.3} | changes
+    return match(candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), objects, valid_gt, in_crowd, **limits)
 
 
 def test_match_by_hand() -> None:
@@ -215,16 +227,16 @@ def test_match_by_hand() -> None:
     found = matched(candidates, objects)
     assert found.positive.tolist() == [[True, False, True, False, False]]
     assert found.negative.tolist() == [[False, False, False, True, True]]
-    assert found.owner[0, 0] == 0
-    assert found.owner[0, 2] == 1
-    assert matched(candidates, objects, least=0.41).positive.tolist() == [[True, False, False, False, False]]
+    assert found.matched_gt_idx[0, 0] == 0
+    assert found.matched_gt_idx[0, 2] == 1
+    assert matched(candidates, objects, minimum=0.41).positive.tolist() == [[True, False, False, False, False]]
 
 
 def test_match_gives_a_box_to_the_last_that_claims_it() -> None:
     """Both objects have no better candidate; the first overlaps it more."""
     found = matched(boxes_of((0, 0, 10, 10), (50, 0, 60, 10)), boxes_of((0, 0, 10, 9), (0, 0, 10, 5)))
     assert found.positive.tolist() == [[True, False]]
-    assert found.owner[0, 0] == 1
+    assert found.matched_gt_idx[0, 0] == 1
 
 
 def test_match_leaves_crowd_regions_alone() -> None:
@@ -249,22 +261,22 @@ def test_match_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 20 < whole.positive.sum() < 380
 
 
-def test_draw() -> None:
+def test_sample() -> None:
     wanted = torch.tensor([[True, False, True, True], [False, False, False, True], [False] * 4])
     priority = torch.tensor([[0.1, 0.9, 0.0, 0.5]]).expand(3, -1)
-    found = draw(wanted, priority, 2)
-    assert found.place.tolist() == [[3, 0], [3, 0], [0, 0]]
-    assert found.drawn.tolist() == [[True, True], [True, False], [False, False]]
-    assert draw(wanted, priority, 6).drawn.sum(1).tolist() == [3, 1, 0]
-    assert draw(wanted[:, :0], priority[:, :0], 3).drawn.tolist() == [[False] * 3] * 3
+    found = sample(wanted, priority, 2)
+    assert found.idx.tolist() == [[3, 0], [3, 0], [0, 0]]
+    assert found.sampled.tolist() == [[True, True], [True, False], [False, False]]
+    assert sample(wanted, priority, 6).sampled.sum(1).tolist() == [3, 1, 0]
+    assert sample(wanted[:, :0], priority[:, :0], 3).sampled.tolist() == [[False] * 3] * 3
 
 
-def test_draw_balanced() -> None:
+def test_sample_balanced() -> None:
     positive = torch.arange(100) < torch.tensor([[50], [3]])
-    found = draw_balanced(Matches(torch.zeros(2, 100).long(), positive, ~positive), torch.rand(2, 100), 40, 10)
-    assert [one.drawn.sum(1).tolist() for one in found] == [[10, 3], [30, 37]]
-    assert positive.gather(1, found[0].place)[found[0].drawn].all()
-    assert not positive.gather(1, found[1].place)[found[1].drawn].any()
+    found = sample_balanced(Matches(torch.zeros(2, 100).long(), positive, ~positive), torch.rand(2, 100), 40, 10)
+    assert [one.sampled.sum(1).tolist() for one in found] == [[10, 3], [30, 37]]
+    assert positive.gather(1, found[0].idx)[found[0].sampled].all()
+    assert not positive.gather(1, found[1].idx)[found[1].sampled].any()
 
 
 def test_priorities() -> None:
@@ -285,7 +297,7 @@ def test_proposals_by_hand() -> None:
     """Two levels of two anchors; the second level's worse box lies on its better one; one overhangs the picture."""
     grid = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 40, 40], [20, 20, 40, 41]])
     scores = torch.tensor([[2.0, 1.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
-    settings = {"candidates": 2, "iou": 0.7, "plus_one": False}
+    settings = {"pre_nms_top_k": 2, "iou": 0.7, "plus_one": False}
     extents = torch.tensor([[32.0, 30.0]] * 2)
     found = propose(scores, torch.zeros(2, 4, 4), grid, [2, 2], extents, proposals=5, **settings)
     assert found.valid.tolist() == [[True, True, False, False, False]] * 2
@@ -325,7 +337,7 @@ def test_proposals_end_where_each_picture_does() -> None:
     grid = torch.tensor([[0.0, 0, 10, 10], [12, 0, 20, 10]])
     extents = torch.tensor([[32.0, 30.0], [5.0, 9.0]])
     for plus_one in (False, True):
-        settings = {"candidates": 2, "proposals": 2, "iou": 0.7, "plus_one": plus_one}
+        settings = {"pre_nms_top_k": 2, "proposals": 2, "iou": 0.7, "plus_one": plus_one}
         found = propose(torch.tensor([[1.0, 2.0]] * 2), torch.zeros(2, 2, 4), grid, [2], extents, **settings)
         assert found.valid.tolist() == [[True, True], [True, plus_one]]
         assert found.boxes[0].tolist() == [[12, 0, 20, 10], [0, 0, 10, 10]]

@@ -84,7 +84,7 @@ def test_what_is_taken_of_a_stored_recipe(write: Callable[[Path, object], Path],
     theirs = changed(
         data__workers=400, data__cache="/elsewhere", data__root="/elsewhere", data__max_boxes=1, data__kind="voc",
         data__names=["a", "b", "c"], data__canvas__fill=7, train__epochs=9, train__freeze=["network"],
-        evaluate__threshold=0.125, predict__suppression__iou=0.375, predict__batch=1_000_000, summary="x",
+        evaluate__threshold=0.125, predict__nms__iou=0.375, predict__batch=1_000_000, summary="x",
     )  # fmt: skip
     found = loading.recipe_of(write(tmp_path, theirs), None).tree()
     plain = recipe.load("demo").tree()
@@ -97,7 +97,7 @@ def test_what_is_taken_of_a_stored_recipe(write: Callable[[Path, object], Path],
     assert (found["data"]["canvas"], found["data"]["names"], found["data"]["kind"]) == (
         theirs["data"]["canvas"], theirs["data"]["names"], "voc",
     )  # fmt: skip
-    assert (found["evaluate"]["threshold"], found["predict"]["suppression"]["iou"]) == (0.125, 0.375)
+    assert (found["evaluate"]["threshold"], found["predict"]["nms"]["iou"]) == (0.125, 0.375)
     assert found["predict"]["batch"] == 2**23 // 64**2  # the largest batch for canvases of 64 px
     assert found["evaluate"]["batch"] == theirs["evaluate"]["batch"]
 
@@ -107,7 +107,7 @@ BAD = {
     "canvas": ({"data.canvas.size": [16384, 16384]}, "data.canvas.size: found (16384, 16384), at most 16,777,216 px"),
     "short": ({"data.canvas.short_side": 16000}, "data.canvas.short_side: found 16000, at most"),
     "long": ({"data.canvas.long_side": 10**9}, "data.canvas.long_side: input should be less than or equal to"),
-    "candidates": ({"predict.suppression.candidates": 10**9}, "suppression.candidates: input should be less"),
+    "candidates": ({"predict.nms.pre_nms_top_k": 10**9}, "nms.pre_nms_top_k: input should be less"),
     "classes": ({"model.classes": 30_000_000}, "model.classes: input should be less than or equal to 32768"),
     "width": ({"model.width": 1e300}, "model.width: input should be less than or equal to 100"),
     "number": ({"train.schedule.lr": 10**4000}, "train.schedule.lr: "),
@@ -165,7 +165,7 @@ def test_networks_without_memory(name: str) -> None:
     torch.manual_seed(0)
     empty = without_memory(settings)
     assert torch.equal(torch.rand(1), torch.manual_seed(0) and torch.rand(1))  # nothing was drawn
-    full = models.module(settings.name).build(settings)
+    full = models.build(settings)
     assert all(parameter.is_meta for parameter in empty.parameters())
     assert [(key, value.shape) for key, value in empty.named_parameters()] == [
         (key, value.shape) for key, value in full.named_parameters()

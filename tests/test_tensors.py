@@ -50,7 +50,7 @@ def test_the_network_says_of_a_file_what_it_says_of_the_picture(
     root = class_folder.write(tmp_path / "cells", {"val": 1}) if classifies else tiny_coco
     tensors.write(root, tmp_path / "out", chosen, "val", 2, kind)
     tree = index_of(tmp_path / "out")
-    model = models.module(chosen.model.name).build(chosen.model).eval()  # type: ignore[attr-defined]
+    model = models.build(chosen.model).eval()
     assert len(tree["pictures"]) == 2
     for row in tree["pictures"]:
         with torch.inference_mode():

@@ -152,7 +152,7 @@ def test_the_zoos_file_for_cifar(zoo_values: dict[str, Array], tmp_path: Path) -
 def test_darknets_network_has_no_name_in_the_zoo() -> None:
     settings = recipe.load("tiny_darknet_imagenet_224_darknet")
     with pytest.raises(InputError, match=r"last\.weight has no name in MindSpore"):
-        mindspore.names(classifier(settings), settings)
+        mindspore.table(classifier(settings), settings)
 
 
 def test_fresh_weights_are_the_zoos() -> None:

@@ -29,7 +29,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = recipe.load("yolov4_tiny_coco_416_darknet").with_names(list("abcde"))
     small = base.with_overrides({"model.width": 0.125, "data.canvas.size": [96, 96]})
     torch.manual_seed(3)
-    checkpoint.save(file, models.module("yolov4").build(small.model), small)
+    checkpoint.save(file, models.build(small.model), small)
     return file
 
 

@@ -174,7 +174,7 @@ def test_zoo_backbone_starts_yolov3(prefix: str, tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").unlink()
     assert unexpected == ["head.end_point.weight"]
     theirs = {f"feature_map.{name.removeprefix(prefix)}": value for name, value in values.items()}
-    names = {own: foreign for foreign, own in mindspore.names(model, settings).items() if foreign in theirs}
+    names = {own: foreign for foreign, own in mindspore.table(model, settings).items() if foreign in theirs}
     assert len(names) == 52 * 5
     assert tensors.keys() == names.keys()
     assert all(np.array_equal(tensors[own].numpy(), theirs[foreign]) for own, foreign in names.items())

@@ -34,7 +34,7 @@ def tiny() -> Recipe:
 
 
 def build(settings: Recipe) -> nn.Module:
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     assert isinstance(model, nn.Module)
     return model
 

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 from boxwright import models, recipe, weights
 from boxwright.errors import InputError
-from boxwright.models.faster_rcnn import Config, FasterRCNN, build, foreign_names, mindspore_name, mindspore_transposed
+from boxwright.models.faster_rcnn import Config, FasterRCNN, build
 from boxwright.nn.resnet import ResNet
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.predict.predictor import Predictor
-from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.recipe import NMSConfig, Recipe
 from boxwright.types import Batch, Detections, Frame
 from boxwright.weights import mindspore
+from boxwright.weights.names.faster_rcnn import Names
 from canvases import detect
 from oracle_weights import ORACLES, Array, mindspore_input, mindspore_recipe, sampled_pair
 from test_resnet import randomise_norms
@@ -66,13 +67,15 @@ def parameters(name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("depth", "file"), [(50, "r50.json"), (101, "r101.json.gz"), (152, "r152.json.gz")])
 def test_parameter_lists_of_the_zoo(depth: int, file: str) -> None:
+    chosen = settings(**ZOO | {"depth": depth})
     with torch.device("meta"):
-        state = make(settings(**ZOO | {"depth": depth})).state_dict()
+        state = make(chosen).state_dict()
+    names = Names(chosen.model)
     shapes = {
-        mindspore_name(own): list(reversed(tensor.shape) if mindspore_transposed(own) else tensor.shape)
+        names.mindspore(own): list(reversed(tensor.shape) if names.mindspore_transposed(own) else tensor.shape)
         for own, tensor in state.items()
     }
-    without_place = {own for own in state if mindspore_name(own) is None}
+    without_place = {own for own in state if names.mindspore(own) is None}
     assert {own.rpartition(".")[2] for own in without_place} == {"mean", "std", "num_batches_tracked"}
     del shapes[None]
     assert shapes == {row["name"]: row["shape"] for row in parameters(f"params_network_{file}")}
@@ -143,7 +146,7 @@ def nearest(found: Array, wanted: Array) -> Array:
     return np.abs(found[:, None] - wanted[None]).max(-1).min(0)
 
 
-def _count(found: Detections, settings: SuppressionConfig, threshold: float, by: float) -> int:
+def _count(found: Detections, settings: NMSConfig, threshold: float, by: float) -> int:
     """Detections that stay where both thresholds are stricter by `by`: of 2366, one score lies on the threshold."""
     stricter = settings.model_copy(update={"iou": settings.iou - by})
     return len(suppress([found[found.scores > threshold + by]], stricter)[0])
@@ -177,7 +180,7 @@ def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
     canvas = images.shape[2], images.shape[3]
     frame = Frame(0, "", (int(height), int(width)), canvas, (scale[0], scale[1]))
     chosen = recipe.load("faster_rcnn_r50_dcn_coco")
-    every = chosen.evaluate.suppression.model_copy(update={"keep": 10000})
+    every = chosen.evaluate.nms.model_copy(update={"max_detections": 10000})
     (decoded,) = model.decode(raw, chosen.evaluate.threshold / 2)
     cut = replace(decoded, boxes=frame.to_original(clip(decoded.boxes, canvas)))
     fewest, most = (_count(cut, every, chosen.evaluate.threshold, by) for by in (1e-5, -1e-5))
@@ -367,8 +370,8 @@ def test_torchvisions_older_names(detector: Any) -> None:
     assert isinstance(chosen, Config)
     with torch.device("meta"):
         own = build(chosen).state_dict()
-    for names in (new, old):
-        found = foreign_names(names, chosen)
+    for theirs in (new, old):
+        found = Names(chosen).translate(theirs)
         assert found.keys() == own.keys() - {"mean", "std"}
 
 
@@ -385,10 +388,10 @@ def test_own_names_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_only_faster_rcnn_needs_it(tmp_path: Path) -> None:
-    """A model without `foreign_names` takes a foreign file as before: nothing fits."""
+    """Another model's names translate none of torchvision's: nothing fits."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "a.pt")
     yolo = recipe.load("yolov3_coco_416")
     with torch.device("meta"):
-        model = models.module("yolov3").build(yolo.model)
+        model = models.build(yolo.model)
     with pytest.raises(InputError, match="none of its tensors fits"):
         weights.load(model, tmp_path / "a.pt", yolo, transfer=True)

@@ -19,6 +19,7 @@ from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import mindspore
+from boxwright.weights.names.yolov3 import Names
 
 WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
 
@@ -74,7 +75,7 @@ BIAS = np.array([7, 8, 9], np.float32)
 def small(monkeypatch: pytest.MonkeyPatch) -> tuple[Part, Recipe]:
     """A small model under the names of a real one."""
     table = {"out.weight": "head.conv6.weight", "out.bias": "head.conv6.bias"}
-    monkeypatch.setattr(models.module("yolov3"), "mindspore_name", table.get)
+    monkeypatch.setattr(Names, "mindspore", lambda self, parameter: table.get(parameter))
     return Part(), recipe.load("yolov3_coco_416")
 
 
@@ -212,7 +213,7 @@ def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     settings = recipe.load("yolov3_coco_416")
     with torch.device("meta"):
-        model = models.module("yolov3").build(settings.model)
+        model = models.build(settings.model)
     with pytest.raises(InputError, match=message) as error:
         weights.load(model, file, settings)
     assert str(file) in str(error.value)
@@ -242,13 +243,13 @@ def test_every_parameter_has_a_name_of_its_own(name: str, number: int) -> None:
     """366 = 72 convolutions with batch norm x 5 + 3 with bias x 2, as the original networks hold."""
     settings = recipe.load(name)
     with torch.device("meta"):
-        model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
-    assert len(mindspore.names(model, settings)) == number
+        model = models.build(settings.model)
+    assert len(mindspore.table(model, settings)) == number
 
 
 def test_network_that_mindspore_lacks(tmp_path: Path) -> None:
     settings = recipe.load("yolov3_tiny_coco_416_darknet", {"model.width": 0.125})
-    model = models.module("yolov3").build(settings.model)
+    model = models.build(settings.model)
     with pytest.raises(InputError, match="no such network"):
         mindspore.write(tmp_path / "x.ckpt", model, settings)
     assert list(tmp_path.iterdir()) == []

@@ -261,7 +261,7 @@ def test_equal_networks_give_equal_bytes(network: nn.Module, tmp_path: Path) -> 
     """Also from another process: safetensors' own writer orders the metadata by chance."""
     program = (
         "import sys, torch; from boxwright import models, recipe; from boxwright.weights import checkpoint\n"
-        "r = recipe.load('tiny_darknet_cifar10'); n = models.module('tiny_darknet').build(r.model)\n"
+        "r = recipe.load('tiny_darknet_cifar10'); n = models.build(r.model)\n"
         "n.load_state_dict(torch.load(sys.argv[1])); checkpoint.save(sys.argv[2], n, r)"
     )
     torch.save(network.state_dict(), tmp_path / "state.pth")

@@ -42,7 +42,7 @@ RECIPE = {"yolov3": "yolov3_coco_416_darknet", "yolov3-tiny": "yolov3_tiny_coco_
 
 
 def build(settings: Recipe) -> nn.Module:
-    model = models.module(settings.model.name).build(settings.model)  # type: ignore[attr-defined]
+    model = models.build(settings.model)
     assert isinstance(model, nn.Module)
     return model.eval()
 

@@ -181,11 +181,11 @@ def test_names_and_shapes_are_the_zoos() -> None:
     settings = recipe.load("yolov4_coco_608")
     with torch.device("meta"):
         model = yolov4(settings)
-    shapes = {theirs: list(model.state_dict()[own].shape) for theirs, own in mindspore.names(model, settings).items()}
+    shapes = {theirs: list(model.state_dict()[own].shape) for theirs, own in mindspore.table(model, settings).items()}
     assert shapes == {row["name"]: row["shape"] for row in rows if not row["name"].startswith(UNUSED)}
     tiny = recipe.load("yolov4_tiny_coco_416_darknet")
     with pytest.raises(InputError, match="has no name in MindSpore"), torch.device("meta"):
-        mindspore.names(yolov4(tiny), tiny)
+        mindspore.table(yolov4(tiny), tiny)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_zoo_backbone_only(prefix: str, zoo_values: dict[str, Array], tmp_path: 
     tensors, unexpected = mindspore.read(tmp_path / "a.ckpt", model, settings, transfer=True)
     (tmp_path / "a.ckpt").unlink()
     assert unexpected == ["head.end_point.weight"]
-    expected = {own: theirs for theirs, own in mindspore.names(model, settings).items() if theirs in backbone}
+    expected = {own: theirs for theirs, own in mindspore.table(model, settings).items() if theirs in backbone}
     assert len(expected) == 72 * 5
     assert tensors.keys() == expected.keys()
     assert all(np.array_equal(tensors[own].numpy(), backbone[theirs]) for own, theirs in expected.items())

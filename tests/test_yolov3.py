@@ -16,6 +16,7 @@ from boxwright.models import yolov3
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import assign_best
+from boxwright.weights import names
 from oracle_weights import ORACLES
 from zoo_loss import SCALES, as_zoo, batch_of, boxes_of, predictions, targets_of, zoo_assignment
 
@@ -30,7 +31,7 @@ def zoo_model() -> yolov3.YOLOv3:
     values = oracle_weights.mindspore_recipe(ZOO / "params_network.json")
     state = model.state_dict()
     for name, tensor in state.items():
-        theirs = yolov3.mindspore_name(name)
+        theirs = names.of(model.config).mindspore(name)
         if theirs is not None:
             tensor.copy_(torch.from_numpy(values[theirs]))
     return model.eval()
@@ -71,10 +72,10 @@ def test_names_are_those_of_the_zoo() -> None:
     with torch.device("meta"):
         model = yolov3.build(recipe.load("yolov3_coco_416").model)
         tiny = yolov3.build(recipe.load("yolov3_tiny_coco_416_darknet").model)
-    shapes = {yolov3.mindspore_name(name): list(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {names.of(model.config).mindspore(name): list(tensor.shape) for name, tensor in model.state_dict().items()}
     del shapes[None]
     assert shapes == {row["name"]: row["shape"] for row in rows}
-    assert {yolov3.mindspore_name(name) for name in tiny.state_dict()} == {None}
+    assert {names.of(tiny.config).mindspore(name) for name in tiny.state_dict()} == {None}
 
 
 def test_zoo_forward_and_decode() -> None:
@@ -288,12 +289,12 @@ def test_normaliser() -> None:
     crowd = torch.tensor([[False, False], [False, True]])
     batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)
     raw = tuple(torch.randn(2, 24, n, n, generator=torch.Generator().manual_seed(1)) for n in (2, 4))
-    by_images = small(loss={"normalise": "images"}).loss_of_raw(raw, batch)
-    by_boxes = small(loss={"normalise": "boxes"}).loss_of_raw(raw, batch)
+    by_images = small(loss={"normalize": "images"}).loss_of_raw(raw, batch)
+    by_boxes = small(loss={"normalize": "boxes"}).loss_of_raw(raw, batch)
     for name in by_images:
         assert by_images[name].item() * 2 == pytest.approx(by_boxes[name].item() * 3)
     empty = replace(batch, labels=torch.full_like(batch.labels, -1))
-    nothing = small(loss={"normalise": "boxes"}).loss_of_raw(raw, empty)
+    nothing = small(loss={"normalize": "boxes"}).loss_of_raw(raw, empty)
     assert nothing["objectness"] > 0
     assert nothing["classes"] == nothing["xy"] == nothing["wh"] == 0
 
@@ -333,7 +334,7 @@ def test_mean_and_deviation_are_inside() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         ({"width": 0.5}, "width is 0.5"),
         ({"std": [1, 0, 1]}, "std.1"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalise'"),
+        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

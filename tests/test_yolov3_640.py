@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from boxwright.models import yolov3_640
-from boxwright.models.yolov3_640 import STRIDES, Config, build, candidates, mindspore_name
+from boxwright.models.yolov3_640 import STRIDES, Config, build, candidates
 from boxwright.ops.nms import suppress
-from boxwright.recipe import SuppressionConfig
+from boxwright.recipe import NMSConfig
 from boxwright.types import Batch, Detector, Frame
+from boxwright.weights.names.yolov3_640 import Names
 from oracle_weights import ORACLES, mindspore_input, mindspore_recipe, sampled_pair
 
 HERE = ORACLES / "mindyolo_yolov3"
@@ -53,9 +54,10 @@ def network():
     """All 61.9 million weights, made from their names."""
     theirs = mindspore_recipe(HERE / "params_network.json")
     model = without_weights()
+    names = Names(model.config)
     state = {name: torch.zeros(3, 1, 1) if name == "mean" else torch.ones(3, 1, 1) for name in ("mean", "std")}
     for name, value in model.state_dict().items():
-        if source := mindspore_name(name):
+        if source := names.mindspore(name):
             state[name] = torch.from_numpy(theirs.pop(source).reshape(value.shape))
         elif name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(0)
@@ -252,7 +254,9 @@ def test_two_processes_equal_one(plain, monkeypatch):
     ]  # fmt: skip
     counts = [[], []]
     for i, half in enumerate(halves):
-        monkeypatch.setattr(yolov3_640, "across_processes", lambda n, least, i=i: counts[i].append(n) or n.clamp(min=1))
+        monkeypatch.setattr(
+            yolov3_640, "across_processes", lambda n, minimum, i=i: counts[i].append(n) or n.clamp(min=1)
+        )
         plain.loss_of_raw(tuple(one[i : i + 1] for one in raw), half)
     whole = [one.grad.clone() for one in raw]
     for one in raw:
@@ -260,7 +264,7 @@ def test_two_processes_equal_one(plain, monkeypatch):
     monkeypatch.setattr(yolov3_640, "processes", lambda: 2)
     for i, half in enumerate(halves):
         means = iter([(a + b) / 2 for a, b in zip(*counts, strict=True)])
-        monkeypatch.setattr(yolov3_640, "across_processes", lambda n, least, means=means: next(means))
+        monkeypatch.setattr(yolov3_640, "across_processes", lambda n, minimum, means=means: next(means))
         (sum(plain.loss_of_raw(tuple(one[i : i + 1] for one in raw), half).values()) / 2).backward()
     assert counts[0] != counts[1]
     for one, expected in zip(raw, whole, strict=True):
@@ -283,7 +287,7 @@ def test_candidates_and_suppression():
     """Multi-label candidates above 0.001, then greedy suppression: the 300 rows MindYOLO keeps."""
     truth = oracle("post")
     found = candidates(predictions_of_the_oracle(truth), 0.001)
-    (kept,) = suppress(found, SuppressionConfig(iou=0.65, candidates=30000, keep=300))
+    (kept,) = suppress(found, NMSConfig(iou=0.65, pre_nms_top_k=30000, max_detections=300))
     ours = torch.cat((kept.boxes, kept.scores[:, None], kept.labels[:, None].float()), 1).numpy()
     np.testing.assert_allclose(ours, truth["nms.eval"], rtol=1e-6, atol=1e-4)
 

@@ -17,7 +17,7 @@ TINY = {"network": "tiny", "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [
 
 
 def small(**changes: object) -> yolov4.YOLOv4:
-    settings: dict[str, object] = TINY | {"classes": 3, "width": 0.25, "reach": [1.05, 1.05]}
+    settings: dict[str, object] = TINY | {"classes": 3, "width": 0.25, "scale_xy": [1.05, 1.05]}
     torch.manual_seed(0)
     return yolov4.build(yolov4.Config.model_validate(settings | changes))
 
@@ -40,7 +40,7 @@ def test_pooling_over_several_extents() -> None:
         plain = [
             F.pad(x, (k // 2,) * 4, value=-torch.inf).unfold(2, k, 1).unfold(3, k, 1).amax((-1, -2)) for k in (13, 9, 5)
         ]
-        assert torch.equal(yolov4.pool_pyramid(x), torch.cat((*plain, x), 1))
+        assert torch.equal(yolov4.spp(x), torch.cat((*plain, x), 1))
 
 
 def test_only_the_second_half_of_the_channels_goes_through_a_tiny_stage() -> None:
@@ -60,7 +60,7 @@ def test_decode_by_hand() -> None:
     cell = raw[1].view(1, 3, 8, 4, 6)[0, 1, :, 1, 2]
     third = torch.tensor(3.0).log()
     cell[:] = torch.tensor([20.0, -20.0, 0.0, torch.tensor(2.0).log(), 20.0, -third, third, -20.0])
-    model = small(reach=[1.2, 1.05])
+    model = small(scale_xy=[1.2, 1.05])
     one = model.decode(raw, 0.2)[0]
     several = small(multi_label=True).decode(raw, 0.2)[0]
     # A centre reaches a tenth of a cell beyond it: x = (2 + 1.1) * 16, y = (1 - 0.1) * 16. Anchor 23 x 27.
@@ -77,7 +77,7 @@ def test_reach_belongs_to_its_scale() -> None:
     with torch.device("meta"):
         model = yolov4.build(yolov4.Config(classes=1))
     anchors = torch.ones(3, 3, 2)
-    cells = Cells.of([(1, 1), (2, 2), (4, 4)], model.strides, anchors, model.reach)
+    cells = Cells.of([(1, 1), (2, 2), (4, 4)], model.strides, anchors, model.scale_xy)
     logits = torch.tensor([-1000.0, -1000, 0, 0]).expand(len(cells.corner), 4)
     centre = cells.boxes(logits)[:, 0] + 0.5
     for stride, before in ((32, 0.025), (16, 0.05), (8, 0.1)):
@@ -89,7 +89,7 @@ def test_reach_belongs_to_its_scale() -> None:
 
 def test_an_uneven_width_fits_together() -> None:
     for network in ("cspdarknet53", "tiny"):
-        changes = TINY | {"reach": [1, 1]} if network == "tiny" else {}
+        changes = TINY | {"scale_xy": [1, 1]} if network == "tiny" else {}
         model = yolov4.build(yolov4.Config.model_validate({"classes": 2, "width": 0.09} | changes)).eval()
         with torch.no_grad():
             assert [one.shape[1] for one in model(torch.zeros(1, 3, 32, 64))] == [21] * len(model.strides)
@@ -100,9 +100,9 @@ def test_an_uneven_width_fits_together() -> None:
     [
         ({"anchors": [[1, 1]] * 5}, "anchors holds 5 pairs, cspdarknet53 needs 9"),
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
-        (TINY, "reach holds 3 numbers, tiny needs 2"),
-        ({"reach": [1.2, 1.1, 0.5]}, "reach.2"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalise'"),
+        (TINY, "scale_xy holds 3 numbers, tiny needs 2"),
+        ({"scale_xy": [1.2, 1.1, 0.5]}, "scale_xy.2"),
+        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 import oracle_weights
 from boxwright import models, recipe
 from boxwright.models import yolov3
+from boxwright.models.yolov4 import LossConfig, loss_terms, yolov4_loss
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.iou import ciou, zoo_giou
 from boxwright.ops.losses import at_targets
 from boxwright.ops.targets import assign_best, assign_similar
-from boxwright.ops.yolov4_loss import LossConfig, loss_terms, yolov4_loss
 from boxwright.types import Batch
 from from_the_host import NoNumbersFromTheHost
 from oracle_weights import ORACLES, Array
@@ -26,8 +26,8 @@ PAIRS = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110)
 ANCHORS = torch.tensor(PAIRS).float().view(3, 3, 2).flip(0)
 REACH = (1.05, 1.1, 1.2)
 ZOO = LossConfig()
-CIOU = LossConfig(difference="ciou", normalise="boxes")
-PARTS = LossConfig(difference="parts", box=1, similar_iou=1, normalise="boxes")
+CIOU = LossConfig(box_loss="ciou", normalize="boxes")
+PARTS = LossConfig(box_loss="mse", box=1, assign_iou=1, normalize="boxes")
 
 
 @pytest.fixture(params=["192x256", "416x416"])
@@ -179,7 +179,7 @@ def test_the_box_term_by_hand() -> None:
     term = yolov4_loss(rows, cells, batch, LossConfig(box=3))["box"]
     assert term.item() == pytest.approx(3 * weight * (1 - giou), rel=1e-3)  # eps is 1e-6 of the input
     distance = 5**2 / (15**2 + 10**2)
-    term = yolov4_loss(rows, cells, batch, LossConfig(box=3, difference="ciou"))["box"]
+    term = yolov4_loss(rows, cells, batch, LossConfig(box=3, box_loss="ciou"))["box"]
     assert term.item() == pytest.approx(3 * weight * (1 - giou + distance), rel=1e-4)
 
 
@@ -190,7 +190,7 @@ def test_normaliser() -> None:
     batch = batch_of(boxes, torch.tensor([[0, 1], [0, -1]]), (64, 64), crowd)
     rows = torch.randn(2, 32, 7, generator=torch.Generator().manual_seed(0))
     by_images = yolov4_loss(rows, one_scale(), batch, ZOO)
-    by_boxes = yolov4_loss(rows, one_scale(), batch, replace_setting(ZOO, normalise="boxes"))
+    by_boxes = yolov4_loss(rows, one_scale(), batch, replace_setting(ZOO, normalize="boxes"))
     for name, term in by_images.items():
         assert term.item() * 2 == pytest.approx(by_boxes[name].item() * 3)
     nothing = yolov4_loss(rows, one_scale(), replace(batch, labels=torch.full_like(batch.labels, -1)), CIOU)
@@ -206,7 +206,7 @@ def test_in_parts_it_is_yolov3s() -> None:
     boxes = torch.cat((corner, corner + 4 + torch.rand(2, 6, 2, generator=generator) * 16), -1)
     batch = batch_of(boxes, torch.randint(0, 3, (2, 6), generator=generator), (64, 64))
     cells, rows = one_scale(), torch.randn(2, 32, 8, generator=generator)
-    ours = yolov4_loss(rows, cells, batch, replace_setting(PARTS, normalise="images"))
+    ours = yolov4_loss(rows, cells, batch, replace_setting(PARTS, normalize="images"))
     theirs = yolov3.loss_terms(rows, cells, assign_best(batch, cells, 3), batch, ignore_iou=0.7)
     assert ours["box"].item() * 2 == pytest.approx((theirs["xy"] + theirs["wh"]).item(), rel=1e-6)
     for name in ("objectness", "classes"):

@@ -1,4 +1,4 @@
-"""YAML and overrides to frozen pydantic models, strictly. Knows no system, only what the systems' sections share."""
+"""YAML and overrides to frozen pydantic models, strictly. Knows no model, only what the configs of all share."""
 
 import difflib
 import re
@@ -21,12 +21,6 @@ class Config(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class ModelConfig(Config):
-    """What the `Config` of each file in `models/` starts from."""
-
-    task: ClassVar[Literal["detect", "classify"]] = "detect"  # what its network answers: boxes, or classes of pictures
-
-
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -34,20 +28,58 @@ Triple = tuple[float, float, float]
 ClassCount = Annotated[int, Field(ge=1, le=32_768)]  # ImageNet's largest set has 21,841
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
+Padding = Literal["symmetric", "same"]
+
+
+class ModelConfig(Config):
+    """What the `Config` of each model starts from: all that other packages ask of one.
+
+    Attributes:
+        task: What its network answers, a file in `tasks/`: boxes, or classes of images.
+        augment: The section of `train` with its augmentation.
+        size_step: Both sides of the input are multiples of this, px.
+        name: The model's file in `models/`, or the dotted path of a module of the user's.
+        classes: How many classes.
+        mean: Of RGB in [0, 1]; subtracted by the network.
+        std: Of RGB in [0, 1]; divides what is left.
+    """
+
+    task: ClassVar[str] = "detect"
+    augment: ClassVar[str] = "augment"
+    size_step: ClassVar[int] = 32
+
+    name: str
+    classes: ClassCount
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the network's `forward` takes: `images`, and `extents` where it must know how far each image reaches
+        on its canvas, whose top left it starts at."""
+        return ("images",)
+
+
+class BatchNormModelConfig(ModelConfig):
+    """The same for networks with batch norm."""
+
+    norm_eps: Positive = 1e-5
+    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
+
 
 LONGEST_CLASS_NAME = 200  # letters
 LONGEST_SHOWN = 100  # letters of a value in a message
-MOST_SHOWN = 5  # faults in a message
+MAX_SHOWN = 5  # faults in a message
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
 LARGEST_YAML = 1 << 20  # bytes
-MOST_VALUES = 70_000
+MAX_VALUES = 70_000
 
 
 def class_name_fault(name: str) -> str:
     """What makes `name` unfit as the name of a class, as "what was found, what is needed"; "" where nothing does.
 
-    Names go into files, tables and pictures of all kinds: no control characters and line breaks, no lone surrogates,
+    Names go into files, tables and images of all kinds: no control characters and line breaks, no lone surrogates,
     which no file can hold, and at most `LONGEST_CLASS_NAME` letters.
     """
     if len(name) > LONGEST_CLASS_NAME:
@@ -92,9 +124,9 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not read", mark)
         self.values += 1
-        if self.values > MOST_VALUES:
+        if self.values > MAX_VALUES:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST_VALUES:,} values", mark)
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_VALUES:,} values", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -110,17 +142,17 @@ class _Loader(yaml.SafeLoader):
 
 def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], Any]) -> None:
     """Read words that match `pattern`, which start with one of `first`, as `tag`, and refuse `tag` before others."""
-    whole = re.compile(rf"(?:{pattern})\Z")
+    full = re.compile(rf"(?:{pattern})\Z")
 
     def construct(loader: _Loader, node: Any) -> Any:
         text = loader.construct_scalar(node)
-        if not whole.match(text):
+        if not full.match(text):
             raise yaml.constructor.ConstructorError(
                 None, None, f"'{text[:LONGEST_SHOWN]}' is no {tag} that is read", node.start_mark
             )
         return convert(text)
 
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", full, first)
     _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
 
 
@@ -161,9 +193,9 @@ def read_yaml(path: Path) -> Tree:
         raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}" if mark else ""
+        line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
-        raise InputError(f"{path}{place}: not valid YAML ({str(reason)[:200]})") from error
+        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds {type(tree).__name__}, needed a mapping of keys to values")
     return tree
@@ -199,13 +231,13 @@ def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
     except pydantic.ValidationError as error:
         faults: list[Any] = []
         for fault in error.errors(include_url=False):
-            if len(faults) > MOST_SHOWN:
+            if len(faults) > MAX_SHOWN:
                 break
             # A list with a bad value is also reported as too short; the value is what to look at.
             if not any(other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults):
                 faults.append(fault)
-        told = [_explain(kind, fault, place) for fault in faults[:MOST_SHOWN]] + ["..."] * (len(faults) > MOST_SHOWN)
-        raise InputError(f"{source}: " + "; ".join(told)) from error
+        lines = [_explain(kind, fault, place) for fault in faults[:MAX_SHOWN]] + ["..."] * (len(faults) > MAX_SHOWN)
+        raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
 def _parse(text: str) -> Any:

@@ -267,9 +267,9 @@ class Detector(Protocol):
         """Detections in canvas px with score >= threshold, one entry per image, before NMS."""
         ...
 
-    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """All candidates of `decode` in fixed shapes, for export: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
-        padding."""
+    def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """What `decode` chooses from, in fixed shapes for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
+        what it never reports."""
         ...
 
 
@@ -288,10 +288,10 @@ class Classifier(Protocol):
         """Named scalar terms, already weighted; their sum is minimized."""
         ...
 
-    def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
-        """The top `most` classes of each image (all if there are fewer), with softmax scores."""
+    def decode(self, raw: tuple[Tensor, ...], k: int) -> list[Classes]:
+        """The `k` best classes of each image (all where there are fewer), their scores after softmax."""
         ...
 
-    def best(self, raw: tuple[Tensor, ...], most: int) -> tuple[Tensor, Tensor]:
-        """The same in fixed shapes, for export: scores (B, K) and labels (B, K)."""
+    def topk(self, raw: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
+        """The same as two tensors, for graphs: scores (B, K) and labels (B, K)."""
         ...

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from boxwright import models
 from boxwright import recipe as recipes
+from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 
 
@@ -18,7 +17,7 @@ def list_recipes() -> list[str]:
 
 def create_model(
     recipe: str | Path | Recipe, classes: int | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()
-) -> nn.Module:
+) -> Network:
     """A network with random weights.
 
     Args:
@@ -39,5 +38,4 @@ def create_model(
     if classes is not None:
         chosen = chosen.with_overrides({"model.classes": classes, "data.names": []})
     chosen = chosen.with_overrides(overrides)
-    model: nn.Module = models.module(chosen.model.name).build(chosen.model)  # type: ignore[attr-defined]
-    return model
+    return models.build(chosen.model)

@@ -204,7 +204,7 @@ def import_(
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
     files.keep_apart([Path(out)], [files.locate(Path(file))])
     resolved = recipes.load(recipe, set_ or ())
-    model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
+    model = models.build(resolved.model)
     echo(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)
     echo(out)

@@ -161,7 +161,7 @@ def _grey(images: Tensor) -> Tensor:
 def _paint_over(images: Tensor, config: ClassAugmentConfig, dice: Dice) -> None:
     """A random rectangle where `erase` has it, a square where `cutout` has one, in place."""
     height, width = images.shape[2:]
-    colour = images.new_tensor(config.erase_colour)[:, None, None] / 255
+    colour = images.new_tensor(config.erase_color)[:, None, None] / 255
     if config.erase:
         chosen = dice.chance(config.erase)
         area = dice.uniform(*config.erase_area) * height * width

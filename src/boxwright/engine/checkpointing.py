@@ -151,11 +151,11 @@ class Checkpointer:
             raise InputError(f"{file}: the state of another optimizer or network; train into another folder") from error
 
     def save_epoch(self, number: int, state: TrainState) -> None:
-        """Save `epoch-NNNN` (the newest `train.keep` are kept) and `last` at the end of an epoch, numbered from 1.
+        """Save `epoch-NNNN`, of which the newest `train.keep_checkpoints` are kept, and `last` after an epoch (from 1).
 
         `last` is written last, so a run that is killed in between repeats the end of this epoch on resume.
         """
-        keep = self.recipe.train.keep
+        keep = self.recipe.train.keep_checkpoints
         if keep and self.accelerator.is_main_process:
             self.save(f"epoch-{number:04d}", state)
             numbered = [folder for folder in self.run.iterdir() if re.fullmatch(EPOCH_FOLDER, folder.name)]

@@ -85,7 +85,7 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: nn.Module
 def build_network(recipe: Recipe) -> nn.Module:
     """The network with random weights from the seed."""
     torch.manual_seed(recipe.train.seed)
-    network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
+    network: nn.Module = models.build(recipe.model)
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

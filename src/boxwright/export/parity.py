@@ -143,6 +143,6 @@ def _quality(ours: Predictor[Any], theirs: Predictor[Any], card: Card, data: str
     dataset = task.open(data, split, card.recipe.data)
     if card.kind == "complete":  # thresholds and NMS of prediction are inside
         default = task.evaluation_args(dataset, card.recipe)
-        args = replace(default, threshold=config.threshold, nms=config.suppression)
+        args = replace(default, threshold=config.threshold, nms=config.nms)
     quality = [evaluate_dataset(predictor, dataset, args=args).quality for predictor in (ours, theirs)]
     return {"measure": task.measure, "pytorch": quality[0], "file": quality[1]}

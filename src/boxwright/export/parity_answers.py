@@ -28,10 +28,10 @@ def compare_answers(
     total: dict[str, Any] = {"compared": 0, "matched": 0, "unmatched": []}
     config = metadata.recipe.predict
     lowest = config.threshold if metadata.kind == "complete" else LOWEST
-    args = PostprocessArgs(lowest, config.suppression)
+    args = PostprocessArgs(lowest, config.nms)
     for index, image in enumerate(images):
         one, other = (predict_one(predictor, image, args) for predictor in (ours, theirs))
-        full = not isinstance(one, Detections) or len(one) >= config.suppression.keep
+        full = not isinstance(one, Detections) or len(one) >= config.nms.max_detections
         floor = float(one.scores.min()) if full else lowest
         compared, matched, unmatched = match(one, other, floor, max(one.size), limits)
         total["compared"] += compared

@@ -7,21 +7,18 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 """
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.config import ClassCount, Fraction, ModelConfig, Positive, Triple, Width
-from boxwright.config import Config as BaseConfig
-from boxwright.models import darknet_cls
-from boxwright.nn import timm_names, yolo_names
-from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
+from boxwright.config import Config as Section
+from boxwright.config import Fraction, Width
+from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
-from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, raw_map
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import Targets, assign_best
@@ -30,29 +27,20 @@ from boxwright.types import Batch
 COCO_ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
 
 
-class LossConfig(BaseConfig):
-    ignore_iou: Fraction = 0.7  # background cells whose box overlaps some object by this or more teach nothing
+class LossConfig(Section):
+    ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
     # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of object boxes
-    normalise: Literal["images", "boxes"] = "images"
+    normalize: Literal["images", "boxes"] = "images"
     label_smoothing: Fraction = 0.0
 
 
-class Config(ModelConfig):
-    size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
-
+class Config(AnchorConfig):
     name: Literal["yolov3"] = "yolov3"
     network: Literal["darknet53", "tiny"] = "darknet53"
-    classes: ClassCount
     width: Width = 1.0  # factor on the channels of `tiny`
-    padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet, MindSpore zoo
     backbone_activation: Activation = "leaky"
-    norm_eps: Positive = 1e-5
-    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
     backbone_norm_momentum: Fraction = 0.1
-    mean: Triple = (0.0, 0.0, 0.0)  # RGB, in the 0-to-1 scale
-    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    anchors: tuple[tuple[Positive, Positive], ...] = COCO_ANCHORS  # (width, height) px, small to large
-    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+    anchors: Anchors = COCO_ANCHORS
     loss: LossConfig = LossConfig()
 
     @pydantic.model_validator(mode="after")
@@ -68,21 +56,14 @@ class Config(ModelConfig):
 class YOLOv3(AnchorDetector):
     """Base of the two networks: their loss."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.mean, config.std, config.anchors, config.multi_label)
-        self.config = config
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms xy, wh, objectness and classes; see `loss_terms`."""
-        raw = self(batch.images)
-        return self.loss_of_raw(raw, batch)
+    config: Config
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """`loss` for raw maps already computed."""
+        """The terms xy, wh, objectness and classes; see `loss_terms`."""
         settings, cells = self.config.loss, self.cells(raw)
         targets = assign_best(batch, cells, self.config.classes, settings.label_smoothing)
         sums = loss_terms(flatten(raw, A), cells, targets, batch, settings.ignore_iou)
-        return losses.normalise(sums, targets, settings.normalise)
+        return losses.normalize(sums, targets, settings.normalize)
 
 
 class YOLOv3DarkNet53(YOLOv3):
@@ -96,16 +77,16 @@ class YOLOv3DarkNet53(YOLOv3):
         self.backbone = DarkNet53(backbone)
         c3, c4, c5 = self.backbone.channels
         self.head32 = Head(c5, 512, config.classes, 32, neck)
-        self.lead16 = ConvNormAct(512, 256, 1, neck)
+        self.reduce16 = ConvNormAct(512, 256, 1, neck)
         self.head16 = Head(256 + c4, 256, config.classes, 16, neck)
-        self.lead8 = ConvNormAct(256, 128, 1, neck)
+        self.reduce8 = ConvNormAct(256, 128, 1, neck)
         self.head8 = Head(128 + c3, 128, config.classes, 8, neck)
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
         route, raw32 = self.head32(c5)
-        route, raw16 = self.head16(torch.cat((double(self.lead16(route)), c4), dim=1))
-        _, raw8 = self.head8(torch.cat((double(self.lead8(route)), c3), dim=1))
+        route, raw16 = self.head16(torch.cat((upsample2x(self.reduce16(route)), c4), dim=1))
+        _, raw8 = self.head8(torch.cat((upsample2x(self.reduce8(route)), c3), dim=1))
         return raw32, raw16, raw8
 
 
@@ -141,7 +122,7 @@ class YOLOv3Tiny(YOLOv3):
         self.trunk = ConvNormAct(c[1024], c[256], 1, neck)
         self.last32 = ConvNormAct(c[256], c[512], 3, neck)
         self.out32 = raw_map(c[512], config.classes, 32)
-        self.lead = ConvNormAct(c[256], c[128], 1, neck)
+        self.reduce = ConvNormAct(c[256], c[128], 1, neck)
         self.last16 = ConvNormAct(c[128] + c[256], c[256], 3, neck)
         self.out16 = raw_map(c[256], config.classes, 16)
 
@@ -149,7 +130,7 @@ class YOLOv3Tiny(YOLOv3):
         c4, c5 = self.backbone(x)
         route = self.trunk(c5)
         raw32 = self.out32(self.last32(route))
-        raw16 = self.out16(self.last16(torch.cat((double(self.lead(route)), c4), dim=1)))
+        raw16 = self.out16(self.last16(torch.cat((upsample2x(self.reduce(route)), c4), dim=1)))
         return raw32, raw16
 
 
@@ -181,36 +162,3 @@ def _styles(config: Config) -> tuple[Style, Style]:
         Style(config.backbone_activation, config.padding, config.norm_eps, config.backbone_norm_momentum),
         Style("leaky", config.padding, config.norm_eps, config.norm_momentum),
     )
-
-
-def mindspore_name(parameter: str) -> str | None:
-    """The name that a parameter of the DarkNet-53 network has in the MindSpore zoo; None where it has none."""
-    return yolo_names.mindspore_name(parameter, _PLACES)
-
-
-def mindspore_backbone(entry: str, config: Config) -> str | None:
-    """Our name for an entry of the zoo's classifier."""
-    return yolo_names.mindspore_backbone(entry, _PLACES)
-
-
-def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """timm's `darknet53`, a classifier, under our names."""
-    return timm_names.darknet53(tensors)
-
-
-def classifier(config: Config) -> darknet_cls.Config | None:
-    """The classifier that the backbone comes from; None for another network or width."""
-    whole = config.network == "darknet53" and config.width == 1
-    return darknet_cls.Config(network="darknet53", classes=config.classes) if whole else None
-
-
-def _places() -> dict[str, str]:
-    """Our layer -> the zoo's."""
-    places = {"lead16": "conv1", "lead8": "conv2"}
-    for number, head in enumerate(("head32", "head16", "head8")):
-        places |= {f"{head}.trunk.{k}": f"backblock{number}.conv{k}" for k in range(5)}
-        places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
-    return yolo_names.darknet53_places() | places
-
-
-_PLACES = _places()

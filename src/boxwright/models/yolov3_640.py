@@ -1,4 +1,4 @@
-"""YOLOv3 as MindYOLO trains it at 640: SiLU, bounded box decoding, neighbour-cell assignment, CIoU.
+"""YOLOv3 as MindYOLO trains it at 640: SiLU, bounded box decoding, neighbor-cell assignment, CIoU.
 
     B images, A = 3 anchors a scale, C classes, h x w cells, M boxes an image after padding
     R = 3 * M candidate rows an anchor: each box in its own cell, one beside it, one above or below it
@@ -8,21 +8,18 @@ is declared first, in Darknet's order, so that `darknet53.conv.74` fills it.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import ClassCount, ModelConfig, NotNegative, Positive, Triple
+from boxwright.config import BatchNormModelConfig, ClassCount, Fraction, NotNegative, Positive, Triple
 from boxwright.config import Config as Section
-from boxwright.errors import InputError
-from boxwright.models import darknet_cls
-from boxwright.nn import timm_names
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, double
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
+from boxwright.nn.network import Network
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou
 from boxwright.ops.losses import across_processes, processes
@@ -46,9 +43,7 @@ class LossConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class Config(ModelConfig):
-    size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
-
+class Config(BatchNormModelConfig):
     name: Literal["yolov3_640"] = "yolov3_640"
     classes: ClassCount = 80
     # (width, height) px, small to large: three for stride 8, three for 16, three for 32
@@ -56,14 +51,12 @@ class Config(ModelConfig):
         (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),
     )  # fmt: skip
     norm_eps: Positive = 1e-3
-    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.03  # share of the new statistic
-    mean: Triple = (0.0, 0.0, 0.0)  # RGB in [0, 1]
-    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    norm_momentum: Fraction = 0.03
     loss: LossConfig = LossConfig()
 
 
 class Head(nn.Module):
-    """One scale: `body` ends in what goes on to the next finer scale, `last` and `output` make the raw map."""
+    """One scale: `body` gives the features that the next finer scale takes too, `last` and `output` the raw map."""
 
     def __init__(self, body: nn.Sequential, last: nn.Module, channels: int, outputs: int) -> None:
         super().__init__()
@@ -76,19 +69,16 @@ class Head(nn.Module):
         return x, self.output(self.last(x))
 
 
-class YOLOv3At640(nn.Module):
-    """The whole detector. Raw maps (B, A*(5+C), h, w), coarse scale first; channels anchor by anchor: x, y, w, h,
-    objectness, classes, all before the sigmoid. Implements `types.Detector`."""
+class YOLOv3At640(Network):
+    """The detector. Raw maps (B, A*(5+C), h, w), coarse scale first; channels anchor by anchor: x, y, w, h, objectness,
+    classes, all before the sigmoid. Implements `types.Detector`."""
 
-    inputs = ("images",)
     raw_names = ("stride32", "stride16", "stride8")
-    mean: Tensor
-    std: Tensor
+    config: Config
     anchors: Tensor
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         style = Style("silu", "symmetric", config.norm_eps, config.norm_momentum)
         outputs = ANCHORS * (5 + config.classes)
 
@@ -101,33 +91,25 @@ class YOLOv3At640(nn.Module):
         self.backbone = DarkNet53(style)
         body32 = nn.Sequential(plain(1024, 1024), conv(1024, 512, 1), conv(512, 1024, 3), conv(1024, 512, 1))
         self.head32 = Head(body32, conv(512, 1024, 3), 1024, outputs)
-        self.route16 = conv(512, 256, 1)
+        self.reduce16 = conv(512, 256, 1)
         body16 = nn.Sequential(plain(768, 512), plain(512, 512), conv(512, 256, 1))
         self.head16 = Head(body16, conv(256, 512, 3), 512, outputs)
-        self.route8 = conv(256, 128, 1)
+        self.reduce8 = conv(256, 128, 1)
         body8 = nn.Sequential(plain(384, 256), plain(256, 256))
         self.head8 = Head(body8, plain(256, 256), 256, outputs)
 
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
-        # (3, A, 2) px, coarse scale first like the raw maps; part of the recipe, so not of the state
+        # (3, A, 2) px, coarse scale first like the raw maps; given by the recipe, so not in the state dict
         anchors = torch.tensor(config.anchors, dtype=torch.float32).view(3, ANCHORS, 2).flip(0)
         self.register_buffer("anchors", anchors, persistent=False)
         self._set_priors()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, 3, H, W) float RGB in [0, 1], sides multiples of 32 -> raw maps at strides 32, 16, 8."""
-        (height, width), step = images.shape[-2:], self.config.size_step
-        if height % step or width % step:
-            raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
-        c3, c4, c5 = self.backbone((images - self.mean) / self.std)
+        c3, c4, c5 = self.backbone(self.normalize(images))
         x, raw32 = self.head32(c5)
-        x, raw16 = self.head16(torch.cat((double(self.route16(x)), c4), 1))
-        _, raw8 = self.head8(torch.cat((double(self.route8(x)), c3), 1))
+        x, raw16 = self.head16(torch.cat((upsample2x(self.reduce16(x)), c4), 1))
+        _, raw8 = self.head8(torch.cat((upsample2x(self.reduce8(x)), c3), 1))
         return raw32, raw16, raw8
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self.loss_of_raw(self(batch.images), batch)
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         """The terms `box`, `obj`, `cls` for raw maps already computed.
@@ -136,11 +118,11 @@ class YOLOv3At640(nn.Module):
         processes that is MindYOLO's mean loss times the global batch, which its learning rate is made for.
         """
         gains = self.config.loss
-        parts = []
-        for one, anchors, stride, weight in zip(raw, self.anchors, STRIDES, reversed(gains.balance), strict=True):
-            box, obj, cls = _scale_loss(_split(one), batch, anchors / stride, stride, gains)
-            parts.append((box, obj * weight, cls))
-        box, obj, cls = (torch.stack(terms).sum() for terms in zip(*parts, strict=True))
+        scales = []
+        for level, anchors, stride, weight in zip(raw, self.anchors, STRIDES, reversed(gains.balance), strict=True):
+            box, obj, cls = _scale_loss(_split(level), batch, anchors / stride, stride, gains)
+            scales.append((box, obj * weight, cls))
+        box, obj, cls = (torch.stack(terms).sum() for terms in zip(*scales, strict=True))
         images = len(batch.images) * processes()
         return {"box": box * gains.box * images, "obj": obj * gains.obj * images, "cls": cls * gains.cls * images}
 
@@ -148,16 +130,16 @@ class YOLOv3At640(nn.Module):
         """Every class of every box whose objectness and whose score (objectness times class) reach `threshold`."""
         return candidates(self.predictions(raw), threshold)
 
-    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """All boxes (B, N, 1, 4) and their scores (B, N, C), as `decode` has them."""
+    def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """All boxes (B, N, 1, 4) and their scores (B, N, C), as in `decode`."""
         rows = self.predictions(raw)
         return cxcywh_to_xyxy(rows[:, :, None, :4]), rows[..., 5:] * rows[..., 4:5]
 
     def predictions(self, raw: tuple[Tensor, ...]) -> Tensor:
-        """(B, N, 5+C): centre x, centre y, width, height in px, objectness, classes; by map, anchor, row, column."""
+        """(B, N, 5+C): center x, center y, width, height in px, objectness, classes; by map, anchor, row, column."""
         rows = []
-        for one, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True):
-            y = _split(one).sigmoid()
+        for level, anchors, stride in zip(raw, self.anchors, STRIDES, strict=True):
+            y = _split(level).sigmoid()
             boxes = _boxes(y[:, :, :4], anchors[:, :, None, None])
             grid = _cells(y.shape[3], y.shape[4], y.device)
             xy = (boxes[:, :, :2] + grid) * stride
@@ -196,13 +178,13 @@ def _scale_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet.
 
-    Cells without an object whose centre lies in a crowd region add 0 to the mean objectness.
+    Cells without an object whose center lies in a crowd region add 0 to the mean objectness.
     """
     h, w = raw.shape[3:]
     taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
     raw = raw.flatten(3)  # (B, A, 5+C, h*w)
     at = raw.gather(3, cell[:, :, None].expand(-1, -1, raw.shape[2], -1))  # (B, A, 5+C, R)
-    positives = across_processes(taken.sum(), least=1)
+    positives = across_processes(taken.sum(), minimum=1)
 
     overlap = ciou(_corners(_boxes(at[:, :, :4].sigmoid(), anchors[:, :, None])), _corners(target))  # (B, A, R)
     box = ((1 - overlap) * taken).sum() / positives
@@ -227,29 +209,29 @@ def _assign(
     """Which boxes each anchor of one scale must find, and from which cells.
 
     anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more: in its own cell, and
-    on each axis in the next cell on the side its centre is nearer to (the lower one from the very border), if any.
-    Returns taken (B, A, R) bool, cell (B, A, R) index into the h*w cells, target (B, A, 4, R): centre from the cell's
+    on each axis in the next cell on the side its center is nearer to (the lower one from the very border), if any.
+    Returns taken (B, A, R) bool, cell (B, A, R) index into the h*w cells, target (B, A, 4, R): center from the cell's
     corner, width, height, in cells. Where `taken` is false the target is a unit box, so that nothing becomes NaN.
     """
     h, w = cells
     boxes = xyxy_to_cxcywh(batch.boxes) / stride  # (B, M, 4)
-    centre, side = boxes[..., :2], boxes[..., 2:]
+    center, side = boxes[..., :2], boxes[..., 2:]
     quotient = side[:, None] / anchors[:, None]  # (B, A, M, 2)
     fits = torch.maximum(quotient, 1 / quotient).amax(3) < ratio
     fits &= batch.valid[:, None]
 
-    size = torch.cat((centre.new_full((1,), w), centre.new_full((1,), h)))
-    beyond = size - centre
-    low = (centre % 1 < 0.5) & (centre > 1)  # (B, M, 2): left, above
+    size = torch.cat((center.new_full((1,), w), center.new_full((1,), h)))
+    beyond = size - center
+    low = (center % 1 < 0.5) & (center > 1)  # (B, M, 2): left, above
     high = (beyond % 1 < 0.5) & (beyond > 1) & ~low  # right, below
     near = torch.stack((torch.ones_like(low[..., 0]), *(low | high).unbind(2)), 1)  # (B, 3, M)
     shift = 0.5 * (high.float() - low.float())  # (B, M, 2)
     axes = torch.eye(3, device=shift.device)[:, 1:]  # neither, x, y
-    corner = (centre[:, None] + shift[:, None] * axes[:, None]).floor()  # (B, 3, M, 2)
+    corner = (center[:, None] + shift[:, None] * axes[:, None]).floor()  # (B, 3, M, 2)
     corner = torch.minimum(corner.clamp(min=0), size - 1)
 
     taken = (fits[:, :, None] & near[:, None]).flatten(2)
-    target = torch.cat((centre[:, None] - corner, side[:, None].expand_as(corner)), 3)
+    target = torch.cat((center[:, None] - corner, side[:, None].expand_as(corner)), 3)
     target = target.flatten(1, 2).transpose(1, 2)[:, None]  # (B, 1, 4, R)
     target = torch.where(taken[:, :, None], target, 1.0)
     cell = (corner[..., 1] * w + corner[..., 0]).long().flatten(1)
@@ -263,7 +245,7 @@ def _last_row(taken: Tensor, cell: Tensor, cells: int) -> Tensor:
 
 
 def _in_crowd(batch: Batch, stride: int, cells: tuple[int, int]) -> Tensor:
-    """(B, 1, h*w) bool: the centre of the cell lies in a crowd region, so that it is neither object nor background."""
+    """(B, 1, h*w) bool: the center of the cell lies in a crowd region, so that it is neither object nor background."""
     h, w = cells
     x, y = ((torch.arange(n, device=batch.boxes.device) + 0.5) * stride for n in (w, h))
     x1, y1, x2, y2 = batch.boxes[..., None].unbind(2)  # (B, M, 1)
@@ -279,13 +261,13 @@ def _split(raw: Tensor) -> Tensor:
 
 
 def _boxes(y: Tensor, anchors: Tensor) -> Tensor:
-    """Sigmoids (B, A, 4, ...) and anchors (A, 2, ...) -> centre from the cell's corner in cells (-0.5 to 1.5), then
+    """Sigmoids (B, A, 4, ...) and anchors (A, 2, ...) -> center from the cell's corner in cells (-0.5 to 1.5), then
     width and height in the anchors' unit (at most four times the anchor)."""
     return torch.cat((2 * y[:, :, :2] - 0.5, (2 * y[:, :, 2:]) ** 2 * anchors), 2)
 
 
 def _corners(boxes: Tensor) -> Tensor:
-    """(B, A, 4, R) centre form -> (B, A, R, 4) xyxy."""
+    """(B, A, 4, R) center form -> (B, A, R, 4) xyxy."""
     return cxcywh_to_xyxy(boxes.transpose(2, 3))
 
 
@@ -293,58 +275,3 @@ def _cells(h: int, w: int, device: torch.device) -> Tensor:
     """(2, h, w): column and row of each cell."""
     y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
     return torch.stack((x, y))
-
-
-def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """timm's `darknet53`, a classifier, under our names."""
-    return timm_names.darknet53(tensors)
-
-
-def classifier(config: Config) -> darknet_cls.Config:
-    """The classifier that the backbone comes from."""
-    return darknet_cls.Config(network="darknet53", classes=config.classes)
-
-
-_LAYERS = {
-    "head32.body.0": "11", "head32.body.1": "12", "head32.body.2": "13", "head32.body.3": "14", "head32.last": "15",
-    "route16": "16",
-    "head16.body.0": "19", "head16.body.1": "20", "head16.body.2": "21", "head16.last": "22",
-    "route8": "23",
-    "head8.body.0": "26", "head8.body.1": "27.0", "head8.last": "27.1",
-    "head8.output": "28.m.0", "head16.output": "28.m.1", "head32.output": "28.m.2",
-}  # fmt: skip
-_LEAVES = {
-    "conv.weight": "conv.weight",
-    "norm.weight": "bn.gamma",
-    "norm.bias": "bn.beta",
-    "norm.running_mean": "bn.moving_mean",
-    "norm.running_var": "bn.moving_variance",
-}
-
-
-def mindspore_name(parameter: str) -> str | None:
-    """Our name -> MindYOLO's (`model.model.LAYER...`); None for what its files do not hold.
-
-    Its `model.model.28.stride`, `.anchors` and `.anchor_grid` are constants that have no counterpart here.
-    """
-    module, _, leaf = parameter.rpartition(".")
-    if module.endswith(".output"):
-        return f"model.model.{_LAYERS[module]}.{leaf}"
-    module, _, kind = module.rpartition(".")
-    if f"{kind}.{leaf}" not in _LEAVES:
-        return None
-    return f"model.model.{_layer(module)}.{_LEAVES[f'{kind}.{leaf}']}"
-
-
-def _layer(module: str) -> str:
-    """`backbone.stages.1.2.conv1` -> `4.1.conv1`: a stage is a stride-2 layer, then its residual blocks."""
-    if module == "backbone.stem":
-        return "0"
-    module, conv = (module[:-6], module[-6:]) if module.endswith((".conv1", ".conv2")) else (module, "")
-    if not module.startswith("backbone.stages."):
-        return _LAYERS[module] + conv
-    stage, block = (int(part) for part in module.split(".")[2:])
-    if block == 0:
-        return str(2 * stage + 1)
-    number = "" if stage == 0 else f".{block - 1}"  # a layer that is not repeated has no number
-    return f"{2 * stage + 2}{number}{conv}"

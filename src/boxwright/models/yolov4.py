@@ -1,12 +1,12 @@
 """YOLOv4 (Bochkovskiy et al. 2020) with CSPDarkNet-53, and YOLOv4-tiny: network, loss, decoding.
 
-    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale
+    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
+    N = sum of A*h*w: all cells of all scales, R rows of `Targets`
 
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
 """
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import torch
@@ -14,37 +14,47 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import ClassCount, Fraction, ModelConfig, Positive, Triple, Width
-from boxwright.models import darknet_cls
-from boxwright.nn import timm_names, yolo_names
-from boxwright.nn.blocks import Activation, ConvNormAct, Style, double
+from boxwright.config import Config as Section
+from boxwright.config import Fraction, NotNegative, Width
+from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
-from boxwright.nn.yolo import A, AnchorDetector, Head, raw_map, trunk
-from boxwright.ops.anchors import flatten
-from boxwright.ops.yolov4_loss import LossConfig, yolov4_loss
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, raw_map, trunk
+from boxwright.ops import losses
+from boxwright.ops.anchors import Cells, flatten
+from boxwright.ops.boxes import relative
+from boxwright.ops.iou import ciou, zoo_giou
+from boxwright.ops.targets import Targets, assign_similar
 from boxwright.types import Batch
 
 COCO_ANCHORS = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110), (192, 243), (459, 401))
 
 
-class Config(ModelConfig):
-    size_step: ClassVar[int] = 32  # both sides of the input are multiples of this, px
+class LossConfig(Section):
+    """The defaults are the MindSpore zoo's (src/yolo.py of official/cv/YOLOv4)."""
 
+    # zoo_giou, ciou: 1 less that overlap of box and object. mse: center and sides, as in YOLOv3
+    box_loss: Literal["zoo_giou", "ciou", "mse"] = "zoo_giou"
+    box: NotNegative = 10.0  # weight of that term
+    objectness: NotNegative = 1.0  # likewise
+    classes: NotNegative = 1.0  # likewise
+    scales: tuple[NotNegative, ...] = ()  # weights of the scales, fine to coarse; none: 1 each
+    # besides the best anchor, all whose shape overlaps the object's by more are assigned to it (Darknet's iou_thresh)
+    assign_iou: Fraction = 0.213
+    ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
+    # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of cells with an object
+    normalize: Literal["images", "boxes"] = "images"
+    label_smoothing: Fraction = 0.0
+
+
+class Config(AnchorConfig):
     name: Literal["yolov4"] = "yolov4"
     network: Literal["cspdarknet53", "tiny"] = "cspdarknet53"
-    classes: ClassCount
     width: Width = 1.0  # factor on the channels
-    padding: Literal["symmetric", "same"] = "symmetric"  # of stride-2 convolutions: Darknet, MindSpore zoo
     backbone_activation: Activation = "mish"
-    lateral_first: bool = True  # where the neck joins a finer map with a doubled one: Darknet; false: MindSpore zoo
-    norm_eps: Positive = 1e-5
-    norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
-    mean: Triple = (0.0, 0.0, 0.0)  # RGB, in the 0-to-1 scale
-    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    anchors: tuple[tuple[Positive, Positive], ...] = COCO_ANCHORS  # (width, height) px, small to large
-    # how far a centre may lie, as a factor on the cell about its middle (Darknet's scale_x_y); fine scale to coarse
-    reach: tuple[Annotated[float, Field(ge=1)], ...] = (1.2, 1.1, 1.05)
-    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+    lateral_first: bool = True  # where the neck joins a finer map with an upsampled one: Darknet; false: MindSpore zoo
+    anchors: Anchors = COCO_ANCHORS
+    # how far a center may lie, as a factor on the cell about its middle (Darknet's scale_x_y); fine scale to coarse
+    scale_xy: tuple[Annotated[float, Field(ge=1)], ...] = (1.2, 1.1, 1.05)
     loss: LossConfig = LossConfig()
 
     @pydantic.model_validator(mode="after")
@@ -54,24 +64,21 @@ class Config(ModelConfig):
             raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {A * scales}")
         if self.loss.scales and len(self.loss.scales) != scales:
             raise ValueError(f"loss.scales holds {len(self.loss.scales)} numbers, {self.network} needs {scales}")
-        if len(self.reach) != scales:
-            raise ValueError(f"reach holds {len(self.reach)} numbers, {self.network} needs {scales}")
+        if len(self.scale_xy) != scales:
+            raise ValueError(f"scale_xy holds {len(self.scale_xy)} numbers, {self.network} needs {scales}")
         return self
 
 
 class YOLOv4(AnchorDetector):
     """Base of the two networks: their loss."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.mean, config.std, config.anchors, config.multi_label, config.reach)
-        self.config = config
+    config: Config
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness and classes; see `yolov4_loss`."""
-        return self.loss_of_raw(self(batch.images), batch)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.scale_xy)
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """`loss` for raw maps already computed."""
+        """The terms box, objectness and classes; see `yolov4_loss`."""
         return yolov4_loss(flatten(raw, A), self.cells(raw), batch, self.config.loss)
 
 
@@ -94,12 +101,12 @@ class YOLOv4CSPDarkNet53(YOLOv4):
 
         self.lateral_first = config.lateral_first
         self.backbone = CSPDarkNet53(backbone, stem)
-        self.before = nn.Sequential(conv(c1024, c512, 1), conv(c512, c1024, 3), conv(c1024, c512, 1))
-        self.after = nn.Sequential(conv(4 * c512, c512, 1), conv(c512, c1024, 3), conv(c1024, c512, 1))
-        self.lead16 = conv(c512, c256, 1)
+        self.pre_spp = nn.Sequential(conv(c1024, c512, 1), conv(c512, c1024, 3), conv(c1024, c512, 1))
+        self.post_spp = nn.Sequential(conv(4 * c512, c512, 1), conv(c512, c1024, 3), conv(c1024, c512, 1))
+        self.reduce16 = conv(c512, c256, 1)
         self.lateral16 = conv(c512, c256, 1)
         self.trunk16 = trunk(c512, c256, neck)
-        self.lead8 = conv(c256, c128, 1)
+        self.reduce8 = conv(c256, c128, 1)
         self.lateral8 = conv(c256, c128, 1)
         self.head8 = Head(c256, c128, config.classes, 8, neck)
         self.down16 = conv(c128, c256, 3, stride=2)
@@ -109,20 +116,20 @@ class YOLOv4CSPDarkNet53(YOLOv4):
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
-        p5 = self.after(pool_pyramid(self.before(c5)))
-        p4 = self.trunk16(self._join(self.lead16(p5), self.lateral16(c4)))
-        route, raw8 = self.head8(self._join(self.lead8(p4), self.lateral8(c3)))
+        p5 = self.post_spp(spp(self.pre_spp(c5)))
+        p4 = self.trunk16(self._join(self.reduce16(p5), self.lateral16(c4)))
+        route, raw8 = self.head8(self._join(self.reduce8(p4), self.lateral8(c3)))
         route, raw16 = self.head16(torch.cat((self.down16(route), p4), 1))
         _, raw32 = self.head32(torch.cat((self.down32(route), p5), 1))
         return raw32, raw16, raw8
 
     def _join(self, coarse: Tensor, lateral: Tensor) -> Tensor:
         """(B, c, h/2, w/2), (B, c, h, w) -> (B, 2c, h, w)."""
-        maps = (lateral, double(coarse)) if self.lateral_first else (double(coarse), lateral)
+        maps = (lateral, upsample2x(coarse)) if self.lateral_first else (upsample2x(coarse), lateral)
         return torch.cat(maps, 1)
 
 
-def pool_pyramid(x: Tensor) -> Tensor:
+def spp(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, 4C, h, w): the maxima over 13x13, 9x9 and 5x5 places, and the map itself.
 
     A maximum over 9x9 is one over 5x5 of those over 5x5, and so on; nothing beyond the edge counts.
@@ -146,7 +153,7 @@ class YOLOv4Tiny(YOLOv4):
         self.trunk = ConvNormAct(c512, c256, 1, neck)
         self.last32 = ConvNormAct(c256, c512, 3, neck)
         self.out32 = raw_map(c512, config.classes, 32)
-        self.lead = ConvNormAct(c256, c128, 1, neck)
+        self.reduce = ConvNormAct(c256, c128, 1, neck)
         self.last16 = ConvNormAct(c128 + c256, c256, 3, neck)
         self.out16 = raw_map(c256, config.classes, 16)
 
@@ -154,8 +161,43 @@ class YOLOv4Tiny(YOLOv4):
         c4, c5 = self.backbone(x)
         route = self.trunk(c5)
         raw32 = self.out32(self.last32(route))
-        raw16 = self.out16(self.last16(torch.cat((double(self.lead(route)), c4), 1)))
+        raw16 = self.out16(self.last16(torch.cat((upsample2x(self.reduce(route)), c4), 1)))
         return raw32, raw16
+
+
+def yolov4_loss(rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig) -> dict[str, Tensor]:
+    """rows (B, N, 5+C) logits, in the order of `cells` -> the terms box, objectness and classes, weighted."""
+    classes = rows.shape[-1] - 5
+    targets = assign_similar(batch, cells, classes, settings.assign_iou, settings.label_smoothing)
+    return losses.normalize(loss_terms(rows, cells, targets, batch, settings), targets, settings.normalize)
+
+
+def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, settings: LossConfig) -> dict[str, Tensor]:
+    """rows (B, N, 5+C) logits -> sums over all cells of all images.
+
+    box: that of box and object, times 2 - w*h with sides relative to the input. objectness and classes: those of
+    `ops/losses.py`. Each times its weight and that of the scale.
+    """
+    found = losses.at_targets(rows, targets)
+    box_loss = _box_loss(found, cells, targets, settings)
+    scale = cells.of_scales(settings.scales[::-1] or (1.0,) * len(cells.grids))  # (N,)
+    here = scale[targets.cell]  # (B, R)
+    objectness = losses.objectness(rows, cells, targets, batch, settings.ignore_iou)
+    return {
+        "box": settings.box * (here * targets.weight(cells.size) * box_loss).sum(),
+        "objectness": settings.objectness * (scale * objectness).sum(),
+        "classes": settings.classes * (here * losses.classes(found, targets)).sum(),
+    }
+
+
+def _box_loss(found: Tensor, cells: Cells, targets: Targets, settings: LossConfig) -> Tensor:
+    """found (B, R, 5+C) logits -> (B, R): the box loss of each row."""
+    if settings.box_loss == "mse":
+        xy, wh = losses.place_and_size(found, cells, targets)
+        return xy + wh
+    measure = ciou if settings.box_loss == "ciou" else zoo_giou
+    boxes = cells.boxes(found[..., :4], targets.cell)
+    return 1 - measure(relative(boxes, cells.size), relative(targets.boxes, cells.size))
 
 
 def build(config: Config) -> YOLOv4:
@@ -174,44 +216,3 @@ def _styles(config: Config) -> tuple[Style, Style]:
 def _stem(config: Config) -> int:
     """Channels of the first layer."""
     return max(2, round(STEM * config.width))
-
-
-def mindspore_name(parameter: str) -> str | None:
-    """The name that a parameter of the CSPDarkNet-53 network has in the MindSpore zoo; None where it has none."""
-    return yolo_names.mindspore_name(parameter, _PLACES)
-
-
-def mindspore_unused(entry: str) -> bool:
-    """Two layers that the zoo's network holds and never uses: the head of its first way to stride 16."""
-    return ".backblock0.conv5." in entry or ".backblock0.conv6." in entry
-
-
-def mindspore_backbone(entry: str, config: Config) -> str | None:
-    """Our name for an entry of the zoo's classifier."""
-    return yolo_names.mindspore_backbone(entry, _PLACES)
-
-
-def foreign_names(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """timm's `cspdarknet53`, a classifier, under our names."""
-    return timm_names.cspdarknet53(tensors)
-
-
-def classifier(config: Config) -> darknet_cls.Config | None:
-    """The classifier that the backbone comes from; None for another network or width."""
-    whole = config.network == "cspdarknet53" and config.width == 1
-    return darknet_cls.Config(network="cspdarknet53", classes=config.classes) if whole else None
-
-
-def _places() -> dict[str, str]:
-    """Our layer -> the zoo's, which numbers those of the neck anew."""
-    neck = [f"{side}.{k}" for side in ("before", "after") for k in range(3)]
-    neck += ["lead16", "lateral16", "lead8", "lateral8", "down16", "down32"]
-    places = {part: f"conv{number}" for number, part in enumerate(neck, 1)}
-    for number, part in enumerate(("trunk16", "head8.trunk", "head16.trunk", "head32.trunk")):
-        places |= {f"{part}.{k}": f"backblock{number}.conv{k}" for k in range(5)}
-    for number, head in enumerate(("head8", "head16", "head32"), 1):
-        places |= {f"{head}.last": f"backblock{number}.conv5", head: f"backblock{number}.conv6"}
-    return yolo_names.cspdarknet53_places() | places
-
-
-_PLACES = _places()

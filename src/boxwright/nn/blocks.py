@@ -1,4 +1,4 @@
-"""The block every network here is made of: convolution, batch norm, activation."""
+"""Shared blocks: convolution with batch norm and activation, bottleneck."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,30 +7,36 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.config import Padding
+
 Activation = Literal["relu", "leaky", "silu", "mish"]
 
 
 @dataclass(frozen=True)
 class Style:
-    """What differs between the origins of one network plan.
+    """What differs between implementations of one architecture.
 
-    padding: of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads bottom and right
-    only (the MindSpore zoo; sides must be even). norm_momentum: share of the NEW statistic, as torch counts it.
-    slope: of `leaky` below zero; 0.1 in Darknet (activations.h).
+    Attributes:
+        activation: After each batch norm.
+        padding: Of 3x3 stride-2 layers. `symmetric` pads 1 on every side (Darknet, MindYOLO); `same` pads bottom and
+            right only (the MindSpore zoo; sides must be even).
+        norm_eps: Of batch norm.
+        norm_momentum: Share of the new statistic, as torch counts it.
+        negative_slope: Of `leaky`; 0.1 in Darknet (activations.h).
     """
 
     activation: Activation = "leaky"
-    padding: Literal["symmetric", "same"] = "symmetric"
+    padding: Padding = "symmetric"
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
-    slope: float = 0.1
+    negative_slope: float = 0.1
 
 
 def activation(style: Style) -> nn.Module:
     """In place where backward needs no copy of the input."""
     match style.activation:
         case "leaky":
-            return nn.LeakyReLU(style.slope, inplace=True)
+            return nn.LeakyReLU(style.negative_slope, inplace=True)
         case "relu":
             return nn.ReLU(inplace=True)
         case "silu":
@@ -39,13 +45,13 @@ def activation(style: Style) -> nn.Module:
             return nn.Mish()
 
 
-def double(x: Tensor) -> Tensor:
+def upsample2x(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 2H, 2W), each value four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def last_three(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
-    """What the last three of five stages, each after the one before, make of x."""
+def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:
+    """x through five stages in turn -> the outputs of the last three."""
     maps = []
     for stage in stages:
         x = stage(x)
@@ -67,7 +73,8 @@ class ConvNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pad_end:
             x = F.pad(x, (0, 1, 0, 1))
-        return self.act(self.norm(self.conv(x)))  # type: ignore[no-any-return]
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
 
 
 class Bottleneck(nn.Module):

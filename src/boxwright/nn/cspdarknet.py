@@ -2,36 +2,37 @@
 
     B images, H x W px, C channels
 
-Each stage sends a part of its channels past its blocks and joins both at its end (Wang et al. 2019, CSPNet). Modules
-stand in Darknet's order.
+Each stage has a main path through its blocks and a shortcut past them, joined at its end (Wang et al. 2019, CSPNet).
+Modules are declared in Darknet's order.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, last_three
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, run_stages
 
 STEM = 32  # channels of the first layer; all others are multiples
 BLOCKS = (1, 2, 8, 8, 4)  # residual blocks of the stages at strides 2 to 32
 
 
 class Stage(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H / 2, W / 2). part: channels of each of the two ways."""
+    """(B, inputs, H, W) -> (B, outputs, H / 2, W / 2). width: channels of either path."""
 
-    def __init__(self, inputs: int, outputs: int, part: int, hidden: int, blocks: int, style: Style) -> None:
+    def __init__(self, inputs: int, outputs: int, width: int, hidden: int, blocks: int, style: Style) -> None:
         super().__init__()
         self.down = ConvNormAct(inputs, outputs, 3, style, stride=2)
-        self.past = ConvNormAct(outputs, part, 1, style)
-        self.enter = ConvNormAct(outputs, part, 1, style)
-        self.blocks = nn.Sequential(*(Bottleneck(part, part, style, hidden=hidden) for _ in range(blocks)))
-        self.leave = ConvNormAct(part, part, 1, style)
-        self.join = ConvNormAct(2 * part, outputs, 1, style)
+        self.shortcut = ConvNormAct(outputs, width, 1, style)
+        self.main_in = ConvNormAct(outputs, width, 1, style)
+        self.blocks = nn.Sequential(*(Bottleneck(width, width, style, hidden=hidden) for _ in range(blocks)))
+        self.main_out = ConvNormAct(width, width, 1, style)
+        self.join = ConvNormAct(2 * width, outputs, 1, style)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x)
-        main = self.leave(self.blocks(self.enter(x)))
-        return self.join(torch.cat((main, self.past(x)), 1))  # type: ignore[no-any-return]
+        main = self.main_out(self.blocks(self.main_in(x)))
+        joined: Tensor = self.join(torch.cat((main, self.shortcut(x)), 1))
+        return joined
 
 
 class CSPDarkNet53(nn.Module):
@@ -45,17 +46,17 @@ class CSPDarkNet53(nn.Module):
         inputs = stem
         for number, blocks in enumerate(BLOCKS):
             outputs = inputs * 2
-            # The first stage gives both ways all channels; its block halves them. The others halve them before.
-            part = outputs if number == 0 else inputs
-            self.stages.append(Stage(inputs, outputs, part, inputs, blocks, style))
+            # The first stage's paths have all channels; its block halves them. Those of the others have half of them.
+            width = outputs if number == 0 else inputs
+            self.stages.append(Stage(inputs, outputs, width, inputs, blocks, style))
             inputs = outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return last_three(self.stem(x), self.stages)
+        return run_stages(self.stem(x), self.stages)
 
 
 class TinyStage(nn.Module):
-    """(B, C, H, W) -> what its two ways joined to (B, C, H, W), and that after its first layer's output (B, 2C, H, W).
+    """(B, C, H, W) -> its joined paths (B, C, H, W), and these after the output of its first layer (B, 2C, H, W).
 
     Only the second half of the first layer's channels goes on (Darknet's route with groups=2, group_id=1).
     """

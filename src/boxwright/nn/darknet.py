@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, last_three
+from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, run_stages
 
 STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))  # (channels, residual blocks) at strides 2 to 32
 
@@ -23,4 +23,4 @@ class DarkNet53(nn.Module):
             inputs = outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return last_three(self.stem(x), self.stages)
+        return run_stages(self.stem(x), self.stages)

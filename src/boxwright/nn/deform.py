@@ -1,4 +1,4 @@
-"""A deformable 3x3 convolution that finds its own offsets and masks."""
+"""A deformable 3x3 convolution with the layers that predict its offsets and masks."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ class DeformConv2d(nn.Module):
     """(B, in, H, W) -> (B, out, H / stride, W / stride), rounded up. No biases.
 
     Offsets and the logits of masks come from two ordinary convolutions of the same map, whose weights start at zero: at
-    first every sample counts half and stands on the grid. What is sampled where: `boxwright.ops.deform`.
+    first every sample counts half and lies on the grid. Sampling positions: `boxwright.ops.deform`.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, sampling: Sampling) -> None:

@@ -20,12 +20,12 @@ class FPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         merged: list[Tensor] = []  # coarse to fine
-        for conv, one in zip(reversed(self.inner), reversed(maps), strict=True):
-            x = conv(one)
+        for conv, level in zip(reversed(self.inner), reversed(maps), strict=True):
+            x = conv(level)
             if merged:
                 x = x + F.interpolate(merged[-1], size=x.shape[-2:], mode="nearest")
             merged.append(x)
-        levels = [conv(one) for conv, one in zip(self.outer, reversed(merged), strict=True)]
+        levels = [conv(level) for conv, level in zip(self.outer, reversed(merged), strict=True)]
         return (*levels, levels[-1][:, :, ::2, ::2])
 
 

@@ -1,9 +1,9 @@
-"""ResNet-50, -101 and -152 without the classifier (He et al. 2015, table 1), with deformable layers where asked for.
+"""ResNet-50, -101 and -152 without the classifier (He et al. 2015, table 1), optionally with deformable layers.
 
     B images, H x W px, C channels
 
-The stride of a stage stands in its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo.
-Modules carry torchvision's names.
+The stride of a stage is that of its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo.
+Modules have torchvision's names.
 """
 
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.config import Padding
 from boxwright.nn.deform import DeformConv2d
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # in each stage
@@ -18,11 +19,10 @@ WIDTHS = (64, 128, 256, 512)  # channels of a stage's 3x3 convolutions
 EXPANSION = 4  # a stage's outputs are so many times its width
 
 Deform = Literal["none", "standard", "zoo"]
-Padding = Literal["symmetric", "same"]
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which has the stride and may be deformable), 1x1 to 4 * width, added to the input.
+    """1x1, 3x3 (with the stride; may be deformable), 1x1 to 4 * width, added to the input.
 
     (B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)
     """
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        # After ReLU a padded zero is never above what it stands beside.
+        # After ReLU a padded zero is never above its neighbors.
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, 2) if self.pad_end else F.max_pool2d(x, 3, 2, 1)
         c2 = self.layer1(x)
         c3 = self.layer2(c2)

@@ -1,4 +1,4 @@
-"""The second stage: each proposal's features, its class and its own box.
+"""The second stage: features, class and box of each proposal.
 
 B images, R boxes an image, C classes without background
 """
@@ -13,7 +13,7 @@ from boxwright.ops.boxes import area
 from boxwright.ops.roi_align import roi_align
 
 BINS = 7  # a side
-FINEST = 56  # px: boxes below twice this side look at the finest level (FPN paper, equation 1, with its 224 at level 4)
+FINEST = 56  # px: boxes below twice this side take the finest level (FPN paper, equation 1, with its 224 at level 4)
 
 
 class BoxHead(nn.Module):
@@ -44,7 +44,7 @@ def features_of(
 
 
 def level_of(boxes: Tensor, levels: int, plus_one: bool) -> Tensor:
-    """(..., 4) xyxy px -> (...) int64 in 0..levels - 1: larger boxes look at coarser maps."""
+    """(..., 4) xyxy px -> (...) int64 in 0..levels - 1: larger boxes take coarser maps."""
     ratio = area(boxes, plus_one).sqrt() / FINEST
-    # Clamped as whole numbers too: of NaN, which the engine reports after the step, any may come.
+    # Clamped as whole numbers too: NaN, which the engine reports after the step, may become any.
     return torch.log2(ratio + 1e-6).floor().long().clamp(0, levels - 1)

@@ -1,6 +1,6 @@
 """The region proposal network (Faster R-CNN paper, section 3.1) on the maps of a feature pyramid.
 
-B images, H x W px, L levels, h x w places of a level, A anchors a place, N = sum of A*h*w anchors,
+B images, H x W px, L levels, h x w positions of a level, A anchors a position, N = sum of A*h*w anchors,
 P proposals an image after padding
 """
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from boxwright.ops import exported
 from boxwright.ops.coding import decode
 from boxwright.ops.iou import pairwise_iou
-from boxwright.ops.nms import keep_each, keep_greedily, settle
+from boxwright.ops.nms import greedy_fixed_point, keep_each, keep_greedily
 
-LEAST = 1e-3  # px: boxes beside the picture are cut to lines of its edge (torchvision's limit for them)
+MIN_SIDE = 1e-3  # px: boxes beside the image are clipped to lines on its edge (torchvision's limit for them)
 AT_ONCE = 2**26  # overlaps on an accelerator: 256 MiB for each intermediate tensor, unless one level needs more
-# Of suppression in a step of training, where nothing may wait: enough for chains of 32 boxes, each dropping the next.
-# Pictures needed 1 to 8; evenly graded ones up to 41 in a fresh network, which then lacks a few proposals in that step.
+# Of NMS in a training step, where nothing may wait: enough for chains of 32 boxes, each suppressing the next. Images
+# needed 1 to 8; evenly graded ones up to 41 in a fresh network, which then lacks a few proposals in that step.
 ROUNDS = 31
 
 
@@ -30,17 +30,17 @@ class Proposals(NamedTuple):
     valid: Tensor
 
 
-class Overlap(NamedTuple):
-    """The settings of a suppression that keeps all it may."""
+class ProposalNMS(NamedTuple):
+    """Settings of an NMS that keeps up to `max_detections` boxes a group."""
 
     iou: float
-    keep: int
+    max_detections: int
     plus_one: bool = False
-    kind: str = "plain"
+    kind: str = "standard"
 
 
 class RegionProposals(nn.Module):
-    """One small head for all levels: does an anchor hold an object, and where does it lie.
+    """One small head for all levels: objectness and box deltas of each anchor.
 
     (B, C, h, w) a level -> objectness logits (B, N) and deltas (B, N, 4), in the order of `anchors`.
     """
@@ -52,19 +52,20 @@ class RegionProposals(nn.Module):
         self.deltas = nn.Conv2d(channels, anchors * 4, 1)
         for layer in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # Faster R-CNN paper, section 3.1.3
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         objectness, deltas = [], []
-        for one in maps:
-            shared = F.relu(self.conv(one))
+        for level in maps:
+            shared = F.relu(self.conv(level))
             objectness.append(self.objectness(shared).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(shared).permute(0, 2, 3, 1).reshape(one.shape[0], -1, 4))
+            deltas.append(self.deltas(shared).permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4))
         return torch.cat(objectness, 1).float(), torch.cat(deltas, 1).float()
 
 
 def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool) -> Tensor:
-    """(L, A, 4) xyxy px of the anchors at the first place of each level: sides of stride * scale, of each h / w ratio.
+    """(L, A, 4) xyxy px, the anchors at each level's first position: sides of stride * scale, of each h / w ratio.
 
     Rounded to whole pixels. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
     count both ends, else about 0, as in torchvision.
@@ -72,20 +73,20 @@ def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], 
     stride = torch.tensor(strides, dtype=torch.float64)[:, None]
     root = torch.tensor(ratios, dtype=torch.float64).sqrt()
     side = stride[..., None] * scale * torch.stack((1 / root, root), -1)  # (L, A, 2)
-    centre = (stride[..., None] - 1) / 2 if plus_one else 0.0
+    center = (stride[..., None] - 1) / 2 if plus_one else 0.0
     half = (side - int(plus_one)) / 2
-    return torch.cat((centre - half, centre + half), -1).round().float()
+    return torch.cat((center - half, center + half), -1).round().float()
 
 
 def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
     """(N, 4) xyxy px, by level, row, column, ratio. base (L, A, 4), shapes (h, w) of the levels."""
-    parts = []
-    for some, (h, w), stride in zip(base, shapes, strides, strict=True):
+    levels = []
+    for corners, (h, w), stride in zip(base, shapes, strides, strict=True):
         axes = torch.arange(h, device=base.device), torch.arange(w, device=base.device)
         y, x = torch.meshgrid(*axes, indexing="ij")
-        corner = stride * torch.stack((x, y, x, y), -1).view(-1, 1, 4)
-        parts.append((corner + some).view(-1, 4))
-    return torch.cat(parts)
+        origin = stride * torch.stack((x, y, x, y), -1).view(-1, 1, 4)
+        levels.append((origin + corners).view(-1, 4))
+    return torch.cat(levels)
 
 
 @torch.no_grad()
@@ -96,31 +97,41 @@ def propose(
     counts: Sequence[int],
     extents: Tensor,
     *,
-    candidates: int,
+    pre_nms_top_k: int,
     proposals: int,
     iou: float,
     plus_one: bool,
     rounds: int = 0,
 ) -> Proposals:
-    """The best boxes of each image: (B, N) and (B, N, 4) -> P = `proposals`.
+    """The best boxes of each image.
 
-    Of each level (with counts[l] of the N anchors) the `candidates` best boxes, cut to `extents` (B, 2), height and
-    width px of each picture, lose those that overlap a better one of their level by more than `iou`; the best of all
-    levels together stay. Boxes thinner than LEAST go too, but with `plus_one`, where two equal ends are a pixel apart.
-    The overlap here never counts with +1; `plus_one` is that of the deltas. rounds: those of `settle` on accelerators.
+    Of each level the `pre_nms_top_k` best boxes, clipped to the image, go through NMS; the best of all levels together
+    are kept. Boxes thinner than MIN_SIDE are dropped, but not with `plus_one`, where two equal ends are a pixel apart.
+
+    Args:
+        objectness: (B, N) logits.
+        deltas: (B, N, 4).
+        anchors: (N, 4) xyxy px.
+        counts: Anchors of each level.
+        extents: (B, 2), height and width px of each image.
+        pre_nms_top_k: Boxes a level before NMS.
+        proposals: P, boxes an image after it.
+        iou: Of NMS, whose overlap never counts with +1.
+        plus_one: Of the deltas.
+        rounds: Those of `greedy_fixed_point` on accelerators.
     """
     best = []
     first = 0
     for count in counts:
-        best.append(objectness[:, first : first + count].topk(min(candidates, count), dim=1).indices + first)
+        best.append(objectness[:, first : first + count].topk(min(pre_nms_top_k, count), dim=1).indices + first)
         first += count
     index = torch.cat(best, 1)
     scores = objectness.gather(1, index)
     found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
     boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
-    kept = _kept(boxes, scores, [one.shape[1] for one in best], iou, rounds)
+    kept = _kept(boxes, scores, [indices.shape[1] for indices in best], iou, rounds)
     if not plus_one:
-        kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < LEAST).any(-1)  # NaN stays, to be seen
+        kept = kept & ~((boxes[..., 2:] - boxes[..., :2]) < MIN_SIDE).any(-1)  # NaN stays, to be seen
     missing = max(0, proposals - kept.shape[1])
     ranked = F.pad(scores.masked_fill(~kept, -torch.inf), (0, missing), value=-torch.inf)
     value, order = ranked.topk(proposals, dim=1)
@@ -134,24 +145,24 @@ def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: 
     better kept one of its level."""
     if exported.recorded():
         levels = zip(torch.split(boxes, counts, 1), torch.split(scores, counts, 1), strict=True)
-        return torch.cat([keep_each(some, theirs[:, None], iou, -torch.inf)[:, 0] for some, theirs in levels], 1)
+        return torch.cat([keep_each(level, score[:, None], iou, -torch.inf)[:, 0] for level, score in levels], 1)
     if boxes.device.type != "cpu":
         return kept_at_once(boxes, counts, iou, rounds)
     level = torch.cat([torch.full((count,), i, device=boxes.device) for i, count in enumerate(counts)])
     group = level + len(counts) * torch.arange(len(boxes), device=boxes.device)[:, None]
-    return keep_greedily(boxes.flatten(0, 1), group.flatten(), Overlap(iou, max(counts))).view_as(scores)
+    return keep_greedily(boxes.flatten(0, 1), group.flatten(), ProposalNMS(iou, max(counts))).view_as(scores)
 
 
 def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
     """The same for accelerators, which take as long for a small operator as for a large one: levels of one length, each
     box against all of its level. With `rounds` nothing waits for the accelerator."""
     longest = max(counts)
-    padded = [F.pad(one, (0, 0, 0, longest - one.shape[1])) for one in torch.split(boxes, counts, 1)]
+    padded = [F.pad(level, (0, 0, 0, longest - level.shape[1])) for level in torch.split(boxes, counts, 1)]
     levels = torch.stack(padded, 1).flatten(0, 1)  # (B * L, longest, 4)
     kept = []
     with torch.autocast(boxes.device.type, enabled=False):  # it would copy the overlaps to its own type in each round
-        for some in torch.split(levels, max(1, AT_ONCE // longest**2)):
-            alive = torch.ones_like(some[..., 0], dtype=torch.bool)
-            kept.append(settle(alive, pairwise_iou(some, some) > iou, rounds))
-    whole = torch.cat(kept).view(len(boxes), len(counts), longest)
-    return torch.cat([whole[:, i, :count] for i, count in enumerate(counts)], 1)
+        for chunk in torch.split(levels, max(1, AT_ONCE // longest**2)):
+            alive = torch.ones_like(chunk[..., 0], dtype=torch.bool)
+            kept.append(greedy_fixed_point(alive, pairwise_iou(chunk, chunk) > iou, rounds))
+    by_level = torch.cat(kept).view(len(boxes), len(counts), longest)
+    return torch.cat([by_level[:, i, :count] for i, count in enumerate(counts)], 1)

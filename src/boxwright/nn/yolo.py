@@ -1,4 +1,4 @@
-"""What YOLOv3 and YOLOv4 share: the head of a scale, and the base of detectors with anchors.
+"""Shared by YOLOv3 and YOLOv4: the head of a scale, and the base of detectors with anchors.
 
     B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
     N = sum of A*h*w: all cells of all scales, K candidates
@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from boxwright.errors import InputError
+from boxwright.config import BatchNormModelConfig, Padding, Positive
 from boxwright.nn.blocks import ConvNormAct, Style
+from boxwright.nn.network import Network
 from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
@@ -35,7 +36,7 @@ def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
 def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
     """The last layer of a scale. (B, inputs, h, w) -> (B, A*(5+C), h, w).
 
-    Its objectness bias is such that a fresh head expects 8 objects in a 640 px picture, as MindYOLO does: without it
+    Its objectness bias is such that a fresh head expects 8 objects in a 640 px image, as MindYOLO does: without it
     the background of thousands of cells swamps the first steps.
     """
     layer = nn.Conv2d(inputs, A * (5 + classes), 1)
@@ -46,7 +47,7 @@ def raw_map(inputs: int, classes: int, stride: int) -> nn.Conv2d:
 
 
 class Head(nn.Module):
-    """The trunk, which leads on to the next scale, and two convolutions that end in this scale's map."""
+    """The trunk, whose output the next scale takes too, and two convolutions that end in this scale's map."""
 
     def __init__(self, inputs: int, hidden: int, classes: int, stride: int, style: Style) -> None:
         super().__init__()
@@ -55,80 +56,75 @@ class Head(nn.Module):
         self.out = raw_map(hidden * 2, classes, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, inputs, h, w) -> the route onward (B, hidden, h, w), the map (B, A*(5+C), h, w)."""
+        """(B, inputs, h, w) -> the trunk's output (B, hidden, h, w), the map (B, A*(5+C), h, w)."""
         route = self.trunk(x)
         return route, self.out(self.last(route))
 
 
-class AnchorDetector(nn.Module):
-    """Base of detectors whose `maps` turns normalised images into S maps at `strides`, coarse first.
+Anchors = tuple[tuple[Positive, Positive], ...]  # (width, height) px, small to large
 
-    mean, std: of RGB in [0, 1]. anchors: (width, height) px, A a scale, small to large. reach: of each scale in the
-    same order (see `Cells`). multi_label: a box may be reported as several classes, otherwise as its best one only.
+
+class AnchorConfig(BatchNormModelConfig):
+    padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet symmetric, MindSpore zoo same
+    anchors: Anchors
+    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+
+
+class AnchorDetector(Network):
+    """Base of detectors whose `maps` turns normalized images into S maps at `strides`, coarse first.
+
+    Args:
+        config: Its anchors are A a scale.
+        scale_xy: Of each scale, fine to coarse (see `Cells`); none: 1.
     """
 
-    inputs = ("images",)
     strides: ClassVar[tuple[int, ...]]
-    mean: Tensor
-    std: Tensor
+    config: AnchorConfig
     anchors: Tensor
 
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        anchors: Sequence[Sequence[float]],
-        multi_label: bool,
-        reach: Sequence[float] = (),
-    ) -> None:
-        super().__init__()
-        self.reach = tuple(reversed(reach))
-        self.multi_label = multi_label
+    def __init__(self, config: AnchorConfig, scale_xy: Sequence[float] = ()) -> None:
+        super().__init__(config)
+        self.scale_xy = tuple(reversed(scale_xy))
         self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
-        # (S, A, 2) px, coarse first like the raw maps; part of the recipe, so not of the state
-        pairs = torch.tensor(anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
+        # (S, A, 2) px, coarse first like the raw maps; given by the recipe, so not in the state dict
+        pairs = torch.tensor(config.anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
         self.register_buffer("anchors", pairs, persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """images (B, 3, H, W) float RGB in [0, 1] -> S maps (B, A*(5+C), h, w), coarse first."""
-        (height, width), step = images.shape[-2:], self.strides[0]
-        if height % step or width % step:
-            raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
-        return self.maps((images - self.mean) / self.std)
+        return self.maps(self.normalize(images))
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalised images (B, 3, H, W) -> S maps (B, A*(5+C), h, w), coarse first."""
+        """Normalized images (B, 3, H, W) -> S maps (B, A*(5+C), h, w), coarse first."""
         raise NotImplementedError
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Boxes with objectness times class >= threshold, canvas px, one entry an image, before suppression."""
-        # A score is at most its objectness, so most cells leave before their classes are looked at.
+        # A score is at most its objectness, so most cells are dropped before their classes are computed.
         image, cell = (objectness(raw, A).sigmoid() >= threshold).nonzero(as_tuple=True)
         found = rows_at(raw, A, image, cell)  # (K, 5+C), image by image
         boxes = self.cells(raw).boxes(found[:, :4], cell)
         scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
-        if self.multi_label:
+        if self.config.multi_label:
             row, label = (scores >= threshold).nonzero(as_tuple=True)
         else:
             best, label = scores.max(dim=1)
             row = (best >= threshold).nonzero()[:, 0]
             label = label[row]
         counts = image[row].bincount(minlength=len(raw[0])).tolist()
-        parts = (boxes[row], scores[row, label], label)
-        return [Detections(*one) for one in zip(*(torch.split(part, counts) for part in parts), strict=True)]
+        columns = (boxes[row], scores[row, label], label)
+        return [Detections(*rows) for rows in zip(*(torch.split(column, counts) for column in columns), strict=True)]
 
-    def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """All boxes (B, N, 1, 4) and their scores (B, N, C), as `decode` has them; -1 for what it does not report."""
+    def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """All boxes (B, N, 1, 4) and their scores (B, N, C), as in `decode`; -1 for what it does not report."""
         rows = flatten(raw, A)
         scores = rows[..., 4:5].sigmoid() * rows[..., 5:].sigmoid()
-        if not self.multi_label:
+        if not self.config.multi_label:
             label = torch.arange(scores.shape[2], device=scores.device)
             scores = torch.where(label == scores.argmax(2, keepdim=True), scores, -1.0)
         return self.cells(raw).boxes(rows[..., :4])[:, :, None], scores
 
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""
-        return Cells.of([one.shape[-2:] for one in raw], self.strides, self.anchors, self.reach)
+        return Cells.of([level.shape[-2:] for level in raw], self.strides, self.anchors, self.scale_xy)

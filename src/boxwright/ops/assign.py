@@ -1,4 +1,4 @@
-"""Which object each cell must find.
+"""Assignment of objects to cells.
 
 B images, M boxes an image after padding, K anchors, N cells
 """
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def shape_iou(sides: Tensor, anchors: Tensor) -> Tensor:
-    """sides (..., 2) and anchors (K, 2), both width and height in px -> (..., K) IoU with the centres put together."""
+    """sides (..., 2) and anchors (K, 2), both width and height in px -> (..., K) IoU of boxes with the same center."""
     shared = torch.minimum(sides[..., None, :], anchors).prod(-1)
-    whole = sides.prod(-1)[..., None] + anchors.prod(-1) - shared
-    return shared / whole.clamp(min=torch.finfo(sides.dtype).tiny)
+    union = sides.prod(-1)[..., None] + anchors.prod(-1) - shared
+    return shared / union.clamp(min=torch.finfo(sides.dtype).tiny)
 
 
 def best_anchor(sides: Tensor, anchors: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Reading maps between their pixels: what deformable convolution and RoI align share.
+"""Bilinear sampling of maps, for deformable convolution and RoI align.
 
-A table holds maps as rows of C channels, one a pixel. N values are read, each a weighted sum of K rows.
+A table holds maps as rows of C channels, a row a pixel. N values are sampled, each a weighted sum of K rows.
 """
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def table_of(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B * H * W, C), free of cost where the memory format is channels-last."""
+    """(B, C, H, W) -> (B * H * W, C), a view where the memory format is channels-last."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def neighbours(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
+def neighbors(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
     """The two pixels around each position along one axis whose pixels are 0 to `last`.
 
     (...) float px -> (..., 2) int64, always within the axis, and (..., 2): the share of each, zero if it lies outside.
@@ -24,7 +24,7 @@ def neighbours(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
     pixel = torch.stack((low, low + 1), -1)
     share = torch.stack((1 - beyond, beyond), -1)
     inside = (pixel >= 0) & (pixel <= last)
-    # Limited as integers: then even NaN or infinity, in a training that went wrong, cannot reach beyond the table.
+    # Clamped as integers: then even NaN or infinity, of a training that diverged, cannot index beyond the table.
     index = pixel.long().clamp(min=0)
     index = index.clamp(max=last) if isinstance(last, int) else index.minimum(last.long())
     return index, share * inside

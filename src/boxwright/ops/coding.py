@@ -1,4 +1,4 @@
-"""Boxes as differences from other boxes, the way two-stage detectors learn them.
+"""Boxes as deltas from reference boxes, as two-stage detectors regress them.
 
 ... leading dimensions that broadcast; boxes are xyxy px, deltas are (dx, dy, dw, dh)
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 # A delta never makes a box more than 1000 / 16 times as large as its reference, so that an untrained network cannot
-# overflow (Detectron). The MindSpore zoo's wh_ratio_clip of 0.016 is the same number upside down, and holds both ways.
-LARGEST = math.log(1000 / 16)
+# overflow (Detectron). The MindSpore zoo's wh_ratio_clip of 0.016 is its reciprocal, and limits both directions.
+MAX_LOG_SCALE = math.log(1000 / 16)
 
 
 def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False) -> Tensor:
@@ -19,22 +19,22 @@ def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = Fal
     stds (4,): the deltas are divided by these. plus_one: a width is x2 - x1 + 1 (MindSpore zoo).
     Sides of 0 are taken as a millionth of a pixel, so that padding stays finite.
     """
-    (centre, side), (from_centre, from_side) = (_centre_and_side(each, plus_one) for each in (boxes, references))
-    moved = (centre - from_centre) / from_side
+    (center, side), (from_center, from_side) = (_center_and_side(xyxy, plus_one) for xyxy in (boxes, references))
+    moved = (center - from_center) / from_side
     grown = (side / from_side).log()
     return torch.cat((moved, grown), -1) / stds
 
 
 def decode(deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False) -> Tensor:
-    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not cut to the picture."""
+    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not clipped to the image."""
     moved, grown = (deltas * stds).chunk(2, -1)
-    from_centre, from_side = _centre_and_side(references, plus_one)
-    centre = from_centre + moved * from_side
-    grown = grown.clamp(-LARGEST if plus_one else None, LARGEST)
+    from_center, from_side = _center_and_side(references, plus_one)
+    center = from_center + moved * from_side
+    grown = grown.clamp(-MAX_LOG_SCALE if plus_one else None, MAX_LOG_SCALE)
     half = (from_side * grown.exp() - int(plus_one)) / 2
-    return torch.cat((centre - half, centre + half), -1)
+    return torch.cat((center - half, center + half), -1)
 
 
-def _centre_and_side(boxes: Tensor, plus_one: bool) -> tuple[Tensor, Tensor]:
+def _center_and_side(boxes: Tensor, plus_one: bool) -> tuple[Tensor, Tensor]:
     low, high = boxes.chunk(2, -1)
     return (low + high) / 2, (high - low + int(plus_one)).clamp(min=1e-6)

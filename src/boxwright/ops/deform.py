@@ -1,6 +1,6 @@
 """Deformable convolution, version 2 (Zhu et al. 2018, arXiv:1811.11168): 3x3, dilation 1, one group.
 
-B pictures, C channels in, O out, H x W the map that is read, h x w the map that is made, 9 kernel positions row-major.
+B images, C input and O output channels, H x W the input map, h x w the output map, 9 kernel positions row-major.
 
 Two semantics:
 - standard: kernel position (r, c) of output (i, j) reads row i * stride + r - 1 + its offset, column j * stride + c - 1
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.ops import exported
-from boxwright.ops.bilinear import neighbours, table_of, weighted_rows
+from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
 from boxwright.ops.kernels import torchvision_ops
 
 Sampling = Literal["standard", "zoo"]
@@ -32,8 +32,8 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
     """
     if exported.knows("deform_conv"):
         shift = _in_pairs(_shift(x, offset, stride, sampling))
-        known: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
-        return known
+        out: Tensor = exported.deform_conv(x, shift, mask, weight, stride)
+        return out
     if exported.knows("grid_sample"):
         return by_grid_sample(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
     kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
@@ -43,7 +43,7 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
 
 
 def _grid(offset: Tensor, stride: int) -> Tensor:
-    """offset (B, 18, h, w) -> (2, 9, h, w) float: row and column that a convolution with padding 1 reads, in px."""
+    """offset (B, 18, h, w) -> (2, 9, h, w) float: row and column that a convolution with padding 1 samples, in px."""
     like = torch.promote_types(offset.dtype, torch.float32)
     height, width = offset.shape[2:]
     rows = torch.arange(height, device=offset.device, dtype=like)[:, None] * stride
@@ -55,7 +55,7 @@ def _grid(offset: Tensor, stride: int) -> Tensor:
 
 
 def _positions(x: Tensor, grid: Tensor, offset: Tensor, sampling: Sampling) -> Tensor:
-    """-> (B, 2, 9, h, w) px: row and column that are read."""
+    """-> (B, 2, 9, h, w) px: row and column that are sampled."""
     height, width = x.shape[2:]
     position = grid + torch.unflatten(offset, 1, (2, 9))
     if sampling == "standard":
@@ -82,8 +82,8 @@ def in_plain_torch(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
     batch, channels, height, width = x.shape
     made = position.shape[3:]
     at = position.permute(0, 3, 4, 2, 1)  # (B, h, w, 9, 2)
-    rows, row_share = neighbours(at[..., 0], height - 1)
-    columns, column_share = neighbours(at[..., 1], width - 1)
+    rows, row_share = neighbors(at[..., 0], height - 1)
+    columns, column_share = neighbors(at[..., 1], width - 1)
     share = row_share[..., :, None] * column_share[..., None, :] * mask.permute(0, 2, 3, 1)[..., None, None]
     first = torch.arange(batch, device=x.device).view(-1, 1, 1, 1, 1, 1) * (height * width)
     index = first + rows[..., :, None] * width + columns[..., None, :]  # (B, h, w, 9, 2, 2): the four pixels around
@@ -107,7 +107,7 @@ def by_grid_sample(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
 
 def in_kernel(kernels: ModuleType, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
     """offset (B, 2, 9, h, w): against a convolution with padding 1; outside the map are zeros."""
-    same = [one.type_as(offset) for one in (x, _in_pairs(offset), weight, mask)]  # it takes one type only
+    same = [tensor.type_as(offset) for tensor in (x, _in_pairs(offset), weight, mask)]  # it takes one type only
     out: Tensor = kernels.deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
     return out.type_as(x)
 

@@ -1,10 +1,10 @@
-"""Operators that exchange formats have under names of their own, as one node each of an exported program.
+"""Operators that exchange formats have too, as one node each of an exported program.
 
-B pictures, C classes, G groups of boxes that know nothing of each other, N boxes of a group, R boxes a picture,
+B images, C classes, G groups of boxes, each suppressed separately, N boxes of a group, R boxes an image,
 I and O channels in and out, H x W and h x w maps.
 
-Inside `written_with(...)` an export puts down the operators named there; elsewhere, and where a format has none, the
-functions that would call them do the same in operators of PyTorch.
+Inside `written_with(...)` an export writes the operators named there; elsewhere, and where a format has none, the
+functions that would call them compute the same in operators of PyTorch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,40 +16,40 @@ import torch
 from torch import Tensor
 
 Operator = Literal["nms", "roi_align", "deform_conv", "grid_sample"]
-_known: ContextVar[tuple[Operator, ...]] = ContextVar("known", default=())
+_available: ContextVar[tuple[Operator, ...]] = ContextVar("available", default=())
 
 
 @contextmanager
 def written_with(*operators: Operator) -> Iterator[None]:
-    """What is exported in here is for a format that has these."""
-    before = _known.set(operators)
+    """What is exported inside is for a format that has these."""
+    before = _available.set(operators)
     try:
         yield
     finally:
-        _known.reset(before)
+        _available.reset(before)
 
 
 def knows(operator: Operator) -> bool:
     """Whether what is being exported is for a format that has this operator."""
-    return operator in _known.get()
+    return operator in _available.get()
 
 
 def traced() -> bool:
-    """Whether `torch.jit.trace` is writing down what happens."""
+    """Whether `torch.jit.trace` is at work."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def recorded() -> bool:
-    """Whether what happens is written down as a program, for other numbers than those at hand."""
+    """Whether a program is recorded, to run on other values."""
     return torch.compiler.is_exporting() or traced()
 
 
-# A program only passes through these on its way into a file, so only the shapes of what they give are ever needed.
+# A program has these only on its way into a file, so only the shapes of their outputs are ever needed.
 
 
 @torch.library.custom_op("boxwright::nms", mutates_args=())
 def nms(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
-    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: what stays in each class of each group."""
+    """boxes (G, N, 4) xyxy, scores (G, C, N) -> (G, C, N) bool: what is kept in each class of each group."""
     raise NotImplementedError
 
 
@@ -61,7 +61,7 @@ def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
 @torch.library.custom_op("boxwright::roi_align", mutates_args=())
 def roi_align(maps: Sequence[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
     """maps (B, I, h, w) each; boxes (B, R, 4) xyxy px of the map with number `level` (B, R), whose first pixel is
-    centred at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
+    centerd at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
     raise NotImplementedError
 
 

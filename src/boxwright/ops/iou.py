@@ -17,7 +17,7 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
     plus_one: coordinates name whole pixels and both ends count, so a width is x2 - x1 + 1 (MindSpore zoo).
     crowd: (..., M) bool, columns where the share of `a` that lies inside counts instead, as in COCO's evaluation.
     """
-    # Each coordinate by itself, side by side in memory: twice as fast on a CPU as pairs (x, y) taken together.
+    # Each coordinate separately, contiguous in memory: twice as fast on a CPU as pairs (x, y) taken together.
     ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
     bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
     # In place wherever that can be: the time goes into touching new memory.
@@ -27,15 +27,15 @@ def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False, crowd: Tensor | N
         width, height = width.add_(1), height.add_(1)
     shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
     area_a, area_b = area(a, plus_one)[..., :, None], area(b, plus_one)[..., None, :]
-    whole = (area_a + area_b).sub_(shared)
+    union = (area_a + area_b).sub_(shared)
     if crowd is not None:
-        whole = torch.where(crowd[..., None, :], area_a, whole)
-    return shared.div_(whole.clamp_(min=1.2e-38))
+        union = torch.where(crowd[..., None, :], area_a, union)
+    return shared.div_(union.clamp_(min=1.2e-38))
 
 
 def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1): the squared distance of the centres over the squared diagonal
-    of the hull of both (Zheng et al. 2020, equation 6); 0 where both are one point."""
+    """(..., N, 4), (..., M, 4) -> (..., N, M) in [0, 1): the squared distance of the centers over the squared diagonal
+    of their enclosing box (Zheng et al. 2020, equation 6); 0 where both are one point."""
     ax1, ay1, ax2, ay2 = a.transpose(-1, -2).contiguous()[..., :, None].unbind(-3)
     bx1, by1, bx2, by2 = b.transpose(-1, -2).contiguous()[..., None, :].unbind(-3)
     across = (ax1 + ax2 - bx1 - bx2).square() + (ay1 + ay2 - by1 - by2).square()
@@ -46,15 +46,15 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """Complete IoU of pairs, (..., 4), (..., 4) -> (...) in [-1.5, 1]; `a` is the prediction.
 
-    IoU less the squared distance of the centres over the squared diagonal of the common hull, less the disagreement
-    of the aspects (Zheng et al. 2020, equations 7 to 11). The weight of the aspect term carries no gradient.
+    IoU less the squared distance of the centers over the squared diagonal of their enclosing box, less the
+    difference of the aspects (Zheng et al. 2020, equations 7 to 11). The weight of the aspect term carries no gradient.
     """
     (wa, ha), (wb, hb) = ((box[..., 2:] - box[..., :2]).unbind(-1) for box in (a, b))
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     shared = _product((high - low).clamp(min=0))
     iou = shared / (wa * ha + wb * hb - shared + eps)
-    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    diagonal = hull.square().sum(-1) + eps
+    enclosing = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    diagonal = enclosing.square().sum(-1) + eps
     distance = (b[..., :2] + b[..., 2:] - a[..., :2] - a[..., 2:]).square().sum(-1) / 4
     aspect = 4 / math.pi**2 * (torch.atan(wb / (hb + eps)) - torch.atan(wa / (ha + eps))).square()
     with torch.no_grad():
@@ -63,19 +63,19 @@ def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
 
 
 def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Generalised IoU of pairs (Rezatofighi et al. 2019, algorithm 1) as the MindSpore zoo's YOLOv4 trains with it:
-    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes relative to the input: `eps` is added to union and hull as they are.
+    """Generalized IoU of pairs (Rezatofighi et al. 2019, algorithm 1) as the MindSpore zoo's YOLOv4 trains with it:
+    (..., 4), (..., 4) -> (...) in [-1, 1]. Boxes relative to the input: `eps` is added to both areas as they are.
 
-    The sides of the intersection are not cut at 0. So boxes that are apart on one axis share a negative area, which
+    The sides of the intersection are not clamped at 0. So boxes that are apart on one axis share a negative area, which
     draws them together harder; those apart on both axes share a positive one.
     """
     area_a, area_b = (_product(box[..., 2:] - box[..., :2]) for box in (a, b))
     shared = _product(torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]))
-    whole = area_a + area_b - shared
-    hull = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
-    return (shared / (whole + eps) - (hull - whole) / (hull + eps)).clamp(-1, 1)
+    union = area_a + area_b - shared
+    enclosing = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
+    return (shared / (union + eps) - (enclosing - union) / (enclosing + eps)).clamp(-1, 1)
 
 
 def _product(sides: Tensor) -> Tensor:
-    """(..., 2) -> (...). The gradient of `Tensor.prod` looks for zeros, and has a GPU waited for."""
+    """(..., 2) -> (...). The gradient of `Tensor.prod` looks for zeros, and waits for a GPU."""
     return sides[..., 0] * sides[..., 1]

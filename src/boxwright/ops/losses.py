@@ -1,4 +1,4 @@
-"""What losses share.
+"""Terms that losses share.
 
 B images, N cells, M boxes an image after padding, R rows of `Targets`, C classes
 """
@@ -24,8 +24,8 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def across_processes(count: Tensor, least: float = 0.0) -> Tensor:
-    """The mean of `count` over all processes, their total taken as at least `least`.
+def across_processes(count: Tensor, minimum: float = 0.0) -> Tensor:
+    """The mean of `count` over all processes, their total taken as at least `minimum`.
 
     A loss divided by this, whose gradients are then averaged over the processes, gives the gradient of the sum over the
     whole group's batch divided by the total count. Without processes it is `count` itself.
@@ -33,13 +33,13 @@ def across_processes(count: Tensor, least: float = 0.0) -> Tensor:
     total = count.detach().clone()
     if processes() > 1:
         dist.all_reduce(total)
-    return torch.clamp(total, min=least) / processes()
+    return torch.clamp(total, min=minimum) / processes()
 
 
-def normalise(sums: dict[str, Tensor], targets: Targets, by: Literal["images", "boxes"]) -> dict[str, Tensor]:
+def normalize(sums: dict[str, Tensor], targets: Targets, by: Literal["images", "boxes"]) -> dict[str, Tensor]:
     """Sums over all cells of the batch, divided by its images or by the cells that own an object."""
-    count = across_processes(targets.positive.sum(), least=1) if by == "boxes" else len(targets.positive)
-    return {name: each / count for name, each in sums.items()}
+    count = across_processes(targets.positive.sum(), minimum=1) if by == "boxes" else len(targets.positive)
+    return {name: total / count for name, total in sums.items()}
 
 
 def at_targets(rows: Tensor, targets: Targets) -> Tensor:
@@ -48,14 +48,14 @@ def at_targets(rows: Tensor, targets: Targets) -> Tensor:
 
 
 def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
-    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the place of the
-    centre within what the cell reaches, and half the squared difference of the logarithms of the sides (YOLOv3)."""
-    centre, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
+    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
+    of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+    center, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
     side = torch.where(targets.positive[..., None], side, 1.0)
-    reach = cells.reach[targets.cell]
-    place = ((centre - cells.corner[targets.cell]) / cells.stride[targets.cell] + (reach - 1) / 2) / reach
+    scale_xy = cells.scale_xy[targets.cell]
+    position = ((center - cells.corner[targets.cell]) / cells.stride[targets.cell] + (scale_xy - 1) / 2) / scale_xy
     logs = (side / cells.anchor[targets.cell]).log()
-    errors = F.binary_cross_entropy_with_logits(found[..., :2], place, reduction="none")
+    errors = F.binary_cross_entropy_with_logits(found[..., :2], position, reduction="none")
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
 
@@ -95,10 +95,10 @@ def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> 
 def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
     """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
     best = boxes.new_zeros(boxes.shape[:2])
-    known = batch.labels >= 0
-    together = max(1, OVERLAPS_AT_ONCE // best.numel())
-    for first in range(0, batch.boxes.shape[1], together):
-        part = slice(first, first + together)
-        overlap = pairwise_iou(boxes, batch.boxes[:, part], crowd=batch.ignore[:, part])
-        best = torch.maximum(best, (overlap * known[:, None, part]).amax(-1))
+    real = batch.labels >= 0  # no padding
+    chunk = max(1, OVERLAPS_AT_ONCE // best.numel())
+    for first in range(0, batch.boxes.shape[1], chunk):
+        columns = slice(first, first + chunk)
+        overlap = pairwise_iou(boxes, batch.boxes[:, columns], crowd=batch.ignore[:, columns])
+        best = torch.maximum(best, (overlap * real[:, None, columns]).amax(-1))
     return best

@@ -1,9 +1,9 @@
-"""Pairs of boxes that overlap, found by hashing places: the time grows with boxes and pairs, not with boxes squared.
+"""Pairs of boxes that overlap, found by hashing cells: the time grows with boxes and pairs, not with boxes squared.
 
     N boxes, E entries: one box in one cell, P pairs
 
-A box lives on the level whose cells are just as large as its longer side or larger, so it covers at most 2 x 2 cells
-there. On each level the boxes that live on it meet those of its own and of the finer levels.
+A box belongs to the finest level whose cells are at least as large as its longer side, so it covers at most 2 x 2 cells
+there. On each level its boxes are compared with each other and with those of finer levels.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PAIRS = 1 << 20  # looked at in one go; holds the search to some 300 MB, besides the pairs that its caller keeps
+PAIRS = 1 << 20  # of a chunk; bounds the search to some 300 MB, besides the pairs that its caller keeps
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -26,9 +26,9 @@ def overlapping_pairs(boxes: Tensor, group: Tensor) -> Iterator[Tensor]:
         cells[:, 2:] = torch.minimum(cells[:, 2:], cells[:, :2] + 1)  # the logarithm's rounding must add no third cell
         member, member_key = _entries(cells, group, level == number)
         visitor, visitor_key = _entries(cells, group, level <= number)
-        for one, other, key in _equal(member, member_key, visitor, visitor_key):
-            once = (level[other] < number) | (other < one)
-            pairs = torch.stack((one[once], other[once]), 1)
+        for left, right, key in _equal(member, member_key, visitor, visitor_key):
+            once = (level[right] < number) | (right < left)
+            pairs = torch.stack((left[once], right[once]), 1)
             low = torch.maximum(cells[pairs[:, 0], :2], cells[pairs[:, 1], :2])
             pairs = pairs[key[once] == _key(low, group[pairs[:, 0]], cells)]
             yield pairs[_overlap(boxes[pairs[:, 0]], boxes[pairs[:, 1]])]
@@ -40,17 +40,17 @@ def _entries(cells: Tensor, group: Tensor, chosen: Tensor) -> tuple[Tensor, Tens
     low, high = cells[rows].chunk(2, 1)
     boxes, keys = [], []
     for step in CORNERS:
-        place = low + low.new_tensor(step)
-        there = (place <= high).all(1)
-        boxes.append(rows[there])
-        keys.append(_key(place[there], group[rows[there]], cells))
+        cell = low + low.new_tensor(step)
+        covered = (cell <= high).all(1)
+        boxes.append(rows[covered])
+        keys.append(_key(cell[covered], group[rows[covered]], cells))
     return torch.cat(boxes), torch.cat(keys)
 
 
-def _key(place: Tensor, group: Tensor, cells: Tensor) -> Tensor:
+def _key(cell: Tensor, group: Tensor, cells: Tensor) -> Tensor:
     """One number for a cell (E, 2) of a group (E,)."""
     first, extent = cells.amin(0)[:2], cells.amax(0)[2:] - cells.amin(0)[:2] + 1
-    column, row = (place - first).unbind(1)
+    column, row = (cell - first).unbind(1)
     return (group * extent[1] + row) * extent[0] + column
 
 
@@ -64,11 +64,11 @@ def _equal(
     count = torch.searchsorted(member_key, visitor_key, right=True) - left
     total = count.cumsum(0)
     turns = total // PAIRS
-    for part in torch.split(torch.arange(len(visitor)), torch.bincount(turns).tolist()):
-        many = count[part]
-        place = torch.arange(int(many.sum())) - (many.cumsum(0) - many).repeat_interleave(many)
-        row = part.repeat_interleave(many)
-        yield member[left[row] + place], visitor[row], visitor_key[row]
+    for rows in torch.split(torch.arange(len(visitor)), torch.bincount(turns).tolist()):
+        matches = count[rows]
+        offset = torch.arange(int(matches.sum())) - (matches.cumsum(0) - matches).repeat_interleave(matches)
+        row = rows.repeat_interleave(matches)
+        yield member[left[row] + offset], visitor[row], visitor_key[row]
 
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def connected(pairs: Tensor, count: int) -> Tensor:
-    """(P, 2) pairs among `count` things -> (count,) the lowest number that each hangs together with.
+    """Connected components: (P, 2) pairs of `count` nodes -> (count,) the lowest node of each one's component.
 
     Each round hooks every root to the lowest root beside it and then halves all paths, so rounds are few.
     """

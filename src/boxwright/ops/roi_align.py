@@ -1,6 +1,6 @@
-"""RoI align (He et al. 2017, arXiv:1703.06870): every box becomes 7 x 7 values of its map, whatever its size.
+"""RoI align (He et al. 2017, arXiv:1703.06870): 7 x 7 values of a map for each box, whatever its size.
 
-B pictures, R boxes each, C channels, h x w a map; 7 bins a side, 2 samples a bin and side, so 14 samples a side.
+B images, R boxes each, C channels, h x w a map; 7 bins a side, 2 samples a bin and side, so 14 samples a side.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwright.ops import exported
-from boxwright.ops.bilinear import neighbours, table_of, weighted_rows
+from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
 
 BINS = 7
 SAMPLES = 2  # a bin and side
@@ -22,7 +22,7 @@ def roi_align(
 
     A bin is the mean of its samples; one more than a pixel outside the map counts as zero. Gradient to maps only.
 
-    aligned: half a map pixel is subtracted, so that pixel centres lie where they should. plus_one: the last pixel
+    aligned: half a map pixel is subtracted, so that pixel centers lie where they should. plus_one: the last pixel
     belongs to the box, which therefore ends at x2 + 1, y2 + 1, and a box whose x2 is 0 is taken for padding and gives
     zeros (both as in MindSpore's kernel). With neither, a box is at least one map pixel wide and
     high, as in torchvision's kernel.
@@ -43,16 +43,16 @@ def roi_align(
 
 
 def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
-    """low, side (B, R, 2): (x, y) px of the box's map; the first pixel's centre is at 0."""
+    """low, side (B, R, 2): (x, y) px of the box's map; the first pixel's center is at 0."""
     batch, count = level.shape
     first, widths, row_last, column_last = _geometry(maps, level)
-    # All sides of a picture's grid are kept apart: 14 rows, 14 columns, of which the 49 bins take their pairs.
+    # All sides of an image's grid are kept apart: 14 rows, 14 columns, of which the 49 bins take their pairs.
     rows, row_share = _samples(low[..., 1], side[..., 1], row_last)
     columns, column_share = _samples(low[..., 0], side[..., 0], column_last)
     rows = (first[..., None, None] + rows * widths[..., None, None])[:, :, :, None, :, None]
     index = rows + columns[:, :, None, :, None, :]  # (B, R, 7, 7, 4, 4): two samples of two pixels, along either axis
     share = row_share[:, :, :, None, :, None] * column_share[:, :, None, :, None, :]
-    table = torch.cat([table_of(one) for one in maps])
+    table = torch.cat([table_of(level_map) for level_map in maps])
     out = weighted_rows(table, index.reshape(-1, 16), share.reshape(-1, 16))
     return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
 
@@ -65,21 +65,21 @@ def _samples(low: Tensor, side: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     position = low[..., None, None] + bins * size + within * size  # in the order of the kernel, which rounds alike
     last = last[..., None, None]
     counts = (position >= -1) & (position <= last + 1)
-    index, share = neighbours(position.clamp(min=0).minimum(last), last[..., None])
+    index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
     return index.flatten(-2), (share * counts[..., None] / SAMPLES).flatten(-2)
 
 
 def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:
-    """Of each box, (B, R): the table row at which its picture's map begins, that map's width, its last row and column.
+    """Of each box, (B, R): the table row at which its image's map begins, that map's width, its last row and column.
 
-    The table holds all pictures' maps of the first level, then those of the second, and so on.
+    The table holds all images' maps of the first level, then those of the second, and so on.
     """
     batch = level.shape[0]
-    areas = [one.shape[2] * one.shape[3] for one in maps]
+    areas = [level_map.shape[2] * level_map.shape[3] for level_map in maps]
     begins = [batch * sum(areas[:i]) for i in range(len(areas))]
-    picture = torch.arange(batch, device=level.device)[:, None]
-    first = _of_level(begins, level) + picture * _of_level(areas, level)
-    heights, widths = (_of_level([one.shape[axis] for one in maps], level) for axis in (2, 3))
+    image = torch.arange(batch, device=level.device)[:, None]
+    first = _of_level(begins, level) + image * _of_level(areas, level)
+    heights, widths = (_of_level([level_map.shape[axis] for level_map in maps], level) for axis in (2, 3))
     return first, widths, heights - 1, widths - 1
 
 

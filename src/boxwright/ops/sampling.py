@@ -1,4 +1,4 @@
-"""Which candidates belong to which object, and which of them a step learns from.
+"""Matching of candidates to objects, and balanced sampling for the loss.
 
 B images, N candidates (anchors or proposals) an image, M objects an image after padding, K samples an image
 """
@@ -11,69 +11,89 @@ from torch import Tensor
 from boxwright.ops.iou import pairwise_iou
 
 AT_ONCE = 2**24  # overlaps; bounds the memory, 64 MiB for each intermediate tensor
-HIDDEN = 0.5  # a candidate with this share of itself in a crowd region is no background
+CROWD_IOF = 0.5  # a candidate with this share of itself in a crowd region is no background
 
 
 class Matches(NamedTuple):
-    """owner (B, N) int64: the object a candidate must find, 0 where none. positive, negative (B, N) bool: it must find
-    one, it must find none; neither of both: it teaches nothing."""
+    """What candidates must find; those neither positive nor negative are ignored in the loss.
 
-    owner: Tensor
+    Attributes:
+        matched_gt_idx: (B, N) int64, the object of a positive candidate; 0 elsewhere.
+        positive: (B, N) bool, must find an object.
+        negative: (B, N) bool, must find none.
+    """
+
+    matched_gt_idx: Tensor
     positive: Tensor
     negative: Tensor
 
 
 class Samples(NamedTuple):
-    """place (B, K) int64: the candidates drawn, most of all first. drawn (B, K) bool: rows that hold one."""
+    """Sampled candidates.
 
-    place: Tensor
-    drawn: Tensor
+    Attributes:
+        idx: (B, K) int64, those of the highest priority first.
+        sampled: (B, K) bool, rows that hold a sample.
+    """
+
+    idx: Tensor
+    sampled: Tensor
 
 
 def match(
     candidates: Tensor,
     usable: Tensor,
     objects: Tensor,
-    known: Tensor,
+    valid_gt: Tensor,
     crowd: Tensor,
     *,
     positive: float,
     negative: float,
-    least: float,
+    minimum: float,
     plus_one: bool = False,
 ) -> Matches:
-    """candidates (B, N, 4) xyxy, of which `usable` (B, N) count; objects (B, M, 4); known, crowd (B, M) bool.
+    """Match candidates to objects by IoU.
 
-    A candidate is positive where its best IoU is at least `positive`, and belongs to that object; negative where it is
-    below `negative`. Beside that, an object takes the candidates that overlap it best, should they do so by `least`;
-    of several objects that claim one candidate so, the last has it (MindSpore zoo, bbox_assign_sample.py).
-    plus_one: see `pairwise_iou`.
+    A candidate is positive where its best IoU is at least `positive`, and matched to that object; negative where it is
+    below `negative`. Also, each object is matched to the candidates that overlap it best, if by `minimum` at least; of
+    several objects that claim the same candidate the last has it (MindSpore zoo, bbox_assign_sample.py).
+
+    Args:
+        candidates: (B, N, 4) xyxy.
+        usable: (B, N) bool; others are neither positive nor negative.
+        objects: (B, M, 4) xyxy.
+        valid_gt: (B, M) bool, rows that are no padding.
+        crowd: (B, M) bool, crowd regions.
+        positive: Lowest IoU of positives.
+        negative: Lowest IoU that is no negative.
+        minimum: Lowest IoU at which the best candidates of an object are positive.
+        plus_one: See `pairwise_iou`.
     """
     best = candidates.new_zeros(candidates.shape[:2])
-    hidden = torch.zeros_like(best)
-    owner, claimed = torch.zeros_like(best, dtype=torch.int64), torch.full_like(best, -1, dtype=torch.int64)
+    in_crowd = torch.zeros_like(best)
+    matched, claimed = torch.zeros_like(best, dtype=torch.int64), torch.full_like(best, -1, dtype=torch.int64)
     row = torch.arange(objects.shape[1], device=objects.device)
-    together = max(1, AT_ONCE // max(1, best.numel()))
-    for first in range(0, len(row), together):
-        part = slice(first, first + together)
-        is_object = (known & ~crowd)[:, None, part]
-        overlap = pairwise_iou(candidates, objects[:, part], plus_one, crowd=crowd[:, part]) * usable[..., None]
-        hidden = torch.maximum(hidden, (overlap * (known & crowd)[:, None, part]).amax(-1))
+    chunk = max(1, AT_ONCE // max(1, best.numel()))
+    for first in range(0, len(row), chunk):
+        columns = slice(first, first + chunk)
+        is_object = (valid_gt & ~crowd)[:, None, columns]
+        overlap = pairwise_iou(candidates, objects[:, columns], plus_one, crowd=crowd[:, columns]) * usable[..., None]
+        in_crowd = torch.maximum(in_crowd, (overlap * (valid_gt & crowd)[:, None, columns]).amax(-1))
         overlap = overlap * is_object
         found, which = overlap.max(-1)
-        owner = torch.where(found > best, which + first, owner)
+        matched = torch.where(found > best, which + first, matched)
         best = torch.maximum(best, found)
-        most = overlap.amax(1, keepdim=True)
-        claims = (overlap == most) & (most >= max(least, 1e-9)) & is_object
-        claimed = torch.maximum(claimed, torch.where(claims, row[part], -1).amax(-1))
-    taken = claimed >= 0
-    owner = torch.where(taken, claimed, owner)
-    is_positive = usable & (taken | (best >= positive))
-    is_negative = usable & ~is_positive & (best < negative) & (hidden < HIDDEN)
-    return Matches(owner, is_positive, is_negative)
+        highest = overlap.amax(1, keepdim=True)
+        claims = (overlap == highest) & (highest >= max(minimum, 1e-9)) & is_object
+        claimed = torch.maximum(claimed, torch.where(claims, row[columns], -1).amax(-1))
+    is_claimed = claimed >= 0
+    matched = torch.where(is_claimed, claimed, matched)
+    is_positive = usable & (is_claimed | (best >= positive))
+    is_negative = usable & ~is_positive & (best < negative) & (in_crowd < CROWD_IOF)
+    return Matches(matched, is_positive, is_negative)
 
 
-def draw(wanted: Tensor, priority: Tensor, count: int) -> Samples:
+def sample(wanted: Tensor, priority: Tensor, count: int) -> Samples:
     """Up to `count` of the `wanted` (B, N) bool, those with the highest `priority` (B, N) of 0 or more."""
     ranked = torch.where(wanted, priority, -1.0)
     missing = count - ranked.shape[1]
@@ -83,20 +103,20 @@ def draw(wanted: Tensor, priority: Tensor, count: int) -> Samples:
     return Samples(torch.where(value >= 0, index, 0), value >= 0)
 
 
-def draw_balanced(matches: Matches, priority: Tensor, samples: int, positives: int) -> tuple[Samples, Samples]:
-    """At most `positives` positives, and negatives for what is left of `samples`."""
-    chosen = draw(matches.positive, priority, positives)
-    others = draw(matches.negative, priority, samples)
-    room = samples - chosen.drawn.sum(1, keepdim=True)
-    rank = torch.arange(samples, device=room.device)
-    return chosen, Samples(others.place, others.drawn & (rank < room))
+def sample_balanced(matches: Matches, priority: Tensor, samples: int, max_positives: int) -> tuple[Samples, Samples]:
+    """At most `max_positives` positives, and negatives for the rest of `samples`."""
+    positives = sample(matches.positive, priority, max_positives)
+    negatives = sample(matches.negative, priority, samples)
+    left = samples - positives.sampled.sum(1, keepdim=True)
+    rank = torch.arange(samples, device=left.device)
+    return positives, Samples(negatives.idx, negatives.sampled & (rank < left))
 
 
 def priorities(keys: Tensor, count: int) -> Tensor:
-    """keys (B,) int64 -> (B, count) float32 in [0, 1): numbers that look random, a pure function of key and place.
+    """keys (B,) int64 -> (B, count) float32 in [0, 1): pseudorandom numbers, a pure function of key and index.
 
     No generator with a state: the same on every device (where two of 2^24 are equal, `topk` may differ), and for a
-    picture whatever batch or process it is in. The mixing is lowbias32 (C. Wellons, "Prospecting for hash functions",
+    image whatever batch or process it is in. The mixing is lowbias32 (C. Wellons, "Prospecting for hash functions",
     2018), on whole numbers below 2^32.
     """
     mask = 0xFFFFFFFF

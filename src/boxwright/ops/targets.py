@@ -1,7 +1,7 @@
-"""What the cells of anchor-based maps must find (YOLOv3, YOLOv4).
+"""Targets of the cells of anchor-based maps (YOLOv3, YOLOv4).
 
 B images, M boxes an image after padding, C classes, K = S*A anchors of all scales
-P claims that an object makes, R = P*M rows: claim by claim, object by object
+P claims to cells an object, R = P*M rows: claim by claim, object by object
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,13 @@ from boxwright.types import Batch
 
 @dataclass(frozen=True)
 class Targets:
-    """Row by row an object and the cell it claims.
+    """An object and the cell it claims in each row.
 
-    boxes (B, R, 4) xyxy px. positive (B, R): rows that own their cell. cell (B, R): it, 0 where none is claimed.
-    classes (B, R, C) in [0, 1].
+    Attributes:
+        boxes: (B, R, 4) xyxy px.
+        positive: (B, R) bool, rows that own their cell.
+        cell: (B, R), 0 where none is claimed.
+        classes: (B, R, C) in [0, 1].
     """
 
     boxes: Tensor
@@ -37,39 +40,39 @@ class Targets:
 
 
 def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0) -> Targets:
-    """Each object to the cell under its centre, of the scale and anchor that fit best (YOLOv3). P is 1.
+    """Each object to the cell under its center, of the scale and anchor that fit best (YOLOv3). P is 1.
 
     smoothing: 1 becomes 1 - smoothing, 0 becomes smoothing / (classes - 1) (MindSpore zoo).
     """
     cell = cells.responsible(batch.boxes)[:, None]
-    return _settle(batch, cell, torch.ones_like(cell, dtype=torch.bool), len(cells.corner), classes, smoothing)
+    return _resolve(batch, cell, torch.ones_like(cell, dtype=torch.bool), len(cells.corner), classes, smoothing)
 
 
 def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float, smoothing: float = 0.0) -> Targets:
     """As `assign_best`, and then each object to the cells of all anchors whose shape overlaps its own by more than
-    `iou` as well (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of another object.
+    `iou` too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of another object.
     """
     best = cells.responsible(batch.boxes)[:, None]
     cell, fits = cells.similar(batch.boxes, iou)
     claims = torch.cat((torch.ones_like(best, dtype=torch.bool), fits.mT), 1)
-    return _settle(batch, torch.cat((best, cell.mT), 1), claims, len(cells.corner), classes, smoothing)
+    return _resolve(batch, torch.cat((best, cell.mT), 1), claims, len(cells.corner), classes, smoothing)
 
 
-def _settle(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: int, smoothing: float) -> Targets:
-    """cell (B, P, M) below `total`, claims (B, P, M): of several claims to one cell the last stays, and takes the
-    others' classes as well. Only objects with an area claim anything."""
+def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: int, smoothing: float) -> Targets:
+    """cell (B, P, M) below `total`, claims (B, P, M): of several claims to one cell the last wins, and has the
+    others' classes too. Only objects with an area claim anything."""
     passes = claims.shape[1]
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
     claims = (claims & (batch.valid & (side > 0).all(-1))[:, None]).flatten(1)
     cell = torch.where(claims, cell.flatten(1), 0)
-    owner = last_claim(cell, claims, total)
-    row = torch.arange(owner.shape[1], device=owner.device)
+    winner = last_claim(cell, claims, total)
+    row = torch.arange(winner.shape[1], device=winner.device)
     ones = F.one_hot(batch.labels.clamp(min=0), classes).float().repeat(1, passes, 1) * claims[..., None]
-    into = owner.clamp(min=0)[..., None].expand_as(ones)
+    into = winner.clamp(min=0)[..., None].expand_as(ones)
     bits = torch.zeros_like(ones).scatter_reduce(1, into, ones, "amax")
     return Targets(
         boxes=batch.boxes.repeat(1, passes, 1),
-        positive=owner == row,
+        positive=winner == row,
         cell=cell,
         classes=torch.where(bits > 0, 1 - smoothing, smoothing / max(classes - 1, 1)),
     )

@@ -65,7 +65,7 @@ class CanvasPipeline(Generic[R]):
         """What the network takes for them, on the device."""
         model, frames, canvases = cast(Detector, self.model), [image.frame for image in images], canvases_of(images)
         if self.recipe.data.canvas.trim:
-            canvases = trimmed(canvases, frames, getattr(self.recipe.model, "size_step", 1))
+            canvases = trimmed(canvases, frames, self.recipe.model.size_step)
         return arguments(model.inputs, scaled(canvases, self.device, self.backend), frames)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
@@ -94,8 +94,8 @@ class FilePipeline(Generic[R]):
         if recipe.data.canvas != self.inside.data.canvas:
             refuse_inside("data.canvas: found other numbers than the file has inside")
         config = recipe.predict  # holds for evaluation as well
-        task.check_inside(PostprocessArgs(config.threshold, config.suppression), self.inside)
-        same = {"evaluate.threshold": config.threshold, "evaluate.suppression": config.suppression.model_dump()}
+        task.check_inside(PostprocessArgs(config.threshold, config.nms), self.inside)
+        same = {"evaluate.threshold": config.threshold, "evaluate.nms": config.nms.model_dump()}
         self.recipe = recipe.with_overrides(same)
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:

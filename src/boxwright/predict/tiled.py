@@ -110,7 +110,7 @@ def predict_scene(
                 found.append(Detections(one.boxes + corner, one.scores, one.labels, one.names))
                 if overview is not None:
                     overview.add(window, image)
-    same = predictor.recipe.predict.suppression.iou if iou is None else iou
+    same = predictor.recipe.predict.nms.iou if iou is None else iou
     merged = merge(found, windows, scene.size, same)
     return Prediction(merged.boxes, merged.scores, merged.labels, merged.names, scene.path, scene.size)
 

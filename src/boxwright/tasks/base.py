@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
-from boxwright.recipe import DataConfig, Recipe, SuppressionConfig
+from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -88,7 +88,7 @@ class PostprocessArgs:
     """
 
     threshold: float = 0.0
-    nms: SuppressionConfig = field(default_factory=SuppressionConfig)
+    nms: NMSConfig = field(default_factory=NMSConfig)
     labels: tuple[int, ...] | None = None
     top_k: int = TOP_K
 

@@ -156,7 +156,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return [_prediction(found, frame, inside) for found, frame in zip(best, frames, strict=True)]
 
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
-        classes = int(getattr(inside.model, "classes", 0))
+        classes = inside.model.classes
         if args.top_k > TOP_K < classes:
             refuse_inside(f"top_k: found {args.top_k}, the file answers {TOP_K}")
 
@@ -178,7 +178,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         numbers."""
         if recipe.data.names:
             return dataset.ordered(recipe.data.names)
-        classes, names = int(getattr(recipe.model, "classes", 0)), dataset.names
+        classes, names = recipe.model.classes, dataset.names
         if len(names) > classes:
             raise InputError(
                 f"{dataset.root}: holds {len(names)} classes, the model has {classes}; take another recipe"
@@ -238,7 +238,7 @@ class ClassifyGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         canvases, _ = on_canvas(images, self.canvas)
-        return cast(Classifier, self.model).best(self.model(canvases / 255), TOP_K)
+        return cast(Classifier, self.model).topk(self.model(canvases / 255), TOP_K)
 
 
 class _Mistakes(Examples):

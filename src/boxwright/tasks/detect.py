@@ -145,26 +145,26 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         self.check_options(recipe, {"top_k": top_k})
         config = recipe.predict
         threshold = config.threshold if threshold is None else fraction("threshold", threshold)
-        nms = config.suppression
+        nms = config.nms
         if iou is not None:
             if nms.kind == "soft":
-                raise InputError("iou: suppression of kind soft has none; set its sigma in the recipe")
+                raise InputError("iou: NMS of kind soft has none; set its sigma in the recipe")
             nms = nms.model_copy(update={"iou": fraction("iou", iou)})
         return PostprocessArgs(threshold, nms, None if classes is None else labels_of(classes, recipe))
 
     def postprocess(
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[Prediction]:
-        """NMS sees whole boxes, but for `suppression.cut`; afterwards they are clipped to the image, and those with
+        """NMS sees whole boxes, but for `nms.clip`; afterwards they are clipped to the image, and those with
         nothing inside it are dropped."""
         with torch.inference_mode():
             decoded = cast(Detector, model).decode(raw.tensors, args.threshold)
-        if args.nms.cut == "canvas":
+        if args.nms.clip == "canvas":
             decoded = [replace(found, boxes=clip(found.boxes, raw.canvas)) for found in decoded]
         decoded = [
             replace(found, boxes=frame.to_original(found.boxes)) for found, frame in zip(decoded, frames, strict=True)
         ]
-        if args.nms.cut == "picture":
+        if args.nms.clip == "image":
             decoded = [clipped(found, frame.size) for found, frame in zip(decoded, frames, strict=True)]
         if args.labels is not None:
             decoded = [found[torch.isin(found.labels, found.labels.new_tensor(args.labels))] for found in decoded]
@@ -189,8 +189,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         config = inside.predict
         if args.threshold < config.threshold:
             refuse_inside(f"threshold: found {args.threshold}, the file has {config.threshold} inside")
-        if args.nms != config.suppression:
-            refuse_inside(f"suppression: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
+        if args.nms != config.nms:
+            refuse_inside(f"nms: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
 
     def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
         names = recipe.data.names
@@ -228,7 +228,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
         threshold = config.threshold if threshold is None else fraction("threshold", threshold)
         known = tuple((labels >= 0).nonzero().flatten().tolist())
-        return PostprocessArgs(threshold, config.suppression, None if len(known) == len(labels) else known)
+        return PostprocessArgs(threshold, config.nms, None if len(known) == len(labels) else known)
 
     def aligned(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
         last = recipe.evaluate.plus_one
@@ -247,7 +247,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         info = info | {
             "threshold": args.threshold,
             "plus_one": recipe.evaluate.plus_one,
-            "suppression": args.nms.model_dump(),
+            "nms": args.nms.model_dump(),
         }
         return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
 
@@ -329,7 +329,7 @@ def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
 def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
     """Labels of classes given by name or label. Raises InputError for one that the model does not know."""
     names = recipe.data.names
-    count = len(names) or int(getattr(recipe.model, "classes", 0))
+    count = len(names) or recipe.model.classes
     labels = []
     for name in classes:
         if isinstance(name, str) and name in names:

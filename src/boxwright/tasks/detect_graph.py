@@ -8,13 +8,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from boxwright.ops.best_first import take_best
 from boxwright.ops.boxes import clip
+from boxwright.ops.nms_loop import nms_loop
 from boxwright.recipe import Recipe
 from boxwright.tasks.graph_canvas import Placed, on_canvas
 from boxwright.types import Detector
 
-CANDIDATES = 2048  # most boxes an image that enter NMS, the best; outside a graph it is the recipe's `candidates`
+CANDIDATES = 2048  # most boxes an image that enter NMS, the best; outside a graph it is the recipe's `pre_nms_top_k`
 
 
 class DetectGraph(nn.Module):
@@ -27,23 +27,23 @@ class DetectGraph(nn.Module):
         self.model = model
         self.canvas = recipe.data.canvas
         self.threshold = recipe.predict.threshold
-        self.suppression = recipe.predict.suppression
+        self.nms = recipe.predict.nms
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         canvases, placed = on_canvas(images, self.canvas)
         given = [canvases / 255]
         if "extents" in cast(Detector, self.model).inputs:
             given.append(placed.extent.expand(images.shape[0], 2))
-        boxes, scores = cast(Detector, self.model).dense(self.model(*given))
+        boxes, scores = cast(Detector, self.model).decode_padded(self.model(*given))
         classes = scores.shape[2]
-        boxes, scores, labels = candidates(boxes, scores, self.suppression.candidates)
-        if self.suppression.cut == "canvas":
+        boxes, scores, labels = candidates(boxes, scores, self.nms.pre_nms_top_k)
+        if self.nms.clip == "canvas":
             boxes = clip(boxes, self.canvas.size)
         boxes = placed.to_original(boxes)
-        if self.suppression.cut == "picture":
+        if self.nms.clip == "image":
             boxes, scores = _inside(boxes, scores, placed)
-        measured = placed.relative(boxes) if self.suppression.kind == "greedy" else boxes
-        chosen, scores = take_best(measured, scores, labels, classes, self.suppression, self.threshold)
+        measured = placed.relative(boxes) if self.nms.kind == "greedy" else boxes
+        chosen, scores = nms_loop(measured, scores, labels, classes, self.nms, self.threshold)
         boxes, scores = _inside(_rows(boxes, chosen), scores, placed)
         scores, order = scores.topk(scores.shape[1])  # those that went leave no gap
         boxes, labels = _rows(boxes, order), labels.gather(1, chosen.gather(1, order))

@@ -1,6 +1,6 @@
-"""Fill a model with numbers from a file, and say what fitted.
+"""Load weights into a model from a file, and report what fitted.
 
-Kinds of file: safetensors and torch state dicts (.pt, .pth) with our names or with others that the model knows,
+Kinds of file: safetensors and torch state dicts (.pt, .pth) with our names or those of `weights/names`,
 Darknet's .weights and cut backbones (*.conv.N), MindSpore's .ckpt. A run folder, or its best/ or last/, stands for the
 best checkpoint in it.
 """
@@ -11,9 +11,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from boxwright import models
+from boxwright.config import Padding
 from boxwright.errors import InputError
+from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
-from boxwright.weights import checkpoint, darknet, mindspore
+from boxwright.weights import checkpoint, darknet, mindspore, names
 from boxwright.weights.files import locate, require
 from boxwright.weights.fit import Report, compare, fit
 from boxwright.weights.shapes import without_memory
@@ -21,7 +23,7 @@ from boxwright.weights.shapes import without_memory
 __all__ = ["Report", "build", "load", "stored_recipe"]
 
 
-def build(path: str | Path, recipe: Recipe) -> nn.Module:
+def build(path: str | Path, recipe: Recipe) -> Network:
     """The network of `recipe` with the numbers in `path`. Its shapes are compared with the file's before it takes
     memory: the recipe may be a stranger's, as the file.
 
@@ -31,7 +33,7 @@ def build(path: str | Path, recipe: Recipe) -> nn.Module:
     plan = without_memory(recipe.model)
     tensors, unexpected = _read(plan, file, recipe, transfer=False)
     compare(plan, tensors, str(file), transfer=False, unexpected=unexpected)
-    model: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
+    model = models.build(recipe.model)
     fit(model, tensors, str(file), transfer=False, unexpected=unexpected)
     return model
 
@@ -55,8 +57,8 @@ def stored_recipe(path: str | Path) -> Recipe | None:
 
 
 def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by the names of `model`, of which only names and shapes are asked, and entries that have no place."""
-    kind = _kind(file)
+    """Tensors by the names of `model`, of which only names and shapes are used, and entries that it does not have."""
+    kind, foreign = _kind(file), names.of(recipe.model)
     unexpected: list[str] = []
     if kind == "darknet":
         tensors = darknet.read(file, model, recipe, transfer=transfer)
@@ -64,20 +66,16 @@ def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple
         tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
         tensors = checkpoint.read_tensors(file)
-        translate = getattr(models.module(recipe.model.name), "foreign_names", None)  # type: ignore[attr-defined]
-        if translate and not tensors.keys() & model.state_dict().keys():
-            tensors = translate(tensors, recipe.model)
+        if not tensors.keys() & model.state_dict().keys():
+            tensors = foreign.translate(tensors)
     if not transfer:
-        _check_lineage(kind, file, recipe)
-    if adapt := getattr(models.module(recipe.model.name), "adapted", None):  # type: ignore[attr-defined]
-        tensors = adapt(tensors, recipe.model)
-    return tensors, unexpected
+        _check_lineage(kind, foreign.padding, file, recipe)
+    return foreign.adapt(tensors), unexpected
 
 
-def _check_lineage(kind: str, file: Path, recipe: Recipe) -> None:
-    """Names and numbers of both lineages of YOLOv3 and YOLOv4 agree, but not what the numbers mean: the zoo's layers
-    are padded otherwise, and its pictures normalised. Raises InputError for the other lineage's file."""
-    padding = getattr(recipe.model, "padding", None)
+def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recipe) -> None:
+    """Tensors of Darknet's and the zoo's YOLOv3 and YOLOv4 have the same names and shapes, but another meaning: the
+    zoo pads its layers in another way, and normalizes images. Raises InputError for the other project's file."""
     if (kind, padding) in {("darknet", "same"), ("mindspore", "symmetric")}:
         right = (
             "symmetric padding (recipes *_darknet)" if kind == "darknet" else "the padding 'same' (the zoo's recipes)"

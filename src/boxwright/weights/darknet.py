@@ -7,16 +7,17 @@ little-endian float32. The models here declare their modules in that order, so w
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright import models
+from boxwright.config import ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
+from boxwright.weights import names
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
 from boxwright.weights.shapes import without_memory
@@ -27,7 +28,7 @@ Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its te
 
 @dataclass(frozen=True)
 class Header:
-    """Version, and how many training pictures the network has seen."""
+    """Version, and how many training images the network has seen."""
 
     major: int = 0
     minor: int = 2
@@ -46,13 +47,14 @@ class Header:
 def layers(model: nn.Module) -> list[Layer]:
     """The convolutions of `model` in file order; one without bias is followed by its batch norm."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d)]
+    modules = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.Conv2d | nn.BatchNorm2d)]
     result = []
-    for place, (name, part) in enumerate(parts):
-        if not isinstance(part, nn.Conv2d):
+    for index, (name, module) in enumerate(modules):
+        if not isinstance(module, nn.Conv2d):
             continue
-        names = [f"{name}.bias"] if part.bias is not None else [f"{parts[place + 1][0]}.{leaf}" for leaf in NORM_ORDER]
-        result.append([(key, shapes[key]) for key in (*names, f"{name}.weight")])
+        norm = modules[index + 1][0] if module.bias is None else ""
+        keys = [f"{norm}.{leaf}" for leaf in NORM_ORDER] if norm else [f"{name}.bias"]
+        result.append([(key, shapes[key]) for key in (*keys, f"{name}.weight")])
     return result
 
 
@@ -80,10 +82,16 @@ def read_header(stream: BinaryIO, path: Path) -> Header:
 def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False) -> dict[str, Tensor]:
     """The tensors of a .weights file under the model's names.
 
-    transfer: the file may be a cut backbone, which ends after any convolution, or hold another number of classes; its
-    heads then come in the shapes of its own classes. It may also be the classifier that the backbone comes from, whose
-    last layer then has no place. `recipe.model` is what `model` was built from.
-    Raises InputError when the file is truncated, too long, or of another network.
+    Args:
+        path: The file.
+        model: Built from `recipe.model`.
+        recipe: Says for which classes, and from which classifier the backbone comes.
+        transfer: The file may also be a cut backbone, which ends after any convolution, or hold another number of
+            classes; its heads then have the shapes of its own classes. Or it is the classifier that the backbone comes
+            from, whose last layer is then left out.
+
+    Raises:
+        InputError: When the file is truncated, too long, or of another network.
     """
     plan = layers(model)
     with require(path).open("rb") as stream:
@@ -104,8 +112,8 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
     Raises InputError for a network with numbers that such a file has no place for.
     """
     state, plan = model.state_dict(), layers(model)
-    held = {name for layer in plan for name, _ in layer}
-    if others := [name for name in state if name not in held and not is_optional(name)]:
+    stored = {name for layer in plan for name, _ in layer}
+    if others := [name for name in state if name not in stored and not is_optional(name)]:
         raise InputError(
             f"{path}: Darknet's files hold convolutions and their batch norm, not {others[0]} and {len(others) - 1} "
             "others of this network; export YOLOv3, YOLOv4 or a classifier, or take another format"
@@ -136,11 +144,11 @@ def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfe
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
     if (classes := _classes(found, recipe.model)) is not None:
         if not transfer:
-            own = getattr(recipe.model, "classes", None)
+            own = recipe.model.classes
             raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
         return _of_classes(recipe.model, classes)
-    origin = getattr(models.module(recipe.model.name), "classifier", lambda config: None)(recipe.model)  # type: ignore[attr-defined]
-    if (classes := _classes(found, origin)) is not None:
+    origin = names.of(recipe.model).classifier()
+    if origin is not None and (classes := _classes(found, origin)) is not None:
         if not transfer:
             raise InputError(f"{line}; it is a classifier of {classes} classes (--transfer loads its backbone)")
         return _of_classes(origin, classes)
@@ -154,8 +162,8 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
         size = count([layer])
         if left < size:
             if left:
-                place = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
-                raise InputError(f"{line}; it ends {place}, so it is truncated or of another network")
+                position = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
+                raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not transfer:
                 raise InputError(f"{line}; it is a cut with {done} of {len(plan)} convolutions (--transfer loads it)")
             return plan[:done]
@@ -163,16 +171,14 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
     raise InputError(f"{line}; {left:,} are left over, so it is of another network")
 
 
-def _classes(found: int, config: Any) -> int | None:
+def _classes(found: int, config: ModelConfig) -> int | None:
     """The number of classes with which the network of `config` takes `found` numbers; that count is linear in the
     classes."""
-    if not hasattr(config, "classes"):
-        return None
-    one, two = (count(_of_classes(config, classes)) for classes in (1, 2))
-    classes, odd = divmod(found - one, two - one)
+    with_1, with_2 = (count(_of_classes(config, classes)) for classes in (1, 2))
+    classes, odd = divmod(found - with_1, with_2 - with_1)
     return classes + 1 if classes >= 0 and not odd else None
 
 
-def _of_classes(config: Any, classes: int) -> list[Layer]:
+def _of_classes(config: ModelConfig, classes: int) -> list[Layer]:
     """The convolutions of the network of a model's `config` for other classes."""
     return layers(without_memory(config.model_copy(update={"classes": classes})))

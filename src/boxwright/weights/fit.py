@@ -1,4 +1,4 @@
-"""Put tensors into a model by name and shape, and report what fitted."""
+"""Copy tensors into a model by name and shape, and report what fitted."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from boxwright.errors import InputError
 FROM_RECIPE = {"mean", "std"}
 # What foreign files have no counterpart of; the counter only matters to a batch norm with momentum=None.
 OPTIONAL = FROM_RECIPE | {"num_batches_tracked"}
-# Of numbers that PyTorch computes with everywhere. The others are packed, or stand for something else.
+# Number types that PyTorch computes with everywhere; the others are packed or quantized.
 PLAIN = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
@@ -24,9 +24,16 @@ SHOWN = 4  # names in a message
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each tensor. missing: the model has it, the file not. unexpected: the reverse. mismatched: both
-    have it, in different shapes, or it is a mean or std unlike the recipe's. With transfer, missing and mismatched
-    ones stay as they were."""
+    """What happened to each tensor.
+
+    Attributes:
+        path: The file.
+        matched: Copied.
+        missing: In the model, not in the file.
+        unexpected: In the file, not in the model.
+        mismatched: In both, in different shapes, or a mean or std unlike the recipe's. With transfer, missing and
+            mismatched ones keep their values.
+    """
 
     path: str
     matched: tuple[str, ...]
@@ -40,23 +47,23 @@ class Report:
         return self.missing + self.mismatched
 
     def fresh_parts(self) -> list[str]:
-        """`fresh` in few words: `part.*` where nothing below `part` was filled, `*` for the numbers of alike blocks."""
+        """`fresh`, abbreviated: `layer.*` where nothing below `layer` was filled, `*` for numbers of blocks."""
         found: dict[str, None] = {}
         for name in self.fresh:
             pieces = name.split(".")
             parents = [".".join(pieces[:depth]) + "." for depth in range(1, len(pieces))]
             empty = (parent + "*" for parent in parents if not any(n.startswith(parent) for n in self.matched))
-            part = next(empty, name)
-            found[re.sub(r"(?<=\.)\d+(?=\.\w)", "*", part)] = None
+            shortest = next(empty, name)
+            found[re.sub(r"(?<=\.)\d+(?=\.\w)", "*", shortest)] = None
         return list(found)
 
     def __str__(self) -> str:
-        parts = [f"{Path(self.path).name}: {len(self.matched)} tensors loaded"]
+        words = [f"{Path(self.path).name}: {len(self.matched)} tensors loaded"]
         if self.fresh:
-            parts.append(f"{len(self.fresh)} stay fresh ({', '.join(self.fresh_parts())})")
+            words.append(f"{len(self.fresh)} stay fresh ({', '.join(self.fresh_parts())})")
         if self.unexpected:
-            parts.append(f"{len(self.unexpected)} of the file left over ({_first(self.unexpected)})")
-        return "; ".join(parts)
+            words.append(f"{len(self.unexpected)} of the file left over ({_first(self.unexpected)})")
+        return "; ".join(words)
 
 
 def is_optional(name: str) -> bool:

@@ -16,16 +16,16 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright import models
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
+from boxwright.weights import names
 from boxwright.weights.files import require
 from boxwright.weights.fit import is_optional
 
@@ -35,92 +35,75 @@ NUMPY = {
     "Int64": "<i8", "Int32": "<i4", "Int16": "<i2", "Int8": "i1", "UInt8": "u1", "Uint8": "u1",
 }  # fmt: skip
 PREFIXES = ("", "yolo_network.", "network.", "ema.")  # of a training cell; the last is MindYOLO's average
-OPTIMISER = (
+OPTIMIZER = (
     "moments.", "moment1.", "moment2.", "accum.", "stat.", "momentum", "global_step", "learning_rate",
     "epoch_num", "step_num", "current_iterator_step", "last_overflow_iterator_step", "scale_sense",
 )  # fmt: skip
 CONSTANTS = {"stride", "anchors", "anchor_grid"}  # MindYOLO stores what its head derives from its configuration
 # Limits of what is read: MindSpore's own files have some 5,000 entries of 2 fields, and tensors of 4 dimensions
-MOST_ENTRIES, MOST_FIELDS, MOST_DIMS = 50_000, 16, 8
+MAX_ENTRIES, MAX_FIELDS, MAX_DIMS = 50_000, 16, 8
 SLICE = 512 * 1024 * 1024  # bytes of one Value when writing, as MindSpore does
 CRC_MARK = b"crc_num"
 
 Piece = tuple[list[int], str, memoryview]  # dims, type and content of one Value
 
 
-def names(model: nn.Module, recipe: Recipe) -> dict[str, str]:
+def table(model: nn.Module, recipe: Recipe) -> dict[str, str]:
     """MindSpore's name (without a training cell's prefix) -> the name here, in the order of the network.
 
     Raises InputError for a network that MindSpore's model zoo does not have.
     """
-    name = recipe.model.name  # type: ignore[attr-defined]
-    translate = getattr(_system(recipe), "mindspore_name", None)
-    if translate is None:
-        raise InputError(
-            f"recipe {recipe.name}: models/{name}.py has no `mindspore_name`; MindSpore's zoo has no {name}"
-        )
-    table = {}
+    foreign, result = names.of(recipe.model), {}
     for own in model.state_dict():
-        foreign = translate(own)
-        if foreign is not None:
-            table[foreign] = own
+        theirs = foreign.mindspore(own)
+        if theirs is not None:
+            result[theirs] = own
         elif not is_optional(own):
             raise InputError(f"recipe {recipe.name}: {own} has no name in MindSpore, whose zoo has no such network")
-    return table
+    return result
 
 
 def read(
     path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a .ckpt under the model's names, and the entries that have no place in the model.
+    """The tensors of a .ckpt under the model's names, and the entries that the model does not have.
 
-    Optimiser state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
+    Optimizer state is skipped, and layers that the zoo's network holds without using them; the prefix of a training
     cell or of an average is dropped; weights that MindSpore keeps as (in, out) are turned. Entries of the zoo's
     classifier fill the backbone, where the model says how.
     Raises InputError for a file that is not a checkpoint, is damaged, holds one tensor under two prefixes, or (unless
     for transfer) stores other anchors than the recipe's.
     """
-    table = names(model, recipe)
+    ours, foreign = table(model, recipe), names.of(recipe.model)
     tensors: dict[str, Tensor] = {}
     unexpected = []
-    unused = getattr(_system(recipe), "mindspore_unused", lambda entry: False)
     for tag, tensor in entries(path):
-        own = _place(tag, table, recipe)
+        own = _own_name(tag, ours, foreign)
         if tag.rpartition(".")[2] in CONSTANTS:
             if tag.endswith(".anchor_grid") and not transfer:
-                _check_anchors(tensor, recipe, path)
+                _check_anchors(tensor, foreign, path)
         elif own is None:
-            if not unused(tag):
+            if not foreign.mindspore_unused(tag):
                 unexpected.append(tag)
         elif own in tensors:
             raise InputError(f"{path}: {tag}: the file holds this tensor twice, under two prefixes; keep one of them")
         else:
-            tensors[own] = tensor.t() if tensor.ndim == 2 and _is_transposed(own, recipe) else tensor
+            tensors[own] = tensor.t() if tensor.ndim == 2 and foreign.mindspore_transposed(own) else tensor
     return tensors, unexpected
 
 
-def _place(tag: str, table: dict[str, str], recipe: Recipe) -> str | None:
-    """Where an entry belongs: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
+def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[Any]) -> str | None:
+    """Our name for an entry: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
     for prefix in PREFIXES:
-        if tag.startswith(prefix) and tag[len(prefix) :] in table:
-            return table[tag[len(prefix) :]]
-    backbone = getattr(_system(recipe), "mindspore_backbone", None)
-    own: str | None = backbone(tag, recipe.model) if backbone else None
-    return own if own in table.values() else None
+        if tag.startswith(prefix) and tag[len(prefix) :] in ours:
+            return ours[tag[len(prefix) :]]
+    own = foreign.mindspore_backbone(tag)
+    return own if own in ours.values() else None
 
 
-def _is_transposed(own: str, recipe: Recipe) -> bool:
-    ask = getattr(_system(recipe), "mindspore_transposed", None)
-    return ask is not None and bool(ask(own))
-
-
-def _system(recipe: Recipe) -> ModuleType:
-    return models.module(recipe.model.name)  # type: ignore[attr-defined]
-
-
-def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
+def _check_anchors(stored: Tensor, foreign: names.ForeignNames[Any], path: Path) -> None:
     """stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
-    anchors = torch.tensor(getattr(recipe.model, "anchors", ()), dtype=torch.float32).flatten()
+    anchors = torch.tensor(foreign.anchors, dtype=torch.float32).flatten()
     if not torch.equal(stored.flatten().float(), anchors):
         raise InputError(
             f"{path}: made with anchors {stored.flatten().tolist()}, the recipe's are {anchors.tolist()}; set "
@@ -130,28 +113,28 @@ def _check_anchors(stored: Tensor, recipe: Recipe, path: Path) -> None:
 
 def write(path: str | Path, model: nn.Module, recipe: Recipe, *, prefix: str = "") -> None:
     """Write `model` as .ckpt under MindSpore's names, each after `prefix`; whole or not at all."""
-    state = model.state_dict()
+    state, foreign = model.state_dict(), names.of(recipe.model)
     with atomic_write(path) as tmp, tmp.open("wb") as stream:
-        for foreign, own in names(model, recipe).items():
-            tensor = state[own].t() if _is_transposed(own, recipe) else state[own]
+        for theirs, own in table(model, recipe).items():
+            tensor = state[own].t() if foreign.mindspore_transposed(own) else state[own]
             array = tensor.detach().cpu().to(torch.float32).contiguous().numpy()
             for piece in np.array_split(array, max(1, math.ceil(array.nbytes / SLICE))):
-                stream.writelines(_value(prefix + foreign, array.shape, piece.astype("<f4").tobytes()))
+                stream.writelines(_value(prefix + theirs, array.shape, piece.astype("<f4").tobytes()))
 
 
 def entries(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all entries but the optimiser's. Sizes are checked against the file before memory is taken."""
+    """(name, tensor) of all entries but the optimizer's. Sizes are checked against the file before memory is taken."""
     mapped = np.memmap(require(path), np.uint8, "r")
     view = _without_crc(memoryview(mapped.data), path)
     found: dict[str, list[Piece]] = {}
-    for field, value in _fields(view, path, MOST_ENTRIES):
+    for field, value in _fields(view, path, MAX_ENTRIES):
         if field == 1 and isinstance(value, memoryview):
             tag, piece = _read_value(value, path)
             found.setdefault(tag, []).append(piece)
     if not found:
         raise InputError(f"{path}: holds no parameters; is it a MindSpore checkpoint?")
     for tag, pieces in found.items():
-        if not tag.startswith(OPTIMISER):
+        if not tag.startswith(OPTIMIZER):
             yield tag, _tensor(tag, pieces, path)
 
 
@@ -173,7 +156,7 @@ def _tensor(tag: str, pieces: list[Piece], path: Path) -> Tensor:
 
 def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
     tag, tensor = None, None
-    for field, value in _fields(message, path, MOST_FIELDS):
+    for field, value in _fields(message, path, MAX_FIELDS):
         if field == 1 and isinstance(value, memoryview):
             tag = _text(value, path)
         elif field == 2 and isinstance(value, memoryview):
@@ -182,12 +165,12 @@ def _read_value(message: memoryview, path: Path) -> tuple[str, Piece]:
         raise InputError(f"{path}: {tag or 'an entry without name'}: holds no tensor; is it a MindSpore checkpoint?")
     dims: list[int] = []
     kind, content = "", memoryview(b"")
-    for field, value in _fields(tensor, path, MOST_FIELDS):
+    for field, value in _fields(tensor, path, MAX_FIELDS):
         if field == 1:
-            numbers = [value] if isinstance(value, int) else islice(_packed(value, path), MOST_DIMS + 1)
+            numbers = [value] if isinstance(value, int) else islice(_packed(value, path), MAX_DIMS + 1)
             dims += [number - (1 << 64) if number >> 63 else number for number in numbers]
-            if len(dims) > MOST_DIMS:
-                raise InputError(f"{path}: {tag}: has more than {MOST_DIMS} dimensions; the file is damaged")
+            if len(dims) > MAX_DIMS:
+                raise InputError(f"{path}: {tag}: has more than {MAX_DIMS} dimensions; the file is damaged")
         elif field == 2 and isinstance(value, memoryview):
             kind = _text(value, path)
         elif field == 3 and isinstance(value, memoryview):
@@ -214,13 +197,13 @@ def _without_crc(view: memoryview, path: Path) -> memoryview:
 # The wire format of protobuf: a key (field number and wire type) and a value, again and again.
 
 
-def _fields(message: memoryview, path: Path, most: int) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(message: memoryview, path: Path, limit: int) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value): integers of wire type 0, byte ranges of the others, never beyond `message`."""
     at = count = 0
     while at < len(message):
         count += 1
-        if count > most:
-            raise InputError(f"{path}: an entry of more than {most:,} fields; not a MindSpore checkpoint, or damaged")
+        if count > limit:
+            raise InputError(f"{path}: an entry of more than {limit:,} fields; not a MindSpore checkpoint, or damaged")
         key, at = _varint(message, at, path)
         field, wire = key >> 3, key & 7
         if wire == 0:

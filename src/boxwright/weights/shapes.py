@@ -1,28 +1,29 @@
-"""A network without its memory: to compare it with a file, or to read its answers from elsewhere."""
+"""A network whose parameters take no memory: to compare it with a file, or where a runtime computes its outputs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from boxwright import models
+from boxwright.config import ModelConfig
+from boxwright.nn.network import Network
 
 
-def without_memory(config: Any) -> nn.Module:
+def without_memory(config: ModelConfig) -> Network:
     """The network of a model's `config` whose parameters have shapes and no memory; other buffers are as always.
 
     What PyTorch's own context `torch.device("meta")` does, too, but that empties the buffers of numbers, and takes two
-    seconds for what it imports; accelerate's `init_empty_weights` takes memory for each parameter before it lets it go.
+    seconds for what it imports; accelerate's `init_empty_weights` allocates each parameter before it frees it.
     """
     with _Empty():
-        model: nn.Module = models.module(config.name).build(config)
-    return model
+        return models.build(config)
 
 
 class _Empty(TorchFunctionMode):
-    """`torch.empty`, of which parameters are made, takes no memory, and nothing is written into what has none."""
+    """`torch.empty`, of which parameters are made, takes no memory, and nothing is written into tensors without."""
 
     def __torch_function__(
         self,

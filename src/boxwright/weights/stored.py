@@ -1,4 +1,4 @@
-"""The recipe in a file of weights, in an exported file, or beside one: the word of whoever made the file."""
+"""Recipes stored in files of weights, in exported files, or beside them: only as trusted as their maker."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     """What is taken of a stored recipe: its name, the model, the canvas, the classes and how they are laid out, the
-    thresholds and suppression. Folders, processes and training settings are this machine's and keep their defaults;
+    thresholds and NMS. Folders, processes and training settings are this machine's and keep their defaults;
     batches are cut to what `LARGEST_BATCH` holds, which changes no result.
 
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
@@ -42,10 +42,10 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
 def _bounded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """tree with the numbers of somebody else's machine within the bounds of recipes: none of them is taken as it is."""
     found: dict[str, Any] = dict(tree)
-    for section, key, most in BOUNDS:
-        part = found.get(section)
-        if isinstance(part, Mapping) and type(part.get(key)) is int and part[key] > most:
-            found[section] = {**part, key: most}
+    for section, key, limit in BOUNDS:
+        values = found.get(section)
+        if isinstance(values, Mapping) and type(values.get(key)) is int and values[key] > limit:
+            found[section] = {**values, key: limit}
     return found
 
 

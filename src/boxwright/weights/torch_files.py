@@ -16,14 +16,14 @@ from boxwright.errors import InputError
 from boxwright.files import open_regular
 
 # What state dicts name. PyTorch's reader with weights_only calls some thirty more, all harmless but for their memory:
-# a bytearray of so many bytes, a quantised tensor of a shape.
+# a bytearray of so many bytes, a quantized tensor of a shape.
 NAMED = re.compile(
     r"collections (?:OrderedDict|Counter)|(?:builtins|__builtin__) set"
     r"|torch (?:\w+Storage|Size|device|(?:b?float|u?int|q?u?int|complex)\d+\w*|bool)|torch\.storage \w+Storage"
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
 LARGEST_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
-MOST_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
+MAX_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
@@ -40,7 +40,7 @@ def read(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimiser
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimizer
         state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
@@ -90,7 +90,7 @@ def _check_named(file: Path) -> None:
                     f"{file}: cannot be read as a torch state dict (holds {str(argument).replace(' ', '.')[:100]}, "
                     "needed tensors only)"
                 )
-        if _depth_of_tuples(operations) > MOST_NESTED:
+        if _depth_of_tuples(operations) > MAX_NESTED:
             raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
 
 
@@ -116,10 +116,8 @@ def _depth_of_tuples(operations: Sequence[Any]) -> int:
             if pickletools.markobject in operation.stack_before:
                 while (top := stack.pop()) is not None:
                     taken.append(top)
-            places = [
-                one for one in operation.stack_before if one not in (pickletools.markobject, pickletools.stackslice)
-            ]
-            taken += [stack.pop() or 0 for _ in places]
+            markers = (pickletools.markobject, pickletools.stackslice)
+            taken += [stack.pop() or 0 for item in operation.stack_before if item not in markers]
             depth = max(taken, default=0) + name.startswith("TUPLE")
             deepest = max(deepest, depth)
             stack += [depth] * len(operation.stack_after)

@@ -2,7 +2,7 @@
 
     C classes, c channels
 
-What has no place here keeps its name.
+What has no counterpart here keeps its name.
 """
 
 import re
@@ -21,10 +21,10 @@ CSPDARKNET53 = {
     rf"stem\.conv1\.{LEAF}": r"stem.\1.\2",
     rf"stages\.(\d)\.conv_down\.{LEAF}": r"stages.\1.down.\2.\3",
     rf"stages\.(\d)\.blocks\.(\d)\.{CONV}\.{LEAF}": r"stages.\1.blocks.\2.\3.\4.\5",
-    rf"stages\.(\d)\.conv_transition_b\.{LEAF}": r"stages.\1.leave.\2.\3",
+    rf"stages\.(\d)\.conv_transition_b\.{LEAF}": r"stages.\1.main_out.\2.\3",
     rf"stages\.(\d)\.conv_transition\.{LEAF}": r"stages.\1.join.\2.\3",
 }
-BLOCK = re.compile(rf"stages\.(\d)\.blocks\.(\d)\.{CONV}\.{LEAF}")  # in DARKNET53 their block k is our part k + 1
+BLOCK = re.compile(rf"stages\.(\d)\.blocks\.(\d)\.{CONV}\.{LEAF}")  # in DARKNET53 their block k is our layer k + 1
 EXPANSION = re.compile(rf"stages\.(\d)\.conv_exp\.{LEAF}")
 
 
@@ -36,40 +36,40 @@ def darknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             stage, number, *rest = block.groups()
             renamed[_ours(f"stages.{stage}.{int(number) + 1}.{'.'.join(rest)}")] = tensor
         else:
-            renamed |= _one(name, tensor, DARKNET53)
+            renamed |= _renamed(name, tensor, DARKNET53)
     return renamed
 
 
 def cspdarknet53(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`cspdarknet53` of timm for any network of ours with a CSPDarkNet-53.
 
-    timm makes one layer of the two 1x1 convolutions at the start of a stage: its first half leads past the blocks, the
-    second into them. And it joins the two ways in the other order, past first (timm/models/cspnet.py).
+    timm has one layer in place of the two 1x1 convolutions at the start of a stage: its first half is the shortcut, the
+    second the main path. And it concatenates the two in the other order, shortcut first (timm/models/cspnet.py).
     """
     renamed = {}
     for name, tensor in tensors.items():
         if expansion := EXPANSION.fullmatch(name):
             stage, *leaf = expansion.groups()
             halves = tensor.tensor_split(2) if tensor.ndim else (tensor, tensor)
-            for part, half in zip(("past", "enter"), halves, strict=True):
-                renamed[_ours(f"stages.{stage}.{part}.{'.'.join(leaf)}")] = half
+            for path, half in zip(("shortcut", "main_in"), halves, strict=True):
+                renamed[_ours(f"stages.{stage}.{path}.{'.'.join(leaf)}")] = half
         else:
-            renamed |= _one(name, tensor, CSPDARKNET53)
+            renamed |= _renamed(name, tensor, CSPDARKNET53)
     for name, tensor in renamed.items():
         if name.startswith(BACKBONE) and name.endswith(".join.conv.weight") and tensor.ndim == 4:
             renamed[name] = torch.cat(tensor.tensor_split(2, 1)[::-1], 1)
     return renamed
 
 
-def _one(name: str, tensor: Tensor, table: dict[str, str]) -> dict[str, Tensor]:
+def _renamed(name: str, tensor: Tensor, table: dict[str, str]) -> dict[str, Tensor]:
     """One tensor under its new name; that of the classifier (C, c) as a 1x1 convolution (C, c, 1, 1)."""
     if name in {"head.fc.weight", "head.fc.bias"}:
         return {name.replace("head.fc", "classifier"): tensor[..., None, None] if tensor.ndim == 2 else tensor}
-    for pattern, place in table.items():
+    for pattern, ours in table.items():
         if found := re.fullmatch(pattern, name):
-            return {_ours(found.expand(place)): tensor}
+            return {_ours(found.expand(ours)): tensor}
     return {name: tensor}
 
 
-def _ours(place: str) -> str:
-    return BACKBONE + place.replace(".bn.", ".norm.")
+def _ours(name: str) -> str:
+    return BACKBONE + name.replace(".bn.", ".norm.")

@@ -1,0 +1,55 @@
+"""The base of all networks.
+
+B images, H x W px
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.config import ModelConfig
+from boxwright.errors import InputError
+
+
+class Network(nn.Module):
+    """What a model's `build` returns: a module that follows `types.Detector` or `types.Classifier` too.
+
+    Attributes:
+        config: What it was built from.
+        inputs: What `forward` takes, in order: `images`, or `images` and `extents`.
+        raw_names: The raw outputs, in order.
+        mean: (3, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
+        std: (3, 1, 1), likewise.
+    """
+
+    inputs: tuple[str, ...]
+    raw_names: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inputs = config.inputs
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) RGB in [0, 1] -> the same less the mean, divided by the std.
+
+        Raises:
+            InputError: For sides that are no multiples of the model's step.
+        """
+        (height, width), step = images.shape[-2:], self.config.size_step
+        if height % step or width % step:
+            raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
+        return (images - self.mean) / self.std
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar terms, already weighted, for the `Batch` or `ClassBatch` of the task."""
+        return self.loss_of_raw(self(batch.images), batch)
+
+    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Any) -> dict[str, Tensor]:
+        """`loss` for raw outputs already computed."""
+        raise NotImplementedError

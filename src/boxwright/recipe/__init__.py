@@ -1,0 +1,236 @@
+"""Recipes: a complete experiment as checked, frozen values.
+
+Every field says its unit. A recipe is read from `recipes/NAME.yaml` or a file of the user's, changed by overrides,
+and written into every run folder and every checkpoint.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from boxwright import config, models
+from boxwright.config import BatchSize, Config, FileName, Fraction, ModelConfig, Positive
+from boxwright.errors import InputError
+from boxwright.recipe.data import CanvasConfig, DataConfig, Size
+from boxwright.recipe.training import (
+    AugmentConfig,
+    ClassAugmentConfig,
+    EmaConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AugmentConfig", "CanvasConfig", "ClassAugmentConfig", "DataConfig", "EmaConfig", "EvaluateConfig", "Expect",
+    "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "Size", "TrainConfig", "class_names",
+    "from_tree", "load", "names", "summaries",
+]  # fmt: skip
+
+
+class NMSConfig(Config):
+    """Non-maximum suppression: by score, within each class of an image."""
+
+    # A box that overlaps a better one by more than `iou` is dropped. standard: overlap is IoU. diou: IoU less the
+    # squared distance of the centers over the squared diagonal of the enclosing box. greedy: that ratio to the power of
+    # 0.6 (Darknet's greedynms). The soft kinds lower its score instead. soft: by exp(-IoU^2 / sigma). soft_linear: by
+    # 1 - IoU.
+    kind: Literal["standard", "diou", "greedy", "soft", "soft_linear"] = "standard"
+    iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
+    sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less
+    plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
+    # to what boxes are clipped before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or
+    # the image on it (torchvision's)
+    clip: Literal["none", "canvas", "image"] = "none"
+    pre_nms_top_k: Annotated[int, Field(ge=1, le=100_000)] = 30000  # best boxes an image before, over all classes
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # best boxes an image after
+
+    @pydantic.model_validator(mode="after")
+    def _pixels_are_counted_in_pixels(self) -> Self:
+        if self.kind == "greedy" and self.plus_one:
+            raise ValueError("plus_one counts pixels, kind greedy shares of the image; set plus_one to false")
+        return self
+
+
+class EvaluateConfig(Config):
+    threshold: Fraction = 0.001  # lowest score that counts
+    plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
+    nms: NMSConfig = NMSConfig()
+    batch: BatchSize = 8
+
+
+class PredictConfig(Config):
+    threshold: Fraction = 0.25
+    nms: NMSConfig = NMSConfig()
+    batch: BatchSize = 8
+
+
+class Expect(Config):
+    """A published claim; nothing here was measured by this project."""
+
+    metric: str = ""
+    value: float | None = None
+    source: str = ""
+    hardware: str = ""
+
+    def beside(self, measured: Mapping[str, float]) -> str:
+        """`AP50 0.442 here, published 0.331 (source)`; "" where nothing is claimed, or the metric was not measured."""
+        if self.value is None or self.metric not in measured:
+            return ""
+        origin = ", ".join(word for word in (self.source, self.hardware) if word)
+        return f"{self.metric} {measured[self.metric]:.3f} here, published {self.value:g} ({origin})"
+
+
+class Recipe(Config):
+    name: FileName
+    summary: str = ""  # one line, shown by `boxwright list`
+    model: pydantic.SerializeAsAny[ModelConfig]
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    expect: Expect = Expect()
+
+    @pydantic.model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        model, data, train = self.model, self.data, self.train
+        if data.names and model.classes != len(data.names):
+            raise ValueError(f"model.classes is {model.classes}, data.names holds {len(data.names)} names")
+        if len(set(data.names)) < len(data.names):
+            raise ValueError("data.names holds a name more than once, needed different ones")
+        sizes = [
+            ("data.canvas.size", data.canvas.size),
+            *(("train.augment.sizes", size) for size in train.augment.sizes),
+        ]
+        for key, size in sizes:
+            if any(side % model.size_step for side in size):
+                raise ValueError(f"{key}: found {list(size)} px, the model needs multiples of {model.size_step}")
+        extents = "extents" in model.inputs
+        if data.canvas.fit in {"letterbox", "crop"} and (data.canvas.trim or extents):
+            needs = "a model that clips proposals to images" if extents else "data.canvas.trim"
+            raise ValueError(
+                f"data.canvas.fit: found {data.canvas.fit}, {needs} needs an image at the top left, such as corner"
+            )
+        sections = {"augment": train.augment, "class_augment": train.class_augment}
+        used = model.augment
+        del sections[used]
+        for unused, section in sections.items():
+            if changed := sorted(section.model_dump(exclude_defaults=True)):
+                raise ValueError(f"train.{unused}: {', '.join(changed)} set; {model.task} models use train.{used}")
+        return self
+
+    @staticmethod
+    def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> "Recipe":
+        """The recipe of a name or a file.
+
+        Args:
+            name_or_path: A shipped name (see `boxwright.list_recipes`), or the path of a YAML file.
+            overrides: Changes by dotted key, as `{"train.epochs": 3}` or `["train.epochs=3"]`.
+
+        Raises:
+            InputError: For an unknown name, with the nearest one, an unknown key, or a value that does not fit.
+
+        Example:
+            >>> Recipe.load("yolov3_coco_416", {"train.epochs": 3})
+        """
+        return load(name_or_path, overrides)
+
+    def with_names(self, names: Sequence[str]) -> "Recipe":
+        """This recipe for other classes."""
+        tree = self.tree()
+        tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
+        return from_tree(tree, self.name, allow_import=True)
+
+    def with_overrides(self, changes: Mapping[str, Any] | Sequence[str]) -> "Recipe":
+        """This recipe with changes by dotted key, as in `load`."""
+        return from_tree(config.override(self.tree(), changes), self.name, allow_import=True)
+
+    def tree(self) -> dict[str, Any]:
+        """Plain values, as YAML and a checkpoint's metadata hold them."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def names() -> list[str]:
+    """The shipped recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
+
+
+def summaries() -> dict[str, str]:
+    """Shipped recipe -> its one line. Builds nothing and does not import torch."""
+    return {name: str(_read(name)[0].get("summary", "")) for name in names()}
+
+
+def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+    """The shipped recipe of that name, or the YAML file at that path, with overrides applied.
+
+    Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
+    """
+    tree, source = _read(name_or_path)
+    return from_tree(config.override(tree, overrides), source, allow_import=True)
+
+
+def from_tree(tree: Mapping[str, Any], source: str, *, allow_import: bool = False) -> Recipe:
+    """A recipe from plain values.
+
+    Args:
+        tree: The values.
+        source: Names where they came from in an error.
+        allow_import: Whether a dotted `model.name` may be imported; see `models.module`.
+
+    Raises:
+        InputError: For an unknown key or a value that does not fit.
+    """
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{source}: holds {type(tree).__name__}, needed a mapping of keys to values")
+    tree = dict(tree)
+    model = tree.get("model")
+    if not isinstance(model, Mapping) or "name" not in model:
+        raise InputError(f"{source}: model.name: missing, needed one of {', '.join(models.names())}")
+    try:
+        kind = models.module(str(model["name"]), allow_import=allow_import).Config
+        tree["data"] = _expand_names(tree.get("data"))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    tree["model"] = config.validate(kind, dict(model), source, "model")
+    return config.validate(Recipe, tree, source)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The shipped list of class names called `name`, for example coco."""
+    lists = {file.name.removesuffix(".txt"): file for file in (_folder() / "names").iterdir()}
+    if name not in lists:
+        raise InputError(
+            f"data.names: there is no list '{name}'; give a list of names, or one of {', '.join(sorted(lists))}"
+        )
+    return tuple(lists[name].read_text(encoding="utf-8").split("\n")[:-1])
+
+
+def _expand_names(data: Any) -> Any:
+    if isinstance(data, Mapping) and isinstance(data.get("names"), str):
+        return {**data, "names": class_names(data["names"])}
+    return {} if data is None else data
+
+
+def _folder() -> Any:
+    return resources.files("boxwright") / "recipes"
+
+
+def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
+    text = str(name_or_path)
+    if text in names():
+        with resources.as_file(_folder() / f"{text}.yaml") as file:
+            return config.read_yaml(file), f"recipe {text}"
+    if Path(text).suffix in {".yaml", ".yml"}:
+        return config.read_yaml(Path(text)), text
+    near = difflib.get_close_matches(text, names(), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
+    raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml")

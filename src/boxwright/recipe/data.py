@@ -1,0 +1,45 @@
+"""Sections of a recipe: the data set and the canvas."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from boxwright.config import ClassName, Config
+
+Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a typo is refused before memory is taken
+Size = tuple[Side, Side]  # (height, width)
+
+
+class CanvasConfig(Config):
+    """How an image is put on the network's input."""
+
+    size: Size = (416, 416)  # (height, width) px
+    # letterbox keeps the aspect and centers. corner keeps it too, but starts at the top left. zoo_corner is that of the
+    # MindSpore zoo's Faster R-CNN: an image first fitted by its short side may be too high and is then resized again.
+    # torchvision_corner: corner, but the sides become at most `short_side` and `long_side`, and are cut to whole px.
+    # crop, for classifiers: the shorter side becomes `short_side`, then the middle of `size` is cut out.
+    fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "torchvision_corner", "crop"] = "stretch"
+    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of the last two; 0: the shorter side of `size`
+    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
+    # grey of what the image does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
+    fill: Annotated[float, Field(ge=0, le=255)] = 114
+    # cut the canvases of a batch to the smallest size that holds its images and suits the model, as torchvision pads;
+    # of detectors, in prediction and evaluation: training has full canvases
+    trim: bool = False
+    # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
+    # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
+    # darknet: bilinear on aligned corners, not rounded to whole grey values (Darknet).
+    # float: linear, not rounded to whole grey values (torchvision).
+    resize: Literal["linear", "area", "zoo", "darknet", "float"] = "linear"
+
+
+class DataConfig(Config):
+    root: str = ""  # folder or YAML of the data set; `--data` fills it
+    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc", "folder", "imagenet", "cifar10"] = "auto"
+    names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
+    canvas: CanvasConfig = CanvasConfig()
+    cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
+    # what of each image must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
+    fingerprint: Literal["sample", "content"] = "sample"
+    max_boxes: Annotated[int, Field(ge=1)] | None = None  # an image's further boxes are left out, and reported
+    workers: Annotated[int, Field(ge=0, le=256)] = 2  # loader processes for each training process

@@ -1,0 +1,169 @@
+"""Sections of a recipe: augmentation, schedule, optimizer and the training loop."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from boxwright.config import BatchSize, Config, Fraction, NotNegative, Positive
+from boxwright.recipe.data import Size
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the lower end comes first")
+    return ends
+
+
+Range = Annotated[tuple[Positive, Positive], pydantic.AfterValidator(_rising)]  # of a factor, lower end first
+
+
+class AugmentConfig(Config):
+    """Random changes, drawn on the device for a whole batch; the defaults change nothing."""
+
+    flip: Fraction = 0.0  # probability of mirroring left and right
+    scale: Range = (1.0, 1.0)  # size factor, uniform between the two
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0  # aspect: (1 +- jitter) / (1 +- jitter)
+    expand: Fraction = 0.0  # probability that an image shrinks by a factor from 1 to 4, anywhere on its own extent
+    # fraction of the canvas by which the center moves; null: anywhere the image still fits or covers
+    translate: NotNegative | None = 0.0
+    degrees: NotNegative = 0.0  # rotation, +-
+    shear: NotNegative = 0.0  # degrees, +-
+    perspective: NotNegative = 0.0  # per px, +-
+    hue: Fraction = 0.0  # +-, as a share of the color circle
+    saturation: Range = (1.0, 1.0)  # factor: up or down with equal chance, then uniform to the end
+    value: Range = (1.0, 1.0)  # likewise
+    mosaic: Fraction = 0.0  # probability that an image is made of four
+    mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(8, 8)
+    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
+    sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
+    resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
+    min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step (crowd regions stay)
+    min_visible: Fraction = 0.0  # boxes of which less than this area stays are no targets in that step
+
+
+Color = Annotated[float, Field(ge=0, le=255)]
+
+
+class ClassAugmentConfig(Config):
+    """Random changes for classifiers, drawn on the device for a whole batch, or with `area` partly when an image is
+    loaded; the defaults change nothing.
+
+    Without `area` and `pad` an image is seen as `data.canvas` says, as in evaluation.
+    """
+
+    # (height, width) px that whole images are stretched to when they are loaded; null: 5/4 of the input
+    canvas: Size | None = None
+    area: Range | None = None  # a random window of so large a share of the image, resized to the input when loaded
+    aspect: Range = (3 / 4, 4 / 3)  # width to height of that window, drawn on a logarithmic scale
+    # px of the image by which it is padded on all sides with `data.canvas.fill`, to cut out a window of its own size
+    pad: Annotated[int, Field(ge=0)] = 0
+    flip: Fraction = 0.0  # probability of mirroring left and right
+    # what torchvision.transforms.v2 calls so, one operation an image or several, on the window
+    policy: Literal["no", "rand_augment", "trivial_augment", "auto_augment", "augmix"] = "no"
+    # brightness, contrast and saturation change by a factor of 1 +- this, hue by +- this share of the color circle;
+    # the four in random order (torchvision's ColorJitter, MindSpore's RandomColorAdjust)
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    erase: Fraction = 0.0  # probability that a rectangle is painted over (random erasing)
+    erase_area: Range = (0.02, 0.33)  # its share of the image
+    erase_aspect: Range = (0.3, 3.3)  # its height to width, drawn on a logarithmic scale
+    cutout: Annotated[int, Field(ge=0)] = 0  # px, side of a square painted over, which may reach out of the image
+    erase_color: tuple[Color, Color, Color] = (124.0, 116.0, 104.0)  # of both; ImageNet's mean
+    mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(alpha, alpha)
+    mixup_alpha: Positive = 0.2
+    cutmix: Fraction = 0.0  # probability that a rectangle shows another image, share of the area likewise
+    cutmix_alpha: Positive = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.area and self.area[1] > 1:
+            raise ValueError(f"area holds {list(self.area)}; a window is a share of the image, at most 1")
+        if self.area and self.pad:
+            raise ValueError("area and pad both choose a window; set one of them to null or 0")
+        if self.area and self.canvas:
+            raise ValueError("canvas is for whole images, and area loads only a window of each; set one to null")
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"mixup and cutmix are {self.mixup} and {self.cutmix}; together at most 1")
+        return self
+
+
+class ScheduleConfig(Config):
+    """Learning rate by step; `engine/schedule.py` draws the curve. lr is for the whole group of processes and is not
+    scaled by their number.
+
+    Without `warmup_bias_lr` the warm-up is the MindSpore zoo's: from lr / steps up to lr. With it, MindYOLO's: weights
+    rise from 0, biases and betas fall from `warmup_bias_lr`, both to the curve's value.
+    """
+
+    kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
+    lr: Annotated[float, Field(gt=0, le=1000)] = 0.001
+    lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
+    lr_gamma: Positive = 0.1  # factor at each fall
+    eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
+    T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
+    T_beyond: Annotated[int, Field(ge=0)] = 0  # so many epochs after the last, where T_max is null
+    by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
+    warmup_epochs: NotNegative = 0
+    warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
+    warmup_from: Fraction | None = None  # share of lr that the zoo's warm-up starts from; null: lr / steps
+    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None
+    warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
+
+    @pydantic.model_validator(mode="after")
+    def _falls_fit_the_kind(self) -> Self:
+        if self.kind == "step" and len(self.lr_epochs) != 1:
+            raise ValueError(
+                f"lr_epochs holds {list(self.lr_epochs)}; kind step needs one number, the epochs of a step"
+            )
+        if self.kind == "multistep" and (not self.lr_epochs or list(self.lr_epochs) != sorted(set(self.lr_epochs))):
+            raise ValueError(
+                f"lr_epochs holds {list(self.lr_epochs)}; kind multistep needs rising epochs, as [160, 180]"
+            )
+        if self.eta_min > self.lr:
+            raise ValueError(f"eta_min {self.eta_min} is above lr {self.lr}; it is the lowest rate")
+        if self.warmup_from is not None and self.warmup_bias_lr is not None:
+            raise ValueError("warmup_from and warmup_bias_lr belong to different warm-ups; set one of them to null")
+        return self
+
+
+class OptimizerConfig(Config):
+    """SGD with momentum."""
+
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0005
+    decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
+    clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
+    loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
+    gradient_scale: Positive = 1.0  # multiplies the gradients before the step, but not the decay (zoo's YOLOv4: 1 / 64)
+
+
+class EmaConfig(Config):
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no EMA
+    ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
+
+
+class TrainConfig(Config):
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    batch: BatchSize = 8  # images a process and step
+    accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    schedule: ScheduleConfig = ScheduleConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: EmaConfig = EmaConfig()
+    augment: AugmentConfig = AugmentConfig()  # of detectors
+    class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    channels_last: bool = False
+    freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
+    freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
+    freeze_statistics: bool = False  # batch norm keeps its statistics; its scale and shift are trained
+    log_every: Annotated[int, Field(ge=1)] = 20  # steps
+    save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
+    evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last
+    evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
+    profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none

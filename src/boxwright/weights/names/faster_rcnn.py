@@ -1,0 +1,114 @@
+"""Names of Faster R-CNN: MindSpore's zoo, torchvision, timm."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from boxwright.config import Padding
+from boxwright.models.faster_rcnn import Config
+from boxwright.weights.names import MINDSPORE_NORM, ForeignNames
+
+# Ids of COCO's 91 categories that no image uses; torchvision's published files have a row for each id, 0 first.
+COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+COCO_ROWS = [row for row in range(91) if row not in COCO_UNUSED]  # the background and the 80 classes
+
+_ZOO = {  # our module -> theirs (the spelling `ncek` is theirs)
+    r"^neck\.inner": "fpn_ncek.lateral_convs_list",
+    r"^neck\.outer": "fpn_ncek.fpn_convs_list",
+    r"^rpn\.conv": "rpn_with_loss.rpn_convs_list.0.rpn_conv",
+    r"^rpn\.objectness": "rpn_with_loss.rpn_convs_list.0.rpn_cls",
+    r"^rpn\.deltas": "rpn_with_loss.rpn_convs_list.0.rpn_reg",
+    r"^head\.fc1": "rcnn.shared_fc_0",
+    r"^head\.fc2": "rcnn.shared_fc_1",
+    r"^head\.classes": "rcnn.cls_scores",
+    r"^head\.deltas": "rcnn.reg_scores",
+    r"(layer[2-4]\.\d+)\.conv2$": r"\1.defconv.conv",
+    r"conv2\.offset$": "defconv.p_conv",
+    r"conv2\.mask$": "defconv.m_conv",
+    r"downsample\.0$": "conv_down_sample",
+    r"downsample\.1$": "bn_down_sample",
+}
+_ZOO_CLASSIFIER = {  # name in the zoo's ResNet classifier -> in torchvision's
+    r"^backbone\.": "",
+    r"down_sample_layer": "downsample",
+    **{rf"\.{theirs}$": f".{ours}" for ours, theirs in MINDSPORE_NORM.items()},
+}
+_TORCHVISION = {  # name in torchvision's Faster R-CNN (both generations), or in a ResNet of its or timm's -> ours
+    r"^backbone\.body\.": "backbone.",
+    r"^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(weight|bias)$": r"neck.inner.\1.\2",
+    r"^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)$": r"neck.outer.\1.\2",
+    r"^rpn\.head\.conv(?:\.0\.0)?\.(weight|bias)$": r"rpn.conv.\1",
+    r"^rpn\.head\.cls_logits\.": "rpn.objectness.",
+    r"^rpn\.head\.bbox_pred\.": "rpn.deltas.",
+    r"^roi_heads\.box_head\.fc6\.": "head.fc1.",
+    r"^roi_heads\.box_head\.fc7\.": "head.fc2.",
+    r"^roi_heads\.box_predictor\.cls_score\.": "head.classes.",
+    r"^roi_heads\.box_predictor\.bbox_pred\.": "head.deltas.",
+    r"^(?=(?:conv1|bn1|layer[1-4])\.)": "backbone.",
+}
+_DEFORMABLE = re.compile(r"^backbone\.layer[2-4]\.\d+\.conv2\.weight$")
+
+
+class Names(ForeignNames[Config]):
+    @property
+    def padding(self) -> Padding:
+        return self.config.padding
+
+    def mindspore(self, parameter: str) -> str | None:
+        """That of the zoo's `faster_rcnn_dcn`."""
+        module, _, leaf = parameter.rpartition(".")
+        if not module or leaf == "num_batches_tracked":
+            return None
+        module = _replace(_ZOO, module)
+        if module.rpartition(".")[2].startswith("bn"):
+            leaf = MINDSPORE_NORM[leaf]
+        return f"{module}.{leaf}"
+
+    def mindspore_transposed(self, parameter: str) -> bool:
+        """The weights of the dense layers."""
+        return re.fullmatch(r"head\.\w+\.weight", parameter) is not None
+
+    def mindspore_backbone(self, entry: str) -> str | None:
+        """For a tensor of the zoo's ResNet classifier (`layer1.0.down_sample_layer.0.weight`), with or without the
+        prefix `backbone.` of the zoo's own conversion. For conv2 see `translate`."""
+        ours = "backbone." + _replace(_ZOO_CLASSIFIER, entry)
+        return ours if self._fills(ours) else None
+
+    def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From torchvision's Faster R-CNN, or a ResNet of torchvision or timm.
+
+        conv2 of the last three stages keeps its name where the network's layer is deformable, unless
+        `conv2_fills_deform`. Of 91 classes by COCO's ids a network of 80 takes those that are used.
+        """
+        renamed = {}
+        for name, tensor in tensors.items():
+            ours = _replace(_TORCHVISION, name)
+            renamed[ours if self._fills(ours) else name] = tensor
+        if self.config.classes == len(COCO_ROWS) - 1:
+            for layer, numbers in (("classes", 1), ("deltas", 4)):
+                chosen = [row * numbers + number for row in COCO_ROWS for number in range(numbers)]
+                for name in (f"head.{layer}.weight", f"head.{layer}.bias"):
+                    if name in renamed and renamed[name].shape[:1] == (91 * numbers,):
+                        renamed[name] = renamed[name][chosen]
+        return renamed
+
+    def adapt(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Ordinary convolutions that fill deformable layers get twice their strength: those layers start with masks of
+        one half, and the batch norm behind them keeps the statistics of the full strength."""
+
+        def ordinary(name: str) -> bool:
+            return _DEFORMABLE.match(name) is not None and name.replace(".weight", ".mask.weight") not in tensors
+
+        if self.config.deform == "none":
+            return dict(tensors)
+        return {name: 2 * tensor if ordinary(name) else tensor for name, tensor in tensors.items()}
+
+    def _fills(self, ours: str) -> bool:
+        return self.config.deform == "none" or self.config.conv2_fills_deform or not _DEFORMABLE.match(ours)
+
+
+def _replace(table: dict[str, str], name: str) -> str:
+    for pattern, replacement in table.items():
+        name = re.sub(pattern, replacement, name)
+    return name
