@@ -24,14 +24,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from boxwright.export.graph import raw_graph
+from boxwright.predict.backends import Running
+from boxwright.predict.card import Card
 
 from boxwright import __version__, models, recipe
 from boxwright.export import onnx, openvino, run
-from boxwright.export.graph import raw_graph
 from boxwright.memory import keep_freed
 from boxwright.predict import class_predictor, class_sinks, predictor, sinks
-from boxwright.predict.backends import Running
-from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import arguments, canvases_of, scaled
 from boxwright.predict.predictor import Predictor

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from boxwright.errors import InputError
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
-    from boxwright.predict.backend import Running
     from boxwright.predict.class_predictor import ClassPrediction, ClassPredictor
     from boxwright.predict.load import load
     from boxwright.predict.predictor import Prediction, Predictor
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
+    from boxwright.runtimes.base.runtime import RuntimeOptions
     from boxwright.types import Batch, Classes, Detection, Detections
     from boxwright.zoo import create_model, list_recipes
 
@@ -36,7 +36,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Recipe",
-    "Running",
+    "RuntimeOptions",
     "Tiling",
     "__version__",
     "create_model",
@@ -63,7 +63,7 @@ _MODULES = {
     "Prediction": "predict.predictor",
     "Predictor": "predict.predictor",
     "Recipe": "recipe",
-    "Running": "predict.backend",
+    "RuntimeOptions": "runtimes.base.runtime",
     "Tiling": "predict.tiled",
     "create_model": "zoo",
     "evaluate": "evaluation.evaluate",

@@ -96,10 +96,10 @@ def evaluate(
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as whole
-    from boxwright.predict.backends import Running
     from boxwright.predict.class_predictor import ClassPredictor
     from boxwright.predict.load import load
     from boxwright.predict.loading import recipe_of
+    from boxwright.runtimes.base.runtime import RuntimeOptions
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
@@ -107,7 +107,7 @@ def evaluate(
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
     batch = meant.with_overrides(set_ or ()).evaluate.batch
-    running = Running(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    running = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     loaded = load(weights, meant, device, set_ or (), backend, running)
     if no_truth and not isinstance(loaded, ClassPredictor):
         say(results.write(loaded, open_pictures(data, split), out, most=most))
@@ -160,8 +160,8 @@ def predict(
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright.predict import class_predictor, class_sinks, loading, predictor, scene_sinks, sinks
-    from boxwright.predict.backends import Running
     from boxwright.predict.tiled import Tiling
+    from boxwright.runtimes.base.runtime import RuntimeOptions
 
     meant = loading.recipe_of(weights, recipe)
     classifies = meant.model.task == "classify"
@@ -173,7 +173,7 @@ def predict(
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
-    running = Running(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    running = RuntimeOptions(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     chosen = weights, meant, device, set_ or (), backend, running
     lines: list[str] = []
     if classifies:

@@ -8,9 +8,9 @@ from pathlib import Path
 from boxwright.data import open_dataset, scenes
 from boxwright.engine.train import train
 from boxwright.evaluation.run import evaluate
-from boxwright.predict.backends import Running
 from boxwright.predict.predictor import load
 from boxwright.predict.sinks import predict_to_folder
+from boxwright.runtimes.base.runtime import RuntimeOptions
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
         logger.info("%s: rendered", scenes.write(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
-    predictor = load(folder, running=Running(fuse=True))
+    predictor = load(folder, running=RuntimeOptions(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"

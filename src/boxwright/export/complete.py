@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.export.canvas import Placed, on_canvas
-from boxwright.export.graph import Graph
 from boxwright.ops.best_first import take_best
 from boxwright.ops.boxes import clip
 from boxwright.predict.class_predictor import MOST
 from boxwright.recipe import CanvasConfig, Recipe
+from boxwright.runtimes.base.graph import Graph
 from boxwright.types import Classifier, Detector
 
 CANDIDATES = 2048  # most boxes a picture that enter suppression, the best; `Predictor` takes the recipe's `candidates`

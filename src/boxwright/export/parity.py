@@ -21,13 +21,13 @@ from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export import inside
 from boxwright.files import atomic_write
-from boxwright.predict.card import Card
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import Picture, arguments, on_canvases
 from boxwright.predict.load import load
 from boxwright.predict.loading import evaluating
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.metadata import Metadata
 from boxwright.types import Classes, Detections
 
 RENDERED, FROM_DATA = 4, 8  # pictures; AP, where labels are at hand, is taken over all of the split
@@ -88,13 +88,15 @@ class Report:
         return f"{self.file}: as PyTorch on {self.content['pictures']}: {', '.join(said)}"
 
 
-def check(part: Path, target: Path, model: nn.Module, card: Card, runtime: str, data: str | None, split: str) -> Report:
+def check(
+    part: Path, target: Path, model: nn.Module, card: Metadata, runtime: str, data: str | None, split: str
+) -> Report:
     """Compare the file `part`, which is to become `target`, with `model`, on rendered scenes or pictures of `data`.
 
     Raises InputError where the file cannot be run, or `data` not be read.
     """
     recipe, limits = card.recipe, LIMITS[card.precision]
-    if "proposals" in model.raw_names:  # type: ignore[operator]
+    if getattr(model, "two_stage", False):
         limits = replace(limits, matched=limits.proposals)  # a detection needs the proposal that it is made of
     classify = recipe.model.task == "classify"
     pictures, told = _pictures(data, split, recipe)
@@ -239,7 +241,7 @@ def _mutual(cost: Tensor) -> tuple[Tensor, Tensor]:
     return row[mutual], column[mutual]
 
 
-def _first_inside(part: Path, model: nn.Module, card: Card, picture: Picture, batch: int) -> dict[str, Any] | None:
+def _first_inside(part: Path, model: nn.Module, card: Metadata, picture: Picture, batch: int) -> dict[str, Any] | None:
     canvases, frames = on_canvases([picture] * batch, card.recipe.data.canvas)
     inputs = arguments(model.inputs, canvases.float() / 255, frames)  # type: ignore[arg-type]
     return inside.first_difference(model, part, inputs, LIMITS[card.precision].raw)
@@ -248,7 +250,9 @@ def _first_inside(part: Path, model: nn.Module, card: Card, picture: Picture, ba
 # Answers
 
 
-def compare_answers(ours: Any, theirs: Any, pictures: Sequence[Picture], card: Card, limits: Limits) -> dict[str, Any]:
+def compare_answers(
+    ours: Any, theirs: Any, pictures: Sequence[Picture], card: Metadata, limits: Limits
+) -> dict[str, Any]:
     """Detections, or the best classes, of both on each picture: how many there are, how many have a partner, and some
     of those that have none. A score so near the lowest that is told that rounding decides is not counted."""
     total: dict[str, Any] = {"compared": 0, "matched": 0, "unmatched": []}
@@ -300,7 +304,7 @@ def _rows(where: str, found: Detections | Classes, chosen: Tensor) -> list[dict[
 # Quality
 
 
-def _quality(ours: Any, theirs: Any, card: Card, data: str, split: str) -> dict[str, Any]:
+def _quality(ours: Any, theirs: Any, card: Metadata, data: str, split: str) -> dict[str, Any]:
     """AP, or top-1, of both on all pictures of the split."""
     labelled, threshold = open_labelled(data, split, card.recipe), None
     if card.kind == "complete" and card.recipe.model.task == "detect":  # suppressed inside, as for predicting

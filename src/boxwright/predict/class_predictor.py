@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
-from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw_classes, name_of, png
 from boxwright.predict.inputs import Array, Picture, Placed, batches, canvases_of, from_bgr, is_picture, placed, scaled
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.types import Classes, Classifier, Frame
 
 MOST = 5  # classes told of a picture, as by Darknet and ImageNet's second score
@@ -63,7 +63,7 @@ class ClassPredictor:
         model: nn.Module,
         recipe: Recipe,
         device: str | torch.device = "cpu",
-        backend: Backend | None = None,
+        backend: Runtime | None = None,
     ) -> None:
         """Build one around a network; `boxwright.load` makes one from a file.
 
@@ -174,7 +174,7 @@ def load_classifier(
     device: str = "cpu",
     overrides: Mapping[str, Any] | Sequence[str] = (),
     backend: str = "auto",
-    running: Running | None = None,
+    running: RuntimeOptions | None = None,
 ) -> ClassPredictor:
     """Like `boxwright.load`, for a classifier."""
     loaded = load_any(path, recipe, device, overrides, "classify", backend, running)

@@ -16,20 +16,20 @@ from torch import Tensor
 from boxwright.data.budget import within_budget
 from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, chunks, joined
 from boxwright.predict.class_predictor import MOST, ClassPredictor
 from boxwright.predict.inputs import Picture, Placed, path_of, pixels_of
 from boxwright.predict.loading import Loaded
 from boxwright.predict.predictor import Looked, Predictor, Wanted
 from boxwright.predict.processes import refuse_fork
 from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.runtimes.base.runtime import Runtime, chunks, joined
 from boxwright.types import Classes, Detections, Frame
 
 
 class CompletePredictor(Predictor):
     """The file's threshold and suppression, `recipe.predict`, hold for evaluation as well."""
 
-    backend: Backend
+    backend: Runtime
     keeps_pictures = True
 
     def __init__(self, loaded: Loaded) -> None:
@@ -83,7 +83,7 @@ class CompletePredictor(Predictor):
 class CompleteClassPredictor(ClassPredictor):
     """At most as many classes as the file answers."""
 
-    backend: Backend
+    backend: Runtime
     keeps_pictures = True
 
     def __init__(self, loaded: Loaded) -> None:
@@ -137,7 +137,7 @@ def _from_files(frames: Sequence[Frame]) -> list[Placed]:
     return [Placed(read_image(frame.path), frame, None) for frame in frames]
 
 
-def _look(backend: Backend, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
+def _look(backend: Runtime, pictures: Sequence[Placed]) -> tuple[Tensor, ...]:
     """One picture at a time, for they differ in size."""
     parts = [chunks((torch.from_numpy(picture.pixels)[None],), backend.shape[0])[0] for picture in pictures]
     return joined([[one[:1] for one in answer] for answer in backend.each(parts)], len(pictures))

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.predict import class_predictor, predictor
-from boxwright.predict.backends import Running
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.runtime import RuntimeOptions
 
 AnyPredictor = Predictor | ClassPredictor
 
@@ -21,7 +21,7 @@ def load(
     device: str = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
     backend: str = "auto",
-    running: Running | None = None,
+    running: RuntimeOptions | None = None,
     trust: bool = False,
 ) -> AnyPredictor:
     """Load a detector or a classifier, ready to predict.
@@ -35,7 +35,7 @@ def load(
         backend: `auto`, `torch`, `onnxruntime` or `openvino`. Weights run in torch; of the runtimes that can run an
             exported file `auto` takes the fastest that is installed.
         running: How to run it; by default `predictor.model` itself runs, so that hooks on it fire and edits count.
-            `Running(fuse=True)` runs a faster copy.
+            `RuntimeOptions(fuse=True)` runs a faster copy.
         trust: Also open a `.torchscript` file, which is a program that may do anything that this process may.
 
     Returns:
@@ -50,7 +50,7 @@ def load(
     """
     chosen = recipe_of(path, recipe)
     if trust:
-        running = replace(running or Running(), trust=True)
+        running = replace(running or RuntimeOptions(), trust=True)
     if chosen.model.task == "classify":
         return class_predictor.load_classifier(path, chosen, device, overrides, backend, running)
     return predictor.load(path, chosen, device, overrides, backend, running)

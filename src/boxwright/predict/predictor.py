@@ -16,7 +16,6 @@ from boxwright.data.canvas import read_image
 from boxwright.errors import InputError
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
-from boxwright.predict.backends import Backend, Running
 from boxwright.predict.draw import draw, png
 from boxwright.predict.inputs import (
     Array,
@@ -34,6 +33,7 @@ from boxwright.predict.inputs import (
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe, SuppressionConfig
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.types import Detections, Detector, Frame
 
 
@@ -98,7 +98,7 @@ class Predictor:
         model: nn.Module,
         recipe: Recipe,
         device: str | torch.device = "cpu",
-        backend: Backend | None = None,
+        backend: Runtime | None = None,
     ) -> None:
         """Build one around a network; `boxwright.load` makes one from a file.
 
@@ -306,7 +306,7 @@ def load(
     device: str = "cpu",
     overrides: Mapping[str, Any] | Sequence[str] = (),
     backend: str = "auto",
-    running: Running | None = None,
+    running: RuntimeOptions | None = None,
 ) -> Predictor:
     """A predictor from a run folder, its best/ or last/, a file of weights, or an exported file.
 

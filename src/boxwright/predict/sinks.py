@@ -21,7 +21,6 @@ from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, make_folder
 from boxwright.predict.ahead import in_order
-from boxwright.predict.backend import Backend
 from boxwright.predict.class_predictor import ClassPrediction
 from boxwright.predict.inputs import Array, Placed, pixels_in
 from boxwright.predict.loading import evaluating
@@ -29,6 +28,7 @@ from boxwright.predict.predictor import Prediction, Predictor, check_fraction
 from boxwright.predict.processes import refuse_fork
 from boxwright.progress import track
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.runtime import Runtime
 
 L = TypeVar("L")  # what a network says of a batch
 W = TypeVar("W", contravariant=True)  # which of it is wanted
@@ -45,7 +45,7 @@ class Looks(Protocol[L, W, P]):
     model: nn.Module
     recipe: Recipe
     device: torch.device
-    backend: Backend | None
+    backend: Runtime | None
     process: int
 
     def place(self, picture: Array) -> Placed: ...
@@ -154,7 +154,7 @@ def look_at(
             return found, failed
 
         backend = predictor.backend
-        lanes, step = (1, 1) if backend is None else (backend.lanes, backend.shape[0] or 1)
+        lanes, step = (1, 1) if backend is None else (backend.streams, backend.shape[0] or 1)
         groups = _shares(files, predictor.recipe.predict.batch, lanes, step)
         found: list[P] = []
         failed: dict[str, str] = {}
@@ -187,9 +187,9 @@ def _workers(predictor: Looks[Any, Any, Any]) -> Iterator[tuple[Executor, int, C
             yield pool, batches, hands.map
         return
     before = cv2.getNumThreads()
-    cv2.setNumThreads(max(1, before // backend.lanes))
+    cv2.setNumThreads(max(1, before // backend.streams))
     try:
-        yield backend.pool, 4 * backend.lanes, map  # some parts take longer than others
+        yield backend.pool, 4 * backend.streams, map  # some parts take longer than others
     finally:
         cv2.setNumThreads(before)
 

@@ -1,0 +1,88 @@
+"""Checks of an exported file: its inputs when it is opened, its outputs against its metadata.
+
+B images, h x w px of a canvas
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.errors import InputError
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.runtime import MAX_NUMEL, Inputs
+
+OutputCheck = Callable[[Inputs, Sequence[Tensor]], None]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def wrong_input(file: Path) -> InputError:
+    """For a model whose first input has not four axes, or an input of another type than images have."""
+    return InputError(f"{file}: does not take images as our networks do; needed a file written by `boxwright export`")
+
+
+def check_input(file: Path, shape: Sequence[int | None]) -> None:
+    """Check the shape of a file's input before a runtime takes memory for it.
+
+    Args:
+        file: Named in the error.
+        shape: None is an axis that may have any length.
+
+    Raises:
+        InputError: An axis is empty or no integer, or it has more than MAX_NUMEL numbers.
+    """
+    if any(side is not None and type(side) is not int for side in shape):
+        raise wrong_input(file)
+    fixed = [side for side in shape if side is not None]
+    if any(side < 1 for side in fixed) or prod(fixed) > MAX_NUMEL:
+        found = " x ".join("any" if side is None else str(side) for side in shape)
+        raise InputError(f"{file}: takes inputs of {found}, needed at least 1 and at most {MAX_NUMEL:,} numbers")
+
+
+def output_count(path: str | Path, metadata: Metadata) -> OutputCheck:
+    """A check of how many outputs there are."""
+    names = metadata.outputs
+
+    def check(_: Inputs, outputs: Sequence[Tensor]) -> None:
+        if len(outputs) != len(names):
+            raise _misfit(path, f"{len(outputs)} outputs", f"{len(names)}: {', '.join(names)[:80]}")
+
+    return check
+
+
+def output_shapes(path: str | Path, metadata: Metadata, model: nn.Module) -> OutputCheck:
+    """A check of how many outputs there are and of the shapes of raw tensors: anchors, classes and strides of the
+    stored recipe. Complete files and two-stage detectors are checked for the count only.
+
+    model: of this recipe, its parameters without memory.
+    """
+    check_count = output_count(path, metadata)
+    if metadata.kind != "raw" or getattr(model, "two_stage", False):
+        return check_count
+    empty = copy.deepcopy(model).to("meta")
+
+    @lru_cache(8)
+    def expected(height: int, width: int) -> Shapes:
+        with torch.inference_mode():
+            return tuple(tuple(raw.shape[1:]) for raw in empty(torch.empty(1, 3, height, width, device="meta")))
+
+    def check(inputs: Inputs, outputs: Sequence[Tensor]) -> None:
+        check_count(inputs, outputs)
+        batch, _, height, width = inputs[0].shape
+        for name, output, shape in zip(metadata.outputs, outputs, expected(height, width), strict=True):
+            if output.shape != (batch, *shape):
+                raise _misfit(path, f"{name} of {_sides(output.shape)}", _sides((batch, *shape)))
+
+    return check
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _misfit(path: str | Path, found: str, needed: str) -> InputError:
+    return InputError(f"{path}: gives {found}, by its metadata needed {needed}; export it again")
