@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 import torch
 from boxwright.export.graph import raw_graph
-from boxwright.predict.backends import Running
 from boxwright.predict.card import Card
 
 from boxwright import __version__, models, recipe
@@ -36,6 +35,7 @@ from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import arguments, canvases_of, scaled
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.runtime import RuntimeOptions
 from boxwright.weights import checkpoint
 
 RECIPES = ("yolov3_tiny_coco_416_darknet", "yolov3_coco_416_darknet")
@@ -154,7 +154,7 @@ def main() -> None:
                 given = name if runtime == "torch" else None
                 load = predictor.load if detects else class_predictor.load_classifier
                 alone = load(source, given, words.device, backend=runtime)
-                running = Running(alone.recipe.predict.batch, fuse=True)
+                running = RuntimeOptions(alone.recipe.predict.batch, fuse=True)
                 loaded = load(source, given, words.device, backend=runtime, running=running)
                 measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 

@@ -11,7 +11,7 @@ import boxwright
 
 ORDER = (  # left to right
     "errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . models . "
-    "recipe . zoo . weights . data . predict . evaluation . engine . export . cli"
+    "recipe . zoo . weights . data . runtimes . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

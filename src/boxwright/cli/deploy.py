@@ -1,29 +1,28 @@
-"""The verbs that carry a network to other runtimes."""
+"""The commands that carry a network to other runtimes."""
 
 from typing import Annotated, Literal
 
 import typer
 
+from boxwright import runtimes
 from boxwright.cli.options import Changes, Compile, Data, RecipeOption, TrustFile, Weights, named
 from boxwright.cli.output import say
 
 
 def export(
     weights: Weights,
-    to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino, torchscript, pt2, mindir, om, darknet, ckpt.")
-    ],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(runtimes.names())}.")],
     out: Annotated[
         str | None, typer.Option("-o", "--out", callback=named, help="The file. [default: named as WEIGHTS]")
     ] = None,
     recipe: RecipeOption = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas in px.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Pictures that the file takes at a time.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images that the file takes at a time.")] = 1,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Any number of them.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Numbers of 16 bits (onnx, openvino).")] = False,
     complete: Annotated[
         bool,
-        typer.Option("--with-nms/--raw", help="From a picture to boxes, all inside; or only the network."),
+        typer.Option("--with-nms/--raw", help="From an image to boxes, all inside; or only the network."),
     ] = False,
     data: Annotated[
         str | None, typer.Option("--data", help="Compare the answers on this data set. [default: rendered scenes]")

@@ -1,6 +1,6 @@
 """Words that several verbs take."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,6 @@ Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, ...")]
-Backend = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino", "mindspore"],
-    typer.Option("--backend", help="What runs an exported file; auto: the fastest that can."),
-]
 BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits, where the processor can.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Weights: torch.compile, which takes a minute to begin.")]
 TrustFile = Annotated[
@@ -38,3 +34,18 @@ def named(param: typer.CallbackParam, value: str | None) -> str | None:
     if value == "":
         raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
     return value
+
+
+def known_runtime(value: str) -> str:
+    """`value` of --backend. Raises InputError for the name of no runtime."""
+    from boxwright.runtimes.base.open import runtime_names
+
+    if value != "auto" and value not in runtime_names():
+        raise InputError(f"--backend: found '{value}', needed one of auto, {', '.join(runtime_names())}")
+    return value
+
+
+Backend = Annotated[
+    str,
+    typer.Option("--backend", callback=known_runtime, help="What runs an exported file; auto: the fastest that can."),
+]

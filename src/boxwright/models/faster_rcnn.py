@@ -128,6 +128,7 @@ class FasterRCNN(nn.Module):
 
     inputs: tuple[str, ...]
     raw_names = ("proposals", "logits", "deltas", "valid")
+    two_stage = True  # raw tensors are of proposals: rows in no fixed order
     mean: Tensor
     std: Tensor
     base: Tensor

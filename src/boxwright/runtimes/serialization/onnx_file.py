@@ -32,8 +32,8 @@ class OnnxFile:
 
     Attributes:
         file: Where it lies.
-        content: The model that was checked, serialized anew: fields that ONNX does not know, and in which another format
-            may lie, are not in it.
+        content: The checked model, serialized anew: without fields that ONNX does not know, in which another format may
+            lie.
         text: Of the metadata, None without any.
     """
 
