@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,8 +82,8 @@ def export_model(
         target.compiler.check(chip)
     path = _path(source, to, target, out)
     model, chosen = network(source, recipe, overrides, size)
-    make = complete_graph if complete else raw_graph
-    graph = make(model, chosen, batch, dynamic_batch) if target.write else None
+    make = partial(complete_graph if complete else raw_graph, batch=batch, dynamic_batch=dynamic_batch)
+    graph = make(model, chosen) if target.write else None
     metadata = Metadata(
         recipe=chosen,
         kind="complete" if complete else "raw",
@@ -91,15 +92,18 @@ def export_model(
         fingerprint=fingerprint(model),
         version=__version__,
     )
+    checked = partial(_write_and_compare, target, model=model, path=path, data=data, split=split)
     with atomic_write_group(path) as final:
         tmp = final if target.compiler is None else final.with_suffix(target.compiler.source)
-        _write(target, tmp, model, graph, metadata)
         if target.metadata_beside:
             with atomic_write(f"{final}.json") as beside:
                 beside.write_text(metadata.to_text(), encoding="utf-8")
-        report = _compared(target, tmp, path, model, metadata, data, split)
-        if graph is not None and complete and report.found_nothing:
-            report = _compared_at_lower_threshold(target, path, model, metadata, batch, dynamic_batch, data, split)
+        report = checked(tmp, graph, metadata)
+        if complete and report.found_nothing:
+            lower = replace(metadata, recipe=chosen.with_overrides({"predict.threshold": parity.LOWEST}))
+            with tempfile.TemporaryDirectory() as folder:
+                report = checked(Path(folder) / path.name, make(model, lower.recipe), lower)
+            report = _refused_if_empty(report)
         saved = report.save()
         if report.reason:
             raise InputError(f"{path}: not written, for {report.reason}; all of it: {saved}")
@@ -186,41 +190,29 @@ def network(
     return model.to(memory_format=torch.contiguous_format), chosen  # type: ignore[call-overload]
 
 
-def _write(target: Target, path: Path, model: nn.Module, graph: Graph | None, metadata: Metadata) -> None:
-    if graph is not None:
-        target.write[metadata.precision](graph, path, metadata.to_text())
-    elif target.write_weights is not None:
-        target.write_weights(path, model, metadata.recipe)
-
-
-def _compared(
-    target: Target, tmp: Path, path: Path, model: nn.Module, metadata: Metadata, data: str | None, split: str
+def _write_and_compare(
+    target: Target,
+    tmp: Path,
+    graph: Graph | None,
+    metadata: Metadata,
+    model: nn.Module,
+    path: Path,
+    data: str | None,
+    split: str,
 ) -> parity.Report:
+    if graph is not None:
+        target.write[metadata.precision](graph, tmp, metadata.to_text())
+    elif target.write_weights is not None:
+        target.write_weights(tmp, model, metadata.recipe)
     try:
         return parity.check(tmp, path, model, metadata, target.checked_by, data, split)
     except InputError as error:  # by the name that the user gave
         raise InputError(str(error).replace(str(tmp), str(path))) from error
 
 
-def _compared_at_lower_threshold(
-    target: Target,
-    path: Path,
-    model: nn.Module,
-    metadata: Metadata,
-    batch: int,
-    dynamic_batch: bool,
-    data: str | None,
-    split: str,
-) -> parity.Report:
-    """Compare a file with a lower threshold inside, where nothing on the images reaches the recipe's: two files that
-    find nothing are equal whatever they compute. Refused where nothing reaches the lower one either."""
-    lower = replace(metadata, recipe=metadata.recipe.with_overrides({"predict.threshold": parity.LOWEST}))
-    with tempfile.TemporaryDirectory() as folder:
-        tmp = Path(folder) / path.name
-        _write(target, tmp, model, complete_graph(model, lower.recipe, batch, dynamic_batch), lower)
-        report = _compared(target, tmp, path, model, lower, data, split)
-    if report.found_nothing:
-        images = report.content["pictures"]
-        reason = f"nothing is found on {images} from score {parity.LOWEST} on, so that nothing is compared"
-        report = replace(report, reason=f"{reason}; name images with something on them by --data")
-    return report
+def _refused_if_empty(report: parity.Report) -> parity.Report:
+    # two files that find nothing are equal whatever they compute
+    if not report.found_nothing:
+        return report
+    reason = f"nothing is found on {report.content['pictures']} from score {parity.LOWEST} on, so that nothing is"
+    return replace(report, reason=f"{reason} compared; name images with something on them by --data")

@@ -22,13 +22,12 @@ from torch import Tensor, fx
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.runtimes.base.checks import check_input
+from boxwright.runtimes.base.checks import check_input, read_bytes
 from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
 from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 from boxwright.runtimes.base.target import Target
-from boxwright.weights.files import require
 
 # What our files are made of. A MindIR may name operators whose code lies in other files, so only these are run.
 PRIMITIVES = frozenset({
@@ -289,12 +288,13 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | Non
             cell = mindspore.nn.GraphCell(mindspore.load(str(copy)))
         except Exception as error:  # RuntimeError, ValueError, and what comes of making text of their messages
             raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
-    return MindSpore(cell, shape), _text(model)
+    return MindSpore(cell, shape), model.user_info.get(KEY)
 
 
 def read_metadata(file: Path) -> str | None:
     """The metadata's text where the file has any. Raises InputError for a file that is no MindIR."""
-    return _text(_read(file)[0])
+    text: str | None = _read(file)[0].user_info.get(KEY)
+    return text
 
 
 def _mindspore() -> Any:
@@ -317,11 +317,9 @@ def _read(file: Path) -> tuple[Any, bytes]:
     messages = import_extra("mindspore.train.mind_ir_pb2", "mindspore")
     decode_error = import_extra("google.protobuf.message", "mindspore").DecodeError
     model = messages.ModelProto()
+    content = read_bytes(file)
     try:
-        content = files.read_bytes(require(file))
         model.ParseFromString(content)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     except (decode_error, RuntimeError) as error:
         raise InputError(f"{file}: not a MindIR; export it again") from error
     if not model.HasField("graph") or not model.graph.input or not model.graph.input[0].tensor:
@@ -342,11 +340,6 @@ def _refuse_others(model: Any, file: Path) -> None:
     weights = (weight for graph in graphs for weight in graph.parameter)
     if any(field.name == "external_data" for weight in weights for field, _ in weight.ListFields()):
         raise InputError(f"{file}: has weights in other files, which no file of ours has; export it again")
-
-
-def _text(model: Any) -> str | None:
-    text: str | None = model.user_info.get(KEY)
-    return text
 
 
 TARGET = Target(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.runtimes.base.checks import check_input, wrong_input
+from boxwright.runtimes.base.checks import check_input, read_bytes, wrong_input
 from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.base.metadata import KEY
@@ -101,7 +101,7 @@ def core() -> Any:
     in the order they began, the second puts back the first one's, which is unmapped by then: the next signal (a worker
     of a data loader ends) is written to that memory, whoever has it now.
     """
-    return _core(library())
+    return _core(import_extra("openvino", "openvino"))
 
 
 @functools.cache
@@ -121,12 +121,9 @@ def _convolution() -> Any:
     operators = importlib.import_module("openvino.opset13")
     x = operators.parameter([1, 1, 3, 3], np.float32)
     kernel = operators.constant(np.ones((1, 1, 3, 3), np.float32))
-    return library().Model([operators.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1])], [x])
-
-
-def library() -> Any:
-    """The package `openvino`. Raises InputError where it is not installed."""
-    return import_extra("openvino", "openvino")
+    return importlib.import_module("openvino").Model(
+        [operators.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1])], [x]
+    )
 
 
 def _read(file: Path) -> tuple[Any, str | None]:
@@ -136,18 +133,11 @@ def _read(file: Path) -> tuple[Any, str | None]:
     if file.suffix == ".onnx":
         found = onnx_file.read(file)
         return _parsed(runtime, file, found.content), found.text
-    content = _bytes(file)
+    content = read_bytes(file)
     if content[:1] != START:
         raise InputError(f"{file}: not a model that OpenVINO can read (it begins as no {file.suffix} file does)")
-    model = _parsed(runtime, file, content, _bytes(file.with_suffix(".bin")))
+    model = _parsed(runtime, file, content, read_bytes(file.with_suffix(".bin")))
     return model, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return files.read_bytes(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def _parsed(runtime: Any, file: Path, *content: bytes) -> Any:
@@ -163,7 +153,7 @@ def write(graph: Graph, path: Path, metadata: str, *, half: bool = False) -> Non
     half: weights as float16; a CPU still computes in float32. Raises InputError where OpenVINO or ONNX is not
     installed, or the files cannot be written.
     """
-    library()  # before the work
+    import_extra("openvino", "openvino")  # before the work
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
         onnx_file.write(graph, file, metadata, deform="plain")  # OpenVINO's reader refuses DeformConv
@@ -191,7 +181,7 @@ def save(model: Any, path: Path, metadata: str, *, half: bool = False) -> None:
     model.set_rt_info(metadata, [KEY])
     with files.atomic_write_group(path) as tmp:
         try:
-            library().save_model(model, tmp, compress_to_fp16=half)
+            importlib.import_module("openvino").save_model(model, tmp, compress_to_fp16=half)
         except RuntimeError as error:  # for all that fails in writing; it removes what was written
             reason = str(error).partition("\n")[0]
             raise InputError(f"{tmp}: cannot be written by OpenVINO ({reason}); is the disk full?") from error

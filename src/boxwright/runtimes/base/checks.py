@@ -1,4 +1,4 @@
-"""Checks of an exported file: its inputs when it is opened, its outputs against its metadata.
+"""Checks of an exported file: when it is read and opened, and of its outputs against its metadata.
 
 B images, h x w px of a canvas
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from boxwright import files
 from boxwright.errors import InputError
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import MAX_NUMEL, Inputs
@@ -20,17 +21,21 @@ OutputCheck = Callable[[Inputs, Sequence[Tensor]], None]
 Shapes = tuple[tuple[int, ...], ...]
 
 
+def read_bytes(file: Path) -> bytes:
+    """The content of a regular file. Raises InputError where it cannot be read."""
+    try:
+        return files.read_bytes(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+
+
 def wrong_input(file: Path) -> InputError:
     """For a model whose first input has not four axes, or an input of another type than images have."""
     return InputError(f"{file}: does not take images as our networks do; needed a file written by `boxwright export`")
 
 
 def check_input(file: Path, shape: Sequence[int | None]) -> None:
-    """Check the shape of a file's input before a runtime takes memory for it.
-
-    Args:
-        file: Named in the error.
-        shape: None is an axis that may have any length.
+    """Check the shape of an input (None: an axis of any length) before a runtime takes memory for it.
 
     Raises:
         InputError: An axis is empty or no integer, or it has more than MAX_NUMEL numbers.

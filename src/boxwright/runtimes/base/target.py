@@ -22,7 +22,7 @@ class Compiler:
 
     Attributes:
         source: Suffix of that other file.
-        check: Raises InputError before the work where the chip is not named or the compiler not installed.
+        check: Raises InputError where the chip is not named or the compiler not installed.
         run: Compiles (source file, file, chip). Raises InputError where it refuses the network.
     """
 

@@ -15,7 +15,7 @@ import torch
 from boxwright import files
 from boxwright.errors import InputError
 from boxwright.ops.exported import Operator, written_with
-from boxwright.runtimes.base.checks import check_input
+from boxwright.runtimes.base.checks import check_input, read_bytes
 from boxwright.runtimes.base.extras import import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
@@ -50,11 +50,8 @@ def read(file: Path) -> OnnxFile:
     """
     onnx = import_extra("onnx", "onnx")
     decode_error = import_extra("google.protobuf.message", "onnx").DecodeError
-    try:
-        content = files.read_bytes(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    model: Any = onnx.ModelProto()
+    content = read_bytes(file)
+    model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except (decode_error, RuntimeError) as error:
