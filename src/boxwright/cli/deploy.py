@@ -1,6 +1,6 @@
 """The commands that carry a network to other runtimes."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -59,7 +59,7 @@ def quantize(
         str | None, typer.Option("-o", "--out", callback=named, help="The file. [default: named as WEIGHTS]")
     ] = None,
     backend: Annotated[
-        Literal["openvino", "onnxruntime"], typer.Option("--backend", help="Which runtime the file is for.")
+        str, typer.Option("--backend", help="Which runtime the file is for: openvino, onnxruntime.")
     ] = "openvino",
     pictures: Annotated[int, typer.Option("--pictures", min=1, help="Of train, to calibrate on.")] = 64,
     max_drop: Annotated[

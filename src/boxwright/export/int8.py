@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ from boxwright.runtimes.base.open import open_runtime
 from boxwright.runtimes.serialization import onnx_file
 from boxwright.weights.files import keep_apart
 
-Runtime = Literal["openvino", "onnxruntime"]
 LOOKED_AT = 8  # of the calibration pictures, for the sensitivity of the layers: each costs a pass for every layer
 
 
@@ -49,7 +48,7 @@ def quantize(
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Report:
-    """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, one of `Runtime`, to `out`.
+    """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, openvino or onnxruntime, to `out`.
 
     data: a data set; so many `pictures` of its split train calibrate, its split val measures. out: None for a file in
     this folder, called as the source is. max_drop: of AP, or top-1, against the same network as float32 in the same
@@ -113,7 +112,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, pictures: 
     """Where the file goes. Raises InputError for words that do not fit, and where it would take the place of what is
     read."""
     if backend not in SUFFIXES:
-        raise InputError(f"--backend: found '{backend}', needed one of {', '.join(get_args(Runtime))}")
+        raise InputError(f"--backend: found '{backend}', needed one of {', '.join(SUFFIXES)}")
     if pictures < 1:
         raise InputError(f"--pictures: found {pictures}, needed at least one picture to calibrate on")
     if not 0 <= max_drop <= 1:

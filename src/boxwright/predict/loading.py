@@ -13,7 +13,7 @@ from torch import nn
 from boxwright import files, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
-from boxwright.runtimes.base.checks import output_shapes, wrong_input
+from boxwright.runtimes.base.checks import output_check, wrong_input
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.open import is_exported, open_runtime, read_metadata
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
@@ -84,7 +84,7 @@ def _load_exported(
     if chosen.data.canvas.trim and None not in sides:
         chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
     model = without_memory(chosen.model).eval()  # its weights are in the file
-    backend.check = output_shapes(path, card, model)
+    backend.check = output_check(path, card, model)
     return Loaded(model, chosen, torch.device("cpu"), backend, card)
 
 

@@ -288,12 +288,11 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | Non
             cell = mindspore.nn.GraphCell(mindspore.load(str(copy)))
         except Exception as error:  # RuntimeError, ValueError, and what comes of making text of their messages
             raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
-    return MindSpore(cell, shape), model.user_info.get(KEY)
+    return MindSpore(cell, shape), _text(model)
 
 
-def read_metadata(file: Path) -> str | None:
-    """The metadata's text where the file has any. Raises InputError for a file that is no MindIR."""
-    text: str | None = _read(file)[0].user_info.get(KEY)
+def _text(model: Any) -> str | None:
+    text: str | None = model.user_info.get(KEY)
     return text
 
 
@@ -347,7 +346,7 @@ TARGET = Target(
     checked_by="mindspore",
     write={"float32": write},
     runtimes={"mindspore": open_file},
-    read_metadata=read_metadata,
+    read_metadata=lambda file: _text(_read(file)[0]),
     extra="mindspore",
     fixed_shapes=True,
 )

@@ -79,6 +79,6 @@ TARGET = Target(
     checked_by="onnxruntime",
     write={"float32": onnx_file.write, "float16": partial(onnx_file.write, half=True)},
     runtimes={"openvino": openvino.open_file, "onnxruntime": open_file},
-    read_metadata=onnx_file.read_metadata,
+    read_metadata=lambda file: onnx_file.read(file).text,
     extra="onnx",
 )

@@ -89,11 +89,6 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
 
 
-def read_metadata(file: Path) -> str | None:
-    """The metadata's text where the file has any. Raises InputError as `open_file` does."""
-    return _read(file)[1]
-
-
 def core() -> Any:
     """OpenVINO's core: one for the process, never let go. Raises InputError where OpenVINO is not installed.
 
@@ -121,9 +116,8 @@ def _convolution() -> Any:
     operators = importlib.import_module("openvino.opset13")
     x = operators.parameter([1, 1, 3, 3], np.float32)
     kernel = operators.constant(np.ones((1, 1, 3, 3), np.float32))
-    return importlib.import_module("openvino").Model(
-        [operators.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1])], [x]
-    )
+    y = operators.convolution(x, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
+    return importlib.import_module("openvino").Model([y], [x])
 
 
 def _read(file: Path) -> tuple[Any, str | None]:
@@ -192,7 +186,7 @@ TARGET = Target(
     checked_by="openvino",
     write={"float32": write, "float16": functools.partial(write, half=True)},
     runtimes={"openvino": open_file},
-    read_metadata=read_metadata,
+    read_metadata=lambda file: _read(file)[1],
     extra="openvino",
     companion=".bin",
 )

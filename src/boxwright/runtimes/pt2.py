@@ -46,11 +46,6 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str 
     return ProgramRuntime(program, program.shape), content.metadata
 
 
-def read_metadata(file: Path) -> str | None:
-    """The metadata's text where the file has any. Raises InputError for what is no archive of an export."""
-    return _read(file).metadata
-
-
 def _read(file: Path) -> Archive:
     return archive.read(file, exported_program.ENTRIES, 1)  # PyTorch compresses nothing in it
 
@@ -60,5 +55,5 @@ TARGET = Target(
     checked_by="torch",
     write={"float32": write},
     runtimes={"torch": open_file},
-    read_metadata=read_metadata,
+    read_metadata=lambda file: _read(file).metadata,
 )

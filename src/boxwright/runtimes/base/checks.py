@@ -48,37 +48,29 @@ def check_input(file: Path, shape: Sequence[int | None]) -> None:
         raise InputError(f"{file}: takes inputs of {found}, needed at least 1 and at most {MAX_NUMEL:,} numbers")
 
 
-def output_count(path: str | Path, metadata: Metadata) -> OutputCheck:
-    """A check of how many outputs there are."""
-    names = metadata.outputs
-
-    def check(_: Inputs, outputs: Sequence[Tensor]) -> None:
-        if len(outputs) != len(names):
-            raise _misfit(path, f"{len(outputs)} outputs", f"{len(names)}: {', '.join(names)[:80]}")
-
-    return check
-
-
-def output_shapes(path: str | Path, metadata: Metadata, model: nn.Module) -> OutputCheck:
+def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None = None) -> OutputCheck:
     """A check of how many outputs there are and of the shapes of raw tensors: anchors, classes and strides of the
-    stored recipe. Complete files and two-stage detectors are checked for the count only.
+    stored recipe.
 
-    model: of this recipe, its parameters without memory.
+    model: of this recipe, its parameters without memory. Without it, of complete files and of two-stage detectors, only
+    the count is checked.
     """
-    check_count = output_count(path, metadata)
-    if metadata.kind != "raw" or getattr(model, "two_stage", False):
-        return check_count
-    empty = copy.deepcopy(model).to("meta")
+    names = metadata.outputs
+    has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)
+    empty = copy.deepcopy(model).to("meta") if model is not None and has_shapes else None
 
     @lru_cache(8)
-    def expected(height: int, width: int) -> Shapes:
+    def expected(model: nn.Module, height: int, width: int) -> Shapes:
         with torch.inference_mode():
-            return tuple(tuple(raw.shape[1:]) for raw in empty(torch.empty(1, 3, height, width, device="meta")))
+            return tuple(tuple(raw.shape[1:]) for raw in model(torch.empty(1, 3, height, width, device="meta")))
 
     def check(inputs: Inputs, outputs: Sequence[Tensor]) -> None:
-        check_count(inputs, outputs)
+        if len(outputs) != len(names):
+            raise _misfit(path, f"{len(outputs)} outputs", f"{len(names)}: {', '.join(names)[:80]}")
+        if empty is None:
+            return
         batch, _, height, width = inputs[0].shape
-        for name, output, shape in zip(metadata.outputs, outputs, expected(height, width), strict=True):
+        for name, output, shape in zip(names, outputs, expected(empty, height, width), strict=True):
             if output.shape != (batch, *shape):
                 raise _misfit(path, f"{name} of {_sides(output.shape)}", _sides((batch, *shape)))
 

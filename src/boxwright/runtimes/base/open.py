@@ -5,7 +5,7 @@ from pathlib import Path
 
 from boxwright import runtimes
 from boxwright.errors import InputError
-from boxwright.runtimes.base.checks import output_count
+from boxwright.runtimes.base.checks import output_check
 from boxwright.runtimes.base.metadata import KEY, Metadata
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.runtimes.base.target import Target
@@ -51,7 +51,7 @@ def open_runtime(
         raise InputError(f"{file}: backend {name} does not run {file.suffix} files; needed {needed}")
     runtime, text = _open(target, file, name, options or RuntimeOptions())
     metadata = _metadata(path, text)
-    runtime.source, runtime.check = Path(path), output_count(path, metadata)
+    runtime.source, runtime.check = Path(path), output_check(path, metadata)
     return runtime, metadata
 
 

@@ -67,11 +67,6 @@ def read(file: Path) -> OnnxFile:
     return OnnxFile(file, _content(file, model), texts[0] if texts else None)
 
 
-def read_metadata(file: Path) -> str | None:
-    """The metadata's text where the file has any. Raises InputError as `read` does."""
-    return read(file).text
-
-
 def _content(file: Path, model: Any) -> bytes:
     model.DiscardUnknownFields()
     for field in ("producer_name", "producer_version", "domain", "doc_string"):
