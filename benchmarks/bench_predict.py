@@ -26,16 +26,16 @@ import cv2
 import numpy as np
 import torch
 
-from boxwright import __version__, models, recipe
-from boxwright.export import onnx, openvino, run
-from boxwright.export.graph import raw_graph
+from boxwright import __version__, models, recipe, runtimes
+from boxwright.export import run
 from boxwright.memory import tune_malloc
 from boxwright.predict import output, stream
-from boxwright.predict.backends import Running
-from boxwright.predict.card import Card
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import Predictor, load
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.runtime import RuntimeOptions
 from boxwright.weights import checkpoint
 
 RECIPES = ("yolov3_tiny_coco_416_darknet", "yolov3_coco_416_darknet")
@@ -71,8 +71,9 @@ def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
     pass, for its proposals are all as good as each other, and rounding chooses among them."""
     model, chosen = run.network(weights, name, (), None)
     graph = raw_graph(model, chosen)
-    card = Card(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
-    (onnx if runtime == "onnxruntime" else openvino).write(graph, file, card.to_text())
+    card = Metadata(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
+    target = runtimes.target("onnx" if runtime == "onnxruntime" else runtime)
+    target.write_graph(graph, file, card.to_text())
 
 
 def measure(alone: Predictor[Any], loaded: Predictor[Any], pictures: Path, out: Path, rounds: int, count: int) -> None:
@@ -147,7 +148,7 @@ def main() -> None:
                     write_for(runtime, weights, name, Path(source))
                 given = name if runtime == "torch" else None
                 alone = load(source, given, words.device, backend=runtime)
-                running = Running(alone.recipe.predict.batch, fuse=True)
+                running = RuntimeOptions(alone.recipe.predict.batch, fuse=True)
                 loaded = load(source, given, words.device, backend=runtime, running=running)
                 measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
 

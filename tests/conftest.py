@@ -17,12 +17,12 @@ from boxwright.cli.output import log_to_stderr
 from boxwright.data import index
 from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
-from boxwright.predict import backend_openvino
-from boxwright.predict.backend import silence_telemetry
+from boxwright.runtimes import openvino
+from boxwright.runtimes.base.extras import silence_telemetry
 
 silence_telemetry()  # of what tests import by themselves
-if backend_openvino.ISA_LIMIT in os.environ and importlib.util.find_spec("openvino"):
-    backend_openvino.core()  # before NNCF and tests that make cores of their own; it says why
+if openvino.ISA_LIMIT in os.environ and importlib.util.find_spec("openvino"):
+    openvino.core()  # before NNCF and tests that make cores of their own; it says why
 torchvision_on_cpu.load()
 PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 

@@ -23,15 +23,18 @@ from agreement import assert_same_classes, assert_same_detections, by_label
 from boxwright import cli, models, recipe
 from boxwright.errors import InputError
 from boxwright.export import bench
-from boxwright.export import onnx as onnx_files
-from boxwright.export import openvino as openvino_files
 from boxwright.export.complete import complete_graph
-from boxwright.export.graph import raw_graph
 from boxwright.formats import open_dataset
-from boxwright.predict import backend, backend_torch, stream
-from boxwright.predict.backends import Running, open_backend, read_card
-from boxwright.predict.card import KEY, Card, fingerprint
+from boxwright.predict import stream
 from boxwright.predict.predictor import Predictor
+from boxwright.runtimes import openvino as openvino_files
+from boxwright.runtimes.base import runtime as base
+from boxwright.runtimes.base import torch_runtime
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.metadata import KEY, Metadata, fingerprint
+from boxwright.runtimes.base.open import open_runtime, read_metadata
+from boxwright.runtimes.base.runtime import RuntimeOptions
+from boxwright.runtimes.serialization import onnx_file
 from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from test_models import CASES, CLASSIFIERS
@@ -65,7 +68,7 @@ def network(chosen, seed=0):
 
 
 def card_of(model, chosen, kind="raw", outputs=None):
-    return Card(chosen, kind, "float32", outputs or tuple(model.raw_names), fingerprint(model), bw.__version__)
+    return Metadata(chosen, kind, "float32", outputs or tuple(model.raw_names), fingerprint(model), bw.__version__)
 
 
 def pictures(count=3):
@@ -75,18 +78,18 @@ def pictures(count=3):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """model, recipe, and a folder with one.onnx, two.onnx (two pictures at a time), any.onnx (any number), one.xml,
+    """model, recipe, and a folder with one.onnx, two.onnx (two images at a time), any.onnx (any number), one.xml,
     whole.onnx (from picture to boxes) and w.safetensors."""
     folder = tmp_path_factory.mktemp("files")
     chosen = plan(predict__threshold=LOW)
     model = network(chosen)
     text = card_of(model, chosen).to_text()
-    onnx_files.write(raw_graph(model, chosen), folder / "one.onnx", text)
-    onnx_files.write(raw_graph(model, chosen, 2), folder / "two.onnx", text)
-    onnx_files.write(raw_graph(model, chosen, dynamic_batch=True), folder / "any.onnx", text)
+    onnx_file.write(raw_graph(model, chosen), folder / "one.onnx", text)
+    onnx_file.write(raw_graph(model, chosen, 2), folder / "two.onnx", text)
+    onnx_file.write(raw_graph(model, chosen, dynamic_batch=True), folder / "any.onnx", text)
     openvino_files.save(openvino_files.read(folder / "one.onnx"), folder / "one.xml", text)
     whole = complete_graph(model, chosen)
-    onnx_files.write(whole, folder / "whole.onnx", card_of(model, chosen, "complete", whole.outputs).to_text())
+    onnx_file.write(whole, folder / "whole.onnx", card_of(model, chosen, "complete", whole.outputs).to_text())
     checkpoint.save(folder / "w.safetensors", model, chosen)
     return model, chosen, folder
 
@@ -111,7 +114,7 @@ FILES = [
 def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
     model, chosen, folder = made
     theirs = Predictor(model, chosen)(pictures())
-    loaded = bw.load(folder / file, backend=runtime, running=Running(together))
+    loaded = bw.load(folder / file, backend=runtime, running=RuntimeOptions(together))
     assert loaded.backend.name == runtime
     ours = loaded(pictures())
     assert min(map(len, theirs)) > 5
@@ -135,9 +138,9 @@ def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, 
 def test_raw_tensors_in_order_for_any_number_of_pictures(made, runtime):
     model, _, folder = made
     for file, shape in (("one.onnx", 1), ("two.onnx", 2), ("any.onnx", None)):
-        opened, card = open_backend(folder / file, runtime)
+        opened, metadata = open_runtime(folder / file, runtime)
         assert opened.shape == (shape, 3, SIDE, SIDE)
-        assert card.outputs == model.raw_names
+        assert metadata.outputs == model.raw_names
         for count in (1, 2, 5):
             images = torch.rand(count, 3, SIDE, SIDE)
             with torch.no_grad():
@@ -164,7 +167,7 @@ def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
     loaded = bw.load(folder / "one.onnx")
     assert all(weight.is_meta for weight in loaded.model.parameters())
     assert (loaded.recipe.model, loaded.recipe.data.canvas) == (chosen.model, chosen.data.canvas)
-    assert read_card(folder / "one.onnx") == read_card(folder / "one.xml")
+    assert read_metadata(folder / "one.onnx") == read_metadata(folder / "one.xml")
     changed = bw.load(folder / "one.onnx", overrides={"predict.threshold": 0.5})
     assert changed.recipe.predict.threshold == 0.5
 
@@ -193,7 +196,7 @@ def test_batch_norm_goes_into_the_convolutions(name, changes):
             nn.init.uniform_(part.running_mean, -0.1, 0.1)
             nn.init.uniform_(part.running_var, 0.8, 1.2)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    fused = backend_torch.fused(model)
+    fused = torch_runtime.fused(model)
     left = [part for part in fused.modules() if isinstance(part, nn.BatchNorm2d)]
     deformable = changes.get("deform", "none") != "none"
     assert len(left) == (sum(block.conv2.__class__ is not nn.Conv2d for block in blocks(fused)) if deformable else 0)
@@ -218,12 +221,12 @@ def _tuple(outputs):
 
 def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
     model, _, folder = made
-    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: False)
     with pytest.raises(InputError, match="bfloat16: this processor has no instructions"):
-        bw.load(folder / "w.safetensors", running=Running(bfloat16=True))
-    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: True)
+        bw.load(folder / "w.safetensors", running=RuntimeOptions(bfloat16=True))
+    monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: True)
     images = torch.rand(2, 3, SIDE, SIDE)
-    rough = bw.load(folder / "w.safetensors", running=Running(bfloat16=True)).backend.forward(images)
+    rough = bw.load(folder / "w.safetensors", running=RuntimeOptions(bfloat16=True)).backend.forward(images)
     with torch.no_grad():
         exact = model(images)
     for a, b in zip(rough, exact, strict=True):
@@ -250,7 +253,7 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
             {"overrides": {"data.canvas.size": [96, 96]}},
             r"found \[96, 96\], the file is made for \[64, 64\]",
         ),
-        ("one.onnx", {"running": Running(compile=True)}, "compile: found with backend openvino, which has none"),
+        ("one.onnx", {"running": RuntimeOptions(compile=True)}, "compile: found with backend openvino, which has none"),
         ("w.safetensors", {"backend": "openvino"}, "export it first: boxwright export .*w.safetensors --to openvino"),
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
@@ -282,14 +285,14 @@ def test_a_model_that_takes_no_pictures(tmp_path, runtime, kind, shape):
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(InputError, match=r"m.onnx: does not take pictures as our networks do; needed .* export`$"):
-        open_backend(tmp_path / "m.onnx", runtime)
+    with pytest.raises(InputError, match=r"m.onnx: does not take images as our networks do; needed .* export`$"):
+        open_runtime(tmp_path / "m.onnx", runtime)
 
 
 def test_files_of_classifiers_answer_like_the_weights(tmp_path):
     chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
     model = network(chosen)
-    onnx_files.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
+    onnx_file.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
     plain = bw.Predictor(model, chosen)(pictures())
     for runtime in ("onnxruntime", "openvino"):
         for a, b in zip(bw.load(tmp_path / "c.onnx", backend=runtime)(pictures()), plain, strict=True):
@@ -311,7 +314,7 @@ def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_co
     assert ours.info["threshold"] == LOW
 
 
-class Fixed(backend.Backend):
+class Fixed(base.Runtime):
     """Three rows for every picture, the last of them empty."""
 
     name, channels_last = "fixed", False
@@ -400,14 +403,14 @@ def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
     assert json.loads((tmp_path / "eval/metrics.json").read_text())["pictures"] == 4
 
 
-class Rendezvous(backend.Backend):
-    """Answers once as many parts are being looked at as there are lanes, and remembers them."""
+class Rendezvous(base.Runtime):
+    """Answers once as many parts are being looked at as there are streams, and remembers them."""
 
     name, channels_last = "rendezvous", False
 
-    def __init__(self, network, lanes):
-        super().__init__((None, 3, SIDE, SIDE), lanes)
-        self.network, self.met, self.parts = network, threading.Barrier(lanes), []
+    def __init__(self, network, streams):
+        super().__init__((None, 3, SIDE, SIDE), streams)
+        self.network, self.met, self.parts = network, threading.Barrier(streams), []
 
     def run(self, inputs):
         self.parts.append((len(inputs[0]), torch.get_num_threads(), threading.get_ident()))
@@ -416,35 +419,36 @@ class Rendezvous(backend.Backend):
             return self.network(*inputs)
 
 
-def test_lanes_share_the_pictures_and_the_cores(two_threads):
+def test_streams_share_the_pictures_and_the_cores(two_threads):
     model = network(plan())
-    lanes = Rendezvous(model, Running(5).lanes())
+    streams = Rendezvous(model, RuntimeOptions(5).streams())
     images = torch.rand(5, 3, SIDE, SIDE)
     with torch.no_grad():
         expected = model(images)
-    for ours, theirs in zip(lanes.forward(images), expected, strict=True):
+    for ours, theirs in zip(streams.forward(images), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
-    assert sorted(lanes.parts)[0][:2] == (2, 1)
-    assert sorted(lanes.parts)[1][:2] == (3, 1)
-    lanes.parts.clear()
-    both = [lanes.pool.submit(lanes.forward, images) for _ in range(2)]  # of a lane itself: it looks at all of them
+    assert sorted(streams.parts)[0][:2] == (2, 1)
+    assert sorted(streams.parts)[1][:2] == (3, 1)
+    streams.parts.clear()
+    # called by a stream, which runs all of them
+    both = [streams.pool.submit(streams.forward, images) for _ in range(2)]
     assert [len(one.result()[0]) for one in both] == [5, 5]
-    assert [part[:2] for part in lanes.parts] == [(5, 1), (5, 1)]
+    assert [part[:2] for part in streams.parts] == [(5, 1), (5, 1)]
     assert torch.get_num_threads() == 2
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == 2
 
 
 @pytest.mark.parametrize(
-    ("cores", "pictures", "step", "lanes"),
+    ("cores", "pictures", "step", "streams"),
     [
         (1, 8, None, 1), (2, 8, None, 2), (7, 8, None, 7), (8, 99, None, 8), (10, 8, None, 5), (12, 8, None, 6),
         (13, 8, None, 1), (64, 8, None, 8), (8, 1, None, 1), (8, 3, None, 2), (8, 8, 4, 2), (8, 8, 8, 1), (8, 2, 8, 1),
     ],
 )  # fmt: skip
-def test_no_core_and_no_lane_is_left_without_pictures(cores, pictures, step, lanes, monkeypatch):
+def test_no_core_and_no_stream_is_left_without_pictures(cores, pictures, step, streams, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert Running(pictures).lanes(step) == lanes
+    assert RuntimeOptions(pictures).streams(step) == streams
 
 
 @pytest.mark.parametrize(
@@ -453,26 +457,26 @@ def test_no_core_and_no_lane_is_left_without_pictures(cores, pictures, step, lan
 def test_for_many_pictures_every_core_is_a_lane(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
-    for together, lanes in ((4, 2), (1, 1)):
-        opened = bw.load(folder / file, backend=runtime, running=Running(together)).backend
-        assert opened.lanes == lanes
+    for together, streams in ((4, 2), (1, 1)):
+        opened = bw.load(folder / file, backend=runtime, running=RuntimeOptions(together)).backend
+        assert opened.streams == streams
         sizes = []
         opened.run = lambda inputs, run=opened.run, sizes=sizes: sizes.append(len(inputs[0])) or run(inputs)
         opened.forward(torch.rand(4, 3, SIDE, SIDE))
-        assert sizes == [4 // lanes] * lanes
+        assert sizes == [4 // streams] * streams
 
 
 @pytest.mark.parametrize(
-    ("file", "together", "lanes", "own", "spinning"),
+    ("file", "together", "streams", "own", "spinning"),
     [("any.onnx", 4, 2, 1, "0"), ("two.onnx", 4, 2, 1, "0"), ("two.onnx", 3, 1, 2, "1"), ("any.onnx", 1, 1, 2, "1")],
 )
 def test_threads_of_onnxruntime_and_those_that_ask_are_as_many_as_cores(
-    made, file, together, lanes, own, spinning, two_threads
+    made, file, together, streams, own, spinning, two_threads
 ):
     _, _, folder = made
-    runner, _ = open_backend(folder / file, "onnxruntime", Running(together))
+    runner, _ = open_runtime(folder / file, "onnxruntime", RuntimeOptions(together))
     options = runner.session.get_session_options()
-    assert (runner.lanes, options.intra_op_num_threads) == (lanes, own)
+    assert (runner.streams, options.intra_op_num_threads) == (streams, own)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == spinning
 
 
@@ -489,14 +493,14 @@ def grey_pictures(folder, greys):
     return files
 
 
-def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two_threads):
+def test_streams_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two_threads):
     """Each waits for the other where the network is, so the pictures are read by both before."""
     chosen = plan(predict__batch=4)
     model = network(chosen)
     files = grey_pictures(tmp_path, range(100, 109))
-    lanes = Rendezvous(model, 2)
+    streams = Rendezvous(model, 2)
     cv2.setNumThreads(2)
-    predictor = Predictor(model, chosen, backend=lanes)
+    predictor = Predictor(model, chosen, backend=streams)
     placing, opencv = [], []
 
     def preprocess(picture, number, **options):
@@ -507,22 +511,22 @@ def test_lanes_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two
     predictor.preprocess = preprocess
     found = predicted(predictor, files)
     assert [one.path for one in found] == [str(file) for file in files]
-    assert sorted(size for size, _, _ in lanes.parts) == [1, 1, 1, 2, 2, 2]
-    assert set(placing) == {thread for _, _, thread in lanes.parts}
+    assert sorted(size for size, _, _ in streams.parts) == [1, 1, 1, 2, 2, 2]
+    assert set(placing) == {thread for _, _, thread in streams.parts}
     assert len(set(placing)) == 2
     assert set(opencv) == {1}
     assert cv2.getNumThreads() == 2
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "lanes", "step", "sizes"),
+    ("count", "batch", "streams", "step", "sizes"),
     [
         (20, 8, 1, 1, [8, 8, 4]), (17, 8, 2, 1, [4, 4, 4, 2, 1, 1, 1]), (3, 8, 2, 1, [1, 1, 1]), (0, 8, 2, 1, []),
         (20, 8, 2, 8, [8, 8, 4]), (9, 2, 4, 1, [1] * 9), (14, 12, 2, 4, [8, 4, 2]),
     ],
 )  # fmt: skip
-def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, lanes, step, sizes):
-    runner = SimpleNamespace(backend=SimpleNamespace(lanes=lanes, shape=(step,)))
+def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, streams, step, sizes):
+    runner = SimpleNamespace(backend=SimpleNamespace(streams=streams, shape=(step,)))
     parts = stream._shares(count, batch, runner)
     assert [len(part) for part in parts] == sizes
     assert [one for part in parts for one in part] == list(range(count))
@@ -577,9 +581,9 @@ def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_befo
 def test_parts_of_a_batch_come_together_again():
     numbers = torch.arange(5.0)[:, None]
     for size in (1, 2, 3, 5, 8, None):
-        parts = backend.chunks((numbers, -numbers), size)
+        parts = base.chunks((numbers, -numbers), size)
         assert size is None or {len(one) for part in parts for one in part} == {size}
-        doubled = backend.joined([(2 * a, b.half(), a.long()) for a, b in parts], 5)
+        doubled = base.joined([(2 * a, b.half(), a.long()) for a, b in parts], 5)
         assert torch.equal(doubled[0], 2 * numbers)
         assert torch.equal(doubled[1], -numbers)
         assert doubled[1].dtype == torch.float32
@@ -610,7 +614,7 @@ def test_bench_refuses_what_it_does_not_time_and_leaves_nothing(made, tmp_path):
 def test_bench_exports_what_weights_need(made, tmp_path, two_threads):
     _, _, folder = made
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)
-    sixteen = ["torch, bfloat16"] if backend_torch.has_bfloat16(torch.device("cpu")) else []
+    sixteen = ["torch, bfloat16"] if torch_runtime.has_bfloat16(torch.device("cpu")) else []
     names = ["torch", "torch, throughput", *sixteen]
     names += ["onnxruntime", "onnxruntime, throughput", "openvino", "openvino, throughput"]
     assert [row.name for row in report.rows] == names
@@ -627,7 +631,7 @@ def test_the_best_number_of_pictures_is_the_one_of_least_time_for_each(tmp_path)
 
 def test_bfloat16_of_the_processor_is_timed_where_it_has_it(made, tmp_path, monkeypatch):
     _, _, folder = made
-    monkeypatch.setattr(backend_torch, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(bench, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
     report = bench.bench(folder / "w.safetensors", tmp_path / "out", batches=(1,), rounds=1)

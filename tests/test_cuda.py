@@ -25,8 +25,8 @@ from boxwright.ops.deform import Sampling, deform_conv
 from boxwright.ops.nms import suppress
 from boxwright.ops.roi_align import roi_align
 from boxwright.predict import predictor
-from boxwright.predict.backend import Running
 from boxwright.predict.stream import predict_all
+from boxwright.runtimes.base.runtime import RuntimeOptions
 from boxwright.types import Batch, ClassBatch, Classifier
 from small_run import finish, lines, start
 from test_deform import SAMPLINGS, assert_same, with_gradients
@@ -206,7 +206,7 @@ def test_training_and_predicting(
         assert near.any(0).all()
         assert near.any(1).all()
 
-    half = predictor.load(run, device="cuda", running=Running(bfloat16=True))
+    half = predictor.load(run, device="cuda", running=RuntimeOptions(bfloat16=True))
     raw, whole = (each.forward([each.preprocess(files[0])]).tensors for each in (half, there))
     for one, other in zip(raw, whole, strict=True):
         assert 0 < float((one - other).abs().max()) < 0.1 * float(other.abs().max())  # 8 bits of mantissa

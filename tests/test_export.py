@@ -17,19 +17,19 @@ from torch import nn
 import boxwright as bw
 import small_run
 from agreement import assert_same_classes, by_label
-from boxwright import cli, models, recipe
+from boxwright import cli, models, recipe, runtimes
 from boxwright.data import scenes
 from boxwright.errors import InputError
 from boxwright.export import parity, run
-from boxwright.export.graph import Graph, raw_graph
 from boxwright.export.parity_answers import match
 from boxwright.export.parity_limits import LIMITS as LIMITS_OF
 from boxwright.export.parity_raw import differences
 from boxwright.export.run import export_model
 from boxwright.files import atomic_write_group
-from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network
 from boxwright.recipe import Recipe, TrainConfig
+from boxwright.runtimes.base.graph import Graph, raw_graph
+from boxwright.runtimes.base.metadata import Metadata, fingerprint
 from boxwright.types import Classes, Detections
 from boxwright.weights import checkpoint
 from canvases import on_canvases
@@ -76,7 +76,7 @@ def left(folder: Path) -> set[str]:
 @pytest.fixture(scope="module", params=["onnx", "openvino", "darknet"])
 def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """yolov3-tiny.weights in that format."""
-    file = tmp_path_factory.mktemp("detector") / f"again{run.SUFFIXES[request.param]}"
+    file = tmp_path_factory.mktemp("detector") / f"again{runtimes.target(request.param).suffix}"
     export_model(WEIGHTS / "yolov3-tiny.weights", request.param, file, recipe=TINY, data=None)
     return file
 
@@ -118,7 +118,7 @@ def test_weights_come_back_byte_for_byte(detector: Path) -> None:
 @needs_weights
 @pytest.mark.parametrize("to", ["onnx", "openvino", "darknet"])
 def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str) -> None:
-    file = tmp_path / f"again{run.SUFFIXES[to]}"
+    file = tmp_path / f"again{runtimes.target(to).suffix}"
     export_model(WEIGHTS / "tiny.weights", to, file, recipe=CLASSIFIER)
     for name, references in json.loads((DARKNET / "real" / "tiny_top5.json").read_text()).items():
         for preparation, fit in (("short_side_crop", "crop"), ("letterbox", "letterbox")):
@@ -134,7 +134,7 @@ def test_darknets_five_best_classes_hold_in_every_format(tmp_path: Path, to: str
 @pytest.mark.parametrize("to", GRAPHS)
 def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe travels with it, with the size that was asked for; the report says what was compared."""
-    weights, file = saved(tmp_path), tmp_path / f"x{run.SUFFIXES[to]}"
+    weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     with pytest.raises(SystemExit) as leaving:
         cli.main(["export", str(weights), "--to", to, "-o", str(file), "--size", "64", "128"])
     assert not leaving.value.code
@@ -163,7 +163,7 @@ def test_the_verbs_take_programs_as_they_take_weights(
 ) -> None:
     thresholds = {"predict__threshold": 0.02, "evaluate__threshold": 0.02}
     weights = saved(tmp_path, model__classes=2, data__names=["blue", "red"], **thresholds)
-    file = tmp_path / f"x{run.SUFFIXES[to]}"
+    file = tmp_path / f"x{runtimes.target(to).suffix}"
     export_model(weights, to, file, complete=complete)
     found: list[list[float]] = []
     for source in (weights, file):
@@ -184,7 +184,7 @@ def test_the_verbs_take_programs_as_they_take_weights(
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_half_is_half_as_large(tmp_path: Path, to: str) -> None:
-    weights, file = saved(tmp_path), tmp_path / f"x{run.SUFFIXES[to]}"
+    weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     export_model(weights, to, file, half=True)
     size = file.with_suffix({"onnx": ".onnx", "openvino": ".bin"}[to]).stat().st_size
     assert 0.45 <= size / weights.stat().st_size < 0.65
@@ -193,7 +193,7 @@ def test_half_is_half_as_large(tmp_path: Path, to: str) -> None:
 
 @pytest.mark.parametrize(("name", "to"), [("tiny_darknet_cifar10", "ckpt"), ("demo", "darknet")])
 def test_formats_without_a_place_for_the_recipe_have_it_beside(tmp_path: Path, name: str, to: str) -> None:
-    weights, file = saved(tmp_path, name), tmp_path / f"x{run.SUFFIXES[to]}"
+    weights, file = saved(tmp_path, name), tmp_path / f"x{runtimes.target(to).suffix}"
     export_model(weights, to, file)
     assert left(tmp_path) == {file.name, f"{file.name}.json", f"{file.name}.parity.json"}
     again, original = bw.load(file), bw.load(weights)
@@ -225,7 +225,7 @@ def wrong_mean(model: nn.Module, *rest: Any) -> Graph:
 def test_an_exporter_with_a_wrong_mean_is_refused(
     tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights, file = saved(tmp_path), tmp_path / f"x{run.SUFFIXES[to]}"
+    weights, file = saved(tmp_path), tmp_path / f"x{runtimes.target(to).suffix}"
     monkeypatch.setattr(run, "raw_graph", wrong_mean)
     with pytest.raises(SystemExit) as leaving:
         cli.main(["export", str(weights), "--to", to, "-o", str(file)])
@@ -402,7 +402,10 @@ def test_reasons_to_refuse(change: dict[str, Any], reason: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--to", "tflite"], "--to: found 'tflite', needed one of onnx"),
+        (
+            ["--to", "tflite"],
+            "--to: found 'tflite', needed one of ckpt, darknet, mindir, om, onnx, openvino, pt2, torchscript",
+        ),
         (["--to", "onnx", "--size", "100", "96"], "found [100, 96] px, the model needs multiples of 32"),
         (["--to", "onnx", "--size", "100000", "96"], "less than or equal to 16384 (found 100000)"),
         (["--to", "onnx", "--split", "train"], "--split train: found without --data"),
@@ -483,17 +486,17 @@ def test_an_extra_that_is_not_installed(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(InputError, match=rf"pip install 'boxwright\[{extra}\]'"):
-        export_model(weights, to, tmp_path / f"x{run.SUFFIXES[to]}")
+        export_model(weights, to, tmp_path / f"x{runtimes.target(to).suffix}")
     assert left(tmp_path) == set()
 
 
 def test_a_card_is_read_back(tmp_path: Path) -> None:
-    card = Card(recipe.load("demo"), "raw", "float32", ("a", "b"), "0f", "0.1.0")
-    again = Card.from_text(card.to_text(), "x")
-    assert replace(again, recipe=card.recipe) == card
+    metadata = Metadata(recipe.load("demo"), "raw", "float32", ("a", "b"), "0f", "0.1.0")
+    again = Metadata.from_text(metadata.to_text(), "x")
+    assert replace(again, recipe=metadata.recipe) == metadata
     assert isinstance(again.recipe, Recipe)
     for part in ("name", "model", "evaluate", "predict"):
-        assert getattr(again.recipe, part) == getattr(card.recipe, part)
+        assert getattr(again.recipe, part) == getattr(metadata.recipe, part)
     assert again.recipe.train == TrainConfig()  # how it was trained is not taken
     with pytest.raises(InputError, match="x: its 'boxwright' metadata: not JSON"):
-        Card.from_text("1" * 5000, "x")  # more digits than Python reads
+        Metadata.from_text("1" * 5000, "x")  # more digits than Python reads

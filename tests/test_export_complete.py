@@ -16,12 +16,12 @@ from boxwright import models, recipe
 from boxwright.data import scenes
 from boxwright.data.canvas import Picture, frame_for, place
 from boxwright.export.complete import complete_graph
-from boxwright.export.graph import Graph
 from boxwright.ops.nms import suppress
 from boxwright.ops.nms_loop import nms_loop
-from boxwright.predict.backend_openvino import core
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import CanvasConfig, NMSConfig, Recipe
+from boxwright.runtimes.base.graph import Graph
+from boxwright.runtimes.openvino import core
 from boxwright.tasks.detect_graph import CANDIDATES, candidates
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import Detections, Frame
@@ -189,14 +189,14 @@ def runs(graph: Graph, folder: Path, deform: Any = "plain") -> dict[str, Run]:
     """The graph's module itself, its file in ONNX Runtime, and in OpenVINO where that knows its operators."""
     import onnxruntime
 
-    from boxwright.export import onnx
+    from boxwright.runtimes.serialization import onnx_file
 
     def eager(pictures: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         with torch.inference_mode():
             return [one.numpy() for one in graph.module(torch.from_numpy(pictures))]
 
     file = folder / "graph.onnx"
-    onnx.write(graph, file, "{}", deform=deform)
+    onnx_file.write(graph, file, "{}", deform=deform)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -228,12 +228,12 @@ def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
     """The operator, on boxes of few px, where counting both ends matters; and the loop."""
     import onnxruntime
 
-    from boxwright.export import onnx
+    from boxwright.runtimes.serialization import onnx_file
 
     settings = NMSConfig.model_validate(rule | {"max_detections": 300})
     boxes, scores, labels = many_boxes(200, 1)
     given = {"boxes": boxes / 10, "scores": scores, "labels": labels}
-    onnx.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
+    onnx_file.write(Graph(Suppression(settings).eval(), given, ("chosen", "gained"), {}), tmp_path / "a.onnx", "{}")
     session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
     chosen, gained = session.run(None, {name: one.numpy() for name, one in given.items()})
     used = {node.op_type for node in importlib.import_module("onnx").load(tmp_path / "a.onnx").graph.node}
@@ -332,13 +332,13 @@ def test_detections_are_those_of_the_predictor(name: str, changes: dict[str, Any
 
 
 def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
-    from boxwright.export.programs import write_pt2, write_torchscript
+    from boxwright.runtimes import pt2, torchscript
 
     model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY)
     chosen = without_close_calls(model, chosen, [picture for some in PICTURES for picture in some])
     graph = complete_graph(model, chosen, dynamic_batch=True)
-    write_torchscript(graph, tmp_path / "a.torchscript", "{}")
-    write_pt2(graph, tmp_path / "a.pt2", "{}")
+    torchscript.write(graph, tmp_path / "a.torchscript", "{}")
+    pt2.write(graph, tmp_path / "a.pt2", "{}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         programs = [torch.jit.load(tmp_path / "a.torchscript"), torch.export.load(tmp_path / "a.pt2").module()]

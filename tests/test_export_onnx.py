@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
-from boxwright.export import onnx
-from boxwright.export.graph import Graph, exported, raw_graph
 from boxwright.ops.nms import keep_each
 from boxwright.ops.roi_align import roi_align
-from boxwright.predict.backend_openvino import core
 from boxwright.recipe import Recipe, from_tree
+from boxwright.runtimes.base.graph import Graph, exported, raw_graph
+from boxwright.runtimes.openvino import core
+from boxwright.runtimes.serialization import onnx_file
 from test_models import CASES, CLASSIFIERS, stir
 
 checker = pytest.importorskip("onnx")
@@ -65,11 +65,11 @@ def assert_equal(found: list[Any], wanted: tuple[Tensor, ...], within: float = 1
 
 
 @torch.no_grad()
-def check(name: str, changes: dict[str, Any], folder: Path, form: onnx.Deform) -> None:
+def check(name: str, changes: dict[str, Any], folder: Path, form: onnx_file.Deform) -> None:
     model, recipe = made(name, changes)
     graph = raw_graph(model, recipe, dynamic_batch=True)
     file = folder / "a.onnx"
-    onnx.write(graph, file, "card", deform=form)
+    onnx_file.write(graph, file, "metadata", deform=form)
     for batch in (1, 3):
         inputs = examples(graph, batch)
         wanted = model(*inputs)
@@ -95,12 +95,12 @@ def test_deformable_layers_as_an_operator(sampling: str, tmp_path: Path) -> None
 def test_names_axes_and_card(tmp_path: Path) -> None:
     model, recipe = made("tiny_darknet", {"last": "plain"})
     for dynamic, first in ((False, 2), (True, "batch")):
-        onnx.write(raw_graph(model, recipe, 2, dynamic), tmp_path / "a.onnx", '{"a": 1}')
+        onnx_file.write(raw_graph(model, recipe, 2, dynamic), tmp_path / "a.onnx", '{"a": 1}')
         session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
         assert [(one.name, one.shape) for one in session.get_inputs()] == [("images", [first, 3, *SIZE])]
         assert [(one.name, one.shape) for one in session.get_outputs()] == [("logits", [first, 3])]
         assert json.loads(session.get_modelmeta().custom_metadata_map["boxwright"]) == {"a": 1}
-    assert str(Path(onnx.__file__).parent).encode() not in (tmp_path / "a.onnx").read_bytes()
+    assert str(Path(onnx_file.__file__).parents[2]).encode() not in (tmp_path / "a.onnx").read_bytes()
 
 
 def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_half_is_half_the_size_and_close(tmp_path: Path) -> None:
     graph = raw_graph(model, recipe)
     inputs = examples(graph, 1)
     for half in (False, True):
-        onnx.write(graph, tmp_path / f"{half}.onnx", "card", half=half)
+        onnx_file.write(graph, tmp_path / f"{half}.onnx", "metadata", half=half)
     sizes = [(tmp_path / f"{half}.onnx").stat().st_size for half in (True, False)]
     assert 0.4 < sizes[0] / sizes[1] < 0.6
     with torch.no_grad():
@@ -131,13 +131,13 @@ def test_an_axis_that_cannot_vary_is_no_quiet_success() -> None:
 def test_without_the_extra_one_line_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(InputError, match=r"pip install 'boxwright\[onnx\]'"):
-        onnx.write(raw_graph(*made("tiny_darknet", {})), tmp_path / "a.onnx", "card")
+        onnx_file.write(raw_graph(*made("tiny_darknet", {})), tmp_path / "a.onnx", "metadata")
     assert not list(tmp_path.iterdir())
 
 
 def written(module: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> Path:
     names = {f"in{i}": one for i, one in enumerate(inputs)}
-    onnx.write(Graph(module.eval(), names, ("out",), {}), folder / "part.onnx", "card")
+    onnx_file.write(Graph(module.eval(), names, ("out",), {}), folder / "part.onnx", "metadata")
     return folder / "part.onnx"
 
 

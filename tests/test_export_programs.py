@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.errors import InputError
-from boxwright.export import programs
-from boxwright.export.graph import Graph, raw_graph
-from boxwright.predict import backend_programs
-from boxwright.predict.backends import Running, open_backend, read_card
-from boxwright.predict.card import Card
+from boxwright.runtimes import pt2, torchscript
+from boxwright.runtimes.base.graph import Graph, raw_graph
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.open import open_runtime, read_metadata
+from boxwright.runtimes.base.runtime import RuntimeOptions
 from test_export_onnx import SIZE, WITHIN, assert_equal, examples, made
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_networks")]
-WRITERS = {"pt2": programs.write_pt2, "torchscript": programs.write_torchscript}
+WRITERS = {"pt2": pt2.write, "torchscript": torchscript.write}
 SMALL = [
     ("tiny_darknet", {"last": "block"}),
     ("faster_rcnn", WITHIN),
@@ -38,14 +38,14 @@ def test_read_back_and_equal(name: str, changes: dict[str, Any], kind: str, tmp_
     model, recipe = made(name, changes | few)
     for dynamic in (False, True) if name == "tiny_darknet" else (True,):
         graph = raw_graph(model, recipe, dynamic_batch=dynamic)
-        card = Card(recipe, "raw", "float32", graph.outputs, "", "1")
-        WRITERS[kind](graph, tmp_path / f"a.{kind}", card.to_text())
-        backend, found = open_backend(tmp_path / f"a.{kind}", running=Running(trust=True))
-        assert found == card == read_card(tmp_path / f"a.{kind}")
+        metadata = Metadata(recipe, "raw", "float32", graph.outputs, "", "1")
+        WRITERS[kind](graph, tmp_path / f"a.{kind}", metadata.to_text())
+        backend, found = open_runtime(tmp_path / f"a.{kind}", options=RuntimeOptions(trust=True))
+        assert found == metadata == read_metadata(tmp_path / f"a.{kind}")
         assert backend.shape == (None if dynamic else 1, 3, *SIZE)
         inputs = examples(graph, 3)
         assert_equal(list(backend.forward(*inputs)), model(*inputs))
-    assert str(Path(programs.__file__).parents[2]).encode() not in (tmp_path / f"a.{kind}").read_bytes()
+    assert str(Path(pt2.__file__).parents[2]).encode() not in (tmp_path / f"a.{kind}").read_bytes()
 
 
 FOREIGN = """
@@ -63,7 +63,7 @@ def test_another_program_runs_them(tmp_path: Path) -> None:
     model, recipe = made("faster_rcnn", {"deform": "standard", "rpn": {"test_proposals": 30}})
     graph = raw_graph(model, recipe)
     for kind, write in WRITERS.items():
-        write(graph, tmp_path / f"a.{kind}", "card")
+        write(graph, tmp_path / f"a.{kind}", "metadata")
     inputs = examples(graph, 1)
     np.save(tmp_path / "x.npy", inputs[0])
     there = os.environ | {"PYTHONPATH": ""}
@@ -83,7 +83,7 @@ class Sum(nn.Module):
 
 def small(folder: Path, kind: str) -> Path:
     graph = Graph(Sum().eval(), {"images": torch.rand(2, 3)}, ("sum",), {"images": {0: "batch"}})
-    WRITERS[kind](graph, folder / f"a.{kind}", "card")
+    WRITERS[kind](graph, folder / f"a.{kind}", "metadata")
     return folder / f"a.{kind}"
 
 
@@ -114,16 +114,16 @@ def test_no_program_is_one_line(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{kind}"
     file.write_bytes(b"no archive")
     with pytest.raises(InputError, match="not a program of PyTorch"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/models/model.json", b" " * 10_000_000)
     with pytest.raises(InputError, match="bytes that unpack to 10000000"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/version", "3")
         archive.writestr("archive/byteorder", sys.byteorder)
     with pytest.raises(InputError, match=r"found no |not a program that PyTorch"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))
 
 
 def marked(content: bytes, offset: int, byte: int) -> bytes:
@@ -139,7 +139,7 @@ def test_archives_that_cannot_be_unpacked_are_one_line(offset: int, byte: int, k
     file = small(tmp_path, kind)
     file.write_bytes(marked(file.read_bytes(), offset, byte))
     with pytest.raises(InputError, match="not a program of PyTorch"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))
 
 
 def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_entries_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     content, start = file.read_bytes(), 30 + len("archive/code/__torch__/a.py")
     file.write_bytes(content[:start] + b"\xff" * 6 + content[start + 6 :])
     with pytest.raises(InputError, match="not a program of PyTorch"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")
@@ -163,7 +163,7 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
     )
     file.write_bytes(hidden + shown)
     assert torch.equal(torch.jit.load(file)(torch.ones(2, 3))[0], torch.zeros(2, 3))  # type: ignore[no-untyped-call]
-    program, _ = backend_programs.open_file(file, Running(trust=True))
+    program, _ = torchscript.open_file(file, RuntimeOptions(trust=True))
     assert torch.equal(program.forward(torch.ones(2, 3))[0], torch.full((2, 3), 2.0))
 
 
@@ -171,4 +171,4 @@ def test_what_is_looked_through_is_what_is_loaded(tmp_path: Path) -> None:
 def test_without_a_card(kind: str, tmp_path: Path) -> None:
     file = small(tmp_path, kind)
     with pytest.raises(InputError, match="'boxwright' metadata: not JSON"):
-        open_backend(file, running=Running(trust=True))
+        open_runtime(file, options=RuntimeOptions(trust=True))

@@ -18,8 +18,9 @@ from torch import nn
 
 from boxwright import cli, files
 from boxwright.errors import InputError
-from boxwright.export import onnx, openvino, programs
-from boxwright.export.graph import Graph
+from boxwright.runtimes import openvino, pt2, torchscript
+from boxwright.runtimes.base.graph import Graph
+from boxwright.runtimes.serialization import onnx_file
 
 KILLED = """
 import os, signal
@@ -123,20 +124,20 @@ def test_faults_of_ours_stay_faults(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def write_openvino(graph: Graph, path: Path, card: str) -> None:
-    onnx.write(graph, path.with_suffix(".onnx"), card)
+def write_openvino(graph: Graph, path: Path, metadata: str) -> None:
+    onnx_file.write(graph, path.with_suffix(".onnx"), metadata)
     model = openvino.read(path.with_suffix(".onnx"))
     path.with_suffix(".onnx").unlink()
     with no_file_beyond(3000):
-        openvino.save(model, path, card)
+        openvino.save(model, path, metadata)
 
 
 @pytest.mark.parametrize(
     ("writer", "name"),
     [
-        (onnx.write, "a.onnx"),
-        (programs.write_torchscript, "a.torchscript"),
-        (programs.write_pt2, "a.pt2"),
+        (onnx_file.write, "a.onnx"),
+        (torchscript.write, "a.torchscript"),
+        (pt2.write, "a.pt2"),
         (write_openvino, "a.xml"),
     ],
 )
@@ -144,7 +145,7 @@ def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, n
     graph = Graph(nn.Conv2d(3, 64, 3).eval(), {"images": torch.zeros(1, 3, 8, 8)}, ("out",), {})
     limit = (1 << 20) if name == "a.xml" else 3000
     with pytest.raises(InputError, match=f"^{tmp_path / name}: cannot be written") as error, no_file_beyond(limit):
-        writer(graph, tmp_path / name, "card")
+        writer(graph, tmp_path / name, "metadata")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 

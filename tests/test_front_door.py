@@ -20,8 +20,8 @@ import boxwright as bw
 import class_folder
 from boxwright import cli
 from boxwright.engine.processes import accelerator_session
-from boxwright.predict.backend_torch import Torch
 from boxwright.predict.predictor import Predictor
+from boxwright.runtimes.base.torch_runtime import TorchRuntime
 from boxwright.types import Classifier, Detector
 from boxwright.weights import checkpoint
 from stand_in import rectangles_predictor
@@ -144,8 +144,8 @@ def test_hooks_fire_and_edits_count(weights: Path) -> None:
     with torch.no_grad():
         convolution.weight.zero_()
     assert predictor(image) != before
-    fast = bw.load(weights, running=bw.Running(fuse=True))
-    assert isinstance(fast.backend, Torch)
+    fast = bw.load(weights, running=bw.RuntimeOptions(fuse=True))
+    assert isinstance(fast.backend, TorchRuntime)
     assert fast.backend.network is not fast.model
     assert len(fast(image)) == len(before)
 

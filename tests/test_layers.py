@@ -11,7 +11,7 @@ import boxwright
 
 ORDER = (  # left to right
     "version . errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . "
-    "models . recipe . zoo . weights . data . formats . datatools . metrics . tasks . predict . "
+    "models . recipe . zoo . weights . data . formats . datatools . metrics . tasks . runtimes . predict . "
     "evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")

@@ -20,11 +20,11 @@ from agreement import assert_same_detections
 from boxwright import models, recipe
 from boxwright.data import scenes
 from boxwright.errors import InputError
-from boxwright.export import mindir
-from boxwright.export.graph import Graph
 from boxwright.export.run import export_model
-from boxwright.predict.backends import open_backend
-from boxwright.predict.card import KEY, Card
+from boxwright.runtimes import mindir
+from boxwright.runtimes.base.graph import Graph
+from boxwright.runtimes.base.metadata import KEY, Metadata
+from boxwright.runtimes.base.open import open_runtime
 from boxwright.types import Detections
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_recipe, sampled_pair
@@ -64,15 +64,15 @@ def network(name: str, changes: dict[str, Any]) -> Any:
 
 
 def card_text(outputs: tuple[str, ...] = ("a",), name: str = "demo") -> str:
-    return Card(recipe.load(name), "raw", "float32", outputs, "0f", "0.1.0").to_text()
+    return Metadata(recipe.load(name), "raw", "float32", outputs, "0f", "0.1.0").to_text()
 
 
 def in_mindspore(model: Any, images: Tensor, file: Path, batch: int) -> tuple[Tensor, ...]:
     """What MindSpore makes of the images, from a file that takes `batch` of them."""
     graph = Graph(model, {"images": torch.rand(batch, *images.shape[1:])}, tuple(model.raw_names), {})
     mindir.write(graph, file, card_text(graph.outputs))
-    backend, card = open_backend(file)
-    assert card.to_text() == card_text(graph.outputs)
+    backend, metadata = open_runtime(file)
+    assert metadata.to_text() == card_text(graph.outputs)
     assert backend.shape == (batch, *images.shape[1:])
     found = backend.forward(images)
     file.unlink()
@@ -181,8 +181,8 @@ def test_the_verb(tmp_path: Path) -> None:
 
 def test_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A translation with another slope is seen, and leaves nothing but the report."""
-    weights, before = saved(tmp_path), mindir._OPERATIONS["aten.leaky_relu.default"]
-    monkeypatch.setitem(mindir._OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
+    weights, before = saved(tmp_path), mindir.OPERATIONS["aten.leaky_relu.default"]
+    monkeypatch.setitem(mindir.OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
     with pytest.raises(InputError, match=r"x\.mindir: not written, for output stride32 differs from PyTorch's"):
         export_model(weights, "mindir", tmp_path / "x.mindir")
     assert left(tmp_path) == {"x.mindir.parity.json"}
@@ -205,7 +205,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@pytest.mark.parametrize("change", ["primitive", "node", "function", "input", "card", "cut", "text"])
+@pytest.mark.parametrize("change", ["primitive", "node", "function", "input", "metadata", "cut", "text"])
 def test_files_that_are_not_ours(tmp_path: Path, small: bytes, change: str) -> None:
     message = mind_ir_pb2.ModelProto.FromString(small)
     words = "holds Custom, which no file of ours does"
@@ -219,7 +219,7 @@ def test_files_that_are_not_ours(tmp_path: Path, small: bytes, change: str) -> N
     elif change == "input":
         del message.graph.input[0].tensor[:]
         words = "not a MindIR with an input"
-    elif change == "card":
+    elif change == "metadata":
         del message.user_info[KEY]
         words = "holds no 'boxwright' metadata"
     content = message.SerializeToString()
@@ -228,4 +228,4 @@ def test_files_that_are_not_ours(tmp_path: Path, small: bytes, change: str) -> N
         words = "not a MindIR"
     (tmp_path / "x.mindir").write_bytes(content)
     with pytest.raises(InputError, match=words):
-        open_backend(tmp_path / "x.mindir")
+        open_runtime(tmp_path / "x.mindir")

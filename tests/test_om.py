@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import boxwright as bw
+from boxwright import runtimes
 from boxwright.errors import InputError
-from boxwright.export import run
 from boxwright.export.run import export_model
-from boxwright.predict.card import Card
+from boxwright.runtimes.base.metadata import Metadata
 from test_export import left, saved
 
 pytestmark = pytest.mark.runtimes
@@ -57,10 +57,10 @@ def test_atc_gets_the_network_that_passed(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(one.name for one in folder.iterdir()) == ["x.om", "x.om.json", "x.om.parity.json"]
     assert report.content["backend"] == "onnxruntime"
     assert report.content["raw"]
-    card = Card.from_text((folder / "x.om.json").read_text(), "x")
-    assert card.recipe.name == "demo"
+    metadata = Metadata.from_text((folder / "x.om.json").read_text(), "x")
+    assert metadata.recipe.name == "demo"
     (folder / "x.om").rename(folder / "x.onnx")  # the stand-in's copy of the network
-    assert bw.load(folder / "x.onnx").recipe == card.recipe
+    assert bw.load(folder / "x.onnx").recipe == metadata.recipe
 
 
 @pytest.mark.parametrize("end", ["echo 'E10001: unknown chip' >&2; exit 1", "echo 'E10001: unknown chip'"])
@@ -72,7 +72,7 @@ def test_atc_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) 
     assert list(tmp_path.glob("x.o*")) == [tmp_path / "x.om.parity.json"]
 
 
-@pytest.mark.parametrize("to", run.FIXED)
+@pytest.mark.parametrize("to", [name for name, target in runtimes.targets().items() if target.fixed_shapes])
 @pytest.mark.parametrize("word", ["dynamic_batch", "complete"])
 def test_fixed_shapes(tmp_path: Path, to: str, word: str) -> None:
     weights = saved(tmp_path)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from boxwright.predict.load import load
 
 from boxwright import models, recipe
 from boxwright.engine import train as training
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import Predictor, load
 from boxwright.types import Batch, Detector
 from boxwright.weights import checkpoint, names
 

@@ -16,9 +16,9 @@ import torch
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict import output
-from boxwright.predict.backend_torch import Torch
-from boxwright.predict.backends import Running
 from boxwright.predict.predictor import Predictor
+from boxwright.runtimes.base.runtime import RuntimeOptions
+from boxwright.runtimes.base.torch_runtime import TorchRuntime
 from boxwright.weights import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
 def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     changed = {"predict.nms.max_detections": 7}
-    loaded = bw.load("w.safetensors", overrides=changed, running=Running(2))
+    loaded = bw.load("w.safetensors", overrides=changed, running=RuntimeOptions(2))
     model, small = network()
     around = Predictor(model, small)
     monkeypatch.chdir("/")
@@ -77,7 +77,7 @@ def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
     model, small = network()
-    predictor = Predictor(model.eval(), small, backend=Torch(model.eval(), Running()))
+    predictor = Predictor(model.eval(), small, backend=TorchRuntime(model.eval(), RuntimeOptions()))
     with pytest.raises(TypeError, match="make it with boxwright"):
         pickle.dumps(predictor)
 

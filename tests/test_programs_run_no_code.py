@@ -17,11 +17,11 @@ import torch
 import boxwright as bw
 from boxwright import cli
 from boxwright.errors import InputError
-from boxwright.export import programs
-from boxwright.export.graph import raw_graph
-from boxwright.predict import operators
-from boxwright.predict.backends import open_backend
-from boxwright.predict.card import Card
+from boxwright.runtimes import pt2, torchscript
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.open import open_runtime
+from boxwright.runtimes.serialization import operators
 from test_export_onnx import made
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "R-pt2-runs-code"
@@ -49,9 +49,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("good")
     model, recipe = made("tiny_darknet", {"last": "plain"})
     graph = raw_graph(model, recipe)
-    text = Card(recipe, "raw", "float32", graph.outputs, "", "1").to_text()
-    programs.write_pt2(graph, folder / "a.pt2", text)
-    programs.write_torchscript(graph, folder / "a.torchscript", text)
+    text = Metadata(recipe, "raw", "float32", graph.outputs, "", "1").to_text()
+    pt2.write(graph, folder / "a.pt2", text)
+    torchscript.write(graph, folder / "a.torchscript", text)
     return {"pt2": folder / "a.pt2", "torchscript": folder / "a.torchscript"}
 
 
@@ -219,7 +219,7 @@ def test_what_else_a_pt2_says_is_not_looked_at(good: dict[str, Path], here: Path
 
     file = rebuilt(good["pt2"], here / "b.pt2", change)
     images = torch.rand(1, 3, 64, 96)
-    assert torch.equal(open_backend(file)[0].forward(images)[0], open_backend(good["pt2"])[0].forward(images)[0])
+    assert torch.equal(open_runtime(file)[0].forward(images)[0], open_runtime(good["pt2"])[0].forward(images)[0])
     assert RAN not in names()
 
 
@@ -233,7 +233,7 @@ def names_in_code(entries: Entries) -> None:
 
 def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
     file = rebuilt(good["pt2"], here / "b.pt2", names_in_code)
-    open_backend(file)[0].forward(torch.rand(1, 3, 64, 96))
+    open_runtime(file)[0].forward(torch.rand(1, 3, 64, 96))
     assert RAN not in names()
 
 

@@ -19,13 +19,13 @@ import class_folder
 from boxwright import cli, models, recipe
 from boxwright.errors import InputError
 from boxwright.export import int8, int8_files, sensitivity
-from boxwright.export import onnx as writing
-from boxwright.export.graph import raw_graph
 from boxwright.export.int8 import quantize
 from boxwright.export.timing import side_by_side
 from boxwright.predict import predictor
-from boxwright.predict.backend_openvino import core
-from boxwright.predict.backends import read_card
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.open import read_metadata
+from boxwright.runtimes.openvino import core
+from boxwright.runtimes.serialization import onnx_file
 from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from small_run import SMALL
@@ -76,8 +76,8 @@ def kinds_of_convolutions(file: Path) -> list[int]:
 def nodes(weights: Path, folder: Path) -> dict[str, list[str]]:
     """What the layers are called in the graph, by an export of its own."""
     loaded = predictor.load(weights)
-    writing.write(raw_graph(loaded.model, loaded.recipe), folder / "again.onnx", "{}", deform="plain")
-    return writing.layers(folder / "again.onnx")
+    onnx_file.write(raw_graph(loaded.model, loaded.recipe), folder / "again.onnx", "{}", deform="plain")
+    return onnx_file.layers(folder / "again.onnx")
 
 
 class TestFiles:
@@ -117,8 +117,8 @@ class TestFiles:
 
     @staticmethod
     def _card_and_answers(out: Path, weights: Path) -> None:
-        card = read_card(out)
-        assert (card.kind, card.precision, card.recipe.data.names) == ("raw", "int8", ("blue", "red"))
+        metadata = read_metadata(out)
+        assert (metadata.kind, metadata.precision, metadata.recipe.data.names) == ("raw", "int8", ("blue", "red"))
         picture = np.random.default_rng(1).integers(0, 256, (96, 96, 3)).astype(np.uint8)
         canvas = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
         plain, small = predictor.load(weights), predictor.load(out)

@@ -12,12 +12,15 @@ import torch
 import boxwright as bw
 from boxwright import cli
 from boxwright.errors import InputError
-from boxwright.predict import backend_openvino, onnx_file
-from boxwright.predict.backend import LARGEST, Backend, check_input, first_line
-from boxwright.predict.backends import open_backend, read_card
-from boxwright.predict.card import KEY, Card
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, load
+from boxwright.runtimes import openvino as openvino_target
+from boxwright.runtimes.base.checks import check_input
+from boxwright.runtimes.base.extras import first_line
+from boxwright.runtimes.base.metadata import KEY, Metadata
+from boxwright.runtimes.base.open import open_runtime, read_metadata
+from boxwright.runtimes.base.runtime import MAX_NUMEL, Runtime
+from boxwright.runtimes.serialization import onnx_file
 
 pytestmark = pytest.mark.runtimes
 
@@ -42,7 +45,7 @@ def model(
     recipe: Recipe | None = None,
     names: Any = tuple(SHAPES),
 ) -> Any:
-    """Pictures in, as many zeros as said out, with a card that says `names`."""
+    """Pictures in, as many zeros as said out, with a metadata that says `names`."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["one"], keepdims=0),
@@ -61,8 +64,8 @@ def model(
         weights,
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    card = Card(recipe or plan(), "raw", "float32", names, "", "1")
-    helper.set_model_props(made, {KEY: card.to_text()})
+    metadata = Metadata(recipe or plan(), "raw", "float32", names, "", "1")
+    helper.set_model_props(made, {KEY: metadata.to_text()})
     return made
 
 
@@ -116,7 +119,7 @@ def test_a_batch_that_cannot_be(batch: int, runtime: str, tmp_path: Path) -> Non
 def test_sizes_of_inputs() -> None:
     check_input(Path("a"), (None, 3, None, None))
     check_input(Path("a"), (64, 3, 1024, 1024))
-    for shape in ((0, 3), (-1, 3), (LARGEST + 1,), (1 << 20, 1 << 20)):
+    for shape in ((0, 3), (-1, 3), (MAX_NUMEL + 1,), (1 << 20, 1 << 20)):
         with pytest.raises(InputError, match="a: takes inputs of"):
             check_input(Path("a"), shape)
 
@@ -178,7 +181,7 @@ def test_what_leads_out_of_an_onnx_file(change: Any, found: str, runtime: str, t
     change(made)
     assert found in looked(saved(made, tmp_path), runtime)
     with pytest.raises(InputError, match=found):
-        read_card(tmp_path / "a.onnx")
+        read_metadata(tmp_path / "a.onnx")
 
 
 def test_the_graph_that_was_looked_at_is_the_one_that_runs(tmp_path: Path) -> None:
@@ -231,13 +234,13 @@ def test_files_that_gave_tracebacks(
 def pair(tmp_path: Path) -> Path:
     """The same in OpenVINO's two files."""
     made = openvino.Core().read_model(saved(model(), tmp_path))
-    made.set_rt_info(Card(plan(), "raw", "float32", tuple(SHAPES), "", "1").to_text(), [KEY])
+    made.set_rt_info(Metadata(plan(), "raw", "float32", tuple(SHAPES), "", "1").to_text(), [KEY])
     openvino.save_model(made, tmp_path / "a.xml", compress_to_fp16=False)
     return tmp_path / "a.xml"
 
 
 def test_openvino_reads_its_two_files_and_no_other(pair: Path) -> None:
-    open_backend(pair)
+    open_runtime(pair)
     weights = pair.with_suffix(".bin")
     assert weights.stat().st_size > 0
     content = weights.read_bytes()
@@ -257,7 +260,7 @@ def test_openvino_reads_its_two_files_and_no_other(pair: Path) -> None:
     assert "a.xml: not a model that OpenVINO can read" in looked(pair, "openvino")
 
 
-class Failing(Backend):
+class Failing(Runtime):
     name, channels_last = "failing", False
 
     def __init__(self, error: Exception) -> None:
@@ -290,5 +293,5 @@ def test_a_message_of_openvino_that_is_no_text(tmp_path: Path, monkeypatch: pyte
         def read_model(self, content: bytes) -> Any:
             return b"\xc6".decode()
 
-    monkeypatch.setattr(backend_openvino, "core", Core)
+    monkeypatch.setattr(openvino_target, "core", Core)
     assert "its message is no text; the file is damaged" in looked(saved(model(), tmp_path), "openvino")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from boxwright import progress
-from boxwright.data import budget, header, open_dataset, text
+from boxwright.data import budget, header, text
 from boxwright.data.draw import captioned, draw_boxes
 from boxwright.data.windows import open_scene
 from boxwright.datatools.check import check, check_folder
@@ -22,7 +22,7 @@ from boxwright.datatools.convert import convert
 from boxwright.datatools.report import Report
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
-from boxwright.formats import open_classes
+from boxwright.formats import open_classes, open_dataset
 from boxwright.metrics import plots
 from boxwright.predict.labels import draw_labels
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.formats import open_dataset
-    from boxwright.predict.backend import Running
     from boxwright.predict.predictor import Predictor, load
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
+    from boxwright.runtimes.base.runtime import RuntimeOptions
     from boxwright.tasks.classify import ClassPrediction
     from boxwright.tasks.detect import Prediction
     from boxwright.types import Batch, Classes, Detection, Detections
@@ -36,7 +36,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Recipe",
-    "Running",
+    "RuntimeOptions",
     "Tiling",
     "__version__",
     "create_model",
@@ -62,7 +62,7 @@ _MODULES = {
     "Prediction": "tasks.detect",
     "Predictor": "predict.predictor",
     "Recipe": "recipe",
-    "Running": "predict.backend",
+    "RuntimeOptions": "runtimes.base.runtime",
     "Tiling": "predict.tiled",
     "create_model": "zoo",
     "evaluate": "evaluation.evaluate",

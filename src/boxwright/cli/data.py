@@ -20,10 +20,9 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
 ) -> None:
     """Report faulty or suspicious labels and images. Exits with status 1 if there are errors."""
-    from boxwright.data import check, class_check, classes
+    from boxwright.datatools.check import check_folder
 
-    run = class_check.check_folder if classes.holds_classes(folder) else check.check_folder
-    findings = run(folder, tuple(split or ()), Path(report), decode=decode)
+    findings = check_folder(folder, tuple(split or ()), Path(report), decode=decode)
     echo(findings)
     raise typer.Exit(1 if findings.errors else 0)
 
@@ -63,7 +62,7 @@ def tile(
     skip_bad: SkipBad = False,
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
-    from boxwright.data import tile
+    from boxwright.datatools import tile
 
     if gap is None:
         share = 0.2 if overlap is None else overlap

@@ -1,18 +1,17 @@
 """The commands for other runtimes."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from boxwright import runtimes
 from boxwright.cli.options import Compile, Data, Overrides, RecipeOption, TrustFile, Weights, check_name
 from boxwright.cli.output import echo
 
 
 def export(
     weights: Weights,
-    to: Annotated[
-        str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino, torchscript, pt2, mindir, om, darknet, ckpt.")
-    ],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(runtimes.names())}.")],
     out: Annotated[
         str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
     ] = None,
@@ -59,7 +58,7 @@ def quantize(
         str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
     ] = None,
     backend: Annotated[
-        Literal["openvino", "onnxruntime"], typer.Option("--backend", help="Runtime of the file.")
+        str, typer.Option("--backend", help="Runtime of the file: openvino or onnxruntime.")
     ] = "openvino",
     images: Annotated[int, typer.Option("--images", min=1, help="Number of calibration images, from train.")] = 64,
     max_drop: Annotated[

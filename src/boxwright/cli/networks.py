@@ -98,10 +98,10 @@ def evaluate(
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as whole_scenes
-    from boxwright.predict.backends import Running
     from boxwright.predict.loading import recipe_of
     from boxwright.predict.predictor import load
     from boxwright.recipe import DataConfig
+    from boxwright.runtimes.base.runtime import RuntimeOptions
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
@@ -109,7 +109,7 @@ def evaluate(
     task = tasks.of(chosen)
     task.check_options(chosen, {"--no-truth": no_truth or None, "--scenes": scenes})
     batch = chosen.with_overrides(set_ or ()).evaluate.batch
-    running = Running(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    running = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, chosen, device, set_ or (), backend, running)
     config = predictor.recipe.data
     if no_truth:
@@ -162,9 +162,9 @@ def predict(
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright import tasks
     from boxwright.predict import loading, output, scene_output
-    from boxwright.predict.backends import Running
     from boxwright.predict.predictor import load
     from boxwright.predict.tiled import Tiling
+    from boxwright.runtimes.base.runtime import RuntimeOptions
 
     chosen = loading.recipe_of(weights, recipe)
     task = tasks.of(chosen)
@@ -173,7 +173,7 @@ def predict(
     out = out or task.results_key
     batch = chosen.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(output.find_pictures(sources, Path(out))))
-    running = Running(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    running = RuntimeOptions(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, chosen, device, set_ or (), backend, running)
     names = classes.split(",") if classes else None
     if tile is None:

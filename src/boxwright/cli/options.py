@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,6 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the recipe; repeatable.")
 ]
 Device = Annotated[str, typer.Option("--device", help="Compute device: auto, cpu, cuda, cuda:1, ...")]
-Backend = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino", "mindspore"],
-    typer.Option("--backend", help="Runtime for an exported file; auto: the fastest one installed."),
-]
 BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 if the processor supports it.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile (weights only); takes a minute to start.")]
 TrustFile = Annotated[
@@ -43,3 +39,18 @@ def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
     if value == "":
         raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
     return value
+
+
+def known_runtime(value: str) -> str:
+    """`value` of --backend. Raises InputError for the name of no runtime."""
+    from boxwright.runtimes.base.open import runtime_names
+
+    if value != "auto" and value not in runtime_names():
+        raise InputError(f"--backend: found '{value}', needed one of auto, {', '.join(runtime_names())}")
+    return value
+
+
+Backend = Annotated[
+    str,
+    typer.Option("--backend", callback=known_runtime, help="What runs an exported file; auto: the fastest that can."),
+]

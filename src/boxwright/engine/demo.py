@@ -9,9 +9,9 @@ from boxwright.data import scenes
 from boxwright.engine.train import train
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.formats import open_dataset
-from boxwright.predict.backends import Running
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import load
+from boxwright.runtimes.base.runtime import RuntimeOptions
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
         logger.info("%s: rendered", scenes.write(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
-    predictor = load(folder, device="cpu", running=Running(fuse=True))
+    predictor = load(folder, device="cpu", running=RuntimeOptions(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"

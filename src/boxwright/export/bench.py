@@ -22,14 +22,15 @@ from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write, make_folder
 from boxwright.metrics.plots import as_it_stands
-from boxwright.predict.backend_torch import has_bfloat16
-from boxwright.predict.backends import Running, is_exported, read_card, runtimes_of
 from boxwright.predict.inputs import PreparedImage
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import Predictor, load
 from boxwright.progress import track
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.open import is_exported, read_metadata, runtimes_of
+from boxwright.runtimes.base.runtime import RuntimeOptions
+from boxwright.runtimes.base.torch_runtime import has_bfloat16
 from boxwright.version import versions
 
 BATCHES = (1, 4, 8)
@@ -98,7 +99,7 @@ def bench(
     torch.compile. trust: also a TorchScript file. Raises InputError where the weights cannot be read, nothing can run
     the file, or it is complete.
     """
-    if is_exported(source) and read_card(source).kind == "complete":
+    if is_exported(source) and read_metadata(source).kind == "complete":
         raise InputError(f"{source}: found a file of --with-nms, needed weights or one exported with --raw")
     chosen = recipe_of(source, recipe).with_overrides(overrides)
     place = make_folder(out)
@@ -138,10 +139,10 @@ def _all(
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
-        one = Running(fuse=True, trust=trust)
+        one = RuntimeOptions(fuse=True, trust=trust)
         found[name] = load(path, given, "cpu", backend=backend, running=one)
-        many = load(path, given, "cpu", backend=backend, running=replace(one, pictures=max(BATCHES)))
-        if many.backend is not None and many.backend.lanes > 1:
+        many = load(path, given, "cpu", backend=backend, running=replace(one, batch_size=max(BATCHES)))
+        if many.backend is not None and many.backend.streams > 1:
             found[f"{name}, throughput"] = many
 
     files: dict[str, str | Path] = {}
@@ -150,9 +151,9 @@ def _all(
     else:
         add("torch", source)
         if has_bfloat16(found["torch"].device):
-            found["torch, bfloat16"] = load(source, chosen, "cpu", running=Running(fuse=True, bfloat16=True))
+            found["torch, bfloat16"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, bfloat16=True))
         if compile_:
-            found["torch, compiled"] = load(source, chosen, "cpu", running=Running(fuse=True, compile=True))
+            found["torch, compiled"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, compile=True))
         for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
             with told(name):
                 if importlib.util.find_spec(name) is None:

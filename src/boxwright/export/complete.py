@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from boxwright import tasks
-from boxwright.export.graph import Graph
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.graph import Graph
 
 
 def complete_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:

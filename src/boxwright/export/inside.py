@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from boxwright.predict.backend import extra
+from boxwright.runtimes.base.extras import import_extra
 
 
 def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], limit: float) -> dict[str, Any] | None:
@@ -21,8 +21,8 @@ def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], lim
     """
     seen = _values(model, inputs)
     for name, operator, value in _values_of_file(file, inputs):
-        likely = [one for one in seen if one.shape == value.shape]
-        shares = [float((one - value).abs().max() / one.abs().max().clamp(min=1e-12)) for one in likely]
+        candidates = [tensor for tensor in seen if tensor.shape == value.shape]
+        shares = [float((ours - value).abs().max() / ours.abs().max().clamp(min=1e-12)) for ours in candidates]
         if shares and not min(shares) <= limit:
             return {"name": name, "operator": operator, "worst": min(shares)}
     return None
@@ -36,9 +36,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.seen: list[Tensor] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        self.seen += [one.clone() for one in tree_leaves(made) if isinstance(one, Tensor) and one.is_floating_point()]
-        return made
+        result = operation(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.seen += [tensor.clone() for tensor in tensors if tensor.is_floating_point()]
+        return result
 
 
 def _values(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -50,18 +51,18 @@ def _values(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _values_of_file(file: Path, inputs: Sequence[Tensor]) -> list[tuple[str, str, Tensor]]:
     """(name, operator, value) of all float values of an ONNX file, in its order."""
-    onnx, runtime = extra("onnx", "onnx"), extra("onnxruntime", "onnx")
+    onnx, runtime = import_extra("onnx", "onnx"), import_extra("onnxruntime", "onnx")
     content = onnx.load(file)
     nodes = {name: node.op_type for node in content.graph.node for name in node.output if name}
-    told = {output.name for output in content.graph.output}
-    content.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in nodes if name not in told)
+    outputs = {output.name for output in content.graph.output}
+    content.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in nodes if name not in outputs)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; it warns of the outputs without a shape
     session = runtime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = [torch.float16 if one.type == "tensor(float16)" else torch.float32 for one in session.get_inputs()]
     given = {
-        one.name: value.to(kind).numpy() for one, value, kind in zip(session.get_inputs(), inputs, kinds, strict=True)
+        port.name: value.to(torch.float16 if port.type == "tensor(float16)" else torch.float32).numpy()
+        for port, value in zip(session.get_inputs(), inputs, strict=True)
     }
-    values = dict(zip((one.name for one in session.get_outputs()), session.run(None, given), strict=True))
+    values = dict(zip((port.name for port in session.get_outputs()), session.run(None, given), strict=True))
     found = [(name, operator, torch.from_numpy(values[name])) for name, operator in nodes.items()]
     return [(name, operator, value.float()) for name, operator, value in found if value.is_floating_point()]

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,23 +17,23 @@ from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
-from boxwright.export import int8_files, onnx
-from boxwright.export.graph import raw_graph
+from boxwright.export import int8_files
 from boxwright.export.int8_files import SUFFIXES
 from boxwright.export.int8_report import Report, Side, Trial
 from boxwright.export.run import named_after, network, read_of
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write_group
-from boxwright.predict.backends import open_backend
-from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import load
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.metadata import Metadata, fingerprint
+from boxwright.runtimes.base.open import open_runtime
+from boxwright.runtimes.serialization import onnx_file
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
-Runtime = Literal["openvino", "onnxruntime"]
 LOOKED_AT = 8  # of the calibration pictures, for the sensitivity of the layers: each costs a pass for every layer
 
 
@@ -48,7 +48,7 @@ def quantize(
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Report:
-    """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, one of `Runtime`, to `out`.
+    """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, openvino or onnxruntime, to `out`.
 
     data: a data set; so many `pictures` of its split train calibrate, its split val measures. out: None for a file in
     this folder, called as the source is. max_drop: of AP, or top-1, against the same network as float32 in the same
@@ -61,7 +61,7 @@ def quantize(
     target = _target(source, out, backend, pictures, max_drop)
     int8_files.library()  # before the work, as the place to write to below
     model, chosen = network(source, recipe, overrides, None)
-    if "proposals" in model.raw_names:  # type: ignore[operator]
+    if getattr(model, "two_stage", False):
         raise InputError(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"
@@ -113,7 +113,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, pictures: 
     """Where the file goes. Raises InputError for words that do not fit, and where it would take the place of what is
     read."""
     if backend not in SUFFIXES:
-        raise InputError(f"--backend: found '{backend}', needed one of {', '.join(get_args(Runtime))}")
+        raise InputError(f"--backend: found '{backend}', needed one of {', '.join(SUFFIXES)}")
     if pictures < 1:
         raise InputError(f"--images: found {pictures}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
@@ -159,11 +159,13 @@ class _Work:
         self.backend, self.recipe, self.calibration = backend, recipe, calibration
         self.plain, self.small = (folder / f"{name}{SUFFIXES[backend]}" for name in ("float32", "int8"))
         graph, mark = raw_graph(model, recipe), fingerprint(model)
-        cards = [Card(recipe, "raw", one, graph.outputs, mark, __version__).to_text() for one in ("float32", "int8")]
+        cards = [
+            Metadata(recipe, "raw", one, graph.outputs, mark, __version__).to_text() for one in ("float32", "int8")
+        ]
         self.graph, self.card = folder / "graph.onnx", cards[1]
-        onnx.write(graph, self.graph, cards[0])
+        onnx_file.write(graph, self.graph, cards[0])
         int8_files.write_plain(backend, self.graph, self.plain, cards[0])
-        self.nodes = onnx.layers(self.graph)
+        self.nodes = onnx_file.layers(self.graph)
 
     def quantise(self, kept: Sequence[str]) -> None:
         """Write `small`, with the layers `kept` in float."""
@@ -179,7 +181,7 @@ class _Work:
 
     def times(self) -> list[float]:
         """Median ms of the network for one picture, of both files."""
-        networks = [open_backend(file, self.backend)[0].forward for file in (self.plain, self.small)]
+        networks = [open_runtime(file, self.backend)[0].forward for file in (self.plain, self.small)]
         return side_by_side(networks, [self.calibration.picture(0)])
 
     def save(self, target: Path) -> None:

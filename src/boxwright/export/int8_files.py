@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from boxwright.errors import InputError
-from boxwright.export import openvino
-from boxwright.predict.backend import silence_telemetry
-from boxwright.predict.card import KEY
+from boxwright.runtimes import onnx, openvino
+from boxwright.runtimes.base.extras import silence_telemetry
+from boxwright.runtimes.base.metadata import KEY
 
-SUFFIXES = {"openvino": ".xml", "onnxruntime": ".onnx"}
+SUFFIXES = {"openvino": openvino.TARGET.suffix, "onnxruntime": onnx.TARGET.suffix}
 
 
-class Pictures(Protocol):
-    """Arrays by the names of the network's inputs, of each picture."""
+class Images(Protocol):
+    """Arrays by the names of the network's inputs, of each image."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
-def write_plain(backend: str, file: Path, target: Path, card: str) -> None:
-    """The ONNX `file`, which has the same card, as it is."""
+def write_plain(backend: str, file: Path, target: Path, metadata: str) -> None:
+    """The ONNX `file`, which has the same metadata, as it is."""
     if backend == "openvino":
-        openvino.save(openvino.read(file), target, card)
+        openvino.save(openvino.read(file), target, metadata)
     else:
         shutil.copy(file, target)
 
 
-def write_int8(backend: str, file: Path, target: Path, card: str, pictures: Pictures, kept: Sequence[str]) -> None:
+def write_int8(backend: str, file: Path, target: Path, metadata: str, images: Images, kept: Sequence[str]) -> None:
     """The ONNX `file` in 8 bits, with its nodes `kept` in float.
 
     Raises InputError where NNCF or the runtime is not installed.
@@ -45,8 +45,8 @@ def write_int8(backend: str, file: Path, target: Path, card: str, pictures: Pict
     with contextlib.redirect_stdout(sys.stderr):  # its progress
         small = nncf.quantize(
             model,
-            nncf.Dataset(pictures),
-            subset_size=len(pictures),
+            nncf.Dataset(images),
+            subset_size=len(images),
             # inputs may lie unevenly about 0, as LeakyReLU leaves them: 0.005 AP of YOLOv3-tiny on BCCD
             preset=nncf.QuantizationPreset.MIXED,
             # layer by layer, in a minute instead of seconds: 0.006 AP there; NNCF cannot do it for ONNX
@@ -54,10 +54,10 @@ def write_int8(backend: str, file: Path, target: Path, card: str, pictures: Pict
             ignored_scope=nncf.IgnoredScope(patterns=nodes),
         )
     if backend == "openvino":
-        openvino.save(small, target, card)
+        openvino.save(small, target, metadata)
     else:
         del small.metadata_props[:]
-        small.metadata_props.add(key=KEY, value=card)
+        small.metadata_props.add(key=KEY, value=metadata)
         target.write_bytes(small.SerializeToString())
 
 

@@ -18,11 +18,11 @@ from boxwright.export.parity_answers import compare_answers
 from boxwright.export.parity_limits import LIMITS, Limits
 from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
-from boxwright.predict.card import Card
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import Predictor, load
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.metadata import Metadata
 from boxwright.version import versions
 
 RENDERED, FROM_DATA = 4, 8  # images; AP, where labels are at hand, is taken over all of the split
@@ -60,13 +60,15 @@ class Report:
         return f"{self.file}: as PyTorch on {self.content['pictures']}: {', '.join(said)}"
 
 
-def check(part: Path, target: Path, model: nn.Module, card: Card, runtime: str, data: str | None, split: str) -> Report:
+def check(
+    part: Path, target: Path, model: nn.Module, card: Metadata, runtime: str, data: str | None, split: str
+) -> Report:
     """Compare the file `part`, which is to become `target`, with `model`, on rendered scenes or pictures of `data`.
 
     Raises InputError where the file cannot be run, or `data` not be read.
     """
     recipe, limits = card.recipe, LIMITS[card.precision]
-    if "proposals" in model.raw_names:  # type: ignore[operator]
+    if getattr(model, "two_stage", False):
         limits = replace(limits, matched=limits.proposals)  # a detection needs the proposal that it is made of
     images, description = _images(data, split, recipe)
     ours: Predictor[Any] = Predictor(model, recipe)
@@ -130,14 +132,14 @@ def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Imag
     return [dataset.source(index) for index in chosen], f"{len(chosen)} of {len(dataset)} pictures of {split}"
 
 
-def _first_inside(part: Path, ours: Predictor[Any], card: Card, image: Image, batch: int) -> dict[str, Any] | None:
+def _first_inside(part: Path, ours: Predictor[Any], card: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
     """The first tensor inside the file that differs."""
     assert isinstance(ours.pipeline, CanvasPipeline)
     inputs = ours.pipeline.inputs([ours.preprocess(image)] * batch)
     return inside.first_difference(ours.model, part, inputs, LIMITS[card.precision].raw)
 
 
-def _quality(ours: Predictor[Any], theirs: Predictor[Any], card: Card, data: str, split: str) -> dict[str, Any]:
+def _quality(ours: Predictor[Any], theirs: Predictor[Any], card: Metadata, data: str, split: str) -> dict[str, Any]:
     """AP, or top-1, of both on all images of the split."""
     task, config, args = ours.task, card.recipe.predict, None
     dataset = task.open(data, split, card.recipe.data)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from boxwright.export.parity_limits import Limits, mutual_nearest
-from boxwright.predict.card import Card
 from boxwright.predict.inputs import Image
 from boxwright.predict.predictor import Predictor
+from boxwright.runtimes.base.metadata import Metadata
 from boxwright.tasks import PostprocessArgs
 from boxwright.types import Classes, Detections
 
@@ -21,7 +21,7 @@ SHOWN = 5  # unmatched detections that the report shows of an image
 
 
 def compare_answers(
-    ours: Predictor[Any], theirs: Predictor[Any], images: Sequence[Image], metadata: Card, limits: Limits
+    ours: Predictor[Any], theirs: Predictor[Any], images: Sequence[Image], metadata: Metadata, limits: Limits
 ) -> dict[str, Any]:
     """Detections, or the best classes, of both on each image: how many there are, how many have a partner, and some
     of those that have none. A score so near the lowest that rounding decides is not counted."""

@@ -3,40 +3,29 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from boxwright import runtimes
 from boxwright.errors import InputError
-from boxwright.export import mindir, om, onnx, openvino, parity, programs
+from boxwright.export import parity
 from boxwright.export.complete import complete_graph
-from boxwright.export.graph import Graph, raw_graph
 from boxwright.export.parity_answers import LOWEST
 from boxwright.files import atomic_write, atomic_write_group
-from boxwright.predict.card import Card, fingerprint
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.graph import Graph, raw_graph
+from boxwright.runtimes.base.metadata import Metadata, fingerprint
+from boxwright.runtimes.base.target import Target
+from boxwright.types import Detector
 from boxwright.version import __version__
-from boxwright.weights import darknet, mindspore
 from boxwright.weights.files import keep_apart, locate
 
-Format = Literal["onnx", "openvino", "torchscript", "pt2", "mindir", "om", "darknet", "ckpt"]
-SUFFIXES = {
-    "onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript", "pt2": ".pt2", "mindir": ".mindir",
-    "om": ".om", "darknet": ".weights", "ckpt": ".ckpt",
-}  # fmt: skip
-# What runs the file beside PyTorch. The files of weights are read back into the same network. Files for Ascend devices
-# run there only: what is compared is the ONNX file that they are made of.
-RUNTIMES = {
-    "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch", "mindir": "mindspore",
-    "om": "onnxruntime", "darknet": "torch", "ckpt": "torch",
-}  # fmt: skip
-WEIGHTS = ("darknet", "ckpt")
-HALVED = ("onnx", "openvino")
-MOST_PICTURES = 4096  # that a file takes at a time
-FIXED = ("mindir", "om")  # in all their shapes
+MAX_BATCH = 4096  # of a file
 
 
 def export_model(
@@ -86,79 +75,87 @@ def export_model(
     Example:
         >>> bw.export_model("runs/mine", "onnx", "mine.onnx", dynamic_batch=True)
     """
-    _check(to, batch, dynamic_batch, half, complete, chip)
-    split = _part(split, data)
-    if to == "om":
-        om.need_atc(chip)
-    target = _target(source, to, out)
+    if to == "air":
+        raise InputError("--to air: MindSpore writes AIR on Ascend hardware only; use --to mindir or --to om")
+    target = runtimes.target(to)
+    _check_options(to, target, batch, dynamic_batch, half, complete, chip)
+    split = _split(split, data)
+    if target.compiler is not None:
+        target.compiler.check(chip)
+    path = _path(source, to, target, out)
     model, chosen = network(source, recipe, overrides, size)
-    kind, precision = "complete" if complete else "raw", "float16" if half else "float32"
-    if to in WEIGHTS:
-        graph, outputs = None, tuple(model.raw_names)  # type: ignore[arg-type]
-    else:
-        graph = (complete_graph if complete else raw_graph)(model, chosen, batch, dynamic_batch)
-        outputs = graph.outputs
-    card = Card(chosen, kind, precision, outputs, fingerprint(model), __version__)  # type: ignore[arg-type]
-    with atomic_write_group(target) as final:
-        part = final.with_suffix(".onnx") if to == "om" else final
-        if graph is None:
-            _write_weights(to, part, model, card)
-        else:
-            _write_graph(to, part, graph, card)
-        report = _compared(to, part, target, model, card, data, split)
+    make = partial(complete_graph if complete else raw_graph, batch=batch, dynamic_batch=dynamic_batch)
+    graph = make(model, chosen) if target.write else None
+    metadata = Metadata(
+        recipe=chosen,
+        kind="complete" if complete else "raw",
+        precision="float16" if half else "float32",
+        outputs=graph.outputs if graph is not None else cast(Detector, model).raw_names,
+        fingerprint=fingerprint(model),
+        version=__version__,
+    )
+    checked = partial(_write_and_compare, target, model=model, path=path, data=data, split=split)
+    with atomic_write_group(path) as final:
+        tmp = final if target.compiler is None else final.with_suffix(target.compiler.source)
+        if target.metadata_beside:
+            with atomic_write(f"{final}.json") as beside:
+                beside.write_text(metadata.to_text(), encoding="utf-8")
+        report = checked(tmp, graph, metadata)
         if complete and report.found_nothing:
-            report = _probe(to, target, model, card, batch, dynamic_batch, data, split)
+            lower = replace(metadata, recipe=chosen.with_overrides({"predict.threshold": LOWEST}))
+            with tempfile.TemporaryDirectory() as folder:
+                report = checked(Path(folder) / path.name, make(model, lower.recipe), lower)
+            report = _refused_if_empty(report)
         saved = report.save()
         if report.reason:
-            raise InputError(f"{target}: not written, for {report.reason}; all of it: {saved}")
-        if to == "om":
-            om.write(part, final, str(chip))
-            part.unlink()
-            _write_beside(final, card)
+            raise InputError(f"{path}: not written, for {report.reason}; all of it: {saved}")
+        if target.compiler is not None:
+            target.compiler.run(tmp, final, str(chip))
+            tmp.unlink()
     return report
 
 
-def _check(to: str, batch: int, dynamic_batch: bool, half: bool, complete: bool, chip: str | None) -> None:
-    """Raises InputError for words that do not go together."""
-    if to == "air":
-        raise InputError("--to air: MindSpore writes AIR on Ascend hardware only; use --to mindir or --to om")
-    if to not in SUFFIXES:
-        raise InputError(f"--to: found '{to}', needed one of {', '.join(get_args(Format))}")
-    if not 1 <= batch <= MOST_PICTURES:
-        raise InputError(f"--batch: found {batch}, needed 1 to {MOST_PICTURES}")
+def _check_options(
+    to: str, target: Target, batch: int, dynamic_batch: bool, half: bool, complete: bool, chip: str | None
+) -> None:
+    """Raise InputError for options that do not go together."""
+    if not 1 <= batch <= MAX_BATCH:
+        raise InputError(f"--batch: found {batch}, needed 1 to {MAX_BATCH}")
     if dynamic_batch and batch > 1:
         raise InputError(f"--dynamic-batch and --batch {batch}: found both, needed one; leave --batch out")
-    asked = {"--batch": batch > 1, "--dynamic-batch": dynamic_batch, "--half": half, "--with-nms": complete}
-    if to in WEIGHTS and any(asked.values()):
-        wrong = ", ".join(option for option, given in asked.items() if given)
+    given = {"--batch": batch > 1, "--dynamic-batch": dynamic_batch, "--half": half, "--with-nms": complete}
+    if not target.write and any(given.values()):
+        wrong = ", ".join(option for option, is_given in given.items() if is_given)
         raise InputError(f"{wrong}: --to {to} writes weights without a network; leave it out")
-    if to in FIXED and (dynamic_batch or complete):
+    if target.fixed_shapes and (dynamic_batch or complete):
         raise InputError(f"--to {to}: found --dynamic-batch or --with-nms, needs fixed shapes; leave it out")
-    if chip is not None and to != "om":
-        raise InputError(f"--chip: found with --to {to}, goes with om; leave it out")
-    if half and to not in HALVED:
-        raise InputError(f"--half: found with --to {to}, goes with {' and '.join(HALVED)}")
+    if chip is not None and target.compiler is None:
+        able = [name for name, other in runtimes.targets().items() if other.compiler is not None]
+        raise InputError(f"--chip: found with --to {to}, goes with {' and '.join(able)}; leave it out")
+    if half and "float16" not in target.write:
+        able = [name for name, other in runtimes.targets().items() if "float16" in other.write]
+        raise InputError(f"--half: found with --to {to}, goes with {' and '.join(able)}")
 
 
-def _part(split: str | None, data: str | None) -> str:
-    """The split to look at. Raises InputError for one of no data set."""
+def _split(split: str | None, data: str | None) -> str:
+    """The split to compare on. Raises InputError for one of no data set."""
     if split is not None and data is None:
         raise InputError(f"--split {split}: found without --data, of which it is a part; name the data set as well")
     return split or "val"
 
 
-def _target(source: str | Path, to: str, out: str | Path | None) -> Path:
-    """Where the file goes. Raises InputError for another suffix and where it would take the place of what is read."""
-    target = Path(named_after(source) + SUFFIXES[to] if out is None else out)
-    if target.suffix != SUFFIXES[to]:
-        raise InputError(f"{target}: found the suffix '{target.suffix}', needed {SUFFIXES[to]} for --to {to}")
-    written = [target, Path(f"{target}.parity.json")]
-    if to in (*WEIGHTS, "om"):
-        written.append(Path(f"{target}.json"))
-    if to == "openvino":
-        written.append(target.with_suffix(".bin"))
+def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -> Path:
+    """Where the file goes. Raises InputError for another suffix and where it would replace what is read."""
+    path = Path(named_after(source) + target.suffix if out is None else out)
+    if path.suffix != target.suffix:
+        raise InputError(f"{path}: found the suffix '{path.suffix}', needed {target.suffix} for --to {to}")
+    written = [path, Path(f"{path}.parity.json")]
+    if target.metadata_beside:
+        written.append(Path(f"{path}.json"))
+    if target.companion:
+        written.append(path.with_suffix(target.companion))
     keep_apart(written, read_of(source))
-    return target
+    return path
 
 
 def named_after(source: str | Path) -> str:
@@ -195,57 +192,29 @@ def network(
     return model.to(memory_format=torch.contiguous_format), chosen  # type: ignore[call-overload]
 
 
-def _compared(
-    to: str, part: Path, target: Path, model: nn.Module, card: Card, data: str | None, split: str
+def _write_and_compare(
+    target: Target,
+    tmp: Path,
+    graph: Graph | None,
+    metadata: Metadata,
+    model: nn.Module,
+    path: Path,
+    data: str | None,
+    split: str,
 ) -> parity.Report:
+    if graph is not None:
+        target.write[metadata.precision](graph, tmp, metadata.to_text())
+    elif target.write_weights is not None:
+        target.write_weights(tmp, model, metadata.recipe)
     try:
-        return parity.check(part, target, model, card, RUNTIMES[to], data, split)
+        return parity.check(tmp, path, model, metadata, target.checked_by, data, split)
     except InputError as error:  # by the name that the user gave
-        raise InputError(str(error).replace(str(part), str(target))) from error
+        raise InputError(str(error).replace(str(tmp), str(path))) from error
 
 
-def _probe(
-    to: str, target: Path, model: nn.Module, card: Card, batch: int, dynamic_batch: bool, data: str | None, split: str
-) -> parity.Report:
-    """The comparison of a file with a lower threshold inside, where nothing on the pictures reaches the recipe's: two
-    that find nothing are equal whatever they compute. Refused where nothing reaches the lower one either."""
-    lower = replace(card, recipe=card.recipe.with_overrides({"predict.threshold": LOWEST}))
-    with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder) / target.name
-        _write_graph(to, part, complete_graph(model, lower.recipe, batch, dynamic_batch), lower)
-        report = _compared(to, part, target, model, lower, data, split)
-    if report.found_nothing:
-        pictures = report.content["pictures"]
-        reason = f"nothing is found on {pictures} from score {LOWEST} on, so that nothing is compared"
-        report = replace(report, reason=f"{reason}; name pictures with something on them by --data")
-    return report
-
-
-def _write_graph(to: str, part: Path, graph: Graph, card: Card) -> None:
-    text, half = card.to_text(), card.precision == "float16"
-    if to == "onnx":
-        onnx.write(graph, part, text, half=half)
-    elif to == "om":
-        onnx.write(graph, part, text, deform="plain")
-    elif to == "openvino":
-        openvino.write(graph, part, text, half=half)
-    elif to == "torchscript":
-        programs.write_torchscript(graph, part, text)
-    elif to == "pt2":
-        programs.write_pt2(graph, part, text)
-    else:
-        mindir.write(graph, part, text)
-
-
-def _write_weights(to: str, part: Path, model: nn.Module, card: Card) -> None:
-    """Files that have no place for their card."""
-    if to == "darknet":
-        darknet.write(part, model)
-    else:
-        mindspore.write(part, model, card.recipe)
-    _write_beside(part, card)
-
-
-def _write_beside(part: Path, card: Card) -> None:
-    with atomic_write(f"{part}.json") as beside:
-        beside.write_text(card.to_text(), encoding="utf-8")
+def _refused_if_empty(report: parity.Report) -> parity.Report:
+    # two files that find nothing are equal whatever they compute
+    if not report.found_nothing:
+        return report
+    reason = f"nothing is found on {report.content['pictures']} from score {LOWEST} on, so that nothing is"
+    return replace(report, reason=f"{reason} compared; name images with something on them by --data")

@@ -24,7 +24,6 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Labels, Layout, Source
 from boxwright.data.split_names import ordered, plain
 from boxwright.errors import InputError
-from boxwright.recipe import Recipe
 
 YAML = (".yaml", ".yml")
 
@@ -93,13 +92,6 @@ def open_boxes(root: str | Path, split: str, kind: str = "auto", cache: str | Pa
 def open_classes(root: str | Path, split: str, kind: str = "auto") -> ClassSet:
     """`open_dataset` where images with one class each are needed. Raises InputError also where there are none."""
     return _open(root, split, kind, None, ClassSet)
-
-
-def open_labeled(root: str | Path, split: str, recipe: Recipe) -> Dataset | ClassSet:
-    """One split of the kind of data set that the recipe's task needs. Raises InputError as `open_dataset` does."""
-    if recipe.model.task == "classify":
-        return open_classes(root, split, recipe.data.kind)
-    return open_boxes(root, split, recipe.data.kind, recipe.data.cache)
 
 
 def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:

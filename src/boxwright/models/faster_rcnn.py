@@ -122,6 +122,7 @@ class FasterRCNN(Network):
     """The detector."""
 
     raw_names = ("proposals", "logits", "deltas", "valid")
+    two_stage = True  # raw tensors are of proposals: rows in no fixed order
     config: Config
     base: Tensor
     unit: Tensor

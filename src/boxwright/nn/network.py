@@ -21,10 +21,12 @@ class Network(nn.Module):
         raw_names: The raw outputs, in order.
         mean: (3, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
         std: (3, 1, 1), likewise.
+        two_stage: Whether the raw outputs are of proposals, rows in no fixed order.
     """
 
     inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
+    two_stage: bool = False
     mean: Tensor
     std: Tensor
 

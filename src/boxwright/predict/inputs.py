@@ -18,8 +18,8 @@ from boxwright.data.canvas import frame_for, place, read_image
 from boxwright.data.header import read_header
 from boxwright.data.warp import unfilled
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend
 from boxwright.recipe import CanvasConfig
+from boxwright.runtimes.base.runtime import Runtime
 from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -68,7 +68,7 @@ def canvases_of(pictures: Sequence[PreparedImage]) -> list[Tensor]:
     return [torch.from_numpy(picture.pixels).permute(2, 0, 1) for picture in pictures]
 
 
-def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Backend | None = None) -> Tensor:
+def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | None = None) -> Tensor:
     """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
 
     They are laid out as `backend` likes it; without one they keep their layout. Each goes to its place at once:

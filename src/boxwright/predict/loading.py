@@ -12,12 +12,12 @@ from torch import nn
 
 from boxwright import files, recipe, weights
 from boxwright.errors import InputError
-from boxwright.predict import outputs
-from boxwright.predict.backend import no_picture
-from boxwright.predict.backend_torch import Torch
-from boxwright.predict.backends import Backend, Running, is_exported, open_backend, read_card
-from boxwright.predict.card import Card
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.checks import output_check, wrong_input
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.open import is_exported, open_runtime, read_metadata
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
+from boxwright.runtimes.base.torch_runtime import TorchRuntime
 from boxwright.weights.shapes import without_memory
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -29,8 +29,8 @@ class Loaded(NamedTuple):
     model: nn.Module
     recipe: Recipe
     device: torch.device
-    backend: Backend
-    card: Card | None = None
+    backend: Runtime
+    card: Metadata | None = None
 
 
 def load_any(
@@ -39,7 +39,7 @@ def load_any(
     device: str,
     overrides: Overrides,
     backend: str = "auto",
-    running: Running | None = None,
+    running: RuntimeOptions | None = None,
 ) -> Loaded:
     """Weights, or an exported file in the runtime called `backend`. What is raised: as in `load_network`."""
     if is_exported(path):
@@ -50,7 +50,7 @@ def load_any(
             f"boxwright export {path} --to {'openvino' if backend == 'openvino' else 'onnx'}"
         )
     model, chosen, place = load_network(path, given, device, overrides)
-    return Loaded(model, chosen, place, Torch(model, running or Running()))
+    return Loaded(model, chosen, place, TorchRuntime(model, running or RuntimeOptions()))
 
 
 def _load_exported(
@@ -59,13 +59,13 @@ def _load_exported(
     device: str,
     overrides: Overrides,
     name: str,
-    running: Running | None,
+    running: RuntimeOptions | None,
 ) -> Loaded:
     if device not in ("auto", "cpu"):
         raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
-    backend, card = open_backend(path, name, running)
+    backend, card = open_runtime(path, name, running)
     if len(backend.shape) != 4:  # pictures, channels, height, width
-        raise no_picture(Path(path))
+        raise wrong_input(Path(path))
     chosen = card.recipe if given is None else recipe_of(path, given)
     if chosen.model != card.recipe.model:
         raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
@@ -80,7 +80,7 @@ def _load_exported(
     if chosen.data.canvas.trim and None not in sides:
         chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
     model = without_memory(chosen.model).eval()  # its weights are in the file
-    backend.check = outputs.shapes(path, card, model)
+    backend.check = output_check(path, card, model)
     return Loaded(model, chosen, torch.device("cpu"), backend, card)
 
 
@@ -117,7 +117,7 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
     if given is not None:
         return recipe.load(given)
     if is_exported(path):
-        return read_card(path).recipe
+        return read_metadata(path).recipe
     stored = weights.stored_recipe(path)
     if stored is None and (card := card_beside(path)) is not None:
         return card.recipe
@@ -128,7 +128,7 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
     return stored
 
 
-def card_beside(path: str | Path) -> Card | None:
+def card_beside(path: str | Path) -> Metadata | None:
     """The card in FILE.json, which lies beside exported files whose format has no place for it; None without one.
 
     Raises InputError for one that cannot be read.
@@ -137,7 +137,7 @@ def card_beside(path: str | Path) -> Card | None:
     if not beside.is_file():
         return None
     try:
-        return Card.from_text(files.read_bytes(beside).decode(), str(beside))
+        return Metadata.from_text(files.read_bytes(beside).decode(), str(beside))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{beside}: cannot be read ({error})") from error
 

@@ -9,8 +9,6 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from boxwright.predict.backend import Backend, chunks, joined
-from boxwright.predict.card import Card
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
@@ -23,6 +21,8 @@ from boxwright.predict.inputs import (
     trimmed,
 )
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.runtime import Runtime, chunks, joined
 from boxwright.tasks import PostprocessArgs, RawOutputs, Task
 from boxwright.tasks.base import refuse_inside
 from boxwright.types import Detector, Frame
@@ -54,7 +54,7 @@ class CanvasPipeline(Generic[R]):
         recipe: Recipe,
         task: Task[Any, Any, Any, Any],
         device: torch.device,
-        backend: Backend | None,
+        backend: Runtime | None,
     ) -> None:
         self.model, self.recipe, self.task, self.device, self.backend = model, recipe, task, device, backend
 
@@ -88,7 +88,7 @@ class FilePipeline(Generic[R]):
 
     keeps_images = True
 
-    def __init__(self, recipe: Recipe, task: Task[Any, Any, Any, Any], backend: Backend, metadata: Card) -> None:
+    def __init__(self, recipe: Recipe, task: Task[Any, Any, Any, Any], backend: Runtime, metadata: Metadata) -> None:
         """Raises InputError where the recipe asks for something else than the file has inside."""
         self.task, self.backend, self.inside = task, backend, metadata.recipe
         if recipe.data.canvas != self.inside.data.canvas:

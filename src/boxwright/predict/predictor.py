@@ -16,13 +16,13 @@ from torch import nn
 from boxwright import tasks
 from boxwright.data.budget import budget, within_budget
 from boxwright.errors import InputError
-from boxwright.predict.backends import Backend, Running
-from boxwright.predict.card import Card
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixels_in
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline
 from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.tasks import PostprocessArgs, RawOutputs
 from boxwright.tasks.base import Result
 
@@ -54,8 +54,8 @@ class Predictor(Generic[R]):
         model: nn.Module,
         recipe: Recipe,
         device: str | torch.device = "cpu",
-        backend: Backend | None = None,
-        metadata: Card | None = None,
+        backend: Runtime | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         """Build one around a network; `boxwright.load` makes one from a file.
 
@@ -219,7 +219,7 @@ def load(
     device: str = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
     backend: str = "auto",
-    running: Running | None = None,
+    running: RuntimeOptions | None = None,
     trust: bool = False,
 ) -> Predictor[Any]:
     """Load a detector or a classifier, ready to predict.
@@ -233,7 +233,7 @@ def load(
         backend: `auto`, `torch`, `onnxruntime` or `openvino`. Weights run in torch; of the runtimes that can run an
             exported file `auto` takes the fastest that is installed.
         running: How to run it; by default `predictor.model` itself runs, so that hooks on it fire and edits count.
-            `Running(fuse=True)` runs a faster copy.
+            `RuntimeOptions(fuse=True)` runs a faster copy.
         trust: Also open a `.torchscript` file, which is a program that may do anything that this process may.
 
     Returns:
@@ -247,7 +247,7 @@ def load(
         >>> found = predictor("photo.jpg")
     """
     if trust:
-        running = replace(running or Running(), trust=True)
+        running = replace(running or RuntimeOptions(), trust=True)
     loaded = load_any(path, recipe, device, overrides, backend, running)
     predictor: Predictor[Any] = Predictor(*loaded)
     predictor.origin = Origin.of(path, loaded.backend, running)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from boxwright.predict.backend import Backend, Running
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 
 UNKNOWN = "a predictor around a backend cannot be pickled; make it with boxwright.load, which knows its file"
 
@@ -17,10 +17,10 @@ class Origin(NamedTuple):
 
     path: str
     backend: str
-    running: Running | None
+    running: RuntimeOptions | None
 
     @classmethod
-    def of(cls, path: str | Path, backend: Backend, running: Running | None) -> Self:
+    def of(cls, path: str | Path, backend: Runtime, running: RuntimeOptions | None) -> Self:
         """With the path made absolute, for other processes may work in other folders."""
         return cls(str(Path(path).absolute()), backend.name, running)
 

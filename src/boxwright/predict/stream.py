@@ -96,7 +96,7 @@ def _shares(count: int, batch: int, predictor: Predictor[Any]) -> list[range]:
     """Indices in parts of a stream's share of a batch, rounded up to whole batches of the file; the last ones are
     smaller, so that all streams end at the same time."""
     backend = predictor.backend
-    streams, step = (1, 1) if backend is None else (backend.lanes, backend.shape[0] or 1)
+    streams, step = (1, 1) if backend is None else (backend.streams, backend.shape[0] or 1)
     parts, start = [], 0
     while start < count:
         share = min(-(-batch // streams), max(1, (count - start) // streams))
@@ -117,8 +117,8 @@ def _workers(predictor: Predictor[Any]) -> Iterator[tuple[Executor, int, Callabl
             yield pool, batches, readers.map
         return
     before = cv2.getNumThreads()
-    cv2.setNumThreads(max(1, before // backend.lanes))
+    cv2.setNumThreads(max(1, before // backend.streams))
     try:
-        yield backend.pool, 4 * backend.lanes, map  # some parts take longer than others
+        yield backend.pool, 4 * backend.streams, map  # some parts take longer than others
     finally:
         cv2.setNumThreads(before)

@@ -1,4 +1,4 @@
-"""Archives of PyTorch (.pt2, .torchscript), read so that nothing in them is believed: names, sizes and tensors."""
+"""Archives of PyTorch (.pt2, .torchscript), read without trusting their names, sizes and tensors."""
 
 import re
 import sys
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.predict.backend import first_line
+from boxwright.runtimes.base.extras import first_line
+from boxwright.runtimes.base.metadata import KEY
 
 AXES = 16  # of a tensor, at most
 ROOT = "archive/"  # where our exports have everything
@@ -31,10 +32,20 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, V
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """source: of the file, for messages. entries: the content of each by its name below the root."""
+    """A file's entries.
+
+    Attributes:
+        source: Of the file, for messages.
+        entries: The content of each by its name below the root.
+    """
 
     source: str
     entries: dict[str, bytes]
+
+    @property
+    def metadata(self) -> str | None:
+        """The metadata's text, None without any. Raises InputError where it is no UTF-8."""
+        return self.text(f"extra/{KEY}") if f"extra/{KEY}" in self.entries else None
 
     def text(self, name: str) -> str:
         """An entry as text. Raises InputError where there is none, and where it is no UTF-8."""
@@ -49,7 +60,9 @@ class Archive:
         """The error for `found` in the entry `name`."""
         return InputError(f"{self.source}: {f'{name}: ' if name else ''}found {found:.120}, needed what exports hold")
 
-    def tensor(self, name: str, kind: torch.dtype, sizes: Sequence[int], strides: Sequence[int], offset: int) -> Tensor:
+    def tensor(
+        self, name: str, dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int], offset: int
+    ) -> Tensor:
         """The numbers of an entry as a tensor; sizes and strides in numbers, as PyTorch has them.
 
         Raises InputError where they reach beyond the entry's end.
@@ -57,18 +70,18 @@ class Archive:
         content = self.entries.get(name)
         if content is None:
             raise self.refuse("", f"no {name}")
-        if fault := misfit(len(content), kind.itemsize, sizes, strides, offset):
+        if fault := misfit(len(content), dtype.itemsize, sizes, strides, offset):
             raise self.refuse(name, fault)
         if 0 in sizes:
-            return torch.empty(tuple(sizes), dtype=kind)
-        return torch.frombuffer(bytearray(content), dtype=kind).as_strided(tuple(sizes), tuple(strides), offset)
+            return torch.empty(tuple(sizes), dtype=dtype)
+        return torch.frombuffer(bytearray(content), dtype=dtype).as_strided(tuple(sizes), tuple(strides), offset)
 
 
 def misfit(length: int, width: int, sizes: Sequence[int], strides: Sequence[int], offset: int) -> str:
     """Why a tensor of numbers of `width` bytes cannot lie in `length` bytes; "" where it can."""
-    numbers = [*sizes, *strides, offset]
+    values = [*sizes, *strides, offset]
     if not len(sizes) == len(strides) <= AXES or any(
-        type(one) is not int or not 0 <= one <= 1 << 40 for one in numbers
+        type(value) is not int or not 0 <= value <= 1 << 40 for value in values
     ):
         return "a tensor whose shape is none"
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))

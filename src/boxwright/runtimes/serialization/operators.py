@@ -42,7 +42,7 @@ NUMBERS: dict[str, Callable[..., Any]] = {
 
 def _of_numbers(function: Callable[..., Any], *given: Any) -> Any:
     """Python's operators also repeat and format text."""
-    if not all(isinstance(one, int | float | torch.Tensor) for one in given):
+    if not all(isinstance(value, int | float | torch.Tensor) for value in given):
         raise TypeError("a length that is computed with something else than numbers")
     return function(*given)
 

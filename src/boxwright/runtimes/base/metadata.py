@@ -12,16 +12,23 @@ from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights.stored import untrusted
 
-KEY = "boxwright"  # of the metadata: one entry, a card as JSON
+KEY = "boxwright"  # the one entry in a file's own metadata; its value is `Metadata` as JSON
 Kind = Literal["raw", "complete"]
 Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """recipe: resolved, with class names, canvas and thresholds. fingerprint: `fingerprint` of the weights.
-    kind: raw takes canvases as floats in [0, 1] and gives the raw tensors of the model; complete takes pictures as
-    bytes and gives detections or classes. outputs: names in order. version: of boxwright.
+class Metadata:
+    """What an exported file says of itself.
+
+    Attributes:
+        recipe: Resolved, with class names, canvas and thresholds.
+        kind: raw takes canvases as floats in [0, 1] and gives the raw tensors of the model; complete takes images as
+            bytes and gives detections or classes.
+        precision: Of the weights.
+        outputs: Names in order.
+        fingerprint: `fingerprint` of the weights.
+        version: Of boxwright.
     """
 
     recipe: Recipe
@@ -37,7 +44,7 @@ class Card:
 
     @classmethod
     def from_text(cls, text: str, source: str) -> Self:
-        """`source` names the file in an error. Raises InputError for what is no card."""
+        """`source` names the file in an error. Raises InputError for text that is no such metadata."""
         tree = json_text.parse(text, f"{source}: its '{KEY}' metadata")
         fits = isinstance(tree, dict) and all(isinstance(tree.get(name), str) for name in _TEXTS)
         outputs = tree.get("outputs") if fits else None

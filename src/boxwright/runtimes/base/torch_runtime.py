@@ -1,6 +1,7 @@
-"""Networks in PyTorch, made ready to predict: batch norm inside the convolutions, the layout that they like best."""
+"""PyTorch as a runtime: networks with weights, and programs of files."""
 
 import copy
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -8,35 +9,50 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from boxwright.errors import InputError
-from boxwright.predict.backend import Backend, Inputs, Running
+from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 
 
-class Torch(Backend):
-    """A network on the device of its weights, where its inputs and outputs lie as well."""
+class TorchRuntime(Runtime):
+    """A network on the device of its weights, where its inputs and outputs are as well."""
 
     name = "torch"
     channels_last = True
 
-    def __init__(self, model: nn.Module, running: Running) -> None:
+    def __init__(self, model: nn.Module, options: RuntimeOptions) -> None:
         """`model` is in evaluation mode. It is what runs, unless a fused copy is asked for, which shares its other
         weights."""
         device = next(model.parameters()).device
-        if running.bfloat16 and not has_bfloat16(device):
+        if options.bfloat16 and not has_bfloat16(device):
             raise InputError("bfloat16: this processor has no instructions for it and would be slower; leave it out")
         self.network: nn.Module = model
-        if running.fuse:
+        if options.fuse:
             self.network = fused(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.bfloat16 = running.bfloat16
-        if running.compile:
+        self.bfloat16 = options.bfloat16
+        if options.compile:
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         # What is compiled has the number of threads inside.
-        alone = device.type != "cpu" or running.compile
-        super().__init__((None, 3, None, None), 1 if alone else running.lanes())
+        single = device.type != "cpu" or options.compile
+        super().__init__((None, 3, None, None), 1 if single else options.streams())
 
     def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bfloat16):
             outputs: tuple[Tensor, ...] = self.network(*inputs)
         return outputs
+
+
+class ProgramRuntime(Runtime):
+    """A program of a file, on the CPU."""
+
+    name = "torch"
+    channels_last = True
+
+    def __init__(self, program: Callable[..., tuple[Tensor, ...]], shape: tuple[int | None, ...]) -> None:
+        self.program = program
+        super().__init__(shape)
+
+    def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            return self.program(*inputs)
 
 
 def fused(model: nn.Module) -> nn.Module:
@@ -49,10 +65,10 @@ def fused(model: nn.Module) -> nn.Module:
     result = copy.deepcopy(model, shared)
     for parent in list(result.modules()):
         children = list(parent.named_children())
-        for (place, conv), (norm_place, norm) in pairwise(children):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, place, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_place, nn.Identity())
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
     return result
 
 
@@ -60,5 +76,5 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 by itself."""
     if device.type != "cpu":
         return True
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

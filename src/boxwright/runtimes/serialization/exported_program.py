@@ -7,7 +7,7 @@ where a node came from, sample inputs) is not looked at.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from boxwright import json_text
 from boxwright.errors import InputError
-from boxwright.predict import operators
-from boxwright.predict.archive import TYPES, Archive
+from boxwright.runtimes.serialization import operators
+from boxwright.runtimes.serialization.archive import TYPES, Archive
 
 # What torch.export.save writes. Older layouts have other names.
 ENTRIES = re.compile(
@@ -46,15 +46,20 @@ class UnknownError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """results: names for what `call` gives, "" for what nobody uses; none where it only checks. several: whether it
-    gives a list. over: names that no later step needs."""
+    """A call of an operator.
+
+    Attributes:
+        results: Names for what `call` returns, "" for unused values; none where it only checks.
+        is_list: Whether it returns a list.
+        unused: Names that no later step needs.
+    """
 
     call: Callable[..., Any]
     args: tuple[Get, ...]
     named: tuple[tuple[str, Get], ...]
     results: tuple[str, ...]
-    several: bool
-    over: tuple[str, ...]
+    is_list: bool
+    unused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +76,30 @@ class Steps:
         for step in self.steps:
             found = step.call(*(get(values) for get in step.args), **{name: get(values) for name, get in step.named})
             if step.results:
-                values.update(zip(step.results, found if step.several else (found,), strict=True))
-            for name in step.over:
+                values.update(zip(step.results, found if step.is_list else (found,), strict=True))
+            for name in step.unused:
                 values.pop(name, None)
         return tuple(values[name] for name in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """steps: of which the last inputs are the pictures. held: weights and constants, the inputs before these. shape: of
-    the first picture input, None for an axis that varies."""
+    """A program, ready to run.
+
+    Attributes:
+        steps: Their last inputs are the images.
+        weights: And constants, the inputs before these.
+        shape: Of the first image input, None for an axis that varies.
+    """
 
     steps: Steps
-    held: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
     shape: tuple[int | None, ...]
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the program gives of the inputs."""
-        found = self.steps(*self.held, *inputs)
-        if not all(isinstance(one, Tensor) for one in found):
+        found = self.steps(*self.weights, *inputs)
+        if not all(isinstance(output, Tensor) for output in found):
             raise TypeError("it gives numbers in place of tensors")
         return found
 
@@ -104,16 +114,16 @@ def read(archive: Archive) -> Exported:
             raise UnknownError(f"schema {tree['schema_version']['major']}; this PyTorch writes {SCHEMA}")
         module = tree["graph_module"]
         tensors = _tensors(archive, "weights", "weight_") | _tensors(archive, "constants", "tensor_")
-        specs = [_only(one) for one in module["signature"]["input_specs"]]
-        held = tuple(tensors[_stored(kind, spec)] for kind, spec in specs if kind != "user_input")
-        if any(kind == "user_input" for kind, _ in specs[: len(held)]) or len(held) == len(specs):
+        specs = [_only(entry) for entry in module["signature"]["input_specs"]]
+        weights = tuple(tensors[_stored(kind, spec)] for kind, spec in specs if kind != "user_input")
+        if any(kind == "user_input" for kind, _ in specs[: len(weights)]) or len(weights) == len(specs):
             raise UnknownError("weights after the inputs")
-        if any(_only(one)[0] != "user_output" for one in module["signature"]["output_specs"]):
+        if any(_only(entry)[0] != "user_output" for entry in module["signature"]["output_specs"]):
             raise UnknownError("outputs that change what is stored")
         steps = _steps(module["graph"], 0)
-        first = module["graph"]["tensor_values"][steps.inputs[len(held)]]["sizes"]
+        first = module["graph"]["tensor_values"][steps.inputs[len(weights)]]["sizes"]
         shape = tuple(_typed(side["as_int"], int) if "as_int" in side else None for side in first)
-        return Exported(steps, held, shape)
+        return Exported(steps, weights, shape)
     except UnknownError as error:
         raise archive.refuse("models/model.json", str(error)) from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -123,9 +133,9 @@ def read(archive: Archive) -> Exported:
         raise archive.refuse("models/model.json", f"no program ({type(error).__name__}: {error})") from error
 
 
-def _tensors(archive: Archive, part: str, prefix: str) -> dict[str, Tensor]:
+def _tensors(archive: Archive, group: str, prefix: str) -> dict[str, Tensor]:
     """Weights or constants by their names."""
-    name = f"data/{part}/model_{part}_config.json"
+    name = f"data/{group}/model_{group}_config.json"
     found = {}
     for own, entry in json_text.parse(archive.text(name), f"{archive.source}: {name}")["config"].items():
         meta, path = entry["tensor_meta"], entry["path_name"]
@@ -133,14 +143,14 @@ def _tensors(archive: Archive, part: str, prefix: str) -> dict[str, Tensor]:
             raise UnknownError(f"{path!s:.40} stored otherwise than as numbers, in {name}")
         if meta["layout"] != STRIDED or meta["dtype"] not in TYPES:
             raise UnknownError(f"{path} of another layout or type")
-        sizes, strides = ([one["as_int"] for one in meta[part]] for part in ("sizes", "strides"))
+        sizes, strides = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))
         offset = meta["storage_offset"]["as_int"]
-        found[own] = archive.tensor(f"data/{part}/{path}", TYPES[meta["dtype"]], sizes, strides, offset)
+        found[own] = archive.tensor(f"data/{group}/{path}", TYPES[meta["dtype"]], sizes, strides, offset)
     return found
 
 
 def _stored(kind: str, spec: Any) -> str:
-    """The name in the archive of what enters beside the pictures."""
+    """The name in the archive of what is an input beside the images."""
     keys = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     if kind not in keys:
         raise UnknownError(f"an input of kind {kind}")
@@ -150,7 +160,7 @@ def _stored(kind: str, spec: Any) -> str:
 def _steps(graph: Any, depth: int) -> Steps:
     if depth > DEPTH:
         raise UnknownError("loops in loops in loops")
-    inputs = [_name(one) for one in graph["inputs"]]
+    inputs = [_name(entry) for entry in graph["inputs"]]
     parsed, known = [], set(inputs)
     for node in graph["nodes"]:
         step, used = _step(node, depth)
@@ -158,40 +168,40 @@ def _steps(graph: Any, depth: int) -> Steps:
             raise UnknownError(f"{node['target']} of {', '.join(missing)}, which nothing gives")
         known.update(step.results)
         parsed.append((step, used))
-    outputs = tuple(_name(one) for one in graph["outputs"])
+    outputs = tuple(_name(entry) for entry in graph["outputs"])
     if missing := set(outputs) - known:
         raise UnknownError(f"output {', '.join(missing)}, which nothing gives")
     return Steps(tuple(inputs), tuple(_freeing(parsed, outputs)), outputs)
 
 
 def _freeing(parsed: Sequence[tuple[Step, list[str]]], outputs: tuple[str, ...]) -> list[Step]:
-    """The steps, each with what nobody needs after it: memory is taken for as long as something is named."""
+    """The steps, each with what no later step needs: memory is taken for as long as something is named."""
     needed, steps = set(outputs), []
     for step, used in reversed(parsed):
-        over = {*used, *step.results} - needed
+        unused = {*used, *step.results} - needed
         needed |= set(used)
-        steps.append(Step(step.call, step.args, step.named, step.results, step.several, tuple(over)))
+        steps.append(Step(step.call, step.args, step.named, step.results, step.is_list, tuple(unused)))
     return steps[::-1]
 
 
 def _step(node: Any, depth: int) -> tuple[Step, list[str]]:
     """A node, and the names that it uses."""
     used: list[str] = []
-    args = [(one["name"], one.get("kind"), _argument(one["arg"], used, depth)) for one in node["inputs"]]
+    args = [(entry["name"], entry.get("kind"), _argument(entry["arg"], used, depth)) for entry in node["inputs"]]
     call = _while if node["target"] == WHILE else operators.resolve(node["target"])
     if call is None:
         raise UnknownError(f"a call of {node['target']!s:.80}")
-    results, several = _results(node["outputs"])
-    several = several or call is _while
+    results, is_list = _results(node["outputs"])
+    is_list = is_list or call is _while
     positional = tuple(get for _, kind, get in args if kind != 2)
     named = tuple((str(name), get) for name, kind, get in args if kind == 2)
-    return Step(call, positional, named, results, several, ()), used
+    return Step(call, positional, named, results, is_list, ()), used
 
 
 def _results(outputs: Any) -> tuple[tuple[str, ...], bool]:
     if len(outputs) == 1 and "as_tensors" in outputs[0]:
-        return tuple(_typed(one["name"], str) for one in outputs[0]["as_tensors"]), True
-    return tuple("" if "as_none" in one else _name(one) for one in outputs), len(outputs) > 1
+        return tuple(_typed(entry["name"], str) for entry in outputs[0]["as_tensors"]), True
+    return tuple("" if "as_none" in entry else _name(entry) for entry in outputs), len(outputs) > 1
 
 
 def _name(argument: Any) -> str:
@@ -217,25 +227,25 @@ def _argument(argument: Any, used: list[str], depth: int) -> Get:
     if kind == "as_float":
         return _constant(_float(value))
     if kind in ("as_ints", "as_bools"):
-        return _constant([_typed(one, int if kind == "as_ints" else bool) for one in value])
+        return _constant([_typed(item, int if kind == "as_ints" else bool) for item in value])
     if kind == "as_floats":
-        return _constant([_float(one) for one in value])
+        return _constant([_float(item) for item in value])
     if kind in TABLES:
         return _constant(TABLES[kind][value])
     if kind == "as_device" and value["type"] == "cpu":
         return _constant(torch.device("cpu"))
     if kind in ("as_tensor", "as_sym_int"):
-        return _one(value, used)
+        return _variable(value, used)
     if kind in ("as_tensors", "as_sym_ints"):
-        return _several([_one(one, used) for one in value])
+        return _list([_variable(item, used) for item in value])
     if kind == "as_optional_tensors":
-        return _several([_constant(None) if "as_none" in one else _one(one["as_tensor"], used) for one in value])
+        return _list([_constant(None) if "as_none" in item else _variable(item["as_tensor"], used) for item in value])
     if kind == "as_graph":
         return _constant(_steps(value["graph"], depth + 1))
     raise UnknownError(f"an argument of kind {kind}")
 
 
-def _one(value: Any, used: list[str]) -> Get:
+def _variable(value: Any, used: list[str]) -> Get:
     if "as_int" in value:
         return _constant(_typed(value["as_int"], int))
     name = value["name"] if "name" in value else value["as_name"]
@@ -243,9 +253,8 @@ def _one(value: Any, used: list[str]) -> Get:
     return itemgetter(name)
 
 
-def _several(parts: Iterable[Get]) -> Get:
-    many = list(parts)
-    return lambda values: [get(values) for get in many]
+def _list(items: list[Get]) -> Get:
+    return lambda values: [get(values) for get in items]
 
 
 def _constant(value: Any) -> Get:

@@ -1,14 +1,14 @@
-"""MindIR files, which MindSpore writes (extra `mindspore`).
+"""MindIR files, which MindSpore writes and runs on the CPU (extra `mindspore`).
 
 torch.export lists the network as operations; each becomes one or a few of MindSpore's primitives. MindSpore compiles a
 network from the source text of its `construct`, so that is what is written here, a line for each primitive:
 
     v7 = self.p7(v6, self.w3)
 
-    B pictures, c channels, h x w px
+    B images, c channels, h x w px
 """
 
-import importlib
+import ctypes
 import linecache
 import math
 import tempfile
@@ -22,25 +22,37 @@ from torch import Tensor, fx
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.export.graph import Graph, exported
-from boxwright.predict.card import KEY
+from boxwright.runtimes.base.checks import check_input, read_bytes
+from boxwright.runtimes.base.extras import first_line, import_extra
+from boxwright.runtimes.base.graph import Graph, exported
+from boxwright.runtimes.base.metadata import KEY
+from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
+from boxwright.runtimes.base.target import Target
+
+# What our files are made of. A MindIR may name operators whose code lies in other files, so only these are run.
+PRIMITIVES = frozenset({
+    "Add", "BatchNorm", "BiasAdd", "Concat", "Constant", "Conv2D", "Depend", "Div", "Load", "MakeTuple", "MaxPool",
+    "Maximum", "Minimum", "Mish", "Mul", "PadV3", "ReLU", "ReduceMean", "Reshape", "ResizeNearestNeighbor", "Sigmoid",
+    "Split", "Sub", "TupleGetItem", "UpdateState",
+})  # fmt: skip
+AVX2 = 0x7  # dnnl_cpu_isa_avx2 in oneDNN's dnnl_types.h
 
 Operation = Callable[..., Any]
 Pair = Sequence[int]  # of height and width
 
 
-def write(graph: Graph, path: str | Path, card_text: str) -> None:
-    """`graph` as one MindIR that carries `card_text`; whole or not at all.
+def write(graph: Graph, path: Path, metadata: str) -> None:
+    """Write `graph` as one MindIR that carries `metadata`, atomically.
 
     No axis may vary. Raises InputError where the extra is not installed, for an operation that has no counterpart here,
     and where the file cannot be written.
     """
     mindspore = _mindspore()
     construct = Construct(mindspore.ops, graph)
-    inputs = [mindspore.Tensor(one.numpy()) for one in graph.inputs.values()]
+    inputs = [mindspore.Tensor(example.numpy()) for example in graph.inputs.values()]
 
-    def add_card(message: Any) -> None:
-        message.user_info[KEY] = card_text
+    def add_metadata(message: Any) -> None:
+        message.user_info[KEY] = metadata
 
     with tempfile.TemporaryDirectory() as folder, files.atomic_write(path) as tmp:
         written = Path(folder, "x.mindir")  # MindSpore adds this suffix to any other name
@@ -48,14 +60,14 @@ def write(graph: Graph, path: str | Path, card_text: str) -> None:
         with warnings.catch_warnings():
             # of MindSpore about Python's threads
             warnings.filterwarnings("ignore", "getName", DeprecationWarning)
-            mindspore.export(cell, *inputs, file_name=str(written), file_format="MINDIR", custom_func=add_card)
+            mindspore.export(cell, *inputs, file_name=str(written), file_format="MINDIR", custom_func=add_metadata)
         if not written.is_file():  # beyond 1 GB it makes a folder of several files
             raise InputError(f"{path}: MindSpore writes a model of this size as several files; needed less than 1 GB")
         tmp.write_bytes(written.read_bytes())
 
 
 class Construct:
-    """The lines of `construct`, and the primitives and weights they speak of.
+    """The lines of `construct`, and the primitives and weights that they use.
 
     Every `value` below is a name in those lines.
     """
@@ -117,7 +129,7 @@ class Construct:
             self.shape = tuple(getattr(node.meta["val"], "shape", ()))
             if node.op == "call_function":
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = _OPERATIONS[str(node.target)](self, *args, **kwargs)
+                values[node] = OPERATIONS[str(node.target)](self, *args, **kwargs)
             elif own := sources.get(node.name):
                 values[node] = self.weight(own, stored[own])
             else:
@@ -129,9 +141,9 @@ class Construct:
 
 def _refuse_unknown(nodes: list[fx.Node]) -> None:
     called = {str(node.target) for node in nodes if node.op == "call_function"}
-    if unknown := sorted(called - _OPERATIONS.keys()):
-        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise InputError(f"--to mindir: the network has {some}, found no counterpart in MindIR; use --to onnx")
+    if unknown := sorted(called - OPERATIONS.keys()):
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise InputError(f"--to mindir: the network has {shown}, found no counterpart in MindIR; use --to onnx")
 
 
 # Each takes the arguments of PyTorch's operation of that name.
@@ -218,7 +230,7 @@ def _view(c: Construct, x: str, shape: Sequence[int]) -> str:
     return c.add(c.ops.Reshape(), x, tuple(shape))
 
 
-_OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation] = {
     "<built-in function getitem>": lambda _, values, place: values[place],
     "aten.add.Tensor": lambda c, x, y: c.add(c.ops.Add(), x, y),
     "aten.sub.Tensor": lambda c, x, y: c.add(c.ops.Sub(), x, y),
@@ -240,10 +252,101 @@ _OPERATIONS: dict[str, Operation] = {
 }
 
 
+class MindSpore(Runtime):
+    """A loaded graph."""
+
+    name = "mindspore"
+    channels_last = False
+
+    def __init__(self, cell: Any, shape: tuple[int, ...]) -> None:
+        self.cell = cell
+        super().__init__(shape)
+
+    def run(self, inputs: Inputs) -> list[Tensor]:
+        tensor = _mindspore().Tensor
+        found = self.cell(*(tensor(given.contiguous().numpy()) for given in inputs))
+        # one output comes without a tuple; copied, for MindSpore may use the memory again
+        outputs = found if isinstance(found, tuple) else (found,)
+        return [torch.from_numpy(output.asnumpy().copy()) for output in outputs]
+
+
+def open_file(file: Path, options: RuntimeOptions) -> tuple[MindSpore, str | None]:
+    """The loaded model, and the metadata's text where the file has any.
+
+    Raises InputError for a file that is no MindIR, and one with other operators than our exports have.
+    """
+    options.refuse("mindspore", "bfloat16", "compile")
+    model, content = _read(file)
+    _refuse_others(model, file)
+    shape = tuple(model.graph.input[0].tensor[0].dims)
+    check_input(file, shape)
+    mindspore = _mindspore()
+    with tempfile.TemporaryDirectory() as folder:  # what was checked, with no other files beside it
+        copy = Path(folder) / "model.mindir"
+        copy.write_bytes(content)
+        try:
+            cell = mindspore.nn.GraphCell(mindspore.load(str(copy)))
+        except Exception as error:  # RuntimeError, ValueError, and what comes of making text of their messages
+            raise InputError(f"{file}: not a model that MindSpore can run ({first_line(error)})") from error
+    return MindSpore(cell, shape), _text(model)
+
+
+def _text(model: Any) -> str | None:
+    text: str | None = model.user_info.get(KEY)
+    return text
+
+
 def _mindspore() -> Any:
+    """MindSpore, without AVX-512.
+
+    On processors that have it oneDNN, in MindSpore 2.10, has no compiled convolution for MindSpore's memory layout and
+    takes its reference code, which was measured to be some hundred times as slow as its AVX2 code. The call only does
+    something before MindSpore's first operation, and only to MindSpore's own copy of oneDNN.
+    """
+    mindspore = import_extra("mindspore", "mindspore")
+    library = Path(str(mindspore.__file__)).parent / "lib" / "libdnnl.so.3"
+    if library.is_file():
+        ctypes.CDLL(str(library)).dnnl_set_max_cpu_isa(AVX2)
+    return mindspore
+
+
+def _read(file: Path) -> tuple[Any, bytes]:
+    """The file as the protobuf message that it is, and its bytes."""
+    _mindspore()
+    messages = import_extra("mindspore.train.mind_ir_pb2", "mindspore")
+    decode_error = import_extra("google.protobuf.message", "mindspore").DecodeError
+    model = messages.ModelProto()
+    content = read_bytes(file)
     try:
-        return importlib.import_module("mindspore")
-    except ImportError as error:
-        raise InputError(
-            "--to mindir: needs mindspore, not installed; pip install 'boxwright[mindspore]' (Python up to 3.12)"
-        ) from error
+        model.ParseFromString(content)
+    except (decode_error, RuntimeError) as error:
+        raise InputError(f"{file}: not a MindIR; export it again") from error
+    if not model.HasField("graph") or not model.graph.input or not model.graph.input[0].tensor:
+        raise InputError(f"{file}: not a MindIR with an input; export it again")
+    return model, content
+
+
+def _refuse_others(model: Any, file: Path) -> None:
+    """Raises InputError where the graph, or one that it calls, has an operator beyond PRIMITIVES."""
+    graphs = [model.graph, *model.functions]
+    kinds = {primitive.op_type for primitive in model.primitives} | {
+        node.op_type for graph in graphs for node in graph.node
+    }
+    others = {kind for kind in kinds if not kind.startswith("REF::")} - PRIMITIVES
+    if others or model.functions or model.preprocessor.op:
+        found = ", ".join(sorted(others)) or "a graph that calls others"
+        raise InputError(f"{file}: holds {found}, which no file of ours does, so it is not run; export it again")
+    weights = (weight for graph in graphs for weight in graph.parameter)
+    if any(field.name == "external_data" for weight in weights for field, _ in weight.ListFields()):
+        raise InputError(f"{file}: has weights in other files, which no file of ours has; export it again")
+
+
+TARGET = Target(
+    suffix=".mindir",
+    checked_by="mindspore",
+    write={"float32": write},
+    runtimes={"mindspore": open_file},
+    read_metadata=lambda file: _text(_read(file)[0]),
+    extra="mindspore",
+    fixed_shapes=True,
+)

@@ -1,6 +1,6 @@
-"""What is written into a file: a network with named inputs and outputs.
+"""Graph: what is written into a file, a network with named inputs and outputs.
 
-B pictures, H x W px of the canvas.
+B images, H x W px of the canvas.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,14 @@ from boxwright.types import Detector
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """module: on the CPU, in evaluation mode; its forward takes the inputs in order and returns a tuple of tensors.
-    inputs: an example of each by name. varying: of an input, the axes that may differ from the example, each with its
-    name (inputs that name an axis alike have it in common). outputs: names in order.
+    """A network with named inputs and outputs.
+
+    Attributes:
+        module: On the CPU, in evaluation mode; its forward takes the inputs in order and returns a tuple of tensors.
+        inputs: An example of each by name.
+        outputs: Names in order.
+        varying: Of an input, the axes that may differ from the example, each with its name; inputs that name an axis
+            alike share it.
     """
 
     module: nn.Module
@@ -33,7 +38,7 @@ def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: b
     H and W are those of the recipe's canvas. dynamic_batch: B may be anything from 1 on.
     """
     if dynamic_batch:
-        batch = 2  # an example of one picture would make an export take the axis for one that never grows
+        batch = 2  # an example of one image would make an export take the axis for one that never grows
     size = recipe.data.canvas.size
     examples = {"images": torch.rand(batch, 3, *size), "extents": torch.tensor([size] * batch, dtype=torch.float32)}
     inputs = {name: examples[name] for name in cast(Detector, model).inputs}
@@ -42,8 +47,8 @@ def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: b
 
 
 def exported(graph: Graph) -> torch.export.ExportedProgram:
-    """What every format is written from. Fails where an axis cannot vary as the graph says."""
-    axes = {name: torch.export.Dim(name) for one in graph.varying.values() for name in one.values()}
-    shapes = tuple({i: axes[name] for i, name in graph.varying.get(one, {}).items()} for one in graph.inputs)
+    """The program that every format is written from. Fails where an axis cannot vary as the graph says."""
+    axes = {name: torch.export.Dim(name) for named in graph.varying.values() for name in named.values()}
+    shapes = tuple({i: axes[name] for i, name in graph.varying.get(key, {}).items()} for key in graph.inputs)
     with torch.no_grad():
         return torch.export.export(graph.module, tuple(graph.inputs.values()), dynamic_shapes=shapes)

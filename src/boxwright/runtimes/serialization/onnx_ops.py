@@ -1,6 +1,6 @@
-"""How the operators of `ops.exported` are said in ONNX, in functions that onnxscript calls with values of the graph.
+"""The operators of `ops.exported` in ONNX, as functions that onnxscript calls with values of the graph.
 
-B pictures, C classes, G groups, N boxes of a group, R boxes a picture, I and O channels in and out,
+B images, C classes, G groups, N boxes of a group, R boxes an image, I and O channels in and out,
 H x W and h x w maps.
 """
 
@@ -24,11 +24,11 @@ def table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 def _nms(boxes: Value, scores: Value, iou: float, threshold: float) -> Value:
     """boxes (G, N, 4), scores (G, C, N) -> (G, C, N) bool. The operator gives (group, class, box) of what stays."""
-    most = op.Shape(scores, start=2, end=3)  # of a class: all
+    count = op.Shape(scores, start=2, end=3)  # kept of a class at most: all
     above = []
     if threshold > -math.inf:  # ours may be equal to the threshold, the operator's are above it
         above.append(float(np.nextafter(np.float32(threshold), np.float32(-math.inf))))
-    found = op.NonMaxSuppression(boxes, scores, most, iou, *above)
+    found = op.NonMaxSuppression(boxes, scores, count, iou, *above)
     nothing = op.Expand(0, op.Shape(scores))
     return op.Cast(op.ScatterND(nothing, found, op.Expand(1, op.Shape(found, start=0, end=1))), to=BOOL)
 
@@ -39,19 +39,19 @@ def _roi_align(maps: Sequence[Value], boxes: Value, level: Value, bins: int, sam
     The operator reads one map. So the boxes of each level go to theirs, and are put back into their order afterwards.
     """
     of_box = op.Unsqueeze(_up_to(op.Shape(boxes, start=0, end=1)), [1])
-    picture = op.Reshape(op.Expand(of_box, op.Shape(level)), [-1])
+    image = op.Reshape(op.Expand(of_box, op.Shape(level)), [-1])
     flat, level = op.Reshape(boxes, [-1, 4]), op.Reshape(level, [-1])
-    places, parts = [], []
-    for number, one in enumerate(maps):
-        place = op.Squeeze(op.NonZero(op.Equal(level, number)), [0])
-        places.append(place)
+    indices, parts = [], []
+    for number, features in enumerate(maps):
+        index = op.Squeeze(op.NonZero(op.Equal(level, number)), [0])
+        indices.append(index)
         parts.append(
             op.RoiAlign(
-                one, op.Gather(flat, place), op.Gather(picture, place), output_height=bins, output_width=bins,
+                features, op.Gather(flat, index), op.Gather(image, index), output_height=bins, output_width=bins,
                 sampling_ratio=samples, coordinate_transformation_mode="half_pixel", mode="avg",
             )
         )  # fmt: skip
-    order = op.Concat(*places, axis=0)
+    order = op.Concat(*indices, axis=0)
     back = op.ScatterElements(order, order, _up_to(op.Shape(order)))
     out = op.Gather(op.Concat(*parts, axis=0), back)
     return op.Reshape(out, op.Concat(op.Shape(boxes, start=0, end=2), op.Shape(out, start=1), axis=0))

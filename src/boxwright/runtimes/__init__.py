@@ -1,0 +1,31 @@
+"""File formats of other runtimes: one module for each, found by its file name; `boxwright export --to NAME` writes it.
+
+A module here holds `TARGET`, a `base.target.Target`: the suffix, how a file is written, and what runs it. What targets
+share is in `base`; readers and writers of file contents that several use are in `serialization`.
+"""
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, cast
+
+from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from boxwright.runtimes.base.target import Target
+
+
+def names() -> list[str]:
+    """The export targets, sorted. Imports none of them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def target(name: str) -> "Target":
+    """The target called `name`. Raises InputError for an unknown one."""
+    if name not in names():
+        raise InputError(f"--to: found '{name}', needed one of {', '.join(names())}")
+    return cast("Target", importlib.import_module(f"{__name__}.{name}").TARGET)
+
+
+def targets() -> "dict[str, Target]":
+    """All targets by name."""
+    return {name: target(name) for name in names()}

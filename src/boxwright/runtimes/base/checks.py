@@ -1,0 +1,85 @@
+"""Checks of an exported file: when it is read and opened, and of its outputs against its metadata.
+
+B images, h x w px of a canvas
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from boxwright import files
+from boxwright.errors import InputError
+from boxwright.runtimes.base.metadata import Metadata
+from boxwright.runtimes.base.runtime import MAX_NUMEL, Inputs
+
+OutputCheck = Callable[[Inputs, Sequence[Tensor]], None]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a regular file. Raises InputError where it cannot be read."""
+    try:
+        return files.read_bytes(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def wrong_input(file: Path) -> InputError:
+    """For a model whose first input has not four axes, or an input of another type than images have."""
+    return InputError(f"{file}: does not take images as our networks do; needed a file written by `boxwright export`")
+
+
+def check_input(file: Path, shape: Sequence[int | None]) -> None:
+    """Check the shape of an input (None: an axis of any length) before a runtime takes memory for it.
+
+    Raises:
+        InputError: An axis is empty or no integer, or it has more than MAX_NUMEL numbers.
+    """
+    if any(side is not None and type(side) is not int for side in shape):
+        raise wrong_input(file)
+    fixed = [side for side in shape if side is not None]
+    if any(side < 1 for side in fixed) or prod(fixed) > MAX_NUMEL:
+        found = " x ".join("any" if side is None else str(side) for side in shape)
+        raise InputError(f"{file}: takes inputs of {found}, needed at least 1 and at most {MAX_NUMEL:,} numbers")
+
+
+def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None = None) -> OutputCheck:
+    """A check of how many outputs there are and of the shapes of raw tensors: anchors, classes and strides of the
+    stored recipe.
+
+    model: of this recipe, its parameters without memory. Without it, of complete files and of two-stage detectors, only
+    the count is checked.
+    """
+    names = metadata.outputs
+    has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)
+    empty = copy.deepcopy(model).to("meta") if model is not None and has_shapes else None
+
+    @lru_cache(8)
+    def expected(model: nn.Module, height: int, width: int) -> Shapes:
+        with torch.inference_mode():
+            return tuple(tuple(raw.shape[1:]) for raw in model(torch.empty(1, 3, height, width, device="meta")))
+
+    def check(inputs: Inputs, outputs: Sequence[Tensor]) -> None:
+        if len(outputs) != len(names):
+            raise _misfit(path, f"{len(outputs)} outputs", f"{len(names)}: {', '.join(names)[:80]}")
+        if empty is None:
+            return
+        batch, _, height, width = inputs[0].shape
+        for name, output, shape in zip(names, outputs, expected(empty, height, width), strict=True):
+            if output.shape != (batch, *shape):
+                raise _misfit(path, f"{name} of {_sides(output.shape)}", _sides((batch, *shape)))
+
+    return check
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _misfit(path: str | Path, found: str, needed: str) -> InputError:
+    return InputError(f"{path}: gives {found}, by its metadata needed {needed}; export it again")

@@ -1,0 +1,44 @@
+"""Optional libraries: imported when first needed, without telemetry, their messages short enough for one line."""
+
+import importlib
+import os
+import sys
+from types import ModuleType
+
+from boxwright.errors import InputError, printable
+
+
+def silence_telemetry() -> None:
+    """Have OpenVINO, NNCF and ONNX Runtime, if imported after this, send nothing to their makers.
+
+    Unasked, the first two report each import and each call, and ONNX Runtime a process of more than some seconds; all
+    three write an identifier of the user into the home folder. OpenVINO and NNCF go on without the module that does it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it is an ImportError now
+    os.environ.setdefault("NNCF_CI", "1")  # for whoever imported that module before us
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """The module, its telemetry silenced.
+
+    Raises:
+        InputError: It is not installed; the message names the extra of this package to install.
+    """
+    silence_telemetry()
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{module} is not installed (or not for this machine: {str(error).partition(chr(10))[0]}); "
+            f"pip install 'boxwright[{extra}]'"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The message of a library's error in one line, without the source files that it begins with."""
+    if isinstance(error, UnicodeDecodeError):  # OpenVINO quotes a damaged file's bytes
+        return "its message is no text; the file is damaged"
+    lines = [line.strip() for line in str(error).splitlines()]
+    messages = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return printable((messages or lines or [""])[0][:160]) or type(error).__name__

@@ -1,0 +1,96 @@
+"""Opening exported files: which runtime runs a file, and the file's metadata."""
+
+import importlib.util
+from pathlib import Path
+
+from boxwright import runtimes
+from boxwright.errors import InputError
+from boxwright.runtimes.base.checks import output_check
+from boxwright.runtimes.base.metadata import KEY, Metadata
+from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
+from boxwright.runtimes.base.target import Target
+from boxwright.weights.files import require
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether `path` has the suffix of a file that a runtime runs, and not one of weights."""
+    return Path(path).suffix in _by_suffix()
+
+
+def runtimes_of(path: str | Path) -> tuple[str, ...]:
+    """The names of the runtimes that may run the file, the fastest first. Raises InputError for another suffix."""
+    return tuple(_target_of(path).runtimes)
+
+
+def runtime_names() -> list[str]:
+    """The names of all runtimes, sorted."""
+    return sorted({"torch", *(name for target in _by_suffix().values() for name in target.runtimes)})
+
+
+def open_runtime(
+    path: str | Path, name: str = "auto", options: RuntimeOptions | None = None
+) -> tuple[Runtime, Metadata]:
+    """Open an exported file.
+
+    Args:
+        path: The file.
+        name: Of the runtime; `auto` takes the fastest that is installed and knows all operators of the file.
+        options: How to run it.
+
+    Returns:
+        The runtime, ready to run the file, and the file's metadata.
+
+    Raises:
+        InputError: For a file that is no model, that was not written by `boxwright export`, or that the runtime cannot
+            run, and where the runtime is not installed.
+    """
+    file = require(Path(path))
+    target = _target_of(file)
+    if name not in ("auto", *target.runtimes):
+        needed = " or ".join(target.runtimes)
+        raise InputError(f"{file}: backend {name} does not run {file.suffix} files; needed {needed}")
+    runtime, text = _open(target, file, name, options or RuntimeOptions())
+    metadata = _metadata(path, text)
+    runtime.source, runtime.check = Path(path), output_check(path, metadata)
+    return runtime, metadata
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """The metadata of an exported file, without making it ready to run. Raises InputError as `open_runtime` does."""
+    read = _target_of(require(Path(path))).read_metadata
+    assert read is not None  # of all that have runtimes
+    return _metadata(path, read(Path(path)))
+
+
+def _open(target: Target, file: Path, name: str, options: RuntimeOptions) -> tuple[Runtime, str | None]:
+    if name != "auto":
+        return target.runtimes[name](file, options)
+    names = list(target.runtimes)
+    refusals = []
+    for candidate in [name for name in names if importlib.util.find_spec(name) is not None] or names[:1]:
+        try:
+            return target.runtimes[candidate](file, options)
+        except InputError as error:  # an operator that it does not know, for example
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _by_suffix() -> dict[str, Target]:
+    """The targets whose files run here."""
+    return {target.suffix: target for target in runtimes.targets().values() if target.runtimes}
+
+
+def _target_of(path: str | Path) -> Target:
+    known = _by_suffix()
+    if Path(path).suffix not in known:
+        raise InputError(f"{path}: not an exported model; needed one of {', '.join(known)}")
+    return known[Path(path).suffix]
+
+
+def _metadata(path: str | Path, text: str | None) -> Metadata:
+    if text is None:
+        raise InputError(
+            f"{path}: holds no '{KEY}' metadata, so neither class names nor canvas are known; "
+            "needed a file written by `boxwright export`"
+        )
+    return Metadata.from_text(text, str(path))

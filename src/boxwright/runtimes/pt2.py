@@ -1,0 +1,59 @@
+"""Archives of torch.export (.pt2), which need no boxwright to be run elsewhere.
+
+Such a file is a list of operators, which `exported_program` runs here, without PyTorch's own reader.
+"""
+
+import io
+from pathlib import Path
+
+import torch
+
+from boxwright import files
+from boxwright.runtimes.base.checks import check_input
+from boxwright.runtimes.base.graph import Graph, exported
+from boxwright.runtimes.base.metadata import KEY
+from boxwright.runtimes.base.runtime import RuntimeOptions
+from boxwright.runtimes.base.target import Target
+from boxwright.runtimes.base.torch_runtime import ProgramRuntime
+from boxwright.runtimes.serialization import archive, exported_program
+from boxwright.runtimes.serialization.archive import Archive
+
+
+def write(graph: Graph, path: Path, metadata: str) -> None:
+    """Write `graph` as an exported program, with `metadata` as its extra file `boxwright`, atomically.
+
+    Raises InputError where the file cannot be written.
+    """
+    program = exported(graph)
+    for module in program.graph_module.modules():  # the loops have graphs of their own
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # lines of Python that it came from: the machine's paths
+    buffer = io.BytesIO()  # PyTorch ends the process where a file that it writes cannot grow
+    torch.export.save(program, buffer, extra_files={KEY: metadata})
+    with files.atomic_write(path) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
+def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str | None]:
+    """The program, and the metadata's text where the file has any.
+
+    Raises InputError for a file that is no such program, and one that holds what no export does.
+    """
+    options.refuse("torch for programs", "bfloat16", "compile")
+    content = _read(file)
+    program = exported_program.read(content)
+    check_input(file, program.shape)
+    return ProgramRuntime(program, program.shape), content.metadata
+
+
+def _read(file: Path) -> Archive:
+    return archive.read(file, exported_program.ENTRIES, 1)  # PyTorch compresses nothing in it
+
+
+TARGET = Target(
+    suffix=".pt2",
+    checked_by="torch",
+    write={"float32": write},
+    runtimes={"torch": open_file},
+    read_metadata=lambda file: _read(file).metadata,
+)

@@ -1,0 +1,196 @@
+"""Reading and writing ONNX files: one graph of ONNX's own operators, with its weights inside.
+
+A file is checked before a runtime sees it.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from boxwright import files
+from boxwright.errors import InputError
+from boxwright.ops.exported import Operator, written_with
+from boxwright.runtimes.base.checks import check_input, read_bytes
+from boxwright.runtimes.base.extras import import_extra
+from boxwright.runtimes.base.graph import Graph, exported
+from boxwright.runtimes.base.metadata import KEY
+
+OPSET = 20  # of 19 and later DeformConv, of 20 GridSample as PyTorch has it
+LAYERS = ("Conv", "Gemm", "MatMul", "DeformConv")  # whose second input are their weights
+DOMAINS = ("", "ai.onnx")  # ONNX's own; operators of others may be code in libraries
+Deform = Literal["operator", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """A checked file.
+
+    Attributes:
+        file: Where it lies.
+        content: The checked model, serialized anew: without fields that ONNX does not know, in which another format may
+            lie.
+        text: Of the metadata, None without any.
+    """
+
+    file: Path
+    content: bytes
+    text: str | None
+
+
+def read(file: Path) -> OnnxFile:
+    """Read and check a file.
+
+    Raises InputError for what is no ONNX model, one with operators of others, with functions or with weights in other
+    files, and one whose inputs no machine could hold.
+    """
+    onnx = import_extra("onnx", "onnx")
+    decode_error = import_extra("google.protobuf.message", "onnx").DecodeError
+    content = read_bytes(file)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except (decode_error, RuntimeError) as error:
+        raise InputError(f"{file}: not an ONNX model; truncated?") from error
+    if not model.HasField("graph") or not model.ir_version:
+        raise InputError(f"{file}: not an ONNX model, or one without a graph")
+    if wrong := next(_wrong(model, onnx), ""):
+        raise InputError(f"{file}: holds {wrong:.120}, which no export does; it is not loaded")
+    _check_inputs(file, model.graph)
+    texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
+    if len(texts) > 1 or any(not isinstance(text, str) for text in texts):
+        raise InputError(f"{file}: holds its '{KEY}' metadata {len(texts)} times or not as text, needed once")
+    return OnnxFile(file, _content(file, model), texts[0] if texts else None)
+
+
+def _content(file: Path, model: Any) -> bytes:
+    model.DiscardUnknownFields()
+    for field in ("producer_name", "producer_version", "domain", "doc_string"):
+        model.ClearField(field)
+    content: bytes = model.SerializeToString()
+    # How ONNX Runtime's own format and OpenVINO's are told from ONNX by their readers
+    if content[4:8] == b"ORTM" or any(word in content[:4096] for word in (b"<net", b"<?xml")):
+        raise InputError(f"{file}: is a file of two formats, which no export is; it is not loaded")
+    return content
+
+
+def _wrong(model: Any, onnx: Any) -> Iterator[str]:
+    yield from (f"operators of {opset.domain}" for opset in model.opset_import if opset.domain not in DOMAINS)
+    if model.functions or model.training_info:
+        yield "functions or a training"
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        if not all(isinstance(name, str) for name in _names(graph)):  # protobuf gives bytes of what is no UTF-8
+            yield "names that are no text"
+        yield from _external(graph.initializer, onnx)
+        if graph.sparse_initializer:
+            yield "sparse weights"
+        for node in graph.node:
+            if node.domain not in DOMAINS:
+                yield f"the operator {node.domain}.{node.op_type}"
+            for attribute in node.attribute:
+                yield from _external([attribute.t, *attribute.tensors], onnx)
+                if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                    yield "sparse weights"
+                pending += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+
+
+def _names(graph: Any) -> Iterator[Any]:
+    yield graph.name
+    values = graph.input, graph.output, graph.initializer, graph.value_info
+    yield from (value.name for group in values for value in group)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+
+
+def _external(tensors: Any, onnx: Any) -> Iterator[str]:
+    for tensor in tensors:
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield f"the weight {tensor.name[:60]}, which lies in another file"
+
+
+def _check_inputs(file: Path, graph: Any) -> None:
+    weights = {tensor.name for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name not in weights:
+            sides = value.type.tensor_type.shape.dim
+            check_input(file, [side.dim_value if side.HasField("dim_value") else None for side in sides])
+
+
+def write(graph: Graph, path: str | Path, metadata: str, *, half: bool = False, deform: Deform = "operator") -> None:
+    """Write `graph` as one ONNX file that carries `metadata`, checked by onnx, atomically.
+
+    Args:
+        graph: The network.
+        path: The file.
+        metadata: As text.
+        half: Weights of layers in 16 bits, at half the size; what is computed stays in 32, because float16 has no
+            whole pixels beyond 2048.
+        deform: Deformable convolution as ONNX's operator, or in operators that every runtime has.
+
+    Raises:
+        InputError: The extra is not installed or the file cannot be written.
+    """
+    onnx, passes = import_extra("onnx", "onnx"), import_extra("onnxscript.ir.passes.common", "onnx")
+    program = _program(graph, deform)
+    # Every node carries the lines of Python that it came from: machine paths, and half of a small file.
+    passes.ClearMetadataAndDocStringPass()(program.model)
+    if half:
+        _halve(program.model)
+    program.model.metadata_props[KEY] = metadata
+    with files.atomic_write(path) as tmp:
+        program.save(tmp, external_data=False)
+        onnx.checker.check_model(tmp, full_check=True)
+
+
+def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
+    sampling: Operator = "deform_conv" if deform == "operator" else "grid_sample"
+    with written_with("nms", "roi_align", sampling), warnings.catch_warnings():
+        # of PyTorch about itself, and of an axis that two inputs share, as it should be
+        warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
+        warnings.filterwarnings("ignore", message="# The axis name: .* will not be used, since it shares")
+        program = torch.onnx.export(
+            exported(graph),
+            dynamo=True,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple(graph.varying.get(name, {}) for name in graph.inputs),  # for the names of the axes
+            opset_version=OPSET,
+            custom_translation_table=import_extra("boxwright.runtimes.serialization.onnx_ops", "onnx").table(),
+            verbose=False,
+        )
+    assert program is not None
+    return program
+
+
+def _halve(model: Any) -> None:
+    """Store the weights of layers in 16 bits, each with a cast back, which runtimes carry out once, when they load."""
+    ir = import_extra("onnxscript.ir", "onnx")
+    graph, first = model.graph, model.graph[0]
+    weights = {node.inputs[1] for node in graph if node.op_type in LAYERS}
+    for weight in sorted(weights & set(graph.initializers.values()), key=lambda value: str(value.name)):
+        values = weight.const_value.numpy()
+        if values.dtype != np.float32 or abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = f"{weight.name}.float16"
+        stored = ir.Value(name=name, const_value=ir.tensor(values.astype(np.float16), name=name))
+        cast = ir.node("Cast", inputs=[stored], attributes={"to": ir.DataType.FLOAT})
+        graph.register_initializer(stored)
+        graph.insert_before(first, cast)
+        ir.convenience.replace_all_uses_with(weight, cast.outputs[0])
+        del graph.initializers[weight.name]
+
+
+def layers(path: str | Path) -> dict[str, list[str]]:
+    """The nodes of a file that `write` wrote which hold each layer's weights, by the layer's name in the network."""
+    found: dict[str, list[str]] = {}
+    for node in import_extra("onnx", "onnx").load(path).graph.node:
+        for name in node.input[1:2]:  # after what enters
+            found.setdefault(name.removesuffix(".weight"), []).append(node.name)
+    return found
