@@ -391,9 +391,9 @@ def test_accumulated_batches_equal_one_large_batch(tiny_coco, tmp_path):
 
 
 def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
-    one = run(tiny_coco, tmp_path / "one", PLAIN)
+    plain = run(tiny_coco, tmp_path / "plain", PLAIN)
     scaled = run(tiny_coco, tmp_path / "scaled", PLAIN | {"train.optimizer.loss_scale": 1024})
-    assert furthest(one, scaled)[0] == 0  # a power of two changes exponents only
+    assert furthest(plain, scaled)[0] == 0  # a power of two changes exponents only
 
 
 def test_classes_come_from_the_data(finished):

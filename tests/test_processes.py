@@ -40,8 +40,8 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "w.safetensors"
 
 
-def same(one: bw.Detections, other: bw.Detections) -> bool:
-    return len(one) > 0 and torch.allclose(one.boxes, other.boxes, atol=1e-3) and one.names == other.names
+def same(a: bw.Detections, b: bw.Detections) -> bool:
+    return len(a) > 0 and torch.allclose(a.boxes, b.boxes, atol=1e-3) and a.names == b.names
 
 
 def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
@@ -53,14 +53,14 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
     alone = [predictor(picture) for picture in PICTURES]
 
     def ask(turn: int) -> bool:
-        return all(same(predictor(picture), one) for picture, one in zip(PICTURES, alone, strict=True))
+        return all(same(predictor(picture), expected) for picture, expected in zip(PICTURES, alone, strict=True))
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(24)))
     assert [module.training for module in model.modules()] == modes
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     changed = {"predict.nms.max_detections": 7}

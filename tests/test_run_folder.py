@@ -212,17 +212,17 @@ class TestWhatIsTheUsers:
 
 
 @pytest.mark.parametrize(
-    ("key", "most"),
+    ("key", "limit"),
     [
         ("train.epochs", 1_000_000), ("train.schedule.lr", 1000), ("train.schedule.warmup_bias_lr", 1000),
         ("data.workers", 256), ("train.batch", 65_536), ("train.accumulate", 65_536), ("evaluate.batch", 65_536),
         ("predict.batch", 65_536),
     ],
 )  # fmt: skip
-def test_numbers_that_cannot_be_meant(key: str, most: int) -> None:
-    recipes.load("demo", {key: most})
-    for value in (most + 1, 10**30):
-        with pytest.raises(InputError, match=rf"{key}: input should be less than or equal to {most} "):
+def test_upper_bounds_of_recipe_values(key: str, limit: int) -> None:
+    recipes.load("demo", {key: limit})
+    for value in (limit + 1, 10**30):
+        with pytest.raises(InputError, match=rf"{key}: input should be less than or equal to {limit} "):
             recipes.load("demo", {key: value})
 
 
@@ -361,13 +361,13 @@ def killed_at(call: int) -> Iterator[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
 
         def counted(real: Any) -> Any:
-            def one(*args: Any, **words: Any) -> Any:
+            def wrapper(*args: Any, **words: Any) -> Any:
                 count[0] += 1
                 if count[0] >= call:
                     raise Killed
                 return real(*args, **words)
 
-            return one
+            return wrapper
 
         for name in ("open", "rename", "replace", "unlink", "rmdir", "mkdir"):
             patch.setattr(os, name, counted(getattr(os, name)))
