@@ -73,7 +73,7 @@ def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
     graph = raw_graph(model, chosen)
     card = Metadata(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
     target = runtimes.target("onnx" if runtime == "onnxruntime" else runtime)
-    target.write_graph(graph, file, card.to_text())
+    target.write["float32"](graph, file, card.to_text())
 
 
 def measure(alone: Predictor[Any], loaded: Predictor[Any], pictures: Path, out: Path, rounds: int, count: int) -> None:
