@@ -287,7 +287,7 @@ FEW = {"model__rpn__test_proposals": 60, "predict__threshold": 0.02, "data__canv
 DETECTORS = [
     ("yolov3_tiny_coco_416_darknet", TINY),
     ("yolov4_tiny_coco_416_darknet", TINY),
-    ("demo", TINY | {"predict__suppression__kind": "soft"}),
+    ("demo", TINY | {"predict__nms__kind": "soft"}),
     ("yolov4_coco_608", TINY | {"data__canvas__resize": "linear"}),
     ("yolov3_640_coco", {"data__canvas__size": [64, 96], "predict__threshold": 0.001}),
     ("faster_rcnn_r50_dcn_coco", FEW),

@@ -84,7 +84,7 @@ def test_what_is_taken_of_a_stored_recipe(write: Callable[[Path, object], Path],
     theirs = changed(
         data__workers=400, data__cache="/elsewhere", data__root="/elsewhere", data__max_boxes=1, data__kind="voc",
         data__names=["a", "b", "c"], data__canvas__fill=7, train__epochs=9, train__freeze=["network"],
-        evaluate__threshold=0.125, predict__suppression__iou=0.375, predict__batch=1_000_000, summary="x",
+        evaluate__threshold=0.125, predict__nms__iou=0.375, predict__batch=1_000_000, summary="x",
     )  # fmt: skip
     found = loading.recipe_of(write(tmp_path, theirs), None).tree()
     plain = recipe.load("demo").tree()
