@@ -134,10 +134,10 @@ def write_openvino(graph: Graph, path: Path, card: str) -> None:
 @pytest.mark.parametrize(
     ("writer", "name"),
     [
-        (onnx.write, "a.onnx"),
+        pytest.param(onnx.write, "a.onnx", marks=pytest.mark.runtimes),
         (programs.write_torchscript, "a.torchscript"),
         (programs.write_pt2, "a.pt2"),
-        (write_openvino, "a.xml"),
+        pytest.param(write_openvino, "a.xml", marks=pytest.mark.runtimes),
     ],
 )
 def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, name: str) -> None:
