@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast test-mindspore check format table bench wheel clean
+.PHONY: help demo test test-fast test-lowest test-mindspore check format table bench wheel clean
 
 help:                          ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -28,6 +28,15 @@ test: check                    ## everything CI runs
 test-fast: .venv/installed     ## tests, without slow ones and other runtimes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'
 
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	touch $@
+
+# In an environment of its own, with the oldest versions that pyproject.toml allows.
+test-lowest: .venv-lowest/installed  ## test-fast with the lowest versions of what is needed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest --numprocesses 2 -m 'not slow and not runtimes'
+
 .venv-mindspore/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mindspore
 	.venv-mindspore/bin/pip install --quiet --constraint constraints.txt --editable '.[dev,mindspore]'
@@ -51,4 +60,4 @@ wheel: .venv/installed         ## build the wheel
 	$(BIN)/python -m build --wheel
 
 clean:                         ## remove environments and builds
-	rm -rf .venv .venv-mindspore dist build
+	rm -rf .venv .venv-lowest .venv-mindspore dist build

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import nn
@@ -39,6 +38,7 @@ from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from test_models import CASES, CLASSIFIERS
 
+onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.runtimes
 
 SIDE = 64

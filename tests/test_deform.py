@@ -226,11 +226,11 @@ def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     x = torch.randn(2, 6, 9, 12)
     for known, operator in ((("grid_sample",), "grid_sampler"), ((), "embedding_bag")):
         with written_with(*known):
-            program = torch.export.export(layer, (x,))
+            program = torch.export.export(layer, (x,), strict=False)
         assert [node for node in program.graph.nodes if operator in str(node.target)]
         torch.testing.assert_close(program.module()(x), layer(x), rtol=0, atol=1e-5)
     with written_with("deform_conv"):
-        program = torch.export.export(layer, (x,))
+        program = torch.export.export(layer, (x,), strict=False)
     assert "boxwright.deform_conv.default" in [str(node.target) for node in program.graph.nodes]
 
 

@@ -135,10 +135,10 @@ def write_openvino(graph: Graph, path: Path, metadata: str) -> None:
 @pytest.mark.parametrize(
     ("writer", "name"),
     [
-        (onnx_file.write, "a.onnx"),
+        pytest.param(onnx_file.write, "a.onnx", marks=pytest.mark.runtimes),
         (torchscript.write, "a.torchscript"),
         (pt2.write, "a.pt2"),
-        (write_openvino, "a.xml"),
+        pytest.param(write_openvino, "a.xml", marks=pytest.mark.runtimes),
     ],
 )
 def test_a_full_disk_is_one_line_in_every_format(tmp_path: Path, writer: type, name: str) -> None:

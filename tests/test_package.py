@@ -1,7 +1,6 @@
 """The wheel: it carries recipes, names and py.typed, and works away from the checkout."""
 
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -70,16 +69,46 @@ def test_metadata_says_one_version_and_one_licence(wheel: Path) -> None:
     assert "boxwright = boxwright.cli:main" in points
 
 
+def pinned(file: str) -> dict[str, str]:
+    """Version by name."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return dict(line.lower().split("==") for line in lines if "==" in line)
+
+
+def required(*extras: str) -> dict[str, str]:
+    """Lower bound by name, "" where there is none, of the core and of these extras; extras of our own left out."""
+    words = sum((PROJECT["optional-dependencies"][name] for name in extras), PROJECT["dependencies"])
+    bounds = dict(word.lower().partition(">=")[::2] for word in words)
+    return {name: bound for name, bound in bounds.items() if not name.startswith("boxwright[")}
+
+
 def test_constraints_pin_every_direct_dependency() -> None:
     """`make demo` on another day installs what was tested."""
-    pinned = {
-        line.split("==")[0].lower()
-        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        if "==" in line
-    }
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    direct = {re.split(r"[<>=\[]", word)[0].strip().lower() for word in wanted}
-    assert direct - pinned == set()
+    assert set(required(*PROJECT["optional-dependencies"])) - set(pinned("constraints.txt")) == set()
+
+
+def test_bounds_are_the_versions_that_test_lowest_installs() -> None:
+    bounds, lowest = required("train", "geo"), pinned("constraints-lowest.txt")
+    assert bounds == {name: version for name, version in lowest.items() if name in bounds}
+
+
+@pytest.mark.parametrize("package", ["accelerate", "tensorboard"])
+def test_training_without_its_extra_is_one_line(package: str) -> None:
+    """Everything else goes without."""
+    code = f"""if True:
+        import sys
+        sys.modules["{package}"] = None  # importing it is an ImportError now
+        import boxwright as bw
+        from boxwright import cli
+        for name in set(bw.__all__) - {{"train"}}:
+            getattr(bw, name)
+        cli.main(["train", "demo", "--data", "none"])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"boxwright: {package} is not installed")
+    assert done.stderr.endswith("pip install 'boxwright[train]'\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_changelog_has_this_version() -> None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import openvino
 import pytest
 import torch
 from torch import nn
@@ -30,6 +28,8 @@ from boxwright.weights import checkpoint
 from signal_stack import signal_stack
 from small_run import SMALL
 
+onnx = pytest.importorskip("onnx")
+openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.runtimes
 
 LAYERS = 13  # convolutions of YOLOv3-tiny

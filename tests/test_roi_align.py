@@ -152,7 +152,7 @@ def test_an_export_has_the_operator_of_its_format_or_is_equal() -> None:
 
     given = (*(one.detach() for one in made_maps()), *made_boxes())
     with written_with("roi_align"):
-        program = torch.export.export(Part(), given)
+        program = torch.export.export(Part(), given, strict=False)
     assert "boxwright.roi_align.default" in [str(node.target) for node in program.graph.nodes]
-    program = torch.export.export(Part(), given)
+    program = torch.export.export(Part(), given, strict=False)
     torch.testing.assert_close(program.module()(*given), Part()(*given), rtol=0, atol=1e-5)

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from boxwright.data.budget import MOST_PIXELS, budget, too_large
 from boxwright.data.header import read_header
@@ -265,13 +267,9 @@ def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
     """(h, w, 3) uint8 -> (*size, 3) by one of the kinds that CanvasConfig.resize describes."""
     (h, w), (new_h, new_w) = image.shape[:2], size
     if kind == "darknet":
-        # Outermost pixels fall on outermost ones. OpenCV 4 would round places to 1/32 px, OpenCV 5 is exact.
-        matrix = np.array([[(w - 1) / max(new_w - 1, 1), 0, 0], [0, (h - 1) / max(new_h - 1, 1), 0]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        # OpenCV warps four channels in less time than three.
-        four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).astype(np.float32)
-        warped = cv2.warpAffine(four, matrix, (new_w, new_h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+        # Outermost pixels fall on outermost ones. PyTorch does it, because OpenCV 4 rounds places to 1/32 px.
+        planes = torch.from_numpy(image.astype(np.float32, order="C"))[None].permute(0, 3, 1, 2)
+        return functional.interpolate(planes, size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
     if kind == "float":
         image = image.astype(np.float32)
     if (h, w) == size:
@@ -281,6 +279,9 @@ def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
         method = Image.Resampling.BICUBIC if grows else Image.Resampling.NEAREST
         if not grows and not shrinks:
             method = Image.Resampling.BILINEAR
-        return np.array(Image.fromarray(image).resize((new_w, new_h), method))
+        opened = Image.fromarray(image)
+        if new_h < h and new_w > w:  # the height first, in which Pillow before 13 differs
+            opened = opened.resize((w, new_h), method)
+        return np.array(opened.resize((new_w, new_h), method))
     area = kind == "area" and max(new_h / h, new_w / w) < 1
     return cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)

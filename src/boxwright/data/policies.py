@@ -31,7 +31,7 @@ def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
     except (ImportError, RuntimeError, OSError) as error:
         raise InputError(
             f"train.class_augment.policy: {name} needs torchvision, which cannot be imported here "
-            f"({str(error).splitlines()[0][:80]}); install the one that belongs to this PyTorch, or set it to no"
+            f"({str(error).splitlines()[0][:80]}); pip install 'boxwright[train]', or set it to no"
         ) from error
     policy = getattr(v2, NAMES[name])()
     levels = images.mul(255).round_().to(torch.uint8)

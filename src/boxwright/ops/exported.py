@@ -7,7 +7,7 @@ Inside `written_with(...)` an export writes the operators named there; elsewhere
 functions that would call them compute the same in operators of PyTorch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -59,14 +59,14 @@ def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
 
 
 @torch.library.custom_op("boxwright::roi_align", mutates_args=())
-def roi_align(maps: Sequence[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
+def roi_align(maps: list[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
     """maps (B, I, h, w) each; boxes (B, R, 4) xyxy px of the map with number `level` (B, R), whose first pixel is
     centerd at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
     raise NotImplementedError
 
 
 @roi_align.register_fake
-def _(maps: Sequence[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
+def _(maps: list[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
     return maps[0].new_empty(*boxes.shape[:2], maps[0].shape[1], bins, bins)
 
 

@@ -2,7 +2,10 @@
 
 import functools
 import importlib
+import logging
 from types import ModuleType
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -14,4 +17,5 @@ def torchvision_ops() -> ModuleType | None:
     try:
         return importlib.import_module("torchvision.ops")
     except (ImportError, OSError, RuntimeError):
+        logger.warning("torchvision cannot be imported; GPUs are slower without (pip install 'boxwright[train]')")
         return None
