@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import torch
 
-from boxwright.data.windows import grid, open_scene
+from boxwright.images.windows import grid, open_scene
 from boxwright.memory import tune_malloc
 from boxwright.predict.merge import merge
 from boxwright.predict.tiled import Overview, Tiling, predict_scene

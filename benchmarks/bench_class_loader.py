@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import torchvision_on_cpu
 from bench_loader import cpu_name
 from boxwright import recipe
-from boxwright.data.class_loader import ClassLoader
-from boxwright.data.class_transforms import augment
+from boxwright.batches.class_loader import ClassLoader
+from boxwright.batches.class_transforms import augment
 from boxwright.formats import open_classes
 from boxwright.memory import tune_malloc
 from boxwright.tasks.classify import training_canvas

@@ -28,8 +28,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from boxwright import recipe
-from boxwright.data.loader import Loader
-from boxwright.data.transforms import augment
+from boxwright.batches.loader import Loader
+from boxwright.batches.transforms import augment
 
 SIZE, BATCH, WORKERS, ROUNDS, BATCHES, NEEDED = 640, 16, 2, 5, 8, 3.0
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "bccd" / "images"

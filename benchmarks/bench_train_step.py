@@ -24,7 +24,7 @@ from torch import Tensor
 import boxwright
 from boxwright import models
 from boxwright import recipe as recipes
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.engine import train as engine
 from boxwright.engine.log import TrainLogger
 from boxwright.formats import open_dataset

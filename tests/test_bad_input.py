@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from boxwright import cli, models, recipe
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.weights import checkpoint
 
 SMALL = {

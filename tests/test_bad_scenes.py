@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from test_bad_input import SETTINGS, originals, place, refuse, run
 
 rasterio = pytest.importorskip("rasterio")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data import budget
-from boxwright.data.canvas import read_canvas, read_image, read_window
-from boxwright.data.header import read_header
-from boxwright.data.loader import Loader
+from boxwright.batches.loader import Loader
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
+from boxwright.images import budget
+from boxwright.images.canvas import read_canvas, read_image, read_window
+from boxwright.images.header import read_header
 from boxwright.predict import output
 from boxwright.recipe import CanvasConfig
 from stand_in import rectangles_predictor

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from boxwright.data.canvas import Picture, frame_for, place, read_canvas, read_image
 from boxwright.errors import InputError
+from boxwright.images.canvas import Picture, frame_for, place, read_canvas, read_image
 from boxwright.recipe import CanvasConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "preprocess"

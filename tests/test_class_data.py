@@ -14,14 +14,14 @@ import torch
 from accelerate import Accelerator
 
 from boxwright import recipe, tasks
+from boxwright.batches.class_loader import ClassLoader, random_window
 from boxwright.cli import main
-from boxwright.data.canvas import frame_for, place, read_image
-from boxwright.data.class_loader import ClassLoader, random_window
 from boxwright.datatools import check, class_check, class_crops
 from boxwright.engine.datasets import open_checked
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_classes, splits
 from boxwright.formats.imagenet import imagenet_names
+from boxwright.images.canvas import frame_for, place, read_image
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.tasks.classify import training_canvas
 from boxwright.types import ClassBatch

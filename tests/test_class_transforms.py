@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.data import policies
-from boxwright.data.canvas import frame_for, place
-from boxwright.data.class_transforms import augment, change_colour, look
+from boxwright.batches import policies
+from boxwright.batches.class_transforms import augment, change_colour, look
 from boxwright.errors import InputError
+from boxwright.images.canvas import frame_for, place
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import models
-from boxwright.data.transforms import augment
+from boxwright.batches.transforms import augment
 from boxwright.ops import nms
 from boxwright.ops.deform import Sampling, deform_conv
 from boxwright.ops.nms import suppress

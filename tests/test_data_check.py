@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from boxwright.data.canvas import read_image
-from boxwright.data.header import read_header, read_headers
 from boxwright.datatools.check import check, check_folder, check_splits, skip_bad
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
+from boxwright.images.canvas import read_image
+from boxwright.images.header import read_header, read_headers
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 Tree = dict[str, Any]

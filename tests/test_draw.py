@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from boxwright.data.dataset import Sample
-from boxwright.data.draw import OUTLINE, colour, draw
 from boxwright.errors import InputError
+from boxwright.images.draw import OUTLINE, colour, draw
 from boxwright.metrics.plots import truth_and_prediction
 from boxwright.types import Detections
 

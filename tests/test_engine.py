@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from boxwright.batches.loader import Loader
 from boxwright.config import validate
-from boxwright.data.loader import Loader
 from boxwright.engine import checkpointing, optim
 from boxwright.engine import train as training
 from boxwright.engine.ema import EMA

@@ -18,7 +18,7 @@ import boxwright as bw
 import small_run
 from agreement import assert_same_classes, by_label
 from boxwright import cli, models, recipe, runtimes
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export import parity, run
 from boxwright.export.parity_answers import match

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from agreement import assert_same_classes, by_label
 from boxwright import models, recipe
-from boxwright.data import scenes
-from boxwright.data.canvas import Picture, frame_for, place
+from boxwright.datatools import scenes
 from boxwright.export.complete import complete_graph
+from boxwright.images.canvas import Picture, frame_for, place
 from boxwright.ops.nms import suppress
 from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.predictor import Predictor

@@ -14,8 +14,8 @@ from torch import Tensor
 import boxwright
 from agreement import assert_same_detections
 from boxwright import recipe
-from boxwright.data.canvas import frame_for, place
 from boxwright.errors import InputError
+from boxwright.images.canvas import frame_for, place
 from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
 from boxwright.types import Batch, Detections
 from test_resnet import randomise_norms

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import boxwright
 from boxwright import recipe as recipes
-from boxwright.data.loader import Loader
+from boxwright.batches.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine.job import build_job, initial_network
 from boxwright.engine.processes import accelerator_session

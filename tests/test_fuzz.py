@@ -23,12 +23,13 @@ from torch import nn
 
 import boxwright
 from boxwright import models, recipe, weights
-from boxwright.data import header, text
-from boxwright.data.canvas import read_image
+from boxwright.data import text
 from boxwright.datatools.check import check
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.formats import open_dataset
+from boxwright.images import header
+from boxwright.images.canvas import read_image
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore
 

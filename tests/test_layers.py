@@ -11,8 +11,8 @@ import boxwright
 
 ORDER = (  # left to right
     "version . errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . nn . "
-    "models . recipe . zoo . weights . data . formats . datatools . metrics . tasks . runtimes . predict . "
-    "evaluation . engine . export . cli"
+    "models . recipe . zoo . weights . images . data . formats . batches . datatools . metrics . tasks . "
+    "runtimes . predict . evaluation . engine . export . cli"
 )
 ROOMS = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.data.loader import Loader
-from boxwright.data.transforms import augment
+from boxwright.batches.loader import Loader
+from boxwright.batches.transforms import augment
 from boxwright.errors import InputError
 from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.types import Batch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.data.windows import Window, grid
+from boxwright.images.windows import Window, grid
 from boxwright.ops import pairs
 from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.pairs import connected, overlapping_pairs

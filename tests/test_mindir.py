@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import boxwright as bw
 from agreement import assert_same_detections
 from boxwright import models, recipe
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.runtimes import mindir

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.data.windows import Window
 from boxwright.datatools.placement import Placement, placements
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
 from boxwright.evaluation import scenes as whole
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.formats import open_dataset
+from boxwright.images.windows import Window
 from boxwright.types import Detections
 from stand_in import NAMES, rectangles_predictor, scene
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 
 
 def test_a_scene_depends_on_seed_and_index_only() -> None:

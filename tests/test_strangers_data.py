@@ -13,9 +13,7 @@ import pytest
 from PIL import Image
 
 from boxwright import progress
-from boxwright.data import budget, header, text
-from boxwright.data.draw import captioned, draw_boxes
-from boxwright.data.windows import open_scene
+from boxwright.data import text
 from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.class_crops import crop
 from boxwright.datatools.convert import convert
@@ -23,6 +21,9 @@ from boxwright.datatools.report import Report
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
 from boxwright.formats import open_classes, open_dataset
+from boxwright.images import budget, header
+from boxwright.images.draw import captioned, draw_boxes
+from boxwright.images.windows import open_scene
 from boxwright.metrics import plots
 from boxwright.predict.labels import draw_labels
 

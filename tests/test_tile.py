@@ -13,13 +13,13 @@ from PIL import TiffImagePlugin
 from pycocotools.coco import COCO
 
 from boxwright import cli
-from boxwright.data.canvas import read_image
-from boxwright.data.windows import Window
 from boxwright.datatools import tile
 from boxwright.datatools.check import check
 from boxwright.datatools.tile import Cut, Cutting, cut_boxes
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
+from boxwright.images.canvas import read_image
+from boxwright.images.windows import Window
 
 H, W = 100, 150  # px of the scenes
 Box = tuple[float, float, float, float]  # xywh, as in COCO

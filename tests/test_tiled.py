@@ -17,8 +17,8 @@ import torch
 from rasterio.transform import Affine
 
 from boxwright import cli
-from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
+from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.predict import loading
 from boxwright.predict import predictor as predictors
 from boxwright.predict.ahead import in_order

@@ -15,8 +15,8 @@ from torch import nn
 import oracle_weights
 from agreement import assert_same_classes, by_label
 from boxwright import recipe, weights
-from boxwright.data.canvas import read_canvas
 from boxwright.errors import InputError
+from boxwright.images.canvas import read_canvas
 from boxwright.nn.classifier import ImageClassifier
 from boxwright.recipe import Recipe
 from boxwright.types import Classes

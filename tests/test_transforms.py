@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from boxwright import recipe
-from boxwright.data import transforms, warp
-from boxwright.data.canvas import frame_for, place
-from boxwright.data.transforms import augment, change_colours, step_size
-from boxwright.data.warp import send
+from boxwright.batches import transforms, warp
+from boxwright.batches.transforms import augment, change_colours, step_size
+from boxwright.batches.warp import send
+from boxwright.images.canvas import frame_for, place
 from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.types import Batch, Frame
 from from_the_host import NoNumbersFromTheHost

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import models, recipe, weights
-from boxwright.data.canvas import read_canvas
 from boxwright.errors import InputError
+from boxwright.images.canvas import read_canvas
 from boxwright.recipe import Recipe
 from boxwright.weights import darknet, mindspore
 from oracle_weights import (

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwright.data.canvas import read_image
-from boxwright.data.header import read_header
-from boxwright.data.windows import Georeference, Window, grid, open_scene
 from boxwright.errors import InputError
+from boxwright.images.canvas import read_image
+from boxwright.images.header import read_header
+from boxwright.images.windows import Georeference, Window, grid, open_scene
 
 rasterio: Any = pytest.importorskip("rasterio", reason="the extra `geo` is not installed")
 H, W = 300, 500  # px of the scenes

@@ -11,12 +11,12 @@ from boxwright.version import __version__
 
 if TYPE_CHECKING:
     from boxwright import interop
-    from boxwright.data.windows import open_scene
     from boxwright.engine.train import train
     from boxwright.errors import InputError
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.formats import open_dataset
+    from boxwright.images.windows import open_scene
     from boxwright.predict.predictor import Predictor, load
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
@@ -70,7 +70,7 @@ _MODULES = {
     "list_recipes": "zoo",
     "load": "predict.predictor",
     "open_dataset": "formats",
-    "open_scene": "data.windows",
+    "open_scene": "images.windows",
     "predict_scene": "predict.tiled",
     "train": "engine.train",
 }

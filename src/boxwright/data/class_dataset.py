@@ -30,7 +30,7 @@ class ClassSample:
 
     def picture(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as a picture."""
-        from boxwright.data.canvas import read_image  # brings torch, which opening a data set can do without
+        from boxwright.images.canvas import read_image  # brings torch, which opening a data set can do without
 
         return read_image(self.path) if self.pixels is None else self.pixels
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import config, files
-from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError
+from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.header import Header, read_headers
 from boxwright.data.layout import Labels
 from boxwright.datatools import class_check
 from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
@@ -26,6 +25,7 @@ from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_boxes, open_classes
 from boxwright.formats import splits as splits_of
+from boxwright.images.header import Header, read_headers
 from boxwright.progress import track
 
 MAX_LISTED = 100  # files or ids named in one finding
@@ -43,7 +43,7 @@ def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scen
         paths = [dataset.path(index) for index in range(len(dataset))]
         headers = list(track(read_headers(paths, whole=decode), len(paths), f"checking {dataset.split}"))
         if scenes:
-            from boxwright.data.windows import scene_fault  # brings torch, which checking labels can do without
+            from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 
             headers = [
                 Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header

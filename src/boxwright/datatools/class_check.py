@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.header import read_headers
 from boxwright.datatools.report import Finding, Report
+from boxwright.images.header import read_headers
 from boxwright.progress import track
 
 

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.split_names import ordered, plain
 from boxwright.datatools.check import check
@@ -17,6 +16,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.folder import SPLITS
+from boxwright.images.canvas import read_image
 from boxwright.progress import track
 
 FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_picture", "unreadable_picture"}

@@ -9,13 +9,13 @@ import numpy as np
 
 from boxwright import formats
 from boxwright.data.dataset import Dataset
-from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
 from boxwright.datatools.check import check
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
+from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
 # What `check` finds and no layout could carry over as it is.

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from boxwright.config import Positive
 from boxwright.data.dataset import Dataset
-from boxwright.data.windows import Window
 from boxwright.errors import InputError
 from boxwright.formats import coco
+from boxwright.images.windows import Window
 
 Side = Annotated[int, Field(gt=0)]
 Edge = Annotated[int, Field(ge=0)]

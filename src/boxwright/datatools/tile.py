@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.data.budget import MOST_PIXELS
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.header import read_header
-from boxwright.data.windows import Pixels, Window, grid, open_scene
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
+from boxwright.images.budget import MOST_PIXELS
+from boxwright.images.header import read_header
+from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.progress import track
 
 MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it

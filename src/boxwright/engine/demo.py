@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.engine.train import train
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.formats import open_dataset

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from boxwright import models, tasks
 from boxwright import weights as weight_files
-from boxwright.data.class_loader import ClassLoader
-from boxwright.data.loader import Loader
+from boxwright.batches.class_loader import ClassLoader
+from boxwright.batches.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine.ema import EMA
 from boxwright.engine.schedule import Schedule, learning_rates

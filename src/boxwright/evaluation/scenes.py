@@ -14,11 +14,11 @@ import torch
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.windows import Window
 from boxwright.datatools.placement import Placement, placements
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import finish, predict_dataset, report_folder, scored
 from boxwright.files import atomic_write
+from boxwright.images.windows import Window
 from boxwright.metrics import voc
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.voc import VocMetrics

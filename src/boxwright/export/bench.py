@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from boxwright.data import scenes
+from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side

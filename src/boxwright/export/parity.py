@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from boxwright import tasks
-from boxwright.data import scenes
 from boxwright.data.dataset import evenly_spaced
+from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.export import inside

@@ -20,10 +20,10 @@ import numpy as np
 
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset, Orphan
-from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of
 from boxwright.errors import InputError
+from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names
 
 FOLDER = "labelTxt"  # how the name of a folder of labels begins

@@ -9,11 +9,11 @@ import numpy as np
 from boxwright.config import class_name_fault
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
-from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Layout, Source
 from boxwright.data.split_names import plain
 from boxwright.data.text import folders, walk
 from boxwright.errors import InputError
+from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 SPLITS = {"train", "val", "test"}

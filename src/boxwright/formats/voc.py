@@ -18,10 +18,10 @@ import numpy as np
 from boxwright.config import class_name_fault
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.header import SUFFIXES
 from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
 from boxwright.errors import InputError
 from boxwright.files import open_regular
+from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element

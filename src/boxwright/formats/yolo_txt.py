@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset, Orphan
-from boxwright.data.header import SUFFIXES, read_headers
 from boxwright.data.layout import Layout, Source, Split, Writer
 from boxwright.errors import InputError
+from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
 

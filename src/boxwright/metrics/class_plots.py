@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.data.draw import PAPER
+from boxwright.images.draw import PAPER
 from boxwright.metrics.plots import confusion_matrix, write_jpeg
 from boxwright.metrics.topk import TopK
 

@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
-from boxwright.data.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
 from boxwright.files import atomic_write
+from boxwright.images.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.data.windows import Georeference
+from boxwright.images.windows import Georeference
 from boxwright.types import Detections
 
 Points = NDArray[np.float64]

@@ -14,10 +14,10 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from boxwright.data.canvas import frame_for, place, read_image
-from boxwright.data.header import read_header
-from boxwright.data.warp import unfilled
+from boxwright.batches.warp import unfilled
 from boxwright.errors import InputError
+from boxwright.images.canvas import frame_for, place, read_image
+from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
 from boxwright.types import Frame

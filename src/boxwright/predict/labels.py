@@ -5,9 +5,9 @@ from pathlib import Path
 
 from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
-from boxwright.data.draw import encode_image
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, make_folder
+from boxwright.images.draw import encode_image
 from boxwright.progress import track
 from boxwright.tasks.base import ImageSet
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from boxwright.data.windows import Window
+from boxwright.images.windows import Window
 from boxwright.ops.boxes import area
 from boxwright.ops.pairs import connected, overlapping_pairs
 from boxwright.types import Detections

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from boxwright import json_text
-from boxwright.data.draw import encode_image
-from boxwright.data.header import SUFFIXES
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, make_folder
+from boxwright.images.draw import encode_image
+from boxwright.images.header import SUFFIXES
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from boxwright import tasks
-from boxwright.data.budget import budget, within_budget
 from boxwright.errors import InputError
+from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixels_in
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline

@@ -6,8 +6,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.windows import Georeference, grid, open_scene
 from boxwright.errors import InputError
+from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.predict import output
 from boxwright.predict.geojson import WGS84_TAG, can_be_placed, write_geojson
 from boxwright.predict.predictor import Predictor

@@ -10,8 +10,8 @@ import cv2
 import torch
 
 from boxwright import interrupt
-from boxwright.data.budget import budget, within_budget
 from boxwright.errors import InputError
+from boxwright.images.budget import budget, within_budget
 from boxwright.predict.ahead import in_order
 from boxwright.predict.inputs import Image, PreparedImage, pixels_in
 from boxwright.predict.loading import evaluating

@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from boxwright.data.windows import Pixels, Scene, Window, grid
 from boxwright.errors import InputError
+from boxwright.images.windows import Pixels, Scene, Window, grid
 from boxwright.predict.ahead import in_order
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor

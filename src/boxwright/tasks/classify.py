@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import json_text
+from boxwright.batches.class_loader import ClassLoader
+from boxwright.batches.class_transforms import augment
 from boxwright.data import fingerprint as fingerprints
-from boxwright.data.canvas import read_image
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.class_loader import ClassLoader
-from boxwright.data.class_transforms import augment
-from boxwright.data.draw import captioned, draw_classes, encode_image, name_of
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
+from boxwright.images.canvas import read_image
+from boxwright.images.draw import captioned, draw_classes, encode_image, name_of
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe

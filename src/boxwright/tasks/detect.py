@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import json_text
+from boxwright.batches.loader import Loader
+from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
-from boxwright.data.canvas import read_image
 from boxwright.data.dataset import Dataset, evenly_spaced
-from boxwright.data.draw import draw, draw_boxes, encode_image
-from boxwright.data.loader import Loader
-from boxwright.data.transforms import augment, step_size
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
+from boxwright.images.canvas import read_image
+from boxwright.images.draw import draw, draw_boxes, encode_image
 from boxwright.interop import to_coco, to_dict
 from boxwright.metrics import coco, plots
 from boxwright.metrics.coco import Metrics

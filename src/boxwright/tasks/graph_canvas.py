@@ -1,4 +1,4 @@
-"""A picture on its canvas inside a graph: `data/canvas.py` once more, with sizes that are only known when it runs.
+"""A picture on its canvas inside a graph: `images/canvas.py` once more, with sizes that are only known when it runs.
 
 B pictures of one size, h x w their px, H x W px of the canvas
 """

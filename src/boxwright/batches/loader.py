@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boxwright import interrupt
-from boxwright.data.budget import budget
-from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
+from boxwright.images.budget import budget
+from boxwright.images.canvas import Picture, frame_for, place, read_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.data import policies
-from boxwright.data.canvas import frame_for
-from boxwright.data.dice import Array, Dice, keys, places, step_generator
-from boxwright.data.transforms import turn_hue
-from boxwright.data.warp import portions, send, unfilled
+from boxwright.batches import policies
+from boxwright.batches.rng import Array, Dice, keys, places, step_generator
+from boxwright.batches.transforms import turn_hue
+from boxwright.batches.warp import portions, send, unfilled
+from boxwright.images.canvas import frame_for
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from boxwright.data.budget import too_large
 from boxwright.files import open_regular
+from boxwright.images.budget import too_large
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # Of the many formats Pillow knows; the others are not for strangers' files. JPEG takes MPO with it: JPEGs in a row.

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.data.canvas import Picture, Size, Window, read_window, stretch
-from boxwright.data.dice import window_generator
-from boxwright.data.loader import Canvases, Epochs, Group, Samples
+from boxwright.batches.loader import Canvases, Epochs, Group, Samples
+from boxwright.batches.rng import window_generator
+from boxwright.images.canvas import Picture, Size, Window, read_window, stretch
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch, Frame
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.data.dice import Array, Dice, Rows, keys, places
-from boxwright.data.warp import Placement, portions, send, warp
+from boxwright.batches.rng import Array, Dice, Rows, keys, places
+from boxwright.batches.warp import Placement, portions, send, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data.budget import MOST_PIXELS
-from boxwright.data.canvas import read_image
-from boxwright.data.header import TIFF, read_header, tiff_directory, tiff_orientation
 from boxwright.errors import InputError
 from boxwright.files import open_regular
+from boxwright.images.budget import MOST_PIXELS
+from boxwright.images.canvas import read_image
+from boxwright.images.header import TIFF, read_header, tiff_directory, tiff_orientation
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from boxwright.data.budget import MOST_PIXELS, budget, too_large
-from boxwright.data.header import read_header
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
+from boxwright.images.budget import MOST_PIXELS, budget, too_large
+from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
