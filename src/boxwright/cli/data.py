@@ -78,7 +78,7 @@ def tile(
 
 def convert(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="coco, yolo_txt, line_txt, voc, dota or folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Such as coco; folder for a classifier.")],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
 ) -> None:

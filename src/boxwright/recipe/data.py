@@ -35,7 +35,7 @@ class CanvasConfig(Config):
 
 class DataConfig(Config):
     root: str = ""  # folder or YAML of the data set; `--data` fills it
-    kind: Literal["auto", "coco", "yolo_txt", "line_txt", "dota", "voc", "folder", "imagenet", "cifar10"] = "auto"
+    kind: str = "auto"  # a layout: the name of a module in `formats`; auto finds it out
     names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
