@@ -12,13 +12,13 @@ import torch
 from PIL import Image, ImageOps
 
 from boxwright.errors import InputError
-from boxwright.images.canvas import Picture, frame_for, place, read_canvas, read_image
+from boxwright.images.canvas import Pixels, frame_for, place, read_canvas, read_image
 from boxwright.recipe import CanvasConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "preprocess"
 
 
-def waves(seed: int, h: int, w: int) -> Picture:
+def waves(seed: int, h: int, w: int) -> Pixels:
     """The oracles' test picture: sines and a little noise, (h, w, 3) uint8."""
     draw, (y, x) = np.random.default_rng(seed), np.mgrid[:h, :w].astype(np.float64)
     picture = np.zeros((h, w, 3))
@@ -31,13 +31,13 @@ def waves(seed: int, h: int, w: int) -> Picture:
     return (picture / picture.max() * 255).astype(np.uint8)
 
 
-def smooth(h: int, w: int) -> Picture:
+def smooth(h: int, w: int) -> Pixels:
     """A picture that JPEG keeps nearly as it is."""
     small = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
 
 
-def encode(picture: Picture, kind: str, mode: str = "RGB", **options: object) -> bytes:
+def encode(picture: Pixels, kind: str, mode: str = "RGB", **options: object) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
     return file.getvalue()
@@ -74,7 +74,7 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
 
 @pytest.mark.parametrize("index", range(4))
 def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
-    """Picture 1 stands upright and is resized twice. The oracle has whole pictures as mean, deviation, least, most."""
+    """Pixels 1 stands upright and is resized twice. The oracle has whole pictures as mean, deviation, least, most."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     h, w, *factors = oracle[f"eval.{index}.image_shape"].tolist()
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
@@ -91,7 +91,7 @@ def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
 
 
 def test_training_boxes_meet_the_mindspore_zoo() -> None:
-    """Picture 0 as the oracle's training path left it: neither expanded nor mirrored."""
+    """Pixels 0 as the oracle's training path left it: neither expanded nor mirrored."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     frame = frame_for((480, 640), CanvasConfig(size=(768, 1280), fit="zoo_corner"), 0)
     boxes = frame.to_canvas(torch.from_numpy(oracle["boxes_in"][:, :4]).float())

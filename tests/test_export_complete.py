@@ -15,7 +15,7 @@ from agreement import assert_same_classes, by_label
 from boxwright import models, recipe
 from boxwright.datatools import scenes
 from boxwright.export.complete import complete_graph
-from boxwright.images.canvas import Picture, frame_for, place
+from boxwright.images.canvas import Pixels, frame_for, place
 from boxwright.ops.nms import suppress
 from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.predictor import Predictor
@@ -51,7 +51,7 @@ def canvas_of(fit: str, resize: str) -> CanvasConfig:
     return CanvasConfig.model_validate({"fit": fit, "resize": resize, "fill": 127.5} | FITS[fit])
 
 
-def same_pixels(got: Tensor, wanted: Picture, resize: str) -> None:
+def same_pixels(got: Tensor, wanted: Pixels, resize: str) -> None:
     """linear to the bit. Elsewhere a sum that ends half way between two grey values may be rounded to either."""
     apart = np.abs(got.numpy() - wanted.astype(np.float32))
     if resize == "linear":
@@ -274,7 +274,7 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     return model.eval(), chosen
 
 
-def without_close_calls(model: nn.Module, chosen: Recipe, pictures: list[Picture]) -> Recipe:
+def without_close_calls(model: nn.Module, chosen: Recipe, pictures: list[Pixels]) -> Recipe:
     """With a threshold that no score is near, in the widest gap among the 10 to 60 best of all pictures: two runtimes
     are never equal to the last digit."""
     best = torch.cat([one.scores for one in Predictor(model, chosen)(pictures)]).sort(descending=True).values[10:60]

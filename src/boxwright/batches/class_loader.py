@@ -18,7 +18,7 @@ from torch import Tensor
 
 from boxwright.batches.loader import Canvases, Epochs, Group, Samples
 from boxwright.batches.rng import window_generator
-from boxwright.images.canvas import Picture, Size, Window, read_window, stretch
+from boxwright.images.canvas import Pixels, Size, Window, read_window, stretch
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch, Frame
 
@@ -38,7 +38,7 @@ class _ClassCanvases(Canvases):
         images, frames = self._images(samples, group)
         return images, torch.tensor([sample.label for sample in samples]), frames
 
-    def _one(self, sample: Any, group: Group, row: int) -> tuple[Picture, Frame]:
+    def _one(self, sample: Any, group: Group, row: int) -> tuple[Pixels, Frame]:
         if self.changes is None or self.changes.area is None:
             return super()._one(sample, group, row)
         draw = window_generator(group.seed, group.step, group.first + row)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from boxwright import interrupt
 from boxwright.errors import InputError
 from boxwright.images.budget import budget
-from boxwright.images.canvas import Picture, frame_for, place, read_canvas
+from boxwright.images.canvas import Pixels, frame_for, place, read_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
@@ -160,7 +160,7 @@ class _Order:
             number += 1
 
 
-def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Picture, Frame]:
+def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Pixels, Frame]:
     """A sample's picture on its canvas, and its frame; see `read_canvas`."""
     if (pixels := getattr(sample, "pixels", None)) is None:
         return read_canvas(str(sample.path), canvas, sample.image_id, reduce=reduce)
@@ -185,7 +185,7 @@ class Canvases(ABC):
     def _batch(self, samples: Sequence[Any], group: Group) -> tuple[Any, ...]:
         """Images first, frames last."""
 
-    def _one(self, sample: Any, group: Group, row: int) -> tuple[Picture, Frame]:
+    def _one(self, sample: Any, group: Group, row: int) -> tuple[Pixels, Frame]:
         """A canvas, the row-th of its batch, and its frame."""
         return canvas_of(sample, self.canvas, reduce=self.reduce)
 

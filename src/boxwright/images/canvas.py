@@ -28,7 +28,7 @@ from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
 Window = tuple[int, int, int, int]  # picture px: (top, left, bottom, right)
-Picture = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
+Pixels = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits, uncompressed
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -75,7 +75,7 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
     return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
 
 
-def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
+def place(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
     """The picture on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kinds `darknet` and `float`.
 
     `image` is uint8 RGB of the frame's size or smaller (decoded at reduced size).
@@ -96,7 +96,7 @@ def place(image: Picture, frame: Frame, canvas: CanvasConfig) -> Picture:
     return result
 
 
-def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce: bool) -> tuple[Picture, Frame]:
+def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce: bool) -> tuple[Pixels, Frame]:
     """The file's picture on its canvas, and its frame. `reduce` allows decoding a JPEG at reduced size.
 
     Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
@@ -114,7 +114,7 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce:
 
 def read_window(
     path: str, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str
-) -> tuple[Picture, Frame]:
+) -> tuple[Pixels, Frame]:
     """The window of the file's picture that `choose` picks by its size, stretched over the whole canvas; its frame.
 
     A JPEG whose window is far larger than the canvas is decoded at reduced size.
@@ -134,8 +134,8 @@ def read_window(
 
 
 def stretch(
-    image: Picture, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str = ""
-) -> tuple[Picture, Frame]:
+    image: Pixels, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str = ""
+) -> tuple[Pixels, Frame]:
     """`window` of `image` over the whole canvas; its frame. `image` is of `size` or smaller (decoded at reduced
     size)."""
     (h, w), (height, width), (top, left, bottom, right) = size, canvas.size, window
@@ -263,7 +263,7 @@ def _unreadable(source: _Source) -> InputError:
     )
 
 
-def _resize(image: Picture, size: tuple[int, int], kind: str) -> Picture:
+def _resize(image: Pixels, size: tuple[int, int], kind: str) -> Pixels:
     """(h, w, 3) uint8 -> (*size, 3) by one of the kinds that CanvasConfig.resize describes."""
     (h, w), (new_h, new_w) = image.shape[:2], size
     if kind == "darknet":
