@@ -1,6 +1,6 @@
 """A scene of 20,000 x 20,000 px from file to boxes: time, memory, and every object exactly once.
 
-    python benchmarks/bench_big_picture.py [--sides 10000 20000] [--boxes 100000]
+    python benchmarks/bench_big_image.py [--sides 10000 20000] [--boxes 100000]
 
 Writes made scenes (tiled GeoTIFF, 25 objects for every million px: 10,000 at 20,000 px) into a temporary folder and
 looks at them through windows of 600 px with 20 % overlap and a stub detector that answers with the truth of each

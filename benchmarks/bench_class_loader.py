@@ -1,9 +1,9 @@
-"""Pictures a second of one core: our loader for classifiers against torchvision's ImageFolder with the same changes.
+"""Images a second of one core: our loader for classifiers against torchvision's ImageFolder with the same changes.
 
-    python benchmarks/bench_class_loader.py [--pictures DIR]
+    python benchmarks/bench_class_loader.py [--images DIR]
 
-Random windows of 8 to 100% of the picture to 224 x 224, mirroring, colour jitter 0.4 0.4 0.4 0.1, batches of 64.
-ImageFolder does all of it picture by picture with Pillow, as torchvision's own training script does; ours decodes at
+Random windows of 8 to 100% of the image to 224 x 224, mirroring, color jitter 0.4 0.4 0.4 0.1, batches of 64.
+ImageFolder does all of it image by image with Pillow, as torchvision's own training script does; ours decodes at
 reduced size and leaves everything random to `augment` on the training device. Without worker processes and with one
 thread, so that the processor time of this process is all there is to count, and work beside it disturbs little. The
 sides take turns, a few batches each (A B C A B C ...); a ratio is the median of those of the turns. The first compares
@@ -45,9 +45,9 @@ SIDE, BATCH, ROUNDS, BATCHES, NEEDED = 224, 64, 9, 3, 2.0
 COUNT = BATCHES * BATCH
 
 
-def folders_of(pictures: Path | None, root: Path) -> None:
+def folders_of(images: Path | None, root: Path) -> None:
     """Two classes under root/train: the JPEGs of a folder, as often as needed, or rendered ones of 500 x 375."""
-    sources = sorted(pictures.glob("*.jpg")) if pictures else []
+    sources = sorted(images.glob("*.jpg")) if images else []
     draw = np.random.default_rng(0)
     for number in range(COUNT):
         file = root / "train" / f"class{number % 2}" / f"{number}.jpg"
@@ -56,8 +56,8 @@ def folders_of(pictures: Path | None, root: Path) -> None:
             shutil.copyfile(sources[number % len(sources)], file)
             continue
         coarse = draw.integers(0, 255, (24, 32, 3)).astype(np.uint8)
-        picture = cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC) + draw.normal(0, 6, (375, 500, 3))
-        cv2.imwrite(str(file), np.clip(picture, 0, 255).astype(np.uint8))
+        image = cv2.resize(coarse, (500, 375), interpolation=cv2.INTER_CUBIC) + draw.normal(0, 6, (375, 500, 3))
+        cv2.imwrite(str(file), np.clip(image, 0, 255).astype(np.uint8))
 
 
 def image_folder(root: Path) -> "DataLoader[Any]":
@@ -75,7 +75,7 @@ def image_folder(root: Path) -> "DataLoader[Any]":
 
 
 def rate(batches: Iterable[Any], use: Callable[[Any], object] = lambda batch: batch) -> float:
-    """Pictures a second of processor time."""
+    """Images a second of processor time."""
     begin = time.process_time()
     for batch in batches:
         use(batch)
@@ -84,8 +84,8 @@ def rate(batches: Iterable[Any], use: Callable[[Any], object] = lambda batch: ba
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=Path, help="folder of JPEGs; none: rendered ones of 500 x 375")
-    given = parser.parse_args().pictures
+    parser.add_argument("--images", type=Path, help="folder of JPEGs; none: rendered ones of 500 x 375")
+    given = parser.parse_args().images
     tune_malloc()  # as the command line does, for both sides
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -115,12 +115,12 @@ def main() -> int:
         "date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "torch": torch.__version__,
         "opencv": cv2.__version__, "pillow": PIL.__version__, "cpu": cpu_name(), "threads": 1,
         "side": SIDE, "batch": BATCH, "rounds": ROUNDS,
-        "pictures": given.parent.name if given else "rendered, 500 x 375",
+        "images": given.parent.name if given else "rendered, 500 x 375",
     }  # fmt: skip
     print(json.dumps(about))
     for name, rates in runs.items():
         middle = round(statistics.median(rates), 1)
-        print(json.dumps({"what": name, "pictures_per_core_s": middle, "runs": [round(r, 1) for r in rates]}))
+        print(json.dumps({"what": name, "images_per_core_s": middle, "runs": [round(r, 1) for r in rates]}))
     ratios = {
         name: statistics.median(a / b for a, b in zip(runs[name], runs["ImageFolder"], strict=True))
         for name in ("loader", "loader and augment")

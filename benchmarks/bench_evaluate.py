@@ -1,6 +1,6 @@
-"""Seconds to score 5,000 pictures with 100 detections each, and the ratio to pycocotools on a share of them.
+"""Seconds to score 5,000 images with 100 detections each, and the ratio to pycocotools on a share of them.
 
-python benchmarks/bench_evaluate.py [PICTURES]
+python benchmarks/bench_evaluate.py [IMAGES]
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from boxwright.data.dataset import Sample
 from boxwright.metrics.coco import Metrics, score
 from boxwright.types import Detections
 
-PICTURES = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
-SHARE = min(250, PICTURES)  # pictures that pycocotools gets; its time grows with their number
-CLASSES, OBJECTS, FOUND = 80, 7, 100  # as in COCO val2017: 80 classes, 36,781 boxes in 5,000 pictures
+IMAGES = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
+SHARE = min(250, IMAGES)  # images that pycocotools gets; its time grows with their number
+CLASSES, OBJECTS, FOUND = 80, 7, 100  # as in COCO val2017: 80 classes, 36,781 boxes in 5,000 images
 
 
-def made(pictures: int) -> tuple[list[Sample], list[Detections]]:
+def made(images: int) -> tuple[list[Sample], list[Detections]]:
     """Truth, and detections of which about a third lie near it."""
     rng = np.random.default_rng(0)
     samples, found = [], []
-    for index in range(pictures):
+    for index in range(images):
         low, side = rng.uniform(0, 400, (OBJECTS, 2)), rng.uniform(10, 200, (OBJECTS, 2))
         boxes, labels = np.concatenate([low, low + side], 1).astype(np.float32), rng.integers(0, CLASSES, OBJECTS)
         samples.append(
@@ -85,7 +85,7 @@ def theirs(samples: list[Sample], found: list[Detections]) -> tuple[list[float],
 
 
 def main() -> None:
-    samples, found = made(PICTURES)
+    samples, found = made(IMAGES)
     _, seconds = ours(samples, found)
     few = samples[:SHARE], found[:SHARE]
     metrics, our_share = ours(*few)
@@ -93,9 +93,9 @@ def main() -> None:
     apart = max(abs(a - b) for a, b in zip(metrics.summary.values(), stats, strict=True))
     versions = f"hotcoco {hotcoco.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     print(f"{date.today()}  {versions}  {os.cpu_count()} x {platform.processor() or platform.machine()}")
-    print(f"{PICTURES} pictures x {FOUND} detections: {seconds:.2f} s")
+    print(f"{IMAGES} images x {FOUND} detections: {seconds:.2f} s")
     print(
-        f"{SHARE} pictures: boxwright {our_share:.2f} s, pycocotools {their_share:.2f} s, "
+        f"{SHARE} images: boxwright {our_share:.2f} s, pycocotools {their_share:.2f} s, "
         f"{their_share / our_share:.0f} times; numbers differ by at most {apart:.1e}"
     )
 

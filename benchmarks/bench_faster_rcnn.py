@@ -4,7 +4,7 @@
 
 Three networks with ResNet-50 and the same weights: torchvision's, ours without deformable layers, ours with them. A
 train step is forward, loss, backward and SGD; predicting is everything from the canvas to boxes after suppression. The
-first stages and all of batch norm are frozen in all three. Pictures have the canvas's size, so that torchvision neither
+first stages and all of batch norm are frozen in all three. Images have the canvas's size, so that torchvision neither
 shrinks nor pads them.
 
 The cost of the deformable layers: each of the 13, with the input that it gets in the network, against an ordinary
@@ -47,7 +47,7 @@ import torchvision  # noqa: E402 (must come after `load`)
 from torchvision.models import detection  # noqa: E402
 
 PLAIN, DEFORMABLE = "faster_rcnn_r50_coco_torchvision", "faster_rcnn_r50_dcn_coco_standard"
-CLASSES, OBJECTS = 80, 8  # of COCO; objects a picture, of which COCO has 7.3 on average
+CLASSES, OBJECTS = 80, 8  # of COCO; objects an image, of which COCO has 7.3 on average
 RATE = 1e-6  # so small that all keep their weights, and with them the same proposals
 Work = Callable[[], object]
 
@@ -185,7 +185,7 @@ def told(times: dict[str, list[float]]) -> bool:
 
 
 def made(batch: int, height: int, width: int) -> tuple[Tensor, Batch]:
-    """Pictures of coarse noise, in [0, 1], and boxes of 16 to 300 px."""
+    """Images of coarse noise, in [0, 1], and boxes of 16 to 300 px."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch, 3, height // 16, width // 16, generator=draw)
     images = nn.functional.interpolate(coarse, (height, width), mode="bilinear")

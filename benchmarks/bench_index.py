@@ -1,8 +1,8 @@
 """Seconds and memory to open COCO's largest label file: the first time, and from its index.
 
-    python benchmarks/bench_index.py [--pictures N]
+    python benchmarks/bench_index.py [--images N]
 
-Writes a JSON as large as COCO 2017's train labels (118,287 pictures, 860,001 boxes with outlines, some 450 MB) into a
+Writes a JSON as large as COCO 2017's train labels (118,287 images, 860,001 boxes with outlines, some 450 MB) into a
 temporary folder, always the same bytes. Then fresh processes open it: once without an index, which makes one, and
 three times with it. Seconds are those of `open_dataset`, and of the whole process with its start and imports; memory is
 the largest resident size of that process. Prints lines of JSON; ends with 1 when the first opening takes 30 s or more,
@@ -26,7 +26,7 @@ import numpy as np
 
 from bench_loader import cpu_name
 
-PICTURES, BOXES_A_PICTURE, ROUNDS, PART = 118_287, 860_001 / 118_287, 3, 4096
+IMAGES, BOXES_A_IMAGE, ROUNDS, PART = 118_287, 860_001 / 118_287, 3, 4096
 NEEDED_S, NEEDED_LATER_S, NEEDED_LATER_MB = 30.0, 1.0, 300.0
 # VmHWM, because the peak that getrusage tells is never below that of the process which started this one.
 OPEN = """
@@ -41,13 +41,13 @@ print(seconds, int(peak) * 1024 / 1e6, len(data), len(data.rows), "torch" in sys
 """
 
 
-def entries(pictures: int) -> Iterator[tuple[str, str]]:
-    """The texts of `images` and `annotations`, some thousand pictures at a time."""
+def entries(example_images: int) -> Iterator[tuple[str, str]]:
+    """The texts of `images` and `annotations`, some thousand images at a time."""
     draw = np.random.default_rng(2017)
-    total, number = round(pictures * BOXES_A_PICTURE), 0
-    counts = draw.multinomial(total, draw.dirichlet(np.full(pictures, 0.9)))
-    for first in range(0, pictures, PART):
-        numbers = range(first, min(first + PART, pictures))
+    total, number = round(example_images * BOXES_A_IMAGE), 0
+    counts = draw.multinomial(total, draw.dirichlet(np.full(example_images, 0.9)))
+    for first in range(0, example_images, PART):
+        numbers = range(first, min(first + PART, example_images))
         images = [
             {
                 "license": 3, "file_name": f"{n:012d}.jpg", "coco_url": f"http://images.example/train2017/{n:012d}.jpg",
@@ -73,8 +73,8 @@ def entries(pictures: int) -> Iterator[tuple[str, str]]:
         yield json.dumps(images)[1:-1], json.dumps(annotations)[1:-1]
 
 
-def write(folder: Path, pictures: int) -> Path:
-    """The JSON, and one of its pictures: enough for the folder to be found."""
+def write(folder: Path, example_images: int) -> Path:
+    """The JSON, and one of its images: enough for the folder to be found."""
     (folder / "annotations").mkdir()
     (folder / "train2017").mkdir()
     (folder / "train2017" / f"{0:012d}.jpg").touch()
@@ -82,7 +82,7 @@ def write(folder: Path, pictures: int) -> Path:
     parts = []
     with file.open("w") as opened:
         opened.write('{"info": {}, "licenses": [], "annotations": [')
-        for number, (images, annotations) in enumerate(entries(pictures)):
+        for number, (images, annotations) in enumerate(entries(example_images)):
             parts.append(images)
             opened.write(", " * (number > 0 and bool(annotations)) + annotations)
         categories = json.dumps([{"supercategory": "thing", "id": i, "name": f"class {i}"} for i in range(1, 81)])
@@ -93,18 +93,18 @@ def write(folder: Path, pictures: int) -> Path:
 def opened(file: Path, cache: Path) -> tuple[float, float, float, str]:
     """Seconds of the opening and of the whole fresh process, its MB, and what it found."""
     begin = time.perf_counter()
-    seconds, peak, pictures, boxes, torch = subprocess.run(
+    seconds, peak, example_images, boxes, torch = subprocess.run(
         [sys.executable, "-c", OPEN, str(file), str(cache)], capture_output=True, text=True, check=True, timeout=600
     ).stdout.split()
     whole = time.perf_counter() - begin
-    return float(seconds), whole, float(peak), f"{pictures} pictures, {boxes} boxes, torch imported: {torch}"
+    return float(seconds), whole, float(peak), f"{example_images} images, {boxes} boxes, torch imported: {torch}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="fewer, to try it out")
+    parser.add_argument("--images", type=int, default=IMAGES, help="fewer, to try it out")
     with tempfile.TemporaryDirectory() as folder:
-        file, cache = write(Path(folder), parser.parse_args().pictures), Path(folder) / "cache"
+        file, cache = write(Path(folder), parser.parse_args().images), Path(folder) / "cache"
         size = file.stat().st_size / 1e6
         first = opened(file, cache)
         later = [opened(file, cache) for _ in range(ROUNDS)]

@@ -1,10 +1,10 @@
-"""Pictures a second: our loader against a plain mosaic pipeline with OpenCV, one picture at a time.
+"""Images a second: our loader against a plain mosaic pipeline with OpenCV, one image at a time.
 
-    python benchmarks/bench_loader.py [--pictures DIR]
+    python benchmarks/bench_loader.py [--images DIR]
 
-Both feed batches of 16 at 640 x 640 from two worker processes. Ours decodes each picture once, letterboxes it on a
-uint8 canvas and leaves everything random to `augment` on the training device; the plain pipeline decodes four pictures
-for each result, pastes them on a 1280 canvas, warps, changes colours and mirrors, all in the worker. The runs take
+Both feed batches of 16 at 640 x 640 from two worker processes. Ours decodes each image once, letterboxes it on a
+uint8 canvas and leaves everything random to `augment` on the training device; the plain pipeline decodes four images
+for each result, pastes them on a 1280 canvas, warps, changes colors and mirrors, all in the worker. The runs take
 turns (A B A B ...), and medians are compared. The last ratio adds `augment` with mosaic on this CPU to our side, where
 it competes with the workers; on a GPU it costs them nothing. Prints lines of JSON; ends with 1 below 3x.
 """
@@ -37,7 +37,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "bccd" / "images"
 
 @dataclass
 class Item:
-    """A picture with eight boxes of its left half, each 32 px on a side."""
+    """An image with eight boxes of its left half, each 32 px on a side."""
 
     image_id: int
     path: str
@@ -49,7 +49,7 @@ class Item:
 
 
 class PlainMosaic:
-    """The usual way: __getitem__ makes one finished training picture (3, 640, 640) float32 and its boxes."""
+    """The usual way: __getitem__ makes one finished training image (3, 640, 640) float32 and its boxes."""
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
@@ -63,35 +63,35 @@ class PlainMosaic:
         cx, cy = draw.integers(SIZE // 2, 3 * SIZE // 2, 2).tolist()
         boxes = []
         for tile, chosen in enumerate([index, *draw.integers(len(self.items), size=3)]):
-            picture = cv2.imread(self.items[chosen].path)
-            scale = SIZE / max(picture.shape[:2])
+            image = cv2.imread(self.items[chosen].path)
+            scale = SIZE / max(image.shape[:2])
             kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
             if scale != 1:
-                picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=kind)
-            h, w = picture.shape[:2]
+                image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=kind)
+            h, w = image.shape[:2]
             left, top = cx - (w if tile in (0, 2) else 0), cy - (h if tile in (0, 1) else 0)
             x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + w, 2 * SIZE), min(top + h, 2 * SIZE)
-            canvas[y1:y2, x1:x2] = picture[y1 - top : y2 - top, x1 - left : x2 - left]
+            canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
             boxes.append(self.items[chosen].boxes * scale + np.float32([left, top, left, top]))
         scale, (dx, dy) = draw.uniform(0.1, 1.9), draw.uniform(0.4, 0.6, 2) * SIZE
         matrix = np.array([[scale, 0, dx - scale * SIZE], [0, scale, dy - scale * SIZE], [0, 0, 1]])
-        picture = cv2.warpPerspective(canvas, matrix, (SIZE, SIZE), borderValue=(114, 114, 114))
+        image = cv2.warpPerspective(canvas, matrix, (SIZE, SIZE), borderValue=(114, 114, 114))
         rows = np.concatenate(boxes) * scale + np.tile(matrix[:2, 2], 2)
-        picture = change_colours(picture, draw)
+        image = change_colors(image, draw)
         if draw.random() < 0.5:
-            picture, rows = (
-                picture[:, ::-1],
+            image, rows = (
+                image[:, ::-1],
                 np.stack([SIZE - rows[:, 2], rows[:, 1], SIZE - rows[:, 0], rows[:, 3]], 1),
             )
-        planes = np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1)).astype(np.float32) / 255
+        planes = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)).astype(np.float32) / 255
         return torch.from_numpy(planes), torch.from_numpy(rows.clip(0, SIZE))
 
 
-def change_colours(picture: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndarray[Any, Any]:
+def change_colors(image: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndarray[Any, Any]:
     """Hue, saturation and value by look-up tables, on uint8 BGR."""
     factor, levels = draw.uniform(-1, 1, 3) * [0.015, 0.7, 0.4] + 1, np.arange(256)
     tables = (levels * factor[0] % 180, np.clip(levels * factor[1], 0, 255), np.clip(levels * factor[2], 0, 255))
-    channels = cv2.split(cv2.cvtColor(picture, cv2.COLOR_BGR2HSV))
+    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
     changed = [cv2.LUT(c, t.astype(np.uint8)) for c, t in zip(channels, tables, strict=True)]
     return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR)
 
@@ -101,7 +101,7 @@ def one_thread(number: int) -> None:
 
 
 def rate(batches: Any, use: Callable[[Any], object]) -> float:
-    """Pictures a second over BATCHES batches, after two that start the workers."""
+    """Images a second over BATCHES batches, after two that start the workers."""
     begin, iterator = 0.0, iter(batches)
     for number in range(BATCHES + 2):
         if number == 2:
@@ -113,25 +113,25 @@ def rate(batches: Any, use: Callable[[Any], object]) -> float:
     return result
 
 
-def pictures_in(folder: Path, rendered: Path) -> list[Path]:
+def images_in(folder: Path, rendered: Path) -> list[Path]:
     """The folder's JPEGs, or rendered ones of 640 x 480 where it is absent."""
     if folder.is_dir():
         return sorted(folder.glob("*.jpg"))
     draw = np.random.default_rng(0)
     for number in range(64):
         coarse = draw.integers(0, 255, (24, 32, 3)).astype(np.uint8)
-        picture = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
-        noise = draw.normal(0, 6, picture.shape)
-        cv2.imwrite(str(rendered / f"{number}.jpg"), np.clip(picture + noise, 0, 255).astype(np.uint8))
+        image = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC)
+        noise = draw.normal(0, 6, image.shape)
+        cv2.imwrite(str(rendered / f"{number}.jpg"), np.clip(image + noise, 0, 255).astype(np.uint8))
     return sorted(rendered.glob("*.jpg"))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=Path, default=SHARED, help="folder of JPEGs")
-    folder = parser.parse_args().pictures
+    parser.add_argument("--images", type=Path, default=SHARED, help="folder of JPEGs")
+    folder = parser.parse_args().images
     with tempfile.TemporaryDirectory() as rendered:
-        paths = pictures_in(folder, Path(rendered))
+        paths = images_in(folder, Path(rendered))
         count = (BATCHES + 4) * BATCH  # two batches to warm up, two prefetched
         items = [Item(i, str(paths[i % len(paths)])) for i in range(count)]
         published = recipe.load("yolov3_640_coco")
@@ -160,13 +160,11 @@ def main() -> int:
         "date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(), "torch": torch.__version__,
         "opencv": cv2.__version__, "cpu": cpu_name(), "threads": torch.get_num_threads(), "workers": WORKERS,
         "size": SIZE, "batch": BATCH, "rounds": ROUNDS,
-        "pictures": str(folder.parent.name if folder.is_dir() else "rendered, 640 x 480"),
+        "images": str(folder.parent.name if folder.is_dir() else "rendered, 640 x 480"),
     }  # fmt: skip
     print(json.dumps(about))
     for name, rates in runs.items():
-        print(
-            json.dumps({"what": name, "pictures_per_s": round(middle[name], 1), "runs": [round(r, 1) for r in rates]})
-        )
+        print(json.dumps({"what": name, "images_per_s": round(middle[name], 1), "runs": [round(r, 1) for r in rates]}))
     ratio = middle["loader"] / middle["plain mosaic"]
     print(json.dumps({"ratio": "loader / plain mosaic", "value": round(ratio, 2), "needed": NEEDED}))
     both = middle["loader and augment"] / middle["plain mosaic"]

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_memory.py [--recipe NAME] [--batch 64] [--steps 6] [--pairs 3]
 
-Forward and backward on random pictures of the recipe's size, in a process of its own each time; the two kinds take
+Forward and backward on random images of the recipe's size, in a process of its own each time; the two kinds take
 turns. Prints seconds a step (median) and the largest size of the process.
 """
 

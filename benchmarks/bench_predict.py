@@ -1,12 +1,12 @@
-"""`boxwright predict` over a folder of pictures, end to end, against the bare network in the same backend.
+"""`boxwright predict` over a folder of images, end to end, against the bare network in the same backend.
 
-    python benchmarks/bench_predict.py [--weights FILE] [--recipe NAME] [--pictures DIR] [--count 200] [--rounds 5]
+    python benchmarks/bench_predict.py [--weights FILE] [--recipe NAME] [--images DIR] [--count 200] [--rounds 5]
                                        [--runtimes torch onnxruntime openvino] [--device cpu]
 
 End to end: files in, detections.json out (no drawing), with decoding, resizing, suppression and writing. Bare: the
 network alone on the same canvases, ready in memory, in batches of the recipe's size, both ways that a backend has: a
 plain loop in which all cores look at one batch, and with the cores shared out, the next batches waiting. All in turns;
-medians. By default YOLOv3-tiny and YOLOv3 at 416 with random weights, which find next to nothing, on made pictures of
+medians. By default YOLOv3-tiny and YOLOv3 at 416 with random weights, which find next to nothing, on made images of
 640 x 480 px as JPEG. Every runtime that is installed is measured.
 """
 
@@ -53,7 +53,7 @@ def in_turns(rounds: int, *tasks: Callable[[], object]) -> list[list[float]]:
     return times
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     """Blurred noise at several scales: JPEGs of some 140 KB, as photographs of this size are."""
     draw = np.random.default_rng(0)
     for index in range(count):
@@ -76,10 +76,10 @@ def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
     target.write["float32"](graph, file, card.to_text())
 
 
-def measure(alone: Predictor[Any], loaded: Predictor[Any], pictures: Path, out: Path, rounds: int, count: int) -> None:
+def measure(alone: Predictor[Any], loaded: Predictor[Any], images: Path, out: Path, rounds: int, count: int) -> None:
     """alone: the same network as `loaded`, with all cores at one batch."""
     batch = loaded.recipe.predict.batch
-    files = sorted(pictures.iterdir())[:count]
+    files = sorted(images.iterdir())[:count]
     placed = [loaded.preprocess(file) for file in files]
     groups = [placed[start : start + batch] for start in range(0, len(placed), batch)]
     assert isinstance(loaded.pipeline, CanvasPipeline)
@@ -106,7 +106,7 @@ def measure(alone: Predictor[Any], loaded: Predictor[Any], pictures: Path, out: 
     for warm_up in (loop, shared, lambda _: whole(batch)):
         warm_up(1)
     *bare, end = in_turns(rounds, loop, shared, whole)
-    print(f"{loaded.recipe.name} {loaded.backend.name}, batch {batch}, {len(files)} pictures:", end=" ")  # type: ignore[union-attr]
+    print(f"{loaded.recipe.name} {loaded.backend.name}, batch {batch}, {len(files)} images:", end=" ")  # type: ignore[union-attr]
     print(f"end to end {statistics.median(end):.2f} s", end="")
     for what, seconds in zip(("loop", "shared cores"), bare, strict=True):
         ratios = sorted(e / b for e, b in zip(end, seconds, strict=True))
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="in place of random ones")
     parser.add_argument("--recipe", help="of random weights, or of weights that do not carry their own")
-    parser.add_argument("--pictures", help="a folder, in place of made ones")
+    parser.add_argument("--images", help="a folder, in place of made ones")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
@@ -131,10 +131,10 @@ def main() -> None:
     print(f", {torch.cuda.get_device_name(words.device)}" if words.device.startswith("cuda") else "")
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        pictures = Path(words.pictures) if words.pictures else root / "pictures"
-        if not words.pictures:
-            pictures.mkdir()
-            write_pictures(pictures, words.count)
+        images = Path(words.images) if words.images else root / "images"
+        if not words.images:
+            images.mkdir()
+            write_images(images, words.count)
         for name in [words.recipe] if words.weights or words.recipe else RECIPES:
             weights = words.weights or str(root / "random.safetensors")
             if not words.weights:
@@ -150,7 +150,7 @@ def main() -> None:
                 alone = load(source, given, words.device, backend=runtime)
                 running = RuntimeOptions(alone.recipe.predict.batch, fuse=True)
                 loaded = load(source, given, words.device, backend=runtime, running=running)
-                measure(alone, loaded, pictures, root / "out", words.rounds, words.count)
+                measure(alone, loaded, images, root / "out", words.rounds, words.count)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-COLOURS = {"blue": (220, 60, 40), "green": (40, 200, 60), "red": (40, 60, 220)}  # BGR
+COLORS = {"blue": (220, 60, 40), "green": (40, 200, 60), "red": (40, 60, 220)}  # BGR
 SMALL = {
     "model.last": "plain",
     "model.init_std": 0,
@@ -24,13 +24,13 @@ RECIPE = "tiny_darknet_cifar10"
 
 
 def write(root: Path, counts: dict[str, int], side: int = 40) -> Path:
-    """`root`/SPLIT/CLASS with so many pictures of each class in each split: noise of the class's colour."""
+    """`root`/SPLIT/CLASS with so many images of each class in each split: noise of the class's color."""
     draw = np.random.default_rng(3)
     for split, count in counts.items():
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
                 noise = draw.normal(0, 25, (side, side + 8, 3))
-                cv2.imwrite(str(folder / f"{number}.png"), np.clip(noise + colour, 0, 255).astype(np.uint8))
+                cv2.imwrite(str(folder / f"{number}.png"), np.clip(noise + color, 0, 255).astype(np.uint8))
     return root

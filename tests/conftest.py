@@ -29,7 +29,7 @@ PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 
 @pytest.fixture(scope="session")
 def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder: 12 pictures to train on and 4 to validate, 96 x 96 px, 1 to 3 filled rectangles of two classes."""
+    """A COCO folder: 12 images to train on and 4 to validate, 96 x 96 px, 1 to 3 filled rectangles of two classes."""
     root = tmp_path_factory.mktemp("tiny_coco")
     (root / "annotations").mkdir()
     draw = np.random.default_rng(5)
@@ -37,16 +37,16 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / split).mkdir()
         images, annotations = [], []
         for image_id in range(1, count + 1):
-            picture = draw.integers(90, 130, (96, 96, 3)).astype(np.uint8)
+            image = draw.integers(90, 130, (96, 96, 3)).astype(np.uint8)
             for _ in range(draw.integers(1, 4)):
                 label, (w, h) = int(draw.integers(2)), draw.integers(16, 40, 2).tolist()
                 x, y = int(draw.integers(0, 96 - w)), int(draw.integers(0, 96 - h))
-                picture[y : y + h, x : x + w] = PALETTE[label]
+                image[y : y + h, x : x + w] = PALETTE[label]
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": image_id, "category_id": (3, 7)[label],
                      "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
                 )  # fmt: skip
-            cv2.imwrite(str(root / split / f"{image_id}.png"), picture)
+            cv2.imwrite(str(root / split / f"{image_id}.png"), image)
             images.append({"id": image_id, "file_name": f"{image_id}.png", "height": 96, "width": 96})
         categories = [{"id": 3, "name": "blue"}, {"id": 7, "name": "red"}]
         labels = {"images": images, "annotations": annotations, "categories": categories}

@@ -13,7 +13,7 @@ NAMES = ("red", "green", "blue")
 
 
 class Rectangles(nn.Module):
-    """Every patch where one colour stands out by half the range; its score is the share of its box it fills."""
+    """Every patch where one color stands out by half the range; its score is the share of its box it fills."""
 
     inputs = ("images",)
     raw_names = ("images",)
@@ -60,7 +60,7 @@ def rectangles_predictor(**changes):
 
 
 def scene(height, width, boxes, labels):
-    """A dark picture with a filled rectangle for each xyxy box."""
+    """A dark image with a filled rectangle for each xyxy box."""
     image = np.full((height, width, 3), 20, np.uint8)
     for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
         image[y1:y2, x1:x2] = 0

@@ -71,7 +71,7 @@ def card_of(model, chosen, kind="raw", outputs=None):
     return Metadata(chosen, kind, "float32", outputs or tuple(model.raw_names), fingerprint(model), bw.__version__)
 
 
-def pictures(count=3):
+def example_images(count=3):
     draw = np.random.default_rng(3)
     return [draw.integers(0, 256, (50 + 9 * i, 90 - 7 * i, 3)).astype(np.uint8) for i in range(count)]
 
@@ -79,7 +79,7 @@ def pictures(count=3):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """model, recipe, and a folder with one.onnx, two.onnx (two images at a time), any.onnx (any number), one.xml,
-    whole.onnx (from picture to boxes) and w.safetensors."""
+    whole.onnx (from image to boxes) and w.safetensors."""
     folder = tmp_path_factory.mktemp("files")
     chosen = plan(predict__threshold=LOW)
     model = network(chosen)
@@ -111,12 +111,12 @@ FILES = [
 
 @pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize(("file", "runtime"), FILES)
-def test_three_pictures_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
+def test_three_images_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
     model, chosen, folder = made
-    theirs = Predictor(model, chosen)(pictures())
+    theirs = Predictor(model, chosen)(example_images())
     loaded = bw.load(folder / file, backend=runtime, running=RuntimeOptions(together))
     assert loaded.backend.name == runtime
-    ours = loaded(pictures())
+    ours = loaded(example_images())
     assert min(map(len, theirs)) > 5
     for a, b in zip(ours, theirs, strict=True):
         assert_same_detections(a, b, threshold=LOW, score=1e-5, box=1e-3)
@@ -129,13 +129,13 @@ def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, 
     loaded = bw.load(made[2] / file, backend=runtime)
     there = pickle.loads(pickle.dumps(loaded))
     assert there.backend.name == runtime
-    for a, b in zip(there(pictures()), loaded(pictures()), strict=True):
+    for a, b in zip(there(example_images()), loaded(example_images()), strict=True):
         assert len(a) > 5
         assert torch.allclose(a.boxes, b.boxes, atol=1e-3)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_raw_tensors_in_order_for_any_number_of_pictures(made, runtime):
+def test_raw_tensors_in_order_for_any_number_of_images(made, runtime):
     model, _, folder = made
     for file, shape in (("one.onnx", 1), ("two.onnx", 2), ("any.onnx", None)):
         opened, metadata = open_runtime(folder / file, runtime)
@@ -280,7 +280,7 @@ def test_files_and_words_that_cannot_be_used(made, tmp_path, capfd, file, words,
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("kind", "shape"), [("FLOAT", [5]), ("INT64", [1, 3, 64, 64]), ("FLOAT", None)])
-def test_a_model_that_takes_no_pictures(tmp_path, runtime, kind, shape):
+def test_a_model_that_takes_no_images(tmp_path, runtime, kind, shape):
     ends = [onnx.helper.make_tensor_value_info(end, getattr(onnx.TensorProto, kind), shape) for end in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
@@ -293,9 +293,9 @@ def test_files_of_classifiers_answer_like_the_weights(tmp_path):
     chosen = recipe.load("tiny_darknet_cifar10", {"data.canvas.size": [32, 32]})
     model = network(chosen)
     onnx_file.write(raw_graph(model, chosen), tmp_path / "c.onnx", card_of(model, chosen).to_text())
-    plain = bw.Predictor(model, chosen)(pictures())
+    plain = bw.Predictor(model, chosen)(example_images())
     for runtime in ("onnxruntime", "openvino"):
-        for a, b in zip(bw.load(tmp_path / "c.onnx", backend=runtime)(pictures()), plain, strict=True):
+        for a, b in zip(bw.load(tmp_path / "c.onnx", backend=runtime)(example_images()), plain, strict=True):
             assert_same_classes(by_label(a), by_label(b), score=1e-5)
 
 
@@ -304,7 +304,7 @@ def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_co
     model, chosen, folder = made
     loaded = bw.load(folder / "whole.onnx", backend=runtime)
     inside = chosen.with_overrides({"evaluate.nms": chosen.predict.nms.model_dump()})
-    for a, b in zip(loaded(pictures()), Predictor(model, chosen)(pictures()), strict=True):
+    for a, b in zip(loaded(example_images()), Predictor(model, chosen)(example_images()), strict=True):
         assert len(b) > 5
         assert a.size == b.size
         assert_same_detections(a, b, threshold=LOW, score=1e-4, box=0.05)
@@ -315,7 +315,7 @@ def test_a_complete_file_answers_and_is_evaluated_like_the_weights(made, tiny_co
 
 
 class Fixed(base.Runtime):
-    """Three rows for every picture, the last of them empty."""
+    """Three rows for every image, the last of them empty."""
 
     name, channels_last = "fixed", False
 
@@ -334,29 +334,29 @@ def complete(chosen, batch=1, **overrides):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_complete_file_for_several_pictures_gets_pictures_of_different_sizes_one_by_one(batch):
-    found = complete(plan(predict__threshold=0.5), batch)(pictures(3))
+def test_a_complete_file_for_several_images_gets_images_of_different_sizes_one_by_one(batch):
+    found = complete(plan(predict__threshold=0.5), batch)(example_images(3))
     assert [one.labels.tolist() for one in found] == [[1, 0]] * 3
 
 
 def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
     chosen = plan(predict__threshold=0.5)
     predictor = complete(chosen)
-    found = predictor(pictures(1)[0])
+    found = predictor(example_images(1)[0])
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
     assert found.labels.tolist() == [1, 0]
     assert found.size == (50, 90)
-    assert predictor(pictures(1)[0], threshold=0.7).labels.tolist() == [1]
-    assert predictor(pictures(1)[0], classes=["blue"]).scores.tolist() == pytest.approx([0.6])
+    assert predictor(example_images(1)[0], threshold=0.7).labels.tolist() == [1]
+    assert predictor(example_images(1)[0], classes=["blue"]).scores.tolist() == pytest.approx([0.6])
     assert predictor.recipe.evaluate.threshold == 0.5
     lowest = plan(predict__threshold=0.0)
     # rows that stand for nothing stay out at any threshold
-    assert complete(lowest)(pictures(1)[0]).labels.tolist() == [1, 0]
+    assert complete(lowest)(example_images(1)[0]).labels.tolist() == [1, 0]
     with pytest.raises(InputError, match=r"threshold: found 0.3, the file has 0.5 inside; .*--raw"):
-        predictor(pictures(1)[0], threshold=0.3)
+        predictor(example_images(1)[0], threshold=0.3)
     with pytest.raises(InputError, match=r"nms: found .* it is inside the file"):
-        predictor(pictures(1)[0], iou=0.9)
-    assert complete(chosen, predict__threshold=0.7)(pictures(1)[0]).labels.tolist() == [1]
+        predictor(example_images(1)[0], iou=0.9)
+    assert complete(chosen, predict__threshold=0.7)(example_images(1)[0]).labels.tolist() == [1]
     for words, message in (
         ({"predict__threshold": 0.3}, "threshold: found 0.3, the file has 0.5 inside"),
         ({"predict__nms__iou": 0.9}, "nms: found .* it is inside the file"),
@@ -370,7 +370,7 @@ def test_what_a_complete_file_has_decided_cannot_be_asked_for_otherwise():
 
 def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
     _, _, folder = made
-    image = cv2.cvtColor(pictures(1)[0], cv2.COLOR_RGB2BGR)
+    image = cv2.cvtColor(example_images(1)[0], cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(tmp_path / "p.png"), image)
     rows = {}
     for file, runtime in (("w.safetensors", "auto"), ("one.onnx", "onnxruntime"), ("one.xml", "auto")):
@@ -389,7 +389,7 @@ def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
             cli.main(words)
         assert leaving.value.code == 0
         assert [path.name for path in out.iterdir()] == ["detections.json"]
-        (row,) = json.loads((out / "detections.json").read_text())["pictures"]
+        (row,) = json.loads((out / "detections.json").read_text())["images"]
         assert row["drawn"] is None
         rows[file] = [(one["label"], *one["box"]) for one in row["detections"]]
     first, *others = rows.values()
@@ -400,7 +400,7 @@ def test_the_verbs_take_exported_files(made, tmp_path, tiny_coco, capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main(["evaluate", str(folder / "one.xml"), "--data", str(tiny_coco), "--out", str(tmp_path / "eval")])
     assert leaving.value.code == 0
-    assert json.loads((tmp_path / "eval/metrics.json").read_text())["pictures"] == 4
+    assert json.loads((tmp_path / "eval/metrics.json").read_text())["images"] == 4
 
 
 class Rendezvous(base.Runtime):
@@ -419,7 +419,7 @@ class Rendezvous(base.Runtime):
             return self.network(*inputs)
 
 
-def test_streams_share_the_pictures_and_the_cores(two_threads):
+def test_streams_share_the_images_and_the_cores(two_threads):
     model = network(plan())
     streams = Rendezvous(model, RuntimeOptions(5).streams())
     images = torch.rand(5, 3, SIDE, SIDE)
@@ -440,21 +440,21 @@ def test_streams_share_the_pictures_and_the_cores(two_threads):
 
 
 @pytest.mark.parametrize(
-    ("cores", "pictures", "step", "streams"),
+    ("cores", "images", "step", "streams"),
     [
         (1, 8, None, 1), (2, 8, None, 2), (7, 8, None, 7), (8, 99, None, 8), (10, 8, None, 5), (12, 8, None, 6),
         (13, 8, None, 1), (64, 8, None, 8), (8, 1, None, 1), (8, 3, None, 2), (8, 8, 4, 2), (8, 8, 8, 1), (8, 2, 8, 1),
     ],
 )  # fmt: skip
-def test_no_core_and_no_stream_is_left_without_pictures(cores, pictures, step, streams, monkeypatch):
+def test_no_core_and_no_stream_is_left_without_images(cores, example_images, step, streams, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert RuntimeOptions(pictures).streams(step) == streams
+    assert RuntimeOptions(example_images).streams(step) == streams
 
 
 @pytest.mark.parametrize(
     ("file", "runtime"), [("any.onnx", "onnxruntime"), ("any.onnx", "openvino"), ("w.safetensors", "torch")]
 )
-def test_for_many_pictures_every_core_is_a_lane(made, file, runtime, two_threads):
+def test_for_many_images_every_core_is_a_lane(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
     for together, streams in ((4, 2), (1, 1)):
@@ -485,28 +485,28 @@ def predicted(predictor, files):
     return stream.predict_all(predictor, files, predictor.args(), batch=batch)
 
 
-def grey_pictures(folder, greys):
+def gray_images(folder, grays):
     files = []
-    for index, grey in enumerate(greys):
+    for index, gray in enumerate(grays):
         files.append(folder / f"{index}.png")
-        cv2.imwrite(str(files[-1]), np.full((40, 40, 3), grey, np.uint8))
+        cv2.imwrite(str(files[-1]), np.full((40, 40, 3), gray, np.uint8))
     return files
 
 
-def test_streams_take_pictures_from_file_to_answer_beside_each_other(tmp_path, two_threads):
-    """Each waits for the other where the network is, so the pictures are read by both before."""
+def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two_threads):
+    """Each waits for the other where the network is, so the images are read by both before."""
     chosen = plan(predict__batch=4)
     model = network(chosen)
-    files = grey_pictures(tmp_path, range(100, 109))
+    files = gray_images(tmp_path, range(100, 109))
     streams = Rendezvous(model, 2)
     cv2.setNumThreads(2)
     predictor = Predictor(model, chosen, backend=streams)
     placing, opencv = [], []
 
-    def preprocess(picture, number, **options):
+    def preprocess(example_image, number, **options):
         placing.append(threading.get_ident())
         opencv.append(cv2.getNumThreads())
-        return Predictor.preprocess(predictor, picture, number, **options)
+        return Predictor.preprocess(predictor, example_image, number, **options)
 
     predictor.preprocess = preprocess
     found = predicted(predictor, files)
@@ -533,7 +533,7 @@ def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, streams, step,
 
 
 @pytest.mark.parametrize("place", ["cuda", "cpu"])
-def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_path):
+def test_images_are_read_and_answered_beside_an_accelerator_only(place, tmp_path):
     """There the answers to batch 1 wait until the network is at batch 2, and the network on batch 1 until batch 2 is
     read; on a CPU all of whose cores look at one batch, batch 2 is not begun before batch 1 is answered."""
     read, second = threading.Event(), threading.Event()
@@ -542,23 +542,23 @@ def test_pictures_are_read_and_answered_beside_an_accelerator_only(place, tmp_pa
     class Waiting(Predictor):
         turn = 0
 
-        def preprocess(self, picture, number=0, **options):
+        def preprocess(self, example_image, number=0, **options):
             if number == 1:
                 read.set()
-            return super().preprocess(picture, number, **options)
+            return super().preprocess(example_image, number, **options)
 
-        def forward(self, pictures):
+        def forward(self, example_images):
             self.turn += 1
             if self.turn == 2:
                 second.set()
             assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().forward(pictures)
+            return super().forward(example_images)
 
-        def postprocess(self, raw, pictures, args):
+        def postprocess(self, raw, example_images, args):
             assert second.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().postprocess(raw, pictures, args)
+            return super().postprocess(raw, example_images, args)
 
-    files = grey_pictures(tmp_path, (100, 200))
+    files = gray_images(tmp_path, (100, 200))
     waiting = Waiting(network(chosen), chosen, place)
     waiting.pipeline.device = torch.device("cpu")  # the accelerator is in name only
     found = predicted(waiting, files)
@@ -573,7 +573,7 @@ def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_befo
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     predictor = Predictor(model, chosen, backend=Rendezvous(model, 2))
-    predicted(predictor, grey_pictures(tmp_path, range(100, 112)))
+    predicted(predictor, gray_images(tmp_path, range(100, 112)))
     assert modes == [False] * 12
     assert model.training
 
@@ -621,7 +621,7 @@ def test_bench_exports_what_weights_need(made, tmp_path, two_threads):
     assert report.absent == {}
 
 
-def test_the_best_number_of_pictures_is_the_one_of_least_time_for_each(tmp_path):
+def test_the_best_number_of_images_is_the_one_of_least_time_for_each(tmp_path):
     rows = (bench.Row("a", {1: 8.0, 4: 5.0, 8: 6.0}, {1: 9.0, 4: 6.0}), bench.Row("b", {1: 2.0, 4: 2.5}, {1: 3.0}))
     assert [row.best for row in rows] == [4, 1]
     lines = str(bench.Report(rows, {}, {}, tmp_path / "bench.png")).splitlines()

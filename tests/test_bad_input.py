@@ -134,7 +134,7 @@ WRONG_LABELS: dict[str, tuple[Callable[[Tree], None], str]] = {
     "unknown image": (lambda tree: tree["annotations"][0].update(image_id=12345), "12345"),
     "duplicate box": (lambda tree: tree["annotations"].append(tree["annotations"][0] | {"id": 9999}), "9999"),
     "size unlike the file": (lambda tree: tree["images"][0].update(width=99), "99"),
-    "missing picture": (lambda tree: tree["images"][0].update(file_name="gone.jpg"), "gone.jpg"),
+    "missing image": (lambda tree: tree["images"][0].update(file_name="gone.jpg"), "gone.jpg"),
 }
 
 
@@ -182,7 +182,7 @@ def test_no_such_split(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse(capsys, "data", "check", "data", "--split", "tset", told=("tset",))
 
 
-def test_too_few_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "demo", "--data", "data", *SETTINGS, "--set", "train.batch=64"]
     before = listing(place)
     assert run(*words) == 2
@@ -191,30 +191,30 @@ def test_too_few_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {Path(name).name for name in made} <= {"recipe.yaml"}
 
 
-# --- pictures
+# --- images
 
 
-def _grey16(path: str) -> None:
+def _gray16(path: str) -> None:
     cv2.imwrite(path, (np.arange(48 * 64).reshape(48, 64) * 20).astype(np.uint16))
 
 
 UNUSUAL: dict[str, Callable[[str], object]] = {
     "one_pixel.png": lambda path: Image.new("RGB", (1, 1), (9, 99, 200)).save(path),
     "thin.png": lambda path: Image.new("RGB", (300, 1), (9, 99, 200)).save(path),
-    "grey.jpg": lambda path: Image.new("L", (64, 48), 90).save(path),
-    "grey.png": lambda path: Image.new("L", (64, 48), 90).save(path),
-    "sixteen.png": _grey16,
+    "gray.jpg": lambda path: Image.new("L", (64, 48), 90).save(path),
+    "gray.png": lambda path: Image.new("L", (64, 48), 90).save(path),
+    "sixteen.png": _gray16,
     "sixteen_rgb.png": lambda path: cv2.imwrite(path, np.full((48, 64, 3), 30000, np.uint16)),
     "cmyk.jpg": lambda path: Image.new("CMYK", (64, 48), (10, 200, 30, 0)).save(path),
     "alpha.png": lambda path: Image.new("RGBA", (64, 48), (10, 200, 30, 128)).save(path),
-    "grey_alpha.png": lambda path: Image.new("LA", (64, 48), (90, 128)).save(path),
+    "gray_alpha.png": lambda path: Image.new("LA", (64, 48), (90, 128)).save(path),
     "palette.png": lambda path: Image.new("P", (64, 48), 3).save(path),
     "black_and_white.png": lambda path: Image.new("1", (64, 48), 1).save(path),
 }
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_picture_works(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_image_works(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     UNUSUAL[name](name)
     assert run("predict", "w.safetensors", name, "--out", "found") == 0
     assert capsys.readouterr().err == ""
@@ -237,7 +237,7 @@ def _bomb(path: str) -> None:
 
 
 BROKEN: dict[str, Callable[[str], object]] = {
-    "text.jpg": lambda path: Path(path).write_text("dear picture, " * 50),
+    "text.jpg": lambda path: Path(path).write_text("dear image, " * 50),
     "zero.png": lambda path: Path(path).write_bytes(b""),
     "cut.jpg": _cut,
     "cut.png": _cut,
@@ -247,9 +247,7 @@ BROKEN: dict[str, Callable[[str], object]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_picture_is_told_and_the_others_go_on(
-    name: str, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_image_is_told_and_the_others_go_on(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BROKEN[name](name)
     assert run("predict", "w.safetensors", name, "good.png", "--out", "found") == 1
     out, error = capsys.readouterr()
@@ -259,11 +257,11 @@ def test_broken_picture_is_told_and_the_others_go_on(
     assert sorted(file.name for file in Path("found").iterdir()) == ["detections.json", "good.png"]
     tree = json.loads(Path("found/detections.json").read_text())
     assert list(tree["failed"]) == [name]
-    assert [row["file"] for row in tree["pictures"]] == ["good.png"]
+    assert [row["file"] for row in tree["images"]] == ["good.png"]
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name.endswith(".jpg")])
-def test_broken_picture_in_a_data_set(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_image_in_a_data_set(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BROKEN[name]("data/images/000001.jpg")
     assert run("data", "check", "data") == 1
     assert "000001.jpg" in capsys.readouterr().out
@@ -413,7 +411,7 @@ def test_output_that_cannot_be_written(place: Path, capsys: pytest.CaptureFixtur
     refuse(capsys, "demo", "--out", "occupied", told=("occupied",))
 
 
-def test_pictures_are_not_drawn_over_their_originals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_not_drawn_over_their_originals(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse(capsys, "predict", "w.safetensors", "good.png", "--out", ".", told=("good.png",))
 
 

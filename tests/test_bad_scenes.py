@@ -96,7 +96,7 @@ def test_a_scene_that_is_missing(dota: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_scene_that_is_damaged(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("dota/val/images/P1.png").write_text("no picture")
+    Path("dota/val/images/P1.png").write_text("no image")
     refuse(capsys, "data", "tile", "dota", "-o", "others", "--split", "val", told=("P1.png",))
 
 
@@ -141,7 +141,7 @@ def test_tiff_with_16_bits_or_4_bands(bands: int, kind: str, place: Path, capsys
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(("bands", "kind"), [(3, "float32"), (2, "uint8"), (7, "uint16")])
-def test_tiff_that_is_no_picture(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tiff_that_is_no_image(bands: int, kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiff("scene.tif", bands, kind, photometric="MINISBLACK")
     assert run("predict", "w.safetensors", "scene.tif", "good.png", "--tile", "64", "--out", "found") == 1
     out, error = capsys.readouterr()
@@ -149,7 +149,7 @@ def test_tiff_that_is_no_picture(bands: int, kind: str, place: Path, capsys: pyt
     assert "scene.tif" in line
     assert "Traceback" not in error
     tree = json.loads(Path("found/detections.json").read_text())
-    assert [row["file"] for row in tree["pictures"]] == ["good.png"]
+    assert [row["file"] for row in tree["images"]] == ["good.png"]
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -1,4 +1,4 @@
-"""Small files that decode to much: sizes are asked before memory is taken, and pictures share what there is."""
+"""Small files that decode to much: sizes are asked before memory is taken, and images share what there is."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
             budget._most()
 
 
-def test_pictures_wait_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_wait_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "MOST_PIXELS", 100)
     shared, under_way, most = budget.Budget(), [0], [0]
     lock = threading.Lock()
@@ -109,18 +109,18 @@ def test_a_batch_has_no_more_pixels_in_memory_than_allowed(
     monkeypatch.setattr(budget, "MOST_PIXELS", 12_000)
     at_once: list[int] = []
 
-    def forward(pictures):
-        at_once.append(sum(picture.frame.size[0] * picture.frame.size[1] for picture in pictures))
-        return type(predictor).forward(predictor, pictures)
+    def forward(images):
+        at_once.append(sum(image.frame.size[0] * image.frame.size[1] for image in images))
+        return type(predictor).forward(predictor, images)
 
     predictor.forward = forward  # type: ignore[method-assign]
     done = output.predict_to_folder(predictor, [tmp_path / "in"], tmp_path / "out", draw=draw)
-    assert done.pictures == 7
+    assert done.images == 7
     assert at_once == [12_000, 12_000]
 
 
 @pytest.mark.parametrize("path", ["fifo", "/dev/zero", "folder"])
-def test_what_never_ends_is_no_picture(path: str, tmp_path: Path) -> None:
+def test_what_never_ends_is_no_image(path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     place = str(tmp_path / path)
@@ -137,7 +137,7 @@ def test_pillow_keeps_its_own_limit(tmp_path: Path) -> None:
 
 
 def hold(lock: Any, both: Any, pixels: int, now: Any, most: Any) -> None:
-    """A loader process that has a picture of so many pixels in memory for a while."""
+    """A loader process that has an image of so many pixels in memory for a while."""
     budget.budget.share(2, lock)
     both.wait(60)
     with budget.budget.taken(pixels):
@@ -150,7 +150,7 @@ def hold(lock: Any, both: Any, pixels: int, now: Any, most: Any) -> None:
 
 
 @pytest.mark.parametrize(("pixels", "together"), [(budget.MOST_PIXELS, 1), (budget.MOST_PIXELS // 2, 2)])
-def test_loader_processes_have_large_pictures_one_at_a_time(pixels: int, together: int) -> None:
+def test_loader_processes_have_large_images_one_at_a_time(pixels: int, together: int) -> None:
     context = torch.multiprocessing.get_context("spawn")
     lock, now, most = context.Lock(), context.Value("i", 0), context.Value("i", 0)
     both = context.Barrier(2)
@@ -165,7 +165,7 @@ def test_loader_processes_have_large_pictures_one_at_a_time(pixels: int, togethe
 
 
 def test_a_loader_shares_the_budget_with_its_workers(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And works where every picture is a large one."""
+    """And works where every image is a large one."""
     monkeypatch.setattr(budget, "MOST_PIXELS", 96 * 96)
     loader = Loader(open_dataset(tiny_coco, "train"), CANVAS, 2, workers=2, shuffle=False)
     start = loader._loader.worker_init_fn

@@ -19,27 +19,27 @@ ORACLES = Path(__file__).parent / "oracles" / "preprocess"
 
 
 def waves(seed: int, h: int, w: int) -> Pixels:
-    """The oracles' test picture: sines and a little noise, (h, w, 3) uint8."""
+    """The oracles' test image: sines and a little noise, (h, w, 3) uint8."""
     draw, (y, x) = np.random.default_rng(seed), np.mgrid[:h, :w].astype(np.float64)
-    picture = np.zeros((h, w, 3))
+    image = np.zeros((h, w, 3))
     for channel in range(3):
         for _ in range(4):
             (fx, fy), phase = draw.uniform(0.005, 0.09, 2), draw.uniform(0, 6.28)
-            picture[..., channel] += np.sin(fx * x + fy * y + phase)
-    picture += draw.normal(0, 0.15, (h, w, 3))
-    picture -= picture.min()
-    return (picture / picture.max() * 255).astype(np.uint8)
+            image[..., channel] += np.sin(fx * x + fy * y + phase)
+    image += draw.normal(0, 0.15, (h, w, 3))
+    image -= image.min()
+    return (image / image.max() * 255).astype(np.uint8)
 
 
 def smooth(h: int, w: int) -> Pixels:
-    """A picture that JPEG keeps nearly as it is."""
+    """An image that JPEG keeps nearly as it is."""
     small = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
 
 
-def encode(picture: Pixels, kind: str, mode: str = "RGB", **options: object) -> bytes:
+def encode(image: Pixels, kind: str, mode: str = "RGB", **options: object) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
+    Image.fromarray(image).convert(mode).save(file, kind, **options)  # type: ignore[arg-type]
     return file.getvalue()
 
 
@@ -63,9 +63,9 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
     canvas = CanvasConfig(size=(640, 640), fit="letterbox", fill=114, resize="area")
     frame = frame_for((h, w), canvas, 0)
     np.testing.assert_allclose(frame.scale, oracle[f"letterbox.{index}.hw_scale"])
-    # the engine's pads are halves of a pixel; it puts the picture where these round down
+    # the engine's pads are halves of a pixel; it puts the image where these round down
     np.testing.assert_array_equal(frame.offset, np.floor(oracle[f"letterbox.{index}.hw_pad"]))
-    placed = place(waves(31 + index, h, w), frame, canvas)  # the engine's picture is BGR, as it reads its own files
+    placed = place(waves(31 + index, h, w), frame, canvas)  # the engine's image is BGR, as it reads its own files
     stride = int(oracle[f"letterbox.{index}.stride"])
     np.testing.assert_array_equal(placed[..., ::-1].ravel()[::stride], oracle[f"letterbox.{index}.sub"])
     given = placed.transpose(2, 0, 1).astype(np.float32) / 255
@@ -74,7 +74,7 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
 
 @pytest.mark.parametrize("index", range(4))
 def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
-    """Pixels 1 stands upright and is resized twice. The oracle has whole pictures as mean, deviation, least, most."""
+    """Pixels 1 stands upright and is resized twice. The oracle has whole images as mean, deviation, least, most."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     h, w, *factors = oracle[f"eval.{index}.image_shape"].tolist()
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
@@ -100,12 +100,12 @@ def test_training_boxes_meet_the_mindspore_zoo() -> None:
 
 def test_corner_by_hand() -> None:
     """333 x 641 on 96 x 160: the width is the tighter side, and 333 * 160 / 641 = 83.1."""
-    canvas, picture = CanvasConfig(size=(96, 160), fit="corner", fill=7), waves(5, 333, 641)
+    canvas, image = CanvasConfig(size=(96, 160), fit="corner", fill=7), waves(5, 333, 641)
     frame = frame_for((333, 641), canvas, 0)
     assert frame.scale == (83 / 333, 160 / 641)
     assert frame.offset == (0, 0)
-    placed = place(picture, frame, canvas)
-    np.testing.assert_array_equal(placed[:83], cv2.resize(picture, (160, 83), interpolation=cv2.INTER_LINEAR))
+    placed = place(image, frame, canvas)
+    np.testing.assert_array_equal(placed[:83], cv2.resize(image, (160, 83), interpolation=cv2.INTER_LINEAR))
     assert (placed[83:] == 7).all()
     assert frame_for((641, 333), canvas, 0).scale == (96 / 641, 50 / 333)  # 333 * 96 / 641 = 49.9
 
@@ -136,12 +136,12 @@ def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     settings = {"size": (96, 96), "fit": "torchvision_corner", "short_side": 64, "long_side": 93, "resize": "float"}
-    canvas, picture = CanvasConfig.model_validate(settings), waves(1, *size)
-    given = torch.from_numpy(picture).permute(2, 0, 1).float()
+    canvas, image = CanvasConfig.model_validate(settings), waves(1, *size)
+    given = torch.from_numpy(image).permute(2, 0, 1).float()
     wanted, _ = GeneralizedRCNNTransform(64, 93, [0, 0, 0], [1, 1, 1])([given])
     frame = frame_for(size, canvas, 0)
     assert frame.content == pytest.approx((0, 0, *reversed(wanted.image_sizes[0])))
-    placed = place(picture, frame, canvas)
+    placed = place(image, frame, canvas)
     height, width = wanted.image_sizes[0]
     theirs = wanted.tensors[0, :, :height, :width].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(placed[:height, :width], theirs, atol=0.02)
@@ -180,11 +180,11 @@ def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str
 
 @pytest.mark.parametrize(("factor", "size"), [(2, (240, 320)), (4, (120, 159)), (8, (60, 80)), (1, (241, 320))])
 def test_jpeg_is_decoded_small_where_the_canvas_allows(tmp_path: Path, factor: int, size: tuple[int, int]) -> None:
-    picture = smooth(480, 640)
-    (tmp_path / "a.jpg").write_bytes(encode(picture, "JPEG", quality=95))
+    image = smooth(480, 640)
+    (tmp_path / "a.jpg").write_bytes(encode(image, "JPEG", quality=95))
     small = read_image(tmp_path / "a.jpg", size)
     assert small.shape == (480 // factor, 640 // factor, 3)
-    average = cv2.resize(picture, (640 // factor, 480 // factor), interpolation=cv2.INTER_AREA)
+    average = cv2.resize(image, (640 // factor, 480 // factor), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - average).mean() < 3
     assert read_image(tmp_path / "a.jpg").shape == (480, 640, 3)
 
@@ -228,10 +228,10 @@ def test_kinds_of_files_meet_pillow(tmp_path: Path, name: str) -> None:
 
 
 def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
-    picture = smooth(20, 30)
-    clear = np.dstack([picture, np.zeros((20, 30), np.uint8)])
+    image = smooth(20, 30)
+    clear = np.dstack([image, np.zeros((20, 30), np.uint8)])
     Image.fromarray(clear).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -250,11 +250,11 @@ HUGE = b"IHDR" + (1_000_000).to_bytes(4, "big") * 2 + PNG[24:29]  # declares a s
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"this is no picture\n" * 20, "not a readable picture"),
-        (JPEG[: len(JPEG) // 2], "not a readable picture"),
-        (JPEG[:40], "not a readable picture"),
-        (PNG[: len(PNG) // 2], "not a readable picture"),
-        (PNG[:-12], "not a readable picture"),
+        (b"this is no image\n" * 20, "not a readable image"),
+        (JPEG[: len(JPEG) // 2], "not a readable image"),
+        (JPEG[:40], "not a readable image"),
+        (PNG[: len(PNG) // 2], "not a readable image"),
+        (PNG[:-12], "not a readable image"),
         (PNG[:12] + HUGE + zlib.crc32(HUGE).to_bytes(4, "big") + PNG[33:], "1000000 x 1000000 px, more than"),
         (None, "cannot be read"),
     ],

@@ -192,7 +192,7 @@ def test_folder_without_weights(tmp_path: Path, tiny: Recipe) -> None:
         ("x.pt", b"PK\x03\x04 and no more", "torch"),
         ("x.pth", b"text", "torch"),
         ("x.onnx", b"whatever it is", "not a weights file"),
-        ("x.jpg", b"\xff\xd8\xff\xe0 a picture", "not a weights file"),
+        ("x.jpg", b"\xff\xd8\xff\xe0 an image", "not a weights file"),
     ],
 )
 def test_broken_files(tmp_path: Path, tiny: Recipe, name: str, content: bytes, message: str) -> None:

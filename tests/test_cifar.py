@@ -85,7 +85,7 @@ def test_both_forms_hold_the_same(folder: Path) -> None:
     assert Path(sample.path).name.startswith("data_batch_2")
     assert sample.path.endswith("[0]")
     assert sample.pixels is not None
-    np.testing.assert_array_equal(sample.picture(), truth(range(5))[1][RECORDS].transpose(1, 2, 0))
+    np.testing.assert_array_equal(sample.image(), truth(range(5))[1][RECORDS].transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
@@ -249,7 +249,7 @@ def test_a_label_out_of_range(tmp_path: Path, form: str) -> None:
     [
         ({"data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
         ({"labels": [0, "x"], "data": np.zeros((2, 3072), np.uint8)}, "labels: needed a list"),
-        ({"labels": [0, 1, 2], "data": np.zeros((2, 3072), np.uint8)}, "3 labels for 2 pictures"),
+        ({"labels": [0, 1, 2], "data": np.zeros((2, 3072), np.uint8)}, "3 labels for 2 images"),
         ({"labels": [0, 1], "data": np.zeros((2, 3000), np.uint8)}, "shape (records, 3072)"),
         ({"labels": [0, 1], "data": np.zeros((2, 3072), np.int8)}, "shape (records, 3072)"),
         ({"labels": [0, 1], "data": np.asfortranarray(np.zeros((2, 3072), np.uint8))}, "shape (records, 3072)"),

@@ -1,4 +1,4 @@
-"""Pictures with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; what is refused."""
+"""Images with classes: folders, ImageNet as downloaded, boxes cut out; crops equal to the zoo's; what is refused."""
 
 import json
 import shutil
@@ -31,18 +31,18 @@ ORACLE = np.load(Path(__file__).parent / "oracles" / "tinydarknet" / "eval_prepr
 TENCH, GOLDFISH, KIT_FOX = "n01440764", "n01443537", "n02119789"  # ImageNet's numbers 449, 450 and 1
 
 
-def picture(file: Path, grey: int, size: tuple[int, int] = (20, 30)) -> None:
+def example_image(file: Path, gray: int, size: tuple[int, int] = (20, 30)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), np.full((*size, 3), grey, np.uint8))
+    cv2.imwrite(str(file), np.full((*size, 3), gray, np.uint8))
 
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Two classes; the grey of a picture is 100 for cats and 200 for dogs, and 1 more for each further one."""
+    """Two classes; the gray of an image is 100 for cats and 200 for dogs, and 1 more for each further one."""
     for split, count in (("train", 3), ("val", 2)):
         for number in range(count):
-            picture(tmp_path / "pets" / split / "cat" / f"{number}.png", 100 + number)
-            picture(tmp_path / "pets" / split / "dog" / "deeper" / f"{number}.JPG", 200 + number)
+            example_image(tmp_path / "pets" / split / "cat" / f"{number}.png", 100 + number)
+            example_image(tmp_path / "pets" / split / "dog" / "deeper" / f"{number}.JPG", 200 + number)
     return tmp_path / "pets"
 
 
@@ -55,7 +55,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("index", range(3))
 def test_crop_meets_the_zoos_evaluation(index: int) -> None:
-    """The oracle holds the uint8 crop of MindSpore's pipeline: shorter side to 256, centre 224."""
+    """The oracle holds the uint8 crop of MindSpore's pipeline: shorter side to 256, center 224."""
     h, w = ORACLE[f"in_hw.{index}"].tolist()
     canvas = CanvasConfig(size=(224, 224), fit="crop", short_side=256)
     placed = place(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas)
@@ -75,7 +75,7 @@ def test_stretch_meets_the_zoos_cifar() -> None:
 
 @pytest.mark.parametrize(("size", "short"), [((40, 61), 24), ((61, 40), 0), ((33, 33), 30), ((10, 99), 0)])
 def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], short: int) -> None:
-    """A marked px of the picture is where the frame says."""
+    """A marked px of the image is where the frame says."""
     canvas = CanvasConfig(size=(24, 24), fit="crop", short_side=short)
     image = np.zeros((*size, 3), np.uint8)
     image[size[0] // 2 - 2 : size[0] // 2 + 3, size[1] // 2 - 2 : size[1] // 2 + 3] = 255
@@ -89,7 +89,7 @@ def test_a_crop_is_the_middle_and_its_frame_maps_boxes(size: tuple[int, int], sh
     np.testing.assert_allclose(frame.to_original(frame.to_canvas(middle)), middle, atol=1e-4)
 
 
-def test_a_crop_of_a_canvas_that_the_picture_does_not_cover_is_filled() -> None:
+def test_a_crop_of_a_canvas_that_the_image_does_not_cover_is_filled() -> None:
     canvas = CanvasConfig(size=(10, 30), fit="crop", fill=7)
     placed = place(np.full((20, 20, 3), 200, np.uint8), frame_for((20, 20), canvas, 0), canvas)
     assert (placed[:, 10:20] == 200).all()
@@ -104,7 +104,7 @@ def test_folders_are_classes(pets: Path) -> None:
     assert (train.names, train.kind, len(train)) == (("cat", "dog"), "folder", 6)
     assert train.counts().tolist() == [3, 3]
     for sample in train:
-        assert abs(int(sample.picture()[0, 0, 0]) // 100 - 1 - sample.label) == 0
+        assert abs(int(sample.image()[0, 0, 0]) // 100 - 1 - sample.label) == 0
     assert open_classes(pets / "train", "all").labels.tolist() == train.labels.tolist()
     assert train.subset([5, 0]).labels.tolist() == [1, 0]
     shutil.move(pets / "val", pets / "validation")
@@ -119,57 +119,57 @@ def test_a_detection_set_is_none(tiny_coco: Path) -> None:
 
 
 def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "images" / "1.png", 9)
+    example_image(tmp_path / "train" / "images" / "1.png", 9)
     (tmp_path / "train" / "labels").mkdir()
     (tmp_path / "classes.txt").write_text("a\n")
     assert not holds_classes(tmp_path)
 
 
 def test_splits_with_other_classes_are_refused(pets: Path) -> None:
-    picture(pets / "val" / "emu" / "1.png", 9)
+    example_image(pets / "val" / "emu" / "1.png", 9)
     for split in ("train", "val"):
         assert refusal(lambda split=split: open_classes(pets, split)).startswith(f"{pets / 'val' / 'emu'}: ")
     (pets / "train" / "emu").mkdir()
     assert open_classes(pets, "val").counts().tolist() == [2, 2, 1]
     said = refusal(lambda: open_classes(pets, "train"))  # nothing to learn it from
-    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no picture (1 such classes)")
+    assert said.startswith(f"{pets / 'train' / 'emu'}: holds no image (1 such classes)")
 
 
-def test_no_pictures_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
+def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
     assert "no split 'test'; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
         file.unlink()
-    assert "hold no picture" in refusal(lambda: open_classes(pets, "val"))
+    assert "hold no image" in refusal(lambda: open_classes(pets, "val"))
 
 
-def test_check_names_unreadable_unused_and_shared_pictures(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (pets / "train" / "cat" / "0.png").write_bytes(b"no picture")
+def test_check_names_unreadable_unused_and_shared_images(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pets / "train" / "cat" / "0.png").write_bytes(b"no image")
     (pets / "train" / "cat" / "notes.txt").write_text("x")
     (pets / "val" / "dog" / "same.png").symlink_to(pets / "train" / "cat" / "1.png")
     shutil.rmtree(pets / "val" / "cat")
     (pets / "val" / "cat").mkdir()
     found = check.check_folder(pets)
     assert [(one.kind, one.level) for one in found.findings] == [
-        ("unreadable_picture", "error"), ("not_a_picture", "note"), ("class_without_picture", "note"),
-        ("shared_picture", "note"),
+        ("unreadable_image", "error"), ("not_a_image", "note"), ("class_without_image", "note"),
+        ("shared_image", "note"),
     ]  # fmt: skip
     assert found.errors[0].file == str(pets / "train" / "cat" / "0.png")
     train = open_classes(pets, "train")
     report = class_check.check(train)
     kept = check.skip_bad(train, report)
     assert [kept.path(index) for index in range(len(kept))] == [train.path(index) for index in range(1, 6)]
-    assert report.left_out() == [f"left out the picture: {report.errors[0]}"]
+    assert report.left_out() == [f"left out the image: {report.errors[0]}"]
     with pytest.raises(SystemExit) as ended:
         main(["data", "check", str(pets), "--report", str(pets / "report.json")])
     assert ended.value.code == 1
-    assert "train: 6 pictures, 2 classes" in capsys.readouterr().out
-    assert json.loads((pets / "report.json").read_text())["checked"]["val"] == {"pictures": 3, "classes": 2}
+    assert "train: 6 images, 2 classes" in capsys.readouterr().out
+    assert json.loads((pets / "report.json").read_text())["checked"]["val"] == {"images": 3, "classes": 2}
 
 
 @pytest.mark.parametrize("size", [(100, 150), (37, 20), (30, 300)])
 def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
-    """Moments of area, aspect and place over many draws; whole px inside the picture. Very wide: the fallback."""
+    """Moments of area, aspect and place over many draws; whole px inside the image. Very wide: the fallback."""
     count = 4000
     config = ClassAugmentConfig(area=(0.08, 1.0))
     draw = np.random.default_rng(0)
@@ -181,8 +181,8 @@ def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tupl
 
     torch.manual_seed(0)
     params = v2.RandomResizedCrop.make_params
-    crop, picture = v2.RandomResizedCrop(8, (0.08, 1.0)), torch.zeros(3, *size)
-    drawn = [params(crop, [picture]) for _ in range(count)]
+    crop, example_image = v2.RandomResizedCrop(8, (0.08, 1.0)), torch.zeros(3, *size)
+    drawn = [params(crop, [example_image]) for _ in range(count)]
     theirs = np.array([[one["left"], one["top"], one["width"], one["height"]] for one in drawn], dtype=np.float64)
     ours = np.stack([left, top, right - left, bottom - top], axis=1)
     spread = theirs.std(0)
@@ -190,7 +190,7 @@ def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tupl
     np.testing.assert_allclose(ours.std(0), spread, rtol=0.08, atol=1e-6)
 
 
-def test_show_writes_pictures_with_their_class(pets: Path) -> None:
+def test_show_writes_images_with_their_class(pets: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["data", "show", str(pets), "--split", "val", "--out", str(pets / "shown"), "--count", "3"])
     assert ended.value.code == 0
@@ -199,7 +199,7 @@ def test_show_writes_pictures_with_their_class(pets: Path) -> None:
     assert shown[0].shape[0] > 320  # a line of text under 320 px
 
 
-def test_the_loader_gives_each_picture_its_label(pets: Path) -> None:
+def test_the_loader_gives_each_image_its_label(pets: Path) -> None:
     train = open_classes(pets, "train")
     loader = ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5)
     batches = list(loader.epoch(0))
@@ -207,7 +207,7 @@ def test_the_loader_gives_each_picture_its_label(pets: Path) -> None:
     seen = torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist()
     labels = torch.cat([batch.labels for batch in batches])
     assert labels.dtype == torch.int64
-    assert [grey // 100 - 1 for grey in seen] == labels.tolist()
+    assert [gray // 100 - 1 for gray in seen] == labels.tolist()
     assert sorted(seen) == [100, 101, 102, 200, 201, 202]
     assert [frame.size for frame in batches[0].frames] == [(20, 30)] * 3
     again = list(ClassLoader(train, CanvasConfig(size=(8, 8)), 3, seed=5, workers=1).epoch(0, skip=1))
@@ -230,7 +230,7 @@ def write_ramps(file: Path, size: tuple[int, int]) -> None:
 
 
 def places_shown(batch: ClassBatch) -> np.ndarray:
-    """(B, 2, H, W) picture px, across and down, that the canvases of ramps show."""
+    """(B, 2, H, W) image px, across and down, that the canvases of ramps show."""
     sizes = np.array([frame.size[::-1] for frame in batch.frames])[:, :, None, None]
     return batch.images[:, :2].numpy() / 255 * (sizes - 1) + 0.5
 
@@ -238,7 +238,7 @@ def places_shown(batch: ClassBatch) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "size"), [("png", (150, 200)), ("jpg", (150, 200)), ("jpg", (1600, 1200)), ("pixels", (150, 200))]
 )
-def test_the_loader_cuts_random_windows_out_of_the_whole_picture(
+def test_the_loader_cuts_random_windows_out_of_the_whole_image(
     tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
     """Each canvas shows what its frame says, mirrored in half the cases; large JPEGs are decoded at reduced size."""
@@ -251,8 +251,8 @@ def test_the_loader_cuts_random_windows_out_of_the_whole_picture(
     changes = ClassAugmentConfig(area=(0.08, 1.0), flip=0.5)
     (batch,) = ClassLoader(train, CanvasConfig(size=(side, side)), count, changes=changes).epoch(0)
     assert batch.images.shape == (count, 3, side, side)
-    centres = torch.arange(side) + 0.5
-    grid = torch.stack([centres.expand(side, -1), centres[:, None].expand(-1, side)]).flatten(1).T  # (x, y) px
+    centers = torch.arange(side) + 0.5
+    grid = torch.stack([centers.expand(side, -1), centers[:, None].expand(-1, side)]).flatten(1).T  # (x, y) px
     mirrored = 0
     for shown, frame in zip(places_shown(batch), batch.frames, strict=True):
         if shown[0, 0, 0] > shown[0, 0, -1]:
@@ -270,7 +270,7 @@ def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
     for number in range(9):
         write_ramps(pets / "train" / "cat" / f"ramp{number}.png", (40, 50))
     changes = ClassAugmentConfig(area=(0.1, 0.6), flip=0.5)
-    train = open_classes(pets, "train")  # 15 pictures
+    train = open_classes(pets, "train")  # 15 images
 
     def epoch(number: int, batch: int = 6, skip: int = 0, **order: int) -> list[ClassBatch]:
         loader = ClassLoader(train, CanvasConfig(size=(8, 8)), batch, changes=changes, **order)
@@ -286,7 +286,7 @@ def test_windows_are_a_function_of_seed_step_and_place(pets: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_loader_names_a_picture_that_cannot_be_read(pets: Path, workers: int) -> None:
+def test_the_loader_names_a_image_that_cannot_be_read(pets: Path, workers: int) -> None:
     (pets / "train" / "dog" / "deeper" / "1.JPG").write_bytes(b"")
     loader = ClassLoader(open_classes(pets, "train"), CanvasConfig(size=(8, 8)), 6, workers=workers)
     assert "1.JPG: is empty (0 bytes)" in refusal(lambda: list(loader.epoch(0)))
@@ -307,16 +307,16 @@ def test_augmentation_of_the_other_task_is_refused() -> None:
     both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.pad=4"]
     assert "area and pad both choose a window" in refusal(lambda: recipe.load("tiny_darknet_cifar10", both))
     both = ["train.class_augment.area=[0.1, 1]", "train.class_augment.canvas=[90, 90]"]
-    assert "canvas is for whole pictures" in refusal(lambda: recipe.load("tiny_darknet_imagenet_224", both))
+    assert "canvas is for whole images" in refusal(lambda: recipe.load("tiny_darknet_imagenet_224", both))
 
 
 @pytest.fixture(params=["", "ILSVRC/Data/CLS-LOC"])
 def imagenet(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
-    """A data set's root and the folder in it that holds train (two classes) and a flat val (two pictures)."""
+    """A data set's root and the folder in it that holds train (two classes) and a flat val (two images)."""
     inside = tmp_path / request.param
     for number, wordnet_id in enumerate((GOLDFISH, TENCH)):
-        picture(inside / "train" / wordnet_id / f"{wordnet_id}_1.JPEG", number)
-        picture(inside / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
+        example_image(inside / "train" / wordnet_id / f"{wordnet_id}_1.JPEG", number)
+        example_image(inside / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
     return tmp_path, inside
 
 
@@ -348,7 +348,7 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
     ids = list(names)
     assert ids.index(KIT_FOX) == 0
     assert (ids.index(TENCH), ids.index(GOLDFISH)) == (448, 449)
-    # The first five lines of the devkit's truth, and of Caffe's list of the same pictures.
+    # The first five lines of the devkit's truth, and of Caffe's list of the same images.
     for own, sorted_place in ((490, 65), (361, 970), (171, 230), (822, 809), (297, 516)):
         assert ids[own - 1] == sorted(ids)[sorted_place]
     assert tuple(names[one] for one in sorted(ids)) == recipe.class_names("imagenet")
@@ -360,7 +360,7 @@ def test_imagenet_names_are_those_of_recipes_in_both_orders() -> None:
         ("449\n1001\n", "line 2: '1001' names none of ImageNet's 1000 classes"),
         ("449\n0\n", "line 2: '0' names none"),
         ("449\ntench\n", "line 2: 'tench' names none"),
-        ("449\n", "says nothing of this picture"),
+        ("449\n", "says nothing of this image"),
         ("449\n1\n", f"says class {KIT_FOX}, which is not in train"),
     ],
 )
@@ -370,11 +370,11 @@ def test_imagenet_with_a_faulty_truth(imagenet: tuple[Path, Path], truth: str, s
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
     assert said in refusal(lambda: open_classes(root, "val"))
     shutil.rmtree(inside / "val")
-    picture(inside / "val" / "n99999999" / "1.JPEG", 1)
+    example_image(inside / "val" / "n99999999" / "1.JPEG", 1)
     assert "no folder for this class" in refusal(lambda: open_classes(root, "val"))
 
 
-def test_boxes_cut_out_are_the_pictures_own_pixels(tmp_path: Path) -> None:
+def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
     """A box is widened to whole px; what of it is outside, crowd regions and boxes outside altogether go."""
     image = smooth(40, 60)
     root = tmp_path / "boxes"
@@ -403,8 +403,8 @@ def test_boxes_cut_out_are_the_pictures_own_pixels(tmp_path: Path) -> None:
     assert (found.names, found.counts().tolist()) == (("blue", "red"), [1, 1])
     shutil.rmtree(out)
     said = class_crops.crop(root, out)
-    assert "train: 2 pictures from 1 (1 red, 1 blue)" in said
-    assert "left out: 1 crowd regions, 1 boxes without a px inside their picture" in said
+    assert "train: 2 images from 1 (1 red, 1 blue)" in said
+    assert "left out: 1 crowd regions, 1 boxes without a px inside their image" in said
     assert "is there already" in refusal(lambda: class_crops.crop(root, out))
 
 
@@ -425,20 +425,20 @@ def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Pa
     root, inside = imagenet
     (root / "val.txt").write_text(TRUTHS["val.txt"])
     for folder in (inside / "train", inside / "val", pets / "train"):
-        picture(folder / ".ipynb_checkpoints" / "1.png", 1)
-    picture(pets / "test" / ".thumbs" / "1.png", 1)
+        example_image(folder / ".ipynb_checkpoints" / "1.png", 1)
+    example_image(pets / "test" / ".thumbs" / "1.png", 1)
     assert splits(root) == ["train", "val"]
     assert open_classes(root, "val").labels.tolist() == [1, 0]
     assert splits(pets) == ["train", "val"]
-    picture(root / "bare" / ".thumbs" / "1.png", 1)
+    example_image(root / "bare" / ".thumbs" / "1.png", 1)
     assert not holds_classes(root / "bare")
     (inside / "train" / "tmp").mkdir()
     assert refusal(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
 
 
 def yolo(root: Path, split: str) -> Path:
-    """One picture with one box of the class `a`, in a split, or with "" in none."""
-    picture(root / "images" / split / "1.png", 9)
+    """One image with one box of the class `a`, in a split, or with "" in none."""
+    example_image(root / "images" / split / "1.png", 9)
     (root / "labels" / split).mkdir(parents=True)
     (root / "labels" / split / "1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (root / "classes.txt").write_text("a\n")
@@ -458,15 +458,15 @@ def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_c
     root = tmp_path / "both"
     shutil.copytree(tiny_coco, root)
     yolo(root, "train")
-    picture(root / "train" / "some" / "1.png", 9)
+    example_image(root / "train" / "some" / "1.png", 9)
     assert not holds_classes(root)
     assert "a set with boxes" in refusal(lambda: open_classes(root, "train"))
     assert "may be coco or yolo_txt; say which" in refusal(lambda: check.check_folder(root))
 
 
-def test_pictures_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
+def test_images_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:
     cat = pets / "train" / "cat"
-    picture(tmp_path / "elsewhere" / "far.png", 5)
+    example_image(tmp_path / "elsewhere" / "far.png", 5)
     (tmp_path / "elsewhere" / "back").symlink_to(cat)
     (cat / "more").symlink_to(tmp_path / "elsewhere")
     (cat / "again").symlink_to(cat / "more")
@@ -478,7 +478,7 @@ def test_pictures_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -
 
 def test_skipping_may_not_empty_a_class(pets: Path) -> None:
     for file in (pets / "train" / "cat").iterdir():
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])
     said = refusal(lambda: open_checked(tasks.of(loaded), loaded, True, Accelerator(cpu=True)))
-    assert "class cat has no picture left in train" in said
+    assert "class cat has no image left in train" in said

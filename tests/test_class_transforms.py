@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.batches import policies
-from boxwright.batches.class_transforms import augment, change_colour, look
+from boxwright.batches.class_transforms import augment, change_color, look
 from boxwright.errors import InputError
 from boxwright.images.canvas import frame_for, place
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 
 CANVAS = CanvasConfig(size=(24, 24))
-ROUNDING = 5e-6  # of a position below 24 px in float32, where neighbours may differ by 1
+ROUNDING = 5e-6  # of a position below 24 px in float32, where neighbors may differ by 1
 
 
 def batch_of(images: Tensor, size: tuple[int, int] | None = None) -> ClassBatch:
-    """Canvases as loaded; size: (height, width) px of the pictures before they were stretched."""
+    """Canvases as loaded; size: (height, width) px of the images before they were stretched."""
     own = size or (images.shape[2], images.shape[3])
     stretched = CanvasConfig(size=(images.shape[2], images.shape[3]))
     frames = tuple(frame_for(own, stretched, index) for index in range(len(images)))
@@ -58,13 +58,13 @@ def test_nothing_asked_nothing_changed() -> None:
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
 @pytest.mark.parametrize("size", [(60, 96), (96, 60)])
 def test_without_random_windows_it_is_seen_as_in_evaluation(fit: Any, size: tuple[int, int]) -> None:
-    """A smooth picture through the stretched canvas against the canvas of evaluation itself."""
+    """A smooth image through the stretched canvas against the canvas of evaluation itself."""
     y, x = np.mgrid[: size[0], : size[1]]
-    picture = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
+    image = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
     canvas = CanvasConfig(size=(48, 48), fit=fit, short_side=54 if fit == "crop" else 0, fill=9)
-    wanted = place(picture, frame_for(size, canvas, 0), canvas)
+    wanted = place(image, frame_for(size, canvas, 0), canvas)
     loaded = CanvasConfig(size=(60, 60))
-    stretched = torch.from_numpy(place(picture, frame_for(size, loaded, 0), loaded)).permute(2, 0, 1)[None]
+    stretched = torch.from_numpy(place(image, frame_for(size, loaded, 0), loaded)).permute(2, 0, 1)[None]
     found = changed(batch_of(stretched, size), canvas).images[0].permute(1, 2, 0) * 255
     rows = slice(None) if fit != "letterbox" else slice(10, 38)  # the last line beside the fill is blended otherwise
     columns = rows if size[0] > size[1] else slice(None)
@@ -75,7 +75,7 @@ def test_without_random_windows_it_is_seen_as_in_evaluation(fit: Any, size: tupl
 
 
 def test_a_window_is_the_cut_out_resized() -> None:
-    """F.interpolate of the cut itself: nothing of the neighbourhood is blended in at its edges."""
+    """F.interpolate of the cut itself: nothing of the neighborhood is blended in at its edges."""
     images = noise(2, 20).images
     windows = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the whole width
     found = look(images, windows, (13, 31), fill=0)
@@ -85,7 +85,7 @@ def test_a_window_is_the_cut_out_resized() -> None:
         torch.testing.assert_close(found[index], wanted.flip(-1) if index else wanted, atol=2e-5, rtol=0)
 
 
-def test_a_window_beyond_the_picture_shows_the_fill() -> None:
+def test_a_window_beyond_the_image_shows_the_fill() -> None:
     images = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
     found = look(images, torch.tensor([[-4.0, 0, 4, 8]]), (8, 8), fill=51)[0]
     torch.testing.assert_close(found[:, :, :4], torch.full((3, 8, 4), 0.2))
@@ -114,7 +114,7 @@ def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
                 continue
             break
         else:
-            pytest.fail(f"picture {index} is at no whole place")
+            pytest.fail(f"image {index} is at no whole place")
     assert len(seen) > 15
 
 
@@ -128,7 +128,7 @@ def test_flip_mirrors_half() -> None:
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_colours_are_torchvisions(v2: ModuleType, name: str) -> None:
+def test_colors_are_torchvisions(v2: ModuleType, name: str) -> None:
     images = noise(4).images.float() / 255
     amounts = torch.tensor([-0.4, 0.0, 0.1, 0.45]) if name == "hue" else torch.tensor([0.6, 1.0, 1.4, 0.0])
     wanted = torch.stack(
@@ -137,13 +137,13 @@ def test_colours_are_torchvisions(v2: ModuleType, name: str) -> None:
             for image, amount in zip(images, amounts.tolist(), strict=True)
         ]
     )
-    change_colour(images, name, amounts)
+    change_color(images, name, amounts)
     torch.testing.assert_close(images, wanted, atol=3e-6, rtol=0)
 
 
-def test_colour_order_changes_with_the_step_and_amounts_with_the_picture() -> None:
-    grey = batch_of(torch.full((2, 3, 24, 24), 100, dtype=torch.uint8))
-    levels = [changed(grey, step=step, brightness=0.4).images[:, 0, 0, 0] * 255 for step in range(300)]
+def test_color_order_changes_with_the_step_and_amounts_with_the_image() -> None:
+    gray = batch_of(torch.full((2, 3, 24, 24), 100, dtype=torch.uint8))
+    levels = [changed(gray, step=step, brightness=0.4).images[:, 0, 0, 0] * 255 for step in range(300)]
     drawn = torch.stack(levels)
     assert (drawn[:, 0] != drawn[:, 1]).all()
     assert 59.9 < drawn.min() < 64
@@ -169,7 +169,7 @@ def test_erased_rectangles_have_the_shares_asked_for() -> None:
     assert torch.equal(boxes, painted.sum((1, 2)))  # rectangles
 
 
-def test_cutout_reaches_out_of_the_picture() -> None:
+def test_cutout_reaches_out_of_the_image() -> None:
     batch = batch_of(torch.zeros(500, 3, 30, 30, dtype=torch.uint8))
     painted = changed(batch, CanvasConfig(size=(30, 30)), cutout=10, erase_color=(255, 255, 255)).images[:, 0] == 1
     sides = torch.stack([painted.any(1).sum(1), painted.any(2).sum(1)])
@@ -180,7 +180,7 @@ def test_cutout_reaches_out_of_the_picture() -> None:
     assert painted[:, -1].any()
 
 
-def test_mixup_blends_pictures_and_says_with_what() -> None:
+def test_mixup_blends_images_and_says_with_what() -> None:
     batch = noise(200)
     plain = batch.images.float() / 255
     result = changed(batch, mixup=0.6)

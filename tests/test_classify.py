@@ -34,7 +34,7 @@ from boxwright.tasks.classify import TASK
 from boxwright.types import ClassBatch
 from boxwright.weights.names.tiny_darknet import Names
 from small_run import ROUNDING, finish, furthest, lines, start, tensors
-from test_weights_oracles import undo_normalisation
+from test_weights_oracles import undo_normalization
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def labelled(labels: Tensor, **blend: Tensor) -> ClassBatch:
+def labeled(labels: Tensor, **blend: Tensor) -> ClassBatch:
     return ClassBatch(torch.zeros(len(labels), 3, 1, 1), labels, (), **blend)
 
 
@@ -70,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run long enough to know the colours."""
+    """A run long enough to know the colors."""
     changes = {"train.epochs": 6, "train.evaluate_every": 1, "train.batch": 8, "train.schedule.kind": "cosine"}
     changes |= {f"train.class_augment.{each}": 0 for each in ("cutout", "brightness", "contrast", "saturation")}
     return run(data, tmp_path_factory.mktemp("runs") / "finished", changes)
@@ -81,7 +81,7 @@ class TestLoss:
     def test_is_the_zoos(self, smoothing: float) -> None:
         with np.load(ZOO / "loss.npz") as oracle:
             logits = torch.from_numpy(oracle["logits"]).requires_grad_()
-            loss = cross_entropy(logits, labelled(torch.from_numpy(oracle["labels"]).long()), smoothing)
+            loss = cross_entropy(logits, labeled(torch.from_numpy(oracle["labels"]).long()), smoothing)
             loss.backward()
             assert loss.item() == pytest.approx(float(oracle[f"loss.smooth{smoothing}"]), rel=1e-6)
             torch.testing.assert_close(logits.grad, torch.from_numpy(oracle[f"grad.smooth{smoothing}"]))
@@ -94,17 +94,17 @@ class TestLoss:
         share = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9])
         hard = share[:, None] * F.one_hot(first, 7) + (1 - share[:, None]) * F.one_hot(second, 7)
         target = hard * (1 - smoothing) + (1 - hard) * smoothing / 6
-        ours = cross_entropy(logits, labelled(first, others=second, share=share), smoothing)
+        ours = cross_entropy(logits, labeled(first, others=second, share=share), smoothing)
         torch.testing.assert_close(ours, F.cross_entropy(logits, target))
-        alone = cross_entropy(logits, labelled(first), smoothing)
+        alone = cross_entropy(logits, labeled(first), smoothing)
         torch.testing.assert_close(alone, F.cross_entropy(logits, first, label_smoothing=smoothing * 7 / 6))
 
     def test_half_precision_and_large_logits(self) -> None:
         logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=torch.bfloat16)
-        assert cross_entropy(logits, labelled(torch.tensor([0])), 0.1).item() == pytest.approx(0.05 * 3e4, rel=0.01)
+        assert cross_entropy(logits, labeled(torch.tensor([0])), 0.1).item() == pytest.approx(0.05 * 3e4, rel=0.01)
 
     def test_one_class(self) -> None:
-        assert cross_entropy(torch.tensor([[3.0]]), labelled(torch.tensor([0])), 0.1).item() == 0
+        assert cross_entropy(torch.tensor([[3.0]]), labeled(torch.tensor([0])), 0.1).item() == 0
 
 
 def test_three_steps_are_the_zoos() -> None:
@@ -132,7 +132,7 @@ def test_three_steps_are_the_zoos() -> None:
             "steps": 3,
         }
         images = np.random.default_rng(0).standard_normal(oracle["input_shape"]).astype(np.float32)
-        images = torch.from_numpy(undo_normalisation(network, images))
+        images = torch.from_numpy(undo_normalization(network, images))
         batch = ClassBatch(images, torch.from_numpy(oracle["labels"]).long(), ())
         for step, bound in enumerate((1e-6, 1e-4, 2e-3)):
             optim.set_rates(optimizer, plan, step)
@@ -160,7 +160,7 @@ class TestRun:
 
     def test_classes_come_from_the_data(self, finished: Path) -> None:
         settings = recipes.load(finished / "recipe.yaml")
-        assert settings.data.names == tuple(class_folder.COLOURS)
+        assert settings.data.names == tuple(class_folder.COLORS)
         assert settings.model.classes == 3
 
     def test_the_recipes_order_of_the_same_classes_is_kept(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,22 +186,22 @@ class TestRun:
         for step, bound in enumerate((1e-4, 1e-3)):  # rounding grows quickly in a fresh network
             assert runs[1][step]["total"] == pytest.approx(runs[0][step]["total"], rel=bound)
 
-    def test_goes_on_only_with_the_same_pictures(self, data: Path, tmp_path: Path) -> None:
+    def test_goes_on_only_with_the_same_images(self, data: Path, tmp_path: Path) -> None:
         folder = run(data, tmp_path / "run", {"train.epochs": 1})
         other = shutil.copytree(data, tmp_path / "data")
         (other / "train" / "red" / "1.png").rename(other / "train" / "blue" / "9.png")
         with pytest.raises(InputError, match="images or labels have changed"):
             run(other, folder, {"train.epochs": 1}, resume=True)
         known = open_classes(data, "train")
-        relabelled = replace(known, labels=known.labels[::-1].copy())
+        relabeled = replace(known, labels=known.labels[::-1].copy())
         recipe = recipes.load(folder / "recipe.yaml")
-        assert TASK.fingerprint(relabelled, recipe) != TASK.fingerprint(known, recipe)
+        assert TASK.fingerprint(relabeled, recipe) != TASK.fingerprint(known, recipe)
         moved = shutil.copytree(data, tmp_path / "moved")
         run(moved, folder, {"train.epochs": 1}, resume=True)
 
-    def test_unreadable_pictures_stop_the_run_or_are_left_out(self, data: Path, tmp_path: Path) -> None:
+    def test_unreadable_images_stop_the_run_or_are_left_out(self, data: Path, tmp_path: Path) -> None:
         bad = shutil.copytree(data, tmp_path / "data")
-        (bad / "train" / "red" / "3.png").write_bytes(b"no picture")
+        (bad / "train" / "red" / "3.png").write_bytes(b"no image")
         with pytest.raises(InputError, match=r"1 faults in the labels and images .*red/3\.png.*--skip-bad"):
             run(bad, tmp_path / "run")
         assert not (tmp_path / "run").exists()
@@ -248,9 +248,9 @@ class TestRun:
             name = "top1" if "top1" in one else "total"
             assert two[name] == pytest.approx(one[name], rel=1e-5)
         found = [json.loads((tmp_path / run / "predictions.json").read_text()) for run in ("whole", "halves")]
-        assert [row["best"] for row in found[0]["pictures"]] == [row["best"] for row in found[1]["pictures"]]
-        one, two = ([row["scores"] for row in each["pictures"]] for each in found)
-        assert len({tuple(row) for row in one}) > 2  # so that a picture with another's scores is seen
+        assert [row["best"] for row in found[0]["images"]] == [row["best"] for row in found[1]["images"]]
+        one, two = ([row["scores"] for row in each["images"]] for each in found)
+        assert len({tuple(row) for row in one}) > 2  # so that an image with another's scores is seen
         assert [pytest.approx(row, rel=1e-4) for row in one] == two
 
 
@@ -280,20 +280,20 @@ class TestPredict:
         assert predictor.model.training
 
     def test_command(self, finished: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        pictures = shutil.copytree(data / "val" / "blue", tmp_path / "pictures")
-        (pictures / "broken.png").write_bytes(b"no picture")
+        images = shutil.copytree(data / "val" / "blue", tmp_path / "images")
+        (images / "broken.png").write_bytes(b"no image")
         out = tmp_path / "out"
         with pytest.raises(SystemExit) as leaving:
-            cli.main(["predict", str(finished), str(pictures), "--out", str(out), "--top-k", "2"])
-        assert leaving.value.code == 1, "one picture cannot be read"
+            cli.main(["predict", str(finished), str(images), "--out", str(out), "--top-k", "2"])
+        assert leaving.value.code == 1, "one image cannot be read"
         said = capsys.readouterr().out.splitlines()
-        assert said[0].startswith(f"{pictures / '0.png'}: blue ")
-        assert said[3] == "3 pictures: 3 blue"
+        assert said[0].startswith(f"{images / '0.png'}: blue ")
+        assert said[3] == "3 images: 3 blue"
         assert "classes.json" in said[4]
         assert "broken.png" in said[5]
         written = json.loads((out / "classes.json").read_text())
-        assert [row["classes"][0]["name"] for row in written["pictures"]] == ["blue"] * 3
-        assert {len(row["classes"]) for row in written["pictures"]} == {2}
+        assert [row["classes"][0]["name"] for row in written["images"]] == ["blue"] * 3
+        assert {len(row["classes"]) for row in written["images"]} == {2}
         assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "2.png", "classes.json"]
 
     def test_evaluate_command(
@@ -311,7 +311,7 @@ class TestPredict:
             (["predict", "RUN", "x.png", "--tile", "600"], "--tile: recipe tiny_darknet_cifar10 is a classifier"),
             (["predict", "RUN", "x.png", "--threshold", "0", "--nms", "0.5"], "--threshold, --nms: recipe tiny"),
             (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: recipe tiny_darknet_cifar10 is"),
-            (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such picture"),
+            (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such image"),
             (["evaluate", "RUN", "--data", "nowhere"], "nowhere"),
             (["predict", "w", "x.png", "--recipe", "demo", "--top-k", "3"], "--top-k: recipe demo is a detector"),
         ],
@@ -344,7 +344,7 @@ class TestPredict:
             cli.main(["predict", str(TRAINED), str(DOG), *words])
         assert leaving.value.code == 0
         assert f"{DOG}: dogsled 0.45, malamute 0.12" in capsys.readouterr().out
-        (row,) = json.loads((tmp_path / "classes.json").read_text())["pictures"]
+        (row,) = json.loads((tmp_path / "classes.json").read_text())["images"]
         assert [(found["label"], found["name"]) for found in row["classes"]] == [(n, name) for n, name, _ in expected]
         scores = [found["score"] for found in row["classes"]]
         assert scores == pytest.approx([score for _, _, score in expected], abs=2e-3)

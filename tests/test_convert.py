@@ -28,7 +28,7 @@ RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
 
 
 def labels(**further: Any) -> dict[str, Any]:
-    """Pictures of 60 x 40 px: one with a plain box and a rhombus, one in a folder with a difficult box, one bare."""
+    """Images of 60 x 40 px: one with a plain box and a rhombus, one in a folder with a difficult box, one bare."""
     names = {7: "a.png", 3: "in/b c.jpg", 5: "in/bare.png"}
     return {
         "images": [{"id": n, "file_name": name, "width": 60, "height": 40} for n, name in names.items()],
@@ -67,7 +67,7 @@ def rich(**changes: Any) -> dict[str, Any]:
 
 
 def told(dataset: Dataset, *columns: str) -> dict[str, Any]:
-    """Picture's name -> its boxes with their classes and those columns of them, in order of the boxes."""
+    """Image's name -> its boxes with their classes and those columns of them, in order of the boxes."""
     said = {}
     for sample in dataset:
         parts = [sample.boxes.tolist(), [dataset.names[label] for label in sample.labels]]
@@ -76,7 +76,7 @@ def told(dataset: Dataset, *columns: str) -> dict[str, Any]:
 
 
 def test_yolo_txt_by_hand(tmp_path: Path) -> None:
-    """Centre and size as shares of 60 x 40 px."""
+    """Center and size as shares of 60 x 40 px."""
     convert(make(tmp_path / "from"), "yolo_txt", tmp_path / "to")
     first, second = (tmp_path / "to/labels/train/a.txt").read_text().splitlines()
     assert first == f"0 {6 / 60!r} {6 / 40!r} {10 / 60!r} {8 / 40!r}"
@@ -119,8 +119,8 @@ def test_voc_by_hand(tmp_path: Path) -> None:
     assert names == ["train/a", "train/in/b c", "train/in/bare"]
 
 
-def test_pictures_come_along(tmp_path: Path) -> None:
-    """The same bytes; two splits may have pictures of the same name."""
+def test_images_come_along(tmp_path: Path) -> None:
+    """The same bytes; two splits may have images of the same name."""
     root = make(make(tmp_path / "from"), split="val")
     for layout in LAYOUTS:
         convert(root, layout, tmp_path / layout)
@@ -194,8 +194,8 @@ def test_values_that_come_back_otherwise_are_told(tmp_path: Path) -> None:
     assert said.count("as they were") == len(changed)
     assert ET.parse(tmp_path / "voc/Annotations/train/in/b c.xml").findtext("object/truncated") == "1"
     said = convert(root, "dota", tmp_path / "dota")
-    assert "1 'gsd' of pictures as they were" in said
-    assert "1 'imagesource' of pictures as they were" in said
+    assert "1 'gsd' of images as they were" in said
+    assert "1 'imagesource' of images as they were" in said
     first = (tmp_path / "dota/train/labelTxt/a.txt").read_text().splitlines()[:2]
     assert first == ["imagesource:a b", "gsd:0.5"]
 
@@ -229,7 +229,7 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
         "1 'dota_difficult' of boxes",
         f"1 {areas}",
         "1 outlines",
-        "1 'gsd' of pictures",
+        "1 'gsd' of images",
     ):
         assert word in said
     convert(tmp_path / "coco", "dota", tmp_path / "to")
@@ -254,7 +254,7 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
 
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
     said = convert(tmp_path / "coco", "voc", tmp_path / "to")
-    assert "cannot hold: 1 ids of pictures, 1 ids of boxes, 1 ids of classes\n" in said
+    assert "cannot hold: 1 ids of images, 1 ids of boxes, 1 ids of classes\n" in said
     assert elements(tmp_path / "to/Annotations/all/a.xml") == elements(tmp_path / "from/Annotations/a.xml")
 
 
@@ -263,18 +263,18 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
     [
         ("coco", []),
         ("yolo_txt", ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines",
-                      "3 ids of pictures", "4 ids of boxes", "2 ids of classes", "1 'pose' of boxes",
-                      "1 'supercategory' of classes", "1 'info' of the whole", "1 'gsd' of pictures",
-                      "1 'license' of pictures"]),
-        ("line_txt", ["1 marks of difficult objects", "2 areas", "2 outlines", "1 'license' of pictures"]),
-        ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of pictures"]),
+                      "3 ids of images", "4 ids of boxes", "2 ids of classes", "1 'pose' of boxes",
+                      "1 'supercategory' of classes", "1 'info' of the whole", "1 'gsd' of images",
+                      "1 'license' of images"]),
+        ("line_txt", ["1 marks of difficult objects", "2 areas", "2 outlines", "1 'license' of images"]),
+        ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
         ("dota", ["1 crowd regions (written as difficult)", "1 areas", "1 outlines", "1 'pose' of boxes",
                   "1 names of classes (delivery truck becomes delivery-truck)"]),
     ],
 )  # fmt: skip
 def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
     said = convert(make(tmp_path / "from", rich()), layout, tmp_path / "to")
-    assert f"train: 3 pictures, 4 boxes from coco to {layout}" in said
+    assert f"train: 3 images, 4 boxes from coco to {layout}" in said
     assert ("cannot hold" in said) == bool(lost)
     for word in lost:
         assert word in said
@@ -323,7 +323,7 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
     ("change", "layout", "said"),
     [
         ({"annotations": [labels()["annotations"][0] | {"category_id": 77}]}, "voc", "category 77 is not defined"),
-        ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no picture 77"),
+        ({"annotations": [labels()["annotations"][0] | {"image_id": 77}]}, "coco", "there is no image 77"),
         ({"categories": [{"id": 2, "name": "a "}, {"id": 9, "name": "c"}]}, "yolo_txt", "line of its own"),
         ({"categories": [{"id": 2, "name": "a b"}, {"id": 9, "name": "a-b"}]}, "dota", "only in white space"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "in/a.png"}]}, "dota", "same file of labels"),
@@ -361,7 +361,7 @@ def test_splits_of_different_classes_are_refused(tmp_path: Path) -> None:
     convert(root, "coco", tmp_path / "to")
 
 
-def test_a_picture_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> None:
+def test_a_image_that_is_gone_and_a_folder_that_is_there(tmp_path: Path) -> None:
     root = make(tmp_path / "from")
     (tmp_path / "to").mkdir()
     (tmp_path / "to/mine.txt").write_text("mine")

@@ -31,7 +31,7 @@ from boxwright.types import Batch, ClassBatch, Classifier
 from small_run import finish, lines, start
 from test_deform import SAMPLINGS, assert_same, with_gradients
 from test_deform import made as made_for_deform
-from test_models import CASES, CLASSIFIERS, batch, pictures, stir
+from test_models import CASES, CLASSIFIERS, batch, example_images, stir
 from test_nms import Settings
 from test_nms import made as made_boxes_and_scores
 from test_roi_align import STRIDES, made_boxes, made_maps
@@ -78,7 +78,7 @@ def twins(name: str, changes: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def given(model: nn.Module) -> Batch | ClassBatch:
-    return pictures(blended=True) if isinstance(model, Classifier) else batch(empty=False)
+    return example_images(blended=True) if isinstance(model, Classifier) else batch(empty=False)
 
 
 def assert_near(found: Tensor, wanted: Tensor, within: float, what: str = "") -> None:

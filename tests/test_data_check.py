@@ -1,4 +1,4 @@
-"""`check`: each planted fault is found with its file, picture and annotation; sound sets give nothing."""
+"""`check`: each planted fault is found with its file, image and annotation; sound sets give nothing."""
 
 import copy
 import json
@@ -31,13 +31,13 @@ SOUND: Tree = {
 
 
 def make(root: Path, change: Callable[[Tree, Path], object] = lambda tree, folder: None, split: str = "train") -> Path:
-    """A sound set of four pictures with two boxes each, then changed."""
+    """A sound set of four images with two boxes each, then changed."""
     tree, folder = copy.deepcopy(SOUND), root / split
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     for number, entry in enumerate(tree["images"]):
-        colours = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(colours).save(folder / entry["file_name"])
+        colors = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(colors).save(folder / entry["file_name"])
     change(tree, folder)
     (root / "annotations" / f"{split}.json").write_text(json.dumps(tree))
     return root
@@ -52,7 +52,7 @@ def entry(key: str, index: int, **values: object) -> Callable[[Tree, Path], obje
 
 
 def one_more(**values: object) -> Callable[[Tree, Path], object]:
-    """A ninth label, of picture 11, class car, which has the box 5, 5, 20, 30 (annotation 102) already."""
+    """A ninth label, of image 11, class car, which has the box 5, 5, 20, 30 (annotation 102) already."""
     new = {"id": 900, "image_id": 11, "category_id": 1, "bbox": [30, 6, 5, 5]} | values
     return lambda tree, folder: tree["annotations"].append(new)
 
@@ -63,7 +63,7 @@ def cut_off(tree: Tree, folder: Path) -> None:
 
 
 def turned(declared: tuple[int, int]) -> Callable[[Tree, Path], object]:
-    """Picture 1 is stored as 60 x 40 px and displayed as 40 x 60."""
+    """Image 1 is stored as 60 x 40 px and displayed as 40 x 60."""
 
     def change(tree: Tree, folder: Path) -> None:
         exif = Image.Exif()
@@ -84,8 +84,8 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
     "negative height": (bbox([25, 25, 20, -3]), "negative_size", 11, 103, 3),
     "no width": (bbox([25, 5, 0, 30]), "zero_area", 11, 103, 3),
     "no height": (bbox([25, 5, 20, 0]), "zero_area", 11, 103, 3),
-    "left of the picture": (bbox([-1.5, 5, 20, 30]), "outside", 11, 103, 3),
-    "below the picture": (bbox([25, 12, 20, 29.5]), "outside", 11, 103, 3),
+    "left of the image": (bbox([-1.5, 5, 20, 30]), "outside", 11, 103, 3),
+    "below the image": (bbox([25, 12, 20, 29.5]), "outside", 11, 103, 3),
     "wholly outside by a little": (bbox([60, 5, 0.5, 30]), "outside", 11, 103, 3),
     "far away": (bbox([500, 500, 20, 30]), "outside", 11, 103, 3),
     "area not a number": (entry("annotations", 3, area=float("nan")), "not_finite", 11, 103, 3),
@@ -93,17 +93,17 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
     "unknown category": (entry("annotations", 3, category_id=77), "unknown_category", 11, 103, 3),
     "id used twice": (one_more(id=100), "duplicate_annotation_id", 11, 100, 8),
     "box given twice": (one_more(bbox=[5, 5, 20, 30]), "duplicate_box", 11, 900, 8),
-    "label of no picture": (one_more(image_id=99), "unknown_image", 99, 900, 8),
-    "picture gone": (lambda tree, folder: (folder / "1.jpg").unlink(), "missing_picture", 11, None, None),
-    "no bytes": (lambda tree, folder: (folder / "1.jpg").write_bytes(b""), "unreadable_picture", 11, None, None),
-    "text": (lambda tree, folder: (folder / "1.jpg").write_text("a picture"), "unreadable_picture", 11, None, None),
-    "cut off": (cut_off, "unreadable_picture", 11, None, None),
+    "label of no image": (one_more(image_id=99), "unknown_image", 99, 900, 8),
+    "image gone": (lambda tree, folder: (folder / "1.jpg").unlink(), "missing_image", 11, None, None),
+    "no bytes": (lambda tree, folder: (folder / "1.jpg").write_bytes(b""), "unreadable_image", 11, None, None),
+    "text": (lambda tree, folder: (folder / "1.jpg").write_text("an image"), "unreadable_image", 11, None, None),
+    "cut off": (cut_off, "unreadable_image", 11, None, None),
     "a folder": (
         lambda tree, folder: ((folder / "1.jpg").unlink(), (folder / "1.jpg").mkdir()),
-        "unreadable_picture", 11, None, None,
+        "unreadable_image", 11, None, None,
     ),
     "another size": (entry("images", 1, width=61), "size_differs", 11, None, None),
-    "size before EXIF": (turned((60, 40)), "labelled_unrotated", 11, None, None),
+    "size before EXIF": (turned((60, 40)), "labeled_unrotated", 11, None, None),
 }  # fmt: skip
 NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | None, int | None]] = {
     "nearly the same box": (one_more(bbox=[5.5, 5, 20, 30]), "near_duplicate", 11, 900, 8),
@@ -111,7 +111,7 @@ NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | No
     "no boxes": (
         lambda tree, folder: [tree["annotations"].pop(2), tree["annotations"].pop(2)], "no_boxes", 11, None, None
     ),
-    "picture listed twice": (entry("images", 1, file_name="0.jpg"), "picture_twice", 11, None, None),
+    "image listed twice": (entry("images", 1, file_name="0.jpg"), "image_twice", 11, None, None),
     "class without a box": (
         lambda tree, folder: tree["categories"].append({"id": 5, "name": "bus"}), "class_without_box", None, None, None
     ),
@@ -131,8 +131,8 @@ def test_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> N
     if place is not None:
         assert finding.file == f"{file} annotations[{place}]"
     if image_id == 11:
-        picture = "0.jpg" if kind == "picture_twice" else "1.jpg"
-        assert (finding.image, finding.file.split(" ")[0]) == (str(tmp_path / "train" / picture), str(file))
+        image = "0.jpg" if kind == "image_twice" else "1.jpg"
+        assert (finding.image, finding.file.split(" ")[0]) == (str(tmp_path / "train" / image), str(file))
 
     kept = skip_bad(dataset, report)
     ids = {n for sample in dataset for n in sample.annotation_ids.tolist()}
@@ -154,7 +154,7 @@ def test_sound_set_gives_nothing(tmp_path: Path) -> None:
     make(make(tmp_path), lambda tree, folder: [e.update(id=e["id"] + 50) for e in tree["images"]] and None, "unused")
     report = check(open_dataset(tmp_path, "train"), decode=True)
     assert report == Report((), {"train": (4, 8)})
-    assert str(report) == "train: 4 pictures, 8 boxes\n0 errors, 0 notes"
+    assert str(report) == "train: 4 images, 8 boxes\n0 errors, 0 notes"
 
 
 def test_within_a_pixel_of_the_edge_is_inside(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_near_duplicates_are_those_of_all_pairs(tmp_path: Path) -> None:
         ]
 
     make(tmp_path, change)
-    report = check(open_dataset(tmp_path, "train"), pictures=False)
+    report = check(open_dataset(tmp_path, "train"), images=False)
     overlaps = np.triu(mask.iou(xywh, xywh, [0] * 400), 1) * (kinds[:, None] == kinds)
     expected = set((np.flatnonzero((overlaps >= 0.9).any(axis=0)) + 1).tolist())
     assert len(expected) > 50
@@ -220,7 +220,7 @@ def test_splits_must_agree_and_should_not_share(tmp_path: Path) -> None:
         skip_bad(val, check_splits(train, val))
     assert not check_splits(train, train.subset([])).findings
     shared = check_splits(train.subset([0, 1]), train.subset([3, 1]))
-    assert [(f.kind, f.level, f.image_id) for f in shared.findings] == [("shared_picture", "note", 11)]
+    assert [(f.kind, f.level, f.image_id) for f in shared.findings] == [("shared_image", "note", 11)]
 
 
 def test_folder_and_report(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_folder_and_report(tmp_path: Path) -> None:
     assert (tree["errors"], tree["notes"]) == (2, 0)
     assert [(f["kind"], f["split"], f["annotation_id"]) for f in tree["findings"]] == [
         ("zero_area", "train", 103),
-        ("unreadable_picture", "val", None),
+        ("unreadable_image", "val", None),
     ]
     assert "error: 1 boxes without area\n  train, " in str(report)
     assert str(report).endswith("2 errors, 0 notes")
@@ -259,7 +259,7 @@ def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_skipping_everything_is_refused(tmp_path: Path) -> None:
     make(tmp_path, lambda tree, folder: [(folder / f"{n}.jpg").write_bytes(b"") for n in range(4)] and None)
     dataset = open_dataset(tmp_path, "train")
-    with pytest.raises(InputError, match="no picture left"):
+    with pytest.raises(InputError, match="no image left"):
         skip_bad(dataset, check(dataset))
 
 
@@ -268,7 +268,7 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "labels/train").mkdir(parents=True)
     for name in ("a", "b"):
         Image.new("RGB", (60, 40)).save(tmp_path / f"images/train/{name}.png")
-    (tmp_path / "images/train/c.png").write_bytes(b"no picture")
+    (tmp_path / "images/train/c.png").write_bytes(b"no image")
     (tmp_path / "classes.txt").write_text("car\n")
     for name, text in {
         "a": "0 0.5 0.5 0.5 0.5\n\n3 0.5 0.5 1 1\n",
@@ -284,7 +284,7 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
         ("outside", f"{labels}/b.txt line 1"),
         ("unknown_category", f"{labels}/a.txt line 3"),
         ("unknown_image", f"{labels}/lonely.txt"),
-        ("unreadable_picture", f"{labels}/c.txt"),
+        ("unreadable_image", f"{labels}/c.txt"),
     ]
     kept = skip_bad(dataset, report)
     assert [(Path(s.path).stem, len(s)) for s in kept] == [("a", 1), ("b", 0)]
@@ -294,7 +294,7 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_header_gives_the_size_that_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
     """The size that OpenCV decodes to, which is what the loader sees, for each of the eight EXIF orientations."""
-    file = tmp_path / f"picture.{suffix}"
+    file = tmp_path / f"image.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", (30, 20), (200, 10, 10)).save(file, **({} if suffix == "bmp" else {"exif": exif}))
@@ -357,7 +357,7 @@ def test_headers_leave_warnings_as_they_are(tmp_path: Path) -> None:
     assert warnings.filters == before
 
 
-def test_picture_of_several_pictures_is_the_first(tmp_path: Path) -> None:
+def test_image_of_several_images_is_the_first(tmp_path: Path) -> None:
     """MPO, as many phones write: JPEGs one behind the other."""
     others = [Image.new("RGB", (15, 10))]
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=others)

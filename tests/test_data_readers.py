@@ -15,7 +15,7 @@ from boxwright.errors import InputError
 from boxwright.formats import open_dataset, splits
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-COUNTS = {  # pictures, boxes: the tables of the data sets' READMEs
+COUNTS = {  # images, boxes: the tables of the data sets' READMEs
     ("bccd", "train"): (205, 2804), ("bccd", "val"): (87, 1137), ("bccd", "test"): (72, 945),
     ("aerial", "train"): (75, 2487), ("aerial", "val"): (31, 789), ("aerial", "test"): (8, 172),
     ("aerial", "large"): (5, 135),
@@ -23,7 +23,7 @@ COUNTS = {  # pictures, boxes: the tables of the data sets' READMEs
 
 
 def labels() -> dict[str, Any]:
-    """Two pictures of 40 x 20 px; category ids with a gap and out of order; one crowd; one area unlike the box's."""
+    """Two images of 40 x 20 px; category ids with a gap and out of order; one crowd; one area unlike the box's."""
     return {
         "images": [
             {"id": 7, "file_name": "a.png", "width": 40, "height": 20},
@@ -38,7 +38,7 @@ def labels() -> dict[str, Any]:
     }
 
 
-def pictures(*files: Path) -> None:
+def images(*files: Path) -> None:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 20), (90, 120, 150)).save(file)
@@ -64,7 +64,7 @@ def write(file: Path, content: object) -> Path:
 )
 def test_coco_layouts(tmp_path: Path, label_file: str, folder: str) -> None:
     write(tmp_path / label_file, labels())
-    pictures(tmp_path / folder / "a.png", tmp_path / folder / "b.png")
+    images(tmp_path / folder / "a.png", tmp_path / folder / "b.png")
     assert splits(tmp_path) == ["train"]
     dataset = open_dataset(tmp_path, "train")
     assert (dataset.names, dataset.category_ids, len(dataset)) == (("car", "truck"), (2, 9), 2)
@@ -79,9 +79,9 @@ def test_coco_layouts(tmp_path: Path, label_file: str, folder: str) -> None:
     assert dtypes == (np.float32, np.int64, np.bool_, np.float64)
 
 
-def test_coco_file_itself_finds_pictures_beside_it(tmp_path: Path) -> None:
+def test_coco_file_itself_finds_images_beside_it(tmp_path: Path) -> None:
     file = write(tmp_path / "any name.json", labels())
-    pictures(tmp_path / "a.png", tmp_path / "b.png")
+    images(tmp_path / "a.png", tmp_path / "b.png")
     for split in ("train", "val"):
         dataset = open_dataset(file, split)
         assert (dataset.split, Path(dataset[0].path)) == (split, tmp_path / "a.png")
@@ -92,13 +92,13 @@ def test_image_ids_may_be_texts(tmp_path: Path) -> None:
     for entry, key in [(i, "id") for i in tree["images"]] + [(a, "image_id") for a in tree["annotations"]]:
         entry[key] = f"scene-{entry[key]}"
     write(tmp_path / "train.json", tree)
-    pictures(tmp_path / "a.png", tmp_path / "b.png")
+    images(tmp_path / "a.png", tmp_path / "b.png")
     assert [(s.image_id, len(s)) for s in open_dataset(tmp_path, "train")] == [("scene-7", 1), ("scene-3", 2)]
 
 
 def test_subset_and_rows_left_out(tmp_path: Path) -> None:
     write(tmp_path / "train.json", labels())
-    pictures(tmp_path / "a.png", tmp_path / "b.png")
+    images(tmp_path / "a.png", tmp_path / "b.png")
     dataset = open_dataset(tmp_path, "train")
     turned = dataset.subset([1, 0, 1])
     assert [s.annotation_ids.tolist() for s in turned] == [[11, 13], [12], [11, 13]]
@@ -157,7 +157,7 @@ YOLO = "1 0.15 0.3 0.25 0.4\n\n0 0.75 0.75 0.5 0.5\n"  # on 40 x 20 px: 1,2,11,1
 def test_yolo_layouts(
     tmp_path: Path, image_folder: str, label_folder: str, split: str, names_file: str, names: str
 ) -> None:
-    pictures(tmp_path / image_folder / "b.png", tmp_path / image_folder / "a.jpg", tmp_path / image_folder / "in/c.PNG")
+    images(tmp_path / image_folder / "b.png", tmp_path / image_folder / "a.jpg", tmp_path / image_folder / "in/c.PNG")
     write(tmp_path / label_folder / "b.txt", YOLO)
     write(tmp_path / label_folder / "in/c.txt", "0 0.5 0.5 1 1")
     write(tmp_path / names_file, names)
@@ -174,8 +174,8 @@ def test_yolo_layouts(
     assert dataset[2].boxes.tolist() == [[0, 0, 40, 20]]
 
 
-def test_yolo_list_says_which_pictures(tmp_path: Path) -> None:
-    pictures(*(tmp_path / "images" / name for name in ("a.jpg", "b c.jpg", "other.jpg")), tmp_path / "beside.jpg")
+def test_yolo_list_says_which_images(tmp_path: Path) -> None:
+    images(*(tmp_path / "images" / name for name in ("a.jpg", "b c.jpg", "other.jpg")), tmp_path / "beside.jpg")
     for name in ("a", "b c", "other"):
         write(tmp_path / "labels" / f"{name}.txt", YOLO)
     write(tmp_path / "beside.txt", "0 0.5 0.5 1 1\n")
@@ -189,7 +189,7 @@ def test_yolo_list_says_which_pictures(tmp_path: Path) -> None:
     assert [Path(sample.path).name for sample in open_dataset(tmp_path, "val")] == ["other.jpg"]
 
 
-def test_yolo_shares_are_of_the_picture_as_displayed(tmp_path: Path) -> None:
+def test_yolo_shares_are_of_the_image_as_displayed(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images/train").mkdir(parents=True)
@@ -201,7 +201,7 @@ def test_yolo_shares_are_of_the_picture_as_displayed(tmp_path: Path) -> None:
 
 
 def test_line_txt(tmp_path: Path) -> None:
-    pictures(tmp_path / "p/a b.JPG", tmp_path / "p/c.png")
+    images(tmp_path / "p/a b.JPG", tmp_path / "p/c.png")
     write(tmp_path / "train.txt", "p/a b.JPG 1,2,11,10,1 20,10,40,20.5,0,1\n\np/c.png\n")
     write(tmp_path / "classes.txt", "car\ntruck\n")
     dataset = open_dataset(tmp_path, "train")
@@ -214,7 +214,7 @@ def test_line_txt(tmp_path: Path) -> None:
 
 def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:
     """Bare paths beside lists with boxes are such a split, unless YOLO's labels lie there."""
-    pictures(tmp_path / "p/a.jpg copy.png", tmp_path / "p/b.png")
+    images(tmp_path / "p/a.jpg copy.png", tmp_path / "p/b.png")
     write(tmp_path / "classes.txt", "car\n")
     write(tmp_path / "train.txt", "p/b.png\n" * 9000 + "p/a.jpg copy.png 1,2,11,10,0\n")
     write(tmp_path / "test.txt", "p/a.jpg copy.png\np/b.png\n")
@@ -227,10 +227,10 @@ def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:
         splits(tmp_path)
 
 
-def test_list_of_the_zoo_with_its_folder_of_pictures(tmp_path: Path) -> None:
+def test_list_of_the_zoo_with_its_folder_of_images(tmp_path: Path) -> None:
     """`anno_path` and `image_dir`: the list lies elsewhere, and its classes count from 1, 0 being the background."""
-    pictures(tmp_path / "coco/train2017/0000001.jpg", tmp_path / "coco/train2017/0000002.jpg")
-    pictures(tmp_path / "lists/train2017/0000002.jpg")  # not this one: the folder is named
+    images(tmp_path / "coco/train2017/0000001.jpg", tmp_path / "coco/train2017/0000002.jpg")
+    images(tmp_path / "lists/train2017/0000002.jpg")  # not this one: the folder is named
     lines = "train2017/0000001.jpg 0,2,40,19,2,0 35,8,38,10,1,1 0,0,8,8,0,0\ntrain2017/0000002.jpg\n"
     write(tmp_path / "lists/mine.txt", lines)
     yaml = "train: lists/mine.txt\nimages: coco\nnames: [background, person, bicycle]\n"
@@ -243,7 +243,7 @@ def test_list_of_the_zoo_with_its_folder_of_pictures(tmp_path: Path) -> None:
     sample = dataset[0]
     assert (sample.labels.tolist(), sample.crowd.tolist()) == ([1, 0, -1], [False, True, False])
     assert sample.boxes.tolist() == [[0, 2, 40, 19], [35, 8, 38, 10], [0, 0, 8, 8]]
-    # root may name the pictures' folder as well, when the list does not lie in there
+    # root may name the images' folder as well, when the list does not lie in there
     yaml = f"root: coco\ntrain: {tmp_path / 'lists/bare.txt'}\nnames: [a, b, c]\n"
     write(tmp_path / "lists/bare.txt", "train2017/0000001.jpg 0,2,40,19,2,0\n")
     dataset = open_dataset(write(tmp_path / "d.yaml", yaml), "train")
@@ -252,7 +252,7 @@ def test_list_of_the_zoo_with_its_folder_of_pictures(tmp_path: Path) -> None:
 
 def test_yaml_says_what_lies_where(tmp_path: Path) -> None:
     write(tmp_path / "set/labels of mine.json", labels())
-    pictures(tmp_path / "set/far/away/a.png", tmp_path / "set/far/away/b.png")
+    images(tmp_path / "set/far/away/a.png", tmp_path / "set/far/away/b.png")
     yaml = "root: set\nkind: coco\ntrain: labels of mine.json\nval: labels of mine.json\nimages: far/away\n"
     file = write(tmp_path / "data.yaml", yaml)
     assert splits(file) == ["train", "val"]
@@ -263,7 +263,7 @@ def test_yaml_says_what_lies_where(tmp_path: Path) -> None:
 
 
 def test_yaml_of_a_yolo_set(tmp_path: Path) -> None:
-    pictures(tmp_path / "set/images/fold1/a.png")
+    images(tmp_path / "set/images/fold1/a.png")
     write(tmp_path / "set/labels/fold1/a.txt", YOLO)
     file = write(tmp_path / "d.yaml", "path: set\ntrain: images/fold1\nval: images/fold1\nnc: 2\nnames: [car, truck]\n")
     assert open_dataset(file, "train")[0].labels.tolist() == [1, 0]
@@ -313,12 +313,12 @@ def broken_coco(**changes: object) -> dict[str, Any]:
         (broken_coco(annotations__1__iscrowd=2), r"annotations\[1\]\.iscrowd: found 2"),
         (broken_coco(annotations__1__difficult="no"), r"annotations\[1\]\.difficult: found 'no'"),
         (broken_coco(annotations__1__area="big"), r"annotations\[1\]\.area: found 'big'"),
-        (broken_coco(images__0__file_name="x.png", images__1__file_name="y.png"), "none of its 2 pictures"),
+        (broken_coco(images__0__file_name="x.png", images__1__file_name="y.png"), "none of its 2 images"),
     ],
 )
 def test_broken_coco_is_one_line(tmp_path: Path, content: object, said: str) -> None:
     write(tmp_path / "annotations/train.json", content)
-    pictures(tmp_path / "train/a.png", tmp_path / "train/b.png")
+    images(tmp_path / "train/a.png", tmp_path / "train/b.png")
     with pytest.raises(InputError, match=said) as caught:
         open_dataset(tmp_path, "train")
     assert "\n" not in str(caught.value)
@@ -335,7 +335,7 @@ def test_broken_coco_is_one_line(tmp_path: Path, content: object, said: str) -> 
     ],
 )
 def test_broken_yolo_line_is_named(tmp_path: Path, line: str, said: str) -> None:
-    pictures(tmp_path / "images/train/a.png")
+    images(tmp_path / "images/train/a.png")
     write(tmp_path / "labels/train/a.txt", f"0 0.5 0.5 1 1\n{line}\n")
     write(tmp_path / "classes.txt", "car")
     with pytest.raises(InputError, match=said):
@@ -344,7 +344,7 @@ def test_broken_yolo_line_is_named(tmp_path: Path, line: str, said: str) -> None
 
 @pytest.mark.parametrize("word", ["1,2,3,4", "1,2,3,4,0,2", "1,2,3,4,car", "1 2 3 4 0"])
 def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
-    pictures(tmp_path / "a.png")
+    images(tmp_path / "a.png")
     write(tmp_path / "train.txt", f"a.png 1,2,3,4,0\na.png {word}\n")
     write(tmp_path / "classes.txt", "car")
     with pytest.raises(InputError, match=r"train\.txt line 2: found '1"):
@@ -356,7 +356,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
         open_dataset(tmp_path / "gone", "train")
     with pytest.raises(InputError, match=r"no data set found; looked for coco: .*line_txt: .*yolo_txt: "):
         open_dataset(tmp_path, "train")
-    pictures(tmp_path / "images/train/a.png", tmp_path / "images/train/b.png")
+    images(tmp_path / "images/train/a.png", tmp_path / "images/train/b.png")
     write(tmp_path / "labels/train/a.txt", YOLO)
     with pytest.raises(InputError, match=r"no class names; looked for classes\.txt"):
         open_dataset(tmp_path, "train")
@@ -373,7 +373,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
     (tmp_path / "annotations/train.json").unlink()
     with pytest.raises(InputError, match="split 'train' may be train2014 or train2017"):
         open_dataset(tmp_path, "train", "coco")
-    pictures(tmp_path / "train2014/a.png", tmp_path / "train2014/b.png")
+    images(tmp_path / "train2014/a.png", tmp_path / "train2014/b.png")
     assert Path(open_dataset(tmp_path, "train2014", "coco")[0].path) == tmp_path / "train2014/a.png"
 
 

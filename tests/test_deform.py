@@ -214,7 +214,7 @@ def test_no_number_goes_to_or_from_the_host(sampling: Sampling) -> None:
         layer(x).sum().backward()
 
 
-def test_no_picture_is_no_output() -> None:
+def test_no_image_is_no_output() -> None:
     assert DeformConv2d(4, 6, 2, "zoo")(torch.zeros(0, 4, 8, 10)).shape == (0, 6, 4, 5)
 
 

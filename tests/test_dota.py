@@ -159,10 +159,10 @@ def test_check_and_show(tmp_path: Path) -> None:
     report = check(open_dataset(tmp_path, "train"))
     assert [finding.kind for finding in report.errors] == ["not_finite", "zero_area", "outside", "unknown_image"]
     assert f"{lost}" in str(report.errors[3])
-    assert "reaches 10 px out of the 60 x 40 picture" in str(report.errors[2])
+    assert "reaches 10 px out of the 60 x 40 image" in str(report.errors[2])
     scene(tmp_path / "sound", "a", LABELS)
     assert not check_folder(tmp_path / "sound").errors
-    assert "1 of 1 pictures" in draw_labels(open_dataset(tmp_path / "sound", "train"), tmp_path / "drawn", 3)
+    assert "1 of 1 images" in draw_labels(open_dataset(tmp_path / "sound", "train"), tmp_path / "drawn", 3)
 
 
 VOC = """<annotation>
@@ -176,7 +176,7 @@ VOC = """<annotation>
 
 
 def voc(root: Path, lists: dict[str, list[str]], xml: str = VOC) -> Path:
-    """A VOC folder; returns the XML of the last picture."""
+    """A VOC folder; returns the XML of the last image."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for split, names in lists.items():
@@ -188,7 +188,7 @@ def voc(root: Path, lists: dict[str, list[str]], xml: str = VOC) -> Path:
 
 
 def test_voc(tmp_path: Path) -> None:
-    """The whole of a picture is 1 to 60 for VOC and 0 to 60 for us. Classes are those of all splits, sorted."""
+    """The whole of an image is 1 to 60 for VOC and 0 to 60 for us. Classes are those of all splits, sorted."""
     xml = voc(tmp_path, {"train": ["000012", "000005"], "val": ["000007"]})
     (tmp_path / "ImageSets/Main/trainval.txt").write_text("000005\n000007\n000012\n")
     (tmp_path / "ImageSets/Main/cat_train.txt").write_text("000012  1\n000005 -1\n")
@@ -208,7 +208,7 @@ def test_voc(tmp_path: Path) -> None:
 def test_voc_without_lists(tmp_path: Path) -> None:
     xml = voc(tmp_path, {"all": ["a", "b"]})
     (tmp_path / "ImageSets/Main/all.txt").unlink()
-    xml.write_text(VOC.replace("<filename>{name}.png</filename>", ""))  # the picture then bears the XML's name
+    xml.write_text(VOC.replace("<filename>{name}.png</filename>", ""))  # the image then bears the XML's name
     assert splits(tmp_path) == ["all"]
     assert [Path(sample.path).name for sample in open_dataset(tmp_path, "all")] == ["a.png", "b.png"]
 
@@ -233,7 +233,7 @@ def test_voc_names_with_spaces_and_trainval_of_its_own(tmp_path: Path) -> None:
         (["b.jpg"], {"a": "IMG_0001.jpg"}, ["IMG_0001.jpg"]),
     ],
 )
-def test_voc_picture_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[str, str], found: list[str]) -> None:
+def test_voc_image_of_an_xml(tmp_path: Path, files: list[str], filenames: dict[str, str], found: list[str]) -> None:
     """The one of the XML's own name, else the `filename`, also where `data check` will report that it is missing."""
     for part in ("JPEGImages", "Annotations"):
         (tmp_path / part).mkdir()

@@ -1,4 +1,4 @@
-"""Boxes on pictures of every size: where lines and labels come to lie, and nowhere else."""
+"""Boxes on images of every size: where lines and labels come to lie, and nowhere else."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from boxwright.data.dataset import Sample
 from boxwright.errors import InputError
-from boxwright.images.draw import OUTLINE, colour, draw
+from boxwright.images.draw import OUTLINE, color, draw
 from boxwright.metrics.plots import truth_and_prediction
 from boxwright.types import Detections
 
@@ -25,9 +25,9 @@ def painted(image):
 def test_lines_lie_on_the_edges_and_the_label_beside_the_box():
     image = np.zeros((300, 400, 3), np.uint8)
     drawn = draw(image, detections([100, 120, 220, 260], label=1))
-    assert not image.any()  # the caller's picture is untouched
+    assert not image.any()  # the caller's image is untouched
     for x, y in [(100, 190), (219, 190), (160, 259)]:
-        assert tuple(drawn[y, x]) == colour(1)
+        assert tuple(drawn[y, x]) == color(1)
     assert not drawn[140:240, 120:200].any()  # nothing inside
     x1, y1, x2, y2 = painted(drawn)
     assert abs(x1 - 100) <= 1
@@ -39,49 +39,49 @@ def test_lines_lie_on_the_edges_and_the_label_beside_the_box():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (12, 400), (400, 12), (60, 80), (3000, 4000), (2, 20000)])
-@pytest.mark.parametrize("grey", [False, True])
-def test_any_size_of_picture_keeps_its_size(size, grey):
-    image = np.full(size if grey else (*size, 3), 90, np.uint8)
+@pytest.mark.parametrize("gray", [False, True])
+def test_any_size_of_image_keeps_its_size(size, gray):
+    image = np.full(size if gray else (*size, 3), 90, np.uint8)
     height, width = size
     boxes = [-50, -50, width + 50, height + 50], [0, 0, 1, 1], [width / 2, height / 2, width / 2, height / 2]
     drawn = draw(image, detections(*boxes))
     assert drawn.shape == (*size, 3)
     assert drawn.dtype == np.uint8
-    assert {colour(0), OUTLINE} & {tuple(pixel) for pixel in drawn[0]}  # the outer box is seen at the picture's edge
+    assert {color(0), OUTLINE} & {tuple(pixel) for pixel in drawn[0]}  # the outer box is seen at the image's edge
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 30, 30), (370, 0, 400, 30), (0, 270, 30, 300), (370, 270, 400, 300)])
-def test_labels_stay_inside_the_picture_whole(corner):
+def test_labels_stay_inside_the_image_whole(corner):
     """A label at a corner has as many letter pixels as one in the middle."""
     wide = {"names": ("quite a long name", "b")}
     image = np.full((300, 400, 3), 77, np.uint8)
     middle, moved = draw(image, detections((150, 150, 180, 180), **wide)), draw(image, detections(corner, **wide))
 
-    def ink(image):  # text is white or black on the class colour; the outline is dark grey
+    def ink(image):  # text is white or black on the class color; the outline is dark gray
         return (image.min(axis=2) == 255).sum() + (image.max(axis=2) == 0).sum()
 
     assert ink(middle) > 10
     assert ink(moved) == ink(middle)
 
 
-def test_lines_and_letters_grow_with_the_picture():
+def test_lines_and_letters_grow_with_the_image():
     small, large = (
         draw(np.zeros((300 * k, 400 * k, 3), np.uint8), detections([100 * k, 120 * k, 220 * k, 260 * k]))
         for k in (1, 8)
     )
-    thickness = [(image[image.shape[0] * 19 // 30] == colour(0)).all(axis=1).sum() for image in (small, large)]
+    thickness = [(image[image.shape[0] * 19 // 30] == color(0)).all(axis=1).sum() for image in (small, large)]
     assert thickness[1] >= 5 * thickness[0]
     heights = [painted(image)[3] - painted(image)[1] - k * 140 for image, k in ((small, 1), (large, 8))]
     assert heights[1] >= 4 * heights[0]
 
 
-def test_small_objects_on_a_large_picture_are_not_drawn_over():
+def test_small_objects_on_a_large_image_are_not_drawn_over():
     """A hundred objects of 12 px on 3000 px: thin lines, whose inside stays as it was."""
     place = torch.cartesian_prod(torch.arange(10), torch.arange(10)) * 300.0 + 100
     found = Detections(torch.cat((place, place + 12), 1), torch.full((100,), 0.5), torch.zeros(100).long(), ("x",))
     drawn = draw(np.zeros((3000, 3000, 3), np.uint8), found)
     assert not drawn[102:110, 102:110].any()
-    assert (drawn[100, 100:112] == colour(0)).all()
+    assert (drawn[100, 100:112] == color(0)).all()
 
 
 def test_of_very_many_boxes_the_best_are_named():
@@ -100,14 +100,14 @@ def test_labels_of_boxes_at_one_place_do_not_cover_each_other():
     both = Detections(torch.tensor([box, box]), torch.tensor([0.9, 0.6]), torch.tensor([0, 1]), ("one", "two"))
     drawn = draw(image, both)
     for label in (0, 1):
-        ground = (drawn == colour(label)).all(axis=2).sum()
-        alone = (draw(image, both[both.labels == label]) == colour(label)).all(axis=2).sum()
+        ground = (drawn == color(label)).all(axis=2).sum()
+        alone = (draw(image, both[both.labels == label]) == color(label)).all(axis=2).sum()
         assert ground >= 0.3 * alone
 
 
-def test_neighbouring_classes_differ_in_colour():
-    colours = np.array([colour(label) for label in range(80)], int)
-    apart = np.abs(colours[:, None] - colours[None]).max(axis=2)
+def test_neighboring_classes_differ_in_color():
+    colors = np.array([color(label) for label in range(80)], int)
+    apart = np.abs(colors[:, None] - colors[None]).max(axis=2)
     assert apart[~np.eye(80, dtype=bool)].min() > 8
     assert all(apart[label, label + 1] > 100 for label in range(79))
 
@@ -117,7 +117,7 @@ def test_odd_values_and_missing_names():
     assert drawn.shape == (40, 60, 3)
     assert not draw(np.zeros((40, 60, 3), np.uint8), detections()).any()
     for image in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)):
-        with pytest.raises(InputError, match="picture: found"):
+        with pytest.raises(InputError, match="image: found"):
             draw(image, detections())
 
 
@@ -129,7 +129,7 @@ def test_truth_beside_prediction():
     left, right = both[:, :120], both[:, -120:]
     assert both.shape[1] > 240
     assert both.shape[0] > 100
-    assert (left == colour(2)).all(axis=2).any()
-    assert not (left == colour(1)).all(axis=2).any()
-    assert (right == colour(1)).all(axis=2).any()
-    assert not (right == colour(2)).all(axis=2).any()
+    assert (left == color(2)).all(axis=2).any()
+    assert not (left == color(1)).all(axis=2).any()
+    assert (right == color(1)).all(axis=2).any()
+    assert not (right == color(2)).all(axis=2).any()

@@ -1,4 +1,4 @@
-"""Boxes labelled twice: the search against all pairs, and its time where boxes are stacked."""
+"""Boxes labeled twice: the search against all pairs, and its time where boxes are stacked."""
 
 import time
 

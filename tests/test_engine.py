@@ -215,7 +215,7 @@ def finished(tiny_coco, tmp_path_factory):
     return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished", changes)
 
 
-def test_pictures_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
+def test_images_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
     real, seen = Detect.augment, set()
 
     def augment(task, loaded, *rest):
@@ -252,8 +252,8 @@ class TestRunFolder:
             assert line["lr"] > 0
 
     def test_curves_show_what_was_logged(self, finished):
-        picture = cv2.imread(str(finished / "curves.png")).astype(int)
-        vivid = picture.max(axis=2) - picture.min(axis=2) > 60  # the coloured lines of the loss terms, and of AP
+        image = cv2.imread(str(finished / "curves.png")).astype(int)
+        vivid = image.max(axis=2) - image.min(axis=2) > 60  # the colored lines of the loss terms, and of AP
         loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
         assert loss > 500
         assert quality > 50
@@ -468,8 +468,8 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
 
 
 @pytest.mark.parametrize("mixed", [0, 0.5])
-def test_pictures_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
-    """Several training pictures have no box; some batches have none at all, and teach that nothing is there."""
+def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
+    """Several training images have no box; some batches have none at all, and teach that nothing is there."""
     data = shutil.copytree(tiny_coco, tmp_path / "data")
     for split, kept in (("train", {1, 2, 3}), ("val", {1, 2})):
         file = data / "annotations" / f"{split}.json"

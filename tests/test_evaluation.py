@@ -1,4 +1,4 @@
-"""COCO's numbers against pycocotools, and the files and pictures an evaluation writes."""
+"""COCO's numbers against pycocotools, and the files and images an evaluation writes."""
 
 import contextlib
 import io
@@ -63,15 +63,15 @@ def to_files(samples, found, names):
     return {"images": images, "categories": categories, "annotations": annotations}, results
 
 
-def made(seed, pictures=14, classes=5):
+def made(seed, images=14, classes=5):
     """Truth in three sizes with crowd regions and areas smaller than the boxes; jittered and invented detections.
 
-    Every fourth picture is empty, the last class has no truth, one picture has over 100 detections of a class, and
+    Every fourth image is empty, the last class has no truth, one image has over 100 detections of a class, and
     scores come in steps of 0.05, so that many are equal.
     """
     rng = np.random.default_rng(seed)
     samples, found = [], []
-    for index in range(pictures):
+    for index in range(images):
         n = 0 if index % 4 == 3 else int(rng.integers(1, 12))
         low, side = rng.uniform(0, 400, (n, 2)), rng.choice([15, 60, 200], (n, 1)) * rng.uniform(0.6, 1.5, (n, 2))
         boxes = np.concatenate([low, low + side], 1).astype(np.float32)
@@ -193,7 +193,7 @@ SCENES = [
 ]
 
 
-def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
+def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
     tree = write_set(tmp_path / "set", SCENES)
     predictor, out = rectangles_predictor(), tmp_path / "out"
     predictor.model.train()
@@ -210,7 +210,7 @@ def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
     assert str(metrics).splitlines()[:12] == lines
     saved = json.loads((out / "metrics.json").read_text())
     assert saved["summary"] == metrics.summary
-    assert saved["pictures"] == 5
+    assert saved["images"] == 5
     assert saved["recipe"] == "demo"
     assert saved["threshold"] == predictor.recipe.evaluate.threshold
     assert saved["versions"]["boxwright"]
@@ -222,7 +222,7 @@ def test_evaluate_counts_every_picture_and_writes_what_it_found(tmp_path):
 
 
 def test_plus_one_scores_boxes_one_px_wider_and_higher(tmp_path):
-    """One box ends at the picture's right edge: it was cut to the picture before."""
+    """One box ends at the image's right edge: it was cut to the image before."""
     write_set(tmp_path / "set", [(64, 64, [(10, 12, 30, 40), (40, 8, 64, 20)], [0, 1])])
     rows = {}
     for plus_one in (False, True):
@@ -255,7 +255,7 @@ def test_classes_are_matched_by_name(tmp_path):
 def test_what_cannot_be_evaluated_is_refused(tmp_path):
     write_set(tmp_path / "set", SCENES)
     dataset, predictor = open_dataset(tmp_path / "set", "val"), rectangles_predictor()
-    with pytest.raises(bw.InputError, match="holds no picture"):
+    with pytest.raises(bw.InputError, match="holds no image"):
         evaluate(predictor, dataset.subset([]))
     (tmp_path / "file").write_text("")
     with pytest.raises(bw.InputError, match="file: results cannot be written there"):
@@ -284,7 +284,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     alone = evaluate(rectangles_predictor(), open_dataset(tmp_path / "set", "val"), tmp_path / "alone")
     (tmp_path / "out").mkdir()
     multiprocessing.spawn(_one_of_two, (str(tmp_path / "meet"), str(tmp_path / "set"), str(tmp_path / "out")), nprocs=2)
-    for rank, batches in ((0, 2), (1, 1)):  # 3 and 2 pictures, two a batch
+    for rank, batches in ((0, 2), (1, 1)):  # 3 and 2 images, two a batch
         assert json.loads((tmp_path / f"out/{rank}.json").read_text()) == [alone.summary, batches]
     ours, theirs = (json.loads((tmp_path / f / "detections.json").read_text()) for f in ("alone", "out/files"))
     assert ours == theirs
@@ -303,7 +303,7 @@ class Cells(Rectangles):
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs shared/data/bccd beside the checkout")
-def test_real_pictures_and_labels_score_as_pycocotools_scores_the_files(tmp_path):
+def test_real_images_and_labels_score_as_pycocotools_scores_the_files(tmp_path):
     dataset = open_dataset(BCCD, "val")
     canvas = {"data__canvas__size": [256, 320], "evaluate__batch": 8, "data__names": ["RBC", "WBC", "Platelets"]}
     predictor = Predictor(Cells(), rectangles_predictor(**canvas).recipe)
@@ -316,7 +316,7 @@ def test_real_pictures_and_labels_score_as_pycocotools_scores_the_files(tmp_path
 
 
 def test_confusion_worked_by_hand():
-    """One picture, classes a and b, IoU 0.5, threshold 0.3."""
+    """One image, classes a and b, IoU 0.5, threshold 0.3."""
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]]
     boxes, labels = np.array(truth, np.float32), np.array([0, 1, 1, 0])
     crowd, difficult = np.array([False, False, False, True]), np.zeros(4, bool)
@@ -347,15 +347,15 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
         log = tmp_path / f"{name}.jsonl"
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
         plots.curves(log, tmp_path / f"{name}.png", ("AP50", "AP"), "average precision")
-        picture = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
-        vivid = picture.max(axis=2) - picture.min(axis=2) > 60  # the coloured lines, also those of the legends
+        image = cv2.imread(str(tmp_path / f"{name}.png")).astype(int)
+        vivid = image.max(axis=2) - image.min(axis=2) > 60  # the colored lines, also those of the legends
         loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
         assert (loss > 500) == (name != "nothing")
         assert (quality > 300) == (name == "whole"), quality
 
 
 @pytest.mark.parametrize("classes", [1, 80])
-def test_pictures_hold_few_and_many_classes_and_none_found(classes, tmp_path):
+def test_images_hold_few_and_many_classes_and_none_found(classes, tmp_path):
     names = [f"class {label}" for label in range(classes)]
     sample = Sample(1, "", None, np.array([[0, 0, 9, 9]], np.float32), np.array([0]), np.zeros(1, bool), np.ones(1),
                     np.ones(1, int), np.zeros(1, bool))  # fmt: skip

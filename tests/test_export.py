@@ -47,7 +47,7 @@ GRAPHS = ["onnx", "openvino", "torchscript", "pt2"]
 
 
 def saved(folder: Path, name: str = "demo", **changes: Any) -> Path:
-    """A small network with random weights that knows its recipe. Its batch norms have seen pictures, so that the
+    """A small network with random weights that knows its recipe. Its batch norms have seen images, so that the
     answers depend on what is shown, as those of a trained network do."""
     settings = small_run.SMALL | {"data.names": ["car", "truck", "tank"]} if name == "demo" else {}
     chosen = recipe.load(name, settings | {key.replace("__", "."): value for key, value in changes.items()})
@@ -98,7 +98,7 @@ def test_darknets_detections_hold_in_every_format(detector: Path, fit: str) -> N
 
 @needs_weights
 def test_darknets_detections_hold_in_a_complete_file(tmp_path: Path) -> None:
-    """Pictures of three sizes, nothing but the file, which OpenVINO may run as well as ONNX Runtime."""
+    """Images of three sizes, nothing but the file, which OpenVINO may run as well as ONNX Runtime."""
     file = tmp_path / "x.onnx"
     export_model(WEIGHTS / "yolov3-tiny.weights", "onnx", file, recipe=TINY, complete=True)
     references = json.loads((DARKNET / "real" / "yolov3-tiny_detections.json").read_text())
@@ -111,7 +111,7 @@ def test_darknets_detections_hold_in_a_complete_file(tmp_path: Path) -> None:
 
 @needs_weights
 def test_weights_come_back_byte_for_byte(detector: Path) -> None:
-    if detector.suffix == ".weights":  # but for the header, which says how many pictures were learned from
+    if detector.suffix == ".weights":  # but for the header, which says how many images were learned from
         assert detector.read_bytes()[20:] == (WEIGHTS / "yolov3-tiny.weights").read_bytes()[20:]
 
 
@@ -138,7 +138,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as leaving:
         cli.main(["export", str(weights), "--to", to, "-o", str(file), "--size", "64", "128"])
     assert not leaving.value.code
-    assert "on 4 rendered pictures: raw tensors within" in capsys.readouterr().out
+    assert "on 4 rendered images: raw tensors within" in capsys.readouterr().out
     companions = {"x.bin"} if to == "openvino" else set()
     assert left(tmp_path) == {file.name, f"{file.name}.parity.json"} | companions
 
@@ -175,7 +175,7 @@ def test_the_verbs_take_programs_as_they_take_weights(
             assert not leaving.value.code, capsys.readouterr().err
             rows = json.loads((out / "detections.json").read_text())
             if verb == "predict":
-                rows = [row for picture in rows["pictures"] for row in picture["detections"]]
+                rows = [row for image in rows["images"] for row in image["detections"]]
             scores += sorted(row["score"] for row in rows)
         found.append(scores)
     assert len(found[0]) > 10
@@ -202,10 +202,10 @@ def test_formats_without_a_place_for_the_recipe_have_it_beside(tmp_path: Path, n
         assert torch.equal(tensor, other)
 
 
-def test_average_precision_is_compared_on_labelled_pictures(tmp_path: Path, tiny_coco: Path) -> None:
+def test_average_precision_is_compared_on_labeled_images(tmp_path: Path, tiny_coco: Path) -> None:
     weights = saved(tmp_path, model__classes=2, data__names=["blue", "red"])
     report = export_model(weights, "onnx", tmp_path / "x.onnx", data=str(tiny_coco))
-    assert report.content["pictures"] == "4 of 4 pictures of val"
+    assert report.content["images"] == "4 of 4 images of val"
     assert report.content["quality"]["measure"] == "AP"
     assert report.content["quality"]["pytorch"] == pytest.approx(report.content["quality"]["file"], abs=1e-3)
 
@@ -280,7 +280,7 @@ def found(*rows: tuple[float, int, float]) -> Detections:
 
 
 def test_detections_are_matched_one_to_one() -> None:
-    """By hand, on a picture of 100 px: edges may differ by 0.1 px, scores by 0.001."""
+    """By hand, on an image of 100 px: edges may differ by 0.1 px, scores by 0.001."""
     ours = found((0.9, 0, 20), (0.8, 1, 40), (0.7, 0, 60))
     assert match(ours, ours, 0.1, 100, LIMITS) == (3, 3, [])
     swapped = found((0.9, 0, 20), (0.7005, 0, 60.05), (0.8, 1, 40))
@@ -363,7 +363,7 @@ def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:
         if name in ("out32.bias", "out16.bias"):
             bias.data.view(3, -1)[:, 4] -= 40  # whether there is anything
     checkpoint.save(weights, model.to(memory_format=torch.contiguous_format), chosen)  # type: ignore[call-overload]
-    with pytest.raises(InputError, match=r"nothing is found on 4 rendered pictures .*--data"):
+    with pytest.raises(InputError, match=r"nothing is found on 4 rendered images .*--data"):
         export_model(weights, "onnx", tmp_path / "x.onnx", complete=True)
     assert left(tmp_path) == {"x.onnx.parity.json"}
 
@@ -382,7 +382,7 @@ def test_infinite_differences_are_json(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({}, ""),
-        ({"answers": {"matched": 8, "compared": 9, "unmatched": [{"picture": 3}]}}, "8 of 9 answers"),
+        ({"answers": {"matched": 8, "compared": 9, "unmatched": [{"image": 3}]}}, "8 of 9 answers"),
         ({"quality": {"measure": "AP", "pytorch": 0.5, "file": 0.502}}, "AP is 0.5020, in PyTorch 0.5000"),
     ],
 )

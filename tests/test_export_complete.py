@@ -1,4 +1,4 @@
-"""Complete graphs: pictures in, detections out. The truth is `Predictor`, whose parts have tests of their own."""
+"""Complete graphs: images in, detections out. The truth is `Predictor`, whose parts have tests of their own."""
 
 import importlib.util
 import warnings
@@ -52,7 +52,7 @@ def canvas_of(fit: str, resize: str) -> CanvasConfig:
 
 
 def same_pixels(got: Tensor, wanted: Pixels, resize: str) -> None:
-    """linear to the bit. Elsewhere a sum that ends half way between two grey values may be rounded to either."""
+    """linear to the bit. Elsewhere a sum that ends half way between two gray values may be rounded to either."""
     apart = np.abs(got.numpy() - wanted.astype(np.float32))
     if resize == "linear":
         assert apart.max() == 0
@@ -65,7 +65,7 @@ def same_pixels(got: Tensor, wanted: Pixels, resize: str) -> None:
 
 def unlike_pillow(frame: Frame, canvas: CanvasConfig) -> bool:
     """Whether a new px has its middle on the border of two old ones, between which Pillow's rounding errors choose: a
-    graph knows these for stretched pictures only."""
+    graph knows these for stretched images only."""
     ends = zip(
         frame.size, (round(side * scale) for side, scale in zip(frame.size, frame.scale, strict=True)), strict=True
     )
@@ -78,11 +78,11 @@ def unlike_pillow(frame: Frame, canvas: CanvasConfig) -> bool:
 def test_canvas_is_that_of_the_predictor(fit: str, resize: str) -> None:
     canvas = canvas_of(fit, resize)
     for seed, (h, w) in enumerate(SIZES):
-        picture = waves(seed, h, w)
+        image = waves(seed, h, w)
         frame = frame_for((h, w), canvas, 0)
-        images, placed = on_canvas(torch.from_numpy(picture)[None], canvas)
+        images, placed = on_canvas(torch.from_numpy(image)[None], canvas)
         if not unlike_pillow(frame, canvas):
-            same_pixels(images[0].permute(1, 2, 0), place(picture, frame, canvas), resize)
+            same_pixels(images[0].permute(1, 2, 0), place(image, frame, canvas), resize)
         boxes = torch.tensor([[0.0, 0.0, w, h], [w / 3, h / 4, w / 2, h / 3]])
         torch.testing.assert_close(placed.to_original(frame.to_canvas(boxes)), boxes, atol=1e-3, rtol=1e-5)
         edges = [round(edge) for edge in frame.content[2:]]
@@ -92,12 +92,12 @@ def test_canvas_is_that_of_the_predictor(fit: str, resize: str) -> None:
 def test_nearest_takes_pillows_pixels_on_the_border_of_two() -> None:
     """128 to 96 px: the middle of every third new px is a border, where Pillow's running sum of doubles decides."""
     canvas = CanvasConfig(size=(96, 96), resize="zoo")
-    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    images, _ = on_canvas(torch.from_numpy(picture)[None], canvas)
-    wanted = place(picture, frame_for((128, 128), canvas, 0), canvas)
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    images, _ = on_canvas(torch.from_numpy(image)[None], canvas)
+    wanted = place(image, frame_for((128, 128), canvas, 0), canvas)
     assert np.array_equal(images[0].permute(1, 2, 0).numpy(), wanted)
     without_errors = (2 * np.arange(96) + 1) * 128 // 192
-    assert not np.array_equal(picture[without_errors][:, without_errors], wanted)
+    assert not np.array_equal(image[without_errors][:, without_errors], wanted)
 
 
 def many_boxes(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,8 +181,8 @@ class Canvases(nn.Module):
     pairs = (("linear", "letterbox"), ("area", "stretch"), ("zoo", "stretch"), ("darknet", "crop"))
     pairs += (("linear", "zoo_corner"), ("float", "torchvision_corner"))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        return tuple(on_canvas(pictures, canvas_of(fit, kind))[0] for kind, fit in self.pairs)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(on_canvas(images, canvas_of(fit, kind))[0] for kind, fit in self.pairs)
 
 
 def runs(graph: Graph, folder: Path, deform: Any = "plain") -> dict[str, Run]:
@@ -191,34 +191,34 @@ def runs(graph: Graph, folder: Path, deform: Any = "plain") -> dict[str, Run]:
 
     from boxwright.runtimes.serialization import onnx_file
 
-    def eager(pictures: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    def eager(images: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         with torch.inference_mode():
-            return [one.numpy() for one in graph.module(torch.from_numpy(pictures))]
+            return [one.numpy() for one in graph.module(torch.from_numpy(images))]
 
     file = folder / "graph.onnx"
     onnx_file.write(graph, file, "{}", deform=deform)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    found: dict[str, Run] = {"eager": eager, "onnxruntime": lambda pictures: session.run(None, {"pictures": pictures})}
+    found: dict[str, Run] = {"eager": eager, "onnxruntime": lambda images: session.run(None, {"images": images})}
     if deform == "plain":
         compiled = core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found["openvino"] = lambda pictures: [np.array(one) for one in compiled(pictures).values()]
+        found["openvino"] = lambda images: [np.array(one) for one in compiled(images).values()]
     return found
 
 
 @needs_runtimes
 def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
     names = tuple(f"{kind}_{fit}" for kind, fit in Canvases.pairs)
-    example = {"pictures": torch.zeros(2, 50, 70, 3, dtype=torch.uint8)}
-    graph = Graph(Canvases().eval(), example, names, {"pictures": {0: "batch", 1: "height", 2: "width"}})
+    example = {"images": torch.zeros(2, 50, 70, 3, dtype=torch.uint8)}
+    graph = Graph(Canvases().eval(), example, names, {"images": {0: "batch", 1: "height", 2: "width"}})
     for run in runs(graph, tmp_path).values():
         for h, w in [(50, 70), (200, 310), (310, 170), (128, 128)]:
             for batch in (1, 3):
-                pictures = np.stack([waves(seed, h, w) for seed in range(batch)])
-                for (kind, fit), canvases in zip(Canvases.pairs, run(pictures), strict=True):
+                images = np.stack([waves(seed, h, w) for seed in range(batch)])
+                for (kind, fit), canvases in zip(Canvases.pairs, run(images), strict=True):
                     canvas, last = canvas_of(fit, kind), batch - 1
-                    wanted = place(pictures[last], frame_for((h, w), canvas, 0), canvas)
+                    wanted = place(images[last], frame_for((h, w), canvas, 0), canvas)
                     same_pixels(torch.from_numpy(canvases[last]).permute(1, 2, 0), wanted, kind)
 
 
@@ -245,7 +245,7 @@ def test_suppression_in_onnx(rule: dict[str, Any], tmp_path: Path) -> None:
         assert torch.equal(given["boxes"][i, chosen[i, :count]], wanted.boxes)
 
 
-PICTURES = [np.stack([waves(seed, h, w) for seed in range(3)]) for h, w in [(120, 90), (200, 310)]]
+IMAGES = [np.stack([waves(seed, h, w) for seed in range(3)]) for h, w in [(120, 90), (200, 310)]]
 
 
 def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
@@ -260,7 +260,7 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
             return model.eval(), chosen
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.momentum = 1.0
-        images = on_canvases([picture for some in PICTURES for picture in some], chosen.data.canvas)[0].float() / 255
+        images = on_canvases([image for some in IMAGES for image in some], chosen.data.canvas)[0].float() / 255
         model.train()(images)
         for layer in model.eval().modules():
             if isinstance(layer, nn.Conv2d) and layer.bias is not None and chosen.model.task == "detect":
@@ -274,10 +274,10 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
     return model.eval(), chosen
 
 
-def without_close_calls(model: nn.Module, chosen: Recipe, pictures: list[Pixels]) -> Recipe:
-    """With a threshold that no score is near, in the widest gap among the 10 to 60 best of all pictures: two runtimes
+def without_close_calls(model: nn.Module, chosen: Recipe, images: list[Pixels]) -> Recipe:
+    """With a threshold that no score is near, in the widest gap among the 10 to 60 best of all images: two runtimes
     are never equal to the last digit."""
-    best = torch.cat([one.scores for one in Predictor(model, chosen)(pictures)]).sort(descending=True).values[10:60]
+    best = torch.cat([one.scores for one in Predictor(model, chosen)(images)]).sort(descending=True).values[10:60]
     gap = int((best[:-1] - best[1:]).argmax())
     return chosen.with_overrides({"predict.threshold": float(best[gap : gap + 2].mean())})
 
@@ -317,13 +317,13 @@ def same_detections(rows: list[np.ndarray[Any, Any]], wanted: Detections) -> Non
 @pytest.mark.parametrize(("name", "changes"), DETECTORS, ids=[f"{name}" for name, _ in DETECTORS])
 def test_detections_are_those_of_the_predictor(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model, chosen = lively(name, **changes)
-    chosen = without_close_calls(model, chosen, [picture for some in PICTURES for picture in some])
+    chosen = without_close_calls(model, chosen, [image for some in IMAGES for image in some])
     graph = complete_graph(model, chosen, dynamic_batch=True)
     assert graph.outputs == ("boxes", "scores", "labels")
     predictor, seen = Predictor(model, chosen), 0
     for run in runs(graph, tmp_path).values():
-        for pictures in PICTURES:
-            for batch in (pictures[:1], pictures):
+        for images in IMAGES:
+            for batch in (images[:1], images):
                 answers = run(batch)
                 for i, wanted in enumerate(predictor(list(batch))):
                     same_detections([part[i] for part in answers], wanted)
@@ -335,7 +335,7 @@ def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
     from boxwright.runtimes import pt2, torchscript
 
     model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY)
-    chosen = without_close_calls(model, chosen, [picture for some in PICTURES for picture in some])
+    chosen = without_close_calls(model, chosen, [image for some in IMAGES for image in some])
     graph = complete_graph(model, chosen, dynamic_batch=True)
     torchscript.write(graph, tmp_path / "a.torchscript", "{}")
     pt2.write(graph, tmp_path / "a.pt2", "{}")
@@ -344,8 +344,8 @@ def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
         programs = [torch.jit.load(tmp_path / "a.torchscript"), torch.export.load(tmp_path / "a.pt2").module()]
     predictor = Predictor(model, chosen)
     for program in programs:
-        for pictures in PICTURES:
-            for batch in (pictures[:1], pictures):
+        for images in IMAGES:
+            for batch in (images[:1], images):
                 with torch.inference_mode():
                     answers = [part.numpy() for part in program(torch.from_numpy(batch))]
                 for i, wanted in enumerate(predictor(list(batch))):
@@ -368,8 +368,8 @@ def test_classes_are_those_of_the_predictor(tmp_path: Path) -> None:
     model, chosen = lively("tiny_darknet_imagenet_224_darknet", data__canvas__size=[64, 64])
     predictor = Predictor(model, chosen)
     for run in runs(complete_graph(model, chosen, dynamic_batch=True), tmp_path).values():
-        for pictures in PICTURES:
-            for batch in (pictures[:1], pictures):
+        for images in IMAGES:
+            for batch in (images[:1], images):
                 scores, labels = run(batch)
                 for i, wanted in enumerate(predictor(list(batch))):
                     found = dict(zip(labels[i].tolist(), scores[i].tolist(), strict=True))

@@ -27,15 +27,15 @@ SHORT, LONG = 128, 208  # px of the shorter and the longer side, at most
 SIZES = [(128, 208), (150, 121)]
 
 
-def some_picture(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def some_image(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Noise around a dark part."""
-    picture = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    picture[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
-    return picture
+    example_image = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    example_image[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
+    return example_image
 
 
-def torchvisions(classes: int, picture: Tensor) -> Any:
-    """Its detector with random weights, set so that boxes of several classes score high and low on `picture`."""
+def torchvisions(classes: int, example_image: Tensor) -> Any:
+    """Its detector with random weights, set so that boxes of several classes score high and low on `image`."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def torchvisions(classes: int, picture: Tensor) -> Any:
     last, seen = model.eval().roi_heads.box_predictor.cls_score, []
     hook = last.register_forward_hook(lambda _, given, logits: seen.append((given[0], logits)))
     with torch.no_grad():
-        model([picture])
+        model([example_image])
         hook.remove()
         features, logits = seen[0]
         last.weight.div_(logits.std(0).mean())
@@ -65,9 +65,9 @@ def torchvisions(classes: int, picture: Tensor) -> Any:
 
 @torch.inference_mode()
 def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
-    """From its own weights, of pictures that do not fill the canvas, each by itself and both in one batch."""
-    pictures = [some_picture(*size) for size in SIZES]
-    images = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in pictures]
+    """From its own weights, of images that do not fill the canvas, each by itself and both in one batch."""
+    example_images = [some_image(*size) for size in SIZES]
+    images = [torch.from_numpy(one).permute(2, 0, 1).float() / 255 for one in example_images]
     theirs = torchvisions(11, images[0])
     torch.save(theirs.state_dict(), tmp_path / "a.pth")
     canvas = {"size": [224, 256], "short_side": SHORT, "long_side": LONG}
@@ -75,7 +75,7 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
     changes |= {"model.classes": 10, "data.names": [], "model.norm_eps": 1e-5, "predict.batch": 3}
     ours = boxwright.load(tmp_path / "a.pth", recipe.load("faster_rcnn_r50_coco_torchvision", changes))
     (tmp_path / "a.pth").unlink()
-    found = [ours(one, threshold=0.05) for one in pictures] + ours(pictures, threshold=0.05)
+    found = [ours(one, threshold=0.05) for one in example_images] + ours(example_images, threshold=0.05)
     wanted = [theirs([one])[0] for one in images] + theirs(images)
     for mine, one in zip(found, wanted, strict=True):
         assert len(mine) == len(one["scores"]) == 100
@@ -86,8 +86,8 @@ def test_torchvisions_detections(referee: ModuleType, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_within_pictures(model: FasterRCNN) -> None:
-    """What lies beyond a picture is not seen, and no proposal reaches there; pictures that fill the canvas need no
+def test_within_images(model: FasterRCNN) -> None:
+    """What lies beyond an image is not seen, and no proposal reaches there; images that fill the canvas need no
     extents."""
     images = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(3))
     extents = torch.tensor([[61.0, 128.0], [96.0, 75.0]])
@@ -109,9 +109,9 @@ def test_within_pictures(model: FasterRCNN) -> None:
 
 @pytest.mark.parametrize("fit", ["letterbox", "crop"])
 @pytest.mark.parametrize("change", [{"model.clip_proposals_to": "image"}, {"data.canvas.trim": True}])
-def test_pictures_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
+def test_images_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
     (key,) = change
-    with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs a picture at the top left"):
+    with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs an image at the top left"):
         recipe.load("faster_rcnn_r50_dcn_coco_standard", {"data.canvas.fit": fit} | change)
 
 
@@ -129,7 +129,7 @@ def model(request: pytest.FixtureRequest) -> FasterRCNN:
 
 
 def batch(size: tuple[int, int], boxes: list[Tensor], rows: int | None = None) -> Batch:
-    """A random picture for each entry of `boxes` (n, 4)."""
+    """A random image for each entry of `boxes` (n, 4)."""
     rows = max(len(one) for one in boxes) if rows is None else rows
     padded = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, rows - len(one))) for one in boxes])
     labels = torch.stack([torch.where(torch.arange(rows) < len(one), torch.arange(rows) % 4, -1) for one in boxes])
@@ -207,7 +207,7 @@ def test_samples_are_a_function_of_the_keys(model: FasterRCNN) -> None:
     assert first == again
     assert first["rpn_objectness"] != other["rpn_objectness"]
     assert first["classes"] != other["classes"]
-    for name in ("rpn_objectness", "rpn_boxes"):  # what is drawn for a picture does not depend on its neighbours
+    for name in ("rpn_objectness", "rpn_boxes"):  # what is drawn for an image does not depend on its neighbors
         torch.testing.assert_close(first[name], (alone[name] + second[name]) / 2)
 
 
@@ -233,17 +233,17 @@ def test_a_size_that_does_not_fit_is_refused(model: FasterRCNN) -> None:
         model(torch.zeros(1, 3, 96, 100))
 
 
-def test_portrait_picture_through_the_zoo(tmp_path: Path) -> None:
-    """Boxes come back inside a portrait picture that was resized twice."""
+def test_portrait_image_through_the_zoo(tmp_path: Path) -> None:
+    """Boxes come back inside a portrait image that was resized twice."""
     chosen = recipe.load("faster_rcnn_r50_dcn_coco", {"data.canvas.size": [96, 160], "model.rpn.test_proposals": 50})
     assert isinstance(chosen.model, Config)
     torch.manual_seed(0)
     predictor = boxwright.Predictor(build(chosen.model).eval(), chosen)
-    picture = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
+    example_image = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
     frame = frame_for((120, 80), chosen.data.canvas, 0)
-    assert place(picture, frame, chosen.data.canvas).shape == (96, 160, 3)
+    assert place(example_image, frame, chosen.data.canvas).shape == (96, 160, 3)
     assert frame.scale[0] == frame.scale[1]
-    found = predictor(picture, threshold=0.0)
+    found = predictor(example_image, threshold=0.0)
     assert len(found) > 0
     assert (found.boxes[:, 2] <= 80).all()
     assert (found.boxes[:, 3] <= 120).all()

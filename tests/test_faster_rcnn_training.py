@@ -1,4 +1,4 @@
-"""Faster R-CNN learns: real pictures by heart, and in two processes what one learns.
+"""Faster R-CNN learns: real images by heart, and in two processes what one learns.
 
 A small network does not exist, so small are the canvas, the anchors, and the numbers of proposals and samples.
 """
@@ -73,8 +73,8 @@ BY_HEART = {
 
 @pytest.mark.timeout(1800)  # five minutes on an idle core
 @pytest.mark.skipif(not BCCD.is_dir(), reason=f"needs {BCCD}")
-def test_pictures_by_heart(tmp_path):
-    """From random weights, 16 pictures with 296 blood cells, some only 10 px wide on this canvas."""
+def test_images_by_heart(tmp_path):
+    """From random weights, 16 images with 296 blood cells, some only 10 px wide on this canvas."""
     tree = json.loads((BCCD / "annotations" / "train.json").read_text())
     images = tree["images"][:16]
     known = {image["id"] for image in images}
@@ -87,7 +87,7 @@ def test_pictures_by_heart(tmp_path):
     (tmp_path / "images").symlink_to(BCCD / "images")
     boxwright.train(RECIPE, tmp_path, tmp_path / "run", overrides=BY_HEART)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["pictures"] == 16
+    assert metrics["images"] == 16
     assert metrics["summary"]["AP50"] >= 0.9
 
 
@@ -124,7 +124,7 @@ def take_steps(data, out, batch):
 
 @pytest.fixture
 def second_has_no_box(tiny_coco, tmp_path):
-    """A COCO folder of 6 pictures; those that the second of two processes with one picture each gets have no box."""
+    """A COCO folder of 6 images; those that the second of two processes with one image each gets have no box."""
     root = shutil.copytree(tiny_coco, tmp_path / "data")
     file = root / "annotations" / "train.json"
     tree = json.loads(file.read_text())

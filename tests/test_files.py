@@ -175,33 +175,33 @@ def test_a_companion_of_something_else_stays(tmp_path: Path) -> None:
 
 
 def scenes_of(folder: Path) -> Path:
-    """A COCO JSON of two pictures in folder/pictures/train and folder/pictures/more."""
+    """A COCO JSON of two images in folder/images/train and folder/images/more."""
     entries = []
     for number, name in enumerate(("train/a.png", "more/b.png"), 1):
-        file = folder / "pictures" / name
+        file = folder / "images" / name
         file.parent.mkdir(parents=True)
         cv2.imwrite(str(file), np.zeros((20, 30, 3), np.uint8))
         entries.append({"id": number, "file_name": name, "width": 30, "height": 20})
     boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 9, 9], "area": 81, "iscrowd": 0}]
     tree = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "ship"}]}
     (folder / "train.json").write_text(json.dumps(tree))
-    (folder / "set.yaml").write_text("train: train.json\nimages: pictures\n")
+    (folder / "set.yaml").write_text("train: train.json\nimages: images\n")
     return folder / "set.yaml"
 
 
 @pytest.mark.parametrize("verb", ["show", "tile"])
-def test_nothing_is_written_among_the_pictures(
+def test_nothing_is_written_among_the_images(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = scenes_of(tmp_path / "data")
-    (tmp_path / "link").symlink_to(tmp_path / "data" / "pictures" / "more")
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "images" / "more")
     before = sorted((tmp_path / "data").rglob("*"))
-    for out in ("data/pictures/train", "data/pictures/train/new", "data/pictures/more/a/b", "link/new"):
+    for out in ("data/images/train", "data/images/train/new", "data/images/more/a/b", "link/new"):
         assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 2
         assert "which holds images of the data set; choose another folder" in capsys.readouterr().err, out
         assert sorted((tmp_path / "data").rglob("*")) == before
-    for out in ("data/new", "data/pictures/new", "new"):
+    for out in ("data/new", "data/images/new", "new"):
         assert status("data", verb, str(source), "--out", str(tmp_path / out)) == 0, capsys.readouterr().err
         assert any((tmp_path / out).rglob("*.png"))
 
@@ -211,7 +211,7 @@ def test_tiles_do_not_come_among_scenes_of_the_same_layout(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = scenes_of(tmp_path / "data")
-    (tmp_path / "data" / "pictures").rename(tmp_path / "data" / "images")
+    (tmp_path / "data" / "images").rename(tmp_path / "data" / "images")
     source = source.rename(tmp_path / "set.yaml")
     source.write_text("root: data\ntrain: train.json\nimages: images\n")
     before = sorted((tmp_path / "data").rglob("*"))

@@ -124,14 +124,14 @@ def test_one_file_more_is_checked_and_converted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert status("data", "check", str(letters)) == 0
-    assert "train: 2 pictures, 3 boxes" in capsys.readouterr().out
+    assert "train: 2 images, 3 boxes" in capsys.readouterr().out
     assert status("data", "convert", str(letters), "--to", "coco", "-o", "coco") == 0
     written = json.loads((tmp_path / "coco/annotations/train.json").read_text())
     assert sorted(row["bbox"] for row in written["annotations"]) == [[1, 2, 10, 10], [3, 4, 6, 5], [5, 5, 3, 3]]
     assert {row["pose"] for row in written["annotations"]} == {"left"}
     capsys.readouterr()
     assert status("data", "convert", "coco", "--to", "letters", "-o", "back") == 0
-    assert "letters cannot hold: 2 ids of pictures, 3 ids of boxes, 2 ids of classes, 3 'pose' of boxes" in (
+    assert "letters cannot hold: 2 ids of images, 3 ids of boxes, 2 ids of classes, 3 'pose' of boxes" in (
         capsys.readouterr().out
     )
     assert sorted((tmp_path / "back/train.rows").read_text().split("\n")) == sorted(

@@ -29,8 +29,8 @@ from stand_in import rectangles_predictor
 SMALL = {"model.width": 0.05, "data.canvas.size": [64, 64], "predict.threshold": 0.01}
 
 
-def picture() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A red and a blue rectangle on grey, RGB."""
+def example_image() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A red and a blue rectangle on gray, RGB."""
     image = np.full((40, 60, 3), 120, np.uint8)
     image[5:20, 5:25] = (255, 0, 0)
     image[22:36, 30:55] = (0, 0, 255)
@@ -67,8 +67,8 @@ def test_recipes_and_networks_by_name() -> None:
     assert classifier(torch.zeros(1, 3, 64, 64))[0].shape == (1, 3)
 
 
-def test_every_kind_of_picture_gives_the_same_detections(tmp_path: Path) -> None:
-    predictor, image = rectangles_predictor(), picture()
+def test_every_kind_of_image_gives_the_same_detections(tmp_path: Path) -> None:
+    predictor, image = rectangles_predictor(), example_image()
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), image[..., ::-1])
     expected = predictor(image)
@@ -98,7 +98,7 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
     def endless():
         while True:
             taken.append(None)
-            yield picture()
+            yield example_image()
 
     found = predictor(endless())
     assert not taken
@@ -110,30 +110,30 @@ def test_a_generator_is_taken_a_batch_at_a_time() -> None:
 @pytest.mark.parametrize(
     ("source", "words", "message"),
     [
-        (7, {}, "found int, needed a picture or an iterable"),
+        (7, {}, "found int, needed an image or an iterable"),
         ([None], {}, "found NoneType, needed a path, bytes"),
         (torch.zeros(3, 4, 4), {}, r"a tensor of float32 of shape \(3, 4, 4\), needed uint8 RGB"),
         (np.zeros((4, 4)), {}, r"found float64 of shape \(4, 4\)"),
-        (b"no picture", {}, "not a readable picture"),
-        (b"", {}, "picture"),
+        (b"no image", {}, "not a readable image"),
+        (b"", {}, "image"),
         ("a.png", {"bgr": True}, "bgr: found str, goes with arrays"),
     ],
 )
-def test_what_is_no_picture_is_one_line(source: object, words: dict[str, bool], message: str) -> None:
+def test_what_is_no_image_is_one_line(source: object, words: dict[str, bool], message: str) -> None:
     with pytest.raises(bw.InputError, match=message):
         rectangles_predictor()(source, **words)  # type: ignore[call-overload]
 
 
-def test_a_notebook_shows_the_picture_with_its_boxes() -> None:
-    found = rectangles_predictor()(picture())
+def test_a_notebook_shows_the_image_with_its_boxes() -> None:
+    found = rectangles_predictor()(example_image())
     shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(shown, found.draw())
-    assert not np.array_equal(shown, picture())
+    assert not np.array_equal(shown, example_image())
 
 
 def test_hooks_fire_and_edits_count(weights: Path) -> None:
     """The network of a predictor is the one that runs; a fused copy only on request."""
-    predictor, image = bw.load(weights), picture()
+    predictor, image = bw.load(weights), example_image()
     assert isinstance(predictor, Predictor)
     fired: list[nn.Module] = []
     convolution = next(module for module in predictor.model.modules() if isinstance(module, nn.Conv2d))
@@ -156,7 +156,7 @@ def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path
     recipe = bw.Recipe.load("demo", SMALL).with_names(["blue", "red"])
     checkpoint.save(tmp_path / "two.safetensors", bw.create_model(recipe), recipe)
     scored = bw.evaluate(tmp_path / "two.safetensors", tiny_coco, split="val", out=tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["pictures"] == 4
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 4
     again = bw.evaluate(bw.load(tmp_path / "two.safetensors"), data)
     assert scored.summary == again.summary
     folders = class_folder.write(tmp_path / "classes", {"train": 2, "val": 2})

@@ -84,10 +84,10 @@ def damaged(sound: bytes, draw: random.Random) -> bytes:
 # --- data sets
 
 
-def picture(file: Path) -> None:
+def image(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    colours = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    cv2.imwrite(str(file), colours)
+    colors = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    cv2.imwrite(str(file), colors)
 
 
 def write(file: Path, content: str) -> Path:
@@ -107,12 +107,12 @@ def coco(root: Path) -> Path:
         "categories": [{"id": 1, "name": "car"}, {"id": 7, "name": "naïve"}],
     }  # fmt: skip
     for number in (1, 2):
-        picture(root / f"images/{number}.png")
+        image(root / f"images/{number}.png")
     return write(root / "annotations/train.json", json.dumps(tree, indent=1))
 
 
 def yolo_labels(root: Path) -> Path:
-    picture(root / "images/train/1.png")
+    image(root / "images/train/1.png")
     write(root / "classes.txt", "car\ntruck\n")
     return write(root / "labels/train/1.txt", "0 0.5 0.5 0.25 0.25\n1 0.1 0.2 0.1 0.1\n")
 
@@ -128,19 +128,19 @@ def yolo_list(root: Path) -> Path:
 
 
 def line_txt(root: Path) -> Path:
-    picture(root / "a/1.png")
+    image(root / "a/1.png")
     write(root / "classes.txt", "car\ntruck\n")
     return write(root / "train.txt", "a/1.png 1,2,20,22,0 3,4,9,9,1,1\na/2.png\n")
 
 
 def dota(root: Path) -> Path:
-    picture(root / "train/images/1.png")
+    image(root / "train/images/1.png")
     lines = "imagesource:Sat\ngsd:0.5\n1 1 20 1 20 9 1 9 plane 0\n2 2 8 2.5 8 8 2 8 ship 1\n"
     return write(root / "train/labelTxt/1.txt", lines)
 
 
 def voc_xml(root: Path) -> Path:
-    picture(root / "JPEGImages/1.png")
+    image(root / "JPEGImages/1.png")
     write(root / "ImageSets/Main/train.txt", "1\n")
     box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>20</xmax><ymax>12</ymax></bndbox>"
     return write(
@@ -168,7 +168,7 @@ def opened(file: Path) -> None:
     """The set around a file of labels, or that a YAML describes: opened, checked, shown."""
     known = {"annotations", "labels", "train", "ImageSets", "Annotations"}
     root = file if file.suffix == ".yaml" else next(up for up in file.parents if not known & {*up.parts[-2:]})
-    str(check(open_dataset(root, "train"), pictures=False))
+    str(check(open_dataset(root, "train"), images=False))
 
 
 def recipe_yaml(root: Path) -> Path:
@@ -177,7 +177,7 @@ def recipe_yaml(root: Path) -> Path:
 
 def encoded(suffix: str) -> Format:
     def make(root: Path) -> Path:
-        picture(root / f"a{suffix}")
+        image(root / f"a{suffix}")
         return root / f"a{suffix}"
 
     def read(file: Path) -> None:

@@ -28,21 +28,21 @@ from boxwright.tasks.detect import TASK
 FOREVER = 10**15  # ns
 
 
-def labels(pictures: int = 6, text_ids: bool = False) -> dict[str, Any]:
-    """Pictures with 0, 1, 2, ... boxes, not in order; one label of no picture and one of no category."""
+def labels(example_images: int = 6, text_ids: bool = False) -> dict[str, Any]:
+    """Images with 0, 1, 2, ... boxes, not in order; one label of no image and one of no category."""
     draw = np.random.default_rng(3)
-    ids: list[Any] = [f"scene é {number}" if text_ids else 10 * number for number in range(pictures)]
+    ids: list[Any] = [f"scene é {number}" if text_ids else 10 * number for number in range(example_images)]
     annotations = [
         {
             "id": 100 * number + row, "image_id": ids[number], "category_id": int(draw.integers(2, 4)),
             "bbox": draw.uniform(1, 9, 4).round(2).tolist(), "area": 7.25, "iscrowd": row % 2,
             "difficult": int(row % 3 == 1), "segmentation": [[1, 2, 3, 4, 5, 6]],
         }
-        for number in reversed(range(pictures)) for row in range(number)
+        for number in reversed(range(example_images)) for row in range(number)
     ]  # fmt: skip
     annotations[1]["category_id"] = 77
     annotations[4]["image_id"] = "gone" if text_ids else 999
-    images = [{"id": ids[n], "file_name": f"in/é{n}.png", "width": 40, "height": 20 + n} for n in range(pictures)]
+    images = [{"id": ids[n], "file_name": f"in/é{n}.png", "width": 40, "height": 20 + n} for n in range(example_images)]
     del images[2]["width"]
     return {
         "images": images,
@@ -119,13 +119,13 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert len(parsed) == 1
 
 
-def test_pictures_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
+def test_images_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels())
     assert "/train/" in open_dataset(tmp_path, "train").path(0)
     (tmp_path / "train").rename(tmp_path / "images")
     assert Path(open_dataset(tmp_path, "train").path(0)).is_file()
     (tmp_path / "images").rename(tmp_path / "far")
-    with pytest.raises(InputError, match="none of its 6 pictures"):
+    with pytest.raises(InputError, match="none of its 6 images"):
         open_dataset(tmp_path, "train")
     assert len(parsed) == 1
 
@@ -233,7 +233,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "other byte order": lambda held: held.update(xyxy=held["xyxy"].astype(">f4")),
     "names as numbers": lambda held: held.update(files=np.arange(6)),
     "ids as shares": lambda held: held.update(image_ids=np.arange(6.0)),
-    "a picture too many": lambda held: held.update(files=np.append(held["files"], b"x")),
+    "an image too many": lambda held: held.update(files=np.append(held["files"], b"x")),
     "sizes of other form": lambda held: held.update(sizes=held["sizes"].T.copy()),
     "label too high": lambda held: held["labels"].__setitem__(0, 2),
     "label too low": lambda held: held["labels"].__setitem__(0, -2),
@@ -423,8 +423,8 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
     assert [len(sample) for sample in validation] == [300, 128]
     assert len(lines) == (kept < 300) + (kept < 128)
     if most == 128:
-        file, picture = crowded / "annotations/train.json", crowded / "train/a.png"
-        assert lines == [f"{file}: picture {picture} has 300 boxes, data.max_boxes is 128: 172 left out"]
+        file, example_image = crowded / "annotations/train.json", crowded / "train/a.png"
+        assert lines == [f"{file}: image {example_image} has 300 boxes, data.max_boxes is 128: 172 left out"]
 
 
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:

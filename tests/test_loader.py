@@ -1,4 +1,4 @@
-"""The order of pictures over epochs, steps and processes; padding; broken pictures seen from a worker."""
+"""The order of images over epochs, steps and processes; padding; broken images seen from a worker."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Item:
 
 @pytest.fixture(scope="module")
 def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
-    """Eleven pictures of 64 x 96 px, picture i of grey 20 i, with i % 4 boxes of label i."""
+    """Eleven images of 64 x 96 px, image i of gray 20 i, with i % 4 boxes of label i."""
     folder, result = tmp_path_factory.mktemp("loader"), []
     for i in range(11):
         cv2.imwrite(str(folder / f"{i}.png"), np.full((64, 96, 3), 20 * i, np.uint8))
@@ -59,14 +59,14 @@ def test_a_batch_holds_what_the_samples_say(items: list[Item]) -> None:
         assert torch.equal(batch.frames[i].to_original(batch.boxes[i, : i % 4]), torch.from_numpy(items[i].boxes))
 
 
-def test_pictures_without_boxes(items: list[Item]) -> None:
+def test_images_without_boxes(items: list[Item]) -> None:
     batch = next(Loader([items[0], items[4]], CANVAS, 2, shuffle=False).epoch(0))
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == batch.ignore.shape == (2, 0)
 
 
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
-def test_small_pictures_without_boxes_are_placed_and_changed(tmp_path: Path, fit: str) -> None:
+def test_small_images_without_boxes_are_placed_and_changed(tmp_path: Path, fit: str) -> None:
     """32 x 32 px fills the canvas's height, and what expansion leaves of it lies within."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((32, 32, 3), 200, np.uint8))
     canvas = CanvasConfig.model_validate({"size": (64, 96), "fit": fit, "fill": 0})
@@ -87,7 +87,7 @@ def test_small_pictures_without_boxes_are_placed_and_changed(tmp_path: Path, fit
 def test_training_epochs_are_different_repeatable_permutations(items: list[Item]) -> None:
     loader = Loader(items, CANVAS, 2, seed=5)
     first, second = ids(loader.epoch(0)), ids(loader.epoch(1))
-    assert loader.steps_per_epoch == len(first) == 5  # the eleventh picture would be half a batch
+    assert loader.steps_per_epoch == len(first) == 5  # the eleventh image would be half a batch
     assert len({i for batch in first for i in batch}) == 10
     assert first != second
     assert first == ids(loader.epoch(0)) == ids(Loader(items, CANVAS, 2, seed=5).epoch(0))
@@ -95,7 +95,7 @@ def test_training_epochs_are_different_repeatable_permutations(items: list[Item]
     assert ids(Loader(items, CANVAS, 2, seed=-1).epoch(0)) != first
 
 
-def test_evaluation_shows_every_picture_once_in_order(items: list[Item]) -> None:
+def test_evaluation_shows_every_image_once_in_order(items: list[Item]) -> None:
     loader = Loader(items, CANVAS, 4, shuffle=False)
     assert loader.steps_per_epoch == 3
     assert ids(loader.epoch(0)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
@@ -138,15 +138,15 @@ def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_a_broken_image_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
     loader = Loader([*items[:3], Item(99, str(tmp_path / "text.jpg"))], CANVAS, 2, workers=workers, shuffle=False)
     batches = loader.epoch(0)
     assert len(next(batches).frames) == 2
-    with pytest.raises(InputError, match=r"^\S*text\.jpg: not a readable picture[^\n]*$"):
+    with pytest.raises(InputError, match=r"^\S*text\.jpg: not a readable image[^\n]*$"):
         next(batches)
 
 
-def test_too_few_pictures_to_train_on(items: list[Item]) -> None:
-    with pytest.raises(InputError, match=r"11 pictures .* 8 x 2 processes; lower train\.batch"):
+def test_too_few_images_to_train_on(items: list[Item]) -> None:
+    with pytest.raises(InputError, match=r"11 images .* 8 x 2 processes; lower train\.batch"):
         Loader(items, CANVAS, 8, world=2)

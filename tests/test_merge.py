@@ -125,7 +125,7 @@ def test_other_classes_other_places_and_one_windows_own_boxes_are_left_alone():
     assert len(merge(edge, [LEFT, RIGHT], WIDE, 0.45)) == 2
 
 
-def test_neighbours_at_a_line_where_windows_only_touch_stay_two():
+def test_neighbors_at_a_line_where_windows_only_touch_stay_two():
     """The window between saw both whole. Without one in between, their cross sections at the line decide."""
     windows = [Window(0, 0, 600, 600), Window(300, 0, 600, 600), Window(600, 0, 600, 600)]
     left, right = (560, 100, 599, 200, 0.9, 0), (601, 100, 640, 200, 0.8, 0)

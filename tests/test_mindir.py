@@ -30,7 +30,7 @@ from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_recipe, sampled_pair
 from test_export import left, saved
 from test_models import CLASSIFIERS, SMALL
-from test_weights_oracles import assert_close, undo_normalisation
+from test_weights_oracles import assert_close, undo_normalization
 
 ms = pytest.importorskip("mindspore", reason="MindSpore is not installed: make test-mindspore")
 from mindspore.train import mind_ir_pb2  # noqa: E402
@@ -48,7 +48,7 @@ NETWORKS += [*CLASSIFIERS, ("tiny_darknet", {"last": "block", "negative_slope": 
 
 
 def network(name: str, changes: dict[str, Any]) -> Any:
-    """Random weights, with batch norms that have seen pictures: so all outputs are of the size 1 and depend on them."""
+    """Random weights, with batch norms that have seen images: so all outputs are of the size 1 and depend on them."""
     torch.manual_seed(0)
     module = models.module(name)
     model = module.build(module.Config.model_validate({"name": name, "classes": 3} | changes))
@@ -109,7 +109,7 @@ def test_numbers_of_the_zoo(tmp_path: Path, folder: str, name: str, file: str, k
     settings = recipe.load(name)
     model = zoo(settings, ORACLES / folder / "params_network.json")
     with np.load(ORACLES / folder / f"{file}.npz") as oracle:
-        images = undo_normalisation(model, zoo_input(oracle)).astype(np.float32)
+        images = undo_normalization(model, zoo_input(oracle)).astype(np.float32)
         found = in_mindspore(model, torch.from_numpy(images), tmp_path / "x.mindir", batch=len(images))
         for key, one in zip(keys, found, strict=True):
             assert_close(sampled_pair(oracle, key, one.numpy()), 1e-3)
@@ -170,8 +170,8 @@ def test_the_verb(tmp_path: Path) -> None:
     report = export_model(weights, "mindir", tmp_path / "x.mindir")
     assert report.content["backend"] == "mindspore"
     assert report.content["raw"]
-    picture = scenes.scene(3, 0).image
-    cv2.imwrite(str(tmp_path / "x.png"), picture[..., ::-1])
+    image = scenes.scene(3, 0).image
+    cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
     ours, theirs = (bw.load(file)(tmp_path / "x.png", threshold=0.05) for file in (weights, tmp_path / "x.mindir"))
     assert isinstance(ours, Detections)
     assert len(ours) >= 1

@@ -1,4 +1,4 @@
-"""Every file in `models/`: what the protocol promises, on a small network and small pictures."""
+"""Every file in `models/`: what the protocol promises, on a small network and small images."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def model(request: pytest.FixtureRequest) -> torch.nn.Module:
 
 
 def batch(empty: bool, rows: int = 7) -> Batch:
-    """Two pictures; the objects have every size, so that every scale has some. empty: all rows are padding."""
+    """Two images; the objects have every size, so that every scale has some. empty: all rows are padding."""
     frames = tuple(Frame(i, "", (SIZE, SIZE), (SIZE, SIZE), (1.0, 1.0)) for i in range(2))
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     sides = torch.tensor([8, 12, 20, 28, 40, 56, 60])
@@ -177,7 +177,7 @@ def test_decode(model: torch.nn.Module) -> None:
     assert [len(found) for found in model.decode(raw, 1.0)] == [0, 0]
 
 
-def test_an_image_does_not_depend_on_its_neighbours(model: torch.nn.Module) -> None:
+def test_an_image_does_not_depend_on_its_neighbors(model: torch.nn.Module) -> None:
     images = batch(empty=True).images
     with torch.no_grad():
         both, second = model.eval()(images), model(images[1:])
@@ -200,8 +200,8 @@ def classifier(request: pytest.FixtureRequest) -> torch.nn.Module:
     return built
 
 
-def pictures(blended: bool = False) -> ClassBatch:
-    """Four pictures of three classes; blended: each with a share of the next class."""
+def example_images(blended: bool = False) -> ClassBatch:
+    """Four images of three classes; blended: each with a share of the next class."""
     frames = tuple(Frame(i, "", (SIZE, SIZE), (SIZE, SIZE), (1.0, 1.0)) for i in range(4))
     images = torch.rand(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 2, 0])
@@ -214,7 +214,7 @@ def test_classifier_gives_logits(classifier: torch.nn.Module) -> None:
     assert isinstance(classifier, Classifier)
     assert classifier.raw_names == ("logits",)
     with torch.no_grad():
-        raw = classifier.eval()(pictures().images)
+        raw = classifier.eval()(example_images().images)
     assert [one.shape for one in raw] == [(4, 3)]
     for name in ("mean", "std"):
         assert classifier.state_dict()[name].shape == (3, 1, 1)
@@ -223,7 +223,7 @@ def test_classifier_gives_logits(classifier: torch.nn.Module) -> None:
 @pytest.mark.parametrize("blended", [False, True])
 def test_classifiers_loss_and_gradient(classifier: torch.nn.Module, blended: bool) -> None:
     """Every weight learns, and nothing waits for a GPU."""
-    batch = pictures(blended)
+    batch = example_images(blended)
     with NoNumbersFromTheHost():
         terms = classifier.train().loss(batch)
         torch.stack(list(terms.values())).sum().backward()
@@ -240,7 +240,7 @@ def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
     losses = []
     for _ in range(6):
         optimizer.zero_grad()
-        total = torch.stack(list(classifier.loss(pictures()).values())).sum()
+        total = torch.stack(list(classifier.loss(example_images()).values())).sum()
         total.backward()
         optimizer.step()
         losses.append(total.item())
@@ -248,7 +248,7 @@ def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
 
 
 def test_classifier_decodes_each_image_alone(classifier: torch.nn.Module) -> None:
-    images = pictures().images
+    images = example_images().images
     with torch.no_grad():
         both, second = classifier.eval()(images), classifier(images[1:2])
     everything = classifier.decode(both, 10)

@@ -44,10 +44,10 @@ def test_a_name_that_is_no_utf8_is_done_like_others(tile: int | None, tmp_path: 
     assert done.failed == {}
     content = (tmp_path / "out" / "detections.json").read_bytes().decode("utf-8")
     assert "é.png" in content
-    rows = json.loads(content)["pictures"]
+    rows = json.loads(content)["images"]
     assert {Path(row["file"]).name for row in rows} == {"a.png", LATIN, "é.png"}
     assert all((tmp_path / "out" / row["drawn"]).is_file() and len(row["detections"]) == 1 for row in rows)
-    assert json_text.read(tmp_path / "out" / "detections.json")["pictures"] == rows
+    assert json_text.read(tmp_path / "out" / "detections.json")["images"] == rows
 
 
 def test_other_names_are_written_as_they_are() -> None:
@@ -77,7 +77,7 @@ def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parent, env=os.environ | locale, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert b"\\xe9" in done.stdout
-    rows = json.loads((tmp_path / "öut" / "detections.json").read_bytes())["pictures"]
+    rows = json.loads((tmp_path / "öut" / "detections.json").read_bytes())["images"]
     assert [os.fsencode(row["file"]) for row in rows] == [os.fsencode(tmp_path / "é" / "naïve.png")]
 
 
@@ -89,18 +89,18 @@ def test_a_name_as_long_as_there_can_be(tmp_path: Path) -> None:
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
     assert list(done.failed) == [str(tmp_path / "in" / "b" / longest)]
     assert "File name too long" in done.failed[str(tmp_path / "in" / "b" / longest)]
-    rows = json.loads((tmp_path / "out" / "detections.json").read_bytes())["pictures"]
+    rows = json.loads((tmp_path / "out" / "detections.json").read_bytes())["images"]
     assert [(row["drawn"], len(row["detections"])) for row in rows] == [(longest, 1), (None, 1), ("short.png", 1)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {longest, "short.png", "detections.json"}
 
 
 def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / FORGED).write_text("no picture")
+    (tmp_path / "in" / FORGED).write_text("no image")
     done = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], tmp_path / "out")
     lines = [
         *replace(done, counts={FORGED: 1}).lines(),
-        str(Finding("missing_picture", "train", "a.json", "is not there", FORGED, 1)),
+        str(Finding("missing_image", "train", "a.json", "is not there", FORGED, 1)),
     ]
     assert all(line.isprintable() for line in lines)
     assert sum("forged line" in line for line in lines) == 3
@@ -125,7 +125,7 @@ def test_titles_of_progress_are_shown_as_they_are(kind: type[io.StringIO], monke
 
 
 @pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="needs file names in UTF-8")
-def test_labels_of_such_pictures_are_converted_or_refused_in_one_line(tmp_path: Path) -> None:
+def test_labels_of_such_images_are_converted_or_refused_in_one_line(tmp_path: Path) -> None:
     write(tmp_path / "set" / "train" / LATIN)
     (tmp_path / "set" / "annotations").mkdir()
     labels = {

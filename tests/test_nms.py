@@ -42,8 +42,8 @@ def overlap(a: list[float], b: list[float], settings: Settings) -> float:
     if settings.kind == "standard":
         return iou(a, b, settings.plus_one)
     hull = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
-    centres = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
-    return iou(a, b, settings.plus_one) - (centres / 4 / hull) ** {"diou": 1.0, "greedy": 0.6}[settings.kind]
+    centers = (a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2
+    return iou(a, b, settings.plus_one) - (centers / 4 / hull) ** {"diou": 1.0, "greedy": 0.6}[settings.kind]
 
 
 def iou(a: list[float], b: list[float], plus_one: bool) -> float:
@@ -109,7 +109,7 @@ def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.Mon
 def test_a_chain_where_every_box_overlaps_the_next() -> None:
     """Each box is dropped or kept because of the one before: the longest way to the answer."""
     x = torch.arange(600.0)[:, None] * 10
-    boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbours: 20/40, next: 10/50
+    boxes = torch.cat((x, torch.zeros_like(x), x + 30, torch.full_like(x, 30)), 1)  # neighbors: 20/40, next: 10/50
     found = Detections(boxes, torch.linspace(1, 0.1, 600), torch.zeros(600, dtype=torch.int64))
     assert torch.equal(suppress([found], Settings(iou=0.45))[0].boxes, boxes[::2])
 
@@ -153,7 +153,7 @@ def test_names_and_no_images() -> None:
     assert suppress([], Settings()) == []
 
 
-def test_the_distance_keeps_neighbours_apart() -> None:
+def test_the_distance_keeps_neighbors_apart() -> None:
     """By hand. Boxes of 10 x 10, 3 px apart: IoU 70 / 130 = 0.538, distance 3^2 over a hull of 13^2 + 10^2: 9 / 269 =
     0.0335, and 0.0335^0.6 = 0.130. So 0.538, 0.505 and 0.408 are what the kinds compare."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
@@ -163,8 +163,8 @@ def test_the_distance_keeps_neighbours_apart() -> None:
         assert len(suppress([found], Settings(kind, iou=value - 0.001))[0]) == 1
 
 
-def test_darknets_distance_is_in_shares_of_the_picture() -> None:
-    """The same in a picture of 200 x 50: as shares, 0.015^2 over 0.065^2 + 0.2^2 = 0.00509, to the 0.6: 0.042."""
+def test_darknets_distance_is_in_shares_of_the_image() -> None:
+    """The same in an image of 200 x 50: as shares, 0.015^2 over 0.065^2 + 0.2^2 = 0.00509, to the 0.6: 0.042."""
     pair = torch.tensor([[0.0, 0, 10, 10], [3, 0, 13, 10]])
     found = Detections(pair, torch.tensor([0.9, 0.8]), torch.zeros(2).long())
     for value, left in ((0.497, 2), (0.495, 1)):
@@ -263,7 +263,7 @@ def test_the_zoos_detections(system: str, answer: str, settings: Settings) -> No
 
 
 def coco_ids() -> list[int]:
-    """COCO's 80 category numbers: 1 to 90 without ten that no picture has."""
+    """COCO's 80 category numbers: 1 to 90 without ten that no image has."""
     return [i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}]
 
 

@@ -76,14 +76,14 @@ def run(*words):
 run("train", "demo", "--data", data, "--out", "run", *small)
 weights = "run/last/model.safetensors"
 run("export", weights, "--to", "onnx", "-o", "a.onnx")
-picture = data + "/val/1.png"
-run("predict", "a.onnx", picture, "--backend", "onnxruntime")
-run("predict", "a.onnx", picture, "--backend", "openvino")
+image = data + "/val/1.png"
+run("predict", "a.onnx", image, "--backend", "onnxruntime")
+run("predict", "a.onnx", image, "--backend", "openvino")
 run("export", weights, "--to", "openvino", "-o", "a.xml")
-run("predict", "a.xml", picture)
+run("predict", "a.xml", image)
 run("quantize", weights, "--data", data, "-o", "int8.xml", "--images", "2", "--max-drop", "1")
 run("evaluate", weights, "--data", data)
-run("predict", weights, picture)
+run("predict", weights, image)
 run("bench", weights, "--rounds", "1")
 time.sleep(max(0, begun + 20 - time.monotonic()))
 """

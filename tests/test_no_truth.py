@@ -1,4 +1,4 @@
-"""Results for an evaluation server: pictures whose labels nobody has, the file it takes, pycocotools as that server."""
+"""Results for an evaluation server: images whose labels nobody has, the file it takes, pycocotools as that server."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from boxwright.formats import open_boxes, open_images
 from boxwright.predict import loading, predictor
 from stand_in import NAMES, rectangles_predictor, scene
 
-# x1, y1, x2, y2 px and label of the rectangles on each picture; by its id, as COCO's are not 1, 2, 3
+# x1, y1, x2, y2 px and label of the rectangles on each image; by its id, as COCO's are not 1, 2, 3
 RECTANGLES = {
     581: [((8, 6, 24, 20), 0), ((32, 30, 60, 50), 1)],
     7: [],
@@ -29,13 +29,13 @@ CATEGORIES = [{"id": 18, "name": "blue"}, {"id": 1, "name": "red"}, {"id": 3, "n
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As COCO's test set lies on a disk: the pictures, and a JSON without annotations."""
+    """As COCO's test set lies on a disk: the images, and a JSON without annotations."""
     (tmp_path / "annotations").mkdir()
     (tmp_path / "test2017").mkdir()
     images = []
     for image_id, rectangles in RECTANGLES.items():
-        picture = scene(64, 64, [box for box, _ in rectangles], [label for _, label in rectangles])
-        cv2.imwrite(str(tmp_path / "test2017" / f"{image_id:012}.png"), picture[..., ::-1])
+        image = scene(64, 64, [box for box, _ in rectangles], [label for _, label in rectangles])
+        cv2.imwrite(str(tmp_path / "test2017" / f"{image_id:012}.png"), image[..., ::-1])
         images.append({"id": image_id, "file_name": f"{image_id:012}.png", "height": 64, "width": 64, "license": 1})
     tree = {"info": {}, "licenses": [], "images": images, "categories": CATEGORIES}
     (tmp_path / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(tree))
@@ -72,15 +72,15 @@ def test_the_server_takes_the_file_and_finds_every_object(folder: Path, tmp_path
     assert served(folder, file)[0] == pytest.approx(1.0)
 
 
-def test_the_best_of_a_picture_stay(folder: Path, tmp_path: Path) -> None:
-    """The rectangles of picture 139 in three scores: what they fill of their boxes."""
+def test_the_best_of_a_image_stay(folder: Path, tmp_path: Path) -> None:
+    """The rectangles of image 139 in three scores: what they fill of their boxes."""
     holes = scene(64, 64, [(4, 40, 20, 60), (30, 4, 40, 18), (50, 20, 62, 40)], [2, 2, 0])
     holes[44:56, 8:16] = 20
     holes[8:14, 33:37] = 20
     cv2.imwrite(str(folder / "test2017" / f"{139:012}.png"), holes[..., ::-1])
-    pictures = open_images(folder, "test-dev")
-    every = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "all").read_text())
-    best = json.loads(results.write(rectangles_predictor(), pictures, tmp_path / "two", top_k=2).read_text())
+    images = open_images(folder, "test-dev")
+    every = json.loads(results.write(rectangles_predictor(), images, tmp_path / "all").read_text())
+    best = json.loads(results.write(rectangles_predictor(), images, tmp_path / "two", top_k=2).read_text())
     scores = sorted((row["score"] for row in every if row["image_id"] == 139), reverse=True)
     assert len(set(scores)) == 3
     assert [row["score"] for row in best if row["image_id"] == 139] == scores[:2]
@@ -110,10 +110,10 @@ def test_two_lists_of_one_split_must_be_told_apart(folder: Path) -> None:
 def test_the_json_itself_and_a_yaml_can_be_named(folder: Path) -> None:
     named = open_images(folder / "annotations" / "image_info_test-dev2017.json", "test")
     (folder / "data.yaml").write_text("test: annotations/image_info_test-dev2017.json\nimages: test2017\n")
-    for pictures in (named, open_images(folder / "data.yaml", "test")):
-        assert pictures.path(0) == str(folder / "test2017" / f"{581:012}.png")
-        assert pictures.category_ids == (1, 3, 18)
-        assert len(pictures.rows) == 0
+    for images in (named, open_images(folder / "data.yaml", "test")):
+        assert images.path(0) == str(folder / "test2017" / f"{581:012}.png")
+        assert images.category_ids == (1, 3, 18)
+        assert len(images.rows) == 0
 
 
 def test_labels_are_not_looked_at(folder: Path) -> None:
@@ -122,14 +122,14 @@ def test_labels_are_not_looked_at(folder: Path) -> None:
     tree["annotations"] = [{"id": 1, "bbox": "none"}]
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(tree))
     (folder / "test2017").rename(folder / "val2017")
-    pictures = open_images(folder, "val")
-    assert len(pictures) == 3
-    assert len(pictures.rows) == 0
+    images = open_images(folder, "val")
+    assert len(images) == 3
+    assert len(images.rows) == 0
     with pytest.raises(InputError, match="image_id"):
         open_boxes(folder, "val")
 
 
-def test_a_list_without_labels_is_no_labelled_split(folder: Path) -> None:
+def test_a_list_without_labels_is_no_labeled_split(folder: Path) -> None:
     with pytest.raises(InputError, match="no data set found"):
         open_boxes(folder, "test")
     with pytest.raises(InputError, match="key 'annotations': missing"):

@@ -100,7 +100,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def ap_of(results: Path, root: Path) -> list[float]:
     """COCO's twelve numbers of a `detections.json` that `predict` wrote, by pycocotools."""
     rows = []
-    for image in json.loads(results.read_text())["pictures"]:
+    for image in json.loads(results.read_text())["images"]:
         for found in image["detections"]:
             x1, y1, x2, y2 = found["box"]
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": found["label"], "score": found["score"]}

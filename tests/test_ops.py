@@ -1,4 +1,4 @@
-"""Boxes, overlaps, assignment and the global normaliser: by hand, against pycocotools and against plain loops."""
+"""Boxes, overlaps, assignment and the global normalizer: by hand, against pycocotools and against plain loops."""
 
 import math
 from pathlib import Path
@@ -85,11 +85,11 @@ def test_ciou_leads_a_box_to_its_goal() -> None:
     assert pairwise_iou(box, goal).item() > 0.9
 
 
-def test_best_anchor_is_the_best_centred_iou() -> None:
+def test_best_anchor_is_the_best_centered_iou() -> None:
     anchors = torch.tensor([[10.0, 13], [16, 30], [33, 23], [30, 61]])
     sides = random_boxes(200, 3)[:, 2:]
-    centred = [torch.cat((-one / 2, one / 2), 1) for one in (sides, anchors)]
-    theirs = mask.iou(coco(centred[0]), coco(centred[1]), [0] * 4).argmax(1)
+    centered = [torch.cat((-one / 2, one / 2), 1) for one in (sides, anchors)]
+    theirs = mask.iou(coco(centered[0]), coco(centered[1]), [0] * 4).argmax(1)
     assert best_anchor(sides, anchors).tolist() == theirs.tolist()
     assert len(set(theirs.tolist())) > 1
 
@@ -113,7 +113,7 @@ def test_cells_lie_where_flatten_puts_them() -> None:
     assert cells.corner[row].tolist() == [32, 48]
     assert cells.stride[row].item() == 16
     assert cells.anchor[row].tolist() == [14, 8]
-    box = torch.tensor([[40.0 - 7, 50 - 4, 40 + 7, 50 + 4]])  # centre 40, 50
+    box = torch.tensor([[40.0 - 7, 50 - 4, 40 + 7, 50 + 4]])  # center 40, 50
     assert cells.responsible(box).item() == row
     # and back: the logits of the middle of that cell, at the anchor's size
     assert cells.boxes(torch.zeros(1, 4), row[None])[0].tolist() == [33, 52, 47, 60]
@@ -132,7 +132,7 @@ def test_rows_of_some_cells_are_those_of_all(layout: torch.memory_format) -> Non
 
 def test_responsible_stays_inside_the_canvas() -> None:
     cells = Cells.of([(2, 2)], (32,), torch.tensor([[[10.0, 10]]]))
-    boxes = torch.tensor([[59.0, 59, 69, 69], [-10, -10, 4, 4]])  # one centre on the far corner, one outside
+    boxes = torch.tensor([[59.0, 59, 69, 69], [-10, -10, 4, 4]])  # one center on the far corner, one outside
     assert cells.responsible(boxes).tolist() == [3, 0]
 
 

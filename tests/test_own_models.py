@@ -172,13 +172,13 @@ def test_trains_and_predicts(
     losses = [line["terms"]["scores"] for line in lines if "terms" in line]
     assert losses[-1] < losses[0] - 0.001
     training.train(str(file), tiny_coco, tmp_path / "again", weights=run)  # stored in it: a model that is imported here
-    picture = tiny_coco / "val" / "1.png"
+    image = tiny_coco / "val" / "1.png"
     predictor = load(run, file)
     assert isinstance(predictor, Predictor)
-    assert len(predictor(picture)) == 20
+    assert len(predictor(image)) == 20
     export_model(run, "onnx", tmp_path / "mine.onnx", recipe=file)
     exported = load(tmp_path / "mine.onnx", file)
-    assert torch.equal(exported(picture).labels, predictor(picture).labels)
+    assert torch.equal(exported(image).labels, predictor(image).labels)
 
     forget(monkeypatch)
     (package / "imported").unlink()
@@ -187,7 +187,7 @@ def test_trains_and_predicts(
             load(stored)
         assert "mypackage" not in sys.modules
         assert not (package / "imported").exists()
-    assert len(load(run, run / "recipe.yaml")(picture)) == 20
+    assert len(load(run, run / "recipe.yaml")(image)) == 20
     assert (package / "imported").exists()
 
 

@@ -1,4 +1,4 @@
-"""Pictures to boxes: geometry, batches, choices, many files, bad input."""
+"""Images to boxes: geometry, batches, choices, many files, bad input."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def write(path, image):
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("resize", ["linear", "area", "darknet"])
 @pytest.mark.parametrize("size", [(110, 200), (220, 195), (64, 64)])
-def test_boxes_come_back_in_the_pictures_own_pixels(fit, resize, size):
+def test_boxes_come_back_in_the_images_own_pixels(fit, resize, size):
     boxes = [(30, 10, 60, 50)] if size == (64, 64) else [(30, 10, 90, 70)]
     found = rectangles_predictor(data__canvas__fit=fit, data__canvas__resize=resize)(scene(*size, boxes, [1]))
     assert found.labels.tolist() == [1]
@@ -43,12 +43,12 @@ def test_boxes_come_back_in_the_pictures_own_pixels(fit, resize, size):
 
 def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
     predictor = rectangles_predictor()
-    pictures = [scene(110, 200, BOXES[:count], LABELS[:count]) for count in (2, 0, 1, 2, 1)]
-    pictures[3] = write(tmp_path / "three.png", pictures[3])
-    together = predictor(pictures)
+    images = [scene(110, 200, BOXES[:count], LABELS[:count]) for count in (2, 0, 1, 2, 1)]
+    images[3] = write(tmp_path / "three.png", images[3])
+    together = predictor(images)
     assert [len(found) for found in together] == [2, 0, 1, 2, 1]
-    for picture, found in zip(pictures, together, strict=True):
-        alone = predictor(picture)
+    for image, found in zip(images, together, strict=True):
+        alone = predictor(image)
         assert torch.equal(alone.boxes, found.boxes)
         assert torch.equal(alone.scores, found.scores)
     assert together[3].path == str(tmp_path / "three.png")
@@ -63,9 +63,9 @@ def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
     )
     torch.manual_seed(0)
     model = models.build(small.model).to(memory_format=torch.channels_last)
-    pictures = [np.random.default_rng(seed).integers(0, 256, (80, 60 + seed, 3), np.uint8) for seed in range(2)]
+    images = [np.random.default_rng(seed).integers(0, 256, (80, 60 + seed, 3), np.uint8) for seed in range(2)]
     predictor = Predictor(model, small)
-    for alone, found in zip([predictor(picture) for picture in pictures], predictor(pictures), strict=True):
+    for alone, found in zip([predictor(image) for image in images], predictor(images), strict=True):
         assert len(found) == 50
         assert torch.allclose(alone.scores, found.scores, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_threshold_classes_and_overlap():
 
 
 def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
-    """Cut to the picture (100 x 100) the first two boxes are one and the same; whole they overlap by 1/3."""
+    """Cut to the image (100 x 100) the first two boxes are one and the same; whole they overlap by 1/3."""
 
     class Beyond(Rectangles):
         def _one(self, image, threshold):
@@ -99,12 +99,12 @@ def test_suppression_sees_whole_boxes_unless_they_are_cut_before():
     frame = Frame(0, "", (100, 100), (64, 64), (0.64, 0.64))
     canvas = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     found = detect(predictor, canvas, [frame], 0.1, NMSConfig(iou=0.5))[0]
-    assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the picture
+    assert found.boxes.tolist() == [[0, 0, 100, 100], [0, 0, 100, 100]]  # the third lies beside the image
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
     for cut in ("image", "canvas"):
         assert len(detect(predictor, canvas, [frame], 0.1, NMSConfig(iou=0.5, clip=cut))[0]) == 1
 
-    padded = Frame(0, "", (100, 50), (64, 64), (0.64, 0.64))  # the picture covers the left half of its canvas
+    padded = Frame(0, "", (100, 50), (64, 64), (0.64, 0.64))  # the image covers the left half of its canvas
     cuts = {"none": 2, "canvas": 2, "image": 1}
     for cut, left in cuts.items():
         settings = NMSConfig(iou=0.6, clip=cut)
@@ -176,16 +176,16 @@ def test_folder_of_results(tmp_path):
     third = write(tmp_path / "in/photo.JPG", scene(20, 30, [], []))
     broken = tmp_path / "in/broken.png"
     broken.write_bytes(first.read_bytes()[:300])
-    (tmp_path / "in/notes.txt").write_text("no picture")
+    (tmp_path / "in/notes.txt").write_text("no image")
     out = tmp_path / "in/out"
     summary = predict_to_folder(rectangles_predictor(), [tmp_path / "in", str(tmp_path / "in/a/*.png")], out)
-    assert summary.pictures == 3
+    assert summary.images == 3
     assert summary.counts == {"red": 1, "green": 1, "blue": 1}
     assert list(summary.failed) == [str(broken)]
     assert any("broken.png" in line for line in summary.lines())
     assert {path.name for path in out.iterdir()} == {"x.png", "x_2.png", "photo.JPG", "detections.json"}
     tree = json.loads((out / "detections.json").read_text())
-    rows = {row["file"]: row for row in tree["pictures"]}
+    rows = {row["file"]: row for row in tree["images"]}
     assert set(rows) == {str(first), str(second), str(third)}
     assert set(tree["failed"]) == {str(broken)}
     found = rows[str(second)]["detections"]
@@ -194,40 +194,40 @@ def test_folder_of_results(tmp_path):
     drawn = cv2.imread(str(out / rows[str(first)]["drawn"]))
     assert drawn.shape == (110, 200, 3)
     again = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], out)  # its own drawings are no input
-    assert again.pictures == 3
+    assert again.images == 3
 
 
 def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):
     file = write(tmp_path / "x.png", scene(110, 200, BOXES, LABELS))
     predictor = rectangles_predictor()
     predict_to_folder(predictor, [file], tmp_path / "out", predictor.args(classes=["red"]))
-    rows = json.loads((tmp_path / "out/detections.json").read_text())["pictures"][0]["detections"]
+    rows = json.loads((tmp_path / "out/detections.json").read_text())["images"][0]["detections"]
     assert [row["box"] for row in rows] == predictor(file, classes=["red"]).boxes.tolist()
 
 
 def test_bad_sources_and_bad_folders_are_refused_before_any_work(tmp_path):
     predictor = rectangles_predictor()
-    picture = write(tmp_path / "in/x.png", scene(20, 20, [], []))
+    image = write(tmp_path / "in/x.png", scene(20, 20, [], []))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     for sources, out, message in [
-        ([tmp_path / "absent.jpg"], tmp_path / "out", "absent.jpg: there is no such picture"),
-        ([tmp_path / "*.gif"], tmp_path / "out", "there is no such picture"),
-        ([tmp_path / "empty"], tmp_path / "out", "empty: this folder holds no picture"),
-        ([picture], tmp_path / "file", "file: results cannot be written there"),
-        ([picture], tmp_path / "file/below", "results cannot be written there"),
-        ([picture], tmp_path / "in", "would be drawn over"),
+        ([tmp_path / "absent.jpg"], tmp_path / "out", "absent.jpg: there is no such image"),
+        ([tmp_path / "*.gif"], tmp_path / "out", "there is no such image"),
+        ([tmp_path / "empty"], tmp_path / "out", "empty: this folder holds no image"),
+        ([image], tmp_path / "file", "file: results cannot be written there"),
+        ([image], tmp_path / "file/below", "results cannot be written there"),
+        ([image], tmp_path / "in", "would be drawn over"),
     ]:
         with pytest.raises(bw.InputError, match=message):
             predict_to_folder(predictor, sources, out)
     with pytest.raises(bw.InputError, match="class 'cat'"):
-        predict_to_folder(predictor, [picture], tmp_path / "out", predictor.args(classes=["cat"]))
+        predict_to_folder(predictor, [image], tmp_path / "out", predictor.args(classes=["cat"]))
     assert not (tmp_path / "out").exists()
     assert predictor.model.seen == []
 
 
-def test_inputs_of_a_network_that_asks_where_pictures_end():
-    """Canvases are cut to what both pictures need, in steps of 32."""
+def test_inputs_of_a_network_that_asks_where_images_end():
+    """Canvases are cut to what both images need, in steps of 32."""
     frames = [Frame(0, "", (49, 100), (96, 128), (51 / 49, 0.5)), Frame(1, "", (20, 66), (96, 128), (2.0, 1.0))]
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128)
     assert torch.equal(torch.stack(trimmed(images.unbind(), frames, 32)), images[:, :, :64, :96])
@@ -247,15 +247,15 @@ def test_without_a_backend_trimmed_canvases_keep_their_layout(layout):
 
 
 def test_trimmed_canvases_show_the_same():
-    """Two pictures on canvases of 160 px, of which the network sees 96 x 128."""
+    """Two images on canvases of 160 px, of which the network sees 96 x 128."""
     boxes = [(5, 5, 40, 35), (60, 50, 90, 64)]
-    pictures = [scene(64, 97, boxes, [0, 1]), scene(70, 60, boxes[:1], [2])]
+    images = [scene(64, 97, boxes, [0, 1]), scene(70, 60, boxes[:1], [2])]
     settings = {"data__canvas__size": [160, 160], "data__canvas__short_side": 64, "data__canvas__long_side": 200}
     settings |= {"data__canvas__fit": "torchvision_corner"}
     whole, trim = rectangles_predictor(**settings), rectangles_predictor(**settings, data__canvas__trim=True)
     shapes = []
     trim.model.register_forward_hook(lambda _, given, __: shapes.append(given[0].shape))
-    for ours, theirs in zip(trim(pictures), whole(pictures), strict=True):
+    for ours, theirs in zip(trim(images), whole(images), strict=True):
         assert len(ours) > 0
         assert torch.equal(ours.boxes, theirs.boxes)
     assert shapes == [(2, 3, 96, 128)]

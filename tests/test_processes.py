@@ -24,7 +24,7 @@ from boxwright.weights import checkpoint
 pytestmark = pytest.mark.slow
 
 SMALL = {"model.width": 0.03, "data.canvas.size": [64, 64], "predict.threshold": 0.0, "predict.nms.max_detections": 20}
-PICTURES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(4)]
+IMAGES = [np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8) for seed in range(4)]
 
 
 def network() -> tuple[torch.nn.Module, recipe.Recipe]:
@@ -50,10 +50,10 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
     next(model.children()).eval()  # frozen, say
     modes = [module.training for module in model.modules()]
     predictor = Predictor(model, small)
-    alone = [predictor(picture) for picture in PICTURES]
+    alone = [predictor(image) for image in IMAGES]
 
     def ask(turn: int) -> bool:
-        return all(same(predictor(picture), expected) for picture, expected in zip(PICTURES, alone, strict=True))
+        return all(same(predictor(image), expected) for image, expected in zip(IMAGES, alone, strict=True))
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(24)))
@@ -70,9 +70,9 @@ def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir("/")
     for predictor in (loaded, around):
         twin = way(predictor)
-        assert same(twin(PICTURES[0]), predictor(PICTURES[0]))
+        assert same(twin(IMAGES[0]), predictor(IMAGES[0]))
         assert twin.recipe == predictor.recipe
-    assert len(way(loaded)(PICTURES[0])) == 7
+    assert len(way(loaded)(IMAGES[0])) == 7
 
 
 def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
@@ -91,16 +91,16 @@ import boxwright as bw
 if __name__ == "__main__":
     import torch
     torch.set_num_threads(2)
-    predictor, picture = bw.load(sys.argv[1]), np.full((64, 64, 3), 99, np.uint8)
-    here = predictor(picture)
+    predictor, image = bw.load(sys.argv[1]), np.full((64, 64, 3), 99, np.uint8)
+    here = predictor(image)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        there = pool.map_async(predictor, [picture]).get(60)[0]
+        there = pool.map_async(predictor, [image]).get(60)[0]
     assert len(here) and torch.allclose(here.boxes, there.boxes, atol=1e-3)
     sys.stdout.flush()
     if os.fork() == 0:
         signal.alarm(10)
         try:
-            predictor(picture)
+            predictor(image)
         except RuntimeError as error:
             print(error, flush=True)
         os._exit(0)
@@ -134,7 +134,7 @@ def test_several_may_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path)
 def test_two_may_predict_into_one_folder(tmp_path: Path, weights: Path) -> None:
     """The later detections.json counts; neither fails."""
     for name in ("a", "b"):
-        cv2.imwrite(str(tmp_path / f"{name}.png"), PICTURES[0])
+        cv2.imwrite(str(tmp_path / f"{name}.png"), IMAGES[0])
     with ThreadPoolExecutor(2) as pool:
         predictor = bw.load(weights)
         done = [

@@ -57,7 +57,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a picture."""
+    """A working folder with an image."""
     monkeypatch.chdir(tmp_path)
     cv2.imwrite("a.jpg", np.zeros((64, 96, 3), np.uint8))
     return tmp_path
@@ -238,7 +238,7 @@ def test_names_of_values_are_no_code(good: dict[str, Path], here: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [["x"], [1.5, 3, 64, 64], [True, 3, 64, 64], [], [1, 3], [1 << 27, 3, 64, 64]])
-def test_inputs_that_are_no_pictures(
+def test_inputs_that_are_no_images(
     sizes: list[Any], good: dict[str, Path], here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def change(entries: Entries) -> None:

@@ -91,7 +91,7 @@ class TestFiles:
         out = tmp_path / "m.xml"
         core().get_versions("CPU")
         before = signal_stack()  # NNCF makes cores of its own
-        report = quantize(weights, tiny_coco, out, pictures=3)
+        report = quantize(weights, tiny_coco, out, images=3)
         assert signal_stack() == before
         assert {file.name for file in tmp_path.iterdir()} == {"m.xml", "m.bin"} | {f"m.xml{end}" for end in LEFT}
         assert report.floats == (report.layers[0].layer,)
@@ -101,7 +101,7 @@ class TestFiles:
             nodes(weights, tmp_path)[report.floats[0]]
         )
         assert report.after.size == out.stat().st_size + out.with_suffix(".bin").stat().st_size
-        assert report.calibrated_on == "3 of 12 pictures of train"
+        assert report.calibrated_on == "3 of 12 images of train"
         content = json.loads((tmp_path / "m.xml.int8.json").read_text())
         assert content["floats"] == list(report.floats)
         assert content["drop"] == 0
@@ -111,7 +111,7 @@ class TestFiles:
 
     def test_onnxruntime(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         out = tmp_path / "m.onnx"
-        quantize(weights, tiny_coco, out, backend="onnxruntime", pictures=5, max_drop=1)
+        quantize(weights, tiny_coco, out, backend="onnxruntime", images=5, max_drop=1)
         assert kinds_of_convolutions(out) == [onnx.TensorProto.INT8] * LAYERS
         self._card_and_answers(out, weights)
 
@@ -119,8 +119,8 @@ class TestFiles:
     def _card_and_answers(out: Path, weights: Path) -> None:
         metadata = read_metadata(out)
         assert (metadata.kind, metadata.precision, metadata.recipe.data.names) == ("raw", "int8", ("blue", "red"))
-        picture = np.random.default_rng(1).integers(0, 256, (96, 96, 3)).astype(np.uint8)
-        canvas = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        image = np.random.default_rng(1).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+        canvas = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         plain, small = predictor.load(weights), predictor.load(out)
         with torch.inference_mode():
             wanted = plain.model(canvas)
@@ -131,14 +131,14 @@ class TestFiles:
 
     def test_a_classifier(self, tmp_path: Path) -> None:
         data = class_folder.write(tmp_path / "data", {"train": 2, "val": 2})
-        chosen = recipe.load(class_folder.RECIPE, class_folder.SMALL).with_names(sorted(class_folder.COLOURS))
+        chosen = recipe.load(class_folder.RECIPE, class_folder.SMALL).with_names(sorted(class_folder.COLORS))
         torch.manual_seed(0)
         model = models.build(chosen.model)
         checkpoint.save(tmp_path / "c.safetensors", model, chosen)
         out = tmp_path / "c.onnx"  # for ONNX Runtime: OpenVINO's correction layer by layer takes three times as long
-        report = quantize(tmp_path / "c.safetensors", data, out, backend="onnxruntime", pictures=4, max_drop=1)
+        report = quantize(tmp_path / "c.safetensors", data, out, backend="onnxruntime", images=4, max_drop=1)
         assert report.measure == "top-1"
-        assert report.measured_on.startswith("6 pictures of val")
+        assert report.measured_on.startswith("6 images of val")
         layers = sum(isinstance(one, nn.Conv2d) for one in model.modules())
         assert kinds_of_convolutions(out) == [onnx.TensorProto.INT8] * layers
 
@@ -152,7 +152,7 @@ class Falling:
         self.needed = needed
         self.kept: list[list[str]] = []
 
-    def quantise(self, kept: list[str]) -> None:
+    def quantize(self, kept: list[str]) -> None:
         self.kept.append(kept)
 
     def worth(self, file: Path, held_out: Any) -> float:
@@ -199,11 +199,11 @@ class Two(nn.Module):
 
 
 class TestSensitivity:
-    PICTURES = (torch.tensor([[-0.6, 0.1], [0.3, 1.0]]).view(1, 2, 1, 2),)
+    IMAGES = (torch.tensor([[-0.6, 0.1], [0.3, 1.0]]).view(1, 2, 1, 2),)
 
     def test_by_hand(self) -> None:
         """Inputs from -0.6 to 1 in 255 steps. The weights of `scale` are whole steps, of `sum` 0.4 becomes 0."""
-        found = {one.layer: one.by for one in sensitivity.sensitivity(Two(), self.PICTURES)}
+        found = {one.layer: one.by for one in sensitivity.sensitivity(Two(), self.IMAGES)}
         assert found.keys() == {"scale", "sum"}  # not the one that nothing reaches
         x = np.array([[-0.6, 0.1], [0.3, 1.0]])
         w, v = np.array([1.0, 127.3]), np.array([127.0, 0.4])
@@ -225,7 +225,7 @@ class TestSensitivity:
     def test_the_network_is_left_as_it_was(self) -> None:
         model = Two().train()
         before = [one.clone() for one in model.state_dict().values()]
-        sensitivity.sensitivity(model, self.PICTURES)
+        sensitivity.sensitivity(model, self.IMAGES)
         assert model.training
         assert all(torch.equal(one, other) for one, other in zip(before, model.state_dict().values(), strict=True))
         assert not any(module._forward_pre_hooks for module in model.modules())
@@ -245,7 +245,7 @@ class TestBadInput:
                 quantize(weights, tiny_coco, *given, **words)
 
         refused("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
-        refused("^--images: found 0, needed at least one image to calibrate on$", pictures=0)
+        refused("^--images: found 0, needed at least one image to calibrate on$", images=0)
         refused("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
         refused(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
 
@@ -255,7 +255,7 @@ class TestBadInput:
         """No place to write to, and no NNCF, are told before anything is exported or measured."""
         monkeypatch.setattr(int8, "_Work", None)
         with pytest.raises(InputError, match=r"absent/m.xml: cannot be written"):
-            quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", pictures=1)
+            quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", images=1)
         monkeypatch.setattr(int8, "network", None)
         monkeypatch.setitem(sys.modules, "nncf", None)
         with pytest.raises(InputError, match=r"^quantize: nncf is not installed"):
@@ -269,7 +269,7 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"^w: quantize takes YOLO and classifiers, found Faster R-CNN; .*--half$"):
             quantize("w", tiny_coco, tmp_path / "m.xml")
 
-    def test_no_pictures_to_calibrate_on(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
+    def test_no_images_to_calibrate_on(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no split 'train'; it holds val$"):
             quantize(weights, self._copy(tiny_coco, tmp_path, "val"), tmp_path / "m.xml")
         assert not list(tmp_path.glob("m.*"))
@@ -286,7 +286,7 @@ class TestBadInput:
     def test_nothing_to_find(self, weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
         folder = self._copy(tiny_coco, tmp_path, "train", "val", annotations=[])
         with pytest.raises(InputError, match=r"split val holds no object, needed some to measure AP on"):
-            quantize(weights, folder, tmp_path / "m.xml", pictures=1)
+            quantize(weights, folder, tmp_path / "m.xml", images=1)
 
     @pytest.mark.parametrize(("module", "backend"), [("nncf", "onnxruntime"), ("openvino", "openvino")])
     def test_an_extra_that_is_absent(

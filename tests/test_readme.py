@@ -72,7 +72,7 @@ def test_the_readme_shows_the_main_commands() -> None:
 
 def test_the_check_itself_sees_what_is_missing() -> None:
     assert fault(["trian", "demo"]) == "command trian"
-    assert fault(["data", "check", "DIR", "--colour"]) == "--colour"
+    assert fault(["data", "check", "DIR", "--color"]) == "--color"
     assert fault(["predict", "w", "x.jpg", "--threshold", "0.3"]) == ""
     assert commands("```bash\ntorchrun -m boxwright train a \\\n  --data d # why\n```") == [
         ["train", "a", "--data", "d"]

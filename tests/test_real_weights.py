@@ -1,6 +1,6 @@
 """The published YOLOv3-tiny weights against what Darknet itself detects with them.
 
-Reference: `detector test`, 416 x 416, NMS 0.45, boxes not cut to the picture; stretch, and letterbox with grey 0.5.
+Reference: `detector test`, 416 x 416, NMS 0.45, boxes not cut to the image; stretch, and letterbox with gray 0.5.
 """
 
 import json
@@ -41,9 +41,9 @@ def test_kinds_of_suppression_are_darknets(kind, darknets):
     predictor = bw.load(WEIGHTS, recipe="yolov3_tiny_coco_416_darknet", overrides=changes)
     variants = json.loads((DARKNET / "real" / "nms_variants.json").read_text())
     counts = []
-    for picture in ("dog.png", "eagle.png", "person.png"):
-        reference = variants[f"yolov3-tiny trained {darknets} stretch thresh 0.01 {picture}"]
-        darknets_partners(predictor(DARKNET / "images" / picture, threshold=0.01), reference, 0.01)
+    for image in ("dog.png", "eagle.png", "person.png"):
+        reference = variants[f"yolov3-tiny trained {darknets} stretch thresh 0.01 {image}"]
+        darknets_partners(predictor(DARKNET / "images" / image, threshold=0.01), reference, 0.01)
         counts.append(len(reference))
     assert counts == ([45, 3, 13] if kind == "greedy" else [41, 2, 13])
 

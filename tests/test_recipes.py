@@ -79,7 +79,7 @@ def test_positives_are_among_the_samples():
 
 
 def test_published_schedule_and_canvas():
-    """MindYOLO's configs/yolov3: lr 0.01 to a tenth of it, 640, grey 114, IoU 0.65, 300 boxes."""
+    """MindYOLO's configs/yolov3: lr 0.01 to a tenth of it, 640, gray 114, IoU 0.65, 300 boxes."""
     ours = recipe.load(SOME)
     assert (ours.train.schedule.kind, ours.train.schedule.lr, ours.train.schedule.eta_min) == ("cosine", 0.01, 0.001)
     assert ours.train.optimizer.weight_decay == 0.001 * 128 / 64

@@ -24,11 +24,11 @@ def made_maps(height: int = 160, width: int = 224, channels: int = 3) -> list[Te
 
 
 def made_boxes(count: int = 40) -> tuple[Tensor, Tensor]:
-    """Of all sizes, some partly or wholly outside the picture, some without size, the last ones zero: padding."""
+    """Of all sizes, some partly or wholly outside the image, some without size, the last ones zero: padding."""
     generator = torch.Generator().manual_seed(1)
-    centre = torch.rand(2, count, 2, generator=generator) * torch.tensor([320.0, 250.0]) - 50
+    center = torch.rand(2, count, 2, generator=generator) * torch.tensor([320.0, 250.0]) - 50
     side = torch.exp(torch.rand(2, count, 2, generator=generator) * 6)
-    boxes = torch.cat((centre - side / 2, centre + side / 2), -1)
+    boxes = torch.cat((center - side / 2, center + side / 2), -1)
     boxes[:, 0, 2:] = boxes[:, 0, :2]
     boxes[:, -2:] = 0
     return boxes, torch.randint(0, 4, (2, count), generator=generator)
@@ -49,10 +49,10 @@ def largest(values: Tensor) -> float:
 def test_zoo_numbers(stride: int) -> None:
     oracle = np.load(ORACLES / "faster_rcnn_dcn" / "components.npz")
     maps, rows, wanted = (torch.from_numpy(oracle[f"roi.{key}"]) for key in ("feature", "rois", f"out.stride{stride}"))
-    picture, boxes = rows[:, 0].long(), rows[None, :, 1:].expand(2, -1, -1)
+    image, boxes = rows[:, 0].long(), rows[None, :, 1:].expand(2, -1, -1)
     level = torch.zeros(boxes.shape[:2], dtype=torch.int64)
     found = roi_align([maps], boxes, level, [stride], aligned=False, plus_one=True)
-    torch.testing.assert_close(found[picture, torch.arange(len(rows))], wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[image, torch.arange(len(rows))], wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -79,7 +79,7 @@ def test_maps_of_one_pixel(aligned: bool, referee: ModuleType) -> None:
 
 @pytest.mark.parametrize("plus_one", [False, True])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_on_a_ramp_every_bin_is_the_position_of_its_centre(aligned: bool, plus_one: bool) -> None:
+def test_on_a_ramp_every_bin_is_the_position_of_its_center(aligned: bool, plus_one: bool) -> None:
     rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
     ramp = torch.stack((rows, columns))[None]
     boxes = torch.tensor([[[16.0, 24, 72, 38], [33, 17, 33.5, 17.25]]])
@@ -88,8 +88,8 @@ def test_on_a_ramp_every_bin_is_the_position_of_its_centre(aligned: bool, plus_o
         for axis, name in ((1, "row"), (0, "column")):
             begin, end = box[axis] / 4, (box[axis + 2] + plus_one) / 4
             side = max(end - begin, 1) if not aligned and not plus_one else end - begin
-            centres = begin - 0.5 * aligned + (torch.arange(7) + 0.5) / 7 * side
-            wanted = centres[:, None].expand(7, 7) if name == "row" else centres.expand(7, 7)
+            centers = begin - 0.5 * aligned + (torch.arange(7) + 0.5) / 7 * side
+            wanted = centers[:, None].expand(7, 7) if name == "row" else centers.expand(7, 7)
             torch.testing.assert_close(values[1 - axis], wanted, rtol=0, atol=1e-5)
 
 

@@ -240,8 +240,8 @@ def entries_swapped(data: Path) -> None:
 
 
 def repainted(data: Path) -> None:
-    picture = cv2.imread(str(data / "train" / "3.png"))
-    cv2.imwrite(str(data / "train" / "3.png"), 255 - picture)
+    image = cv2.imread(str(data / "train" / "3.png"))
+    cv2.imwrite(str(data / "train" / "3.png"), 255 - image)
 
 
 def other_validation_label(data: Path) -> None:
@@ -250,7 +250,7 @@ def other_validation_label(data: Path) -> None:
     (data / "annotations" / "val.json").write_text(json.dumps(labels))
 
 
-def other_validation_picture(data: Path) -> None:
+def other_validation_image(data: Path) -> None:
     shutil.copy(data / "val" / "1.png", data / "val" / "2.png")
 
 
@@ -262,10 +262,10 @@ class TestResume:
             (entries_swapped, "train"),
             (repainted, "train"),
             (other_validation_label, "val"),
-            (other_validation_picture, "val"),
+            (other_validation_image, "val"),
         ],
     )
-    def test_refuses_other_pictures(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
+    def test_refuses_other_images(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         change(data)
         with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
@@ -338,7 +338,7 @@ class TestResume:
 
 
 @pytest.mark.parametrize("kind", ["sample", "content"])
-def test_what_of_a_picture_counts(tmp_path: Path, kind: Kind) -> None:
+def test_what_of_a_image_counts(tmp_path: Path, kind: Kind) -> None:
     """One byte is changed, so that name and size stay."""
     file, places = tmp_path / "a.bmp", {0, 4095, 6000, 8000, 11_999}
     file.write_bytes(bytes(12_000))

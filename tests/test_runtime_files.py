@@ -45,7 +45,7 @@ def model(
     recipe: Recipe | None = None,
     names: Any = tuple(SHAPES),
 ) -> Any:
-    """Pictures in, as many zeros as said out, with a metadata that says `names`."""
+    """Images in, as many zeros as said out, with a metadata that says `names`."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["one"], keepdims=0),
@@ -75,7 +75,7 @@ def saved(made: Any, folder: Path) -> Path:
 
 
 def looked(file: Path, runtime: str) -> str:
-    """What is said of the file by the time it has looked at a picture."""
+    """What is said of the file by the time it has looked at an image."""
     with pytest.raises(InputError) as refused:
         bw.load(file, backend=runtime)([np.zeros((SIDE, SIDE, 3), np.uint8)])
     assert str(refused.value).isprintable()

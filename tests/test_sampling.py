@@ -284,7 +284,7 @@ def test_priorities() -> None:
     values = priorities(keys, 20000)
     assert values.min() >= 0
     assert values.max() < 1
-    assert torch.equal(values[2:3], priorities(keys[2:3], 20000))  # of neighbours in the batch nothing is seen
+    assert torch.equal(values[2:3], priorities(keys[2:3], 20000))  # of neighbors in the batch nothing is seen
     assert torch.equal(values[:, :500], priorities(keys, 500))
     assert (values.mean(1) - 0.5).abs().max() < 0.01
     assert (values.var(1) - 1 / 12).abs().max() < 0.003
@@ -294,7 +294,7 @@ def test_priorities() -> None:
 
 
 def test_proposals_by_hand() -> None:
-    """Two levels of two anchors; the second level's worse box lies on its better one; one overhangs the picture."""
+    """Two levels of two anchors; the second level's worse box lies on its better one; one overhangs the image."""
     grid = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [20, 20, 40, 40], [20, 20, 40, 41]])
     scores = torch.tensor([[2.0, 1.0, 3.0, 4.0], [-1.0, -2.0, -3.0, -4.0]])
     settings = {"pre_nms_top_k": 2, "iou": 0.7, "plus_one": False}
@@ -315,7 +315,7 @@ def test_an_accelerators_suppression_is_that_of_a_cpu(
     draw, counts = torch.Generator().manual_seed(0), [150, 7, 90]
     corner = torch.rand(3, sum(counts), 2, generator=draw) * 60
     boxes = torch.cat((corner, corner + 10 + 20 * torch.rand(corner.shape, generator=draw)), -1)
-    boxes[1, 100:] = 0  # what is beside the picture
+    boxes[1, 100:] = 0  # what is beside the image
     wanted = rpn._kept(boxes, boxes[..., 0], counts, 0.3, rounds)
     assert 30 < int(wanted[0].sum()) < 200
     assert torch.equal(kept_at_once(boxes, counts, 0.3, rounds), wanted)
@@ -331,8 +331,8 @@ def test_few_rounds_keep_nothing_wrong() -> None:
         assert kept_at_once(chain, [10], 0.45, rounds)[0].nonzero()[:, 0].tolist() == kept
 
 
-def test_proposals_end_where_each_picture_does() -> None:
-    """The second picture is 9 px wide: of two anchors one is cut, the other, beside it, becomes a line and goes. In the
+def test_proposals_end_where_each_image_does() -> None:
+    """The second image is 9 px wide: of two anchors one is cut, the other, beside it, becomes a line and goes. In the
     zoo a line is a pixel wide and stays."""
     grid = torch.tensor([[0.0, 0, 10, 10], [12, 0, 20, 10]])
     extents = torch.tensor([[32.0, 30.0], [5.0, 9.0]])

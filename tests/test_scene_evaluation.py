@@ -34,7 +34,7 @@ HOLES = {  # black corners: the stand-in scores a rectangle by the share of its 
     "P0001": [(138, 58, 150, 70)],  # of the second red: 0.9 * 0.91
     "P0002": [(30, 44, 40, 50)],  # 0.9 * 0.95
 }
-LABELLED = {
+LABELED = {
     "P0001": [
         ((20, 20, 60, 60), "red", 0),
         ((110, 30, 150, 70), "red", 0),
@@ -55,12 +55,12 @@ def sets(tmp_path_factory):
     (dota / "val/labelTxt").mkdir()
     (dota / "classes.txt").write_text("\n".join(NAMES) + "\n")
     for name, drawn in DRAWN.items():
-        picture = scene(*drawn)
+        image = scene(*drawn)
         for x1, y1, x2, y2 in HOLES[name]:
-            picture[y1:y2, x1:x2] = 0
-        cv2.imwrite(str(dota / f"val/images/{name}.png"), picture[:, :, ::-1])
+            image[y1:y2, x1:x2] = 0
+        cv2.imwrite(str(dota / f"val/images/{name}.png"), image[:, :, ::-1])
         lines = ["imagesource:GoogleEarth", "gsd:0.146"]
-        for (x1, y1, x2, y2), label, difficult in LABELLED[name]:
+        for (x1, y1, x2, y2), label, difficult in LABELED[name]:
             lines.append(f"{x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2} {label} {difficult}")
         (dota / f"val/labelTxt/{name}.txt").write_text("\n".join(lines) + "\n")
     tile(dota, root / "tiles", Cutting(window=SIDE, overlap=0.25))

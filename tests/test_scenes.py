@@ -30,7 +30,7 @@ def test_another_process_renders_the_same_scene() -> None:
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_boxes_lie_in_the_picture_and_all_kinds_occur() -> None:
+def test_boxes_lie_in_the_image_and_all_kinds_occur() -> None:
     made = [scenes.scene(0, index, 256) for index in range(12)]
     boxes = np.concatenate([scene.boxes for scene in made])
     assert (boxes >= 0).all()
@@ -57,7 +57,7 @@ def test_tanks_are_painted_up_to_their_outline() -> None:
 
 def _assert_painted_to_outline(thing: scenes.Thing) -> None:
     image = np.full((96 * scenes.FINE, 96 * scenes.FINE, 3), 255, np.uint8)
-    image[:] = (1, 254, 3)  # no paint has this colour
+    image[:] = (1, 254, 3)  # no paint has this color
     thing.paint(image)
     rows, columns = np.nonzero((image != (1, 254, 3)).any(axis=2))
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scenes.FINE

@@ -144,7 +144,7 @@ def test_warmup_longer_than_the_training():
     assert ours.bias_lr.tolist() == [2, 1.75]
 
 
-def test_momentum_without_a_warmup_is_the_optimisers():
+def test_momentum_without_a_warmup_is_the_optimizers():
     assert plan(1, 2, kind="constant", warmup_bias_lr=0.1, warmup_momentum=0.5).momentum.tolist() == [0.9, 0.9]
 
 

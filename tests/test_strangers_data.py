@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def coco(root: Path, *, name: str = "car", file: str = "1.png", **further: Any) -> Path:
-    """A set of one picture with one box. Returns its folder."""
+    """A set of one image with one box. Returns its folder."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     cv2.imwrite(str(root / "images" / "1.png"), np.full((40, 60, 3), 90, np.uint8))
@@ -72,7 +72,7 @@ def test_the_published_pasted_json() -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> None:
-    """Of a COCO JSON, a YAML, a list of names, a VOC XML, and a folder of pictures."""
+    """Of a COCO JSON, a YAML, a list of names, a VOC XML, and a folder of images."""
     said = refusal(lambda: open_dataset(coco(tmp_path / "coco", name=name), "train"))
     assert "train.json categories[0].name: " in said
     folder = tmp_path / "yolo"
@@ -137,38 +137,38 @@ def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
     assert mine.read_text() == "{}"
 
 
-def test_tiles_and_drawings_replace_no_labels_and_pictures(tmp_path: Path) -> None:
+def test_tiles_and_drawings_replace_no_labels_and_images(tmp_path: Path) -> None:
     root, other = coco(tmp_path / "set"), coco(tmp_path / "other")
     before = (other / "annotations/train.json").read_bytes()
     assert "does not list tiles" in refusal(lambda: tile(root, other, Cutting(window=32)))
     assert (other / "annotations/train.json").read_bytes() == before
     tile(root, tmp_path / "tiles", Cutting(window=32))
     tile(root, tmp_path / "tiles", Cutting(window=30))
-    assert "holds pictures of the data set" in refusal(
+    assert "holds images of the data set" in refusal(
         lambda: draw_labels(open_dataset(root, "train"), root / "images", 1)
     )
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "folder"])
-def test_only_regular_files_are_pictures(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_images(tmp_path: Path, kind: str) -> None:
     root = coco(tmp_path / "set")
-    picture = root / "images/1.png"
-    picture.unlink()
+    image = root / "images/1.png"
+    image.unlink()
     if kind == "fifo":
-        os.mkfifo(picture)
+        os.mkfifo(image)
     elif kind == "zero":
-        picture.symlink_to("/dev/zero")
+        image.symlink_to("/dev/zero")
     else:
-        picture.mkdir()
+        image.mkdir()
     (finding,) = check(open_dataset_from(root)).errors
-    assert finding.kind == "unreadable_picture"
+    assert finding.kind == "unreadable_image"
     assert "cannot be read (" in finding.text
-    with pytest.raises(InputError, match="cannot be read"), open_scene(picture):
+    with pytest.raises(InputError, match="cannot be read"), open_scene(image):
         pass
 
 
 def open_dataset_from(root: Path) -> Any:
-    """The set of `coco` with its folder of pictures named, since none of them is a file."""
+    """The set of `coco` with its folder of images named, since none of them is a file."""
     (root / "data.yaml").write_text("kind: coco\ntrain: annotations/train.json\nimages: images\n")
     return open_dataset(root / "data.yaml", "train")
 
@@ -179,7 +179,7 @@ def test_only_regular_files_are_labels(tmp_path: Path, kind: str) -> None:
     assert "regular" in refusal(lambda: open_dataset(tmp_path / "data.yaml", "train"))
 
 
-def test_a_pipe_in_the_place_of_yolo_labels_is_no_picture_without_boxes(tmp_path: Path) -> None:
+def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: Path) -> None:
     for part in ("images/train", "labels/train"):
         (tmp_path / part).mkdir(parents=True)
     for number in (1, 2):
@@ -225,7 +225,7 @@ def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("to", ["coco", "yolo_txt", "voc", "folder"])
-def test_pictures_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
+def test_images_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
     """By an absolute path, by `..`, by a link."""
     work = crop if to == "folder" else lambda root, out, **how: convert(root, to, out, **how)
     private = tmp_path / "private.png"
@@ -238,7 +238,7 @@ def test_pictures_elsewhere_are_not_given_away(tmp_path: Path, to: str) -> None:
             (root / "images/link.png").symlink_to(private)
         said = refusal(partial(work, named, tmp_path / "out"))
         assert "private.png" in said or "link.png" in said
-        assert "1 of the 1 pictures" in said
+        assert "1 of the 1 images" in said
         assert "--outside" in said
         assert not (tmp_path / "out").exists()
     work(named, tmp_path / "out", outside=True)
@@ -269,7 +269,7 @@ def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
     """Each of 3000 entries with one id names some of the others, not all."""
     images = [{"id": 1, "file_name": f"{number}.png", "width": 60, "height": 40} for number in range(3000)]
     root = coco(tmp_path / "set", images=[*images, {"id": 1, "file_name": "1.png"}])
-    report = check(open_dataset(root, "train"), pictures=False)
+    report = check(open_dataset(root, "train"), images=False)
     assert sum(finding.kind == "duplicate_image_id" for finding in report.errors) == 3001
     assert max(len(str(finding)) for finding in report.findings) < 20_000
 

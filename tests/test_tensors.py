@@ -19,7 +19,7 @@ from boxwright.types import Frame
 
 TINY = "yolov3_tiny_coco_416_darknet"
 NARROW = {"model.width": 0.25}
-KINDS: dict[str, dict[str, Any]] = {  # one of each way to place a picture
+KINDS: dict[str, dict[str, Any]] = {  # one of each way to place an image
     TINY: {**NARROW, "data.canvas.size": [64, 96]},
     "yolov3_640_coco": {"data.canvas.size": [96, 64]},
     "faster_rcnn_r50_dcn_coco_standard": {"data.canvas.size": [64, 96], "model.deform": "none"},
@@ -42,7 +42,7 @@ def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tenso
 
 @pytest.mark.parametrize("kind", ["bin", "npy"])
 @pytest.mark.parametrize("name", KINDS)
-def test_the_network_says_of_a_file_what_it_says_of_the_picture(
+def test_the_network_says_of_a_file_what_it_says_of_the_image(
     name: str, kind: tensors.Format, tiny_coco: Path, tmp_path: Path
 ) -> None:
     chosen = recipe.load(name, KINDS[name])
@@ -51,27 +51,27 @@ def test_the_network_says_of_a_file_what_it_says_of_the_picture(
     tensors.write(root, tmp_path / "out", chosen, "val", 2, kind)
     tree = index_of(tmp_path / "out")
     model = models.build(chosen.model).eval()
-    assert len(tree["pictures"]) == 2
-    for row in tree["pictures"]:
+    assert len(tree["images"]) == 2
+    for row in tree["images"]:
         with torch.inference_mode():
             # in the layout of our own canvases, so that the sums have the same order
             found = model(read(tmp_path / "out", tree, row).to(memory_format=torch.channels_last))
         predictor = Predictor(model, chosen)
-        wanted = predictor.forward([predictor.preprocess(row["picture"])]).tensors
+        wanted = predictor.forward([predictor.preprocess(row["image"])]).tensors
         assert all(map(torch.equal, found, wanted))
         assert found[0].isfinite().all()
 
 
-def test_a_picture_as_large_as_its_canvas_is_the_file_s_own_pixels(tiny_coco: Path, tmp_path: Path) -> None:
+def test_a_image_as_large_as_its_canvas_is_the_file_s_own_pixels(tiny_coco: Path, tmp_path: Path) -> None:
     chosen = recipe.load(TINY, {"data.canvas.size": [96, 96]})
     tensors.write(tiny_coco, tmp_path / "out", chosen, "train", 4)
     tree = index_of(tmp_path / "out")
-    assert [row["image_id"] for row in tree["pictures"]] == [1, 5, 8, 12]  # evenly: places 0, 3.7, 7.3, 11
-    for row in tree["pictures"]:
-        picture = cv2.imread(str(tiny_coco / "train" / f"{row['image_id']}.png"))[..., ::-1]
-        assert row["picture"].endswith(f"{row['image_id']}.png")
+    assert [row["image_id"] for row in tree["images"]] == [1, 5, 8, 12]  # evenly: places 0, 3.7, 7.3, 11
+    for row in tree["images"]:
+        image = cv2.imread(str(tiny_coco / "train" / f"{row['image_id']}.png"))[..., ::-1]
+        assert row["image"].endswith(f"{row['image_id']}.png")
         np.testing.assert_array_equal(
-            (read(tmp_path / "out", tree, row)[0].permute(1, 2, 0) * 255).round().numpy(), picture
+            (read(tmp_path / "out", tree, row)[0].permute(1, 2, 0) * 255).round().numpy(), image
         )
         assert (row["size"], row["scale"], row["offset"], row["extent"]) == ([96, 96], [1, 1], [0, 0], [96, 96])
 
@@ -83,11 +83,11 @@ def test_the_index_maps_boxes_back(tiny_coco: Path, tmp_path: Path) -> None:
     tree = index_of(tmp_path / "out")
     labels = json.loads((tiny_coco / "annotations" / "val.json").read_text())
     assert tree["names"] == ["blue", "red"]
-    for row in tree["pictures"]:
-        assert (row["offset"], row["extent"]) == ([0, 48], [96, 96])  # centred, 48 px of fill at each side
+    for row in tree["images"]:
+        assert (row["offset"], row["extent"]) == ([0, 48], [96, 96])  # centered, 48 px of fill at each side
         image = read(tmp_path / "out", tree, row)[0]
-        coloured = torch.nonzero(image.amax(0) - image.amin(0) > 0.4).float()
-        (top, left), (bottom, right) = coloured.amin(0).tolist(), (coloured.amax(0) + 1).tolist()
+        colored = torch.nonzero(image.amax(0) - image.amin(0) > 0.4).float()
+        (top, left), (bottom, right) = colored.amin(0).tolist(), (colored.amax(0) + 1).tolist()
         (dy, dx), (sy, sx) = row["offset"], row["scale"]
         boxes = np.array([a["bbox"] for a in labels["annotations"] if a["image_id"] == row["image_id"]], np.float64)
         around = [*boxes[:, :2].min(0), *(boxes[:, :2] + boxes[:, 2:]).max(0)]
@@ -100,21 +100,21 @@ def test_the_index_maps_boxes_back(tiny_coco: Path, tmp_path: Path) -> None:
         )
 
 
-def test_classes_and_how_a_stretched_picture_lies_are_told(tmp_path: Path) -> None:
+def test_classes_and_how_a_stretched_image_lies_are_told(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"train": 1, "val": 2})
     chosen = recipe.load("tiny_darknet_cifar10", class_folder.SMALL)
     tensors.write(root, tmp_path / "out", chosen)
     tree = index_of(tmp_path / "out")
-    assert len(tree["pictures"]) == 6
-    for row in tree["pictures"]:
-        assert Path(row["picture"]).parent.name == tree["names"][row["label"]]
+    assert len(tree["images"]) == 6
+    for row in tree["images"]:
+        assert Path(row["image"]).parent.name == tree["names"][row["label"]]
         assert (row["size"], row["offset"], row["extent"]) == ([40, 48], [0, 0], [32, 32])
         assert row["scale"] == pytest.approx([32 / 40, 32 / 48])
 
 
 def test_a_second_run_changes_nothing_and_another_is_refused(tiny_coco: Path, tmp_path: Path) -> None:
     chosen, out = recipe.load(TINY, {"data.canvas.size": [32, 32]}), tmp_path / "out"
-    assert "4 of 4 pictures of val as bin, 1 x 3 x 32 x 32: written" in tensors.write(tiny_coco, out, chosen)
+    assert "4 of 4 images of val as bin, 1 x 3 x 32 x 32: written" in tensors.write(tiny_coco, out, chosen)
     before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()}
     assert "there already" in tensors.write(tiny_coco, out, chosen)
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.iterdir()} == before
@@ -131,10 +131,10 @@ def test_a_second_run_changes_nothing_and_another_is_refused(tiny_coco: Path, tm
         tensors.write(tiny_coco, out, chosen)
 
 
-def test_a_damaged_picture_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_damaged_image_leaves_nothing_behind(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "cells", {"val": 2})
-    (root / "val" / "red" / "1.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"red/1\.png: not a readable picture"):
+    (root / "val" / "red" / "1.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"red/1\.png: not a readable image"):
         tensors.write(root, tmp_path / "out", recipe.load("tiny_darknet_cifar10"))
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
@@ -148,7 +148,7 @@ def test_the_verb(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert capsys.readouterr().out == f"1 of 4 pictures of val as npy, 1 x 3 x 32 x 64: written\n{out}\n"
+    assert capsys.readouterr().out == f"1 of 4 images of val as npy, 1 x 3 x 32 x 64: written\n{out}\n"
     assert [file.name for file in sorted(Path(out).iterdir())] == ["000000_1.npy", "tensors.json"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:

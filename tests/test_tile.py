@@ -232,7 +232,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     scene = source / "images" / "train" / "s0.png"
     cv2.imwrite(str(scene), np.zeros((H, W, 3), np.uint8))
-    os.utime(scene, ns=(0, 10**18))  # an older picture took its place
+    os.utime(scene, ns=(0, 10**18))  # an older image took its place
     assert "12 tiles: 6 written, 6 there already" in tile.tile(source, out, Cutting(**SMALL))
     assert not read_image(out / "images" / "train" / "s0__0_0_60x60.png").any()
 

@@ -1,4 +1,4 @@
-"""Pictures of any size through windows: the same boxes as of the whole, bounded memory, maps, bad input."""
+"""Images of any size through windows: the same boxes as of the whole, bounded memory, maps, bad input."""
 
 import json
 import math
@@ -34,13 +34,13 @@ FOUND = torch.tensor(BOXES, dtype=torch.float32)
 UTM = Affine(2, 0, 500_000, 0, -2, 4_000_000)  # 2 m a px, north up
 
 
-def picture(path, boxes=BOXES, labels=LABELS, size=(192, 320)):
+def example_image(path, boxes=BOXES, labels=LABELS, size=(192, 320)):
     assert cv2.imwrite(str(path), scene(*size, boxes, labels)[:, :, ::-1])
     return path
 
 
 def tiff(path, crs="EPSG:32650", transform=UTM, **profile):
-    """The same picture as a GeoTIFF."""
+    """The same image as a GeoTIFF."""
     image = scene(192, 320, BOXES, LABELS).transpose(2, 0, 1)
     with rasterio.open(path, "w", driver="GTiff", width=320, height=192, count=3, dtype="uint8", crs=crs,
                        transform=transform, **profile) as file:  # fmt: skip
@@ -54,9 +54,9 @@ def by_place(found):
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 @pytest.mark.parametrize(("window", "overlap"), [(64, 0.25), (128, 0.5), (1000, 0.2)])
-def test_windows_find_what_the_whole_picture_holds(tmp_path, name, window, overlap):
+def test_windows_find_what_the_whole_image_holds(tmp_path, name, window, overlap):
     """One object is longer than the overlap, one longer than the smaller windows; on the last all is one window."""
-    file = tiff(tmp_path / name) if name.endswith("tif") else picture(tmp_path / name)
+    file = tiff(tmp_path / name) if name.endswith("tif") else example_image(tmp_path / name)
     canvas = [min(window, 192), min(window, 320)]
     predictor = rectangles_predictor(data__canvas__size=canvas)
     with open_scene(file) as opened:
@@ -67,7 +67,7 @@ def test_windows_find_what_the_whole_picture_holds(tmp_path, name, window, overl
 
 
 def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
-    """The small version of benchmarks/bench_big_picture.py."""
+    """The small version of benchmarks/bench_big_image.py."""
     truth = objects(2500, 160)
     predictor, reads = TruthTeller(truth, batch=4), []
     with open_scene(write_scene(tmp_path / "made.tif", 2500)) as opened:
@@ -117,14 +117,14 @@ def test_after_an_error_nothing_goes_on_in_the_background():
 
 def test_threshold_classes_and_overlap_reach_the_windows(tmp_path):
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
-    with open_scene(picture(tmp_path / "x.png")) as opened:
+    with open_scene(example_image(tmp_path / "x.png")) as opened:
         assert len(predict_scene(predictor, opened, Tiling(128), threshold=0.95)) == 0
         assert predict_scene(predictor, opened, Tiling(128), classes=["blue"]).labels.tolist() == [2]
 
 
 @pytest.mark.parametrize("limit", [80, 4096])
-def test_an_overview_is_the_picture_made_smaller(tmp_path, limit):
-    with open_scene(picture(tmp_path / "x.png")) as opened:
+def test_an_overview_is_the_image_made_smaller(tmp_path, limit):
+    with open_scene(example_image(tmp_path / "x.png")) as opened:
         overview = Overview(opened.size, limit)
         for window in grid(opened.size, 64, 0.25):
             overview.add(window, opened.read(window))
@@ -137,18 +137,18 @@ def test_an_overview_is_the_picture_made_smaller(tmp_path, limit):
 def test_a_folder_of_results_with_maps_for_what_has_a_place(tmp_path):
     sources = tmp_path / "in"
     sources.mkdir()
-    placed, plain = tiff(sources / "a.tif"), picture(sources / "b.png")
+    placed, plain = tiff(sources / "a.tif"), example_image(sources / "b.png")
     broken = sources / "c.tif"
     broken.write_bytes(placed.read_bytes()[:2000])
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
     summary = predict_scenes_to_folder(predictor, [sources], tmp_path / "out", Tiling(128))
-    assert (summary.pictures, summary.counts) == (2, {"red": 1, "green": 1, "blue": 1} | dict.fromkeys(NAMES, 2))
+    assert (summary.images, summary.counts) == (2, {"red": 1, "green": 1, "blue": 1} | dict.fromkeys(NAMES, 2))
     assert list(summary.failed) == [str(broken)]
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"a.jpg", "a.geojson", "a.wgs84.geojson", "b.jpg", "detections.json"}
     tree = json.loads((tmp_path / "out/detections.json").read_text())
     assert (tree["tile"], tree["overlap"]) == (128, 0.2)
-    rows = {row["file"]: row for row in tree["pictures"]}
+    rows = {row["file"]: row for row in tree["images"]}
     assert rows[str(placed)]["geojson"] == ["a.geojson", "a.wgs84.geojson"]
     assert "geojson" not in rows[str(plain)]
     assert len(rows[str(plain)]["detections"]) == 3
@@ -160,8 +160,8 @@ def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(t
     good, pole = tiff(tmp_path / "good.tif"), tiff(tmp_path / "pole.tif", transform=BEYOND)
     predictor = rectangles_predictor(data__canvas__size=[128, 128])
     summary = predict_scenes_to_folder(predictor, [good, pole], tmp_path / "out", Tiling(128))
-    assert (summary.pictures, summary.failed) == (2, {})
-    rows = {row["file"]: row for row in json.loads((tmp_path / "out/detections.json").read_text())["pictures"]}
+    assert (summary.images, summary.failed) == (2, {})
+    rows = {row["file"]: row for row in json.loads((tmp_path / "out/detections.json").read_text())["images"]}
     assert len(rows[str(pole)]["detections"]) == 3
     assert "geojson" not in rows[str(pole)]
     assert "geojson" in rows[str(good)]
@@ -172,7 +172,7 @@ def test_a_scene_beyond_its_projection_keeps_its_boxes_and_those_of_the_others(t
 
 @pytest.mark.parametrize("names", [("a.tif", "A.WGS84.tif"), ("a.wgs84.tif", "a.png")])
 def test_no_geojson_is_written_over_anothers(tmp_path, names):
-    sources = [tiff(tmp_path / name) if name.endswith("tif") else picture(tmp_path / name) for name in names]
+    sources = [tiff(tmp_path / name) if name.endswith("tif") else example_image(tmp_path / name) for name in names]
     with pytest.raises(InputError, match=r"would both be a.wgs84.geojson"):
         predict_scenes_to_folder(rectangles_predictor(), sources, tmp_path / "out", Tiling(128))
     assert not (tmp_path / "out").exists()
@@ -273,7 +273,7 @@ def command(tmp_path, monkeypatch, capsys):
 def test_the_command_writes_boxes_and_maps(tmp_path, command):
     status, said = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
     assert status == 0
-    assert said.out.startswith("1 pictures: 1 blue, 1 green, 1 red\n")
+    assert said.out.startswith("1 images: 1 blue, 1 green, 1 red\n")
     assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
 
 
@@ -301,11 +301,11 @@ def test_what_a_file_loses_is_said_once(tmp_path, command):
         (("x.png", "--tile", 31), "window (--tile): found 31 px, needed 32 px or more"),
         (("x.png", "--overlap", 0.2), "--overlap and --geojson go with --tile"),
         (("x.png", "--geojson"), "--overlap and --geojson go with --tile"),
-        (("absent.tif", "--tile", 128), "there is no such picture"),
+        (("absent.tif", "--tile", 128), "there is no such image"),
     ],
 )
 def test_wrong_words_get_one_line_before_any_work(tmp_path, monkeypatch, command, words, told):
-    picture(tmp_path / "x.png")
+    example_image(tmp_path / "x.png")
     monkeypatch.chdir(tmp_path)
     status, said = command(*words)
     assert status == 2
@@ -323,7 +323,7 @@ def test_without_rasterio_a_tiff_names_the_extra(tmp_path, monkeypatch, command)
 
 
 def test_a_setting_that_is_wrong_stops_before_any_work(tmp_path):
-    file, out = picture(tmp_path / "x.png"), Path(tmp_path / "out")
+    file, out = example_image(tmp_path / "x.png"), Path(tmp_path / "out")
     for settings in ({"threshold": 2.0}, {"iou": -1.0}, {"classes": ["cat"]}):
         with pytest.raises(InputError, match=next(iter(settings)).removesuffix("es")):
             predict_scenes_to_folder(rectangles_predictor(), [file], out, Tiling(64), **settings)

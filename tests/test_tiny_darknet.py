@@ -22,7 +22,7 @@ from boxwright.recipe import Recipe
 from boxwright.types import Classes
 from boxwright.weights import darknet, mindspore
 from oracle_weights import ORACLES, Array
-from test_weights_oracles import assert_close, build, every_nth, run, undo_normalisation, write_ckpt
+from test_weights_oracles import assert_close, build, every_nth, run, undo_normalization, write_ckpt
 
 ZOO = ORACLES / "tinydarknet"
 DARKNET = ORACLES / "darknet"
@@ -105,7 +105,7 @@ def zoo_values() -> dict[str, Array]:
 
 @pytest.fixture(scope="module")
 def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFactory) -> ImageClassifier:
-    """Filled from a training checkpoint: with moments and learning_rate, in the order of the optimiser."""
+    """Filled from a training checkpoint: with moments and learning_rate, in the order of the optimizer."""
     settings = recipe.load("tiny_darknet_imagenet_224")
     model = classifier(settings)
     file = tmp_path_factory.mktemp("zoo") / "a.ckpt"
@@ -118,14 +118,14 @@ def from_zoo(zoo_values: dict[str, Array], tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("size", [224, 227])
 def test_the_zoos_layers(from_zoo: ImageClassifier, size: int) -> None:
-    """Each block after its activation, and the logits, for two pictures; 227 has odd maps."""
+    """Each block after its activation, and the logits, for two images; 227 has odd maps."""
     with np.load(ZOO / f"forward_{size}x{size}.npz") as oracle:
         generator = np.random.default_rng(int(oracle["input_seed"]))
         images = generator.standard_normal(oracle["input_shape"]).astype(np.float32)
-        pictures = undo_normalisation(from_zoo, images).astype(np.float32)
-        (logits,) = run(from_zoo, pictures)
+        example_images = undo_normalization(from_zoo, images).astype(np.float32)
+        (logits,) = run(from_zoo, example_images)
         assert_close(oracle_weights.sampled_pair(oracle, "logits", logits))
-        blocks = outputs_of(from_zoo, nn.LeakyReLU, pictures)
+        blocks = outputs_of(from_zoo, nn.LeakyReLU, example_images)
         assert len(blocks) == 16
         for number, ours in enumerate(blocks, 1):
             assert_close(oracle_weights.sampled_pair(oracle, f"conv{number}", ours))
@@ -167,22 +167,22 @@ def test_fresh_weights_are_the_zoos() -> None:
 
 @pytest.mark.skipif(not TRAINED.is_file(), reason="needs shared/weights/tiny.weights")
 @pytest.mark.parametrize(("preparation", "fit"), [("short_side_crop", "crop"), ("letterbox", "letterbox")])
-@pytest.mark.parametrize("picture", ["dog.png", "eagle.png", "person.png"])
-def test_trained_weights_name_darknets_classes(picture: str, preparation: str, fit: str) -> None:
-    """From the picture to Darknet's five best classes: its order, its names, its probabilities to 2e-3."""
+@pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
+def test_trained_weights_name_darknets_classes(example_image: str, preparation: str, fit: str) -> None:
+    """From the image to Darknet's five best classes: its order, its names, its probabilities to 2e-3."""
     settings = recipe.load("tiny_darknet_imagenet_224_darknet", {"data.canvas.fit": fit})
     model = classifier(settings)
     weights.load(model, TRAINED, settings)
-    file = SHARED / "oracles" / "darknet" / "images" / picture
+    file = SHARED / "oracles" / "darknet" / "images" / example_image
     canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     (logits,) = run(model, images)
     with np.load(DARKNET / "real" / "raw.npz") as oracle:
-        key = f"{picture}_tiny_{preparation}"
+        key = f"{example_image}_tiny_{preparation}"
         assert_close(every_nth(oracle[f"{key}_input"], images), 1e-6)
         assert_close((oracle[f"{key}_logits"], logits[0]), 2e-4)
     (best,) = model.decode((torch.from_numpy(logits),), 5)
-    expected = json.loads((DARKNET / "real" / "tiny_top5.json").read_text())[picture][preparation]
+    expected = json.loads((DARKNET / "real" / "tiny_top5.json").read_text())[example_image][preparation]
     assert_same_classes(by_label(best), {label: score for label, _, score in expected}, score=2e-3)
     assert [settings.data.names[label] for label, _, _ in expected] == [name for _, name, _ in expected]
 

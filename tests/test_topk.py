@@ -31,7 +31,7 @@ def ranked(*labels: int) -> Classes:
 
 @pytest.fixture
 def by_hand() -> TopK:
-    """Pictures of a: right, then c before a, then a sixth. Of c: right. Of f: b twice, with f fifth and never."""
+    """Images of a: right, then c before a, then a sixth. Of c: right. Of f: b twice, with f fifth and never."""
     truth = np.array([0, 0, 0, 2, 5, 5])
     found = [
         ranked(0, 1, 2, 3, 4),
@@ -50,8 +50,8 @@ def test_the_two_numbers(by_hand: TopK) -> None:
 
 
 def test_the_table_of_classes(by_hand: TopK) -> None:
-    a, c, f = by_hand.classes  # only those that pictures show
-    assert (a.name, a.pictures, a.predicted, a.times, a.taken_for) == ("a", 3, 1, 1, "b")
+    a, c, f = by_hand.classes  # only those that images show
+    assert (a.name, a.images, a.predicted, a.times, a.taken_for) == ("a", 3, 1, 1, "b")
     assert (a.top1, a.top5, a.precision) == pytest.approx((1 / 3, 2 / 3, 1))
     assert (c.name, c.top1, c.precision, c.taken_for, c.times) == ("c", 1, 0.5, "", 0)
     assert (f.top1, f.top5, f.precision, f.taken_for, f.times) == (0, 0.5, -1, "b", 2)
@@ -81,7 +81,7 @@ def test_equal_to_counting_one_by_one() -> None:
     assert metrics.summary["top5"] == pytest.approx(np.mean([place < 5 for place in places]))
 
 
-class Colour(nn.Module):
+class Color(nn.Module):
     """Classes are the channels: the brightest of red, green and blue in the mean, sharpened."""
 
     inputs = ("images",)
@@ -95,44 +95,44 @@ class Colour(nn.Module):
         return [Classes(*each) for each in zip(scores, labels, strict=True)]
 
 
-def colours(names: tuple[str, ...] = ("red", "green", "blue")) -> Predictor[Any]:
+def colors(names: tuple[str, ...] = ("red", "green", "blue")) -> Predictor[Any]:
     settings = recipe.load(class_folder.RECIPE, class_folder.SMALL | {"data.names": [], "model.classes": 3})
-    return Predictor(Colour(), settings.with_names(names) if names else settings)
+    return Predictor(Color(), settings.with_names(names) if names else settings)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Four pictures of blue, green and red in `val`; one more lies in the folder of another class."""
+def example_images(tmp_path: Path) -> Path:
+    """Four images of blue, green and red in `val`; one more lies in the folder of another class."""
     root = class_folder.write(tmp_path / "data", {"train": 1, "val": 4})
     (root / "val" / "red" / "0.png").rename(root / "val" / "blue" / "red.png")
     return root
 
 
-def test_the_models_order_of_classes_is_kept(pictures: Path, tmp_path: Path) -> None:
+def test_the_models_order_of_classes_is_kept(example_images: Path, tmp_path: Path) -> None:
     """The folders are in the order of the alphabet, the model's channels are not."""
-    metrics = evaluate_dataset(colours(), open_classes(pictures, "val"), tmp_path / "out")
+    metrics = evaluate_dataset(colors(), open_classes(example_images, "val"), tmp_path / "out")
     assert metrics.summary == {"top1": pytest.approx(11 / 12), "top5": 1}
     assert [row.name for row in metrics.classes] == ["red", "green", "blue"]
     blue = metrics.classes[2]
-    assert (blue.pictures, blue.top1, blue.taken_for, blue.times) == (5, 0.8, "red", 1)
+    assert (blue.images, blue.top1, blue.taken_for, blue.times) == (5, 0.8, "red", 1)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["summary"] == metrics.summary
     assert written["classes"][2]["taken_for"] == "red"
-    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["pictures"]
+    rows = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert len(rows) == 12
     (wrong,) = [row for row in rows if row["best"][0] != row["label"]]
     assert wrong["file"].endswith("blue/red.png")
 
 
-def test_pictures_of_the_evaluation(pictures: Path, tmp_path: Path) -> None:
+def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    evaluate_dataset(colours(), open_classes(pictures, "val"), out)
+    evaluate_dataset(colors(), open_classes(example_images, "val"), out)
     sheet = cv2.imread(str(out / "mistakes.jpg"))
     (b, _, r) = sheet[60:120, 60:180].reshape(-1, 3).mean(0)
-    assert r > b + 100, "the one mistake is a red picture"
+    assert r > b + 100, "the one mistake is a red image"
     assert cv2.imread(str(out / "confusion.png")) is not None
-    (pictures / "val" / "blue" / "red.png").rename(pictures / "val" / "red" / "0.png")
-    assert evaluate_dataset(colours(), open_classes(pictures, "val"), out).summary["top1"] == 1
+    (example_images / "val" / "blue" / "red.png").rename(example_images / "val" / "red" / "0.png")
+    assert evaluate_dataset(colors(), open_classes(example_images, "val"), out).summary["top1"] == 1
     assert not (out / "mistakes.jpg").exists(), "the mistakes of an earlier evaluation"
 
 
@@ -153,18 +153,18 @@ def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkey
     assert "60 of 200" in title
 
 
-def test_classes_the_model_does_not_know(pictures: Path) -> None:
+def test_classes_the_model_does_not_know(example_images: Path) -> None:
     with pytest.raises(InputError, match="blue"):
-        evaluate_dataset(colours(("red", "green", "yellow")), open_classes(pictures, "val"))
+        evaluate_dataset(colors(("red", "green", "yellow")), open_classes(example_images, "val"))
 
 
-def test_a_model_without_names_takes_the_data_sets(pictures: Path) -> None:
-    metrics = evaluate_dataset(colours(()), open_classes(pictures, "val"))
+def test_a_model_without_names_takes_the_data_sets(example_images: Path) -> None:
+    metrics = evaluate_dataset(colors(()), open_classes(example_images, "val"))
     assert [row.name for row in metrics.classes] == ["blue", "green", "red"]
-    assert metrics.summary["top1"] == pytest.approx(5 / 12)  # four of green; of blue the picture that is red
+    assert metrics.summary["top1"] == pytest.approx(5 / 12)  # four of green; of blue the image that is red
 
 
 def test_nothing_to_score(tmp_path: Path) -> None:
     empty = ClassSet(("red",), "val", tmp_path, "folder", paths_column([]), np.zeros(0, np.int64))
-    with pytest.raises(InputError, match="holds no picture"):
-        evaluate_dataset(colours(), empty)
+    with pytest.raises(InputError, match="holds no image"):
+        evaluate_dataset(colors(), empty)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from boxwright import recipe
 from boxwright.batches import transforms, warp
-from boxwright.batches.transforms import augment, change_colours, step_size
+from boxwright.batches.transforms import augment, change_colors, step_size
 from boxwright.batches.warp import send
 from boxwright.images.canvas import frame_for, place
 from boxwright.recipe import AugmentConfig, CanvasConfig
@@ -146,7 +146,7 @@ def test_boxes_surround_turned_pixels(change: dict[str, float]) -> None:
 
 
 def test_placement_anywhere_fits_or_covers() -> None:
-    """translate null: a smaller picture lies inside the result, a larger one covers it (the zoo's rule)."""
+    """translate null: a smaller image lies inside the result, a larger one covers it (the zoo's rule)."""
     canvases = replace(rectangles(32), images=torch.full((32, 3, SIZE, SIZE), 255, dtype=torch.uint8))
     small = augment(canvases, AugmentConfig(scale=(0.5, 0.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
     large = augment(canvases, AugmentConfig(scale=(1.5, 1.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
@@ -159,7 +159,7 @@ def test_placement_anywhere_fits_or_covers() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 0.4, 1.0])
 def test_expansion_stays_within_the_content(chance: float) -> None:
-    """Factors from 1 to 4, all equally often, anywhere in what the picture covered, with the sides' proportions."""
+    """Factors from 1 to 4, all equally often, anywhere in what the image covered, with the sides' proportions."""
     batch = noise(600, 64, 1)
     content = torch.tensor([16.0, 8, 64, 56])
     batch = replace(batch, boxes=content.expand(600, 1, 4), frames=(frame((64, 64), (8.0, 16.0), (48, 48)),) * 600)
@@ -182,16 +182,16 @@ def test_expansion_stays_within_the_content(chance: float) -> None:
 
 @pytest.mark.parametrize(("index", "flipped"), [(0, False), (1, True), (2, True), (3, False)])
 def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
-    """Ratio and place are read off the oracle's first box; the second box and the picture must then follow.
+    """Ratio and place are read off the oracle's first box; the second box and the image must then follow.
 
-    The zoo mirrors boxes about the middle of the last pixel (x -> 1279 - x), we about that of the canvas. Pictures that
+    The zoo mirrors boxes about the middle of the last pixel (x -> 1279 - x), we about that of the canvas. Images that
     are expanded are interpolated once by the zoo and twice here, which noise shows; a px beside it is far worse.
     """
     oracle = np.load(EXPANDED)
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
     h, w = oracle[f"in_hw.{index}"].tolist()
     placed = frame_for((h, w), canvas, 0)
-    picture = torch.from_numpy(place(waves(31 + index, h, w), placed, canvas)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(place(waves(31 + index, h, w), placed, canvas)).permute(2, 0, 1)[None]
     before, after = oracle["boxes_in"][:, :4].astype(np.float64), oracle[f"train.{index}.boxes"][:2].astype(np.float64)
     if flipped:
         after[:, [0, 2]] = 1279 - after[:, [2, 0]]
@@ -206,7 +206,7 @@ def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
         matrix = np.array([[-1.0, 0, 1280], [0, 1, 0], [0, 0, 1]]) @ matrix
         after[:, [0, 2]] = 1280 - after[:, [2, 0]]
     boxes, none = placed.to_canvas(torch.from_numpy(before).float())[None], torch.zeros(1, 2)
-    batch = Batch(picture, boxes, none.long(), none.bool(), (placed,))
+    batch = Batch(image, boxes, none.long(), none.bool(), (placed,))
     where_to = warp.Placement(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
     result = warp.warp(batch, where_to, (768, 1280), fill=0, min_side=1, min_visible=0)
     np.testing.assert_allclose(result.boxes[0], after, atol=1e-3)
@@ -230,7 +230,7 @@ def test_expansion_disturbs_no_other_draw() -> None:
 
 
 def test_mosaic_shows_four_contents_and_their_boxes() -> None:
-    """Letterboxed canvases of four greys: around the centre all four meet, and canvas borders stay out."""
+    """Letterboxed canvases of four grays: around the center all four meet, and canvas borders stay out."""
     images, boxes = torch.full((4, 3, SIZE, SIZE), 250, dtype=torch.uint8), torch.zeros(4, 1, 4)
     for i in range(4):
         images[i, :, 32:96] = 40 * (i + 1)
@@ -240,20 +240,20 @@ def test_mosaic_shows_four_contents_and_their_boxes() -> None:
     config = AugmentConfig(mosaic=1.0)
     result = augment(batch, config, size=(SIZE, SIZE), **KEY, fill=0)
     assert result.labels.shape == (4, 4)
-    grey = (result.images[:, 0] * 255).round().int()
+    gray = (result.images[:, 0] * 255).round().int()
     known = torch.tensor([0, 40, 80, 120, 160], dtype=torch.int32)
-    assert torch.isin(grey, known).all()  # nothing of the border (250), nothing blended between tiles
-    # unscaled, two contents side by side are wider than the result, two on top of each other as high, but not centred
-    covered = (grey > 0).any(-1)
-    assert torch.equal(covered, (grey > 0).all(-1))
+    assert torch.isin(gray, known).all()  # nothing of the border (250), nothing blended between tiles
+    # unscaled, two contents side by side are wider than the result, two on top of each other as high, but not centered
+    covered = (gray > 0).any(-1)
+    assert torch.equal(covered, (gray > 0).all(-1))
     assert covered.sum(-1).min() >= SIZE / 2 - 1
     assert not covered.all()
     for i in range(4):
-        assert result.labels[i, 0] in (i, -1)  # its own picture is the first tile
+        assert result.labels[i, 0] in (i, -1)  # its own image is the first tile
         for box, label in zip(result.boxes[i], result.labels[i], strict=True):
             if label >= 0:
                 x1, y1, x2, y2 = box.round().int().tolist()
-                assert (grey[i, y1:y2, x1:x2] == 40 * (label + 1)).all()
+                assert (gray[i, y1:y2, x1:x2] == 40 * (label + 1)).all()
     assert (result.labels >= 0).sum() > 6
     assert torch.equal(augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes, batch.boxes)
 
@@ -405,16 +405,16 @@ def _keys(batch: Batch, **changes: int) -> Tensor:
     return keys
 
 
-def test_colours_meet_colorsys() -> None:
+def test_colors_meet_colorsys() -> None:
     images = torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    images[0, :, 0] = 0.3  # grey
+    images[0, :, 0] = 0.3  # gray
     images[1, 0] = images[1, 1]  # two channels alike
     images[2], images[3, :, 0], images[3, :, 1] = 0, 1, torch.tensor([[1.0], [0], [0]])
     hue, saturation, value = (
         torch.tensor(v) for v in ([0.1, -0.1, 0.9, 0.5, -1, 0], [1.5, 0.6, 1, 1, 1.2, 2], [0.5, 1.3, 1, 0.7, 1, 1])
     )
     changed = images.clone()
-    change_colours(changed, hue, saturation, value)
+    change_colors(changed, hue, saturation, value)
     for b in range(6):
         pixels = images[b].flatten(1).T.tolist()
         for before, after in zip(pixels, changed[b].flatten(1).T.tolist(), strict=True):
@@ -459,7 +459,7 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU waits for nothing but one packed copy each for view, second view, mixing, colours and keys."""
+    """A GPU waits for nothing but one packed copy each for view, second view, mixing, colors and keys."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:

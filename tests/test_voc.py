@@ -141,14 +141,14 @@ def test_both_end_pixels_as_the_development_kits_count_them():
     assert score([one], [found], ["a"], plus_one=True).ap12 == 1
 
 
-def made(seed, pictures=12, classes=3):
+def made(seed, images=12, classes=3):
     """Objects far apart, a fifth of them difficult; jittered detections, never two at a difficult one.
 
     Then the rules are COCO's: with objects that lie close, or with two detections at a difficult one, VOC's differ.
     """
     rng = np.random.default_rng(seed)
     samples, found = [], []
-    for index in range(pictures):
+    for index in range(images):
         n = 0 if index % 4 == 3 else int(rng.integers(4, 30))
         low = rng.permutation(64)[:n, None] // [[8, 1]] % [[8, 8]] * 100.0
         side = rng.uniform(8, 60, (n, 2))
@@ -212,7 +212,7 @@ def test_as_pycocotools_where_the_rules_are_the_same(seed):
     assert metrics.ap07 == pytest.approx(eleven.mean(), abs=1e-9)
 
 
-def test_the_order_of_pictures_and_detections_does_not_matter():
+def test_the_order_of_images_and_detections_does_not_matter():
     samples, found, names = made(7)
     order = np.random.default_rng(0).permutation(len(samples)).tolist()
     turned = [found[index][torch.randperm(len(found[index]))] for index in order]

@@ -93,7 +93,7 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """All entries of a training checkpoint in their order. Those of the optimiser hold one number each: they are
+    """All entries of a training checkpoint in their order. Those of the optimizer hold one number each: they are
     skipped by name."""
     values = mindspore_recipe(FOLDER / "params_network_r50.json")
     file = tmp_path_factory.mktemp("zoo") / "a.ckpt"
@@ -155,7 +155,7 @@ def _count(found: Detections, settings: NMSConfig, threshold: float, by: float) 
 @torch.inference_mode()
 @pytest.mark.parametrize("size", ["192x320", pytest.param("768x1280", marks=pytest.mark.slow)])
 def test_whole_network_of_the_zoo(zoo: Loaded, size: str) -> None:
-    """Normalised picture to detections; the zoo divides boxes by the picture's scale before it suppresses."""
+    """Normalized image to detections; the zoo divides boxes by the image's scale before it suppresses."""
     oracle, model = np.load(FOLDER / f"forward_{size}.npz"), zoo.model
     images = torch.from_numpy(mindspore_input(oracle)) * model.std + model.mean
     maps, given = model.pyramid(images), torch.from_numpy(oracle["proposals"][None, :, :4])

@@ -129,7 +129,7 @@ def test_writing_as_protobuf_does(tmp_path: Path, small: tuple[Part, Recipe], mo
 
 
 @pytest.mark.parametrize("prefix", ["", "yolo_network.", "ema."])
-def test_prefixes_and_optimiser_entries(tmp_path: Path, small: tuple[Part, Recipe], prefix: str) -> None:
+def test_prefixes_and_optimizer_entries(tmp_path: Path, small: tuple[Part, Recipe], prefix: str) -> None:
     model, settings = small
     tensors = {
         f"{prefix}head.conv6.bias": BIAS,

@@ -74,12 +74,12 @@ def test_types_that_safetensors_knows(kind: str, width: float, network: nn.Modul
         assert f"{name} holds numbers of type float8" in told
 
 
-def quantised(tensor: Tensor) -> Tensor:
+def quantized(tensor: Tensor) -> Tensor:
     return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
 
 
 ODD: dict[str, Callable[[Tensor], Any]] = {
-    "qint8": quantised,
+    "qint8": quantized,
     "sparse": lambda tensor: tensor.to_sparse(),
     "csr": lambda tensor: tensor.flatten(1).to_sparse_csr(),
     "meta": lambda tensor: tensor.to("meta"),

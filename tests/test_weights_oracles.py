@@ -58,11 +58,11 @@ def assert_close(pair: tuple[Array, Array], bound: float = 1e-4) -> None:
     assert np.abs(ours - expected).max() <= bound * np.abs(expected).max()
 
 
-def undo_normalisation(model: nn.Module, images: Array) -> Array:
-    """Pictures in [0, 1] that the model's own mean and deviation turn back into `images`."""
+def undo_normalization(model: nn.Module, images: Array) -> Array:
+    """Images in [0, 1] that the model's own mean and deviation turn back into `images`."""
     state = model.state_dict()
-    pictures: Array = images * state["std"].numpy() + state["mean"].numpy()
-    return pictures
+    example_images: Array = images * state["std"].numpy() + state["mean"].numpy()
+    return example_images
 
 
 @pytest.fixture(scope="module")
@@ -146,18 +146,18 @@ def test_backbone_from_a_cut_file(tmp_path: Path) -> None:
 
 @trained
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize("picture", ["dog.png", "eagle.png", "person.png"])
-def test_trained_yolov3_tiny(picture: str, fit: str) -> None:
-    """Picture to raw maps with the published file. Darknet letterboxes on a grey of 0.5."""
+@pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
+def test_trained_yolov3_tiny(example_image: str, fit: str) -> None:
+    """Image to raw maps with the published file. Darknet letterboxes on a gray of 0.5."""
     changes = {"data.canvas.fit": fit, "data.canvas.fill": 127.5}
     settings = recipe.load("yolov3_tiny_coco_416_darknet", changes if fit == "letterbox" else {})
     model = build(settings)
     weights.load(model, SHARED / "weights" / "yolov3-tiny.weights", settings)
-    file = SHARED / "oracles" / "darknet" / "images" / picture
+    file = SHARED / "oracles" / "darknet" / "images" / example_image
     canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     oracle = np.load(DARKNET / "real" / "raw.npz")
-    key = f"{picture}_{fit}"
+    key = f"{example_image}_{fit}"
     assert_close(every_nth(oracle[f"{key}_input"], images), 1e-6)
     for layer, ours in zip((15, 22), run(model, images), strict=True):
         assert_close(every_nth(oracle[f"{key}_layer_{layer}"], ours), 2e-4)
@@ -197,7 +197,7 @@ def test_zoo_training_checkpoint(tmp_path: Path) -> None:
     assert len(report.matched) == len(values) == 366
     assert report.missing + report.unexpected + report.mismatched == ()
     oracle = np.load(folder / "forward_320x320.npz")
-    maps = run(model, undo_normalisation(model, mindspore_input(oracle)).astype(np.float32))
+    maps = run(model, undo_normalization(model, mindspore_input(oracle)).astype(np.float32))
     for name, ours in zip(("big", "medium", "small"), maps, strict=True):
         assert_close(sampled_pair(oracle, f"raw.{name}", ours))
     # and out again: the same numbers under the zoo's names

@@ -23,13 +23,13 @@ from boxwright.weights import darknet, mindspore
 from oracle_weights import ORACLES, Array
 from test_real_weights import DARKNET as SHARED
 from test_real_weights import darknets_partners
-from test_weights_oracles import assert_close, build, run, undo_normalisation, write_ckpt
+from test_weights_oracles import assert_close, build, run, undo_normalization, write_ckpt
 
 pytestmark = pytest.mark.slow
 
 ZOO = ORACLES / "yolov4"
 DARKNET = ORACLES / "darknet"
-PICTURE = SHARED / "images" / "dog.png"
+IMAGE = SHARED / "images" / "dog.png"
 RECIPE = {"yolov4": "yolov4_coco_608_darknet", "yolov4-tiny": "yolov4_tiny_coco_416_darknet"}
 HEADS = {"yolov4": (160, 149, 138), "yolov4-tiny": (29, 36)}  # Darknet's layer numbers, coarse first
 UNUSED = tuple(f"feature_map.backblock0.{layer}." for layer in ("conv5", "conv6"))
@@ -72,21 +72,21 @@ def test_darknets_maps_and_boxes(from_darknet: tuple[str, YOLOv4], size: tuple[i
     assert cells.size == size
 
 
-@pytest.mark.skipif(not PICTURE.is_file(), reason="needs shared/oracles/darknet/images")
+@pytest.mark.skipif(not IMAGE.is_file(), reason="needs shared/oracles/darknet/images")
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 def test_darknets_detections(from_darknet: tuple[str, YOLOv4], fit: str) -> None:
-    """From the picture to suppressed boxes, at a threshold that lies in the middle of a gap between scores."""
+    """From the image to suppressed boxes, at a threshold that lies in the middle of a gap between scores."""
     network, model = from_darknet
     canvas = {"data.canvas.size": [416, 416], "data.canvas.fit": fit}
     predictor = Predictor(model, recipe.load(RECIPE[network], canvas))
     variants = json.loads((SHARED / "real" / "nms_variants.json").read_text())
     ((key, reference),) = [(k, v) for k, v in variants.items() if k.startswith(f"{network} recipe 416x416 {fit} ")]
     threshold = float(key.split()[-2])
-    darknets_partners(predictor(PICTURE, threshold=threshold), reference["detections"], threshold)
+    darknets_partners(predictor(IMAGE, threshold=threshold), reference["detections"], threshold)
 
 
 def places_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 4) xyxy -> centres (N, 2), widths and heights (N, 2)."""
+    """(N, 4) xyxy -> centers (N, 2), widths and heights (N, 2)."""
     return (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
 
 
@@ -158,7 +158,7 @@ def test_the_zoos_maps_and_boxes(from_zoo: YOLOv4, size: int) -> None:
         for name, ours in zip(("c3", "c4", "c5"), backbone, strict=True):
             assert_close(oracle_weights.sampled_pair(oracle, f"backbone.{name}", ours))
         with torch.inference_mode():
-            raw = from_zoo(torch.from_numpy(undo_normalisation(from_zoo, images).astype(np.float32)))
+            raw = from_zoo(torch.from_numpy(undo_normalization(from_zoo, images).astype(np.float32)))
         cells, rows = from_zoo.cells(raw), flatten(raw, 3)[0]
         decoded = torch.cat((*places_and_sides(cells.boxes(rows[:, :4]) / size), rows[:, 4:].sigmoid()), 1)
         for name, one, part in zip(("big", "medium", "small"), raw, by_map(decoded, raw), strict=True):

@@ -126,7 +126,7 @@ def test_windows_of_a_tiff_are_its_pixels(tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_windows_of_other_pictures_are_their_pixels(tmp_path: Path, suffix: str) -> None:
+def test_windows_of_other_images_are_their_pixels(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     assert cv2.imwrite(str(path), noise().transpose(1, 2, 0))
     expected = read_image(path)
@@ -135,7 +135,7 @@ def test_windows_of_other_pictures_are_their_pixels(tmp_path: Path, suffix: str)
         for x1, y1, x2, y2 in (window.xyxy for window in grid((H, W), 128, 0.2)):
             found = scene.read(Window(x1, y1, x2 - x1, y2 - y1))
             np.testing.assert_array_equal(found, expected[y1:y2, x1:x2])
-            found[:] = 0  # the window is the caller's own: its neighbours stay as they are
+            found[:] = 0  # the window is the caller's own: its neighbors stay as they are
 
 
 def test_the_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
     deep, twelve, bit = noise(3, 65536, "uint16"), noise(1, 4096, "uint16"), noise(1, 2)
     palette = Image.fromarray(rgb.transpose(1, 2, 0)).quantize(50)
     palette.save(folder / "palette.tif")
-    colours = np.array(palette.convert("RGB"))
+    colors = np.array(palette.convert("RGB"))
 
-    def grey(plane: np.ndarray) -> np.ndarray:
+    def gray(plane: np.ndarray) -> np.ndarray:
         return np.repeat(plane[:1], 3, axis=0).astype(np.uint8).transpose(1, 2, 0)
 
     def tiff(name: str, pixels: np.ndarray, **options: Any) -> Path:
@@ -163,16 +163,16 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
 
     first = four[:3].transpose(1, 2, 0)
     return {
-        "grey": (tiff("grey", rgb[:1]), grey(rgb)),
-        "grey and alpha": (tiff("ga", rgb[:2], alpha="yes"), grey(rgb)),
+        "gray": (tiff("gray", rgb[:1]), gray(rgb)),
+        "gray and alpha": (tiff("ga", rgb[:2], alpha="yes"), gray(rgb)),
         "alpha": (tiff("rgba", four, photometric="rgb", alpha="yes"), first),
         "infrared": (tiff("rgbn", four, photometric="rgb", alpha="no"), first),
         "no word": (tiff("three", rgb, photometric="minisblack"), rgb.transpose(1, 2, 0)),
         "16 bits": (tiff("deep", deep, photometric="rgb"), (deep >> 8).astype(np.uint8).transpose(1, 2, 0)),
-        "12 bits": (tiff("twelve", twelve, NBITS=12), grey(twelve >> 4)),
-        "1 bit": (tiff("bit", bit, NBITS=1), grey(bit * 255)),
-        "white is 0": (tiff("white", rgb[:1], photometric="miniswhite"), grey(255 - rgb)),
-        "palette": (folder / "palette.tif", colours),
+        "12 bits": (tiff("twelve", twelve, NBITS=12), gray(twelve >> 4)),
+        "1 bit": (tiff("bit", bit, NBITS=1), gray(bit * 255)),
+        "white is 0": (tiff("white", rgb[:1], photometric="miniswhite"), gray(255 - rgb)),
+        "palette": (folder / "palette.tif", colors),
     }
 
 
@@ -207,7 +207,7 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
         "no TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
         "cut head": (file("head.tif", data[:100]), "not a readable TIFF"),
         "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at Window(x="),
-        "text": (file("a.jpg", b"no picture at all"), "not a picture"),
+        "text": (file("a.jpg", b"no image at all"), "not an image"),
         "empty": (file("b.png", b""), "the file is empty"),
         "missing": (folder / "c.tif", "cannot be read (No such file or directory)"),
         "folder": (folder, "cannot be read (Is a directory)"),

@@ -107,11 +107,11 @@ def test_zoo_forward_and_decode() -> None:
 
 
 def assert_decoded(boxes: Tensor, scores: Tensor, labels: Tensor, theirs: Tensor, size: int) -> None:
-    """theirs (h, w, 3, 85): centre and size relative to the input, objectness, class probabilities."""
+    """theirs (h, w, 3, 85): center and size relative to the input, objectness, class probabilities."""
     theirs = theirs.permute(2, 0, 1, 3)
-    centre, side = theirs[..., :2] * size, theirs[..., 2:4] * size
+    center, side = theirs[..., :2] * size, theirs[..., 2:4] * size
     torch.testing.assert_close(
-        boxes, torch.cat((centre - side / 2, centre + side / 2), -1), rtol=1e-4, atol=size * 1e-5
+        boxes, torch.cat((center - side / 2, center + side / 2), -1), rtol=1e-4, atol=size * 1e-5
     )
     best, label = theirs[..., 5:].max(-1)
     torch.testing.assert_close(scores, best * theirs[..., 4], rtol=1e-4, atol=1e-6)
@@ -145,8 +145,8 @@ def assert_yolo_layers(
     cells = model.cells(raw)
     rows = flatten(raw, 3)
     boxes = cells.boxes(rows[..., :4])[0]
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    ours = torch.cat(((centre - cells.corner) / cells.stride, side / cells.anchor, rows[0, :, 4:].sigmoid()), 1)
+    center, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    ours = torch.cat(((center - cells.corner) / cells.stride, side / cells.anchor, rows[0, :, 4:].sigmoid()), 1)
     start = 0
     for layer, one in zip(heads, raw, strict=True):
         h, w = one.shape[2:]
@@ -182,7 +182,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.nd
         y_true = torch.from_numpy(oracle_weights.sparse(loss_oracle, f"{prefix}y_true.{scale}"))
         cells = Cells.of([raw.shape[2:]], [SCALES[scale]], zoo_anchors(size)[k : k + 1])
         terms = yolov3.loss_terms(flatten((raw,), 3), cells, *targets_of(y_true, size), ignore_iou=0.7)
-        terms = {name: term / 2 for name, term in terms.items()}  # two pictures
+        terms = {name: term / 2 for name, term in terms.items()}  # two images
         loss = torch.stack(list(terms.values())).sum()
         total += loss.item()
         assert loss.item() == pytest.approx(loss_oracle[f"{prefix}loss.{scale}"], rel=1e-5)
@@ -196,7 +196,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(loss_oracle: dict[str, np.nd
 
 
 @pytest.mark.parametrize(("prefix", "smoothing"), [("", 0.0), ("smooth.", 0.1)])
-def test_assignment_is_the_zoos_but_for_the_floored_centres(
+def test_assignment_is_the_zoos_but_for_the_floored_centers(
     loss_oracle: dict[str, np.ndarray], prefix: str, smoothing: float
 ) -> None:
     height, width = loss_oracle["hw"].tolist()
@@ -220,7 +220,7 @@ def test_a_cell_claimed_twice_keeps_the_last_box_and_both_classes() -> None:
     targets = assign_best(batch_of(boxes, labels, (64, 64)), cells, 3)
     assert targets.positive.tolist() == [[False, True, False, False]]  # padding and the box without width own nothing
     assert targets.classes[0, 1].tolist() == [1, 0, 1]
-    # 32 x 32 fits 33x23 best (IoU .71; 30x61 has .49): the finest scale, third anchor; centre 25, 25: row 3, column 3
+    # 32 x 32 fits 33x23 best (IoU .71; 30x61 has .49): the finest scale, third anchor; center 25, 25: row 3, column 3
     assert targets.cell[0, 1] == 12 + 48 + 2 * 64 + 3 * 8 + 3
 
 
@@ -283,8 +283,8 @@ def test_a_perfect_box_still_teaches_its_objectness() -> None:
     assert terms["wh"].item() == pytest.approx(0, abs=1e-9)
 
 
-def test_normaliser() -> None:
-    """Three objects in two pictures, and a crowd region, which is no object."""
+def test_normalizer() -> None:
+    """Three objects in two images, and a crowd region, which is no object."""
     boxes = torch.tensor([[[8.0, 8, 40, 40], [50, 50, 60, 60]], [[8, 8, 30, 40], [2, 50, 20, 60]]])
     crowd = torch.tensor([[False, False], [False, True]])
     batch = batch_of(boxes, torch.tensor([[2, 0], [1, 1]]), (64, 64), crowd)
@@ -306,7 +306,7 @@ def test_decode_by_hand() -> None:
     cell[:] = torch.tensor([0.0, 0.0, np.log(2.0), 1000.0, 20.0, np.log(1 / 3), np.log(3.0), -20.0])
     one = small().decode(raw, 0.2)[0]
     several = small(multi_label=True).decode(raw, 0.2)[0]
-    # centre (2.5 * 16, 1.5 * 16); width twice the anchor of 16; a height logarithm of 1000 stays finite
+    # center (2.5 * 16, 1.5 * 16); width twice the anchor of 16; a height logarithm of 1000 stays finite
     assert one.boxes[0, [0, 2]].tolist() == pytest.approx([40 - 16, 40 + 16])
     assert bool(one.boxes.isfinite().all())
     assert one.labels.tolist() == [1]
@@ -334,7 +334,7 @@ def test_mean_and_deviation_are_inside() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         ({"width": 0.5}, "width is 0.5"),
         ({"std": [1, 0, 1]}, "std.1"),
-        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
+        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

@@ -165,11 +165,11 @@ def test_padding_changes_nothing(plain):
 
 
 def test_crowd_regions_are_neither_object_nor_background(plain):
-    """By hand: cells whose centre lies in x 12 to 40, y 0 to 28 add nothing to the mean objectness."""
+    """By hand: cells whose center lies in x 12 to 40, y 0 to 28 add nothing to the mean objectness."""
     raw, _, _ = boxes_case()
     crowd = batch_of([[[12.0, 0, 40, 28], [0, 0, 0, 0]]], [[3, -1]], ignore=[[True, False]])
     terms = plain.loss_of_raw(raw, crowd)
-    # (rows, columns) of those cells; centres at stride 32: 16, 48; 16: 8, 24, 40, 56; 8: 4, 12 (on the border), 20, ...
+    # (rows, columns) of those cells; centers at stride 32: 16, 48; 16: 8, 24, 40, 56; 8: 4, 12 (on the border), 20, ...
     hidden = ((slice(0, 1), slice(0, 1)), (slice(0, 2), slice(1, 2)), (slice(0, 3), slice(1, 5)))
     by_hand = 0
     for one, weight, (rows, columns) in zip(raw, (0.4, 1, 4), hidden, strict=True):
@@ -196,9 +196,9 @@ def test_an_object_in_a_crowd_region_is_still_learnt(plain):
         assert torch.equal(as_theirs(ours)[..., 4] != 0, as_theirs(theirs)[..., 2])
 
 
-def assigned(centre, side=32.0):
+def assigned(center, side=32.0):
     """(column, row) of the cells at stride 32 on a 96 x 64 canvas (3 columns, 2 rows) that a square box takes."""
-    (x, y), half = centre, side / 2
+    (x, y), half = center, side / 2
     batch = batch_of([[[x - half, y - half, x + half, y + half]]], [[0]])
     taken, cell, _ = yolov3_640._assign(batch, torch.tensor([[1.0, 1.0]]), 32, (2, 3), 4.0)
     cells = [divmod(int(c), 3)[::-1] for c in cell[taken]]
@@ -207,7 +207,7 @@ def assigned(centre, side=32.0):
 
 
 @pytest.mark.parametrize(
-    ("centre", "cells"),
+    ("center", "cells"),
     [
         ((40, 10), {(1, 0), (0, 0)}),  # left of its cell's middle; nothing above the first row
         ((56, 24), {(1, 0), (2, 0), (1, 1)}),  # right and below
@@ -215,8 +215,8 @@ def assigned(centre, side=32.0):
         ((64, 48), {(2, 1), (1, 1)}),  # on a border: the lower side only; y at the middle, the last row
     ],
 )
-def test_cells_by_hand(centre, cells):
-    assert assigned(centre) == cells
+def test_cells_by_hand(center, cells):
+    assert assigned(center) == cells
 
 
 def test_anchor_ratio():
@@ -342,7 +342,7 @@ def test_gradient_reaches_every_weight(fresh):
 
 
 def test_mean_and_deviation_are_applied_inside(network):
-    """forward takes RGB in [0, 1]; the same picture normalised outside gives the same maps."""
+    """forward takes RGB in [0, 1]; the same image normalized outside gives the same maps."""
     shifted = copy.copy(network)
     shifted._buffers = dict(network._buffers, mean=torch.full((3, 1, 1), 0.5), std=torch.full((3, 1, 1), 0.25))
     images = torch.rand(1, 3, 64, 64)

@@ -63,7 +63,7 @@ def test_decode_by_hand() -> None:
     model = small(scale_xy=[1.2, 1.05])
     one = model.decode(raw, 0.2)[0]
     several = small(multi_label=True).decode(raw, 0.2)[0]
-    # A centre reaches a tenth of a cell beyond it: x = (2 + 1.1) * 16, y = (1 - 0.1) * 16. Anchor 23 x 27.
+    # A center reaches a tenth of a cell beyond it: x = (2 + 1.1) * 16, y = (1 - 0.1) * 16. Anchor 23 x 27.
     x, y = 3.1 * 16, 0.9 * 16
     assert one.boxes[0].tolist() == pytest.approx([x - 11.5, y - 27, x + 11.5, y + 27], rel=1e-5)
     assert one.labels.tolist() == [1]
@@ -79,11 +79,11 @@ def test_reach_belongs_to_its_scale() -> None:
     anchors = torch.ones(3, 3, 2)
     cells = Cells.of([(1, 1), (2, 2), (4, 4)], model.strides, anchors, model.scale_xy)
     logits = torch.tensor([-1000.0, -1000, 0, 0]).expand(len(cells.corner), 4)
-    centre = cells.boxes(logits)[:, 0] + 0.5
+    center = cells.boxes(logits)[:, 0] + 0.5
     for stride, before in ((32, 0.025), (16, 0.05), (8, 0.1)):
         here = cells.stride[:, 0] == stride
         torch.testing.assert_close(
-            centre[here] - cells.corner[here, 0], torch.full((int(here.sum()),), -before * stride)
+            center[here] - cells.corner[here, 0], torch.full((int(here.sum()),), -before * stride)
         )
 
 
@@ -102,7 +102,7 @@ def test_an_uneven_width_fits_together() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         (TINY, "scale_xy holds 3 numbers, tiny needs 2"),
         ({"scale_xy": [1.2, 1.1, 0.5]}, "scale_xy.2"),
-        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
+        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

@@ -59,7 +59,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], pr
         y_true = torch.from_numpy(oracle_weights.sparse(oracle, f"{prefix}y_true.{scale}"))
         cells = Cells.of([raw.shape[2:]], [SCALES[scale]], ANCHORS[k : k + 1], REACH[k : k + 1])
         terms = loss_terms(flatten((raw,), 3), cells, *targets_of(y_true, size), ZOO)
-        terms = {name: term / 2 for name, term in terms.items()}  # two pictures
+        terms = {name: term / 2 for name, term in terms.items()}  # two images
         loss = torch.stack(list(terms.values())).sum()
         total += loss.item()
         assert loss.item() == pytest.approx(oracle[f"{prefix}loss.{scale}"], rel=1e-5)
@@ -73,7 +73,7 @@ def test_loss_and_gradient_with_the_zoos_assignment(oracle: dict[str, Array], pr
 
 
 @pytest.mark.parametrize(("prefix", "smoothing"), [("", 0.0), ("smooth.", 0.1)])
-def test_assignment_is_the_zoos_but_for_the_floored_centres(
+def test_assignment_is_the_zoos_but_for_the_floored_centers(
     oracle: dict[str, Array], prefix: str, smoothing: float
 ) -> None:
     cells = cells_of(oracle["hw"].tolist())
@@ -183,8 +183,8 @@ def test_the_box_term_by_hand() -> None:
     assert term.item() == pytest.approx(3 * weight * (1 - giou + distance), rel=1e-4)
 
 
-def test_normaliser() -> None:
-    """Two pictures, three cells with an object, and a crowd region, which is none."""
+def test_normalizer() -> None:
+    """Two images, three cells with an object, and a crowd region, which is none."""
     boxes = torch.tensor([[[3.0, 3, 13, 13], [39, 39, 41, 41]], [[0, 0, 60, 60], [0, 0, 0, 0]]])
     crowd = torch.tensor([[False, False], [True, False]])
     batch = batch_of(boxes, torch.tensor([[0, 1], [0, -1]]), (64, 64), crowd)
@@ -199,7 +199,7 @@ def test_normaliser() -> None:
 
 
 def test_in_parts_it_is_yolov3s() -> None:
-    """With the best anchors only; and a centre reaches beyond its cell: at the cell's edge its place is not 0 but
+    """With the best anchors only; and a center reaches beyond its cell: at the cell's edge its place is not 0 but
     0.05 / 1.1, where the loss is least."""
     generator = torch.Generator().manual_seed(4)
     corner = torch.rand(2, 6, 2, generator=generator) * 40
@@ -247,7 +247,7 @@ def test_gradients_stay_finite_and_no_number_leaves_the_device(settings: LossCon
     assert bool(rows.grad.isfinite().all())
 
 
-def test_pictures_without_rows() -> None:
+def test_images_without_rows() -> None:
     batch = batch_of(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.int64), (64, 64))
     rows: Tensor = torch.zeros(2, 32, 7)
     terms = yolov4_loss(rows, one_scale(), batch, ZOO)

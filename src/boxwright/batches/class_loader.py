@@ -1,8 +1,8 @@
-"""Pictures with classes -> batches of canvases, in the order and by the workers of `loader`.
+"""Images with classes -> batches of canvases, in the order and by the workers of `loader`.
 
 B images, H x W canvas px
 
-Random windows (`train.class_augment.area`) are cut out here, where the whole picture is: they keep its detail, and a
+Random windows (`train.class_augment.area`) are cut out here, where the whole image is: they keep its detail, and a
 worker resizes no more than they hold.
 """
 
@@ -22,11 +22,11 @@ from boxwright.images.canvas import Pixels, Size, Window, read_window, stretch
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch, Frame
 
-WINDOWS_TRIED = 10  # before a window that fits a picture of unusual shape is taken (torchvision, MindSpore)
+WINDOWS_TRIED = 10  # before a window that fits an image of unusual shape is taken (torchvision, MindSpore)
 
 
 class _ClassCanvases(Canvases):
-    """For pictures with classes. changes: whose random windows are cut out and mirrored; None for whole pictures."""
+    """For images with classes. changes: whose random windows are cut out and mirrored; None for whole images."""
 
     def __init__(
         self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool, changes: ClassAugmentConfig | None
@@ -52,7 +52,7 @@ class _ClassCanvases(Canvases):
 
 
 class ClassLoader(Epochs[ClassBatch]):
-    """Pictures with classes; see `Epochs`. changes: of the training; its windows, if it has some, become the canvases
+    """Images with classes; see `Epochs`. changes: of the training; its windows, if it has some, become the canvases
     (see `augment`)."""
 
     kind = ClassBatch
@@ -72,7 +72,7 @@ class ClassLoader(Epochs[ClassBatch]):
 
 def random_window(config: ClassAugmentConfig, draw: np.random.Generator, size: Size) -> Window:
     """Inception's crop, as in torchvision and MindSpore: area and aspect are drawn until the window fits, at most ten
-    times. Else the largest window in the middle whose aspect is allowed. size: (height, width) px of the picture."""
+    times. Else the largest window in the middle whose aspect is allowed. size: (height, width) px of the image."""
     assert config.area is not None
     height, width = size
     low, high = map(math.log, config.aspect)

@@ -1,10 +1,10 @@
-"""Everything random that happens to pictures with classes, for a whole batch on its own device.
+"""Everything random that happens to images with classes, for a whole batch on its own device.
 
     B images, H x W canvas px, h x w px of a result
 
-A window of each picture becomes the input, by one sampling, unless the loader has cut it out; colours, erased parts and
-blends follow. What is drawn for a picture is a pure function of (seed, step, its place in the batch of the whole group
-of processes); only the order of the colour changes is drawn for the whole step. MixUp and CutMix take their partners
+A window of each image becomes the input, by one sampling, unless the loader has cut it out; colors, erased parts and
+blends follow. What is drawn for an image is a pure function of (seed, step, its place in the batch of the whole group
+of processes); only the order of the color changes is drawn for the whole step. MixUp and CutMix take their partners
 from the process's own batch.
 """
 
@@ -23,16 +23,16 @@ from boxwright.images.canvas import frame_for
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 
-GREY = (0.2989, 0.587, 0.114)  # of red, green and blue in the grey value (ITU-R BT.601, as torchvision rounds it)
+GRAY = (0.2989, 0.587, 0.114)  # of red, green and blue in the gray value (ITU-R BT.601, as torchvision rounds it)
 
 
 def augment(
     batch: ClassBatch, config: ClassAugmentConfig, *, canvas: CanvasConfig, seed: int, step: int, rank: int
 ) -> ClassBatch:
-    """Random windows, flips, colours, erased parts, blends: uint8 canvases -> (B, 3, *canvas.size) float32 in [0, 1].
+    """Random windows, flips, colors, erased parts, blends: uint8 canvases -> (B, 3, *canvas.size) float32 in [0, 1].
 
-    canvas: how the picture would be seen in evaluation, and is seen here where no window is random. Canvases are
-    stretched pictures (`Recipe.training_canvas`), or with `config.area` what `ClassLoader` has cut out and mirrored.
+    canvas: how the image would be seen in evaluation, and is seen here where no window is random. Canvases are
+    stretched images (`Recipe.training_canvas`), or with `config.area` what `ClassLoader` has cut out and mirrored.
     The result has the keys from which its loss draws.
     """
     places_here = places(rank, len(batch.images))
@@ -71,7 +71,7 @@ def _draw_windows(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice, can
 
 
 def _whole(size: tuple[int, int], canvas: CanvasConfig) -> tuple[float, float, float, float]:
-    """Picture px that the whole canvas shows in evaluation."""
+    """Image px that the whole canvas shows in evaluation."""
     frame = frame_for(size, canvas, 0)
     (sy, sx), (top, left), (height, width) = frame.scale, frame.offset, canvas.size
     return -left / sx, -top / sy, (width - left) / sx, (height - top) / sy
@@ -94,7 +94,7 @@ def _as_loaded(canvases: Tensor) -> Tensor:
 def look(canvases: Tensor, windows: Tensor, size: tuple[int, int], fill: float) -> Tensor:
     """(B, 3, H, W) uint8 seen through windows (B, 4) -> (B, 3, *size) float32 in [0, 1], bilinear.
 
-    As if each window were cut out and resized: nothing beyond its outermost pixels is blended in. fill: grey, 0 to
+    As if each window were cut out and resized: nothing beyond its outermost pixels is blended in. fill: gray, 0 to
     255, where it reaches out of the canvas.
     """
     images = unfilled((len(canvases), 3, *size), canvases.device)
@@ -135,12 +135,12 @@ def _jitter(images: Tensor, config: ClassAugmentConfig, dice: Dice, of_the_step:
     for part in portions(images):
         for name in order:
             if amounts[name]:
-                change_colour(images[part], name, on_device[name][part])
+                change_color(images[part], name, on_device[name][part])
 
 
-def change_colour(images: Tensor, name: str, amount: Tensor) -> None:
+def change_color(images: Tensor, name: str, amount: Tensor) -> None:
     """Change (B, 3, h, w) RGB in [0, 1] in place, as torchvision and MindSpore do. amount (B,): a factor; for hue,
-    turns of the colour circle."""
+    turns of the color circle."""
     factor = amount[:, None, None, None]
     if name == "hue":
         turn_hue(images, amount)
@@ -148,20 +148,20 @@ def change_colour(images: Tensor, name: str, amount: Tensor) -> None:
     if name == "brightness":
         images.mul_(factor).clamp_(0, 1)
         return
-    grey = _grey(images.mean((2, 3), keepdim=True) if name == "contrast" else images)
-    images.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
+    gray = _gray(images.mean((2, 3), keepdim=True) if name == "contrast" else images)
+    images.mul_(factor).add_(gray.mul_(1 - factor)).clamp_(0, 1)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """(B, 3, h, w) -> (B, 1, h, w)."""
     red, green, blue = images.unbind(1)
-    return (GREY[0] * red).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])[:, None]
+    return (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
 
 
 def _paint_over(images: Tensor, config: ClassAugmentConfig, dice: Dice) -> None:
     """A random rectangle where `erase` has it, a square where `cutout` has one, in place."""
     height, width = images.shape[2:]
-    colour = images.new_tensor(config.erase_color)[:, None, None] / 255
+    color = images.new_tensor(config.erase_color)[:, None, None] / 255
     if config.erase:
         chosen = dice.chance(config.erase)
         area = dice.uniform(*config.erase_area) * height * width
@@ -169,12 +169,12 @@ def _paint_over(images: Tensor, config: ClassAugmentConfig, dice: Dice) -> None:
         sides = np.rint(np.sqrt(np.stack([area / aspect, area * aspect], axis=1)))  # (width, height)
         sides = np.minimum(sides, [width, height]) * chosen[:, None]
         corner = np.floor(dice.uniform(0, 1, 2) * (np.array([width, height]) - sides + 1))
-        images.copy_(torch.where(_inside(images, np.concatenate([corner, corner + sides], axis=1)), colour, images))
+        images.copy_(torch.where(_inside(images, np.concatenate([corner, corner + sides], axis=1)), color, images))
     if config.cutout:
         reach = np.array([width, height]) + config.cutout
         corner = np.floor(dice.uniform(0, 1, 2) * (reach + 1)) - config.cutout
         boxes = np.concatenate([corner, corner + config.cutout], axis=1)
-        images.copy_(torch.where(_inside(images, boxes), colour, images))
+        images.copy_(torch.where(_inside(images, boxes), color, images))
 
 
 def _inside(images: Tensor, boxes: Array) -> Tensor:
@@ -187,7 +187,7 @@ def _inside(images: Tensor, boxes: Array) -> Tensor:
 
 
 def _blend(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice) -> ClassBatch:
-    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) with another picture of the batch, for some of them."""
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) with another image of the batch, for some of them."""
     if not (config.mixup or config.cutmix):
         return batch
     images, count = batch.images, len(batch.images)
@@ -195,7 +195,7 @@ def _blend(batch: ClassBatch, config: ClassAugmentConfig, dice: Dice) -> ClassBa
     kind, partner = dice.uniform(0, 1), dice.below(count, 1)[:, 0]
     mixes, cuts = kind < config.mixup, (kind >= config.mixup) & (kind < config.mixup + config.cutmix)
     mixed = np.where(mixes, dice.beta(config.mixup_alpha, config.mixup_alpha), 1.0)
-    # CutMix: a rectangle of the picture's own aspect around any point, cut at its edges; the share is what is left.
+    # CutMix: a rectangle of the image's own aspect around any point, cut at its edges; the share is what is left.
     kept = dice.beta(config.cutmix_alpha, config.cutmix_alpha)
     half = np.floor(np.sqrt(1 - kept)[:, None] * [width, height] / 2)
     middle = np.floor(dice.uniform(0, 1, 2) * [width, height])

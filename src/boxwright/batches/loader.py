@@ -41,7 +41,7 @@ B = TypeVar("B", Batch, ClassBatch)
 
 
 class Group(NamedTuple):
-    """indices: the pictures of a batch. For what is drawn for them: seed, step, and the place of the first in the batch
+    """indices: the images of a batch. For what is drawn for them: seed, step, and the place of the first in the batch
     of the whole group of processes. Steps count from the start of the training, batch by batch."""
 
     indices: list[int]
@@ -54,11 +54,11 @@ class Epochs(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
     The order of an epoch is a permutation drawn from (seed, epoch), or the data set's own without `shuffle`. Step s
-    of the whole group holds the s-th `batch * world` pictures of it, and process `rank` the rank-th `batch` of those:
-    two processes with half the batch see the pictures that one with the whole batch sees.
+    of the whole group holds the s-th `batch * world` images of it, and process `rank` the rank-th `batch` of those:
+    two processes with half the batch see the images that one with the whole batch sees.
 
     With `shuffle` (training) an incomplete last step is left out, and JPEGs may be decoded at reduced size. Without
-    (evaluation) every picture comes once, decoded in full; at the end a process may get a smaller batch or none.
+    (evaluation) every image comes once, decoded in full; at the end a process may get a smaller batch or none.
 
     kind: of the batches. work: what makes their first fields, in the workers.
     """
@@ -82,8 +82,8 @@ class Epochs(Generic[B]):
         self.steps_per_epoch = len(dataset) // step if shuffle else -(-len(dataset) // step)
         if self.steps_per_epoch == 0 and shuffle:
             raise InputError(
-                f"{len(dataset)} pictures to train on do not fill one step of {batch} x {world} processes; "
-                "lower train.batch or add pictures"
+                f"{len(dataset)} images to train on do not fill one step of {batch} x {world} processes; "
+                "lower train.batch or add images"
             )
         self._order = _Order(len(dataset), batch, seed, rank, world, shuffle)
         self._loader: DataLoader[Any] = DataLoader(
@@ -99,7 +99,7 @@ class Epochs(Generic[B]):
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
         """The batches of an epoch from step `skip` on; those before are not loaded.
 
-        Raises InputError naming the file when a picture cannot be read, and when a worker was killed.
+        Raises InputError naming the file when an image cannot be read, and when a worker was killed.
         """
         self._order.epoch, self._order.skip = number, skip
         parts: Any
@@ -161,7 +161,7 @@ class _Order:
 
 
 def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Pixels, Frame]:
-    """A sample's picture on its canvas, and its frame; see `read_canvas`."""
+    """A sample's image on its canvas, and its frame; see `read_canvas`."""
     if (pixels := getattr(sample, "pixels", None)) is None:
         return read_canvas(str(sample.path), canvas, sample.image_id, reduce=reduce)
     frame = frame_for(pixels.shape[:2], canvas, sample.image_id, sample.path)
@@ -204,7 +204,7 @@ class Canvases(ABC):
 
 
 class _BoxCanvases(Canvases):
-    """For pictures with boxes."""
+    """For images with boxes."""
 
     def _batch(self, samples: Sequence[Any], group: Group) -> Parts:
         count, most = len(samples), max(len(sample.labels) for sample in samples)
@@ -221,7 +221,7 @@ class _BoxCanvases(Canvases):
 
 
 class Loader(Epochs[Batch]):
-    """Pictures with boxes; see `Epochs`."""
+    """Images with boxes; see `Epochs`."""
 
     kind, work = Batch, _BoxCanvases
 

@@ -1,4 +1,4 @@
-"""Policies of several picture operations, as torchvision.transforms.v2 has them, picture by picture.
+"""Policies of several image operations, as torchvision.transforms.v2 has them, image by image.
 
     B images, h x w px
 
@@ -23,7 +23,7 @@ NAMES = {
 def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
     """The policy called `name` in recipes on each of (B, 3, h, w) float32 in [0, 1], with torchvision's defaults.
 
-    keys (B,): what each picture's random numbers start from; those of PyTorch itself go on as if nothing had been
+    keys (B,): what each image's random numbers start from; those of PyTorch itself go on as if nothing had been
     drawn. Raises InputError where torchvision cannot be imported.
     """
     try:
@@ -35,7 +35,7 @@ def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
         ) from error
     policy = getattr(v2, NAMES[name])()
     levels = images.mul(255).round_().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):  # its draws are made on the CPU wherever the pictures are
+    with torch.random.fork_rng(devices=[]):  # its draws are made on the CPU wherever the images are
         changed = [_seeded(policy, image, int(key)) for image, key in zip(levels, keys, strict=True)]
     return torch.stack(changed).float().div_(255)
 

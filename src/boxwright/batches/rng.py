@@ -1,6 +1,6 @@
-"""Random numbers that depend on nothing but seed, step, and a picture's place in the batch of all processes.
+"""Random numbers that depend on nothing but seed, step, and an image's place in the batch of all processes.
 
-K pictures
+K images
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class Dice:
-    """One generator of random numbers for each of K pictures; each draw gives (K, ...) values."""
+    """One generator of random numbers for each of K images; each draw gives (K, ...) values."""
 
     def __init__(self, generators: list[np.random.Generator]) -> None:
         self.generators = generators
@@ -42,7 +42,7 @@ class Dice:
 
 
 def places(rank: int, count: int) -> range:
-    """The places in the batch of the whole group that this process's pictures have."""
+    """The places in the batch of the whole group that this process's images have."""
     return range(rank * count, (rank + 1) * count)
 
 
@@ -53,10 +53,10 @@ def keys(seed: int, step: int, places: range) -> Rows:
 
 
 def window_generator(seed: int, step: int, place: int) -> np.random.Generator:
-    """For the window of one picture, which is drawn before its batch is. The spawn key sets it apart from the dice."""
+    """For the window of one image, which is drawn before its batch is. The spawn key sets it apart from the dice."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step, place], spawn_key=(3,)))
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
-    """For what all pictures of a step share. The spawn key sets it apart from the dice of place 0."""
+    """For what all images of a step share. The spawn key sets it apart from the dice of place 0."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)))

@@ -1,8 +1,8 @@
-"""Everything random that happens to pictures and boxes, for a whole batch on its own device.
+"""Everything random that happens to images and boxes, for a whole batch on its own device.
 
     B images, M boxes an image, H x W canvas px, h x w px of a result; K results (B, or those that mixup adds)
 
-What is drawn for a picture is a pure function of (seed, step, its place in the batch of the whole group of
+What is drawn for an image is a pure function of (seed, step, its place in the batch of the whole group of
 processes). A resumed run draws what the interrupted one would have drawn, and two processes with half a batch draw
 what one with the whole batch draws; but mosaic and mixup take their partners from the process's own batch.
 """
@@ -34,10 +34,10 @@ def augment(
     mosaic: bool = True,
     fill: float = 114.0,
 ) -> Batch:
-    """Random flips, placement, mosaic, mixup and colours: uint8 canvases -> (B, 3, *size) float32 in [0, 1].
+    """Random flips, placement, mosaic, mixup and colors: uint8 canvases -> (B, 3, *size) float32 in [0, 1].
 
-    size: (height, width) px of the result. mosaic: False leaves out mosaic and mixup (the last epochs). fill: grey, 0
-    to 255, of what no picture covers; the canvas's own. Rows of boxes and labels: M, 4M with mosaic, and twice that
+    size: (height, width) px of the result. mosaic: False leaves out mosaic and mixup (the last epochs). fill: gray, 0
+    to 255, of what no image covers; the canvas's own. Rows of boxes and labels: M, 4M with mosaic, and twice that
     where mixup blended something.
 
     A box that the warp leaves with a side of `config.min_side` px or less, or with less than `config.min_visible` of
@@ -45,7 +45,7 @@ def augment(
     nothing, this changes no box. The result has the keys from which its loss draws.
     """
     dice = Dice.for_batch(seed, step, rank, len(batch.images))
-    hue, saturation, value = _draw_colours(dice, config)
+    hue, saturation, value = _draw_colors(dice, config)
     if size == batch.images.shape[2:] and not _moves(config, mosaic):
         result = replace(batch, images=batch.images.float().div_(255))
     else:
@@ -53,7 +53,7 @@ def augment(
         if mosaic and config.mixup:
             result = _mix(batch, result, dice, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
-        change_colours(result.images, *send((hue, saturation, value), batch.images.device))
+        change_colors(result.images, *send((hue, saturation, value), batch.images.device))
     (drawn,) = send([keys(seed, step, places(rank, len(batch.images)))], batch.images.device, np.int64)
     return replace(result, keys=drawn)
 
@@ -76,26 +76,26 @@ def _sizekeys(seed: int) -> list[int]:
     return [draw.randint(1, 1000) for _ in range(10**6)]
 
 
-def change_colours(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
+def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
     """Change (B, 3, h, w) RGB in [0, 1] in place, through hue, saturation and value (HSV).
 
-    hue (B,): added, in turns of the colour circle. saturation, value (B,): factors; the products are cut at 1.
+    hue (B,): added, in turns of the color circle. saturation, value (B,): factors; the products are cut at 1.
     """
     hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
     for part in portions(images):
-        sixth, top, chroma = _split_colours(images[part])
+        sixth, top, chroma = _split_colors(images[part])
         chroma.div_(top.clamp(min=TINY)).mul_(saturation[part]).clamp_(max=1)  # here the saturation
         top.mul_(value[part]).clamp_(max=1)
-        _join_colours(images[part], sixth, top, chroma.mul_(top), hue[part])
+        _join_colors(images[part], sixth, top, chroma.mul_(top), hue[part])
 
 
 def turn_hue(images: Tensor, hue: Tensor) -> None:
-    """`change_colours` with the hue alone: hue (B,) turns."""
+    """`change_colors` with the hue alone: hue (B,) turns."""
     for part in portions(images):
-        _join_colours(images[part], *_split_colours(images[part]), hue[part, None, None])
+        _join_colors(images[part], *_split_colors(images[part]), hue[part, None, None])
 
 
-def _split_colours(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_colors(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B, h, w) each: 6 * hue, from -3 to 3 with red at 0; the value V, the largest channel; the chroma C, the largest
     minus the smallest.
 
@@ -112,7 +112,7 @@ def _split_colours(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return sixth.copysign_(side), top, chroma
 
 
-def _join_colours(images: Tensor, sixth: Tensor, top: Tensor, chroma: Tensor, hue: Tensor) -> None:
+def _join_colors(images: Tensor, sixth: Tensor, top: Tensor, chroma: Tensor, hue: Tensor) -> None:
     """The way back, into images (B, 3, h, w), with hue (B, 1, 1) turns added.
 
     A channel is V - C * clamp(d - 1, 0, 1), where d is the distance of 6 * hue from its own place (red 0, green 2,
@@ -124,7 +124,7 @@ def _join_colours(images: Tensor, sixth: Tensor, top: Tensor, chroma: Tensor, hu
     torch.addcmul(top[:, None], chroma[:, None], share, value=-1, out=images)
 
 
-def _draw_colours(dice: Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
+def _draw_colors(dice: Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
     """(B,) each: hue in turns, factors of saturation and value."""
     return dice.uniform(-config.hue, config.hue), dice.factor(*config.saturation), dice.factor(*config.value)
 
@@ -141,7 +141,7 @@ def _moves(config: AugmentConfig, mosaic: bool) -> bool:
 def _view(
     batch: Batch, config: AugmentConfig, dice: Dice, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
 ) -> Batch:
-    """A random view for each of K results. own (K,): the picture it shows, in a mosaic as its first tile."""
+    """A random view for each of K results. own (K,): the image it shows, in a mosaic as its first tile."""
     placement = _draw_placement(batch, config, dice, own, size, mosaic)
     return warp(batch, placement, size, fill=fill, min_side=config.min_side, min_visible=config.min_visible)
 
@@ -158,14 +158,14 @@ def _draw_placement(
     is_mosaic = dice.chance(config.mosaic)[:, None]
     tiles = np.concatenate([own[:, None], dice.below(len(batch.images), 3)], axis=1)
     content = contents[tiles]  # (K, 4, xyxy)
-    centre = dice.uniform(0.5, 1.5, 2) * canvas
-    # top left, top right, bottom left, bottom right: the corner of the content that touches the centre
+    center = dice.uniform(0.5, 1.5, 2) * canvas
+    # top left, top right, bottom left, bottom right: the corner of the content that touches the center
     touching = np.stack([content[:, range(4), [2, 0, 2, 0]], content[:, range(4), [3, 3, 1, 1]]], axis=-1)
-    shift = np.where(is_mosaic[..., None], centre[:, None] - touching, 0.0)
+    shift = np.where(is_mosaic[..., None], center[:, None] - touching, 0.0)
     plane = np.where(is_mosaic, 2.0, 1.0) * canvas
     extent = np.where(is_mosaic, np.concatenate([np.zeros_like(plane), plane], 1), contents[own])
     matrix = _draw_matrix(dice, config, plane, canvas, size) @ _draw_expansion(dice, config, extent)
-    return Placement(tiles, shift, np.where(is_mosaic, centre, np.inf), matrix)
+    return Placement(tiles, shift, np.where(is_mosaic, center, np.inf), matrix)
 
 
 def _draw_matrix(dice: Dice, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
@@ -186,14 +186,14 @@ def _draw_matrix(dice: Dice, config: AugmentConfig, plane: Array, canvas: Array,
     else:
         middle = result * (0.5 + (2 * where - 1) * config.translate)
     eye = np.tile(np.eye(3), (len(plane), 1, 1))
-    centred, tilted, turned, sheared, placed = (eye.copy() for _ in range(5))
-    centred[:, :2, 2] = -plane / 2
+    centered, tilted, turned, sheared, placed = (eye.copy() for _ in range(5))
+    centered[:, :2, 2] = -plane / 2
     tilted[:, 2, :2] = tilt
     turned[:, 0, 0], turned[:, 0, 1] = np.cos(angle), np.sin(angle)
     turned[:, 1, 0], turned[:, 1, 1] = -np.sin(angle), np.cos(angle)
     sheared[:, 0, 1], sheared[:, 1, 0] = shear[:, 0], shear[:, 1]
     placed[:, [0, 1], [0, 1]], placed[:, :2, 2] = factors, middle
-    matrix = placed @ sheared @ turned @ tilted @ centred
+    matrix = placed @ sheared @ turned @ tilted @ centered
     flipped = np.array([[-1.0, 0, result[0]], [0, 1, 0], [0, 0, 1]])
     return np.where(dice.chance(config.flip)[:, None, None], flipped @ matrix, matrix)
 
@@ -207,9 +207,9 @@ def _draw_expansion(dice: Dice, config: AugmentConfig, extent: Array) -> Array:
 
 
 def expansion(extent: Array, ratio: Array, where: Array) -> Array:
-    """(K, 3, 3): what SSD's expansion does to a picture that is then scaled to the size it had before.
+    """(K, 3, 3): what SSD's expansion does to an image that is then scaled to the size it had before.
 
-    SSD puts it on an empty plane `ratio` (K,) times as wide and high. After scaling, the picture is smaller by that
+    SSD puts it on an empty plane `ratio` (K,) times as wide and high. After scaling, the image is smaller by that
     ratio and lies within the rectangle `extent` (K, 4 as xyxy px) that it covered. where (K, 2): its place across and
     down, from 0 (left, top) to 1 (right, bottom).
     """

@@ -25,14 +25,14 @@ LARGE = 4 * 1024 * 1024  # bytes from which NumPy asks for large pages
 class Placement:
     """Where canvases go: first, as tiles, onto a plane, then by one matrix from the plane to the result.
 
-    tiles (K, T): the canvas that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. centre
+    tiles (K, T): the canvas that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. center
     (K, 2): plane point where four tiles meet, tile 0 top left, then top right, bottom left, bottom right; infinite
     where tile 0 covers everything. matrix (K, 3, 3): plane px -> result px.
     """
 
     tiles: npt.NDArray[np.int64]
     shift: npt.NDArray[np.float64]
-    centre: npt.NDArray[np.float64]
+    center: npt.NDArray[np.float64]
     matrix: npt.NDArray[np.float64]
 
 
@@ -41,15 +41,15 @@ def warp(
 ) -> Batch:
     """K results (K, 3, *size) float32 in [0, 1] with T * M rows of boxes; the frames are those of `batch`.
 
-    fill: grey, 0 to 255, where no canvas is. min_side (px) and min_visible (share of the area): boxes left with that
+    fill: gray, 0 to 255, where no canvas is. min_side (px) and min_visible (share of the area): boxes left with that
     side or less, or with a smaller share, get label -1. Crowd regions stay while any area is left: what they hide is no
     background.
     """
     # A mosaic shows contents without the canvas's own borders; one tile shows its canvas whole.
     contents = np.array([frame.content for frame in batch.frames])[placement.tiles]
     inverses = np.linalg.inv(placement.matrix)
-    drawn = (placement.shift, placement.centre, placement.matrix, inverses, contents, placement.tiles)
-    shift, centre, matrix, inverse, content, tiles = send(drawn, batch.images.device)
+    drawn = (placement.shift, placement.center, placement.matrix, inverses, contents, placement.tiles)
+    shift, center, matrix, inverse, content, tiles = send(drawn, batch.images.device)
     tiles = tiles.long()
     one, tilted = tiles.shape[1] == 1, bool(placement.matrix[:, 2, :2].any())
     # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
@@ -61,12 +61,12 @@ def warp(
             sampled = _sample_canvas(batch.images[tiles[part, 0]].float().sub_(fill), x, y)
         else:
             areas = torch.cat([shift, content, tiles[..., None] * float(batch.images.shape[2])], 2)
-            sampled = _sample_mosaic(strip, areas[part], centre[part], x, y)
+            sampled = _sample_mosaic(strip, areas[part], center[part], x, y)
         images[part] = sampled.add_(fill).div_(255).clamp_(0, 1)
 
     count, rows = len(tiles), tiles.shape[1] * batch.labels.shape[1]
     boxes = batch.boxes[tiles] + torch.cat([shift, shift], 2)[:, :, None]  # (K, T, M, 4) on the plane
-    shown = boxes if one else _cut_to_tiles(boxes, shift, centre, content)
+    shown = boxes if one else _cut_to_tiles(boxes, shift, center, content)
     whole, seen = (_move(each.reshape(count, rows, 4), matrix) for each in (boxes, shown))
     seen[..., 0::2].clamp_(0, size[1])
     seen[..., 1::2].clamp_(0, size[0])
@@ -88,9 +88,9 @@ def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DT
 
 
 def portions(images: Tensor) -> list[slice]:
-    """The rows to work on at once: all on a GPU; one by one on a CPU, whose cache holds the planes of one picture.
+    """The rows to work on at once: all on a GPU; one by one on a CPU, whose cache holds the planes of one image.
 
-    Row by row measured 1.3 times (colours) to 3 times (mosaic) as fast on two cores at 640 px.
+    Row by row measured 1.3 times (colors) to 3 times (mosaic) as fast on two cores at 640 px.
     """
     rows = len(images)
     return [slice(row, row + 1) for row in range(rows)] if images.device.type == "cpu" else [slice(0, rows)]
@@ -99,7 +99,7 @@ def portions(images: Tensor) -> list[slice]:
 def unfilled(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A float32 tensor whose numbers are still to be written.
 
-    On a CPU large ones are NumPy's memory, for which Linux is asked to use large pages: a fresh batch of 64 pictures of
+    On a CPU large ones are NumPy's memory, for which Linux is asked to use large pages: a fresh batch of 64 images of
     224 px is then written in half the time or less, the rest of which went into page faults. Small ones stay PyTorch's,
     which always begin at a multiple of 64 bytes: elsewhere rounding may differ from run to run.
     """
@@ -132,13 +132,13 @@ def _strip(canvases: Tensor) -> Tensor:
     return canvases.transpose(0, 1).flatten(1, 2)[None]
 
 
-def _sample_mosaic(strip: Tensor, areas: Tensor, centre: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _sample_mosaic(strip: Tensor, areas: Tensor, center: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Up to four canvases of the strip for each result, -> (K, 3, h, w).
 
     areas (K, 4, 7): shift (x, y) on the plane, content (x1, y1, x2, y2) on the canvas, the canvas's first row in the
-    strip. centre (K, 2), x and y (K, h, w): plane px.
+    strip. center (K, 2), x and y (K, h, w): plane px.
     """
-    tile = (x >= centre[:, 0, None, None]) + 2 * (y >= centre[:, 1, None, None]).long()  # (K, h, w)
+    tile = (x >= center[:, 0, None, None]) + 2 * (y >= center[:, 1, None, None]).long()  # (K, h, w)
     tile += 4 * torch.arange(len(tile), device=tile.device)[:, None, None]
     left, top, x1, y1, x2, y2, start = areas.flatten(0, 1)[tile.flatten()].view(*tile.shape, 7).unbind(-1)
     x, y = x - left, y - top
@@ -149,13 +149,13 @@ def _sample_mosaic(strip: Tensor, areas: Tensor, centre: Tensor, x: Tensor, y: T
     return F.grid_sample(strip.expand(len(tile), -1, -1, -1), torch.stack([x, y], -1), align_corners=False)
 
 
-def _cut_to_tiles(boxes: Tensor, shift: Tensor, centre: Tensor, content: Tensor) -> Tensor:
+def _cut_to_tiles(boxes: Tensor, shift: Tensor, center: Tensor, content: Tensor) -> Tensor:
     """(K, 4, M, 4) plane boxes cut to the part of the plane where their tile is seen (nothing left: no area)."""
     low = content[..., :2] + shift  # (K, 4, 2)
     high = content[..., 2:] + shift
     tile = torch.arange(4, device=boxes.device)
-    beyond = torch.stack([tile % 2 == 1, tile >= 2], -1)  # (4, 2) right of the centre, below it
-    middle = centre[:, None].expand_as(low)
+    beyond = torch.stack([tile % 2 == 1, tile >= 2], -1)  # (4, 2) right of the center, below it
+    middle = center[:, None].expand_as(low)
     low = torch.where(beyond, torch.maximum(low, middle), low)[:, :, None]
     high = torch.where(beyond, high, torch.minimum(high, middle))[:, :, None]
     return torch.cat([boxes[..., :2].clamp(low, high), boxes[..., 2:].clamp(low, high)], -1)

@@ -33,7 +33,7 @@ def show(
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
 ) -> None:
-    """Draw the labels of some pictures, spread evenly over the data set."""
+    """Draw the labels of some images, spread evenly over the data set."""
     from boxwright.formats import open_dataset
     from boxwright.predict.labels import draw_labels
 
@@ -108,7 +108,7 @@ def tensors(
     format_: Annotated[Literal["bin", "npy"], typer.Option("--format", help="Raw binary, or NumPy files.")] = "bin",
     set_: Overrides = None,
 ) -> None:
-    """Write what a network is given for each picture, for runtimes elsewhere, and one tensors.json."""
+    """Write what a network is given for each image, for runtimes elsewhere, and one tensors.json."""
     from boxwright.predict import loading, tensors
 
     if (recipe is None) == (weights is None):

@@ -72,7 +72,7 @@ def quantize(
 
     echo(
         int8.quantize(
-            weights, data, out, backend=backend, pictures=images, max_drop=max_drop, recipe=recipe, overrides=set_ or ()
+            weights, data, out, backend=backend, images=images, max_drop=max_drop, recipe=recipe, overrides=set_ or ()
         )
     )
 

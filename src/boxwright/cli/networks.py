@@ -93,7 +93,7 @@ def evaluate(
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
+    """Score weights on labeled images: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
     from boxwright import tasks
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
@@ -172,7 +172,7 @@ def predict(
     task.check_options(chosen, given)
     out = out or task.results_key
     batch = chosen.with_overrides(set_ or ()).predict.batch
-    at_once = batch if tile else min(batch, len(output.find_pictures(sources, Path(out))))
+    at_once = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
     running = RuntimeOptions(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, chosen, device, set_ or (), backend, running)
     names = classes.split(",") if classes else None

@@ -1,6 +1,6 @@
-"""A set of pictures with one class each as flat arrays, whatever files it came from.
+"""A set of images with one class each as flat arrays, whatever files it came from.
 
-P pictures, C classes, h x w px of a picture
+P images, C classes, h x w px of an image
 """
 
 import os
@@ -17,10 +17,10 @@ from boxwright.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ClassSample:
-    """One picture and its class.
+    """One image and its class.
 
     image_id: place in the data set. path: its file, for CIFAR with the record in it. label: from 0.
-    pixels: (h, w, 3) uint8 RGB where the picture has no file of its own; None: `path` is to be decoded.
+    pixels: (h, w, 3) uint8 RGB where the image has no file of its own; None: `path` is to be decoded.
     """
 
     image_id: int
@@ -28,8 +28,8 @@ class ClassSample:
     label: int
     pixels: NDArray[np.uint8] | None = None
 
-    def picture(self) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as a picture."""
+    def image(self) -> NDArray[np.uint8]:
+        """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as an image."""
         from boxwright.images.canvas import read_image  # brings torch, which opening a data set can do without
 
         return read_image(self.path) if self.pixels is None else self.pixels
@@ -39,8 +39,8 @@ class ClassSample:
 class ClassSet:
     """One split. names: classes in label order. kind: the layout it was read from.
 
-    paths (P,) bytes as the file system has them. labels (P,) int64. pixels (P, 3, h, w) uint8 RGB where all pictures
-    lie in one file. unused: files among the pictures that are none, kept so that `check` names them. class_folders:
+    paths (P,) bytes as the file system has them. labels (P,) int64. pixels (P, 3, h, w) uint8 RGB where all images
+    lie in one file. unused: files among the images that are none, kept so that `check` names them. class_folders:
     images lie in one folder a class.
     """
 
@@ -59,13 +59,13 @@ class ClassSet:
 
     def __getitem__(self, index: int) -> ClassSample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
         pixels = None if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
         return ClassSample(index, self.path(index), int(self.labels[index]), pixels)
 
     def path(self, index: int) -> str:
-        """The picture's file, and in CIFAR's the record."""
+        """The image's file, and in CIFAR's the record."""
         return os.fsdecode(self.paths[index].item())
 
     def source(self, index: int) -> str | Array:
@@ -77,22 +77,22 @@ class ClassSet:
         return []
 
     def folders(self) -> set[str]:
-        """Those in which the pictures lie, and where folders are classes, those that hold these."""
+        """Those in which the images lie, and where folders are classes, those that hold these."""
         inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)
         return inner | ({os.path.dirname(place) for place in inner} if self.class_folders else set())  # noqa: PTH120
 
     def counts(self) -> NDArray[np.int64]:
-        """(C,) pictures of each class."""
+        """(C,) images of each class."""
         return np.bincount(self.labels, minlength=len(self.names))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ClassSet":
-        """Those pictures, in that order."""
+        """Those images, in that order."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         pixels = None if self.pixels is None else self.pixels[chosen]
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels)
 
     def ordered(self, names: Sequence[str]) -> "ClassSet":
-        """The same pictures with labels that count in the order of `names`, which may hold further classes.
+        """The same images with labels that count in the order of `names`, which may hold further classes.
 
         Raises InputError for a class of the set that is not among `names`.
         """

@@ -1,8 +1,8 @@
-"""A labelled set of pictures as a few flat arrays, whatever files it came from.
+"""A labeled set of images as a few flat arrays, whatever files it came from.
 
-    P pictures, T boxes in all, N boxes of one picture
+    P images, T boxes in all, N boxes of one image
 
-Columns instead of an object for each box: 118,287 pictures with 860,001 boxes take some 70 MB, and worker processes
+Columns instead of an object for each box: 118,287 images with 860,001 boxes take some 70 MB, and worker processes
 share them after a fork. Nothing is repaired or dropped here: faulty rows stay as they were read, so that `check` can
 name them and `skip_bad` can leave them out.
 """
@@ -21,13 +21,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture and its labels.
+    """One image and its labels.
 
-    image_id: the data set's own id. path: the picture's file. size: (height, width) px of the picture as displayed,
+    image_id: the data set's own id. path: the image's file. size: (height, width) px of the image as displayed,
     that is with its EXIF orientation applied; None where the data set does not say. boxes (N, 4) float32 xyxy px of
-    the original picture. labels (N,) int64 from 0, -1 where the category is unknown. crowd (N,) bool. areas (N,)
+    the original image. labels (N,) int64 from 0, -1 where the category is unknown. crowd (N,) bool. areas (N,)
     float64 px, of the object's outline where the data set knows it, else of the box. annotation_ids (N,) int64.
-    difficult (N,) bool: hard to recognise, as DOTA and VOC mark it; neither asked for nor punished in their evaluation.
+    difficult (N,) bool: hard to recognize, as DOTA and VOC mark it; neither asked for nor punished in their evaluation.
     """
 
     image_id: int | str
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A label that belongs to no picture of the set: it cannot be a row, and is kept so that `check` names it."""
+    """A label that belongs to no image of the set: it cannot be a row, and is kept so that `check` names it."""
 
     place: str  # the label file and, where it holds several labels, the entry in it
     image_id: int | str
@@ -55,12 +55,12 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Columns with one entry a picture. sizes (P, 2) int64 (height, width), -1 where not declared."""
+    """Columns with one entry an image. sizes (P, 2) int64 (height, width), -1 where not declared."""
 
     ids: Array  # (P,) int64 or unicode
     paths: Array  # (P,) bytes as the file system has them
     sizes: NDArray[np.int64]
-    label_files: Array  # (P,) bytes: the file whose lines are the picture's labels; (1,) when one file holds all
+    label_files: Array  # (P,) bytes: the file whose lines are the image's labels; (1,) when one file holds all
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +68,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Columns with one entry a box, in the pictures' order."""
+    """Columns with one entry a box, in the images' order."""
 
     xyxy: NDArray[np.float32]  # (T, 4) px
     labels: NDArray[np.int64]  # (T,) -1: unknown category
@@ -125,7 +125,7 @@ class Dataset:
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
         rows, part = self.rows, slice(self.starts[index], self.starts[index + 1])
         height, width = self.images.sizes[index].tolist()
@@ -142,7 +142,7 @@ class Dataset:
         )
 
     def path(self, index: int) -> str:
-        """The picture's file."""
+        """The image's file."""
         return os.fsdecode(self.images.paths[index].item())
 
     def source(self, index: int) -> str:
@@ -150,11 +150,11 @@ class Dataset:
         return self.path(index)
 
     def folders(self) -> set[str]:
-        """Those in which the pictures lie."""
+        """Those in which the images lie."""
         return {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (100,000s)
 
     def label_file(self, index: int) -> str:
-        """The file that holds the labels of that picture."""
+        """The file that holds the labels of that image."""
         files = self.images.label_files
         return os.fsdecode(files[index if len(files) > 1 else 0].item()) if len(files) else ""
 
@@ -163,15 +163,15 @@ class Dataset:
         return [self.label_file(index) for index in range(len(self.images.label_files))]
 
     def place(self, index: int, row: int) -> str:
-        """Where row `row` (of all T), a label of picture `index`, stands in its file."""
+        """Where row `row` (of all T), a label of image `index`, stands in its file."""
         return f"{self.label_file(index)} {self.entry.format(self.rows.places[row])}"
 
     def owners(self) -> NDArray[np.int64]:
-        """(T,) the picture that each row belongs to."""
+        """(T,) the image that each row belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Dataset":
-        """Those pictures, in that order, with their labels."""
+        """Those images, in that order, with their labels."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         counts = np.diff(self.starts)[chosen]
         starts = np.concatenate([[0], np.cumsum(counts)])
@@ -187,7 +187,7 @@ class Dataset:
         return replace(self, images=images, rows=self.rows.pick(rows), starts=starts)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
-        """The same pictures without the labels where `bad` (T,) is true."""
+        """The same images without the labels where `bad` (T,) is true."""
         kept = np.concatenate([[0], np.cumsum(~bad)])
         return replace(self, rows=self.rows.pick(np.flatnonzero(~bad)), starts=kept[self.starts])
 

@@ -1,6 +1,6 @@
 """An index on disk of what a COCO JSON says, so that a large one is parsed once and not at every start.
 
-    P pictures, T boxes in all
+    P images, T boxes in all
 
 The index is an .npz file of plain arrays in the cache folder, named after the JSON's path. It is never trusted: it
 counts only when the JSON is untouched since, when this very code wrote it, and when all in it fits together. Anything

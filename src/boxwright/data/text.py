@@ -16,10 +16,10 @@ from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
-# A path, which may hold spaces, ends at the last picture's suffix; what follows, if anything, stands behind a space.
+# A path, which may hold spaces, ends at the last image's suffix; what follows, if anything, stands behind a space.
 LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 PREFIX_LENGTH = 65536  # characters of a line that show what it is
-LONGEST_LINE = 1 << 24  # characters; a picture with 700,000 boxes has that many
+LONGEST_LINE = 1 << 24  # characters; an image with 700,000 boxes has that many
 LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
 
 
@@ -45,14 +45,14 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def list_kind(file: Path) -> str | None:
-    """line_txt when pictures are followed by boxes, yolo_txt for bare paths, None when it lists no pictures."""
+    """line_txt when images are followed by boxes, yolo_txt for bare paths, None when it lists no images."""
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
             stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
             first = LISTED.fullmatch(next(stripped, ""))
             if first is None:
                 return None
-            # pictures without boxes may come first, many of them; the cheap question spares the pattern
+            # images without boxes may come first, many of them; the cheap question spares the pattern
             rest = (LISTED.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
@@ -69,13 +69,13 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
 
 
 def _has_labels(file: Path, root: Path) -> bool:
-    """Whether a picture in the list has a label file of YOLO's kind."""
+    """Whether an image in the list has a label file of YOLO's kind."""
     return any(os.path.isfile(label_file(image_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
 
 
-def label_file(picture: str) -> str:
-    """Where YOLO's labels of a listed picture should lie: `images` in its path replaced by `labels`, or beside it."""
-    stem = os.path.splitext(picture)[0] + ".txt"  # noqa: PTH122
+def label_file(image: str) -> str:
+    """Where YOLO's labels of a listed image should lie: `images` in its path replaced by `labels`, or beside it."""
+    stem = os.path.splitext(image)[0] + ".txt"  # noqa: PTH122
     parts = Path(stem).parts
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")

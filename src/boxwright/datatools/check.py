@@ -1,6 +1,6 @@
-"""Every doubtful label and picture of a data set, named by file, picture and annotation.
+"""Every doubtful label and image of a data set, named by file, image and annotation.
 
-    P pictures, T boxes in all
+    P images, T boxes in all
 
 Errors are what would teach the network something wrong or stop a run; notes are worth a look. Nothing is repaired.
 `skip_bad` leaves out exactly what the errors name.
@@ -29,17 +29,17 @@ from boxwright.images.header import Header, read_headers
 from boxwright.progress import track
 
 MAX_LISTED = 100  # files or ids named in one finding
-OUTSIDE_TOLERANCE = 1.0  # px a box may reach out of its picture: tools that count pixels inclusively write such boxes
+OUTSIDE_TOLERANCE = 1.0  # px a box may reach out of its image: tools that count pixels inclusively write such boxes
 
 
-def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scenes: bool = False) -> Report:
+def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes: bool = False) -> Report:
     """All findings of one split.
 
-    pictures: also open every picture's file, and decode those that look cut off. decode: decode every picture.
-    scenes: the pictures will be read in windows, so TIFFs must be such as `open_scene` takes.
+    images: also open every image's file, and decode those that look cut off. decode: decode every image.
+    scenes: the images will be read in windows, so TIFFs must be such as `open_scene` takes.
     """
     headers: list[Header] = []
-    if pictures:
+    if images:
         paths = [dataset.path(index) for index in range(len(dataset))]
         headers = list(track(read_headers(paths, whole=decode), len(paths), f"checking {dataset.split}"))
         if scenes:
@@ -49,8 +49,8 @@ def check(dataset: Dataset, *, pictures: bool = True, decode: bool = False, scen
                 Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
                 for path, header in zip(paths, headers, strict=True)
             ]
-    findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_pictures(dataset, headers)]
-    findings += [*_picture_twice(dataset), *_without_boxes(dataset)]
+    findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_images(dataset, headers)]
+    findings += [*_image_twice(dataset), *_without_boxes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
 
@@ -65,7 +65,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     for index in range(len(second)):
         if os.path.abspath(second.path(index)) in seen:  # noqa: PTH100
             text = f"is also in {first.split}, which makes results look better than they are"
-            findings.append(_of_picture(second, index, "shared_picture", text))
+            findings.append(_of_image(second, index, "shared_image", text))
     return Report(tuple(findings))
 
 
@@ -80,7 +80,7 @@ def check_folder(
     """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
 
     report: also write the findings there as JSON, in the place of an earlier report but of no other file. decode:
-    decode every picture, not only its header.
+    decode every image, not only its header.
     Raises InputError when the data set cannot be opened at all, and where the report cannot be written.
     """
     if report is not None:
@@ -107,10 +107,10 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
     for finding in errors:
         if finding.leave_out == "nothing":
             raise InputError(f"{finding}; skipping cannot mend this")
-    bad_images = {finding.index for finding in errors if finding.leave_out == "picture"}
+    bad_images = {finding.index for finding in errors if finding.leave_out == "image"}
     kept = [index for index in range(len(dataset)) if index not in bad_images]
     if not kept:
-        raise InputError(f"{dataset.root}: split {dataset.split} has no picture left when the faulty ones are skipped")
+        raise InputError(f"{dataset.root}: split {dataset.split} has no image left when the faulty ones are skipped")
     if isinstance(dataset, Dataset):
         bad_rows = np.zeros(len(dataset.rows), dtype=bool)
         bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
@@ -138,7 +138,7 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return "box " + ",".join(f"{value:g}" for value in rows.xyxy[row]) + " (x1,y1,x2,y2)"
 
     def outside(row: int) -> str:
-        return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} picture"
+        return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} image"
 
     def category(row: int) -> str:
         known = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
@@ -159,7 +159,7 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
 
 
 def _known_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
-    """(P, 2) (height, width) px as declared, else as the picture's file has it, else -1."""
+    """(P, 2) (height, width) px as declared, else as the image's file has it, else -1."""
     if not headers:
         return dataset.images.sizes
     stored = np.array([header.size for header in headers], dtype=np.int64).reshape(-1, 2)
@@ -193,7 +193,7 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
 def _partners(
     rows: Boxes, owners: NDArray[np.int64], sound: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """`same_object` among the boxes of a picture and category, for all T rows."""
+    """`same_object` among the boxes of an image and category, for all T rows."""
     partner, overlap = np.full(len(rows), -1), np.zeros(len(rows))
     chosen = np.flatnonzero(sound)
     known, numbers = np.unique(rows.categories[chosen], return_inverse=True)
@@ -204,7 +204,7 @@ def _partners(
 
 def _orphans(dataset: Dataset) -> Iterator[Finding]:
     for orphan in dataset.orphans:
-        text = f"there is no picture {orphan.image_id}"
+        text = f"there is no image {orphan.image_id}"
         yield Finding("unknown_image", dataset.split, orphan.place, text, "", orphan.image_id, orphan.annotation_id)
 
 
@@ -218,40 +218,40 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
         named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
             text = f"the id stands for {len(indices)} entries: {named}"
-            yield _of_picture(dataset, index, "duplicate_image_id", text)
+            yield _of_image(dataset, index, "duplicate_image_id", text)
 
 
-def _pictures(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
+def _images(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     for index, header in enumerate(headers):
         declared = tuple(dataset.images.sizes[index].tolist())
         if header.missing:
-            yield _of_picture(dataset, index, "missing_picture", header.fault)
+            yield _of_image(dataset, index, "missing_image", header.fault)
         elif header.fault:
-            yield _of_picture(dataset, index, "unreadable_picture", header.fault)
+            yield _of_image(dataset, index, "unreadable_image", header.fault)
         elif declared in (header.size, (-1, -1)):
             if header.orientation != 1:
                 text = f"EXIF orientation {header.orientation}, displayed as {_shown(header.size)}"
-                yield _of_picture(dataset, index, "rotated", text)
+                yield _of_image(dataset, index, "rotated", text)
         elif declared == header.stored_size:
             text = f"declared {_shown(declared)}, displayed as {_shown(header.size)} by EXIF {header.orientation}"
-            yield _of_picture(dataset, index, "labelled_unrotated", text)
+            yield _of_image(dataset, index, "labeled_unrotated", text)
         else:
             text = f"declared {_shown(declared)}, the file has {_shown(header.size)}"
-            yield _of_picture(dataset, index, "size_differs", text)
+            yield _of_image(dataset, index, "size_differs", text)
 
 
-def _picture_twice(dataset: Dataset) -> Iterator[Finding]:
+def _image_twice(dataset: Dataset) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     ids = dataset.images.ids.tolist()
     for index in range(len(dataset)):
         first = seen.setdefault(dataset.path(index), index)
         if first != index and ids[first] != ids[index]:
-            yield _of_picture(dataset, index, "picture_twice", f"is also image id {ids[first]}")
+            yield _of_image(dataset, index, "image_twice", f"is also image id {ids[first]}")
 
 
 def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
     for index in np.flatnonzero(np.diff(dataset.starts) == 0).tolist():
-        yield _of_picture(dataset, index, "no_boxes", "has no box")
+        yield _of_image(dataset, index, "no_boxes", "has no box")
     labels = dataset.rows.labels
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.names))
     for label in np.flatnonzero(counts == 0).tolist():
@@ -264,12 +264,12 @@ def _of_rows(
 ) -> Iterator[Finding]:
     """A finding for each row where `which` (T,) is true."""
     for row in np.flatnonzero(which).tolist():
-        found = _of_picture(dataset, int(owners[row]), kind, text(row))
+        found = _of_image(dataset, int(owners[row]), kind, text(row))
         place = dataset.place(int(owners[row]), row)
         yield replace(found, file=place, annotation_id=int(dataset.rows.ids[row]), row=row)
 
 
-def _of_picture(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
+def _of_image(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
     place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.images.ids[index].item()
     return Finding(kind, dataset.split, place, text, path, image_id, index=index)
 

@@ -1,4 +1,4 @@
-"""Every doubtful picture of a classification set; what its structure lacks is said when it is opened.
+"""Every doubtful image of a classification set; what its structure lacks is said when it is opened.
 
 Errors stop a training, or are left out with `skip_bad`; notes are worth a look. Nothing is repaired.
 """
@@ -15,28 +15,28 @@ from boxwright.progress import track
 
 
 def check(dataset: ClassSet, *, decode: bool = False) -> Report:
-    """All findings of one split. Every picture's file is opened, and those that look cut off are decoded.
+    """All findings of one split. Every image's file is opened, and those that look cut off are decoded.
 
-    decode: decode every picture.
+    decode: decode every image.
     """
-    findings = [*_pictures(dataset, decode=decode)]
+    findings = [*_images(dataset, decode=decode)]
     for label in np.flatnonzero(dataset.counts() == 0).tolist():
-        text = f"class {dataset.names[label]} has no picture"
-        findings.append(Finding("class_without_picture", dataset.split, str(dataset.root), text))
+        text = f"class {dataset.names[label]} has no image"
+        findings.append(Finding("class_without_image", dataset.split, str(dataset.root), text))
     for file in dataset.unused:
-        text = f"no picture by its name, which ends in '{Path(file).suffix}'; it is not used"
-        findings.append(Finding("not_a_picture", dataset.split, file, text))
+        text = f"no image by its name, which ends in '{Path(file).suffix}'; it is not used"
+        findings.append(Finding("not_a_image", dataset.split, file, text))
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
 
 
-def _pictures(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
+def _images(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
     if dataset.pixels is not None:
         return
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = read_headers(paths, whole=decode)
     for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
         if header.fault:
-            kind = "missing_picture" if header.missing else "unreadable_picture"
+            kind = "missing_image" if header.missing else "unreadable_image"
             yield Finding(kind, dataset.split, paths[index], header.fault, index=index)
 
 
@@ -50,5 +50,5 @@ def check_splits(first: ClassSet, second: ClassSet) -> Report:
     for index in range(len(second)):
         if Path(second.path(index)).resolve() in seen:
             text = f"is also in {first.split}, which makes results look better than they are"
-            findings.append(Finding("shared_picture", second.split, second.path(index), text, index=index))
+            findings.append(Finding("shared_image", second.split, second.path(index), text, index=index))
     return Report(tuple(findings), unit="classes")

@@ -1,4 +1,4 @@
-"""Labelled boxes cut out of the pictures of a detection set, into one folder a class: a set for a classifier."""
+"""Labeled boxes cut out of the images of a detection set, into one folder a class: a set for a classifier."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ from boxwright.formats.folder import SPLITS
 from boxwright.images.canvas import read_image
 from boxwright.progress import track
 
-FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_picture", "unreadable_picture"}
+FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image"}
 
 
 def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
-    """Write each labelled box of the detection set `root` as out/SPLIT/CLASS/PICTURE_NUMBER.png; say how many.
+    """Write each labeled box of the detection set `root` as out/SPLIT/CLASS/IMAGE_NUMBER.png; say how many.
 
     The split `all` of a set without others goes into out/CLASS, where `open_classes` looks for it. A box is widened to
-    whole px and cut at its picture's edges; NUMBER is its place among the picture's labels. Left out, and counted in
-    what comes back, are crowd regions and boxes of which nothing is inside the picture.
-    outside: also of pictures that lie outside `root`, as in `convert`.
-    Raises InputError for a split that `open_classes` would not find, for faulty labels and pictures, for a class that
+    whole px and cut at its image's edges; NUMBER is its place among the image's labels. Left out, and counted in
+    what comes back, are crowd regions and boxes of which nothing is inside the image.
+    outside: also of images that lie outside `root`, as in `convert`.
+    Raises InputError for a split that `open_classes` would not find, for faulty labels and images, for a class that
     cannot name a folder or has no box to learn from, and when `out` is there already.
     """
     lines = []
@@ -55,14 +55,14 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
 
 
 def _refuse(dataset: Dataset) -> None:
-    """InputError for what no picture of one class can come from."""
+    """InputError for what no image of one class can come from."""
     folded = Counter(name.casefold() for name in dataset.names)  # some file systems take A and a for one
     for name in dataset.names:
         if name != Path(name).name or name.startswith(".") or name != name.strip() or folded[name.casefold()] > 1:
             raise InputError(f"{dataset.root}: class {name!r} cannot be the name of a folder of its own; rename it")
     names = [f"{Path(dataset.path(index)).stem}" for index in range(len(dataset))]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{dataset.root}: two pictures of {dataset.split} are called {twice[0]}; rename one")
+        raise InputError(f"{dataset.root}: two images of {dataset.split} are called {twice[0]}; rename one")
     counts = np.bincount(dataset.rows.labels[~dataset.rows.crowd], minlength=len(dataset.names))
     if dataset.split in {"train", "all"} and not counts.all():
         name = dataset.names[int(np.argmin(counts))]
@@ -86,8 +86,8 @@ def _crop_split(dataset: Dataset, folder: Path) -> list[str]:
             file = folder / dataset.names[label] / f"{Path(sample.path).stem}_{row}.png"
             file.write_bytes(encoded.tobytes())
     each = ", ".join(f"{count} {name}" for name, count in zip(dataset.names, counts.tolist(), strict=True))
-    lines = [f"{dataset.split}: {counts.sum()} pictures from {len(dataset)} ({each})"]
-    left = {"crowd regions": int(dataset.rows.crowd.sum()), "boxes without a px inside their picture": outside}
+    lines = [f"{dataset.split}: {counts.sum()} images from {len(dataset)} ({each})"]
+    left = {"crowd regions": int(dataset.rows.crowd.sum()), "boxes without a px inside their image": outside}
     if any(left.values()):
         lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left.items() if count)}")
     return lines

@@ -20,19 +20,19 @@ from boxwright.progress import track
 
 # What `check` finds and no layout could carry over as it is.
 FATAL = {
-    "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_picture", "unreadable_picture",
-    "size_differs", "labelled_unrotated",
+    "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_image", "unreadable_image",
+    "size_differs", "labeled_unrotated",
 }  # fmt: skip
 
 
 def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
     """Write every split of the data set `root` in the layout `to` into the new folder `out`; say what was done.
 
-    Labels are written anew, pictures are hard links to those of `root` (copies where the file system has no such
+    Labels are written anew, images are hard links to those of `root` (copies where the file system has no such
     links). What `to` cannot hold is counted, split by split, in the lines that come back.
 
-    outside: take pictures that lie outside `root` (`refuse_outside`) into the new folder, too.
-    Raises InputError for labels or pictures that `check` calls faulty so that they cannot be carried over, for two
+    outside: take images that lie outside `root` (`refuse_outside`) into the new folder, too.
+    Raises InputError for labels or images that `check` calls faulty so that they cannot be carried over, for two
     splits of different classes, for names that the layout cannot write, for splits that its reader would not find
     again, and when `out` is there already.
     """
@@ -59,9 +59,9 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             targets = writer.write(split, folder)
             sources = [dataset.path(index) for index in range(len(dataset))]
             pairs = zip(sources, targets, strict=True)
-            for source, target in track(pairs, len(sources), f"pictures of {name}"):
+            for source, target in track(pairs, len(sources), f"images of {name}"):
                 _put(source, target)
-            lines.append(f"{name}: {len(dataset)} pictures, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
+            lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
             if lost := losses(split, layout, writer):
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
         if writer.needs_box and not boxes:
@@ -74,7 +74,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
 
 
 def refuse_outside(dataset: Dataset, root: str | Path) -> None:
-    """InputError where pictures lie, links followed, outside the folder `root`, or that of the YAML or JSON `root`.
+    """InputError where images lie, links followed, outside the folder `root`, or that of the YAML or JSON `root`.
 
     The labels of a stranger may name any file, and what is made of them may be given away.
     """
@@ -84,7 +84,7 @@ def refuse_outside(dataset: Dataset, root: str | Path) -> None:
     away = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(home)]
     if away:
         raise InputError(
-            f"{away[0]}: lies outside {home}, like {len(away)} of the {len(dataset)} pictures of {dataset.split}; "
+            f"{away[0]}: lies outside {home}, like {len(away)} of the {len(dataset)} images of {dataset.split}; "
             "say --outside where the new folder may hold them"
         )
 
@@ -118,7 +118,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
         implied = sides[:, 0] * sides[:, 1]
     counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
     if formats.layout(dataset.kind).numbered:
-        counts["ids of pictures"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
+        counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
         counts["ids of classes"] = len(dataset.names)
     return counts
 
@@ -134,10 +134,10 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
         counts.update(f"'{key}' of the whole" for key in extras.dataset)
     if writer.image_keys is not None:
         keys = (key for image in extras.images for key in image if key not in writer.image_keys)
-        counts.update(f"'{key}' of pictures" for key in keys)
+        counts.update(f"'{key}' of images" for key in keys)
     for what, entries, kept in (
         ("boxes", extras.rows, writer.row_keys),
-        ("pictures", extras.images, writer.image_keys),
+        ("images", extras.images, writer.image_keys),
     ):
         changed = (
             key
@@ -174,7 +174,7 @@ def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
         raise InputError(f"{dataset.root}: two classes differ only in white space, which {to} cannot write; rename one")
     paths = [dataset.path(index) for index in range(len(dataset))]
-    headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
+    headers = track(read_headers(paths, whole=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
     return Split(dataset, extras, _names(paths, writer), sizes)
@@ -185,14 +185,14 @@ def _no_extras(dataset: Dataset) -> Extras:
 
 
 def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
-    """The pictures' names below the folder that holds them all. InputError where two would share a label file."""
+    """The images' names below the folder that holds them all. InputError where two would share a label file."""
     base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
     names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
     seen: dict[str, str] = {}
     for path, name in zip(paths, names, strict=True):
         if name.suffix.lower() not in SUFFIXES or any(ord(letter) < 32 for letter in str(name)):
             raise InputError(
-                f"{path!r}: needed a picture's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
+                f"{path!r}: needed an image's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
             )
         key = name.stem if writer.flat else str(name.with_suffix(""))
         if writer.file_per_image and key in seen:
@@ -202,7 +202,7 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
 
 
 def _put(source: str, target: Path) -> None:
-    """The picture at its new place; nothing where it is there, as for a picture that is listed twice."""
+    """The image at its new place; nothing where it is there, as for an image that is listed twice."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return

@@ -1,4 +1,4 @@
-"""Boxes of one group (picture and class) that are one object labelled twice, in far less than all pairs.
+"""Boxes of one group (image and class) that are one object labeled twice, in far less than all pairs.
 
 T boxes in all; IoU >= t of two boxes bounds how far apart their left and top edges and the logarithms of their
 sides can be, which is what every step below relies on
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from boxwright.ops.iou import pairwise_iou
 
-NEAR_IOU = 0.9  # IoU from which two boxes of a class are probably one object labelled twice
+NEAR_IOU = 0.9  # IoU from which two boxes of a class are probably one object labeled twice
 EQUAL = 2.0  # in place of an IoU, for boxes that are the same
 SHIFT = (1 - NEAR_IOU) / NEAR_IOU  # by which edges can differ at most, as a share of the smaller side
 MAX_STEPS = 24  # boxes after it that one is compared with; more begin within reach along x only where boxes are stacked

@@ -62,7 +62,7 @@ class Placement:
 
 
 def placements(tiles: Dataset) -> list[Placement]:
-    """One entry a picture. Raises InputError where the JSON does not say it, or says what cannot be."""
+    """One entry an image. Raises InputError where the JSON does not say it, or says what cannot be."""
     if tiles.kind != "coco":
         raise InputError(f"{tiles.root}: labels are {tiles.kind}, needed the COCO JSON of `boxwright data tile`")
     file = Path(tiles.label_file(0))

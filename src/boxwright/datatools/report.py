@@ -20,27 +20,27 @@ TITLES = {  # errors
     "not_finite": "boxes or areas that are no finite numbers",
     "negative_size": "boxes of negative width or height",
     "zero_area": "boxes without area",
-    "outside": "boxes outside their picture",
+    "outside": "boxes outside their image",
     "negative_area": "negative areas",
     "unknown_category": "labels of a category that is not defined",
     "duplicate_annotation_id": "annotation ids used before",
     "duplicate_box": "boxes given twice",
-    "unknown_image": "labels of a picture that is not there",
-    "duplicate_image_id": "picture ids used twice",
-    "missing_picture": "missing pictures",
-    "unreadable_picture": "unreadable pictures",
-    "size_differs": "pictures of another size than declared",
-    "labelled_unrotated": "EXIF-rotated pictures whose declared size is that before the rotation",
+    "unknown_image": "labels of an image that is not there",
+    "duplicate_image_id": "image ids used twice",
+    "missing_image": "missing images",
+    "unreadable_image": "unreadable images",
+    "size_differs": "images of another size than declared",
+    "labeled_unrotated": "EXIF-rotated images whose declared size is that before the rotation",
     "classes_differ": "classes unlike those of another split",
     # notes
     "near_duplicate": "boxes of one class that nearly coincide",
-    "rotated": "EXIF-rotated pictures (labels must refer to the picture as displayed)",
-    "no_boxes": "pictures without boxes",
-    "picture_twice": "pictures listed twice",
-    "shared_picture": "pictures in two splits",
+    "rotated": "EXIF-rotated images (labels must refer to the image as displayed)",
+    "no_boxes": "images without boxes",
+    "image_twice": "images listed twice",
+    "shared_image": "images in two splits",
     "class_without_box": "classes without a box",
-    "class_without_picture": "classes without a picture",
-    "not_a_picture": "files among the pictures that are none, and are not used",
+    "class_without_image": "classes without an image",
+    "not_a_image": "files among the images that are none, and are not used",
 }
 NOTES = [*TITLES][[*TITLES].index("near_duplicate") :]
 FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id", "text", "leave_out")  # of the JSON
@@ -69,14 +69,14 @@ class Finding:
         return "note" if self.kind in NOTES else "error"
 
     @property
-    def leave_out(self) -> Literal["nothing", "label", "picture"]:
+    def leave_out(self) -> Literal["nothing", "label", "image"]:
         """What skipping it leaves out."""
         if self.level == "error" and (self.row is not None or self.kind == "unknown_image"):
             return "label"
-        return "picture" if self.level == "error" and self.index is not None else "nothing"
+        return "image" if self.level == "error" and self.index is not None else "nothing"
 
     def __str__(self) -> str:
-        parts = [self.split, self.file, f"picture {self.image}" if self.image else ""]
+        parts = [self.split, self.file, f"image {self.image}" if self.image else ""]
         parts += [f"image id {self.image_id}"] if self.image_id is not None else []
         parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
         return printable(", ".join(part for part in parts if part) + f": {self.text}")
@@ -86,7 +86,7 @@ class Finding:
 class Report:
     """What was found, in the order of TITLES and then of the data set.
 
-    checked: split -> pictures, and of what they hold (`unit`).
+    checked: split -> images, and of what they hold (`unit`).
     """
 
     findings: tuple[Finding, ...] = ()
@@ -118,7 +118,7 @@ class Report:
             )
 
     def left_out(self) -> list[str]:
-        """One line for each label and picture that `skip_bad` leaves out."""
+        """One line for each label and image that `skip_bad` leaves out."""
         return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class Report:
         return {
             "errors": len(self.errors),
             "notes": len(self.notes),
-            "checked": {split: {"pictures": n, self.unit: count} for split, (n, count) in self.checked.items()},
+            "checked": {split: {"images": n, self.unit: count} for split, (n, count) in self.checked.items()},
             "findings": [{field: getattr(finding, field) for field in FIELDS} for finding in self.findings],
         }
 
@@ -136,7 +136,7 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [f"{printable(split)}: {n} pictures, {count} {self.unit}" for split, (n, count) in self.checked.items()]
+        lines = [f"{printable(split)}: {n} images, {count} {self.unit}" for split, (n, count) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)

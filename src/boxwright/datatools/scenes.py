@@ -1,6 +1,6 @@
 """Rendered scenes seen from above with known boxes: cars, trucks and round storage tanks. The demonstration's data.
 
-    K corners of an outline, N objects of a scene; coordinates are (x, y) px of the finished picture
+    K corners of an outline, N objects of a scene; coordinates are (x, y) px of the finished image
 
 A scene is a pure function of (seed, index). It is drawn twice as large and averaged down, which smooths edges. What
 is no object is there to be told apart: roofs, trees (which also hide parts of objects), lane marks, shadows.
@@ -19,7 +19,7 @@ import numpy as np
 from boxwright.progress import track
 
 NAMES = ("car", "truck", "tank")
-FINE = 2  # drawn pixels for one of the picture, each way
+FINE = 2  # drawn pixels for one of the image, each way
 SHIFT = 4  # OpenCV's fixed-point bits: outlines fall on sixteenths of a drawn pixel
 GRASS = ((96, 122, 62), (118, 134, 74), (142, 138, 88), (158, 140, 104), (84, 108, 66), (128, 118, 84))
 PAINTS = ((232, 232, 230), (40, 42, 48), (168, 30, 34), (38, 70, 140), (176, 180, 184), (214, 196, 70), (60, 110, 84))
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Scene:
-    """image (size, size, 3) uint8 RGB; boxes (N, 4) float64 xyxy px inside the picture; labels (N,) index NAMES."""
+    """image (size, size, 3) uint8 RGB; boxes (N, 4) float64 xyxy px inside the image; labels (N,) index NAMES."""
 
     image: Array
     boxes: Array
@@ -119,32 +119,32 @@ def _write_json(path: Path, documents: list[tuple[dict[str, Any], list[dict[str,
 # --- drawing with sub-pixel outlines
 
 
-def _fill(image: Array, outline: Array, colour: Any) -> None:
+def _fill(image: Array, outline: Array, color: Any) -> None:
     """Half a drawn pixel is taken off because OpenCV counts from the middle of the first pixel."""
     points = np.round((outline * FINE - 0.5) * (1 << SHIFT)).astype(np.int32)
-    cv2.fillPoly(image, [points], tuple(float(c) for c in np.atleast_1d(colour)), cv2.LINE_AA, SHIFT)
+    cv2.fillPoly(image, [points], tuple(float(c) for c in np.atleast_1d(color)), cv2.LINE_AA, SHIFT)
 
 
-def _oblong(centre: Array, angle: float, length: float, width: float, corner: float = 0.0) -> Array:
+def _oblong(center: Array, angle: float, length: float, width: float, corner: float = 0.0) -> Array:
     """Outline of a rectangle turned by `angle` (radians), its corners cut by `corner` px."""
     a, b, c = length / 2, width / 2, corner
     points = np.array(
         [[a - c, -b], [a, c - b], [a, b - c], [a - c, b], [c - a, b], [-a, b - c], [-a, c - b], [c - a, -b]]
     )
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    outline: Array = centre + points @ turn
+    outline: Array = center + points @ turn
     return outline
 
 
-def _disc(centre: Array, radius: float, lobes: Array | None = None) -> Array:
+def _disc(center: Array, radius: float, lobes: Array | None = None) -> Array:
     """Outline of a circle; `lobes` (48,) multiplies the radius, direction by direction."""
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     reach = radius * (1 if lobes is None else lobes)
-    return centre + np.stack([np.cos(turn) * reach, np.sin(turn) * reach], axis=1)
+    return center + np.stack([np.cos(turn) * reach, np.sin(turn) * reach], axis=1)
 
 
 def _claim(taken: Array, outline: Array, closed: Array | int = 0) -> bool:
-    """Mark the outline as taken; False, with nothing marked, where it is taken, closed, or half outside the picture."""
+    """Mark the outline as taken; False, with nothing marked, where it is taken, closed, or half outside the image."""
     mask = np.zeros_like(taken)
     cv2.fillPoly(mask, [np.round(outline).astype(np.int32)], 1)
     low, high = outline.min(axis=0), outline.max(axis=0)
@@ -166,7 +166,7 @@ def _clouds(rng: np.random.Generator, size: int, cells: int) -> Array:
 
 
 def _ground(rng: np.random.Generator, size: int) -> Array:
-    """Fields: a few plots, each with its colour and its furrows, under noise of three grain sizes."""
+    """Fields: a few plots, each with its color and its furrows, under noise of three grain sizes."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
     seeds = rng.uniform(0, size, (rng.integers(3, 7), 2)).astype(np.float32)
     plot = np.argmin([(x - sx) ** 2 + (y - sy) ** 2 for sx, sy in seeds], axis=0)
@@ -175,15 +175,15 @@ def _ground(rng: np.random.Generator, size: int) -> Array:
         angle, period, depth = rng.uniform(0, np.pi), rng.uniform(4, 10), rng.uniform(0, 7)
         here = plot == number
         furrows = depth * np.sin((x[here] * np.cos(angle) + y[here] * np.sin(angle)) * (2 * np.pi / period))
-        colour = np.array(GRASS[rng.integers(len(GRASS))]) + rng.normal(0, 6, 3)
-        image[here] = colour + furrows[:, None]
+        color = np.array(GRASS[rng.integers(len(GRASS))]) + rng.normal(0, 6, 3)
+        image[here] = color + furrows[:, None]
     for depth, cells in ((7, 6), (5, 40), (5, size)):
         image += depth * _clouds(rng, size, cells)[..., None]
     return cv2.resize(np.clip(image, 0, 255).astype(np.uint8), None, fx=FINE, fy=FINE)
 
 
 def _road(rng: np.random.Generator, size: int) -> tuple[Array, float]:
-    """A curve (64, 2) from one side of the picture to another, and its width in px."""
+    """A curve (64, 2) from one side of the image to another, and its width in px."""
     turn = rng.uniform(0, 2 * np.pi)
     ends = [size / 2 + 0.8 * size * np.array([np.cos(t), np.sin(t)]) for t in (turn, turn + rng.uniform(2.2, 4.1))]
     middle = rng.uniform(0.25 * size, 0.75 * size, 2)
@@ -193,8 +193,8 @@ def _road(rng: np.random.Generator, size: int) -> tuple[Array, float]:
 
 def _draw_road(image: Array, road: Array, width: float) -> None:
     points = [np.round(road * FINE * (1 << SHIFT)).astype(np.int32)]
-    for wide, colour in ((width + 5, (140, 134, 118)), (width, (98, 99, 102)), (width - 4, (104, 105, 108))):
-        cv2.polylines(image, points, False, colour, int(wide * FINE), cv2.LINE_AA, SHIFT)
+    for wide, color in ((width + 5, (140, 134, 118)), (width, (98, 99, 102)), (width - 4, (104, 105, 108))):
+        cv2.polylines(image, points, False, color, int(wide * FINE), cv2.LINE_AA, SHIFT)
     for start in range(0, len(road) - 1, 2):
         piece = [points[0][start : start + 2]]
         cv2.polylines(image, piece, False, (205, 203, 190), FINE, cv2.LINE_AA, SHIFT)
@@ -203,43 +203,43 @@ def _draw_road(image: Array, road: Array, width: float) -> None:
 # --- what stands on it
 
 
-def _vehicle(rng: np.random.Generator, kind: str, centre: Array, angle: float) -> Thing:
+def _vehicle(rng: np.random.Generator, kind: str, center: Array, angle: float) -> Thing:
     paint = np.array(PAINTS[rng.integers(len(PAINTS))]) + rng.normal(0, 8, 3)
     if kind == "car":
         length, width = rng.uniform(21, 27), rng.uniform(10, 12)
         return Thing(
-            kind, _oblong(centre, angle, length, width, 2.5), 4, _car_paint(centre, angle, length, width, paint)
+            kind, _oblong(center, angle, length, width, 2.5), 4, _car_paint(center, angle, length, width, paint)
         )
     length, width = rng.uniform(42, 56), rng.uniform(13, 15.5)
     box = np.array(PAINTS[rng.integers(len(PAINTS))]) * 0.4 + 130
-    return Thing(kind, _oblong(centre, angle, length, width), 9, _truck_paint(centre, angle, length, width, paint, box))
+    return Thing(kind, _oblong(center, angle, length, width), 9, _truck_paint(center, angle, length, width, paint, box))
 
 
-def _car_paint(centre: Array, angle: float, length: float, width: float, paint: Array) -> Callable[[Array], None]:
+def _car_paint(center: Array, angle: float, length: float, width: float, paint: Array) -> Callable[[Array], None]:
     ahead = np.array([np.cos(angle), np.sin(angle)])
 
     def draw(image: Array) -> None:
-        _fill(image, _oblong(centre, angle, length, width, 2.5), paint * 0.8)
-        _fill(image, _oblong(centre, angle, length - 2, width - 2, 2), paint)
-        _fill(image, _oblong(centre - 0.06 * length * ahead, angle, 0.62 * length, width - 2.4, 1.5), (30, 36, 44))
-        _fill(image, _oblong(centre - 0.07 * length * ahead, angle, 0.36 * length, width - 3, 1), paint * 0.92 + 14)
+        _fill(image, _oblong(center, angle, length, width, 2.5), paint * 0.8)
+        _fill(image, _oblong(center, angle, length - 2, width - 2, 2), paint)
+        _fill(image, _oblong(center - 0.06 * length * ahead, angle, 0.62 * length, width - 2.4, 1.5), (30, 36, 44))
+        _fill(image, _oblong(center - 0.07 * length * ahead, angle, 0.36 * length, width - 3, 1), paint * 0.92 + 14)
 
     return draw
 
 
 def _truck_paint(
-    centre: Array, angle: float, length: float, width: float, paint: Array, box: Array
+    center: Array, angle: float, length: float, width: float, paint: Array, box: Array
 ) -> Callable[[Array], None]:
     ahead = np.array([np.cos(angle), np.sin(angle)])
 
     def draw(image: Array) -> None:
-        _fill(image, _oblong(centre, angle, length - 2, width - 4), (46, 46, 50))
-        _fill(image, _oblong(centre - 0.12 * length * ahead, angle, 0.76 * length, width), box * 0.82)
-        _fill(image, _oblong(centre - 0.12 * length * ahead, angle, 0.76 * length - 2, width - 3), box)
+        _fill(image, _oblong(center, angle, length - 2, width - 4), (46, 46, 50))
+        _fill(image, _oblong(center - 0.12 * length * ahead, angle, 0.76 * length, width), box * 0.82)
+        _fill(image, _oblong(center - 0.12 * length * ahead, angle, 0.76 * length - 2, width - 3), box)
         for along in (-0.36, -0.2, -0.04, 0.12):
-            _fill(image, _oblong(centre + along * length * ahead, angle, 0.8, width - 3), box * 0.86)
-        _fill(image, _oblong(centre + 0.4 * length * ahead, angle, 0.2 * length, width - 1, 2), paint)
-        _fill(image, _oblong(centre + 0.44 * length * ahead, angle, 0.07 * length, width - 3, 1), (30, 36, 44))
+            _fill(image, _oblong(center + along * length * ahead, angle, 0.8, width - 3), box * 0.86)
+        _fill(image, _oblong(center + 0.4 * length * ahead, angle, 0.2 * length, width - 1, 2), paint)
+        _fill(image, _oblong(center + 0.44 * length * ahead, angle, 0.07 * length, width - 3, 1), (30, 36, 44))
 
     return draw
 
@@ -270,48 +270,46 @@ def _tanks(rng: np.random.Generator, size: int) -> Iterator[Thing]:
     """One to four tanks of one size on a square lattice."""
     radius, angle = rng.uniform(11, 27), rng.uniform(0, np.pi / 2)
     corner, step = rng.uniform(0.1 * size, 0.9 * size, 2), radius * rng.uniform(2.3, 2.8)
-    colour = np.array([214, 212, 206]) + rng.normal(0, 12) + rng.normal(0, 3, 3)
+    color = np.array([214, 212, 206]) + rng.normal(0, 12) + rng.normal(0, 3, 3)
     for number in range(rng.integers(1, 6)):
         cell = np.array([number % 2, number // 2]) * step
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        centre = corner + cell @ turn
-        yield Thing("tank", _disc(centre, radius), 0.7 * radius, _tank_paint(centre, radius, colour, angle))
+        center = corner + cell @ turn
+        yield Thing("tank", _disc(center, radius), 0.7 * radius, _tank_paint(center, radius, color, angle))
 
 
-def _tank_paint(centre: Array, radius: float, colour: Array, angle: float) -> Callable[[Array], None]:
+def _tank_paint(center: Array, radius: float, color: Array, angle: float) -> Callable[[Array], None]:
     def draw(image: Array) -> None:
-        _fill(image, _disc(centre, radius), colour * 0.62)
+        _fill(image, _disc(center, radius), color * 0.62)
         for ring, light in ((0.93, 0.94), (0.6, 1.0), (0.25, 1.05)):
-            _fill(image, _disc(centre, radius * ring), np.minimum(colour * light, 255))
-        _fill(image, _oblong(centre, angle, 1.86 * radius, 1.4), colour * 0.74)
-        _fill(image, _disc(centre, 0.12 * radius), colour * 0.55)
+            _fill(image, _disc(center, radius * ring), np.minimum(color * light, 255))
+        _fill(image, _oblong(center, angle, 1.86 * radius, 1.4), color * 0.74)
+        _fill(image, _disc(center, 0.12 * radius), color * 0.55)
 
     return draw
 
 
 def _roofs(rng: np.random.Generator, size: int) -> Iterator[Thing]:
     for _ in range(rng.integers(0, 4)):
-        centre, angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
+        center, angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
         length, width = rng.uniform(34, 70), rng.uniform(26, 40)
-        colour = np.array(ROOFS[rng.integers(len(ROOFS))]) + rng.normal(0, 8, 3)
-        yield Thing(
-            "roof", _oblong(centre, angle, length, width), 12, _roof_paint(centre, angle, length, width, colour)
-        )
+        color = np.array(ROOFS[rng.integers(len(ROOFS))]) + rng.normal(0, 8, 3)
+        yield Thing("roof", _oblong(center, angle, length, width), 12, _roof_paint(center, angle, length, width, color))
 
 
-def _roof_paint(centre: Array, angle: float, length: float, width: float, colour: Array) -> Callable[[Array], None]:
+def _roof_paint(center: Array, angle: float, length: float, width: float, color: Array) -> Callable[[Array], None]:
     across = np.array([-np.sin(angle), np.cos(angle)])
 
     def draw(image: Array) -> None:
-        _fill(image, _oblong(centre, angle, length, width), colour * 0.78)
-        _fill(image, _oblong(centre + 0.25 * width * across, angle, length, width / 2), colour * 1.08)
-        _fill(image, _oblong(centre, angle, length, 1.2), colour * 0.6)
+        _fill(image, _oblong(center, angle, length, width), color * 0.78)
+        _fill(image, _oblong(center + 0.25 * width * across, angle, length, width / 2), color * 1.08)
+        _fill(image, _oblong(center, angle, length, 1.2), color * 0.6)
 
     return draw
 
 
 def _draw_things(rng: np.random.Generator, image: Array, things: list[Thing]) -> None:
-    """All shadows first, so that none falls on a neighbour's top."""
+    """All shadows first, so that none falls on a neighbor's top."""
     sun = rng.uniform(0, 2 * np.pi)
     away = np.array([np.cos(sun), np.sin(sun)])
     shade = np.zeros(image.shape[:2], np.uint8)
@@ -328,14 +326,14 @@ def _draw_trees(rng: np.random.Generator, image: Array, objects: list[Thing]) ->
     """Trees wherever they hide no object's middle."""
     size = len(image) / FINE
     for _ in range(rng.integers(4, 22)):
-        centre, radius = rng.uniform(0, size, 2), rng.uniform(5, 13)
-        hidden = [np.hypot(*(thing.outline.mean(axis=0) - centre)) < 1.22 * radius + 6 for thing in objects]
+        center, radius = rng.uniform(0, size, 2), rng.uniform(5, 13)
+        hidden = [np.hypot(*(thing.outline.mean(axis=0) - center)) < 1.22 * radius + 6 for thing in objects]
         if any(hidden):
             continue
         lobes = 1 + 0.22 * np.repeat(rng.uniform(-1, 1, 12), 4)
         green = np.array([52, 82, 40]) + rng.normal(0, 9, 3)
         for share, light, shift in ((1.0, 0.62, 1.4), (1.0, 1.0, 0.0), (0.66, 1.2, -1.2), (0.3, 1.38, -2.0)):
-            _fill(image, _disc(centre + shift, radius * share, np.roll(lobes, int(40 * share))), green * light)
+            _fill(image, _disc(center + shift, radius * share, np.roll(lobes, int(40 * share))), green * light)
 
 
 def _finish(rng: np.random.Generator, image: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A data set of large pictures (scenes) cut into tiles: pictures of windows, with a COCO JSON of what is in each.
+"""A data set of large images (scenes) cut into tiles: images of windows, with a COCO JSON of what is in each.
 
     N boxes of a scene; x, y px, from the left and top of the scene or of the tile
 
@@ -45,7 +45,7 @@ class Cutting:
 
     window: the side of a tile in px. overlap: the share of a tile that the next one repeats, in [0, 1). scales: px of a
     tile for one px of the scene; each scene is cut once for each. min_visible, cut: see the top of this file. empty:
-    also write tiles without an object. format: of the pictures; jpg has a tenth of the bytes and loses a little.
+    also write tiles without an object. format: of the images; jpg has a tenth of the bytes and loses a little.
     """
 
     window: int = 600
@@ -133,7 +133,7 @@ def tile(
     Writes images/SPLIT/ and annotations/SPLIT.json. A tile that is there, made from the same scene, stays as it is.
     workers: threads, each with one scene; 0: one a core, four at most. skip_faulty: leave out what `data check` calls
     an error. Boxes that reach out of their scene are cut at its edge, and are no error here.
-    Raises InputError for faulty labels and pictures, before anything is written.
+    Raises InputError for faulty labels and images, before anything is written.
     """
     ours, theirs = Path(out).resolve(), Path(source).resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
@@ -183,17 +183,17 @@ def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
 
 
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
-    """(height, width) px of a picture, from its file where the data set does not say."""
+    """(height, width) px of an image, from its file where the data set does not say."""
     height, width = dataset.images.sizes[index].tolist()
     return (height, width) if height > 0 else read_header(dataset.path(index), whole=None).size
 
 
 def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> Cut:
-    pictures = make_folder(out / "images" / dataset.split)
+    images = make_folder(out / "images" / dataset.split)
     sizes = [_size(dataset, index) for index in range(len(dataset))]
 
     def cut_scene(index: int) -> Cut:
-        return _cut_scene(dataset[index], sizes[index], dataset.category_ids, pictures, cutting)
+        return _cut_scene(dataset[index], sizes[index], dataset.category_ids, images, cutting)
 
     with ThreadPoolExecutor(workers) as pool:
         scenes = pool.map(cut_scene, range(len(dataset)))
@@ -201,9 +201,9 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
 
 
 def _cut_scene(
-    sample: Sample, size: tuple[int, int], category_ids: Sequence[int], pictures: Path, cutting: Cutting
+    sample: Sample, size: tuple[int, int], category_ids: Sequence[int], images: Path, cutting: Cutting
 ) -> Cut:
-    """The tiles of one scene; their pictures are written."""
+    """The tiles of one scene; their images are written."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
     over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
@@ -217,12 +217,12 @@ def _cut_scene(
         shown |= seen.counts
         dropped += int((objects & (seen.visible > 0) & ~seen.kept).sum())
         name = f"{Path(sample.path).stem}__{window.x}_{window.y}_{window.width}x{window.height}"
-        file = pictures / f"{name}{'' if scale == 1 else f'_x{scale}'}.{cutting.format}"
+        file = images / f"{name}{'' if scale == 1 else f'_x{scale}'}.{cutting.format}"
         files.append((file, scale, window))
         tiles.append((_image(sample, size, file.name, scale, window), _annotations(sample, seen, category_ids)))
     return Cut(
         tiles,
-        written=_write_pictures(sample.path, files),
+        written=_write_images(sample.path, files),
         left_empty=left_empty,
         objects=int(objects.sum()),
         nowhere=int((objects & ~shown).sum()),
@@ -272,7 +272,7 @@ def _image(sample: Sample, size: tuple[int, int], file: str, scale: float, windo
 
 
 def _annotations(sample: Sample, seen: _Seen, category_ids: Sequence[int]) -> list[Entry]:
-    """The tile's entries under `annotations`, but for their ids and the picture's.
+    """The tile's entries under `annotations`, but for their ids and the image's.
 
     area: the object's own in px of the tile, by the share that is seen. visible: that share. object: the label's id in
     the scene.
@@ -295,7 +295,7 @@ def _annotations(sample: Sample, seen: _Seen, category_ids: Sequence[int]) -> li
     ]
 
 
-def _write_pictures(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
+def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
     """Write the tiles of the scene at `path` (file, scale, window) that are not there yet; how many these were.
 
     A tile's name says which part of which scene it shows, and its file carries the time of the scene's file. So one

@@ -21,7 +21,7 @@ SUMMARY = """
 Rendered images and labels     {data}
 Run: curves, weights, log      {run}
 Detections on validation scenes
-                               {pictures}
+                               {images}
 
 Next, with images of your own (a folder in COCO or YOLO layout):
     boxwright data check DIR
@@ -45,10 +45,10 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     predictor = load(folder, device="cpu", running=RuntimeOptions(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
-    pictures = folder / "pictures"
+    images = folder / "images"
     files = [held_out.path(index) for index in range(len(held_out))]
-    predict_to_folder(predictor, files, pictures)
-    return SUMMARY.format(metrics=metrics, data=data, run=folder, pictures=pictures)
+    predict_to_folder(predictor, files, images)
+    return SUMMARY.format(metrics=metrics, data=data, run=folder, images=images)
 
 
 def _unused(out: Path) -> Path:

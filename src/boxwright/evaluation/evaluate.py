@@ -26,7 +26,7 @@ def evaluate(
     out: str | Path | None = None,
     threshold: float | None = None,
 ) -> Metrics | TopK:
-    """Score a detector or a classifier on labelled images.
+    """Score a detector or a classifier on labeled images.
 
     Args:
         predictor: What `load` gives, or what it takes.
@@ -82,7 +82,7 @@ def evaluate_dataset(
 def scored(predictor: Predictor[Any], dataset: ImageSet) -> Any:
     """The data set as it is scored. Raises InputError for one without images, and as `Task.scored`."""
     if not len(dataset):
-        raise InputError(f"{dataset.root}: split {dataset.split} holds no picture, needed at least one")
+        raise InputError(f"{dataset.root}: split {dataset.split} holds no image, needed at least one")
     return predictor.task.scored(dataset, predictor.recipe)
 
 
@@ -100,7 +100,7 @@ def finish(
         "recipe": recipe.name,
         "data": str(dataset.root),
         "split": dataset.split,
-        "pictures": len(dataset),
+        "images": len(dataset),
         "canvas": recipe.data.canvas.model_dump(),
         "versions": versions("torch", "hotcoco"),
     }

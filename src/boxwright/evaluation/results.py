@@ -21,12 +21,12 @@ def write(
     threshold: float | None = None,
     top_k: int = MAX_DETECTIONS,
 ) -> Path:
-    """Detect on every picture of `dataset` and write `out`/detections_SPLIT_RECIPE_results.json; returns its path.
+    """Detect on every image of `dataset` and write `out`/detections_SPLIT_RECIPE_results.json; returns its path.
 
     The file is one list of {image_id, category_id, bbox, score} with the data set's own ids, bbox [x, y, width, height]
-    in px of the picture. SPLIT is the name of the data set's JSON, so test-dev2017 for image_info_test-dev2017.json.
+    in px of the image. SPLIT is the name of the data set's JSON, so test-dev2017 for image_info_test-dev2017.json.
     threshold: lowest score, None for the recipe's. top_k: detections an image, the best.
-    Raises InputError for classes the model does not know, unreadable pictures, an unwritable folder.
+    Raises InputError for classes the model does not know, unreadable images, an unwritable folder.
     """
     name = f"detections_{_set_name(dataset)}_{predictor.recipe.name}_results.json"
     place = report_folder(out, [name], [dataset])

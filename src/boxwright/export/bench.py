@@ -1,6 +1,6 @@
 """How fast a network is in each runtime that is installed, in one run, so that the ratios mean something.
 
-B pictures at a time
+B images at a time
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ FEWEST = 3  # rounds, for large B
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A runtime. network: B -> median ms a picture of the network alone. whole: likewise from the decoded picture to
+    """A runtime. network: B -> median ms an image of the network alone. whole: likewise from the decoded image to
     boxes or classes, for B = 1 and the best B."""
 
     name: str
@@ -48,13 +48,13 @@ class Row:
 
     @property
     def best(self) -> int:
-        """The B that makes the network fastest a picture."""
+        """The B that makes the network fastest an image."""
         return min(self.network, key=self.network.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """absent: runtime -> why it is not among the rows. info: recipe, canvas and machine. file: of the picture."""
+    """absent: runtime -> why it is not among the rows. info: recipe, canvas and machine. file: of the image."""
 
     rows: tuple[Row, ...]
     absent: dict[str, str]
@@ -66,7 +66,7 @@ class Report:
         first = self.rows[0]
         width = max(len(row.name) for row in self.rows)
         columns = ("network, B = 1", "end to end, B = 1", "network, best B", "end to end, best B")
-        lines = [f"ms a picture (how many times as fast as {first.name})"]
+        lines = [f"ms an image (how many times as fast as {first.name})"]
         lines += [" " * width + "".join(f"{column:>22}" for column in columns)]
         for row in self.rows:
             pairs = (
@@ -158,7 +158,7 @@ def _all(
             with told(name):
                 if importlib.util.find_spec(name) is None:
                     raise InputError("not installed")
-                dynamic = name == "onnxruntime"  # a free batch costs OpenVINO some speed with one picture
+                dynamic = name == "onnxruntime"  # a free batch costs OpenVINO some speed with one image
                 export_model(source, format_, spare / file, recipe=chosen, dynamic_batch=dynamic)
                 files[name] = spare / file
     for name, path in files.items():
@@ -168,17 +168,17 @@ def _all(
 
 
 def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], rounds: int) -> Iterator[Row]:
-    pictures = [scenes.scene(0, index % 4).image for index in range(max(batches))]
+    images = [scenes.scene(0, index % 4).image for index in range(max(batches))]
     network: dict[str, dict[int, float]] = {name: {} for name in found}
     for many in track(batches, len(batches), "network", "sizes"):
-        tasks = [_network(one, [one.preprocess(picture) for picture in pictures[:many]]) for one in found.values()]
+        tasks = [_network(one, [one.preprocess(image) for image in images[:many]]) for one in found.values()]
         for name, ms in zip(found, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
             network[name][many] = ms / many
     rows = [Row(name, times, {}) for name, times in network.items()]
     sizes = sorted({1, *(row.best for row in rows)})
     for many in track(sizes, len(sizes), "end to end", "sizes"):
         chosen = [row for row in rows if many in (1, row.best)]
-        tasks = [_end_to_end(found[row.name], pictures[:many]) for row in chosen]
+        tasks = [_end_to_end(found[row.name], images[:many]) for row in chosen]
         for row, ms in zip(chosen, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
             row.whole[many] = ms / many
     yield from rows
@@ -203,7 +203,7 @@ def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[]
 
 
 def _draw(report: Report) -> None:
-    """Two bars a runtime, one picture at a time and its best number, with what the rest adds on top of the network."""
+    """Two bars a runtime, one image at a time and its best number, with what the rest adds on top of the network."""
     figure = Figure(figsize=(8, 1 + 0.7 * len(report.rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(report.rows):
@@ -220,7 +220,7 @@ def _draw(report: Report) -> None:
     height, width = report.info["canvas"]
     axes.set(
         title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
-        xlabel="ms a picture: network (blue), the rest to boxes or classes (grey)",
+        xlabel="ms an image: network (blue), the rest to boxes or classes (gray)",
     )
     as_it_stands([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):

@@ -9,7 +9,7 @@ from boxwright.runtimes.base.graph import Graph
 
 
 def complete_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
-    """`pictures` (B, h, w, 3) uint8 RGB of any size -> `graph_outputs` of the recipe's task.
+    """`images` (B, h, w, 3) uint8 RGB of any size -> `graph_outputs` of the recipe's task.
 
     dynamic_batch: B may be anything from 1 on.
     """
@@ -17,4 +17,4 @@ def complete_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_bat
     # an example of one image would make an export take the axis for one that never grows
     images = torch.randint(256, (max(batch, 2) if dynamic_batch else batch, 50, 70, 3), dtype=torch.uint8)
     varying = ({0: "batch"} if dynamic_batch else {}) | {1: "height", 2: "width"}
-    return Graph(task.graph(model, recipe).eval(), {"pictures": images}, task.graph_outputs, {"pictures": varying})
+    return Graph(task.graph(model, recipe).eval(), {"images": images}, task.graph_outputs, {"images": varying})

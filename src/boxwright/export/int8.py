@@ -1,6 +1,6 @@
 """Weights -> a file that computes in 8 bits, and what that costs.
 
-Calibration pictures come from `train`, AP (of classifiers top-1) from `val`. Where the drop is above the limit, the
+Calibration images come from `train`, AP (of classifiers top-1) from `val`. Where the drop is above the limit, the
 most sensitive layers stay float until it is met.
 """
 
@@ -34,7 +34,7 @@ from boxwright.runtimes.serialization import onnx_file
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
-LOOKED_AT = 8  # of the calibration pictures, for the sensitivity of the layers: each costs a pass for every layer
+LOOKED_AT = 8  # of the calibration images, for the sensitivity of the layers: each costs a pass for every layer
 
 
 def quantize(
@@ -43,14 +43,14 @@ def quantize(
     out: str | Path | None = None,
     *,
     backend: str = "openvino",
-    pictures: int = 64,
+    images: int = 64,
     max_drop: float = 0.005,
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Report:
     """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, openvino or onnxruntime, to `out`.
 
-    data: a data set; so many `pictures` of its split train calibrate, its split val measures. out: None for a file in
+    data: a data set; so many `images` of its split train calibrate, its split val measures. out: None for a file in
     this folder, called as the source is. max_drop: of AP, or top-1, against the same network as float32 in the same
     runtime.
     recipe, overrides: as in `export_model`. The report lies beside the file as FILE.int8.json, .md and .png.
@@ -58,7 +58,7 @@ def quantize(
     Raises InputError for weights or data that cannot be read, words that do not fit, an extra that is not installed,
     and where the limit cannot be met; then nothing is written.
     """
-    target = _target(source, out, backend, pictures, max_drop)
+    target = _target(source, out, backend, images, max_drop)
     int8_files.library()  # before the work, as the place to write to below
     model, chosen = network(source, recipe, overrides, None)
     if getattr(model, "two_stage", False):
@@ -67,11 +67,11 @@ def quantize(
             "which 256 steps cannot hold; export it with --half"
         )
     task = tasks.of(chosen)
-    calibration, held_out = _Calibration(data, model, chosen, pictures), task.open(data, "val", chosen.data)
+    calibration, held_out = _Calibration(data, model, chosen, images), task.open(data, "val", chosen.data)
     with tempfile.TemporaryDirectory() as folder, atomic_write_group(target) as final:
         work = _Work(backend, model, chosen, calibration, Path(folder))
         quality = work.worth(work.plain, held_out)
-        moved = sensitivity(model, [calibration.picture(index) for index in range(min(LOOKED_AT, len(calibration)))])
+        moved = sensitivity(model, [calibration.image(index) for index in range(min(LOOKED_AT, len(calibration)))])
         trials = _search(work, held_out, quality, max_drop, [one.layer for one in moved if one.layer in work.nodes])
         ms = work.times()
         work.save(final)
@@ -80,7 +80,7 @@ def quantize(
             recipe=chosen.name,
             backend=backend,
             calibrated_on=calibration.told,
-            measured_on=f"{len(held_out)} pictures of val of {data}",
+            measured_on=f"{len(held_out)} images of val of {data}",
             measure=task.measure,
             limit=max_drop,
             before=Side(quality, _size(work.plain), ms[0]),
@@ -93,13 +93,13 @@ def quantize(
 
 
 def _search(work: "_Work", held_out: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
-    """Quantise with none, 1, 2, 4, ... of `layers` (most sensitive first) in float, until no more than `max_drop` is
+    """Quantize with none, 1, 2, 4, ... of `layers` (most sensitive first) in float, until no more than `max_drop` is
     lost of `quality`. Raises InputError where that is not so with any number of them below all."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
         if count >= len(layers):
             break
-        work.quantise(layers[:count])
+        work.quantize(layers[:count])
         trials.append(Trial(tuple(layers[:count]), work.worth(work.small, held_out)))
         if quality - trials[-1].quality <= max_drop:
             return trials
@@ -109,13 +109,13 @@ def _search(work: "_Work", held_out: Any, quality: float, max_drop: float, layer
     )
 
 
-def _target(source: str | Path, out: str | Path | None, backend: str, pictures: int, max_drop: float) -> Path:
+def _target(source: str | Path, out: str | Path | None, backend: str, images: int, max_drop: float) -> Path:
     """Where the file goes. Raises InputError for words that do not fit, and where it would take the place of what is
     read."""
     if backend not in SUFFIXES:
         raise InputError(f"--backend: found '{backend}', needed one of {', '.join(SUFFIXES)}")
-    if pictures < 1:
-        raise InputError(f"--images: found {pictures}, needed at least one image to calibrate on")
+    if images < 1:
+        raise InputError(f"--images: found {images}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
         raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
     target = Path(f"{named_after(source)}.int8{SUFFIXES[backend]}" if out is None else out)
@@ -134,13 +134,13 @@ class _Calibration:
         task = tasks.of(recipe)
         dataset = task.open(data, "train", recipe.data)
         if not len(dataset):
-            raise InputError(f"{data}: split train holds no picture, needed at least one to calibrate on")
+            raise InputError(f"{data}: split train holds no image, needed at least one to calibrate on")
         indices = evenly_spaced(len(dataset), count)
         self.pipeline = CanvasPipeline[Any](model, recipe, task, torch.device("cpu"), None)
         self.images = [self.pipeline.preprocess(dataset.source(index), index, keep_image=False) for index in indices]
-        self.told = f"{len(indices)} of {len(dataset)} pictures of train"
+        self.told = f"{len(indices)} of {len(dataset)} images of train"
 
-    def picture(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
         """What the network takes for an image: (1, 3, H, W) float in [0, 1]."""
         return self.pipeline.inputs([self.images[index]])[0].contiguous()
 
@@ -149,7 +149,7 @@ class _Calibration:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The same as an array by name, for the tool that calibrates."""
-        return {"images": self.picture(index).numpy()}  # IndexError after the last ends a loop over all
+        return {"images": self.image(index).numpy()}  # IndexError after the last ends a loop over all
 
 
 class _Work:
@@ -167,22 +167,22 @@ class _Work:
         int8_files.write_plain(backend, self.graph, self.plain, cards[0])
         self.nodes = onnx_file.layers(self.graph)
 
-    def quantise(self, kept: Sequence[str]) -> None:
+    def quantize(self, kept: Sequence[str]) -> None:
         """Write `small`, with the layers `kept` in float."""
         nodes = [node for layer in kept for node in self.nodes[layer]]
         int8_files.write_int8(self.backend, self.graph, self.small, self.card, self.calibration, nodes)
 
     def worth(self, file: Path, held_out: Any) -> float:
-        """AP, or top-1, of the file on all pictures of `held_out`."""
+        """AP, or top-1, of the file on all images of `held_out`."""
         found: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), held_out).quality
         if found < 0:
             raise InputError(f"{held_out.root}: split val holds no object, needed some to measure AP on")
         return found
 
     def times(self) -> list[float]:
-        """Median ms of the network for one picture, of both files."""
+        """Median ms of the network for one image, of both files."""
         networks = [open_runtime(file, self.backend)[0].forward for file in (self.plain, self.small)]
-        return side_by_side(networks, [self.calibration.picture(0)])
+        return side_by_side(networks, [self.calibration.image(0)])
 
     def save(self, target: Path) -> None:
         """Copy `small` to `target`, and its .bin beside it."""

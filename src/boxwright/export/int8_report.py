@@ -1,4 +1,4 @@
-"""What quantisation gained and cost, as text, JSON, Markdown and a picture."""
+"""What quantization gained and cost, as text, JSON, Markdown and an image."""
 
 import platform
 from dataclasses import asdict, dataclass
@@ -12,12 +12,12 @@ from boxwright.export.sensitivity import Moved
 from boxwright.files import atomic_write
 from boxwright.version import __version__
 
-SHOWN = 30  # layers in the picture, the most sensitive ones; text and JSON have all
+SHOWN = 30  # layers in the image, the most sensitive ones; text and JSON have all
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """quality: AP or top-1. size: bytes. ms: median milliseconds of the network for one picture."""
+    """quality: AP or top-1. size: bytes. ms: median milliseconds of the network for one image."""
 
     quality: float
     size: int
@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """calibrated_on, measured_on: pictures, in words. measure: AP or top-1. trials: in order, the last one was kept.
+    """calibrated_on, measured_on: images, in words. measure: AP or top-1. trials: in order, the last one was kept.
     layers: most sensitive first."""
 
     file: Path
@@ -63,7 +63,7 @@ class Report:
         one, other = self.before, self.after
         return [
             (self.measure, f"{one.quality:.4f}", f"{other.quality:.4f}", f"drop {self.drop:.4f} of {self.limit:g}"),
-            ("ms a picture", f"{one.ms:.1f}", f"{other.ms:.1f}", f"{one.ms / other.ms:.2f}x as fast"),
+            ("ms an image", f"{one.ms:.1f}", f"{other.ms:.1f}", f"{one.ms / other.ms:.2f}x as fast"),
             ("MB", f"{one.size / 1e6:.1f}", f"{other.size / 1e6:.1f}", f"{other.size / one.size:.2f}x the size"),
         ]
 

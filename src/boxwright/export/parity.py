@@ -47,23 +47,23 @@ class Report:
 
     @property
     def found_nothing(self) -> bool:
-        """Nothing differs, but neither was anything found on any picture."""
+        """Nothing differs, but neither was anything found on any image."""
         return not self.reason and not self.content["answers"]["compared"]
 
     def __str__(self) -> str:
-        """`model.onnx: as PyTorch on 4 rendered pictures: raw tensors within 1.2e-06, 31 of 31 answers`"""
+        """`model.onnx: as PyTorch on 4 rendered images: raw tensors within 1.2e-06, 31 of 31 answers`"""
         said = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} answers"]
         if rows := self.content["raw"]:
             said.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
         if quality := self.content.get("quality"):
             said.append("{measure} {pytorch:.4f} in PyTorch, {file:.4f} in the file".format(**quality))
-        return f"{self.file}: as PyTorch on {self.content['pictures']}: {', '.join(said)}"
+        return f"{self.file}: as PyTorch on {self.content['images']}: {', '.join(said)}"
 
 
 def check(
     part: Path, target: Path, model: nn.Module, card: Metadata, runtime: str, data: str | None, split: str
 ) -> Report:
-    """Compare the file `part`, which is to become `target`, with `model`, on rendered scenes or pictures of `data`.
+    """Compare the file `part`, which is to become `target`, with `model`, on rendered scenes or images of `data`.
 
     Raises InputError where the file cannot be run, or `data` not be read.
     """
@@ -79,14 +79,14 @@ def check(
         "precision": card.precision,
         "fingerprint": card.fingerprint,
         "backend": runtime,
-        "pictures": description,
+        "images": description,
         "limits": {name: getattr(limits, name) for name in Limits.__slots__},
         "versions": versions("torch"),
     }
     content["raw"] = compare_raw(ours, theirs, images, limits) if card.kind == "raw" else []
     content["first_difference"] = next((row for row in content["raw"] if not row["worst"] <= limits.raw), None)
     if content["first_difference"] is not None and theirs.backend is not None and part.suffix == ".onnx":
-        image = images[content["first_difference"]["picture"]]
+        image = images[content["first_difference"]["image"]]
         content["first_inside"] = _first_inside(part, ours, card, image, theirs.backend.shape[0] or 1)
     if content["first_difference"] is None:
         content["answers"] = compare_answers(ours, theirs, images, card, limits)
@@ -100,13 +100,13 @@ def _reason(content: dict[str, Any], limits: Limits) -> str:
     if (row := content["first_difference"]) is not None:
         return (
             f"output {row['name']} differs from PyTorch's by {row['worst']:.2g} of its largest number (allowed "
-            f"{limits.raw:g}) on picture {row['picture']}"
+            f"{limits.raw:g}) on image {row['image']}"
         )
     if not _enough(answers := content["answers"], limits):
         first = answers["unmatched"][0]
         return (
             f"{answers['matched']} of {answers['compared']} answers have a partner among PyTorch's (needed "
-            f"{limits.matched:.0%}); the first without is on picture {first['picture']}"
+            f"{limits.matched:.0%}); the first without is on image {first['image']}"
         )
     quality = content.get("quality")
     if quality and abs(quality["pytorch"] - quality["file"]) > limits.quality:
@@ -124,12 +124,12 @@ def _enough(answers: dict[str, Any], limits: Limits) -> bool:
 def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
     """Images to compare on, and what they are."""
     if data is None:
-        return [scenes.scene(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered pictures"
+        return [scenes.scene(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered images"
     dataset = tasks.of(recipe).open(data, split, recipe.data)
     if not len(dataset):
-        raise InputError(f"{data}: split {split} holds no picture, needed at least one")
+        raise InputError(f"{data}: split {split} holds no image, needed at least one")
     chosen = evenly_spaced(len(dataset), FROM_DATA)
-    return [dataset.source(index) for index in chosen], f"{len(chosen)} of {len(dataset)} pictures of {split}"
+    return [dataset.source(index) for index in chosen], f"{len(chosen)} of {len(dataset)} images of {split}"
 
 
 def _first_inside(part: Path, ours: Predictor[Any], card: Metadata, image: Image, batch: int) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ def compare_answers(
         compared, matched, unmatched = match(one, other, floor, max(one.size), limits)
         total["compared"] += compared
         total["matched"] += matched
-        total["unmatched"] += [{"picture": index} | row for row in unmatched[:SHOWN]]
+        total["unmatched"] += [{"image": index} | row for row in unmatched[:SHOWN]]
     return total
 
 

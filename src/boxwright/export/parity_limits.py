@@ -9,7 +9,7 @@ from torch import Tensor
 @dataclass(frozen=True, slots=True)
 class Limits:
     """raw: difference of a raw tensor as a share of its largest number. score: difference of scores. edge: of a box's
-    edges, as a share of the picture's longer side. matched: share of detections that have a partner. proposals: the
+    edges, as a share of the image's longer side. matched: share of detections that have a partner. proposals: the
     same, of a two-stage detector's; so near-equal are many of them that more of their fate is rounding. quality: drop
     of AP, of classifiers top-1.
     """

@@ -30,7 +30,7 @@ def compare_raw(
             one, other = ([output[i : i + 1] for output in tensors] for tensors in outputs)
             for name, worst, shape in differences(names, one, other, limits):
                 if name not in rows or not worst <= rows[name]["worst"]:
-                    rows[name] = {"name": name, "worst": worst, "picture": start + i, "shape": shape}
+                    rows[name] = {"name": name, "worst": worst, "image": start + i, "shape": shape}
     return list(rows.values())
 
 

@@ -59,9 +59,9 @@ def export_model(
         batch: Batch size of the file.
         dynamic_batch: The file takes any batch size.
         half: FP16 weights.
-        complete: From pictures as bytes to detections or classes, preprocessing and NMS inside; else from canvases to
+        complete: From images as bytes to detections or classes, preprocessing and NMS inside; else from canvases to
             the raw tensors.
-        data: The root of a data set on whose pictures the answers are compared; None for rendered scenes.
+        data: The root of a data set on whose images the answers are compared; None for rendered scenes.
         split: Which part of it; None for val.
         chip: The Ascend device that an om is for, such as Ascend310P3.
 
@@ -216,5 +216,5 @@ def _refused_if_empty(report: parity.Report) -> parity.Report:
     # two files that find nothing are equal whatever they compute
     if not report.found_nothing:
         return report
-    reason = f"nothing is found on {report.content['pictures']} from score {LOWEST} on, so that nothing is"
+    reason = f"nothing is found on {report.content['images']} from score {LOWEST} on, so that nothing is"
     return replace(report, reason=f"{reason} compared; name images with something on them by --data")

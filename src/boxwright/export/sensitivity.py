@@ -28,25 +28,25 @@ class Moved:
     by: float
 
 
-def sensitivity(model: nn.Module, pictures: Sequence[Tensor]) -> list[Moved]:
-    """Every convolution and fully connected layer that the `pictures` (1, 3, H, W) reach, most sensitive first.
+def sensitivity(model: nn.Module, images: Sequence[Tensor]) -> list[Moved]:
+    """Every convolution and fully connected layer that the `images` (1, 3, H, W) reach, most sensitive first.
 
     Weights are rounded to -127..127 steps for each output channel, inputs to 0..255 steps between their least and
-    largest number on these pictures: what an integer kernel does, without its saturation.
+    largest number on these images: what an integer kernel does, without its saturation.
     """
     layers = {name: one for name, one in model.named_modules() if isinstance(one, Layer)}
     with _watched(layers) as ranges:
-        wanted = _raw(model, pictures)
+        wanted = _raw(model, images)
     found = []
     for name in track(ranges, len(ranges), "sensitivity", "layers"):
         with _rounded(layers[name], *ranges[name]):
-            found.append(Moved(name, _gap(wanted, _raw(model, pictures))))
+            found.append(Moved(name, _gap(wanted, _raw(model, images))))
     return sorted(found, key=lambda one: -one.by)
 
 
-def _raw(model: nn.Module, pictures: Sequence[Tensor]) -> list[Raw]:
+def _raw(model: nn.Module, images: Sequence[Tensor]) -> list[Raw]:
     with evaluating(model):
-        return [model(picture) for picture in pictures]
+        return [model(image) for image in images]
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _rounded(layer: Layer, low: float, high: float) -> Iterator[None]:
 
 
 def _gap(wanted: Sequence[Raw], found: Sequence[Raw]) -> float:
-    """As `Moved.by` says, over all pictures."""
+    """As `Moved.by` says, over all images."""
     shares: list[float] = []
     for ours, theirs in zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True):  # of each raw tensor
         gap = sum(float((one - other).double().square().mean()) for one, other in zip(ours, theirs, strict=True))

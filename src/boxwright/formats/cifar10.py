@@ -106,7 +106,7 @@ def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
         raise InputError(f"{file}: labels: needed a list of whole numbers; this is no file of CIFAR-10")
     if len(labels) != len(data):
-        raise InputError(f"{file}: {len(labels)} labels for {len(data)} pictures, needed as many; fetch it anew")
+        raise InputError(f"{file}: {len(labels)} labels for {len(data)} images, needed as many; fetch it anew")
     return np.array(labels, dtype=np.int64), data
 
 

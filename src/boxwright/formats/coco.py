@@ -40,7 +40,7 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def find_unlabeled(root: Path) -> dict[str, Path]:
-    """Split -> JSON file that lists pictures without their labels, as COCO publishes them for its test sets."""
+    """Split -> JSON file that lists images without their labels, as COCO publishes them for its test sets."""
     files = sorted((root / "annotations").glob("image_info_*.json")) + sorted(root.glob("image_info_*.json"))
     return {file.stem.removeprefix("image_info_"): file for file in files}
 
@@ -301,7 +301,7 @@ def _floats(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.f
 
 
 def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
-    """All whole numbers or all texts; a column of both would make 1 and "1" the same picture."""
+    """All whole numbers or all texts; a column of both would make 1 and "1" the same image."""
     if values and isinstance(values[0], str):
         texts = _texts(values, key, where, file)
         for index, text in enumerate(texts):
@@ -314,7 +314,7 @@ def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
 
 
 def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
-    """The picture of each annotation, -1 where there is none; of two pictures with one id, the first."""
+    """The image of each annotation, -1 where there is none; of two images with one id, the first."""
     if not len(wanted):
         return np.zeros(0, dtype=np.int64)
     if image_ids.dtype.kind != wanted.dtype.kind:
@@ -328,7 +328,7 @@ def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
 
 
 def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
-    """The first of the usual folders that holds the most of a few pictures (of all, should those few be missing)."""
+    """The first of the usual folders that holds the most of a few images (of all, should those few be missing)."""
     stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
     stem = stem.replace("-dev", "")  # COCO's test-dev2017 are a part of the images in test2017
     parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
@@ -343,7 +343,7 @@ def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
             return folders[counts.index(max(counts))]
     places = ", ".join(str(folder) for folder in folders)
     raise InputError(
-        f"{file}: none of its {len(names)} pictures ({_shown(os.fsdecode(names[0].item()))} and so on) is in {places}; "
+        f"{file}: none of its {len(names)} images ({_shown(os.fsdecode(names[0].item()))} and so on) is in {places}; "
         "move them there, or name their folder with the key 'images' of a data YAML"
     )
 

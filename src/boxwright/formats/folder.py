@@ -25,8 +25,8 @@ def find(root: Path) -> dict[str, Path]:
     if found:
         return found
     inside = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
-    pictured = any(file.lower().endswith(SUFFIXES) for file in inside)
-    return {"all": root} if pictured else {}
+    imaged = any(file.lower().endswith(SUFFIXES) for file in inside)
+    return {"all": root} if imaged else {}
 
 
 def read(source: Source) -> ClassSet:
@@ -41,22 +41,22 @@ def read(source: Source) -> ClassSet:
         _same_classes(folder, classes, other, class_folders(other))
     files = [
         [str(file) for file in walk(folder / name, ("",))]
-        for name in track(classes, len(classes), f"looking for pictures of {split}", "classes")
+        for name in track(classes, len(classes), f"looking for images of {split}", "classes")
     ]
-    pictures = [[file for file in each if file.lower().endswith(SUFFIXES)] for each in files]
-    counts = [len(each) for each in pictures]
+    images = [[file for file in each if file.lower().endswith(SUFFIXES)] for each in files]
+    counts = [len(each) for each in images]
     if plain(split) in {"train", "all"} and 0 in counts:
         empty = folder / classes[counts.index(0)]
         raise InputError(
-            f"{empty}: holds no picture ({counts.count(0)} such classes), needed some to learn from; put "
+            f"{empty}: holds no image ({counts.count(0)} such classes), needed some to learn from; put "
             f"{', '.join(SUFFIXES)} there, or remove the class from all splits"
         )
     if not any(counts):
-        raise InputError(f"{folder}: its {len(classes)} class folders hold no picture; put {', '.join(SUFFIXES)} there")
+        raise InputError(f"{folder}: its {len(classes)} class folders hold no image; put {', '.join(SUFFIXES)} there")
     unused = [file for file in chain(*files) if not file.lower().endswith(SUFFIXES)]
     unused += sorted(str(entry) for entry in folder.iterdir() if entry.is_file())
     labels = np.repeat(np.arange(len(classes)), counts)
-    paths = paths_column([*chain(*pictures)])
+    paths = paths_column([*chain(*images)])
     return ClassSet(
         tuple(classes), split, source.root, source.kind, paths, labels, unused=tuple(unused), class_folders=True
     )

@@ -19,7 +19,7 @@ WORDNET_ID = re.compile(r"n\d{8}")
 HOMES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # as image-net.org's archives and Kaggle's unpack
 VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 # The truth of the flat validation folder: the devkit's, with a number from 1 in ImageNet's own order on each line;
-# Kaggle's; and Caffe's, with the picture and a number from 0 in the order of the WordNet ids.
+# Kaggle's; and Caffe's, with the image and a number from 0 in the order of the WordNet ids.
 DEVKIT, KAGGLE, CAFFE = "ILSVRC2012_validation_ground_truth.txt", "LOC_val_solution.csv", "val.txt"
 TRUTH_HOMES = ("", "ILSVRC2012_devkit_t12/data", "devkit/data", "data", "val")
 
@@ -78,31 +78,29 @@ def _flat(source: Source) -> ClassSet:
     trained = [name for other in source.others for name in class_folders(other)]
     classes = sorted(trained or names)
     files = sorted(entry.name for entry in place.iterdir())
-    pictures = [name for name in files if VALIDATION.fullmatch(name)]
+    images = [name for name in files if VALIDATION.fullmatch(name)]
     unused = tuple(str(place / name) for name in files if not VALIDATION.fullmatch(name) and (place / name).is_file())
     truth, file = _truth(source.root, place)
     numbers = {wordnet_id: label for label, wordnet_id in enumerate(classes)}
     labels = []
-    for name in pictures:
+    for name in images:
         wordnet_id = truth.get(name.rpartition(".")[0])
         if wordnet_id not in numbers:
             named = "nothing" if wordnet_id is None else f"class {wordnet_id}, which is not in train"
-            raise InputError(
-                f"{place / name}: {file} says {named} of this picture; needed one of {len(numbers)} classes"
-            )
+            raise InputError(f"{place / name}: {file} says {named} of this image; needed one of {len(numbers)} classes")
         labels.append(numbers[wordnet_id])
-    paths = paths_column([str(place / name) for name in pictures])
+    paths = paths_column([str(place / name) for name in images])
     chosen = tuple(names[wordnet_id] for wordnet_id in classes)
     return ClassSet(chosen, source.split, source.root, source.kind, paths, np.array(labels, np.int64), unused=unused)
 
 
 def _truth(root: Path, folder: Path) -> tuple[dict[str, str], Path]:
-    """Picture's name without suffix -> WordNet id, and the file that says so."""
+    """Image's name without suffix -> WordNet id, and the file that says so."""
     homes = [base / name for base in (root, folder.parent) for name in TRUTH_HOMES]
     files = [home / name for name in (DEVKIT, KAGGLE, CAFFE) for home in homes if (home / name).is_file()]
     if not files:
         raise InputError(
-            f"{folder}: pictures without class folders, and none of {DEVKIT}, {KAGGLE}, {CAFFE} in {root} to tell "
+            f"{folder}: images without class folders, and none of {DEVKIT}, {KAGGLE}, {CAFFE} in {root} to tell "
             "their classes; put one there"
         )
     file = files[0]
@@ -114,14 +112,14 @@ def _truth(root: Path, folder: Path) -> tuple[dict[str, str], Path]:
         if file.name == KAGGLE and line.startswith("ImageId"):
             continue
         try:
-            picture, wordnet_id = reads(number, line, ids)
+            image, wordnet_id = reads(number, line, ids)
         except (ValueError, IndexError):
-            wordnet_id = picture = ""
+            wordnet_id = image = ""
         if wordnet_id not in known:
             raise InputError(
                 f"{file} line {number}: '{line[:60]}' names none of ImageNet's 1000 classes; fetch it anew"
             )
-        result[picture] = wordnet_id
+        result[image] = wordnet_id
     return result, file
 
 
@@ -130,13 +128,13 @@ def _devkit_line(number: int, line: str, ids: list[str]) -> tuple[str, str]:
 
 
 def _kaggle_line(number: int, line: str, ids: list[str]) -> tuple[str, str]:
-    picture, _, rest = line.partition(",")
-    return picture, rest.split()[0]
+    image, _, rest = line.partition(",")
+    return image, rest.split()[0]
 
 
 def _caffe_line(number: int, line: str, ids: list[str]) -> tuple[str, str]:
-    picture, label = line.split()
-    return Path(picture).stem, _at(sorted(ids), int(label))
+    image, label = line.split()
+    return Path(image).stem, _at(sorted(ids), int(label))
 
 
 def _at(ids: list[str], place: int) -> str:

@@ -1,8 +1,8 @@
-"""One line a picture: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
+"""One line an image: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
 
 The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Where the first name is
 `background`, as in the MindSpore zoo's Faster R-CNN, that is class 0 and no class of ours: objects count from 1. Such
-sets number nothing: pictures and boxes get ids counted from 1.
+sets number nothing: images and boxes get ids counted from 1.
 """
 
 from dataclasses import replace
@@ -38,14 +38,14 @@ def read(source: Source) -> Dataset:
     for number, line in text.lines(path):
         match = text.LISTED.fullmatch(line)
         if match is None:
-            raise InputError(f"{path} line {number}: found '{line[:60]}', needed a picture's path and its boxes")
+            raise InputError(f"{path} line {number}: found '{line[:60]}', needed an image's path and its boxes")
         paths.append(text.image_path(match[1], path, root, source.images))
         boxes = [_parse(word, path, number) for word in (match[2] or "").split()]
         table += boxes
         places += [number] * len(boxes)
         counts.append(len(boxes))
     if not paths:
-        raise InputError(f"{path}: empty, needed one picture a line")
+        raise InputError(f"{path}: empty, needed one image a line")
     rows = _boxes(table, places, first, len(classes))
     ids = tuple(range(first, first + len(classes)))
     return replace(source.unnumbered(classes, paths, [str(path)], rows, counts), category_ids=ids)

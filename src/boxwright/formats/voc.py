@@ -1,8 +1,8 @@
-"""Pascal VOC: one XML a picture with its `object`s, each a `name` and a `bndbox`.
+"""Pascal VOC: one XML an image with its `object`s, each a `name` and a `bndbox`.
 
-The folder holds `Annotations`, `JPEGImages`, and `ImageSets/Main/{split}.txt`, lists of the pictures' names; without
-lists all is the split `all`. VOC counts pixels from 1 and means both ends: xmin 1, xmax 640 cover a picture 640 px
-wide, which is 0 to 640 for us. Such sets number nothing: pictures and boxes get ids counted from 1.
+The folder holds `Annotations`, `JPEGImages`, and `ImageSets/Main/{split}.txt`, lists of the images' names; without
+lists all is the split `all`. VOC counts pixels from 1 and means both ends: xmin 1, xmax 640 cover an image 640 px
+wide, which is 0 to 640 for us. Such sets number nothing: images and boxes get ids counted from 1.
 """
 
 import os
@@ -32,7 +32,7 @@ MAX_BYTES = 1 << 24  # bytes of an XML; an object takes some 300
 MAX_ELEMENTS = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
 MAX_DEPTH = 32  # elements in elements; VOC itself has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that picture
+MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that image
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def read(source: Source) -> Dataset:
     else:
         files = [str(folder / f"{name}.xml") for name in _listed(path)]
     if not files:
-        raise InputError(f"{path}: names no picture, needed XMLs in Annotations or their names in a list")
+        raise InputError(f"{path}: names no image, needed XMLs in Annotations or their names in a list")
     annotations = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
     classes = source.names or text.listed_classes(root) or _all_names(root, folder, annotations)
     if not classes:
@@ -197,9 +197,9 @@ def _parse(file: str) -> ET.Element:
         with open_regular(file) as opened:
             data = opened.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of a picture") from error
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of an image") from error
     if len(data) > MAX_BYTES:
-        raise InputError(f"{file}: has more than {MAX_BYTES} bytes, needed the labels of one picture")
+        raise InputError(f"{file}: has more than {MAX_BYTES} bytes, needed the labels of one image")
     builder = _Builder()
     try:
         tree = ET.fromstring(data, ET.XMLParser(target=builder))
@@ -252,10 +252,10 @@ def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation])
 
 
 def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
-    """Where the picture of each XML lies.
+    """Where the image of each XML lies.
 
-    As for VOC's own tools, picture and XML bear one name: `filename` only says which of several suffixes is meant, or
-    names the picture where there is none of that name. Where that one is absent, too, it is what will be reported.
+    As for VOC's own tools, image and XML bear one name: `filename` only says which of several suffixes is meant, or
+    names the image where there is none of that name. Where that one is absent, too, it is what will be reported.
     """
     paths, listed = [], dict[Path, dict[str, list[str]]]()
     for file in files:
@@ -263,8 +263,8 @@ def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder
         if own.parent not in listed:
             listed[own.parent] = _by_stem(own.parent)
         same, filename = listed[own.parent].get(own.stem, []), Path(annotations[file].filename).name
-        is_picture = Path(filename).suffix.lower() in SUFFIXES
-        if filename in same or (is_picture and not same):
+        is_image = Path(filename).suffix.lower() in SUFFIXES
+        if filename in same or (is_image and not same):
             paths.append(str(own.parent / filename))
         else:
             paths.append(str(own.parent / same[0] if same else own.with_suffix(SUFFIXES[0])))
@@ -272,7 +272,7 @@ def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder
 
 
 def _by_stem(folder: Path) -> dict[str, list[str]]:
-    """Name without suffix -> the pictures in `folder` called so, in the order of SUFFIXES."""
+    """Name without suffix -> the images in `folder` called so, in the order of SUFFIXES."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (names, of which there are 100,000s)
     found: dict[str, list[str]] = {}
     for suffix in SUFFIXES:
@@ -287,16 +287,16 @@ def _is_set(folder: Path) -> bool:
 
 
 def _is_plain(file: Path, root: Path) -> bool:
-    """Whether it lists pictures. Main also holds a list for each class, with 1, 0 or -1 behind the names."""
+    """Whether it lists images. Main also holds a list for each class, with 1, 0 or -1 behind the names."""
     first = next(text.lines(file), (0, ""))[1]
     return bool(first) and (not MARKED.fullmatch(first) or os.path.isfile(root / "Annotations" / f"{first}.xml"))  # noqa: PTH113
 
 
 def _listed(source: Path) -> Iterator[str]:
-    """The names in a list of pictures."""
+    """The names in a list of images."""
     for number, name in text.lines(source):
         if not text.can_be_path(name):
-            raise InputError(f"{source} line {number}: {name[:60]!r} cannot be the name of a picture")
+            raise InputError(f"{source} line {number}: {name[:60]!r} cannot be the name of an image")
         yield name
 
 

@@ -1,8 +1,8 @@
-"""YOLO text labels: one file a picture, one line a box: `class x y w h`, centre and size as shares of the picture.
+"""YOLO text labels: one file an image, one line a box: `class x y w h`, center and size as shares of the image.
 
-Pictures come from a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or one flat
+Images come from a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or one flat
 `images` with `labels`, which is then the split `all`) or from a list of paths (`train.txt`), whose labels lie where
-`images` in the path is replaced by `labels`, or beside the picture. Such sets number nothing: pictures and boxes get
+`images` in the path is replaced by `labels`, or beside the image. Such sets number nothing: images and boxes get
 ids counted from 1 (0 as an annotation's id would mean "unmatched" to pycocotools).
 """
 
@@ -23,7 +23,7 @@ from boxwright.progress import track
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> folder of pictures or list file. Where both name a split, the list says which pictures belong to it."""
+    """Split -> folder of images or list file. Where both name a split, the list says which images belong to it."""
     images, labels = root / "images", root / "labels"
     flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
     inner = [] if flat else [folder for folder in text.folders(images) if (labels / folder.name).is_dir()]
@@ -52,10 +52,10 @@ def read(source: Source) -> Dataset:
         label_files = [_label_file(image, None) for image in paths]
         orphans = ()
     if not paths:
-        raise InputError(f"{path}: holds no picture, needed {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: holds no image, needed {', '.join(SUFFIXES)}")
     if not any(os.path.isfile(file) for file in label_files):  # noqa: PTH113  (100,000s of them)
-        raise InputError(f"{path}: no picture has a label file; looked for {label_files[0]} and so on")
-    headers = track(read_headers(paths, whole=None), len(paths), "reading picture sizes")
+        raise InputError(f"{path}: no image has a label file; looked for {label_files[0]} and so on")
+    headers = track(read_headers(paths, whole=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     table, places, counts = _read_labels(label_files)
     rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
@@ -82,8 +82,8 @@ def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64]
     width_height = sizes[:, ::-1].astype(np.float64)
     width_height = np.where(width_height < 0, np.nan, width_height)
     with np.errstate(over="ignore", invalid="ignore"):
-        centre, side = values[:, 1:3] * width_height, values[:, 3:5] * width_height
-        xyxy = np.concatenate([centre - side / 2, centre + side / 2], axis=1)
+        center, side = values[:, 1:3] * width_height, values[:, 3:5] * width_height
+        xyxy = np.concatenate([center - side / 2, center + side / 2], axis=1)
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
@@ -116,11 +116,11 @@ def _parse(line: str, file: str, number: int) -> list[float]:
     return values
 
 
-def _label_file(picture: str, folder: Path | None) -> str:
-    """Where the labels of a picture should lie. folder: the split's folder of pictures, if it comes from one."""
+def _label_file(image: str, folder: Path | None) -> str:
+    """Where the labels of an image should lie. folder: the split's folder of images, if it comes from one."""
     if folder is None:
-        return text.label_file(picture)
-    return str(_labels_of(folder) / Path(picture).relative_to(folder).with_suffix(".txt"))
+        return text.label_file(image)
+    return str(_labels_of(folder) / Path(image).relative_to(folder).with_suffix(".txt"))
 
 
 def _labels_of(folder: Path) -> Path:
@@ -129,7 +129,7 @@ def _labels_of(folder: Path) -> Path:
 
 
 def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
-    """Label files that no picture belongs to."""
+    """Label files that no image belongs to."""
     files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
     return tuple(Orphan(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
 

@@ -1,7 +1,7 @@
-"""How many pixels of pictures may be in memory at a time.
+"""How many pixels of images may be in memory at a time.
 
-A picture of some KB can decode to gigabytes. So its size is read from its header first. More than `MOST_PIXELS` are not
-decoded, and pictures that are decoded beside each other wait until all of them together have no more.
+An image of some KB can decode to gigabytes. So its size is read from its header first. More than `MOST_PIXELS` are not
+decoded, and images that are decoded beside each other wait until all of them together have no more.
 """
 
 import math
@@ -32,7 +32,7 @@ MOST_PIXELS = _most()
 
 
 def too_large(size: Size) -> str:
-    """Why a picture of `size` is not decoded; "" where it is."""
+    """Why an image of `size` is not decoded; "" where it is."""
     if math.prod(size) <= MOST_PIXELS:
         return ""
     return (

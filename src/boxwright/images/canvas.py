@@ -1,9 +1,9 @@
-"""One picture from its file onto the canvas, the network's input.
+"""One image from its file onto the canvas, the network's input.
 
-    H x W canvas px, h x w picture px; pixels are RGB, height first
+    H x W canvas px, h x w image px; pixels are RGB, height first
 
-Rules for files: the EXIF orientation is applied, so sizes and boxes are those of the picture as people see it. Grey
-becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colours below it stay).
+Rules for files: the EXIF orientation is applied, so sizes and boxes are those of the image as people see it. Gray
+becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colors below it stay).
 """
 
 import math
@@ -27,40 +27,40 @@ from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
-Window = tuple[int, int, int, int]  # picture px: (top, left, bottom, right)
+Window = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
 Pixels = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits, uncompressed
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
-def read_image(picture: str | Path | bytes, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """The picture in a file, or in the bytes of one, as (h, w, 3) uint8 RGB.
+def read_image(image: str | Path | bytes, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """The image in a file, or in the bytes of one, as (h, w, 3) uint8 RGB.
 
     at_least: (height, width) px that will be needed. A JPEG at least twice, four or eight times as large on both
     sides is then decoded at 1/2, 1/4 or 1/8 of its size, which is much faster; the result is never smaller than
     `at_least`. None: full size, for when pixels must be those of the file.
 
-    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
+    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
     """
-    source = _open(picture)
+    source = _open(image)
     return _decode(source, _reduction(source.size, at_least) if at_least and source.is_jpeg else 1)
 
 
 @contextmanager
-def decoded(picture: str | Path | bytes) -> Iterator[npt.NDArray[np.uint8]]:
+def decoded(image: str | Path | bytes) -> Iterator[npt.NDArray[np.uint8]]:
     """Like `read_image`, for as long as the block lasts; waits until there is room for it (`budget`)."""
-    source = _open(picture)
+    source = _open(image)
     with budget.taken(math.prod(source.size)):
         yield _decode(source, 1)
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
-    """Where a picture of `size` (height, width) px goes on the canvas.
+    """Where an image of `size` (height, width) px goes on the canvas.
 
     The scale is the exact ratio on each axis, so boxes meet the pixels after these were rounded. Only zoo_corner has
     one factor for both, as the zoo has: its boxes miss their pixels by that rounding, up to one px at the far edges.
-    The offsets of `crop` are negative where the picture reaches out of the canvas.
+    The offsets of `crop` are negative where the image reaches out of the canvas.
     """
     (h, w), (height, width) = size, canvas.size
     new_h, new_w = extent = _sizes(size, canvas)[-1]
@@ -70,13 +70,13 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
     if canvas.fit == "crop":
         offset = (_middle(new_h, height), _middle(new_w, width))
         return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
-    centred = canvas.fit == "letterbox"
-    offset = (float((height - new_h) // 2), float((width - new_w) // 2)) if centred else (0.0, 0.0)
+    centered = canvas.fit == "letterbox"
+    offset = (float((height - new_h) // 2), float((width - new_w) // 2)) if centered else (0.0, 0.0)
     return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
 
 
 def place(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
-    """The picture on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kinds `darknet` and `float`.
+    """The image on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kinds `darknet` and `float`.
 
     `image` is uint8 RGB of the frame's size or smaller (decoded at reduced size).
     """
@@ -97,9 +97,9 @@ def place(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
 
 
 def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce: bool) -> tuple[Pixels, Frame]:
-    """The file's picture on its canvas, and its frame. `reduce` allows decoding a JPEG at reduced size.
+    """The file's image on its canvas, and its frame. `reduce` allows decoding a JPEG at reduced size.
 
-    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
+    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
     """
     source = _open(path)
     with budget.taken(math.prod(source.size)):
@@ -115,10 +115,10 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce:
 def read_window(
     path: str, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str
 ) -> tuple[Pixels, Frame]:
-    """The window of the file's picture that `choose` picks by its size, stretched over the whole canvas; its frame.
+    """The window of the file's image that `choose` picks by its size, stretched over the whole canvas; its frame.
 
     A JPEG whose window is far larger than the canvas is decoded at reduced size.
-    Raises InputError when the file cannot be read as a picture, or has more pixels than may be decoded.
+    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
     """
     source = _open(path)
     with budget.taken(math.prod(source.size)):
@@ -147,7 +147,7 @@ def stretch(
 
 
 def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
-    """To what a picture of `size` is resized, one after the other: once, or twice with zoo_corner.
+    """To what an image of `size` is resized, one after the other: once, or twice with zoo_corner.
 
     Letterbox sizes and offsets are whole pixels by integer division, as in Darknet and (but for rare rounding of its
     floats) MindYOLO.
@@ -174,7 +174,7 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
 
 
 def _middle(side: int, canvas: int) -> float:
-    """Where a picture begins so that its middle is the canvas's. Half a px is cut from its end (MindSpore, Darknet)."""
+    """Where an image begins so that its middle is the canvas's. Half a px is cut from its end (MindSpore, Darknet)."""
     return float(-((side - canvas) // 2) if side > canvas else (canvas - side) // 2)
 
 
@@ -198,7 +198,7 @@ def _scaled(size: Size, factor: float) -> Size:
 
 
 class _Source(NamedTuple):
-    """A picture's file that may be decoded. name: for messages. size: (height, width) px as displayed."""
+    """An image's file that may be decoded. name: for messages. size: (height, width) px as displayed."""
 
     name: str
     data: bytes
@@ -209,9 +209,9 @@ class _Source(NamedTuple):
         return self.data.startswith(b"\xff\xd8")
 
 
-def _open(picture: str | Path | bytes) -> _Source:
-    """Raises InputError for a file that cannot be read, is no picture, or has more pixels than may be decoded."""
-    content, name = (picture, "picture") if isinstance(picture, bytes) else (None, str(picture))
+def _open(image: str | Path | bytes) -> _Source:
+    """Raises InputError for a file that cannot be read, is no image, or has more pixels than may be decoded."""
+    content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
     header = read_header(name if content is None else content, whole=None)
     if reason := header.fault if header.large else too_large(header.size):  # of a TIFF the header takes any number
         raise InputError(f"{name}: {reason}")
@@ -230,10 +230,10 @@ def _content(path: str) -> bytes:
         data = read_bytes(path)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}), needed a picture; restore it or leave it out"
+            f"{path}: cannot be read ({error.strerror}), needed an image; restore it or leave it out"
         ) from error
     if not data:
-        raise InputError(f"{path}: is empty (0 bytes), needed a picture; replace the file or leave it out")
+        raise InputError(f"{path}: is empty (0 bytes), needed an image; replace the file or leave it out")
     return data
 
 
@@ -258,7 +258,7 @@ def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
 
 def _unreadable(source: _Source) -> InputError:
     return InputError(
-        f"{source.name}: not a readable picture ({len(source.data)} bytes: damaged, cut off, or no picture at all), "
+        f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, or no image at all), "
         "needed JPEG, PNG, BMP, WebP or TIFF; replace the file or leave it out"
     )
 

@@ -1,6 +1,6 @@
-"""Boxes with labels, or classes, on a picture, readable on any size.
+"""Boxes with labels, or classes, on an image, readable on any size.
 
-Lines and letters grow with the picture, because a big picture is looked at from further away, but not beyond what its
+Lines and letters grow with the image, because a big image is looked at from further away, but not beyond what its
 objects bear. OpenCV draws the lines, Pillow the letters: OpenCV's own letters are thin and know no accents.
 """
 
@@ -19,20 +19,20 @@ from boxwright.errors import InputError, printable
 from boxwright.types import Classes, Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Place = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, the last two outside
 
-LINE, LETTER = 0.003, 0.022  # share of the picture's mean side
+LINE, LETTER = 0.003, 0.022  # share of the image's mean side
 OF_OBJECT = 0.1, 0.5  # line and letter at most this share of the typical object, where that is not under 1 and 10 px
-SMALLEST_LETTER = 7  # px; a picture too small even for this shows boxes without text
-NAMED = 300  # boxes of a picture that get a text, the best; more hide the picture, and each looks for a free place
-OUTLINE: Colour = (24, 24, 24)  # round every line, so that it shows on any ground
+SMALLEST_LETTER = 7  # px; an image too small even for this shows boxes without text
+NAMED = 300  # boxes of an image that get a text, the best; more hide the image, and each looks for a free place
+OUTLINE: Color = (24, 24, 24)  # round every line, so that it shows on any ground
 ROWS = 64  # whose channels are swapped at a time
-PAPER, INK = 255, 40  # the grey of the sheet and of its headings
+PAPER, INK = 255, 40  # the gray of the sheet and of its headings
 
 
 def draw(image: Array, detections: Detections) -> Array:
-    """A copy of `image` (uint8 RGB (H, W, 3) or grey (H, W)) with the boxes, named and scored, as RGB (H, W, 3)."""
+    """A copy of `image` (uint8 RGB (H, W, 3) or gray (H, W)) with the boxes, named and scored, as RGB (H, W, 3)."""
     scores = detections.scores.tolist()
     labels = detections.labels.tolist()
     texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
@@ -54,11 +54,11 @@ def draw_boxes(
     letter = max(10, round(min(side * LETTER, typical * OF_OBJECT[1])))
     best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
     for index in best_first[::-1]:
-        _rectangle(canvas, corners[index], colour(labels[index]), line)
+        _rectangle(canvas, corners[index], color(labels[index]), line)
     taken = np.zeros((0, 4), np.int64)
     chips: list[tuple[Array, Place]] = []
     for index in best_first[:NAMED]:
-        chip = _chip(texts[index], colour(labels[index]), letter, width, height)
+        chip = _chip(texts[index], color(labels[index]), letter, width, height)
         if chip is not None:
             place = _free_place(corners[index], chip.shape[1], chip.shape[0], width, height, taken)
             taken = np.concatenate([taken, [place]])
@@ -74,7 +74,7 @@ def draw_classes(image: Array, classes: Classes) -> Array:
     height, width = canvas.shape[:2]
     letter, top = max(10, round((height * width) ** 0.5 * 2 * LETTER)), 0
     for label, score in zip(classes.labels.tolist(), classes.scores.tolist(), strict=True):
-        chip = _chip(f"{name_of(classes.names, label)} {score:.2f}", colour(label), letter, width, height - top)
+        chip = _chip(f"{name_of(classes.names, label)} {score:.2f}", color(label), letter, width, height - top)
         if chip is None:  # no room for even small letters
             break
         canvas[top : top + chip.shape[0], : chip.shape[1]] = chip
@@ -83,7 +83,7 @@ def draw_classes(image: Array, classes: Classes) -> Array:
 
 
 def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
-    """The picture within `size` (width, height) px, and lines of text below; what is too long for a line is cut."""
+    """The image within `size` (width, height) px, and lines of text below; what is too long for a line is cut."""
     (width, height), (h, w) = size, image.shape[:2]
     scale = min(width / w, height / h)
     shown = (max(1, round(w * scale)), max(1, round(h * scale)))
@@ -121,8 +121,8 @@ def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_pl
     return encoded.tobytes()
 
 
-def colour(label: int) -> Colour:
-    """The class's own RGB colour; neighbours differ most. Hues step by the golden section of the colour circle."""
+def color(label: int) -> Color:
+    """The class's own RGB color; neighbors differ most. Hues step by the golden section of the color circle."""
     hue = (0.02 + label * 0.6180339887) % 1
     saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.75))[label // 7 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -137,14 +137,14 @@ def name_of(names: Sequence[str], label: int) -> str:
 def _rgb(image: Array) -> Array:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise InputError(
-            f"picture: found {image.dtype} of shape {image.shape}, needed uint8 (height, width, 3) or (height, width)"
+            f"image: found {image.dtype} of shape {image.shape}, needed uint8 (height, width, 3) or (height, width)"
         )
     plane = image[:, :, None] if image.ndim == 2 else image
     return np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else np.array(plane, order="C")
 
 
 def _corners(boxes: Array, width: int, height: int) -> Array:
-    """(N, 4) int64: the first and the last pixel of each box, inside the picture."""
+    """(N, 4) int64: the first and the last pixel of each box, inside the image."""
     corners = np.rint(np.nan_to_num(np.asarray(boxes, np.float64).reshape(-1, 4), posinf=1e9, neginf=-1e9))
     corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
     return np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(np.int64)
@@ -155,7 +155,7 @@ def _typical(corners: Array) -> float:
     return float(np.median((corners[:, 2:] - corners[:, :2] + 1).max(1))) if len(corners) else float("inf")
 
 
-def _rectangle(canvas: Array, corners: Array, tint: Colour, line: int) -> None:
+def _rectangle(canvas: Array, corners: Array, tint: Color, line: int) -> None:
     x1, y1, x2, y2 = (int(value) for value in corners)
     if line > 1:
         cv2.rectangle(canvas, (x1, y1), (x2, y2), OUTLINE, line + 2)
@@ -168,7 +168,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=2048)
-def _chip(text: str, tint: Colour, letter: int, width: int, height: int) -> Array | None:
+def _chip(text: str, tint: Color, letter: int, width: int, height: int) -> Array | None:
     """The text on a ground of `tint`, at most (height, width) px; None where even small letters do not fit.
 
     What no font has, such as line breaks, is drawn as an escape.

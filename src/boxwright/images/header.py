@@ -1,7 +1,7 @@
-"""What a picture's file says of itself, without decoding more of it than needed.
+"""What an image's file says of itself, without decoding more of it than needed.
 
 The EXIF rule: the orientation a camera wrote into the file is applied, to the pixels and to every size we speak of;
-labels refer to the picture as it is displayed.
+labels refer to the image as it is displayed.
 """
 
 import io
@@ -24,7 +24,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files start; the last two are BigTIFF
 LATE_EXIF = 1 << 17  # bytes; EXIF takes 64 KiB at most, so an eXIf chunk behind a PNG's pixels starts in here
-PART = 256  # pictures whose headers are read together
+PART = 256  # images whose headers are read together
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 Image.init()  # Pillow knows a format by name only once its plugin is loaded, which two threads must not do at a time
@@ -35,7 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """size: (height, width) px as displayed; (-1, -1) where `fault` says why the picture cannot be used.
+    """size: (height, width) px as displayed; (-1, -1) where `fault` says why the image cannot be used.
 
     orientation: the EXIF value, 1 when upright. missing: there is no such file. large: it has too many pixels.
     """
@@ -53,7 +53,7 @@ class Header:
 
 
 def read_header(source: str | bytes, whole: bool | None = False) -> Header:
-    """The header of one picture, a path or the content of a file. Never raises for a bad one: `fault` tells.
+    """The header of one image, a path or the content of a file. Never raises for a bad one: `fault` tells.
 
     whole: True decodes every pixel, None trusts the header. False finds files that were cut off: JPEG and PNG are
     decoded only where their end is not that of a complete file, and TIFF never is, for it says where its pixels end.
@@ -74,7 +74,7 @@ def read_headers(paths: Sequence[str], whole: bool | None = False) -> Iterator[H
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Pillow warns of odd metadata, which is no fault here, and of pictures larger than its limit; ours is another.
+    """Pillow warns of odd metadata, which is no fault here, and of images larger than its limit; ours is another.
 
     Both are settings of the whole process.
     """
@@ -111,7 +111,7 @@ def _read(source: str | bytes, whole: bool | None) -> Header:
     except FileNotFoundError:
         return Header(missing=True, fault="there is no such file")
     except UnidentifiedImageError:
-        return Header(fault="not a picture (JPEG, PNG, BMP, WebP and TIFF are read)")
+        return Header(fault="not an image (JPEG, PNG, BMP, WebP and TIFF are read)")
     except OSError as error:
         return Header(fault=f"cannot be {'read' if error.strerror else 'decoded'} ({error.strerror or error})")
     except Exception as error:  # Pillow's plugins raise whatever a hostile file makes them trip over
@@ -120,7 +120,7 @@ def _read(source: str | bytes, whole: bool | None) -> Header:
 
 
 def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """The tags of the first picture in a TIFF. Raises whatever a damaged file makes Pillow trip over."""
+    """The tags of the first image in a TIFF. Raises whatever a damaged file makes Pillow trip over."""
     file.seek(0)
     head = file.read(8)
     if b"+" in head[2:4]:  # of BigTIFF Pillow knows only the one order of bytes by its start
@@ -166,7 +166,7 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
         return 1  # Pillow would decode all pixels to see whether an eXIf chunk follows them
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF; like every viewer we then show the picture as it is stored
+    except Exception:  # damaged EXIF; like every viewer we then show the image as it is stored
         return 1
     return value if value in range(1, 9) else 1
 

@@ -3,8 +3,8 @@
     h, w px of a scene or a window, height first; x, y px from the scene's left and top
 
 A TIFF, georeferenced or not, may be of any size: only the blocks below a window are read, by rasterio (the extra
-`geo`). Any other picture is decoded once and kept while it is open. The pixels are those that `canvas.read_image`
-gives: grey and palettes become RGB, 16 bits lose their lower 8, alpha is dropped.
+`geo`). Any other image is decoded once and kept while it is open. The pixels are those that `canvas.read_image`
+gives: gray and palettes become RGB, 16 bits lose their lower 8, alpha is dropped.
 """
 
 import logging
@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 
 MOST_WINDOWS = 1_000_000  # of one scene: squares of 600 px over a side of 480,000 px
 CACHE = 128 << 20  # bytes of decoded blocks that GDAL keeps: rows of windows share them, memory stays small
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 _opening = threading.Lock()  # filters of warnings belong to all threads
 
 
@@ -65,7 +65,7 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Scene:
-    """An open picture. size: (height, width) px as displayed. georeference: None where the file has none."""
+    """An open image. size: (height, width) px as displayed. georeference: None where the file has none."""
 
     path: str
     size: tuple[int, int]
@@ -113,14 +113,14 @@ def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
 
 @contextmanager
 def open_scene(path: str | Path) -> Iterator[Scene]:
-    """A picture of any size as a scene, for as long as the block lasts.
+    """An image of any size as a scene, for as long as the block lasts.
 
     Args:
-        path: A picture; of a TIFF only the windows that are asked for are read.
+        path: An image; of a TIFF only the windows that are asked for are read.
 
     Raises:
         InputError: For a file that cannot be read, has bands of which nobody can say which is red, or holds other
-            numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another picture with
+            numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another image with
             more px than may be decoded at once.
 
     Example:
@@ -135,7 +135,7 @@ def open_scene(path: str | Path) -> Iterator[Scene]:
 
 
 def scene_fault(path: str) -> str:
-    """Why `open_scene` refuses a TIFF; empty where it does not, and for other pictures, which it would decode."""
+    """Why `open_scene` refuses a TIFF; empty where it does not, and for other images, which it would decode."""
     try:
         if _starts(path).startswith(TIFF):
             with _open_tiff(path) as source:
@@ -150,7 +150,7 @@ def _starts(path: str | Path) -> bytes:
         with open_regular(path) as file:
             return file.read(4)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), needed a picture") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}), needed an image") from error
 
 
 def _decoded(path: str | Path) -> Scene:
@@ -193,7 +193,7 @@ def _tiff(source: Any, path: str) -> Scene:
     from rasterio.errors import RasterioError
 
     bands = _bands(source, path)
-    to_rgb = _colours(source, bands, path)
+    to_rgb = _colors(source, bands, path)
 
     def pixels(window: Window) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
@@ -219,9 +219,9 @@ def _orientation(path: str) -> int:
 
 
 def _bands(source: Any, path: str) -> list[int]:
-    """The numbers of the red, green and blue band, or of the one grey or palette band.
+    """The numbers of the red, green and blue band, or of the one gray or palette band.
 
-    Three bands without a word about their colours are taken as red, green, blue. Raises InputError for a file that
+    Three bands without a word about their colors are taken as red, green, blue. Raises InputError for a file that
     cannot be a scene.
     """
     if (turned := _orientation(path)) != 1:
@@ -233,10 +233,10 @@ def _bands(source: Any, path: str) -> list[int]:
         )
     kinds = [kind.name for kind in source.colorinterp]
     shown = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
-    bands = [kinds.index(colour) + 1 for colour in COLOURS] if set(COLOURS) <= set(kinds) else shown
+    bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else shown
     if len(bands) not in (1, 3):
         raise InputError(
-            f"{path}: {len(kinds)} bands ({', '.join(kinds)}), needed red, green, blue, or one of grey or a palette; "
+            f"{path}: {len(kinds)} bands ({', '.join(kinds)}), needed red, green, blue, or one of gray or a palette; "
             "choose three, for example gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
         )
     types = sorted({source.dtypes[band - 1] for band in bands})
@@ -247,14 +247,14 @@ def _bands(source: Any, path: str) -> list[int]:
     return bands
 
 
-def _colours(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
+def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
     """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
         logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
     if source.colorinterp[bands[0] - 1].name == "palette":
         table = np.zeros((1 << np.iinfo(source.dtypes[bands[0] - 1]).bits, 3), np.uint8)
-        for index, colour in source.colormap(bands[0]).items():
-            table[index] = colour[:3]
+        for index, color in source.colormap(bands[0]).items():
+            table[index] = color[:3]
         return lambda samples: table[samples[0]]
 
     tags = source.tags(bands[0], ns="IMAGE_STRUCTURE") | source.tags(ns="IMAGE_STRUCTURE")

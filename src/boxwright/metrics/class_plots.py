@@ -1,6 +1,6 @@
-"""Pictures of a classifier's evaluation: the confusion matrix, and a sheet of what it got wrong.
+"""Images of a classifier's evaluation: the confusion matrix, and a sheet of what it got wrong.
 
-C classes, N pictures, S classes shown
+C classes, N images, S classes shown
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from boxwright.metrics.topk import TopK
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_CLASSES = 60  # of the confusion matrix; of more, those that take part in most mistakes
-ON_SHEET, COLUMNS = 24, 6  # pictures
-TILE = (220, 220)  # px: (longest width, height) of a picture on the sheet
-GAP = 12  # px between pictures
+ON_SHEET, COLUMNS = 24, 6  # images
+TILE = (220, 220)  # px: (longest width, height) of an image on the sheet
+GAP = 12  # px between images
 
 
 def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
-    """The matrix of the classes that pictures show or that were predicted; of very many, the most mistaken ones.
+    """The matrix of the classes that images show or that were predicted; of very many, the most mistaken ones.
 
     The last column counts all predictions that are not shown, so that rows stay whole.
     """

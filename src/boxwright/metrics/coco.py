@@ -1,6 +1,6 @@
 """COCO's average precision and recall, counted by hotcoco; pycocotools is the referee in the tests.
 
-I pictures, N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
+I images, N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# key, AP or AR, IoU, area, detections a picture and class: COCO's twelve numbers in COCO's order
+# key, AP or AR, IoU, area, detections an image and class: COCO's twelve numbers in COCO's order
 SUMMARY = (
     ("AP", "AP", "0.50:0.95", "all", 100),
     ("AP50", "AP", "0.50", "all", 100),
@@ -37,9 +37,9 @@ ALL_AREAS, MOST_DETECTIONS = 0, 2  # where "all" and 100 stand on the last two a
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class. ap, ap50 and ar (at most 100 detections a picture) in [0, 1], -1 where there is no truth.
+    """One class. ap, ap50 and ar (at most 100 detections an image) in [0, 1], -1 where there is no truth.
 
-    pictures: how many show the class. objects: true boxes without crowd regions. detections: all that were given.
+    images: how many show the class. objects: true boxes without crowd regions. detections: all that were given.
     best_score: the lowest score to let through where F1 at IoU 0.5 shall be highest, -1 where nothing is found.
     """
 
@@ -47,7 +47,7 @@ class ClassMetrics:
     ap: float
     ap50: float
     ar: float
-    pictures: int
+    images: int
     objects: int
     detections: int
     best_score: float
@@ -59,7 +59,7 @@ class Metrics:
 
     summary: COCO's twelve numbers by the keys of `SUMMARY`, in [0, 1], -1 where there is no truth.
     classes: one entry a class, in label order. precision: (T, R, K) over all areas, -1 where a class has no truth.
-    info: how it was measured (recipe, thresholds, versions, pictures).
+    info: how it was measured (recipe, thresholds, versions, images).
     """
 
     summary: dict[str, float]
@@ -99,11 +99,11 @@ class Metrics:
     def table(self) -> list[str]:
         """One line a class under a heading, as plain text."""
         width = max([len("class"), *(len(row.name) for row in self.classes)])
-        heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'pictures':>8}  {'objects':>7}  detections"
+        heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'images':>8}  {'objects':>7}  detections"
         return [heading] + [
             printable(
                 f"{row.name:<{width}}  {cell(row.ap)}  {cell(row.ap50)}  {cell(row.ar)}  "
-                f"{row.pictures:>8}  {row.objects:>7}  {row.detections:>10}"
+                f"{row.images:>8}  {row.objects:>7}  {row.detections:>10}"
             )
             for row in self.classes
         ]
@@ -198,7 +198,7 @@ def _classes(
     real = [sample.labels[~sample.crowd] for sample in samples]
     objects = np.bincount(np.concatenate([*real, np.zeros(0, np.int64)]), minlength=classes)
     shown = np.concatenate([*(np.unique(sample.labels) for sample in samples), np.zeros(0, np.int64)])
-    pictures = np.bincount(shown, minlength=classes)
+    images = np.bincount(shown, minlength=classes)
     found = np.concatenate([*(given.labels.numpy(force=True) for given in detections), np.zeros(0, np.int64)])
     counts = np.bincount(found, minlength=classes)
     return tuple(
@@ -207,7 +207,7 @@ def _classes(
             _mean(precision[:, :, label]),
             _mean(precision[0, :, label]),
             _mean(recall[:, label]),
-            int(pictures[label]),
+            int(images[label]),
             int(objects[label]),
             int(counts[label]),
             float(best[label]),

@@ -1,6 +1,6 @@
-"""Pictures of a run: loss and score curves, precision over recall, the confusion matrix, a sheet of examples.
+"""Images of a run: loss and score curves, precision over recall, the confusion matrix, a sheet of examples.
 
-N detections and M true boxes of one picture, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
+N detections and M true boxes of one image, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
 """
 
 import warnings
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
 from boxwright.files import atomic_write
-from boxwright.images.draw import INK, LETTER, PAPER, colour, draw, draw_boxes, encode_image, font, name_of
+from boxwright.images.draw import INK, LETTER, PAPER, color, draw, draw_boxes, encode_image, font, name_of
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_CURVES = 12  # classes with a line of their own; more are a thicket, so the rest only count in the mean
 MOST_NUMBERS = 25  # classes up to which the confusion matrix writes its counts
-PANEL = (640, 480)  # px: (longest width, height) of a picture on the sheet
+PANEL = (640, 480)  # px: (longest width, height) of an image on the sheet
 
 
 def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
@@ -72,7 +72,7 @@ def precision_recall(metrics: Metrics, file: Path) -> None:
     shown = sorted(sorted(known, key=lambda label: -metrics.classes[label].objects)[:MOST_CURVES])
     for label in shown:
         row = metrics.classes[label]
-        tint = tuple(part / 255 for part in colour(label))
+        tint = tuple(part / 255 for part in color(label))
         axes.plot(RECALLS, at_half[:, label], lw=1.4, color=tint, label=f"{row.name}  {row.ap50:.3f}")
     if known:
         mean = at_half[:, known].mean(axis=1)
@@ -116,7 +116,7 @@ def confusion(
 
 
 def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str], title: str, file: Path) -> None:
-    """`counts` (true, predicted), coloured by the share of each row."""
+    """`counts` (true, predicted), colored by the share of each row."""
     side = min(16.0, 3.2 + 0.42 * len(columns))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()

@@ -1,6 +1,6 @@
 """How often a classifier is right: top-1, top-5, and class by class.
 
-N pictures, K best classes of each (at most 5), C classes of the model
+N images, K best classes of each (at most 5), C classes of the model
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from boxwright.errors import printable
 from boxwright.types import Classes
 
-BEST = 5  # classes of a picture that count for the second number
+BEST = 5  # classes of an image that count for the second number
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class that pictures show. pictures: how many show it. predicted: how many have it as their best class.
+    """One class that images show. images: how many show it. predicted: how many have it as their best class.
 
-    top1, top5: the share of its pictures that have it as their best, or among their best five. precision: the share of
-    those predicted that show it, -1 where none is. taken_for: the wrong class most often best on its pictures, "" where
+    top1, top5: the share of its images that have it as their best, or among their best five. precision: the share of
+    those predicted that show it, -1 where none is. taken_for: the wrong class most often best on its images, "" where
     none is, and how often.
     """
 
     name: str
-    pictures: int
+    images: int
     predicted: int
     top1: float
     top5: float
@@ -39,7 +39,7 @@ class ClassRow:
 class TopK:
     """What an evaluation found.
 
-    summary: top1 and top5, shares of all pictures. classes: one entry a class that pictures show, in label order.
+    summary: top1 and top5, shares of all images. classes: one entry a class that images show, in label order.
     confusion: (C, C) counts, row = true class, column = best class. info: how it was measured.
     """
 
@@ -63,11 +63,11 @@ class TopK:
     def table(self) -> list[str]:
         """One line a class under a heading, as plain text."""
         width = max(len(row.name) for row in (*self.classes, _HEAD))
-        heading = f"{_HEAD.name:<{width}}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}  {'pictures':>8}  taken for"
+        heading = f"{_HEAD.name:<{width}}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}  {'images':>8}  taken for"
         return [heading] + [
             printable(
                 f"{row.name:<{width}}  {row.top1:>6.3f}  {row.top5:>6.3f}  "
-                f"{'-' if row.precision < 0 else f'{row.precision:.3f}':>9}  {row.pictures:>8}  "
+                f"{'-' if row.precision < 0 else f'{row.precision:.3f}':>9}  {row.images:>8}  "
                 + (f"{row.taken_for} ({row.times})" if row.times else "-")
             )
             for row in self.classes
@@ -87,7 +87,7 @@ def score(
     names: Sequence[str],
     info: Mapping[str, Any] | None = None,
 ) -> TopK:
-    """truth (N,): the label of each picture among the model's C `names`; found: its best classes, at least 5 or all.
+    """truth (N,): the label of each image among the model's C `names`; found: its best classes, at least 5 or all.
 
     Of classes with equal scores that comes first which the network put first.
     """
@@ -102,17 +102,17 @@ def score(
 
 
 def _row(label: int, confusion: NDArray[np.int64], hits: NDArray[Any], names: Sequence[str]) -> ClassRow:
-    pictures, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
+    images, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
     right = int(confusion[label, label])
     wrong = confusion[label].copy()
     wrong[label] = 0
     other = int(wrong.argmax())
     return ClassRow(
         name=names[label],
-        pictures=pictures,
+        images=images,
         predicted=predicted,
-        top1=right / pictures,
-        top5=float(hits[label]) / pictures,
+        top1=right / images,
+        top5=float(hits[label]) / images,
         precision=right / predicted if predicted else -1.0,
         taken_for=names[other] if wrong[other] else "",
         times=int(wrong[other]),

@@ -1,6 +1,6 @@
 """PASCAL VOC's average precision, as DOTA's task 2 asks for it: one overlap, by class, `difficult` objects left out.
 
-I pictures (or whole scenes), N detections and M true boxes of one class, K classes
+I images (or whole scenes), N detections and M true boxes of one class, K classes
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,7 +121,7 @@ def average_precision(right: Array, objects: int) -> tuple[float, float]:
 def _class(
     samples: Sequence[Sample], detections: Sequence[Detections], label: int, name: str, iou: float, plus_one: bool
 ) -> ClassAP:
-    """Everything about one class. A true box's number counts through all pictures."""
+    """Everything about one class. A true box's number counts through all images."""
     scores, owners = [np.zeros(0)], [np.zeros(0, np.int64)]
     ignored = [np.zeros(0, np.bool_)]
     before = 0

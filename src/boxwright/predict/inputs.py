@@ -1,6 +1,6 @@
 """Preprocessing: images in any form -> the inputs of a network.
 
-B images, H x W canvas px, h x w px of a picture
+B images, H x W canvas px, h x w px of an image
 """
 
 import math
@@ -49,23 +49,23 @@ def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: 
 
 
 def is_image(source: object) -> bool:
-    """Whether it is one picture, and not several."""
+    """Whether it is one image, and not several."""
     return isinstance(source, str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image)
 
 
-def pixels_in(picture: Image) -> int:
+def pixels_in(image: Image) -> int:
     """As its header says; 0 of a file that will not be decoded."""
-    if isinstance(picture, PIL.Image.Image):
-        return math.prod(picture.size)
-    if not isinstance(picture, str | Path | bytes):
-        return math.prod(_as_rgb(picture).shape[:2])
-    header = read_header(picture if isinstance(picture, bytes) else str(picture), whole=None)
+    if isinstance(image, PIL.Image.Image):
+        return math.prod(image.size)
+    if not isinstance(image, str | Path | bytes):
+        return math.prod(_as_rgb(image).shape[:2])
+    header = read_header(image if isinstance(image, bytes) else str(image), whole=None)
     return 0 if header.fault else math.prod(header.size)
 
 
-def canvases_of(pictures: Sequence[PreparedImage]) -> list[Tensor]:
+def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
     """(3, H, W) each, uint8 or float in 0..255."""
-    return [torch.from_numpy(picture.pixels).permute(2, 0, 1) for picture in pictures]
+    return [torch.from_numpy(image.pixels).permute(2, 0, 1) for image in images]
 
 
 def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | None = None) -> Tensor:
@@ -85,25 +85,25 @@ def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | 
     return images
 
 
-def pixels_of(picture: Image) -> Array:
-    """uint8 RGB (h, w, 3). Raises InputError for a file that is no picture and for pixels of another kind."""
-    return read_image(picture) if isinstance(picture, str | Path | bytes) else _as_rgb(picture)
+def pixels_of(image: Image) -> Array:
+    """uint8 RGB (h, w, 3). Raises InputError for a file that is no image and for pixels of another kind."""
+    return read_image(image) if isinstance(image, str | Path | bytes) else _as_rgb(image)
 
 
-def path_of(picture: Image) -> str:
+def path_of(image: Image) -> str:
     """Of a file; "" for what has none."""
-    return str(picture) if isinstance(picture, str | Path) else ""
+    return str(image) if isinstance(image, str | Path) else ""
 
 
-def from_bgr(picture: Image) -> Image:
+def from_bgr(image: Image) -> Image:
     """An array as OpenCV has them, as RGB. Raises InputError for anything else, whose order of colors is known."""
-    if not isinstance(picture, np.ndarray):
-        raise InputError(f"bgr: found {type(picture).__name__}, goes with arrays; leave it out")
-    return picture[..., ::-1]
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"bgr: found {type(image).__name__}, goes with arrays; leave it out")
+    return image[..., ::-1]
 
 
 def trimmed(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
-    """Canvases (3, H, W) cut to the smallest multiples of `step` px that hold all their pictures."""
+    """Canvases (3, H, W) cut to the smallest multiples of `step` px that hold all their images."""
     height, width = (-(-max(sides) // step) * step for sides in zip(*map(_extent, frames), strict=True))
     return [canvas[:, :height, :width] for canvas in canvases]
 
@@ -116,24 +116,24 @@ def arguments(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) ->
 
 
 def _extent(frame: Frame) -> tuple[int, int]:
-    """(height, width) canvas px of a picture at the top left; whole ones, as `place` puts it there."""
+    """(height, width) canvas px of an image at the top left; whole ones, as `place` puts it there."""
     _, _, right, bottom = frame.content
     return round(bottom), round(right)
 
 
-def _as_rgb(picture: Any) -> Array:
+def _as_rgb(image: Any) -> Array:
     """Pillow's images as they are displayed, in RGB; of tensors (3, h, w) the same memory where it is the CPU's."""
-    if isinstance(picture, PIL.Image.Image):
-        return np.asarray(PIL.ImageOps.exif_transpose(picture).convert("RGB"))
-    image = picture
-    if isinstance(picture, Tensor):
-        if picture.dtype != torch.uint8 or picture.ndim != 3 or len(picture) != 3 or not picture.numel():
-            found = f"{str(picture.dtype).removeprefix('torch.')} of shape {tuple(picture.shape)}"
-            raise InputError(f"picture: found a tensor of {found}, needed uint8 RGB (3, height, width)")
-        image = picture.permute(1, 2, 0).numpy(force=True)
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    image = image
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
+            found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
+            raise InputError(f"image: found a tensor of {found}, needed uint8 RGB (3, height, width)")
+        image = image.permute(1, 2, 0).numpy(force=True)
     if not isinstance(image, np.ndarray):
         known = "a path, bytes of a file, an array, a tensor or one of Pillow's"
-        raise InputError(f"picture: found {type(image).__name__}, needed {known}")
+        raise InputError(f"image: found {type(image).__name__}, needed {known}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"picture: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
+        raise InputError(f"image: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
     return image

@@ -19,11 +19,11 @@ def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
     """
     folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
     if os.path.realpath(out) in map(os.path.realpath, folders):
-        raise InputError(f"{out}: holds pictures of the data set; choose another folder for the drawings")
+        raise InputError(f"{out}: holds images of the data set; choose another folder for the drawings")
     make_folder(out)
     task, chosen = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
     for index in track(chosen, len(chosen), "drawing labels"):
         drawn = task.draw_sample(dataset, index)
         with atomic_write(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png") as tmp:
             tmp.write_bytes(encode_image(drawn, ".png"))
-    return printable(f"{len(chosen)} of {len(dataset)} pictures of {dataset.split} drawn into {out}")
+    return printable(f"{len(chosen)} of {len(dataset)} images of {dataset.split} drawn into {out}")

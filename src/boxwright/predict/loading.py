@@ -64,7 +64,7 @@ def _load_exported(
     if device not in ("auto", "cpu"):
         raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
     backend, card = open_runtime(path, name, running)
-    if len(backend.shape) != 4:  # pictures, channels, height, width
+    if len(backend.shape) != 4:  # images, channels, height, width
         raise wrong_input(Path(path))
     chosen = card.recipe if given is None else recipe_of(path, given)
     if chosen.model != card.recipe.model:

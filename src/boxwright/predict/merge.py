@@ -119,7 +119,7 @@ def _same(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, touching: Te
     """(P, 2) -> (P,) bool: the two are one object.
 
     Where both reach through the whole strip that their windows share, `THROUGH` is enough. Boxes that both fill the
-    corner which diagonal neighbours share have nothing there to agree on; the windows between see more.
+    corner which diagonal neighbors share have nothing there to agree on; the windows between see more.
     """
     one, other = pairs.unbind(1)
     shared, a, b, overlap = _agreement(pairs, reach, seen)

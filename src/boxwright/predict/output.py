@@ -25,7 +25,7 @@ class Summary:
 
     Attributes:
         out: The folder.
-        pictures: How many images were read.
+        images: How many images were read.
         counts: Detections, or images of a classifier, by class name.
         failed: File -> why it could not be read, or drawn.
         file: The JSON in `out`.
@@ -34,7 +34,7 @@ class Summary:
     """
 
     out: Path
-    pictures: int
+    images: int
     counts: dict[str, int]
     failed: dict[str, str]
     file: str = "detections.json"
@@ -44,8 +44,8 @@ class Summary:
     def lines(self) -> list[str]:
         """For the user."""
         found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
-        what = f"drawn pictures, {self.file}" if self.drawn else self.file
-        head = [*self.results, f"{self.pictures} pictures: {found or 'nothing found'}", f"{what}: {self.out}"]
+        what = f"drawn images, {self.file}" if self.drawn else self.file
+        head = [*self.results, f"{self.images} images: {found or 'nothing found'}", f"{what}: {self.out}"]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
 
 
@@ -65,7 +65,7 @@ def predict_to_folder(
     """
     place = Path(out)
     args = predictor.args() if args is None else args
-    files = find_pictures(sources, place)
+    files = find_images(sources, place)
     targets = targets_of(files, place) if draw else {}
     make_writable(place)
     undrawn: dict[int, str] = {}
@@ -107,7 +107,7 @@ def write_results(
     """Write the task's JSON with a row for each image, and count what it holds. settings: more for its head."""
     task = predictor.task
     head = task.settings(predictor.recipe, args) | (settings or {})
-    json_text.write(out / task.results_file, {**head, "pictures": rows, "failed": failed}, indent=1)
+    json_text.write(out / task.results_file, {**head, "images": rows, "failed": failed}, indent=1)
     counts: Counter[str] = Counter()
     lines = []
     for result in results:
@@ -141,8 +141,8 @@ def write_image(image: Array, target: Path) -> None:
         tmp.write_bytes(encoded)
 
 
-def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
-    """The picture files that `sources` (files, folders, glob patterns) name, each once.
+def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
+    """The image files that `sources` (files, folders, glob patterns) name, each once.
 
     Folders are searched to the bottom, without `out`, where earlier drawings may lie.
     """
@@ -151,25 +151,25 @@ def find_pictures(sources: Sequence[str | Path], out: Path) -> list[Path]:
         if Path(source).is_file():
             found = [Path(source)]
         elif Path(source).is_dir():
-            found = [path for path in _pictures_below(Path(source)) if out.resolve() not in path.resolve().parents]
+            found = [path for path in _images_below(Path(source)) if out.resolve() not in path.resolve().parents]
         else:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             found = sorted(path for path in matches if path.is_file())
         if not found:
-            what = "this folder holds no picture" if Path(source).is_dir() else "there is no such picture or folder"
+            what = "this folder holds no image" if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
         files |= dict.fromkeys(found)
     return list(files)
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:
-    """Where each picture is drawn to: its own name, with a number where two have the same.
+    """Where each image is drawn to: its own name, with a number where two have the same.
 
-    suffix: of all drawn pictures, "" for each picture's own. Raises InputError where a picture would be drawn over.
+    suffix: of all drawn images, "" for each image's own. Raises InputError where an image would be drawn over.
     """
     own = {path.resolve() for path in files}
     taken: set[str] = set()

@@ -164,7 +164,7 @@ class Predictor(Generic[R]):
         if is_image(source):
             return next(self._each(iter([cast(Image, source)]), args, bgr))
         if not isinstance(source, Iterable):
-            raise InputError(f"picture: found {type(source).__name__}, needed a picture or an iterable of pictures")
+            raise InputError(f"image: found {type(source).__name__}, needed an image or an iterable of images")
         results = self._each(cast(Iterable[Image], source), args, bgr)
         return list(results) if isinstance(source, Sequence) else results
 

@@ -1,4 +1,4 @@
-"""Pictures of any size to a folder: overviews with boxes, one detections.json, GeoJSON where the Earth is known."""
+"""Images of any size to a folder: overviews with boxes, one detections.json, GeoJSON where the Earth is known."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def predict_scenes_to_folder(
     folder = Path(out)
     args = predictor.args(threshold, iou, classes)
     grid((1, 1), tiling.window, tiling.overlap)  # says what is wrong with these numbers
-    files = output.find_pictures(sources, folder)
+    files = output.find_images(sources, folder)
     if geojson:
         _need_places(files)
     targets = output.targets_of(files, folder, ".jpg")

@@ -1,9 +1,9 @@
-"""A picture of any size, looked at window by window.
+"""An image of any size, looked at window by window.
 
     h x w px of the scene
 
 Windows are read while the network works on those before them. In memory at one time: three batches of windows, the
-overview, and the boxes found; nothing grows with the picture but these boxes.
+overview, and the boxes found; nothing grows with the image but these boxes.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.window < SMALLEST:
             raise InputError(
-                f"window (--tile): found {self.window} px, needed {SMALLEST} px or more; take the side of the pictures "
+                f"window (--tile): found {self.window} px, needed {SMALLEST} px or more; take the side of the images "
                 "that the network was trained on, such as 600"
             )
 

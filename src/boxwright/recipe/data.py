@@ -21,15 +21,15 @@ class CanvasConfig(Config):
     fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "torchvision_corner", "crop"] = "stretch"
     short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of the last two; 0: the shorter side of `size`
     long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
-    # grey of what the image does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
+    # gray of what the image does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # cut the canvases of a batch to the smallest size that holds its images and suits the model, as torchvision pads;
     # of detectors, in prediction and evaluation: training has full canvases
     trim: bool = False
     # linear: OpenCV bilinear. area: OpenCV area average when shrinking, bilinear when enlarging (MindYOLO).
     # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
-    # darknet: bilinear on aligned corners, not rounded to whole grey values (Darknet).
-    # float: linear, not rounded to whole grey values (torchvision).
+    # darknet: bilinear on aligned corners, not rounded to whole gray values (Darknet).
+    # float: linear, not rounded to whole gray values (torchvision).
     resize: Literal["linear", "area", "zoo", "darknet", "float"] = "linear"
 
 

@@ -93,8 +93,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         lost = np.flatnonzero((training.counts() > 0) & (selected.counts() == 0)).tolist()
         if lost:
             raise InputError(
-                f"{training.root}: class {training.names[lost[0]]} has no picture left in {training.split} when the "
-                f"faulty ones are skipped ({len(lost)} such classes), needed some to learn from; mend its pictures, or "
+                f"{training.root}: class {training.names[lost[0]]} has no image left in {training.split} when the "
+                f"faulty ones are skipped ({len(lost)} such classes), needed some to learn from; mend its images, or "
                 "remove the class from all splits"
             )
         names = recipe.data.names if set(recipe.data.names) == set(selected.names) else selected.names
@@ -126,7 +126,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
     def draw_sample(self, dataset: ClassSet, index: int) -> Array:
         sample = dataset[index]
-        return captioned(sample.picture(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
+        return captioned(sample.image(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
 
     def args(
         self,
@@ -218,7 +218,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             {"file": dataset.path(index), "label": label, "best": best.labels.tolist(), "scores": best.scores.tolist()}
             for index, (label, best) in enumerate(zip(dataset.labels.tolist(), results, strict=True))
         ]
-        json_text.write(folder / "predictions.json", {"names": list(dataset.names), "pictures": rows})
+        json_text.write(folder / "predictions.json", {"names": list(dataset.names), "images": rows})
         class_plots.confusion(metrics, dataset.names, folder / "confusion.png")
         class_plots.mistakes([panel for _, panel in examples.panels.values()], folder / "mistakes.jpg")
         title = "right on the validation images"

@@ -319,7 +319,7 @@ def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
     counts = np.diff(dataset.starts)
     order = np.arange(len(dataset.rows)) - dataset.starts[dataset.owners()]  # from 0 in each image
     lines = [
-        f"{dataset.label_file(index)}: picture {dataset.path(index)} has {counts[index]} boxes, "
+        f"{dataset.label_file(index)}: image {dataset.path(index)} has {counts[index]} boxes, "
         f"data.max_boxes is {limit}: {counts[index] - limit} left out"
         for index in np.flatnonzero(counts > limit).tolist()
     ]

@@ -67,11 +67,11 @@ def candidates(boxes: Tensor, scores: Tensor, most: int) -> tuple[Tensor, Tensor
 
 
 def _inside(boxes: Tensor, scores: Tensor, placed: Placed) -> tuple[Tensor, Tensor]:
-    """Boxes cut to the picture; those with nothing inside it have score -1."""
+    """Boxes cut to the image; those with nothing inside it have score -1."""
     boxes = placed.cut(boxes)
     return boxes, torch.where((boxes[..., 2:] > boxes[..., :2]).all(-1), scores, -1.0)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """table (B, N, c), index (B, M) -> those rows of each picture (B, M, c)."""
+    """table (B, N, c), index (B, M) -> those rows of each image (B, M, c)."""
     return table.gather(1, index[..., None].expand(-1, -1, table.shape[2]))

@@ -1,6 +1,6 @@
-"""A picture on its canvas inside a graph: `images/canvas.py` once more, with sizes that are only known when it runs.
+"""An image on its canvas inside a graph: `images/canvas.py` once more, with sizes that are only known when it runs.
 
-B pictures of one size, h x w their px, H x W px of the canvas
+B images of one size, h x w their px, H x W px of the canvas
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor]  # () int64 each: of rows and of columns, or above 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Like `types.Frame`, in tensors (2,) float32, rows first. size: px of the picture. scale: canvas px for one of
+    """Like `types.Frame`, in tensors (2,) float32, rows first. size: px of the image. scale: canvas px for one of
     them. offset: canvas px where it begins. extent: canvas px that it covers.
     """
 
@@ -26,24 +26,24 @@ class Placed:
     extent: Tensor
 
     def to_original(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy canvas px -> px of the picture, not cut."""
+        """(..., 4) xyxy canvas px -> px of the image, not cut."""
         return (boxes - _xyxy(self.offset)) / _xyxy(self.scale)
 
     def cut(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy px of the picture, cut to it."""
+        """(..., 4) xyxy px of the image, cut to it."""
         return torch.minimum(boxes.clamp(min=0), _xyxy(self.size))
 
     def relative(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy px of the picture -> shares of it."""
+        """(..., 4) xyxy px of the image -> shares of it."""
         return boxes / _xyxy(self.size)
 
 
-def on_canvas(pictures: Tensor, canvas: CanvasConfig) -> tuple[Tensor, Placed]:
-    """pictures (B, h, w, 3) uint8 RGB -> float32 (B, 3, H, W) in 0..255, and where they lie there."""
-    planes = pictures.permute(0, 3, 1, 2)
+def on_canvas(images: Tensor, canvas: CanvasConfig) -> tuple[Tensor, Placed]:
+    """images (B, h, w, 3) uint8 RGB -> float32 (B, 3, H, W) in 0..255, and where they lie there."""
+    planes = images.permute(0, 3, 1, 2)
     size = old = _number(planes.shape[2]), _number(planes.shape[3])
     *before, new = sizes = _sizes(size, canvas)
-    for wanted in before:  # no fitted picture is longer than the canvas's longer side
+    for wanted in before:  # no fitted image is longer than the canvas's longer side
         px = torch.arange(max(canvas.size))
         planes = resize(planes, _side(old[0], wanted[0], px), _side(old[1], wanted[1], px), canvas.resize)
         old = wanted
@@ -60,7 +60,7 @@ def on_canvas(pictures: Tensor, canvas: CanvasConfig) -> tuple[Tensor, Placed]:
 
 
 def _sizes(size: Pair, canvas: CanvasConfig) -> list[Pair]:
-    """To what a picture is resized, one after the other; with zoo_corner twice, though often to the same."""
+    """To what an image is resized, one after the other; with zoo_corner twice, though often to the same."""
     (h, w), (height, width) = size, (_number(side) for side in canvas.size)
     match canvas.fit:
         case "stretch":
@@ -93,7 +93,7 @@ def _torchvision(size: Pair, canvas: CanvasConfig) -> Pair:
 
 
 def _offset(new: Pair, canvas: CanvasConfig) -> Pair:
-    """() px each where the picture begins, below 0 where it reaches out of the canvas; halves as in `_middle` there."""
+    """() px each where the image begins, below 0 where it reaches out of the canvas; halves as in `_middle` there."""
     rows, columns = (_number(side) - one for side, one in zip(canvas.size, new, strict=True))
     if canvas.fit not in ("letterbox", "crop"):
         return torch.zeros_like(rows), torch.zeros_like(columns)
@@ -135,7 +135,7 @@ def _side(old: Tensor, new: Tensor, place: Tensor, fixed: int | None = None) -> 
 
 
 def _number(value: int) -> Tensor:
-    """() int64. A side of a picture as a tensor: so all that follows from it is computed when the graph runs."""
+    """() int64. A side of an image as a tensor: so all that follows from it is computed when the graph runs."""
     return torch.full((), value, dtype=torch.int64)
 
 

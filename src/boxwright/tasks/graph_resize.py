@@ -1,9 +1,9 @@
-"""Resizing inside a graph: the kinds of `CanvasConfig.resize` as operators on tensors, for pictures of any size.
+"""Resizing inside a graph: the kinds of `CanvasConfig.resize` as operators on tensors, for images of any size.
 
-B pictures, h x w their px, H x W px of the canvas, n px of a picture's side, S px of a canvas's side
+B images, h x w their px, H x W px of the canvas, n px of an image's side, S px of a canvas's side
 
-Each side is resized by itself, so a picture costs two gathers or two matrix products. Where something depends on the
-picture's size, both ways are computed and one is taken: a graph does not branch.
+Each side is resized by itself, so an image costs two gathers or two matrix products. Where something depends on the
+image's size, both ways are computed and one is taken: a graph does not branch.
 """
 
 import functools
@@ -22,8 +22,8 @@ LONGEST = 8192  # px: sides up to which `_nearest` knows Pillow's sums
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of the canvas. old: () px of the picture. new: () px that it is resized to. place (S,): which of
-    these px a canvas px shows, within 0 .. new - 1. All int64. fixed: `new` where it is the same for all pictures.
+    """One side of the canvas. old: () px of the image. new: () px that it is resized to. place (S,): which of
+    these px a canvas px shows, within 0 .. new - 1. All int64. fixed: `new` where it is the same for all images.
     """
 
     old: Tensor
@@ -52,7 +52,7 @@ def _linear(planes: Tensor, rows: Side, columns: Side) -> Tensor:
     """OpenCV's INTER_LINEAR of bytes, bit for bit: rows in whole numbers, then columns, cut off twice on the way."""
     y, x = _position(rows), _position(columns).clamp(min=0)
     x = torch.minimum(x, (columns.old - 1).float())  # at its ends a row is repeated, a column blended with itself
-    sums = [_blend(planes.index_select(2, at), x, columns.old) for at in _neighbours(y, rows.old)]
+    sums = [_blend(planes.index_select(2, at), x, columns.old) for at in _neighbors(y, rows.old)]
     parts = [_cut(one, weight[:, None]) for one, weight in zip(sums, _weights(y), strict=True)]
     return ((parts[0] + parts[1] + 2) / 4).floor()
 
@@ -62,8 +62,8 @@ def _position(side: Side) -> Tensor:
     return ((2 * side.place + 1) * side.old - side.new).float() / (2 * side.new).float()
 
 
-def _neighbours(position: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """The px before and after, within the picture."""
+def _neighbors(position: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The px before and after, within the image."""
     before = position.floor().long()
     last = count - 1
     return torch.minimum(before.clamp(min=0), last), torch.minimum((before + 1).clamp(min=0), last)
@@ -76,7 +76,7 @@ def _weights(position: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blend(planes: Tensor, x: Tensor, count: Tensor) -> Tensor:
-    pairs = zip(_neighbours(x, count), _weights(x), strict=True)
+    pairs = zip(_neighbors(x, count), _weights(x), strict=True)
     before, after = (planes.index_select(3, at).float() * weight for at, weight in pairs)
     return before + after
 
@@ -99,14 +99,14 @@ def _between(planes: Tensor, rows: Side, columns: Side, position: Callable[[Side
     y, x = position(rows), position(columns)
     across, down = x - x.floor(), (y - y.floor())[:, None]
     parts = []
-    for at in _neighbours(y, rows.old):
-        before, after = (planes.index_select(2, at).index_select(3, k).float() for k in _neighbours(x, columns.old))
+    for at in _neighbors(y, rows.old):
+        before, after = (planes.index_select(2, at).index_select(3, k).float() for k in _neighbors(x, columns.old))
         parts.append(before * (1 - across) + after * across)
     return parts[0] * (1 - down) + parts[1] * down
 
 
 def _area(planes: Tensor, rows: Side, columns: Side) -> Tensor:
-    """The mean over the area of a new px. Half a grey value goes to the even one, at half size up, as in OpenCV."""
+    """The mean over the area of a new px. Half a gray value goes to the even one, at half size up, as in OpenCV."""
     mean = _share_of_area(rows, planes.shape[2]) @ (planes @ _share_of_area(columns, planes.shape[3]).T)
     half = (rows.new * 2 == rows.old) & (columns.new * 2 == columns.old)
     return torch.where(half, (mean + 0.5).floor(), mean.round())
