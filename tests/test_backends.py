@@ -446,9 +446,9 @@ def test_streams_share_the_images_and_the_cores(two_threads):
         (13, 8, None, 1), (64, 8, None, 8), (8, 1, None, 1), (8, 3, None, 2), (8, 8, 4, 2), (8, 8, 8, 1), (8, 2, 8, 1),
     ],
 )  # fmt: skip
-def test_no_core_and_no_stream_is_left_without_images(cores, example_images, step, streams, monkeypatch):
+def test_no_core_and_no_stream_is_left_without_images(cores, images, step, streams, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert RuntimeOptions(example_images).streams(step) == streams
+    assert RuntimeOptions(images).streams(step) == streams
 
 
 @pytest.mark.parametrize(
@@ -503,10 +503,10 @@ def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two
     predictor = Predictor(model, chosen, backend=streams)
     placing, opencv = [], []
 
-    def preprocess(example_image, number, **options):
+    def preprocess(image, number, **options):
         placing.append(threading.get_ident())
         opencv.append(cv2.getNumThreads())
-        return Predictor.preprocess(predictor, example_image, number, **options)
+        return Predictor.preprocess(predictor, image, number, **options)
 
     predictor.preprocess = preprocess
     found = predicted(predictor, files)
@@ -542,21 +542,21 @@ def test_images_are_read_and_answered_beside_an_accelerator_only(place, tmp_path
     class Waiting(Predictor):
         turn = 0
 
-        def preprocess(self, example_image, number=0, **options):
+        def preprocess(self, image, number=0, **options):
             if number == 1:
                 read.set()
-            return super().preprocess(example_image, number, **options)
+            return super().preprocess(image, number, **options)
 
-        def forward(self, example_images):
+        def forward(self, images):
             self.turn += 1
             if self.turn == 2:
                 second.set()
             assert read.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().forward(example_images)
+            return super().forward(images)
 
-        def postprocess(self, raw, example_images, args):
+        def postprocess(self, raw, images, args):
             assert second.wait(5) if place == "cuda" or self.turn == 2 else not read.wait(0.2)
-            return super().postprocess(raw, example_images, args)
+            return super().postprocess(raw, images, args)
 
     files = gray_images(tmp_path, (100, 200))
     waiting = Waiting(network(chosen), chosen, place)

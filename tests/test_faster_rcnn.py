@@ -29,12 +29,12 @@ SIZES = [(128, 208), (150, 121)]
 
 def some_image(height: int, width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Noise around a dark part."""
-    example_image = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    example_image[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
-    return example_image
+    image = np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    image[height // 4 : 3 * height // 4, width // 4 : 2 * width // 3] //= 4
+    return image
 
 
-def torchvisions(classes: int, example_image: Tensor) -> Any:
+def torchvisions(classes: int, image: Tensor) -> Any:
     """Its detector with random weights, set so that boxes of several classes score high and low on `image`."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
@@ -55,7 +55,7 @@ def torchvisions(classes: int, example_image: Tensor) -> Any:
     last, seen = model.eval().roi_heads.box_predictor.cls_score, []
     hook = last.register_forward_hook(lambda _, given, logits: seen.append((given[0], logits)))
     with torch.no_grad():
-        model([example_image])
+        model([image])
         hook.remove()
         features, logits = seen[0]
         last.weight.div_(logits.std(0).mean())
@@ -239,11 +239,11 @@ def test_portrait_image_through_the_zoo(tmp_path: Path) -> None:
     assert isinstance(chosen.model, Config)
     torch.manual_seed(0)
     predictor = boxwright.Predictor(build(chosen.model).eval(), chosen)
-    example_image = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
     frame = frame_for((120, 80), chosen.data.canvas, 0)
-    assert place(example_image, frame, chosen.data.canvas).shape == (96, 160, 3)
+    assert place(image, frame, chosen.data.canvas).shape == (96, 160, 3)
     assert frame.scale[0] == frame.scale[1]
-    found = predictor(example_image, threshold=0.0)
+    found = predictor(image, threshold=0.0)
     assert len(found) > 0
     assert (found.boxes[:, 2] <= 80).all()
     assert (found.boxes[:, 3] <= 120).all()

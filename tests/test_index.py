@@ -423,8 +423,8 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
     assert [len(sample) for sample in validation] == [300, 128]
     assert len(lines) == (kept < 300) + (kept < 128)
     if most == 128:
-        file, example_image = crowded / "annotations/train.json", crowded / "train/a.png"
-        assert lines == [f"{file}: image {example_image} has 300 boxes, data.max_boxes is 128: 172 left out"]
+        file, image = crowded / "annotations/train.json", crowded / "train/a.png"
+        assert lines == [f"{file}: image {image} has 300 boxes, data.max_boxes is 128: 172 left out"]
 
 
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:

@@ -168,21 +168,21 @@ def test_fresh_weights_are_the_zoos() -> None:
 @pytest.mark.skipif(not TRAINED.is_file(), reason="needs shared/weights/tiny.weights")
 @pytest.mark.parametrize(("preparation", "fit"), [("short_side_crop", "crop"), ("letterbox", "letterbox")])
 @pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
-def test_trained_weights_name_darknets_classes(example_image: str, preparation: str, fit: str) -> None:
+def test_trained_weights_name_darknets_classes(image: str, preparation: str, fit: str) -> None:
     """From the image to Darknet's five best classes: its order, its names, its probabilities to 2e-3."""
     settings = recipe.load("tiny_darknet_imagenet_224_darknet", {"data.canvas.fit": fit})
     model = classifier(settings)
     weights.load(model, TRAINED, settings)
-    file = SHARED / "oracles" / "darknet" / "images" / example_image
+    file = SHARED / "oracles" / "darknet" / "images" / image
     canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     (logits,) = run(model, images)
     with np.load(DARKNET / "real" / "raw.npz") as oracle:
-        key = f"{example_image}_tiny_{preparation}"
+        key = f"{image}_tiny_{preparation}"
         assert_close(every_nth(oracle[f"{key}_input"], images), 1e-6)
         assert_close((oracle[f"{key}_logits"], logits[0]), 2e-4)
     (best,) = model.decode((torch.from_numpy(logits),), 5)
-    expected = json.loads((DARKNET / "real" / "tiny_top5.json").read_text())[example_image][preparation]
+    expected = json.loads((DARKNET / "real" / "tiny_top5.json").read_text())[image][preparation]
     assert_same_classes(by_label(best), {label: score for label, _, score in expected}, score=2e-3)
     assert [settings.data.names[label] for label, _, _ in expected] == [name for _, name, _ in expected]
 

@@ -147,17 +147,17 @@ def test_backbone_from_a_cut_file(tmp_path: Path) -> None:
 @trained
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 @pytest.mark.parametrize("image", ["dog.png", "eagle.png", "person.png"])
-def test_trained_yolov3_tiny(example_image: str, fit: str) -> None:
+def test_trained_yolov3_tiny(image: str, fit: str) -> None:
     """Image to raw maps with the published file. Darknet letterboxes on a gray of 0.5."""
     changes = {"data.canvas.fit": fit, "data.canvas.fill": 127.5}
     settings = recipe.load("yolov3_tiny_coco_416_darknet", changes if fit == "letterbox" else {})
     model = build(settings)
     weights.load(model, SHARED / "weights" / "yolov3-tiny.weights", settings)
-    file = SHARED / "oracles" / "darknet" / "images" / example_image
+    file = SHARED / "oracles" / "darknet" / "images" / image
     canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     oracle = np.load(DARKNET / "real" / "raw.npz")
-    key = f"{example_image}_{fit}"
+    key = f"{image}_{fit}"
     assert_close(every_nth(oracle[f"{key}_input"], images), 1e-6)
     for layer, ours in zip((15, 22), run(model, images), strict=True):
         assert_close(every_nth(oracle[f"{key}_layer_{layer}"], ours), 2e-4)

@@ -61,7 +61,7 @@ def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float) -> Tensor:
 @torch.library.custom_op("boxwright::roi_align", mutates_args=())
 def roi_align(maps: list[Tensor], boxes: Tensor, level: Tensor, bins: int, samples: int) -> Tensor:
     """maps (B, I, h, w) each; boxes (B, R, 4) xyxy px of the map with number `level` (B, R), whose first pixel is
-    centerd at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
+    centered at 0.5; bins: a side; samples: a bin and side -> (B, R, I, bins, bins)."""
     raise NotImplementedError
 
 
