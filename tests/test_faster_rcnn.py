@@ -111,7 +111,7 @@ def test_within_pictures(model: FasterRCNN) -> None:
 @pytest.mark.parametrize("change", [{"model.clip_proposals_to": "image"}, {"data.canvas.trim": True}])
 def test_pictures_away_from_the_corner_are_refused(fit: str, change: dict[str, Any]) -> None:
     (key,) = change
-    with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs a picture at the top left"):
+    with pytest.raises(InputError, match=rf"data.canvas.fit: found {fit}, {key}.* needs an image at the top left"):
         recipe.load("faster_rcnn_r50_dcn_coco_standard", {"data.canvas.fit": fit} | change)
 
 
@@ -222,14 +222,14 @@ def test_crowd_regions_are_neither_object_nor_background(model: FasterRCNN) -> N
     maps = model.pyramid(given.images)
     found, grid, *_ = model.propose(maps, given.images, 50, 50)
     first = model.rpn_targets(given, grid, torch.ones(1, len(grid)))
-    inside = grid[first.place[0][first.drawn[0]]]
+    inside = grid[first.idx[0][first.sampled[0]]]
     assert not first.positive.any()
     assert ((inside[:, :2] < 0).any(1) | (inside[:, 2] > 128) | (inside[:, 3] > 96)).all()
-    assert not model.roi_targets(given, found, torch.ones(1, 51)).drawn.any()
+    assert not model.roi_targets(given, found, torch.ones(1, 51)).sampled.any()
 
 
 def test_a_size_that_does_not_fit_is_refused(model: FasterRCNN) -> None:
-    with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, Faster R-CNN needs multiples of 32"):
+    with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, the network needs multiples of 32"):
         model(torch.zeros(1, 3, 96, 100))
 
 
@@ -270,7 +270,7 @@ def test_small_objects(model: FasterRCNN) -> None:
     maps = model.pyramid(given.images)
     *_, grid, objectness, _ = model.propose(maps, given.images, 10, 10)
     targets = model.rpn_targets(given, grid, torch.rand(1, objectness.shape[1]))
-    owners = set(targets.owner[0][targets.positive[0] & targets.drawn[0]].tolist())
+    owners = set(targets.matched_gt_idx[0][targets.positive[0] & targets.sampled[0]].tolist())
     assert owners == (set() if model.config.rpn.min_pos_iou else set(range(8)))
 
 

@@ -215,7 +215,7 @@ def test_losses_of_the_zoo(zoo: Loaded) -> None:
     terms = model.rpn_loss(first, objectness, deltas) | model.roi_loss(second, logits, class_deltas, labels)
     for ours, theirs in {"rpn_objectness": "rpn_cls", "rpn_boxes": "rpn_reg", "boxes": "rcnn_reg"}.items():
         assert float(terms[ours]) == pytest.approx(float(oracle[f"loss.{theirs}_loss"]), rel=1e-5), ours
-    lost = (second.drawn & (second.boxes[..., 2] < 0.001))[0]
+    lost = (second.sampled & (second.boxes[..., 2] < 0.001))[0]
     blank = torch.logsumexp(logits[0, lost], 1) - logits[0, lost, 0]
     assert lost.sum() == 30
     rest = (float(oracle["loss.rcnn_cls_loss"]) - float(terms["classes"])) * 512 + float(blank.sum())
