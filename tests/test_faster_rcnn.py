@@ -194,7 +194,7 @@ def test_each_of_300_boxes_is_found(model: FasterRCNN) -> None:
     assert second.positive.sum() == 32
     assert torch.equal(second.boxes[0, :32], given.boxes[0, :32])
     last = model.roi_targets(given, found, torch.arange(310.0)[None])
-    assert 299 in last.place[0][last.positive[0]]
+    assert 299 in last.idx[0][last.positive[0]]
 
 
 def test_samples_are_a_function_of_the_keys(model: FasterRCNN) -> None:

@@ -113,7 +113,7 @@ class Recipe(Config):
                 raise ValueError(f"{key}: found {list(size)} px, the model needs multiples of {model.size_step}")
         extents = "extents" in model.inputs
         if data.canvas.fit in {"letterbox", "crop"} and (data.canvas.trim or extents):
-            needs = "a model with extents (model.clip_proposals_to: image)" if extents else "data.canvas.trim"
+            needs = "model.clip_proposals_to: image, or another model with extents," if extents else "data.canvas.trim"
             raise ValueError(
                 f"data.canvas.fit: found {data.canvas.fit}, {needs} needs an image at the top left, such as corner"
             )
