@@ -170,7 +170,7 @@ def opened(file: Path) -> None:
 
 
 def recipe_yaml(root: Path) -> Path:
-    return write(root / "a.yaml", (Path(recipe.__file__).parent / "recipes" / "demo.yaml").read_text())
+    return write(root / "a.yaml", (Path(recipe.__file__).parents[1] / "recipes" / "demo.yaml").read_text())
 
 
 def encoded(suffix: str) -> Format:

@@ -340,7 +340,7 @@ def test_torchvisions_detector_of_coco(detector: Any, detector_file: Path) -> No
     assert report.missing + report.unexpected + report.mismatched == ()
     theirs = detector.state_dict()
     known = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    names = (Path(recipe.__file__).parent / "recipes" / "names" / "coco.txt").read_text().splitlines()
+    names = (Path(recipe.__file__).parents[1] / "recipes" / "names" / "coco.txt").read_text().splitlines()
     for part, numbers in (("classes", "cls_score"), ("deltas", "bbox_pred")):
         for leaf in ("weight", "bias"):
             ours = model.state_dict()[f"head.{part}.{leaf}"].unflatten(0, (81, -1))
