@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import torch
 
 from boxwright.data.windows import grid, open_scene
-from boxwright.memory import keep_freed
+from boxwright.memory import tune_malloc
 from boxwright.predict.merge import merge
 from boxwright.predict.tiled import Overview, Tiling, predict_scene
 from made_scene import TruthTeller, faults, objects, write_scene
@@ -77,7 +77,7 @@ def main() -> None:
     words.add_argument("--look", nargs=2, help=argparse.SUPPRESS)
     given = words.parse_args()
     if given.look:
-        keep_freed()  # as the command line does
+        tune_malloc()  # as the command line does
         print(json.dumps(look(given.look[0], int(given.look[1]))))
         return
     results = []

@@ -38,7 +38,7 @@ from boxwright import recipe
 from boxwright.data.class_loader import ClassLoader
 from boxwright.data.class_transforms import augment
 from boxwright.data.classes import open_classes
-from boxwright.memory import keep_freed
+from boxwright.memory import tune_malloc
 
 SIDE, BATCH, ROUNDS, BATCHES, NEEDED = 224, 64, 9, 3, 2.0
 COUNT = BATCHES * BATCH
@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=Path, help="folder of JPEGs; none: rendered ones of 500 x 375")
     given = parser.parse_args().pictures
-    keep_freed()  # as the command line does, for both sides
+    tune_malloc()  # as the command line does, for both sides
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     loaded = recipe.load("tiny_darknet_imagenet_224")

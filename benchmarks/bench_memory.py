@@ -50,7 +50,7 @@ def main() -> None:
     words = parser.parse_args()
     if words.kind:
         if words.kind == "kept":
-            memory.keep_freed()
+            memory.tune_malloc()
         measure(words.recipe, words.batch, words.steps)
         return
     runs: dict[str, list[dict[str, float]]] = {"kept": [], "glibc": []}

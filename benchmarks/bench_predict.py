@@ -24,17 +24,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from boxwright.export.graph import raw_graph
-from boxwright.predict.card import Card
 
-from boxwright import __version__, models, recipe
-from boxwright.export import onnx, openvino, run
-from boxwright.memory import keep_freed
+from boxwright import __version__, models, recipe, runtimes
+from boxwright.export.run import network
+from boxwright.memory import tune_malloc
 from boxwright.predict import class_predictor, class_sinks, predictor, sinks
 from boxwright.predict.class_predictor import ClassPredictor
 from boxwright.predict.inputs import arguments, canvases_of, scaled
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe
+from boxwright.runtimes.base.graph import raw_graph
+from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import RuntimeOptions
 from boxwright.weights import checkpoint
 
@@ -71,10 +71,11 @@ def random_weights(chosen: Recipe, file: Path) -> None:
 def write_for(runtime: str, weights: str, name: str, file: Path) -> None:
     """An exported file, not compared with PyTorch as by `boxwright export`: Faster R-CNN with random weights would not
     pass, for its proposals are all as good as each other, and rounding chooses among them."""
-    model, chosen = run.network(weights, name, (), None)
+    model, chosen = network(weights, name, (), None)
     graph = raw_graph(model, chosen)
-    card = Card(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
-    (onnx if runtime == "onnxruntime" else openvino).write(graph, file, card.to_text())
+    metadata = Metadata(chosen, "raw", "float32", graph.outputs, "not compared", __version__)
+    target = runtimes.target("onnx" if runtime == "onnxruntime" else runtime)
+    target.write["float32"](graph, file, metadata.to_text())
 
 
 def measure(alone: Looker, loaded: Looker, pictures: Path, out: Path, rounds: int, count: int) -> None:
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--device", default="cpu", help="another one with torch only")
     words = parser.parse_args()
-    keep_freed()  # as the command line does
+    tune_malloc()  # as the command line does
     print(f"{date.today()}  torch {torch.__version__}, Python {platform.python_version()}", end="  ")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads", end="")
     print(f", {torch.cuda.get_device_name(words.device)}" if words.device.startswith("cuda") else "")

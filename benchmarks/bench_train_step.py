@@ -26,7 +26,7 @@ from boxwright import models
 from boxwright import recipe as recipes
 from boxwright.data import open_dataset, scenes
 from boxwright.engine import train as engine
-from boxwright.engine.log import Journal
+from boxwright.engine.log import TrainLogger
 from boxwright.recipe import Recipe
 from boxwright.types import Batch
 
@@ -52,10 +52,10 @@ class BareLoop:
         self.optimizer.zero_grad()
 
 
-def paired(recipe: Recipe, pairs: int, steps: int, bare: list[float], full: list[float]) -> type[Journal]:
-    """A journal that lets a bare loop take a turn after every `steps` steps of the engine; seconds a step are noted."""
+def paired(recipe: Recipe, pairs: int, steps: int, bare: list[float], full: list[float]) -> type[TrainLogger]:
+    """A logger that lets a bare loop take a turn after every `steps` steps of the engine; seconds a step are noted."""
 
-    class Paired(Journal):
+    class Paired(TrainLogger):
         loop: BareLoop | None = None
 
         def record(self, step: int, batch: Batch, terms: Mapping[str, Tensor]) -> None:
@@ -103,7 +103,7 @@ def main() -> None:
         recipe = recipe.with_names(open_dataset(data, "train").names)
         bare: list[float] = []
         full: list[float] = []
-        engine.Journal = paired(recipe, given.pairs, given.steps, bare, full)  # type: ignore[misc]
+        engine.TrainLogger = paired(recipe, given.pairs, given.steps, bare, full)  # type: ignore[misc]
         with contextlib.suppress(Done):
             engine.train(recipe, data, folder / "run")
     ratios = [f / b for f, b in zip(full, bare, strict=True)]

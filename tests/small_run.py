@@ -1,4 +1,4 @@
-"""A training run of seconds: the recipe `demo` made small, in this process or in one of its own."""
+"""A training run of seconds: a small `demo` recipe, in this process or a subprocess."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SMALL = {
     "train.log_every": 1,
     "train.evaluate_every": 0,
 }
-MACHINE = {"images_per_second", "waiting", "gpu_memory_gib"}
+MACHINE = {"images_per_second", "data_wait", "gpu_memory_gib"}
 
 
 def start(
@@ -33,7 +33,7 @@ def start(
     small: dict[str, object] = SMALL,
     session: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """`boxwright train` of a recipe made small, on one core a process. session: in a process group of its own."""
+    """`boxwright train` of a recipe made small, with one thread a process. session: in its own process group."""
     settings = [word for key, value in (small | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
     launch = (
         ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
@@ -54,16 +54,16 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
 
 
 def lines(run: Path) -> list[dict]:
-    """The log, without what the clock or the machine decides. A last line that is being written is left out."""
+    """The log without the keys that depend on the machine, and without an incomplete last line."""
     file = run / "log.jsonl"
     if not file.exists():
         return []
-    whole = file.read_text().rpartition("\n")[0].splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in MACHINE} for line in whole]
+    complete = file.read_text().rpartition("\n")[0].splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in MACHINE} for line in complete]
 
 
 def tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Network, average and momentum of a checkpoint."""
+    """Network, EMA and momentum of a checkpoint."""
     found = {}
     for name in ("model", "ema"):
         if (checkpoint / f"{name}.safetensors").exists():
@@ -72,13 +72,13 @@ def tensors(checkpoint: Path) -> dict[str, Tensor]:
     return found | {f"momentum.{index}": each["momentum_buffer"] for index, each in state.items()}
 
 
-# What float32 allows when a sum is taken in other groups: its step of 1.2e-7 times the root of the 96 x 96 positions
-# that a first-layer gradient sums. A wrong normalisation is off by 1e-3 and more.
+# Float32 rounding when a sum is split differently: epsilon 1.2e-7 times the root of the 96 x 96 positions that a
+# first-layer gradient sums. A wrong normalization is off by 1e-3 and more.
 ROUNDING = 1.2e-7 * 96
 
 
 def furthest(one: Path, other: Path) -> tuple[float, str]:
-    """The largest difference of the two runs' last checkpoints, in units of the tensor's largest number, and where."""
+    """The largest difference of the two runs' last checkpoints, relative to the tensor's maximum, and its name."""
     a, b = tensors(one / "last"), tensors(other / "last")
     assert a.keys() == b.keys()
     return max((float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp(min=1e-9)), k) for k in a)

@@ -1,4 +1,4 @@
-"""Every file that docs/backbones.md names starts every recipe that it names beside it."""
+"""Every file listed in docs/backbones.md initializes the backbone of every recipe in its row."""
 
 import re
 from collections.abc import Callable
@@ -87,12 +87,12 @@ def timms(folder: Path, network: str) -> list[Path]:
 
 # What a row's first cell says -> the files
 MAKERS: dict[str, Callable[[Path], list[Path]]] = {
-    "a DarkNet-53 run of ours": lambda folder: ours(folder, "darknet53"),
-    "a CSPDarkNet-53 run of ours": lambda folder: ours(folder, "cspdarknet53"),
-    "`darknet53.weights`, cut": lambda folder: darknets(folder, "darknet53"),
-    "`csdarknet53-omega.weights`, cut": lambda folder: darknets(folder, "cspdarknet53"),
+    "a run of `darknet53_imagenet_256*`": lambda folder: ours(folder, "darknet53"),
+    "a run of `cspdarknet53_imagenet_256*`": lambda folder: ours(folder, "cspdarknet53"),
+    "`darknet53.weights`, truncated": lambda folder: darknets(folder, "darknet53"),
+    "`csdarknet53-omega.weights`, truncated": lambda folder: darknets(folder, "cspdarknet53"),
     "`yolov4.conv.137`": with_neck,
-    "`tiny.weights`, cut": tiny,
+    "`tiny.weights`, truncated": tiny,
     "the zoo's backbone `.ckpt` for YOLOv3": lambda folder: mindspores(folder, "yolov3_coco_416", classifier=True),
     "the zoo's backbone `.ckpt` for YOLOv4": lambda folder: mindspores(folder, "yolov4_coco_608", classifier=True),
     "MindYOLO's": lambda folder: mindspores(folder, "yolov3_640_coco", classifier=False),

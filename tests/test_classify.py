@@ -24,9 +24,9 @@ from boxwright import cli
 from boxwright import recipe as recipes
 from boxwright.data.classes import open_classes
 from boxwright.engine import classification, optim
-from boxwright.engine.job import blank_network
+from boxwright.engine.job import build_network
 from boxwright.engine.schedule import learning_rates
-from boxwright.engine.train import descend, train
+from boxwright.engine.train import optimizer_step, train
 from boxwright.errors import InputError
 from boxwright.models.tiny_darknet import mindspore_name
 from boxwright.ops.losses import cross_entropy
@@ -111,7 +111,7 @@ def test_three_steps_are_the_zoos() -> None:
     """Losses, and all parameters and statistics after the steps. The bounds are those that an independent
     implementation reached (shared oracles, README); rounding grows at this rate."""
     settings = recipes.load("tiny_darknet_imagenet_224", {"train.schedule.kind": "constant"})
-    network = blank_network(settings)
+    network = build_network(settings)
     known = oracle_weights.mindspore_recipe(ZOO / "params_network.json")
     state = network.state_dict()
     for name, tensor in state.items():
@@ -138,7 +138,7 @@ def test_three_steps_are_the_zoos() -> None:
             optim.set_rates(optimizer, plan, step)
             terms = network.loss(batch)
             assert terms["classes"].item() == pytest.approx(oracle["losses"][step], rel=bound)
-            descend(terms, network, optimizer, config, alone)
+            optimizer_step(terms, network, optimizer, config, alone)
         for name, tensor in network.state_dict().items():
             if not (theirs := mindspore_name(name)):
                 continue
@@ -190,7 +190,7 @@ class TestRun:
         folder = run(data, tmp_path / "run", {"train.epochs": 1})
         other = shutil.copytree(data, tmp_path / "data")
         (other / "train" / "red" / "1.png").rename(other / "train" / "blue" / "9.png")
-        with pytest.raises(InputError, match="pictures or labels have changed"):
+        with pytest.raises(InputError, match="images or labels have changed"):
             run(other, folder, {"train.epochs": 1}, resume=True)
         known = open_classes(data, "train")
         relabelled = replace(known, labels=known.labels[::-1].copy())
@@ -284,7 +284,7 @@ class TestPredict:
         (pictures / "broken.png").write_bytes(b"no picture")
         out = tmp_path / "out"
         with pytest.raises(SystemExit) as leaving:
-            cli.main(["predict", str(finished), str(pictures), "--out", str(out), "--top", "2"])
+            cli.main(["predict", str(finished), str(pictures), "--out", str(out), "--top-k", "2"])
         assert leaving.value.code == 1, "one picture cannot be read"
         said = capsys.readouterr().out.splitlines()
         assert said[0].startswith(f"{pictures / '0.png'}: blue ")
@@ -313,7 +313,7 @@ class TestPredict:
             (["evaluate", "RUN", "--data", "x", "--no-truth"], "--no-truth: the recipe is a classifier"),
             (["predict", "RUN", "nowhere.png"], "nowhere.png: there is no such picture"),
             (["evaluate", "RUN", "--data", "nowhere"], "nowhere"),
-            (["predict", "w", "x.png", "--recipe", "demo", "--top", "3"], "--top: recipe demo is a detector"),
+            (["predict", "w", "x.png", "--recipe", "demo", "--top-k", "3"], "--top-k: recipe demo is a detector"),
         ],
     )
     def test_words_that_do_not_fit(

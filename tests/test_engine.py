@@ -1,4 +1,4 @@
-"""The parts of training one by one, and what a run refuses."""
+"""The components of training, and the errors of a run."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import checkpointing, detection, optim
 from boxwright.engine import train as training
-from boxwright.engine.ema import Average
-from boxwright.engine.schedule import Plan
+from boxwright.engine.ema import EMA
+from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
 from boxwright.models import yolov3
 from boxwright.recipe import EmaConfig, TrainConfig
@@ -40,7 +40,7 @@ def small_network():
     return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
 
 
-class TestOptimiser:
+class TestOptimizer:
     def test_groups(self):
         groups = {group["name"]: group for group in optim.build(small_network(), config()).param_groups}
         shapes = {name: [tuple(p.shape) for p in group["params"]] for name, group in groups.items()}
@@ -57,21 +57,21 @@ class TestOptimiser:
         """mindspore.nn.Momentum's documented formula, in float64: v = m v + g; w -= lr v, or w -= lr (g + m v)."""
         network = small_network().double()
         draw = np.random.default_rng(1)
-        plan = Plan(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
+        schedule = Schedule(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
         decay = {"weight_decay": 0.05, "decay_all": everything}
         settings = config(optimizer={"momentum": 0.9, "nesterov": nesterov} | decay)
         optimizer = optim.build(network, settings)
         weights = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
         moved = {name: np.zeros_like(value) for name, value in weights.items()}
         for step in range(4):
-            optim.set_rates(optimizer, plan, step)
+            optim.set_rates(optimizer, schedule, step)
             for name, parameter in network.named_parameters():
                 gradient = draw.normal(size=parameter.shape)
                 parameter.grad = torch.from_numpy(gradient)
                 if parameter.ndim == 4 or everything:
                     gradient = gradient + 0.05 * weights[name]
-                rate = (plan.bias_lr if name.endswith("bias") else plan.weight_lr)[step]
-                m = plan.momentum[step]
+                rate = (schedule.bias_lr if name.endswith("bias") else schedule.weight_lr)[step]
+                m = schedule.momentum[step]
                 moved[name] = m * moved[name] + gradient
                 weights[name] = weights[name] - rate * (gradient + m * moved[name] if nesterov else moved[name])
             optimizer.step()
@@ -87,7 +87,7 @@ class TestOptimiser:
         last = network[3]
         before = last.weight.detach().clone(), last.bias.detach().clone()
         last.weight.grad, last.bias.grad = (torch.full_like(p, 1024 * 3.2) for p in (last.weight, last.bias))
-        optim.set_rates(optimizer, Plan(*np.full((3, 1), 0.1)), 0)
+        optim.set_rates(optimizer, Schedule(*np.full((3, 1), 0.1)), 0)
         optim.unscale(network.parameters(), settings.optimizer)
         optimizer.step()
         torch.testing.assert_close(last.weight, before[0] - 0.1 * (3.2 / 64 + 0.05 * before[0]))
@@ -122,46 +122,46 @@ class TestOptimiser:
         optim.training_mode(network, settings)
         assert [module.training for module in network] == [True, False, True, True]
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        optim.set_rates(optimizer, Plan(*np.full((3, 1), 0.1)), 0)
+        optim.set_rates(optimizer, Schedule(*np.full((3, 1), 0.1)), 0)
         network(torch.rand(2, 3, 8, 8)).square().sum().backward()
         optimizer.step()
         changed = {name for name, value in network.state_dict().items() if not value.equal(before[name])}
         assert changed == {name for name, _ in network.named_parameters()}
 
     @pytest.mark.parametrize(
-        ("freeze", "words"), [(["bakbone"], "no part 'bakbone'"), (["0", "1", "3"], "freezes every")]
+        ("freeze", "words"), [(["bakbone"], "no module 'bakbone'"), (["0", "1", "3"], "freezes every")]
     )
     def test_freeze_refuses(self, freeze, words):
         with pytest.raises(InputError, match=words):
             optim.build(small_network(), config(freeze=freeze))
 
 
-class TestAverage:
+class TestEMA:
     def test_by_hand(self):
         network = nn.BatchNorm1d(1)
-        average = Average(network, EmaConfig(decay=0.9, ramp=2.0))
+        ema = EMA(network, EmaConfig(decay=0.9, ramp=2.0))
         mean, scale = 0.0, 1.0
         for n, value in enumerate((3.0, -1.0, 2.0), 1):
             with torch.no_grad():
                 network.weight.fill_(value)
                 network.running_mean.fill_(10 * value)
                 network.num_batches_tracked.fill_(n)
-            average.update(n)
+            ema.update(n)
             decay = 0.9 * (1 - math.exp(-n / 2))
             scale, mean = decay * scale + (1 - decay) * value, decay * mean + (1 - decay) * 10 * value
-            assert average.network.weight.item() == pytest.approx(scale, rel=1e-6)
-            assert average.network.running_mean.item() == pytest.approx(mean, rel=1e-6)
-            assert average.network.num_batches_tracked.item() == n
+            assert ema.network.weight.item() == pytest.approx(scale, rel=1e-6)
+            assert ema.network.running_mean.item() == pytest.approx(mean, rel=1e-6)
+            assert ema.network.num_batches_tracked.item() == n
 
     def test_constant_without_ramp(self):
-        assert Average(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
+        assert EMA(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
 
 
 class TestReplacing:
     """A kill is played by an exception at each of the moves that replace a folder."""
 
     def write(self, folder, text):
-        with checkpointing.replaced(folder) as new:
+        with checkpointing.replace_folder(folder) as new:
             (new / "file").write_text(text)
 
     @pytest.mark.parametrize("killed_at", range(1, 5))
@@ -275,7 +275,7 @@ class TestRunFolder:
         labels = json.loads(file.read_text())
         labels["annotations"][0]["bbox"][2] += 1
         file.write_text(json.dumps(labels))
-        with pytest.raises(InputError, match="pictures or labels have changed"):
+        with pytest.raises(InputError, match="images or labels have changed"):
             run(other, finished, resume=True)
 
     def test_resume_of_a_finished_run_changes_nothing(self, finished, tiny_coco):
@@ -298,9 +298,9 @@ class TestRunFolder:
 
             monkeypatch.setattr(holder, name, noted)
 
-        note(checkpointing.Keeper, "restore")
+        note(checkpointing.Checkpointer, "restore")
         note(Accelerator, "wait_for_everyone")
-        note(checkpointing.Keeper, "save")
+        note(checkpointing.Checkpointer, "save")
         run(tiny_coco, tmp_path / "run", {"train.epochs": 1})
         assert done[done.index("restore") :][:3] == ["restore", "wait_for_everyone", "save"]
 
@@ -318,7 +318,7 @@ class TestRunFolder:
 
     def test_unwritable(self, tiny_coco, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match="the run folder cannot be made"):
+        with pytest.raises(InputError, match="the run folder cannot be created"):
             run(tiny_coco, tmp_path / "file" / "run")
 
 
@@ -333,10 +333,10 @@ class TestFaults:
             run(data, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         folder = run(data, tmp_path / "run", {"train.epochs": 1}, skip_bad=True)
-        told = (folder / "left_out.txt").read_text().splitlines()
-        assert len(told) == 1
-        assert "annotation id 1" in told[0]
-        assert told[0] in capsys.readouterr().err
+        left_out = (folder / "left_out.txt").read_text().splitlines()
+        assert len(left_out) == 1
+        assert "annotation id 1" in left_out[0]
+        assert left_out[0] in capsys.readouterr().err
 
     def test_loss_that_is_not_finite(self, tiny_coco, tmp_path, monkeypatch):
         real = yolov3.YOLOv3.loss
@@ -419,7 +419,7 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
         metrics = real(job, out)
         if out is not None:
             return metrics
-        kept.append({name: tensor.clone() for name, tensor in job.scored.state_dict().items()})
+        kept.append({name: tensor.clone() for name, tensor in job.eval_network.state_dict().items()})
         return replace(metrics, summary=metrics.summary | {"AP": next(scores)})
 
     monkeypatch.setattr(training, "_evaluate", scored)
@@ -430,13 +430,13 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     assert not all(torch.equal(best[name], kept[2][name]) for name in best)
 
 
-def test_a_head_of_other_classes_is_told(finished, capsys):
+def test_a_head_with_other_classes_is_logged(finished, capsys):
     """As many classes as in the file, but others."""
     recipe = training.recipes.load(finished / "recipe.yaml").with_overrides({"data.names": ["car", "red"]})
-    speaking = SimpleNamespace(is_main_process=True)
-    training.first_network(recipe, finished, False, speaking)
+    main = SimpleNamespace(is_main_process=True)
+    training.initial_network(recipe, finished, False, main)
     assert "its classes are blue, red" in capsys.readouterr().err
-    training.first_network(recipe.with_overrides({"data.names": ["blue", "red"]}), finished, False, speaking)
+    training.initial_network(recipe.with_overrides({"data.names": ["blue", "red"]}), finished, False, main)
     assert "classes" not in capsys.readouterr().err
 
 
@@ -450,7 +450,7 @@ def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     run(tiny_coco, folder, changes, resume=True)  # which has its layers from the run
 
 
-def test_profile_counts_steps_of_the_optimiser(tiny_coco, tmp_path):
+def test_profile_counts_optimizer_steps(tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.accumulate": 2, "train.profile": 2}
     folder = run(tiny_coco, tmp_path / "run", changes)
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]

@@ -20,9 +20,9 @@ from boxwright.data import open_dataset
 from boxwright.data.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine.detection import prepare
-from boxwright.engine.job import assemble, first_network
-from boxwright.engine.processes import together
-from boxwright.engine.train import descend
+from boxwright.engine.job import build_job, initial_network
+from boxwright.engine.processes import accelerator_session
+from boxwright.engine.train import optimizer_step
 from small_run import ROUNDING
 
 pytestmark = pytest.mark.slow
@@ -100,18 +100,18 @@ def take_steps(data, out, batch):
     changes = TINY | {"data.root": str(data), "train.batch": batch}
     recipe = recipes.load(RECIPE, changes).with_names(("blue", "red"))
     training = open_dataset(data, "train")
-    with together(recipe.train) as accelerator:
-        network = first_network(recipe, None, False, accelerator).double()
+    with accelerator_session(recipe.train) as accelerator:
+        network = initial_network(recipe, None, False, accelerator).double()
         for name, scale in network.named_parameters():
             if name.endswith("bn3.weight"):  # 0 in a fresh network, which keeps gradients from what comes before it
                 torch.nn.init.constant_(scale, 0.2)
-        job = assemble(recipe, training, training, network, accelerator)
+        job = build_job(recipe, training, training, network, accelerator)
         optim.training_mode(network, recipe.train)
         found = {}
         for step, loaded in enumerate(job.loader.epoch(0)):
-            optim.set_rates(job.optimizer, job.plan, step)
+            optim.set_rates(job.optimizer, job.schedule, step)
             terms = job.model(prepare(loaded, recipe, 0, step, accelerator))
-            descend(terms, job.model, job.optimizer, recipe.train, accelerator)
+            optimizer_step(terms, job.model, job.optimizer, recipe.train, accelerator)
             found[f"objects.{step}"] = (loaded.labels >= 0).sum()
             found |= {f"{name}.{step}": accelerator.reduce(term.detach(), "mean") for name, term in terms.items()}
         trained = [pair for pair in network.named_parameters() if pair[1].requires_grad]

@@ -19,7 +19,7 @@ from torch import nn
 import boxwright as bw
 import class_folder
 from boxwright import cli
-from boxwright.engine.processes import together
+from boxwright.engine.processes import accelerator_session
 from boxwright.predict.predictor import Predictor
 from boxwright.runtimes.base.torch_runtime import TorchRuntime
 from boxwright.types import Classifier, Detector
@@ -194,7 +194,7 @@ def test_accelerate_is_left_as_the_host_program_has_it() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
     host = Accelerator(cpu=True, mixed_precision="bf16")
     try:
-        with together(bw.Recipe.load("demo").train) as ours:
+        with accelerator_session(bw.Recipe.load("demo").train) as ours:
             assert ours.mixed_precision == "no"
         assert AcceleratorState().mixed_precision == host.mixed_precision == "bf16"
     finally:

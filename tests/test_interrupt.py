@@ -125,5 +125,5 @@ def test_a_worker_that_is_killed_is_one_line(tiny_coco: Path, tmp_path: Path) ->
 def test_without_the_command_line_nothing_is_watched() -> None:
     before = signal.getsignal(signal.SIGINT)
     assert list(progress.track(range(3), 3, "x")) == [0, 1, 2]
-    assert not interrupt.asked()
+    assert not interrupt.requested()
     assert signal.getsignal(signal.SIGINT) is before

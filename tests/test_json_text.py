@@ -11,7 +11,7 @@ from boxwright.errors import InputError, printable
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' stands twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is repeated"),
         ("[" * 100_000, "nested too deeply"),
         ("1" * 5000, "not JSON"),
         ("{'a': 1}", "not JSON"),

@@ -12,7 +12,7 @@ import cv2
 import pytest
 
 from boxwright import json_text, progress
-from boxwright.cli.output import say
+from boxwright.cli.output import echo
 from boxwright.data import open_dataset
 from boxwright.data.convert import convert
 from boxwright.data.report import Finding
@@ -51,22 +51,22 @@ def test_a_name_that_is_no_utf8_is_done_like_others(tile: int | None, tmp_path: 
 
 
 def test_other_names_are_written_as_they_are() -> None:
-    assert json_text.text_of({"name": "é\U0001f600"}) == '{"name": "é\U0001f600"}'
+    assert json_text.dumps({"name": "é\U0001f600"}) == '{"name": "é\U0001f600"}'
     for name in (LATIN, "\ud800", "\\udce9"):  # the last is what it says
-        assert json.loads(json_text.text_of([name]).encode("utf-8")) == [name]
+        assert json.loads(json_text.dumps([name]).encode("utf-8")) == [name]
 
 
 C_LOCALE = """
 import sys
-from boxwright.cli.output import say
+from boxwright.cli.output import echo
 from boxwright import cli
 from boxwright.predict.sinks import predict_to_folder
 from stand_in import rectangles_predictor
 assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
-cli._settle_in()
+cli._set_up_process()
 done = predict_to_folder(rectangles_predictor(), sys.argv[1:2], sys.argv[2])
 assert not done.failed
-say("\\n".join([*done.lines(), *sorted(sys.argv), "\\u00e9"]))
+echo("\\n".join([*done.lines(), *sorted(sys.argv), "\\u00e9"]))
 """
 
 
@@ -104,7 +104,7 @@ def test_nothing_printed_is_acted_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     assert all(line.isprintable() for line in told)
     assert sum("forged line" in line for line in told) == 3
-    say(f"one\n{LATIN}\x1b[2J")
+    echo(f"one\n{LATIN}\x1b[2J")
     assert capsys.readouterr().out == "one\ncaf\\xe9.png\\x1b[2J\n"
 
 
@@ -150,7 +150,7 @@ def test_a_closed_stderr_changes_nothing(tiny_coco: Path, tmp_path: Path) -> Non
 
 
 def test_a_terminal_of_another_encoding_gets_escapes() -> None:
-    code = "from boxwright import cli\ncli._settle_in()\nprint('\\u00e9')"
+    code = "from boxwright import cli\ncli._set_up_process()\nprint('\\u00e9')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
     )

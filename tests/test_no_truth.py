@@ -147,7 +147,7 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(predictor, "load", lambda *_: rectangles_predictor())
     out = folder / "out"
     words = ("evaluate", "w.safetensors", "--data", str(folder), "--split", "test", "--out", str(out))
-    assert status_of(*words, "--no-truth", "--most", "1") == 0
+    assert status_of(*words, "--no-truth", "--top-k", "1") == 0
     file = out / "detections_test-dev2017_demo_results.json"
     assert capsys.readouterr().out == f"{file}\n"
     assert sorted(row["image_id"] for row in json.loads(file.read_text())) == [139, 581]

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from boxwright import models
-from boxwright.cli import verbs
+from boxwright.cli.commands import app
 from boxwright.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def exists(dotted: str, model: type[pydantic.BaseModel]) -> bool:
 
 def command_fault(words: str) -> str:
     """What `boxwright VERB [PLACEHOLDER] [--option ...]` names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(verbs.app)
+    command: Any = typer.main.get_command(app)
     rest = words.split()[1:]
     while hasattr(command, "commands"):
         verb = rest.pop(0)

@@ -175,7 +175,7 @@ PT2: dict[str, tuple[Change, str]] = {
     ),
     "an attribute of an operator": (model("aten.conv2d.default", "aten.conv2d.__init__"), "a call of"),
     "an operator's inside": (model("aten.conv2d.default", "aten.conv2d.default._op"), "a call of"),
-    "a key twice": (model('{"graph_module"', '{"graph_module": {}, "graph_module"'), "'graph_module' stands twice"),
+    "a key twice": (model('{"graph_module"', '{"graph_module": {}, "graph_module"'), "'graph_module' is repeated"),
     "another schema": (model('"major": 8', '"major": 9'), "schema 9"),
     "a function as argument": (model('{"as_ints": [1, 1]}', '{"as_operator": "torch.hub.load"}'), "as_operator"),
     "a name that nothing gives": (model('{"as_tensor": {"name": "p_', '{"as_tensor": {"name": "q_'), ""),

@@ -245,7 +245,7 @@ class TestBadInput:
                 quantize(weights, tiny_coco, *given, **words)
 
         refused("^--backend: found 'tensorrt', needed one of openvino, onnxruntime$", backend="tensorrt")
-        refused("^--pictures: found 0, needed at least one picture to calibrate on$", pictures=0)
+        refused("^--images: found 0, needed at least one image to calibrate on$", pictures=0)
         refused("^--max-drop: found 2, needed a number from 0 to 1", max_drop=2)
         refused(r"m.onnx: found the suffix '.onnx', needed .xml for --backend openvino$", tmp_path / "m.onnx")
 

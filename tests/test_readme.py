@@ -14,7 +14,7 @@ import typer
 
 import boxwright
 from boxwright import recipe
-from boxwright.cli import verbs
+from boxwright.cli.commands import app
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def commands(text: str) -> list[list[str]]:
 
 def fault(words: list[str]) -> str:
     """What a command names that does not exist; "" when all does."""
-    command: Any = typer.main.get_command(verbs.app)
+    command: Any = typer.main.get_command(app)
     words = words[: words.index(">")] if ">" in words else words
     while words and hasattr(command, "commands"):
         if words == ["--help"]:

@@ -1,4 +1,4 @@
-"""A run folder: trained by one process at a time, resumed as it was begun, whole after a kill and on a full disk."""
+"""The run folder: the lock, resuming, and consistency after a kill or on a full disk."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from boxwright import cli, files
 from boxwright import recipe as recipes
 from boxwright.engine import checkpointing, run_folder
 from boxwright.engine import train as training
-from boxwright.engine.checkpointing import Keeper, State, recover
+from boxwright.engine.checkpointing import Checkpointer, TrainState, recover
 from boxwright.engine.events import Events
 from boxwright.engine.fingerprint import Kind, fingerprint
 from boxwright.errors import InputError
@@ -56,10 +56,10 @@ class TestOneAtATime:
         try:
             while process.poll() is None and not lines(out):
                 time.sleep(0.01)
-            told = rf"run: is being trained by process {process.pid} on \S+; wait until it ends, stop it, or choose"
+            message = rf"run: is being trained by process {process.pid} on \S+; wait until it ends, stop it, or choose"
             before = lines(out)
             for resume in (True, False):
-                with pytest.raises(InputError, match=told if resume else "holds a run already|" + told):
+                with pytest.raises(InputError, match=message if resume else "holds a run already|" + message):
                     run(tiny_coco, out, resume=resume)
             assert lines(out)[: len(before)] == before
             time.sleep(0.1)
@@ -73,7 +73,7 @@ class TestOneAtATime:
         process.communicate()
 
     def test_before_there_is_a_checkpoint(self, tiny_coco: Path, tmp_path: Path) -> None:
-        """Two that begin together: the second finds no run, only the lock."""
+        """Two runs that start at once: the second finds no run, only the lock."""
         out, alone = tmp_path / "run", SimpleNamespace(is_main_process=True)
         reading, writing = os.pipe()
         if (child := os.fork()) == 0:
@@ -82,7 +82,7 @@ class TestOneAtATime:
                 time.sleep(60)
             os._exit(0)
         os.read(reading, 1)
-        with pytest.raises(InputError, match=f"trained by process {child} "), run_folder.held(out, False, alone):
+        with pytest.raises(InputError, match=f"trained by process {child} "), run_folder.lock(out, False, alone):
             pass
         assert [path.name for path in out.iterdir()] == [".lock"]
         os.kill(child, 9)
@@ -110,7 +110,7 @@ class TestOneAtATime:
             thread.join()
             assert "is being trained by this process already" in found[0]
             if (child := os.fork()) == 0:  # the lock is still there for others
-                run_folder._trained.clear()
+                run_folder._locked_folders.clear()
                 with suppress(InputError), run_folder._locked(out):
                     os._exit(1)
                 os._exit(0)
@@ -133,7 +133,7 @@ class TestOneAtATime:
         if kind == "link":
             other.touch()
         before = lock.lstat().st_mode
-        with pytest.raises(InputError, match=r"run/\.lock: not the lock file of a training"):  # noqa: SIM117
+        with pytest.raises(InputError, match=r"run/\.lock: not a lock file"):  # noqa: SIM117
             with run_folder._locked(lock.parent):
                 pass
         assert lock.lstat().st_mode == before
@@ -147,7 +147,7 @@ class TestOneAtATime:
             assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
             assert "long-name" not in (tmp_path / ".lock").read_text()
 
-    def test_without_locks_it_is_said(
+    def test_a_file_system_without_locks_is_logged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         import fcntl
@@ -182,7 +182,7 @@ class TestWhatIsTheUsers:
             (tmp_path / name).mkdir()
             (tmp_path / name / "notes").touch()
         for name in ("last", "best", "best", "last"):
-            with checkpointing.replaced(tmp_path / name) as folder:
+            with checkpointing.replace_folder(tmp_path / name) as folder:
                 (folder / "file").touch()
         for name in ("last.boxwright-new", "epoch-0007.boxwright-old", "epoch-12345.boxwright-old"):
             (tmp_path / name).mkdir()
@@ -197,13 +197,13 @@ class TestWhatIsTheUsers:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(InputError, match="--out: found an empty name"):
             training.train("demo", "data", "")
-        verbs = (
+        commands = (
             ["train", "demo", "--data", "x"], ["evaluate", "x", "--data", "x"], ["predict", "x", "x"],
             ["import", "x", "--recipe", "demo"], ["export", "x", "--to", "onnx"], ["quantize", "x", "--data", "x"],
             ["bench", "x"], ["demo"], ["data", "show", "x"], ["data", "tile", "x"], ["data", "tensors", "x"],
             ["data", "convert", "x", "--to", "coco"],
         )  # fmt: skip
-        for words in verbs:
+        for words in commands:
             with pytest.raises(SystemExit) as end:
                 cli.main([*words, "--out", ""])
             assert end.value.code == 2
@@ -256,19 +256,19 @@ def other_validation_picture(data: Path) -> None:
 
 class TestResume:
     @pytest.mark.parametrize(
-        ("change", "part"),
+        ("change", "split"),
         [
-            (swapped, "training"),
-            (entries_swapped, "training"),
-            (repainted, "training"),
-            (other_validation_label, "validation"),
-            (other_validation_picture, "validation"),
+            (swapped, "train"),
+            (entries_swapped, "train"),
+            (repainted, "train"),
+            (other_validation_label, "val"),
+            (other_validation_picture, "val"),
         ],
     )
-    def test_refuses_other_pictures(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, part: str) -> None:
+    def test_refuses_other_pictures(self, copy: Path, tiny_coco: Path, tmp_path: Path, change: Any, split: str) -> None:
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         change(data)
-        with pytest.raises(InputError, match=f"the {part} pictures or labels have changed since"):
+        with pytest.raises(InputError, match=f"the {split} images or labels have changed since"):
             run(data, copy, resume=True)
 
     def test_a_data_set_may_be_moved(self, copy: Path, tiny_coco: Path, tmp_path: Path) -> None:
@@ -282,18 +282,19 @@ class TestResume:
 
     @pytest.mark.parametrize("words", [{"weights": "x.safetensors"}, {"transfer": True}])
     def test_refuses_other_weights(self, copy: Path, tiny_coco: Path, words: dict[str, Any]) -> None:
-        with pytest.raises(InputError, match="--resume goes on with the run's own weights; leave --weights"):
+        with pytest.raises(InputError, match="--resume continues with the run's own weights; leave --weights"):
             run(tiny_coco, copy, resume=True, **words)
 
-    def test_other_threads_are_told(self, copy: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_another_number_of_threads_is_logged(
+        self, copy: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         threads = torch.get_num_threads()
         try:
             torch.set_num_threads(threads + 1)
             run(tiny_coco, copy, resume=True)
         finally:
             torch.set_num_threads(threads)
-        told = f"made with {threads} threads, there are {threads + 1} now"
-        assert told in capsys.readouterr().err
+        assert f"made with {threads} threads, there are {threads + 1} now" in capsys.readouterr().err
         run(tiny_coco, copy, resume=True)
         assert "threads" not in capsys.readouterr().err, "no checkpoint was made since"
 
@@ -332,7 +333,7 @@ class TestResume:
         values = torch.load(file, weights_only=True)
         damage(values)
         torch.save(values, file)
-        with pytest.raises(InputError, match=r"state\.pt: (not )?the state of (a run|another optimiser)"):
+        with pytest.raises(InputError, match=r"state\.pt: (not )?the state of (a run|another optimizer)"):
             run(tiny_coco, copy, resume=True)
 
 
@@ -381,37 +382,37 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
     network = nn.Linear(1, 1)
     optimizer = torch.optim.SGD([{"name": "weight", "params": list(network.parameters())}], momentum=0.9)
     alone = SimpleNamespace(is_main_process=True, scaler=None, device=torch.device("cpu"))
-    keeper = Keeper(tmp_path / "run", recipe, network, None, optimizer, alone)
+    checkpointer = Checkpointer(tmp_path / "run", recipe, network, None, optimizer, alone)
 
     def epochs(until: int) -> None:
         """As in training: each epoch has its number for a weight."""
-        state = keeper.restore(State())
+        state = checkpointer.restore(TrainState())
         for epoch in range(state.step + 1, until + 1):
             with torch.no_grad():
                 network.weight.fill_(epoch)
             state.step = epoch
-            keeper.epoch(epoch, state)
+            checkpointer.save_epoch(epoch, state)
 
-    keeper.run.mkdir()
-    keeper.save("last", State())
+    checkpointer.run.mkdir()
+    checkpointer.save("last", TrainState())
     epochs(2)
-    shutil.copytree(keeper.run, tmp_path / "begun")
+    shutil.copytree(checkpointer.run, tmp_path / "begun")
     with killed_at(10**9) as count:
         epochs(3)
     assert count[0] > 20
     for call in range(1, count[0] + 1):
-        shutil.rmtree(keeper.run)
-        shutil.copytree(tmp_path / "begun", keeper.run)
+        shutil.rmtree(checkpointer.run)
+        shutil.copytree(tmp_path / "begun", checkpointer.run)
         with killed_at(call):
             epochs(3)
-        recover(keeper.run)
+        recover(checkpointer.run)
         epochs(3)
-        kept = {path.name for path in keeper.run.iterdir() if not path.name.endswith(".part")}
+        kept = {path.name for path in checkpointer.run.iterdir() if not path.name.endswith(".part")}
         assert kept == {"last", "epoch-0003"}, f"killed at {call}"
         for name in kept:
-            found = torch.load(keeper.run / name / "state.pt", weights_only=True)["step"]
-            keeper.network.load_state_dict(
-                checkpointing.checkpoint.read_tensors(keeper.run / name / "model.safetensors")
+            found = torch.load(checkpointer.run / name / "state.pt", weights_only=True)["step"]
+            checkpointer.network.load_state_dict(
+                checkpointing.checkpoint.read_tensors(checkpointer.run / name / "model.safetensors")
             )
             assert (found, network.weight.item()) == (3, 3), f"killed at {call}"
 
@@ -420,45 +421,45 @@ class TestFullDisk:
     def test_any_file_of_a_training(self, finished: Path, tiny_coco: Path, tmp_path: Path) -> None:
         """The disk is full at another file each time; the run goes on when there is space again."""
         sizes = sorted({path.stat().st_size for path in finished.rglob("*") if path.is_file()})
-        out, told = tmp_path / "run", set()
+        out, messages = tmp_path / "run", set()
         for limit in (10, sizes[-1] - 1, 5000):
             with pytest.raises(InputError, match="cannot be written") as error, no_file_beyond(limit):
                 run(tiny_coco, out, resume=(out / "last").exists())
             assert "\n" not in str(error.value)
             assert ".part" not in str(error.value)
-            told.add(str(error.value))
+            messages.add(str(error.value))
             assert not list(out.glob("*.part")) + list(out.glob("*.boxwright-new"))
-        assert len(told) > 1
+        assert len(messages) > 1
         run(tiny_coco, out, resume=(out / "last").exists())
         expected, found = tensors(finished / "last"), tensors(out / "last")
         assert all(expected[name].equal(found[name]) for name in expected)
 
     @pytest.mark.parametrize("name", ["log.jsonl", "events"])
     def test_the_log_and_the_curves(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
-        """Without this a thread of TensorBoard's writer would tell it."""
-        from boxwright.engine.log import Journal
+        """TensorBoard's own writer would raise this in a thread."""
+        from boxwright.engine.log import TrainLogger
 
         alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
-        journal = Journal(tmp_path, alone, recipes.load("demo").train, 0)
+        log = TrainLogger(tmp_path, alone, recipes.load("demo").train, 0)
         line = {"x" * 100: 1.0} if name == "events" else {"x": 1.0}
 
         def write() -> None:
             for step in range(20):
-                journal.evaluated(step, 0, line)
+                log.evaluated(step, 0, line)
 
         with pytest.raises(InputError, match=r"log\.jsonl: cannot be written \(File too large\)"), no_file_beyond(300):
             write()
-        journal.close()
+        log.close()
 
 
 def test_a_run_folder_that_is_deleted_is_one_line(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    real = training._assess
+    real = training.evaluate_epoch
 
     def deleted(*args: Any) -> None:
         real(*args)
         shutil.rmtree(tmp_path / "run")
 
-    monkeypatch.setattr(training, "_assess", deleted)
+    monkeypatch.setattr(training, "evaluate_epoch", deleted)
     with pytest.raises(InputError, match=r"run/last: the checkpoint cannot be written \(No such file or directory\)"):
         run(tiny_coco, tmp_path / "run")
 

@@ -8,7 +8,7 @@ import pytest
 
 from boxwright import recipe
 from boxwright.config import validate
-from boxwright.engine.schedule import Plan, learning_rates
+from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
 from boxwright.recipe import ScheduleConfig
 
@@ -23,7 +23,7 @@ def oracle(system: str, case: str) -> tuple[np.ndarray, dict]:
         return file[case], json.loads(str(file["meta"])).get(case, {})
 
 
-def plan(steps_per_epoch: int, epochs: int, momentum: float = 0.9, **schedule) -> Plan:
+def plan(steps_per_epoch: int, epochs: int, momentum: float = 0.9, **schedule) -> Schedule:
     return learning_rates(ScheduleConfig(**schedule), steps_per_epoch, epochs, momentum)
 
 

@@ -61,13 +61,13 @@ def test_a_key_given_twice_is_refused_by_its_name(tmp_path: Path) -> None:
     labels.write_text(labels.read_text()[:-1] + ', "annotations": []}')
     said = refusal(lambda: check_folder(root))
     assert str(labels) in said
-    assert "key 'annotations' stands twice" in said
+    assert "key 'annotations' is repeated" in said
 
 
 def test_the_published_pasted_json() -> None:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
-    assert "key 'annotations' stands twice" in refusal(lambda: check_folder(SHARED / "R-duplicate-keys"))
+    assert "key 'annotations' is repeated" in refusal(lambda: check_folder(SHARED / "R-duplicate-keys"))
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)

@@ -460,7 +460,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--gap", "60"], "gap: found 60, needed 0 to 59 px"),
         (["--gap", "-5"], "gap: found -5, needed 0 to 59 px"),
-        (["--gap", "10", "--overlap", "0.2"], "--gap and --overlap both say"),
+        (["--gap", "10", "--overlap", "0.2"], "--gap and --overlap: found both"),
     ],
 )
 def test_gaps_that_cannot_be(tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

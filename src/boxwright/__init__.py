@@ -1,7 +1,7 @@
 """boxwright: convolutional object detectors and classifiers in PyTorch.
 
-What users may lean on is listed here by hand; anything else may change. Names are loaded when first used, so that
-`boxwright --help` does not wait for torch.
+`__all__` is the public API; everything else may change. Names are imported on first use, so that `boxwright --help`
+does not import torch.
 """
 
 import importlib
@@ -51,7 +51,7 @@ __all__ = [
     "train",
 ]
 
-# Name -> the module that has it
+# Public name -> its module
 _MODULES = {
     "Batch": "types",
     "ClassPrediction": "predict.class_predictor",

@@ -1,11 +1,11 @@
-"""The one exception whose text is meant for the person at the keyboard."""
+"""The exception for invalid user input."""
 
 
 class InputError(ValueError):
-    """Something the user gave us cannot be used.
+    """The user's input is invalid.
 
-    The message is one printable line: file, place, what was found, what was needed, what to do. The command line prints
-    it and exits with status 2; it never shows a traceback for it.
+    The message is one printable line: file, location, what was found, what was needed, what to do. The command line
+    prints it without a traceback and exits with status 2.
     """
 
     def __init__(self, message: str) -> None:
@@ -13,14 +13,14 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with what a terminal would act on shown as escapes: control characters, line breaks,
-    invisible and reordering characters, and bytes of file names that are no text."""
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
+    undecodable bytes of file names."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
-def _escaped(letter: str) -> str:
-    if letter.isprintable():
-        return letter
-    if "\udc80" <= letter <= "\udcff":  # a byte of a file name, as os.fsdecode gives it
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    return letter.encode("unicode_escape").decode()
+def _escape(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # a surrogate that os.fsdecode made of an undecodable byte
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

@@ -1,7 +1,7 @@
-"""Ctrl-C on the command line: one line and status 130, whenever it comes.
+"""Ctrl-C on the command line: one line and exit status 130.
 
-Python's KeyboardInterrupt may be lost: raised while an object is destroyed it is only printed, and libraries make other
-errors of it while they are imported. So it is remembered, and long work asks for it at each step.
+Python's KeyboardInterrupt can be lost: raised in a destructor it is only printed, and libraries turn it into other
+errors while they are imported. So a flag is set as well, and long loops check it at each step.
 """
 
 import os
@@ -11,53 +11,53 @@ import threading
 from types import FrameType
 from typing import Any
 
-STATUS = 130  # what shells expect
-LINE = "boxwright: interrupted"
+STATUS = 130  # 128 + SIGINT, as shells expect
+MESSAGE = "boxwright: interrupted"
 
-_process = _asked = 0  # the process that listens; how often it was asked to end
-_leaving = False
+_process = _count = 0  # the process with the handler; signals received
+_exiting = False
 
 
-def listen() -> None:
-    """From now on until the process ends. For a program that is ours alone, from its main thread."""
+def install() -> None:
+    """Install the signal handler; call it from the main thread of the command line only."""
     global _process
     _process = os.getpid()
-    signal.signal(signal.SIGINT, _note)
-    show, show_of_thread = sys.unraisablehook, threading.excepthook
-    # what breaks after Ctrl-C breaks because of it
-    sys.unraisablehook = lambda error: None if _asked else show(error)
-    threading.excepthook = lambda error: None if _asked else show_of_thread(error)
+    signal.signal(signal.SIGINT, _handle)
+    unraisable, in_thread = sys.unraisablehook, threading.excepthook
+    # errors after Ctrl-C are consequences of it
+    sys.unraisablehook = lambda error: None if _count else unraisable(error)
+    threading.excepthook = lambda error: None if _count else in_thread(error)
 
 
-def asked() -> bool:
-    """Whether there was a Ctrl-C."""
-    return _asked > 0
+def requested() -> bool:
+    """Whether Ctrl-C was pressed."""
+    return _count > 0
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt when there was a Ctrl-C."""
-    if _asked:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+    if _count:
         raise KeyboardInterrupt
 
 
-def leave(status: int, line: str) -> int:
-    """Print the last line of the program, if there is one, and return its status; both are Ctrl-C's where it came."""
-    global _leaving
-    _leaving = True  # from here on it ends the process at once
-    if _asked:
-        status, line = STATUS, LINE
+def finish(status: int, line: str) -> int:
+    """Print `line` to stderr unless it is empty, and return the exit status; after Ctrl-C both are Ctrl-C's."""
+    global _exiting
+    _exiting = True  # from here on Ctrl-C ends the process at once
+    if _count:
+        status, line = STATUS, MESSAGE
     if line:
         print(line, file=sys.stderr)
     return status
 
 
-def _note(number: int, frame: FrameType | None, **_: Any) -> None:
-    global _asked
-    if os.getpid() != _process:  # in a process that was forked, which its parent ends
+def _handle(number: int, frame: FrameType | None, **_: Any) -> None:
+    global _count
+    if os.getpid() != _process:  # a forked process, which its parent ends
         return
-    _asked += 1
-    if _asked == 1 and not _leaving:
+    _count += 1
+    if _count == 1 and not _exiting:
         raise KeyboardInterrupt
-    if not _leaving:
-        os.write(2, f"{LINE}\n".encode())
-    os._exit(STATUS)  # asked twice
+    if not _exiting:
+        os.write(2, f"{MESSAGE}\n".encode())
+    os._exit(STATUS)  # the second Ctrl-C

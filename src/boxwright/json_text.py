@@ -1,5 +1,4 @@
-"""JSON from strangers, read strictly: a repeated key is an error, and sizes are checked before memory is taken; and our
-own, written."""
+"""Strict reading of untrusted JSON (duplicate keys are errors, memory is bounded), and writing."""
 
 import json
 from collections.abc import Callable
@@ -11,16 +10,18 @@ from boxwright.errors import InputError
 
 Object = dict[str, Any]
 
-# An empty list takes two or three bytes of a file and 56 of memory. Labels have one list or object in 20 bytes or more,
-# so that a file with many more than that is no file of labels.
+# An empty list takes two or three bytes in a file and 56 in memory. Label files have at most one list or object in 20
+# bytes, so a file with many more is not one.
 BYTES_PER_CONTAINER = 12
-SMALL = 1 << 20  # bytes; what a smaller file can take is no danger
+SMALL = 1 << 20  # bytes; smaller files cannot take much memory
 
 
 def read(path: str | Path, convert: Callable[[Object], Object] | None = None) -> Any:
-    """What the JSON file at `path` holds. convert: what each object becomes, innermost first.
+    """The value of a JSON file. Raises InputError where it cannot be read, and as `parse` does.
 
-    Raises InputError for a file that cannot be read, and as `parse` does.
+    Args:
+        path: The file.
+        convert: Applied to each object, innermost first.
     """
     try:
         content = files.read_bytes(path)
@@ -30,48 +31,54 @@ def read(path: str | Path, convert: Callable[[Object], Object] | None = None) ->
 
 
 def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | None = None) -> Any:
-    """The value of a JSON text; `source` names it in an error. convert: as in `read`.
+    """The value of a JSON text.
 
-    Raises InputError for what is no JSON, a key given twice, nesting beyond some hundred levels, a number of more than
-    4300 digits, and many more lists than labels have.
+    Args:
+        text: The JSON text.
+        source: Its name in errors.
+        convert: Applied to each object, innermost first.
+
+    Raises:
+        InputError: The text is not JSON, repeats a key in an object, is nested deeper than some hundred levels, has a
+            number of more than 4300 digits, or many more lists than label files have.
     """
 
     def to_object(pairs: list[tuple[str, Any]]) -> Object:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise InputError(f"{source}: {_repeated(pairs)} stands twice in one object; merge the two, or remove one")
-        return convert(found) if convert else found
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            raise InputError(f"{source}: {_repeated(pairs)} is repeated in one object; merge the two, or remove one")
+        return convert(result) if convert else result
 
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if (
         len(content) > SMALL
         and (count := content.count(b"[") + content.count(b"{")) > len(content) / BYTES_PER_CONTAINER
     ):
-        raise InputError(f"{source}: {count:,} lists and objects in {len(content):,} bytes, more than labels have")
+        raise InputError(f"{source}: {count:,} lists and objects in {len(content):,} bytes, more than label files have")
     try:
         return json.loads(content, object_pairs_hook=to_object)
     except InputError:
         raise
     except RecursionError as error:
         raise InputError(f"{source}: nested too deeply, needed JSON of fewer levels") from error
-    except ValueError as error:  # no JSON, no UTF-8, a number of too many digits
+    except ValueError as error:  # invalid JSON or UTF-8, or a number of too many digits
         raise InputError(f"{source}: not JSON ({str(error).partition(';')[0][:160]}); truncated?") from error
 
 
-def text_of(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON that is UTF-8 whatever names it holds.
+def dumps(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that can be encoded as UTF-8.
 
-    A byte of a file name that is no text (as `os.fsdecode` gives it) becomes an escape such as `\\udce9`, from which
-    `parse` makes the same name again.
+    An undecodable byte of a file name (a surrogate of `os.fsdecode`) becomes an escape such as `\\udce9`, which `parse`
+    turns back into the same name.
     """
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()  # of a surrogate that is JSON's escape as well
+    return text.encode("utf-8", "backslashreplace").decode()  # for a surrogate, this is JSON's escape too
 
 
 def write(path: str | Path, value: Any, indent: int | None = None) -> None:
-    """Write `text_of(value)` to `path`, whole or not at all. Raises InputError where it cannot be written."""
+    """Write `dumps(value)` to `path` atomically. Raises InputError where it cannot be written."""
     with files.atomic_write(path) as tmp:
-        tmp.write_text(text_of(value, indent), encoding="utf-8")
+        tmp.write_text(dumps(value, indent), encoding="utf-8")
 
 
 def _repeated(pairs: list[tuple[str, Any]]) -> str:

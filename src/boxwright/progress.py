@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long loops: a bar with rate and remaining time on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -19,9 +19,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[T], total: int, what: str, unit: str = "pictures", start: int = 0) -> Iterator[T]:
-    """Yield `items` unchanged while showing how far we are. `start` of the `total` were done before.
+    """Yield `items` and show the progress on stderr.
 
-    Everything is written to stderr, so that stdout stays clean for results. Raises KeyboardInterrupt after a Ctrl-C.
+    Args:
+        items: What to iterate over.
+        total: Number of items, including `start`.
+        what: Title of the bar.
+        unit: Name of the items, in the plural.
+        start: Items done before.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
     """
     what = printable(what)
     if sys.stderr.isatty():

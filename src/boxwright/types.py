@@ -1,9 +1,9 @@
-"""What travels between the rooms: frames, batches, answers, and the protocols of a detector and of a classifier.
+"""The types that packages exchange: frames, batches, predictions, and the protocols of detectors and classifiers.
 
-    B images, M boxes an image after padding, N detections, C classes, K best of them, H x W canvas pixels
+    B images, M boxes an image after padding, N detections, C classes, K of them after top-k, H x W canvas pixels
 
 Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other conventions (COCO's xywh and its 91 ids,
-Darknet's centre form) are converted on the line where they enter or leave.
+Darknet's center form) are converted where they enter or leave the package.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How a picture was put on its canvas.
+    """The transform from an image to its canvas.
 
-    image_id: the data set's own id. path: the file, "" for an array. size: original (height, width) px.
-    canvas: (height, width) px. scale: canvas px for one original px, (y, x). offset: (top, left) px of the
-    picture's corner on the canvas. extent: (height, width) canvas px of its pixels; None: exactly size times scale.
+    Attributes:
+        image_id: The data set's id.
+        path: The image file; "" for an array.
+        size: Original (height, width) in px.
+        canvas: (height, width) of the canvas in px.
+        scale: Canvas px per original px, (y, x).
+        offset: (top, left) px of the image's corner on the canvas.
+        extent: (height, width) of the image on the canvas in px; None: exactly size times scale.
     """
 
     image_id: int | str
@@ -33,7 +38,7 @@ class Frame:
 
     @property
     def content(self) -> tuple[float, float, float, float]:
-        """The part of the canvas that the picture covers, as (x1, y1, x2, y2) px."""
+        """The region of the canvas that the image covers, as (x1, y1, x2, y2) px."""
         (h, w), (sy, sx), (top, left) = self.size, self.scale, self.offset
         height, width = self.extent or (h * sy, w * sx)
         return left, top, left + width, top + height
@@ -51,16 +56,16 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a detector's loss takes.
+    """A training batch of a detector.
 
     Attributes:
         images: (B, 3, H, W) RGB: uint8 as loaded, float32 in [0, 1] once augmented.
         boxes: (B, M, 4) float32, xyxy canvas px.
         labels: (B, M) int64, -1 where a row is padding.
         ignore: (B, M) bool: crowd regions, neither object nor background.
-        frames: How each picture lies on its canvas.
-        keys: (B,) int64 in 0..2^32 - 1: what a loss that draws samples draws them from; set in training, a function of
-            (seed, step, index in the batch of all processes). None: 0 for each image.
+        frames: The transform of each image.
+        keys: (B,) int64 in 0..2^32 - 1, per-image RNG seeds of a loss that samples; in training a function of (seed,
+            step, index in the global batch). None: 0 for each image.
     """
 
     images: Tensor
@@ -71,21 +76,27 @@ class Batch:
     keys: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
-        """Everything on `device`; frames stay where they are."""
+        """The batch with its tensors on `device`."""
         tensors = {name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys")}
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
     @property
     def valid(self) -> Tensor:
-        """(B, M) bool: rows that are objects to find (neither padding nor crowd)."""
+        """(B, M) bool: rows that are objects, neither padding nor crowd."""
         return (self.labels >= 0) & ~self.ignore
 
 
 @dataclass(frozen=True, slots=True)
 class ClassBatch:
-    """images (B, 3, H, W): uint8 as loaded, float32 in [0, 1] once augmented. labels (B,) int64 from 0.
-    others (B,) int64, share (B,) float32 in [0, 1]: after MixUp or CutMix the second label of each image, and how much
-    of the image has the first; both None where nothing was blended. keys: as in `Batch`.
+    """A training batch of a classifier.
+
+    Attributes:
+        images: (B, 3, H, W) RGB: uint8 as loaded, float32 in [0, 1] once augmented.
+        labels: (B,) int64 from 0.
+        frames: The transform of each image.
+        others: (B,) int64, the second label of each image after MixUp or CutMix; None without them.
+        share: (B,) float32 in [0, 1], the weight of the first label; None without them.
+        keys: As in `Batch`.
     """
 
     images: Tensor
@@ -96,14 +107,20 @@ class ClassBatch:
     keys: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
-        """Everything on `device`; frames stay where they are."""
+        """The batch with its tensors on `device`."""
         tensors = {name: getattr(self, name) for name in ("images", "labels", "others", "share", "keys")}
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
 
 class Detection(NamedTuple):
-    """One object: box (x1, y1, x2, y2) px, score in [0, 1], label from 0, and the class's name, or its number where the
-    classes have no names."""
+    """One object.
+
+    Attributes:
+        box: (x1, y1, x2, y2) px.
+        score: In [0, 1].
+        label: Class index from 0.
+        name: Class name; the label as text if the classes have no names.
+    """
 
     box: tuple[float, float, float, float]
     score: float
@@ -113,19 +130,19 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """The objects found in one image.
+    """The detections of one image.
 
-    `len(found)`, `found[0]` (a `Detection`), iteration and `==` work as for a list; a slice, mask or index tensor picks
-    some of them.
+    `len()`, an integer index (a `Detection`), iteration and `==` work as for a list; a slice, mask or index tensor
+    selects a subset.
 
     Attributes:
         boxes: (N, 4) float32, xyxy px.
         scores: (N,) float32 in [0, 1].
         labels: (N,) int64 from 0.
-        names: Of all classes in label order; empty where they are not known.
+        names: Class names in label order; empty if unknown.
 
     Raises:
-        ValueError: For tensors of other shapes.
+        ValueError: The shapes of the tensors do not match.
     """
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -155,7 +172,7 @@ class Detections:
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each box's class, or its number where the classes have no names."""
+        """(N) The class name of each detection; the label as text if the classes have no names."""
         return class_names(self.labels, self.names)
 
     @overload
@@ -165,7 +182,7 @@ class Detections:
     def __getitem__(self, index: Tensor | slice) -> Self: ...
 
     def __getitem__(self, index: int | Tensor | slice) -> Detection | Self:
-        """One `Detection`; or with a mask, an index tensor or a slice those that it picks."""
+        """One `Detection` for an integer; a subset for a mask, an index tensor or a slice."""
         if isinstance(index, int):
             length = len(self)
             if not -length <= index < length:
@@ -183,12 +200,12 @@ class Detections:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """The most probable classes of one image, best first.
+    """The top-K classes of one image, in descending order of score.
 
     Attributes:
         scores: (K,) float32 in [0, 1].
         labels: (K,) int64 from 0.
-        names: Of all classes in label order; empty where they are not known.
+        names: Class names in label order; empty if unknown.
     """
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
@@ -205,7 +222,7 @@ class Classes:
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each of the K classes, or its number where the classes have no names."""
+        """(K) Class names; the labels as text if the classes have no names."""
         return class_names(self.labels, self.names)
 
     def to(self, device: torch.device | str) -> Self:
@@ -213,50 +230,52 @@ class Classes:
 
 
 def class_names(labels: Tensor, names: tuple[str, ...]) -> list[str]:
-    """The name of each label, or its number where there are no names."""
+    """The name of each label; the label as text if there are no names."""
     return [names[label] if names else str(label) for label in labels.tolist()]
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two values of one dataclass are equal, tensors compared as a whole."""
-    if type(other) is not type(one):
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of two instances of a dataclass with tensor fields."""
+    if type(a) is not type(b):
         return False
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(type(one)) if field.compare]
-    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(type(a)) if field.compare]
+    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """What each module in `models/` builds: a plain `nn.Module` with these answers.
+    """The interface of the detectors in `models/`, which are plain `nn.Module`s.
 
-    inputs: what `forward` takes, in order: `images`, and `extents` where it has to know where pictures end, (B, 2)
-    float32, height and width canvas px of each, which then lies at the top left.
+    Attributes:
+        inputs: Arguments of `forward`, in order: `images`, and with `extents` the (B, 2) float32 height and width in
+            canvas px of each image, which then is at the top left.
+        raw_names: Names of the raw outputs, in order.
     """
 
     inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images (B, 3, H, W) float RGB in [0, 1] -> raw outputs, exactly what is exported."""
+        """images (B, 3, H, W) float RGB in [0, 1] -> raw outputs, as exported."""
         ...
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, already weighted; their sum is what is minimised."""
+        """Named scalar terms, already weighted; their sum is minimized."""
         ...
 
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
-        """Canvas-pixel detections with score >= threshold, one entry an image, before suppression."""
+        """Detections in canvas px with score >= threshold, one entry per image, before NMS."""
         ...
 
     def dense(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """What `decode` chooses from, in fixed shapes for graphs: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
-        what it never reports."""
+        """All candidates of `decode` in fixed shapes, for export: boxes (B, N, 1 or C, 4) and scores (B, N, C), -1 for
+        padding."""
         ...
 
 
 @runtime_checkable
 class Classifier(Protocol):
-    """What modules in `models/` whose Config has the task `classify` build, with the same kind of answers."""
+    """The interface of the classifiers in `models/`, whose Config has the task `classify`; see `Detector`."""
 
     inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
@@ -266,13 +285,13 @@ class Classifier(Protocol):
         ...
 
     def loss(self, batch: ClassBatch) -> dict[str, Tensor]:
-        """Named scalar terms, already weighted; their sum is what is minimised."""
+        """Named scalar terms, already weighted; their sum is minimized."""
         ...
 
     def decode(self, raw: tuple[Tensor, ...], most: int) -> list[Classes]:
-        """The `most` best classes of each image (all where there are fewer), their scores after softmax."""
+        """The top `most` classes of each image (all if there are fewer), with softmax scores."""
         ...
 
     def best(self, raw: tuple[Tensor, ...], most: int) -> tuple[Tensor, Tensor]:
-        """The same as two tensors, for graphs: scores (B, K) and labels (B, K)."""
+        """The same in fixed shapes, for export: scores (B, K) and labels (B, K)."""
         ...

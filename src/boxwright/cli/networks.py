@@ -1,4 +1,4 @@
-"""The verbs around a network: look at recipes, train, evaluate, predict, import, demonstrate."""
+"""The commands for recipes and networks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,52 +8,52 @@ import typer
 from boxwright.cli.options import (
     Backend,
     BFloat16,
-    Changes,
     Compile,
     Data,
     Device,
+    Overrides,
     RecipeOption,
     Transfer,
     TrustFile,
     Weights,
-    named,
+    check_name,
 )
-from boxwright.cli.output import say
+from boxwright.cli.output import echo
 from boxwright.errors import InputError
 
 
 def list_() -> None:
-    """The shipped recipes, one line each."""
+    """List the shipped recipes."""
     from boxwright import recipe
 
     summaries = recipe.summaries()
     width = max(map(len, summaries))
     for name, summary in summaries.items():
-        say(f"{name:{width}}  {summary}")
+        echo(f"{name:{width}}  {summary}")
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")], set_: Changes = None
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")], set_: Overrides = None
 ) -> None:
-    """One recipe with every value written out, ready to be saved and changed."""
+    """Print a recipe with all its values, as YAML."""
     from boxwright import recipe
 
     print(recipe.load(name, set_ or ()).to_yaml(), end="")
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or YAML file.")],
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")],
     data: Data,
     out: Annotated[
-        str | None, typer.Option("--out", callback=named, help="The run folder. [default: runs/RECIPE]")
+        str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
-    set_: Changes = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Start from these weights.")] = None,
+    set_: Overrides = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
     transfer: Transfer = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out stopped.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave wrong labels out, and say which.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")] = False,
 ) -> None:
-    """Train the recipe's network on labelled pictures. Starts the same under torchrun or accelerate launch."""
+    """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
 
     folder = run(
@@ -66,32 +66,36 @@ def train(
         skip_bad=skip_bad,
         overrides=tuple(set_ or ()),
     )
-    say(folder)
+    echo(folder)
 
 
 def evaluate(
     weights: Weights,
     data: Data,
     recipe: RecipeOption = None,
-    split: Annotated[str, typer.Option("--split", help="Which part of the data set.")] = "val",
+    split: Annotated[str, typer.Option("--split", help="Split of the data set.")] = "val",
     scenes: Annotated[
-        str | None, typer.Option("--scenes", help="The set that the tiles were cut from: score whole scenes, too.")
+        str | None,
+        typer.Option("--scenes", help="Data set the tiles were cut from: evaluate the merged scenes as well."),
     ] = None,
     no_truth: Annotated[
-        bool, typer.Option("--no-truth", help="Pictures without labels: only write the results, for a server to score.")
+        bool,
+        typer.Option(
+            "--no-truth", help="Images without labels: only write the results file, for an evaluation server."
+        ),
     ] = False,
-    most: Annotated[int, typer.Option("--most", min=1, help="With --no-truth: best results a picture.")] = 100,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="With --no-truth: detections per image.")] = 100,
     out: Annotated[
-        str, typer.Option("--out", callback=named, help="Folder for metrics.json, results and pictures.")
+        str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
-    set_: Changes = None,
+    set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Score weights on labelled pictures: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
+    """Evaluate weights on a data set: COCO's twelve metrics, or top-1 and top-5 of a classifier; also per class."""
     from boxwright.data import open_dataset, open_pictures
     from boxwright.evaluation import evaluate as scoring
     from boxwright.evaluation import results
@@ -102,7 +106,7 @@ def evaluate(
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
     if no_truth and scenes is not None:
-        raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
+        raise InputError("--no-truth and --scenes: found both, needed one; scenes are evaluated against labels")
     meant = recipe_of(weights, recipe)
     if meant.model.task == "classify":
         _refuse_boxes({"--no-truth": no_truth, "--scenes": scenes is not None})
@@ -110,53 +114,56 @@ def evaluate(
     running = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     loaded = load(weights, meant, device, set_ or (), backend, running)
     if no_truth and not isinstance(loaded, ClassPredictor):
-        say(results.write(loaded, open_pictures(data, split), out, most=most))
+        echo(results.write(loaded, open_pictures(data, split), out, most=top_k))
         return
     if scenes is not None and not isinstance(loaded, ClassPredictor):
         settings = loaded.recipe.data
         tiles = open_dataset(data, split, settings.kind, settings.cache)
-        say(whole.evaluate(loaded, tiles, open_dataset(scenes, split), out))
+        echo(whole.evaluate(loaded, tiles, open_dataset(scenes, split), out))
         return
     metrics = scoring.evaluate(loaded, data, split, out)
-    say(metrics)
+    echo(metrics)
     if published := meant.expect.beside(metrics.summary):
-        say(published)
+        echo(published)
 
 
 def predict(
     weights: Weights,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders, or quoted globs.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs.")],
     recipe: RecipeOption = None,
     out: Annotated[
         str | None,
         typer.Option(
             "--out",
-            callback=named,
-            help="Folder for the drawn pictures and what was found. [default: detections; classes of a classifier]",
+            callback=check_name,
+            help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
         ),
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Classifier: classes a picture. [default: 5]")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Lowest score.")] = None,
-    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="Overlap that counts as the same.")] = None,
-    classes: Annotated[str | None, typer.Option("--classes", help="Only these, for example car,truck.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Classifier: classes per image. [default: 5]")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Minimum score.")] = None,
+    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="IoU threshold of NMS.")] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="Only these classes, e.g. car,truck.")] = None,
     tile: Annotated[
-        int | None, typer.Option("--tile", min=1, help="Look through windows of so many px, for pictures of any size.")
+        int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
     ] = None,
     overlap: Annotated[
-        float | None, typer.Option("--overlap", help="Share of a window that the next one repeats. [default: 0.2]")
+        float | None,
+        typer.Option("--overlap", help="Overlap of neighboring tiles as a fraction of the tile. [default: 0.2]"),
     ] = None,
     geojson: Annotated[
-        bool, typer.Option("--geojson", help="Need GeoJSON, which georeferenced pictures get with --tile.")
+        bool, typer.Option("--geojson", help="Require GeoJSON output, which georeferenced images get with --tile.")
     ] = False,
-    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Also write the pictures with what was found.")] = True,
-    set_: Changes = None,
+    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
+    set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Find objects in pictures and draw them; with a classifier, say what the pictures show."""
+    """Detect objects in images and draw them; with a classifier, predict the classes of images."""
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright.predict import class_predictor, class_sinks, loading, predictor, scene_sinks, sinks
@@ -168,8 +175,8 @@ def predict(
     if classifies:
         boxes = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile}
         _refuse_boxes({option: value is not None for option, value in boxes.items()})
-    elif top is not None:
-        raise InputError(f"--top: recipe {meant.name} is a detector; give --threshold instead")
+    elif top_k is not None:
+        raise InputError(f"--top-k: recipe {meant.name} is a detector; give --threshold instead")
     out = out or ("classes" if classifies else "detections")
     batch = meant.with_overrides(set_ or ()).predict.batch
     at_once = batch if tile else min(batch, len(sinks.find_pictures(sources, Path(out))))
@@ -178,7 +185,7 @@ def predict(
     lines: list[str] = []
     if classifies:
         classifier = class_predictor.load_classifier(*chosen)
-        most = top or class_predictor.MOST
+        most = top_k or class_predictor.MOST
         summary, lines = class_sinks.predict_to_folder(classifier, sources, out, most, draw=draw)
     else:
         detector, wanted = predictor.load(*chosen), classes.split(",") if classes else None
@@ -189,24 +196,24 @@ def predict(
             summary = scene_sinks.predict_scenes_to_folder(
                 detector, sources, out, tiling, threshold, nms, wanted, geojson=geojson
             )
-    say("\n".join([*lines, *summary.lines()]))
+    echo("\n".join([*lines, *summary.lines()]))
     raise typer.Exit(1 if summary.failed else 0)
 
 
 def _refuse_boxes(given: dict[str, bool]) -> None:
-    """InputError for options that only make sense with boxes."""
+    """Raise InputError for options that need boxes."""
     if wrong := [option for option, is_given in given.items() if is_given]:
         raise InputError(f"{', '.join(wrong)}: the recipe is a classifier, which finds no boxes; leave it out")
 
 
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The recipe whose network takes the weights.")],
-    out: Annotated[str, typer.Option("-o", "--out", callback=named, help="The .safetensors file to write.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
     transfer: Transfer = False,
-    set_: Changes = None,
+    set_: Overrides = None,
 ) -> None:
-    """Turn published weights into a .safetensors file that carries its recipe."""
+    """Convert published weights to a .safetensors file with an embedded recipe."""
     from boxwright import models, weights
     from boxwright import recipe as recipes
     from boxwright.weights import checkpoint, files
@@ -216,16 +223,16 @@ def import_(
     files.keep_apart([Path(out)], [files.locate(Path(file))])
     resolved = recipes.load(recipe, set_ or ())
     model = models.module(resolved.model.name).build(resolved.model)  # type: ignore[attr-defined]
-    say(weights.load(model, file, resolved, transfer=transfer))
+    echo(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)
-    say(out)
+    echo(out)
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", callback=named, help="Folder for the data and the runs.")] = "demo",
-    set_: Changes = None,
+    out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for data and runs.")] = "demo",
+    set_: Overrides = None,
 ) -> None:
-    """Render scenes with known boxes, train on them, evaluate, draw. Minutes on two cores; no network."""
-    from boxwright.engine import demo as whole
+    """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""
+    from boxwright.engine.demo import run
 
-    say(whole.run(Path(out), tuple(set_ or ())))
+    echo(run(Path(out), tuple(set_ or ())))

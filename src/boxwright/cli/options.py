@@ -1,4 +1,4 @@
-"""Words that several verbs take."""
+"""Options that several commands share."""
 
 from typing import Annotated
 
@@ -9,35 +9,39 @@ from boxwright.errors import InputError
 Weights = Annotated[
     str,
     typer.Argument(
-        metavar="WEIGHTS", help="A run folder, a .safetensors, .pth, .weights or .ckpt, or an exported file."
+        metavar="WEIGHTS", help="A run folder, a .safetensors, .pth, .weights or .ckpt file, or an exported file."
     ),
 ]
-Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML that describes it.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML that describes it.")]
+Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML file that describes it.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML file that describes it.")]
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="A recipe's name or YAML file, for weights that do not carry their own.")
+    str | None, typer.Option("--recipe", help="Recipe name or YAML file, for weights without an embedded recipe.")
 ]
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the recipe; repeatable.")
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, ...")]
-BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in 16 bits, where the processor can.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Weights: torch.compile, which takes a minute to begin.")]
+Device = Annotated[str, typer.Option("--device", help="Compute device: auto, cpu, cuda, cuda:1, ...")]
+BFloat16 = Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16 if the processor supports it.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Use torch.compile (weights only); compiling takes about a minute.")
+]
 TrustFile = Annotated[
-    bool, typer.Option("--trust-file", help="Also run a .torchscript file: it is a program, which may do anything.")
+    bool, typer.Option("--trust-file", help="Allow .torchscript files, which can execute arbitrary code.")
 ]
-Transfer = Annotated[bool, typer.Option("--transfer", help="Load all that fits and start the rest afresh.")]
+Transfer = Annotated[
+    bool, typer.Option("--transfer", help="Load the tensors whose shapes match; initialize the others randomly.")
+]
 
 
-def named(param: typer.CallbackParam, value: str | None) -> str | None:
-    """`value` of an option that names what is written. Raises InputError where it is empty."""
+def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Callback of options that name an output. Raises InputError for an empty name."""
     if value == "":
         raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
     return value
 
 
-def known_runtime(value: str) -> str:
-    """`value` of --backend. Raises InputError for the name of no runtime."""
+def check_runtime(value: str) -> str:
+    """Callback of --backend. Raises InputError for the name of no runtime."""
     from boxwright.runtimes.base.open import runtime_names
 
     if value != "auto" and value not in runtime_names():
@@ -47,5 +51,7 @@ def known_runtime(value: str) -> str:
 
 Backend = Annotated[
     str,
-    typer.Option("--backend", callback=known_runtime, help="What runs an exported file; auto: the fastest that can."),
+    typer.Option(
+        "--backend", callback=check_runtime, help="Runtime for an exported file; auto: the fastest one installed."
+    ),
 ]

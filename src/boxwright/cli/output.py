@@ -1,4 +1,4 @@
-"""What the verbs print."""
+"""Printing results and log lines."""
 
 import logging
 import sys
@@ -7,13 +7,13 @@ from typing import TextIO
 from boxwright.errors import printable
 
 
-def say(result: object) -> None:
-    """Print a result, with what a terminal would act on, such as a picture's name might hold, shown as escapes."""
+def echo(result: object) -> None:
+    """Print a result to stdout, with control characters (of file names) as escapes."""
     print("\n".join(map(printable, str(result).split("\n"))))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
-    """Whatever `sys.stderr` is when a line is written. Its lines are printable."""
+    """Writes printable lines to the current `sys.stderr`."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -27,7 +27,8 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def log_to_stderr() -> None:
-    """Show what the package logs, a line each. For a process of our own: a library leaves that to its host."""
+    """Show the package's log on stderr, one line per record. For the command line only: a library does not configure
+    logging."""
     logger = logging.getLogger("boxwright")
     if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
         logger.addHandler(_StandardError())

@@ -21,7 +21,7 @@ from boxwright import interrupt
 from boxwright.data.budget import budget
 from boxwright.data.canvas import Picture, frame_for, place, read_canvas
 from boxwright.errors import InputError
-from boxwright.memory import keep_freed
+from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
 
@@ -231,4 +231,4 @@ def _start_worker(workers: int, lock: Any, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one then ends its workers
     sys.excepthook = lambda *_: None  # of the thread that hands tensors over, when the main process stops taking them
     cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
-    keep_freed()  # a worker that was forked has this from its parent, one that was spawned has not
+    tune_malloc()  # a worker that was forked has this from its parent, one that was spawned has not

@@ -340,7 +340,7 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
         annotations += [{"id": len(annotations) + at, "image_id": number, **box} for at, box in enumerate(boxes, 1)]
     categories = [{"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.names, strict=True)]
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
-    data = json_text.text_of(tree).encode()
+    data = json_text.dumps(tree).encode()
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:

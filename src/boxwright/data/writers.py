@@ -89,7 +89,7 @@ def coco(split: Split, folder: Path) -> list[Path]:
         for number, one, further in zip(dataset.category_ids, dataset.names, classes, strict=True)
     ]
     tree = split.extras.whole | {"images": images, "annotations": annotations, "categories": categories}
-    _write(folder / "annotations" / f"{name}.json", json_text.text_of(tree) + "\n")
+    _write(folder / "annotations" / f"{name}.json", json_text.dumps(tree) + "\n")
     return [folder / "images" / name / path for path in split.pictures]
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill at any moment, and the way back from them.
+"""Saving and restoring checkpoints, crash-safe at any moment.
 
-A checkpoint is a folder: model.safetensors, ema.safetensors (when an average is kept) and state.pt, which holds what
-only training needs. A folder is replaced as a whole: it is written beside as NAME.boxwright-new, the old one steps
-aside to NAME.boxwright-old, the new one takes its name.
+A checkpoint is a folder: model.safetensors, ema.safetensors (with EMA) and state.pt (optimizer and training state). It
+is replaced atomically: the new folder is written as NAME.boxwright-new, the old one is renamed to NAME.boxwright-old,
+the new one is renamed to NAME, and the old one is removed.
 """
 
 import io
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from boxwright import weights
-from boxwright.engine.ema import Average
+from boxwright.engine.ema import EMA
 from boxwright.errors import InputError
 from boxwright.files import atomic_write, sync, write_errors
 from boxwright.recipe import Recipe
@@ -28,40 +29,53 @@ from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
-NEW = ".boxwright-new"  # follows the name of a checkpoint folder while it is written; OLD: see weights/files.py
-NUMBERED = r"epoch-\d{4,}"
-MOMENTUM = "momentum_buffer"  # what PyTorch's SGD remembers of a parameter
+NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
+EPOCH_FOLDER = r"epoch-\d{4,}"
+MOMENTUM = "momentum_buffer"  # the state that PyTorch's SGD has for a parameter
 
 
 @dataclass
-class State:
-    """Where training stands. Nothing random is in it: all draws are functions of (seed, step, rank).
+class TrainState:
+    """Training progress. No RNG state: every random number is a function of (seed, step, rank).
 
-    step: optimiser steps done. best: highest AP, of a classifier top-1, so far. data, validation: fingerprints of the
-    pictures and labels. processes: how many train together. threads: of each, on a CPU.
+    Attributes:
+        step: Optimizer steps completed.
+        best: Highest validation AP so far, or top-1 accuracy for a classifier.
+        train_fingerprint: Fingerprint of the training images and labels.
+        val_fingerprint: Fingerprint of the validation images and labels.
+        processes: Number of processes in the run.
+        threads: CPU threads of each process.
     """
 
     step: int = 0
     best: float | None = None
-    data: str = ""
-    validation: str = ""
+    train_fingerprint: str = ""
+    val_fingerprint: str = ""
     processes: int = 1
     threads: int = 1
 
 
-class Keeper:
-    """Saves and restores everything that a run needs to go on as if nothing had happened."""
+class Checkpointer:
+    """Saves and restores all that a run needs to resume exactly."""
 
     def __init__(
-        self, run: Path, recipe: Recipe, network: nn.Module, average: Average | None, optimizer: Any, accelerator: Any
+        self,
+        run: Path,
+        recipe: Recipe,
+        network: nn.Module,
+        ema: EMA | None,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
     ) -> None:
-        self.run, self.recipe, self.network, self.average = run, recipe, network, average
+        self.run, self.recipe, self.network, self.ema = run, recipe, network, ema
         self.optimizer, self.accelerator = optimizer, accelerator
 
-    def save(self, name: str, state: State) -> None:
-        """Write the checkpoint `name`, or leave the one that is there. Only the first process writes.
+    def save(self, name: str, state: TrainState) -> None:
+        """Replace the checkpoint `name`. Only the main process writes.
 
-        Raises InputError when a weight is not finite (such a network is never saved) or the disk refuses.
+        Raises:
+            InputError: A weight is not finite (such a network is never saved), or the disk is full. The previous
+                checkpoint stays.
         """
         if not self.accelerator.is_main_process:
             return
@@ -75,84 +89,88 @@ class Keeper:
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
-        with replaced(self.run / name) as folder:
+        with replace_folder(self.run / name) as folder:
             checkpoint.save(folder / "model.safetensors", self.network, self.recipe)
-            if self.average is not None:
-                checkpoint.save(folder / "ema.safetensors", self.average.network, self.recipe)
-            stream = io.BytesIO()  # PyTorch does not say why a file that it writes cannot grow
+            if self.ema is not None:
+                checkpoint.save(folder / "ema.safetensors", self.ema.network, self.recipe)
+            stream = io.BytesIO()  # torch.save hides why a write failed; write_bytes does not
             torch.save(values, stream)
             with atomic_write(folder / "state.pt") as tmp:
                 tmp.write_bytes(stream.getbuffer())
 
-    def restore(self, fresh: State) -> State:
-        """The state of `last`, with network, average and optimiser filled from it; `fresh` where nothing was saved.
+    def restore(self, initial: TrainState) -> TrainState:
+        """Load network, EMA and optimizer from the checkpoint `last`.
 
-        Another number of threads is told, since sums are then taken in another order. Raises InputError when other data
-        or another number of processes began the run, or a file is damaged.
+        A different number of threads logs a warning, since floating-point sums then run in another order.
+
+        Returns:
+            The state of `last`; `initial` if there is no checkpoint yet.
+
+        Raises:
+            InputError: The data or the number of processes changed since, or a file is damaged.
         """
         folder = self.run / "last"
         if not folder.exists():
-            return fresh
+            return initial
         weights.load(self.network, folder / "model.safetensors", self.recipe)
-        if self.average is not None:
-            weights.load(self.average.network, folder / "ema.safetensors", self.recipe)
-        values = _read(folder / "state.pt")
-        self._fill_optimizer(values.pop("optimizer"), values.pop("scaler"), folder / "state.pt")
-        state = State(**values)
-        pairs = {"training": (state.data, fresh.data), "validation": (state.validation, fresh.validation)}
-        for part, (then, now) in pairs.items():
-            if then != now:
+        if self.ema is not None:
+            weights.load(self.ema.network, folder / "ema.safetensors", self.recipe)
+        values = _read_state(folder / "state.pt")
+        self._restore_optimizer(values.pop("optimizer"), values.pop("scaler"), folder / "state.pt")
+        state = TrainState(**values)
+        for split in ("train", "val"):
+            if getattr(state, f"{split}_fingerprint") != getattr(initial, f"{split}_fingerprint"):
                 raise InputError(
-                    f"{folder}: the {part} pictures or labels have changed since; train into another folder"
+                    f"{folder}: the {split} images or labels have changed since; train into another folder"
                 )
-        if state.processes != fresh.processes:
+        if state.processes != initial.processes:
             raise InputError(
-                f"{folder}: made by {state.processes} processes, there are {fresh.processes} now; resume with as many"
+                f"{folder}: made by {state.processes} processes, there are {initial.processes} now; resume with as many"
             )
-        if state.threads != fresh.threads and self.accelerator.device.type == "cpu":
-            threads = f"made with {state.threads} threads, there are {fresh.threads} now: the last bits will differ"
+        if state.threads != initial.threads and self.accelerator.device.type == "cpu":
+            threads = f"made with {state.threads} threads, there are {initial.threads} now: the last bits will differ"
             if self.accelerator.is_main_process:
                 logger.warning("%s: %s; OMP_NUM_THREADS=%d avoids it", folder, threads, state.threads)
-        state.threads = fresh.threads
+        state.threads = initial.threads
         return state
 
-    def _fill_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
-        """What it remembers of each parameter; its settings are the recipe's.
+    def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
+        """Load the state of each parameter; the hyperparameters stay the recipe's.
 
-        Raises InputError for the state of another optimiser or of another network.
+        Raises InputError for the state of a different optimizer or network.
         """
         own = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
-            for then, now in zip(saved["param_groups"], own, strict=True):
-                if (then["name"], then["params"]) != (now["name"], now["params"]):
-                    raise KeyError(now["name"])
-            for number, memory in saved["state"].items():
-                if {key: value.shape for key, value in memory.items()} != {MOMENTUM: parameters[number].shape}:
-                    raise KeyError(number)
+            for theirs, ours in zip(saved["param_groups"], own, strict=True):
+                if (theirs["name"], theirs["params"]) != (ours["name"], ours["params"]):
+                    raise KeyError(ours["name"])
+            for index, buffers in saved["state"].items():
+                if {key: value.shape for key, value in buffers.items()} != {MOMENTUM: parameters[index].shape}:
+                    raise KeyError(index)
             self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(scaler)
-        except Exception as error:  # whatever may be wrong with values of unknown types
-            raise InputError(f"{file}: the state of another optimiser or network; train into another folder") from error
+        except Exception as error:  # untrusted values of any type
+            raise InputError(f"{file}: the state of another optimizer or network; train into another folder") from error
 
-    def epoch(self, number: int, state: State) -> None:
-        """Save at the end of an epoch, numbered from 1: `epoch-NNNN`, of which `train.keep` stay, and `last`.
+    def save_epoch(self, number: int, state: TrainState) -> None:
+        """Save `epoch-NNNN` (the newest `train.keep` are kept) and `last` at the end of an epoch, numbered from 1.
 
-        `last` comes last: a run that was killed before goes on before the end of this epoch, and does all of it again.
+        `last` is written last, so a run that is killed in between repeats the end of this epoch on resume.
         """
         keep = self.recipe.train.keep
         if keep and self.accelerator.is_main_process:
             self.save(f"epoch-{number:04d}", state)
-            numbered = [folder for folder in self.run.iterdir() if re.fullmatch(NUMBERED, folder.name)]
+            numbered = [folder for folder in self.run.iterdir() if re.fullmatch(EPOCH_FOLDER, folder.name)]
             for folder in sorted(numbered, key=lambda folder: int(folder.name[6:]))[:-keep]:
                 shutil.rmtree(folder)
         self.save("last", state)
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `folder` when the block ends well."""
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new empty folder that replaces `folder` when the block succeeds."""
     new, old = _beside(folder)
     try:
         with write_errors(folder, new, what="the checkpoint cannot be written"):
@@ -169,31 +187,31 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def recover(run: Path) -> None:
-    """Finish or undo the replacements that a kill interrupted."""
-    for old in _left(run, OLD):
-        # A checkpoint steps aside only when the new one is complete, so without it the new one is the one to take.
+    """Complete or roll back replacements that were interrupted by a kill."""
+    for old in _leftovers(run, OLD):
+        # A checkpoint becomes OLD only when NEW is complete, so NEW is the one to take where there is one.
         new, folder = old.with_suffix(NEW), old.with_suffix("")
         if not folder.exists():
             (new if new.exists() else old).rename(folder)
-    for rest in (*_left(run, OLD), *_left(run, NEW)):
-        shutil.rmtree(rest)
+    for folder in (*_leftovers(run, OLD), *_leftovers(run, NEW)):
+        shutil.rmtree(folder)
 
 
-def _left(run: Path, suffix: str) -> list[Path]:
-    checkpoints = re.compile(rf"(last|best|{NUMBERED}){re.escape(suffix)}")
+def _leftovers(run: Path, suffix: str) -> list[Path]:
+    checkpoints = re.compile(rf"(last|best|{EPOCH_FOLDER}){re.escape(suffix)}")
     return [path for path in run.iterdir() if checkpoints.fullmatch(path.name)]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The values of a state.pt. Nothing in the file is executed."""
+def _read_state(file: Path) -> dict[str, Any]:
+    """The values of a state.pt. No code in the file is executed."""
     try:
         values = torch_files.unpickled(file)
-    except Exception as error:  # torch raises half a dozen kinds here, by what is wrong with the file
+    except Exception as error:  # torch raises half a dozen types here
         raise InputError(f"{file}: not the state of a run; it is damaged, train into another folder") from error
-    wanted = {each.name: type(each.default) for each in fields(State)} | {"optimizer": dict, "scaler": dict}
-    if not isinstance(values, dict) or values.keys() != wanted.keys():
+    expected = {field.name: type(field.default) for field in fields(TrainState)} | {"optimizer": dict, "scaler": dict}
+    if not isinstance(values, dict) or values.keys() != expected.keys():
         raise InputError(f"{file}: not the state of a run of this version; train into another folder")
-    for name, kind in wanted.items():
+    for name, kind in expected.items():
         allowed = (float, type(None)) if name == "best" else (kind,)
         if type(values[name]) not in allowed or (kind is int and values[name] < 0):
             found = type(values[name]).__name__

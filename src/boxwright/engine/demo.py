@@ -1,4 +1,4 @@
-"""The demonstration: rendered scenes, a small detector trained on them, its score, its pictures."""
+"""The demo: render scenes, train a small detector on them, evaluate it, and draw its predictions."""
 
 import logging
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from boxwright.runtimes.base.runtime import RuntimeOptions
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = """
+SUMMARY = """
 {metrics}
 
-Rendered pictures and labels   {data}
-The run: curves, weights, log  {run}
-Detections drawn on scenes the detector never saw
+Rendered images and labels     {data}
+Run: curves, weights, log      {run}
+Detections on validation scenes
                                {pictures}
 
-Now with pictures of your own (a folder in COCO or YOLO layout):
+Next, with images of your own (a folder in COCO or YOLO layout):
     boxwright data check DIR
     boxwright train yolov3_tiny_coco_416_darknet --data DIR
 """
 
 
 def run(out: Path, overrides: Sequence[str] = ()) -> str:
-    """Do all of it below `out` and return the text that says what came out and where it is.
+    """Run the demo in `out` and return a summary of the metrics and the output paths.
 
-    The scenes are rendered once and used again by later demonstrations; each training gets a folder of its own
-    (run, run-2, run-3, ...), so nothing is overwritten.
+    The scenes are rendered once and reused by later demos; each run gets a new folder (run, run-2, run-3, ...), so
+    nothing is overwritten.
     """
     data = out / "data"
     if data.exists():
-        logger.info("%s: already rendered, used again", data)
+        logger.info("%s: already rendered, reused", data)
     else:
         logger.info("%s: rendered", scenes.write(data))
     folder = _unused(out)
@@ -46,10 +46,10 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     metrics = evaluate(predictor, held_out)
     pictures = folder / "pictures"
     predict_to_folder(predictor, [held_out.path(index) for index in range(len(held_out))], pictures)
-    return LAST_WORDS.format(metrics=metrics, data=data, run=folder, pictures=pictures)
+    return SUMMARY.format(metrics=metrics, data=data, run=folder, pictures=pictures)
 
 
 def _unused(out: Path) -> Path:
-    """run, or the first of run-2, run-3, ... that is not there yet."""
+    """The first of run, run-2, run-3, ... that does not exist yet."""
     names = ("run" if number == 1 else f"run-{number}" for number in count(1))
     return next(out / name for name in names if not (out / name).exists())

@@ -9,14 +9,17 @@ from torch import nn
 from boxwright.recipe import EmaConfig
 
 
-class Average:
-    """Every float parameter and buffer averaged, batch-norm statistics included; whole numbers are copied.
+class EMA:
+    """Averages every float parameter and buffer, batch-norm statistics included; integers are copied.
 
-    The weight of the old average after update n (from 1) is decay * (1 - exp(-n / ramp)), MindYOLO's form.
+    The decay of update n (from 1) is decay * (1 - exp(-n / ramp)), as in MindYOLO.
+
+    Attributes:
+        network: The averaged copy of the network, in evaluation mode.
     """
 
     def __init__(self, network: nn.Module, config: EmaConfig) -> None:
-        """`network` lies on its device already: the average holds on to its tensors, not to copies."""
+        """`network` must be on its device already: EMA refers to its tensors."""
         self.config = config
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values(), strict=True))
@@ -30,7 +33,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, n: int) -> None:
-        """Take in the weights as they are after optimiser step n (from 1)."""
+        """Update the average after optimizer step n (from 1)."""
         torch._foreach_lerp_(self._means, self._values, 1 - self.decay(n))
         for mean, value in self._counts:
             mean.copy_(value)

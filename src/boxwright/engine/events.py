@@ -1,5 +1,4 @@
-"""Curves for TensorBoard, written when they are due: PyTorch's SummaryWriter has a thread for it, whose errors, such as
-a full disk, are nobody's."""
+"""TensorBoard scalars, written synchronously: PyTorch's SummaryWriter does it in a thread, where errors are lost."""
 
 import os
 import socket
@@ -13,9 +12,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Events:
-    """A new file of events in `folder`. What earlier files say of the steps from `start` on does not count any more.
+    """A new event file in `folder`; it supersedes the points of earlier files from step `start` on.
 
-    Whatever is written may raise OSError.
+    Every method may raise OSError.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -26,7 +25,7 @@ class Events:
         self._put(Event(wall_time=time.time(), step=start, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
+        """Write one point for each tag."""
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
         self.file.flush()

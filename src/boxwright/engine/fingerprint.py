@@ -1,6 +1,6 @@
-"""What a data set holds, as one word that changes when a picture or a label does.
+"""A hash of a data set that changes when an image or a label does, so that a run is not resumed on different data.
 
-So that a run is not resumed on other data. Where the pictures lie does not count: a data set may be moved.
+The location of the images is not part of it: a data set may be moved.
 """
 
 import hashlib
@@ -13,27 +13,31 @@ from boxwright import files
 from boxwright.data.dataset import Array
 
 Kind = Literal["sample", "content"]
-END = 4096  # bytes at both ends of a file that a sample looks at
+END = 4096  # bytes at both ends of a file that `sample` reads
 BLOCK = 1 << 20
 
 
 def fingerprint(columns: Sequence[Array], names: Sequence[str], paths: Sequence[str], kind: Kind) -> str:
-    """Of label `columns` in the pictures' order, class `names`, and the files of the pictures at `paths`.
+    """Hash labels, class names and image files.
 
-    kind: what of a file counts beside its name. sample: its size and 4 KiB at both ends, which another picture will
-    hardly share; content: all of it, which takes as long as reading the data set.
+    Args:
+        columns: Label arrays, in the order of the images.
+        names: Class names.
+        paths: Image files.
+        kind: What is hashed of a file beside its name. sample: its size and 4 KiB at both ends, which different images
+            hardly share. content: all of it, which takes as long as reading the data set.
     """
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
     for column in columns:
         digest.update(str(column.shape).encode())
         digest.update(column.tobytes())
-    with ThreadPoolExecutor(16) as pool:  # a file server answers many as fast as one
-        for one in pool.map(lambda path: _picture(path, kind), paths):
-            digest.update(one)
+    with ThreadPoolExecutor(16) as pool:  # hides the latency of a file server
+        for image in pool.map(lambda path: _image_digest(path, kind), paths):
+            digest.update(image)
     return f"{kind} {digest.hexdigest()}"
 
 
-def _picture(path: str, kind: Kind) -> bytes:
+def _image_digest(path: str, kind: Kind) -> bytes:
     digest = hashlib.sha256(os.fsencode(os.path.basename(path)))  # noqa: PTH119
     try:
         with files.open_regular(path) as file:
@@ -46,6 +50,6 @@ def _picture(path: str, kind: Kind) -> bytes:
                 digest.update(file.read(END))
                 file.seek(max(size - END, 0))
                 digest.update(file.read(END))
-    except OSError:  # read by the training, too, which then says more
+    except OSError:  # training reports it when it reads the image
         digest.update(b"unreadable")
     return digest.digest()

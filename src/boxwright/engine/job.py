@@ -1,4 +1,4 @@
-"""What a training works with, put together before its first step."""
+"""The objects of a training run: networks, optimizer, loader and schedule."""
 
 import logging
 from dataclasses import dataclass
@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from boxwright import models
 from boxwright import weights as weight_files
+from boxwright.data.class_loader import ClassLoader
+from boxwright.data.loader import Loader
 from boxwright.engine import optim
 from boxwright.engine import task as tasks
-from boxwright.engine.ema import Average
-from boxwright.engine.schedule import Plan, learning_rates
+from boxwright.engine.ema import EMA
+from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.types import Batch, ClassBatch
@@ -22,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class WithLoss(nn.Module):
-    """A network whose forward is its loss, for wrappers that know only forward. The bare network is what is saved."""
+    """A network whose forward is its loss, for wrappers (DDP) that know only forward; never saved itself."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -34,45 +37,54 @@ class WithLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """model: the network with its loss, wrapped by accelerate; network: the bare one."""
+    """A training run.
+
+    Attributes:
+        validation: The validation data set, of the task's type.
+        network: The bare network.
+        model: The network with its loss, wrapped by accelerate.
+        loader: Training batches.
+        schedule: Learning rates and momentum by step.
+        steps_per_epoch: Optimizer steps.
+    """
 
     recipe: Recipe
     task: tasks.Task
-    validation: Any  # data set of the task
-    accelerator: Any
+    validation: Any
+    accelerator: Accelerator
     network: nn.Module
     model: nn.Module
-    optimizer: Any
-    average: Average | None
-    loader: Any  # of the task
-    plan: Plan
-    steps_per_epoch: int  # of the optimiser
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    loader: Loader | ClassLoader
+    schedule: Schedule
+    steps_per_epoch: int
 
     @property
-    def scored(self) -> nn.Module:
-        """The network that is evaluated: the average where one is kept."""
-        return self.average.network if self.average else self.network
+    def eval_network(self) -> nn.Module:
+        """The network to evaluate: the EMA if there is one."""
+        return self.ema.network if self.ema else self.network
 
 
-def assemble(recipe: Recipe, training: Any, validation: Any, network: nn.Module, accelerator: Any) -> Job:
-    """All of it on its device. Raises InputError when the pictures do not fill one step."""
+def build_job(recipe: Recipe, training: Any, validation: Any, network: nn.Module, accelerator: Accelerator) -> Job:
+    """Build the job and move it to its device. Raises InputError when an epoch has too few images for one step."""
     config = recipe.train
     task = tasks.of(recipe)
     loader = task.loader(training, recipe, accelerator)
-    steps_per_epoch = loader.steps_per_epoch // config.accumulate  # batches that fill no step are left out
+    steps_per_epoch = loader.steps_per_epoch // config.accumulate  # leftover batches are dropped
     if not steps_per_epoch:
         raise InputError(
             f"train.accumulate: a step takes {config.accumulate} batches, an epoch has only {loader.steps_per_epoch}; "
             "lower it or train.batch"
         )
-    plan = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
+    schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
-    average = Average(network, config.ema) if config.ema.decay else None  # after prepare: the network has moved
-    return Job(recipe, task, validation, accelerator, network, model, optimizer, average, loader, plan, steps_per_epoch)
+    ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
+    return Job(recipe, task, validation, accelerator, network, model, optimizer, ema, loader, schedule, steps_per_epoch)
 
 
-def blank_network(recipe: Recipe) -> nn.Module:
-    """The network with the random numbers of the seed."""
+def build_network(recipe: Recipe) -> nn.Module:
+    """The network with random weights from the seed."""
     torch.manual_seed(recipe.train.seed)
     network: nn.Module = models.module(recipe.model.name).build(recipe.model)  # type: ignore[attr-defined]
     if recipe.train.channels_last:
@@ -80,12 +92,12 @@ def blank_network(recipe: Recipe) -> nn.Module:
     return network
 
 
-def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Any) -> nn.Module:
-    """The network at its start, filled from `file` where one is given.
+def initial_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Accelerator) -> nn.Module:
+    """The network at the start of a run, with the weights of `file` if it is given.
 
-    Raises InputError for frozen layers that nothing fills: they would stay random for good.
+    Raises InputError for frozen layers without weights in `file`: they would stay random.
     """
-    network = blank_network(recipe)
+    network = build_network(recipe)
     fresh = tuple(name for name, _ in network.named_parameters())
     if file is not None:
         report = weight_files.load(network, file, recipe, transfer=transfer)
@@ -95,14 +107,13 @@ def first_network(recipe: Recipe, file: str | Path | None, transfer: bool, accel
         stored = weight_files.stored_recipe(file)
         theirs, ours = stored.data.names if stored else (), recipe.data.names
         if theirs != ours and len(theirs) == len(ours) and accelerator.is_main_process:
-            told = (
-                f"its classes are {', '.join(theirs)}; since there are as many here, the last layers start from theirs"
+            logger.info(
+                "%s: its classes are %s; there are as many here, so its last layers are used", file, ", ".join(theirs)
             )
-            logger.info("%s: %s", file, told)
-    if frozen := [prefix for prefix in recipe.train.freeze if any(optim.is_under(name, prefix) for name in fresh)]:
-        # what batch norm starts with is no statistic of anything either
-        held = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]
-        free = " ".join(["--set train.freeze=[]", *(f"--set train.{name}=false" for name in held)])
+    if frozen := [prefix for prefix in recipe.train.freeze if any(optim.has_prefix(name, prefix) for name in fresh)]:
+        # batch norm's initial statistics are no statistics of the data either
+        frozen_norms = [name for name in ("freeze_norm", "freeze_statistics") if getattr(recipe.train, name)]
+        free = " ".join(["--set train.freeze=[]", *(f"--set train.{name}=false" for name in frozen_norms)])
         raise InputError(
             f"train.freeze: {', '.join(frozen)} would stay as random as they start, no file fills them; give --weights "
             f"with trained layers, or {free}"

@@ -1,11 +1,11 @@
-"""SGD as the published systems use it: decay on convolution weights (or on everything), biases with their own rate."""
+"""SGD as in the published systems: weight decay on convolution weights (or on all), a separate rate for biases."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from boxwright.engine.schedule import Plan
+from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
 from boxwright.recipe import OptimizerConfig, TrainConfig
 
@@ -13,8 +13,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """Three groups, as in MindYOLO's group_params.py: weight (decayed), bias (with batch norm's beta), scale (gamma).
-    With `decay_all` all three are decayed.
+    """The optimizer, with three parameter groups as in MindYOLO's group_params.py: weight (decayed), bias (with batch
+    norm's beta), scale (gamma). With `decay_all` all three are decayed.
 
     torch's SGD without dampening is MindSpore's Momentum, and its SGD: v = m v + g, w -= lr v; with nesterov
     w -= lr (g + m v).
@@ -33,19 +33,19 @@ def build(network: nn.Module, config: TrainConfig) -> torch.optim.SGD:
         {"name": kind, "params": params, "weight_decay": settings.weight_decay if kind in decayed else 0.0}
         for kind, params in groups.items()
     ]
-    # The rate is set before every step, from the plan.
+    # The learning rate is set before every step, from the schedule.
     return torch.optim.SGD(rows, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, plan: Plan, step: int) -> None:
-    """Learning rates and momentum of step `step` (from 0)."""
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Set learning rates and momentum for step `step` (from 0)."""
     for group in optimizer.param_groups:
-        group["lr"] = float((plan.bias_lr if group["name"] == "bias" else plan.weight_lr)[step])
-        group["momentum"] = float(plan.momentum[step])
+        group["lr"] = float((schedule.bias_lr if group["name"] == "bias" else schedule.weight_lr)[step])
+        group["momentum"] = float(schedule.momentum[step])
 
 
 def unscale(parameters: Iterable[Tensor], config: OptimizerConfig) -> None:
-    """Divide the static loss scale out of the gradients, and multiply `gradient_scale` in."""
+    """Divide the gradients by the static loss scale, and multiply them by `gradient_scale`."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     factor = config.gradient_scale / config.loss_scale
     if factor != 1 and gradients:
@@ -53,29 +53,32 @@ def unscale(parameters: Iterable[Tensor], config: OptimizerConfig) -> None:
 
 
 def freeze(network: nn.Module, config: TrainConfig) -> None:
-    """Take the parameters under `train.freeze` (and batch norm's, with `freeze_norm`) out of training."""
+    """Freeze the parameters under `train.freeze`, and batch norm's with `freeze_norm`.
+
+    Raises InputError for a prefix that matches no parameter.
+    """
     names = [name for name, _ in network.named_parameters()]
     for prefix in config.freeze:
-        if not any(is_under(name, prefix) for name in names):
-            parts = sorted({name.split(".")[0] for name in names})
-            raise InputError(f"train.freeze: there is no part '{prefix}'; parts are {', '.join(parts)}")
+        if not any(has_prefix(name, prefix) for name in names):
+            modules = sorted({name.split(".")[0] for name in names})
+            raise InputError(f"train.freeze: there is no module '{prefix}'; modules are {', '.join(modules)}")
     for name, parameter in network.named_parameters():
-        if is_under(name, *config.freeze):
+        if has_prefix(name, *config.freeze):
             parameter.requires_grad_(False)
     for module in network.modules():
         if isinstance(module, NORMS) and config.freeze_norm:
             module.requires_grad_(False)
 
 
-def is_under(name: str, *parts: str) -> bool:
-    """Whether a parameter or module is one of these parts of the network, or belongs to one."""
-    return any(f"{name}.".startswith(f"{part.rstrip('.')}.") for part in parts)
+def has_prefix(name: str, *prefixes: str) -> bool:
+    """Whether a parameter or module is, or lies in, one of the modules `prefixes`."""
+    return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in prefixes)
 
 
 def training_mode(network: nn.Module, config: TrainConfig) -> None:
-    """`network.train()`, but batch norm keeps its statistics in a frozen layer, or all of it where config says so."""
+    """Like `network.train()`, but batch norm keeps its statistics in frozen layers, or everywhere if configured."""
     network.train()
-    every = config.freeze_norm or config.freeze_statistics
+    freeze_all = config.freeze_norm or config.freeze_statistics
     for name, module in network.named_modules():
-        if isinstance(module, NORMS) and (every or is_under(name, *config.freeze)):
+        if isinstance(module, NORMS) and (freeze_all or has_prefix(name, *config.freeze)):
             module.eval()

@@ -1,4 +1,4 @@
-"""The processes that train together: one without torchrun, else one for each device."""
+"""The processes of a training run: one, or one for each device under torchrun."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,36 +14,36 @@ from boxwright.errors import InputError
 from boxwright.recipe import TrainConfig
 
 T = TypeVar("T")
-# How long a process waits for the first, which may check a large data set on a slow disk; NCCL gives up after 10 min.
-PATIENCE = timedelta(hours=2)
+# The main process may check a large data set on a slow disk while the others wait; NCCL's default is 10 min.
+TIMEOUT = timedelta(hours=2)
 
 
 @contextmanager
-def together(config: TrainConfig) -> Iterator[Any]:
-    """The accelerator of one training. Raises InputError for a precision that this machine does not offer."""
+def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
+    """The accelerator of one training run. Raises InputError for a precision that the device does not support."""
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and config.precision == "fp16":
         raise InputError("train.precision: fp16 needs a GPU and there is none here; use bf16 or no")
-    kept = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]  # of the host program
+    host = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]  # the host program's state
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     try:
         yield accelerator
     finally:
         accelerator.end_training()
-        # accelerate keeps precision and device for the life of the process; the next run may want others.
+        # accelerate's state is global, but the next run may use another precision or device.
         AcceleratorState._reset_state(reset_partial_state=True)
-        for kind, state in kept:
+        for kind, state in host:
             kind._shared_state.update(state)
 
 
-def on_main(work: Callable[[], T], accelerator: Any) -> T:
-    """What `work` returns, in every process, though only the first does it. Its InputError stops all of them."""
+def on_main(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """Run `work` in the main process; its result is returned, or its InputError raised, in every process."""
     outcome: list[Any] = [None, None]  # result, text of the error
     if accelerator.is_main_process:
         try:

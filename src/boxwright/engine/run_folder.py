@@ -1,4 +1,4 @@
-"""The folder of a run: free for a new one, or left by the same training that now goes on; used by one at a time."""
+"""The run folder: created for a new run or reopened to resume one, and locked while it is trained in."""
 
 import errno
 import logging
@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
@@ -23,90 +25,90 @@ from boxwright.weights.files import OLD
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-OURS = b"process "  # how the content of a lock file begins
+MAGIC = b"process "  # at the start of a lock file
 
-# The folders in which this process trains: to one process, a POSIX lock is always free, and it ends when any handle of
-# the file is closed.
-_trained: set[Path] = set()
+# The folders in which this process trains: POSIX locks do not exclude threads of one process, and closing any handle
+# of the file releases them.
+_locked_folders: set[Path] = set()
 _guard = threading.Lock()
 
-# What may differ when a run goes on: where things lie, how fast they are read, what is told.
-FREE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep",
+# Recipe keys that may differ on resume: paths, loading speed, logging.
+MAY_CHANGE = ("summary", "data.root", "data.cache", "data.workers", "train.log_every", "train.save_every", "train.keep",
         "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate.batch", "predict",
         "expect")  # fmt: skip
 
 
 @contextmanager
-def held(run: Path, resume: bool, accelerator: Any) -> Iterator[None]:
-    """The folder, made where it is not there and locked for this training. What holds nothing at the end is removed.
+def lock(run: Path, resume: bool, accelerator: Accelerator) -> Iterator[None]:
+    """Create the folder if it is missing, and lock it for this run. It is removed again if it stays empty.
 
-    Raises InputError, the same in every process, where another training is at work in it, where it does not suit, and
-    where it cannot be made.
+    Raises InputError in every process where another run trains in it, where there is no run to resume or one that would
+    be overwritten, and where it cannot be created.
     """
     with ExitStack() as stack:
 
-        def take() -> None:
+        def acquire() -> None:
             if resume:
-                _refuse(run, resume)  # before a folder is made
+                _check_run(run, resume)  # before a folder is created
             stack.enter_context(_locked(run))
-            _refuse(run, resume)
+            _check_run(run, resume)
 
-        on_main(take, accelerator)
+        on_main(acquire, accelerator)
         yield
 
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    created = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
-    with _once(run), _opened(run) as handle:
-        _lock(run, handle)
+        raise InputError(f"{run}: the run folder cannot be created ({error.strerror})") from error
+    with _one_thread(run), _open_lock(run) as handle:
+        _acquire(run, handle)
         try:
             yield
         finally:
             with suppress(OSError):
                 if [path.name for path in run.iterdir()] == [LOCK]:  # stopped before anything was written
                     (run / LOCK).unlink()
-                    for folder in made:
+                    for folder in created:
                         folder.rmdir()
 
 
 @contextmanager
-def _once(run: Path) -> Iterator[None]:
-    """InputError where this process trains in the folder already, in another thread."""
+def _one_thread(run: Path) -> Iterator[None]:
+    """Raise InputError where another thread of this process trains in the folder."""
     folder = run.resolve()
     with _guard:
-        if folder in _trained:
+        if folder in _locked_folders:
             raise InputError(
                 f"{run}: is being trained by this process already; wait until it ends, or choose another --out"
             )
-        _trained.add(folder)
+        _locked_folders.add(folder)
     try:
         yield
     finally:
         with _guard:
-            _trained.remove(folder)
+            _locked_folders.remove(folder)
 
 
 @contextmanager
-def _opened(run: Path) -> Iterator[int]:
-    """The lock file, made where it is not there.
+def _open_lock(run: Path) -> Iterator[int]:
+    """Open the lock file, and create it if it is missing.
 
-    Raises InputError for what no training has made, which is left as it is: links, FIFOs, other content.
+    Raises InputError for a file that is not ours, which stays untouched: a link, a FIFO, other content.
     """
     file, flags = run / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    foreign = InputError(f"{file}: not the lock file of a training; move it away, or choose another --out")
+    foreign = InputError(f"{file}: not a lock file; move it away, or choose another --out")
     try:
         handle = os.open(file, flags, 0o666)
     except OSError as error:
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
             raise foreign from error
-        raise InputError(f"{run}: the run folder cannot be made ({error.strerror})") from error
+        raise InputError(f"{run}: the run folder cannot be created ({error.strerror})") from error
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode) or os.read(handle, len(OURS)) not in (b"", OURS):
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or os.read(handle, len(MAGIC)) not in (b"", MAGIC):
             raise foreign
         os.lseek(handle, 0, os.SEEK_SET)
         yield handle
@@ -114,11 +116,11 @@ def _opened(run: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _lock(run: Path, handle: int) -> None:
-    """Lock an open file for as long as this process has it open, however it ends.
+def _acquire(run: Path, handle: int) -> None:
+    """Lock an open file until this process closes it or ends.
 
-    A POSIX lock: workers of a loader, which may outlive a killed training by seconds, do not inherit it, and network
-    file systems know it. Where there are none, there is no lock.
+    A POSIX lock: loader workers, which may outlive a killed run by seconds, do not inherit it, and network file systems
+    support it. Where the file system has no locks, a warning is logged.
     """
     if sys.platform == "win32":
         return
@@ -128,69 +130,69 @@ def _lock(run: Path, handle: int) -> None:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            logger.warning("%s: its file system has no locks; a second training in it will not be noticed", run)
+            logger.warning("%s: its file system has no locks; a second run in it will not be detected", run)
             return
-        whose = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+        owner = os.read(handle, 200).decode("utf-8", "replace") or "another process"
         raise InputError(
-            f"{run}: is being trained by {whose}; wait until it ends, stop it, or choose another --out"
+            f"{run}: is being trained by {owner}; wait until it ends, stop it, or choose another --out"
         ) from error
-    with suppress(OSError):  # a full disk, which what is written next tells of
+    with suppress(OSError):  # a full disk: the next write reports it
         os.ftruncate(handle, 0)
-        os.write(handle, OURS + f"{os.getpid()} on {socket.gethostname()}".encode())
+        os.write(handle, MAGIC + f"{os.getpid()} on {socket.gethostname()}".encode())
 
 
-def _refuse(run: Path, resume: bool) -> None:
-    """InputError when the folder does not suit: a run is there, or none is."""
-    begun = (run / "last").exists() or (run / f"last{OLD}").exists()
-    if resume and not begun:
+def _check_run(run: Path, resume: bool) -> None:
+    """Raise InputError for a resume without a run, or a new run where there is one."""
+    exists = (run / "last").exists() or (run / f"last{OLD}").exists()
+    if resume and not exists:
         raise InputError(f"{run}: there is no run to resume (no checkpoint `last`); train without --resume first")
-    if begun and not resume:
-        raise InputError(f"{run}: holds a run already; go on with it by --resume, or choose another --out")
+    if exists and not resume:
+        raise InputError(f"{run}: holds a run already; continue it with --resume, or choose another --out")
 
 
-def enter(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Any) -> None:
-    """Begin a run in the folder, or make ready the one that is there, and say what is left out of the data.
+def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Accelerator) -> None:
+    """Write the files of a new run, or check and repair the run to resume. `left_out` is logged line by line.
 
-    Raises InputError, the same in every process, for a run that was begun with another recipe, or a full disk.
+    Raises InputError in every process for a run with a different recipe, or a full disk.
     """
-    on_main(lambda: _make_ready(run, recipe, left_out) if resume else _begin(run, recipe, left_out), accelerator)
+    on_main(lambda: _resume(run, recipe, left_out) if resume else _start(run, recipe, left_out), accelerator)
 
 
-def _begin(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
-    _tell(left_out)
+def _start(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
+    _warn(left_out)
     if left_out:
-        with atomic_write(run / "left_out.txt") as file:
-            file.write_text("\n".join(left_out) + "\n", encoding="utf-8")
-    with atomic_write(run / "recipe.yaml") as file:
-        file.write_text(recipe.to_yaml(), encoding="utf-8")
+        with atomic_write(run / "left_out.txt") as tmp:
+            tmp.write_text("\n".join(left_out) + "\n", encoding="utf-8")
+    with atomic_write(run / "recipe.yaml") as tmp:
+        tmp.write_text(recipe.to_yaml(), encoding="utf-8")
 
 
-def _make_ready(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
-    _tell(left_out)
-    _compare(run / "recipe.yaml", recipe)
+def _resume(run: Path, recipe: Recipe, left_out: Sequence[str]) -> None:
+    _warn(left_out)
+    _check_recipe(run / "recipe.yaml", recipe)
     remove_leftovers(run.absolute())
     recover(run)
 
 
-def _tell(left_out: Sequence[str]) -> None:
+def _warn(left_out: Sequence[str]) -> None:
     for line in left_out:
         logger.warning("%s", line)
 
 
-def _compare(file: Path, recipe: Recipe) -> None:
-    """InputError when the run was begun with another recipe."""
-    then, now = _flat(recipes.load(file).tree()), _flat(recipe.tree())
+def _check_recipe(file: Path, recipe: Recipe) -> None:
+    """Raise InputError where the run's recipe differs in a key that must not change."""
+    then, now = _flatten(recipes.load(file).tree()), _flatten(recipe.tree())
     for key in sorted(then.keys() | now.keys()):
-        if then.get(key) != now.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in FREE)):
+        if then.get(key) != now.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in MAY_CHANGE)):
             raise InputError(
                 f"{file}: {key} is {then.get(key)!r} there and {now.get(key)!r} now; "
                 "resume with the run's own settings, or train into another folder"
             )
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

@@ -1,8 +1,8 @@
-"""Learning rate and momentum of every step, worked out before training starts.
+"""Learning rate and momentum of every step, computed before training starts.
 
-The base curves change once an epoch, or with every step where `by_step` says so. Two warm-ups lie over their first
-steps: the MindSpore zoo's (src/lr_scheduler.py of official/cv/YOLOv3; with `warmup_from` src/lr_schedule.py of
-research/cv/faster_rcnn_dcn) and MindYOLO's (mindyolo/utils/trainer_factory.py); `warmup_bias_lr` chooses the second.
+The base curves change once per epoch, or with every step with `by_step`. There are two kinds of warm-up: the
+MindSpore zoo's (src/lr_scheduler.py of official/cv/YOLOv3; with `warmup_from` src/lr_schedule.py of
+research/cv/faster_rcnn_dcn) and MindYOLO's (mindyolo/utils/trainer_factory.py); `warmup_bias_lr` selects the second.
 """
 
 from dataclasses import dataclass
@@ -12,64 +12,68 @@ from numpy.typing import NDArray
 
 from boxwright.recipe import ScheduleConfig
 
-Steps = NDArray[np.float64]  # one value a step of the optimiser
+Steps = NDArray[np.float64]  # one value per optimizer step
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Values by step, each of length epochs * steps_per_epoch."""
 
-    weight_lr: Steps  # everything but biases
+    weight_lr: Steps  # all parameters but biases
     bias_lr: Steps  # biases and batch norm's betas
     momentum: Steps
 
 
-def learning_rates(schedule: ScheduleConfig, steps_per_epoch: int, epochs: int, momentum: float) -> Plan:
-    """The plan of a whole training. `momentum` is the optimiser's, reached at the end of the warm-up.
+def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, momentum: float) -> Schedule:
+    """The schedule of a run.
 
-    `steps_per_epoch` counts steps of the optimiser, after accumulation.
+    Args:
+        config: The recipe's `train.schedule`.
+        steps_per_epoch: Optimizer steps, after accumulation.
+        epochs: Epochs of the run.
+        momentum: The optimizer's momentum, reached at the end of the warm-up.
     """
     step = np.arange(epochs * steps_per_epoch)
-    warmup = max(round(schedule.warmup_epochs * steps_per_epoch), schedule.warmup_min_steps)
-    weight = bias = _curve(schedule, step, warmup, steps_per_epoch, epochs)
-    if schedule.warmup_bias_lr is not None:
-        bias = _rise(step, warmup, schedule.warmup_bias_lr, weight)
-        weight = _rise(step, warmup, 0.0, weight)
+    warmup = max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
+    weight = bias = _curve(config, step, warmup, steps_per_epoch, epochs)
+    if config.warmup_bias_lr is not None:
+        bias = _ramp(step, warmup, config.warmup_bias_lr, weight)
+        weight = _ramp(step, warmup, 0.0, weight)
     elif warmup:
-        rising = schedule.lr * (step + 1) / warmup
-        if schedule.warmup_from is not None:
-            rising = _rise(step, warmup, schedule.lr * schedule.warmup_from, np.full(len(step), schedule.lr))
-        weight = bias = np.where(step < warmup, rising, weight)
+        ramp = config.lr * (step + 1) / warmup
+        if config.warmup_from is not None:
+            ramp = _ramp(step, warmup, config.lr * config.warmup_from, np.full(len(step), config.lr))
+        weight = bias = np.where(step < warmup, ramp, weight)
     momenta = np.full(len(step), momentum)
-    if schedule.warmup_momentum is not None:
-        momenta = _rise(step, warmup, schedule.warmup_momentum, momenta)
-    return Plan(weight, bias, momenta)
+    if config.warmup_momentum is not None:
+        momenta = _ramp(step, warmup, config.warmup_momentum, momenta)
+    return Schedule(weight, bias, momenta)
 
 
-def _curve(schedule: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_per_epoch: int, epochs: int) -> Steps:
-    """Rate of every step without warm-up. The cosine rises again after T_max epochs, as the zoo's does; the line stays.
+def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_per_epoch: int, epochs: int) -> Steps:
+    """Learning rate of every step without warm-up. After T_max epochs cosine rises again, as the zoo's; linear stays.
 
-    With `by_step`, cosine and line count fractions of an epoch from the end of the warm-up.
+    With `by_step`, cosine and linear use fractional epochs since the end of the warm-up.
     """
     epoch = (step // steps_per_epoch).astype(np.float64)
-    moved = np.maximum(step - warmup, 0) / steps_per_epoch if schedule.by_step else epoch
-    length = schedule.T_max or epochs + schedule.T_beyond
-    span = schedule.lr - schedule.eta_min
-    match schedule.kind:
+    moved = np.maximum(step - warmup, 0) / steps_per_epoch if config.by_step else epoch
+    length = config.T_max or epochs + config.T_beyond
+    span = config.lr - config.eta_min
+    match config.kind:
         case "constant":
-            return np.full(len(step), schedule.lr)
+            return np.full(len(step), config.lr)
         case "step":
-            return schedule.lr * schedule.lr_gamma ** (epoch // schedule.lr_epochs[0])
+            return config.lr * config.lr_gamma ** (epoch // config.lr_epochs[0])
         case "multistep":
-            falls = np.searchsorted(schedule.lr_epochs, epoch, side="right").astype(np.float64)
-            return schedule.lr * schedule.lr_gamma**falls
+            falls = np.searchsorted(config.lr_epochs, epoch, side="right").astype(np.float64)
+            return config.lr * config.lr_gamma**falls
         case "cosine":
-            return schedule.eta_min + span * (1 + np.cos(np.pi * moved / length)) / 2
+            return config.eta_min + span * (1 + np.cos(np.pi * moved / length)) / 2
         case "linear":
-            return schedule.lr - span * np.minimum(moved / length, 1)
+            return config.lr - span * np.minimum(moved / length, 1)
 
 
-def _rise(step: NDArray[np.int64], warmup: int, start: float, goal: Steps) -> Steps:
-    """From `start` on a straight line to the value that each step would have without warm-up."""
-    share = np.minimum(step / max(warmup, 1), 1) if warmup else np.ones(len(step))
-    return start + share * (goal - start)
+def _ramp(step: NDArray[np.int64], warmup: int, start: float, goal: Steps) -> Steps:
+    """Linear ramp from `start` to the value that each step has without warm-up."""
+    fraction = np.minimum(step / max(warmup, 1), 1) if warmup else np.ones(len(step))
+    return start + fraction * (goal - start)

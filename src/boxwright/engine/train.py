@@ -1,8 +1,8 @@
-"""Training a detector or a classifier, from a recipe and a data set to a run folder.
+"""Training a detector or a classifier.
 
-A step is one step of the optimiser; it takes `train.accumulate` batches. Everything random in it is a function of
-(seed, step, rank), so a run that is killed and resumed on a CPU ends with the same bits as one that was not; on a GPU
-it sees the same pictures and draws, and is the same up to the rounding of the GPU's kernels.
+A step is an optimizer step, of `train.accumulate` batches. All random numbers are functions of (seed, step, rank), so a
+run that is killed and resumed ends bit-identical on a CPU; on a GPU it sees the same images and random numbers, and is
+identical up to the rounding of the GPU's kernels.
 """
 
 import logging
@@ -12,9 +12,10 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 
 from boxwright import progress
@@ -22,10 +23,10 @@ from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.engine import optim, run_folder
 from boxwright.engine import task as tasks
-from boxwright.engine.checkpointing import Keeper, State
-from boxwright.engine.job import Job, assemble, blank_network, first_network
-from boxwright.engine.log import Journal
-from boxwright.engine.processes import on_main, together
+from boxwright.engine.checkpointing import Checkpointer, TrainState
+from boxwright.engine.job import Job, build_job, build_network, initial_network
+from boxwright.engine.log import TrainLogger
+from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.errors import InputError
 from boxwright.evaluation.coco import Metrics
 from boxwright.evaluation.topk import TopK
@@ -34,7 +35,6 @@ from boxwright.recipe import Recipe, TrainConfig
 from boxwright.types import Batch, ClassBatch
 
 logger = logging.getLogger(__name__)
-B = TypeVar("B", Batch, ClassBatch)
 
 
 def train(
@@ -48,30 +48,30 @@ def train(
     skip_bad: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Path:
-    """Train a network. Under torchrun each process calls this.
+    """Train a network. Under torchrun every process calls this.
 
     Args:
         recipe: A shipped name, the path of a YAML file, or a Recipe.
         data: The root of a data set; its splits train and val are used.
-        out: The run folder, which is made: `last/` and `best/`, the log, metrics and pictures.
-        weights: A file or run folder to start from; None for random weights.
-        transfer: Load all of `weights` that fits, and leave the rest as it is.
+        out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
+        weights: A file or run folder with initial weights; None for random weights.
+        transfer: Load the tensors of `weights` whose shapes match; the others stay random.
         resume: Continue the run in `out`.
-        skip_bad: Leave out faulty labels and pictures, and log which.
+        skip_bad: Skip faulty labels and images, and log which.
         overrides: Changes to the recipe by dotted key.
 
     Returns:
         The run folder.
 
     Raises:
-        InputError: For a recipe, data set, file or folder that cannot be used, for a run that another process trains,
-            for a loss that is not finite, and for a loader process that was killed.
+        InputError: The recipe, the data set, a file or a folder cannot be used; another process trains in `out`; a loss
+            is not finite; or a loader process was killed.
 
     Example:
         >>> bw.train("yolov3_tiny_coco_416_darknet", "data/mine", "runs/mine", overrides={"train.epochs": 3})
     """
     if resume and (weights is not None or transfer):
-        raise InputError("--resume goes on with the run's own weights; leave --weights and --transfer out")
+        raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
     if not str(out):
         raise InputError("--out: found an empty name, needed a folder")
     if isinstance(recipe, str) and not resume:
@@ -79,96 +79,102 @@ def train(
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": str(data)})
     run, config = Path(out), recipe.train
-    with together(config) as accelerator, run_folder.held(run, resume, accelerator):
+    with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
         task = tasks.of(recipe)
         training, validation, left_out = task.open_checked(recipe, skip_bad, accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
-        network = blank_network(recipe) if resume else first_network(recipe, weights, transfer, accelerator)
-        job = assemble(recipe, training, validation, network, accelerator)
-        run_folder.enter(run, recipe, resume, left_out, accelerator)
-        keeper = Keeper(run, recipe, network, job.average, job.optimizer, accelerator)
-        state = keeper.restore(_fresh(task, training, validation, recipe, accelerator))
-        accelerator.wait_for_everyone()  # all have read `last` before the first process replaces it
+        network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
+        job = build_job(recipe, training, validation, network, accelerator)
+        run_folder.prepare(run, recipe, resume, left_out, accelerator)
+        checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+        state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
+        accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
         if not state.step:
-            keeper.save("last", state)  # a run killed before its first checkpoint resumes from the given weights
-        with closing(Journal(run, accelerator, config, state.step)) as journal:
+            checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
+        with closing(TrainLogger(run, accelerator, config, state.step)) as log:
             for epoch in range(state.step // job.steps_per_epoch, config.epochs):
-                _learn(job, epoch, state, journal, keeper)
-                _assess(job, epoch, state, journal, keeper)
-                keeper.epoch(epoch + 1, state)  # after the evaluation: a run that goes on from here has had it
+                train_epoch(job, epoch, state, log, checkpointer)
+                evaluate_epoch(job, epoch, state, log, checkpointer)
+                checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
                 accelerator.wait_for_everyone()
-        weight_files.load(job.scored, run / "best", recipe)
-        _evaluate(job, run)  # metrics.json and the pictures speak of the best network
+        weight_files.load(job.eval_network, run / "best", recipe)
+        _evaluate(job, run)  # metrics.json and the plots are those of the best network
         accelerator.wait_for_everyone()
     return run
 
 
-def _fresh(task: tasks.Task, training: Any, validation: Any, recipe: Recipe, accelerator: Any) -> State:
-    """The state of a run that begins now."""
-    data, validated = on_main(lambda: [task.fingerprint(part, recipe) for part in (training, validation)], accelerator)
-    return State(0, None, data, validated, accelerator.num_processes, torch.get_num_threads())
+def _initial_state(
+    task: tasks.Task, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
+) -> TrainState:
+    train, val = on_main(lambda: [task.fingerprint(split, recipe) for split in (training, validation)], accelerator)
+    return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
 
 
-def _learn(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper) -> None:
-    """One epoch, or what is left of it."""
-    config, accelerator, rates = job.recipe.train, job.accelerator, job.plan.weight_lr
+def train_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
+    """Train one epoch, or the rest of it after a resume."""
+    config, accelerator, rates = job.recipe.train, job.accelerator, job.schedule.weight_lr
     optim.training_mode(job.network, config)
     total = job.steps_per_epoch * config.accumulate
-    first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch done before
-    batches = journal.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
-    shown = _show(batches, total, f"epoch {epoch + 1}/{config.epochs}", first, accelerator)
-    for number, loaded in enumerate(shown, epoch * total + first):
+    first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch already done
+    batches: Iterable[Batch | ClassBatch] = log.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
+    if accelerator.is_main_process:
+        batches = progress.track(batches, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
+    for number, loaded in enumerate(batches, epoch * total + first):
         batch = job.task.prepare(loaded, job.recipe, epoch, number, accelerator)
         if config.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
-        optim.set_rates(job.optimizer, job.plan, state.step)
+        optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):
             terms = job.model(batch)
-            journal.record(state.step + 1, batch, terms)
-            descend(terms, job.model, job.optimizer, config, accelerator)
+            log.record(state.step + 1, batch, terms)
+            optimizer_step(terms, job.model, job.optimizer, config, accelerator)
         if not accelerator.sync_gradients:
             continue
         state.step += 1
-        if job.average:
-            job.average.update(state.step)
-        journal.stepped()
+        if job.ema:
+            job.ema.update(state.step)
+        log.step()
         if state.step % config.log_every == 0:
-            journal.write(state.step, epoch, rates[state.step - 1])
+            log.write(state.step, epoch, rates[state.step - 1])
         if config.save_every and state.step % config.save_every == 0 and state.step % job.steps_per_epoch:
-            journal.look()  # a loss that is not finite stops the run here, before anything is written
-            keeper.save("last", state)
-    journal.write(state.step, epoch, rates[state.step - 1])
+            log.check_finite()  # before anything is written
+            checkpointer.save("last", state)
+    log.write(state.step, epoch, rates[state.step - 1])
 
 
-def _assess(job: Job, epoch: int, state: State, journal: Journal, keeper: Keeper) -> None:
-    """Evaluate where it is due and keep the best network; say how the epoch went."""
+def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
+    """Evaluate if it is due, save the best network, and log a summary of the epoch."""
     config = job.recipe.train
-    told = f"epoch {epoch + 1}/{config.epochs}: loss {journal.last:.4g}"
-    regular = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
-    if regular or epoch + 1 == config.epochs:
+    summary = f"epoch {epoch + 1}/{config.epochs}: loss {log.last_loss:.4g}"
+    due = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
+    if due or epoch + 1 == config.epochs:
         metrics = _evaluate(job)
-        journal.evaluated(state.step, epoch, metrics.summary)
-        told += f", {metrics.headline}"
+        log.evaluated(state.step, epoch, metrics.summary)
+        summary += f", {metrics.headline}"
         if state.best is None or metrics.quality > state.best:
             state.best = metrics.quality
-            keeper.save("best", state)
+            checkpointer.save("best", state)
     if job.accelerator.is_main_process:
-        logger.info("%s", told)
+        logger.info("%s", summary)
 
 
 def _evaluate(job: Job, out: Path | None = None) -> Metrics | TopK:
-    """The metrics of the network as the first process has it: batch-norm statistics are each process's own."""
+    """Evaluate the main process's network: batch-norm statistics differ between processes."""
     if job.accelerator.num_processes > 1:
-        for tensor in job.scored.state_dict().values():
+        for tensor in job.eval_network.state_dict().values():
             distributed.broadcast(tensor, 0)
-    return job.task.score(job.scored, job.recipe, job.validation, job.accelerator, out)
+    return job.task.score(job.eval_network, job.recipe, job.validation, job.accelerator, out)
 
 
-def descend(
-    terms: Mapping[str, Tensor], model: nn.Module, optimizer: Any, config: TrainConfig, accelerator: Any
+def optimizer_step(
+    terms: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    accelerator: Accelerator,
 ) -> None:
-    """Backward, and a step of the optimiser when enough batches are together; accelerate divides by their number."""
+    """Backward pass, and an optimizer step after `train.accumulate` batches; accelerate divides the loss by them."""
     accelerator.backward(torch.stack(list(terms.values())).sum() * config.optimizer.loss_scale)
     if accelerator.sync_gradients:
         optim.unscale(model.parameters(), config.optimizer)
@@ -176,7 +182,3 @@ def descend(
             accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
     optimizer.step()
     optimizer.zero_grad()
-
-
-def _show(batches: Iterable[B], total: int, what: str, start: int, accelerator: Any) -> Iterable[B]:
-    return progress.track(batches, total, what, "batches", start) if accelerator.is_main_process else batches

@@ -114,7 +114,7 @@ def _target(source: str | Path, out: str | Path | None, backend: str, pictures: 
     if backend not in SUFFIXES:
         raise InputError(f"--backend: found '{backend}', needed one of {', '.join(SUFFIXES)}")
     if pictures < 1:
-        raise InputError(f"--pictures: found {pictures}, needed at least one picture to calibrate on")
+        raise InputError(f"--images: found {pictures}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
         raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
     target = Path(f"{named_after(source)}.int8{SUFFIXES[backend]}" if out is None else out)

@@ -86,7 +86,7 @@ class Report:
     def _json(self) -> str:
         versions = {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()}
         content = asdict(self) | {"file": self.file.name, "drop": self.drop, "floats": self.floats}
-        return json_text.text_of(content | {"versions": versions}, indent=1)
+        return json_text.dumps(content | {"versions": versions}, indent=1)
 
     def _markdown(self) -> str:
         lines = [f"# {self.file.name}", "", f"{self.recipe}, {self._told()}.", ""]

@@ -1,4 +1,4 @@
-"""The verbs by their names."""
+"""The commands by name."""
 
 import typer
 
@@ -7,7 +7,7 @@ from boxwright.cli import data, deploy, networks
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
-    help="Train, evaluate, port and use convolutional object detectors and classifiers.",
+    help="Train, evaluate, export and run convolutional object detectors and image classifiers.",
 )
 app.command("list")(networks.list_)
 app.command("show")(networks.show)
@@ -20,7 +20,7 @@ app.command("quantize")(deploy.quantize)
 app.command("bench")(deploy.bench)
 app.command("demo")(networks.demo)
 
-data_app = typer.Typer(help="Look at labelled pictures before they are learned from.")
+data_app = typer.Typer(help="Check, view and convert data sets.")
 data_app.command("check")(data.check)
 data_app.command("show")(data.show)
 data_app.command("tile")(data.tile)
