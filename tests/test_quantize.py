@@ -264,7 +264,7 @@ class TestBadInput:
     def test_a_detector_of_two_stages(self, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         chosen = recipe.load("faster_rcnn_r50_dcn_coco_standard")
         model = nn.Identity()
-        model.raw_names = models.module("faster_rcnn").FasterRCNN.raw_names
+        model.two_stage = models.module("faster_rcnn").FasterRCNN.two_stage
         monkeypatch.setattr(int8, "network", lambda *_: (model, chosen))
         with pytest.raises(InputError, match=r"^w: quantize takes YOLO and classifiers, found Faster R-CNN; .*--half$"):
             quantize("w", tiny_coco, tmp_path / "m.xml")

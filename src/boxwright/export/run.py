@@ -82,8 +82,11 @@ def export_model(
         target.compiler.check(chip)
     path = _path(source, to, target, out)
     model, chosen = network(source, recipe, overrides, size)
-    make = partial(complete_graph if complete else raw_graph, batch=batch, dynamic_batch=dynamic_batch)
-    graph = make(model, chosen) if target.write else None
+
+    def make_graph(recipe: Recipe) -> Graph:
+        return (complete_graph if complete else raw_graph)(model, recipe, batch, dynamic_batch)
+
+    graph = make_graph(chosen) if target.write else None
     metadata = Metadata(
         recipe=chosen,
         kind="complete" if complete else "raw",
@@ -102,7 +105,7 @@ def export_model(
         if complete and report.found_nothing:
             lower = replace(metadata, recipe=chosen.with_overrides({"predict.threshold": parity.LOWEST}))
             with tempfile.TemporaryDirectory() as folder:
-                report = checked(Path(folder) / path.name, make(model, lower.recipe), lower)
+                report = checked(Path(folder) / path.name, make_graph(lower.recipe), lower)
             report = _refused_if_empty(report)
         saved = report.save()
         if report.reason:
