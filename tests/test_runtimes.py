@@ -94,7 +94,7 @@ def test_suffixes_are_those_of_one_target_each() -> None:
 
 def test_names_are_listed_without_importing_a_library() -> None:
     code = (
-        "import sys; import boxwright.cli.verbs; from boxwright import runtimes; print(*runtimes.names());"
+        "import sys; import boxwright.cli.commands; from boxwright import runtimes; print(*runtimes.names());"
         "assert not {'torch', 'onnx', 'openvino', 'mindspore', 'boxwright.runtimes.onnx'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
