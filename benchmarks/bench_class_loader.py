@@ -99,7 +99,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         folders_of(given, root)
-        ours = ClassLoader(open_classes(root, "train"), training_canvas(loaded), BATCH, changes=change)
+        ours = ClassLoader(open_classes(root, "train"), training_canvas(loaded), BATCH, augment=change)
         theirs = image_folder(root)
         for number in range(-1, ROUNDS):  # the first turn warms up
             turn = {

@@ -97,7 +97,7 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = given.data or str(scenes.write(folder / "scenes"))
+        data = given.data or str(scenes.write_dataset(folder / "scenes"))
         recipe = recipes.load(
             given.recipe, ["train.batch=8", *given.set, "train.epochs=1000", "train.evaluate_every=0"]
         )

@@ -36,10 +36,10 @@ Tree = dict[str, Any]
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/: four and two small scenes in COCO layout. w.safetensors: a small network with random weights."""
     folder = tmp_path_factory.mktemp("originals")
-    scenes.write(folder / "data", train=4, val=2, size=64)
+    scenes.write_dataset(folder / "data", train=4, val=2, size=64)
     small = recipe.load("demo", SMALL)
     checkpoint.save(folder / "w.safetensors", models.build(small.model), small)
-    Image.fromarray(scenes.scene(0, 9, 64).image).save(folder / "good.png")
+    Image.fromarray(scenes.render(0, 9, 64).image).save(folder / "good.png")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Small files that decode to much: sizes are asked before memory is taken, and images share what there is."""
+"""Small files that decode to large images: sizes are checked before memory is allocated, and the budget is shared."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from boxwright.batches.loader import Loader
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images import budget
-from boxwright.images.canvas import read_canvas, read_image, read_window
+from boxwright.images.canvas import read_canvas, read_image, read_crop
 from boxwright.images.header import read_header
 from boxwright.predict import output
 from boxwright.recipe import CanvasConfig
@@ -29,8 +29,8 @@ from stand_in import rectangles_predictor
 CANVAS = CanvasConfig(size=(32, 32))
 READERS: list[Callable[[str], object]] = [
     read_image,
-    lambda path: read_canvas(path, CANVAS, 0, reduce=True),
-    lambda path: read_window(path, lambda size: (0, 0, *size), CANVAS, 0),
+    lambda path: read_canvas(path, CANVAS, 0),
+    lambda path: read_crop(path, lambda size: (0, 0, *size), CANVAS, 0),
     lambda path: rectangles_predictor()(path),
 ]
 
@@ -46,59 +46,59 @@ def test_more_pixels_than_allowed_are_not_decoded(
     reader: Callable[[str], object], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / f"a.{suffix}")
-    monkeypatch.setattr(budget, "MOST_PIXELS", 2000)
+    monkeypatch.setattr(budget, "MAX_PIXELS", 2000)
     reader(path)
-    monkeypatch.setattr(budget, "MOST_PIXELS", 1999)
+    monkeypatch.setattr(budget, "MAX_PIXELS", 1999)
     monkeypatch.setattr(cv2, "imdecode", None)
     with pytest.raises(InputError, match=r"^\S+a\.\w+: 50 x 40 px, more than the 1999 .*--tile.*BOXWRIGHT_MAX_PIXELS"):
         reader(path)
 
 
-def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(budget.VARIABLE, raising=False)
-    assert 6 * budget._most() < 1.5e9  # bytes, while OpenCV decodes
-    monkeypatch.setenv(budget.VARIABLE, "1073741824")
-    assert budget._most() == 2**30
-    for word in ("0", "many", "-1", "1073741825", "9" * 5000, "²"):
-        monkeypatch.setenv(budget.VARIABLE, word)
+def test_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(budget.ENV_VARIABLE, raising=False)
+    assert 6 * budget._max_pixels() < 1.5e9  # bytes, while OpenCV decodes
+    monkeypatch.setenv(budget.ENV_VARIABLE, "1073741824")
+    assert budget._max_pixels() == 2**30
+    for value in ("0", "many", "-1", "1073741825", "9" * 5000, "²"):
+        monkeypatch.setenv(budget.ENV_VARIABLE, value)
         with pytest.raises(InputError, match="BOXWRIGHT_MAX_PIXELS: found"):
-            budget._most()
+            budget._max_pixels()
 
 
-def test_images_wait_until_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "MOST_PIXELS", 100)
-    shared, under_way, most = budget.Budget(), [0], [0]
+def test_images_wait_for_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "MAX_PIXELS", 100)
+    shared, in_use, peak = budget.Budget(), [0], [0]
     lock = threading.Lock()
 
     def work(pixels: int) -> None:
-        with shared.taken(pixels):
+        with shared.reserve(pixels):
             with lock:
-                under_way[0] += pixels
-                most[0] = max(most[0], under_way[0])
-                assert pixels <= 100 or under_way[0] == pixels
+                in_use[0] += pixels
+                peak[0] = max(peak[0], in_use[0])
+                assert pixels <= 100 or in_use[0] == pixels
             threading.Event().wait(0.002)
             with lock:
-                under_way[0] -= pixels
+                in_use[0] -= pixels
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, [60, 30, 300, 10, 60, 50] * 8))
-    assert most[0] == 300
+    assert peak[0] == 300
     assert shared._used == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_does_not_wait_for_threads_that_it_has_not() -> None:
-    with budget.budget.taken(budget.MOST_PIXELS):
+def test_a_forked_process_does_not_wait_for_threads_of_its_parent() -> None:
+    with budget.budget.reserve(budget.MAX_PIXELS):
         child = os.fork()
         if child == 0:
             signal.alarm(10)
-            with budget.budget.taken(1):
+            with budget.budget.reserve(1):
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("draw", [True, False])
-def test_a_batch_has_no_more_pixels_in_memory_than_allowed(
+def test_the_pixels_of_a_batch_are_limited(
     draw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -106,7 +106,7 @@ def test_a_batch_has_no_more_pixels_in_memory_than_allowed(
         write(tmp_path / "in" / f"{number}.png")
     write(tmp_path / "in" / "large.png", 100, 120)
     predictor = rectangles_predictor(predict__batch=8)
-    monkeypatch.setattr(budget, "MOST_PIXELS", 12_000)
+    monkeypatch.setattr(budget, "MAX_PIXELS", 12_000)
     at_once: list[int] = []
 
     def forward(images):
@@ -120,54 +120,54 @@ def test_a_batch_has_no_more_pixels_in_memory_than_allowed(
 
 
 @pytest.mark.parametrize("path", ["fifo", "/dev/zero", "folder"])
-def test_what_never_ends_is_no_image(path: str, tmp_path: Path) -> None:
+def test_special_files_are_rejected(path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    place = str(tmp_path / path)
-    assert read_header(place).fault
+    source = str(tmp_path / path)
+    assert read_header(source).fault
     with pytest.raises(InputError, match="cannot be read"):
-        read_image(place)
+        read_image(source)
 
 
-def test_pillow_keeps_its_own_limit(tmp_path: Path) -> None:
+def test_pillows_own_limit_is_restored(tmp_path: Path) -> None:
     before = Image.MAX_IMAGE_PIXELS
     assert before is not None
     assert not read_header(write(tmp_path / "a.png")).fault
-    assert Image.MAX_IMAGE_PIXELS == before == 89478485  # as Pillow's documentation has it
+    assert Image.MAX_IMAGE_PIXELS == before == 89478485  # as in Pillow's documentation
 
 
-def hold(lock: Any, both: Any, pixels: int, now: Any, most: Any) -> None:
-    """A loader process that has an image of so many pixels in memory for a while."""
+def reserve_for_a_while(lock: Any, barrier: Any, pixels: int, active: Any, peak: Any) -> None:
+    """A loader process that decodes an image of so many pixels."""
     budget.budget.share(2, lock)
-    both.wait(60)
-    with budget.budget.taken(pixels):
-        with now.get_lock():
-            now.value += 1
-            most.value = max(most.value, now.value)
+    barrier.wait(60)
+    with budget.budget.reserve(pixels):
+        with active.get_lock():
+            active.value += 1
+            peak.value = max(peak.value, active.value)
         time.sleep(0.3)
-        with now.get_lock():
-            now.value -= 1
+        with active.get_lock():
+            active.value -= 1
 
 
-@pytest.mark.parametrize(("pixels", "together"), [(budget.MOST_PIXELS, 1), (budget.MOST_PIXELS // 2, 2)])
-def test_loader_processes_have_large_images_one_at_a_time(pixels: int, together: int) -> None:
+@pytest.mark.parametrize(("pixels", "concurrent"), [(budget.MAX_PIXELS, 1), (budget.MAX_PIXELS // 2, 2)])
+def test_loader_processes_decode_large_images_one_at_a_time(pixels: int, concurrent: int) -> None:
     context = torch.multiprocessing.get_context("spawn")
-    lock, now, most = context.Lock(), context.Value("i", 0), context.Value("i", 0)
-    both = context.Barrier(2)
-    workers = [context.Process(target=hold, args=(lock, both, pixels, now, most)) for _ in range(2)]
+    lock, active, peak = context.Lock(), context.Value("i", 0), context.Value("i", 0)
+    args = (lock, context.Barrier(2), pixels, active, peak)
+    workers = [context.Process(target=reserve_for_a_while, args=args) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    assert now.value == 0
-    assert most.value <= together
+    assert active.value == 0
+    assert peak.value <= concurrent
 
 
 def test_a_loader_shares_the_budget_with_its_workers(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And works where every image is a large one."""
-    monkeypatch.setattr(budget, "MOST_PIXELS", 96 * 96)
-    loader = Loader(open_dataset(tiny_coco, "train"), CANVAS, 2, workers=2, shuffle=False)
+    """Also if every image is larger than a worker's share."""
+    monkeypatch.setattr(budget, "MAX_PIXELS", 96 * 96)
+    loader = Loader(open_dataset(tiny_coco, "train"), CANVAS, 2, workers=2)
     start = loader._loader.worker_init_fn
     assert start is not None
     shared: list[tuple[int, object]] = []

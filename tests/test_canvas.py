@@ -1,7 +1,8 @@
-"""Files to canvases: the original engines' own network inputs, OpenCV and Pillow, and files that are broken."""
+"""Files to canvases, compared with the inputs of the original implementations, OpenCV and Pillow; damaged files."""
 
 import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +13,14 @@ import torch
 from PIL import Image, ImageOps
 
 from boxwright.errors import InputError
-from boxwright.images.canvas import Pixels, frame_for, place, read_canvas, read_image
+from boxwright.images.canvas import Pixels, frame_for, resize_to_canvas, read_canvas, read_image
 from boxwright.recipe import CanvasConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "preprocess"
 
 
 def waves(seed: int, h: int, w: int) -> Pixels:
-    """The oracles' test image: sines and a little noise, (h, w, 3) uint8."""
+    """The test image of the reference data: sines with noise, (h, w, 3) uint8."""
     draw, (y, x) = np.random.default_rng(seed), np.mgrid[:h, :w].astype(np.float64)
     image = np.zeros((h, w, 3))
     for channel in range(3):
@@ -32,7 +33,7 @@ def waves(seed: int, h: int, w: int) -> Pixels:
 
 
 def smooth(h: int, w: int) -> Pixels:
-    """An image that JPEG keeps nearly as it is."""
+    """An image that JPEG hardly changes."""
     small = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
 
@@ -49,7 +50,7 @@ def test_zoo_stretch_meets_the_mindspore_input(file: str, side: int, index: int)
     oracle = np.load(ORACLES / file)
     h, w = oracle[f"in_hw.{index}"].tolist()
     canvas = CanvasConfig(size=(side, side), resize="zoo")
-    placed = place(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas).astype(np.float32) / 255
+    placed = resize_to_canvas(waves(31 + index, h, w), frame_for((h, w), canvas, 0), canvas).astype(np.float32) / 255
     given = (placed - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
     np.testing.assert_allclose(
         given.ravel()[:: int(oracle[f"out.{index}.stride"])], oracle[f"out.{index}.sub"], atol=1e-6
@@ -65,7 +66,7 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
     np.testing.assert_allclose(frame.scale, oracle[f"letterbox.{index}.hw_scale"])
     # the engine's pads are halves of a pixel; it puts the image where these round down
     np.testing.assert_array_equal(frame.offset, np.floor(oracle[f"letterbox.{index}.hw_pad"]))
-    placed = place(waves(31 + index, h, w), frame, canvas)  # the engine's image is BGR, as it reads its own files
+    placed = resize_to_canvas(waves(31 + index, h, w), frame, canvas)  # the engine's image is BGR, as it reads its own files
     stride = int(oracle[f"letterbox.{index}.stride"])
     np.testing.assert_array_equal(placed[..., ::-1].ravel()[::stride], oracle[f"letterbox.{index}.sub"])
     given = placed.transpose(2, 0, 1).astype(np.float32) / 255
@@ -74,24 +75,24 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
 
 @pytest.mark.parametrize("index", range(4))
 def test_zoo_corner_meets_the_mindspore_input(index: int) -> None:
-    """Pixels 1 stands upright and is resized twice. The oracle has whole images as mean, deviation, least, most."""
+    """Image 1 is a portrait and is resized twice. `image.stats`: mean, std, minimum and maximum of the full image."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     h, w, *factors = oracle[f"eval.{index}.image_shape"].tolist()
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
     frame = frame_for((int(h), int(w)), canvas, 0)
     np.testing.assert_allclose(frame.scale, factors, rtol=1e-6)
     assert frame.offset == (0, 0)
-    placed = place(waves(31 + index, int(h), int(w)), frame, canvas).astype(np.float32)
+    placed = resize_to_canvas(waves(31 + index, int(h), int(w)), frame, canvas).astype(np.float32)
     given = (placed - np.float32([123.675, 116.28, 103.53])) / np.float32([58.395, 57.12, 57.375])
     given = given.transpose(2, 0, 1)
     stride = int(oracle[f"eval.{index}.image.stride"])
     np.testing.assert_allclose(given.ravel()[::stride], oracle[f"eval.{index}.image.sub"], atol=1e-6)
-    whole = given.mean(dtype=np.float64), given.std(dtype=np.float64), given.min(), given.max()
-    np.testing.assert_allclose(whole, oracle[f"eval.{index}.image.stats"][:4], atol=1e-6)
+    stats = given.mean(dtype=np.float64), given.std(dtype=np.float64), given.min(), given.max()
+    np.testing.assert_allclose(stats, oracle[f"eval.{index}.image.stats"][:4], atol=1e-6)
 
 
 def test_training_boxes_meet_the_mindspore_zoo() -> None:
-    """Pixels 0 as the oracle's training path left it: neither expanded nor mirrored."""
+    """Image 0 of the reference training data is neither expanded nor mirrored."""
     oracle = np.load(ORACLES / "faster_rcnn_dcn.npz")
     frame = frame_for((480, 640), CanvasConfig(size=(768, 1280), fit="zoo_corner"), 0)
     boxes = frame.to_canvas(torch.from_numpy(oracle["boxes_in"][:, :4]).float())
@@ -99,12 +100,12 @@ def test_training_boxes_meet_the_mindspore_zoo() -> None:
 
 
 def test_corner_by_hand() -> None:
-    """333 x 641 on 96 x 160: the width is the tighter side, and 333 * 160 / 641 = 83.1."""
+    """333 x 641 on 96 x 160: the width is the limiting side, and 333 * 160 / 641 = 83.1."""
     canvas, image = CanvasConfig(size=(96, 160), fit="corner", fill=7), waves(5, 333, 641)
     frame = frame_for((333, 641), canvas, 0)
     assert frame.scale == (83 / 333, 160 / 641)
     assert frame.offset == (0, 0)
-    placed = place(image, frame, canvas)
+    placed = resize_to_canvas(image, frame, canvas)
     np.testing.assert_array_equal(placed[:83], cv2.resize(image, (160, 83), interpolation=cv2.INTER_LINEAR))
     assert (placed[83:] == 7).all()
     assert frame_for((641, 333), canvas, 0).scale == (96 / 641, 50 / 333)  # 333 * 96 / 641 = 49.9
@@ -115,10 +116,10 @@ def test_corner_by_hand() -> None:
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
 @pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float"])
 def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
-    """From the top left, as large as fits on at least one side, and boxes within a px of the pixels."""
+    """At the top left, as large as fits, and boxes within 1 px of the pixels."""
     canvas = CanvasConfig.model_validate({"size": room, "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)
-    placed = place(np.full((*size, 3), 200, np.uint8), frame, canvas)
+    placed = resize_to_canvas(np.full((*size, 3), 200, np.uint8), frame, canvas)
     left, top, right, bottom = frame.content
     assert (left, top) == (0, 0)
     assert right == pytest.approx(room[1]) or bottom == pytest.approx(room[0])
@@ -132,7 +133,7 @@ def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], 
 
 @pytest.mark.parametrize("size", [(64, 80), (75, 49), (20, 93), (93, 20), (31, 31), (150, 160), (49, 75), (1, 2)])
 def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None:
-    """Its own transform as the truth, with sizes that its floats round down: 49 * (64 / 49) is below 64."""
+    """Compared with its own transform, also at sizes that its floats round down: 49 * (64 / 49) is below 64."""
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     settings = {"size": (96, 96), "fit": "torchvision_corner", "short_side": 64, "long_side": 93, "resize": "float"}
@@ -141,7 +142,7 @@ def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None
     wanted, _ = GeneralizedRCNNTransform(64, 93, [0, 0, 0], [1, 1, 1])([given])
     frame = frame_for(size, canvas, 0)
     assert frame.content == pytest.approx((0, 0, *reversed(wanted.image_sizes[0])))
-    placed = place(image, frame, canvas)
+    placed = resize_to_canvas(image, frame, canvas)
     height, width = wanted.image_sizes[0]
     theirs = wanted.tensors[0, :, :height, :width].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(placed[:height, :width], theirs, atol=0.02)
@@ -157,7 +158,7 @@ def test_torchvisions_corner_stays_on_a_smaller_canvas() -> None:
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
 def test_darknet_input(fit: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (416, 416), "fit": fit, "fill": 127.5, "resize": "darknet"})
-    placed, _ = read_canvas(str(ORACLES / "person.png"), canvas, 0, reduce=False)
+    placed, _ = read_canvas(str(ORACLES / "person.png"), canvas, 0)
     assert placed.dtype == np.float32
     given = placed.transpose(2, 0, 1).ravel()[::131] / 255
     np.testing.assert_allclose(given, np.load(ORACLES / "darknet.npz")[f"person.png_{fit}_input"], atol=1e-6)
@@ -169,7 +170,7 @@ def test_darknet_input(fit: str) -> None:
 def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (96, 160), "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)
-    placed = place(np.full((*size, 3), 200, np.uint8), frame, canvas)
+    placed = resize_to_canvas(np.full((*size, 3), 200, np.uint8), frame, canvas)
     left, top, right, bottom = np.rint(frame.content).astype(int)
     expected = np.zeros((96, 160, 3))
     expected[top:bottom, left:right] = 200
@@ -194,9 +195,10 @@ def test_jpeg_is_decoded_small_where_the_canvas_allows(tmp_path: Path, factor: i
 def test_reduced_decoding_keeps_the_frame(tmp_path: Path, size: tuple[int, int], fit: str) -> None:
     (tmp_path / "a.jpg").write_bytes(encode(smooth(*size), "JPEG", quality=95))
     canvas = CanvasConfig.model_validate({"size": (100, 150), "fit": fit})
-    full, frame = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=False)
-    small, same = read_canvas(str(tmp_path / "a.jpg"), canvas, 7, reduce=True)
-    assert frame == same
+    expected = frame_for(size, canvas, 7, str(tmp_path / "a.jpg"))
+    full = resize_to_canvas(read_image(tmp_path / "a.jpg"), expected, canvas)
+    small, frame = read_canvas(str(tmp_path / "a.jpg"), canvas, 7)
+    assert frame == expected
     assert frame.size == size
     assert np.abs(full.astype(int) - small).mean() < 3
 
@@ -210,7 +212,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, kind: str
     (tmp_path / "a").write_bytes(data)
     upright = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert np.abs(read_image(tmp_path / "a").astype(int) - upright).max() <= 6  # decoders of JPEG differ a little
-    small, frame = read_canvas(str(tmp_path / "a"), CanvasConfig(size=(20, 20)), 0, reduce=True)
+    small, frame = read_canvas(str(tmp_path / "a"), CanvasConfig(size=(20, 20)), 0)
     assert frame.size == upright.shape[:2]
     assert np.abs(small.astype(int) - cv2.resize(upright, (20, 20), interpolation=cv2.INTER_AREA)).mean() < 8
 
@@ -247,7 +249,7 @@ HUGE = b"IHDR" + (1_000_000).to_bytes(4, "big") * 2 + PNG[24:29]  # declares a s
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "is empty"),
         (b"this is no image\n" * 20, "not a readable image"),
@@ -259,15 +261,19 @@ HUGE = b"IHDR" + (1_000_000).to_bytes(4, "big") * 2 + PNG[24:29]  # declares a s
         (None, "cannot be read"),
     ],
 )
-@pytest.mark.parametrize("reduce", [True, False])
-def test_broken_files_get_one_line(
-    tmp_path: Path, data: bytes | None, said: str, reduce: bool, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("read", [read_image, lambda path: read_canvas(str(path), CanvasConfig(size=(8, 8)), 0)])
+def test_damaged_files_get_one_line(
+    tmp_path: Path,
+    data: bytes | None,
+    message: str,
+    read: Callable[[Path], object],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    path = tmp_path / "broken.jpg"
+    path = tmp_path / "damaged.jpg"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(InputError, match=said) as error:
-        read_canvas(str(path), CanvasConfig(size=(8, 8)), 0, reduce=reduce)
+    with pytest.raises(InputError, match=message) as error:
+        read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""

@@ -13,7 +13,7 @@ from torch import Tensor
 from boxwright.batches import policies
 from boxwright.batches.class_transforms import augment, change_color, look
 from boxwright.errors import InputError
-from boxwright.images.canvas import frame_for, place
+from boxwright.images.canvas import frame_for, resize_to_canvas
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch
 
@@ -62,9 +62,9 @@ def test_without_random_windows_it_is_seen_as_in_evaluation(fit: Any, size: tupl
     y, x = np.mgrid[: size[0], : size[1]]
     image = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
     canvas = CanvasConfig(size=(48, 48), fit=fit, short_side=54 if fit == "crop" else 0, fill=9)
-    wanted = place(image, frame_for(size, canvas, 0), canvas)
+    wanted = resize_to_canvas(image, frame_for(size, canvas, 0), canvas)
     loaded = CanvasConfig(size=(60, 60))
-    stretched = torch.from_numpy(place(image, frame_for(size, loaded, 0), loaded)).permute(2, 0, 1)[None]
+    stretched = torch.from_numpy(resize_to_canvas(image, frame_for(size, loaded, 0), loaded)).permute(2, 0, 1)[None]
     found = changed(batch_of(stretched, size), canvas).images[0].permute(1, 2, 0) * 255
     rows = slice(None) if fit != "letterbox" else slice(10, 38)  # the last line beside the fill is blended otherwise
     columns = rows if size[0] > size[1] else slice(None)

@@ -145,7 +145,7 @@ def test_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> N
     else:
         assert len(kept) == 4
         assert len(left) == len(dataset.rows) - 1
-        assert place not in kept.rows.places
+        assert place not in kept.rows.entries
     assert not check(kept).errors or kind == "unknown_image"
     assert len(report.left_out()) == (name in PLANTED)
 

@@ -170,7 +170,7 @@ def test_yolo_layouts(
     np.testing.assert_allclose(sample.boxes, [[1, 2, 11, 10], [20, 10, 40, 20]], rtol=1e-6)
     assert (sample.labels.tolist(), sample.size) == ([1, 0], (20, 40))
     np.testing.assert_allclose(sample.areas, [80, 200])
-    assert dataset.place(1, 1) == f"{tmp_path / label_folder / 'b.txt'} line 3"
+    assert dataset.location(1, 1) == f"{tmp_path / label_folder / 'b.txt'} line 3"
     assert dataset[2].boxes.tolist() == [[0, 0, 40, 20]]
 
 
@@ -209,7 +209,7 @@ def test_line_txt(tmp_path: Path) -> None:
     sample = dataset[0]
     np.testing.assert_array_equal(sample.boxes, np.array([[1, 2, 11, 10], [20, 10, 40, 20.5]], dtype=np.float32))
     assert (sample.labels.tolist(), sample.crowd.tolist(), sample.size) == ([1, 0], [False, True], None)
-    assert dataset.place(0, 1) == f"{tmp_path / 'train.txt'} line 1"
+    assert dataset.location(0, 1) == f"{tmp_path / 'train.txt'} line 1"
 
 
 def test_line_txt_with_splits_without_boxes(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_quadrilaterals_become_boxes(tmp_path: Path) -> None:
     assert [dataset.names[label] for label in sample.labels] == ["plane", "large-vehicle", "ship"]
     assert sample.difficult.tolist() == [False, True, False]
     assert sample.areas.tolist() == [200, 400, 4]  # the second is a rhombus with diagonals of 40 and 20 px
-    assert dataset.place(1, 0) == f"{file} line 4"
+    assert dataset.location(1, 0) == f"{file} line 4"
     assert dataset.subset([1]).without_rows(np.array([True, False, False]))[0].difficult.tolist() == [True, False]
 
 
@@ -201,7 +201,7 @@ def test_voc(tmp_path: Path) -> None:
     sample = dataset[1]
     np.testing.assert_array_equal(sample.boxes, [[0, 0, 60, 40], [10, 5, 30.5, 20]])
     assert (sample.labels.tolist(), sample.difficult.tolist(), sample.size) == ([1, 0], [True, False], (40, 60))
-    assert dataset.place(1, 3) == f"{tmp_path / 'Annotations/000005.xml'} object[2]"
+    assert dataset.location(1, 3) == f"{tmp_path / 'Annotations/000005.xml'} object[2]"
     assert not check_folder(tmp_path).errors
 
 

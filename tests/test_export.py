@@ -58,7 +58,7 @@ def saved(folder: Path, name: str = "demo", **changes: Any) -> Path:
         for norm in norms:
             norm.momentum = 1.0
             nn.init.uniform_(norm.weight, 0.5, 1.5)
-        canvases, _ = on_canvases([scenes.scene(7, index).image for index in range(2)], chosen.data.canvas)
+        canvases, _ = on_canvases([scenes.render(7, index).image for index in range(2)], chosen.data.canvas)
         with torch.no_grad():
             model.train()(canvases.float() / 255)
     file = folder / "w.safetensors"
@@ -352,7 +352,7 @@ def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -
     assert report.content["raw"] == []
     predictor = bw.load(file)
     assert predictor.recipe.predict.threshold == 0.99
-    assert len(predictor(scenes.scene(0, 0).image)) == 0
+    assert len(predictor(scenes.render(0, 0).image)) == 0
 
 
 def test_a_complete_file_that_finds_nothing_is_refused(tmp_path: Path) -> None:

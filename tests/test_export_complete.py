@@ -15,7 +15,7 @@ from agreement import assert_same_classes, by_label
 from boxwright import models, recipe
 from boxwright.datatools import scenes
 from boxwright.export.complete import complete_graph
-from boxwright.images.canvas import Pixels, frame_for, place
+from boxwright.images.canvas import Pixels, frame_for, resize_to_canvas
 from boxwright.ops.nms import suppress
 from boxwright.ops.nms_loop import nms_loop
 from boxwright.predict.predictor import Predictor
@@ -82,7 +82,7 @@ def test_canvas_is_that_of_the_predictor(fit: str, resize: str) -> None:
         frame = frame_for((h, w), canvas, 0)
         images, placed = on_canvas(torch.from_numpy(image)[None], canvas)
         if not unlike_pillow(frame, canvas):
-            same_pixels(images[0].permute(1, 2, 0), place(image, frame, canvas), resize)
+            same_pixels(images[0].permute(1, 2, 0), resize_to_canvas(image, frame, canvas), resize)
         boxes = torch.tensor([[0.0, 0.0, w, h], [w / 3, h / 4, w / 2, h / 3]])
         torch.testing.assert_close(placed.to_original(frame.to_canvas(boxes)), boxes, atol=1e-3, rtol=1e-5)
         edges = [round(edge) for edge in frame.content[2:]]
@@ -94,7 +94,7 @@ def test_nearest_takes_pillows_pixels_on_the_border_of_two() -> None:
     canvas = CanvasConfig(size=(96, 96), resize="zoo")
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     images, _ = on_canvas(torch.from_numpy(image)[None], canvas)
-    wanted = place(image, frame_for((128, 128), canvas, 0), canvas)
+    wanted = resize_to_canvas(image, frame_for((128, 128), canvas, 0), canvas)
     assert np.array_equal(images[0].permute(1, 2, 0).numpy(), wanted)
     without_errors = (2 * np.arange(96) + 1) * 128 // 192
     assert not np.array_equal(image[without_errors][:, without_errors], wanted)
@@ -218,7 +218,7 @@ def test_canvases_in_the_runtimes(tmp_path: Path) -> None:
                 images = np.stack([waves(seed, h, w) for seed in range(batch)])
                 for (kind, fit), canvases in zip(Canvases.pairs, run(images), strict=True):
                     canvas, last = canvas_of(fit, kind), batch - 1
-                    wanted = place(images[last], frame_for((h, w), canvas, 0), canvas)
+                    wanted = resize_to_canvas(images[last], frame_for((h, w), canvas, 0), canvas)
                     same_pixels(torch.from_numpy(canvases[last]).permute(1, 2, 0), wanted, kind)
 
 
@@ -356,7 +356,7 @@ def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
 def test_nothing_found(tmp_path: Path) -> None:
     model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY | {"predict__threshold": 1.0})
     for run in runs(complete_graph(model, chosen), tmp_path).values():
-        boxes, scores, labels = run(scenes.scene(0, 0).image[None])
+        boxes, scores, labels = run(scenes.render(0, 0).image[None])
         assert boxes.shape == (1, 300, 4)
         assert not boxes.any()
         assert not scores.any()

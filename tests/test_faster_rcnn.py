@@ -15,7 +15,7 @@ import boxwright
 from agreement import assert_same_detections
 from boxwright import recipe
 from boxwright.errors import InputError
-from boxwright.images.canvas import frame_for, place
+from boxwright.images.canvas import frame_for, resize_to_canvas
 from boxwright.models.faster_rcnn import Config, FasterRCNN, Targets, build
 from boxwright.types import Batch, Detections
 from test_resnet import randomise_norms
@@ -241,7 +241,7 @@ def test_portrait_image_through_the_zoo(tmp_path: Path) -> None:
     predictor = boxwright.Predictor(build(chosen.model).eval(), chosen)
     image = np.random.default_rng(0).integers(0, 255, (120, 80, 3), dtype=np.uint8)
     frame = frame_for((120, 80), chosen.data.canvas, 0)
-    assert place(image, frame, chosen.data.canvas).shape == (96, 160, 3)
+    assert resize_to_canvas(image, frame, chosen.data.canvas).shape == (96, 160, 3)
     assert frame.scale[0] == frame.scale[1]
     found = predictor(image, threshold=0.0)
     assert len(found) > 0

@@ -50,7 +50,7 @@ def write(split, folder):
     (folder / f"{data.split}.rows").write_text("\\n".join(lines))
     return [folder / path for path in split.images]
 
-LAYOUT = Layout(holds=Dataset, looked_for="SPLIT.rows", find=find, read=read, extras=extras,
+LAYOUT = Layout(dataset_type=Dataset, expected="SPLIT.rows", find=find, read=read, extras=extras,
                 accepts=lambda path: path.suffix == ".rows", writer=Writer(write=write))
 '''
 
@@ -68,7 +68,7 @@ def read(source):
     labels = np.array([names.index(name) for _, name in rows])
     return ClassSet(tuple(names), source.split, source.root, "words", paths, labels)
 
-LAYOUT = Layout(holds=ClassSet, looked_for="SPLIT.classes", read=read,
+LAYOUT = Layout(dataset_type=ClassSet, expected="SPLIT.classes", read=read,
                 find=lambda root: {file.stem: file for file in root.glob("*.classes")})
 '''
 

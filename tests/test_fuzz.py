@@ -181,7 +181,7 @@ def encoded(suffix: str) -> Format:
         return root / f"a{suffix}"
 
     def read(file: Path) -> None:
-        told = header.read_header(str(file), whole=True)
+        told = header.read_header(str(file), decode=True)
         assert (told.size == (-1, -1)) == bool(told.fault)
         header.read_header(str(file))
         read_image(file)

@@ -73,8 +73,8 @@ def told(data: Dataset) -> list[Any]:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The JSONs that were parsed. Any JSON is indexed, however small and new."""
-    monkeypatch.setattr(index, "SMALL", 0)
-    monkeypatch.setattr(index, "TICK", 0)
+    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(index, "CLOCK_TICK", 0)
     real, files = coco.parse, []
 
     def parse(file: Path) -> index.Contents:
@@ -113,7 +113,7 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert open_dataset(tmp_path / "link", "train").path(0).startswith(str(tmp_path / "link"))
     monkeypatch.chdir(tmp_path / "annotations")
     data = open_dataset(Path("../annotations/train.json"), "val")
-    assert (data.split, data.place(5, int(data.starts[5])), data.orphans[0].place) == (
+    assert (data.split, data.location(5, int(data.starts[5])), data.orphans[0].location) == (
         "val", "../annotations/train.json annotations[0]", "../annotations/train.json annotations[4]",
     )  # fmt: skip
     assert len(parsed) == 1
@@ -325,13 +325,13 @@ def test_faulty_json_leaves_nothing(tmp_path: Path, parsed: list[Path]) -> None:
 def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new one may change again within the tick of the clock that its times are taken from."""
     file, cache = make(tmp_path, labels()), tmp_path / "cache"
-    monkeypatch.setattr(index, "TICK", 0)
+    monkeypatch.setattr(index, "CLOCK_TICK", 0)
     open_dataset(file, "train", cache=cache)
-    monkeypatch.setattr(index, "SMALL", 0)
-    monkeypatch.setattr(index, "TICK", FOREVER)
+    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(index, "CLOCK_TICK", FOREVER)
     open_dataset(file, "train", cache=cache)
     assert not cache.exists()
-    monkeypatch.setattr(index, "TICK", 0)
+    monkeypatch.setattr(index, "CLOCK_TICK", 0)
     open_dataset(file, "train", cache=cache)
     assert len(list(cache.iterdir())) == 1
 
@@ -339,7 +339,7 @@ def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest
 def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a JSON is old enough is asked of the moment before it was read."""
     file, real = make(tmp_path, labels()), coco.parse
-    monkeypatch.setattr(index, "TICK", 2 * 10**8)
+    monkeypatch.setattr(index, "CLOCK_TICK", 2 * 10**8)
 
     def parse(place: Path) -> index.Contents:
         time.sleep(0.3)
@@ -372,7 +372,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (
         "import sys; from boxwright.data import index; from boxwright.formats import open_dataset\n"
-        "index.SMALL = index.TICK = 0\n"
+        "index.MIN_SIZE = index.CLOCK_TICK = 0\n"
         "for _ in range(20): print(len(open_dataset(sys.argv[1], 'train', cache=sys.argv[2]).rows))\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -1,4 +1,4 @@
-"""The order of images over epochs, steps and processes; padding; broken images seen from a worker."""
+"""The order of images over epochs, steps and processes; padding; unreadable images in a worker."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ CANVAS = CanvasConfig(size=(32, 48))
 
 @dataclass
 class Item:
-    """As much of a Sample as the loader uses."""
+    """The attributes of a Sample that the loader uses."""
 
     image_id: int
     path: str
@@ -45,29 +45,31 @@ def ids(batches: Iterator[Batch]) -> list[list[int]]:
     return [[int(frame.image_id) for frame in batch.frames] for batch in batches]
 
 
-def test_a_batch_holds_what_the_samples_say(items: list[Item]) -> None:
-    batch = next(Loader(items, CANVAS, 11, shuffle=False).epoch(0))
+def test_a_batch_contains_its_samples(items: list[Item]) -> None:
+    batch = next(Loader(items, CANVAS, 11).epoch(0))
+    assert sorted(frame.image_id for frame in batch.frames) == list(range(11))
     assert batch.images.shape == (11, 3, 32, 48)
     assert batch.images.dtype == torch.uint8
     assert batch.boxes.shape == (11, 3, 4)
-    for i in range(11):
-        assert (batch.images[i] == 20 * i).all()
-        assert batch.labels[i].tolist() == [i] * (i % 4) + [-1] * (3 - i % 4)
-        assert batch.ignore[i].tolist() == [False, False, i % 4 > 2]
+    for row, frame in enumerate(batch.frames):
+        i = int(frame.image_id)
+        assert (batch.images[row] == 20 * i).all()
+        assert batch.labels[row].tolist() == [i] * (i % 4) + [-1] * (3 - i % 4)
+        assert batch.ignore[row].tolist() == [False, False, i % 4 > 2]
         halved = torch.tensor([1.0, 2, (10 + i) / 2, 10])
-        assert torch.equal(batch.boxes[i, : i % 4], halved.expand(i % 4, 4))
-        assert torch.equal(batch.frames[i].to_original(batch.boxes[i, : i % 4]), torch.from_numpy(items[i].boxes))
+        assert torch.equal(batch.boxes[row, : i % 4], halved.expand(i % 4, 4))
+        assert torch.equal(frame.to_original(batch.boxes[row, : i % 4]), torch.from_numpy(items[i].boxes))
 
 
 def test_images_without_boxes(items: list[Item]) -> None:
-    batch = next(Loader([items[0], items[4]], CANVAS, 2, shuffle=False).epoch(0))
+    batch = next(Loader([items[0], items[4]], CANVAS, 2).epoch(0))
     assert batch.boxes.shape == (2, 0, 4)
     assert batch.labels.shape == batch.ignore.shape == (2, 0)
 
 
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
 def test_small_images_without_boxes_are_placed_and_changed(tmp_path: Path, fit: str) -> None:
-    """32 x 32 px fills the canvas's height, and what expansion leaves of it lies within."""
+    """32 x 32 px fills the canvas's height, and the expanded image is inside that region."""
     cv2.imwrite(str(tmp_path / "a.png"), np.full((32, 32, 3), 200, np.uint8))
     canvas = CanvasConfig.model_validate({"size": (64, 96), "fit": fit, "fill": 0})
     batch = next(Loader([Item(0, str(tmp_path / "a.png"))] * 2, canvas, 2).epoch(0))
@@ -95,42 +97,41 @@ def test_training_epochs_are_different_repeatable_permutations(items: list[Item]
     assert ids(Loader(items, CANVAS, 2, seed=-1).epoch(0)) != first
 
 
-def test_evaluation_shows_every_image_once_in_order(items: list[Item]) -> None:
-    loader = Loader(items, CANVAS, 4, shuffle=False)
-    assert loader.steps_per_epoch == 3
-    assert ids(loader.epoch(0)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+def test_an_epoch_that_divides_evenly_has_every_image_once(items: list[Item]) -> None:
+    loader = Loader(items[:8], CANVAS, 4)
+    assert loader.steps_per_epoch == 2
+    assert sorted(i for batch in ids(loader.epoch(0)) for i in batch) == list(range(8))
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_two_processes_see_what_one_sees(items: list[Item], shuffle: bool) -> None:
-    whole = ids(Loader(items, CANVAS, 4, seed=3, shuffle=shuffle).epoch(2))
-    halves = [ids(Loader(items, CANVAS, 2, seed=3, rank=rank, world=2, shuffle=shuffle).epoch(2)) for rank in range(2)]
-    assert [left + right for left, right in zip(*halves, strict=True)] == whole
+def test_two_processes_see_the_images_of_one(items: list[Item]) -> None:
+    single = ids(Loader(items, CANVAS, 4, seed=3).epoch(2))
+    halves = [ids(Loader(items, CANVAS, 2, seed=3, rank=rank, world=2).epoch(2)) for rank in range(2)]
+    assert [left + right for left, right in zip(*halves, strict=True)] == single
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skip_starts_in_mid_epoch_without_loading_what_was_before(items: list[Item], workers: int) -> None:
-    whole = ids(Loader(items, CANVAS, 2, seed=9).epoch(4))
-    before = {i for batch in whole[:3] for i in batch}
-    gone = [Item(item.image_id, "gone.png") if item.image_id in before else item for item in items]
-    assert ids(Loader(gone, CANVAS, 2, seed=9, workers=workers).epoch(4, skip=3)) == whole[3:]
+def test_skip_starts_mid_epoch_without_loading_earlier_images(items: list[Item], workers: int) -> None:
+    batches = ids(Loader(items, CANVAS, 2, seed=9).epoch(4))
+    skipped = {i for batch in batches[:3] for i in batch}
+    remaining = [Item(item.image_id, "missing.png") if item.image_id in skipped else item for item in items]
+    assert ids(Loader(remaining, CANVAS, 2, seed=9, workers=workers).epoch(4, skip=3)) == batches[3:]
 
 
-def test_workers_give_the_same_batches_also_after_a_broken_off_epoch(items: list[Item]) -> None:
-    plain, loader = Loader(items, CANVAS, 3, seed=2), Loader(items, CANVAS, 3, seed=2, workers=2)
-    next(loader.epoch(0))  # left in the middle
+def test_workers_give_the_same_batches_also_after_an_aborted_epoch(items: list[Item]) -> None:
+    serial, loader = Loader(items, CANVAS, 3, seed=2), Loader(items, CANVAS, 3, seed=2, workers=2)
+    next(loader.epoch(0))  # aborted
     for number in (1, 2):
-        for one, other in zip(plain.epoch(number), loader.epoch(number), strict=True):
-            assert one.frames == other.frames
+        for expected, batch in zip(serial.epoch(number), loader.epoch(number), strict=True):
+            assert batch.frames == expected.frames
             for name in ("images", "boxes", "labels", "ignore"):
-                assert torch.equal(getattr(one, name), getattr(other, name))
+                assert torch.equal(getattr(batch, name), getattr(expected, name))
 
 
 def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
     row = np.tile(np.arange(0, 250, 5, dtype=np.uint8), (4, 1))
     cv2.imwrite(str(tmp_path / "a.png"), row)
     canvas = CanvasConfig(size=(4, 197), resize="darknet")
-    batch = next(Loader([Item(0, str(tmp_path / "a.png"))], canvas, 1, shuffle=False).epoch(0))
+    batch = next(Loader([Item(0, str(tmp_path / "a.png"))], canvas, 1).epoch(0))
     off = batch.images[0, 0, 0].float() - torch.arange(197) * 1.25  # aligned corners: every fourth one is exact
     assert batch.images.dtype == torch.uint8
     assert off[::4].abs().max() == 0
@@ -138,10 +139,11 @@ def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_is_one_line(items: list[Item], tmp_path: Path, workers: int) -> None:
+    last = ids(Loader(items[:4], CANVAS, 2).epoch(0))[1][0]  # in the second batch
     (tmp_path / "text.jpg").write_text("no image")
-    loader = Loader([*items[:3], Item(99, str(tmp_path / "text.jpg"))], CANVAS, 2, workers=workers, shuffle=False)
-    batches = loader.epoch(0)
+    images = [Item(99, str(tmp_path / "text.jpg")) if item.image_id == last else item for item in items[:4]]
+    batches = Loader(images, CANVAS, 2, workers=workers).epoch(0)
     assert len(next(batches).frames) == 2
     with pytest.raises(InputError, match=r"^\S*text\.jpg: not a readable image[^\n]*$"):
         next(batches)

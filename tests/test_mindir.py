@@ -170,7 +170,7 @@ def test_the_verb(tmp_path: Path) -> None:
     report = export_model(weights, "mindir", tmp_path / "x.mindir")
     assert report.content["backend"] == "mindspore"
     assert report.content["raw"]
-    image = scenes.scene(3, 0).image
+    image = scenes.render(3, 0).image
     cv2.imwrite(str(tmp_path / "x.png"), image[..., ::-1])
     ours, theirs = (bw.load(file)(tmp_path / "x.png", threshold=0.05) for file in (weights, tmp_path / "x.mindir"))
     assert isinstance(ours, Detections)

@@ -13,25 +13,25 @@ from boxwright.datatools import scenes
 
 
 def test_a_scene_depends_on_seed_and_index_only() -> None:
-    first = scenes.scene(3, 7, 96)
+    first = scenes.render(3, 7, 96)
     np.random.default_rng(0).random(5)
-    scenes.scene(3, 8, 96)
-    again = scenes.scene(3, 7, 96)
+    scenes.render(3, 8, 96)
+    again = scenes.render(3, 7, 96)
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.boxes, again.boxes)
     assert np.array_equal(first.labels, again.labels)
-    assert not np.array_equal(first.image, scenes.scene(3, 8, 96).image)
-    assert not np.array_equal(first.image, scenes.scene(4, 7, 96).image)
+    assert not np.array_equal(first.image, scenes.render(3, 8, 96).image)
+    assert not np.array_equal(first.image, scenes.render(4, 7, 96).image)
 
 
 def test_another_process_renders_the_same_scene() -> None:
-    code = "import zlib; from boxwright.data import scenes; print(zlib.crc32(scenes.scene(1, 2, 96).image.tobytes()))"
+    code = "import zlib; from boxwright.datatools import scenes; print(zlib.crc32(scenes.render(1, 2, 96).image.tobytes()))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
 
 
 def test_boxes_lie_in_the_image_and_all_kinds_occur() -> None:
-    made = [scenes.scene(0, index, 256) for index in range(12)]
+    made = [scenes.render(0, index, 256) for index in range(12)]
     boxes = np.concatenate([scene.boxes for scene in made])
     assert (boxes >= 0).all()
     assert (boxes <= 256).all()
@@ -55,12 +55,12 @@ def test_tanks_are_painted_up_to_their_outline() -> None:
             _assert_painted_to_outline(tank)
 
 
-def _assert_painted_to_outline(thing: scenes.Thing) -> None:
-    image = np.full((96 * scenes.FINE, 96 * scenes.FINE, 3), 255, np.uint8)
+def _assert_painted_to_outline(thing: scenes.Item) -> None:
+    image = np.full((96 * scenes.SUPERSAMPLING, 96 * scenes.SUPERSAMPLING, 3), 255, np.uint8)
     image[:] = (1, 254, 3)  # no paint has this color
     thing.paint(image)
     rows, columns = np.nonzero((image != (1, 254, 3)).any(axis=2))
-    found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scenes.FINE
+    found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scenes.SUPERSAMPLING
     wanted = np.concatenate([thing.outline.min(axis=0), thing.outline.max(axis=0)])
     assert np.abs(found - wanted).max() < 1.1, (found, wanted)
 
@@ -73,25 +73,25 @@ def test_trees_may_hide_an_object_but_not_its_middle() -> None:
     ]
     hidden = 0
     for seed in range(20):
-        image = np.full((96 * scenes.FINE, 96 * scenes.FINE, 3), 200, np.uint8)
+        image = np.full((96 * scenes.SUPERSAMPLING, 96 * scenes.SUPERSAMPLING, 3), 200, np.uint8)
         scenes._draw_trees(np.random.default_rng(seed), image, objects)
         for thing in objects:
-            x, y = (thing.outline.mean(axis=0) * scenes.FINE).astype(int)
+            x, y = (thing.outline.mean(axis=0) * scenes.SUPERSAMPLING).astype(int)
             assert (image[y - 4 : y + 5, x - 4 : x + 5] == 200).all()
-            corners = np.clip((thing.outline * scenes.FINE).astype(int), 0, len(image) - 1)
+            corners = np.clip((thing.outline * scenes.SUPERSAMPLING).astype(int), 0, len(image) - 1)
             hidden += int((image[corners[:, 1], corners[:, 0]] != 200).any())
     assert hidden > 5
 
 
 def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:
-    folder = scenes.write(tmp_path / "deep" / "data", train=3, val=2, size=96, seed=1)
+    folder = scenes.write_dataset(tmp_path / "deep" / "data", train=3, val=2, size=96, seed=1)
     seen = set()
     for split, count in (("train", 3), ("val", 2)):
         coco = COCO(str(folder / "annotations" / f"{split}.json"))
         assert len(coco.imgs) == count
         assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == list(scenes.NAMES)
         for image in coco.imgs.values():
-            made = scenes.scene(1, image["id"] - 1, 96)
+            made = scenes.render(1, image["id"] - 1, 96)
             rows = coco.loadAnns(coco.getAnnIds(image["id"]))
             assert [row["category_id"] - 1 for row in rows] == made.labels.tolist()
             boxes = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
@@ -104,21 +104,21 @@ def test_write_gives_a_coco_data_set(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = scenes.scene
+    real = scenes.render
 
-    def stops(seed: int, index: int, size: int = 256) -> scenes.Scene:
+    def stops(seed: int, index: int, size: int = 256) -> scenes.RenderedScene:
         if index == 2:
             raise KeyboardInterrupt
         return real(seed, index, size)
 
     monkeypatch.setattr(scenes, "scene", stops)
     with pytest.raises(KeyboardInterrupt):
-        scenes.write(tmp_path / "data", train=3, val=1, size=96)
+        scenes.write_dataset(tmp_path / "data", train=3, val=1, size=96)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_ids_are_unique_over_both_files(tmp_path: Path) -> None:
-    folder = scenes.write(tmp_path / "data", train=2, val=2, size=128)
+    folder = scenes.write_dataset(tmp_path / "data", train=2, val=2, size=128)
     trees = [json.loads((folder / "annotations" / f"{split}.json").read_text()) for split in ("train", "val")]
     ids = [image["id"] for tree in trees for image in tree["images"]]
     assert len(ids) == len(set(ids)) == 4

@@ -22,7 +22,7 @@ from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError
 from boxwright.formats import open_classes, open_dataset
 from boxwright.images import budget, header
-from boxwright.images.draw import captioned, draw_boxes
+from boxwright.images.draw import add_caption, draw_boxes
 from boxwright.images.windows import open_scene
 from boxwright.metrics import plots
 from boxwright.predict.labels import draw_labels
@@ -104,7 +104,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     plots.curves(tmp_path / "log.jsonl", tmp_path / "curves.png", (name, "ap50"), name)
     for file in ("matrix.png", "curves.png"):
-        assert header.read_header(str(tmp_path / file), whole=True).size[0] > 100
+        assert header.read_header(str(tmp_path / file), decode=True).size[0] > 100
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -113,7 +113,7 @@ def test_drawing_a_name_never_fails(name: str) -> None:
     image = np.zeros((200, 300, 3), np.uint8)
     drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [0], [name])
     assert drawn.any()
-    assert captioned(image, (200, 200), [name]).shape[1] == 200
+    assert add_caption(image, (200, 200), [name]).shape[1] == 200
 
 
 def test_a_report_replaces_only_a_report(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
 
 def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "long.txt"
-    monkeypatch.setattr(text, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(text, "MAX_LINE", 1000)
     file.write_text("a\n" + "b" * 1000 + "\n")
     assert [len(line) for _, line in text.lines(file)] == [1, 1000]
     file.write_text("a\r\n\r\n" + "b" * 1001)
@@ -277,7 +277,7 @@ def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
 def test_a_lower_limit_of_the_host_program_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's limit is for the whole process; ours is for us, and the larger."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    monkeypatch.setattr(budget, "MOST_PIXELS", 2400)
+    monkeypatch.setattr(budget, "MAX_PIXELS", 2400)
     for suffix in ("png", "jpg", "bmp"):
         Image.new("RGB", (60, 40)).save(tmp_path / f"a.{suffix}")
         Image.new("RGB", (60, 41)).save(tmp_path / f"b.{suffix}")

@@ -174,7 +174,7 @@ def test_trained_weights_name_darknets_classes(image: str, preparation: str, fit
     model = classifier(settings)
     weights.load(model, TRAINED, settings)
     file = SHARED / "oracles" / "darknet" / "images" / image
-    canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
+    canvas, _ = read_canvas(str(file), settings.data.canvas, 0)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     (logits,) = run(model, images)
     with np.load(DARKNET / "real" / "raw.npz") as oracle:

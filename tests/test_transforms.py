@@ -14,8 +14,8 @@ from torch import Tensor
 from boxwright import recipe
 from boxwright.batches import transforms, warp
 from boxwright.batches.transforms import augment, change_colors, step_size
-from boxwright.batches.warp import send
-from boxwright.images.canvas import frame_for, place
+from boxwright.batches.warp import to_device
+from boxwright.images.canvas import frame_for, resize_to_canvas
 from boxwright.recipe import AugmentConfig, CanvasConfig
 from boxwright.types import Batch, Frame
 from from_the_host import NoNumbersFromTheHost
@@ -191,7 +191,7 @@ def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
     h, w = oracle[f"in_hw.{index}"].tolist()
     placed = frame_for((h, w), canvas, 0)
-    image = torch.from_numpy(place(waves(31 + index, h, w), placed, canvas)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(resize_to_canvas(waves(31 + index, h, w), placed, canvas)).permute(2, 0, 1)[None]
     before, after = oracle["boxes_in"][:, :4].astype(np.float64), oracle[f"train.{index}.boxes"][:2].astype(np.float64)
     if flipped:
         after[:, [0, 2]] = 1279 - after[:, [2, 0]]
@@ -207,7 +207,7 @@ def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
         after[:, [0, 2]] = 1280 - after[:, [2, 0]]
     boxes, none = placed.to_canvas(torch.from_numpy(before).float())[None], torch.zeros(1, 2)
     batch = Batch(image, boxes, none.long(), none.bool(), (placed,))
-    where_to = warp.Placement(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
+    where_to = warp.WarpGeometry(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
     result = warp.warp(batch, where_to, (768, 1280), fill=0, min_side=1, min_visible=0)
     np.testing.assert_allclose(result.boxes[0], after, atol=1e-3)
     mean, deviation = (np.float32(v)[:, None, None] for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
@@ -465,10 +465,10 @@ def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
         sent.append(len(arrays))
         with torch._C.DisableTorchFunction():
-            return send(arrays, *rest)
+            return to_device(arrays, *rest)
 
     for room in (warp, transforms):
-        monkeypatch.setattr(room, "send", counted)
+        monkeypatch.setattr(room, "to_device", counted)
     batch = noise(4)
     with NoNumbersFromTheHost():
         augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
@@ -477,11 +477,11 @@ def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_sent_arrays_arrive() -> None:
     arrays = (np.arange(6).reshape(2, 3), np.array([0.1, np.inf]), np.zeros((0, 2)))
-    for array, tensor in zip(arrays, send(arrays, torch.device("cpu")), strict=True):
+    for array, tensor in zip(arrays, to_device(arrays, torch.device("cpu")), strict=True):
         assert tensor.shape == array.shape
         assert tensor.tolist() == array.astype(np.float32).tolist()
     large = np.array([2**32 - 1, 2**24 + 1])
-    assert send([large], torch.device("cpu"), np.int64)[0].tolist() == large.tolist()
+    assert to_device([large], torch.device("cpu"), np.int64)[0].tolist() == large.tolist()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

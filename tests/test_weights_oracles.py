@@ -154,7 +154,7 @@ def test_trained_yolov3_tiny(image: str, fit: str) -> None:
     model = build(settings)
     weights.load(model, SHARED / "weights" / "yolov3-tiny.weights", settings)
     file = SHARED / "oracles" / "darknet" / "images" / image
-    canvas, _ = read_canvas(str(file), settings.data.canvas, 0, reduce=False)
+    canvas, _ = read_canvas(str(file), settings.data.canvas, 0)
     images = canvas.astype(np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     oracle = np.load(DARKNET / "real" / "raw.npz")
     key = f"{image}_{fit}"

@@ -203,7 +203,7 @@ def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
         "2 bands": (write_tiff(folder / "2.tif", noise(2)), "2 bands (gray, undefined)"),
         "float": (write_tiff(folder / "f.tif", noise(1, 9, "float32")), "samples are float32"),
         "signed": (write_tiff(folder / "i.tif", noise(1, 9, "int16")), "samples are int16"),
-        "turned": (folder / "turned.tif", "is stored turned (orientation 6)"),
+        "turned": (folder / "turned.tif", "stored rotated (orientation 6)"),
         "no TIFF": (file("no.tif", b"II*\0" + bytes(50)), "not a readable TIFF"),
         "cut head": (file("head.tif", data[:100]), "not a readable TIFF"),
         "damaged": (file("hole.tif", data[:9000] + bytes(40000) + data[49000:]), "cannot be decoded at Window(x="),
@@ -299,7 +299,7 @@ def declared(side: int) -> bytes:
 def test_what_must_be_decoded_whole_has_a_limit(tmp_path: Path) -> None:
     """14,000 px a side are looked at, 15,000 are refused before memory is taken."""
     (tmp_path / "a.png").write_bytes(declared(14_000))
-    assert read_header(str(tmp_path / "a.png"), whole=None).size == (14_000, 14_000)
+    assert read_header(str(tmp_path / "a.png"), decode=None).size == (14_000, 14_000)
     (tmp_path / "b.png").write_bytes(declared(15_000))
     with pytest.raises(InputError, match=r"b\.png: 15000 x 15000 px, more than the 200000000 that") as error:
         read(tmp_path / "b.png")

@@ -1,4 +1,4 @@
-"""Samples -> batches of canvases, decoded and placed by worker processes; nothing here is random but the order.
+"""Data loader for training: batches of canvases and padded boxes, decoded and resized by worker processes.
 
 B images, M boxes an image after padding, H x W canvas px
 """
@@ -8,6 +8,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -20,17 +21,16 @@ from torch.utils.data import DataLoader
 from boxwright import interrupt
 from boxwright.errors import InputError
 from boxwright.images.budget import budget
-from boxwright.images.canvas import Pixels, frame_for, place, read_canvas
+from boxwright.images.canvas import Pixels, frame_for, resize_to_canvas, read_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
 
-DEATH = ("DataLoader worker (pid", "Pin memory thread exited")  # how PyTorch tells of it
-Parts = tuple[Tensor, Tensor, Tensor, Tensor, tuple[Frame, ...]]  # the fields of a Batch, as workers send them
+WORKER_DEATH = ("DataLoader worker (pid", "Pin memory thread exited")  # starts of PyTorch's messages
 
 
-class Samples(Protocol):
-    """What the loader needs of a data set."""
+class SampleDataset(Protocol):
+    """The interface of a data set that the loader needs."""
 
     def __len__(self) -> int: ...
 
@@ -40,9 +40,11 @@ class Samples(Protocol):
 B = TypeVar("B", Batch, ClassBatch)
 
 
-class Group(NamedTuple):
-    """indices: the images of a batch. For what is drawn for them: seed, step, and the place of the first in the batch
-    of the whole group of processes. Steps count from the start of the training, batch by batch."""
+class BatchSpec(NamedTuple):
+    """What a batch consists of: `indices` of images, and the arguments of their random numbers.
+
+    step: from the start of the training. first: the index of the first image in the global batch (see `rng`).
+    """
 
     indices: list[int]
     seed: int
@@ -50,25 +52,25 @@ class Group(NamedTuple):
     first: int
 
 
-class Epochs(Generic[B]):
+class EpochLoader(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
-    The order of an epoch is a permutation drawn from (seed, epoch), or the data set's own without `shuffle`. Step s
-    of the whole group holds the s-th `batch * world` images of it, and process `rank` the rank-th `batch` of those:
-    two processes with half the batch see the images that one with the whole batch sees.
+    The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
+    them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
+    one process would see. An incomplete last step is dropped. JPEGs may be decoded at reduced size.
 
-    With `shuffle` (training) an incomplete last step is left out, and JPEGs may be decoded at reduced size. Without
-    (evaluation) every image comes once, decoded in full; at the end a process may get a smaller batch or none.
-
-    kind: of the batches. work: what makes their first fields, in the workers.
+    Attributes:
+        batch_type: The type of the batches.
+        builder: Makes the `BatchBuilder` for the workers, from a data set and the canvas.
+        steps_per_epoch: Number of batches in an epoch.
     """
 
-    kind: type[B]
-    work: "Callable[..., Canvases]"
+    batch_type: type[B]
+    builder: "Callable[[SampleDataset, CanvasConfig], BatchBuilder]"
 
     def __init__(
         self,
-        dataset: Samples,
+        dataset: SampleDataset,
         canvas: CanvasConfig,
         batch: int,
         *,
@@ -76,20 +78,18 @@ class Epochs(Generic[B]):
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
-        shuffle: bool = True,
     ) -> None:
-        step = batch * world
-        self.steps_per_epoch = len(dataset) // step if shuffle else -(-len(dataset) // step)
-        if self.steps_per_epoch == 0 and shuffle:
+        self.steps_per_epoch = len(dataset) // (batch * world)
+        if self.steps_per_epoch == 0:
             raise InputError(
                 f"{len(dataset)} images to train on do not fill one step of {batch} x {world} processes; "
                 "lower train.batch or add images"
             )
-        self._order = _Order(len(dataset), batch, seed, rank, world, shuffle)
+        self._sampler = _BatchSampler(len(dataset), batch, seed, rank, world)
         self._loader: DataLoader[Any] = DataLoader(
-            self.work(dataset, canvas, reduce=shuffle),  # type: ignore[arg-type]
-            batch_size=None,  # the order gives whole batches and the work makes them
-            sampler=self._order,
+            self.builder(dataset, canvas),  # type: ignore[arg-type]
+            batch_size=None,  # the sampler and the builder make whole batches
+            sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -97,41 +97,40 @@ class Epochs(Generic[B]):
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
-        """The batches of an epoch from step `skip` on; those before are not loaded.
+        """Iterate over the batches of an epoch. The first `skip` steps are skipped without loading their images.
 
-        Raises InputError naming the file when an image cannot be read, and when a worker was killed.
+        Raises:
+            InputError: An image cannot be read, or a worker was killed.
         """
-        self._order.epoch, self._order.skip = number, skip
-        parts: Any
-        for parts in self._loaded():
+        self._sampler.epoch, self._sampler.skip = number, skip
+        for fields in self._iterate():
             interrupt.check()
-            if isinstance(parts, str):
-                raise InputError(parts)
-            fields = (*parts[:-1], tuple(parts[-1]))  # frames: pinning makes a list of them
-            yield self.kind(*fields)
+            if isinstance(fields, str):
+                raise InputError(fields)
+            *tensors, frames = fields
+            yield self.batch_type(*tensors, tuple(frames))  # pinning makes a list of the frames
 
-    def _loaded(self) -> Iterator[Any]:
-        """What the workers send. Raises InputError when one has died, of which PyTorch tells in several ways."""
+    def _iterate(self) -> Iterator[Any]:
+        """Results of `BatchBuilder`. Raises InputError if a worker has died, which PyTorch reports in several ways."""
         batches: Iterator[Any] | None = None
         while True:
             try:
                 if batches is None:
-                    batches = self._started()
-                parts = next(batches)
+                    batches = self._start_workers()
+                fields = next(batches)
             except StopIteration:
                 return
             except (RuntimeError, EOFError, OSError) as error:
-                died = not isinstance(error, RuntimeError) or str(error).startswith(DEATH)
+                died = not isinstance(error, RuntimeError) or str(error).startswith(WORKER_DEATH)
                 if not died or not self._loader.num_workers or str(error).startswith("Caught "):
                     raise
                 raise InputError(
                     "a loader process has died, perhaps for want of memory; lower data.workers or the batch"
                 ) from error
-            yield parts
+            yield fields
 
-    def _started(self) -> Iterator[Any]:
-        """PyTorch's iterator, without the handler of SIGCHLD that it leaves in the process, which would raise wherever
-        the program stands, and again while it ends."""
+    def _start_workers(self) -> Iterator[Any]:
+        """PyTorch's iterator, without its SIGCHLD handler, which would raise anywhere in the program, also at exit."""
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         batches = iter(self._loader)
         if before is not None and threading.current_thread() is threading.main_thread():
@@ -139,79 +138,70 @@ class Epochs(Generic[B]):
         return batches
 
 
-class _Order:
-    """Yields what each batch is made of; `epoch` and `skip` are set before it is walked."""
+class _BatchSampler:
+    """The batches of an epoch; `epoch` and `skip` are set before each iteration."""
 
-    def __init__(self, length: int, batch: int, seed: int, rank: int, world: int, shuffle: bool) -> None:
-        self.length, self.batch, self.seed, self.rank, self.world, self.shuffle = (
-            length, batch, seed, rank, world, shuffle,
-        )  # fmt: skip
+    def __init__(self, length: int, batch: int, seed: int, rank: int, world: int) -> None:
+        self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
         self.epoch = self.skip = 0
 
-    def __iter__(self) -> Iterator[Group]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.length)
-        step = self.batch * self.world
-        end = self.length - self.length % step if self.shuffle else self.length
-        first, number = self.rank * self.batch, self.epoch * (end // step) + self.skip
-        for start in range(self.skip * step + first, end, step):
-            yield Group(order[start : start + self.batch].tolist(), self.seed, number, first)
-            number += 1
+    def __iter__(self) -> Iterator[BatchSpec]:
+        order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.length)
+        images_per_step, first = self.batch * self.world, self.rank * self.batch
+        steps = self.length // images_per_step
+        for step in range(self.skip, steps):
+            start = step * images_per_step + first
+            indices = order[start : start + self.batch].tolist()
+            yield BatchSpec(indices, self.seed, self.epoch * steps + step, first)
 
 
-def canvas_of(sample: Any, canvas: CanvasConfig, *, reduce: bool) -> tuple[Pixels, Frame]:
-    """A sample's image on its canvas, and its frame; see `read_canvas`."""
-    if (pixels := getattr(sample, "pixels", None)) is None:
-        return read_canvas(str(sample.path), canvas, sample.image_id, reduce=reduce)
-    frame = frame_for(pixels.shape[:2], canvas, sample.image_id, sample.path)
-    return place(pixels, frame, canvas), frame
+class BatchBuilder(ABC):
+    """Collates the samples of a `BatchSpec` into the fields of a batch, in the workers."""
 
+    def __init__(self, dataset: SampleDataset, canvas: CanvasConfig) -> None:
+        self.dataset, self.canvas = dataset, canvas
 
-class Canvases(ABC):
-    """What a batch is made of -> its parts. Lives in the workers."""
-
-    def __init__(self, dataset: Samples, canvas: CanvasConfig, *, reduce: bool) -> None:
-        self.dataset, self.canvas, self.reduce = dataset, canvas, reduce
-
-    def __getitem__(self, group: Group) -> tuple[Any, ...] | str:
-        """The batch, or the text of an InputError: thrown through a worker it would grow into a page."""
+    def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
+        """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
         try:
-            return self._batch([self.dataset[index] for index in group.indices], group)
+            return self._collate([self.dataset[index] for index in spec.indices], spec)
         except InputError as error:
             return str(error)
 
     @abstractmethod
-    def _batch(self, samples: Sequence[Any], group: Group) -> tuple[Any, ...]:
-        """Images first, frames last."""
+    def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
+        """The fields of the batch: images first, frames last."""
 
-    def _one(self, sample: Any, group: Group, row: int) -> tuple[Pixels, Frame]:
-        """A canvas, the row-th of its batch, and its frame."""
-        return canvas_of(sample, self.canvas, reduce=self.reduce)
+    def _canvas(self, sample: Any, spec: BatchSpec, row: int) -> tuple[Pixels, Frame]:
+        """The canvas of the sample at `row` of the batch, and its frame."""
+        if (pixels := getattr(sample, "pixels", None)) is None:
+            return read_canvas(str(sample.path), self.canvas, sample.image_id)
+        frame = frame_for(pixels.shape[:2], self.canvas, sample.image_id, sample.path)
+        return resize_to_canvas(pixels, frame, self.canvas), frame
 
-    def _images(self, samples: Sequence[Any], group: Group) -> tuple[Tensor, tuple[Frame, ...]]:
+    def _images(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Tensor, tuple[Frame, ...]]:
         """(B, 3, H, W) uint8 and the frames."""
-        # In large pages, see `warp.unfilled`.
+        # NumPy's memory for its large pages, see `warp.empty_hugepages`.
         images = torch.from_numpy(np.empty((len(samples), 3, *self.canvas.size), np.uint8))
         frames = []
         for row, sample in enumerate(samples):
-            image, frame = self._one(sample, group, row)
+            image, frame = self._canvas(sample, spec, row)
             if image.dtype == np.float32:
                 image = np.rint(image).astype(np.uint8)
-            cv2.split(image, list(images[row].numpy()))  # a sixth of the time that PyTorch's copy takes
+            cv2.split(image, list(images[row].numpy()))  # six times as fast as PyTorch's copy
             frames.append(frame)
         return images, tuple(frames)
 
 
-class _BoxCanvases(Canvases):
-    """For images with boxes."""
+class _DetectionBatchBuilder(BatchBuilder):
+    """For images with boxes, padded with label -1."""
 
-    def _batch(self, samples: Sequence[Any], group: Group) -> Parts:
-        count, most = len(samples), max(len(sample.labels) for sample in samples)
-        boxes = torch.zeros(count, most, 4)
-        labels = torch.full((count, most), -1)
-        ignore = torch.zeros(count, most, dtype=torch.bool)
-        images, frames = self._images(samples, group)
+    def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
+        count, width = len(samples), max(len(sample.labels) for sample in samples)
+        boxes = torch.zeros(count, width, 4)
+        labels = torch.full((count, width), -1)
+        ignore = torch.zeros(count, width, dtype=torch.bool)
+        images, frames = self._images(samples, spec)
         for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             n = len(sample.labels)
             boxes[row, :n] = frame.to_canvas(torch.from_numpy(np.asarray(sample.boxes, np.float32)))
@@ -220,15 +210,15 @@ class _BoxCanvases(Canvases):
         return images, boxes, labels, ignore, frames
 
 
-class Loader(Epochs[Batch]):
-    """Images with boxes; see `Epochs`."""
+class Loader(EpochLoader[Batch]):
+    """Loader of images with boxes."""
 
-    kind, work = Batch, _BoxCanvases
+    batch_type, builder = Batch, _DetectionBatchBuilder
 
 
-def _start_worker(workers: int, lock: Any, number: int) -> None:
+def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:
     budget.share(workers, lock)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one then ends its workers
-    sys.excepthook = lambda *_: None  # of the thread that hands tensors over, when the main process stops taking them
-    cv2.setNumThreads(0)  # one worker, one core: threads inside it only get in each other's way
-    tune_malloc()  # a worker that was forked has this from its parent, one that was spawned has not
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers
+    sys.excepthook = lambda *_: None  # no traceback from the queue's thread when the main process stops reading
+    cv2.setNumThreads(0)  # one core per worker
+    tune_malloc()  # inherited by forked workers, but not by spawned ones

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.batches.rng import Array, Dice, Rows, keys, places
-from boxwright.batches.warp import Placement, portions, send, warp
+from boxwright.batches.rng import Array, SampleRNG, Rows, keys, places
+from boxwright.batches.warp import WarpGeometry, chunks, to_device, warp
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 
@@ -44,17 +44,17 @@ def augment(
     its area, gets label -1: it is no target in this step. Crowd regions stay while any area is left. Configured to do
     nothing, this changes no box. The result has the keys from which its loss draws.
     """
-    dice = Dice.for_batch(seed, step, rank, len(batch.images))
-    hue, saturation, value = _draw_colors(dice, config)
+    rng = SampleRNG.for_batch(seed, step, rank, len(batch.images))
+    hue, saturation, value = _draw_colors(rng, config)
     if size == batch.images.shape[2:] and not _moves(config, mosaic):
         result = replace(batch, images=batch.images.float().div_(255))
     else:
-        result = _view(batch, config, dice, np.arange(len(batch.images)), size, mosaic, fill)
+        result = _view(batch, config, rng, np.arange(len(batch.images)), size, mosaic, fill)
         if mosaic and config.mixup:
-            result = _mix(batch, result, dice, config, size, fill)
+            result = _mix(batch, result, rng, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
-        change_colors(result.images, *send((hue, saturation, value), batch.images.device))
-    (drawn,) = send([keys(seed, step, places(rank, len(batch.images)))], batch.images.device, np.int64)
+        change_colors(result.images, *to_device((hue, saturation, value), batch.images.device))
+    (drawn,) = to_device([keys(seed, step, places(rank, len(batch.images)))], batch.images.device, np.int64)
     return replace(result, keys=drawn)
 
 
@@ -82,7 +82,7 @@ def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor
     hue (B,): added, in turns of the color circle. saturation, value (B,): factors; the products are cut at 1.
     """
     hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
-    for part in portions(images):
+    for part in chunks(images):
         sixth, top, chroma = _split_colors(images[part])
         chroma.div_(top.clamp(min=TINY)).mul_(saturation[part]).clamp_(max=1)  # here the saturation
         top.mul_(value[part]).clamp_(max=1)
@@ -91,7 +91,7 @@ def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor
 
 def turn_hue(images: Tensor, hue: Tensor) -> None:
     """`change_colors` with the hue alone: hue (B,) turns."""
-    for part in portions(images):
+    for part in chunks(images):
         _join_colors(images[part], *_split_colors(images[part]), hue[part, None, None])
 
 
@@ -124,9 +124,9 @@ def _join_colors(images: Tensor, sixth: Tensor, top: Tensor, chroma: Tensor, hue
     torch.addcmul(top[:, None], chroma[:, None], share, value=-1, out=images)
 
 
-def _draw_colors(dice: Dice, config: AugmentConfig) -> tuple[Array, Array, Array]:
+def _draw_colors(rng: SampleRNG, config: AugmentConfig) -> tuple[Array, Array, Array]:
     """(B,) each: hue in turns, factors of saturation and value."""
-    return dice.uniform(-config.hue, config.hue), dice.factor(*config.saturation), dice.factor(*config.value)
+    return rng.uniform(-config.hue, config.hue), rng.factor(*config.saturation), rng.factor(*config.value)
 
 
 def _moves(config: AugmentConfig, mosaic: bool) -> bool:
@@ -139,48 +139,48 @@ def _moves(config: AugmentConfig, mosaic: bool) -> bool:
 
 
 def _view(
-    batch: Batch, config: AugmentConfig, dice: Dice, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
+    batch: Batch, config: AugmentConfig, rng: SampleRNG, own: Rows, size: tuple[int, int], mosaic: bool, fill: float
 ) -> Batch:
     """A random view for each of K results. own (K,): the image it shows, in a mosaic as its first tile."""
-    placement = _draw_placement(batch, config, dice, own, size, mosaic)
+    placement = _draw_placement(batch, config, rng, own, size, mosaic)
     return warp(batch, placement, size, fill=fill, min_side=config.min_side, min_visible=config.min_visible)
 
 
 def _draw_placement(
-    batch: Batch, config: AugmentConfig, dice: Dice, own: Rows, size: tuple[int, int], mosaic: bool
-) -> Placement:
+    batch: Batch, config: AugmentConfig, rng: SampleRNG, own: Rows, size: tuple[int, int], mosaic: bool
+) -> WarpGeometry:
     canvas = np.array(batch.images.shape[:1:-1], dtype=np.float64)  # (width, height)
     contents = np.array([frame.content for frame in batch.frames])
     if not (mosaic and config.mosaic):
         plane, one = np.tile(canvas, (len(own), 1)), np.zeros((len(own), 1, 2))
-        matrix = _draw_matrix(dice, config, plane, canvas, size) @ _draw_expansion(dice, config, contents[own])
-        return Placement(own[:, None], one, np.full_like(plane, np.inf), matrix)
-    is_mosaic = dice.chance(config.mosaic)[:, None]
-    tiles = np.concatenate([own[:, None], dice.below(len(batch.images), 3)], axis=1)
+        matrix = _draw_matrix(rng, config, plane, canvas, size) @ _draw_expansion(rng, config, contents[own])
+        return WarpGeometry(own[:, None], one, np.full_like(plane, np.inf), matrix)
+    is_mosaic = rng.bernoulli(config.mosaic)[:, None]
+    tiles = np.concatenate([own[:, None], rng.integers(len(batch.images), 3)], axis=1)
     content = contents[tiles]  # (K, 4, xyxy)
-    center = dice.uniform(0.5, 1.5, 2) * canvas
+    center = rng.uniform(0.5, 1.5, 2) * canvas
     # top left, top right, bottom left, bottom right: the corner of the content that touches the center
     touching = np.stack([content[:, range(4), [2, 0, 2, 0]], content[:, range(4), [3, 3, 1, 1]]], axis=-1)
     shift = np.where(is_mosaic[..., None], center[:, None] - touching, 0.0)
     plane = np.where(is_mosaic, 2.0, 1.0) * canvas
     extent = np.where(is_mosaic, np.concatenate([np.zeros_like(plane), plane], 1), contents[own])
-    matrix = _draw_matrix(dice, config, plane, canvas, size) @ _draw_expansion(dice, config, extent)
-    return Placement(tiles, shift, np.where(is_mosaic, center, np.inf), matrix)
+    matrix = _draw_matrix(rng, config, plane, canvas, size) @ _draw_expansion(rng, config, extent)
+    return WarpGeometry(tiles, shift, np.where(is_mosaic, center, np.inf), matrix)
 
 
-def _draw_matrix(dice: Dice, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
+def _draw_matrix(rng: SampleRNG, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
     """(K, 3, 3): turn, shear, scale and tilt about the middle of the plane ((K, 2) px), then place, then flip."""
     result = np.array(size[::-1], dtype=np.float64)
-    aspect = dice.uniform(1 - config.jitter, 1 + config.jitter) / dice.uniform(1 - config.jitter, 1 + config.jitter)
+    aspect = rng.uniform(1 - config.jitter, 1 + config.jitter) / rng.uniform(1 - config.jitter, 1 + config.jitter)
     # as in the zoo, the longer side gets the scale: width times aspect below 1, else height divided by it
-    factors = dice.uniform(*config.scale)[:, None] * np.stack(
+    factors = rng.uniform(*config.scale)[:, None] * np.stack(
         [np.minimum(aspect, 1), np.minimum(1 / aspect, 1)], axis=1
     )
     factors = factors * (result / canvas)
-    angle = np.deg2rad(dice.uniform(-config.degrees, config.degrees))
-    shear = np.tan(np.deg2rad(dice.uniform(-config.shear, config.shear, 2)))
-    tilt = dice.uniform(-config.perspective, config.perspective, 2)
-    where = dice.uniform(0, 1, 2)
+    angle = np.deg2rad(rng.uniform(-config.degrees, config.degrees))
+    shear = np.tan(np.deg2rad(rng.uniform(-config.shear, config.shear, 2)))
+    tilt = rng.uniform(-config.perspective, config.perspective, 2)
+    where = rng.uniform(0, 1, 2)
     if config.translate is None:
         middle = factors * plane / 2 + where * (result - factors * plane)
     else:
@@ -195,15 +195,15 @@ def _draw_matrix(dice: Dice, config: AugmentConfig, plane: Array, canvas: Array,
     placed[:, [0, 1], [0, 1]], placed[:, :2, 2] = factors, middle
     matrix = placed @ sheared @ turned @ tilted @ centered
     flipped = np.array([[-1.0, 0, result[0]], [0, 1, 0], [0, 0, 1]])
-    return np.where(dice.chance(config.flip)[:, None, None], flipped @ matrix, matrix)
+    return np.where(rng.bernoulli(config.flip)[:, None, None], flipped @ matrix, matrix)
 
 
-def _draw_expansion(dice: Dice, config: AugmentConfig, extent: Array) -> Array:
+def _draw_expansion(rng: SampleRNG, config: AugmentConfig, extent: Array) -> Array:
     """(K, 3, 3), or the unit matrix without a draw where nothing is expanded. extent: that of `expansion`."""
     if not config.expand:
         return np.eye(3)
-    ratio = np.where(dice.chance(config.expand), dice.uniform(1, 4), 1.0)
-    return expansion(extent, ratio, dice.uniform(0, 1, 2))
+    ratio = np.where(rng.bernoulli(config.expand), rng.uniform(1, 4), 1.0)
+    return expansion(extent, ratio, rng.uniform(0, 1, 2))
 
 
 def expansion(extent: Array, ratio: Array, where: Array) -> Array:
@@ -219,16 +219,16 @@ def expansion(extent: Array, ratio: Array, where: Array) -> Array:
     return result
 
 
-def _mix(batch: Batch, first: Batch, dice: Dice, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:
+def _mix(batch: Batch, first: Batch, rng: SampleRNG, config: AugmentConfig, size: tuple[int, int], fill: float) -> Batch:
     """Blend some of the results with another result each; the boxes of both count."""
-    chosen = np.flatnonzero(dice.chance(config.mixup))
+    chosen = np.flatnonzero(rng.bernoulli(config.mixup))
     if not len(chosen):
         return first
-    dice = dice.of(chosen)
-    share, rows = send((dice.beta(8, 8)[:, None, None, None], chosen), first.images.device)
+    rng = rng.select(chosen)
+    share, rows = to_device((rng.beta(8, 8)[:, None, None, None], chosen), first.images.device)
     rows = rows.long()
-    own = dice.below(len(batch.images), 1)[:, 0]
-    second = _view(batch, config, dice, own, size, True, fill)
+    own = rng.integers(len(batch.images), 1)[:, 0]
+    second = _view(batch, config, rng, own, size, True, fill)
     first.images[rows] = torch.lerp(second.images, first.images[rows], share)
     more = [torch.full_like(first.labels, -1), torch.zeros_like(first.boxes), torch.zeros_like(first.ignore)]
     for target, source in zip(more, (second.labels, second.boxes, second.ignore), strict=True):

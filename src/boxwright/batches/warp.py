@@ -1,4 +1,4 @@
-"""Canvases and boxes through one geometric change: every result pixel is sampled once.
+"""BatchBuilder and boxes through one geometric change: every result pixel is sampled once.
 
     B canvases, H x W px each; K results, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a canvas
 
@@ -22,7 +22,7 @@ LARGE = 4 * 1024 * 1024  # bytes from which NumPy asks for large pages
 
 
 @dataclass(frozen=True)
-class Placement:
+class WarpGeometry:
     """Where canvases go: first, as tiles, onto a plane, then by one matrix from the plane to the result.
 
     tiles (K, T): the canvas that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. center
@@ -37,7 +37,7 @@ class Placement:
 
 
 def warp(
-    batch: Batch, placement: Placement, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
+    batch: Batch, placement: WarpGeometry, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
 ) -> Batch:
     """K results (K, 3, *size) float32 in [0, 1] with T * M rows of boxes; the frames are those of `batch`.
 
@@ -49,13 +49,13 @@ def warp(
     contents = np.array([frame.content for frame in batch.frames])[placement.tiles]
     inverses = np.linalg.inv(placement.matrix)
     drawn = (placement.shift, placement.center, placement.matrix, inverses, contents, placement.tiles)
-    shift, center, matrix, inverse, content, tiles = send(drawn, batch.images.device)
+    shift, center, matrix, inverse, content, tiles = to_device(drawn, batch.images.device)
     tiles = tiles.long()
     one, tilted = tiles.shape[1] == 1, bool(placement.matrix[:, 2, :2].any())
     # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
     strip = None if one else _strip(batch.images).float().sub_(fill)
-    images = unfilled((len(tiles), 3, *size), tiles.device)
-    for part in portions(images):
+    images = empty_hugepages((len(tiles), 3, *size), tiles.device)
+    for part in chunks(images):
         x, y = _plane_points(inverse[part], size, tilted)
         if strip is None:
             sampled = _sample_canvas(batch.images[tiles[part, 0]].float().sub_(fill), x, y)
@@ -77,7 +77,7 @@ def warp(
     return Batch(images, seen * kept[..., None], labels.masked_fill(~kept, -1), crowd & kept, batch.frames)
 
 
-def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DTypeLike = np.float32) -> list[Tensor]:
+def to_device(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DTypeLike = np.float32) -> list[Tensor]:
     """The arrays as `dtype` on `device`, in one copy. From pinned memory a GPU fetches it by itself, so that this
     program need not wait for the GPU to finish its earlier work."""
     packed = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]).astype(dtype))
@@ -87,7 +87,7 @@ def send(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DT
     return [part.view(each.shape) for part, each in zip(parts, arrays, strict=True)]
 
 
-def portions(images: Tensor) -> list[slice]:
+def chunks(images: Tensor) -> list[slice]:
     """The rows to work on at once: all on a GPU; one by one on a CPU, whose cache holds the planes of one image.
 
     Row by row measured 1.3 times (colors) to 3 times (mosaic) as fast on two cores at 640 px.
@@ -96,7 +96,7 @@ def portions(images: Tensor) -> list[slice]:
     return [slice(row, row + 1) for row in range(rows)] if images.device.type == "cpu" else [slice(0, rows)]
 
 
-def unfilled(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def empty_hugepages(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """A float32 tensor whose numbers are still to be written.
 
     On a CPU large ones are NumPy's memory, for which Linux is asked to use large pages: a fresh batch of 64 images of

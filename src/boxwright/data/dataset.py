@@ -83,7 +83,7 @@ class Boxes:
         return len(self.xyxy)
 
     @classmethod
-    def unnumbered(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, places: Sequence[int]) -> "Boxes":
+    def without_ids(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, places: Sequence[int]) -> "Boxes":
         """Rows of a layout without ids, which count from 1 (0 would mean "unmatched" to pycocotools).
 
         Categories are the labels, areas those of the boxes; no object is crowd or difficult.
@@ -166,7 +166,7 @@ class Dataset:
         """Where row `row` (of all T), a label of image `index`, stands in its file."""
         return f"{self.label_file(index)} {self.entry.format(self.rows.places[row])}"
 
-    def owners(self) -> NDArray[np.int64]:
+    def image_indices(self) -> NDArray[np.int64]:
         """(T,) the image that each row belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 

@@ -56,7 +56,7 @@ class Contents:
     orphans: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
 
 
-def indexed(
+def read_indexed(
     file: Path, parse: Callable[[], Contents], parser: Sequence[ModuleType], cache: str | Path | None = None
 ) -> Contents:
     """What the COCO JSON says, from its index where there is one, else from `parse`; the index is then written.

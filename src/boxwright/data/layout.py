@@ -35,7 +35,7 @@ class Source:
     others: tuple[Path, ...] = ()
     cache: str | Path | None = None
 
-    def unnumbered(
+    def without_ids(
         self, names: tuple[str, ...], paths: Sequence[str], files: Sequence[str], rows: Boxes, counts: Sequence[int]
     ) -> Dataset:
         """A data set whose files have no ids and do not say sizes: images count from 1, categories from 0.

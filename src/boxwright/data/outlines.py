@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from boxwright.data.dataset import Dataset, as_float32
 from boxwright.data.layout import Extras, Keys
-from boxwright.data.text import words
+from boxwright.data.text import shortest_decimals
 
 LARGEST = 1e12  # px; further away is no corner of anything
 
@@ -16,7 +16,7 @@ LARGEST = 1e12  # px; further away is no corner of anything
 def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
     """T times x1, y1, ..., y4 px as decimals: of the row's outline where that is a quadrilateral with these bounds,
     else of its box. extras: None for those of the boxes."""
-    corners = words(dataset.rows.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
+    corners = shortest_decimals(dataset.rows.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
     rows = extras.rows if extras else []
     outlines = {row: outline for row, keys in enumerate(rows) if (outline := quadrilateral(keys)) is not None}
     points = np.array([*outlines.values()], dtype=np.float64).reshape(-1, 4, 2)

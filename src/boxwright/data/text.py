@@ -17,23 +17,23 @@ from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
 # A path, which may hold spaces, ends at the last image's suffix; what follows, if anything, stands behind a space.
-LISTED = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
+LISTED_IMAGE = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 PREFIX_LENGTH = 65536  # characters of a line that show what it is
-LONGEST_LINE = 1 << 24  # characters; an image with 700,000 boxes has that many
-LONGEST_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
+MAX_LINE = 1 << 24  # characters; an image with 700,000 boxes has that many
+MAX_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines that hold something, numbered from 1, without the white space around them.
 
-    Raises InputError for a file that cannot be read, is no text, or has a line of more than LONGEST_LINE characters.
+    Raises InputError for a file that cannot be read, is no text, or has a line of more than MAX_LINE characters.
     """
     number = 1
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
-            for number, line in enumerate(iter(lambda: opened.readline(LONGEST_LINE + 1), ""), 1):
-                if len(line) > LONGEST_LINE and line[-1] != "\n":
-                    raise InputError(f"{file} line {number}: has more than {LONGEST_LINE:,} characters, needed labels")
+            for number, line in enumerate(iter(lambda: opened.readline(MAX_LINE + 1), ""), 1):
+                if len(line) > MAX_LINE and line[-1] != "\n":
+                    raise InputError(f"{file} line {number}: has more than {MAX_LINE:,} characters, needed labels")
                 if "\0" in line:
                     raise InputError(f"{file} line {number}: holds a NUL, needed text; write the file anew")
                 if stripped := line.strip():
@@ -49,11 +49,11 @@ def list_kind(file: Path) -> str | None:
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
             stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
-            first = LISTED.fullmatch(next(stripped, ""))
+            first = LISTED_IMAGE.fullmatch(next(stripped, ""))
             if first is None:
                 return None
             # images without boxes may come first, many of them; the cheap question spares the pattern
-            rest = (LISTED.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
+            rest = (LISTED_IMAGE.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
         return None
@@ -99,14 +99,14 @@ def image_path(written: str, file: Path, root: Path, images: Path | None = None)
 def can_be_path(name: str) -> bool:
     """Whether a file system could have a file of that name."""
     try:
-        return 0 < len(os.fsencode(name)) <= LONGEST_PATH and "\0" not in name
+        return 0 < len(os.fsencode(name)) <= MAX_PATH and "\0" not in name
     except UnicodeEncodeError:
         return False
 
 
 def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
     """`given`, or what the first file of class names in `root` holds. InputError when there is none."""
-    names = tuple(given) or listed_classes(root)
+    names = tuple(given) or find_class_names(root)
     if names:
         return names
     raise InputError(
@@ -115,7 +115,7 @@ def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def listed_classes(root: Path) -> tuple[str, ...]:
+def find_class_names(root: Path) -> tuple[str, ...]:
     """What the first file of class names in `root` holds, () where there is none. InputError for an empty one."""
     files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
     for file in files:
@@ -139,12 +139,12 @@ def _from_lines(file: Path) -> tuple[str, ...]:
 def _from_yaml(file: Path) -> tuple[str, ...]:
     names = config.read_yaml(file).get("names")
     try:
-        return listed_names(names)
+        return parse_class_names(names)
     except ValueError as error:
         raise InputError(f"{file}: names: {error}") from error
 
 
-def folders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted; none when it is not there."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
@@ -167,7 +167,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(file for file in found if file.lower().endswith(suffixes))
 
 
-def listed_names(names: object) -> tuple[str, ...]:
+def parse_class_names(names: object) -> tuple[str, ...]:
     """A YAML's `names`: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list, such as dota15.
 
     Raises ValueError for anything else.
@@ -203,7 +203,7 @@ def decimals(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return values.astype(np.str_).astype(np.float64)
 
 
-def words(values: NDArray[Any]) -> list[list[str]]:
+def shortest_decimals(values: NDArray[Any]) -> list[list[str]]:
     """The shortest decimals that bring each number back."""
     return [[word.removesuffix(".0") for word in line] for line in values.astype(np.str_).tolist()]
 

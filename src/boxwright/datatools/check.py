@@ -41,7 +41,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
     headers: list[Header] = []
     if images:
         paths = [dataset.path(index) for index in range(len(dataset))]
-        headers = list(track(read_headers(paths, whole=decode), len(paths), f"checking {dataset.split}"))
+        headers = list(track(read_headers(paths, decode=decode), len(paths), f"checking {dataset.split}"))
         if scenes:
             from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 
@@ -119,7 +119,7 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
 
 
 def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
-    rows, owners = dataset.rows, dataset.owners()
+    rows, owners = dataset.rows, dataset.image_indices()
     x1, y1, x2, y2 = rows.xyxy.T.astype(np.float64)
     sizes = _known_sizes(dataset, headers)[owners]
     finite = np.isfinite(rows.xyxy).all(axis=1)
@@ -167,13 +167,13 @@ def _known_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
 
 
 def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Finding]:
-    ids, places = dataset.rows.ids, dataset.rows.places
+    ids, places = dataset.rows.ids, dataset.rows.entries
     order = np.lexsort((places, ids))
     first = order[np.searchsorted(ids[order], ids)]  # (T,) the first row with the same id, in the file's order
     repeated = first != np.arange(len(ids))
 
     def text(row: int) -> str:
-        return f"the id is that of {dataset.place(int(owners[first[row]]), int(first[row]))}"
+        return f"the id is that of {dataset.location(int(owners[first[row]]), int(first[row]))}"
 
     yield from _of_rows(dataset, owners, "duplicate_annotation_id", repeated, text)
 
@@ -182,7 +182,7 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
     partner, overlap = _partners(dataset.rows, owners, sound)
 
     def text(row: int) -> str:
-        other = f"{dataset.place(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
+        other = f"{dataset.location(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
@@ -205,7 +205,7 @@ def _partners(
 def _orphans(dataset: Dataset) -> Iterator[Finding]:
     for orphan in dataset.orphans:
         text = f"there is no image {orphan.image_id}"
-        yield Finding("unknown_image", dataset.split, orphan.place, text, "", orphan.image_id, orphan.annotation_id)
+        yield Finding("unknown_image", dataset.split, orphan.location, text, "", orphan.image_id, orphan.annotation_id)
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
@@ -265,7 +265,7 @@ def _of_rows(
     """A finding for each row where `which` (T,) is true."""
     for row in np.flatnonzero(which).tolist():
         found = _of_image(dataset, int(owners[row]), kind, text(row))
-        place = dataset.place(int(owners[row]), row)
+        place = dataset.location(int(owners[row]), row)
         yield replace(found, file=place, annotation_id=int(dataset.rows.ids[row]), row=row)
 
 

@@ -33,7 +33,7 @@ def _images(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
     if dataset.pixels is not None:
         return
     paths = [dataset.path(index) for index in range(len(dataset))]
-    headers = read_headers(paths, whole=decode)
+    headers = read_headers(paths, decode=decode)
     for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
         if header.fault:
             kind = "missing_image" if header.missing else "unreadable_image"

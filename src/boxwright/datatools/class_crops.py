@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.split_names import ordered, plain
+from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.datatools.check import check
 from boxwright.datatools.convert import refuse_outside
 from boxwright.errors import InputError, printable
@@ -35,10 +35,10 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
     lines = []
     found = splits(root)
     known = {*SPLITS, "all"} if len(found) == 1 else SPLITS
-    if strange := [split for split in found if plain(split) not in known]:
+    if strange := [split for split in found if canonical_name(split) not in known]:
         raise InputError(
             f"{root}: split '{strange[0]}' would not be found among folders of classes, needed "
-            f"{', '.join(ordered(known))} (`all` only by itself); rename it"
+            f"{', '.join(canonical_names(known))} (`all` only by itself); rename it"
         )
     with new_folder(out) as folder:
         for split in found:

@@ -98,7 +98,7 @@ def losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, i
         counts[f"crowd regions ({'written as difficult' if writer.difficult else 'left out'})"] = crowds
     if not writer.difficult:
         counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
-    if not layout.numbered:
+    if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
@@ -117,7 +117,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
     counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
-    if formats.layout(dataset.kind).numbered:
+    if formats.layout(dataset.kind).has_ids:
         counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
         counts["ids of classes"] = len(dataset.names)
     return counts
@@ -167,14 +167,14 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
 
 def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split:
     """The data set with all that a writer needs. InputError where it cannot be carried over."""
-    check(dataset).raise_on_errors(root, FATAL | writer.refused)
+    check(dataset).raise_on_errors(root, FATAL | writer.unsupported)
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
             raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
         raise InputError(f"{dataset.root}: two classes differ only in white space, which {to} cannot write; rename one")
     paths = [dataset.path(index) for index in range(len(dataset))]
-    headers = track(read_headers(paths, whole=None), len(paths), "reading image sizes")
+    headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
     return Split(dataset, extras, _names(paths, writer), sizes)

@@ -28,7 +28,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
-from boxwright.images.budget import MOST_PIXELS
+from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.header import read_header
 from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.progress import track
@@ -57,8 +57,8 @@ class Cutting:
     format: Literal["png", "jpg"] = "png"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.window <= math.isqrt(MOST_PIXELS):
-            raise InputError(f"window: found {self.window}, needed 1 to {math.isqrt(MOST_PIXELS)} px")
+        if not 1 <= self.window <= math.isqrt(MAX_PIXELS):
+            raise InputError(f"window: found {self.window}, needed 1 to {math.isqrt(MAX_PIXELS)} px")
         grid((1, 1), self.window, self.overlap)  # says what is wrong with the overlap before any scene is read
         if bad := [scale for scale in self.scales if not (0 < scale < math.inf and self.window / scale < math.inf)]:
             raise InputError(f"scale: found {bad[0]}, needed a factor above 0, such as 0.5")
@@ -185,7 +185,7 @@ def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
     """(height, width) px of an image, from its file where the data set does not say."""
     height, width = dataset.images.sizes[index].tolist()
-    return (height, width) if height > 0 else read_header(dataset.path(index), whole=None).size
+    return (height, width) if height > 0 else read_header(dataset.path(index), decode=None).size
 
 
 def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> Cut:

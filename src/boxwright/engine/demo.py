@@ -39,7 +39,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
     if data.exists():
         logger.info("%s: already rendered, reused", data)
     else:
-        logger.info("%s: rendered", scenes.write(data))
+        logger.info("%s: rendered", scenes.write_dataset(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
     predictor = load(folder, device="cpu", running=RuntimeOptions(fuse=True))

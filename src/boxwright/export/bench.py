@@ -168,7 +168,7 @@ def _all(
 
 
 def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], rounds: int) -> Iterator[Row]:
-    images = [scenes.scene(0, index % 4).image for index in range(max(batches))]
+    images = [scenes.render(0, index % 4).image for index in range(max(batches))]
     network: dict[str, dict[int, float]] = {name: {} for name in found}
     for many in track(batches, len(batches), "network", "sizes"):
         tasks = [_network(one, [one.preprocess(image) for image in images[:many]]) for one in found.values()]

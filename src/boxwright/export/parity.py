@@ -124,7 +124,7 @@ def _enough(answers: dict[str, Any], limits: Limits) -> bool:
 def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
     """Images to compare on, and what they are."""
     if data is None:
-        return [scenes.scene(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered images"
+        return [scenes.render(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered images"
     dataset = tasks.of(recipe).open(data, split, recipe.data)
     if not len(dataset):
         raise InputError(f"{data}: split {split} holds no image, needed at least one")

@@ -22,7 +22,7 @@ from boxwright.data import text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Labels, Layout, Source
-from boxwright.data.split_names import ordered, plain
+from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.errors import InputError
 
 YAML = (".yaml", ".yml")
@@ -37,7 +37,7 @@ class DataFile(config.Config):
     val: str | None = None
     test: str | None = None
     images: str | None = None
-    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.listed_names)] | None = None
+    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None  # how many names, as YOLO's files say it again
 
     @pydantic.model_validator(mode="after")
@@ -106,7 +106,7 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
         for kind, layout in _layouts("auto", Dataset).items()
         for name, path in layout.find_unlabeled(place).items()
     }
-    matching = {name: found for name, found in listed.items() if plain(name) in {plain(split), f"{plain(split)}-dev"}}
+    matching = {name: found for name, found in listed.items() if canonical_name(name) in {canonical_name(split), f"{canonical_name(split)}-dev"}}
     if split in listed:
         matching = {split: listed[split]}
     source = _single(place, split, matching) if matching else _source(place, split, kind, Dataset)
@@ -121,7 +121,7 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
 def splits(root: str | Path, kind: str = "auto") -> list[str]:
     """The splits that `root` holds: train, val, test first, then others by name."""
     place = Path(root)
-    return ordered(_find(place, kind, ClassSet) if holds_classes(place, kind) else _find(place, kind, Dataset))
+    return canonical_names(_find(place, kind, ClassSet) if holds_classes(place, kind) else _find(place, kind, Dataset))
 
 
 def holds_classes(root: str | Path, kind: str = "auto") -> bool:
@@ -131,7 +131,7 @@ def holds_classes(root: str | Path, kind: str = "auto") -> bool:
     if place.suffix in YAML and kind == "auto":
         kind = config.validate(DataFile, config.read_yaml(place), str(place)).kind
     if place.suffix in YAML or kind != "auto":
-        return kind != "auto" and layout(kind).holds is ClassSet
+        return kind != "auto" and layout(kind).dataset_type is ClassSet
     found = _found(_layouts(kind, ClassSet), place)
     return any(not layout(name).fallback for name in found) or bool(
         found and not _found(_layouts(kind, Dataset), place)
@@ -140,10 +140,10 @@ def holds_classes(root: str | Path, kind: str = "auto") -> bool:
 
 def _layouts(kind: str, holds: type[Labels]) -> dict[str, Layout[Labels]]:
     """The layouts that may be meant. Raises InputError where `kind` is unknown, or holds something else."""
-    fitting = {name: found for name in names() if (found := layout(name)).holds is holds}
+    fitting = {name: found for name in names() if (found := layout(name)).dataset_type is holds}
     if kind == "auto":
         return fitting
-    if layout(kind).holds is not holds:
+    if layout(kind).dataset_type is not holds:
         other, users = ("classes", "detectors") if holds is Dataset else ("boxes", "classifiers")
         raise InputError(f"data.kind is {kind}, of sets with {other}; {users} need {', '.join(fitting)}")
     return {kind: fitting[kind]}
@@ -165,11 +165,11 @@ def _source(place: Path, split: str, kind: str, holds: type[Labels]) -> Source:
     found = _find(place, kind, holds)
     if split not in found:
         split = layout(next(iter(found.values())).kind).aliases.get(split, split)
-    matching = {name: source for name, source in found.items() if plain(name) == plain(split)}
+    matching = {name: source for name, source in found.items() if canonical_name(name) == canonical_name(split)}
     if split in found or not (place.suffix in YAML or place.is_dir()):  # a file of labels is every split
         matching = {split: found.get(split) or next(iter(found.values()))}
     if not matching:
-        raise InputError(f"{place}: no split '{split}'; it holds {', '.join(ordered(found))}")
+        raise InputError(f"{place}: no split '{split}'; it holds {', '.join(canonical_names(found))}")
     source = _single(place, split, matching)
     others = tuple(other.path for other in found.values() if other is not source)
     return replace(source, split=split, others=others)
@@ -217,9 +217,9 @@ def _in_folder(place: Path, kind: str, holds: type[Labels]) -> dict[str, Source]
     if not found and not place.is_dir():
         raise InputError(f"{place}: there is no such folder; needed a data set's folder, COCO JSON, or YAML")
     if not found:
-        looked_for = "; ".join(f"{name}: {layout.looked_for}" for name, layout in layouts.items())
+        expected = "; ".join(f"{name}: {layout.expected}" for name, layout in layouts.items())
         what = "data set" if holds is Dataset else "images with classes"
-        raise InputError(f"{place}: no {what} found; looked for {looked_for}")
+        raise InputError(f"{place}: no {what} found; looked for {expected}")
     if len(found) > 1:
         raise InputError(f"{place}: may be {' or '.join(found)}; say which with the key 'kind' (data.kind in a recipe)")
     ((name, files),) = found.items()

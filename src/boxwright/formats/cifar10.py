@@ -29,7 +29,7 @@ FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # as the 
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
 MAX_BYTES = 1 << 25  # bytes of a file; a published one has 31 million
 MAX_OPCODES = 200_000  # of a pickle, which bounds what it builds and how deep; a published one has some 40,000
-LOOKED_FOR = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
+EXPECTED = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
 
 # What a file of the Python form asks for: NumPy's empty array, its class, its kind of number; bytes out of text.
 ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
@@ -81,7 +81,7 @@ def _bytes(file: Path) -> bytes:
                 raise InputError(f"{file}: {size} bytes, needed at most {MAX_BYTES}; this is no file of CIFAR-10")
             return opened.read()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed {LOOKED_FOR}; unpack it anew") from error
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed {EXPECTED}; unpack it anew") from error
 
 
 def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -270,4 +270,4 @@ class _Machine:
 
 
 # CIFAR-10 has no third part: `test` is `val`
-LAYOUT = Layout(holds=ClassSet, looked_for=LOOKED_FOR, find=find, read=read, aliases={"test": "val"})
+LAYOUT = Layout(dataset_type=ClassSet, expected=EXPECTED, find=find, read=read, aliases={"test": "val"})

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.config import class_name_fault
 from boxwright.data.dataset import Array, Boxes, Dataset, Images, Orphan, as_float32, paths_column
-from boxwright.data.index import Contents, indexed
+from boxwright.data.index import Contents, read_indexed
 from boxwright.data.layout import Extras, Layout, Source, Split, Writer
 from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
@@ -51,7 +51,7 @@ def read(source: Source) -> Dataset:
     Raises InputError as `parse` and `placed` do, and for categories other than the names in a data YAML.
     """
     parser = (json_text, sys.modules[__name__])
-    contents = indexed(source.path, lambda: parse(source.path), parser, source.cache)
+    contents = read_indexed(source.path, lambda: parse(source.path), parser, source.cache)
     if source.names and source.names != contents.names:
         raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
     return placed(contents, source)
@@ -123,7 +123,7 @@ def extras(dataset: Dataset) -> Extras:
     }
     order = np.argsort([entry["id"] for entry in tree["categories"]], kind="stable").tolist()
     return Extras(
-        [further["annotations"][place] for place in dataset.rows.places.tolist()],
+        [further["annotations"][place] for place in dataset.rows.entries.tolist()],
         further["images"],
         [further["categories"][place] for place in order],
         {key: value for key, value in tree.items() if key not in known},
@@ -135,7 +135,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     box = decimals(rows.xyxy)
     box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # the digits that a subtraction of decimals makes up go
-    columns = (rows.ids, dataset.images.ids[dataset.owners()], rows.categories, box, rows.areas, rows.crowd.astype(int))
+    columns = (rows.ids, dataset.images.ids[dataset.image_indices()], rows.categories, box, rows.areas, rows.crowd.astype(int))
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     annotations = [
         extra | dict(zip(keys, values, strict=True))
@@ -354,12 +354,12 @@ def _shown(value: object) -> str:
 
 
 LAYOUT = Layout(
-    holds=Dataset,
-    looked_for="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
+    dataset_type=Dataset,
+    expected="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
     find=find,
     read=read,
     accepts=lambda path: path.suffix == ".json",
-    numbered=True,
+    has_ids=True,
     find_unlabeled=find_unlabeled,
     read_unlabeled=read_unlabeled,
     extras=extras,

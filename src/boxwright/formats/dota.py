@@ -37,11 +37,11 @@ Row = tuple[list[float], str, int]  # x1, y1, ..., y4; class; difficult, 0 to 2
 def find(root: Path) -> dict[str, Path]:
     """Split -> folder of labels. InputError where a split has several."""
     found = {}
-    for folder in (root, *text.folders(root)):
+    for folder in (root, *text.subfolders(root)):
         if (folder / "images").is_dir() and (labels := _labels_in(folder)):
             found["all" if folder == root else folder.name] = labels
     if "all" in found:  # images/train and labelTxt/train
-        inner = {f.name: f for f in text.folders(found["all"]) if (root / "images" / f.name).is_dir()}
+        inner = {f.name: f for f in text.subfolders(found["all"]) if (root / "images" / f.name).is_dir()}
         found = inner or found
     return found
 
@@ -56,7 +56,7 @@ def read(source: Source) -> Dataset:
     """
     path, root = source.path, source.root
     folder = source.images or _images_of(path)
-    classes = source.names or text.listed_classes(root) or class_names(VERSIONS[_version(path, root)])
+    classes = source.names or text.find_class_names(root) or class_names(VERSIONS[_version(path, root)])
     numbers = {name: label for label, name in enumerate(classes)}
     scenes = _by_stem(folder, SUFFIXES)
     files = _by_stem(path, (".txt",))
@@ -80,10 +80,10 @@ def read(source: Source) -> Dataset:
     label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
     quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    rows = Boxes.unnumbered(xyxy, labels, places)
+    rows = Boxes.without_ids(xyxy, labels, places)
     rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
     orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
-    return replace(source.unnumbered(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)
+    return replace(source.without_ids(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)
 
 
 def extras(dataset: Dataset) -> Extras:
@@ -172,7 +172,7 @@ def _version(source: Path, root: Path) -> str:
 
 
 def _labels_in(folder: Path) -> Path | None:
-    found = [entry for entry in text.folders(folder) if entry.name.startswith(FOLDER)]
+    found = [entry for entry in text.subfolders(folder) if entry.name.startswith(FOLDER)]
     if len(found) > 1:
         raise InputError(
             f"{folder}: holds {' and '.join(entry.name for entry in found)}, needed one; say which in a data YAML, for "
@@ -200,8 +200,8 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
 
 
 LAYOUT = Layout(
-    holds=Dataset,
-    looked_for="{split}/images + {split}/labelTxt, images/{split} + labelTxt/{split}, or images + labelTxt",
+    dataset_type=Dataset,
+    expected="{split}/images + {split}/labelTxt, images/{split} + labelTxt/{split}, or images + labelTxt",
     find=find,
     read=read,
     extras=extras,
@@ -212,7 +212,7 @@ LAYOUT = Layout(
         flat=True,
         class_name=_class_name,
         # the corners do not say which of them comes first: a negative box would become a positive one
-        refused=frozenset({"negative_size"}),
+        unsupported=frozenset({"negative_size"}),
         row_keys=frozenset({"segmentation", "dota_difficult"}),
         image_keys=frozenset(IMAGE_KEYS),
         read_back=_read_back,

@@ -10,8 +10,8 @@ from boxwright.config import class_name_fault
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
 from boxwright.data.layout import Layout, Source
-from boxwright.data.split_names import plain
-from boxwright.data.text import folders, walk
+from boxwright.data.split_names import canonical_name
+from boxwright.data.text import subfolders, walk
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
@@ -21,7 +21,7 @@ SPLITS = {"train", "val", "test"}
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> the folder that holds its class folders."""
-    found = {entry.name: entry for entry in folders(root) if plain(entry.name) in SPLITS and class_folders(entry)}
+    found = {entry.name: entry for entry in subfolders(root) if canonical_name(entry.name) in SPLITS and class_folders(entry)}
     if found:
         return found
     inside = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
@@ -45,7 +45,7 @@ def read(source: Source) -> ClassSet:
     ]
     images = [[file for file in each if file.lower().endswith(SUFFIXES)] for each in files]
     counts = [len(each) for each in images]
-    if plain(split) in {"train", "all"} and 0 in counts:
+    if canonical_name(split) in {"train", "all"} and 0 in counts:
         empty = folder / classes[counts.index(0)]
         raise InputError(
             f"{empty}: holds no image ({counts.count(0)} such classes), needed some to learn from; put "
@@ -64,7 +64,7 @@ def read(source: Source) -> ClassSet:
 
 def class_folders(folder: Path) -> list[str]:
     """The names of the folders of classes. Raises InputError for what cannot be the name of a class."""
-    names = [entry.name for entry in folders(folder) if not entry.name.startswith(".")]
+    names = [entry.name for entry in subfolders(folder) if not entry.name.startswith(".")]
     for name in names:
         if fault := class_name_fault(name):
             raise InputError(f"{folder / name}: {fault}")
@@ -82,8 +82,8 @@ def _same_classes(first: Path, classes: list[str], second: Path, others: list[st
 
 # sets of ImageNet are such sets, too, and so are many with boxes
 LAYOUT = Layout(
-    holds=ClassSet,
-    looked_for="train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg (the split `all`)",
+    dataset_type=ClassSet,
+    expected="train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg (the split `all`)",
     find=find,
     read=read,
     fallback=True,

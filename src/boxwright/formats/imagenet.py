@@ -144,8 +144,8 @@ def _at(ids: list[str], place: int) -> str:
 
 
 LAYOUT = Layout(
-    holds=ClassSet,
-    looked_for=f"train/n01440764/*.JPEG, and val/*.JPEG beside {DEVKIT}, {KAGGLE} or {CAFFE}",
+    dataset_type=ClassSet,
+    expected=f"train/n01440764/*.JPEG, and val/*.JPEG beside {DEVKIT}, {KAGGLE} or {CAFFE}",
     find=find,
     read=read,
 )

@@ -36,7 +36,7 @@ def read(source: Source) -> Dataset:
     places: list[int] = []
     counts: list[int] = []
     for number, line in text.lines(path):
-        match = text.LISTED.fullmatch(line)
+        match = text.LISTED_IMAGE.fullmatch(line)
         if match is None:
             raise InputError(f"{path} line {number}: found '{line[:60]}', needed an image's path and its boxes")
         paths.append(text.image_path(match[1], path, root, source.images))
@@ -48,14 +48,14 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{path}: empty, needed one image a line")
     rows = _boxes(table, places, first, len(classes))
     ids = tuple(range(first, first + len(classes)))
-    return replace(source.unnumbered(classes, paths, [str(path)], rows, counts), category_ids=ids)
+    return replace(source.without_ids(classes, paths, [str(path)], rows, counts), category_ids=ids)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
     """{split}.txt. Where the first class is called `background`, that name stands twice: the reader skips the first."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     first = int(dataset.names[0] == "background" and len(dataset.names) > 1)
-    words, labels, crowd = text.words(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
+    words, labels, crowd = text.shortest_decimals(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
     lines = []
     for index, path in enumerate(split.images):
         boxes = [",".join([*words[row], str(labels[row]), *["1"] * crowd[row]]) for row in split.rows(index)]
@@ -69,7 +69,7 @@ def _boxes(table: list[list[float]], places: list[int], first: int, classes: int
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
     labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
-    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, crowd=values[:, 5].astype(bool))
+    return replace(Boxes.without_ids(xyxy, labels, places), categories=categories, crowd=values[:, 5].astype(bool))
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:
@@ -88,8 +88,8 @@ def _parse(word: str, file: Path, number: int) -> list[float]:
 
 
 LAYOUT = Layout(
-    holds=Dataset,
-    looked_for="{split}.txt with lines 'path x1,y1,x2,y2,class'",
+    dataset_type=Dataset,
+    expected="{split}.txt with lines 'path x1,y1,x2,y2,class'",
     find=find,
     read=read,
     accepts=lambda path: text.list_kind(path) == "line_txt",

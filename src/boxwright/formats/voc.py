@@ -46,7 +46,7 @@ class _Annotation:
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> list of names, or folder of XMLs."""
-    found = {f.name: f / "Annotations" for f in text.folders(root) if _is_set(f)}
+    found = {f.name: f / "Annotations" for f in text.subfolders(root) if _is_set(f)}
     if _is_set(root):
         lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, root)]
         found |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
@@ -74,14 +74,14 @@ def read(source: Source) -> Dataset:
     if not files:
         raise InputError(f"{path}: names no image, needed XMLs in Annotations or their names in a list")
     annotations = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
-    classes = source.names or text.listed_classes(root) or _all_names(root, folder, annotations)
+    classes = source.names or text.find_class_names(root) or _all_names(root, folder, annotations)
     if not classes:
         raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
     paths = _images(files, annotations, folder, source.images or folder.parent / "JPEGImages")
     sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
     counts = [len(annotations[file].objects) for file in files]
     rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
-    dataset = source.unnumbered(classes, paths, files, rows, counts)
+    dataset = source.without_ids(classes, paths, files, rows, counts)
     return replace(dataset, images=replace(dataset.images, sizes=sizes), entry="object[{}]")
 
 
@@ -103,7 +103,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     box = text.decimals(rows.xyxy)
     box[:, :2] += 1  # VOC counts pixels from 1
-    words, difficult = text.words(np.round(box, 12)), (rows.difficult | rows.crowd).astype(int).tolist()
+    words, difficult = text.shortest_decimals(np.round(box, 12)), (rows.difficult | rows.crowd).astype(int).tolist()
     images = [PurePosixPath(name) / path for path in split.images]
     for index, path in enumerate(images):
         if path.stem != path.stem.rstrip():
@@ -160,7 +160,7 @@ def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers
             difficult.append(mark)
             places.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    return replace(Boxes.unnumbered(xyxy, labels, places), difficult=np.array(difficult, dtype=bool))
+    return replace(Boxes.without_ids(xyxy, labels, places), difficult=np.array(difficult, dtype=bool))
 
 
 def _read(file: str) -> _Annotation:
@@ -308,8 +308,8 @@ def _names(source: Path) -> set[str]:
 
 
 LAYOUT = Layout(
-    holds=Dataset,
-    looked_for="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split",
+    dataset_type=Dataset,
+    expected="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split",
     find=find,
     read=read,
     extras=extras,

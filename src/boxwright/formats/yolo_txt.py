@@ -26,9 +26,9 @@ def find(root: Path) -> dict[str, Path]:
     """Split -> folder of images or list file. Where both name a split, the list says which images belong to it."""
     images, labels = root / "images", root / "labels"
     flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
-    inner = [] if flat else [folder for folder in text.folders(images) if (labels / folder.name).is_dir()]
+    inner = [] if flat else [folder for folder in text.subfolders(images) if (labels / folder.name).is_dir()]
     found = {folder.name: folder for folder in inner}
-    found |= {f.name: f / "images" for f in text.folders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
+    found |= {f.name: f / "images" for f in text.subfolders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
     found |= text.find_lists(root, "yolo_txt")
     if flat and not found:
         found["all"] = images
@@ -55,18 +55,18 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{path}: holds no image, needed {', '.join(SUFFIXES)}")
     if not any(os.path.isfile(file) for file in label_files):  # noqa: PTH113  (100,000s of them)
         raise InputError(f"{path}: no image has a label file; looked for {label_files[0]} and so on")
-    headers = track(read_headers(paths, whole=None), len(paths), "reading image sizes")
+    headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     table, places, counts = _read_labels(label_files)
     rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
-    dataset = source.unnumbered(classes, paths, label_files, rows, counts)
+    dataset = source.without_ids(classes, paths, label_files, rows, counts)
     return replace(dataset, images=replace(dataset.images, sizes=sizes), orphans=orphans, relative=True)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
     """labels/{split}/*.txt. A crowd region is no object and cannot be written."""
     rows, name = split.dataset.rows, split.dataset.split
-    sides = split.sizes[split.dataset.owners()][:, ::-1]
+    sides = split.sizes[split.dataset.image_indices()][:, ::-1]
     box = text.decimals(rows.xyxy)
     relative = np.concatenate([(box[:, :2] + box[:, 2:]) / 2 / sides, (box[:, 2:] - box[:, :2]) / sides], axis=1)
     words, labels, crowd = relative.tolist(), rows.labels.tolist(), rows.crowd.tolist()
@@ -87,7 +87,7 @@ def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64]
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    return replace(Boxes.unnumbered(xyxy, labels, places), categories=categories, areas=areas)
+    return replace(Boxes.without_ids(xyxy, labels, places), categories=categories, areas=areas)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
@@ -135,8 +135,8 @@ def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
 
 
 LAYOUT = Layout(
-    holds=Dataset,
-    looked_for="images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt",
+    dataset_type=Dataset,
+    expected="images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt",
     find=find,
     read=read,
     accepts=lambda path: path.is_dir() or text.list_kind(path) == "yolo_txt",

@@ -1,7 +1,7 @@
-"""How many pixels of images may be in memory at a time.
+"""Limits on the number of pixels that are decoded at a time.
 
-An image of some KB can decode to gigabytes. So its size is read from its header first. More than `MOST_PIXELS` are not
-decoded, and images that are decoded beside each other wait until all of them together have no more.
+A file of a few KB can decode to gigabytes, so the size of an image is read from its header first. An image of more than
+`MAX_PIXELS` is not decoded, and images that are decoded concurrently wait until their total is within that limit.
 """
 
 import math
@@ -16,56 +16,64 @@ from boxwright.errors import InputError
 T = TypeVar("T")
 Size = tuple[int, int]  # (height, width) px
 
-VARIABLE = "BOXWRIGHT_MAX_PIXELS"  # of the environment, so that neither a recipe nor a data set can raise it
-USUAL = 200_000_000  # 0.6 GB as RGB, and twice that while OpenCV decodes it
-OPENCV = 1 << 30  # its own limit
+ENV_VARIABLE = "BOXWRIGHT_MAX_PIXELS"  # not an option, so that neither a recipe nor a data set can raise the limit
+DEFAULT = 200_000_000  # 0.6 GB as RGB, and twice that while OpenCV decodes it
+OPENCV_LIMIT = 1 << 30
 
 
-def _most() -> int:
-    word = os.environ.get(VARIABLE, str(USUAL))
-    if not (word.isdecimal() and len(word) < 12 and 0 < int(word) <= OPENCV):
-        raise InputError(f"{VARIABLE}: found '{word}', needed a number of px from 1 to {OPENCV}")
-    return int(word)
+def _max_pixels() -> int:
+    value = os.environ.get(ENV_VARIABLE, str(DEFAULT))
+    if not (value.isdecimal() and len(value) < 12 and 0 < int(value) <= OPENCV_LIMIT):
+        raise InputError(f"{ENV_VARIABLE}: found '{value}', needed a number of px from 1 to {OPENCV_LIMIT}")
+    return int(value)
 
 
-MOST_PIXELS = _most()
+MAX_PIXELS = _max_pixels()
 
 
-def too_large(size: Size) -> str:
-    """Why an image of `size` is not decoded; "" where it is."""
-    if math.prod(size) <= MOST_PIXELS:
+def size_fault(size: Size) -> str:
+    """Why an image of this size is not decoded; empty if it is."""
+    if math.prod(size) <= MAX_PIXELS:
         return ""
     return (
-        f"{size[1]} x {size[0]} px, more than the {MOST_PIXELS} that are decoded at once; make a tiled TIFF of it for "
-        f"`predict --tile`, or set {VARIABLE} in the environment, up to {OPENCV} (6 bytes of memory a px)"
+        f"{size[1]} x {size[0]} px, more than the {MAX_PIXELS} that are decoded at once; make a tiled TIFF of it for "
+        f"`predict --tile`, or set {ENV_VARIABLE} in the environment, up to {OPENCV_LIMIT} (6 bytes of memory a px)"
     )
 
 
 class Budget:
-    """Counts the pixels under way in all threads of this process, and of loader processes together: see `share`."""
+    """Limits the pixels being decoded by all threads of a process, and by loader processes together (see `share`)."""
 
     def __init__(self) -> None:
         self._used, self._changed = 0, threading.Condition()
-        self._alone: AbstractContextManager[Any] = nullcontext()
-        self._part = MOST_PIXELS
-        if hasattr(os, "register_at_fork"):  # in a forked process none of the threads that hold some is there
-            os.register_at_fork(after_in_child=self._forget)
+        self._exclusive: AbstractContextManager[Any] = nullcontext()
+        self._share = MAX_PIXELS
+        if hasattr(os, "register_at_fork"):  # the threads that hold reservations do not exist in a forked process
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._used, self._changed = 0, threading.Condition()
 
     def share(self, processes: int, lock: AbstractContextManager[Any]) -> None:
-        """Share the budget with so many processes, of which each calls this: what is larger than an equal part of it
-        waits for `lock`, which they have in common. So all together have at most twice as much."""
-        self._alone, self._part = lock, MOST_PIXELS // max(1, processes)
+        """Share the budget among processes; each of them calls this.
+
+        Images larger than an equal share are decoded one at a time, so the total is at most twice the limit.
+
+        Args:
+            processes: Their number.
+            lock: A lock that they have in common.
+        """
+        self._exclusive, self._share = lock, MAX_PIXELS // max(1, processes)
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Count `pixels` while the block lasts, which begins once there is room; more than there ever is wait until
-        they are alone. Not to be taken twice in one thread."""
-        with self._alone if pixels > self._part else nullcontext():
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Reserve pixels for the duration of the block, after waiting until they are available.
+
+        More than the limit waits until nothing else is reserved. Not reentrant within a thread.
+        """
+        with self._exclusive if pixels > self._share else nullcontext():
             with self._changed:
-                self._changed.wait_for(lambda: not self._used or self._used + pixels <= MOST_PIXELS)
+                self._changed.wait_for(lambda: not self._used or self._used + pixels <= MAX_PIXELS)
                 self._used += pixels
             try:
                 yield
@@ -79,15 +87,15 @@ budget = Budget()
 
 
 def within_budget(items: Iterable[T], pixels: Callable[[T], int]) -> Iterator[tuple[list[T], int]]:
-    """The items, in order, in as few groups as keep to `MOST_PIXELS`, and the pixels of each group."""
+    """Consecutive groups of items with at most `MAX_PIXELS` each, and the number of pixels of each group."""
     group: list[T] = []
-    held = 0
+    total = 0
     for item in items:
-        more = pixels(item)
-        if group and held + more > MOST_PIXELS:
-            yield group, held
-            group, held = [], 0
+        count = pixels(item)
+        if group and total + count > MAX_PIXELS:
+            yield group, total
+            group, total = [], 0
         group.append(item)
-        held += more
+        total += count
     if group:
-        yield group, held
+        yield group, total

@@ -1,14 +1,13 @@
-"""One image from its file onto the canvas, the network's input.
+"""Decoding image files, and resizing images to the canvas, the input of the network.
 
-    H x W canvas px, h x w image px; pixels are RGB, height first
+    H x W canvas px, h x w image px; pixels are RGB, sizes (height, width)
 
-Rules for files: the EXIF orientation is applied, so sizes and boxes are those of the image as people see it. Gray
-becomes RGB, 16 bits lose their lower 8, CMYK is converted, and alpha is dropped (the colors below it stay).
+The EXIF orientation is applied, so sizes and boxes refer to the image as displayed. Gray becomes RGB, 16 bits are
+reduced to the upper 8, CMYK is converted, and alpha is dropped without blending.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,46 +20,43 @@ from torch.nn import functional
 
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
-from boxwright.images.budget import MOST_PIXELS, budget, too_large
+from boxwright.images.budget import MAX_PIXELS, budget, size_fault
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
-Window = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
+Crop = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
 Pixels = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
-MOST_BYTES = 8 * MOST_PIXELS  # of a file: four channels of 16 bits, uncompressed
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
-def read_image(image: str | Path | bytes, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """The image in a file, or in the bytes of one, as (h, w, 3) uint8 RGB.
+def read_image(image: str | Path | bytes, min_size: Size | None = None) -> npt.NDArray[np.uint8]:
+    """Decode an image.
 
-    at_least: (height, width) px that will be needed. A JPEG at least twice, four or eight times as large on both
-    sides is then decoded at 1/2, 1/4 or 1/8 of its size, which is much faster; the result is never smaller than
-    `at_least`. None: full size, for when pixels must be those of the file.
+    Args:
+        image: A path, or the content of a file.
+        min_size: (height, width) px. A JPEG at least 2, 4 or 8 times as large on both sides is decoded at 1/2, 1/4 or
+            1/8 of its size, which is much faster. None: full size.
 
-    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        InputError: The file is not a readable image, or has more pixels than may be decoded.
     """
     source = _open(image)
-    return _decode(source, _reduction(source.size, at_least) if at_least and source.is_jpeg else 1)
-
-
-@contextmanager
-def decoded(image: str | Path | bytes) -> Iterator[npt.NDArray[np.uint8]]:
-    """Like `read_image`, for as long as the block lasts; waits until there is room for it (`budget`)."""
-    source = _open(image)
-    with budget.taken(math.prod(source.size)):
-        yield _decode(source, 1)
+    return _decode(source, _reduction(source.size, min_size) if min_size and source.is_jpeg else 1)
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
-    """Where an image of `size` (height, width) px goes on the canvas.
+    """The transform between an image of `size` (height, width) px and the canvas.
 
-    The scale is the exact ratio on each axis, so boxes meet the pixels after these were rounded. Only zoo_corner has
-    one factor for both, as the zoo has: its boxes miss their pixels by that rounding, up to one px at the far edges.
-    The offsets of `crop` are negative where the image reaches out of the canvas.
+    The scale is the exact ratio per axis after rounding the resized size, so boxes match the pixels. Only `zoo_corner`
+    has one factor for both axes, like the MindSpore zoo, so its boxes are off by that rounding, up to 1 px at the far
+    edges. The offsets of `crop` are negative where the image extends beyond the canvas.
     """
     (h, w), (height, width) = size, canvas.size
     new_h, new_w = extent = _sizes(size, canvas)[-1]
@@ -68,17 +64,23 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
         factor = _zoo_corner(size, canvas.size)[1]
         return Frame(image_id, path, size, canvas.size, (factor, factor), extent=extent)
     if canvas.fit == "crop":
-        offset = (_middle(new_h, height), _middle(new_w, width))
+        offset = (_center_offset(new_h, height), _center_offset(new_w, width))
         return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
     centered = canvas.fit == "letterbox"
     offset = (float((height - new_h) // 2), float((width - new_w) // 2)) if centered else (0.0, 0.0)
     return Frame(image_id, path, size, canvas.size, (new_h / h, new_w / w), offset)
 
 
-def place(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
-    """The image on its canvas: (H, W, 3) uint8, or float32 in 0..255 for resize kinds `darknet` and `float`.
+def resize_to_canvas(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
+    """Resize an image, and pad or crop it to the canvas.
 
-    `image` is uint8 RGB of the frame's size or smaller (decoded at reduced size).
+    Args:
+        image: (h, w, 3) uint8 RGB of `frame.size`, or smaller if decoded at reduced size.
+        frame: From `frame_for`.
+        canvas: The settings that `frame` was made for.
+
+    Returns:
+        (H, W, 3) uint8, or float32 in 0..255 for the resize kinds `darknet` and `float`.
     """
     left, top, right, bottom = (round(edge) for edge in frame.content)
     for size in _sizes(frame.size, canvas):
@@ -96,67 +98,68 @@ def place(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
     return result
 
 
-def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str, *, reduce: bool) -> tuple[Pixels, Frame]:
-    """The file's image on its canvas, and its frame. `reduce` allows decoding a JPEG at reduced size.
+def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str) -> tuple[Pixels, Frame]:
+    """Decode an image, a large JPEG at reduced size, and resize it to the canvas.
 
-    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
+    Raises:
+        InputError: The file is not a readable image, or has more pixels than may be decoded.
     """
     source = _open(path)
-    with budget.taken(math.prod(source.size)):
-        if not (reduce and source.is_jpeg):
+    with budget.reserve(math.prod(source.size)):
+        if not source.is_jpeg:
             image = _decode(source, 1)
             frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
         else:
             frame = frame_for(source.size, canvas, image_id, path)
             image = _decode(source, _reduction(source.size, _sizes(source.size, canvas)[0]))
-        return place(image, frame, canvas), frame
+        return resize_to_canvas(image, frame, canvas), frame
 
 
-def read_window(
-    path: str, choose: Callable[[Size], Window], canvas: CanvasConfig, image_id: int | str
+def read_crop(
+    path: str, choose: Callable[[Size], Crop], canvas: CanvasConfig, image_id: int | str
 ) -> tuple[Pixels, Frame]:
-    """The window of the file's image that `choose` picks by its size, stretched over the whole canvas; its frame.
+    """Decode an image, and resize the crop that `choose` returns for its size to the canvas.
 
-    A JPEG whose window is far larger than the canvas is decoded at reduced size.
-    Raises InputError when the file cannot be read as an image, or has more pixels than may be decoded.
+    A JPEG whose crop is much larger than the canvas is decoded at reduced size.
+
+    Raises:
+        InputError: The file is not a readable image, or has more pixels than may be decoded.
     """
     source = _open(path)
-    with budget.taken(math.prod(source.size)):
+    with budget.reserve(math.prod(source.size)):
         if source.is_jpeg:
             size = source.size
-            top, left, bottom, right = window = choose(size)
+            top, left, bottom, right = crop = choose(size)
             image = _decode(source, _reduction((bottom - top, right - left), canvas.size))
         else:
             image = _decode(source, 1)
             size = (image.shape[0], image.shape[1])
-            window = choose(size)
-        return stretch(image, size, window, canvas, image_id, path)
+            crop = choose(size)
+        return resized_crop(image, size, crop, canvas, image_id, path)
 
 
-def stretch(
-    image: Pixels, size: Size, window: Window, canvas: CanvasConfig, image_id: int | str, path: str = ""
+def resized_crop(
+    image: Pixels, size: Size, crop: Crop, canvas: CanvasConfig, image_id: int | str, path: str = ""
 ) -> tuple[Pixels, Frame]:
-    """`window` of `image` over the whole canvas; its frame. `image` is of `size` or smaller (decoded at reduced
-    size)."""
-    (h, w), (height, width), (top, left, bottom, right) = size, canvas.size, window
-    down, across = image.shape[0] / h, image.shape[1] / w
-    part = image[round(top * down) : round(bottom * down), round(left * across) : round(right * across)]
+    """Resize a crop of an image of `size` to the canvas; `image` is smaller if decoded at reduced size."""
+    (h, w), (height, width), (top, left, bottom, right) = size, canvas.size, crop
+    sy, sx = image.shape[0] / h, image.shape[1] / w
+    region = image[round(top * sy) : round(bottom * sy), round(left * sx) : round(right * sx)]
     scale = height / (bottom - top), width / (right - left)
     frame = Frame(image_id, path, size, canvas.size, scale, (-top * scale[0], -left * scale[1]))
-    return _resize(part, canvas.size, canvas.resize), frame
+    return _resize(region, canvas.size, canvas.resize), frame
 
 
 def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
-    """To what an image of `size` is resized, one after the other: once, or twice with zoo_corner.
+    """The sizes that an image of `size` is resized to in turn: one, or two with `zoo_corner`.
 
-    Letterbox sizes and offsets are whole pixels by integer division, as in Darknet and (but for rare rounding of its
-    floats) MindYOLO.
+    Letterbox sizes and offsets are integer divisions, as in Darknet and, but for rare float rounding, MindYOLO.
     """
     (h, w), (height, width) = size, canvas.size
     match canvas.fit:
         case "stretch":
             return [canvas.size]
-        case "letterbox" if width * h < height * w:  # width is the tighter side
+        case "letterbox" if width * h < height * w:  # the width is the limiting side
             return [(max(h * width // w, 1), width)]
         case "letterbox":
             return [(height, max(w * height // h, 1))]
@@ -164,32 +167,32 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
             return [_scaled(size, min(height / h, width / w))]
         case "zoo_corner":
             return _zoo_corner(size, canvas.size)[0]
-        case "torchvision_corner":  # the order of these operations is torchvision's, so that their rounding is too
+        case "torchvision_corner":  # in torchvision's order of operations, for the same rounding
             short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
             factor = min(short / min(size), long / max(size), height / h, width / w)
             return [(max(int(h * factor), 1), max(int(w * factor), 1))]
-        case "crop":  # the longer side is cut to whole px, as Darknet, MindSpore and torchvision do
+        case "crop":  # rounded down, as in Darknet, MindSpore and torchvision
             short = canvas.short_side or min(canvas.size)
             return [(short, max(w * short // h, 1)) if h < w else (max(h * short // w, 1), short)]
 
 
-def _middle(side: int, canvas: int) -> float:
-    """Where an image begins so that its middle is the canvas's. Half a px is cut from its end (MindSpore, Darknet)."""
+def _center_offset(side: int, canvas: int) -> float:
+    """The offset of a centered image; an odd px is cut at its end (MindSpore, Darknet)."""
     return float(-((side - canvas) // 2) if side > canvas else (canvas - side) // 2)
 
 
 def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:
-    """The sizes one after the other, and the product of their factors (zoo: src/dataset.py of faster_rcnn_dcn).
+    """The sizes in turn, and the product of their scale factors (zoo: src/dataset.py of faster_rcnn_dcn).
 
-    The zoo's canvas is a landscape, on which only a portrait can be too high after the first fit. Here what is too wide
-    for an upright canvas is fitted once more as well.
+    On the zoo's landscape canvas only a portrait image can be too high after the first resize. Here an image that is
+    too wide for a portrait canvas is resized a second time as well.
     """
     factor = min(max(canvas) / max(size), min(canvas) / min(size))
     first = _scaled(size, factor)
-    again = min(canvas[0] / first[0], canvas[1] / first[1])
-    if again >= 1:
+    second = min(canvas[0] / first[0], canvas[1] / first[1])
+    if second >= 1:
         return [first], factor
-    return [first, _scaled(first, again)], factor * again
+    return [first, _scaled(first, second)], factor * second
 
 
 def _scaled(size: Size, factor: float) -> Size:
@@ -198,7 +201,7 @@ def _scaled(size: Size, factor: float) -> Size:
 
 
 class _Source(NamedTuple):
-    """An image's file that may be decoded. name: for messages. size: (height, width) px as displayed."""
+    """The content of an image file. name: for messages. size: (height, width) px as displayed."""
 
     name: str
     data: bytes
@@ -210,22 +213,22 @@ class _Source(NamedTuple):
 
 
 def _open(image: str | Path | bytes) -> _Source:
-    """Raises InputError for a file that cannot be read, is no image, or has more pixels than may be decoded."""
+    """Raises InputError if the file cannot be read, is not an image, or has more pixels than may be decoded."""
     content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
-    header = read_header(name if content is None else content, whole=None)
-    if reason := header.fault if header.large else too_large(header.size):  # of a TIFF the header takes any number
+    header = read_header(name if content is None else content, decode=None)
+    if reason := header.fault if header.too_large else size_fault(header.size):  # TIFF headers are not limited
         raise InputError(f"{name}: {reason}")
-    source = _Source(name, _content(name) if content is None else content, header.size)
+    source = _Source(name, _read(name) if content is None else content, header.size)
     if header.fault:
         raise _unreadable(source)
     return source
 
 
-def _content(path: str) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        if (length := Path(path).stat().st_size) > MOST_BYTES:
+        if (length := Path(path).stat().st_size) > MAX_BYTES:
             raise InputError(
-                f"{path}: has {length} bytes, needed {MOST_BYTES} at most; replace the file or leave it out"
+                f"{path}: has {length} bytes, needed {MAX_BYTES} at most; replace the file or leave it out"
             )
         data = read_bytes(path)
     except OSError as error:
@@ -237,13 +240,13 @@ def _content(path: str) -> bytes:
     return data
 
 
-def _reduction(size: tuple[int, int], needed: tuple[int, int]) -> int:
-    return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(needed, size, strict=True))), 1)
+def _reduction(size: Size, min_size: Size) -> int:
+    return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(min_size, size, strict=True))), 1)
 
 
 def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
     data = source.data
-    complete = not data.startswith(b"\x89PNG") or b"IEND" in data  # libpng prints about cut files by itself
+    complete = not data.startswith(b"\x89PNG") or b"IEND" in data  # libpng itself prints a message about truncated files
     try:
         flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None
@@ -264,10 +267,10 @@ def _unreadable(source: _Source) -> InputError:
 
 
 def _resize(image: Pixels, size: tuple[int, int], kind: str) -> Pixels:
-    """(h, w, 3) uint8 -> (*size, 3) by one of the kinds that CanvasConfig.resize describes."""
+    """(h, w, 3) uint8 -> (*size, 3). kind: as in `CanvasConfig.resize`."""
     (h, w), (new_h, new_w) = image.shape[:2], size
     if kind == "darknet":
-        # Outermost pixels fall on outermost ones. PyTorch does it, because OpenCV 4 rounds places to 1/32 px.
+        # Corners are aligned. By PyTorch, since OpenCV 4 rounds coordinates to 1/32 px.
         planes = torch.from_numpy(image.astype(np.float32, order="C"))[None].permute(0, 3, 1, 2)
         return functional.interpolate(planes, size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
     if kind == "float":
@@ -279,9 +282,9 @@ def _resize(image: Pixels, size: tuple[int, int], kind: str) -> Pixels:
         method = Image.Resampling.BICUBIC if grows else Image.Resampling.NEAREST
         if not grows and not shrinks:
             method = Image.Resampling.BILINEAR
-        opened = Image.fromarray(image)
-        if new_h < h and new_w > w:  # the height first, in which Pillow before 13 differs
-            opened = opened.resize((w, new_h), method)
-        return np.array(opened.resize((new_w, new_h), method))
+        resized = Image.fromarray(image)
+        if new_h < h and new_w > w:  # the height first, since Pillow before 13 differs in the order
+            resized = resized.resize((w, new_h), method)
+        return np.array(resized.resize((new_w, new_h), method))
     area = kind == "area" and max(new_h / h, new_w / w) < 1
     return cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)

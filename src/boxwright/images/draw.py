@@ -1,7 +1,7 @@
-"""Boxes with labels, or classes, on an image, readable on any size.
+"""Drawing of labeled boxes or of classes on images of any size, and encoding of image files.
 
-Lines and letters grow with the image, because a big image is looked at from further away, but not beyond what its
-objects bear. OpenCV draws the lines, Pillow the letters: OpenCV's own letters are thin and know no accents.
+Line width and font size scale with the image, since a large image is viewed scaled down, but are limited by the size of
+the objects. Text is drawn by Pillow, since OpenCV's fonts have no accented letters.
 """
 
 import colorsys
@@ -20,19 +20,27 @@ from boxwright.types import Classes, Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Color = tuple[int, int, int]
-Place = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, the last two outside
+Rect = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, x2 and y2 exclusive
 
-LINE, LETTER = 0.003, 0.022  # share of the image's mean side
-OF_OBJECT = 0.1, 0.5  # line and letter at most this share of the typical object, where that is not under 1 and 10 px
-SMALLEST_LETTER = 7  # px; an image too small even for this shows boxes without text
-NAMED = 300  # boxes of an image that get a text, the best; more hide the image, and each looks for a free place
-OUTLINE: Color = (24, 24, 24)  # round every line, so that it shows on any ground
+LINE_SCALE, FONT_SCALE = 0.003, 0.022  # fractions of the geometric mean of the image's sides
+MAX_OF_OBJECT = 0.1, 0.5  # line width and font size as fractions of the median object, but at least 1 and 10 px
+MIN_FONT_SIZE = 7  # px; boxes have no text if this does not fit
+MAX_TEXTS = 300  # the highest-scoring boxes have a text; more would hide the image
+OUTLINE: Color = (24, 24, 24)  # around lines, for contrast on any background
 ROWS = 64  # whose channels are swapped at a time
-PAPER, INK = 255, 40  # the gray of the sheet and of its headings
+BACKGROUND, FOREGROUND = 255, 40  # gray levels of sheets of images and of their headings
 
 
 def draw(image: Array, detections: Detections) -> Array:
-    """A copy of `image` (uint8 RGB (H, W, 3) or gray (H, W)) with the boxes, named and scored, as RGB (H, W, 3)."""
+    """Draw detections with class names and scores.
+
+    Args:
+        image: uint8 RGB (H, W, 3) or gray (H, W).
+        detections: Boxes in px of the image.
+
+    Returns:
+        A copy, RGB (H, W, 3).
+    """
     scores = detections.scores.tolist()
     labels = detections.labels.tolist()
     texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
@@ -42,87 +50,88 @@ def draw(image: Array, detections: Detections) -> Array:
 def draw_boxes(
     image: Array, boxes: Array, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float] | None = None
 ) -> Array:
-    """Like `draw`, with boxes (N, 4) xyxy px and the text of each. Boxes of higher score lie on top.
+    """Draw boxes (N, 4) xyxy px with a text each, as in `draw`. Boxes of higher scores are drawn on top.
 
-    Of very many boxes only the best have their text.
+    Only the `MAX_TEXTS` highest-scoring boxes have a text.
     """
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
     corners = _corners(boxes, width, height)
-    side, typical = (height * width) ** 0.5, _typical(corners)
-    line = max(1, round(min(side * LINE, typical * OF_OBJECT[0])))
-    letter = max(10, round(min(side * LETTER, typical * OF_OBJECT[1])))
+    side, median = (height * width) ** 0.5, _median_side(corners)
+    line = max(1, round(min(side * LINE_SCALE, median * MAX_OF_OBJECT[0])))
+    size = max(10, round(min(side * FONT_SCALE, median * MAX_OF_OBJECT[1])))
     best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
     for index in best_first[::-1]:
         _rectangle(canvas, corners[index], color(labels[index]), line)
-    taken = np.zeros((0, 4), np.int64)
-    chips: list[tuple[Array, Place]] = []
-    for index in best_first[:NAMED]:
-        chip = _chip(texts[index], color(labels[index]), letter, width, height)
-        if chip is not None:
-            place = _free_place(corners[index], chip.shape[1], chip.shape[0], width, height, taken)
-            taken = np.concatenate([taken, [place]])
-            chips.append((chip, place))
-    for chip, (x1, y1, x2, y2) in reversed(chips):
-        canvas[y1:y2, x1:x2] = chip
+    occupied = np.zeros((0, 4), np.int64)
+    tags: list[tuple[Array, Rect]] = []
+    for index in best_first[:MAX_TEXTS]:
+        tag = _tag(texts[index], color(labels[index]), size, width, height)
+        if tag is not None:
+            rect = _free_rect(corners[index], tag.shape[1], tag.shape[0], width, height, occupied)
+            occupied = np.concatenate([occupied, [rect]])
+            tags.append((tag, rect))
+    for tag, (x1, y1, x2, y2) in reversed(tags):
+        canvas[y1:y2, x1:x2] = tag
     return canvas
 
 
 def draw_classes(image: Array, classes: Classes) -> Array:
-    """A copy of `image` (as in `draw`) with the classes and their scores in its top left corner, best first."""
+    """A copy of `image` (as in `draw`) with the classes and their scores in the top left corner."""
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
-    letter, top = max(10, round((height * width) ** 0.5 * 2 * LETTER)), 0
+    size, top = max(10, round((height * width) ** 0.5 * 2 * FONT_SCALE)), 0
     for label, score in zip(classes.labels.tolist(), classes.scores.tolist(), strict=True):
-        chip = _chip(f"{name_of(classes.names, label)} {score:.2f}", color(label), letter, width, height - top)
-        if chip is None:  # no room for even small letters
+        tag = _tag(f"{name_of(classes.names, label)} {score:.2f}", color(label), size, width, height - top)
+        if tag is None:
             break
-        canvas[top : top + chip.shape[0], : chip.shape[1]] = chip
-        top += chip.shape[0]
+        canvas[top : top + tag.shape[0], : tag.shape[1]] = tag
+        top += tag.shape[0]
     return canvas
 
 
-def captioned(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
-    """The image within `size` (width, height) px, and lines of text below; what is too long for a line is cut."""
+def add_caption(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
+    """The image, scaled to fit `size` (width, height) px, with lines of text below, each cut at the width."""
     (width, height), (h, w) = size, image.shape[:2]
     scale = min(width / w, height / h)
-    shown = (max(1, round(w * scale)), max(1, round(h * scale)))
-    small = cv2.resize(_rgb(image), shown, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    panel = np.full((height, width, 3), PAPER, np.uint8)
-    top, left = (height - shown[1]) // 2, (width - shown[0]) // 2
-    panel[top : top + shown[1], left : left + shown[0]] = small
-    letter = max(SMALLEST_LETTER, width // 16)
-    band = Image.new("RGB", (width, len(lines) * letter * 3 // 2 + letter // 2), (PAPER,) * 3)
+    fitted = (max(1, round(w * scale)), max(1, round(h * scale)))
+    resized = cv2.resize(_rgb(image), fitted, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    panel = np.full((height, width, 3), BACKGROUND, np.uint8)
+    top, left = (height - fitted[1]) // 2, (width - fitted[0]) // 2
+    panel[top : top + fitted[1], left : left + fitted[0]] = resized
+    points = max(MIN_FONT_SIZE, width // 16)
+    band = Image.new("RGB", (width, len(lines) * points * 3 // 2 + points // 2), (BACKGROUND,) * 3)
+    write = ImageDraw.Draw(band)
     for number, line in enumerate(lines):
-        ImageDraw.Draw(band).text((0, number * letter * 3 // 2), printable(line), fill=(INK,) * 3, font=font(letter))
+        write.text((0, number * points * 3 // 2), printable(line), fill=(FOREGROUND,) * 3, font=font(points))
     return np.concatenate([panel, np.asarray(band)], axis=0)
 
 
 def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_place: bool = False) -> bytes:
-    """uint8 RGB (H, W, 3) as a file of the format that `suffix` names.
+    """Encode an image as the content of a file.
 
     Args:
-        image: The pixels.
-        suffix: `.png`, `.jpg` or another that OpenCV writes.
-        quality: Of a JPEG, from 1 to 100; None for OpenCV's.
-        in_place: Swap the channels in `image` itself, which saves a copy of it.
+        image: (H, W, 3) uint8 RGB.
+        suffix: `.png`, `.jpg` or another suffix that OpenCV writes.
+        quality: Of a JPEG, 1 to 100. None: OpenCV's default.
+        in_place: Swap the channels in `image` itself, which saves a copy.
 
     Raises:
-        InputError: Where the format cannot hold it.
+        InputError: The format does not support this size.
     """
     if in_place:
         for top in range(0, len(image), ROWS):
             image[top : top + ROWS] = image[top : top + ROWS, :, ::-1]
     else:
         image = image[:, :, ::-1]
-    done, encoded = cv2.imencode(suffix, image, [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
+    success, encoded = cv2.imencode(suffix, image, [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not success:
         raise InputError(f"OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
     return encoded.tobytes()
 
 
 def color(label: int) -> Color:
-    """The class's own RGB color; neighbors differ most. Hues step by the golden section of the color circle."""
+    """The RGB color of a class. Hues advance by the golden ratio, so colors of neighboring labels differ most."""
     hue = (0.02 + label * 0.6180339887) % 1
     saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.75))[label // 7 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
@@ -130,7 +139,7 @@ def color(label: int) -> Color:
 
 
 def name_of(names: Sequence[str], label: int) -> str:
-    """The class's name, or its number where it has none."""
+    """The name of a class, or its number if it has none."""
     return names[label] if 0 <= label < len(names) else str(label)
 
 
@@ -144,14 +153,14 @@ def _rgb(image: Array) -> Array:
 
 
 def _corners(boxes: Array, width: int, height: int) -> Array:
-    """(N, 4) int64: the first and the last pixel of each box, inside the image."""
+    """(N, 4) int64: the first and the last pixel of each box, clipped to the image."""
     corners = np.rint(np.nan_to_num(np.asarray(boxes, np.float64).reshape(-1, 4), posinf=1e9, neginf=-1e9))
     corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
     return np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1]).astype(np.int64)
 
 
-def _typical(corners: Array) -> float:
-    """The longer side in px that half of the boxes exceed; endless where there is none."""
+def _median_side(corners: Array) -> float:
+    """The median of the longer sides in px; infinite without boxes."""
     return float(np.median((corners[:, 2:] - corners[:, :2] + 1).max(1))) if len(corners) else float("inf")
 
 
@@ -168,36 +177,36 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @lru_cache(maxsize=2048)
-def _chip(text: str, tint: Color, letter: int, width: int, height: int) -> Array | None:
-    """The text on a ground of `tint`, at most (height, width) px; None where even small letters do not fit.
+def _tag(text: str, tint: Color, max_size: int, width: int, height: int) -> Array | None:
+    """The text on a background of `tint`, at most (height, width) px; None if it does not fit at the smallest size.
 
-    What no font has, such as line breaks, is drawn as an escape.
+    Unprintable characters, such as line breaks, are escaped.
     """
     text = printable(text)
-    for size in (letter, letter * 2 // 3, letter // 2, SMALLEST_LETTER):
+    for size in (max_size, max_size * 2 // 3, max_size // 2, MIN_FONT_SIZE):
         pad = max(1, size // 5)
         ascent, descent = font(size).getmetrics()
-        wide, high = round(font(size).getlength(text)) + 2 * pad + 1, ascent + descent + pad
-        if wide <= width and high <= height and size >= SMALLEST_LETTER:
+        w, h = round(font(size).getlength(text)) + 2 * pad + 1, ascent + descent + pad
+        if w <= width and h <= height and size >= MIN_FONT_SIZE:
             break
     else:
         return None
     red, green, blue = tint
-    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)  # ITU-R BT.601 luma
-    chip = Image.new("RGB", (wide, high), tint)
-    ImageDraw.Draw(chip).text((pad, pad // 2), text, fill=ink, font=font(size))
-    return np.asarray(chip)
+    fill = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)  # ITU-R BT.601 luma
+    tag = Image.new("RGB", (w, h), tint)
+    ImageDraw.Draw(tag).text((pad, pad // 2), text, fill=fill, font=font(size))
+    return np.asarray(tag)
 
 
-def _free_place(corners: Array, wide: int, high: int, width: int, height: int, taken: Array) -> Place:
-    """Above the box, below it, or inside it: the first that covers no other label; else above."""
+def _free_rect(corners: Array, w: int, h: int, width: int, height: int, occupied: Array) -> Rect:
+    """The first position above, inside or below the box that overlaps no other tag; above if there is none."""
     x1, y1, x2, y2 = (int(value) for value in corners)
-    left, right = max(0, min(x1, width - wide)), max(0, min(x2 + 1 - wide, width - wide))
-    spots = [(left, y1 - high), (left, y1), (left, y2 + 1 - high), (left, y2 + 1), (right, y1 - high), (right, y2 + 1)]
-    inside = [(x, y) for x, y in spots if 0 <= y <= height - high]
+    left, right = max(0, min(x1, width - w)), max(0, min(x2 + 1 - w, width - w))
+    candidates = [(left, y1 - h), (left, y1), (left, y2 + 1 - h), (left, y2 + 1), (right, y1 - h), (right, y2 + 1)]
+    inside = [(x, y) for x, y in candidates if 0 <= y <= height - h]
     for x, y in inside:
-        apart = (taken[:, 0] >= x + wide) | (taken[:, 2] <= x) | (taken[:, 1] >= y + high) | (taken[:, 3] <= y)
+        apart = (occupied[:, 0] >= x + w) | (occupied[:, 2] <= x) | (occupied[:, 1] >= y + h) | (occupied[:, 3] <= y)
         if apart.all():
-            return x, y, x + wide, y + high
-    x, y = inside[0] if inside else (left, max(0, min(y1, height - high)))
-    return x, y, x + wide, y + high
+            return x, y, x + w, y + h
+    x, y = inside[0] if inside else (left, max(0, min(y1, height - h)))
+    return x, y, x + w, y + h

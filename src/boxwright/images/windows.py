@@ -1,10 +1,10 @@
-"""Scenes too large for one look: the windows that cover one, and their pixels, read as they are asked for.
+"""Reading windows of large images (scenes), and grids of windows.
 
     h, w px of a scene or a window, height first; x, y px from the scene's left and top
 
-A TIFF, georeferenced or not, may be of any size: only the blocks below a window are read, by rasterio (the extra
-`geo`). Any other image is decoded once and kept while it is open. The pixels are those that `canvas.read_image`
-gives: gray and palettes become RGB, 16 bits lose their lower 8, alpha is dropped.
+A TIFF, georeferenced or not, may have any size: only the blocks of a window are read, by rasterio (the extra `geo`).
+Any other image is decoded once and kept while it is open. Pixels are converted as in `canvas.read_image`: gray and
+palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped.
 """
 
 import logging
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from boxwright.errors import InputError
 from boxwright.files import open_regular
-from boxwright.images.budget import MOST_PIXELS
+from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.canvas import read_image
 from boxwright.images.header import TIFF, read_header, tiff_directory, tiff_orientation
 
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
 
-MOST_WINDOWS = 1_000_000  # of one scene: squares of 600 px over a side of 480,000 px
-CACHE = 128 << 20  # bytes of decoded blocks that GDAL keeps: rows of windows share them, memory stays small
+MAX_WINDOWS = 1_000_000  # of one scene: with windows of 600 px, a side of 480,000 px or more
+CACHE_BYTES = 128 << 20  # of decoded blocks in GDAL, which neighboring windows share
 COLORS = ("red", "green", "blue")
-_opening = threading.Lock()  # filters of warnings belong to all threads
+_opening = threading.Lock()  # warning filters are global
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a scene: the px of its left and top edge, and its extent in px."""
+    """A region of a scene: its left and top edge, and its size, in px."""
 
     x: int
     y: int
@@ -47,16 +47,17 @@ class Window:
 
     @property
     def xyxy(self) -> tuple[int, int, int, int]:
-        """Its edges in px of the scene."""
+        """(left, top, right, bottom) in px of the scene."""
         return self.x, self.y, self.x + self.width, self.y + self.height
 
 
 @dataclass(frozen=True, slots=True)
 class Georeference:
-    """Where a scene lies on the Earth.
+    """The location of a scene on Earth.
 
-    crs: the coordinate system, as `EPSG:32650` or as WKT. transform: (a, b, c, d, e, f), with which the corner of
-    pixel (x, y) lies at (a x + b y + c, d x + e y + f) of that system.
+    Attributes:
+        crs: Coordinate reference system, as `EPSG:32650` or WKT.
+        transform: (a, b, c, d, e, f): the corner of pixel (x, y) has the coordinates (ax + by + c, dx + ey + f).
     """
 
     crs: str
@@ -65,7 +66,7 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Scene:
-    """An open image. size: (height, width) px as displayed. georeference: None where the file has none."""
+    """An open scene. size: (height, width) px as displayed. georeference: None if the file has none."""
 
     path: str
     size: tuple[int, int]
@@ -73,9 +74,11 @@ class Scene:
     _pixels: Callable[[Window], Pixels]
 
     def read(self, window: Window) -> Pixels:
-        """The pixels of a window inside the scene, (height, width, 3) uint8 RGB.
+        """Read a window: (height, width, 3) uint8 RGB.
 
-        Raises InputError when the file is damaged there, ValueError for a window that leaves the scene.
+        Raises:
+            InputError: The file is damaged there.
+            ValueError: The window is not inside the scene.
         """
         x1, y1, x2, y2 = window.xyxy
         if not (0 <= x1 < x2 <= self.size[1] and 0 <= y1 < y2 <= self.size[0]):
@@ -84,11 +87,18 @@ class Scene:
 
 
 def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
-    """Windows that cover a scene of `size` (height, width) px, row by row.
+    """Square windows that cover a scene, in row-major order.
 
-    window: the side in px. overlap: the share of a window that the next one repeats, in [0, 1). The last column and
-    row are moved inward, so that every window is whole and inside; a scene smaller than the window on a side is
-    covered by windows of the scene's own extent there. Raises InputError for other numbers.
+    The last column and row are shifted inward, so all windows have the full size and are inside the scene. A side of
+    the scene that is shorter than the window limits the windows to its length.
+
+    Args:
+        size: (height, width) px of the scene.
+        window: The side in px, 1 or more.
+        overlap: Fraction of a window that the next one overlaps, in [0, 1).
+
+    Raises:
+        InputError: A value is out of range, or there would be too many windows.
     """
     if window < 1:
         raise InputError(f"window: found {window}, needed a side of 1 px or more")
@@ -98,36 +108,35 @@ def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
         )
     stride = max(1, round(window * (1 - overlap)))
     counts = [max(0, math.ceil((side - window) / stride)) + 1 for side in size]
-    if math.prod(counts) > MOST_WINDOWS:
+    if math.prod(counts) > MAX_WINDOWS:
         raise InputError(
             f"windows of {window} px with overlap {overlap}: {math.prod(counts)} of them would cover a scene of "
-            f"{size[1]} x {size[0]} px, needed {MOST_WINDOWS} at most; use a larger window or a smaller overlap"
+            f"{size[1]} x {size[0]} px, needed {MAX_WINDOWS} at most; use a larger window or a smaller overlap"
         )
     height, width = (min(window, side) for side in size)
     rows, columns = (
-        [min(i * stride, side - extent) for i in range(count)]
-        for count, side, extent in zip(counts, size, (height, width), strict=True)
+        [min(i * stride, side - length) for i in range(count)]
+        for count, side, length in zip(counts, size, (height, width), strict=True)
     )
     return [Window(x, y, width, height) for y in rows for x in columns]
 
 
 @contextmanager
 def open_scene(path: str | Path) -> Iterator[Scene]:
-    """An image of any size as a scene, for as long as the block lasts.
+    """Open an image of any size as a context manager.
 
     Args:
-        path: An image; of a TIFF only the windows that are asked for are read.
+        path: An image. Only the requested windows of a TIFF are read.
 
     Raises:
-        InputError: For a file that cannot be read, has bands of which nobody can say which is red, or holds other
-            numbers than 8 or 16 bits without sign; for a TIFF where rasterio is not installed; for another image with
-            more px than may be decoded at once.
+        InputError: The file cannot be read, its bands cannot be mapped to RGB, or its samples are not unsigned 8 or
+            16 bits; a TIFF without rasterio installed; another image with more px than may be decoded.
 
     Example:
         >>> with bw.open_scene("scene.tif") as scene:
         ...     found = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
     """
-    if _starts(path).startswith(TIFF):
+    if _is_tiff(path):
         with _open_tiff(path) as source:
             yield _tiff(source, str(path))
     else:
@@ -135,9 +144,9 @@ def open_scene(path: str | Path) -> Iterator[Scene]:
 
 
 def scene_fault(path: str) -> str:
-    """Why `open_scene` refuses a TIFF; empty where it does not, and for other images, which it would decode."""
+    """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode."""
     try:
-        if _starts(path).startswith(TIFF):
+        if _is_tiff(path):
             with _open_tiff(path) as source:
                 _bands(source, path)
     except InputError as error:
@@ -145,17 +154,17 @@ def scene_fault(path: str) -> str:
     return ""
 
 
-def _starts(path: str | Path) -> bytes:
+def _is_tiff(path: str | Path) -> bool:
     try:
         with open_regular(path) as file:
-            return file.read(4)
+            return file.read(4) in TIFF
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), needed an image") from error
 
 
 def _decoded(path: str | Path) -> Scene:
     with _opening:
-        header = read_header(str(path), whole=None)
+        header = read_header(str(path), decode=None)
     if header.fault:
         raise InputError(f"{path}: {header.fault}; replace the file or leave it out")
     image = read_image(path)
@@ -175,11 +184,11 @@ def _open_tiff(path: str | Path) -> Iterator[Any]:
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError as error:
         raise InputError(f"{path}: TIFF is read by rasterio; pip install 'boxwright[geo]'") from error
-    with rasterio.Env(GDAL_CACHEMAX=CACHE):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         try:
             with _opening, warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # An absolute path, so that no name can be a URL; one driver, so that no file can point to others.
+                # An absolute path cannot be a URL, and this driver does not follow references to other files.
                 source = rasterio.open(Path(path).absolute(), driver="GTiff")
         except RasterioError as error:
             raise InputError(
@@ -203,37 +212,39 @@ def _tiff(source: Any, path: str) -> Scene:
             raise InputError(f"{path}: cannot be decoded at {window} ({_line(error)}); replace the file") from error
         return to_rgb(samples)
 
-    place = None
+    georeference = None
     if source.crs is not None and not source.transform.is_identity:
-        place = Georeference(source.crs.to_string(), tuple(source.transform)[:6])
-    return Scene(path, (source.height, source.width), place, pixels)
+        georeference = Georeference(source.crs.to_string(), tuple(source.transform)[:6])
+    return Scene(path, (source.height, source.width), georeference, pixels)
 
 
 def _orientation(path: str) -> int:
-    """The TIFF's tag 274, which GDAL does not read; 1 when upright, and where the tag is damaged."""
+    """The TIFF's tag 274, which GDAL does not read; 1 (upright) if the tag is damaged."""
     with open_regular(path) as file:
         try:
             return tiff_orientation(tiff_directory(file))
-        except Exception:  # Pillow raises whatever a hostile file makes it trip over; GDAL has opened it
+        except Exception:  # Pillow raises many types of errors for damaged tags; GDAL has opened the file
             return 1
 
 
 def _bands(source: Any, path: str) -> list[int]:
-    """The numbers of the red, green and blue band, or of the one gray or palette band.
+    """The band numbers of red, green and blue, or of the only gray or palette band.
 
-    Three bands without a word about their colors are taken as red, green, blue. Raises InputError for a file that
-    cannot be a scene.
+    Three bands without color interpretation are red, green, blue.
+
+    Raises:
+        InputError: The file cannot be read as a scene.
     """
-    if (turned := _orientation(path)) != 1:
-        raise InputError(f"{path}: is stored turned (orientation {turned}), needed upright pixels; rewrite the file")
-    if math.prod(source.block_shapes[0]) > MOST_PIXELS:
+    if (orientation := _orientation(path)) != 1:
+        raise InputError(f"{path}: stored rotated (orientation {orientation}), needed upright pixels; rewrite the file")
+    if math.prod(source.block_shapes[0]) > MAX_PIXELS:
         raise InputError(
-            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MOST_PIXELS} px a block at most; "
+            f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px a block at most; "
             "rewrite it in tiles (gdal_translate -co TILED=YES)"
         )
     kinds = [kind.name for kind in source.colorinterp]
-    shown = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
-    bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else shown
+    visible = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
+    bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else visible
     if len(bands) not in (1, 3):
         raise InputError(
             f"{path}: {len(kinds)} bands ({', '.join(kinds)}), needed red, green, blue, or one of gray or a palette; "
@@ -242,13 +253,13 @@ def _bands(source: Any, path: str) -> list[int]:
     types = sorted({source.dtypes[band - 1] for band in bands})
     if types not in (["uint8"], ["uint16"]):
         raise InputError(
-            f"{path}: samples are {', '.join(types)}, needed 8 or 16 bits without sign; gdal_translate -ot Byte -scale"
+            f"{path}: samples are {', '.join(types)}, needed unsigned 8 or 16 bits; gdal_translate -ot Byte -scale"
         )
     return bands
 
 
 def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
-    """What makes RGB of the samples (1 or 3, h, w) of those bands. Bands and bits lost get a line on stderr."""
+    """The function that converts samples (1 or 3, h, w) of the bands to RGB. Logs a warning for ignored bands or bits."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
         logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
     if source.colorinterp[bands[0] - 1].name == "palette":
@@ -262,16 +273,16 @@ def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]]
     factor = 255 // ((1 << min(bits, 8)) - 1)  # 1 bit: 0 and 255
     white = 255 if "MINISWHITE" in tags else 0
     if bits > 8:
-        mend = "if that is too dark, gdal_translate -ot Byte -scale first"
-        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, mend)
+        remedy = "if that is too dark, gdal_translate -ot Byte -scale first"
+        logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, remedy)
 
     def to_rgb(samples: NDArray[Any]) -> Pixels:
-        eight = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)
-        return np.ascontiguousarray(np.broadcast_to(eight, (3, *eight.shape[1:])).transpose(1, 2, 0))
+        upper = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)
+        return np.ascontiguousarray(np.broadcast_to(upper, (3, *upper.shape[1:])).transpose(1, 2, 0))
 
     return to_rgb
 
 
 def _line(error: Exception) -> str:
-    """The first line of what a library says."""
+    """The first line of an error message."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.images.draw import PAPER
+from boxwright.images.draw import BACKGROUND
 from boxwright.metrics.plots import confusion_matrix, write_jpeg
 from boxwright.metrics.topk import TopK
 
@@ -52,7 +52,7 @@ def _grid(panels: Sequence[Array]) -> Array:
     """Panels of one size in rows, on paper."""
     height, width = (side + GAP for side in panels[0].shape[:2])
     columns = min(COLUMNS, len(panels))
-    sheet = np.full((-(-len(panels) // columns) * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
+    sheet = np.full((-(-len(panels) // columns) * height + GAP, columns * width + GAP, 3), BACKGROUND, np.uint8)
     for place, panel in enumerate(panels):
         top, left = place // columns * height + GAP, place % columns * width + GAP
         sheet[top : top + height - GAP, left : left + width - GAP] = panel

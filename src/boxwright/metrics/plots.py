@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
 from boxwright.files import atomic_write
-from boxwright.images.draw import INK, LETTER, PAPER, color, draw, draw_boxes, encode_image, font, name_of
+from boxwright.images.draw import FOREGROUND, FONT_SCALE, BACKGROUND, color, draw, draw_boxes, encode_image, font, name_of
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections
@@ -146,7 +146,7 @@ def sheet(panels: Sequence[Array], file: Path) -> None:
     bands = []
     for row in rows:
         high = max(panel.shape[0] for panel in row)
-        band = np.full((high + 2 * margin, columns * (wide + 2 * margin), 3), PAPER, np.uint8)
+        band = np.full((high + 2 * margin, columns * (wide + 2 * margin), 3), BACKGROUND, np.uint8)
         for column, panel in enumerate(row):
             left = column * (wide + 2 * margin) + margin
             band[margin : margin + panel.shape[0], left : left + panel.shape[1]] = panel
@@ -181,15 +181,15 @@ def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -
     ]
     truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
     panels = [_under_heading("truth", truth), _under_heading("prediction", draw(image, prediction))]
-    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), PAPER, np.uint8)
+    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), BACKGROUND, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
 
 
 def _under_heading(text: str, panel: Array) -> Array:
     height, width = panel.shape[:2]
-    size = max(8, round((height * width) ** 0.5 * LETTER * 1.3))
-    band = Image.new("RGB", (width, size * 8 // 5), (PAPER,) * 3)
-    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(INK,) * 3, font=font(size))
+    size = max(8, round((height * width) ** 0.5 * FONT_SCALE * 1.3))
+    band = Image.new("RGB", (width, size * 8 // 5), (BACKGROUND,) * 3)
+    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(FOREGROUND,) * 3, font=font(size))
     return np.concatenate([np.asarray(band), panel], axis=0)
 
 

@@ -14,9 +14,9 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from boxwright.batches.warp import unfilled
+from boxwright.batches.warp import empty_hugepages
 from boxwright.errors import InputError
-from boxwright.images.canvas import frame_for, place, read_image
+from boxwright.images.canvas import frame_for, resize_to_canvas, read_image
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
@@ -45,7 +45,7 @@ def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: 
     """The image on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
     pixels, path = pixels_of(image), path_of(image)
     frame = frame_for(pixels.shape[:2], canvas, number, path)
-    return PreparedImage(place(pixels, frame, canvas), frame, pixels if keep_image or not path else None)
+    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, pixels if keep_image or not path else None)
 
 
 def is_image(source: object) -> bool:
@@ -59,7 +59,7 @@ def pixels_in(image: Image) -> int:
         return math.prod(image.size)
     if not isinstance(image, str | Path | bytes):
         return math.prod(_as_rgb(image).shape[:2])
-    header = read_header(image if isinstance(image, bytes) else str(image), whole=None)
+    header = read_header(image if isinstance(image, bytes) else str(image), decode=None)
     return 0 if header.fault else math.prod(header.size)
 
 
@@ -77,9 +77,9 @@ def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | 
     channels_last = backend.channels_last if backend else canvases[0].stride(0) == 1
     shape = (len(canvases), 3, *canvases[0].shape[1:])
     if channels_last:
-        images = unfilled((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
+        images = empty_hugepages((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
     else:
-        images = unfilled(shape, device)
+        images = empty_hugepages(shape, device)
     for canvas, image in zip(canvases, images, strict=True):
         torch.div(canvas.to(device, non_blocking=True), 255, out=image)
     return images

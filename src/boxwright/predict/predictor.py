@@ -172,7 +172,7 @@ class Predictor(Generic[R]):
         images, numbers = map(from_bgr, source) if bgr else iter(source), count()
         while batch := list(islice(images, self.recipe.predict.batch)):
             for group, pixels in within_budget(batch, pixels_in):
-                with budget.taken(pixels):
+                with budget.reserve(pixels):
                     prepared = [self.preprocess(image, next(numbers)) for image in group]
                     results = self.postprocess(self.forward(prepared), prepared, args)
                 yield from results

@@ -79,7 +79,7 @@ def predict_all(
         def work(indices: Sequence[int]) -> list[R | InputError]:
             results: list[R | InputError] = []
             for part, pixels in within_budget(indices, lambda index: pixels_in(images[index])):
-                with budget.taken(pixels):
+                with budget.reserve(pixels):
                     results += predict(part)
             return results
 

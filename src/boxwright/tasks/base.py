@@ -175,7 +175,7 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def loader(self, dataset: D, recipe: Recipe, rank: int, world: int) -> Any:
-        """Batches for training, an `Epochs[B]`. Raises InputError when the images do not fill one."""
+        """Batches for training, an `EpochLoader[B]`. Raises InputError when the images do not fill one."""
 
     @abstractmethod
     def augment(self, batch: B, recipe: Recipe, epoch: int, number: int, rank: int) -> B:

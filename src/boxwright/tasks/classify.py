@@ -23,7 +23,7 @@ from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
 from boxwright.images.canvas import read_image
-from boxwright.images.draw import captioned, draw_classes, encode_image, name_of
+from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
@@ -113,7 +113,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             dataset,
             training_canvas(recipe),
             config.batch,
-            changes=config.class_augment,
+            augment=config.class_augment,
             seed=config.seed,
             rank=rank,
             world=world,
@@ -126,7 +126,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
     def draw_sample(self, dataset: ClassSet, index: int) -> Array:
         sample = dataset[index]
-        return captioned(sample.image(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
+        return add_caption(sample.image(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
 
     def args(
         self,
@@ -260,7 +260,7 @@ class _Mistakes(Examples):
         assert result.image is not None
         names, label = self.dataset.names, int(self.dataset.labels[index])
         text = f"{float(result.scores[0]):.2f} taken for {name_of(names, int(result.labels[0]))}"
-        return captioned(result.image, class_plots.TILE, [name_of(names, label), text])
+        return add_caption(result.image, class_plots.TILE, [name_of(names, label), text])
 
 
 def training_canvas(recipe: Recipe) -> CanvasConfig:

@@ -216,7 +216,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         rows = dataset.rows
         faulty = np.flatnonzero((rows.labels < 0) | ~np.isfinite(rows.xyxy).all(1))
         if faulty.size:
-            path = dataset.path(int(dataset.owners()[faulty[0]]))
+            path = dataset.path(int(dataset.image_indices()[faulty[0]]))
             raise InputError(
                 f"{path}: a label of unknown category or a box that is no number; "
                 f"see `boxwright data check {dataset.root}`"
@@ -317,7 +317,7 @@ def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
     if limit is None:
         return dataset, []
     counts = np.diff(dataset.starts)
-    order = np.arange(len(dataset.rows)) - dataset.starts[dataset.owners()]  # from 0 in each image
+    order = np.arange(len(dataset.rows)) - dataset.starts[dataset.image_indices()]  # from 0 in each image
     lines = [
         f"{dataset.label_file(index)}: image {dataset.path(index)} has {counts[index]} boxes, "
         f"data.max_boxes is {limit}: {counts[index] - limit} left out"
