@@ -20,7 +20,7 @@ from boxwright.batches.loader import Loader
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images import budget
-from boxwright.images.canvas import read_canvas, read_image, read_crop
+from boxwright.images.canvas import read_canvas, read_crop, read_image
 from boxwright.images.header import read_header
 from boxwright.predict import output
 from boxwright.recipe import CanvasConfig
@@ -98,9 +98,7 @@ def test_a_forked_process_does_not_wait_for_threads_of_its_parent() -> None:
 
 
 @pytest.mark.parametrize("draw", [True, False])
-def test_the_pixels_of_a_batch_are_limited(
-    draw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pixels_of_a_batch_are_limited(draw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in").mkdir()
     for number in range(6):
         write(tmp_path / "in" / f"{number}.png")

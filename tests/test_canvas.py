@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 from boxwright.errors import InputError
-from boxwright.images.canvas import Pixels, frame_for, resize_to_canvas, read_canvas, read_image
+from boxwright.images.canvas import Pixels, frame_for, read_canvas, read_image, resize_to_canvas
 from boxwright.recipe import CanvasConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "preprocess"
@@ -66,7 +66,9 @@ def test_area_letterbox_meets_mindyolo(index: int) -> None:
     np.testing.assert_allclose(frame.scale, oracle[f"letterbox.{index}.hw_scale"])
     # the engine's pads are halves of a pixel; it puts the image where these round down
     np.testing.assert_array_equal(frame.offset, np.floor(oracle[f"letterbox.{index}.hw_pad"]))
-    placed = resize_to_canvas(waves(31 + index, h, w), frame, canvas)  # the engine's image is BGR, as it reads its own files
+    placed = resize_to_canvas(
+        waves(31 + index, h, w), frame, canvas
+    )  # the engine's image is BGR, as it reads its own files
     stride = int(oracle[f"letterbox.{index}.stride"])
     np.testing.assert_array_equal(placed[..., ::-1].ravel()[::stride], oracle[f"letterbox.{index}.sub"])
     given = placed.transpose(2, 0, 1).astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""Random changes for classifiers against torchvision's, worked examples, and their statistics."""
+"""Augmentation for classifiers, compared with torchvision, worked examples and expected statistics."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.batches import policies
-from boxwright.batches.class_transforms import augment, change_color, look
+from boxwright.batches.class_transforms import augment, change_color, resized_crops
 from boxwright.errors import InputError
 from boxwright.images.canvas import frame_for, resize_to_canvas
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
@@ -45,7 +45,7 @@ def v2(referee: ModuleType) -> ModuleType:
     return v2
 
 
-def test_nothing_asked_nothing_changed() -> None:
+def test_the_default_changes_nothing() -> None:
     batch = noise(3)
     result = changed(batch)
     torch.testing.assert_close(result.images, batch.images.float() / 255, atol=ROUNDING, rtol=0)
@@ -57,8 +57,8 @@ def test_nothing_asked_nothing_changed() -> None:
 
 @pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
 @pytest.mark.parametrize("size", [(60, 96), (96, 60)])
-def test_without_random_windows_it_is_seen_as_in_evaluation(fit: Any, size: tuple[int, int]) -> None:
-    """A smooth image through the stretched canvas against the canvas of evaluation itself."""
+def test_without_random_crops_images_are_placed_as_in_evaluation(fit: Any, size: tuple[int, int]) -> None:
+    """A smooth image by way of the stretched canvas, compared with the canvas of evaluation."""
     y, x = np.mgrid[: size[0], : size[1]]
     image = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
     canvas = CanvasConfig(size=(48, 48), fit=fit, short_side=54 if fit == "crop" else 0, fill=9)
@@ -74,25 +74,25 @@ def test_without_random_windows_it_is_seen_as_in_evaluation(fit: Any, size: tupl
         np.testing.assert_allclose(found[:8] if size[0] < size[1] else found[:, :8], 9, atol=1e-4)
 
 
-def test_a_window_is_the_cut_out_resized() -> None:
-    """F.interpolate of the cut itself: nothing of the neighborhood is blended in at its edges."""
+def test_a_crop_is_resized_by_itself() -> None:
+    """As F.interpolate of the crop: nothing outside is blended in at its edges."""
     images = noise(2, 20).images
-    windows = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the whole width
-    found = look(images, windows, (13, 31), fill=0)
+    crops = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the whole width
+    found = resized_crops(images, crops, (13, 31), fill=0)
     for index, (left, top, right, bottom) in enumerate([(3, 2, 11, 18), (0, 5, 20, 10)]):
         cut = images[index : index + 1, :, top:bottom, left:right].float() / 255
         wanted = F.interpolate(cut, (13, 31), mode="bilinear", align_corners=False)[0]
         torch.testing.assert_close(found[index], wanted.flip(-1) if index else wanted, atol=2e-5, rtol=0)
 
 
-def test_a_window_beyond_the_image_shows_the_fill() -> None:
+def test_a_crop_beyond_the_image_shows_the_fill() -> None:
     images = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
-    found = look(images, torch.tensor([[-4.0, 0, 4, 8]]), (8, 8), fill=51)[0]
+    found = resized_crops(images, torch.tensor([[-4.0, 0, 4, 8]]), (8, 8), fill=51)[0]
     torch.testing.assert_close(found[:, :, :4], torch.full((3, 8, 4), 0.2))
     torch.testing.assert_close(found[:, :, 4:], torch.full((3, 8, 4), 200 / 255))
 
 
-def test_windows_that_the_loader_cut_out_stay_as_they_are() -> None:
+def test_crops_of_the_loader_are_not_changed() -> None:
     batch = noise(3)
     result = changed(batch, area=(0.1, 0.2), flip=1.0)
     torch.testing.assert_close(result.images, batch.images / 255)
@@ -114,7 +114,7 @@ def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
                 continue
             break
         else:
-            pytest.fail(f"image {index} is at no whole place")
+            pytest.fail(f"image {index} is not shifted by whole pixels")
     assert len(seen) > 15
 
 
@@ -141,20 +141,20 @@ def test_colors_are_torchvisions(v2: ModuleType, name: str) -> None:
     torch.testing.assert_close(images, wanted, atol=3e-6, rtol=0)
 
 
-def test_color_order_changes_with_the_step_and_amounts_with_the_image() -> None:
+def test_the_order_of_colors_depends_on_the_step_and_amounts_on_the_image() -> None:
     gray = batch_of(torch.full((2, 3, 24, 24), 100, dtype=torch.uint8))
     levels = [changed(gray, step=step, brightness=0.4).images[:, 0, 0, 0] * 255 for step in range(300)]
     drawn = torch.stack(levels)
     assert (drawn[:, 0] != drawn[:, 1]).all()
     assert 59.9 < drawn.min() < 64
     assert 136 < drawn.max() < 140.1
-    # Brightness cuts at 1 before or after contrast pulls towards the mean: both orders happen.
+    # Brightness saturates at 1 before or after contrast moves values towards the mean: both orders occur.
     bright = batch_of(torch.tensor([250, 10], dtype=torch.uint8).repeat(288).view(1, 1, 24, 24).expand(1, 3, 24, 24))
     tops = [changed(bright, step=step, brightness=0.9, contrast=0.9).images.max() for step in range(60)]
     assert 0 < sum(top < 0.999 for top in tops) < 60
 
 
-def test_erased_rectangles_have_the_shares_asked_for() -> None:
+def test_erased_rectangles_have_the_configured_area() -> None:
     batch = batch_of(torch.zeros(600, 3, 40, 40, dtype=torch.uint8))
     canvas = CanvasConfig(size=(40, 40))
     result = changed(batch, canvas, erase=0.5, erase_area=(0.1, 0.2), erase_color=(255, 0, 51)).images
@@ -180,7 +180,7 @@ def test_cutout_reaches_out_of_the_image() -> None:
     assert painted[:, -1].any()
 
 
-def test_mixup_blends_images_and_says_with_what() -> None:
+def test_mixup_blends_images_and_returns_the_other_labels() -> None:
     batch = noise(200)
     plain = batch.images.float() / 255
     result = changed(batch, mixup=0.6)
@@ -215,7 +215,7 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_the_same_seed_step_and_place_draw_the_same() -> None:
+def test_the_same_seed_step_and_index_give_the_same_result() -> None:
     batch = noise(4)
     whole = changed(batch, step=3, seed=2**64 - 1, **EVERYTHING)
     assert torch.equal(changed(batch, step=3, seed=2**64 - 1, **EVERYTHING).images, whole.images)
@@ -236,7 +236,7 @@ def test_the_same_seed_step_and_place_draw_the_same() -> None:
 
 
 @pytest.mark.parametrize("policy", policies.NAMES)
-def test_policies_are_torchvisions_and_leave_its_numbers_alone(v2: ModuleType, policy: Any) -> None:
+def test_policies_are_torchvisions_and_restore_its_rng(v2: ModuleType, policy: Any) -> None:
     batch = noise(2)
     torch.manual_seed(7)
     before = torch.get_rng_state()

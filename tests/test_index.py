@@ -223,30 +223,30 @@ class Trap:
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "starts fall": lambda held: held["starts"].__setitem__(1, 5),
-    "starts end early": lambda held: held["starts"].__setitem__(-1, 13),
-    "starts begin late": lambda held: held["starts"].__setitem__(slice(0, 2), 1),
-    "starts of other length": lambda held: held.update(starts=np.append(held["starts"], 14)),
-    "a row too few": lambda held: held.update(areas=held["areas"][1:]),
-    "three corners": lambda held: held.update(xyxy=held["xyxy"][:, :3].copy()),
-    "other type": lambda held: held.update(xyxy=held["xyxy"].astype(np.float64)),
-    "other byte order": lambda held: held.update(xyxy=held["xyxy"].astype(">f4")),
-    "names as numbers": lambda held: held.update(files=np.arange(6)),
-    "ids as shares": lambda held: held.update(image_ids=np.arange(6.0)),
-    "an image too many": lambda held: held.update(files=np.append(held["files"], b"x")),
-    "sizes of other form": lambda held: held.update(sizes=held["sizes"].T.copy()),
-    "label too high": lambda held: held["labels"].__setitem__(0, 2),
-    "label too low": lambda held: held["labels"].__setitem__(0, -2),
-    "a column is missing": lambda held: held.pop("crowd"),
-    "pickled": lambda held: held.update(files=np.array([Trap()] * 6, dtype=object)),
-    "an id too few": lambda held: held.update(about=edited(held["about"], category_ids=[2])),
-    "orphans of other form": lambda held: held.update(about=edited(held["about"], orphans=[[1]])),
-    "about is a list": lambda held: held.update(about=np.frombuffer(b"[]", dtype=np.uint8)),
+    "starts fall": lambda arrays: arrays["starts"].__setitem__(1, 5),
+    "starts end early": lambda arrays: arrays["starts"].__setitem__(-1, 13),
+    "starts begin late": lambda arrays: arrays["starts"].__setitem__(slice(0, 2), 1),
+    "starts of other length": lambda arrays: arrays.update(starts=np.append(arrays["starts"], 14)),
+    "a row too few": lambda arrays: arrays.update(areas=arrays["areas"][1:]),
+    "three corners": lambda arrays: arrays.update(xyxy=arrays["xyxy"][:, :3].copy()),
+    "other type": lambda arrays: arrays.update(xyxy=arrays["xyxy"].astype(np.float64)),
+    "other byte order": lambda arrays: arrays.update(xyxy=arrays["xyxy"].astype(">f4")),
+    "names as numbers": lambda arrays: arrays.update(files=np.arange(6)),
+    "ids as shares": lambda arrays: arrays.update(image_ids=np.arange(6.0)),
+    "an image too many": lambda arrays: arrays.update(files=np.append(arrays["files"], b"x")),
+    "sizes of other form": lambda arrays: arrays.update(sizes=arrays["sizes"].T.copy()),
+    "label too high": lambda arrays: arrays["labels"].__setitem__(0, 2),
+    "label too low": lambda arrays: arrays["labels"].__setitem__(0, -2),
+    "a column is missing": lambda arrays: arrays.pop("crowd"),
+    "pickled": lambda arrays: arrays.update(files=np.array([Trap()] * 6, dtype=object)),
+    "an id too few": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], category_ids=[2])),
+    "orphans of other form": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], orphans=[[1]])),
+    "metadata is a list": lambda arrays: arrays.update(metadata=np.frombuffer(b"[]", dtype=np.uint8)),
 }
 
 
-def edited(about: Any, **changes: object) -> Any:
-    return np.frombuffer(json.dumps(json.loads(about.tobytes()) | changes).encode(), dtype=np.uint8)
+def edited(metadata: Any, **changes: object) -> Any:
+    return np.frombuffer(json.dumps(json.loads(metadata.tobytes()) | changes).encode(), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("change", [None, *CHANGES])
@@ -259,12 +259,12 @@ def test_columns_that_do_not_fit_are_not_used(
     truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
     (place,) = (tmp_path / "cache").iterdir()
     with np.load(place) as opened:
-        held = {name: opened[name].copy() for name in opened}
-    assert len(held["labels"]) == 14
+        arrays = {name: opened[name].copy() for name in opened}
+    assert len(arrays["labels"]) == 14
     if change is not None:
-        CHANGES[change](held)
+        CHANGES[change](arrays)
     made = io.BytesIO()
-    np.savez(made, **held)
+    np.savez(made, **arrays)
     place.write_bytes(made.getvalue())
     assert told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) == truth
     assert len(parsed) == (1 if change is None else 2)
@@ -290,7 +290,7 @@ def test_goes_on_where_no_index_can_be_kept(
     for _ in range(2):
         assert len(open_dataset(tmp_path, "train", cache=tmp_path / "file" / "cache")) == 6
         (line,) = capsys.readouterr().err.splitlines()
-        assert "train.json: no index is kept" in line
+        assert "train.json: its index cannot be written" in line
     assert len(parsed) == 2
 
     def homeless() -> Path:

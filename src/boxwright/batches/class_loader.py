@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.batches.loader import BatchBuilder, EpochLoader, BatchSpec, SampleDataset
+from boxwright.batches.loader import BatchBuilder, BatchSpec, EpochLoader, SampleDataset
 from boxwright.batches.rng import crop_rng
 from boxwright.images.canvas import Crop, Pixels, Size, read_crop, resized_crop
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from boxwright import interrupt
 from boxwright.errors import InputError
 from boxwright.images.budget import budget
-from boxwright.images.canvas import Pixels, frame_for, resize_to_canvas, read_canvas
+from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Batch, ClassBatch, Frame
@@ -103,12 +103,13 @@ class EpochLoader(Generic[B]):
             InputError: An image cannot be read, or a worker was killed.
         """
         self._sampler.epoch, self._sampler.skip = number, skip
-        for fields in self._iterate():
+        result: Any
+        for result in self._iterate():
             interrupt.check()
-            if isinstance(fields, str):
-                raise InputError(fields)
-            *tensors, frames = fields
-            yield self.batch_type(*tensors, tuple(frames))  # pinning makes a list of the frames
+            if isinstance(result, str):
+                raise InputError(result)
+            fields = (*result[:-1], tuple(result[-1]))  # pinning makes a list of the frames
+            yield self.batch_type(*fields)
 
     def _iterate(self) -> Iterator[Any]:
         """Results of `BatchBuilder`. Raises InputError if a worker has died, which PyTorch reports in several ways."""

@@ -1,8 +1,8 @@
-"""Policies of several image operations, as torchvision.transforms.v2 has them, image by image.
+"""The augmentation policies of torchvision.transforms.v2, per image.
 
     B images, h x w px
 
-They are an option: torchvision is imported when a recipe asks for one.
+torchvision is optional: it is imported only if a recipe uses a policy.
 """
 
 import importlib
@@ -21,10 +21,15 @@ NAMES = {
 
 
 def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
-    """The policy called `name` in recipes on each of (B, 3, h, w) float32 in [0, 1], with torchvision's defaults.
+    """Apply a policy, with torchvision's defaults, to each image. PyTorch's RNG state is restored afterwards.
 
-    keys (B,): what each image's random numbers start from; those of PyTorch itself go on as if nothing had been
-    drawn. Raises InputError where torchvision cannot be imported.
+    Args:
+        name: Its name in recipes.
+        images: (B, 3, h, w) float32 in [0, 1].
+        keys: (B,) seed of each image.
+
+    Raises:
+        InputError: torchvision cannot be imported.
     """
     try:
         v2 = importlib.import_module("torchvision.transforms.v2")
@@ -35,12 +40,12 @@ def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
         ) from error
     policy = getattr(v2, NAMES[name])()
     levels = images.mul(255).round_().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):  # its draws are made on the CPU wherever the images are
-        changed = [_seeded(policy, image, int(key)) for image, key in zip(levels, keys, strict=True)]
-    return torch.stack(changed).float().div_(255)
+    with torch.random.fork_rng(devices=[]):  # it uses the RNG of the CPU on any device
+        results = [_apply_seeded(policy, image, int(key)) for image, key in zip(levels, keys, strict=True)]
+    return torch.stack(results).float().div_(255)
 
 
-def _seeded(policy: torch.nn.Module, image: Tensor, key: int) -> Tensor:
+def _apply_seeded(policy: torch.nn.Module, image: Tensor, key: int) -> Tensor:
     torch.default_generator.manual_seed(key)
     result: Tensor = policy(image)
     return result

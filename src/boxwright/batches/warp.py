@@ -1,6 +1,6 @@
-"""BatchBuilder and boxes through one geometric change: every result pixel is sampled once.
+"""Geometric transform of canvases and boxes; every output pixel is sampled once.
 
-    B canvases, H x W px each; K results, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a canvas
+    B canvases, H x W px each; K outputs, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a canvas
 
 Coordinates are continuous: pixel i covers i to i + 1.
 """
@@ -18,16 +18,19 @@ from torch import Tensor
 
 from boxwright.types import Batch
 
-LARGE = 4 * 1024 * 1024  # bytes from which NumPy asks for large pages
+HUGEPAGE_BYTES = 4 << 20  # from which NumPy requests huge pages
 
 
 @dataclass(frozen=True)
 class WarpGeometry:
-    """Where canvases go: first, as tiles, onto a plane, then by one matrix from the plane to the result.
+    """Canvases are placed as tiles on a plane, which one matrix maps to the output.
 
-    tiles (K, T): the canvas that each tile shows. shift (K, T, 2): plane (x, y) px of its canvas's corner. center
-    (K, 2): plane point where four tiles meet, tile 0 top left, then top right, bottom left, bottom right; infinite
-    where tile 0 covers everything. matrix (K, 3, 3): plane px -> result px.
+    Attributes:
+        tiles: (K, T) index of the canvas of each tile.
+        shift: (K, T, 2) plane (x, y) px of the top left corner of that canvas.
+        center: (K, 2) plane (x, y) px where four tiles meet: top left, top right, bottom left, bottom right. Infinite
+            if tile 0 covers everything.
+        matrix: (K, 3, 3) plane px -> output px.
     """
 
     tiles: npt.NDArray[np.int64]
@@ -37,103 +40,112 @@ class WarpGeometry:
 
 
 def warp(
-    batch: Batch, placement: WarpGeometry, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
+    batch: Batch, geometry: WarpGeometry, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
 ) -> Batch:
-    """K results (K, 3, *size) float32 in [0, 1] with T * M rows of boxes; the frames are those of `batch`.
+    """Transform images and boxes.
 
-    fill: gray, 0 to 255, where no canvas is. min_side (px) and min_visible (share of the area): boxes left with that
-    side or less, or with a smaller share, get label -1. Crowd regions stay while any area is left: what they hide is no
-    background.
+    Args:
+        batch: uint8 canvases.
+        geometry: The transform of each output.
+        size: (height, width) px of the outputs.
+        fill: Gray level, 0 to 255, where there is no canvas.
+        min_side: Boxes with a remaining side of this many px or less get label -1.
+        min_visible: So do boxes with less than this fraction of their area remaining. Crowd regions are kept while any
+            area remains, since the objects in them are not background.
+
+    Returns:
+        Images (K, 3, *size) float32 in [0, 1], T * M rows of boxes, and the frames of `batch`.
     """
-    # A mosaic shows contents without the canvas's own borders; one tile shows its canvas whole.
-    contents = np.array([frame.content for frame in batch.frames])[placement.tiles]
-    inverses = np.linalg.inv(placement.matrix)
-    drawn = (placement.shift, placement.center, placement.matrix, inverses, contents, placement.tiles)
-    shift, center, matrix, inverse, content, tiles = to_device(drawn, batch.images.device)
+    # A mosaic shows the contents without the padding of their canvases; a single tile shows its full canvas.
+    contents = np.array([frame.content for frame in batch.frames])[geometry.tiles]
+    inverses = np.linalg.inv(geometry.matrix)
+    arrays = (geometry.shift, geometry.center, geometry.matrix, inverses, contents, geometry.tiles)
+    shift, center, matrix, inverse, content, tiles = to_device(arrays, batch.images.device)
     tiles = tiles.long()
-    one, tilted = tiles.shape[1] == 1, bool(placement.matrix[:, 2, :2].any())
-    # The fill becomes 0, since sampling pads with zeros, and is added again afterwards.
-    strip = None if one else _strip(batch.images).float().sub_(fill)
+    single, perspective = tiles.shape[1] == 1, bool(geometry.matrix[:, 2, :2].any())
+    # The fill is subtracted and added again, since sampling pads with zeros.
+    strip = None if single else _strip(batch.images).float().sub_(fill)
     images = empty_hugepages((len(tiles), 3, *size), tiles.device)
-    for part in chunks(images):
-        x, y = _plane_points(inverse[part], size, tilted)
+    for chunk in chunks(images):
+        x, y = _plane_points(inverse[chunk], size, perspective)
         if strip is None:
-            sampled = _sample_canvas(batch.images[tiles[part, 0]].float().sub_(fill), x, y)
+            sampled = _sample_canvas(batch.images[tiles[chunk, 0]].float().sub_(fill), x, y)
         else:
             areas = torch.cat([shift, content, tiles[..., None] * float(batch.images.shape[2])], 2)
-            sampled = _sample_mosaic(strip, areas[part], center[part], x, y)
-        images[part] = sampled.add_(fill).div_(255).clamp_(0, 1)
+            sampled = _sample_mosaic(strip, areas[chunk], center[chunk], x, y)
+        images[chunk] = sampled.add_(fill).div_(255).clamp_(0, 1)
 
     count, rows = len(tiles), tiles.shape[1] * batch.labels.shape[1]
     boxes = batch.boxes[tiles] + torch.cat([shift, shift], 2)[:, :, None]  # (K, T, M, 4) on the plane
-    shown = boxes if one else _cut_to_tiles(boxes, shift, center, content)
-    whole, seen = (_move(each.reshape(count, rows, 4), matrix) for each in (boxes, shown))
-    seen[..., 0::2].clamp_(0, size[1])
-    seen[..., 1::2].clamp_(0, size[0])
-    sides, whole_sides = seen[..., 2:] - seen[..., :2], whole[..., 2:] - whole[..., :2]
+    visible = boxes if single else _clip_to_tiles(boxes, shift, center, content)
+    full, clipped = (_transform_boxes(each.reshape(count, rows, 4), matrix) for each in (boxes, visible))
+    clipped[..., 0::2].clamp_(0, size[1])
+    clipped[..., 1::2].clamp_(0, size[0])
+    sides, full_sides = clipped[..., 2:] - clipped[..., :2], full[..., 2:] - full[..., :2]
     labels, crowd = (each[tiles].reshape(count, rows) for each in (batch.labels, batch.ignore))
-    enough = (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * whole_sides.prod(-1))
-    kept = (labels >= 0) & torch.where(crowd, (sides > 0).all(-1), enough)
-    return Batch(images, seen * kept[..., None], labels.masked_fill(~kept, -1), crowd & kept, batch.frames)
+    large_enough = (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * full_sides.prod(-1))
+    valid = (labels >= 0) & torch.where(crowd, (sides > 0).all(-1), large_enough)
+    return Batch(images, clipped * valid[..., None], labels.masked_fill(~valid, -1), crowd & valid, batch.frames)
 
 
-def to_device(arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DTypeLike = np.float32) -> list[Tensor]:
-    """The arrays as `dtype` on `device`, in one copy. From pinned memory a GPU fetches it by itself, so that this
-    program need not wait for the GPU to finish its earlier work."""
+def to_device(
+    arrays: Sequence[npt.NDArray[Any]], device: torch.device, dtype: npt.DTypeLike = np.float32
+) -> list[Tensor]:
+    """The arrays as `dtype` on `device`, in one copy, which does not synchronize with a GPU."""
     packed = torch.from_numpy(np.concatenate([each.ravel() for each in arrays]).astype(dtype))
     if device.type == "cuda":
         packed = packed.pin_memory()
-    parts = torch.split(packed.to(device, non_blocking=True), [each.size for each in arrays])
-    return [part.view(each.shape) for part, each in zip(parts, arrays, strict=True)]
+    tensors = torch.split(packed.to(device, non_blocking=True), [each.size for each in arrays])
+    return [tensor.view(each.shape) for tensor, each in zip(tensors, arrays, strict=True)]
 
 
 def chunks(images: Tensor) -> list[slice]:
-    """The rows to work on at once: all on a GPU; one by one on a CPU, whose cache holds the planes of one image.
+    """The rows to process at a time: all on a GPU, one on a CPU, since one image fits into its cache.
 
-    Row by row measured 1.3 times (colors) to 3 times (mosaic) as fast on two cores at 640 px.
+    That was 1.3 times (colors) to 3 times (mosaic) as fast on two cores at 640 px.
     """
     rows = len(images)
     return [slice(row, row + 1) for row in range(rows)] if images.device.type == "cpu" else [slice(0, rows)]
 
 
 def empty_hugepages(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """A float32 tensor whose numbers are still to be written.
+    """An uninitialized float32 tensor.
 
-    On a CPU large ones are NumPy's memory, for which Linux is asked to use large pages: a fresh batch of 64 images of
-    224 px is then written in half the time or less, the rest of which went into page faults. Small ones stay PyTorch's,
-    which always begin at a multiple of 64 bytes: elsewhere rounding may differ from run to run.
+    On a CPU large ones are allocated by NumPy, which requests huge pages: without page faults, a new batch of 64 images
+    of 224 px is written in half the time. Small ones are allocated by PyTorch, aligned to 64 bytes: without alignment,
+    rounding may differ between runs.
     """
-    if device.type == "cpu" and 4 * math.prod(shape) >= LARGE:
+    if device.type == "cpu" and 4 * math.prod(shape) >= HUGEPAGE_BYTES:
         return torch.from_numpy(np.empty(shape, dtype=np.float32))
     return torch.empty(shape, device=device)
 
 
-def _plane_points(inverse: Tensor, size: tuple[int, int], tilted: bool) -> tuple[Tensor, Tensor]:
-    """Plane x and y, (K, h, w) each, of the middle of every result pixel. inverse (K, 3, 3): result -> plane."""
-    across = torch.arange(size[1], device=inverse.device) + 0.5
-    down = torch.arange(size[0], device=inverse.device) + 0.5
+def _plane_points(inverse: Tensor, size: tuple[int, int], perspective: bool) -> tuple[Tensor, Tensor]:
+    """Plane x and y, (K, h, w) each, of the center of every output pixel. inverse (K, 3, 3): output -> plane."""
+    columns = torch.arange(size[1], device=inverse.device) + 0.5
+    rows = torch.arange(size[0], device=inverse.device) + 0.5
     x, y, depth = (
-        (inverse[:, row, 0, None] * across)[:, None, :]
-        + (inverse[:, row, 1, None] * down + inverse[:, row, 2, None])[:, :, None]
-        for row in range(3)
+        (inverse[:, i, 0, None] * columns)[:, None, :]
+        + (inverse[:, i, 1, None] * rows + inverse[:, i, 2, None])[:, :, None]
+        for i in range(3)
     )
-    return (x.div_(depth), y.div_(depth)) if tilted else (x, y)
+    return (x.div_(depth), y.div_(depth)) if perspective else (x, y)
 
 
 def _sample_canvas(canvases: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """One canvas for each result. canvases (K, 3, H, W), x and y (K, h, w) px -> (K, 3, h, w)."""
+    """Sample one canvas per output: canvases (K, 3, H, W), x and y (K, h, w) px -> (K, 3, h, w)."""
     height, width = canvases.shape[2:]
     grid = torch.stack([x.mul_(2 / width).sub_(1), y.mul_(2 / height).sub_(1)], -1)
     return F.grid_sample(canvases, grid, align_corners=False)
 
 
 def _strip(canvases: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (1, 3, B * H, W), one below the other, so that one sampling reaches all of them."""
+    """(B, 3, H, W) -> (1, 3, B * H, W), stacked vertically, so that one `grid_sample` can access all canvases."""
     return canvases.transpose(0, 1).flatten(1, 2)[None]
 
 
 def _sample_mosaic(strip: Tensor, areas: Tensor, center: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Up to four canvases of the strip for each result, -> (K, 3, h, w).
+    """Sample four canvases of the strip per output -> (K, 3, h, w).
 
     areas (K, 4, 7): shift (x, y) on the plane, content (x1, y1, x2, y2) on the canvas, the canvas's first row in the
     strip. center (K, 2), x and y (K, h, w): plane px.
@@ -143,28 +155,28 @@ def _sample_mosaic(strip: Tensor, areas: Tensor, center: Tensor, x: Tensor, y: T
     left, top, x1, y1, x2, y2, start = areas.flatten(0, 1)[tile.flatten()].view(*tile.shape, 7).unbind(-1)
     x, y = x - left, y - top
     outside = (x < x1) | (x >= x2) | (y < y1) | (y >= y2)
-    # Half a pixel inside its content, nothing is blended with a canvas border or the next canvas in the strip.
-    x.clamp_(x1 + 0.5, x2 - 0.5).mul_(2 / strip.shape[3]).sub_(1).masked_fill_(outside, -3.0)  # -3: beyond the padding
+    # Clamped half a pixel inside the content, so that nothing is blended with padding or the next canvas in the strip.
+    x.clamp_(x1 + 0.5, x2 - 0.5).mul_(2 / strip.shape[3]).sub_(1).masked_fill_(outside, -3.0)  # -3: outside, hence 0
     y.clamp_(y1 + 0.5, y2 - 0.5).add_(start).mul_(2 / strip.shape[2]).sub_(1)
     return F.grid_sample(strip.expand(len(tile), -1, -1, -1), torch.stack([x, y], -1), align_corners=False)
 
 
-def _cut_to_tiles(boxes: Tensor, shift: Tensor, center: Tensor, content: Tensor) -> Tensor:
-    """(K, 4, M, 4) plane boxes cut to the part of the plane where their tile is seen (nothing left: no area)."""
+def _clip_to_tiles(boxes: Tensor, shift: Tensor, center: Tensor, content: Tensor) -> Tensor:
+    """(K, 4, M, 4) plane boxes clipped to the visible region of their tile; area 0 if they are outside."""
     low = content[..., :2] + shift  # (K, 4, 2)
     high = content[..., 2:] + shift
     tile = torch.arange(4, device=boxes.device)
-    beyond = torch.stack([tile % 2 == 1, tile >= 2], -1)  # (4, 2) right of the center, below it
+    after_center = torch.stack([tile % 2 == 1, tile >= 2], -1)  # (4, 2): right of the center, below it
     middle = center[:, None].expand_as(low)
-    low = torch.where(beyond, torch.maximum(low, middle), low)[:, :, None]
-    high = torch.where(beyond, high, torch.minimum(high, middle))[:, :, None]
+    low = torch.where(after_center, torch.maximum(low, middle), low)[:, :, None]
+    high = torch.where(after_center, high, torch.minimum(high, middle))[:, :, None]
     return torch.cat([boxes[..., :2].clamp(low, high), boxes[..., 2:].clamp(low, high)], -1)
 
 
-def _move(boxes: Tensor, matrix: Tensor) -> Tensor:
-    """(K, N, 4) boxes -> the upright boxes around their four moved corners. matrix (K, 3, 3)."""
+def _transform_boxes(boxes: Tensor, matrix: Tensor) -> Tensor:
+    """(K, N, 4) boxes -> the axis-aligned bounds of their four transformed corners. matrix (K, 3, 3)."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     corners = torch.stack([x1, y1, x2, y1, x1, y2, x2, y2], -1).view(*boxes.shape[:2], 4, 2)
-    moved = F.pad(corners, (0, 1), value=1.0) @ matrix[:, None].transpose(-1, -2)
-    points = moved[..., :2] / moved[..., 2:]
+    homogeneous = F.pad(corners, (0, 1), value=1.0) @ matrix[:, None].transpose(-1, -2)
+    points = homogeneous[..., :2] / homogeneous[..., 2:]
     return torch.cat([points.amin(-2), points.amax(-2)], -1)

@@ -1,1 +1,1 @@
-"""Images and batches of them, and the columns of a labeled data set that layouts (`formats`) fill."""
+"""Labeled data sets in columns, and the interface of their layouts (implemented in `formats`)."""

@@ -1,4 +1,4 @@
-"""A set of images with one class each as flat arrays, whatever files it came from.
+"""A data set for classification in columns, independent of its layout on disk.
 
 P images, C classes, h x w px of an image
 """
@@ -19,8 +19,11 @@ from boxwright.errors import InputError
 class ClassSample:
     """One image and its class.
 
-    image_id: place in the data set. path: its file, for CIFAR with the record in it. label: from 0.
-    pixels: (h, w, 3) uint8 RGB where the image has no file of its own; None: `path` is to be decoded.
+    Attributes:
+        image_id: Index in the data set.
+        path: Its file, for CIFAR with the index of the record.
+        label: Index of the class.
+        pixels: (h, w, 3) uint8 RGB if the image has no file of its own; else None.
     """
 
     image_id: int
@@ -29,19 +32,26 @@ class ClassSample:
     pixels: NDArray[np.uint8] | None = None
 
     def image(self) -> NDArray[np.uint8]:
-        """(h, w, 3) uint8 RGB. Raises InputError when the file cannot be read as an image."""
-        from boxwright.images.canvas import read_image  # brings torch, which opening a data set can do without
+        """(h, w, 3) uint8 RGB. Raises InputError if the file is not a readable image."""
+        from boxwright.images.canvas import read_image  # imports torch, which opening a data set does not need
 
         return read_image(self.path) if self.pixels is None else self.pixels
 
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """One split. names: classes in label order. kind: the layout it was read from.
+    """One split of a data set for classification.
 
-    paths (P,) bytes as the file system has them. labels (P,) int64. pixels (P, 3, h, w) uint8 RGB where all images
-    lie in one file. unused: files among the images that are none, kept so that `check` names them. class_folders:
-    images lie in one folder a class.
+    Attributes:
+        names: Class names in label order.
+        split: Name of the split.
+        root: Folder or file that was opened.
+        kind: Name of the layout.
+        paths: (P,) bytes, as in the file system.
+        labels: (P,) int64.
+        pixels: (P, 3, h, w) uint8 RGB if all images are in one file; else None.
+        unused: Files in the folders of images that are not images, for `check`.
+        class_folders: There is a folder of images per class.
     """
 
     names: tuple[str, ...]
@@ -65,44 +75,45 @@ class ClassSet:
         return ClassSample(index, self.path(index), int(self.labels[index]), pixels)
 
     def path(self, index: int) -> str:
-        """The image's file, and in CIFAR's the record."""
+        """The file of an image, for CIFAR with the index of the record."""
         return os.fsdecode(self.paths[index].item())
 
     def source(self, index: int) -> str | Array:
-        """What a predictor takes for that image: its file, or (h, w, 3) uint8 RGB where it has none of its own."""
+        """The input of a predictor: the file of an image, or (h, w, 3) uint8 RGB if it has no file of its own."""
         return self.path(index) if self.pixels is None else self.pixels[index].transpose(1, 2, 0)
 
     def label_paths(self) -> list[str]:
-        """All files with labels: none that are not images."""
+        """All label files: none."""
         return []
 
     def folders(self) -> set[str]:
-        """Those in which the images lie, and where folders are classes, those that hold these."""
+        """The folders of the images, and with a folder per class, the parents of these."""
         inner = {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (1,000,000s)
-        return inner | ({os.path.dirname(place) for place in inner} if self.class_folders else set())  # noqa: PTH120
+        return inner | ({os.path.dirname(folder) for folder in inner} if self.class_folders else set())  # noqa: PTH120
 
     def counts(self) -> NDArray[np.int64]:
-        """(C,) images of each class."""
+        """(C,) number of images of each class."""
         return np.bincount(self.labels, minlength=len(self.names))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "ClassSet":
-        """Those images, in that order."""
+        """The data set of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         pixels = None if self.pixels is None else self.pixels[chosen]
         return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels)
 
     def ordered(self, names: Sequence[str]) -> "ClassSet":
-        """The same images with labels that count in the order of `names`, which may hold further classes.
+        """The same images with labels in the order of `names`, which may contain more classes.
 
-        Raises InputError for a class of the set that is not among `names`.
+        Raises:
+            InputError: A class of the data set is not in `names`.
         """
-        places = {name: label for label, name in enumerate(names)}
-        if missing := [name for name in self.names if name not in places]:
+        label_of = {name: label for label, name in enumerate(names)}
+        if missing := [name for name in self.names if name not in label_of]:
             raise InputError(
                 f"{self.root}: class {missing[0]} of split {self.split} ({len(missing)} such) is none of the "
-                f"{len(places)} known classes ({_few(names)}); rename its folder, or take weights for these classes"
+                f"{len(label_of)} known classes ({_few(names)}); rename its folder, or take weights for these classes"
             )
-        order = np.array([places[name] for name in self.names], dtype=np.int64)
+        order = np.array([label_of[name] for name in self.names], dtype=np.int64)
         return replace(self, names=tuple(names), labels=order[self.labels])
 
 

@@ -1,10 +1,9 @@
-"""A labeled set of images as a few flat arrays, whatever files it came from.
+"""A data set for detection in columns, independent of its layout on disk.
 
-    P images, T boxes in all, N boxes of one image
+    P images, T boxes in total, N boxes of one image
 
-Columns instead of an object for each box: 118,287 images with 860,001 boxes take some 70 MB, and worker processes
-share them after a fork. Nothing is repaired or dropped here: faulty rows stay as they were read, so that `check` can
-name them and `skip_bad` can leave them out.
+With columns instead of objects, 118,287 images with 860,001 boxes take about 70 MB, which worker processes share after
+a fork. Nothing is repaired or dropped: faulty rows are kept as read, for `check` to report and `skip_bad` to exclude.
 """
 
 import os
@@ -23,11 +22,16 @@ Array = NDArray[Any]
 class Sample:
     """One image and its labels.
 
-    image_id: the data set's own id. path: the image's file. size: (height, width) px of the image as displayed,
-    that is with its EXIF orientation applied; None where the data set does not say. boxes (N, 4) float32 xyxy px of
-    the original image. labels (N,) int64 from 0, -1 where the category is unknown. crowd (N,) bool. areas (N,)
-    float64 px, of the object's outline where the data set knows it, else of the box. annotation_ids (N,) int64.
-    difficult (N,) bool: hard to recognize, as DOTA and VOC mark it; neither asked for nor punished in their evaluation.
+    Attributes:
+        image_id: Id in the data set.
+        path: File of the image.
+        size: (height, width) px as displayed, with EXIF orientation applied; None if the data set does not declare it.
+        boxes: (N, 4) float32 xyxy px of the original image.
+        labels: (N,) int64; -1 if the category is unknown.
+        crowd: (N,) bool.
+        areas: (N,) float64 px, of the outline if there is one, else of the box.
+        annotation_ids: (N,) int64.
+        difficult: (N,) bool, of DOTA and VOC; ignored in their evaluation.
     """
 
     image_id: int | str
@@ -46,21 +50,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A label that belongs to no image of the set: it cannot be a row, and is kept so that `check` names it."""
+    """An annotation without an image, which cannot be a row; kept for `check`."""
 
-    place: str  # the label file and, where it holds several labels, the entry in it
+    location: str  # the label file and, if it contains several annotations, the entry
     image_id: int | str
     annotation_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Columns with one entry an image. sizes (P, 2) int64 (height, width), -1 where not declared."""
+    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared."""
 
     ids: Array  # (P,) int64 or unicode
-    paths: Array  # (P,) bytes as the file system has them
+    paths: Array  # (P,) bytes, as in the file system
     sizes: NDArray[np.int64]
-    label_files: Array  # (P,) bytes: the file whose lines are the image's labels; (1,) when one file holds all
+    label_files: Array  # (P,) bytes: the label file of each image; (1,) if there is one for all
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,44 +72,53 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Columns with one entry a box, in the images' order."""
+    """Columns with one entry per box, in the order of the images."""
 
     xyxy: NDArray[np.float32]  # (T, 4) px
     labels: NDArray[np.int64]  # (T,) -1: unknown category
-    categories: NDArray[np.int64]  # (T,) the data set's own category id, also where it is unknown
+    categories: NDArray[np.int64]  # (T,) category id in the data set, also if it is unknown
     crowd: NDArray[np.bool_]  # (T,)
     areas: NDArray[np.float64]  # (T,) px
     ids: NDArray[np.int64]  # (T,) annotation ids
-    places: NDArray[np.int64]  # (T,) entry (from 0; VOC's objects from 1) or line (from 1) in the label file
+    entries: NDArray[np.int64]  # (T,) entry (from 0; in VOC from 1) or line (from 1) in the label file
     difficult: NDArray[np.bool_]  # (T,) as in Sample
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
     @classmethod
-    def without_ids(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, places: Sequence[int]) -> "Boxes":
-        """Rows of a layout without ids, which count from 1 (0 would mean "unmatched" to pycocotools).
+    def without_ids(cls, xyxy: NDArray[np.float64], labels: Sequence[int] | Array, entries: Sequence[int]) -> "Boxes":
+        """Rows of a layout without ids. Ids start at 1, since 0 means "unmatched" to pycocotools.
 
         Categories are the labels, areas those of the boxes; no object is crowd or difficult.
         """
         flags, column = np.zeros(len(xyxy), dtype=bool), np.array(labels, dtype=np.int64)
         with np.errstate(over="ignore", invalid="ignore"):
             areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
-        ids, rows = np.arange(1, len(xyxy) + 1), np.array(places, dtype=np.int64)
-        return cls(as_float32(xyxy), column, column, flags, areas, ids, rows, flags)
+        ids = np.arange(1, len(xyxy) + 1)
+        return cls(as_float32(xyxy), column, column, flags, areas, ids, np.array(entries, dtype=np.int64), flags)
 
-    def pick(self, chosen: NDArray[np.int64]) -> "Boxes":
-        """Those rows, in that order."""
-        return Boxes(*(getattr(self, name)[chosen] for name in self.__slots__))
+    def take(self, indices: NDArray[np.int64]) -> "Boxes":
+        """The rows at `indices`, in that order."""
+        return Boxes(*(getattr(self, name)[indices] for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One split. names: classes in label order. category_ids: the data set's own ids in label order.
+    """One split of a data set for detection.
 
-    kind: the layout it was read from. starts (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to image i.
-    entry: how messages name a label by its number in the label file. relative: boxes are fractions of the image's size,
-    and NaN where the image cannot be read.
+    Attributes:
+        names: Class names in label order.
+        category_ids: Ids of the classes in the data set, in label order.
+        split: Name of the split.
+        root: Folder or file that was opened.
+        kind: Name of the layout.
+        images: Columns of the images.
+        rows: Columns of the boxes.
+        starts: (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to image i.
+        orphans: Annotations without an image.
+        entry: Format of the position of an annotation in the label file, for messages.
+        relative: Boxes are stored as fractions of the image size, and are NaN if the image cannot be read.
     """
 
     names: tuple[str, ...]
@@ -127,51 +140,51 @@ class Dataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
-        rows, part = self.rows, slice(self.starts[index], self.starts[index + 1])
+        rows, own = self.rows, slice(self.starts[index], self.starts[index + 1])
         height, width = self.images.sizes[index].tolist()
         return Sample(
             image_id=self.images.ids[index].item(),
             path=self.path(index),
             size=None if height < 0 else (height, width),
-            boxes=rows.xyxy[part],
-            labels=rows.labels[part],
-            crowd=rows.crowd[part],
-            areas=rows.areas[part],
-            annotation_ids=rows.ids[part],
-            difficult=rows.difficult[part],
+            boxes=rows.xyxy[own],
+            labels=rows.labels[own],
+            crowd=rows.crowd[own],
+            areas=rows.areas[own],
+            annotation_ids=rows.ids[own],
+            difficult=rows.difficult[own],
         )
 
     def path(self, index: int) -> str:
-        """The image's file."""
+        """The file of an image."""
         return os.fsdecode(self.images.paths[index].item())
 
     def source(self, index: int) -> str:
-        """What a predictor takes for that image: its file."""
+        """The input of a predictor: the file of an image."""
         return self.path(index)
 
     def folders(self) -> set[str]:
-        """Those in which the images lie."""
+        """The folders of the images."""
         return {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (100,000s)
 
     def label_file(self, index: int) -> str:
-        """The file that holds the labels of that image."""
+        """The label file of an image."""
         files = self.images.label_files
         return os.fsdecode(files[index if len(files) > 1 else 0].item()) if len(files) else ""
 
     def label_paths(self) -> list[str]:
-        """All files with labels."""
+        """All label files."""
         return [self.label_file(index) for index in range(len(self.images.label_files))]
 
-    def place(self, index: int, row: int) -> str:
-        """Where row `row` (of all T), a label of image `index`, stands in its file."""
-        return f"{self.label_file(index)} {self.entry.format(self.rows.places[row])}"
+    def location(self, index: int, row: int) -> str:
+        """Label file and entry of row `row` (of all T), which belongs to image `index`."""
+        return f"{self.label_file(index)} {self.entry.format(self.rows.entries[row])}"
 
     def image_indices(self) -> NDArray[np.int64]:
-        """(T,) the image that each row belongs to."""
+        """(T,) the index of the image of each row."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> "Dataset":
-        """Those images, in that order, with their labels."""
+        """The data set of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         counts = np.diff(self.starts)[chosen]
         starts = np.concatenate([[0], np.cumsum(counts)])
@@ -184,25 +197,25 @@ class Dataset:
             if len(self.images.label_files) > 1
             else self.images.label_files,
         )
-        return replace(self, images=images, rows=self.rows.pick(rows), starts=starts)
+        return replace(self, images=images, rows=self.rows.take(rows), starts=starts)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
-        """The same images without the labels where `bad` (T,) is true."""
-        kept = np.concatenate([[0], np.cumsum(~bad)])
-        return replace(self, rows=self.rows.pick(np.flatnonzero(~bad)), starts=kept[self.starts])
+        """The same images without the rows where `bad` (T,) is true."""
+        counts = np.concatenate([[0], np.cumsum(~bad)])
+        return replace(self, rows=self.rows.take(np.flatnonzero(~bad)), starts=counts[self.starts])
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """`count` indices below `length`, the first and the last among them; all where there are no more."""
+    """`count` indices below `length`, including the first and the last; all of them if there are fewer."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()  # type: ignore[no-any-return]
 
 
 def paths_column(paths: Sequence[str]) -> Array:
-    """Paths as one array of bytes (trailing NULs, which no path has, are what NumPy pads with)."""
+    """Paths as one array of bytes. NumPy pads with NULs, which paths cannot contain."""
     return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
 def as_float32(values: Array) -> NDArray[np.float32]:
-    """Numbers of any size as float32; what does not fit becomes infinite, which `check` reports."""
+    """Values as float32. Overflow gives infinity, which `check` reports."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32)

@@ -1,6 +1,6 @@
-"""A hash of a data set that changes when an image or a label does, so that a run is not resumed on different data.
+"""Fingerprints of data sets, so that a run is not resumed with different images or labels.
 
-The location of the images is not part of it: a data set may be moved.
+Folders are not part of it, so a data set may be moved.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from boxwright import files
 from boxwright.data.dataset import Array
 
 Kind = Literal["sample", "content"]
-END = 4096  # bytes at both ends of a file that `sample` reads
+END_BYTES = 4096  # at both ends of a file, for `sample`
 BLOCK = 1 << 20
 
 
@@ -24,14 +24,14 @@ def fingerprint(columns: Sequence[Array], names: Sequence[str], paths: Sequence[
         columns: Label arrays, in the order of the images.
         names: Class names.
         paths: Image files.
-        kind: What is hashed of a file beside its name. sample: its size and 4 KiB at both ends, which different images
-            hardly share. content: all of it, which takes as long as reading the data set.
+        kind: What is hashed besides the name of a file. sample: its size and 4 KiB at both ends, which practically
+            identifies an image. content: all of it, which takes as long as reading the data set.
     """
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
     for column in columns:
         digest.update(str(column.shape).encode())
         digest.update(column.tobytes())
-    with ThreadPoolExecutor(16) as pool:  # hides the latency of a file server
+    with ThreadPoolExecutor(16) as pool:  # hides the latency of network file systems
         for image in pool.map(lambda path: _image_digest(path, kind), paths):
             digest.update(image)
     return f"{kind} {digest.hexdigest()}"
@@ -47,9 +47,9 @@ def _image_digest(path: str, kind: Kind) -> bytes:
                 while block := file.read(BLOCK):
                     digest.update(block)
             else:
-                digest.update(file.read(END))
-                file.seek(max(size - END, 0))
-                digest.update(file.read(END))
+                digest.update(file.read(END_BYTES))
+                file.seek(max(size - END_BYTES, 0))
+                digest.update(file.read(END_BYTES))
     except OSError:  # training reports it when it reads the image
         digest.update(b"unreadable")
     return digest.digest()

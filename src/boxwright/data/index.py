@@ -1,10 +1,10 @@
-"""An index on disk of what a COCO JSON says, so that a large one is parsed once and not at every start.
+"""A cache of parsed COCO JSONs, so that a large one is parsed only once.
 
-    P images, T boxes in all
+    P images, T boxes in total
 
-The index is an .npz file of plain arrays in the cache folder, named after the JSON's path. It is never trusted: it
-counts only when the JSON is untouched since, when this very code wrote it, and when all in it fits together. Anything
-else, damage included, means that the JSON is read again. The folder may be emptied at any time.
+The index of a JSON is an .npz file of arrays in the cache folder, named by a hash of the JSON's path. It is used only
+if the JSON has not changed since, the same version of the code wrote it, and its content is consistent; else the JSON
+is parsed again. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -31,68 +31,71 @@ from boxwright.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
-SMALL = 1 << 20  # bytes; a JSON of less is parsed in under 30 ms
-# A second change within one tick of the file system's clock leaves the times as they are, so a JSON is indexed only
-# when it is older than that. FAT's tick is the longest, 2 s.
-TICK = 2 * 10**9  # ns
-ROWS = {
-    "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "places": "i8",
+MIN_SIZE = 1 << 20  # bytes; a smaller JSON is parsed in less than 30 ms
+# A second change within one tick of the file system's clock does not alter the timestamps, so a JSON is indexed only if
+# it is older than that. FAT has the longest tick.
+CLOCK_TICK = 2 * 10**9  # ns
+ROW_COLUMNS = {
+    "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "entries": "i8",
     "difficult": "b1",
 }  # fmt: skip
-COLUMNS, ABOUT = ("image_ids", "files", "sizes", "starts"), ("names", "category_ids", "orphans")  # of Contents
+COLUMNS, METADATA = ("image_ids", "files", "sizes", "starts"), ("names", "category_ids", "orphans")  # of Contents
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a COCO JSON says, which is all that its index holds: where the images are is looked up each time."""
+    """The content of a COCO JSON and of its index, without the folders of the images, which are searched each time."""
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     image_ids: Array  # (P,) int64 or unicode
-    files: Array  # (P,) bytes: `file_name` as the file system has it
-    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 where not declared
+    files: Array  # (P,) bytes: `file_name`, as in the file system
+    sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 if not declared
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,) as in Dataset
-    orphans: tuple[tuple[int, int | str, int], ...]  # place in the file, image id, annotation id
+    orphans: tuple[tuple[int, int | str, int], ...]  # entry in the file, image id, annotation id
 
 
 def read_indexed(
     file: Path, parse: Callable[[], Contents], parser: Sequence[ModuleType], cache: str | Path | None = None
 ) -> Contents:
-    """What the COCO JSON says, from its index where there is one, else from `parse`; the index is then written.
+    """Read a COCO JSON from its index, or parse it and write the index.
 
-    parser: the modules that decide what `parse` returns. cache: the folder of the indexes; None or "": the user's own.
-    Where it cannot be written, a line on stderr says so.
+    Args:
+        file: The JSON.
+        parse: Called if there is no valid index.
+        parser: The modules that `parse` depends on.
+        cache: Folder of the indexes; None or "": the user's cache folder. A warning is logged if it is not writable.
     """
     now = time.time_ns()
     modules = (*parser, config, dataset, sys.modules[__name__])
     try:
         stamp = _stamp(file, modules)
         folder = Path(cache) if cache else cache_folder()
-    except (OSError, RuntimeError):  # no such JSON, as `parse` will say; or a user without a home
+    except (OSError, RuntimeError):  # no such JSON, which `parse` reports; or a user without a home folder
         return parse()
-    if stamp["size"] < SMALL:
+    if stamp["size"] < MIN_SIZE:
         return parse()
-    place = folder / f"coco-{hashlib.sha256(os.fsencode(stamp['path'])).hexdigest()[:32]}.npz"
-    contents = _read(place, stamp)
+    index = folder / f"coco-{hashlib.sha256(os.fsencode(stamp['path'])).hexdigest()[:32]}.npz"
+    contents = _read(index, stamp)
     if contents is None:
         contents = parse()
-        if now - stamp["ctime_ns"] > TICK and _unchanged(file, modules, stamp):
-            _keep(place, contents, stamp)
+        if now - stamp["ctime_ns"] > CLOCK_TICK and _unchanged(file, modules, stamp):
+            _write(index, contents, stamp)
     return contents
 
 
 def _stamp(file: Path, modules: Sequence[ModuleType]) -> dict[str, Any]:
-    """What must be the same for an index to count: the JSON, and the code that reads it and writes the index."""
+    """What must be unchanged for an index to be valid: the JSON, and the code that parses it and writes the index."""
     stat = file.stat()
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return {
         "path": str(file.resolve()),
         "size": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
-        "ctime_ns": stat.st_ctime_ns,  # a change whose mtime was set back still shows here
+        "ctime_ns": stat.st_ctime_ns,  # detects changes after which mtime was set back
         "code": hashlib.sha256(code).hexdigest(),
-        "paths_are": sys.getfilesystemencoding(),
+        "path_encoding": sys.getfilesystemencoding(),
     }
 
 
@@ -103,51 +106,56 @@ def _unchanged(file: Path, modules: Sequence[ModuleType], stamp: dict[str, Any])
         return False
 
 
-def _keep(place: Path, contents: Contents, stamp: dict[str, Any]) -> None:
-    """Write the index; where that cannot be, say so and go on without."""
-    about = {"stamp": stamp} | {name: getattr(contents, name) for name in ABOUT}
-    columns = {name: getattr(contents.rows, name) for name in ROWS}
+def _write(index: Path, contents: Contents, stamp: dict[str, Any]) -> None:
+    """Write the index, or log a warning."""
+    metadata = {"stamp": stamp} | {name: getattr(contents, name) for name in METADATA}
+    columns = {name: getattr(contents.rows, name) for name in ROW_COLUMNS}
     columns |= {name: getattr(contents, name) for name in COLUMNS}
-    columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    columns["metadata"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
     try:
-        with files.atomic_write(files.make_folder(place.parent) / place.name) as tmp, tmp.open("wb") as opened:
-            np.savez(opened, allow_pickle=False, **columns)
+        with files.atomic_write(files.make_folder(index.parent) / index.name) as tmp, tmp.open("wb") as file:
+            np.savez(file, allow_pickle=False, **columns)
     except InputError as error:
-        logger.warning("%s: no index is kept, so it is read again at every start: %s", stamp["path"], error)
+        logger.warning("%s: its index cannot be written, so it is parsed at every start: %s", stamp["path"], error)
 
 
-def _read(place: Path, stamp: dict[str, Any]) -> Contents | None:
-    """The index at `place`; None when there is none, when it is of other contents or code, and when it is damaged."""
+def _read(index: Path, stamp: dict[str, Any]) -> Contents | None:
+    """The content of an index; None if there is none, or if it is outdated or damaged."""
     try:
-        with files.open_regular(place) as file, np.load(file, allow_pickle=False) as opened:
-            # Uncompressed, so that no array takes more memory than the file has bytes. Reading one checks its CRC.
+        with files.open_regular(index) as file, np.load(file, allow_pickle=False) as opened:
+            # Uncompressed, so that arrays are no larger than the file. Reading one checks its CRC.
             if any(member.compress_type != zipfile.ZIP_STORED for member in opened.zip.infolist()):
                 return None
-            about = json_text.parse(opened["about"].tobytes(), str(place))
-            if about["stamp"] != stamp:
+            metadata = json_text.parse(opened["metadata"].tobytes(), str(index))
+            if metadata["stamp"] != stamp:
                 return None
-            rows = Boxes(**{name: opened[name] for name in ROWS})
+            rows = Boxes(**{name: opened[name] for name in ROW_COLUMNS})
             contents = Contents(
                 rows=rows,
                 **{name: opened[name] for name in COLUMNS},
-                names=tuple(about["names"]),
-                category_ids=tuple(about["category_ids"]),
-                orphans=tuple((row, image, label) for row, image, label in about["orphans"]),
+                names=tuple(metadata["names"]),
+                category_ids=tuple(metadata["category_ids"]),
+                orphans=tuple((row, image, label) for row, image, label in metadata["orphans"]),
             )
-        return contents if _sound(contents) else None
-    except Exception:  # zip, NumPy and JSON have a dozen errors for damage, and the remedy is the same for all
+        return contents if _is_consistent(contents) else None
+    except Exception:  # zip, NumPy and JSON raise many types of errors for damaged files
         return None
 
 
-def _sound(contents: Contents) -> bool:
-    """Whether the columns are of the types and lengths that go together."""
+def _is_consistent(contents: Contents) -> bool:
+    """Whether types and lengths of all columns are valid."""
     images, boxes, classes = len(contents.image_ids), len(contents.rows), len(contents.names)
 
     def fits(column: Array, kind: str, *shape: int) -> bool:
-        return column.shape == shape and (column.dtype == kind if kind in ROWS.values() else column.dtype.kind == kind)
+        return column.shape == shape and (
+            column.dtype == kind if kind in ROW_COLUMNS.values() else column.dtype.kind == kind
+        )
 
     return (
-        all(fits(getattr(contents.rows, name), kind, boxes, *[4] * (name == "xyxy")) for name, kind in ROWS.items())
+        all(
+            fits(getattr(contents.rows, name), kind, boxes, *[4] * (name == "xyxy"))
+            for name, kind in ROW_COLUMNS.items()
+        )
         and (fits(contents.image_ids, "i8", images) or fits(contents.image_ids, "U", images))
         and fits(contents.files, "S", images)
         and fits(contents.sizes, "i8", images, 2)

@@ -1,6 +1,6 @@
-"""What a module in `formats` says about its layout of labels, and what its functions are given.
+"""The interface of a layout of labels, which each module in `formats` implements.
 
-P images, T boxes in all, N boxes of one image
+P images, T boxes in total, N boxes of one image
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Boxes, Dataset, Images, paths_column
 
-Labels = TypeVar("Labels", Dataset, ClassSet)  # boxes, or one class an image
+Labels = TypeVar("Labels", Dataset, ClassSet)  # for detection or for classification
 Keys = dict[str, Any]  # key -> a JSON value
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One split that was found.
+    """One split of a data set on disk.
 
-    path: what `find` or a data YAML names for it, `others` the same of the other splits. names and images (the folder
-    that relative paths start from): as a data YAML says, else () and None. cache: folder of indexes; None: the user's.
+    Attributes:
+        kind: Name of the layout.
+        path: The path of the split from `Layout.find` or a data YAML.
+        split: Name of the split.
+        root: Folder or file that was opened.
+        names: Class names from a data YAML, else ().
+        images: Base folder of relative paths from a data YAML, else None.
+        others: `path` of the other splits.
+        cache: Folder of indexes; None: the user's cache folder.
     """
 
     kind: str
@@ -38,10 +45,14 @@ class Source:
     def without_ids(
         self, names: tuple[str, ...], paths: Sequence[str], files: Sequence[str], rows: Boxes, counts: Sequence[int]
     ) -> Dataset:
-        """A data set whose files have no ids and do not say sizes: images count from 1, categories from 0.
+        """A data set of a layout without ids and image sizes. Image ids start at 1, category ids at 0.
 
-        names: classes in label order. paths: P, of the images. files: of labels, P, or the one of all. counts: P, rows
-        of each image.
+        Args:
+            names: Class names in label order.
+            paths: P image files.
+            files: P label files, or one for all.
+            rows: Columns of the boxes.
+            counts: P numbers of rows.
         """
         sizes = np.full((len(paths), 2), -1, dtype=np.int64)
         images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
@@ -51,13 +62,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What files say beyond what detectors learn from: outlines, ground sample distances, licenses.
+    """Information in label files besides boxes and classes: outlines, ground sample distances, licenses.
 
-    Learning needs none of it, so `read` leaves it in the files; a conversion reads it from there.
+    Training does not need it, so `Layout.read` does not load it; only conversions do.
 
-    rows: T, images: P, classes: as many as there are, each the extra keys of that item, in the data set's order.
-    A row's `segmentation` is its outline as COCO writes it: a list of polygons [x1, y1, x2, y2, ...] px, or a mask.
-    dataset: extra keys of the data set itself.
+    Attributes:
+        rows: Extra keys of T boxes. `segmentation` is the outline as in COCO: a list of polygons
+            [x1, y1, x2, y2, ...] px, or a mask.
+        images: Extra keys of P images.
+        classes: Extra keys of the classes.
+        dataset: Extra keys of the data set.
     """
 
     rows: list[Keys]
@@ -68,7 +82,7 @@ class Extras:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What is written. images: P names without folders shared by all of them. sizes: (P, 2) (height, width) px."""
+    """A split to write. images: P file names relative to their common folder. sizes: (P, 2) (height, width) px."""
 
     dataset: Dataset
     extras: Extras
@@ -82,39 +96,39 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:
-    """How a layout is written, and what it can hold beside images, boxes and classes.
+    """How to write a layout, and what it supports besides images, boxes and classes.
 
-    Labels go where `find` looks for them, with as many digits as bring back the same float32.
+    Labels are written where `Layout.find` looks for them, with enough digits to restore the same float32.
     """
 
-    write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns where the images go
+    write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns the paths for the images
     crowd: bool = False
     difficult: bool = False
-    outlines: bool = False  # quadrilaterals in place of upright boxes
-    flat: bool = False  # the images of a split share a folder, and differ in their names without suffix
+    outlines: bool = False  # quadrilaterals instead of boxes
+    flat: bool = False  # the images of a split are in one folder, with names that differ without suffix
     file_per_image: bool = True
-    class_list: bool = True  # the classes of all splits are the lines of one file
-    class_name: Callable[[str], str] = lambda name: name  # as it can be written
-    needs_box: bool = False  # without any box the files cannot be told from those of another layout
-    refused: frozenset[str] = frozenset()  # further kinds of findings (`check`) that cannot be written
-    row_keys: frozenset[str] | None = frozenset()  # the Extras that are written; None: any
+    class_list: bool = True  # one file lists the classes of all splits
+    class_name: Callable[[str], str] = lambda name: name  # the supported form of a name
+    needs_box: bool = False  # without boxes, the layout could not be detected
+    unsupported: frozenset[str] = frozenset()  # additional kinds of findings (`check`) that cannot be written
+    row_keys: frozenset[str] | None = frozenset()  # the supported Extras; None: any
     image_keys: frozenset[str] | None = frozenset()
     read_back: Callable[[str, Any], Any] = lambda key, value: value  # the value of an extra key after write and read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout(Generic[Labels]):
-    """A layout of labels. Each module in `formats` holds one as `LAYOUT`; the module's name is the layout's."""
+    """A layout of labels: the `LAYOUT` of a module in `formats`, whose name is that of the module."""
 
-    holds: type[Labels]
-    looked_for: str  # what `find` looks for, for people
-    find: Callable[[Path], Mapping[str, Path]]  # a data set's folder or file -> split -> `Source.path`; {}: not of this
+    dataset_type: type[Labels]
+    expected: str  # the files that `find` looks for, for messages
+    find: Callable[[Path], Mapping[str, Path]]  # folder or file of a data set -> {split: `Source.path`}; {}: no match
     read: Callable[[Source], Labels]
-    accepts: Callable[[Path], bool] = lambda path: False  # whether a path in a data YAML can only be of this layout
-    fallback: bool = False  # others that are found come before it
-    aliases: Mapping[str, str] = field(default_factory=dict)  # names of splits -> those that stand for them
-    numbered: bool = False  # files hold areas, and ids of images, boxes and classes
-    find_unlabeled: Callable[[Path], Mapping[str, Path]] = lambda root: {}  # as `find`, lists of images without labels
+    accepts: Callable[[Path], bool] = lambda path: False  # whether a path in a data YAML is certainly of this layout
+    fallback: bool = False  # other matching layouts take precedence
+    aliases: Mapping[str, str] = field(default_factory=dict)  # split -> the split that replaces it
+    has_ids: bool = False  # files contain areas, and ids of images, boxes and classes
+    find_unlabeled: Callable[[Path], Mapping[str, Path]] = lambda root: {}  # as `find`, for images without labels
     read_unlabeled: Callable[[Source], Labels] | None = None  # None: `read`, and the labels are dropped
     extras: Callable[[Labels], Extras] | None = None
     writer: Writer | None = None

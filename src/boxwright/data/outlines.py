@@ -1,6 +1,6 @@
-"""The four corners of labeled objects, of which a box knows only the bounds.
+"""Quadrilateral outlines of labeled objects (oriented boxes).
 
-T boxes in all
+T boxes in total
 """
 
 import numpy as np
@@ -10,12 +10,15 @@ from boxwright.data.dataset import Dataset, as_float32
 from boxwright.data.layout import Extras, Keys
 from boxwright.data.text import shortest_decimals
 
-LARGEST = 1e12  # px; further away is no corner of anything
+MAX_COORDINATE = 1e12  # px; larger values are invalid
 
 
 def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
-    """T times x1, y1, ..., y4 px as decimals: of the row's outline where that is a quadrilateral with these bounds,
-    else of its box. extras: None for those of the boxes."""
+    """For each of T rows x1, y1, ..., y4 px as decimals.
+
+    They are the corners of the outline in `extras` if that is a quadrilateral with the bounds of the box,
+    else of the box.
+    """
     corners = shortest_decimals(dataset.rows.xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]])
     rows = extras.rows if extras else []
     outlines = {row: outline for row, keys in enumerate(rows) if (outline := quadrilateral(keys)) is not None}
@@ -29,7 +32,7 @@ def corners_of(dataset: Dataset, extras: Extras | None) -> list[list[str]]:
 
 
 def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T, 4, 2) px -> (T,) by the shoelace formula; a figure that crosses itself has the difference of its parts."""
+    """(T, 4, 2) px -> (T,) by the shoelace formula. Of a self-intersecting outline, the difference of its two areas."""
     x, y = corners[..., 0], corners[..., 1]
     with np.errstate(over="ignore", invalid="ignore"):
         areas: NDArray[np.float64] = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
@@ -37,9 +40,9 @@ def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def quadrilateral(keys: Keys) -> list[float] | None:
-    """x1, y1, ..., y4 px where the outline is one polygon of four corners."""
+    """x1, y1, ..., y4 px if the outline is one polygon of four corners; else None."""
     outline = keys.get("segmentation")
     if not isinstance(outline, list) or len(outline) != 1 or not isinstance(outline[0], list) or len(outline[0]) != 8:
         return None
-    sound = all(type(value) in (int, float) and abs(value) < LARGEST for value in outline[0])
-    return outline[0] if sound else None
+    valid = all(type(value) in (int, float) and abs(value) < MAX_COORDINATE for value in outline[0])
+    return outline[0] if valid else None

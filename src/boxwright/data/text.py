@@ -1,4 +1,4 @@
-"""What the layouts of text files share: lines, numbers, class names, and where an image named in a list is."""
+"""Functions shared by text layouts: lines, numbers, class names, and lists of images."""
 
 import io
 import os
@@ -16,17 +16,18 @@ from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
-# A path, which may hold spaces, ends at the last image's suffix; what follows, if anything, stands behind a space.
+# A path, which may contain spaces, ends at the last image suffix; anything after it follows a space.
 LISTED_IMAGE = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
-PREFIX_LENGTH = 65536  # characters of a line that show what it is
-MAX_LINE = 1 << 24  # characters; an image with 700,000 boxes has that many
-MAX_PATH = 4096  # bytes, Linux's PATH_MAX; a column of paths is as wide as the longest
+PREFIX_LENGTH = 65536  # characters of a line that are enough to detect its kind
+MAX_LINE = 1 << 24  # characters; those of an image with 700,000 boxes
+MAX_PATH = 4096  # bytes, Linux's PATH_MAX; limits the width of a column of paths
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, numbered from 1, without the white space around them.
+    """Nonempty lines, stripped, with their numbers from 1.
 
-    Raises InputError for a file that cannot be read, is no text, or has a line of more than MAX_LINE characters.
+    Raises:
+        InputError: The file cannot be read, is not UTF-8 text, or has a line of more than `MAX_LINE` characters.
     """
     number = 1
     try:
@@ -45,14 +46,14 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def list_kind(file: Path) -> str | None:
-    """line_txt when images are followed by boxes, yolo_txt for bare paths, None when it lists no images."""
+    """`line_txt` if images are followed by boxes, `yolo_txt` if there are only paths, None if it lists no images."""
     try:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
             stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
             first = LISTED_IMAGE.fullmatch(next(stripped, ""))
             if first is None:
                 return None
-            # images without boxes may come first, many of them; the cheap question spares the pattern
+            # many images without boxes may come first; `endswith` is much cheaper than the pattern
             rest = (LISTED_IMAGE.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
     except (OSError, UnicodeDecodeError):
@@ -60,21 +61,21 @@ def list_kind(file: Path) -> str | None:
 
 
 def find_lists(root: Path, kind: str) -> dict[str, Path]:
-    """Split -> list file of that kind, in the folder itself."""
+    """Split -> list file of that kind, directly in `root`."""
     kinds = {file: list_kind(file) for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES}
-    if "line_txt" in kinds.values():  # bare paths beside it may be a split without boxes
-        bare = [file for file, found in kinds.items() if found == "yolo_txt"]
-        kinds |= {file: "line_txt" for file in bare if not _has_labels(file, root)}
+    if "line_txt" in kinds.values():  # other lists of paths may be splits without boxes
+        unlabeled = [file for file, found in kinds.items() if found == "yolo_txt"]
+        kinds |= {file: "line_txt" for file in unlabeled if not _has_labels(file, root)}
     return {file.stem: file for file, found in kinds.items() if found == kind}
 
 
 def _has_labels(file: Path, root: Path) -> bool:
-    """Whether an image in the list has a label file of YOLO's kind."""
+    """Whether an image of the list has a YOLO label file."""
     return any(os.path.isfile(label_file(image_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
 
 
 def label_file(image: str) -> str:
-    """Where YOLO's labels of a listed image should lie: `images` in its path replaced by `labels`, or beside it."""
+    """The YOLO label file of an image: with `images` in its path replaced by `labels`, or in the same folder."""
     stem = os.path.splitext(image)[0] + ".txt"  # noqa: PTH122
     parts = Path(stem).parts
     if "images" in parts:
@@ -86,18 +87,18 @@ def label_file(image: str) -> str:
 
 
 def image_path(written: str, file: Path, root: Path, images: Path | None = None) -> str:
-    """The path of an image in a list: absolute, or from `images`; without that, from the list's folder or `root`."""
+    """The path of an image in a list: absolute, or relative to `images`, else to the list's folder or to `root`."""
     if not can_be_path(written):
         raise InputError(f"{file}: '{written[:50]}...' cannot be a path")
     if images is not None:
         return str(images / written)
-    beside = file.parent / written
-    there = os.path.isfile(beside) or not os.path.isfile(root / written)  # noqa: PTH113  (False for a name too long)
-    return str(beside if there else root / written)
+    sibling = file.parent / written
+    use_sibling = os.path.isfile(sibling) or not os.path.isfile(root / written)  # noqa: PTH113  (False for a name too long)
+    return str(sibling if use_sibling else root / written)
 
 
 def can_be_path(name: str) -> bool:
-    """Whether a file system could have a file of that name."""
+    """Whether the name is valid in a file system."""
     try:
         return 0 < len(os.fsencode(name)) <= MAX_PATH and "\0" not in name
     except UnicodeEncodeError:
@@ -105,7 +106,7 @@ def can_be_path(name: str) -> bool:
 
 
 def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
-    """`given`, or what the first file of class names in `root` holds. InputError when there is none."""
+    """`given`, or else the names in the first file of class names in `root`. Raises InputError if there is none."""
     names = tuple(given) or find_class_names(root)
     if names:
         return names
@@ -116,7 +117,7 @@ def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def find_class_names(root: Path) -> tuple[str, ...]:
-    """What the first file of class names in `root` holds, () where there is none. InputError for an empty one."""
+    """The names in the first file of class names in `root`, () if there is none. Raises InputError if it is empty."""
     files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
     for file in files:
         if file.is_file():
@@ -145,32 +146,36 @@ def _from_yaml(file: Path) -> tuple[str, ...]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; none when it is not there."""
+    """The folders in `folder`, sorted; [] if it does not exist."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Files below `folder` with one of the suffixes, sorted; of linked folders too, each once, but none around it."""
-    home = Path(os.path.realpath(folder))
+    """Files below `folder` with one of the suffixes, sorted.
+
+    Links to folders are followed, but each folder is visited once, and those that contain `folder` are not.
+    """
+    top = Path(os.path.realpath(folder))
     found: list[str] = []
-    seen: set[str] = set()
-    starts = [str(folder)]
-    for start in starts:  # grows by the links, so that a folder reached in both ways is listed without one
-        for place, inner, names in os.walk(start):
-            real = os.path.realpath(place)
-            if real in seen or (start != starts[0] and home.is_relative_to(real)):
+    visited: set[str] = set()
+    queue = [str(folder)]
+    for start in queue:  # links are appended, so a folder that is also found without a link has that path
+        for parent, inner, names in os.walk(start):
+            real = os.path.realpath(parent)
+            if real in visited or (start != queue[0] and top.is_relative_to(real)):
                 inner.clear()
                 continue
-            seen.add(real)
-            found += [os.path.join(place, name) for name in names]  # noqa: PTH118
-            starts += sorted(path for name in inner if os.path.islink(path := os.path.join(place, name)))  # noqa: PTH114, PTH118
+            visited.add(real)
+            found += [os.path.join(parent, name) for name in names]  # noqa: PTH118
+            queue += sorted(path for name in inner if os.path.islink(path := os.path.join(parent, name)))  # noqa: PTH114, PTH118
     return sorted(file for file in found if file.lower().endswith(suffixes))
 
 
 def parse_class_names(names: object) -> tuple[str, ...]:
-    """A YAML's `names`: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list, such as dota15.
+    """`names` of a YAML file: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list like dota15.
 
-    Raises ValueError for anything else.
+    Raises:
+        ValueError: Anything else, or an invalid name.
     """
     if isinstance(names, str):
         return class_names_called(names)
@@ -187,7 +192,7 @@ def parse_class_names(names: object) -> tuple[str, ...]:
 
 
 def write_lines(file: Path, written: Sequence[str]) -> None:
-    """A new text file. Raises InputError for a line with a name that is no UTF-8."""
+    """Write a text file. Raises InputError if a name in it is not valid UTF-8."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         file.write_text("".join(line + "\n" for line in written), encoding="utf-8", newline="\n")
@@ -199,15 +204,15 @@ def write_lines(file: Path, written: Sequence[str]) -> None:
 
 
 def decimals(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The decimal number that each float32 is written as: 10.1 and not 10.100000381469727."""
+    """The shortest decimal of each float32, as float64: 10.1 instead of 10.100000381469727."""
     return values.astype(np.str_).astype(np.float64)
 
 
 def shortest_decimals(values: NDArray[Any]) -> list[list[str]]:
-    """The shortest decimals that bring each number back."""
-    return [[word.removesuffix(".0") for word in line] for line in values.astype(np.str_).tolist()]
+    """The shortest decimals that restore each value, as text."""
+    return [[value.removesuffix(".0") for value in row] for row in values.astype(np.str_).tolist()]
 
 
 def value_text(value: object) -> str:
-    """A JSON value as text: flags as 0 and 1, null as nothing."""
+    """A JSON value as text: booleans as 0 and 1, null as the empty string."""
     return "" if value is None else str(int(value) if isinstance(value, bool) else value)

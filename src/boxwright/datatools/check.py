@@ -182,7 +182,9 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
     partner, overlap = _partners(dataset.rows, owners, sound)
 
     def text(row: int) -> str:
-        other = f"{dataset.location(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
+        other = (
+            f"{dataset.location(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
+        )
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)

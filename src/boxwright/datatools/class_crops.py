@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.folder import SPLITS
 from boxwright.images.canvas import read_image
+from boxwright.images.draw import encode_image
 from boxwright.progress import track
 
 FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image"}
@@ -82,9 +82,8 @@ def _crop_split(dataset: Dataset, folder: Path) -> list[str]:
                 continue
             label = int(sample.labels[row])
             counts[label] += 1
-            _, encoded = cv2.imencode(".png", part[..., ::-1])
             file = folder / dataset.names[label] / f"{Path(sample.path).stem}_{row}.png"
-            file.write_bytes(encoded.tobytes())
+            file.write_bytes(encode_image(part, ".png"))
     each = ", ".join(f"{count} {name}" for name, count in zip(dataset.names, counts.tolist(), strict=True))
     lines = [f"{dataset.split}: {counts.sum()} images from {len(dataset)} ({each})"]
     left = {"crowd regions": int(dataset.rows.crowd.sum()), "boxes without a px inside their image": outside}

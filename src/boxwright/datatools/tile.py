@@ -29,13 +29,14 @@ from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.images.budget import MAX_PIXELS
+from boxwright.images.draw import encode_image
 from boxwright.images.header import read_header
 from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.progress import track
 
 MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 PLACES = 3  # decimals of a px in the JSON
-ENCODING = {"png": [cv2.IMWRITE_PNG_COMPRESSION, 3], "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95]}
+QUALITY = {".png": 3, ".jpg": 95}
 Entry = dict[str, Any]
 
 
@@ -320,8 +321,7 @@ def _encode(pixels: Pixels, scale: float, suffix: str) -> bytes:
         h, w = pixels.shape[:2]
         kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         pixels = cv2.resize(pixels, None, fx=max(scale, 1 / w), fy=max(scale, 1 / h), interpolation=kind)  # type: ignore[assignment]
-    _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), ENCODING[suffix[1:]])
-    return data.tobytes()
+    return encode_image(pixels, suffix, QUALITY[suffix])
 
 
 def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> None:

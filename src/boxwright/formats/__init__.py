@@ -106,7 +106,11 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
         for kind, layout in _layouts("auto", Dataset).items()
         for name, path in layout.find_unlabeled(place).items()
     }
-    matching = {name: found for name, found in listed.items() if canonical_name(name) in {canonical_name(split), f"{canonical_name(split)}-dev"}}
+    matching = {
+        name: found
+        for name, found in listed.items()
+        if canonical_name(name) in {canonical_name(split), f"{canonical_name(split)}-dev"}
+    }
     if split in listed:
         matching = {split: listed[split]}
     source = _single(place, split, matching) if matching else _source(place, split, kind, Dataset)

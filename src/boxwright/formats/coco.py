@@ -81,7 +81,7 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
     order = np.argsort(owners, kind="stable")[len(lost) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
-    return Contents(names, category_ids, ids, files, sizes, rows.pick(order), starts, orphans)
+    return Contents(names, category_ids, ids, files, sizes, rows.take(order), starts, orphans)
 
 
 def placed(contents: Contents, source: Source) -> Dataset:
@@ -135,7 +135,14 @@ def write(split: Split, folder: Path) -> list[Path]:
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     box = decimals(rows.xyxy)
     box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # the digits that a subtraction of decimals makes up go
-    columns = (rows.ids, dataset.images.ids[dataset.image_indices()], rows.categories, box, rows.areas, rows.crowd.astype(int))
+    columns = (
+        rows.ids,
+        dataset.images.ids[dataset.image_indices()],
+        rows.categories,
+        box,
+        rows.areas,
+        rows.crowd.astype(int),
+    )
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     annotations = [
         extra | dict(zip(keys, values, strict=True))

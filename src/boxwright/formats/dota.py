@@ -67,7 +67,7 @@ def read(source: Source) -> Dataset:
     corners: list[list[float]] = []
     labels: list[int] = []
     difficult: list[bool] = []
-    places: list[int] = []
+    entries: list[int] = []
     counts: list[int] = []
     for stem in scenes:
         before = len(corners)
@@ -75,12 +75,12 @@ def read(source: Source) -> Dataset:
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
             difficult.append(mark > 0)
-            places.append(number)
+            entries.append(number)
         counts.append(len(corners) - before)
     label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
     quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    rows = Boxes.without_ids(xyxy, labels, places)
+    rows = Boxes.without_ids(xyxy, labels, entries)
     rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
     orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
     return replace(source.without_ids(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)

@@ -21,7 +21,9 @@ SPLITS = {"train", "val", "test"}
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> the folder that holds its class folders."""
-    found = {entry.name: entry for entry in subfolders(root) if canonical_name(entry.name) in SPLITS and class_folders(entry)}
+    found = {
+        entry.name: entry for entry in subfolders(root) if canonical_name(entry.name) in SPLITS and class_folders(entry)
+    }
     if found:
         return found
     inside = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208

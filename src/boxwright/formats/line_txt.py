@@ -33,7 +33,7 @@ def read(source: Source) -> Dataset:
     classes = classes[first:]
     paths: list[str] = []
     table: list[list[float]] = []
-    places: list[int] = []
+    entries: list[int] = []
     counts: list[int] = []
     for number, line in text.lines(path):
         match = text.LISTED_IMAGE.fullmatch(line)
@@ -42,11 +42,11 @@ def read(source: Source) -> Dataset:
         paths.append(text.image_path(match[1], path, root, source.images))
         boxes = [_parse(word, path, number) for word in (match[2] or "").split()]
         table += boxes
-        places += [number] * len(boxes)
+        entries += [number] * len(boxes)
         counts.append(len(boxes))
     if not paths:
         raise InputError(f"{path}: empty, needed one image a line")
-    rows = _boxes(table, places, first, len(classes))
+    rows = _boxes(table, entries, first, len(classes))
     ids = tuple(range(first, first + len(classes)))
     return replace(source.without_ids(classes, paths, [str(path)], rows, counts), category_ids=ids)
 
@@ -65,11 +65,11 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _boxes(table: list[list[float]], places: list[int], first: int, classes: int) -> Boxes:
+def _boxes(table: list[list[float]], entries: list[int], first: int, classes: int) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
     labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
-    return replace(Boxes.without_ids(xyxy, labels, places), categories=categories, crowd=values[:, 5].astype(bool))
+    return replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, crowd=values[:, 5].astype(bool))
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:

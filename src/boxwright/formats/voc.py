@@ -147,7 +147,7 @@ def _read_back(key: str, value: Any) -> Any:
 
 
 def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers: Mapping[str, int]) -> Boxes:
-    labels, corners, difficult, places = [], [], [], []
+    labels, corners, difficult, entries = [], [], [], []
     for file in files:
         for place, (name, box, mark) in enumerate(annotations[file].objects, 1):
             if name not in numbers:
@@ -158,9 +158,9 @@ def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers
             labels.append(numbers[name])
             corners.append(box)
             difficult.append(mark)
-            places.append(place)
+            entries.append(place)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    return replace(Boxes.without_ids(xyxy, labels, places), difficult=np.array(difficult, dtype=bool))
+    return replace(Boxes.without_ids(xyxy, labels, entries), difficult=np.array(difficult, dtype=bool))
 
 
 def _read(file: str) -> _Annotation:

@@ -28,7 +28,9 @@ def find(root: Path) -> dict[str, Path]:
     flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
     inner = [] if flat else [folder for folder in text.subfolders(images) if (labels / folder.name).is_dir()]
     found = {folder.name: folder for folder in inner}
-    found |= {f.name: f / "images" for f in text.subfolders(root) if (f / "images").is_dir() and (f / "labels").is_dir()}
+    found |= {
+        f.name: f / "images" for f in text.subfolders(root) if (f / "images").is_dir() and (f / "labels").is_dir()
+    }
     found |= text.find_lists(root, "yolo_txt")
     if flat and not found:
         found["all"] = images
@@ -57,8 +59,8 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{path}: no image has a label file; looked for {label_files[0]} and so on")
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    table, places, counts = _read_labels(label_files)
-    rows = _boxes(table, places, np.repeat(sizes, counts, axis=0), len(classes))
+    table, entries, counts = _read_labels(label_files)
+    rows = _boxes(table, entries, np.repeat(sizes, counts, axis=0), len(classes))
     dataset = source.without_ids(classes, paths, label_files, rows, counts)
     return replace(dataset, images=replace(dataset.images, sizes=sizes), orphans=orphans, relative=True)
 
@@ -77,7 +79,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64], classes: int) -> Boxes:
+def _boxes(table: list[list[float]], entries: list[int], sizes: NDArray[np.int64], classes: int) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 5)
     width_height = sizes[:, ::-1].astype(np.float64)
     width_height = np.where(width_height < 0, np.nan, width_height)
@@ -87,22 +89,22 @@ def _boxes(table: list[list[float]], places: list[int], sizes: NDArray[np.int64]
         areas = side[:, 0] * side[:, 1]
     categories = values[:, 0].astype(np.int64)
     labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    return replace(Boxes.without_ids(xyxy, labels, places), categories=categories, areas=areas)
+    return replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, areas=areas)
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
     """Rows of (class, x, y, w, h), the line of each, and how many each file holds. No file: no boxes."""
     table: list[list[float]] = []
-    places: list[int] = []
+    entries: list[int] = []
     counts = []
     for file in files:
         before = len(table)
         if os.path.lexists(file):  # else it has none; what is there and is no file must not be passed over
             for number, line in text.lines(Path(file)):
                 table.append(_parse(line, file, number))
-                places.append(number)
+                entries.append(number)
         counts.append(len(table) - before)
-    return table, places, counts
+    return table, entries, counts
 
 
 def _parse(line: str, file: str, number: int) -> list[float]:

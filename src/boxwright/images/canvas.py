@@ -246,7 +246,9 @@ def _reduction(size: Size, min_size: Size) -> int:
 
 def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
     data = source.data
-    complete = not data.startswith(b"\x89PNG") or b"IEND" in data  # libpng itself prints a message about truncated files
+    complete = (
+        not data.startswith(b"\x89PNG") or b"IEND" in data
+    )  # libpng itself prints a message about truncated files
     try:
         flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None

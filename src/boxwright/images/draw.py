@@ -113,7 +113,7 @@ def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_pl
     Args:
         image: (H, W, 3) uint8 RGB.
         suffix: `.png`, `.jpg` or another suffix that OpenCV writes.
-        quality: Of a JPEG, 1 to 100. None: OpenCV's default.
+        quality: Of a JPEG, 1 to 100; of a PNG, the compression level, 0 to 9. None: OpenCV's default.
         in_place: Swap the channels in `image` itself, which saves a copy.
 
     Raises:
@@ -124,7 +124,8 @@ def encode_image(image: Array, suffix: str, quality: int | None = None, *, in_pl
             image[top : top + ROWS] = image[top : top + ROWS, :, ::-1]
     else:
         image = image[:, :, ::-1]
-    success, encoded = cv2.imencode(suffix, image, [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality])
+    parameter = cv2.IMWRITE_PNG_COMPRESSION if suffix == ".png" else cv2.IMWRITE_JPEG_QUALITY
+    success, encoded = cv2.imencode(suffix, image, [] if quality is None else [parameter, quality])
     if not success:
         raise InputError(f"OpenCV cannot write {image.shape[1]} x {image.shape[0]} px in this format")
     return encoded.tobytes()

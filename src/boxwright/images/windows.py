@@ -259,7 +259,7 @@ def _bands(source: Any, path: str) -> list[int]:
 
 
 def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
-    """The function that converts samples (1 or 3, h, w) of the bands to RGB. Logs a warning for ignored bands or bits."""
+    """The conversion of samples (1 or 3, h, w) of the bands to RGB. Logs a warning if bands or bits are ignored."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
         logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
     if source.colorinterp[bands[0] - 1].name == "palette":

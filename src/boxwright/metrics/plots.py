@@ -19,7 +19,17 @@ from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
 from boxwright.files import atomic_write
-from boxwright.images.draw import FOREGROUND, FONT_SCALE, BACKGROUND, color, draw, draw_boxes, encode_image, font, name_of
+from boxwright.images.draw import (
+    BACKGROUND,
+    FONT_SCALE,
+    FOREGROUND,
+    color,
+    draw,
+    draw_boxes,
+    encode_image,
+    font,
+    name_of,
+)
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from boxwright.batches.warp import empty_hugepages
 from boxwright.errors import InputError
-from boxwright.images.canvas import frame_for, resize_to_canvas, read_image
+from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
