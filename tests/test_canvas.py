@@ -128,9 +128,9 @@ def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], 
     expected = np.zeros((*room, 3))
     expected[: round(bottom), : round(right)] = 200
     np.testing.assert_allclose(placed, expected, atol=1e-3)
-    whole = frame.to_canvas(torch.tensor([[0.0, 0, size[1], size[0]]]))[0]
-    np.testing.assert_allclose(whole, frame.content, atol=1)
-    assert (whole[2:] <= torch.tensor(room[::-1]) + 1e-3).all()
+    full = frame.to_canvas(torch.tensor([[0.0, 0, size[1], size[0]]]))[0]
+    np.testing.assert_allclose(full, frame.content, atol=1)
+    assert (full[2:] <= torch.tensor(room[::-1]) + 1e-3).all()
 
 
 @pytest.mark.parametrize("size", [(64, 80), (75, 49), (20, 93), (93, 20), (31, 31), (150, 160), (49, 75), (1, 2)])
@@ -141,12 +141,12 @@ def test_torchvisions_corner(referee: ModuleType, size: tuple[int, int]) -> None
     settings = {"size": (96, 96), "fit": "torchvision_corner", "short_side": 64, "long_side": 93, "resize": "float"}
     canvas, image = CanvasConfig.model_validate(settings), waves(1, *size)
     given = torch.from_numpy(image).permute(2, 0, 1).float()
-    wanted, _ = GeneralizedRCNNTransform(64, 93, [0, 0, 0], [1, 1, 1])([given])
+    reference, _ = GeneralizedRCNNTransform(64, 93, [0, 0, 0], [1, 1, 1])([given])
     frame = frame_for(size, canvas, 0)
-    assert frame.content == pytest.approx((0, 0, *reversed(wanted.image_sizes[0])))
+    assert frame.content == pytest.approx((0, 0, *reversed(reference.image_sizes[0])))
     placed = resize_to_canvas(image, frame, canvas)
-    height, width = wanted.image_sizes[0]
-    theirs = wanted.tensors[0, :, :height, :width].permute(1, 2, 0).numpy()
+    height, width = reference.image_sizes[0]
+    theirs = reference.tensors[0, :, :height, :width].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(placed[:height, :width], theirs, atol=0.02)
     assert (placed[height:] == 114).all()
     assert (placed[:, width:] == 114).all()

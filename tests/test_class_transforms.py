@@ -62,14 +62,14 @@ def test_without_random_crops_images_are_placed_as_in_evaluation(fit: Any, size:
     y, x = np.mgrid[: size[0], : size[1]]
     image = np.stack([40 + x, 240 - 2 * y, 100 + x // 2 + y // 2], -1).clip(0, 255).astype(np.uint8)
     canvas = CanvasConfig(size=(48, 48), fit=fit, short_side=54 if fit == "crop" else 0, fill=9)
-    wanted = resize_to_canvas(image, frame_for(size, canvas, 0), canvas)
+    expected = resize_to_canvas(image, frame_for(size, canvas, 0), canvas)
     loaded = CanvasConfig(size=(60, 60))
     stretched = torch.from_numpy(resize_to_canvas(image, frame_for(size, loaded, 0), loaded)).permute(2, 0, 1)[None]
     found = changed(batch_of(stretched, size), canvas).images[0].permute(1, 2, 0) * 255
     rows = slice(None) if fit != "letterbox" else slice(10, 38)  # the last line beside the fill is blended otherwise
     columns = rows if size[0] > size[1] else slice(None)
     rows = rows if size[0] < size[1] else slice(None)
-    np.testing.assert_allclose(found[rows, columns], wanted[rows, columns], atol=3.5)
+    np.testing.assert_allclose(found[rows, columns], expected[rows, columns], atol=3.5)
     if fit == "letterbox":
         np.testing.assert_allclose(found[:8] if size[0] < size[1] else found[:, :8], 9, atol=1e-4)
 
@@ -77,12 +77,12 @@ def test_without_random_crops_images_are_placed_as_in_evaluation(fit: Any, size:
 def test_a_crop_is_resized_by_itself() -> None:
     """As F.interpolate of the crop: nothing outside is blended in at its edges."""
     images = noise(2, 20).images
-    crops = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the whole width
+    crops = torch.tensor([[3.0, 2, 11, 18], [20, 5, 0, 10]])  # the second mirrored, over the full width
     found = resized_crops(images, crops, (13, 31), fill=0)
     for index, (left, top, right, bottom) in enumerate([(3, 2, 11, 18), (0, 5, 20, 10)]):
         cut = images[index : index + 1, :, top:bottom, left:right].float() / 255
-        wanted = F.interpolate(cut, (13, 31), mode="bilinear", align_corners=False)[0]
-        torch.testing.assert_close(found[index], wanted.flip(-1) if index else wanted, atol=2e-5, rtol=0)
+        expected = F.interpolate(cut, (13, 31), mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(found[index], expected.flip(-1) if index else expected, atol=2e-5, rtol=0)
 
 
 def test_a_crop_beyond_the_image_shows_the_fill() -> None:
@@ -114,7 +114,7 @@ def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
                 continue
             break
         else:
-            pytest.fail(f"image {index} is not shifted by whole pixels")
+            pytest.fail(f"image {index} is not shifted by full pixels")
     assert len(seen) > 15
 
 
@@ -131,14 +131,14 @@ def test_flip_mirrors_half() -> None:
 def test_colors_are_torchvisions(v2: ModuleType, name: str) -> None:
     images = noise(4).images.float() / 255
     amounts = torch.tensor([-0.4, 0.0, 0.1, 0.45]) if name == "hue" else torch.tensor([0.6, 1.0, 1.4, 0.0])
-    wanted = torch.stack(
+    expected = torch.stack(
         [
             getattr(v2.functional, f"adjust_{name}")(image, amount)
             for image, amount in zip(images, amounts.tolist(), strict=True)
         ]
     )
     change_color(images, name, amounts)
-    torch.testing.assert_close(images, wanted, atol=3e-6, rtol=0)
+    torch.testing.assert_close(images, expected, atol=3e-6, rtol=0)
 
 
 def test_the_order_of_colors_depends_on_the_step_and_amounts_on_the_image() -> None:
@@ -217,22 +217,22 @@ EVERYTHING: dict[str, Any] = {
 
 def test_the_same_seed_step_and_index_give_the_same_result() -> None:
     batch = noise(4)
-    whole = changed(batch, step=3, seed=2**64 - 1, **EVERYTHING)
-    assert torch.equal(changed(batch, step=3, seed=2**64 - 1, **EVERYTHING).images, whole.images)
+    full = changed(batch, step=3, seed=2**64 - 1, **EVERYTHING)
+    assert torch.equal(changed(batch, step=3, seed=2**64 - 1, **EVERYTHING).images, full.images)
     for other in ({"step": 4}, {"seed": 1}):
         assert not torch.equal(
-            changed(batch, **{"step": 3, "seed": 2**64 - 1, **other}, **EVERYTHING).images, whole.images
+            changed(batch, **{"step": 3, "seed": 2**64 - 1, **other}, **EVERYTHING).images, full.images
         )
     for rank in (0, 1):
         part = slice(2 * rank, 2 * rank + 2)
         half = replace(batch, images=batch.images[part], labels=batch.labels[part], frames=batch.frames[part])
         found = changed(half, step=3, seed=2**64 - 1, rank=rank, **EVERYTHING)
-        assert torch.equal(found.images, whole.images[part])
+        assert torch.equal(found.images, full.images[part])
         assert found.keys is not None
-        assert whole.keys is not None
-        assert torch.equal(found.keys, whole.keys[part])
-    assert whole.images.min() >= 0
-    assert whole.images.max() <= 1
+        assert full.keys is not None
+        assert torch.equal(found.keys, full.keys[part])
+    assert full.images.min() >= 0
+    assert full.images.max() <= 1
 
 
 @pytest.mark.parametrize("policy", policies.NAMES)
@@ -245,8 +245,8 @@ def test_policies_are_torchvisions_and_restore_its_rng(v2: ModuleType, policy: A
     assert result.keys is not None
     for index in range(2):
         torch.manual_seed(int(result.keys[index]))
-        wanted = getattr(v2, policies.NAMES[policy])()(batch.images[index])
-        torch.testing.assert_close(result.images[index], wanted / 255, atol=1e-6, rtol=0)
+        expected = getattr(v2, policies.NAMES[policy])()(batch.images[index])
+        torch.testing.assert_close(result.images[index], expected / 255, atol=1e-6, rtol=0)
     assert torch.equal(changed(batch, policy=policy).images, result.images)
 
 

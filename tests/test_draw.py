@@ -1,4 +1,4 @@
-"""Boxes on images of every size: where lines and labels come to lie, and nowhere else."""
+"""Boxes drawn on images of all sizes: positions of lines and texts."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def detections(*boxes, label=0, names=("first", "second", "third")):
 
 
 def painted(image):
-    """(x1, y1, x2, y2) of what differs from black."""
+    """(x1, y1, x2, y2) of the pixels that are not black."""
     rows, columns = np.nonzero(image.any(axis=2))
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
@@ -51,8 +51,8 @@ def test_any_size_of_image_keeps_its_size(size, gray):
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 30, 30), (370, 0, 400, 30), (0, 270, 30, 300), (370, 270, 400, 300)])
-def test_labels_stay_inside_the_image_whole(corner):
-    """A label at a corner has as many letter pixels as one in the middle."""
+def test_texts_are_completely_inside_the_image(corner):
+    """A text at a corner has as many letter pixels as one in the center."""
     wide = {"names": ("quite a long name", "b")}
     image = np.full((300, 400, 3), 77, np.uint8)
     middle, moved = draw(image, detections((150, 150, 180, 180), **wide)), draw(image, detections(corner, **wide))
@@ -76,25 +76,25 @@ def test_lines_and_letters_grow_with_the_image():
 
 
 def test_small_objects_on_a_large_image_are_not_drawn_over():
-    """A hundred objects of 12 px on 3000 px: thin lines, whose inside stays as it was."""
-    place = torch.cartesian_prod(torch.arange(10), torch.arange(10)) * 300.0 + 100
-    found = Detections(torch.cat((place, place + 12), 1), torch.full((100,), 0.5), torch.zeros(100).long(), ("x",))
+    """100 objects of 12 px on 3000 px have thin lines, with unchanged pixels inside."""
+    corner = torch.cartesian_prod(torch.arange(10), torch.arange(10)) * 300.0 + 100
+    found = Detections(torch.cat((corner, corner + 12), 1), torch.full((100,), 0.5), torch.zeros(100).long(), ("x",))
     drawn = draw(np.zeros((3000, 3000, 3), np.uint8), found)
     assert not drawn[102:110, 102:110].any()
     assert (drawn[100, 100:112] == color(0)).all()
 
 
-def test_of_very_many_boxes_the_best_are_named():
-    place = torch.cartesian_prod(torch.arange(40), torch.arange(40)) * 60.0 + 30
+def test_only_the_highest_scoring_of_many_boxes_have_texts():
+    corner = torch.cartesian_prod(torch.arange(40), torch.arange(40)) * 60.0 + 30
     scores = torch.linspace(1, 0.5, 1600)
-    found = Detections(torch.cat((place, place + 8), 1), scores, torch.zeros(1600).long(), ("x",))
+    found = Detections(torch.cat((corner, corner + 8), 1), scores, torch.zeros(1600).long(), ("x",))
     image = np.zeros((2460, 2460, 3), np.uint8)
     drawn = draw(image, found)
-    near = [drawn[int(y) - 25 : int(y), int(x) : int(x) + 40].any() for x, y in place.tolist()]
+    near = [drawn[int(y) - 25 : int(y), int(x) : int(x) + 40].any() for x, y in corner.tolist()]
     assert sum(near) == 300 == sum(near[:300])
 
 
-def test_labels_of_boxes_at_one_place_do_not_cover_each_other():
+def test_texts_of_coinciding_boxes_do_not_overlap():
     image = np.zeros((300, 400, 3), np.uint8)
     box = [100.0, 100, 200, 200]
     both = Detections(torch.tensor([box, box]), torch.tensor([0.9, 0.6]), torch.tensor([0, 1]), ("one", "two"))

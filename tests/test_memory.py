@@ -1,4 +1,4 @@
-"""The command line keeps freed memory: new blocks cost no new pages."""
+"""The command line keeps freed memory, so that new blocks cause no page faults."""
 
 import platform
 import subprocess
@@ -34,14 +34,14 @@ else:
 """
 
 
-def blocks_of_new_pages(*how: str) -> float:
-    """Of ten blocks of 48 MiB."""
-    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS, *how], capture_output=True, text=True, check=True)
+def newly_mapped_blocks(*args: str) -> float:
+    """How many of ten blocks of 48 MiB cause page faults."""
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS, *args], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_the_command_line_keeps_freed_blocks(thread: str) -> None:
-    assert blocks_of_new_pages("as usual", thread) > 9
-    assert blocks_of_new_pages("kept", thread) < 1
+    assert newly_mapped_blocks("default", thread) > 9
+    assert newly_mapped_blocks("kept", thread) < 1

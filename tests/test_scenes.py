@@ -1,4 +1,4 @@
-"""The rendered scenes: pure in the seed, boxes where the pixels are, files that other readers understand."""
+"""Rendered scenes: pure functions of the seed, with exact boxes, written as valid COCO files."""
 
 import json
 import subprocess
@@ -31,20 +31,19 @@ def test_another_process_renders_the_same_scene() -> None:
 
 
 def test_boxes_lie_in_the_image_and_all_kinds_occur() -> None:
-    made = [scenes.render(0, index, 256) for index in range(12)]
-    boxes = np.concatenate([scene.boxes for scene in made])
+    rendered = [scenes.render(0, index, 256) for index in range(12)]
+    boxes = np.concatenate([scene.boxes for scene in rendered])
     assert (boxes >= 0).all()
     assert (boxes <= 256).all()
     assert (boxes[:, 2:] - boxes[:, :2] > 2).all()
-    assert set(np.concatenate([scene.labels for scene in made]).tolist()) == {0, 1, 2}
-    assert all(scene.image.shape == (256, 256, 3) and scene.image.dtype == np.uint8 for scene in made)
+    assert set(np.concatenate([scene.labels for scene in rendered]).tolist()) == {0, 1, 2}
+    assert all(scene.image.shape == (256, 256, 3) and scene.image.dtype == np.uint8 for scene in rendered)
 
 
 @pytest.mark.parametrize("kind", ["car", "truck"])
 @pytest.mark.parametrize("angle", [0.0, 0.7, 2.1])
 def test_a_vehicle_is_painted_inside_its_outline_and_up_to_it(kind: str, angle: float) -> None:
-    thing = scenes._vehicle(np.random.default_rng(1), kind, np.array([48.0, 50.0]), angle)
-    _assert_painted_to_outline(thing)
+    _assert_painted_to_outline(scenes._vehicle(np.random.default_rng(1), kind, np.array([48.0, 50.0]), angle))
 
 
 def test_tanks_are_painted_up_to_their_outline() -> None:
@@ -55,17 +54,17 @@ def test_tanks_are_painted_up_to_their_outline() -> None:
             _assert_painted_to_outline(tank)
 
 
-def _assert_painted_to_outline(thing: scenes.Item) -> None:
+def _assert_painted_to_outline(item: scenes.Item) -> None:
     image = np.full((96 * scenes.SUPERSAMPLING, 96 * scenes.SUPERSAMPLING, 3), 255, np.uint8)
     image[:] = (1, 254, 3)  # no paint has this color
-    thing.paint(image)
+    item.paint(image)
     rows, columns = np.nonzero((image != (1, 254, 3)).any(axis=2))
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scenes.SUPERSAMPLING
-    wanted = np.concatenate([thing.outline.min(axis=0), thing.outline.max(axis=0)])
-    assert np.abs(found - wanted).max() < 1.1, (found, wanted)
+    expected = np.concatenate([item.outline.min(axis=0), item.outline.max(axis=0)])
+    assert np.abs(found - expected).max() < 1.1, (found, expected)
 
 
-def test_trees_may_hide_an_object_but_not_its_middle() -> None:
+def test_trees_may_occlude_an_object_but_not_its_center() -> None:
     objects = [
         scenes._vehicle(np.random.default_rng(0), "truck", np.array([x, y]), 0.4)
         for x in (16.0, 48, 80)
@@ -75,10 +74,10 @@ def test_trees_may_hide_an_object_but_not_its_middle() -> None:
     for seed in range(20):
         image = np.full((96 * scenes.SUPERSAMPLING, 96 * scenes.SUPERSAMPLING, 3), 200, np.uint8)
         scenes._draw_trees(np.random.default_rng(seed), image, objects)
-        for thing in objects:
-            x, y = (thing.outline.mean(axis=0) * scenes.SUPERSAMPLING).astype(int)
+        for item in objects:
+            x, y = (item.outline.mean(axis=0) * scenes.SUPERSAMPLING).astype(int)
             assert (image[y - 4 : y + 5, x - 4 : x + 5] == 200).all()
-            corners = np.clip((thing.outline * scenes.SUPERSAMPLING).astype(int), 0, len(image) - 1)
+            corners = np.clip((item.outline * scenes.SUPERSAMPLING).astype(int), 0, len(image) - 1)
             hidden += int((image[corners[:, 1], corners[:, 0]] != 200).any())
     assert hidden > 5
 
@@ -111,7 +110,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
             raise KeyboardInterrupt
         return real(seed, index, size)
 
-    monkeypatch.setattr(scenes, "scene", stops)
+    monkeypatch.setattr(scenes, "render", stops)
     with pytest.raises(KeyboardInterrupt):
         scenes.write_dataset(tmp_path / "data", train=3, val=1, size=96)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Random changes: pixels and boxes must move together, and what is drawn must depend on nothing but its key."""
+"""Augmentation: pixels and boxes are transformed together, and random numbers depend on seed, step and index only."""
 
 import colorsys
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def rectangles(count: int, size: int = SIZE, seed: int = 0) -> Batch:
 
 
 def white_box(image: Tensor) -> list[float]:
-    """xyxy of what is brighter than half in (3, h, w); the fill is darker."""
+    """xyxy of the pixels above 0.5 in (3, h, w); the fill is darker."""
     rows, columns = torch.nonzero(image[0] > 0.5, as_tuple=True)
     return [columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1]
 
@@ -69,14 +69,14 @@ def test_defaults_change_nothing() -> None:
     assert torch.equal(result.labels, batch.labels)
 
 
-def test_a_warp_that_moves_nothing_changes_nothing() -> None:
+def test_an_identity_warp_changes_nothing() -> None:
     batch = noise(3)
     result = augment(batch, AugmentConfig(translate=1e-9), size=(64, 64), **KEY)
     torch.testing.assert_close(result.images, batch.images / 255, atol=2e-4, rtol=0)
     torch.testing.assert_close(result.boxes, batch.boxes, atol=1e-4, rtol=0)
 
 
-def test_flip_mirrors_and_twice_is_nothing() -> None:
+def test_flip_mirrors_and_twice_is_the_identity() -> None:
     batch, config = noise(3), AugmentConfig(flip=1.0)
     once = augment(batch, config, size=(64, 64), **KEY)
     torch.testing.assert_close(once.images, batch.images.flip(-1) / 255, atol=2e-4, rtol=0)
@@ -95,7 +95,7 @@ def test_flip_has_its_probability() -> None:
     result = augment(batch, AugmentConfig(flip=0.25), size=(16, 16), **KEY)
     flipped = (result.boxes[:, 0] - batch.boxes[:, 0]).abs().amax(1) > 0.01
     symmetric = (batch.boxes[:, 0, 0] + batch.boxes[:, 0, 2]) == 16
-    assert flipped[~symmetric].float().mean() == pytest.approx(0.25, abs=0.07)  # three deviations
+    assert flipped[~symmetric].float().mean() == pytest.approx(0.25, abs=0.07)  # 3 sigma
 
 
 MOVES = {
@@ -114,7 +114,7 @@ MOVES = {
 @pytest.mark.parametrize("name", MOVES)
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (192, 96)])
 def test_boxes_follow_the_pixels(name: str, size: tuple[int, int]) -> None:
-    """White is exactly where the boxes are, within a pixel, also where they are cut, and in every tile."""
+    """White pixels match the boxes within 1 px, also at clipped edges and in every tile."""
     config = AugmentConfig.model_validate(MOVES[name] | {"min_side": 0.0})
     near, far = 0, 0.0
     for step in range(3):
@@ -136,8 +136,8 @@ def test_boxes_follow_the_pixels(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("change", [{"degrees": 30.0}, {"shear": 15.0}, {"perspective": 0.004}])
-def test_boxes_surround_turned_pixels(change: dict[str, float]) -> None:
-    """A turned rectangle's corners are sharp, so its pixels may end a little inside their exact box."""
+def test_boxes_enclose_rotated_pixels(change: dict[str, float]) -> None:
+    """The corners of a rotated rectangle are sharp, so its pixels may end a little inside the exact box."""
     batch = rectangles(8)
     result = augment(batch, AugmentConfig.model_validate(change), size=(SIZE, SIZE), **KEY, fill=FILL)
     for i in range(8):
@@ -146,7 +146,7 @@ def test_boxes_surround_turned_pixels(change: dict[str, float]) -> None:
 
 
 def test_placement_anywhere_fits_or_covers() -> None:
-    """translate null: a smaller image lies inside the result, a larger one covers it (the zoo's rule)."""
+    """translate null: a smaller image is inside the result, a larger one covers it (as in the zoo)."""
     canvases = replace(rectangles(32), images=torch.full((32, 3, SIZE, SIZE), 255, dtype=torch.uint8))
     small = augment(canvases, AugmentConfig(scale=(0.5, 0.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
     large = augment(canvases, AugmentConfig(scale=(1.5, 1.5), translate=None), size=(SIZE, SIZE), **KEY, fill=0)
@@ -159,7 +159,7 @@ def test_placement_anywhere_fits_or_covers() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 0.4, 1.0])
 def test_expansion_stays_within_the_content(chance: float) -> None:
-    """Factors from 1 to 4, all equally often, anywhere in what the image covered, with the sides' proportions."""
+    """Factors are uniform from 1 to 4, positions uniform in the original region, and the aspect ratio is kept."""
     batch = noise(600, 64, 1)
     content = torch.tensor([16.0, 8, 64, 56])
     batch = replace(batch, boxes=content.expand(600, 1, 4), frames=(frame((64, 64), (8.0, 16.0), (48, 48)),) * 600)
@@ -167,12 +167,12 @@ def test_expansion_stays_within_the_content(chance: float) -> None:
     ratio = 48 / (x2 - x1)
     torch.testing.assert_close(y2 - y1, x2 - x1)
     expanded = ratio > 1.0001
-    assert expanded.float().mean() == pytest.approx(chance, abs=0.06)  # three deviations
+    assert expanded.float().mean() == pytest.approx(chance, abs=0.06)  # 3 sigma
     for low, high, start in ((x1, x2, 16), (y1, y2, 8)):
         assert low.min() >= start - 1e-4
         assert high.max() <= start + 48 + 1e-4
     if expanded.any():
-        assert ratio[expanded].mean() == pytest.approx(2.5, abs=0.17)  # uniform: deviation 3 / 12**0.5
+        assert ratio[expanded].mean() == pytest.approx(2.5, abs=0.17)  # uniform: std 3 / 12**0.5
         assert ratio[expanded].std() == pytest.approx(3 / 12**0.5, abs=0.1)
         across, down = ((low - start) / (48 - (high - low)) for low, high, start in ((x1, x2, 16), (y1, y2, 8)))
         for share in (across[expanded], down[expanded]):
@@ -182,10 +182,10 @@ def test_expansion_stays_within_the_content(chance: float) -> None:
 
 @pytest.mark.parametrize(("index", "flipped"), [(0, False), (1, True), (2, True), (3, False)])
 def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
-    """Ratio and place are read off the oracle's first box; the second box and the image must then follow.
+    """Ratio and position are computed from the first box of the reference; the second box and the image must match.
 
-    The zoo mirrors boxes about the middle of the last pixel (x -> 1279 - x), we about that of the canvas. Images that
-    are expanded are interpolated once by the zoo and twice here, which noise shows; a px beside it is far worse.
+    The zoo mirrors boxes as x -> 1279 - x, here it is 1280 - x. Expanded images are interpolated once by the zoo and
+    twice here, which differs for noise, but much less than a shift by 1 px.
     """
     oracle = np.load(EXPANDED)
     canvas = CanvasConfig(size=(768, 1280), fit="zoo_corner", fill=0)
@@ -199,19 +199,19 @@ def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
     ratio = np.array([placed.scale[0] / scale])
     extent = np.array([placed.content])
     room = (1 - 1 / ratio) * extent[:, 2:]
-    where = np.where(room > 0.01, (after[:1, :2] - before[:1, :2] * scale) / room.clip(0.01), 0)
-    assert ((where >= 0) & (where < 1)).all()
-    matrix = transforms.expansion(extent, ratio, where)
+    position = np.where(room > 0.01, (after[:1, :2] - before[:1, :2] * scale) / room.clip(0.01), 0)
+    assert ((position >= 0) & (position < 1)).all()
+    matrix = transforms.expansion(extent, ratio, position)
     if flipped:
         matrix = np.array([[-1.0, 0, 1280], [0, 1, 0], [0, 0, 1]]) @ matrix
         after[:, [0, 2]] = 1280 - after[:, [2, 0]]
     boxes, none = placed.to_canvas(torch.from_numpy(before).float())[None], torch.zeros(1, 2)
     batch = Batch(image, boxes, none.long(), none.bool(), (placed,))
-    where_to = warp.WarpGeometry(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
-    result = warp.warp(batch, where_to, (768, 1280), fill=0, min_side=1, min_visible=0)
+    geometry = warp.WarpGeometry(np.zeros((1, 1), np.int64), np.zeros((1, 1, 2)), np.full((1, 2), np.inf), matrix)
+    result = warp.warp(batch, geometry, (768, 1280), fill=0, min_side=1, min_visible=0)
     np.testing.assert_allclose(result.boxes[0], after, atol=1e-3)
-    mean, deviation = (np.float32(v)[:, None, None] for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
-    given, stride = (result.images[0].numpy() * 255 - mean) / deviation, int(oracle[f"train.{index}.image.stride"])
+    mean, std = (np.float32(v)[:, None, None] for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    given, stride = (result.images[0].numpy() * 255 - mean) / std, int(oracle[f"train.{index}.image.stride"])
     off = [
         np.abs(np.roll(given, shift, axis).ravel()[::stride] - oracle[f"train.{index}.image.sub"]).mean()
         for shift, axis in ((0, 1), (1, 1), (-1, 1), (1, 2), (-1, 2))
@@ -220,8 +220,8 @@ def test_expansion_meets_the_zoo(index: int, flipped: bool) -> None:
     assert off[0] < (0.005 if ratio[0] > 1.01 else 1e-5)
 
 
-def test_expansion_disturbs_no_other_draw() -> None:
-    """As good as never expanded, with everything else set."""
+def test_expansion_does_not_change_other_random_numbers() -> None:
+    """Almost never expanded, with everything else set."""
     config = EVERYTHING.model_copy(update={"expand": 0.0, "mixup": 0.0})
     never = augment(noise(6), config, size=(64, 64), **KEY)
     hardly = augment(noise(6), config.model_copy(update={"expand": 1e-12}), size=(64, 64), **KEY)
@@ -230,7 +230,7 @@ def test_expansion_disturbs_no_other_draw() -> None:
 
 
 def test_mosaic_shows_four_contents_and_their_boxes() -> None:
-    """Letterboxed canvases of four grays: around the center all four meet, and canvas borders stay out."""
+    """Letterboxed canvases of four grays meet at the center, and their padding is not visible."""
     images, boxes = torch.full((4, 3, SIZE, SIZE), 250, dtype=torch.uint8), torch.zeros(4, 1, 4)
     for i in range(4):
         images[i, :, 32:96] = 40 * (i + 1)
@@ -241,8 +241,8 @@ def test_mosaic_shows_four_contents_and_their_boxes() -> None:
     result = augment(batch, config, size=(SIZE, SIZE), **KEY, fill=0)
     assert result.labels.shape == (4, 4)
     gray = (result.images[:, 0] * 255).round().int()
-    known = torch.tensor([0, 40, 80, 120, 160], dtype=torch.int32)
-    assert torch.isin(gray, known).all()  # nothing of the border (250), nothing blended between tiles
+    levels = torch.tensor([0, 40, 80, 120, 160], dtype=torch.int32)
+    assert torch.isin(gray, levels).all()  # no padding (250), and nothing is blended between tiles
     # unscaled, two contents side by side are wider than the result, two on top of each other as high, but not centered
     covered = (gray > 0).any(-1)
     assert torch.equal(covered, (gray > 0).all(-1))
@@ -268,11 +268,11 @@ def test_mixup_keeps_the_boxes_of_both() -> None:
         first, second = (result.boxes[i, row].round().int().tolist() for row in (0, 2))
         image = result.images[i, 0]
         partner = (batch.boxes[:, 0] - result.boxes[i, 2]).abs().amax(1).argmin()
-        whole = batch.images[i, 0].float() / 255, batch.images[partner, 0].float() / 255
-        if (only := (whole[0] > 0) & (whole[1] == 0)).any():
+        sources = batch.images[i, 0].float() / 255, batch.images[partner, 0].float() / 255
+        if (only := (sources[0] > 0) & (sources[1] == 0)).any():
             share = image[only].median()
             assert 0.05 < share < 0.95  # Beta(8, 8)
-            torch.testing.assert_close(image, share * whole[0] + (1 - share) * whole[1], atol=1e-3, rtol=0)
+            torch.testing.assert_close(image, share * sources[0] + (1 - share) * sources[1], atol=1e-3, rtol=0)
         assert image[first[1] + 2, first[0] + 2] > 0
         assert image[second[1] + 2, second[0] + 2] > 0
     assert augment(batch, config, size=(SIZE, SIZE), **KEY, mosaic=False).boxes.shape == (8, 2, 4)
@@ -292,10 +292,10 @@ def test_mixup_share_is_beta_8_8() -> None:
     assert shares.std() == pytest.approx((1 / (4 * 17)) ** 0.5, abs=0.03)  # variance of Beta(8, 8): 1 / (4 (2 * 8 + 1))
 
 
-def test_boxes_that_are_cut_are_no_targets() -> None:
-    """Twice as large about the middle: what was in the outer half leaves."""
-    whole, gone, half, sliver = [24, 24, 40, 40], [0, 0, 15, 15], [8, 24, 24, 40], [2, 24, 17, 40]
-    boxes = torch.tensor([[whole, gone, half, sliver]], dtype=torch.float32)
+def test_clipped_boxes_are_not_targets() -> None:
+    """Scaled by 2 about the center: the outer half is cropped."""
+    inside, outside, half, sliver = [24, 24, 40, 40], [0, 0, 15, 15], [8, 24, 24, 40], [2, 24, 17, 40]
+    boxes = torch.tensor([[inside, outside, half, sliver]], dtype=torch.float32)
     labels, ignore = torch.tensor([[0, 1, 2, 3]]), torch.zeros(1, 4, dtype=torch.bool)
     batch = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), boxes, labels, ignore, (frame((64, 64)),))
     config = AugmentConfig(scale=(2.0, 2.0), min_visible=0.3)
@@ -307,10 +307,10 @@ def test_boxes_that_are_cut_are_no_targets() -> None:
     assert augment(batch, config.model_copy(update={"min_side": 16.0}), size=(64, 64), **KEY).labels[0, 2] == -1
 
 
-def test_crowd_regions_stay_while_any_area_is_left() -> None:
-    """Twice as large about the middle; a rest that would be no target as an object still hides what is below it."""
-    sliver, gone, thin = [2, 24, 17, 40], [0, 0, 16, 16], [24, 24, 40, 24.25]
-    boxes, labels = torch.tensor([[sliver, gone, thin]], dtype=torch.float32), torch.tensor([[0, 1, 2]])
+def test_crowd_regions_are_kept_while_any_area_remains() -> None:
+    """Scaled by 2 about the center; the remaining regions would be too small for targets."""
+    sliver, outside, thin = [2, 24, 17, 40], [0, 0, 16, 16], [24, 24, 40, 24.25]
+    boxes, labels = torch.tensor([[sliver, outside, thin]], dtype=torch.float32), torch.tensor([[0, 1, 2]])
     ignore = torch.ones(1, 3, dtype=torch.bool)
     batch = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), boxes, labels, ignore, (frame((64, 64)),))
     config = AugmentConfig(scale=(2.0, 2.0), min_side=4.0, min_visible=0.3)
@@ -320,7 +320,7 @@ def test_crowd_regions_stay_while_any_area_is_left() -> None:
     assert result.boxes[0].tolist() == [[0, 16, 2, 48], [0, 0, 0, 0], [16, 16, 48, 16.5]]
 
 
-def test_crowd_regions_move_and_stay_crowd() -> None:
+def test_crowd_regions_are_transformed_and_stay_crowd() -> None:
     batch = rectangles(4)
     batch = replace(batch, ignore=batch.labels >= 0)
     result = augment(batch, AugmentConfig(flip=1.0), size=(SIZE, SIZE), **KEY)
@@ -344,7 +344,7 @@ EVERYTHING = AugmentConfig(
 )  # fmt: skip
 
 
-def test_results_are_sound_and_depend_on_seed_step_and_rank_only() -> None:
+def test_results_are_valid_and_depend_on_seed_step_and_rank_only() -> None:
     batch = noise(6)
     torch.manual_seed(0)
     result = augment(batch, EVERYTHING, size=(64, 64), **KEY)
@@ -365,20 +365,20 @@ def test_results_are_sound_and_depend_on_seed_step_and_rank_only() -> None:
     assert batch.images.dtype == torch.uint8
 
 
-def test_two_processes_draw_what_one_draws() -> None:
-    whole = noise(6)
+def test_two_processes_use_the_random_numbers_of_one() -> None:
+    batch = noise(6)
     config = EVERYTHING.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
-    together = augment(whole, config, size=(64, 64), **KEY)
+    single = augment(batch, config, size=(64, 64), **KEY)
     for rank in range(2):
-        part = slice(3 * rank, 3 * rank + 3)
-        half = Batch(whole.images[part], whole.boxes[part], whole.labels[part], whole.ignore[part], whole.frames[part])
-        alone = augment(half, config, size=(64, 64), **(KEY | {"rank": rank}))
-        torch.testing.assert_close(alone.images, together.images[part])
-        torch.testing.assert_close(alone.boxes, together.boxes[part])
+        own = slice(3 * rank, 3 * rank + 3)
+        half = Batch(batch.images[own], batch.boxes[own], batch.labels[own], batch.ignore[own], batch.frames[own])
+        result = augment(half, config, size=(64, 64), **(KEY | {"rank": rank}))
+        torch.testing.assert_close(result.images, single.images[own])
+        torch.testing.assert_close(result.boxes, single.boxes[own])
 
 
-def test_keys_are_of_seed_step_and_place_only() -> None:
-    """Whole 32-bit numbers, the same whatever else is drawn and however the batch is shared between processes."""
+def test_keys_depend_on_seed_step_and_index_only() -> None:
+    """32-bit integers, independent of the augmentation and of how the batch is split between processes."""
     batch = noise(40, 8, 1)
     keys = augment(batch, EVERYTHING, size=(8, 8), **KEY).keys
     assert keys is not None
@@ -425,7 +425,7 @@ def test_colors_meet_colorsys() -> None:
             np.testing.assert_allclose(after, expected, atol=2e-6)
 
 
-def test_drawn_factors_go_up_and_down_equally_often() -> None:
+def test_factors_are_above_and_below_1_equally_often() -> None:
     batch = replace(noise(500, 4), images=torch.full((500, 3, 4, 4), 51, dtype=torch.uint8))
     factors = augment(batch, AugmentConfig(value=(0.5, 4.0)), size=(4, 4), **KEY).images[:, 0, 0, 0] * 5
     up = factors > 1
@@ -458,8 +458,8 @@ def test_step_sizes_meet_the_zoo() -> None:
     assert step_size(AugmentConfig(), (416, 400), 1234, 7) == (416, 400)
 
 
-def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU waits for nothing but one packed copy each for view, second view, mixing, colors and keys."""
+def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One packed copy to the GPU each for warp, second warp, mixing, colors and keys, and nothing else."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
@@ -467,15 +467,15 @@ def test_what_is_drawn_is_sent_together(monkeypatch: pytest.MonkeyPatch) -> None
         with torch._C.DisableTorchFunction():
             return to_device(arrays, *rest)
 
-    for room in (warp, transforms):
-        monkeypatch.setattr(room, "to_device", counted)
+    for module in (warp, transforms):
+        monkeypatch.setattr(module, "to_device", counted)
     batch = noise(4)
     with NoNumbersFromTheHost():
         augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
     assert sorted(sent) == [1, 2, 3, 6, 6]
 
 
-def test_sent_arrays_arrive() -> None:
+def test_to_device_keeps_shapes_and_values() -> None:
     arrays = (np.arange(6).reshape(2, 3), np.array([0.1, np.inf]), np.zeros((0, 2)))
     for array, tensor in zip(arrays, to_device(arrays, torch.device("cpu")), strict=True):
         assert tensor.shape == array.shape
@@ -485,7 +485,7 @@ def test_sent_arrays_arrive() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_and_moves_the_same() -> None:
+def test_a_gpu_gives_the_same_result() -> None:
     batch = noise(6)
     here = augment(batch, EVERYTHING, size=(64, 64), **KEY)
     there = augment(batch.to("cuda"), EVERYTHING, size=(64, 64), **KEY)

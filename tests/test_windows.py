@@ -1,4 +1,4 @@
-"""Windows over scenes, and their pixels: grids by hand, what was written into the files, OpenCV and Pillow."""
+"""Grids of windows, and pixels of windows compared with the data written, OpenCV and Pillow."""
 
 import io
 import itertools
@@ -23,14 +23,14 @@ rasterio: Any = pytest.importorskip("rasterio", reason="the extra `geo` is not i
 H, W = 300, 500  # px of the scenes
 
 
-def noise(bands: int = 3, most: int = 256, kind: str = "uint8", size: tuple[int, int] = (H, W)) -> np.ndarray:
-    return np.random.default_rng(3).integers(0, most, (bands, *size)).astype(kind)
+def noise(bands: int = 3, levels: int = 256, kind: str = "uint8", size: tuple[int, int] = (H, W)) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, levels, (bands, *size)).astype(kind)
 
 
 def write_tiff(path: Path, pixels: np.ndarray, **options: Any) -> Path:
-    """Pixels (bands, h, w) as a TIFF of GDAL's."""
+    """Pixels (bands, h, w) as a TIFF written by GDAL."""
     count, height, width = pixels.shape
-    options = {"transform": rasterio.Affine(1, 0, 7, 0, -1, 0)} | options  # none at all would make rasterio warn
+    options = {"transform": rasterio.Affine(1, 0, 7, 0, -1, 0)} | options  # without one, rasterio warns
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype=pixels.dtype, **options
     ) as file:
@@ -60,7 +60,7 @@ def test_grid_by_hand() -> None:
     assert len(grid((20_000, 20_000), 600, 0.2)) == 42 * 42  # (20,000 - 600) / 480 = 40.4
 
 
-def test_a_scene_smaller_than_the_window_is_one_window() -> None:
+def test_windows_are_limited_to_the_size_of_the_scene() -> None:
     assert grid((40, 30), 600, 0.2) == [Window(0, 0, 30, 40)]
     assert grid((600, 600), 600, 0.2) == [Window(0, 0, 600, 600)]
     assert grid((40, 700), 600, 0.5) == [Window(0, 0, 600, 40), Window(100, 0, 600, 40)]
@@ -75,7 +75,7 @@ def test_grids_cover_every_pixel_and_overlap_enough(seed: int) -> None:
     covered = np.zeros((h, w), int)
     for window in windows:
         x1, y1, x2, y2 = window.xyxy
-        assert covered[y1:y2, x1:x2].shape == (min(side, h), min(side, w))  # inside and whole
+        assert covered[y1:y2, x1:x2].shape == (min(side, h), min(side, w))  # inside and of full size
         covered[y1:y2, x1:x2] += 1
     assert covered.min() == 1 if overlap < 1 / side else covered.min() >= 1
     assert windows == sorted(windows, key=lambda window: (window.y, window.x))
@@ -85,7 +85,7 @@ def test_grids_cover_every_pixel_and_overlap_enough(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "overlap", "said"),
+    ("window", "overlap", "message"),
     [
         (600, 1.0, "overlap: found 1.0"),
         (600, -0.1, "overlap: found -0.1"),
@@ -94,8 +94,8 @@ def test_grids_cover_every_pixel_and_overlap_enough(seed: int) -> None:
         (1, 0.0, "400000000 of them"),
     ],
 )
-def test_grids_that_cannot_be(window: int, overlap: float, said: str) -> None:
-    with pytest.raises(InputError, match=said) as error:
+def test_invalid_grids(window: int, overlap: float, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
         grid((20_000, 20_000), window, overlap)
     assert "\n" not in str(error.value)
 
@@ -148,7 +148,7 @@ def test_the_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
 
 
 def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
-    """A TIFF of each kind, and the RGB (h, w, 3) that it means."""
+    """A TIFF of each kind, and its RGB (h, w, 3)."""
     rgb, four = noise(), noise(4)
     deep, twelve, bit = noise(3, 65536, "uint16"), noise(1, 4096, "uint16"), noise(1, 2)
     palette = Image.fromarray(rgb.transpose(1, 2, 0)).quantize(50)
@@ -167,7 +167,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
         "gray and alpha": (tiff("ga", rgb[:2], alpha="yes"), gray(rgb)),
         "alpha": (tiff("rgba", four, photometric="rgb", alpha="yes"), first),
         "infrared": (tiff("rgbn", four, photometric="rgb", alpha="no"), first),
-        "no word": (tiff("three", rgb, photometric="minisblack"), rgb.transpose(1, 2, 0)),
+        "no color interpretation": (tiff("three", rgb, photometric="minisblack"), rgb.transpose(1, 2, 0)),
         "16 bits": (tiff("deep", deep, photometric="rgb"), (deep >> 8).astype(np.uint8).transpose(1, 2, 0)),
         "12 bits": (tiff("twelve", twelve, NBITS=12), gray(twelve >> 4)),
         "1 bit": (tiff("bit", bit, NBITS=1), gray(bit * 255)),
@@ -177,19 +177,19 @@ def kinds(folder: Path) -> dict[str, tuple[Path, np.ndarray]]:
 
 
 def test_kinds_of_tiffs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    said = {}
+    warnings = {}
     for name, (path, expected) in kinds(tmp_path).items():
         capfd.readouterr()
         np.testing.assert_array_equal(read(path), expected, err_msg=name)
-        said[name] = capfd.readouterr().err
-    assert "of 4 bands only red, green and blue are used" in said.pop("infrared")
-    assert "of 16 bits the upper 8 are used" in said.pop("16 bits")
-    assert "of 12 bits the upper 8 are used" in said.pop("12 bits")
-    assert set(said.values()) == {""}
+        warnings[name] = capfd.readouterr().err
+    assert "of 4 bands only red, green and blue are used" in warnings.pop("infrared")
+    assert "of 16 bits the upper 8 are used" in warnings.pop("16 bits")
+    assert "of 12 bits the upper 8 are used" in warnings.pop("12 bits")
+    assert set(warnings.values()) == {""}
 
 
 def faulty(folder: Path) -> dict[str, tuple[Path, str]]:
-    """A file that cannot be a scene, and what is said of it."""
+    """Files that are not valid scenes, and their messages."""
 
     def file(name: str, content: bytes) -> Path:
         (folder / name).write_bytes(content)
@@ -219,10 +219,10 @@ NAMES += ["text", "empty", "missing", "folder"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_scene_gets_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    path, said = faulty(tmp_path)[name]
+def test_invalid_scenes_get_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path, message = faulty(tmp_path)[name]
     capfd.readouterr()
-    with pytest.raises(InputError, match=re.escape(said)) as error:
+    with pytest.raises(InputError, match=re.escape(message)) as error:
         read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -230,8 +230,8 @@ def test_what_is_no_scene_gets_one_line(tmp_path: Path, name: str, capfd: pytest
 
 
 @pytest.mark.parametrize("entry", [struct.pack("<HHI4s", 274, 2, 4, b"abc"), struct.pack("<HHIHH", 274, 3, 1, 99, 0)])
-def test_a_damaged_orientation_is_none(tmp_path: Path, entry: bytes) -> None:
-    """The tag as letters, and as a number that means nothing."""
+def test_a_damaged_orientation_is_ignored(tmp_path: Path, entry: bytes) -> None:
+    """The tag as text, and with an undefined value."""
     Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / "a.tif", tiffinfo={274: 1})
     data = (tmp_path / "a.tif").read_bytes()
     sound = struct.pack("<HHIHH", 274, 3, 1, 1, 0)
@@ -240,7 +240,7 @@ def test_a_damaged_orientation_is_none(tmp_path: Path, entry: bytes) -> None:
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), noise().transpose(1, 2, 0))
 
 
-def test_a_window_outside_the_scene_is_a_fault_of_the_caller(tmp_path: Path) -> None:
+def test_a_window_outside_the_scene_is_a_value_error(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", noise())
     for window in (Window(-1, 0, 5, 5), Window(0, 0, W + 1, 5), Window(0, H - 4, 5, 5), Window(0, 0, 0, 5)):
         with pytest.raises(ValueError, match="is not inside"):
@@ -249,18 +249,18 @@ def test_a_window_outside_the_scene_is_a_fault_of_the_caller(tmp_path: Path) -> 
 
 def test_georeference(tmp_path: Path) -> None:
     """UTM zone 50 north, pixels of half a metre: pixel (x, y) lies at east 443,000 + x / 2, north 4,420,000 - y / 2."""
-    place = rasterio.Affine(0.5, 0, 443_000, 0, -0.5, 4_420_000)
-    with open_scene(write_tiff(tmp_path / "a.tif", noise(), crs="EPSG:32650", transform=place)) as scene:
+    transform = rasterio.Affine(0.5, 0, 443_000, 0, -0.5, 4_420_000)
+    with open_scene(write_tiff(tmp_path / "a.tif", noise(), crs="EPSG:32650", transform=transform)) as scene:
         assert scene.georeference == Georeference("EPSG:32650", (0.5, 0, 443_000, 0, -0.5, 4_420_000))
-    with open_scene(write_tiff(tmp_path / "b.tif", noise())) as scene:  # a transform, but nobody knows of what
+    with open_scene(write_tiff(tmp_path / "b.tif", noise())) as scene:  # a transform without a coordinate system
         assert scene.georeference is None
     Image.fromarray(noise().transpose(1, 2, 0)).save(tmp_path / "c.tif")
     with open_scene(tmp_path / "c.tif") as scene:
         assert scene.georeference is None
 
 
-def test_a_tiff_of_any_size_is_read_in_parts(tmp_path: Path) -> None:
-    """120,000 px a side, 43 GB decoded; blocks that nobody wrote take no room in the file."""
+def test_windows_of_a_huge_tiff(tmp_path: Path) -> None:
+    """120,000 px a side, 43 GB decoded; a sparse file, in which missing blocks are 0."""
     path, side = tmp_path / "huge.tif", 120_000
     with rasterio.open(
         path, "w", driver="GTiff", count=3, height=side, width=side, dtype="uint8", sparse_ok=True, tiled=True,
@@ -283,7 +283,7 @@ def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def declared(side: int) -> bytes:
-    """A PNG that says it is that large, with nothing in it."""
+    """A PNG that declares this size, without pixels."""
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"")),
@@ -296,8 +296,8 @@ def declared(side: int) -> bytes:
     return made.getvalue()
 
 
-def test_what_must_be_decoded_whole_has_a_limit(tmp_path: Path) -> None:
-    """14,000 px a side are looked at, 15,000 are refused before memory is taken."""
+def test_other_images_have_a_size_limit(tmp_path: Path) -> None:
+    """15,000 px a side are rejected before memory is allocated, 14,000 are not."""
     (tmp_path / "a.png").write_bytes(declared(14_000))
     assert read_header(str(tmp_path / "a.png"), decode=None).size == (14_000, 14_000)
     (tmp_path / "b.png").write_bytes(declared(15_000))

@@ -49,11 +49,7 @@ class _ClassBatchBuilder(BatchBuilder):
 
 
 class ClassLoader(EpochLoader[ClassBatch]):
-    """Loader of images with classes.
-
-    augment: The augmentation of the training, of which random crops and their flips are applied here; None: none.
-    Further arguments: as for `EpochLoader`.
-    """
+    """Loader of images with classes. augment: of the training; only random crops and their flips are applied here."""
 
     batch_type = ClassBatch
 

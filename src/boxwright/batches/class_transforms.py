@@ -35,9 +35,7 @@ def augment(
             `ClassLoader`.
         config: The default changes nothing.
         canvas: The canvas of evaluation, on which images without random crops are placed.
-        seed: Seed of the run.
-        step: Step, from the start of the training.
-        rank: Rank of this process.
+        seed, step, rank: Determine the random numbers. step: from the start of the training.
 
     Returns:
         Images (B, 3, *canvas.size) float32 in [0, 1]; `keys` for the random numbers of the loss.
@@ -95,16 +93,10 @@ def _to_float(canvases: Tensor) -> Tensor:
 
 
 def resized_crops(canvases: Tensor, crops: Tensor, size: tuple[int, int], fill: float) -> Tensor:
-    """Crop and resize in one bilinear sampling. Pixels outside a crop are not blended into its edges.
+    """Crop and resize (B, 3, H, W) uint8 in one bilinear sampling -> (B, 3, *size) float32 in [0, 1].
 
-    Args:
-        canvases: (B, 3, H, W) uint8.
-        crops: (B, 4) canvas px: left, top, right, bottom; left > right flips the crop.
-        size: (h, w) px of the result.
-        fill: Gray level, 0 to 255, outside the canvas.
-
-    Returns:
-        (B, 3, h, w) float32 in [0, 1].
+    crops (B, 4): as in `_draw_crops`; pixels outside are not blended into the edges. fill: gray level, 0 to 255,
+    outside the canvas.
     """
     images = empty_hugepages((len(canvases), 3, *size), canvases.device)
     left, top, right, bottom = crops[..., None].unbind(1)  # (B, 1) each
@@ -148,10 +140,7 @@ def _jitter_colors(images: Tensor, config: ClassAugmentConfig, rng: SampleRNG, s
 
 
 def change_color(images: Tensor, name: str, amount: Tensor) -> None:
-    """Change (B, 3, h, w) RGB in [0, 1] in place, as in torchvision and MindSpore.
-
-    name: brightness, contrast, saturation or hue. amount (B,): a factor; of hue, turns of the color circle.
-    """
+    """Change (B, 3, h, w) RGB in [0, 1] in place, as torchvision. amount (B,): a factor; of hue, in turns."""
     factor = amount[:, None, None, None]
     if name == "hue":
         change_hue(images, amount)

@@ -58,11 +58,6 @@ class EpochLoader(Generic[B]):
     The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
     them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
     one process would see. An incomplete last step is dropped. JPEGs may be decoded at reduced size.
-
-    Attributes:
-        batch_type: The type of the batches.
-        builder: Makes the `BatchBuilder` for the workers, from a data set and the canvas.
-        steps_per_epoch: Number of batches in an epoch.
     """
 
     batch_type: type[B]
@@ -97,10 +92,9 @@ class EpochLoader(Generic[B]):
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
-        """Iterate over the batches of an epoch. The first `skip` steps are skipped without loading their images.
+        """Iterate over the batches of an epoch from step `skip`; the images of earlier steps are not loaded.
 
-        Raises:
-            InputError: An image cannot be read, or a worker was killed.
+        Raises InputError if an image cannot be read, or a worker was killed.
         """
         self._sampler.epoch, self._sampler.skip = number, skip
         result: Any

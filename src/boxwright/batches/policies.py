@@ -21,15 +21,9 @@ NAMES = {
 
 
 def apply(name: str, images: Tensor, keys: NDArray[np.int64]) -> Tensor:
-    """Apply a policy, with torchvision's defaults, to each image. PyTorch's RNG state is restored afterwards.
+    """Apply the policy `name` (as in recipes) with torchvision's defaults to (B, 3, h, w) float32 images in [0, 1].
 
-    Args:
-        name: Its name in recipes.
-        images: (B, 3, h, w) float32 in [0, 1].
-        keys: (B,) seed of each image.
-
-    Raises:
-        InputError: torchvision cannot be imported.
+    keys: (B,) seeds of the images; PyTorch's RNG state is restored. Raises InputError if torchvision is missing.
     """
     try:
         v2 = importlib.import_module("torchvision.transforms.v2")

@@ -42,9 +42,7 @@ def augment(
         batch: uint8 canvases.
         config: The default changes nothing.
         size: (height, width) px of the result.
-        seed: Seed of the run.
-        step: Step, from the start of the training.
-        rank: Rank of this process.
+        seed, step, rank: Determine the random numbers. step: from the start of the training.
         mosaic: False: no mosaic and mixup (in the last epochs).
         fill: Gray level, 0 to 255, where there is no image; that of the canvas.
 
@@ -88,11 +86,7 @@ def _size_seeds(seed: int) -> list[int]:
 def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
     """Change (B, 3, h, w) RGB in [0, 1] in place, in HSV space.
 
-    Args:
-        images: The images.
-        hue: (B,) added, in turns of the color circle.
-        saturation: (B,) factor; the product is limited to 1.
-        value: (B,) factor; the product is limited to 1.
+    hue (B,): added, in turns of the color circle. saturation, value (B,): factors; the products are limited to 1.
     """
     hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
     for chunk in chunks(images):
@@ -114,8 +108,7 @@ def _split_colors(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     The distance of the hue from red is computed without finding the largest channel, since comparisons cost a CPU five
     times as much as additions. In units of C it is S + A + 2 min(A, C - S), with S = |green - blue| and A = V - red: S
-    if red is the maximum (A = 0), C + A if it is between (S = C), 3 C - S if it is the minimum (A = C), the same as the
-    usual three cases.
+    if red is the maximum (A = 0), C + A if it is between (S = C), 3 C - S if it is the minimum (A = C), as usual.
     """
     red, green, blue = images.unbind(1)
     v = torch.maximum(torch.maximum(red, green), blue)
@@ -183,10 +176,7 @@ def _draw_geometry(
 
 
 def _draw_matrix(rng: SampleRNG, config: AugmentConfig, plane: Array, canvas: Array, size: tuple[int, int]) -> Array:
-    """(K, 3, 3): perspective, rotation, shear and scale about the center of the plane, translation, flip.
-
-    plane: (K, 2), canvas: (2,): (width, height) px.
-    """
+    """(K, 3, 3): perspective, rotation, shear, scale about the center of the plane ((K, 2) px), translation, flip."""
     output = np.array(size[::-1], dtype=np.float64)
     aspect = rng.uniform(1 - config.jitter, 1 + config.jitter) / rng.uniform(1 - config.jitter, 1 + config.jitter)
     # as in the MindSpore zoo: an aspect below 1 scales the width, else its inverse scales the height
@@ -224,13 +214,8 @@ def _draw_expansion(rng: SampleRNG, config: AugmentConfig, extent: Array) -> Arr
 def expansion(extent: Array, ratio: Array, position: Array) -> Array:
     """The (K, 3, 3) matrices of SSD's expansion, followed by scaling back to the original size.
 
-    SSD pads the image to `ratio` times its width and height. After scaling, it is smaller by that ratio, and inside the
-    rectangle that it covered.
-
-    Args:
-        extent: (K, 4) that rectangle, xyxy px.
-        ratio: (K,) 1 or more.
-        position: (K, 2) horizontal and vertical, from 0 (left, top) to 1 (right, bottom).
+    SSD pads the image to `ratio` (K,) times its width and height. After scaling, it is smaller by that ratio, and
+    inside the rectangle `extent` (K, 4 as xyxy px) that it covered. position (K, 2): x and y, from 0 (left, top) to 1.
     """
     result = np.tile(np.eye(3), (len(extent), 1, 1))
     result[:, [0, 1], [0, 1]] = 1 / ratio[:, None]

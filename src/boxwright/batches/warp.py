@@ -25,36 +25,23 @@ HUGEPAGE_BYTES = 4 << 20  # from which NumPy requests huge pages
 class WarpGeometry:
     """Canvases are placed as tiles on a plane, which one matrix maps to the output.
 
-    Attributes:
-        tiles: (K, T) index of the canvas of each tile.
-        shift: (K, T, 2) plane (x, y) px of the top left corner of that canvas.
-        center: (K, 2) plane (x, y) px where four tiles meet: top left, top right, bottom left, bottom right. Infinite
-            if tile 0 covers everything.
-        matrix: (K, 3, 3) plane px -> output px.
+    In a mosaic the tiles are top left, top right, bottom left, bottom right; else tile 0 covers everything.
     """
 
-    tiles: npt.NDArray[np.int64]
-    shift: npt.NDArray[np.float64]
-    center: npt.NDArray[np.float64]
-    matrix: npt.NDArray[np.float64]
+    tiles: npt.NDArray[np.int64]  # (K, T) index of the canvas of each tile
+    shift: npt.NDArray[np.float64]  # (K, T, 2) plane (x, y) px of the top left corner of that canvas
+    center: npt.NDArray[np.float64]  # (K, 2) plane (x, y) px where the four tiles meet; infinite without a mosaic
+    matrix: npt.NDArray[np.float64]  # (K, 3, 3) plane px -> output px
 
 
 def warp(
     batch: Batch, geometry: WarpGeometry, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
 ) -> Batch:
-    """Transform images and boxes.
+    """Transform images and boxes: (K, 3, *size) float32 in [0, 1], T * M rows of boxes, and the frames of `batch`.
 
-    Args:
-        batch: uint8 canvases.
-        geometry: The transform of each output.
-        size: (height, width) px of the outputs.
-        fill: Gray level, 0 to 255, where there is no canvas.
-        min_side: Boxes with a remaining side of this many px or less get label -1.
-        min_visible: So do boxes with less than this fraction of their area remaining. Crowd regions are kept while any
-            area remains, since the objects in them are not background.
-
-    Returns:
-        Images (K, 3, *size) float32 in [0, 1], T * M rows of boxes, and the frames of `batch`.
+    fill: gray level, 0 to 255, where there is no canvas. Boxes with a remaining side of `min_side` px or less, or with
+    less than the fraction `min_visible` of their area remaining, get label -1. Crowd regions are kept while any area
+    remains, since the objects in them are not background.
     """
     # A mosaic shows the contents without the padding of their canvases; a single tile shows its full canvas.
     contents = np.array([frame.content for frame in batch.frames])[geometry.tiles]

@@ -17,19 +17,12 @@ from boxwright.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class ClassSample:
-    """One image and its class.
+    """One image and its class."""
 
-    Attributes:
-        image_id: Index in the data set.
-        path: Its file, for CIFAR with the index of the record.
-        label: Index of the class.
-        pixels: (h, w, 3) uint8 RGB if the image has no file of its own; else None.
-    """
-
-    image_id: int
-    path: str
+    image_id: int  # index in the data set
+    path: str  # of its file, for CIFAR with the index of the record
     label: int
-    pixels: NDArray[np.uint8] | None = None
+    pixels: NDArray[np.uint8] | None = None  # (h, w, 3) RGB if the image has no file of its own
 
     def image(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises InputError if the file is not a readable image."""
@@ -40,29 +33,17 @@ class ClassSample:
 
 @dataclass(frozen=True, slots=True)
 class ClassSet:
-    """One split of a data set for classification.
+    """One split of a data set for classification."""
 
-    Attributes:
-        names: Class names in label order.
-        split: Name of the split.
-        root: Folder or file that was opened.
-        kind: Name of the layout.
-        paths: (P,) bytes, as in the file system.
-        labels: (P,) int64.
-        pixels: (P, 3, h, w) uint8 RGB if all images are in one file; else None.
-        unused: Files in the folders of images that are not images, for `check`.
-        class_folders: There is a folder of images per class.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # classes in label order
     split: str
-    root: Path
-    kind: str
-    paths: Array
-    labels: NDArray[np.int64]
-    pixels: NDArray[np.uint8] | None = None
-    unused: tuple[str, ...] = ()
-    class_folders: bool = False
+    root: Path  # the folder or file that was opened
+    kind: str  # name of the layout
+    paths: Array  # (P,) bytes, as in the file system
+    labels: NDArray[np.int64]  # (P,)
+    pixels: NDArray[np.uint8] | None = None  # (P, 3, h, w) RGB if all images are in one file
+    unused: tuple[str, ...] = ()  # files in the folders of images that are not images, for `check`
+    class_folders: bool = False  # there is a folder of images per class
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -104,8 +85,7 @@ class ClassSet:
     def ordered(self, names: Sequence[str]) -> "ClassSet":
         """The same images with labels in the order of `names`, which may contain more classes.
 
-        Raises:
-            InputError: A class of the data set is not in `names`.
+        Raises InputError if a class of the data set is not in `names`.
         """
         label_of = {name: label for label, name in enumerate(names)}
         if missing := [name for name in self.names if name not in label_of]:

@@ -20,29 +20,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and its labels.
-
-    Attributes:
-        image_id: Id in the data set.
-        path: File of the image.
-        size: (height, width) px as displayed, with EXIF orientation applied; None if the data set does not declare it.
-        boxes: (N, 4) float32 xyxy px of the original image.
-        labels: (N,) int64; -1 if the category is unknown.
-        crowd: (N,) bool.
-        areas: (N,) float64 px, of the outline if there is one, else of the box.
-        annotation_ids: (N,) int64.
-        difficult: (N,) bool, of DOTA and VOC; ignored in their evaluation.
-    """
+    """One image and its labels."""
 
     image_id: int | str
     path: str
-    size: tuple[int, int] | None
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-    areas: NDArray[np.float64]
-    annotation_ids: NDArray[np.int64]
-    difficult: NDArray[np.bool_]
+    size: tuple[int, int] | None  # (height, width) px as displayed, with EXIF orientation applied; None: not declared
+    boxes: NDArray[np.float32]  # (N, 4) xyxy px of the original image
+    labels: NDArray[np.int64]  # (N,); -1 if the category is unknown
+    crowd: NDArray[np.bool_]  # (N,)
+    areas: NDArray[np.float64]  # (N,) px, of the outline if there is one, else of the box
+    annotation_ids: NDArray[np.int64]  # (N,)
+    difficult: NDArray[np.bool_]  # (N,) of DOTA and VOC; ignored in their evaluation
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -105,33 +93,19 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One split of a data set for detection.
+    """One split of a data set for detection."""
 
-    Attributes:
-        names: Class names in label order.
-        category_ids: Ids of the classes in the data set, in label order.
-        split: Name of the split.
-        root: Folder or file that was opened.
-        kind: Name of the layout.
-        images: Columns of the images.
-        rows: Columns of the boxes.
-        starts: (P + 1,): rows starts[i]:starts[i + 1] of `rows` belong to image i.
-        orphans: Annotations without an image.
-        entry: Format of the position of an annotation in the label file, for messages.
-        relative: Boxes are stored as fractions of the image size, and are NaN if the image cannot be read.
-    """
-
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    names: tuple[str, ...]  # classes in label order
+    category_ids: tuple[int, ...]  # ids of the classes in the data set, in label order
     split: str
-    root: Path
-    kind: str
+    root: Path  # the folder or file that was opened
+    kind: str  # name of the layout
     images: Images
     rows: Boxes
-    starts: NDArray[np.int64]
+    starts: NDArray[np.int64]  # (P + 1,): rows starts[i]:starts[i + 1] belong to image i
     orphans: tuple[Orphan, ...] = ()
-    entry: str = "line {}"
-    relative: bool = False
+    entry: str = "line {}"  # format of `Boxes.entries` in messages
+    relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
 
     def __len__(self) -> int:
         return len(self.images)

@@ -59,13 +59,10 @@ class Contents:
 def read_indexed(
     file: Path, parse: Callable[[], Contents], parser: Sequence[ModuleType], cache: str | Path | None = None
 ) -> Contents:
-    """Read a COCO JSON from its index, or parse it and write the index.
+    """Read a COCO JSON from its index, or else with `parse`, and write the index.
 
-    Args:
-        file: The JSON.
-        parse: Called if there is no valid index.
-        parser: The modules that `parse` depends on.
-        cache: Folder of the indexes; None or "": the user's cache folder. A warning is logged if it is not writable.
+    parser: the modules that `parse` depends on. cache: folder of the indexes; None or "": the user's cache folder. A
+    warning is logged if it is not writable.
     """
     now = time.time_ns()
     modules = (*parser, config, dataset, sys.modules[__name__])

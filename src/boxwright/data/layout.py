@@ -20,39 +20,23 @@ Keys = dict[str, Any]  # key -> a JSON value
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One split of a data set on disk.
+    """One split of a data set on disk."""
 
-    Attributes:
-        kind: Name of the layout.
-        path: The path of the split from `Layout.find` or a data YAML.
-        split: Name of the split.
-        root: Folder or file that was opened.
-        names: Class names from a data YAML, else ().
-        images: Base folder of relative paths from a data YAML, else None.
-        others: `path` of the other splits.
-        cache: Folder of indexes; None: the user's cache folder.
-    """
-
-    kind: str
-    path: Path
+    kind: str  # name of the layout
+    path: Path  # of the split, from `Layout.find` or a data YAML
     split: str
-    root: Path
-    names: tuple[str, ...] = ()
-    images: Path | None = None
-    others: tuple[Path, ...] = ()
-    cache: str | Path | None = None
+    root: Path  # the folder or file that was opened
+    names: tuple[str, ...] = ()  # class names from a data YAML
+    images: Path | None = None  # base folder of relative paths, from a data YAML
+    others: tuple[Path, ...] = ()  # `path` of the other splits
+    cache: str | Path | None = None  # folder of indexes; None: the user's cache folder
 
     def without_ids(
         self, names: tuple[str, ...], paths: Sequence[str], files: Sequence[str], rows: Boxes, counts: Sequence[int]
     ) -> Dataset:
         """A data set of a layout without ids and image sizes. Image ids start at 1, category ids at 0.
 
-        Args:
-            names: Class names in label order.
-            paths: P image files.
-            files: P label files, or one for all.
-            rows: Columns of the boxes.
-            counts: P numbers of rows.
+        names: in label order. paths: P image files. files: P label files, or one for all. counts: P numbers of rows.
         """
         sizes = np.full((len(paths), 2), -1, dtype=np.int64)
         images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
@@ -64,18 +48,12 @@ class Source:
 class Extras:
     """Information in label files besides boxes and classes: outlines, ground sample distances, licenses.
 
-    Training does not need it, so `Layout.read` does not load it; only conversions do.
-
-    Attributes:
-        rows: Extra keys of T boxes. `segmentation` is the outline as in COCO: a list of polygons
-            [x1, y1, x2, y2, ...] px, or a mask.
-        images: Extra keys of P images.
-        classes: Extra keys of the classes.
-        dataset: Extra keys of the data set.
+    Training does not need it, so `Layout.read` does not load it; only conversions do. The `segmentation` of a row is
+    its outline as in COCO: a list of polygons [x1, y1, x2, y2, ...] px, or a mask.
     """
 
-    rows: list[Keys]
-    images: list[Keys]
+    rows: list[Keys]  # T
+    images: list[Keys]  # P
     classes: list[Keys] = field(default_factory=list)
     dataset: Keys = field(default_factory=dict)
 

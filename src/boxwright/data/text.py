@@ -26,8 +26,7 @@ MAX_PATH = 4096  # bytes, Linux's PATH_MAX; limits the width of a column of path
 def lines(file: Path) -> Iterator[tuple[int, str]]:
     """Nonempty lines, stripped, with their numbers from 1.
 
-    Raises:
-        InputError: The file cannot be read, is not UTF-8 text, or has a line of more than `MAX_LINE` characters.
+    Raises InputError if the file cannot be read, is not UTF-8, or has a line of more than `MAX_LINE` characters.
     """
     number = 1
     try:
@@ -174,8 +173,7 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 def parse_class_names(names: object) -> tuple[str, ...]:
     """`names` of a YAML file: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list like dota15.
 
-    Raises:
-        ValueError: Anything else, or an invalid name.
+    Raises ValueError for anything else, and for invalid names.
     """
     if isinstance(names, str):
         return class_names_called(names)

@@ -55,13 +55,9 @@ class Budget:
         self._used, self._changed = 0, threading.Condition()
 
     def share(self, processes: int, lock: AbstractContextManager[Any]) -> None:
-        """Share the budget among processes; each of them calls this.
+        """Share the budget with other processes, each of which calls this with the same lock.
 
         Images larger than an equal share are decoded one at a time, so the total is at most twice the limit.
-
-        Args:
-            processes: Their number.
-            lock: A lock that they have in common.
         """
         self._exclusive, self._share = lock, MAX_PIXELS // max(1, processes)
 

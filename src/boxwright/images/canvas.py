@@ -72,15 +72,9 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
 
 
 def resize_to_canvas(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
-    """Resize an image, and pad or crop it to the canvas.
+    """Resize, and pad or crop an image to the canvas: (H, W, 3), for the resize kinds `darknet` and `float` float32.
 
-    Args:
-        image: (h, w, 3) uint8 RGB of `frame.size`, or smaller if decoded at reduced size.
-        frame: From `frame_for`.
-        canvas: The settings that `frame` was made for.
-
-    Returns:
-        (H, W, 3) uint8, or float32 in 0..255 for the resize kinds `darknet` and `float`.
+    image: (h, w, 3) uint8 RGB of `frame.size`, or smaller if decoded at reduced size. frame: from `frame_for`.
     """
     left, top, right, bottom = (round(edge) for edge in frame.content)
     for size in _sizes(frame.size, canvas):
@@ -99,11 +93,7 @@ def resize_to_canvas(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixel
 
 
 def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str) -> tuple[Pixels, Frame]:
-    """Decode an image, a large JPEG at reduced size, and resize it to the canvas.
-
-    Raises:
-        InputError: The file is not a readable image, or has more pixels than may be decoded.
-    """
+    """Decode an image, a large JPEG at reduced size, and resize it to the canvas. Raises InputError as `read_image`."""
     source = _open(path)
     with budget.reserve(math.prod(source.size)):
         if not source.is_jpeg:
@@ -118,12 +108,9 @@ def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str) -> tuple[P
 def read_crop(
     path: str, choose: Callable[[Size], Crop], canvas: CanvasConfig, image_id: int | str
 ) -> tuple[Pixels, Frame]:
-    """Decode an image, and resize the crop that `choose` returns for its size to the canvas.
+    """Decode an image, a JPEG with a large crop at reduced size, and resize the crop to the canvas.
 
-    A JPEG whose crop is much larger than the canvas is decoded at reduced size.
-
-    Raises:
-        InputError: The file is not a readable image, or has more pixels than may be decoded.
+    choose: Returns the crop for an image of a size. Raises InputError as `read_image`.
     """
     source = _open(path)
     with budget.reserve(math.prod(source.size)):

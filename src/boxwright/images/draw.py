@@ -32,15 +32,7 @@ BACKGROUND, FOREGROUND = 255, 40  # gray levels of sheets of images and of their
 
 
 def draw(image: Array, detections: Detections) -> Array:
-    """Draw detections with class names and scores.
-
-    Args:
-        image: uint8 RGB (H, W, 3) or gray (H, W).
-        detections: Boxes in px of the image.
-
-    Returns:
-        A copy, RGB (H, W, 3).
-    """
+    """A copy of `image` (uint8 RGB (H, W, 3) or gray (H, W)) with boxes, class names and scores; RGB (H, W, 3)."""
     scores = detections.scores.tolist()
     labels = detections.labels.tolist()
     texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
@@ -50,10 +42,7 @@ def draw(image: Array, detections: Detections) -> Array:
 def draw_boxes(
     image: Array, boxes: Array, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float] | None = None
 ) -> Array:
-    """Draw boxes (N, 4) xyxy px with a text each, as in `draw`. Boxes of higher scores are drawn on top.
-
-    Only the `MAX_TEXTS` highest-scoring boxes have a text.
-    """
+    """As `draw`, for boxes (N, 4) xyxy px. The highest-scoring are drawn on top; `MAX_TEXTS` of them have a text."""
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
     corners = _corners(boxes, width, height)

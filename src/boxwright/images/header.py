@@ -34,21 +34,13 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of one image.
+    """The header of one image."""
 
-    Attributes:
-        size: (height, width) px as displayed; (-1, -1) if there is a `fault`.
-        orientation: The EXIF value; 1 is upright.
-        missing: There is no such file.
-        too_large: It has more pixels than may be decoded.
-        fault: Why the image cannot be used; empty if it can.
-    """
-
-    size: tuple[int, int] = (-1, -1)
-    orientation: int = 1
-    missing: bool = False
-    too_large: bool = False
-    fault: str = ""
+    size: tuple[int, int] = (-1, -1)  # (height, width) px as displayed; (-1, -1) if there is a fault
+    orientation: int = 1  # the EXIF value; 1 is upright
+    missing: bool = False  # there is no such file
+    too_large: bool = False  # it has more pixels than may be decoded
+    fault: str = ""  # why the image cannot be used; empty if it can
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -57,13 +49,11 @@ class Header:
 
 
 def read_header(source: str | bytes, decode: bool | None = False) -> Header:
-    """Read the header of one image. Never raises for an invalid image; see `Header.fault`.
+    """The header of one image, a path or the content of a file. Never raises for an invalid image; see `Header.fault`.
 
-    Args:
-        source: A path, or the content of a file.
-        decode: True: decode all pixels. None: trust the header. False: detect truncated files. JPEG and PNG are then
-            decoded only if they do not end like a complete file, and TIFF never, since it states where its pixels end;
-            a TIFF that is not decoded may have any kind of pixels, also those that only rasterio reads.
+    decode: True decodes all pixels; None trusts the header; False detects truncated files: JPEG and PNG are decoded
+    only if they do not end like a complete file, TIFF never, since it states where its pixels end. A TIFF that is not
+    decoded may have any kind of pixels, also those that only rasterio reads.
     """
     with _quiet_pillow():
         return _read(source, decode)
@@ -80,10 +70,7 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Disable Pillow's warnings of odd metadata, and its size limit, since `size_fault` has another.
-
-    Both are global, hence the lock.
-    """
+    """Disable Pillow's warnings of odd metadata, and its size limit in favor of `size_fault`. Both are global."""
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

@@ -230,10 +230,7 @@ def _orientation(path: str) -> int:
 def _bands(source: Any, path: str) -> list[int]:
     """The band numbers of red, green and blue, or of the only gray or palette band.
 
-    Three bands without color interpretation are red, green, blue.
-
-    Raises:
-        InputError: The file cannot be read as a scene.
+    Three bands without color interpretation are red, green, blue. Raises InputError for other bands.
     """
     if (orientation := _orientation(path)) != 1:
         raise InputError(f"{path}: stored rotated (orientation {orientation}), needed upright pixels; rewrite the file")
