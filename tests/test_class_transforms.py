@@ -114,7 +114,7 @@ def test_pad_moves_by_whole_pixels_onto_the_fill() -> None:
                 continue
             break
         else:
-            pytest.fail(f"image {index} is not shifted by full pixels")
+            pytest.fail(f"image {index} is not shifted by whole pixels")
     assert len(seen) > 15
 
 
