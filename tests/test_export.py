@@ -144,7 +144,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
 
     predictor = bw.load(file, trust=True)
     original = bw.load(weights, overrides={"data.canvas.size": [64, 128]})
-    assert predictor.backend is not None
+    assert predictor.runtime is not None
     assert predictor.recipe == original.recipe
     assert predictor.names == ("car", "truck", "tank")
     report = json.loads((tmp_path / f"{file.name}.parity.json").read_text())

@@ -124,8 +124,8 @@ class TestFiles:
         plain, small = predictor.load(weights), predictor.load(out)
         with torch.inference_mode():
             wanted = plain.model(canvas)
-        assert small.backend is not None
-        for one, other in zip(wanted, small.backend.forward(canvas), strict=True):
+        assert small.runtime is not None
+        for one, other in zip(wanted, small.runtime.forward(canvas), strict=True):
             gap = float((one - other).square().mean().sqrt() / one.std())
             assert 0 < gap < 0.2  # 13 layers of 8 bits; without calibration it is 1 and more
 

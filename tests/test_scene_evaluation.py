@@ -155,7 +155,7 @@ def test_a_tile_of_another_scale_lies_where_it_was_cut():
     """At half size: 100 px from the left and 40 px from the top of the scene, of 60 x 50 px there."""
     places = [Placement("a", (300, 300), Window(100, 40, 120, 100), 0.5)]
     found = [Detections(torch.tensor([[10.0, 5.0, 30.0, 25.0]]), torch.tensor([0.5]), torch.tensor([0]))]
-    (merged,) = whole.whole_scenes(found, places, [[0]], 0.5)
+    (merged,) = whole.merge_scenes(found, places, [[0]], 0.5)
     assert merged.boxes.tolist() == [[120, 50, 160, 90]]
 
 
@@ -180,7 +180,7 @@ def test_covered_px_counted_one_by_one():
         plane = np.zeros((60, 60), bool)
         for window in windows:
             plane[window.y : window.y + window.height, window.x : window.x + window.width] = True
-        assert whole._union(windows) == plane.sum()
+        assert whole._union_area(windows) == plane.sum()
 
 
 # --- what is refused

@@ -25,7 +25,7 @@ from boxwright.metrics.plots import as_it_stands
 from boxwright.predict.inputs import PreparedImage
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.pipeline import CanvasPipeline
-from boxwright.predict.predictor import Predictor, load
+from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.open import is_exported, read_metadata, runtimes_of
@@ -125,9 +125,9 @@ def bench(
 
 def _all(
     source: str | Path, chosen: Recipe, spare: Path, compile_: bool, trust: bool
-) -> tuple[dict[str, Predictor[Any]], dict[str, str]]:
+) -> tuple[dict[str, AnyPredictor], dict[str, str]]:
     """name -> predictor of all that are there, and name -> reason of the others."""
-    found: dict[str, Predictor[Any]] = {}
+    found: dict[str, AnyPredictor] = {}
     absent: dict[str, str] = {}
 
     @contextmanager
@@ -140,9 +140,9 @@ def _all(
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
         given = None if is_exported(path) else chosen
         one = RuntimeOptions(fuse=True, trust=trust)
-        found[name] = load(path, given, "cpu", backend=backend, running=one)
-        many = load(path, given, "cpu", backend=backend, running=replace(one, batch_size=max(BATCHES)))
-        if many.backend is not None and many.backend.streams > 1:
+        found[name] = load(path, given, "cpu", backend=backend, runtime_options=one)
+        many = load(path, given, "cpu", backend=backend, runtime_options=replace(one, batch_size=max(BATCHES)))
+        if many.runtime is not None and many.runtime.streams > 1:
             found[f"{name}, throughput"] = many
 
     files: dict[str, str | Path] = {}
@@ -151,9 +151,13 @@ def _all(
     else:
         add("torch", source)
         if has_bfloat16(found["torch"].device):
-            found["torch, bfloat16"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, bfloat16=True))
+            found["torch, bfloat16"] = load(
+                source, chosen, "cpu", runtime_options=RuntimeOptions(fuse=True, bfloat16=True)
+            )
         if compile_:
-            found["torch, compiled"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, compile=True))
+            found["torch, compiled"] = load(
+                source, chosen, "cpu", runtime_options=RuntimeOptions(fuse=True, compile=True)
+            )
         for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
             with told(name):
                 if importlib.util.find_spec(name) is None:
@@ -167,7 +171,7 @@ def _all(
     return found, absent
 
 
-def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], rounds: int) -> Iterator[Row]:
+def _measured(found: Mapping[str, AnyPredictor], batches: Sequence[int], rounds: int) -> Iterator[Row]:
     images = [scenes.scene(0, index % 4).image for index in range(max(batches))]
     network: dict[str, dict[int, float]] = {name: {} for name in found}
     for many in track(batches, len(batches), "network", "sizes"):
@@ -184,14 +188,14 @@ def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], round
     yield from rows
 
 
-def _network(predictor: Predictor[Any], images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def _network(predictor: AnyPredictor, images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
     assert isinstance(predictor.pipeline, CanvasPipeline)
-    assert predictor.backend is not None
-    forward, inputs = predictor.backend.forward, predictor.pipeline.inputs(images)
+    assert predictor.runtime is not None
+    forward, inputs = predictor.runtime.forward, predictor.pipeline.inputs(images)
     return lambda: forward(*inputs)
 
 
-def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def _end_to_end(predictor: AnyPredictor, images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
     args = predictor.args()
 
     def run() -> tuple[torch.Tensor, ...]:

@@ -20,7 +20,7 @@ from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
-from boxwright.predict.predictor import Predictor, load
+from boxwright.predict.predictor import AnyPredictor, Predictor, load
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.version import versions
@@ -71,7 +71,7 @@ def check(
     if getattr(model, "two_stage", False):
         limits = replace(limits, matched=limits.proposals)  # a detection needs the proposal that it is made of
     images, description = _images(data, split, recipe)
-    ours: Predictor[Any] = Predictor(model, recipe)
+    ours: AnyPredictor = Predictor(model, recipe)
     theirs = load(part, device="cpu", backend=runtime, trust=True)  # we have written it
     content: dict[str, Any] = {
         "file": target.name,
@@ -85,9 +85,9 @@ def check(
     }
     content["raw"] = compare_raw(ours, theirs, images, limits) if card.kind == "raw" else []
     content["first_difference"] = next((row for row in content["raw"] if not row["worst"] <= limits.raw), None)
-    if content["first_difference"] is not None and theirs.backend is not None and part.suffix == ".onnx":
+    if content["first_difference"] is not None and theirs.runtime is not None and part.suffix == ".onnx":
         image = images[content["first_difference"]["image"]]
-        content["first_inside"] = _first_inside(part, ours, card, image, theirs.backend.shape[0] or 1)
+        content["first_inside"] = _first_inside(part, ours, card, image, theirs.runtime.shape[0] or 1)
     if content["first_difference"] is None:
         content["answers"] = compare_answers(ours, theirs, images, card, limits)
         if data is not None and _enough(content["answers"], limits):
@@ -132,14 +132,14 @@ def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Imag
     return [dataset.source(index) for index in chosen], f"{len(chosen)} of {len(dataset)} images of {split}"
 
 
-def _first_inside(part: Path, ours: Predictor[Any], card: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
+def _first_inside(part: Path, ours: AnyPredictor, card: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
     """The first tensor inside the file that differs."""
     assert isinstance(ours.pipeline, CanvasPipeline)
     inputs = ours.pipeline.inputs([ours.preprocess(image)] * batch)
     return inside.first_difference(ours.model, part, inputs, LIMITS[card.precision].raw)
 
 
-def _quality(ours: Predictor[Any], theirs: Predictor[Any], card: Metadata, data: str, split: str) -> dict[str, Any]:
+def _quality(ours: AnyPredictor, theirs: AnyPredictor, card: Metadata, data: str, split: str) -> dict[str, Any]:
     """AP, or top-1, of both on all images of the split."""
     task, config, args = ours.task, card.recipe.predict, None
     dataset = task.open(data, split, card.recipe.data)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from boxwright.export.parity_limits import Limits, mutual_nearest
 from boxwright.predict.inputs import Image
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import AnyPredictor
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.tasks import PostprocessArgs
 from boxwright.types import Classes, Detections
@@ -21,7 +21,7 @@ SHOWN = 5  # unmatched detections that the report shows of an image
 
 
 def compare_answers(
-    ours: Predictor[Any], theirs: Predictor[Any], images: Sequence[Image], metadata: Metadata, limits: Limits
+    ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], metadata: Metadata, limits: Limits
 ) -> dict[str, Any]:
     """Detections, or the best classes, of both on each image: how many there are, how many have a partner, and some
     of those that have none. A score so near the lowest that rounding decides is not counted."""
@@ -40,7 +40,7 @@ def compare_answers(
     return total
 
 
-def predict_one(predictor: Predictor[Any], image: Image, args: PostprocessArgs) -> Any:
+def predict_one(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> Any:
     """The result of one image."""
     prepared = [predictor.preprocess(image)]
     return predictor.postprocess(predictor.forward(prepared), prepared, args)[0]

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from boxwright.export.parity_limits import LIMITS, Limits, mutual_nearest
 from boxwright.predict.inputs import Image
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import AnyPredictor
 
 
 def compare_raw(
-    ours: Predictor[Any], theirs: Predictor[Any], images: Sequence[Image], limits: Limits
+    ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], limits: Limits
 ) -> list[dict[str, Any]]:
     """For each output in order: name, worst difference as a share of PyTorch's largest number, on which image.
 

@@ -15,9 +15,9 @@ from boxwright.metrics.topk import TopK
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_CLASSES = 60  # of the confusion matrix; of more, those that take part in most mistakes
-ON_SHEET, COLUMNS = 24, 6  # images
-TILE = (220, 220)  # px: (longest width, height) of an image on the sheet
+MAX_CLASSES = 60  # of the confusion matrix; of more, those that take part in most mistakes
+MAX_MISTAKES, COLUMNS = 24, 6  # images
+PANEL = (220, 220)  # px: (longest width, height) of an image on the sheet
 GAP = 12  # px between images
 
 
@@ -29,7 +29,7 @@ def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
     counts = metrics.confusion
     seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = np.sort(seen[np.argsort(-wrong[seen], kind="stable")][:MOST_CLASSES])
+    shown = np.sort(seen[np.argsort(-wrong[seen], kind="stable")][:MAX_CLASSES])
     table = counts[np.ix_(shown, shown)]
     ticks = [names[label] for label in shown]
     title = f"{metrics.headline}; {len(shown)} of {len(names)} classes"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from boxwright.errors import printable
 from boxwright.types import Classes
 
-BEST = 5  # classes of an image that count for the second number
+MAX_K = 5  # classes of an image that count for the second number
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def score(
 
     Of classes with equal scores that comes first which the network put first.
     """
-    ranked = np.stack([one.labels.numpy()[:BEST] for one in found])  # (N, K)
+    ranked = np.stack([one.labels.numpy()[:MAX_K] for one in found])  # (N, K)
     confusion = np.zeros((len(names), len(names)), np.int64)
     np.add.at(confusion, (truth, ranked[:, 0]), 1)
     within = (ranked == truth[:, None]).any(1)
