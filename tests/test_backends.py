@@ -600,8 +600,8 @@ def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, tw
     tree = json.loads((tmp_path / "out/bench.json").read_text())
     for row in tree["rows"]:
         assert set(row["network"]) == {"1", "2"}
-        assert set(row["whole"]) == {"1", str(row["best"])}
-        assert all(ms > 0 for ms in (*row["network"].values(), *row["whole"].values()))
+        assert set(row["end_to_end"]) == {"1", str(row["best"])}
+        assert all(ms > 0 for ms in (*row["network"].values(), *row["end_to_end"].values()))
     assert cv2.imread(str(tmp_path / "out/bench.png")).shape[2] == 3
 
 

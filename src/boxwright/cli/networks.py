@@ -214,7 +214,7 @@ def demo(
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for data and runs.")] = "demo",
     set_: Overrides = None,
 ) -> None:
-    """Render scenes, train a small detector on them, evaluate it, draw predictions. Takes minutes on two cores; offline."""
+    """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""
     from boxwright.engine.demo import run
 
     echo(run(Path(out), tuple(set_ or ())))

@@ -16,7 +16,7 @@ from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.datatools.placement import Placement, placements
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import predict_dataset, report_folder, scored
+from boxwright.evaluation.evaluate import predict_dataset, report_folder, score_and_write, scored
 from boxwright.files import atomic_write
 from boxwright.images.windows import Window
 from boxwright.metrics import voc

@@ -3,9 +3,9 @@
     N detections, 5 corners of a closed ring
 
 `NAME.geojson` uses the scene's coordinate reference system and names it in the `crs` member of GeoJSON 2008, which QGIS
-reads; it is not written if the system has no authority code. `NAME.wgs84.geojson` follows RFC 7946: longitude, latitude,
-no `crs`; it is not written if a box cannot be transformed. Both store easting before northing, whatever the axis order of
-the system.
+reads; it is not written if the system has no authority code. `NAME.wgs84.geojson` follows RFC 7946: longitude,
+latitude, no `crs`; it is not written if a box cannot be transformed. Both store easting before northing, whatever the
+axis order of the system.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ DEGREE_DIGITS, METER_DIGITS = 8, 3  # about 1 mm
 
 
 def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -> bool:
-    """Whether a scene of `size` (height, width) px has a position on the Earth; local (engineering) systems have none."""
+    """Whether a scene of `size` (height, width) px has a position on the Earth, unlike in a local (engineering) system."""
     if georeference is None:
         return False
     from rasterio.crs import CRS

@@ -71,8 +71,9 @@ def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
 def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:
     """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
 
-    The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is to_batch directly into the
-    batch: stacking, dividing and converting the layout one after the other takes two to three times as long on a CPU.
+    The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is to_batch directly into
+    the batch: stacking, dividing and converting the layout one after the other takes two to three times as long on a
+    CPU.
     """
     channels_last = runtime.channels_last if runtime else canvases[0].stride(0) == 1
     shape = (len(canvases), 3, *canvases[0].shape[1:])

@@ -2,11 +2,11 @@
 
     N detections of all windows, P pairs of them, G objects
 
-Two boxes of different windows are the same object if they agree in the region that both windows show: both are clipped to
-the intersection of the windows, and their IoU is compared there. For complete boxes this is the usual IoU. A box that was
-truncated by its window is compared with the same part of the other box, so the halves of an object that is longer than
-the overlap match, and a small object inside a large one matches neither half of it. Boxes of the same window are not
-compared, since NMS has been applied to them.
+Two boxes of different windows are the same object if they agree in the region that both windows show: both are clipped
+to the intersection of the windows, and their IoU is compared there. For complete boxes this is the usual IoU. A box
+that was truncated by its window is compared with the same part of the other box, so the halves of an object that is
+longer than the overlap match, and a small object inside a large one matches neither half of it. Boxes of the same
+window are not compared, since NMS has been applied to them.
 
 In each other window a box matches at most one box: the one with the highest IoU, if that is mutual. Connected boxes are
 one object. It is represented by its best-scoring complete box, or else by the enclosing box of its parts, with the best
@@ -30,8 +30,8 @@ from boxwright.types import Detections
 EDGE_TOLERANCE, MIN_EDGE_TOLERANCE = 0.05, 2.0  # fraction of the box's side; px
 EXTENSION = 1.0  # px by which a truncated box is extended over its window's edge, so that halves meet without overlap
 MIN_CONTAINED = 0.7  # fraction of a part's area inside a complete box
-# Minimum intersection over the smaller area for two parts that both span the strip shared by their windows. The boxes of
-# a straight rotated object share the strip's fraction of a part, which is at least the overlap of the windows.
+# Minimum intersection over the smaller area for two parts that both span the strip shared by their windows. The boxes
+# of a straight rotated object share the strip's fraction of a part, which is at least the overlap of the windows.
 MIN_SPANNING_OVERLAP = 0.2
 
 

@@ -146,7 +146,8 @@ class Examples(ABC):
 
 
 class Task(ABC, Generic[D, B, R, M]):
-    """Everything that differs between detectors and classifiers: data set, batch, postprocessing, output, metrics, graph.
+    """Everything that differs between detectors and classifiers: data set, batch, postprocessing, output, metrics,
+    graph.
 
     Attributes:
         title: With its article, for messages.
@@ -225,7 +226,7 @@ class Task(ABC, Generic[D, B, R, M]):
     def read_outputs(
         self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
     ) -> list[R]:
-        """`graph_outputs` of a complete file that was exported with the recipe `inside` -> the results of the images."""
+        """`graph_outputs` of a complete file, exported with the recipe `inside` -> the results of the images."""
 
     @abstractmethod
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
@@ -282,7 +283,7 @@ class Task(ABC, Generic[D, B, R, M]):
         """A module from images (B, h, w, 3) uint8 RGB of any size to `graph_outputs`."""
 
     def check_options(self, recipe: Recipe, given: Mapping[str, object]) -> None:
-        """Raise InputError for an option, with or without its dashes, that is given and that this task does not have."""
+        """Raise InputError for an option, with or without its dashes, that is given but that this task lacks."""
         wrong = [name for name, value in given.items() if value is not None and name.lstrip("-") not in self.options]
         if wrong:
             raise InputError(f"{', '.join(wrong)}: recipe {recipe.name} is {self.title}, which has none; leave it out")

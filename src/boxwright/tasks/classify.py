@@ -96,7 +96,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         if empty:
             raise InputError(
                 f"{training.root}: class {training.names[empty[0]]} has no image left in {training.split} when the "
-                f"faulty ones are skipped ({len(empty)} such classes), needed some to learn from; repair its images, or "
+                f"faulty ones are skipped ({len(empty)} such classes), needed some to train on; repair its images, or "
                 "remove the class from all splits"
             )
         names = recipe.data.names if set(recipe.data.names) == set(train.names) else train.names

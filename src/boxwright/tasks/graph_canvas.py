@@ -99,7 +99,7 @@ def _torchvision(size: Pair, canvas: CanvasConfig) -> Pair:
 
 
 def _offset(new: Pair, canvas: CanvasConfig) -> Pair:
-    """() px each of the image's corner, negative if the image is larger than the canvas; rounded as in preprocessing."""
+    """() px each of the image's corner, negative if it is larger than the canvas; rounded as in preprocessing."""
     rows, columns = (_number(side) - extent for side, extent in zip(canvas.size, new, strict=True))
     if canvas.fit not in ("letterbox", "crop"):
         return torch.zeros_like(rows), torch.zeros_like(columns)

@@ -38,8 +38,8 @@ class Side:
 
 
 def resize(planes: Tensor, rows: Side, columns: Side, kind: str) -> Tensor:
-    """planes (B, 3, h, w), uint8 or float in 0..255 -> (B, 3, H, W) float32 in 0..255, rounded to integers except for the
-    methods darknet and float."""
+    """planes (B, 3, h, w), uint8 or float in 0..255 -> (B, 3, H, W) float32 in 0..255, rounded to integers except for
+    the methods darknet and float."""
     if kind == "darknet":
         return _bilinear(planes, rows, columns, _aligned_corners)
     if kind == "float":
@@ -152,8 +152,8 @@ def _pillow(side: Side, count: int, grows: Tensor, shrinks: Tensor) -> Tensor:
 
 
 def _nearest(side: Side) -> Tensor:
-    """(S,) the old px under the center of a larger new px. On the border of two it is the second, unless Pillow's running
-    float64 sum falls short of it; a graph without float64 looks that up in a table.
+    """(S,) the old px under the center of a larger new px. On the border of two it is the second, unless Pillow's
+    running float64 sum falls short of it; a graph without float64 looks that up in a table.
     """
     numerator = (2 * side.index + 1) * side.old
     index = floored(numerator, 2 * side.new)
