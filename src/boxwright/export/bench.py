@@ -21,7 +21,7 @@ from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write, make_folder
-from boxwright.metrics.plots import as_it_stands
+from boxwright.metrics.plots import disable_math
 from boxwright.predict.inputs import PreparedImage
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.pipeline import CanvasPipeline
@@ -246,7 +246,7 @@ def _draw(report: Report) -> None:
         title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
         xlabel="ms an image: network (blue), the rest to boxes or classes (gray)",
     )
-    as_it_stands([axes.title, *axes.get_yticklabels()])
+    disable_math([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     with atomic_write(report.file) as tmp:

@@ -29,7 +29,7 @@ DEGREE_DIGITS, METER_DIGITS = 8, 3  # about 1 mm
 
 
 def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -> bool:
-    """Whether a scene of `size` (height, width) px has a position on the Earth, unlike in a local (engineering) system."""
+    """Whether a scene of `size` (height, width) px has a position on the Earth, unlike in a local system."""
     if georeference is None:
         return False
     from rasterio.crs import CRS
