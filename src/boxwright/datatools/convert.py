@@ -89,8 +89,8 @@ def reject_outside(dataset: Dataset, root: str | Path) -> None:
     outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
     if outside:
         raise InputError(
-            f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(dataset)} images of {dataset.split}; "
-            "say --outside where the new folder may hold them"
+            f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(dataset)} images of "
+            f"{dataset.split}; say --outside where the new folder may hold them"
         )
 
 
