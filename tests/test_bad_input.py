@@ -444,7 +444,7 @@ def test_full_disk_while_training_leaves_no_half_checkpoint(
     def full(*arguments: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("boxwright.weights.checkpoint.whole", full)
+    monkeypatch.setattr("boxwright.weights.checkpoint.atomic_write", full)
     assert run("train", "demo", "--data", "data", "--out", "out", *SETTINGS) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("boxwright: ")
     assert list(Path("out").rglob("*.safetensors")) == []

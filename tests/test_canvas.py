@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from boxwright.errors import InputError
+from boxwright.images import canvas as canvas_module
 from boxwright.images.canvas import Pixels, frame_for, place, read_canvas, read_image
 from boxwright.recipe import CanvasConfig
 
@@ -271,3 +272,12 @@ def test_broken_files_get_one_line(
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not canvas_module.WARP_IS_EXACT, reason="OpenCV 4 rounds positions to 1/32 px")
+@pytest.mark.parametrize("shape", [(480, 640), (37, 11), (1, 1), (2, 300)])
+def test_aligned_corners_are_the_same_in_opencv_and_pytorch(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    for size in ((312, 416), (64, 64), (1, 5)):
+        ours, theirs = canvas_module.warp_aligned(image, size), canvas_module.interpolate_aligned(image, size)
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)

@@ -1,4 +1,4 @@
-"""A module imports only from its own room or from rooms to its left, also inside functions."""
+"""A module imports only from its own package or from packages to its left, also inside functions."""
 
 import ast
 import importlib
@@ -14,18 +14,18 @@ ORDER = (  # left to right
     "models . recipe . zoo . weights . images . data . formats . batches . datatools . metrics . tasks . "
     "runtimes . predict . evaluation . engine . export . cli"
 )
-ROOMS = ORDER.split(" . ")
+PACKAGES = ORDER.split(" . ")
 PACKAGE = Path(boxwright.__file__).parent
-DOORS = {"__init__.py", "__main__.py"}  # of the package itself: they open onto everything
-FILES = sorted(file for file in PACKAGE.rglob("*.py") if not (file.parent == PACKAGE and file.name in DOORS))
+ENTRY_POINTS = {"__init__.py", "__main__.py"}  # of the package itself: they may import everything
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if not (file.parent == PACKAGE and file.name in ENTRY_POINTS))
 
 
-def room_of(file: Path) -> str:
+def package_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def rooms_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import of this package in `source`, wherever it stands. depth: parts of its path."""
+def packages_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
+    """(line, package) of every import of this package in `source`, wherever it stands. depth: parts of its path."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -41,10 +41,11 @@ def rooms_imported(source: str, depth: int) -> Iterator[tuple[int, str]]:
 
 
 def faults(file: Path, source: str) -> list[str]:
-    own = ROOMS.index(room_of(file))
+    own = PACKAGES.index(package_of(file))
     depth = len(file.relative_to(PACKAGE).parts)
-    found = rooms_imported(source, depth)
-    return [f"line {line}: {room}" for line, room in found if room not in ROOMS or ROOMS.index(room) > own]
+    found = packages_imported(source, depth)
+    left = set(PACKAGES[: own + 1])
+    return [f"line {line}: {name}" for line, name in found if name not in left]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -52,8 +53,8 @@ def test_imports_point_to_the_left(file: Path) -> None:
     assert faults(file, file.read_text(encoding="utf-8")) == []
 
 
-def test_every_module_stands_in_a_room_and_every_room_has_a_module() -> None:
-    assert {room_of(file) for file in FILES} == set(ROOMS)
+def test_every_module_is_in_a_package_and_every_package_has_a_module() -> None:
+    assert {package_of(file) for file in FILES} == set(PACKAGES)
 
 
 def test_the_walker_sees_imports_of_all_forms() -> None:

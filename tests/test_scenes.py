@@ -25,7 +25,8 @@ def test_a_scene_depends_on_seed_and_index_only() -> None:
 
 
 def test_another_process_renders_the_same_scene() -> None:
-    code = "import zlib; from boxwright.data import scenes; print(zlib.crc32(scenes.scene(1, 2, 96).image.tobytes()))"
+    show = "print(zlib.crc32(scenes.scene(1, 2, 96).image.tobytes()))"
+    code = f"import zlib; from boxwright.datatools import scenes; {show}"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
 

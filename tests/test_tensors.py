@@ -139,7 +139,7 @@ def test_a_damaged_image_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_the_verb(
+def test_the_command(
     tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
@@ -154,4 +154,4 @@ def test_the_verb(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "--recipe and --weights: needed one of the two" in capsys.readouterr().err
+    assert "--recipe and --weights: needed exactly one" in capsys.readouterr().err

@@ -334,7 +334,7 @@ def test_mean_and_deviation_are_inside() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         ({"width": 0.5}, "width is 0.5"),
         ({"std": [1, 0, 1]}, "std.1"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
+        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:

@@ -102,7 +102,7 @@ def test_an_uneven_width_fits_together() -> None:
         ({"network": "tiny"}, "anchors holds 9 pairs, tiny needs 6"),
         (TINY, "scale_xy holds 3 numbers, tiny needs 2"),
         ({"scale_xy": [1.2, 1.1, 0.5]}, "scale_xy.2"),
-        ({"loss": {"normalize": "boxes"}}, "did you mean 'normalize'"),
+        ({"loss": {"normalise": "boxes"}}, "did you mean 'normalize'"),
     ],
 )
 def test_config_faults_are_one_line(changes: dict[str, object], words: str) -> None:
