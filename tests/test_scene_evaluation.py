@@ -190,7 +190,7 @@ def test_names_are_compared_in_one_go():
     """50,000 scenes; counting each name among all takes minutes."""
     names = [f"scene{index}" for index in range(50_000)]
     start = time.process_time()
-    assert whole._tiles_of(names, [], None, None) == [[]] * len(names)
+    assert whole._group_tiles(names, [], None, None) == [[]] * len(names)
     assert time.process_time() - start < 5
 
 

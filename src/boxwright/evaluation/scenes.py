@@ -103,7 +103,7 @@ def evaluate(
     scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info)
     # The kit and its server add the last px themselves, so it is subtracted where `Detect.aligned` has added it.
     last = int(recipe.evaluate.plus_one)
-    inclusive = [replace(found, boxes=found.boxes - found.boxes.new_tensor([0, 0, last, last])) for found in merged]
+    inclusive = [replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged]
     kit = voc.score(truth, inclusive, scenes.names, plus_one=True)
     if folder is not None:
         tree = {**scene_metrics.to_json(), "development_kit": kit.to_json()}
@@ -138,8 +138,8 @@ def write_task2(folder: Path, scenes: Sequence[str], detections: Sequence[Detect
     """Write a `Task2_CLASS.txt` for each class, with lines `scene score x1 y1 x2 y2` in px."""
     for label, name in enumerate(names):
         with atomic_write(folder / TASK2.format(name)) as tmp, tmp.open("w", encoding="utf-8") as file:
-            for scene, found in zip(scenes, detections, strict=True):
-                of_class = found[found.labels == label]
+            for scene, result in zip(scenes, detections, strict=True):
+                of_class = result[result.labels == label]
                 for score, box in zip(of_class.scores.tolist(), of_class.boxes.tolist(), strict=True):
                     file.write(f"{scene} {score:.6f} " + " ".join(f"{edge:.2f}" for edge in box) + "\n")
 

@@ -73,16 +73,16 @@ def match(
     matched = cost[row, column] <= 1
     row, column = row[matched], column[matched]
     unmatched: list[dict[str, Any]] = []
-    for source, found, partners in (("PyTorch", expected, row), ("the file", actual, column)):
-        mask = found.scores >= min_score + limits.score
+    for source, result, partners in (("PyTorch", expected, row), ("the file", actual, column)):
+        mask = result.scores >= min_score + limits.score
         mask[partners] = False
-        unmatched += _rows(source, found, mask)
+        unmatched += _rows(source, result, mask)
     return len(row) + len(unmatched), len(row), unmatched
 
 
-def _rows(source: str, found: Detections | Classes, mask: Tensor) -> list[dict[str, Any]]:
-    columns = {"score": found.scores[mask].tolist(), "label": found.labels[mask].tolist()}
-    if isinstance(found, Detections):
-        columns["box"] = found.boxes[mask].tolist()
+def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[dict[str, Any]]:
+    columns = {"score": result.scores[mask].tolist(), "label": result.labels[mask].tolist()}
+    if isinstance(result, Detections):
+        columns["box"] = result.boxes[mask].tolist()
     rows = zip(*columns.values(), strict=True)
     return [{"only_in": source} | dict(zip(columns, row, strict=True)) for row in rows]

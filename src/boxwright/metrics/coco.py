@@ -190,14 +190,14 @@ def _truth(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
 
 def _results(detections: Sequence[Detections]) -> Array:
     """(N, 7) float64 rows of image, x, y, width, height, score, category."""
-    counts = [len(found) for found in detections]
+    counts = [len(result) for result in detections]
     rows = np.zeros((sum(counts), 7))
     if len(rows):
         rows[:, 0] = np.repeat(np.arange(1, len(counts) + 1), counts)
-        rows[:, 1:5] = np.concatenate([found.boxes.numpy(force=True) for found in detections])
+        rows[:, 1:5] = np.concatenate([result.boxes.numpy(force=True) for result in detections])
         rows[:, 3:5] -= rows[:, 1:3]
-        rows[:, 5] = np.concatenate([found.scores.numpy(force=True) for found in detections])
-        rows[:, 6] = np.concatenate([found.labels.numpy(force=True) for found in detections]) + 1
+        rows[:, 5] = np.concatenate([result.scores.numpy(force=True) for result in detections])
+        rows[:, 6] = np.concatenate([result.labels.numpy(force=True) for result in detections]) + 1
     return rows
 
 
@@ -217,7 +217,7 @@ def _classes(
 
     objects = count(sample.labels[~sample.crowd] for sample in samples)
     images = count(np.unique(sample.labels) for sample in samples)
-    counts = count(found.labels.numpy(force=True) for found in detections)
+    counts = count(result.labels.numpy(force=True) for result in detections)
     return tuple(
         ClassMetrics(
             name,

@@ -98,11 +98,11 @@ def confusion(
         iou: Minimum IoU.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
-    for sample, found in zip(samples, detections, strict=True):
-        scores = found.scores.numpy(force=True)
+    for sample, result in zip(samples, detections, strict=True):
+        scores = result.scores.numpy(force=True)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= threshold]
-        boxes, labels = found.boxes.numpy(force=True)[order], found.labels.numpy(force=True)[order]
+        boxes, labels = result.boxes.numpy(force=True)[order], result.labels.numpy(force=True)[order]
         inter, area = _overlaps(boxes, sample.boxes)
         union = area[:, None] + _area(sample.boxes)[None] - inter
         overlap = np.where(sample.crowd[None], 0, inter / np.maximum(union, 1e-9))
@@ -164,7 +164,7 @@ def write_jpeg(image: Array, file: Path) -> None:
         tmp.write_bytes(encode_image(image, ".jpg", 90))
 
 
-def panel(image: Array, sample: Sample, found: Detections) -> Array:
+def panel(image: Array, sample: Sample, result: Detections) -> Array:
     """Ground truth and prediction side by side for the sheet, resized before drawing so that all text has one size."""
     height, width = image.shape[:2]
     scale = min(PANEL[0] / width, PANEL[1] / height)
@@ -172,7 +172,7 @@ def panel(image: Array, sample: Sample, found: Detections) -> Array:
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
     truth = replace(sample, boxes=sample.boxes * factor)
-    prediction = replace(found, boxes=found.boxes * found.boxes.new_tensor(factor))
+    prediction = replace(result, boxes=result.boxes * result.boxes.new_tensor(factor))
     return truth_and_prediction(small, truth, prediction)
 
 

@@ -138,10 +138,10 @@ def _class(
     scores, matches = [np.zeros(0)], [np.zeros(0, np.int64)]
     ignored = [np.zeros(0, np.bool_)]
     offset = 0
-    for sample, found in zip(samples, detections, strict=True):
-        truth, of_class = sample.labels == label, found.labels == label
-        scores.append(found.scores[of_class].numpy(force=True))
-        match = _match(found.boxes[of_class], torch.from_numpy(sample.boxes[truth]), iou, plus_one).numpy()
+    for sample, result in zip(samples, detections, strict=True):
+        truth, of_class = sample.labels == label, result.labels == label
+        scores.append(result.scores[of_class].numpy(force=True))
+        match = _match(result.boxes[of_class], torch.from_numpy(sample.boxes[truth]), iou, plus_one).numpy()
         matches.append(np.where(match < 0, -1, match + offset))
         ignored.append((sample.difficult | sample.crowd)[truth])
         offset += int(truth.sum())

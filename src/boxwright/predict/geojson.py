@@ -42,11 +42,11 @@ def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -
     return bool(np.isfinite(_to_wgs84(_rings(corners, georeference), georeference.crs)).all())
 
 
-def write_geojson(found: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
+def write_geojson(detections: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
     """Write the boxes (px of the scene) of a georeferenced scene; returns the names of the files."""
     from rasterio.crs import CRS
 
-    rings = _rings(found.boxes.double().numpy(force=True), georeference)
+    rings = _rings(detections.boxes.double().numpy(force=True), georeference)
     system = CRS.from_string(georeference.crs)
     code = system.to_authority()
     written = []
@@ -54,10 +54,10 @@ def write_geojson(found: Detections, georeference: Georeference, folder: Path, s
         urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
         digits = DEGREE_DIGITS if system.is_geographic else METER_DIGITS
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
-        written.append(_write(folder / f"{stem}.geojson", found, rings.round(digits), member))
+        written.append(_write(folder / f"{stem}.geojson", detections, rings.round(digits), member))
     rings = _to_wgs84(rings, georeference.crs).round(DEGREE_DIGITS)
     if np.isfinite(rings).all():
-        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", found, rings, {}))
+        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, rings, {}))
     return written
 
 
@@ -80,12 +80,16 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, found: Detections, rings: Points, members: dict[str, Any]) -> str:
-    columns = zip(rings.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+def _write(path: Path, detections: Detections, rings: Points, members: dict[str, Any]) -> str:
+    columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {
             "type": "Feature",
-            "properties": {"name": found.names[label] if found.names else str(label), "label": label, "score": score},
+            "properties": {
+                "name": detections.names[label] if detections.names else str(label),
+                "label": label,
+                "score": score,
+            },
             "geometry": {"type": "Polygon", "coordinates": [ring]},
         }
         for ring, label, score in columns

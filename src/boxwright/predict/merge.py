@@ -51,10 +51,10 @@ def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tup
     """
     if not detections:
         return Detections.empty()
-    counts = torch.tensor([len(found) for found in detections])
+    counts = torch.tensor([len(result) for result in detections])
     index = torch.arange(len(detections)).repeat_interleave(counts)
     boxes, scores, labels = (
-        torch.cat([getattr(found, field).cpu() for found in detections]) for field in ("boxes", "scores", "labels")
+        torch.cat([getattr(result, field).cpu() for result in detections]) for field in ("boxes", "scores", "labels")
     )
     candidates = Detections(boxes, scores, labels, detections[0].names)
     if not len(candidates):

@@ -102,9 +102,9 @@ def predict_scene(
     with ThreadPoolExecutor(1) as pool:  # one thread, since a scene has one file handle
         batches = track(prefetch_map(pool, groups, read), len(groups), Path(scene.path).name, "batches")
         for group, pixels in zip(groups, batches, strict=True):
-            for window, image, found in zip(group, pixels, predictor(pixels, threshold, iou, classes), strict=True):
-                offset = found.boxes.new_tensor([window.x, window.y, window.x, window.y])
-                detections.append(Detections(found.boxes + offset, found.scores, found.labels, found.names))
+            for window, image, result in zip(group, pixels, predictor(pixels, threshold, iou, classes), strict=True):
+                offset = result.boxes.new_tensor([window.x, window.y, window.x, window.y])
+                detections.append(Detections(result.boxes + offset, result.scores, result.labels, result.names))
                 if overview is not None:
                     overview.add(window, image)
     merge_iou = predictor.recipe.predict.nms.iou if iou is None else iou

@@ -157,18 +157,19 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         with torch.inference_mode():
             decoded = cast(Detector, model).decode(raw.tensors, args.threshold)
         if args.nms.clip == "canvas":
-            decoded = [replace(found, boxes=clip(found.boxes, raw.canvas)) for found in decoded]
+            decoded = [replace(result, boxes=clip(result.boxes, raw.canvas)) for result in decoded]
         decoded = [
-            replace(found, boxes=frame.to_original(found.boxes)) for found, frame in zip(decoded, frames, strict=True)
+            replace(result, boxes=frame.to_original(result.boxes))
+            for result, frame in zip(decoded, frames, strict=True)
         ]
         if args.nms.clip == "image":
-            decoded = [clipped(found, frame.size) for found, frame in zip(decoded, frames, strict=True)]
+            decoded = [clipped(result, frame.size) for result, frame in zip(decoded, frames, strict=True)]
         if args.labels is not None:
-            decoded = [found[torch.isin(found.labels, found.labels.new_tensor(args.labels))] for found in decoded]
+            decoded = [result[torch.isin(result.labels, result.labels.new_tensor(args.labels))] for result in decoded]
         kept = suppress(decoded, args.nms, [frame.size for frame in frames], args.threshold)
         return [
-            _prediction(clipped(found, frame.size).to("cpu"), frame, recipe)
-            for found, frame in zip(kept, frames, strict=True)
+            _prediction(clipped(result, frame.size).to("cpu"), frame, recipe)
+            for result, frame in zip(kept, frames, strict=True)
         ]
 
     def read_outputs(
@@ -264,7 +265,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         samples, threshold = [dataset[index] for index in range(len(dataset))], recipe.predict.threshold
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         pairs = zip(samples, results, strict=True)
-        rows = [row for sample, found in pairs for row in to_coco(found, sample.image_id, dataset.category_ids)]
+        rows = [row for sample, result in pairs for row in to_coco(result, sample.image_id, dataset.category_ids)]
         json_text.write(folder / "detections.json", rows)
         plots.precision_recall(metrics, folder / "precision_recall.png")
         counts = plots.confusion(samples, results, len(dataset.names), threshold)
@@ -335,8 +336,8 @@ def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
         elif str(name).isdecimal() and int(name) < count:
             labels.append(int(name))
         else:
-            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise InputError(f"class '{name}': not one of the model's {count}; there are {known or 'only numbers'}")
+            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise InputError(f"class '{name}': not one of the model's {count}; there are {listed or 'only numbers'}")
     return tuple(labels)
 
 
@@ -357,14 +358,14 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     return torch.tensor([labels.get(name, -1) for name in names])
 
 
-def clipped(found: Detections, size: tuple[int, int]) -> Detections:
+def clipped(result: Detections, size: tuple[int, int]) -> Detections:
     """Clip boxes to the image of `size` (height, width) px, and drop those outside it."""
-    inside = replace(found, boxes=clip(found.boxes, size))
+    inside = replace(result, boxes=clip(result.boxes, size))
     return inside[(inside.boxes[:, 2:] > inside.boxes[:, :2]).all(dim=1)]
 
 
-def _prediction(found: Detections, frame: Frame, recipe: Recipe) -> Prediction:
-    return Prediction(found.boxes, found.scores, found.labels, recipe.data.names, frame.path, frame.size)
+def _prediction(result: Detections, frame: Frame, recipe: Recipe) -> Prediction:
+    return Prediction(result.boxes, result.scores, result.labels, recipe.data.names, frame.path, frame.size)
 
 
 TASK = Detect()
