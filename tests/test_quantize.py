@@ -253,7 +253,7 @@ class TestBadInput:
         self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """No place to write to, and no NNCF, are told before anything is exported or measured."""
-        monkeypatch.setattr(int8, "_Work", None)
+        monkeypatch.setattr(int8, "_Files", None)
         with pytest.raises(InputError, match=r"absent/m.xml: cannot be written"):
             quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", images=1)
         monkeypatch.setattr(int8, "network", None)

@@ -250,6 +250,6 @@ def test_scenes_in_place_of_tiles(sets):
 def test_names_that_task2_files_cannot_hold(sets, tmp_path):
     dota = open_dataset(sets / "dota", "val")
     with pytest.raises(InputError, match="'a b': Task2 files hold no name with white space"):
-        whole._writable(dota, ["a", "a b"])
-    whole._writable(dota, ["a", "small-vehicle"])
+        whole._check_names(dota, ["a", "a b"])
+    whole._check_names(dota, ["a", "small-vehicle"])
     assert Path(tmp_path / "out").exists() is False
