@@ -91,12 +91,12 @@ def measure(alone: Predictor[Any], loaded: Predictor[Any], images: Path, out: Pa
 
     def loop(groups: int = len(inputs)) -> None:
         for one in inputs[:groups]:
-            alone.backend.forward(*one)  # type: ignore[union-attr]
+            alone.runtime.forward(*one)  # type: ignore[union-attr]
         done()
 
     def shared(groups: int = len(inputs)) -> None:
         with ThreadPoolExecutor(stream.BATCHES) as pool:
-            for _ in pool.map(lambda one: loaded.backend.forward(*one), inputs[:groups]):  # type: ignore[union-attr]
+            for _ in pool.map(lambda one: loaded.runtime.forward(*one), inputs[:groups]):  # type: ignore[union-attr]
                 pass
         done()
 
@@ -106,7 +106,7 @@ def measure(alone: Predictor[Any], loaded: Predictor[Any], images: Path, out: Pa
     for warm_up in (loop, shared, lambda _: whole(batch)):
         warm_up(1)
     *bare, end = in_turns(rounds, loop, shared, whole)
-    print(f"{loaded.recipe.name} {loaded.backend.name}, batch {batch}, {len(files)} images:", end=" ")  # type: ignore[union-attr]
+    print(f"{loaded.recipe.name} {loaded.runtime.name}, batch {batch}, {len(files)} images:", end=" ")  # type: ignore[union-attr]
     print(f"end to end {statistics.median(end):.2f} s", end="")
     for what, seconds in zip(("loop", "shared cores"), bare, strict=True):
         ratios = sorted(e / b for e, b in zip(end, seconds, strict=True))
@@ -149,7 +149,7 @@ def main() -> None:
                 given = name if runtime == "torch" else None
                 alone = load(source, given, words.device, backend=runtime)
                 running = RuntimeOptions(alone.recipe.predict.batch, fuse=True)
-                loaded = load(source, given, words.device, backend=runtime, running=running)
+                loaded = load(source, given, words.device, backend=runtime, runtime_options=running)
                 measure(alone, loaded, images, root / "out", words.rounds, words.count)
 
 

@@ -114,8 +114,8 @@ FILES = [
 def test_three_images_look_the_same_through_every_backend(made, file, runtime, together, two_threads):
     model, chosen, folder = made
     theirs = Predictor(model, chosen)(example_images())
-    loaded = bw.load(folder / file, backend=runtime, running=RuntimeOptions(together))
-    assert loaded.backend.name == runtime
+    loaded = bw.load(folder / file, backend=runtime, runtime_options=RuntimeOptions(together))
+    assert loaded.runtime.name == runtime
     ours = loaded(example_images())
     assert min(map(len, theirs)) > 5
     for a, b in zip(ours, theirs, strict=True):
@@ -128,7 +128,7 @@ def test_three_images_look_the_same_through_every_backend(made, file, runtime, t
 def test_a_pickled_predictor_runs_the_same_file_in_the_same_runtime(made, file, runtime):
     loaded = bw.load(made[2] / file, backend=runtime)
     there = pickle.loads(pickle.dumps(loaded))
-    assert there.backend.name == runtime
+    assert there.runtime.name == runtime
     for a, b in zip(there(example_images()), loaded(example_images()), strict=True):
         assert len(a) > 5
         assert torch.allclose(a.boxes, b.boxes, atol=1e-3)
@@ -174,9 +174,9 @@ def test_a_loaded_file_keeps_no_weights_in_pytorch_and_decodes(made):
 
 def test_auto_takes_the_next_runtime_where_one_cannot_or_is_absent(made, monkeypatch):
     _, _, folder = made
-    assert bw.load(folder / "one.onnx").backend.name == "openvino"
+    assert bw.load(folder / "one.onnx").runtime.name == "openvino"
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert bw.load(folder / "one.onnx").backend.name == "onnxruntime"
+    assert bw.load(folder / "one.onnx").runtime.name == "onnxruntime"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"^openvino is not installed.*pip install 'boxwright\[openvino\]'$"):
         bw.load(folder / "one.xml")
@@ -223,10 +223,10 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
     model, _, folder = made
     monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: False)
     with pytest.raises(InputError, match="bfloat16: this processor has no instructions"):
-        bw.load(folder / "w.safetensors", running=RuntimeOptions(bfloat16=True))
+        bw.load(folder / "w.safetensors", runtime_options=RuntimeOptions(bfloat16=True))
     monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: True)
     images = torch.rand(2, 3, SIDE, SIDE)
-    rough = bw.load(folder / "w.safetensors", running=RuntimeOptions(bfloat16=True)).backend.forward(images)
+    rough = bw.load(folder / "w.safetensors", runtime_options=RuntimeOptions(bfloat16=True)).runtime.forward(images)
     with torch.no_grad():
         exact = model(images)
     for a, b in zip(rough, exact, strict=True):
@@ -253,7 +253,11 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
             {"overrides": {"data.canvas.size": [96, 96]}},
             r"found \[96, 96\], the file is made for \[64, 64\]",
         ),
-        ("one.onnx", {"running": RuntimeOptions(compile=True)}, "compile: found with backend openvino, which has none"),
+        (
+            "one.onnx",
+            {"runtime_options": RuntimeOptions(compile=True)},
+            "compile: found with backend openvino, which has none",
+        ),
         ("w.safetensors", {"backend": "openvino"}, "export it first: boxwright export .*w.safetensors --to openvino"),
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
@@ -458,7 +462,7 @@ def test_for_many_images_every_core_is_a_lane(made, file, runtime, two_threads):
     """OpenVINO answered one question after the other, with one of its two streams, where the batch was free."""
     _, _, folder = made
     for together, streams in ((4, 2), (1, 1)):
-        opened = bw.load(folder / file, backend=runtime, running=RuntimeOptions(together)).backend
+        opened = bw.load(folder / file, backend=runtime, runtime_options=RuntimeOptions(together)).runtime
         assert opened.streams == streams
         sizes = []
         opened.run = lambda inputs, run=opened.run, sizes=sizes: sizes.append(len(inputs[0])) or run(inputs)
@@ -500,7 +504,7 @@ def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two
     files = gray_images(tmp_path, range(100, 109))
     streams = Rendezvous(model, 2)
     cv2.setNumThreads(2)
-    predictor = Predictor(model, chosen, backend=streams)
+    predictor = Predictor(model, chosen, runtime=streams)
     placing, opencv = [], []
 
     def preprocess(image, number, **options):
@@ -526,8 +530,8 @@ def test_streams_take_images_from_file_to_answer_beside_each_other(tmp_path, two
     ],
 )  # fmt: skip
 def test_lanes_get_equal_shares_and_less_at_the_end(count, batch, streams, step, sizes):
-    runner = SimpleNamespace(backend=SimpleNamespace(streams=streams, shape=(step,)))
-    parts = stream._shares(count, batch, runner)
+    runner = SimpleNamespace(runtime=SimpleNamespace(streams=streams, shape=(step,)))
+    parts = stream._split_batches(count, batch, runner)
     assert [len(part) for part in parts] == sizes
     assert [one for part in parts for one in part] == list(range(count))
 
@@ -572,7 +576,7 @@ def test_a_network_in_training_is_in_evaluation_mode_for_all_batches_and_as_befo
     model = network(chosen).train()
     modes = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
-    predictor = Predictor(model, chosen, backend=Rendezvous(model, 2))
+    predictor = Predictor(model, chosen, runtime=Rendezvous(model, 2))
     predicted(predictor, gray_images(tmp_path, range(100, 112)))
     assert modes == [False] * 12
     assert model.training
@@ -600,8 +604,8 @@ def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, tw
     tree = json.loads((tmp_path / "out/bench.json").read_text())
     for row in tree["rows"]:
         assert set(row["network"]) == {"1", "2"}
-        assert set(row["whole"]) == {"1", str(row["best"])}
-        assert all(ms > 0 for ms in (*row["network"].values(), *row["whole"].values()))
+        assert set(row["end_to_end"]) == {"1", str(row["best"])}
+        assert all(ms > 0 for ms in (*row["network"].values(), *row["end_to_end"].values()))
     assert cv2.imread(str(tmp_path / "out/bench.png")).shape[2] == 3
 
 

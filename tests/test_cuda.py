@@ -206,7 +206,7 @@ def test_training_and_predicting(
         assert near.any(0).all()
         assert near.any(1).all()
 
-    half = predictor.load(run, device="cuda", running=RuntimeOptions(bfloat16=True))
+    half = predictor.load(run, device="cuda", runtime_options=RuntimeOptions(bfloat16=True))
     raw, whole = (each.forward([each.preprocess(files[0])]).tensors for each in (half, there))
     for one, other in zip(raw, whole, strict=True):
         assert 0 < float((one - other).abs().max()) < 0.1 * float(other.abs().max())  # 8 bits of mantissa

@@ -216,7 +216,7 @@ def test_splits_must_agree_and_should_not_share(tmp_path: Path) -> None:
     train, val = open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val")
     (finding,) = check_splits(train, val).findings
     assert (finding.kind, finding.level, finding.split) == ("classes_differ", "error", "val")
-    with pytest.raises(InputError, match="skipping cannot mend this"):
+    with pytest.raises(InputError, match="skipping cannot repair this"):
         skip_bad(val, check_splits(train, val))
     assert not check_splits(train, train.subset([])).findings
     shared = check_splits(train.subset([0, 1]), train.subset([3, 1]))

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from boxwright.datatools import duplicates
-from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
+from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
 
 Boxes = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ def all_pairs(boxes: Boxes, groups: NDArray[np.int64]) -> tuple[NDArray[np.int64
             common = max(0.0, min(x2, u2) - max(x1, u1)) * max(0.0, min(y2, v2) - max(y1, v1))
             ratio = common / ((x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - common)
             overlap = EQUAL if (boxes[early] == boxes[late]).all() else ratio
-            if groups[early] == groups[late] and overlap >= NEAR_IOU and overlap > best[late]:
+            if groups[early] == groups[late] and overlap >= MIN_IOU and overlap > best[late]:
                 partner[late], best[late] = early, overlap
     return partner, best
 

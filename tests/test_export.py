@@ -144,7 +144,7 @@ def test_a_file_alone_is_enough(tmp_path: Path, to: str, capsys: pytest.CaptureF
 
     predictor = bw.load(file, trust=True)
     original = bw.load(weights, overrides={"data.canvas.size": [64, 128]})
-    assert predictor.backend is not None
+    assert predictor.runtime is not None
     assert predictor.recipe == original.recipe
     assert predictor.names == ("car", "truck", "tank")
     report = json.loads((tmp_path / f"{file.name}.parity.json").read_text())
@@ -329,18 +329,18 @@ def test_proposals_may_swap_places_but_not_be_others() -> None:
     ours = torch.rand(1, 200, 4) * 100, torch.rand(1, 200, 3), torch.rand(1, 200, 12), torch.arange(200)[None] < 190
     order = torch.randperm(200)
     swapped = [one[:, order] for one in ours]
-    assert all(share == 0 for _, share, _ in differences(names, ours, swapped, LIMITS))
+    assert all(share == 0 for _, share, _ in differences(names, ours, swapped, LIMITS, two_stage=True))
     swapped[1] = swapped[1].flip(1)  # the logits of other proposals
-    assert [share > 0.1 for _, share, _ in differences(names, ours, swapped, LIMITS)] == [
+    assert [share > 0.1 for _, share, _ in differences(names, ours, swapped, LIMITS, two_stage=True)] == [
         False,
         True,
         False,
         False,
     ]
     none = [*ours[:3], torch.zeros_like(ours[3])]
-    assert [share for _, share, _ in differences(names, none, none, LIMITS)] == [0, 0, 0, 0]
+    assert [share for _, share, _ in differences(names, none, none, LIMITS, two_stage=True)] == [0, 0, 0, 0]
     swapped[0] = swapped[0] + 3
-    assert next(iter(differences(names, ours, swapped, LIMITS)))[1] > 0.01
+    assert next(iter(differences(names, ours, swapped, LIMITS, two_stage=True)))[1] > 0.01
 
 
 def test_complete_files_are_compared_where_they_find_something(tmp_path: Path) -> None:

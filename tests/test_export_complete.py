@@ -22,7 +22,7 @@ from boxwright.predict.predictor import Predictor
 from boxwright.recipe import CanvasConfig, NMSConfig, Recipe
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.openvino import core
-from boxwright.tasks.detect_graph import CANDIDATES, candidates
+from boxwright.tasks.detect_graph import MAX_CANDIDATES, candidates
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import Detections, Frame
 from canvases import on_canvases
@@ -164,7 +164,7 @@ def test_candidates_are_the_best(per_class: int, most: int) -> None:
     generator = torch.Generator().manual_seed(0)
     boxes, scores = torch.rand(2, 900, per_class, 4, generator=generator), torch.rand(2, 900, 4, generator=generator)
     found, values, labels = candidates(boxes, scores, most)
-    count = min(most, CANDIDATES)
+    count = min(most, MAX_CANDIDATES)
     order = scores.flatten(1).argsort(1, descending=True)[:, :count]
     assert torch.equal(values, scores.flatten(1).gather(1, order))
     assert torch.equal(labels, order % 4)

@@ -144,9 +144,9 @@ def test_hooks_fire_and_edits_count(weights: Path) -> None:
     with torch.no_grad():
         convolution.weight.zero_()
     assert predictor(image) != before
-    fast = bw.load(weights, running=bw.RuntimeOptions(fuse=True))
-    assert isinstance(fast.backend, TorchRuntime)
-    assert fast.backend.network is not fast.model
+    fast = bw.load(weights, runtime_options=bw.RuntimeOptions(fuse=True))
+    assert isinstance(fast.runtime, TorchRuntime)
+    assert fast.runtime.network is not fast.model
     assert len(fast(image)) == len(before)
 
 

@@ -88,7 +88,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.mark.parametrize("text_ids", [False, True])
 def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], text_ids: bool) -> None:
     file = make(tmp_path, labels(text_ids=text_ids))
-    without = told(coco.placed(coco.parse(file), Source("coco", file, "train", tmp_path)))
+    without = told(coco.to_dataset(coco.parse(file), Source("coco", file, "train", tmp_path)))
     assert len(parsed) == 1
     first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
     assert len(parsed) == 2

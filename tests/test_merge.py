@@ -161,8 +161,8 @@ def test_pairs_left_out_early_change_nothing(monkeypatch, window, overlap, count
     found = look(boxes, labels, windows, noise=4)
     monkeypatch.setattr(pairs, "PAIRS", 5000)
     few, kept = merge(found, windows, SIZE, iou), []
-    matters = merging._matters
-    monkeypatch.setattr(merging, "_matters", lambda all_, *rest: kept.append(matters(all_, *rest)) or kept[-1] | True)
+    matters = merging._may_match
+    monkeypatch.setattr(merging, "_may_match", lambda all_, *rest: kept.append(matters(all_, *rest)) or kept[-1] | True)
     monkeypatch.setattr(pairs, "PAIRS", 1 << 30)
     every = merge(found, windows, SIZE, iou)
     assert torch.cat(kept).float().mean() < 1

@@ -10,7 +10,7 @@ import torch
 
 import boxwright as bw
 from boxwright import models, recipe
-from boxwright.predict.inputs import arguments, scaled, trimmed
+from boxwright.predict.inputs import network_inputs, to_batch, trim
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import NMSConfig
@@ -230,10 +230,10 @@ def test_inputs_of_a_network_that_asks_where_images_end():
     """Canvases are cut to what both images need, in steps of 32."""
     frames = [Frame(0, "", (49, 100), (96, 128), (51 / 49, 0.5)), Frame(1, "", (20, 66), (96, 128), (2.0, 1.0))]
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128)
-    assert torch.equal(torch.stack(trimmed(images.unbind(), frames, 32)), images[:, :, :64, :96])
-    assert torch.equal(torch.stack(trimmed(images.unbind(), frames[:1], 32)), images[:, :, :64, :64])
-    assert [one is images for one in arguments(("images",), images, frames)] == [True]
-    given, extents = arguments(("images", "extents"), images, frames)
+    assert torch.equal(torch.stack(trim(images.unbind(), frames, 32)), images[:, :, :64, :96])
+    assert torch.equal(torch.stack(trim(images.unbind(), frames[:1], 32)), images[:, :, :64, :64])
+    assert [one is images for one in network_inputs(("images",), images, frames)] == [True]
+    given, extents = network_inputs(("images", "extents"), images, frames)
     assert given is images
     assert extents.tolist() == [[51, 50], [40, 66]]
 
@@ -241,7 +241,7 @@ def test_inputs_of_a_network_that_asks_where_images_end():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_without_a_backend_trimmed_canvases_keep_their_layout(layout):
     images = torch.arange(2 * 3 * 96 * 128.0).view(2, 3, 96, 128).contiguous(memory_format=layout)
-    given = scaled(images[..., :64, :96].unbind(), torch.device("cpu"))
+    given = to_batch(images[..., :64, :96].unbind(), torch.device("cpu"))
     assert torch.equal(given, images[..., :64, :96] / 255)
     assert given.is_contiguous(memory_format=layout)
 
@@ -268,7 +268,7 @@ def test_what_a_backend_is_given_is_laid_out_as_it_likes(channels_last, side):
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     for kind in (np.uint8, np.float32):
         canvases = [torch.from_numpy(one.astype(kind)).permute(2, 0, 1) for one in pixels]
-        given = scaled(canvases, torch.device("cpu"), backend)
+        given = to_batch(canvases, torch.device("cpu"), backend)
         assert torch.equal(given, torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float() / 255)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         assert given.is_contiguous(memory_format=layout)

@@ -64,7 +64,7 @@ def test_threads_may_share_a_predictor_around_a_network_in_training() -> None:
 def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(weights.parent)
     changed = {"predict.nms.max_detections": 7}
-    loaded = bw.load("w.safetensors", overrides=changed, running=RuntimeOptions(2))
+    loaded = bw.load("w.safetensors", overrides=changed, runtime_options=RuntimeOptions(2))
     model, small = network()
     around = Predictor(model, small)
     monkeypatch.chdir("/")
@@ -77,7 +77,7 @@ def test_a_copy_answers_the_same(way, weights: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_predictor_around_a_backend_of_ones_own_says_why_it_cannot_be_pickled() -> None:
     model, small = network()
-    predictor = Predictor(model.eval(), small, backend=TorchRuntime(model.eval(), RuntimeOptions()))
+    predictor = Predictor(model.eval(), small, runtime=TorchRuntime(model.eval(), RuntimeOptions()))
     with pytest.raises(TypeError, match="make it with boxwright"):
         pickle.dumps(predictor)
 

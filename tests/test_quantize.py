@@ -84,10 +84,10 @@ class TestFiles:
     def test_openvino(self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a scorer in place of AP: INT8 is worth less than float32 as long as all layers are in 8 bits."""
 
-        def worth(work: Any, file: Path, held_out: Any) -> float:
-            return 0.8 if file == work.plain or len(int8_layers(file)) < LAYERS else 0.5
+        def evaluate(files: Any, file: Path, val: Any) -> float:
+            return 0.8 if file == files.float32 or len(int8_layers(file)) < LAYERS else 0.5
 
-        monkeypatch.setattr(int8._Work, "worth", worth)
+        monkeypatch.setattr(int8._Files, "evaluate", evaluate)
         out = tmp_path / "m.xml"
         core().get_versions("CPU")
         before = signal_stack()  # NNCF makes cores of its own
@@ -124,8 +124,8 @@ class TestFiles:
         plain, small = predictor.load(weights), predictor.load(out)
         with torch.inference_mode():
             wanted = plain.model(canvas)
-        assert small.backend is not None
-        for one, other in zip(wanted, small.backend.forward(canvas), strict=True):
+        assert small.runtime is not None
+        for one, other in zip(wanted, small.runtime.forward(canvas), strict=True):
             gap = float((one - other).square().mean().sqrt() / one.std())
             assert 0 < gap < 0.2  # 13 layers of 8 bits; without calibration it is 1 and more
 
@@ -146,7 +146,7 @@ class TestFiles:
 class Falling:
     """In place of the files: so many layers must stay float until nothing is lost."""
 
-    small = Path("small")
+    int8 = Path("int8")
 
     def __init__(self, needed: int) -> None:
         self.needed = needed
@@ -155,7 +155,7 @@ class Falling:
     def quantize(self, kept: list[str]) -> None:
         self.kept.append(kept)
 
-    def worth(self, file: Path, held_out: Any) -> float:
+    def evaluate(self, file: Path, val: Any) -> float:
         return 0.8 if len(self.kept[-1]) >= self.needed else 0.8 - 0.0051
 
 
@@ -203,7 +203,7 @@ class TestSensitivity:
 
     def test_by_hand(self) -> None:
         """Inputs from -0.6 to 1 in 255 steps. The weights of `scale` are whole steps, of `sum` 0.4 becomes 0."""
-        found = {one.layer: one.by for one in sensitivity.sensitivity(Two(), self.IMAGES)}
+        found = {one.layer: one.change for one in sensitivity.sensitivity(Two(), self.IMAGES)}
         assert found.keys() == {"scale", "sum"}  # not the one that nothing reaches
         x = np.array([[-0.6, 0.1], [0.3, 1.0]])
         w, v = np.array([1.0, 127.3]), np.array([127.0, 0.4])
@@ -253,7 +253,7 @@ class TestBadInput:
         self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """No place to write to, and no NNCF, are told before anything is exported or measured."""
-        monkeypatch.setattr(int8, "_Work", None)
+        monkeypatch.setattr(int8, "_Files", None)
         with pytest.raises(InputError, match=r"absent/m.xml: cannot be written"):
             quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", images=1)
         monkeypatch.setattr(int8, "network", None)

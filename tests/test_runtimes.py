@@ -53,10 +53,10 @@ def test_a_target_is_one_file(added: str, tmp_path: Path, capsys: pytest.Capture
     assert "json" in runtime_names()
     predictor = bw.load(tmp_path / "x.added", device="cpu", backend="json")
     images = torch.rand(2, 3, *chosen.data.canvas.size)
-    assert predictor.backend is not None
+    assert predictor.runtime is not None
     with torch.inference_mode():
         expected = bw.load(tmp_path / "w.safetensors", device="cpu").model(images)
-    torch.testing.assert_close(predictor.backend.forward(images), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(predictor.runtime.forward(images), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match=r"--to: found 'tflite', needed one of added_target, ckpt, "):
         runtimes.target("tflite")
     with pytest.raises(SystemExit) as stopped:

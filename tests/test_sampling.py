@@ -138,7 +138,7 @@ def training() -> tuple[dict[str, np.ndarray], Batch]:
     return oracle, Batch(torch.zeros(1, 3, 192, 320), boxes, labels, nothing, ())
 
 
-def in_order(count: int) -> Tensor:
+def prefetch_map(count: int) -> Tensor:
     """Priorities by which the first candidates are sampled, as where the zoo's numbers were made."""
     return torch.arange(count, 0, -1.0)[None]
 
@@ -147,7 +147,9 @@ def test_zoo_counts_anchors_inside_only(zoo: dict[str, Tensor], network: FasterR
     boxes = torch.cat((zoo["box.anchor"], zoo["box.gt"] - 20))
     _, batch = training
     # all that counts is negative, since nothing is there
-    targets = network.rpn_targets(Batch(batch.images, *(x[:, :0] for x in batch_rows(batch)), ()), boxes, in_order(80))
+    targets = network.rpn_targets(
+        Batch(batch.images, *(x[:, :0] for x in batch_rows(batch)), ()), boxes, prefetch_map(80)
+    )
     sampled = torch.zeros(80, dtype=torch.bool).scatter(0, targets.idx[0][targets.sampled[0]], True)
     assert torch.equal(sampled, zoo["box.valid_192x320"])
 
@@ -160,7 +162,7 @@ def test_an_anchor_may_extend_beyond_the_canvas_by_the_allowed_border(training: 
             model = FasterRCNN(Config(classes=80, deform="none", rpn={"allowed_border": border}))
         model.unit = ONES
         none = Batch(batch.images, *(rows[:, :0] for rows in batch_rows(batch)), ())
-        targets = model.rpn_targets(none, grid, in_order(5))
+        targets = model.rpn_targets(none, grid, prefetch_map(5))
         assert sorted(targets.idx[0][targets.sampled[0]].tolist()) == usable
 
 
@@ -179,7 +181,7 @@ def dense(targets: Targets, values: Tensor, count: int) -> np.ndarray:
 def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
     oracle, batch = training
     grid = anchors(base_anchors(STRIDES, 8, RATIOS, True), [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)], STRIDES)
-    targets = network.rpn_targets(batch, grid, in_order(len(grid)))
+    targets = network.rpn_targets(batch, grid, prefetch_map(len(grid)))
     drawn = dense(targets, torch.ones_like(targets.sampled), len(grid))
     np.testing.assert_array_equal(drawn, sparse(oracle, "rpn.label_weight"))
     positive = dense(targets, targets.positive, len(grid))
@@ -195,7 +197,7 @@ def test_rpn_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
 def test_roi_targets_of_the_zoo(network: FasterRCNN, training: tuple) -> None:
     oracle, batch = training
     found = Proposals(*(torch.from_numpy(oracle[f"rcnn.{key}"])[None] for key in ("proposals", "proposal_mask")))
-    targets = network.roi_targets(batch, found, in_order(2008))
+    targets = network.roi_targets(batch, found, prefetch_map(2008))
     drawn = oracle["rcnn.mask"][:, 0] > 0
     np.testing.assert_array_equal(targets.sampled[0].numpy(), drawn)
     np.testing.assert_allclose(targets.boxes[0][drawn], oracle["rcnn.bboxes"][drawn])

@@ -155,7 +155,7 @@ def test_a_tile_of_another_scale_lies_where_it_was_cut():
     """At half size: 100 px from the left and 40 px from the top of the scene, of 60 x 50 px there."""
     places = [Placement("a", (300, 300), Window(100, 40, 120, 100), 0.5)]
     found = [Detections(torch.tensor([[10.0, 5.0, 30.0, 25.0]]), torch.tensor([0.5]), torch.tensor([0]))]
-    (merged,) = whole.whole_scenes(found, places, [[0]], 0.5)
+    (merged,) = whole.merge_scenes(found, places, [[0]], 0.5)
     assert merged.boxes.tolist() == [[120, 50, 160, 90]]
 
 
@@ -180,7 +180,7 @@ def test_covered_px_counted_one_by_one():
         plane = np.zeros((60, 60), bool)
         for window in windows:
             plane[window.y : window.y + window.height, window.x : window.x + window.width] = True
-        assert whole._union(windows) == plane.sum()
+        assert whole._union_area(windows) == plane.sum()
 
 
 # --- what is refused
@@ -190,7 +190,7 @@ def test_names_are_compared_in_one_go():
     """50,000 scenes; counting each name among all takes minutes."""
     names = [f"scene{index}" for index in range(50_000)]
     start = time.process_time()
-    assert whole._tiles_of(names, [], None, None) == [[]] * len(names)
+    assert whole._group_tiles(names, [], None, None) == [[]] * len(names)
     assert time.process_time() - start < 5
 
 
@@ -250,6 +250,6 @@ def test_scenes_in_place_of_tiles(sets):
 def test_names_that_task2_files_cannot_hold(sets, tmp_path):
     dota = open_dataset(sets / "dota", "val")
     with pytest.raises(InputError, match="'a b': Task2 files hold no name with white space"):
-        whole._writable(dota, ["a", "a b"])
-    whole._writable(dota, ["a", "small-vehicle"])
+        whole._check_names(dota, ["a", "a b"])
+    whole._check_names(dota, ["a", "small-vehicle"])
     assert Path(tmp_path / "out").exists() is False

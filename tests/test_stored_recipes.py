@@ -188,7 +188,7 @@ def test_default_outputs_are_named_after_what_the_user_named(
     (tmp_path / "here" / "runs/mine/last").mkdir()
     (tmp_path / "here" / "runs/v1.0").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert export.named_after(source) == name
+    assert export.default_name(source) == name
 
 
 def test_export_leaves_what_a_stored_name_points_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ from boxwright.errors import InputError
 from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.predict import loading
 from boxwright.predict import predictor as predictors
-from boxwright.predict.ahead import in_order
-from boxwright.predict.geojson import can_be_placed, write_geojson
+from boxwright.predict.geojson import is_georeferenced, write_geojson
+from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.scene_output import predict_scenes_to_folder
 from boxwright.predict.tiled import Overview, Tiling, predict_scene
 from boxwright.types import Detections
@@ -88,7 +88,7 @@ def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
 def test_one_group_is_read_ahead_and_no_more():
     begun = []
     with ThreadPoolExecutor(1) as pool:
-        results = in_order(pool, [0, 1, 2], lambda number: begun.append(number) or -number)
+        results = prefetch_map(pool, [0, 1, 2], lambda number: begun.append(number) or -number)
         assert next(results) == 0
         pool.submit(int).result()  # everything handed in before is done
         assert begun == [0, 1]
@@ -109,7 +109,7 @@ def test_after_an_error_nothing_goes_on_in_the_background():
 
     with ThreadPoolExecutor(2) as pool:
         with pytest.raises(ValueError, match="the first"):
-            list(in_order(pool, range(10), work, 5))
+            list(prefetch_map(pool, range(10), work, 5))
         assert {0, 1} <= set(begun)
         assert sorted(ended) == sorted(set(begun) - {0})  # what had begun was waited for; two threads have no order
         assert len(begun) <= 3
@@ -248,9 +248,9 @@ def test_boxes_without_longitude_and_latitude_stay_out_of_the_file_that_needs_th
 
 def test_a_local_drawing_and_nothing_found(tmp_path):
     local = 'LOCAL_CS["yard",UNIT["metre",1]]'
-    assert not can_be_placed(Georeference(local, tuple(UTM)[:6]), (192, 320))
-    assert not can_be_placed(None, (192, 320))
-    assert can_be_placed(Georeference("EPSG:32650", tuple(UTM)[:6]), (192, 320))
+    assert not is_georeferenced(Georeference(local, tuple(UTM)[:6]), (192, 320))
+    assert not is_georeferenced(None, (192, 320))
+    assert is_georeferenced(Georeference("EPSG:32650", tuple(UTM)[:6]), (192, 320))
     write_geojson(Detections.empty(NAMES), Georeference("EPSG:32650", tuple(UTM)[:6]), tmp_path, "none")
     assert json.loads((tmp_path / "none.wgs84.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
 

@@ -1,4 +1,4 @@
-"""The commands for data sets."""
+"""Commands for data sets."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +33,7 @@ def show(
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
 ) -> None:
-    """Draw the labels of some images, spread evenly over the data set."""
+    """Draw the labels of images that are evenly spaced over the data set."""
     from boxwright.formats import open_dataset
     from boxwright.predict.labels import draw_labels
 
@@ -103,12 +103,12 @@ def tensors(
     ] = None,
     split: Split = "val",
     count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Number of images, sampled evenly. [default: all]")
+        int | None, typer.Option("--count", min=1, help="Number of images, evenly spaced. [default: all]")
     ] = None,
     format_: Annotated[Literal["bin", "npy"], typer.Option("--format", help="Raw binary, or NumPy files.")] = "bin",
     set_: Overrides = None,
 ) -> None:
-    """Write what a network is given for each image, for runtimes elsewhere, and one tensors.json."""
+    """Write the network's input for each image, for other runtimes, and one tensors.json."""
     from boxwright.predict import loading, tensors
 
     if (recipe is None) == (weights is None):

@@ -1,4 +1,4 @@
-"""The commands for recipes and networks."""
+"""Commands for recipes and networks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -77,7 +77,7 @@ def evaluate(
     recipe: RecipeOption = None,
     split: Split = "val",
     scenes: Annotated[
-        str | None, typer.Option("--scenes", help="Source of the tiles: evaluate its scenes, too.")
+        str | None, typer.Option("--scenes", help="Data set that the tiles were cut from: evaluate its scenes, too.")
     ] = None,
     no_truth: Annotated[
         bool, typer.Option("--no-truth", help="Only write the results file, for an evaluation server.")
@@ -93,11 +93,11 @@ def evaluate(
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Score weights on labeled images: COCO's twelve numbers, of a classifier top-1 and top-5; by class as well."""
+    """Evaluate weights on labeled images: COCO's twelve metrics, or top-1 and top-5; also per class."""
     from boxwright import tasks
-    from boxwright.evaluation import evaluate as scoring
+    from boxwright.evaluation import evaluate as evaluation
     from boxwright.evaluation import results
-    from boxwright.evaluation import scenes as whole_scenes
+    from boxwright.evaluation import scenes as scene_evaluation
     from boxwright.predict.loading import recipe_of
     from boxwright.predict.predictor import load
     from boxwright.recipe import DataConfig
@@ -105,22 +105,22 @@ def evaluate(
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
-    chosen = recipe_of(weights, recipe)
-    task = tasks.of(chosen)
-    task.check_options(chosen, {"--no-truth": no_truth or None, "--scenes": scenes})
-    batch = chosen.with_overrides(set_ or ()).evaluate.batch
-    running = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    predictor = load(weights, chosen, device, set_ or (), backend, running)
+    resolved = recipe_of(weights, recipe)
+    task = tasks.of(resolved)
+    task.check_options(resolved, {"--no-truth": no_truth or None, "--scenes": scenes})
+    batch = resolved.with_overrides(set_ or ()).evaluate.batch
+    runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     config = predictor.recipe.data
     if no_truth:
         echo(results.write(predictor, task.open_images(data, split, config), out, top_k=top_k))
     elif scenes is not None:
-        tiles, whole = task.open(data, split, config), task.open(scenes, split, DataConfig())
-        echo(whole_scenes.evaluate(predictor, tiles, whole, out))
+        tile_set, scene_set = task.open(data, split, config), task.open(scenes, split, DataConfig())
+        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
     else:
-        metrics = scoring.evaluate(predictor, data, split, out)
+        metrics = evaluation.evaluate(predictor, data, split, out)
         echo(metrics)
-        if published := chosen.expect.beside(metrics.summary):
+        if published := resolved.expect.beside(metrics.summary):
             echo(published)
 
 
@@ -147,7 +147,7 @@ def predict(
     ] = None,
     overlap: Overlap = None,
     geojson: Annotated[
-        bool, typer.Option("--geojson", help="Require GeoJSON output, which georeferenced images get with --tile.")
+        bool, typer.Option("--geojson", help="With --tile: require GeoJSON output, else only for georeferenced images.")
     ] = False,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
     set_: Overrides = None,
@@ -166,15 +166,15 @@ def predict(
     from boxwright.predict.tiled import Tiling
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
-    chosen = loading.recipe_of(weights, recipe)
-    task = tasks.of(chosen)
+    resolved = loading.recipe_of(weights, recipe)
+    task = tasks.of(resolved)
     given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
-    task.check_options(chosen, given)
+    task.check_options(resolved, given)
     out = out or task.results_key
-    batch = chosen.with_overrides(set_ or ()).predict.batch
-    at_once = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
-    running = RuntimeOptions(at_once, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    predictor = load(weights, chosen, device, set_ or (), backend, running)
+    batch = resolved.with_overrides(set_ or ()).predict.batch
+    batch_size = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
+    runtime_options = RuntimeOptions(batch_size, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+    predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     names = classes.split(",") if classes else None
     if tile is None:
         args = task.args(predictor.recipe, threshold, nms, names, top_k)

@@ -1,9 +1,9 @@
-"""Every doubtful label and image of a data set, named by file, image and annotation.
+"""Checks of detection data for label and image errors.
 
-    P images, T boxes in all
+    P images, T boxes
 
-Errors are what would teach the network something wrong or stop a run; notes are worth a look. Nothing is repaired.
-`skip_bad` leaves out exactly what the errors name.
+Errors would train the network wrongly or stop a run; notes are only reported. Nothing is repaired. `skip_bad` leaves
+out exactly the labels and images with errors.
 """
 
 import os
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.layout import Labels
 from boxwright.datatools import class_check
-from boxwright.datatools.duplicates import EQUAL, NEAR_IOU, same_object
-from boxwright.datatools.report import TITLES, Finding, Report, checked, refuse_others
+from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
+from boxwright.datatools.report import TITLES, Finding, Report, check_all, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_boxes, open_classes
 from boxwright.formats import splits as splits_of
@@ -29,14 +29,17 @@ from boxwright.images.header import Header, read_headers
 from boxwright.progress import track
 
 MAX_LISTED = 100  # files or ids named in one finding
-OUTSIDE_TOLERANCE = 1.0  # px a box may reach out of its image: tools that count pixels inclusively write such boxes
+OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
 def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes: bool = False) -> Report:
-    """All findings of one split.
+    """Check one split.
 
-    images: also open every image's file, and decode those that look cut off. decode: decode every image.
-    scenes: the images will be read in windows, so TIFFs must be such as `open_scene` takes.
+    Args:
+        dataset: The split.
+        images: Also read the header of every image, and decode images that look truncated.
+        decode: Decode every image.
+        scenes: Require that `open_scene` can read windows of the images.
     """
     headers: list[Header] = []
     if images:
@@ -56,7 +59,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
 
 
 def check_splits(first: Dataset, second: Dataset) -> Report:
-    """What two splits of one data set must agree on, and what they should not share."""
+    """Check that two splits of a data set have the same classes and share no image."""
     findings = []
     if (first.names, first.category_ids) != (second.names, second.category_ids):
         text = f"classes are {_classes(second)}, those of {first.split} are {_classes(first)}; make them the same"
@@ -77,36 +80,42 @@ def check_folder(
     *,
     decode: bool = False,
 ) -> Report:
-    """`check` over the splits of a data set (none named: all it has), and `check_splits` over each pair of them.
+    """Check the splits of a data set, and each pair of them.
 
-    report: also write the findings there as JSON, in the place of an earlier report but of no other file. decode:
-    decode every image, not only its header.
-    Raises InputError when the data set cannot be opened at all, and where the report cannot be written.
+    Args:
+        root: The data set.
+        splits: To check; () for all.
+        report: JSON file for the findings; replaces only an earlier report.
+        kind: The layout.
+        decode: Decode every image, not only its header.
+
+    Raises:
+        InputError: The data set cannot be opened, or the report cannot be written.
     """
     if report is not None:
-        refuse_others(report)
+        reject_other_files(report)
     names = splits or splits_of(root, kind)
     if holds_classes(root, kind):
         sets = [open_classes(root, split, kind) for split in names]
-        judge = partial(class_check.check, decode=decode)
-        result = checked(Report(unit="classes"), sets, judge, class_check.check_splits)
+        class_checker = partial(class_check.check, decode=decode)
+        result = check_all(Report(unit="classes"), sets, class_checker, class_check.check_splits)
     else:
         datasets = [open_boxes(root, split, kind) for split in names]
-        result = checked(Report(), datasets, partial(check, decode=decode), check_splits)
+        result = check_all(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result
 
 
 def skip_bad(dataset: Labels, report: Report) -> Labels:
-    """The data set without the labels and images that the report's errors on its split name; no more, no less.
+    """The data set without the labels and images that have errors in the report.
 
-    Raises InputError when an error cannot be skipped, or when no image is left.
+    Raises InputError if an error cannot be skipped, or if no image is left.
     """
     errors = [finding for finding in report.errors if finding.split == dataset.split]
     for finding in errors:
         if finding.leave_out == "nothing":
-            raise InputError(f"{finding}; skipping cannot mend this")
+            raise InputError(f"{finding}; skipping cannot repair this")
     bad_images = {finding.index for finding in errors if finding.leave_out == "image"}
     kept = [index for index in range(len(dataset)) if index not in bad_images]
     if not kept:
@@ -121,17 +130,17 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
 def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     rows, owners = dataset.rows, dataset.image_indices()
     x1, y1, x2, y2 = rows.xyxy.T.astype(np.float64)
-    sizes = _known_sizes(dataset, headers)[owners]
+    sizes = _image_sizes(dataset, headers)[owners]
     finite = np.isfinite(rows.xyxy).all(axis=1)
-    # Boxes relative to the size of an image that cannot be read are no fault of the labels.
-    judged = (dataset.images.sizes[owners, 0] >= 0) | (not dataset.relative or not headers)
+    # Relative boxes of an unreadable image are not finite, which is not an error of the labels.
+    has_size = (dataset.images.sizes[owners, 0] >= 0) | (not dataset.relative or not headers)
     negative = finite & ((x2 < x1) | (y2 < y1))
     zero = finite & ~negative & ((x2 == x1) | (y2 == y1))
-    sound = finite & ~negative & ~zero
+    valid = finite & ~negative & ~zero
     height, width = sizes.T
     over = np.maximum.reduce([-x1, -y1, x2 - width, y2 - height])
     beyond = (
-        sound & (height >= 0) & ((over > OUTSIDE_TOLERANCE) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
+        valid & (height >= 0) & ((over > OUTSIDE_TOLERANCE) | (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0))
     )
 
     def box(row: int) -> str:
@@ -141,25 +150,25 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} image"
 
     def category(row: int) -> str:
-        known = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
+        ids = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
         more = f" and {len(dataset.category_ids) - MAX_LISTED} more" if len(dataset.category_ids) > MAX_LISTED else ""
-        return f"category {rows.categories[row]} is not defined; there are {known}{more}"
+        return f"category {rows.categories[row]} is not defined; there are {ids}{more}"
 
-    yield from _of_rows(dataset, owners, "not_finite", judged & ~finite, lambda row: f"{box(row)} is not finite")
+    yield from _of_rows(dataset, owners, "not_finite", has_size & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
     yield from _of_rows(dataset, owners, "zero_area", zero, lambda row: f"{box(row)} has no area")
     yield from _of_rows(dataset, owners, "outside", beyond, outside)
-    bad_area = sound & ~np.isfinite(rows.areas)
+    bad_area = valid & ~np.isfinite(rows.areas)
     yield from _of_rows(dataset, owners, "not_finite", bad_area, lambda row: f"area {rows.areas[row]:g} is not finite")
-    bad_area = sound & (rows.areas < 0)
+    bad_area = valid & (rows.areas < 0)
     yield from _of_rows(dataset, owners, "negative_area", bad_area, lambda row: f"area {rows.areas[row]:g} is negative")
     yield from _of_rows(dataset, owners, "unknown_category", rows.labels < 0, category)
     yield from _repeated_ids(dataset, owners)
-    yield from _duplicates(dataset, owners, sound)
+    yield from _duplicates(dataset, owners, valid)
 
 
-def _known_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
-    """(P, 2) (height, width) px as declared, else as the image's file has it, else -1."""
+def _image_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
+    """(P, 2) (height, width) px as declared, or else from the image's header, or else -1."""
     if not headers:
         return dataset.images.sizes
     stored = np.array([header.size for header in headers], dtype=np.int64).reshape(-1, 2)
@@ -178,8 +187,8 @@ def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Findi
     yield from _of_rows(dataset, owners, "duplicate_annotation_id", repeated, text)
 
 
-def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.bool_]) -> Iterator[Finding]:
-    partner, overlap = _partners(dataset.rows, owners, sound)
+def _duplicates(dataset: Dataset, owners: NDArray[np.int64], valid: NDArray[np.bool_]) -> Iterator[Finding]:
+    partner, overlap = _partners(dataset.rows, owners, valid)
 
     def text(row: int) -> str:
         other = (
@@ -188,19 +197,20 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], sound: NDArray[np.b
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
-    near = (overlap >= NEAR_IOU) & (overlap < EQUAL)
+    near = (overlap >= MIN_IOU) & (overlap < EQUAL)
     yield from _of_rows(dataset, owners, "near_duplicate", near, text)
 
 
 def _partners(
-    rows: Boxes, owners: NDArray[np.int64], sound: NDArray[np.bool_]
+    rows: Boxes, owners: NDArray[np.int64], valid: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """`same_object` among the boxes of an image and category, for all T rows."""
     partner, overlap = np.full(len(rows), -1), np.zeros(len(rows))
-    chosen = np.flatnonzero(sound)
-    known, numbers = np.unique(rows.categories[chosen], return_inverse=True)
-    found, overlap[chosen] = same_object(rows.xyxy[chosen].astype(np.float64), owners[chosen] * len(known) + numbers)
-    partner[chosen[found >= 0]] = chosen[found[found >= 0]]
+    chosen = np.flatnonzero(valid)
+    categories, inverse = np.unique(rows.categories[chosen], return_inverse=True)
+    groups = owners[chosen] * len(categories) + inverse
+    match, overlap[chosen] = same_object(rows.xyxy[chosen].astype(np.float64), groups)
+    partner[chosen[match >= 0]] = chosen[match[match >= 0]]
     return partner, overlap
 
 
@@ -211,7 +221,8 @@ def _orphans(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
-    """With one id on two files no one knows which of them the labels are for: both are faulty. On one file: the 2nd."""
+    """If two files have the same id, their labels are ambiguous, so both have errors; entries of one file after the
+    first have errors."""
     places: dict[Any, list[int]] = defaultdict(list)
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)
@@ -264,7 +275,7 @@ def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
 def _of_rows(
     dataset: Dataset, owners: NDArray[np.int64], kind: str, which: NDArray[np.bool_], text: Callable[[int], str]
 ) -> Iterator[Finding]:
-    """A finding for each row where `which` (T,) is true."""
+    """A finding for each row where the mask `which` (T,) is true."""
     for row in np.flatnonzero(which).tolist():
         found = _of_image(dataset, int(owners[row]), kind, text(row))
         place = dataset.location(int(owners[row]), row)

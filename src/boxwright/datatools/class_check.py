@@ -1,6 +1,6 @@
-"""Every doubtful image of a classification set; what its structure lacks is said when it is opened.
+"""Checks of classification data for image errors; errors in the folder structure are raised when it is opened.
 
-Errors stop a training, or are left out with `skip_bad`; notes are worth a look. Nothing is repaired.
+Errors stop training unless `skip_bad` leaves them out; notes do not. Nothing is repaired.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from boxwright.progress import track
 
 
 def check(dataset: ClassSet, *, decode: bool = False) -> Report:
-    """All findings of one split. Every image's file is opened, and those that look cut off are decoded.
+    """Check one split. Reads the header of every image, and decodes images that look truncated.
 
     decode: decode every image.
     """
@@ -41,7 +41,7 @@ def _images(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
 
 
 def check_splits(first: ClassSet, second: ClassSet) -> Report:
-    """What two splits of one data set must agree on, and what they should not share."""
+    """Check that two splits of a data set have the same classes and share no image."""
     findings = []
     if first.names != second.names:
         text = f"{len(second.names)} classes unlike the {len(first.names)} of {first.split}; make them the same"

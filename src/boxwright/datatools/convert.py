@@ -1,4 +1,4 @@
-"""From one layout of labels to another, all splits of a data set, saying what the new layout cannot hold."""
+"""Conversion of a data set to another layout, with a report of what the new layout cannot store."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
-# What `check` finds and no layout could carry over as it is.
+# Findings of `check` that cannot be converted to any layout.
 FATAL = {
     "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_image", "unreadable_image",
     "size_differs", "labeled_unrotated",
@@ -26,15 +26,20 @@ FATAL = {
 
 
 def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
-    """Write every split of the data set `root` in the layout `to` into the new folder `out`; say what was done.
+    """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
-    Labels are written anew, images are hard links to those of `root` (copies where the file system has no such
-    links). What `to` cannot hold is counted, split by split, in the lines that come back.
+    Args:
+        root: The data set.
+        to: The layout.
+        out: The folder to create.
+        outside: Include images outside `root`.
 
-    outside: take images that lie outside `root` (`refuse_outside`) into the new folder, too.
-    Raises InputError for labels or images that `check` calls faulty so that they cannot be carried over, for two
-    splits of different classes, for names that the layout cannot write, for splits that its reader would not find
-    again, and when `out` is there already.
+    Returns:
+        A summary for the user, with the number of items of each split that `to` cannot store.
+
+    Raises:
+        InputError: Labels or images have errors that cannot be converted, two splits have different classes, the layout
+            does not support a name, its reader would not find a split, or `out` exists.
     """
     layouts = {name: formats.layout(name) for name in formats.names()}
     writable = {name: (found, found.writer) for name, found in layouts.items() if found.writer is not None}
@@ -48,7 +53,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
         for name in split_names:
             dataset = open_boxes(root, name)
             if not outside:
-                refuse_outside(dataset, root)
+                reject_outside(dataset, root)
             split = _split(dataset, root, to, writer)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
@@ -60,9 +65,9 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             sources = [dataset.path(index) for index in range(len(dataset))]
             pairs = zip(sources, targets, strict=True)
             for source, target in track(pairs, len(sources), f"images of {name}"):
-                _put(source, target)
+                _link(source, target)
             lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
-            if lost := losses(split, layout, writer):
+            if lost := count_losses(split, layout, writer):
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
         if writer.needs_box and not boxes:
             raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
@@ -73,24 +78,24 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     return "\n".join(map(printable, [*lines, str(out)]))
 
 
-def refuse_outside(dataset: Dataset, root: str | Path) -> None:
-    """InputError where images lie, links followed, outside the folder `root`, or that of the YAML or JSON `root`.
+def reject_outside(dataset: Dataset, root: str | Path) -> None:
+    """Raise InputError if images are outside `root` (or the folder of the YAML or JSON `root`), following links.
 
-    The labels of a stranger may name any file, and what is made of them may be given away.
+    Untrusted labels can name any file, and the new data set may be published.
     """
-    place = Path(root)
-    home = os.path.realpath(place.parent if place.suffix in formats.YAML else dataset.root)
+    path = Path(root)
+    folder = os.path.realpath(path.parent if path.suffix in formats.YAML else dataset.root)
     paths = (dataset.path(index) for index in range(len(dataset)))
-    away = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(home)]
-    if away:
+    outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
+    if outside:
         raise InputError(
-            f"{away[0]}: lies outside {home}, like {len(away)} of the {len(dataset)} images of {dataset.split}; "
-            "say --outside where the new folder may hold them"
+            f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(dataset)} images of "
+            f"{dataset.split}; say --outside where the new folder may hold them"
         )
 
 
-def losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
-    """What a layout cannot hold of the split, and how many there are of each."""
+def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
+    """Count the items of a split that a layout cannot store, by kind."""
     dataset = split.dataset
     crowds = int(dataset.rows.crowd.sum())
     counts: dict[str, int] = {}
@@ -107,9 +112,9 @@ def losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, i
 
 
 def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
-    """Areas other than those that the new layout's reader will find, and the ids of a data set that has its own.
+    """Count areas that the new layout's reader would compute differently, and ids if the layout has them.
 
-    extras: None where outlines are not written.
+    extras: None if outlines are not written.
     """
     if extras is not None:
         implied = areas_of(np.array(corners_of(dataset, extras), dtype=np.float64).reshape(-1, 4, 2))
@@ -124,7 +129,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
 
 
 def _keys(split: Split, writer: Writer) -> dict[str, int]:
-    """Extras that have no place, by key. An outline that is no more than its box is no loss."""
+    """Count extra fields that are not written, by key. Outlines that equal their box do not count."""
     extras, counts = split.extras, Counter[str]()
     if writer.row_keys is not None:
         known = {*writer.row_keys, "segmentation"}
@@ -150,7 +155,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
 
 
 def _outlines(split: Split, writer: Writer) -> int:
-    """How many outlines go: all but those that are written, and those that are no more than their box."""
+    """Count outlines that are not written and do not equal their box."""
     written = corners_of(split.dataset, split.extras if writer.outlines else None)
     lost = 0
     for keys, words in zip(split.extras.rows, written, strict=True):
@@ -166,7 +171,7 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
 
 
 def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split:
-    """The data set with all that a writer needs. InputError where it cannot be carried over."""
+    """The arguments of a writer. Raises InputError if the data set cannot be converted."""
     check(dataset).raise_on_errors(root, FATAL | writer.unsupported)
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
@@ -185,7 +190,7 @@ def _no_extras(dataset: Dataset) -> Extras:
 
 
 def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
-    """The images' names below the folder that holds them all. InputError where two would share a label file."""
+    """The image names relative to their common folder. Raises InputError if two would share a label file."""
     base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
     names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
     seen: dict[str, str] = {}
@@ -201,12 +206,12 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
     return names
 
 
-def _put(source: str, target: Path) -> None:
-    """The image at its new place; nothing where it is there, as for an image that is listed twice."""
+def _link(source: str, target: Path) -> None:
+    """Hard-link or copy an image, unless it exists because it is listed twice."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return
     try:
         os.link(os.path.realpath(source), target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)

@@ -1,7 +1,6 @@
-"""Boxes of one group (image and class) that are one object labeled twice, in far less than all pairs.
+"""Detection of objects that are labeled twice, without comparing all pairs of boxes of a group (image and class).
 
-T boxes in all; IoU >= t of two boxes bounds how far apart their left and top edges and the logarithms of their
-sides can be, which is what every step below relies on
+T boxes. A minimum IoU bounds the differences of the left and top edges, and of the logarithms of the sides.
 """
 
 from collections.abc import Iterator
@@ -12,24 +11,28 @@ from numpy.typing import NDArray
 
 from boxwright.ops.iou import pairwise_iou
 
-NEAR_IOU = 0.9  # IoU from which two boxes of a class are probably one object labeled twice
-EQUAL = 2.0  # in place of an IoU, for boxes that are the same
-SHIFT = (1 - NEAR_IOU) / NEAR_IOU  # by which edges can differ at most, as a share of the smaller side
-MAX_STEPS = 24  # boxes after it that one is compared with; more begin within reach along x only where boxes are stacked
-MAX_ALL_PAIRS = 16  # boxes of a cell that are all compared with each other
+MIN_IOU = 0.9  # of two boxes of a class that are probably the same object
+EQUAL = 2.0  # instead of the IoU, for identical boxes
+MAX_SHIFT = (1 - MIN_IOU) / MIN_IOU  # of an edge, relative to the smaller side
+MAX_STEPS = 24  # following boxes that a box is compared with; more are in range along x only if boxes are stacked
+MAX_ALL_PAIRS = 16  # boxes of a cell of which all pairs are compared
 
 Rows = NDArray[np.int64]
 Boxes = NDArray[np.float64]
 
 
 def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
-    """For each box the earlier one of its group that it repeats (-1: none), and their IoU: EQUAL when the same.
+    """Find for each box an earlier box of its group with an IoU of at least MIN_IOU.
 
-    Every box that an earlier one overlaps to NEAR_IOU or more gets such a partner: the first of those that are the
-    same, else the one that it overlaps most. Only where more than MAX_ALL_PAIRS boxes lie so close that they may all be
-    one object, that is one of them, not always the best.
+    It is the first identical box, or else the one with the highest IoU. If more than MAX_ALL_PAIRS boxes are so close
+    that they may all be one object, it is not always the best.
 
-    boxes: (T, 4) xyxy, finite, of sides above 0. groups: (T,), any numbers.
+    Args:
+        boxes: (T, 4) xyxy, finite, with positive sides.
+        groups: (T,) group ids.
+
+    Returns:
+        (T,) the index of the earlier box, -1 for none, and (T,) their IoU, EQUAL for identical boxes.
     """
     found = _Found(boxes)
     order = np.lexsort((np.arange(len(boxes)), *boxes.T[::-1], groups))
@@ -37,7 +40,7 @@ def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
     heads = np.concatenate([[True], ~repeats])[: len(boxes)]
     first = order[np.flatnonzero(heads)[np.cumsum(heads) - 1]] if len(boxes) else order
     found.partner[order[~heads]], found.best[order[~heads]] = first[~heads], EQUAL
-    rows = np.sort(order[heads])  # what is left is judged without the repeated ones: their first stands for them
+    rows = np.sort(order[heads])  # only the first of identical boxes is compared further
     rows = rows[np.lexsort((boxes[rows, 0], groups[rows]))]
     crowded = groups[_sweep(rows, groups[rows], found, MAX_STEPS)]
     if len(crowded):
@@ -48,7 +51,7 @@ def same_object(boxes: Boxes, groups: Rows) -> tuple[Rows, NDArray[np.float64]]:
 
 
 class _Found:
-    """The best partner of each box so far."""
+    """The best match of each box so far."""
 
     def __init__(self, boxes: Boxes) -> None:
         self.boxes = boxes
@@ -56,26 +59,28 @@ class _Found:
         self.best = np.zeros(len(boxes))
 
     def compare(self, early: Rows, late: Rows) -> None:
-        """Pairs of rows, of which no late one comes twice."""
+        """Compare pairs of rows; the late ones are unique."""
         overlap = iou(self.boxes[early], self.boxes[late])
-        near = overlap >= NEAR_IOU
+        near = overlap >= MIN_IOU
         overlap, early, late = overlap[near], early[near], late[near]
         better = (overlap > self.best[late]) | ((overlap == self.best[late]) & (early < self.partner[late]))
         self.best[late[better]], self.partner[late[better]] = overlap[better], early[better]
 
     def compare_steps(self, a: Rows, b: Rows) -> None:
-        """Pairs of rows, of which no a and no b comes twice."""
+        """Compare pairs of rows; both are unique."""
         ahead = a < b
         self.compare(a[ahead], b[ahead])
         self.compare(b[~ahead], a[~ahead])
 
 
 def _sweep(rows: Rows, groups: Rows, found: _Found, steps: int) -> Rows:
-    """Compare rows, sorted by (group, x1), with the k-th after them, k = 1, 2, ..., as long as x1 is near enough.
+    """Compare rows, sorted by (group, x1), with the next ones while x1 is in range.
 
-    Returns the rows for which `steps` of that were not enough.
+    Returns:
+        The rows that have more than `steps` others in range.
     """
-    x1, reach = found.boxes[rows, 0], found.boxes[rows, 0] + SHIFT * _sides(found.boxes[rows])[:, 0] * (1 + 1e-6) + 1e-6
+    x1 = found.boxes[rows, 0]
+    reach = x1 + MAX_SHIFT * _sides(found.boxes[rows])[:, 0] * (1 + 1e-6) + 1e-6
     at = np.arange(len(rows))
     for step in range(1, steps + 1):
         at = at[at + step < len(rows)]
@@ -85,17 +90,17 @@ def _sweep(rows: Rows, groups: Rows, found: _Found, steps: int) -> Rows:
 
 
 def _cells(boxes: Boxes, groups: Rows) -> Iterator[Rows]:
-    """(T,) numbers of cells, 16 times: two boxes of IoU >= NEAR_IOU and one group share a cell at least once.
+    """Yield (T,) cell ids 16 times, so that two boxes of a group with IoU >= MIN_IOU share a cell at least once.
 
-    Cells are a lattice over the logarithms of both sides and, in steps that grow with the sides, over the left and top
-    edge. A step is twice as long as what lies between such boxes, so that one of two lattices, the second moved by half
-    a step, does not part them; of each of the four numbers there are two.
+    Cells form a lattice over the logarithms of both sides and, with a step proportional to the sides, over the left and
+    top edges. A step is twice the maximum difference of two such boxes, so at least one of two lattices that are
+    shifted by half a step contains both in one cell; the four dimensions have two lattices each.
     """
-    step = 2.2 * np.log(1 / NEAR_IOU)  # 2, and a tenth for rounding
+    step = 2.2 * np.log(1 / MIN_IOU)  # 2, with a margin for rounding
     level = np.log(_sides(boxes)) / step  # (T, 2)
     for moved in np.ndindex(2, 2, 2, 2):
         sizes = np.floor(level + np.array(moved[:2]) / 2)
-        unit = 2.2 * SHIFT * np.exp((sizes + 1 - np.array(moved[:2]) / 2) * step)  # of the largest box in there
+        unit = 2.2 * MAX_SHIFT * np.exp((sizes + 1 - np.array(moved[:2]) / 2) * step)  # of the largest box in there
         places = np.floor(boxes[:, :2] / unit + np.array(moved[2:]) / 2)
         columns = (groups, *sizes.T, *places.T)
         order = np.lexsort(columns)
@@ -108,7 +113,7 @@ def _cells(boxes: Boxes, groups: Rows) -> Iterator[Rows]:
 
 
 def _within(rows: Rows, cells: Rows, found: _Found) -> None:
-    """Compare the rows of each cell: of a small one all pairs, of others until every row that has a partner has one."""
+    """Compare the rows of each cell: all pairs of a small cell, else until every row that has a match is matched."""
     order = np.lexsort((rows, cells))
     rows, cells = rows[order], cells[order]
     counts = np.bincount(cells)[cells]
@@ -121,16 +126,16 @@ def _within(rows: Rows, cells: Rows, found: _Found) -> None:
         found.compare_steps(small[at], small[at + step])
     starts = np.flatnonzero(np.diff(cells[~few], prepend=-1))
     for crowd in np.split(rows[~few], starts[1:]):
-        open_ = crowd[found.best[crowd] == 0]
-        while len(open_):  # of rows that are not NEAR_IOU each other a cell holds some hundreds at most
-            place = int(np.searchsorted(crowd, open_[0]))
-            before, one, after = crowd[:place], crowd[place : place + 1], crowd[place + 1 :]
-            if place:
-                best = iou(found.boxes[before], found.boxes[one]).argmax()
-                found.compare(before[best : best + 1], one)
-            found.compare(np.repeat(one, len(after)), after)
-            open_ = open_[1:]
-            open_ = open_[found.best[open_] == 0]
+        unmatched = crowd[found.best[crowd] == 0]
+        while len(unmatched):  # a cell holds at most some hundreds of boxes with a pairwise IoU below MIN_IOU
+            index = int(np.searchsorted(crowd, unmatched[0]))
+            before, row, after = crowd[:index], crowd[index : index + 1], crowd[index + 1 :]
+            if index:
+                best = iou(found.boxes[before], found.boxes[row]).argmax()
+                found.compare(before[best : best + 1], row)
+            found.compare(np.repeat(row, len(after)), after)
+            unmatched = unmatched[1:]
+            unmatched = unmatched[found.best[unmatched] == 0]
 
 
 def _sides(boxes: Boxes) -> Boxes:
@@ -138,6 +143,6 @@ def _sides(boxes: Boxes) -> Boxes:
 
 
 def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
-    """(N, 4), (N, 4) -> (N,); one of the two may have one row."""
+    """(N, 4), (N, 4) -> (N,); one of them may have a single row."""
     overlap: NDArray[np.float64] = pairwise_iou(torch.from_numpy(a)[:, None], torch.from_numpy(b)[:, None]).numpy()
     return overlap[:, 0, 0]

@@ -1,4 +1,4 @@
-"""Where each tile of a COCO JSON lies in its scene, as `boxwright data tile` writes it into the tile's entry.
+"""The position of each tile in its scene, as `boxwright data tile` writes it to the COCO JSON.
 
 N boxes
 """
@@ -26,7 +26,7 @@ NEEDED = (
 
 
 class _Entry(pydantic.BaseModel):
-    """What a tile's entry must say; further keys are no matter."""
+    """The entry of a tile; other keys are ignored."""
 
     model_config = pydantic.ConfigDict(allow_inf_nan=False)
 
@@ -46,9 +46,13 @@ class _Entry(pydantic.BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One tile. scene: the name of its scene. scene_size: (height, width) px of that.
+    """The position of a tile.
 
-    window: the part of the scene that it shows. scale: px of the tile for one px of the scene.
+    Attributes:
+        scene: Name of the scene.
+        scene_size: (height, width) px of the scene.
+        window: The region of the scene that the tile shows.
+        scale: px of the tile per px of the scene.
     """
 
     scene: str
@@ -62,25 +66,25 @@ class Placement:
 
 
 def placements(tiles: Dataset) -> list[Placement]:
-    """One entry an image. Raises InputError where the JSON does not say it, or says what cannot be."""
+    """The position of each tile. Raises InputError if an entry of the JSON is missing or invalid."""
     if tiles.kind != "coco":
         raise InputError(f"{tiles.root}: labels are {tiles.kind}, needed the COCO JSON of `boxwright data tile`")
     file = Path(tiles.label_file(0))
     entries = {entry["id"]: (index, entry) for index, entry in enumerate(coco.image_entries(file))}
-    found = []
-    for image in tiles.images.ids.tolist():
-        index, entry = entries[image]
+    results = []
+    for image_id in tiles.images.ids.tolist():
+        index, entry = entries[image_id]
         try:
-            found.append(_placement(_Entry.model_validate(entry)))
+            results.append(_placement(_Entry.model_validate(entry)))
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = "".join(f".{part}" for part in first["loc"])
-            raise InputError(f"{file} images[{index}]{place}: {first['msg']}; {NEEDED}") from error
-    return found
+            key = "".join(f".{name}" for name in first["loc"])
+            raise InputError(f"{file} images[{index}]{key}: {first['msg']}; {NEEDED}") from error
+    return results
 
 
 def _placement(entry: _Entry) -> Placement:
-    """A tile's sides are rounded: what ends less than a px of the tile from the scene's edge ends there."""
+    """The sides of a tile are rounded, so a tile that ends within a px of the scene's edge ends at the edge."""
 
     def extent(start: int, pixels: int, side: int) -> int:
         end = start + pixels / entry.scale

@@ -1,4 +1,4 @@
-"""What `check` found, for people and for programs."""
+"""The report of a data check, as text and JSON."""
 
 import itertools
 import re
@@ -13,8 +13,8 @@ from boxwright.errors import InputError, printable
 from boxwright.files import open_regular
 
 T = TypeVar("T")
-MAX_NAMED = 3  # faults in a message
-OURS = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # how a report that `write` wrote begins
+MAX_NAMED = 3  # errors in a message
+HEADER = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # of files that `write` has written
 
 TITLES = {  # errors
     "not_finite": "boxes or areas that are no finite numbers",
@@ -48,10 +48,18 @@ FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong (error) or worth a look (note).
+    """An error or a note of a data check.
 
-    file: the label file and the place in it. image: the image's file. index and row: that image and that label in the
-    data set's own order, where they are in it.
+    Attributes:
+        kind: A key of TITLES.
+        split: Of the data set.
+        file: The label file, and the position in it.
+        text: The description.
+        image: The image file.
+        image_id: The data set's id.
+        annotation_id: The data set's id.
+        index: Index of the image in the data set.
+        row: Index of the label in the data set.
     """
 
     kind: str
@@ -70,7 +78,7 @@ class Finding:
 
     @property
     def leave_out(self) -> Literal["nothing", "label", "image"]:
-        """What skipping it leaves out."""
+        """What `skip_bad` leaves out because of it."""
         if self.level == "error" and (self.row is not None or self.kind == "unknown_image"):
             return "label"
         return "image" if self.level == "error" and self.index is not None else "nothing"
@@ -84,9 +92,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, in the order of TITLES and then of the data set.
+    """The findings of a data check.
 
-    checked: split -> images, and of what they hold (`unit`).
+    Attributes:
+        findings: In the order of TITLES, then of the data set.
+        checked: Split -> number of images, and of boxes or classes.
+        unit: `boxes` or `classes`.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -105,10 +116,7 @@ class Report:
         return Report(self.findings + other.findings, self.checked | other.checked, self.unit)
 
     def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
-        """InputError that names the first errors of those kinds in the data set `root`.
-
-        skippable: what the user asked for can also be done without them.
-        """
+        """Raise InputError with the first errors of these kinds in the data set `root`; skippable: name --skip-bad."""
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
             first = "; ".join(map(str, errors[:MAX_NAMED]))
             skip = ", or leave them out with --skip-bad" if skippable else ""
@@ -118,11 +126,11 @@ class Report:
             )
 
     def left_out(self) -> list[str]:
-        """One line for each label and image that `skip_bad` leaves out."""
+        """A line for each label and image that `skip_bad` leaves out."""
         return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: counts, what was checked, and every finding."""
+        """The content of the JSON file."""
         return {
             "errors": len(self.errors),
             "notes": len(self.notes),
@@ -131,8 +139,8 @@ class Report:
         }
 
     def write(self, file: Path) -> None:
-        """The JSON into a file. Raises InputError where it cannot be written, and as `refuse_others` does."""
-        refuse_others(file)
+        """Write the JSON file. Raises InputError if it cannot be written, and as `reject_other_files`."""
+        reject_other_files(file)
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
@@ -148,8 +156,8 @@ class Report:
         return "\n".join(lines)
 
 
-def refuse_others(file: Path) -> None:
-    """InputError where `file` is no place for a report: not called .json, or there already and no report of ours."""
+def reject_other_files(file: Path) -> None:
+    """Raise InputError if `file` does not end in .json, or exists and is not a report."""
     if file.suffix != ".json":
         raise InputError(f"{file}: needed a name that ends in .json for the report of a check")
     try:
@@ -159,14 +167,14 @@ def refuse_others(file: Path) -> None:
         return
     except OSError as error:
         raise InputError(f"{file}: cannot be replaced ({error.strerror}); name another file") from error
-    if not OURS.match(start):
+    if not HEADER.match(start):
         raise InputError(f"{file}: is there already and no report of a check; name another file")
 
 
-def checked(
+def check_all(
     report: Report, sets: Sequence[T], check: Callable[[T], Report], check_splits: Callable[[T, T], Report]
 ) -> Report:
-    """`report` with what `check` finds in each split and `check_splits` in each pair of them."""
+    """`report` with the findings of `check` in each split and of `check_splits` in each pair of splits."""
     for dataset in sets:
         report += check(dataset)
     for first, second in itertools.combinations(sets, 2):

@@ -1,11 +1,10 @@
-"""A data set of large images (scenes) cut into tiles: images of windows, with a COCO JSON of what is in each.
+"""Cutting a data set of large images (scenes) into tiles with COCO labels.
 
-    N boxes of a scene; x, y px, from the left and top of the scene or of the tile
+    N boxes of a scene
 
-What becomes of an object in a tile depends on how much of it the tile shows, as a share of the box's area inside the
-scene. From `min_visible` on, it is an object of the tile, with the box of the part that is shown. Below, that part is
-neither object nor background (COCO's `iscrowd`: half a ship teaches neither "ship" nor "no ship"), or is left out with
-cut `drop`. What is less than a px of the tile wide or high then is left out in any case.
+A box is labeled in a tile if the tile shows at least `min_visible` of its area in the scene, and is clipped to the
+tile. Other boxes become regions to ignore (COCO's `iscrowd`), since half a ship is neither a ship nor background, or
+are left out with cut `drop`. Truncated boxes less than a px wide or high are always left out.
 """
 
 import math
@@ -35,7 +34,7 @@ from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.progress import track
 
 MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
-PLACES = 3  # decimals of a px in the JSON
+DECIMALS = 3  # decimals of a px in the JSON
 QUALITY = {".png": 3, ".jpg": 95}
 Entry = dict[str, Any]
 
@@ -44,9 +43,14 @@ Entry = dict[str, Any]
 class Cutting:
     """How scenes are cut.
 
-    window: the side of a tile in px. overlap: the share of a tile that the next one repeats, in [0, 1). scales: px of a
-    tile for one px of the scene; each scene is cut once for each. min_visible, cut: see the top of this file. empty:
-    also write tiles without an object. format: of the images; jpg has a tenth of the bytes and loses a little.
+    Attributes:
+        window: Side of the tiles in px.
+        overlap: Overlap of neighboring tiles as a fraction of the side, in [0, 1).
+        scales: px of a tile per px of the scene; each scene is cut once per scale.
+        min_visible: Minimum visible fraction of a labeled box.
+        cut: Whether other boxes are ignored or dropped.
+        empty: Write tiles without objects, too.
+        format: Of the images; jpg is lossy with a tenth of the size.
     """
 
     window: int = 600
@@ -60,7 +64,7 @@ class Cutting:
     def __post_init__(self) -> None:
         if not 1 <= self.window <= math.isqrt(MAX_PIXELS):
             raise InputError(f"window: found {self.window}, needed 1 to {math.isqrt(MAX_PIXELS)} px")
-        grid((1, 1), self.window, self.overlap)  # says what is wrong with the overlap before any scene is read
+        grid((1, 1), self.window, self.overlap)  # raises InputError for an invalid overlap before a scene is read
         if bad := [scale for scale in self.scales if not (0 < scale < math.inf and self.window / scale < math.inf)]:
             raise InputError(f"scale: found {bad[0]}, needed a factor above 0, such as 0.5")
         if not self.scales or len(set(self.scales)) < len(self.scales):
@@ -88,26 +92,36 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Cut:
-    """The tiles of some scenes, and what became of their objects (crowd regions are none)."""
+    """The tiles of scenes, and counts of their objects, without crowd regions.
 
-    tiles: list[tuple[Entry, list[Entry]]] = field(default_factory=list)  # COCO's `images` entry, its `annotations`
-    written: int = 0  # of the tiles; the others were there already
-    left_empty: int = 0  # windows without an object that became no tile
+    Attributes:
+        tiles: Entries of COCO's `images`, with their `annotations`.
+        written: Number of new tiles.
+        left_empty: Number of windows without objects that were not written.
+        objects: Number of objects in the scenes.
+        nowhere: Objects that are not labeled in any tile.
+        at_edge: Objects clipped because they extend beyond their scene by more than a px.
+        dropped: Truncated boxes that were left out.
+    """
+
+    tiles: list[tuple[Entry, list[Entry]]] = field(default_factory=list)
+    written: int = 0
+    left_empty: int = 0
     objects: int = 0
-    nowhere: int = 0  # objects of which no tile shows `min_visible`
-    at_edge: int = 0  # objects that reach out of their scene by more than a px, and are cut at its edge
-    dropped: int = 0  # parts below `min_visible` that are in no JSON
+    nowhere: int = 0
+    at_edge: int = 0
+    dropped: int = 0
 
     @classmethod
     def of(cls, cuts: Iterable["Cut"]) -> "Cut":
-        """All of them as one."""
-        parts = list(cuts)
-        tiles = [tile for part in parts for tile in part.tiles]
+        """Concatenate the results of several scenes."""
+        results = list(cuts)
+        tiles = [tile for result in results for tile in result.tiles]
         counters = [counter.name for counter in fields(cls) if counter.name != "tiles"]
-        return cls(tiles, **{name: sum(getattr(part, name) for part in parts) for name in counters})
+        return cls(tiles, **{name: sum(getattr(result, name) for result in results) for name in counters})
 
     def lines(self) -> list[str]:
-        """For people."""
+        """A summary for the user."""
         boxes = [box for _, found in self.tiles for box in found]
         crowd = sum(box["iscrowd"] for box in boxes)
         return [
@@ -129,22 +143,33 @@ def tile(
     workers: int = 0,
     skip_faulty: bool = False,
 ) -> str:
-    """Cut the splits of a data set (none named: all it has) into the folder `out`; a report for people.
+    """Cut a data set into tiles: images/SPLIT/ and annotations/SPLIT.json. Existing tiles of a scene are kept.
 
-    Writes images/SPLIT/ and annotations/SPLIT.json. A tile that is there, made from the same scene, stays as it is.
-    workers: threads, each with one scene; 0: one a core, four at most. skip_faulty: leave out what `data check` calls
-    an error. Boxes that reach out of their scene are cut at its edge, and are no error here.
-    Raises InputError for faulty labels and images, before anything is written.
+    Boxes that extend beyond their scene are clipped to it.
+
+    Args:
+        source: The data set.
+        out: The folder for the tiles.
+        cutting: How scenes are cut.
+        splits: To cut; () for all.
+        workers: Scenes in parallel; 0 for one per core, at most four.
+        skip_faulty: Leave out labels and images with errors.
+
+    Returns:
+        A summary for the user.
+
+    Raises:
+        InputError: Labels or images have errors; raised before anything is written.
     """
-    ours, theirs = Path(out).resolve(), Path(source).resolve()
-    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+    target, root = Path(out).resolve(), Path(source).resolve()
+    if target.is_relative_to(root) or root.is_relative_to(target):
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
     checked = {split: _checked(open_boxes(source, split), skip_faulty) for split in splits or splits_of(source)}
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
-        for place in (out, Path(out) / "images" / split):
-            check_outside(place, scenes)
+        for folder in (out, Path(out) / "images" / split):
+            check_outside(folder, scenes)
     for split, (dataset, left_out) in checked.items():
         cut = _cut_split(dataset, Path(out), cutting, workers or min(4, os.cpu_count() or 1))
         _write_json(dataset, cut, cutting, make_folder(Path(out) / "annotations") / f"{split}.json")
@@ -154,37 +179,38 @@ def tile(
 
 
 def cut_boxes(boxes: NDArray[np.float64], window: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Boxes (N, 4) xyxy px of the scene -> their parts in the window (N, 4), px of the scene, and the share of each
-    box's area that is in it (N,), 0 for those outside.
+    """Clip boxes (N, 4) xyxy px of the scene to a window.
+
+    Returns:
+        The clipped boxes (N, 4) in px of the scene, and the visible fraction (N,) of each box's area.
     """
     x1, y1, x2, y2 = window.xyxy
-    parts = np.clip(boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
-    inside = (parts[:, 2:] - parts[:, :2]).prod(axis=1)
-    return parts, inside / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    clipped = np.clip(boxes, [x1, y1, x1, y1], [x2, y2, x2, y2])
+    visible = (clipped[:, 2:] - clipped[:, :2]).prod(axis=1)
+    return clipped, visible / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
 
 
 def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
-    """The data set without faults, and a line for each thing left out. InputError for faults without `skip`."""
+    """The data set without errors, and a line for each item left out. Raises InputError for errors without `skip`."""
 
-    def partly_inside(fault: Finding) -> bool:
-        if fault.kind != "outside" or fault.row is None or fault.index is None:
+    def partly_inside(error: Finding) -> bool:
+        if error.kind != "outside" or error.row is None or error.index is None:
             return False
-        (x1, y1, x2, y2), (h, w) = dataset.rows.xyxy[fault.row].tolist(), _size(dataset, fault.index)
+        (x1, y1, x2, y2), (h, w) = dataset.rows.xyxy[error.row].tolist(), _size(dataset, error.index)
         return bool(x1 < w and y1 < h and x2 > 0 and y2 > 0)
 
-    report = Report(tuple(fault for fault in check(dataset, scenes=True).errors if not partly_inside(fault)))
+    report = Report(tuple(error for error in check(dataset, scenes=True).errors if not partly_inside(error)))
     if not skip:
         report.raise_on_errors(dataset.root, skippable=True)
-    sound = skip_bad(dataset, report)
-    seen: dict[str, str] = {}
-    for path in map(sound.path, range(len(sound))):
+    dataset, seen = skip_bad(dataset, report), dict[str, str]()
+    for path in map(dataset.path, range(len(dataset))):
         if (other := seen.setdefault(Path(path).stem, path)) != path:
             raise InputError(f"{path}: its tiles would take the names of those of {other}; rename one of the two")
-    return sound, report.left_out()
+    return dataset, report.left_out()
 
 
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
-    """(height, width) px of an image, from its file where the data set does not say."""
+    """(height, width) px of an image, from its header if the data set does not declare it."""
     height, width = dataset.images.sizes[index].tolist()
     return (height, width) if height > 0 else read_header(dataset.path(index), decode=None).size
 
@@ -204,62 +230,65 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
 def _cut_scene(
     sample: Sample, size: tuple[int, int], category_ids: Sequence[int], images: Path, cutting: Cutting
 ) -> Cut:
-    """The tiles of one scene; their images are written."""
+    """Cut one scene and write the images of its tiles."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
     over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
-    shown = np.zeros(len(boxes), dtype=bool)  # objects that count in some tile
+    labeled = np.zeros(len(boxes), dtype=bool)  # in some tile
     tiles, files, left_empty, dropped = [], [], 0, 0
     for scale, window in cutting.windows(size):
-        seen = _look(boxes, sample.crowd, window, scale, cutting)
-        if not cutting.empty and not seen.counts.any():
+        tile_boxes = _tile_boxes(boxes, sample.crowd, window, scale, cutting)
+        if not cutting.empty and not tile_boxes.labeled.any():
             left_empty += 1
             continue
-        shown |= seen.counts
-        dropped += int((objects & (seen.visible > 0) & ~seen.kept).sum())
+        labeled |= tile_boxes.labeled
+        dropped += int((objects & (tile_boxes.visible > 0) & ~tile_boxes.kept).sum())
         name = f"{Path(sample.path).stem}__{window.x}_{window.y}_{window.width}x{window.height}"
         file = images / f"{name}{'' if scale == 1 else f'_x{scale}'}.{cutting.format}"
         files.append((file, scale, window))
-        tiles.append((_image(sample, size, file.name, scale, window), _annotations(sample, seen, category_ids)))
+        tiles.append((_image(sample, size, file.name, scale, window), _annotations(sample, tile_boxes, category_ids)))
     return Cut(
         tiles,
         written=_write_images(sample.path, files),
         left_empty=left_empty,
         objects=int(objects.sum()),
-        nowhere=int((objects & ~shown).sum()),
+        nowhere=int((objects & ~labeled).sum()),
         at_edge=int((objects & over_edge).sum()),
         dropped=dropped,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one tile shows of the N boxes of its scene.
+class _TileBoxes:
+    """The N boxes of a scene in one of its tiles.
 
-    boxes (N, 4) xyxy px of the tile. visible (N,) share of the area. counts (N,): an object of the tile. kept (N,): in
-    its JSON, as object or to ignore.
+    Attributes:
+        boxes: (N, 4) xyxy px of the tile.
+        visible: (N,) visible fraction of the area.
+        labeled: (N,) whether it is an object of the tile.
+        kept: (N,) whether it is in the JSON, as an object or as a region to ignore.
     """
 
     boxes: NDArray[np.float64]
     visible: NDArray[np.float64]
-    counts: NDArray[np.bool_]
+    labeled: NDArray[np.bool_]
     kept: NDArray[np.bool_]
 
 
-def _look(
+def _tile_boxes(
     boxes: NDArray[np.float64], crowd: NDArray[np.bool_], window: Window, scale: float, cutting: Cutting
-) -> _Seen:
-    """The rule at the top of this file, for boxes (N, 4) in px of the scene and inside it."""
-    parts, visible = cut_boxes(boxes, window)
-    parts = (parts - [window.x, window.y, window.x, window.y]) * scale
-    sliver = (visible < 1) & ((parts[:, 2:] - parts[:, :2]) < 1).any(axis=1)
-    there = (visible > 0) & ~sliver
-    counts = there & ~crowd & (visible >= cutting.min_visible)
-    return _Seen(parts, visible, counts, counts | (there & (crowd | (cutting.cut == "ignore"))))
+) -> _TileBoxes:
+    """Apply the rules of the module's docstring to boxes (N, 4) in px of the scene, clipped to it."""
+    clipped, visible = cut_boxes(boxes, window)
+    clipped = (clipped - [window.x, window.y, window.x, window.y]) * scale
+    sliver = (visible < 1) & ((clipped[:, 2:] - clipped[:, :2]) < 1).any(axis=1)
+    valid = (visible > 0) & ~sliver
+    labeled = valid & ~crowd & (visible >= cutting.min_visible)
+    return _TileBoxes(clipped, visible, labeled, labeled | (valid & (crowd | (cutting.cut == "ignore"))))
 
 
 def _image(sample: Sample, size: tuple[int, int], file: str, scale: float, window: Window) -> Entry:
-    """The tile's entry under `images`, but for its id."""
+    """The tile's entry in `images`, without its id."""
     height, width = (max(1, round(side * scale)) for side in (window.height, window.width))
     return {
         "file_name": file,
@@ -272,24 +301,23 @@ def _image(sample: Sample, size: tuple[int, int], file: str, scale: float, windo
     }
 
 
-def _annotations(sample: Sample, seen: _Seen, category_ids: Sequence[int]) -> list[Entry]:
-    """The tile's entries under `annotations`, but for their ids and the image's.
+def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[int]) -> list[Entry]:
+    """The tile's entries in `annotations`, without their ids and the image's.
 
-    area: the object's own in px of the tile, by the share that is seen. visible: that share. object: the label's id in
-    the scene.
+    area: of the object in px of the tile, multiplied by the visible fraction. object: the annotation's id in the scene.
     """
-    rows = np.flatnonzero(seen.kept)
-    xywh = np.concatenate([seen.boxes[:, :2], seen.boxes[:, 2:] - seen.boxes[:, :2]], axis=1)[rows].round(PLACES)
-    share = xywh[:, 2:].prod(axis=1) / (sample.boxes[rows, 2:] - sample.boxes[rows, :2]).prod(axis=1, dtype=np.float64)
-    areas = (sample.areas[rows] * share).round(PLACES)
+    rows, xyxy = np.flatnonzero(tile_boxes.kept), tile_boxes.boxes
+    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)[rows].round(DECIMALS)
+    ratio = xywh[:, 2:].prod(axis=1) / (sample.boxes[rows, 2:] - sample.boxes[rows, :2]).prod(axis=1, dtype=np.float64)
+    areas = (sample.areas[rows] * ratio).round(DECIMALS)
     return [
         {
             "category_id": category_ids[sample.labels[row]],
             "bbox": box,
             "area": area,
-            "iscrowd": int(not seen.counts[row]),
+            "iscrowd": int(not tile_boxes.labeled[row]),
             "difficult": int(sample.difficult[row]),
-            "visible": round(float(seen.visible[row]), PLACES),
+            "visible": round(float(tile_boxes.visible[row]), DECIMALS),
             "object": int(sample.annotation_ids[row]),
         }
         for row, box, area in zip(rows.tolist(), xywh.tolist(), areas.tolist(), strict=True)
@@ -297,26 +325,26 @@ def _annotations(sample: Sample, seen: _Seen, category_ids: Sequence[int]) -> li
 
 
 def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
-    """Write the tiles of the scene at `path` (file, scale, window) that are not there yet; how many these were.
+    """Write the missing tiles (file, scale, window) of the scene at `path`; returns their number.
 
-    A tile's name says which part of which scene it shows, and its file carries the time of the scene's file. So one
-    with that name and time is what would be written again, and a scene whose tiles are all there is not opened.
+    A tile's name contains the scene and the window, and its file has the modification time of the scene's file, so a
+    file with both need not be written again. A scene with all its tiles is not opened.
     """
     time = Path(path).stat().st_mtime_ns
-    due = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
-    if not due:
+    missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
+    if not missing:
         return 0
     with open_scene(path) as scene:
-        for file, scale, window in due:
+        for file, scale, window in missing:
             data = _encode(scene.read(window), scale, file.suffix)
             with atomic_write(file) as tmp:
                 tmp.write_bytes(data)
                 os.utime(tmp, ns=(time, time))
-    return len(due)
+    return len(missing)
 
 
 def _encode(pixels: Pixels, scale: float, suffix: str) -> bytes:
-    """The file of a tile: RGB pixels of the scene, resized by exactly `scale`, however that rounds the tile's size."""
+    """Encode a tile: RGB pixels of the scene, resized by exactly `scale` even if the tile's size is rounded."""
     if scale != 1:
         h, w = pixels.shape[:2]
         kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -325,14 +353,14 @@ def _encode(pixels: Pixels, scale: float, suffix: str) -> bytes:
 
 
 def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> None:
-    """The COCO JSON of a split's tiles, unless it is there already to the byte."""
+    """Write the COCO JSON of a split, unless the file already has the same content."""
     if not cut.tiles:
         raise InputError(f"{dataset.root}: no window of {dataset.split} holds an object; write tiles without one, too")
     images: list[Entry] = []
     annotations: list[Entry] = []
     for number, (image, boxes) in enumerate(cut.tiles, 1):
         images.append({"id": number, **image})
-        annotations += [{"id": len(annotations) + at, "image_id": number, **box} for at, box in enumerate(boxes, 1)]
+        annotations += [{"id": len(annotations) + i, "image_id": number, **box} for i, box in enumerate(boxes, 1)]
     categories = [{"id": id, "name": name} for id, name in zip(dataset.category_ids, dataset.names, strict=True)]
     tree = {"info": {"tiles": asdict(cutting)}, "images": images, "annotations": annotations, "categories": categories}
     data = json_text.dumps(tree).encode()

@@ -42,7 +42,7 @@ def run(out: Path, overrides: Sequence[str] = ()) -> str:
         logger.info("%s: rendered", scenes.write_dataset(data))
     folder = _unused(out)
     train("demo", str(data), folder, overrides=overrides)
-    predictor = load(folder, device="cpu", running=RuntimeOptions(fuse=True))
+    predictor = load(folder, device="cpu", runtime_options=RuntimeOptions(fuse=True))
     held_out = open_dataset(data, "val")
     metrics = evaluate(predictor, held_out)
     images = folder / "images"

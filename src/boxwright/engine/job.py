@@ -48,7 +48,7 @@ class Job:
     """
 
     recipe: Recipe
-    task: tasks.Task[Any, Any, Any, Any]
+    task: tasks.AnyTask
     validation: Any
     accelerator: Accelerator
     network: nn.Module

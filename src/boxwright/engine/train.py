@@ -30,7 +30,7 @@ from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import AnyPredictor
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.tasks.base import Score
 from boxwright.types import Batch, ClassBatch
@@ -106,7 +106,7 @@ def train(
 
 
 def _initial_state(
-    task: tasks.Task[Any, Any, Any, Any], training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
+    task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
     train, val = on_main(lambda: [task.fingerprint(split, recipe) for split in (training, validation)], accelerator)
     return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
@@ -166,7 +166,7 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
     if job.accelerator.num_processes > 1:
         for tensor in job.eval_network.state_dict().values():
             distributed.broadcast(tensor, 0)
-    predictor: Predictor[Any] = Predictor(job.eval_network, job.recipe, job.accelerator.device)
+    predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
     metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
     return metrics

@@ -1,4 +1,4 @@
-"""Evaluating is predicting the images of a data set, and counting what is right."""
+"""Evaluation of a detector or a classifier on a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from boxwright.errors import InputError
 from boxwright.files import check_outputs, make_folder
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
-from boxwright.predict.predictor import Predictor, load
+from boxwright.predict.predictor import AnyPredictor, Predictor, load
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs, of_dataset
 from boxwright.tasks.base import Examples, ImageSet
@@ -20,26 +20,27 @@ from boxwright.version import versions
 
 
 def evaluate(
-    predictor: Predictor[Any] | str | Path,
+    predictor: AnyPredictor | str | Path,
     data: Dataset | ClassSet | str | Path,
     split: str = "val",
     out: str | Path | None = None,
     threshold: float | None = None,
 ) -> Metrics | TopK:
-    """Score a detector or a classifier on labeled images.
+    """Evaluate a detector or a classifier on labeled images.
 
     Args:
-        predictor: What `load` gives, or what it takes.
-        data: What `open_dataset` gives, or the root of a data set.
-        split: Which part of it, where `data` is its root.
+        predictor: From `load`, or the path of a run folder, weights or an exported file.
+        data: From `open_dataset`, or the root of a data set.
+        split: The split, if `data` is a root.
         out: A folder for metrics, results and drawn images; None to write nothing.
-        threshold: Lowest score that counts, of detectors; None for the recipe's.
+        threshold: Detectors: minimum score; None for the recipe's.
 
     Returns:
-        COCO's metrics, or for a classifier top-1 and top-5.
+        COCO metrics, or top-1 and top-5 for a classifier.
 
     Raises:
-        InputError: For classes that the model does not know, faulty labels, unreadable images, an unwritable folder.
+        InputError: The data set has classes that the model does not have, or labels with errors; an image cannot be
+            read; or the folder is not writable.
 
     Example:
         >>> bw.evaluate("runs/mine", "data/mine", split="test").ap50
@@ -56,7 +57,7 @@ def evaluate(
 
 
 def evaluate_dataset(
-    predictor: Predictor[Any],
+    predictor: AnyPredictor,
     dataset: ImageSet,
     out: str | Path | None = None,
     threshold: float | None = None,
@@ -65,36 +66,43 @@ def evaluate_dataset(
     rank: int = 0,
     world: int = 1,
 ) -> Any:
-    """The metrics of `predictor` on every image of a data set of its task, also those without labels.
+    """Evaluate `predictor` on all images of a data set of its task, including those without labels.
 
-    threshold, args: None for the recipe's. rank, world: in a group of processes that all call this (torch.distributed
-    is initialized), each takes every world-th image; all get the same metrics, and process 0 writes.
+    Args:
+        predictor: The predictor.
+        dataset: Of the predictor's task.
+        out: As in `evaluate`.
+        threshold: As in `evaluate`.
+        args: Arguments of postprocessing; None for the recipe's.
+        rank: Of this process, if torch.distributed is initialized and all processes call this function. Each predicts
+            every world-th image, all return the same metrics, and process 0 writes the files.
+        world: Number of processes.
     """
     task, recipe = predictor.task, predictor.recipe
     dataset = scored(predictor, dataset)
     args = args or task.evaluation_args(dataset, recipe, threshold)
     examples = None if out is None else task.examples(dataset, recipe)
-    place = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
+    folder = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
     results = predict_dataset(predictor, dataset, args, examples, rank=rank, world=world)
-    return finish(predictor, dataset, args, results, place, examples)
+    return score_and_write(predictor, dataset, args, results, folder, examples)
 
 
-def scored(predictor: Predictor[Any], dataset: ImageSet) -> Any:
-    """The data set as it is scored. Raises InputError for one without images, and as `Task.scored`."""
+def scored(predictor: AnyPredictor, dataset: ImageSet) -> Any:
+    """The data set to score. Raises InputError if it has no images, and as `Task.scored`."""
     if not len(dataset):
         raise InputError(f"{dataset.root}: split {dataset.split} holds no image, needed at least one")
     return predictor.task.scored(dataset, predictor.recipe)
 
 
-def finish(
-    predictor: Predictor[Any],
+def score_and_write(
+    predictor: AnyPredictor,
     dataset: Any,
     args: PostprocessArgs,
     results: Sequence[Any],
-    place: Path | None,
+    folder: Path | None,
     examples: Examples | None,
 ) -> Any:
-    """The metrics of the results of all images; written with the examples into the folder `place`."""
+    """Compute the metrics from the results of all images; write them and the examples into `folder`."""
     task, recipe = predictor.task, predictor.recipe
     info = {
         "recipe": recipe.name,
@@ -105,13 +113,13 @@ def finish(
         "versions": versions("torch", "hotcoco"),
     }
     metrics = task.score(dataset, results, info, recipe, args)
-    if place is not None and examples is not None:
-        task.write_report(place, metrics, dataset, results, examples, recipe)
+    if folder is not None and examples is not None:
+        task.write_report(folder, metrics, dataset, results, examples, recipe)
     return metrics
 
 
 def predict_dataset(
-    predictor: Predictor[Any],
+    predictor: AnyPredictor,
     dataset: Any,
     args: PostprocessArgs,
     examples: Examples | None = None,
@@ -119,54 +127,51 @@ def predict_dataset(
     rank: int = 0,
     world: int = 1,
 ) -> list[Any]:
-    """The results of all images in the data set's order, with its labels and names.
+    """Predict all images of a data set, in its order and with its labels and names.
 
-    examples: is given the results while their pixels are in memory. rank, world: as in `evaluate_dataset`.
-    Raises InputError for unreadable images.
+    examples: collects drawings while the pixels are in memory. rank, world: as in `evaluate_dataset`. Raises InputError
+    if an image cannot be read.
     """
     task, recipe = predictor.task, predictor.recipe
     indices = range(rank, len(dataset), world)
 
-    def wanted(index: int) -> bool:
+    def needs_pixels(index: int) -> bool:
         return examples is not None and examples.wants(indices[index])
 
-    def use(index: int, result: Any) -> None:
-        if examples is not None and wanted(index):
+    def add_example(index: int, result: Any) -> None:
+        if examples is not None and needs_pixels(index):
             examples.add(indices[index], task.aligned(result, dataset, recipe))
 
-    found = predict_all(
+    predicted = predict_all(
         predictor,
         [dataset.source(index) for index in indices],
         args,
         batch=recipe.evaluate.batch,
-        wanted=wanted,
-        use=use,
+        needs_pixels=needs_pixels,
+        callback=add_example,
         title="evaluate" if rank == 0 else "",
     )
-    for result in found:
+    for result in predicted:
         if isinstance(result, InputError):
             raise result
-    results = [task.aligned(result, dataset, recipe) for result in found]
+    results = [task.aligned(result, dataset, recipe) for result in predicted]
     return _gather(results, len(dataset), examples) if world > 1 else results
 
 
-def report_folder(out: str | Path, written: Sequence[str], datasets: Sequence[Any]) -> Path:
-    """The folder `out`, made where it is not there.
-
-    Raises InputError where one of the files to be written into it is an image or a label file of one of the data sets.
-    """
+def report_folder(out: str | Path, file_names: Sequence[str], datasets: Sequence[ImageSet]) -> Path:
+    """Create the folder `out`. Raises InputError if a file to write there is an image or a label file of a data set."""
     for dataset in datasets:
-        check_outputs(Path(out), written, (dataset.path(index) for index in range(len(dataset))))
-        check_outputs(Path(out), written, dataset.label_paths())
+        check_outputs(Path(out), file_names, (dataset.path(index) for index in range(len(dataset))))
+        check_outputs(Path(out), file_names, dataset.label_paths())
     return make_folder(out)
 
 
 def _gather(results: list[Any], total: int, examples: Examples | None) -> list[Any]:
-    """The results of all processes, every world-th image from each, in order, in every process; their panels, too."""
-    parts: list[Any] = [None] * distributed.get_world_size()
+    """All-gather the results, in order, and the panels; each process has those of every world-th image."""
+    gathered: list[Any] = [None] * distributed.get_world_size()
     panels = examples.panels if examples else {}
-    distributed.all_gather_object(parts, (results, panels))
+    distributed.all_gather_object(gathered, (results, panels))
     if examples:
-        for _, other in parts:
+        for _, other in gathered:
             examples.merge(other)
-    return [parts[index % len(parts)][0][index // len(parts)] for index in range(total)]
+    return [gathered[index % len(gathered)][0][index // len(gathered)] for index in range(total)]

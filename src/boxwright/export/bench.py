@@ -1,6 +1,6 @@
-"""How fast a network is in each runtime that is installed, in one run, so that the ratios mean something.
+"""Benchmark of a network in all installed runtimes, in one run so that the ratios are comparable.
 
-B images at a time
+B images per batch
 """
 
 import importlib.util
@@ -21,11 +21,11 @@ from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write, make_folder
-from boxwright.metrics.plots import as_it_stands
+from boxwright.metrics.plots import disable_math
 from boxwright.predict.inputs import PreparedImage
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.pipeline import CanvasPipeline
-from boxwright.predict.predictor import Predictor, load
+from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.open import is_exported, read_metadata, runtimes_of
@@ -34,27 +34,39 @@ from boxwright.runtimes.base.torch_runtime import has_bfloat16
 from boxwright.version import versions
 
 BATCHES = (1, 4, 8)
-FEWEST = 3  # rounds, for large B
+MIN_ROUNDS = 3  # for large B
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A runtime. network: B -> median ms an image of the network alone. whole: likewise from the decoded image to
-    boxes or classes, for B = 1 and the best B."""
+    """The times of a runtime.
+
+    Attributes:
+        name: Of the runtime.
+        network: B -> median ms per image of the network alone.
+        end_to_end: The same from the decoded image to boxes or classes, for B = 1 and the best B.
+    """
 
     name: str
     network: dict[int, float]
-    whole: dict[int, float]
+    end_to_end: dict[int, float]
 
     @property
     def best(self) -> int:
-        """The B that makes the network fastest an image."""
+        """The B with the fewest ms per image of the network."""
         return min(self.network, key=self.network.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """absent: runtime -> why it is not among the rows. info: recipe, canvas and machine. file: of the image."""
+    """The result of a benchmark.
+
+    Attributes:
+        rows: The times of each runtime.
+        absent: Runtime -> why it was not timed.
+        info: Recipe, canvas and machine.
+        file: The plot.
+    """
 
     rows: tuple[Row, ...]
     absent: dict[str, str]
@@ -62,7 +74,7 @@ class Report:
     file: Path
 
     def __str__(self) -> str:
-        """A table; ratios are those to the first row, above 1 is faster."""
+        """A table with the speedup over the first row."""
         first = self.rows[0]
         width = max(len(row.name) for row in self.rows)
         columns = ("network, B = 1", "end to end, B = 1", "network, best B", "end to end, best B")
@@ -71,9 +83,9 @@ class Report:
         for row in self.rows:
             pairs = (
                 (row.network[1], first.network[1]),
-                (row.whole[1], first.whole[1]),
+                (row.end_to_end[1], first.end_to_end[1]),
                 (row.network[row.best], first.network[first.best]),
-                (row.whole[row.best], first.whole[first.best]),
+                (row.end_to_end[row.best], first.end_to_end[first.best]),
             )
             cells = (f"{ms:.1f} ({reference / ms:.2f})" for ms, reference in pairs)
             lines.append(f"{row.name:{width}}" + "".join(f"{cell:>22}" for cell in cells) + f"  B = {row.best}")
@@ -92,106 +104,119 @@ def bench(
     compile_: bool = False,
     trust: bool = False,
 ) -> Report:
-    """Time the network at `source` (a run folder, weights or a raw exported file) in all runtimes that can run it, on
-    rendered scenes; write bench.png and bench.json into the folder `out`.
+    """Time a network on rendered scenes in all runtimes that can run it; writes bench.png and bench.json.
 
-    Weights are exported for the runtimes that need it, through the gate, into a temporary folder. compile_: also
-    torch.compile. trust: also a TorchScript file. Raises InputError where the weights cannot be read, nothing can run
-    the file, or it is complete.
+    Args:
+        source: A run folder, weights or a raw exported file. Weights are exported to a temporary folder for the other
+            runtimes, with the parity check.
+        out: The output folder.
+        recipe: As in `load`.
+        overrides: Changes to the recipe by dotted key.
+        batches: Batch sizes, in addition to 1.
+        rounds: Number of repetitions.
+        compile_: Also time torch.compile.
+        trust: Also open a TorchScript file, which can execute any code.
+
+    Raises:
+        InputError: The weights cannot be read, no runtime can run the file, or it is a complete file.
     """
     if is_exported(source) and read_metadata(source).kind == "complete":
         raise InputError(f"{source}: found a file of --with-nms, needed weights or one exported with --raw")
-    chosen = recipe_of(source, recipe).with_overrides(overrides)
-    place = make_folder(out)
-    with tempfile.TemporaryDirectory() as spare:
-        found, absent = _all(source, chosen, Path(spare), compile_, trust)
-        if not found:
+    resolved = recipe_of(source, recipe).with_overrides(overrides)
+    folder = make_folder(out)
+    with tempfile.TemporaryDirectory() as tmp_folder:
+        predictors, absent = _load_all(source, resolved, Path(tmp_folder), compile_, trust)
+        if not predictors:
             raise InputError(f"{source}: nothing can run it: " + "; ".join(absent.values()))
-        rows = tuple(_measured(found, sorted({1, *batches}), rounds))
+        rows = tuple(_measure(predictors, sorted({1, *batches}), rounds))
     info = {
-        "recipe": chosen.name,
-        "canvas": list(chosen.data.canvas.size),
+        "recipe": resolved.name,
+        "canvas": list(resolved.data.canvas.size),
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "versions": versions("torch"),
     }
-    report = Report(rows, absent, info, place / "bench.png")
+    report = Report(rows, absent, info, folder / "bench.png")
     _draw(report)
-    with atomic_write(place / "bench.json") as tmp:
+    with atomic_write(folder / "bench.json") as tmp:
         tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
         tmp.write_text(json.dumps(tree, indent=1), encoding="utf-8")
     return report
 
 
-def _all(
-    source: str | Path, chosen: Recipe, spare: Path, compile_: bool, trust: bool
-) -> tuple[dict[str, Predictor[Any]], dict[str, str]]:
-    """name -> predictor of all that are there, and name -> reason of the others."""
-    found: dict[str, Predictor[Any]] = {}
+def _load_all(
+    source: str | Path, recipe: Recipe, tmp_folder: Path, compile_: bool, trust: bool
+) -> tuple[dict[str, AnyPredictor], dict[str, str]]:
+    """Name -> predictor for each available runtime, and name -> reason for each other one."""
+    predictors: dict[str, AnyPredictor] = {}
     absent: dict[str, str] = {}
 
     @contextmanager
-    def told(name: str) -> Iterator[None]:
+    def record_error(name: str) -> Iterator[None]:
         try:
             yield
         except InputError as error:
             absent[name] = str(error)
 
     def add(name: str, path: str | Path, backend: str = "auto") -> None:
-        given = None if is_exported(path) else chosen
-        one = RuntimeOptions(fuse=True, trust=trust)
-        found[name] = load(path, given, "cpu", backend=backend, running=one)
-        many = load(path, given, "cpu", backend=backend, running=replace(one, batch_size=max(BATCHES)))
-        if many.backend is not None and many.backend.streams > 1:
-            found[f"{name}, throughput"] = many
+        given = None if is_exported(path) else recipe
+        options = RuntimeOptions(fuse=True, trust=trust)
+        predictors[name] = load(path, given, "cpu", backend=backend, runtime_options=options)
+        options = replace(options, batch_size=max(BATCHES))
+        throughput = load(path, given, "cpu", backend=backend, runtime_options=options)
+        if throughput.runtime is not None and throughput.runtime.streams > 1:
+            predictors[f"{name}, throughput"] = throughput
 
     files: dict[str, str | Path] = {}
     if is_exported(source):
         files = dict.fromkeys(runtimes_of(source), source)
     else:
         add("torch", source)
-        if has_bfloat16(found["torch"].device):
-            found["torch, bfloat16"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, bfloat16=True))
+        options = RuntimeOptions(fuse=True)
+        if has_bfloat16(predictors["torch"].device):
+            bfloat16 = replace(options, bfloat16=True)
+            predictors["torch, bfloat16"] = load(source, recipe, "cpu", runtime_options=bfloat16)
         if compile_:
-            found["torch, compiled"] = load(source, chosen, "cpu", running=RuntimeOptions(fuse=True, compile=True))
+            compiled = replace(options, compile=True)
+            predictors["torch, compiled"] = load(source, recipe, "cpu", runtime_options=compiled)
         for name, format_, file in (("onnxruntime", "onnx", "model.onnx"), ("openvino", "openvino", "model.xml")):
-            with told(name):
+            with record_error(name):
                 if importlib.util.find_spec(name) is None:
                     raise InputError("not installed")
-                dynamic = name == "onnxruntime"  # a free batch costs OpenVINO some speed with one image
-                export_model(source, format_, spare / file, recipe=chosen, dynamic_batch=dynamic)
-                files[name] = spare / file
+                dynamic = name == "onnxruntime"  # a dynamic batch makes OpenVINO slower with one image
+                export_model(source, format_, tmp_folder / file, recipe=recipe, dynamic_batch=dynamic)
+                files[name] = tmp_folder / file
     for name, path in files.items():
-        with told(name):
+        with record_error(name):
             add(name, path, name)
-    return found, absent
+    return predictors, absent
 
 
-def _measured(found: Mapping[str, Predictor[Any]], batches: Sequence[int], rounds: int) -> Iterator[Row]:
+def _measure(predictors: Mapping[str, AnyPredictor], batches: Sequence[int], rounds: int) -> Iterator[Row]:
     images = [scenes.render(0, index % 4).image for index in range(max(batches))]
-    network: dict[str, dict[int, float]] = {name: {} for name in found}
-    for many in track(batches, len(batches), "network", "sizes"):
-        tasks = [_network(one, [one.preprocess(image) for image in images[:many]]) for one in found.values()]
-        for name, ms in zip(found, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
-            network[name][many] = ms / many
+    network: dict[str, dict[int, float]] = {name: {} for name in predictors}
+    for batch in track(batches, len(batches), "network", "sizes"):
+        calls = [_network(each, [each.preprocess(image) for image in images[:batch]]) for each in predictors.values()]
+        for name, ms in zip(predictors, side_by_side(calls, (), max(MIN_ROUNDS, rounds // batch)), strict=True):
+            network[name][batch] = ms / batch
     rows = [Row(name, times, {}) for name, times in network.items()]
     sizes = sorted({1, *(row.best for row in rows)})
-    for many in track(sizes, len(sizes), "end to end", "sizes"):
-        chosen = [row for row in rows if many in (1, row.best)]
-        tasks = [_end_to_end(found[row.name], images[:many]) for row in chosen]
-        for row, ms in zip(chosen, side_by_side(tasks, (), max(FEWEST, rounds // many)), strict=True):
-            row.whole[many] = ms / many
+    for batch in track(sizes, len(sizes), "end to end", "sizes"):
+        timed = [row for row in rows if batch in (1, row.best)]
+        calls = [_end_to_end(predictors[row.name], images[:batch]) for row in timed]
+        for row, ms in zip(timed, side_by_side(calls, (), max(MIN_ROUNDS, rounds // batch)), strict=True):
+            row.end_to_end[batch] = ms / batch
     yield from rows
 
 
-def _network(predictor: Predictor[Any], images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def _network(predictor: AnyPredictor, images: Sequence[PreparedImage]) -> Callable[[], tuple[torch.Tensor, ...]]:
     assert isinstance(predictor.pipeline, CanvasPipeline)
-    assert predictor.backend is not None
-    forward, inputs = predictor.backend.forward, predictor.pipeline.inputs(images)
+    assert predictor.runtime is not None
+    forward, inputs = predictor.runtime.forward, predictor.pipeline.inputs(images)
     return lambda: forward(*inputs)
 
 
-def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def _end_to_end(predictor: AnyPredictor, images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
     args = predictor.args()
 
     def run() -> tuple[torch.Tensor, ...]:
@@ -203,17 +228,16 @@ def _end_to_end(predictor: Predictor[Any], images: Sequence[Any]) -> Callable[[]
 
 
 def _draw(report: Report) -> None:
-    """Two bars a runtime, one image at a time and its best number, with what the rest adds on top of the network."""
+    """Two bars per runtime, for B = 1 and the best B, each with the time of the network and of the rest."""
     figure = Figure(figsize=(8, 1 + 0.7 * len(report.rows)), layout="constrained")
     axes = figure.subplots()
-    for place, row in enumerate(report.rows):
-        for offset, many in ((-0.2, 1), (0.2, row.best)) if row.best > 1 else ((0.0, 1),):
-            rest = max(0.0, row.whole[many] - row.network[many])
-            axes.barh(place + offset, row.network[many], 0.36, color="tab:blue" if many == 1 else "tab:cyan")
-            axes.barh(place + offset, rest, 0.36, left=row.network[many], color="lightgray")
-            axes.text(
-                row.network[many] + rest, place + offset, f" {row.whole[many]:.1f}, B = {many}", va="center", fontsize=8
-            )
+    for index, row in enumerate(report.rows):
+        for offset, batch in ((-0.2, 1), (0.2, row.best)) if row.best > 1 else ((0.0, 1),):
+            y, network, total = index + offset, row.network[batch], row.end_to_end[batch]
+            rest = max(0.0, total - network)
+            axes.barh(y, network, 0.36, color="tab:blue" if batch == 1 else "tab:cyan")
+            axes.barh(y, rest, 0.36, left=network, color="lightgray")
+            axes.text(network + rest, y, f" {total:.1f}, B = {batch}", va="center", fontsize=8)
     axes.set_yticks(range(len(report.rows)), [row.name for row in report.rows])
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -222,7 +246,7 @@ def _draw(report: Report) -> None:
         title=f"{report.info['recipe']}, {height} x {width} px, {report.info['threads']} threads",
         xlabel="ms an image: network (blue), the rest to boxes or classes (gray)",
     )
-    as_it_stands([axes.title, *axes.get_yticklabels()])
+    disable_math([axes.title, *axes.get_yticklabels()])
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     with atomic_write(report.file) as tmp:

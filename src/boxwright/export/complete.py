@@ -1,4 +1,4 @@
-"""Graphs that hold preprocessing, network and postprocessing."""
+"""Graphs of preprocessing, network and postprocessing, for export."""
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ from boxwright.runtimes.base.graph import Graph
 def complete_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
     """`images` (B, h, w, 3) uint8 RGB of any size -> `graph_outputs` of the recipe's task.
 
-    dynamic_batch: B may be anything from 1 on.
+    dynamic_batch: any B >= 1, instead of B = `batch`.
     """
     task = tasks.of(recipe)
-    # an example of one image would make an export take the axis for one that never grows
+    # with an example of one image, torch.export would specialize the axis to 1
     images = torch.randint(256, (max(batch, 2) if dynamic_batch else batch, 50, 70, 3), dtype=torch.uint8)
-    varying = ({0: "batch"} if dynamic_batch else {}) | {1: "height", 2: "width"}
-    return Graph(task.graph(model, recipe).eval(), {"images": images}, task.graph_outputs, {"images": varying})
+    dynamic_axes = ({0: "batch"} if dynamic_batch else {}) | {1: "height", 2: "width"}
+    return Graph(task.graph(model, recipe).eval(), {"images": images}, task.graph_outputs, {"images": dynamic_axes})

@@ -1,12 +1,13 @@
-"""Weights -> a file that computes in 8 bits, and what that costs.
+"""Post-training quantization to INT8.
 
-Calibration images come from `train`, AP (of classifiers top-1) from `val`. Where the drop is above the limit, the
-most sensitive layers stay float until it is met.
+The network is calibrated on images of `train`, and AP (or top-1) is measured on `val`. If it drops by more than the
+limit, the most sensitive layers stay in float.
 """
 
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.export import int8_files
 from boxwright.export.int8_files import SUFFIXES
-from boxwright.export.int8_report import Report, Side, Trial
-from boxwright.export.run import named_after, network, read_of
+from boxwright.export.int8_report import FileStats, Report, Trial
+from boxwright.export.run import default_name, load_for_export, source_files
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write_group
@@ -34,7 +35,7 @@ from boxwright.runtimes.serialization import onnx_file
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
-LOOKED_AT = 8  # of the calibration images, for the sensitivity of the layers: each costs a pass for every layer
+SENSITIVITY_IMAGES = 8  # of the calibration images; each runs once per layer
 
 
 def quantize(
@@ -48,59 +49,66 @@ def quantize(
     recipe: str | Path | Recipe | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Report:
-    """Write the weights at `source` (a run folder or a file) as INT8 for `backend`, openvino or onnxruntime, to `out`.
+    """Quantize weights to an INT8 file. The report is written to FILE.int8.json, .md and .png.
 
-    data: a data set; so many `images` of its split train calibrate, its split val measures. out: None for a file in
-    this folder, called as the source is. max_drop: of AP, or top-1, against the same network as float32 in the same
-    runtime.
-    recipe, overrides: as in `export_model`. The report lies beside the file as FILE.int8.json, .md and .png.
+    Args:
+        source: A run folder or a file of weights.
+        data: A data set, with the splits train for calibration and val for evaluation.
+        out: The file; None for one in the working directory, named after `source`.
+        backend: The runtime, `openvino` or `onnxruntime`.
+        images: Number of calibration images.
+        max_drop: Maximum drop of AP, or of top-1, from the float32 network in the same runtime.
+        recipe: As in `export_model`.
+        overrides: As in `export_model`.
 
-    Raises InputError for weights or data that cannot be read, words that do not fit, an extra that is not installed,
-    and where the limit cannot be met; then nothing is written.
+    Raises:
+        InputError: Weights or data cannot be read, an argument is invalid, an extra is not installed, or the limit
+            cannot be met. Nothing is written then.
     """
     target = _target(source, out, backend, images, max_drop)
-    int8_files.library()  # before the work, as the place to write to below
-    model, chosen = network(source, recipe, overrides, None)
+    int8_files.import_nncf()  # fails before the long computation
+    model, resolved = load_for_export(source, recipe, overrides, None)
     if getattr(model, "two_stage", False):
         raise InputError(
             f"{source}: quantize takes YOLO and classifiers, found Faster R-CNN; its graph computes with px of boxes, "
             "which 256 steps cannot hold; export it with --half"
         )
-    task = tasks.of(chosen)
-    calibration, held_out = _Calibration(data, model, chosen, images), task.open(data, "val", chosen.data)
+    task = tasks.of(resolved)
+    calibration, val = _Calibration(data, model, resolved, images), task.open(data, "val", resolved.data)
     with tempfile.TemporaryDirectory() as folder, atomic_write_group(target) as final:
-        work = _Work(backend, model, chosen, calibration, Path(folder))
-        quality = work.worth(work.plain, held_out)
-        moved = sensitivity(model, [calibration.image(index) for index in range(min(LOOKED_AT, len(calibration)))])
-        trials = _search(work, held_out, quality, max_drop, [one.layer for one in moved if one.layer in work.nodes])
-        ms = work.times()
-        work.save(final)
+        files = _Files(backend, model, resolved, calibration, Path(folder))
+        quality = files.evaluate(files.float32, val)
+        count = min(SENSITIVITY_IMAGES, len(calibration))
+        layers = sensitivity(model, [calibration.image(index) for index in range(count)])
+        trials = _search(files, val, quality, max_drop, [row.layer for row in layers if row.layer in files.nodes])
+        ms = files.latencies()
+        files.save(final)
         report = Report(
             file=target,
-            recipe=chosen.name,
+            recipe=resolved.name,
             backend=backend,
-            calibrated_on=calibration.told,
-            measured_on=f"{len(held_out)} images of val of {data}",
+            calibrated_on=calibration.description,
+            measured_on=f"{len(val)} images of val of {data}",
             measure=task.measure,
             limit=max_drop,
-            before=Side(quality, _size(work.plain), ms[0]),
-            after=Side(trials[-1].quality, _size(work.small), ms[1]),
+            before=FileStats(quality, _size(files.float32), ms[0]),
+            after=FileStats(trials[-1].quality, _size(files.int8), ms[1]),
             trials=tuple(trials),
-            layers=tuple(moved),
+            layers=tuple(layers),
         )
     report.save()
     return report
 
 
-def _search(work: "_Work", held_out: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
-    """Quantize with none, 1, 2, 4, ... of `layers` (most sensitive first) in float, until no more than `max_drop` is
-    lost of `quality`. Raises InputError where that is not so with any number of them below all."""
+def _search(files: "_Files", val: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
+    """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until `quality` drops by at most
+    `max_drop`. Raises InputError if only all layers in float would meet it."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
         if count >= len(layers):
             break
-        work.quantize(layers[:count])
-        trials.append(Trial(tuple(layers[:count]), work.worth(work.small, held_out)))
+        files.quantize(layers[:count])
+        trials.append(Trial(tuple(layers[:count]), files.evaluate(files.int8, val)))
         if quality - trials[-1].quality <= max_drop:
             return trials
     raise InputError(
@@ -110,25 +118,24 @@ def _search(work: "_Work", held_out: Any, quality: float, max_drop: float, layer
 
 
 def _target(source: str | Path, out: str | Path | None, backend: str, images: int, max_drop: float) -> Path:
-    """Where the file goes. Raises InputError for words that do not fit, and where it would take the place of what is
-    read."""
+    """The path of the file. Raises InputError for invalid arguments, and if it would overwrite an input."""
     if backend not in SUFFIXES:
         raise InputError(f"--backend: found '{backend}', needed one of {', '.join(SUFFIXES)}")
     if images < 1:
         raise InputError(f"--images: found {images}, needed at least one image to calibrate on")
     if not 0 <= max_drop <= 1:
         raise InputError(f"--max-drop: found {max_drop:g}, needed a number from 0 to 1, as 0.005")
-    target = Path(f"{named_after(source)}.int8{SUFFIXES[backend]}" if out is None else out)
+    target = Path(f"{default_name(source)}.int8{SUFFIXES[backend]}" if out is None else out)
     if target.suffix != SUFFIXES[backend]:
         raise InputError(
             f"{target}: found the suffix '{target.suffix}', needed {SUFFIXES[backend]} for --backend {backend}"
         )
-    keep_apart([target, target.with_suffix(".bin")], read_of(source))
+    keep_apart([target, target.with_suffix(".bin")], source_files(source))
     return target
 
 
 class _Calibration:
-    """Images of the split train, evenly spaced over it, as the network takes them; on canvases of H x W px."""
+    """Preprocessed images of the split train, evenly spaced over it; on canvases of H x W px."""
 
     def __init__(self, data: str | Path, model: nn.Module, recipe: Recipe, count: int) -> None:
         task = tasks.of(recipe)
@@ -138,59 +145,57 @@ class _Calibration:
         indices = evenly_spaced(len(dataset), count)
         self.pipeline = CanvasPipeline[Any](model, recipe, task, torch.device("cpu"), None)
         self.images = [self.pipeline.preprocess(dataset.source(index), index, keep_image=False) for index in indices]
-        self.told = f"{len(indices)} of {len(dataset)} images of train"
+        self.description = f"{len(indices)} of {len(dataset)} images of train"
 
     def image(self, index: int) -> Tensor:
-        """What the network takes for an image: (1, 3, H, W) float in [0, 1]."""
+        """The network's input for an image: (1, 3, H, W) float in [0, 1]."""
         return self.pipeline.inputs([self.images[index]])[0].contiguous()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The same as an array by name, for the tool that calibrates."""
-        return {"images": self.image(index).numpy()}  # IndexError after the last ends a loop over all
+        """The same as an array by name, for NNCF."""
+        return {"images": self.image(index).numpy()}  # raises IndexError after the last, which ends an iteration
 
 
-class _Work:
-    """The files in a temporary folder: `plain` (float32) and `small` (INT8)."""
+class _Files:
+    """The files `float32` and `int8` in a temporary folder."""
 
     def __init__(self, backend: str, model: nn.Module, recipe: Recipe, calibration: _Calibration, folder: Path) -> None:
         self.backend, self.recipe, self.calibration = backend, recipe, calibration
-        self.plain, self.small = (folder / f"{name}{SUFFIXES[backend]}" for name in ("float32", "int8"))
-        graph, mark = raw_graph(model, recipe), fingerprint(model)
-        cards = [
-            Metadata(recipe, "raw", one, graph.outputs, mark, __version__).to_text() for one in ("float32", "int8")
-        ]
-        self.graph, self.card = folder / "graph.onnx", cards[1]
-        onnx_file.write(graph, self.graph, cards[0])
-        int8_files.write_plain(backend, self.graph, self.plain, cards[0])
+        self.float32, self.int8 = (folder / f"{name}{SUFFIXES[backend]}" for name in ("float32", "int8"))
+        graph = raw_graph(model, recipe)
+        metadata = Metadata(recipe, "raw", "float32", graph.outputs, fingerprint(model), __version__)
+        self.graph, self.metadata = folder / "graph.onnx", replace(metadata, precision="int8").to_text()
+        onnx_file.write(graph, self.graph, metadata.to_text())
+        int8_files.write_float32(backend, self.graph, self.float32, metadata.to_text())
         self.nodes = onnx_file.layers(self.graph)
 
-    def quantize(self, kept: Sequence[str]) -> None:
-        """Write `small`, with the layers `kept` in float."""
-        nodes = [node for layer in kept for node in self.nodes[layer]]
-        int8_files.write_int8(self.backend, self.graph, self.small, self.card, self.calibration, nodes)
+    def quantize(self, float_layers: Sequence[str]) -> None:
+        """Write `int8`, with the layers `float_layers` in float."""
+        nodes = [node for layer in float_layers for node in self.nodes[layer]]
+        int8_files.write_int8(self.backend, self.graph, self.int8, self.metadata, self.calibration, nodes)
 
-    def worth(self, file: Path, held_out: Any) -> float:
-        """AP, or top-1, of the file on all images of `held_out`."""
-        found: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), held_out).quality
-        if found < 0:
-            raise InputError(f"{held_out.root}: split val holds no object, needed some to measure AP on")
-        return found
+    def evaluate(self, file: Path, val: Any) -> float:
+        """AP, or top-1, of a file on the data set `val`."""
+        quality: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), val).quality
+        if quality < 0:
+            raise InputError(f"{val.root}: split val holds no object, needed some to measure AP on")
+        return quality
 
-    def times(self) -> list[float]:
+    def latencies(self) -> list[float]:
         """Median ms of the network for one image, of both files."""
-        networks = [open_runtime(file, self.backend)[0].forward for file in (self.plain, self.small)]
+        networks = [open_runtime(file, self.backend)[0].forward for file in (self.float32, self.int8)]
         return side_by_side(networks, [self.calibration.image(0)])
 
     def save(self, target: Path) -> None:
-        """Copy `small` to `target`, and its .bin beside it."""
-        shutil.copy(self.small, target)
-        if (weights := self.small.with_suffix(".bin")).exists():
+        """Copy `int8` to `target`, with its .bin."""
+        shutil.copy(self.int8, target)
+        if (weights := self.int8.with_suffix(".bin")).exists():
             shutil.copy(weights, target.with_suffix(".bin"))
 
 
 def _size(file: Path) -> int:
     """Bytes, with OpenVINO's .bin."""
-    return sum(one.stat().st_size for one in {file, file.with_suffix(".bin")} if one.is_file())
+    return sum(path.stat().st_size for path in {file, file.with_suffix(".bin")} if path.is_file())

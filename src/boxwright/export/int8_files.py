@@ -1,4 +1,4 @@
-"""Files with layers in 8 bits, by NNCF, which knows OpenVINO's models and ONNX's."""
+"""INT8 files of OpenVINO and ONNX, quantized by NNCF."""
 
 import contextlib
 import importlib
@@ -18,51 +18,51 @@ SUFFIXES = {"openvino": openvino.TARGET.suffix, "onnxruntime": onnx.TARGET.suffi
 
 
 class Images(Protocol):
-    """Arrays by the names of the network's inputs, of each image."""
+    """For each image, arrays by the names of the network's inputs."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> dict[str, Any]: ...
 
 
-def write_plain(backend: str, file: Path, target: Path, metadata: str) -> None:
-    """The ONNX `file`, which has the same metadata, as it is."""
+def write_float32(backend: str, file: Path, target: Path, metadata: str) -> None:
+    """Convert the ONNX `file`, which has the same metadata, without quantization."""
     if backend == "openvino":
         openvino.save(openvino.read(file), target, metadata)
     else:
         shutil.copy(file, target)
 
 
-def write_int8(backend: str, file: Path, target: Path, metadata: str, images: Images, kept: Sequence[str]) -> None:
-    """The ONNX `file` in 8 bits, with its nodes `kept` in float.
+def write_int8(backend: str, file: Path, target: Path, metadata: str, images: Images, ignored: Sequence[str]) -> None:
+    """Quantize the ONNX `file`, except for its nodes `ignored`.
 
-    Raises InputError where NNCF or the runtime is not installed.
+    Raises InputError if NNCF or the runtime is not installed.
     """
-    nncf = library()
+    nncf = import_nncf()
     model = openvino.read(file) if backend == "openvino" else importlib.import_module("onnx").load(file)
-    # OpenVINO's reader makes two of a node with a bias: NODE/WithoutBiases and NODE
-    nodes = [f"{re.escape(node)}(/.*)?$" for node in kept]
-    with contextlib.redirect_stdout(sys.stderr):  # its progress
-        small = nncf.quantize(
+    # OpenVINO's reader splits a node with a bias into NODE/WithoutBiases and NODE
+    nodes = [f"{re.escape(node)}(/.*)?$" for node in ignored]
+    with contextlib.redirect_stdout(sys.stderr):  # progress bars
+        quantized = nncf.quantize(
             model,
             nncf.Dataset(images),
             subset_size=len(images),
-            # inputs may lie unevenly about 0, as LeakyReLU leaves them: 0.005 AP of YOLOv3-tiny on BCCD
+            # asymmetric activations, for LeakyReLU: +0.005 AP with YOLOv3-tiny on BCCD
             preset=nncf.QuantizationPreset.MIXED,
-            # layer by layer, in a minute instead of seconds: 0.006 AP there; NNCF cannot do it for ONNX
+            # the accurate bias correction takes a minute instead of seconds: +0.006 AP there; not available for ONNX
             fast_bias_correction=backend != "openvino",
             ignored_scope=nncf.IgnoredScope(patterns=nodes),
         )
     if backend == "openvino":
-        openvino.save(small, target, metadata)
+        openvino.save(quantized, target, metadata)
     else:
-        del small.metadata_props[:]
-        small.metadata_props.add(key=KEY, value=metadata)
-        target.write_bytes(small.SerializeToString())
+        del quantized.metadata_props[:]
+        quantized.metadata_props.add(key=KEY, value=metadata)
+        target.write_bytes(quantized.SerializeToString())
 
 
-def library() -> Any:
-    """NNCF, quiet. Raises InputError where it is not installed."""
+def import_nncf() -> Any:
+    """Import NNCF without its log and telemetry. Raises InputError if it is not installed."""
     silence_telemetry()
     try:
         nncf = importlib.import_module("nncf")

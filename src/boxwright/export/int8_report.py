@@ -1,23 +1,21 @@
-"""What quantization gained and cost, as text, JSON, Markdown and an image."""
+"""The report of a quantization, as text, JSON, Markdown and an image."""
 
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 from boxwright import json_text
-from boxwright.export.sensitivity import Moved
+from boxwright.export.sensitivity import LayerSensitivity
 from boxwright.files import atomic_write
-from boxwright.version import __version__
+from boxwright.version import versions
 
-SHOWN = 30  # layers in the image, the most sensitive ones; text and JSON have all
+MAX_LAYERS = 30  # in the image, the most sensitive ones; text and JSON have all
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """quality: AP or top-1. size: bytes. ms: median milliseconds of the network for one image."""
+class FileStats:
+    """Of one file. quality: AP or top-1. size: bytes. ms: median latency of the network for one image."""
 
     quality: float
     size: int
@@ -26,7 +24,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """floats: layers that stayed float. quality: AP or top-1 of the rest in 8 bits."""
+    """floats: layers left in float. quality: AP or top-1 with the others in INT8."""
 
     floats: tuple[str, ...]
     quality: float
@@ -34,8 +32,21 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """calibrated_on, measured_on: images, in words. measure: AP or top-1. trials: in order, the last one was kept.
-    layers: most sensitive first."""
+    """The result of a quantization.
+
+    Attributes:
+        file: The INT8 file.
+        recipe: Name of the recipe.
+        backend: The runtime.
+        calibrated_on: Description of the calibration images.
+        measured_on: Description of the evaluated images.
+        measure: `AP` or `top-1`.
+        limit: Maximum drop of the measure.
+        before: The float32 file.
+        after: The INT8 file.
+        trials: In order; the last one was kept.
+        layers: Most sensitive first.
+    """
 
     file: Path
     recipe: str
@@ -44,10 +55,10 @@ class Report:
     measured_on: str
     measure: str
     limit: float
-    before: Side
-    after: Side
+    before: FileStats
+    after: FileStats
     trials: tuple[Trial, ...]
-    layers: tuple[Moved, ...]
+    layers: tuple[LayerSensitivity, ...]
 
     @property
     def drop(self) -> float:
@@ -55,25 +66,25 @@ class Report:
 
     @property
     def floats(self) -> tuple[str, ...]:
-        """Layers that stayed float."""
+        """Layers left in float."""
         return self.trials[-1].floats
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """(what, float32, INT8, comparison)"""
-        one, other = self.before, self.after
+        """(quantity, float32, INT8, comparison) as text."""
+        old, new = self.before, self.after
         return [
-            (self.measure, f"{one.quality:.4f}", f"{other.quality:.4f}", f"drop {self.drop:.4f} of {self.limit:g}"),
-            ("ms an image", f"{one.ms:.1f}", f"{other.ms:.1f}", f"{one.ms / other.ms:.2f}x as fast"),
-            ("MB", f"{one.size / 1e6:.1f}", f"{other.size / 1e6:.1f}", f"{other.size / one.size:.2f}x the size"),
+            (self.measure, f"{old.quality:.4f}", f"{new.quality:.4f}", f"drop {self.drop:.4f} of {self.limit:g}"),
+            ("ms an image", f"{old.ms:.1f}", f"{new.ms:.1f}", f"{old.ms / new.ms:.2f}x as fast"),
+            ("MB", f"{old.size / 1e6:.1f}", f"{new.size / 1e6:.1f}", f"{new.size / old.size:.2f}x the size"),
         ]
 
     def __str__(self) -> str:
         lines = [f"{'':<12}  {'float32':>8}  {'INT8':>8}"]
-        lines += [f"{what:<12}  {one:>8}  {other:>8}  {said}" for what, one, other, said in self.rows()]
-        lines += [f"layers in float: {', '.join(self.floats) or 'none'}", self._told(), str(self.file)]
+        lines += [f"{quantity:<12}  {old:>8}  {new:>8}  {comparison}" for quantity, old, new, comparison in self.rows()]
+        lines += [f"layers in float: {', '.join(self.floats) or 'none'}", self._description(), str(self.file)]
         return "\n".join(lines)
 
-    def _told(self) -> str:
+    def _description(self) -> str:
         return f"{self.backend}, calibrated on {self.calibrated_on}, measured on {self.measured_on}"
 
     def save(self) -> None:
@@ -85,33 +96,32 @@ class Report:
             self._figure().savefig(tmp, format="png", dpi=130)
 
     def _json(self) -> str:
-        versions = {"boxwright": __version__, "torch": torch.__version__, "python": platform.python_version()}
         content = asdict(self) | {"file": self.file.name, "drop": self.drop, "floats": self.floats}
-        return json_text.dumps(content | {"versions": versions}, indent=1)
+        return json_text.dumps(content | {"versions": versions("torch")}, indent=1)
 
     def _markdown(self) -> str:
-        lines = [f"# {self.file.name}", "", f"{self.recipe}, {self._told()}.", ""]
+        lines = [f"# {self.file.name}", "", f"{self.recipe}, {self._description()}.", ""]
         lines += ["| | float32 | INT8 | |", "| --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]
         lines += ["", "| layers in float | " + self.measure + " |", "| --- | --- |"]
         lines += [f"| {', '.join(trial.floats) or 'none'} | {trial.quality:.4f} |" for trial in self.trials]
-        lines += ["", "How much the raw tensors move when one layer alone computes in 8 bits:", ""]
-        lines += ["| layer | moved by | |", "| --- | --- | --- |"]
-        lines += [f"| {one.layer} | {one.by:.4f} | {'float' * (one.layer in self.floats)} |" for one in self.layers]
+        lines += ["", "Relative RMS change of the raw outputs when one layer alone is quantized:", ""]
+        lines += ["| layer | change | |", "| --- | --- | --- |"]
+        lines += [f"| {row.layer} | {row.change:.4f} | {'float' * (row.layer in self.floats)} |" for row in self.layers]
         return "\n".join(lines) + "\n"
 
     def _figure(self) -> Figure:
-        shown = self.layers[:SHOWN]
-        figure = Figure(figsize=(9, 1.4 + 0.26 * len(shown)), layout="constrained")
+        layers = self.layers[:MAX_LAYERS]
+        figure = Figure(figsize=(9, 1.4 + 0.26 * len(layers)), layout="constrained")
         axes = figure.subplots()
-        tints = ["tab:orange" if one.layer in self.floats else "tab:blue" for one in shown]
-        axes.barh([one.layer for one in shown], [one.by for one in shown], color=tints)
+        colors = ["tab:orange" if row.layer in self.floats else "tab:blue" for row in layers]
+        axes.barh([row.layer for row in layers], [row.change for row in layers], color=colors)
         axes.invert_yaxis()
         axes.tick_params(axis="y", labelsize=8)
-        axes.set(xlabel="share by which the raw tensors move (root mean square)")
-        said = " ,  ".join(f"{what} {one} → {other}" for what, one, other, _ in self.rows())
-        left = ", orange: left in float" if self.floats else ""
-        axes.set_title(f"one layer alone in 8 bits{left}\n{said}", fontsize=9, parse_math=False)
+        axes.set(xlabel="relative RMS change of the raw outputs")
+        summary = " ,  ".join(f"{quantity} {old} → {new}" for quantity, old, new, _ in self.rows())
+        legend = ", orange: left in float" if self.floats else ""
+        axes.set_title(f"one layer alone in INT8{legend}\n{summary}", fontsize=9, parse_math=False)
         axes.grid(True, axis="x", lw=0.5, alpha=0.4)
         axes.spines[["top", "right"]].set_visible(False)
         return figure

@@ -1,4 +1,4 @@
-"""The parity check: an exported file runs beside PyTorch on the same images, and is kept only where both agree."""
+"""The parity check: an exported file is compared with PyTorch on the same images, and kept only if both agree."""
 
 import json
 from collections.abc import Sequence
@@ -20,17 +20,23 @@ from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
-from boxwright.predict.predictor import Predictor, load
+from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.version import versions
 
-RENDERED, FROM_DATA = 4, 8  # images; AP, where labels are at hand, is taken over all of the split
+RENDERED_IMAGES, DATA_IMAGES = 4, 8  # compared; AP is measured on the whole split, if there is a data set
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """file: what was written. reason: why it is refused, "" where it passed. content: what the JSON beside it says."""
+    """The result of a parity check.
+
+    Attributes:
+        file: The exported file.
+        reason: Why it failed; "" if it passed.
+        content: Of FILE.parity.json.
+    """
 
     file: Path
     reason: str
@@ -41,68 +47,78 @@ class Report:
         path = Path(f"{self.file}.parity.json")
         with atomic_write(path) as tmp:
             content = json.dumps({"passed": not self.reason, "reason": self.reason} | self.content)
-            # JSON has no infinite numbers: they become words
+            # JSON has no infinite numbers: they become strings
             tmp.write_text(json.dumps(json.loads(content, parse_constant=str), indent=1))
         return path
 
     @property
     def found_nothing(self) -> bool:
-        """Nothing differs, but neither was anything found on any image."""
+        """Whether the check passed without any detection to compare."""
         return not self.reason and not self.content["answers"]["compared"]
 
     def __str__(self) -> str:
         """`model.onnx: as PyTorch on 4 rendered images: raw tensors within 1.2e-06, 31 of 31 answers`"""
-        said = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} answers"]
+        results = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} answers"]
         if rows := self.content["raw"]:
-            said.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
+            results.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
         if quality := self.content.get("quality"):
-            said.append("{measure} {pytorch:.4f} in PyTorch, {file:.4f} in the file".format(**quality))
-        return f"{self.file}: as PyTorch on {self.content['images']}: {', '.join(said)}"
+            results.append("{measure} {pytorch:.4f} in PyTorch, {file:.4f} in the file".format(**quality))
+        return f"{self.file}: as PyTorch on {self.content['images']}: {', '.join(results)}"
 
 
 def check(
-    part: Path, target: Path, model: nn.Module, card: Metadata, runtime: str, data: str | None, split: str
+    tmp: Path, target: Path, model: nn.Module, metadata: Metadata, runtime: str, data: str | None, split: str
 ) -> Report:
-    """Compare the file `part`, which is to become `target`, with `model`, on rendered scenes or images of `data`.
+    """Compare an exported file with PyTorch.
 
-    Raises InputError where the file cannot be run, or `data` not be read.
+    Args:
+        tmp: The file.
+        target: Its final path, for the report.
+        model: The exported network.
+        metadata: Of the file.
+        runtime: The name of the runtime that runs it.
+        data: A data set to compare on; None for rendered scenes.
+        split: Of `data`.
+
+    Raises:
+        InputError: The file cannot be run, or `data` cannot be read.
     """
-    recipe, limits = card.recipe, LIMITS[card.precision]
+    recipe, limits = metadata.recipe, LIMITS[metadata.precision]
     if getattr(model, "two_stage", False):
-        limits = replace(limits, matched=limits.proposals)  # a detection needs the proposal that it is made of
+        limits = replace(limits, matched=limits.proposals)  # a detection matches only if its proposal does
     images, description = _images(data, split, recipe)
-    ours: Predictor[Any] = Predictor(model, recipe)
-    theirs = load(part, device="cpu", backend=runtime, trust=True)  # we have written it
+    ours = AnyPredictor(model, recipe)
+    theirs = load(tmp, device="cpu", backend=runtime, trust=True)  # written by this process
     content: dict[str, Any] = {
         "file": target.name,
-        "kind": card.kind,
-        "precision": card.precision,
-        "fingerprint": card.fingerprint,
+        "kind": metadata.kind,
+        "precision": metadata.precision,
+        "fingerprint": metadata.fingerprint,
         "backend": runtime,
         "images": description,
         "limits": {name: getattr(limits, name) for name in Limits.__slots__},
         "versions": versions("torch"),
     }
-    content["raw"] = compare_raw(ours, theirs, images, limits) if card.kind == "raw" else []
+    content["raw"] = compare_raw(ours, theirs, images, limits) if metadata.kind == "raw" else []
     content["first_difference"] = next((row for row in content["raw"] if not row["worst"] <= limits.raw), None)
-    if content["first_difference"] is not None and theirs.backend is not None and part.suffix == ".onnx":
+    if content["first_difference"] is not None and theirs.runtime is not None and tmp.suffix == ".onnx":
         image = images[content["first_difference"]["image"]]
-        content["first_inside"] = _first_inside(part, ours, card, image, theirs.backend.shape[0] or 1)
+        content["first_inside"] = _first_inside(tmp, ours, metadata, image, theirs.runtime.shape[0] or 1)
     if content["first_difference"] is None:
-        content["answers"] = compare_answers(ours, theirs, images, card, limits)
-        if data is not None and _enough(content["answers"], limits):
-            content["quality"] = _quality(ours, theirs, card, data, split)
+        content["answers"] = compare_answers(ours, theirs, images, metadata, limits)
+        if data is not None and _matches(content["answers"], limits):
+            content["quality"] = _quality(ours, theirs, metadata, data, split)
     return Report(target, _reason(content, limits), content)
 
 
 def _reason(content: dict[str, Any], limits: Limits) -> str:
-    """Why the file is refused; "" where it is not."""
+    """Why the check failed; "" if it passed."""
     if (row := content["first_difference"]) is not None:
         return (
             f"output {row['name']} differs from PyTorch's by {row['worst']:.2g} of its largest number (allowed "
             f"{limits.raw:g}) on image {row['image']}"
         )
-    if not _enough(answers := content["answers"], limits):
+    if not _matches(answers := content["answers"], limits):
         first = answers["unmatched"][0]
         return (
             f"{answers['matched']} of {answers['compared']} answers have a partner among PyTorch's (needed "
@@ -117,34 +133,34 @@ def _reason(content: dict[str, Any], limits: Limits) -> str:
     return ""
 
 
-def _enough(answers: dict[str, Any], limits: Limits) -> bool:
+def _matches(answers: dict[str, Any], limits: Limits) -> bool:
     return bool(answers["matched"] >= limits.matched * answers["compared"])
 
 
 def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
-    """Images to compare on, and what they are."""
+    """The images to compare on, and their description."""
     if data is None:
-        return [scenes.render(0, index).image for index in range(RENDERED)], f"{RENDERED} rendered images"
+        return [scenes.render(0, index).image for index in range(RENDERED_IMAGES)], f"{RENDERED_IMAGES} rendered images"
     dataset = tasks.of(recipe).open(data, split, recipe.data)
     if not len(dataset):
         raise InputError(f"{data}: split {split} holds no image, needed at least one")
-    chosen = evenly_spaced(len(dataset), FROM_DATA)
-    return [dataset.source(index) for index in chosen], f"{len(chosen)} of {len(dataset)} images of {split}"
+    indices = evenly_spaced(len(dataset), DATA_IMAGES)
+    return [dataset.source(index) for index in indices], f"{len(indices)} of {len(dataset)} images of {split}"
 
 
-def _first_inside(part: Path, ours: Predictor[Any], card: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
-    """The first tensor inside the file that differs."""
+def _first_inside(tmp: Path, ours: AnyPredictor, metadata: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
+    """The first tensor inside the ONNX file that differs."""
     assert isinstance(ours.pipeline, CanvasPipeline)
     inputs = ours.pipeline.inputs([ours.preprocess(image)] * batch)
-    return inside.first_difference(ours.model, part, inputs, LIMITS[card.precision].raw)
+    return inside.first_difference(ours.model, tmp, inputs, LIMITS[metadata.precision].raw)
 
 
-def _quality(ours: Predictor[Any], theirs: Predictor[Any], card: Metadata, data: str, split: str) -> dict[str, Any]:
-    """AP, or top-1, of both on all images of the split."""
-    task, config, args = ours.task, card.recipe.predict, None
-    dataset = task.open(data, split, card.recipe.data)
-    if card.kind == "complete":  # thresholds and NMS of prediction are inside
-        default = task.evaluation_args(dataset, card.recipe)
+def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str, split: str) -> dict[str, Any]:
+    """AP, or top-1, of both on the whole split."""
+    task, config, args = ours.task, metadata.recipe.predict, None
+    dataset = task.open(data, split, metadata.recipe.data)
+    if metadata.kind == "complete":  # with the threshold and NMS of prediction inside
+        default = task.evaluation_args(dataset, metadata.recipe)
         args = replace(default, threshold=config.threshold, nms=config.nms)
     quality = [evaluate_dataset(predictor, dataset, args=args).quality for predictor in (ours, theirs)]
     return {"measure": task.measure, "pytorch": quality[0], "file": quality[1]}

@@ -1,4 +1,4 @@
-"""Detections, or classes, of an exported file compared with PyTorch's.
+"""Comparison of an exported file's detections, or classes, with PyTorch's.
 
 N and M detections of one image
 """
@@ -11,65 +11,78 @@ from torch import Tensor
 
 from boxwright.export.parity_limits import Limits, mutual_nearest
 from boxwright.predict.inputs import Image
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import AnyPredictor
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.tasks import PostprocessArgs
 from boxwright.types import Classes, Detections
 
-LOWEST = 0.01  # score of detections that are compared, where the file leaves the threshold to the caller
-SHOWN = 5  # unmatched detections that the report shows of an image
+MIN_SCORE = 0.01  # of compared detections, if the file has no threshold inside
+MAX_LISTED = 5  # unmatched detections per image in the report
 
 
 def compare_answers(
-    ours: Predictor[Any], theirs: Predictor[Any], images: Sequence[Image], metadata: Metadata, limits: Limits
+    ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], metadata: Metadata, limits: Limits
 ) -> dict[str, Any]:
-    """Detections, or the best classes, of both on each image: how many there are, how many have a partner, and some
-    of those that have none. A score so near the lowest that rounding decides is not counted."""
+    """Compare detections, or top-k classes, on each image.
+
+    Returns:
+        The numbers of compared and matched ones, and a few that are unmatched. Unmatched ones whose score is within
+        tolerance of the minimum are not counted.
+    """
     total: dict[str, Any] = {"compared": 0, "matched": 0, "unmatched": []}
     config = metadata.recipe.predict
-    lowest = config.threshold if metadata.kind == "complete" else LOWEST
-    args = PostprocessArgs(lowest, config.nms)
+    threshold = config.threshold if metadata.kind == "complete" else MIN_SCORE
+    args = PostprocessArgs(threshold, config.nms)
     for index, image in enumerate(images):
-        one, other = (predict_one(predictor, image, args) for predictor in (ours, theirs))
-        full = not isinstance(one, Detections) or len(one) >= config.nms.max_detections
-        floor = float(one.scores.min()) if full else lowest
-        compared, matched, unmatched = match(one, other, floor, max(one.size), limits)
+        expected, actual = (_predict(predictor, image, args) for predictor in (ours, theirs))
+        is_full = not isinstance(expected, Detections) or len(expected) >= config.nms.max_detections
+        min_score = float(expected.scores.min()) if is_full else threshold
+        compared, matched, unmatched = match(expected, actual, min_score, max(expected.size), limits)
         total["compared"] += compared
         total["matched"] += matched
-        total["unmatched"] += [{"image": index} | row for row in unmatched[:SHOWN]]
+        total["unmatched"] += [{"image": index} | row for row in unmatched[:MAX_LISTED]]
     return total
 
 
-def predict_one(predictor: Predictor[Any], image: Image, args: PostprocessArgs) -> Any:
-    """The result of one image."""
+def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> Any:
     prepared = [predictor.preprocess(image)]
     return predictor.postprocess(predictor.forward(prepared), prepared, args)[0]
 
 
-def match(one: Any, other: Any, floor: float, side: int, limits: Limits) -> tuple[int, int, list[dict[str, Any]]]:
-    """(how many count, how many of them have a partner, those without) of two `Detections` or `Classes`.
+def match(
+    expected: Any, actual: Any, min_score: float, side: int, limits: Limits
+) -> tuple[int, int, list[dict[str, Any]]]:
+    """Match two `Detections` or `Classes`.
 
-    floor: the lowest score that is reported. side: px, what `limits.edge` is a share of.
+    Args:
+        expected: PyTorch's.
+        actual: The file's.
+        min_score: The lowest reported score.
+        side: px of the image's longer side.
+        limits: The tolerances.
+
+    Returns:
+        The number of compared ones, the number of matched ones, and the unmatched ones.
     """
-    cost = (one.scores[:, None] - other.scores[None]).abs() / limits.score
-    if isinstance(one, Detections):
-        edges = (one.boxes[:, None] - other.boxes[None]).abs().amax(dim=2) / (limits.edge * side)
+    cost = (expected.scores[:, None] - actual.scores[None]).abs() / limits.score
+    if isinstance(expected, Detections):
+        edges = (expected.boxes[:, None] - actual.boxes[None]).abs().amax(dim=2) / (limits.edge * side)
         cost = torch.maximum(cost, edges)
-    cost = cost + (one.labels[:, None] != other.labels[None]) * 1e9
-    here, there = mutual_nearest(cost)
-    near = cost[here, there] <= 1
-    here, there = here[near], there[near]
-    rows: list[dict[str, Any]] = []
-    for where, found, partners in (("PyTorch", one, here), ("the file", other, there)):
-        unmatched = found.scores >= floor + limits.score
-        unmatched[partners] = False
-        rows += _rows(where, found, unmatched)
-    return len(here) + len(rows), len(here), rows
+    cost = cost + (expected.labels[:, None] != actual.labels[None]) * 1e9
+    row, column = mutual_nearest(cost)
+    matched = cost[row, column] <= 1
+    row, column = row[matched], column[matched]
+    unmatched: list[dict[str, Any]] = []
+    for source, result, partners in (("PyTorch", expected, row), ("the file", actual, column)):
+        mask = result.scores >= min_score + limits.score
+        mask[partners] = False
+        unmatched += _rows(source, result, mask)
+    return len(row) + len(unmatched), len(row), unmatched
 
 
-def _rows(where: str, found: Detections | Classes, chosen: Tensor) -> list[dict[str, Any]]:
-    columns = {"score": found.scores[chosen].tolist(), "label": found.labels[chosen].tolist()}
-    if isinstance(found, Detections):
-        columns["box"] = found.boxes[chosen].tolist()
+def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[dict[str, Any]]:
+    columns = {"score": result.scores[mask].tolist(), "label": result.labels[mask].tolist()}
+    if isinstance(result, Detections):
+        columns["box"] = result.boxes[mask].tolist()
     rows = zip(*columns.values(), strict=True)
-    return [{"only_in": where} | dict(zip(columns, row, strict=True)) for row in rows]
+    return [{"only_in": source} | dict(zip(columns, row, strict=True)) for row in rows]

@@ -1,4 +1,4 @@
-"""How far an exported file may differ from PyTorch, and which of two sets of answers belong together."""
+"""Tolerances of the parity check, and matching of outputs."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """raw: difference of a raw tensor as a share of its largest number. score: difference of scores. edge: of a box's
-    edges, as a share of the image's longer side. matched: share of detections that have a partner. proposals: the
-    same, of a two-stage detector's; so near-equal are many of them that more of their fate is rounding. quality: drop
-    of AP, of classifiers top-1.
+    """Tolerances of an exported file.
+
+    Attributes:
+        raw: Maximum difference of a raw output, relative to its largest absolute value.
+        score: Maximum difference of scores.
+        edge: Maximum difference of box edges, relative to the image's longer side.
+        matched: Minimum fraction of detections that match.
+        proposals: The same for two-stage detectors, where rounding decides between many nearly equal proposals.
+        quality: Maximum drop of AP, or of top-1.
     """
 
     raw: float
@@ -22,13 +27,13 @@ class Limits:
     quality: float
 
 
-# float32: a hundred times what float32 loses; the one in a hundred boxes left over is for pairs whose overlap lies
-# within rounding of the threshold of suppression. float16: its numbers have 11 bits, an error of 2^-11 a layer.
+# float32: a hundred times its rounding error; one in a hundred boxes may differ, for pairs whose IoU is within rounding
+# of the NMS threshold. float16: the significand has 11 bits, so each layer has a relative error of 2^-11.
 LIMITS = {"float32": Limits(1e-3, 1e-3, 1e-3, 0.99, 0.95, 1e-3), "float16": Limits(3e-2, 3e-2, 1e-2, 0.95, 0.8, 5e-3)}
 
 
 def mutual_nearest(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (row, column) of a cost (N, M) that are each other's cheapest."""
+    """Pairs (row, column) of a cost matrix (N, M) where each is the other's minimum."""
     if not cost.numel():
         empty = torch.zeros(0, dtype=torch.int64)
         return empty, empty

@@ -1,4 +1,4 @@
-"""Weights -> a file for another runtime, which is kept only where it gives the same answers."""
+"""Export of weights to a file for another runtime, with a parity check."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from boxwright import runtimes
 from boxwright.errors import InputError
 from boxwright.export import parity
 from boxwright.export.complete import complete_graph
-from boxwright.export.parity_answers import LOWEST
+from boxwright.export.parity_answers import MIN_SCORE
 from boxwright.files import atomic_write, atomic_write_group
 from boxwright.predict.loading import load_network, recipe_of
 from boxwright.recipe import Recipe
@@ -25,7 +25,7 @@ from boxwright.types import Detector
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart, locate
 
-MAX_BATCH = 4096  # of a file
+MAX_BATCH = 4096
 
 
 def export_model(
@@ -44,33 +44,32 @@ def export_model(
     split: str | None = None,
     chip: str | None = None,
 ) -> parity.Report:
-    """Write a network to a file for another runtime, which is kept only where it gives PyTorch's answers.
+    """Export a network to a file for another runtime, which is kept only if its results match PyTorch's.
 
-    The file is run beside PyTorch; the report lies beside it as FILE.parity.json, also where the answers differ. Then
-    `out` is left as it was.
+    The report of the parity check is written to FILE.parity.json, also if the check fails; `out` is unchanged then.
 
     Args:
         source: A run folder or a file of weights.
         to: One of `onnx`, `openvino`, `torchscript`, `pt2`, `mindir`, `om`, `darknet`, `ckpt`.
-        out: The file; None for one in this folder with the name of `source`.
+        out: The file; None for one in the working directory, named after `source`.
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored with the weights.
         overrides: Changes to the recipe by dotted key.
         size: (height, width) px of the canvas; None for the recipe's.
         batch: Batch size of the file.
-        dynamic_batch: The file takes any batch size.
+        dynamic_batch: Support any batch size.
         half: FP16 weights.
-        complete: From images as bytes to detections or classes, preprocessing and NMS inside; else from canvases to
-            the raw tensors.
-        data: The root of a data set on whose images the answers are compared; None for rendered scenes.
-        split: Which part of it; None for val.
-        chip: The Ascend device that an om is for, such as Ascend310P3.
+        complete: Include preprocessing, decoding and NMS: from uint8 images to detections or classes. Otherwise from
+            canvases to raw outputs.
+        data: The root of a data set to compare results on; None for rendered scenes.
+        split: Of `data`; None for val.
+        chip: The Ascend device of an om, such as Ascend310P3.
 
     Returns:
-        The report.
+        The report of the parity check.
 
     Raises:
-        InputError: Where the answers differ, and where; for weights that cannot be read, arguments that do not go
-            together, and what the format cannot hold.
+        InputError: The results differ, the weights cannot be read, arguments conflict, or the format does not support
+            the network.
 
     Example:
         >>> bw.export_model("runs/mine", "onnx", "mine.onnx", dynamic_batch=True)
@@ -83,32 +82,32 @@ def export_model(
     if target.compiler is not None:
         target.compiler.check(chip)
     path = _path(source, to, target, out)
-    model, chosen = network(source, recipe, overrides, size)
+    model, resolved = load_for_export(source, recipe, overrides, size)
 
     def make_graph(recipe: Recipe) -> Graph:
         return (complete_graph if complete else raw_graph)(model, recipe, batch, dynamic_batch)
 
-    graph = make_graph(chosen) if target.write else None
+    graph = make_graph(resolved) if target.write else None
     metadata = Metadata(
-        recipe=chosen,
+        recipe=resolved,
         kind="complete" if complete else "raw",
         precision="float16" if half else "float32",
         outputs=graph.outputs if graph is not None else cast(Detector, model).raw_names,
         fingerprint=fingerprint(model),
         version=__version__,
     )
-    checked = partial(_write_and_compare, target, model=model, path=path, data=data, split=split)
+    write = partial(_write_and_compare, target, model=model, path=path, data=data, split=split)
     with atomic_write_group(path) as final:
         tmp = final if target.compiler is None else final.with_suffix(target.compiler.source)
         if target.metadata_beside:
             with atomic_write(f"{final}.json") as beside:
                 beside.write_text(metadata.to_text(), encoding="utf-8")
-        report = checked(tmp, graph, metadata)
+        report = write(tmp, graph, metadata)
         if complete and report.found_nothing:
-            lower = replace(metadata, recipe=chosen.with_overrides({"predict.threshold": LOWEST}))
+            lower = replace(metadata, recipe=resolved.with_overrides({"predict.threshold": MIN_SCORE}))
             with tempfile.TemporaryDirectory() as folder:
-                report = checked(Path(folder) / path.name, make_graph(lower.recipe), lower)
-            report = _refused_if_empty(report)
+                report = write(Path(folder) / path.name, make_graph(lower.recipe), lower)
+            report = _fail_if_empty(report)
         saved = report.save()
         if report.reason:
             raise InputError(f"{path}: not written, for {report.reason}; all of it: {saved}")
@@ -121,7 +120,7 @@ def export_model(
 def _check_options(
     to: str, target: Target, batch: int, dynamic_batch: bool, half: bool, complete: bool, chip: str | None
 ) -> None:
-    """Raise InputError for options that do not go together."""
+    """Raise InputError for options that conflict."""
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"--batch: found {batch}, needed 1 to {MAX_BATCH}")
     if dynamic_batch and batch > 1:
@@ -133,23 +132,23 @@ def _check_options(
     if target.fixed_shapes and (dynamic_batch or complete):
         raise InputError(f"--to {to}: found --dynamic-batch or --with-nms, needs fixed shapes; leave it out")
     if chip is not None and target.compiler is None:
-        able = [name for name, other in runtimes.targets().items() if other.compiler is not None]
-        raise InputError(f"--chip: found with --to {to}, goes with {' and '.join(able)}; leave it out")
+        supported = [name for name, other in runtimes.targets().items() if other.compiler is not None]
+        raise InputError(f"--chip: found with --to {to}, goes with {' and '.join(supported)}; leave it out")
     if half and "float16" not in target.write:
-        able = [name for name, other in runtimes.targets().items() if "float16" in other.write]
-        raise InputError(f"--half: found with --to {to}, goes with {' and '.join(able)}")
+        supported = [name for name, other in runtimes.targets().items() if "float16" in other.write]
+        raise InputError(f"--half: found with --to {to}, goes with {' and '.join(supported)}")
 
 
 def _split(split: str | None, data: str | None) -> str:
-    """The split to compare on. Raises InputError for one of no data set."""
+    """The split to compare on. Raises InputError for a split without a data set."""
     if split is not None and data is None:
-        raise InputError(f"--split {split}: found without --data, of which it is a part; name the data set as well")
+        raise InputError(f"--split {split}: found without --data; name the data set as well")
     return split or "val"
 
 
 def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -> Path:
-    """Where the file goes. Raises InputError for another suffix and where it would replace what is read."""
-    path = Path(named_after(source) + target.suffix if out is None else out)
+    """The path of the file. Raises InputError for another suffix, and if it would overwrite an input."""
+    path = Path(default_name(source) + target.suffix if out is None else out)
     if path.suffix != target.suffix:
         raise InputError(f"{path}: found the suffix '{path.suffix}', needed {target.suffix} for --to {to}")
     written = [path, Path(f"{path}.parity.json")]
@@ -157,42 +156,41 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -
         written.append(Path(f"{path}.json"))
     if target.companion:
         written.append(path.with_suffix(target.companion))
-    keep_apart(written, read_of(source))
+    keep_apart(written, source_files(source))
     return path
 
 
-def named_after(source: str | Path) -> str:
-    """The name without suffix of a file in this folder that is made of the weights at `source`: theirs, or their run's.
+def default_name(source: str | Path) -> str:
+    """The default file name, without suffix: that of the weights or of their run.
 
-    It is never that of the stored recipe, by which somebody else would choose the file to write.
+    Not the name of the stored recipe, which an untrusted file could choose to overwrite another file.
     """
-    place = Path(source).resolve()
-    if place.is_dir():
-        return (place.parent if place.name in {"best", "last"} else place).name or "model"
-    return place.stem
+    path = Path(source).resolve()
+    if path.is_dir():
+        return (path.parent if path.name in {"best", "last"} else path).name or "model"
+    return path.stem
 
 
-def read_of(source: str | Path) -> list[Path]:
-    """The files that are read where `source` is."""
+def source_files(source: str | Path) -> list[Path]:
+    """The files that are read for `source`."""
     file = locate(Path(source))
     return [file, Path(f"{file}.json")]
 
 
-def network(
+def load_for_export(
     source: str | Path,
     given: str | Path | Recipe | None,
     overrides: Mapping[str, Any] | Sequence[str],
     size: tuple[int, int] | None,
 ) -> tuple[nn.Module, Recipe]:
-    """The network on the CPU, and its recipe with the canvas that the file will have."""
-    chosen = recipe_of(source, given).with_overrides(overrides)
-    changes: dict[str, Any] = {"data.canvas.trim": False}  # the file's canvas has one size
+    """The network on the CPU, and its recipe with the canvas of the file."""
+    changes: dict[str, Any] = {"data.canvas.trim": False}  # the file's canvas has a fixed size
     if size is not None:
         changes["data.canvas.size"] = list(size)
-    chosen = chosen.with_overrides(changes)
-    model, chosen, _ = load_network(source, chosen, "cpu", ())
-    # plain rows: files hold weights so, whatever layout is fast here
-    return model.to(memory_format=torch.contiguous_format), chosen  # type: ignore[call-overload]
+    resolved = recipe_of(source, given).with_overrides(overrides).with_overrides(changes)
+    model, resolved, _ = load_network(source, resolved, "cpu", ())
+    # files store weights in contiguous layout, not in the one that is fast here
+    return model.to(memory_format=torch.contiguous_format), resolved  # type: ignore[call-overload]
 
 
 def _write_and_compare(
@@ -211,13 +209,13 @@ def _write_and_compare(
         target.write_weights(tmp, model, metadata.recipe)
     try:
         return parity.check(tmp, path, model, metadata, target.checked_by, data, split)
-    except InputError as error:  # by the name that the user gave
+    except InputError as error:  # with the path that the user gave
         raise InputError(str(error).replace(str(tmp), str(path))) from error
 
 
-def _refused_if_empty(report: parity.Report) -> parity.Report:
-    # two files that find nothing are equal whatever they compute
+def _fail_if_empty(report: parity.Report) -> parity.Report:
+    # without any detections the results match whatever the networks compute
     if not report.found_nothing:
         return report
-    reason = f"nothing is found on {report.content['images']} from score {LOWEST} on, so that nothing is"
+    reason = f"nothing is found on {report.content['images']} from score {MIN_SCORE} on, so that nothing is"
     return replace(report, reason=f"{reason} compared; name images with something on them by --data")

@@ -1,6 +1,6 @@
-"""How much the raw tensors of a network move when one of its layers computes in 8 bits, layer by layer, in PyTorch.
+"""Sensitivity of each layer to INT8: the change of the raw outputs when it alone is quantized, in PyTorch.
 
-H x W canvas px, O channels out
+H x W canvas px, O output channels
 """
 
 import math
@@ -16,50 +16,59 @@ from boxwright.progress import track
 
 Raw = tuple[Tensor, ...]
 Layer = nn.Conv2d | nn.Linear
-TINY = 1e-12
+EPS = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """layer: its name in the network. by: root mean square of what its rounding changes in a raw tensor over that of
-    the tensor itself; the mean of all raw tensors."""
+class LayerSensitivity:
+    """The sensitivity of a layer.
+
+    Attributes:
+        layer: Its name in the network.
+        change: RMS change of a raw output when the layer is quantized, relative to the RMS of the output; the mean over
+            all outputs.
+    """
 
     layer: str
-    by: float
+    change: float
 
 
-def sensitivity(model: nn.Module, images: Sequence[Tensor]) -> list[Moved]:
-    """Every convolution and fully connected layer that the `images` (1, 3, H, W) reach, most sensitive first.
+def sensitivity(model: nn.Module, images: Sequence[Tensor]) -> list[LayerSensitivity]:
+    """The sensitivity of every convolution and fully connected layer that is used, most sensitive first.
 
-    Weights are rounded to -127..127 steps for each output channel, inputs to 0..255 steps between their least and
-    largest number on these images: what an integer kernel does, without its saturation.
+    Weights are quantized per output channel to -127..127, inputs to 0..255 over their range on these images, as in an
+    integer kernel, but without its saturation.
+
+    Args:
+        model: The network.
+        images: Its inputs, (1, 3, H, W) each.
     """
-    layers = {name: one for name, one in model.named_modules() if isinstance(one, Layer)}
-    with _watched(layers) as ranges:
-        wanted = _raw(model, images)
-    found = []
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Layer)}
+    with _observe_ranges(layers) as ranges:
+        expected = _raw_outputs(model, images)
+    results = []
     for name in track(ranges, len(ranges), "sensitivity", "layers"):
-        with _rounded(layers[name], *ranges[name]):
-            found.append(Moved(name, _gap(wanted, _raw(model, images))))
-    return sorted(found, key=lambda one: -one.by)
+        with _fake_quantized(layers[name], *ranges[name]):
+            results.append(LayerSensitivity(name, _relative_change(expected, _raw_outputs(model, images))))
+    return sorted(results, key=lambda result: -result.change)
 
 
-def _raw(model: nn.Module, images: Sequence[Tensor]) -> list[Raw]:
+def _raw_outputs(model: nn.Module, images: Sequence[Tensor]) -> list[Raw]:
     with evaluating(model):
         return [model(image) for image in images]
 
 
 @contextmanager
-def _watched(layers: dict[str, Layer]) -> Iterator[dict[str, tuple[float, float]]]:
-    """Collects the least and largest number that enters each layer; 0 always lies between them."""
+def _observe_ranges(layers: dict[str, Layer]) -> Iterator[dict[str, tuple[float, float]]]:
+    """Record the minimum and maximum input of each layer, including 0."""
     ranges: dict[str, tuple[float, float]] = {}
 
-    def watch(name: str, x: Tensor) -> None:
+    def observe(name: str, x: Tensor) -> None:
         low, high = ranges.get(name, (0.0, 0.0))
         ranges[name] = min(low, float(x.min())), max(high, float(x.max()))
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, given, name=name: watch(name, given[0]))
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs[0]))
         for name, layer in layers.items()
     ]
     try:
@@ -70,17 +79,17 @@ def _watched(layers: dict[str, Layer]) -> Iterator[dict[str, tuple[float, float]
 
 
 @contextmanager
-def _rounded(layer: Layer, low: float, high: float) -> Iterator[None]:
-    """While open, `layer` has weights and inputs of 8 bits; `low` to `high` is the range of its inputs."""
+def _fake_quantized(layer: Layer, low: float, high: float) -> Iterator[None]:
+    """Quantize weights and inputs of `layer` to 8 bits in this context; low, high: the range of its inputs."""
     weight = layer.weight.data  # (O, ...)
-    steps = weight.abs().flatten(1).amax(1).clamp(min=TINY) / 127
-    step = max(high - low, TINY) / 255
+    steps = weight.abs().flatten(1).amax(1).clamp(min=EPS) / 127
+    step = max(high - low, EPS) / 255
     zero = round(-low / step)
     layer.weight.data = torch.fake_quantize_per_channel_affine(
         weight, steps, torch.zeros(len(steps), dtype=torch.int32), 0, -127, 127
     )
     handle = layer.register_forward_pre_hook(
-        lambda _, given: (torch.fake_quantize_per_tensor_affine(given[0], step, zero, 0, 255), *given[1:])
+        lambda _, inputs: (torch.fake_quantize_per_tensor_affine(inputs[0], step, zero, 0, 255), *inputs[1:])
     )
     try:
         yield
@@ -89,11 +98,11 @@ def _rounded(layer: Layer, low: float, high: float) -> Iterator[None]:
         layer.weight.data = weight
 
 
-def _gap(wanted: Sequence[Raw], found: Sequence[Raw]) -> float:
-    """As `Moved.by` says, over all images."""
-    shares: list[float] = []
-    for ours, theirs in zip(zip(*wanted, strict=True), zip(*found, strict=True), strict=True):  # of each raw tensor
-        gap = sum(float((one - other).double().square().mean()) for one, other in zip(ours, theirs, strict=True))
-        size = sum(float(one.double().square().mean()) for one in ours)
-        shares.append(math.sqrt(gap / max(size, TINY)))
-    return sum(shares) / len(shares)
+def _relative_change(expected: Sequence[Raw], actual: Sequence[Raw]) -> float:
+    """`LayerSensitivity.change` over all images."""
+    changes: list[float] = []
+    for ours, theirs in zip(zip(*expected, strict=True), zip(*actual, strict=True), strict=True):  # of each output
+        change = sum(float((a - b).double().square().mean()) for a, b in zip(ours, theirs, strict=True))
+        total = sum(float(output.double().square().mean()) for output in ours)
+        changes.append(math.sqrt(change / max(total, EPS)))
+    return sum(changes) / len(changes)

@@ -1,9 +1,9 @@
-"""CIFAR-10 (Krizhevsky 2009) in its two published forms: binary records, and Python's pickles read without unpickling.
+"""CIFAR-10 (Krizhevsky 2009) in its binary and Python versions. Pickles are read without unpickling.
 
     R records of a file
 
-A pickle is a program: loading one runs what it says. So it is not loaded here. The opcodes that these files consist of
-build plain values and notes of what was to be called; anything else is refused, and nothing it names is ever called.
+Loading a pickle can execute any code, so the opcodes are interpreted here: they build plain values and records of the
+calls of NumPy. Anything else is rejected, and nothing is ever called.
 """
 
 import os
@@ -25,52 +25,52 @@ from boxwright.files import open_regular
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
 SIDE = 32  # px
 PIXELS = 3 * SIDE * SIDE  # of a record: red, green and blue plane, row by row
-FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # as the archives unpack, and how files end
+FOLDERS = {"cifar-10-batches-bin": ".bin", "cifar-10-batches-py": ""}  # folder in the archive -> suffix of its files
 FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "val": ("test_batch",)}
-MAX_BYTES = 1 << 25  # bytes of a file; a published one has 31 million
-MAX_OPCODES = 200_000  # of a pickle, which bounds what it builds and how deep; a published one has some 40,000
+MAX_BYTES = 1 << 25  # of a file; published ones have 31 million
+MAX_OPCODES = 200_000  # of a pickle, to limit memory and nesting; published ones have about 40,000
 EXPECTED = "cifar-10-batches-bin or cifar-10-batches-py with data_batch_1 to 5 and test_batch"
 
-# What a file of the Python form asks for: NumPy's empty array, its class, its kind of number; bytes out of text.
+# The globals that files of the Python version use: NumPy's array constructor, class and dtype; bytes from text.
 ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 GLOBALS = ARRAY | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> the first of its files. `root` holds an unpacked folder or is one; the binary form comes first."""
+    """Split -> the first of its files. `root` is or contains an extracted folder; the binary version has precedence."""
     for folder in (root, *(root / name for name in FOLDERS)):
         for suffix in FOLDERS.values():
-            found = {split: folder / f"{names[0]}{suffix}" for split, names in FILES.items()}
-            found = {split: first for split, first in found.items() if any(file.is_file() for file in _files(first))}
-            if found:
-                return found
+            paths = {split: folder / f"{names[0]}{suffix}" for split, names in FILES.items()}
+            paths = {split: first for split, first in paths.items() if any(file.is_file() for file in _files(first))}
+            if paths:
+                return paths
     return {}
 
 
 def _files(first: Path) -> list[Path]:
-    """All files of the split that begins with `first`."""
+    """All files of the split whose first file is `first`."""
     names = next((names for names in FILES.values() if first.stem == names[0]), (first.stem,))
     return [first.with_name(f"{name}{first.suffix}") for name in names]
 
 
 def read(source: Source) -> ClassSet:
-    """The records of all files of a split. Raises InputError as `read_files` does."""
+    """Read all files of a split. Raises InputError as `read_files`."""
     return read_files(_files(source.path), source.split, source.root)
 
 
 def read_files(files: Sequence[Path], split: str, root: Path) -> ClassSet:
-    """The records of all `files`. Raises InputError for a file that is absent, cut off, foreign, or holds a label
-    out of range."""
-    read = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
-    for file, (labels, _) in zip(files, read, strict=True):
+    """Read the records of all `files`. Raises InputError if a file is missing, truncated or of another kind, or if a
+    label is out of range."""
+    records = [_read_binary(file) if file.suffix == ".bin" else _read_python(file) for file in files]
+    for file, (labels, _) in zip(files, records, strict=True):
         if (bad := np.flatnonzero((labels < 0) | (labels >= len(NAMES)))).size:
             raise InputError(
                 f"{file}: record {bad[0]}: label is {labels[bad[0]]}, needed 0 to {len(NAMES) - 1} ({len(bad)} such "
                 "records); fetch CIFAR-10 anew"
             )
-    paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, read, strict=True) for row in range(len(labels))]
-    labels = np.concatenate([labels for labels, _ in read])
-    pixels = np.concatenate([pixels for _, pixels in read]).reshape(-1, 3, SIDE, SIDE)
+    paths = [f"{file}[{row}]" for file, (labels, _) in zip(files, records, strict=True) for row in range(len(labels))]
+    labels = np.concatenate([labels for labels, _ in records])
+    pixels = np.concatenate([pixels for _, pixels in records]).reshape(-1, 3, SIDE, SIDE)
     return ClassSet(NAMES, split, root, "cifar10", paths_column(paths), labels, pixels)
 
 
@@ -85,7 +85,7 @@ def _bytes(file: Path) -> bytes:
 
 
 def _read_binary(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Labels (R,) and pixels (R, PIXELS): each record is a byte with the label, then the pixels."""
+    """Labels (R,) and pixels (R, PIXELS). A record is one byte with the label, then the pixels."""
     data = np.frombuffer(_bytes(file), np.uint8)
     if not len(data) or len(data) % (1 + PIXELS):
         raise InputError(
@@ -112,7 +112,7 @@ def _read_python(file: Path) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
 
 @dataclass
 class _Call:
-    """What the file wants made: `name`, called with `arguments`, then given `state`. Nobody does it."""
+    """A call in the pickle, which is never made: `name(*arguments)`, then `__setstate__(state)`."""
 
     name: str
     arguments: tuple[Any, ...] | None = None
@@ -136,7 +136,7 @@ def _pixels(call: Any, file: Path) -> NDArray[np.uint8]:
 
 
 def _raw(data: str | bytes, file: Path) -> bytes:
-    """Python 2's strings, which are bytes, come as Latin 1."""
+    """Python 2's strings are bytes, which pickletools decodes as Latin-1."""
     try:
         return data.encode("latin-1") if isinstance(data, str) else data
     except UnicodeEncodeError as error:
@@ -151,7 +151,7 @@ def _text(value: Any) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Python 3 writes bytes into old pickles as text to be encoded in Latin 1: that text. All else as it is."""
+    """The text of Python 3's bytes, which old pickle protocols store as text to encode in Latin-1; else `value`."""
     match value:
         case _Call("_codecs encode", (str(text), "latin1"), None):
             return text
@@ -159,22 +159,21 @@ def _decoded(value: Any) -> Any:
 
 
 def _plain_values(data: bytes, file: Path) -> Any:
-    """What the pickle describes. Raises InputError for opcodes and names beyond those of CIFAR-10."""
+    """The values in the pickle. Raises InputError for opcodes and globals that CIFAR-10 does not use."""
     machine = _Machine()
     try:
-        for count, (opcode, argument, place) in enumerate(pickletools.genops(data), 1):
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
             if count > MAX_OPCODES:
                 raise InputError(
-                    f"{file}: byte {place}: more than {MAX_OPCODES} opcodes, needed at most as many; this is no file "
-                    "of CIFAR-10, fetch it anew"
+                    f"{file}: byte {position}: more than {MAX_OPCODES} opcodes, needed at most as many; this is no "
+                    "file of CIFAR-10, fetch it anew"
                 )
             if opcode.name == "STOP":
                 return machine.stack.pop()
-            refused = machine.step(opcode.name, argument)
-            if refused:
+            if rejected := machine.step(opcode.name, argument):
                 raise InputError(
-                    f"{file}: byte {place}: asks for {refused}, which CIFAR-10 does not need; refused, and nothing in "
-                    "the file was executed; fetch CIFAR-10 anew"
+                    f"{file}: byte {position}: asks for {rejected}, which CIFAR-10 does not need; refused, and nothing "
+                    "in the file was executed; fetch CIFAR-10 anew"
                 )
     except InputError:
         raise
@@ -193,7 +192,7 @@ LITERALS = {
 
 
 class _Machine:
-    """The stack and the memo of pickle's opcodes, as `pickletools` documents them, for plain values."""
+    """The stack and the memo of a pickle, as documented by `pickletools`, for plain values."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -201,7 +200,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> str:
-        """Do one opcode; return what it asks for where that is refused, else ""."""
+        """Execute one opcode; returns "", or a description of what is rejected."""
         stack = self.stack
         match name:
             case "PROTO" | "FRAME":
@@ -224,8 +223,8 @@ class _Machine:
             case "SETITEM" | "SETITEMS":
                 items = self._last(2) if name == "SETITEM" else self._marked()
                 keys = [_decoded(key) for key in items[::2]]
-                if foreign := [key for key in keys if not isinstance(key, (str, bytes))]:
-                    return f"a key of type {type(foreign[0]).__name__}"  # hashing a deep tuple overflows C's stack
+                if invalid := [key for key in keys if not isinstance(key, (str, bytes))]:
+                    return f"a key of type {type(invalid[0]).__name__}"  # hashing a deep tuple overflows the C stack
                 stack[-1].update(zip(keys, items[1::2], strict=True))
             case _ if name in LITERALS:
                 stack.append(argument)
@@ -234,7 +233,7 @@ class _Machine:
         return ""
 
     def _call(self, name: str, argument: Any) -> str:
-        """The opcodes that would call something: only noted, and only for NumPy's arrays."""
+        """Record calls, which are only allowed for NumPy's arrays."""
         match name:
             case "GLOBAL" | "STACK_GLOBAL":
                 name = argument if name == "GLOBAL" else " ".join(self._last(2))
@@ -257,17 +256,17 @@ class _Machine:
         return ""
 
     def _marked(self) -> list[Any]:
-        """What was pushed since the last mark, taken off."""
+        """Pop the values since the last mark."""
         return self._last(len(self.stack) - self.marks.pop())
 
     def _last(self, count: int) -> list[Any]:
         if not 0 <= count <= len(self.stack):
             raise IndexError("it takes more than it made")
         start = len(self.stack) - count
-        taken = self.stack[start:]
+        values = self.stack[start:]
         del self.stack[start:]
-        return taken
+        return values
 
 
-# CIFAR-10 has no third part: `test` is `val`
+# CIFAR-10 has two splits: `test` is also `val`
 LAYOUT = Layout(dataset_type=ClassSet, expected=EXPECTED, find=find, read=read, aliases={"test": "val"})

@@ -22,51 +22,48 @@ from boxwright.data.layout import Extras, Layout, Source, Split, Writer
 from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
 
-LONGEST_ID = 256  # characters
+MAX_ID_LENGTH = 256  # characters
 Entries = Sequence[Mapping[str, Any]]
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> JSON file, for a data set's folder, or for such a file."""
+    """Split -> JSON file, for the folder of a data set or for a JSON file."""
     if root.suffix == ".json" and not root.is_dir():
         return {root.stem.removeprefix("instances_"): root}
-    found = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
+    splits = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
     files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
     files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
-    # COCO ships captions_*.json and the like beside the boxes.
+    # COCO has other annotations in the same folder.
     others = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
-    found |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
-    return found
+    splits |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
+    return splits
 
 
 def find_unlabeled(root: Path) -> dict[str, Path]:
-    """Split -> JSON file that lists images without their labels, as COCO publishes them for its test sets."""
+    """Split -> JSON file with unlabeled images, such as COCO's test sets."""
     files = sorted((root / "annotations").glob("image_info_*.json")) + sorted(root.glob("image_info_*.json"))
     return {file.stem.removeprefix("image_info_"): file for file in files}
 
 
 def read(source: Source) -> Dataset:
-    """The images and boxes of a JSON, from its index where there is one.
+    """Read a JSON file, from its index if there is one.
 
-    Raises InputError as `parse` and `placed` do, and for categories other than the names in a data YAML.
+    Raises InputError as `parse` and `to_dataset`, and if the categories differ from the names in a data YAML.
     """
     parser = (json_text, sys.modules[__name__])
     contents = read_indexed(source.path, lambda: parse(source.path), parser, source.cache)
     if source.names and source.names != contents.names:
         raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
-    return placed(contents, source)
+    return to_dataset(contents, source)
 
 
 def read_unlabeled(source: Source) -> Dataset:
-    """The same without `annotations`, which are not read and may be absent."""
-    return placed(_contents(_load(source.path), [], source.path), source)
+    """Read a JSON file without `annotations`, which may be missing."""
+    return to_dataset(_contents(_load(source.path), [], source.path), source)
 
 
 def parse(file: Path) -> Contents:
-    """Reads the JSON.
-
-    Raises InputError for a file that is no such JSON or whose entries lack keys or hold values of a wrong type.
-    """
+    """Parse a JSON file. Raises InputError if it has another structure, or if keys are missing or values invalid."""
     tree = _load(file)
     return _contents(tree, _entries(tree, "annotations", file), file)
 
@@ -77,17 +74,17 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     ids, files, sizes = _images(entries, file)
     rows, image_ids = _boxes(labels, category_ids, file)
     owners = _lookup(ids, image_ids, file)
-    lost = np.flatnonzero(owners < 0)
-    orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in lost.tolist())
-    order = np.argsort(owners, kind="stable")[len(lost) :]
+    orphan_rows = np.flatnonzero(owners < 0)
+    orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in orphan_rows.tolist())
+    order = np.argsort(owners, kind="stable")[len(orphan_rows) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
     return Contents(names, category_ids, ids, files, sizes, rows.take(order), starts, orphans)
 
 
-def placed(contents: Contents, source: Source) -> Dataset:
-    """The data set that a JSON's contents describe, with its images where they are now.
+def to_dataset(contents: Contents, source: Source) -> Dataset:
+    """Convert the contents of a JSON file to a data set with the paths of its images.
 
-    Without `source.images` these are in the first of the usual folders that holds them; InputError when none does.
+    Without `source.images` they are searched in the usual folders. Raises InputError if they are not found.
     """
     file, root = source.path, source.root
     if root == file:
@@ -104,12 +101,12 @@ def placed(contents: Contents, source: Source) -> Dataset:
 
 
 def image_entries(file: Path) -> Entries:
-    """`images` as they stand in the JSON, for readers of further keys. Raises InputError as `parse` does."""
+    """The entries of `images` with all keys. Raises InputError as `parse`."""
     return _entries(_load(file), "images", file)
 
 
 def extras(dataset: Dataset) -> Extras:
-    """All keys of the JSON that the data set does not hold, outlines among them."""
+    """All keys of the JSON file that are not in the data set, such as outlines."""
     file = Path(dataset.label_file(0))
     tree = _load(file, outlines=True)
     known = {
@@ -117,24 +114,24 @@ def extras(dataset: Dataset) -> Extras:
         "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"},
         "categories": {"id", "name"},
     }
-    further = {
+    extra = {
         key: [{name: value for name, value in entry.items() if name not in names} for entry in tree[key]]
         for key, names in known.items()
     }
     order = np.argsort([entry["id"] for entry in tree["categories"]], kind="stable").tolist()
     return Extras(
-        [further["annotations"][place] for place in dataset.rows.entries.tolist()],
-        further["images"],
-        [further["categories"][place] for place in order],
+        [extra["annotations"][index] for index in dataset.rows.entries.tolist()],
+        extra["images"],
+        [extra["categories"][index] for index in order],
         {key: value for key, value in tree.items() if key not in known},
     )
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """annotations/{split}.json; `difficult` is a key of the annotations where the set has any such object."""
+    """Write annotations/{split}.json, with the key `difficult` if there are difficult objects."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     box = decimals(rows.xyxy)
-    box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # the digits that a subtraction of decimals makes up go
+    box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # without the rounding error of the subtraction
     columns = (
         rows.ids,
         dataset.images.ids[dataset.image_indices()],
@@ -177,7 +174,7 @@ def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
 
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are most of a JSON and are not used: thrown away as they are met, they take no memory."""
+    """Drop outlines while parsing, to save memory: they are most of a file and are not used."""
     entry.pop("segmentation", None)
     return entry
 
@@ -232,7 +229,7 @@ def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int6
 
 
 def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
-    """The rows in the file's order, and the image id of each."""
+    """The rows in the file's order, and their image ids."""
     ids = _integers(_values(entries, "id", "annotations", file), "id", "annotations", file)
     image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
     categories = _integers(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
@@ -243,15 +240,15 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
         missing = np.array(["area" not in entry for entry in entries], dtype=bool)
         areas = np.where(missing, xywh[:, 2] * xywh[:, 3], areas)
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    known = np.array(category_ids, dtype=np.int64)
-    nearest = np.minimum(np.searchsorted(known, categories), len(known) - 1)
-    labels = np.where(known[nearest] == categories, nearest, -1).astype(np.int64)
-    places = np.arange(len(entries), dtype=np.int64)
-    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, places, difficult), image_ids
+    defined = np.array(category_ids, dtype=np.int64)
+    nearest = np.minimum(np.searchsorted(defined, categories), len(defined) - 1)
+    labels = np.where(defined[nearest] == categories, nearest, -1).astype(np.int64)
+    numbers = np.arange(len(entries), dtype=np.int64)
+    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, numbers, difficult), image_ids
 
 
 def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
-    """A key of the annotations that is 0 or 1, and 0 where it is not said."""
+    """A key of the annotations that is 0 or 1; 0 if it is missing."""
     flags = [entry.get(key, 0) for entry in entries]
     values = _integers([int(flag) if type(flag) is bool else flag for flag in flags], key, "annotations", file)
     for index in np.flatnonzero((values != 0) & (values != 1)).tolist():
@@ -260,7 +257,7 @@ def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
 
 
 def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
-    """(T, 4) of the JSON's boxes, of which each must be four numbers (NaN is one)."""
+    """(T, 4) boxes. Each must be four numbers, which may be NaN."""
     for index, value in enumerate(values):
         if not isinstance(value, list) or len(value) != 4 or not all(type(v) in (int, float) for v in value):
             raise InputError(f"{file} annotations[{index}].bbox: found {_shown(value)}, needed [x, y, width, height]")
@@ -268,7 +265,7 @@ def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
 
 
 def _values(entries: Entries, key: str, where: str, file: Path) -> list[Any]:
-    """That key of every entry."""
+    """The value of `key` in every entry."""
     try:
         return [entry[key] for entry in entries]
     except KeyError:
@@ -286,7 +283,7 @@ def _texts(values: list[Any], key: str, where: str, file: Path) -> list[str]:
 
 
 def _integers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
-    """Whole numbers, also when written as 3.0."""
+    """Integers, which may be written as 3.0."""
     for index, value in enumerate(values):
         if (type(value) is not int and not (type(value) is float and value.is_integer())) or abs(value) >= 2**63:
             raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a whole number")
@@ -308,50 +305,47 @@ def _floats(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.f
 
 
 def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
-    """All whole numbers or all texts; a column of both would make 1 and "1" the same image."""
+    """All integers or all strings; in a mixed column, 1 and "1" would be the same image."""
     if values and isinstance(values[0], str):
         texts = _texts(values, key, where, file)
         for index, text in enumerate(texts):
-            if not text or len(text) > LONGEST_ID or text.endswith("\0"):
+            if not text or len(text) > MAX_ID_LENGTH or text.endswith("\0"):
                 raise InputError(
-                    f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {LONGEST_ID} letters"
+                    f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {MAX_ID_LENGTH} letters"
                 )
         return np.array(texts, dtype=np.str_)
     return _integers(values, key, where, file)
 
 
-def _lookup(image_ids: Array, wanted: Array, file: Path) -> NDArray[np.int64]:
-    """The image of each annotation, -1 where there is none; of two images with one id, the first."""
-    if not len(wanted):
+def _lookup(image_ids: Array, references: Array, file: Path) -> NDArray[np.int64]:
+    """The index of each annotation's image, -1 for an orphan; the first, if two images have the same id."""
+    if not len(references):
         return np.zeros(0, dtype=np.int64)
-    if image_ids.dtype.kind != wanted.dtype.kind:
+    if image_ids.dtype.kind != references.dtype.kind:
         raise InputError(
             f"{file}: images[0].id is {_shown(image_ids[0].item())}, annotations[0].image_id is "
-            f"{_shown(wanted[0].item())}; needed both as numbers or both as texts"
+            f"{_shown(references[0].item())}; needed both as numbers or both as texts"
         )
     order = np.argsort(image_ids, kind="stable")
-    nearest = np.minimum(np.searchsorted(image_ids[order], wanted), len(order) - 1)
-    return np.where(image_ids[order][nearest] == wanted, order[nearest], -1).astype(np.int64)
+    nearest = np.minimum(np.searchsorted(image_ids[order], references), len(order) - 1)
+    return np.where(image_ids[order][nearest] == references, order[nearest], -1).astype(np.int64)
 
 
 def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
-    """The first of the usual folders that holds the most of a few images (of all, should those few be missing)."""
+    """The usual folder with the most of a few sampled images, or of all images if none of the samples exist."""
     stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
-    stem = stem.replace("-dev", "")  # COCO's test-dev2017 are a part of the images in test2017
-    parts = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
-    folders = list(dict.fromkeys([*(root / part for part in parts), file.parent, file.parent / "images"]))
+    stem = stem.replace("-dev", "")  # COCO's test-dev2017 is a subset of the images in test2017
+    candidates = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
+    folders = list(dict.fromkeys([*(root / name for name in candidates), file.parent, file.parent / "images"]))
     sample = names[np.linspace(0, len(names) - 1, 20).astype(int)]
     for column in (sample, names):
-        sought = [os.fsdecode(name) for name in column.tolist()]
-        counts = [
-            sum(map(os.path.isfile, map(folder.joinpath, sought))) if folder.is_dir() else 0 for folder in folders
-        ]
+        files = [os.fsdecode(name) for name in column.tolist()]
+        counts = [sum(map(os.path.isfile, map(folder.joinpath, files))) if folder.is_dir() else 0 for folder in folders]
         if max(counts):
             return folders[counts.index(max(counts))]
-    places = ", ".join(str(folder) for folder in folders)
     raise InputError(
-        f"{file}: none of its {len(names)} images ({_shown(os.fsdecode(names[0].item()))} and so on) is in {places}; "
-        "move them there, or name their folder with the key 'images' of a data YAML"
+        f"{file}: none of its {len(names)} images ({_shown(os.fsdecode(names[0].item()))} and so on) is in "
+        f"{', '.join(map(str, folders))}; move them there, or name their folder with the key 'images' of a data YAML"
     )
 
 

@@ -1,12 +1,10 @@
-"""DOTA's `labelTxt`: one file a scene, one line an object, `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, corners in px.
+"""DOTA's `labelTxt`: one file per scene, one line per object, `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, corners in px.
 
-    P scenes, T boxes in all
-
-A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` and the like); a scene and its labels bear the same
-name. The box is the smallest upright one around the four corners, the area that of the quadrilateral. The first lines
-may be `imagesource:...` and `gsd:...`, the ground sample distance in metres. `difficult` is 0, 1, or the 2 that DOTA's
-own splitting tool (ImgSplit.py of its development kit) writes for what it cut below its threshold: difficult, too.
-Such sets number nothing: scenes and boxes get ids counted from 1.
+A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` etc.); a scene and its labels have the same name.
+The box is the enclosing box of the four corners, the area that of the quadrilateral. The first lines may be
+`imagesource:...` and `gsd:...`, the ground sample distance in meters. `difficult` is 0, 1, or 2, which ImgSplit.py of
+DOTA's development kit writes for truncated objects, and which counts as difficult. There are no ids, so scenes and
+boxes are numbered from 1.
 """
 
 import os
@@ -26,33 +24,32 @@ from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names
 
-FOLDER = "labelTxt"  # how the name of a folder of labels begins
+FOLDER = "labelTxt"  # prefix of the folders of labels
 HEADER = re.compile(r"(imagesource|gsd)\s*:(.*)", re.IGNORECASE)
-VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}  # DOTA's version -> its list of class names
+VERSIONS = {"1.0": "dota10", "1.5": "dota15", "2.0": "dota20"}  # version -> list of class names
 IMAGE_KEYS = ("imagesource", "gsd")
 SPACE = re.compile(r"\s+")
 Row = tuple[list[float], str, int]  # x1, y1, ..., y4; class; difficult, 0 to 2
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> folder of labels. InputError where a split has several."""
-    found = {}
+    """Split -> folder of labels. Raises InputError if a split has several."""
+    splits = {}
     for folder in (root, *text.subfolders(root)):
         if (folder / "images").is_dir() and (labels := _labels_in(folder)):
-            found["all" if folder == root else folder.name] = labels
-    if "all" in found:  # images/train and labelTxt/train
-        inner = {f.name: f for f in text.subfolders(found["all"]) if (root / "images" / f.name).is_dir()}
-        found = inner or found
-    return found
+            splits["all" if folder == root else folder.name] = labels
+    if "all" in splits:  # images/train and labelTxt/train
+        inner = {f.name: f for f in text.subfolders(splits["all"]) if (root / "images" / f.name).is_dir()}
+        splits = inner or splits
+    return splits
 
 
 def read(source: Source) -> Dataset:
-    """The scenes of a split, whose folder of labels may have folders in it.
+    """Read the scenes of a split; label folders are searched recursively.
 
-    Without names in `source` the classes come from the usual files in the root, else they are DOTA's own of the version
-    that the folder's name says, else of the oldest version that knows every class of the set. The scenes' folder is by
-    default `images` beside the labels. A scene without a file of labels has no boxes.
-    Raises InputError for a line that is no object and for a class that is not among the names.
+    Class names are from `source`, else from the usual files in the root, else DOTA's for the version in the folder's
+    name, else DOTA's for the oldest version with all classes in use. Scenes are in `images` beside the labels by
+    default; a scene without a label file has no boxes. Raises InputError for an invalid line and for an unknown class.
     """
     path, root = source.path, source.root
     folder = source.images or _images_of(path)
@@ -70,13 +67,13 @@ def read(source: Source) -> Dataset:
     entries: list[int] = []
     counts: list[int] = []
     for stem in scenes:
-        before = len(corners)
+        first = len(corners)
         for number, (quad, name, mark) in _objects(files.get(stem)):
             corners.append(quad)
             labels.append(_label(name, numbers, files[stem], number))
             difficult.append(mark > 0)
             entries.append(number)
-        counts.append(len(corners) - before)
+        counts.append(len(corners) - first)
     label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
     quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
@@ -87,22 +84,19 @@ def read(source: Source) -> Dataset:
 
 
 def extras(dataset: Dataset) -> Extras:
-    """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes, from the files once more.
-
-    A difficult of 2 is the key `dota_difficult`.
-    """
+    """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes; difficult 2 as `dota_difficult`."""
     files = [dataset.label_file(index) for index in range(len(dataset))]
-    there = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
+    existing = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
     rows: list[Keys] = [
         {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {})
-        for file in there
+        for file in existing
         for _, (quad, _, mark) in _objects(file)
     ]
-    return Extras(rows, [_header(file) if file else {} for file in there])
+    return Extras(rows, [_header(file) if file else {} for file in existing])
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """{split}/labelTxt/*.txt. White space in the name of a class becomes `-`; crowd regions become difficult."""
+    """Write {split}/labelTxt/*.txt. White space in class names becomes `-`; crowd regions become difficult."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     words, names = corners_of(dataset, split.extras), [_class_name(label) for label in dataset.names]
     cut = np.array([keys.get("dota_difficult") == 2 for keys in split.extras.rows], dtype=bool)
@@ -117,24 +111,24 @@ def write(split: Split, folder: Path) -> list[Path]:
 
 
 def _class_name(name: str) -> str:
-    """A line of DOTA is split at white space."""
+    """A class name without white space, which separates columns."""
     return SPACE.sub("-", name)
 
 
 def _read_back(key: str, value: Any) -> Any:
-    """One line of text; `segmentation` and `dota_difficult` are no text."""
+    """A text field on one line; `segmentation` and `dota_difficult` are not text."""
     return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
 
 
 def _objects(file: str | None) -> Iterator[tuple[int, Row]]:
-    """The objects of one file of labels, each with its line."""
+    """The objects of a label file, with their line numbers."""
     for number, line in text.lines(Path(file)) if file else ():
         if not HEADER.fullmatch(line):
             yield number, _parse(line, file, number)
 
 
 def _parse(line: str, file: str | None, number: int) -> Row:
-    """As the development kit of DOTA does, a line that does not say `difficult` is not."""
+    """Parse a line. As in DOTA's development kit, `difficult` is 0 by default."""
     words = line.split()
     try:
         quad = [float(word) for word in words[:8]]
@@ -161,7 +155,7 @@ def _label(name: str, numbers: Mapping[str, int], file: str, number: int) -> int
 
 
 def _version(source: Path, root: Path) -> str:
-    """Of the list of classes; each version's begins with the one before."""
+    """The version of the class list; each list extends the previous one."""
     top = source if source.name.startswith(FOLDER) else source.parent
     for version in VERSIONS:
         if version in top.name:
@@ -189,14 +183,14 @@ def _images_of(labels: Path) -> Path:
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Name without suffix -> file, sorted. InputError where two files share a name."""
-    found: dict[str, str] = {}
+    """Name without suffix -> file, sorted. Raises InputError if two files have the same name."""
+    files: dict[str, str] = {}
     for file in text.walk(folder, suffixes):
         stem = Path(file).stem
-        if stem in found:
-            raise InputError(f"{file}: {found[stem]} has the same name, needed one file a scene; move one away")
-        found[stem] = file
-    return dict(sorted(found.items()))
+        if stem in files:
+            raise InputError(f"{file}: {files[stem]} has the same name, needed one file a scene; move one away")
+        files[stem] = file
+    return dict(sorted(files.items()))
 
 
 LAYOUT = Layout(
@@ -211,7 +205,7 @@ LAYOUT = Layout(
         outlines=True,
         flat=True,
         class_name=_class_name,
-        # the corners do not say which of them comes first: a negative box would become a positive one
+        # corners have no order, so a negative box would become a positive one
         unsupported=frozenset({"negative_size"}),
         row_keys=frozenset({"segmentation", "dota_difficult"}),
         image_keys=frozenset(IMAGE_KEYS),

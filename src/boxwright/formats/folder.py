@@ -1,4 +1,4 @@
-"""Images in one folder a class, as `train/cat/1.jpg`."""
+"""Images in one folder per class, such as `train/cat/1.jpg`."""
 
 import os
 from itertools import chain
@@ -20,22 +20,21 @@ SPLITS = {"train", "val", "test"}
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> the folder that holds its class folders."""
-    found = {
+    """Split -> the parent of its class folders."""
+    splits = {
         entry.name: entry for entry in subfolders(root) if canonical_name(entry.name) in SPLITS and class_folders(entry)
     }
-    if found:
-        return found
-    inside = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
-    imaged = any(file.lower().endswith(SUFFIXES) for file in inside)
-    return {"all": root} if imaged else {}
+    if splits:
+        return splits
+    files = (file for name in class_folders(root) for file in os.listdir(root / name))  # noqa: PTH208
+    return {"all": root} if any(file.lower().endswith(SUFFIXES) for file in files) else {}
 
 
 def read(source: Source) -> ClassSet:
-    """The images of a split, whose folders are the classes, in the order of their names.
+    """Read a split; its folders are the classes, sorted by name.
 
-    Raises InputError where other splits have other classes, for a class without images in a split to train on, and for
-    a split without images.
+    Raises InputError if splits have different classes, if a class has no image in a training split, and if a split has
+    no image.
     """
     folder, split = source.path, source.split
     classes = class_folders(folder)
@@ -65,7 +64,7 @@ def read(source: Source) -> ClassSet:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the folders of classes. Raises InputError for what cannot be the name of a class."""
+    """The names of the class folders. Raises InputError for an invalid class name."""
     names = [entry.name for entry in subfolders(folder) if not entry.name.startswith(".")]
     for name in names:
         if fault := class_name_fault(name):
@@ -74,15 +73,16 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def _same_classes(first: Path, classes: list[str], second: Path, others: list[str]) -> None:
-    for here, own, there, theirs in ((first, classes, second, others), (second, others, first, classes)):
-        if more := sorted(set(own) - set(theirs)):
+    for folder, own, other, theirs in ((first, classes, second, others), (second, others, first, classes)):
+        if missing := sorted(set(own) - set(theirs)):
             raise InputError(
-                f"{here / more[0]}: {there} has no folder for this class ({len(more)} such), and a class's number is "
-                "its place among the folders; make them the same in all splits (an empty folder will do for val, test)"
+                f"{folder / missing[0]}: {other} has no folder for this class ({len(missing)} such), and a class's "
+                "label is the index of its folder; make them the same in all splits (an empty folder will do for val, "
+                "test)"
             )
 
 
-# sets of ImageNet are such sets, too, and so are many with boxes
+# a fallback, since ImageNet and much detection data also consist of folders of images
 LAYOUT = Layout(
     dataset_type=ClassSet,
     expected="train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg (the split `all`)",

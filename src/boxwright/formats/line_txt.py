@@ -1,8 +1,8 @@
-"""One line an image: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
+"""One line per image: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
 
-The files are `train.txt`, `val.txt` and so on, with the class names in a file beside them. Where the first name is
-`background`, as in the MindSpore zoo's Faster R-CNN, that is class 0 and no class of ours: objects count from 1. Such
-sets number nothing: images and boxes get ids counted from 1.
+The files are `train.txt`, `val.txt` etc., with the class names in a file beside them. If the first name is
+`background`, as in the MindSpore zoo's Faster R-CNN, class 0 is skipped. There are no ids, so images and boxes are
+numbered from 1.
 """
 
 from dataclasses import replace
@@ -22,10 +22,9 @@ def find(root: Path) -> dict[str, Path]:
 
 
 def read(source: Source) -> Dataset:
-    """The images that a list names; its paths start from the list or the root where `source` does not say.
+    """Read a list. Paths are relative to the list or to the root, unless `source` names a folder.
 
-    Raises InputError for a line that is not an image's path and boxes of five or six numbers, and where no class names
-    are found.
+    Raises InputError for an invalid line, and if there are no class names.
     """
     path, root = source.path, source.root
     classes = text.class_names(root, source.names)
@@ -52,7 +51,7 @@ def read(source: Source) -> Dataset:
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """{split}.txt. Where the first class is called `background`, that name stands twice: the reader skips the first."""
+    """Write {split}.txt. If the first class is `background`, the name is written twice, as the reader skips one."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     first = int(dataset.names[0] == "background" and len(dataset.names) > 1)
     words, labels, crowd = text.shortest_decimals(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
@@ -75,7 +74,7 @@ def _boxes(table: list[list[float]], entries: list[int], first: int, classes: in
 def _parse(word: str, file: Path, number: int) -> list[float]:
     """x1, y1, x2, y2, class, crowd."""
     try:
-        values = [float(part) for part in word.split(",")]
+        values = [float(value) for value in word.split(",")]
     except ValueError:
         values = []
     if len(values) == 5:

@@ -1,8 +1,8 @@
-"""Pascal VOC: one XML an image with its `object`s, each a `name` and a `bndbox`.
+"""Pascal VOC: one XML file per image, with `object` elements that contain `name` and `bndbox`.
 
-The folder holds `Annotations`, `JPEGImages`, and `ImageSets/Main/{split}.txt`, lists of the images' names; without
-lists all is the split `all`. VOC counts pixels from 1 and means both ends: xmin 1, xmax 640 cover an image 640 px
-wide, which is 0 to 640 for us. Such sets number nothing: images and boxes get ids counted from 1.
+The folder contains `Annotations`, `JPEGImages`, and lists of image names `ImageSets/Main/{split}.txt`; without lists
+there is one split `all`. VOC's pixel coordinates start at 1 and are inclusive: xmin 1, xmax 640 is 0 to 640 here. There
+are no ids, so images and boxes are numbered from 1.
 """
 
 import os
@@ -25,19 +25,19 @@ from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
-NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # what no XML can hold
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
 IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
-MAX_BYTES = 1 << 24  # bytes of an XML; an object takes some 300
-MAX_ELEMENTS = 1 << 19  # elements of an XML, 150 bytes each; an object takes some ten
-MAX_DEPTH = 32  # elements in elements; VOC itself has 5
+MAX_BYTES = 1 << 24  # of a file; an object takes about 300
+MAX_ELEMENTS = 1 << 19  # of a file, 150 bytes of memory each; an object has about ten
+MAX_DEPTH = 32  # of nested elements; VOC has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-MARKED = re.compile(r"\S+\s+-?[01]")  # a line of a class's list: a name and whether the class is in that image
+MARKED = re.compile(r"\S+\s+-?[01]")  # a line in the list of a class: an image name and whether it shows the class
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """What one XML says. size: (height, width) px, -1 where it does not say. objects: class, xyxy px, difficult."""
+    """The content of an XML file. size: (height, width) px, or -1. objects: class, xyxy px, difficult."""
 
     filename: str
     size: tuple[int, int]
@@ -45,24 +45,24 @@ class _Annotation:
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> list of names, or folder of XMLs."""
-    found = {f.name: f / "Annotations" for f in text.subfolders(root) if _is_set(f)}
+    """Split -> list of names, or folder of XML files."""
+    splits = {f.name: f / "Annotations" for f in text.subfolders(root) if _is_set(f)}
     if _is_set(root):
         lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, root)]
-        found |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
-    if {"train", "val", "trainval"} <= found.keys():
-        train, val, both = (_names(found[split]) for split in ("train", "val", "trainval"))
-        if both == train | val:  # the two once more
-            del found["trainval"]
-    return found
+        splits |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
+    if {"train", "val", "trainval"} <= splits.keys():
+        train, val, both = (_names(splits[split]) for split in ("train", "val", "trainval"))
+        if both == train | val:  # a duplicate of both
+            del splits["trainval"]
+    return splits
 
 
 def read(source: Source) -> Dataset:
-    """The images of a split: of a list of names or a folder of XMLs.
+    """Read a split, a list of names or a folder of XML files.
 
-    Without names in `source` the classes come from the usual files in the root, else they are all that the set's XMLs
-    name, sorted, so that every split has the same. The images' folder is by default `JPEGImages` beside the XMLs.
-    Raises InputError for a file that is no such XML and for a class that is not among the names.
+    Class names are from `source`, else from the usual files in the root, else all that occur in the XML files of all
+    splits, sorted. Images are in `JPEGImages` beside the XML files by default. Raises InputError for an invalid XML
+    file and for an unknown class.
     """
     path, root = source.path, source.root
     set_folder = path.parent.parent.parent  # of ImageSets/Main/train.txt
@@ -86,7 +86,7 @@ def read(source: Source) -> Dataset:
 
 
 def extras(dataset: Dataset) -> Extras:
-    """All other elements of the XMLs: pose, truncated, parts, owner and so on; an element with elements is a dict."""
+    """All other elements of the XML files, such as pose, truncated and owner; an element with children is a dict."""
     rows: list[Keys] = []
     images: list[Keys] = []
     for index in range(len(dataset)):
@@ -99,7 +99,7 @@ def extras(dataset: Dataset) -> Extras:
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """Annotations/*.xml and ImageSets/Main/{split}.txt. A crowd region is written as a difficult object."""
+    """Write Annotations/*.xml and ImageSets/Main/{split}.txt. Crowd regions are written as difficult objects."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     box = text.decimals(rows.xyxy)
     box[:, :2] += 1  # VOC counts pixels from 1
@@ -149,50 +149,50 @@ def _read_back(key: str, value: Any) -> Any:
 def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers: Mapping[str, int]) -> Boxes:
     labels, corners, difficult, entries = [], [], [], []
     for file in files:
-        for place, (name, box, mark) in enumerate(annotations[file].objects, 1):
+        for number, (name, box, is_difficult) in enumerate(annotations[file].objects, 1):
             if name not in numbers:
                 raise InputError(
-                    f"{file} object[{place}]: class '{name}' is not one of {', '.join(numbers)}; add it to classes.txt "
-                    "or the names in the data YAML"
+                    f"{file} object[{number}]: class '{name}' is not one of {', '.join(numbers)}; add it to "
+                    "classes.txt or the names in the data YAML"
                 )
             labels.append(numbers[name])
             corners.append(box)
-            difficult.append(mark)
-            entries.append(place)
+            difficult.append(is_difficult)
+            entries.append(number)
     xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
     return replace(Boxes.without_ids(xyxy, labels, entries), difficult=np.array(difficult, dtype=bool))
 
 
 def _read(file: str) -> _Annotation:
     tree = _parse(file)
-    objects = [_object(element, f"{file} object[{place}]") for place, element in enumerate(tree.findall("object"), 1)]
+    objects = [_object(element, f"{file} object[{index}]") for index, element in enumerate(tree.findall("object"), 1)]
     sides = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
     if not all(side.isascii() and side.isdigit() and len(side) < 10 for side in sides):
         raise InputError(f"{file}: size: found height '{sides[0][:20]}', width '{sides[1][:20]}', needed whole numbers")
     height, width = map(int, sides)
-    size = (height, width) if height and width else (-1, -1)  # some tools write 0 for "not known"
+    size = (height, width) if height and width else (-1, -1)  # some tools write 0 for unknown sizes
     return _Annotation(tree.findtext("filename", "").strip(), size, objects)
 
 
-def _object(element: ET.Element, place: str) -> tuple[str, list[float], bool]:
+def _object(element: ET.Element, location: str) -> tuple[str, list[float], bool]:
     name, difficult = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
     words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
     if not name:
-        raise InputError(f"{place}: name: empty or missing, needed the object's class")
+        raise InputError(f"{location}: name: empty or missing, needed the object's class")
     if fault := class_name_fault(name):
-        raise InputError(f"{place}: name: {fault}")
+        raise InputError(f"{location}: name: {fault}")
     if difficult not in ("0", "1"):
-        raise InputError(f"{place}: difficult: found '{difficult[:20]}', needed 0 or 1")
+        raise InputError(f"{location}: difficult: found '{difficult[:20]}', needed 0 or 1")
     try:
         x1, y1, x2, y2 = map(float, words)
     except ValueError:
         found = ", ".join(f"{side} '{word[:20]}'" for side, word in zip(SIDES, words, strict=True))
-        raise InputError(f"{place}: bndbox: found {found}, needed four numbers") from None
+        raise InputError(f"{location}: bndbox: found {found}, needed four numbers") from None
     return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
 
 
 def _parse(file: str) -> ET.Element:
-    """The root of one XML. No entity is expanded or fetched: a file that declares any is refused."""
+    """Parse an XML file to its root. Files that declare entities are rejected."""
     try:
         with open_regular(file) as opened:
             data = opened.read(MAX_BYTES + 1)
@@ -211,7 +211,7 @@ def _parse(file: str) -> ET.Element:
 
 
 class _Builder(ET.TreeBuilder):
-    """Refuses a document type, the only place where entities are declared, and elements or nesting without end."""
+    """Rejects document types, which can declare entities, and too many or too deeply nested elements."""
 
     depth = count = 0
 
@@ -233,18 +233,18 @@ class _Builder(ET.TreeBuilder):
 
 
 def _other_keys(element: ET.Element, known: set[str]) -> Keys:
-    """The elements in `element` but for the known ones; what comes several times is a list."""
-    found: Keys = {}
+    """The children of `element` except for the known ones; repeated ones as a list."""
+    keys: Keys = {}
     for child in element:
         if child.tag not in known:
-            found.setdefault(child.tag, []).append(
+            keys.setdefault(child.tag, []).append(
                 _other_keys(child, set()) if len(child) else (child.text or "").strip()
             )
-    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
+    return {key: values[0] if len(values) == 1 else values for key, values in keys.items()}
 
 
 def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation]) -> tuple[str, ...]:
-    """Classes of every XML of the set, also of its other splits."""
+    """The class names in the XML files of all splits, sorted."""
     folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
     files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - annotations.keys())
     rest = (_read(file) for file in track(files, len(files), "reading class names"))
@@ -252,10 +252,10 @@ def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation])
 
 
 def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
-    """Where the image of each XML lies.
+    """The path of each XML file's image.
 
-    As for VOC's own tools, image and XML bear one name: `filename` only says which of several suffixes is meant, or
-    names the image where there is none of that name. Where that one is absent, too, it is what will be reported.
+    As in VOC's tools, it has the name of the XML file. `filename` selects one of several suffixes, or names the image
+    if there is none with the name of the XML file, even if that image is missing, too.
     """
     paths, listed = [], dict[Path, dict[str, list[str]]]()
     for file in files:
@@ -272,7 +272,7 @@ def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder
 
 
 def _by_stem(folder: Path) -> dict[str, list[str]]:
-    """Name without suffix -> the images in `folder` called so, in the order of SUFFIXES."""
+    """Name without suffix -> the images in `folder` with that name, in the order of SUFFIXES."""
     names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (names, of which there are 100,000s)
     found: dict[str, list[str]] = {}
     for suffix in SUFFIXES:
@@ -287,13 +287,13 @@ def _is_set(folder: Path) -> bool:
 
 
 def _is_plain(file: Path, root: Path) -> bool:
-    """Whether it lists images. Main also holds a list for each class, with 1, 0 or -1 behind the names."""
+    """Whether a file lists images; `Main` also contains a list per class, with 1, 0 or -1 after the names."""
     first = next(text.lines(file), (0, ""))[1]
     return bool(first) and (not MARKED.fullmatch(first) or os.path.isfile(root / "Annotations" / f"{first}.xml"))  # noqa: PTH113
 
 
 def _listed(source: Path) -> Iterator[str]:
-    """The names in a list of images."""
+    """The image names in a list."""
     for number, name in text.lines(source):
         if not text.can_be_path(name):
             raise InputError(f"{source} line {number}: {name[:60]!r} cannot be the name of an image")
@@ -301,7 +301,7 @@ def _listed(source: Path) -> Iterator[str]:
 
 
 def _names(source: Path) -> set[str]:
-    """What a split consists of: the lines of its list, or the XMLs in its folder."""
+    """The names in a split: the lines of its list, or the XML files in its folder."""
     if source.is_dir():
         return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
     return {*_listed(source)}

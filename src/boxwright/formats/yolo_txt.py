@@ -1,9 +1,9 @@
-"""YOLO text labels: one file an image, one line a box: `class x y w h`, center and size as shares of the image.
+"""YOLO text labels: one file per image, one line per box: `class x y w h`, center and size as fractions of the image.
 
-Images come from a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or one flat
-`images` with `labels`, which is then the split `all`) or from a list of paths (`train.txt`), whose labels lie where
-`images` in the path is replaced by `labels`, or beside the image. Such sets number nothing: images and boxes get
-ids counted from 1 (0 as an annotation's id would mean "unmatched" to pycocotools).
+Images are in a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or a flat `images` with
+`labels`, the split `all`) or in a list of paths (`train.txt`), whose labels have `images` in the path replaced by
+`labels`, or are beside the image. There are no ids, so images and boxes are numbered from 1 (annotation id 0 would mean
+"unmatched" in pycocotools).
 """
 
 import os
@@ -23,25 +23,25 @@ from boxwright.progress import track
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> folder of images or list file. Where both name a split, the list says which images belong to it."""
+    """Split -> folder of images or list file. Lists have precedence."""
     images, labels = root / "images", root / "labels"
     flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
     inner = [] if flat else [folder for folder in text.subfolders(images) if (labels / folder.name).is_dir()]
-    found = {folder.name: folder for folder in inner}
-    found |= {
+    splits = {folder.name: folder for folder in inner}
+    splits |= {
         f.name: f / "images" for f in text.subfolders(root) if (f / "images").is_dir() and (f / "labels").is_dir()
     }
-    found |= text.find_lists(root, "yolo_txt")
-    if flat and not found:
-        found["all"] = images
-    return found
+    splits |= text.find_lists(root, "yolo_txt")
+    if flat and not splits:
+        splits["all"] = images
+    return splits
 
 
 def read(source: Source) -> Dataset:
-    """The images of a folder or list; a list's paths start from the list or the root where `source` does not say.
+    """Read a folder or a list, whose paths are relative to the list or to the root, unless `source` names a folder.
 
-    Opens every image's header, since boxes are fractions of its size; boxes of an image that cannot be opened are NaN.
-    Raises InputError for a label line that is not five numbers, and where no class names are found.
+    Reads the header of every image, since boxes are relative to its size; boxes of an unreadable image are NaN. Raises
+    InputError for an invalid line, and if there are no class names.
     """
     path, root = source.path, source.root
     classes = text.class_names(root, source.names)
@@ -66,7 +66,7 @@ def read(source: Source) -> Dataset:
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """labels/{split}/*.txt. A crowd region is no object and cannot be written."""
+    """Write labels/{split}/*.txt, without crowd regions."""
     rows, name = split.dataset.rows, split.dataset.split
     sides = split.sizes[split.dataset.image_indices()][:, ::-1]
     box = text.decimals(rows.xyxy)
@@ -93,17 +93,17 @@ def _boxes(table: list[list[float]], entries: list[int], sizes: NDArray[np.int64
 
 
 def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
-    """Rows of (class, x, y, w, h), the line of each, and how many each file holds. No file: no boxes."""
+    """Rows of (class, x, y, w, h), their line numbers, and the number of rows per file; 0 if a file is missing."""
     table: list[list[float]] = []
     entries: list[int] = []
     counts = []
     for file in files:
-        before = len(table)
-        if os.path.lexists(file):  # else it has none; what is there and is no file must not be passed over
+        first = len(table)
+        if os.path.lexists(file):  # a missing file means no boxes; a broken link or folder raises an error
             for number, line in text.lines(Path(file)):
                 table.append(_parse(line, file, number))
                 entries.append(number)
-        counts.append(len(table) - before)
+        counts.append(len(table) - first)
     return table, entries, counts
 
 
@@ -119,7 +119,7 @@ def _parse(line: str, file: str, number: int) -> list[float]:
 
 
 def _label_file(image: str, folder: Path | None) -> str:
-    """Where the labels of an image should lie. folder: the split's folder of images, if it comes from one."""
+    """The path of an image's labels. folder: the split's folder of images, if it is not a list."""
     if folder is None:
         return text.label_file(image)
     return str(_labels_of(folder) / Path(image).relative_to(folder).with_suffix(".txt"))
@@ -131,7 +131,7 @@ def _labels_of(folder: Path) -> Path:
 
 
 def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
-    """Label files that no image belongs to."""
+    """Label files without an image."""
     files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
     return tuple(Orphan(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
 

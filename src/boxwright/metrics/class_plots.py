@@ -1,7 +1,4 @@
-"""Images of a classifier's evaluation: the confusion matrix, and a sheet of what it got wrong.
-
-C classes, N images, S classes shown
-"""
+"""Plots of a classifier's evaluation: the confusion matrix, and a sheet of misclassified images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,45 +12,44 @@ from boxwright.metrics.topk import TopK
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_CLASSES = 60  # of the confusion matrix; of more, those that take part in most mistakes
-ON_SHEET, COLUMNS = 24, 6  # images
-TILE = (220, 220)  # px: (longest width, height) of an image on the sheet
+MAX_CLASSES = 60  # in the confusion matrix; if there are more, those with the most errors
+MAX_MISTAKES, COLUMNS = 24, 6  # images
+PANEL = (220, 220)  # px: maximum width, height of an image on the sheet
 GAP = 12  # px between images
 
 
 def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
-    """The matrix of the classes that images show or that were predicted; of very many, the most mistaken ones.
+    """Plot the confusion matrix of the classes that occur or were predicted, at most MAX_CLASSES.
 
-    The last column counts all predictions that are not shown, so that rows stay whole.
+    If some are left out, the last column counts predictions of all others.
     """
     counts = metrics.confusion
-    seen = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    shown = np.sort(seen[np.argsort(-wrong[seen], kind="stable")][:MOST_CLASSES])
+    used = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    shown = np.sort(used[np.argsort(-errors[used], kind="stable")][:MAX_CLASSES])
     table = counts[np.ix_(shown, shown)]
     ticks = [names[label] for label in shown]
     title = f"{metrics.headline}; {len(shown)} of {len(names)} classes"
-    if len(shown) < len(seen):
+    if len(shown) < len(used):
         table = np.column_stack([table, counts[shown].sum(1) - table.sum(1)])
-        title += ", those most mistaken"
+        title += ", those with the most errors"
     confusion_matrix(table, ticks, [*ticks, "others"][: table.shape[1]], title, file)
 
 
 def mistakes(panels: Sequence[Array], file: Path) -> None:
-    """A sheet of images whose best class is wrong, each with its true class and the one it was taken for; no file where
-    all are right."""
+    """Write a sheet of misclassified images; no file if there are none."""
     if panels:
         write_jpeg(_grid(panels), file)
     else:
-        file.unlink(missing_ok=True)  # of an earlier evaluation
+        file.unlink(missing_ok=True)  # from an earlier evaluation
 
 
 def _grid(panels: Sequence[Array]) -> Array:
-    """Panels of one size in rows, on paper."""
+    """Panels of the same size in rows."""
     height, width = (side + GAP for side in panels[0].shape[:2])
     columns = min(COLUMNS, len(panels))
     sheet = np.full((-(-len(panels) // columns) * height + GAP, columns * width + GAP, 3), BACKGROUND, np.uint8)
-    for place, panel in enumerate(panels):
-        top, left = place // columns * height + GAP, place % columns * width + GAP
+    for index, panel in enumerate(panels):
+        top, left = index // columns * height + GAP, index % columns * width + GAP
         sheet[top : top + height - GAP, left : left + width - GAP] = panel
     return sheet

@@ -1,9 +1,9 @@
-"""COCO's average precision and recall, counted by hotcoco; pycocotools is the referee in the tests.
+"""COCO metrics, computed by hotcoco; the tests compare them with pycocotools.
 
-I images, N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
+N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresholds 0:0.01:1
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# key, AP or AR, IoU, area, detections an image and class: COCO's twelve numbers in COCO's order
+# key, AP or AR, IoU, area, detections per image and class: COCO's twelve metrics in COCO's order
 SUMMARY = (
     ("AP", "AP", "0.50:0.95", "all", 100),
     ("AP50", "AP", "0.50", "all", 100),
@@ -32,15 +32,22 @@ SUMMARY = (
     ("AR_large", "AR", "0.50:0.95", "large", 100),
 )
 RECALLS = np.linspace(0, 1, 101)
-ALL_AREAS, MOST_DETECTIONS = 0, 2  # where "all" and 100 stand on the last two axes of hotcoco's arrays
+ALL_AREAS, MAX_DETECTIONS_100 = 0, 2  # indices of "all" and 100 on the last two axes of hotcoco's arrays
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class. ap, ap50 and ar (at most 100 detections an image) in [0, 1], -1 where there is no truth.
+    """The metrics of a class.
 
-    images: how many show the class. objects: true boxes without crowd regions. detections: all that were given.
-    best_score: the lowest score to let through where F1 at IoU 0.5 shall be highest, -1 where nothing is found.
+    Attributes:
+        name: Of the class.
+        ap: In [0, 1]; -1 if the class has no ground truth.
+        ap50: The same at IoU 0.5.
+        ar: With at most 100 detections per image.
+        images: Number of images with the class.
+        objects: Number of ground-truth boxes, without crowd regions.
+        detections: Number of detections.
+        best_score: The score threshold with the highest F1 at IoU 0.5; -1 if no object is detected.
     """
 
     name: str
@@ -55,11 +62,13 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What an evaluation found.
+    """The COCO metrics of a detector.
 
-    summary: COCO's twelve numbers by the keys of `SUMMARY`, in [0, 1], -1 where there is no truth.
-    classes: one entry a class, in label order. precision: (T, R, K) over all areas, -1 where a class has no truth.
-    info: how it was measured (recipe, thresholds, versions, images).
+    Attributes:
+        summary: COCO's twelve metrics by the keys of `SUMMARY`, in [0, 1]; -1 without ground truth.
+        classes: In label order.
+        precision: (T, R, K) over all areas; -1 for a class without ground truth.
+        info: Recipe, thresholds, versions and number of images.
     """
 
     summary: dict[str, float]
@@ -77,7 +86,7 @@ class Metrics:
 
     @property
     def quality(self) -> float:
-        """By what the best network of a training is chosen."""
+        """The metric that selects the best checkpoint."""
         return self.ap
 
     @property
@@ -88,16 +97,16 @@ class Metrics:
         return "\n".join([*self.lines(), "", *self.table()])
 
     def lines(self) -> list[str]:
-        """The twelve lines as COCO's own tool prints them."""
+        """The twelve lines in the format of pycocotools."""
         titles = {"AP": "Average Precision", "AR": "Average Recall"}
         return [
-            f" {titles[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ] "
+            f" {titles[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={detections:>3} ] "
             f"= {self.summary[key]:0.3f}"
-            for key, kind, iou, area, most in SUMMARY
+            for key, kind, iou, area, detections in SUMMARY
         ]
 
     def table(self) -> list[str]:
-        """One line a class under a heading, as plain text."""
+        """A heading and a line per class."""
         width = max([len("class"), *(len(row.name) for row in self.classes)])
         heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'images':>8}  {'objects':>7}  detections"
         return [heading] + [
@@ -109,7 +118,7 @@ class Metrics:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `metrics.json`."""
+        """The content of `metrics.json`."""
         fields = ClassMetrics.__slots__
         rows = [{name: getattr(row, name) for name in fields} for row in self.classes]
         return {**self.info, "summary": self.summary, "classes": rows}
@@ -121,10 +130,16 @@ def score(
     names: Sequence[str],
     info: Mapping[str, Any] | None = None,
 ) -> Metrics:
-    """COCO's numbers for `detections`, one entry a sample, both in original px with labels 0 to K - 1.
+    """Compute the COCO metrics.
 
-    Crowd regions neither need to be found nor count as wrong, and the small, medium and large ranges go by
-    `Sample.areas`, which for COCO files is the area of the mask and not of the box.
+    Crowd regions count neither as missed nor as false positives. The area ranges use `Sample.areas`, which in COCO
+    files is the area of the mask, not of the box.
+
+    Args:
+        samples: The ground truth, in px of the images, with labels 0 to K - 1.
+        detections: Of each sample.
+        names: The class names.
+        info: For `Metrics.info`.
     """
     truth = COCO(_truth(samples, names))
     counter = COCOeval(truth, truth.loadRes(_results(detections)), "bbox")
@@ -133,23 +148,23 @@ def score(
     counter.summary_lines()  # fills stats, and unlike summarize() prints nothing
     summary = {row[0]: float(value) for row, value in zip(SUMMARY, counter.stats, strict=True)}
     arrays: Any = counter.eval
-    precision = np.asarray(arrays["precision"])[:, :, :, ALL_AREAS, MOST_DETECTIONS]
-    recall = np.asarray(arrays["recall"])[:, :, ALL_AREAS, MOST_DETECTIONS]
-    scores = np.asarray(arrays["scores"])[0, :, :, ALL_AREAS, MOST_DETECTIONS]
+    precision = np.asarray(arrays["precision"])[:, :, :, ALL_AREAS, MAX_DETECTIONS_100]
+    recall = np.asarray(arrays["recall"])[:, :, ALL_AREAS, MAX_DETECTIONS_100]
+    scores = np.asarray(arrays["scores"])[0, :, :, ALL_AREAS, MAX_DETECTIONS_100]
     best = _best_scores(precision[0], scores)
     return Metrics(summary, _classes(samples, detections, names, precision, recall, best), precision, dict(info or {}))
 
 
 def _best_scores(precision: Array, scores: Array) -> Array:
-    """(R, K) at IoU 0.5 -> (K,). Precision there is the best at that recall or beyond, so F1 peaks where it is real."""
-    known = precision.clip(min=0)
-    f1 = 2 * known * RECALLS[:, None] / (known + RECALLS[:, None]).clip(min=1e-9)
+    """(R, K) at IoU 0.5 -> (K,). COCO's precision is interpolated, but it is exact where F1 has its maximum."""
+    precision = precision.clip(min=0)
+    f1 = 2 * precision * RECALLS[:, None] / (precision + RECALLS[:, None]).clip(min=1e-9)
     best = np.take_along_axis(scores, f1.argmax(axis=0)[None], axis=0)[0]
     return np.where(f1.max(axis=0) > 0, best, -1.0)
 
 
 def _truth(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
-    """A COCO file's content. Ids are positions counted from 1: matching takes an annotation id of 0 for no match."""
+    """The ground truth in COCO format. Ids start at 1, since matching treats annotation id 0 as unmatched."""
     annotations: list[dict[str, Any]] = []
     for image, sample in enumerate(samples, 1):
         boxes = sample.boxes.astype(np.float64)
@@ -174,15 +189,15 @@ def _truth(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _results(detections: Sequence[Detections]) -> Array:
-    """(N, 7) float64 rows of image, x, y, width, height, score, category, in the order given."""
-    counts = [len(found) for found in detections]
+    """(N, 7) float64 rows of image, x, y, width, height, score, category."""
+    counts = [len(result) for result in detections]
     rows = np.zeros((sum(counts), 7))
     if len(rows):
         rows[:, 0] = np.repeat(np.arange(1, len(counts) + 1), counts)
-        rows[:, 1:5] = np.concatenate([found.boxes.numpy(force=True) for found in detections])
+        rows[:, 1:5] = np.concatenate([result.boxes.numpy(force=True) for result in detections])
         rows[:, 3:5] -= rows[:, 1:3]
-        rows[:, 5] = np.concatenate([found.scores.numpy(force=True) for found in detections])
-        rows[:, 6] = np.concatenate([found.labels.numpy(force=True) for found in detections]) + 1
+        rows[:, 5] = np.concatenate([result.scores.numpy(force=True) for result in detections])
+        rows[:, 6] = np.concatenate([result.labels.numpy(force=True) for result in detections]) + 1
     return rows
 
 
@@ -195,21 +210,23 @@ def _classes(
     best: Array,
 ) -> tuple[ClassMetrics, ...]:
     classes = len(names)
-    real = [sample.labels[~sample.crowd] for sample in samples]
-    objects = np.bincount(np.concatenate([*real, np.zeros(0, np.int64)]), minlength=classes)
-    shown = np.concatenate([*(np.unique(sample.labels) for sample in samples), np.zeros(0, np.int64)])
-    images = np.bincount(shown, minlength=classes)
-    found = np.concatenate([*(given.labels.numpy(force=True) for given in detections), np.zeros(0, np.int64)])
-    counts = np.bincount(found, minlength=classes)
+
+    def count(labels: Iterable[Array]) -> list[int]:
+        counts: list[int] = np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]), minlength=classes).tolist()
+        return counts
+
+    objects = count(sample.labels[~sample.crowd] for sample in samples)
+    images = count(np.unique(sample.labels) for sample in samples)
+    counts = count(result.labels.numpy(force=True) for result in detections)
     return tuple(
         ClassMetrics(
             name,
             _mean(precision[:, :, label]),
             _mean(precision[0, :, label]),
             _mean(recall[:, label]),
-            int(images[label]),
-            int(objects[label]),
-            int(counts[label]),
+            images[label],
+            objects[label],
+            counts[label],
             float(best[label]),
         )
         for label, name in enumerate(names)
@@ -217,11 +234,11 @@ def _classes(
 
 
 def _mean(values: Array) -> float:
-    """Mean of what is known; COCO marks the unknown with -1."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else -1.0
+    """The mean of the valid values; COCO marks undefined ones with -1."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else -1.0
 
 
 def cell(value: float) -> str:
-    """A number of a table, six wide; a dash for the -1 of what is not known."""
+    """Format a value of a table in six characters; a dash for -1, which means undefined."""
     return f"{value:>6.3f}" if value >= 0 else f"{'-':>6}"

@@ -1,6 +1,6 @@
-"""Images of a run: loss and score curves, precision over recall, the confusion matrix, a sheet of examples.
+"""Plots of a run: loss and metrics, precision-recall curves, the confusion matrix, a sheet of examples.
 
-N detections and M true boxes of one image, K classes, T = 10 IoU thresholds, R = 101 recall thresholds
+N detections and M ground-truth boxes of one image, K classes, R = 101 recall thresholds
 """
 
 import warnings
@@ -36,30 +36,27 @@ from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_CURVES = 12  # classes with a line of their own; more are a thicket, so the rest only count in the mean
-MOST_NUMBERS = 25  # classes up to which the confusion matrix writes its counts
-PANEL = (640, 480)  # px: (longest width, height) of an image on the sheet
+MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
+MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts
+PANEL = (640, 480)  # px: maximum width, height of an image on the sheet
 
 
 def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
-    """Loss terms, learning rate and `scores` (keys of its evaluations) of the run whose `log.jsonl` this is, if it is
-    there."""
+    """Plot loss terms, learning rate and `scores` (keys of evaluations) of a run's `log.jsonl`, if it exists."""
     if not log.is_file():
         return
     lines = [line for _, line in run_log.read(log)]
-    steps, evaluations = (
-        [line for line in lines if "terms" in line],
-        [line for line in lines if all(name in line for name in scores)],
-    )
+    steps = [line for line in lines if "terms" in line]
+    evaluations = [line for line in lines if all(name in line for name in scores)]
     figure = Figure(figsize=(13, 4), layout="constrained")
     loss, rate, quality = figure.subplots(1, 3)
-    at = [line["step"] for line in steps]
+    x = [line["step"] for line in steps]
     for name in steps[0]["terms"] if steps else ():
-        loss.plot(at, [line["terms"].get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
-    loss.plot(at, [line["total"] for line in steps], lw=1.6, color="black", label="sum")
-    shrinking = any(line["total"] > 0 for line in steps)  # a classifier of one class loses nothing
-    loss.set(title="training loss", xlabel="step", yscale="log" if shrinking else "linear")
-    rate.plot(at, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
+        loss.plot(x, [line["terms"].get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
+    loss.plot(x, [line["total"] for line in steps], lw=1.6, color="black", label="sum")
+    is_positive = any(line["total"] > 0 for line in steps)  # the loss of a classifier with one class is 0
+    loss.set(title="training loss", xlabel="step", yscale="log" if is_positive else "linear")
+    rate.plot(x, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
     rate.set(title="learning rate", xlabel="step", ylim=(0, None))
     for name, tint in zip(scores, ("tab:blue", "tab:orange"), strict=True):
         epochs, values = [line["epoch"] + 1 for line in evaluations], [line[name] for line in evaluations]
@@ -74,19 +71,19 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
 
 
 def precision_recall(metrics: Metrics, file: Path) -> None:
-    """Precision over recall at IoU 0.50, one line a class (the most frequent ones) and their mean."""
+    """Plot precision-recall curves at IoU 0.50 for the most frequent classes, and the mean of all classes."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    at_half = metrics.precision[0]  # (R, K)
-    known = [label for label in range(at_half.shape[1]) if at_half[0, label] > -1]
-    shown = sorted(sorted(known, key=lambda label: -metrics.classes[label].objects)[:MOST_CURVES])
+    precision = metrics.precision[0]  # (R, K) at IoU 0.50
+    valid = [label for label in range(precision.shape[1]) if precision[0, label] > -1]
+    shown = sorted(sorted(valid, key=lambda label: -metrics.classes[label].objects)[:MAX_CURVES])
     for label in shown:
         row = metrics.classes[label]
-        tint = tuple(part / 255 for part in color(label))
-        axes.plot(RECALLS, at_half[:, label], lw=1.4, color=tint, label=f"{row.name}  {row.ap50:.3f}")
-    if known:
-        mean = at_half[:, known].mean(axis=1)
-        axes.plot(RECALLS, mean, lw=2.6, color="black", label=f"mean of {len(known)}  {metrics.ap50:.3f}")
+        tint = tuple(channel / 255 for channel in color(label))
+        axes.plot(RECALLS, precision[:, label], lw=1.4, color=tint, label=f"{row.name}  {row.ap50:.3f}")
+    if valid:
+        mean = precision[:, valid].mean(axis=1)
+        axes.plot(RECALLS, mean, lw=2.6, color="black", label=f"mean of {len(valid)}  {metrics.ap50:.3f}")
         axes.legend(title="class  AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     axes.set(title="precision over recall at IoU 0.50", xlabel="recall", ylabel="precision")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -97,28 +94,35 @@ def precision_recall(metrics: Metrics, file: Path) -> None:
 def confusion(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: int, threshold: float, iou: float = 0.5
 ) -> Array:
-    """(K + 1, K + 1) counts: row = true class, column = predicted class, the last of each = background.
+    """The confusion matrix, (K + 1, K + 1) counts: row = true class, column = predicted class, last = background.
 
-    A detection of at least `threshold` goes to the true box, of whatever class, that it overlaps most, if that is
-    `iou` or more; of those at one true box the best scored is its match (PASCAL VOC's rule) and the others are false.
-    Detections that lie to that share within a crowd region count nowhere.
+    A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `iou`. Of the
+    detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule) and the others are false positives.
+    Detections of which at least the fraction `iou` is inside a crowd region are ignored.
+
+    Args:
+        samples: The ground truth.
+        detections: Of each sample.
+        classes: Number of classes K.
+        threshold: Minimum score.
+        iou: Minimum IoU.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
-    for sample, given in zip(samples, detections, strict=True):
-        scores = given.scores.numpy(force=True)
+    for sample, result in zip(samples, detections, strict=True):
+        scores = result.scores.numpy(force=True)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= threshold]
-        boxes, labels = given.boxes.numpy(force=True)[order], given.labels.numpy(force=True)[order]
+        boxes, labels = result.boxes.numpy(force=True)[order], result.labels.numpy(force=True)[order]
         inter, area = _overlaps(boxes, sample.boxes)
         union = area[:, None] + _area(sample.boxes)[None] - inter
         overlap = np.where(sample.crowd[None], 0, inter / np.maximum(union, 1e-9))
         in_crowd = ((inter * sample.crowd[None]).max(axis=1, initial=0) >= iou * area) & sample.crowd.any()
         best = overlap.argmax(axis=1) if overlap.shape[1] else np.zeros(len(boxes), np.int64)
-        near = np.flatnonzero(overlap.max(axis=1, initial=0) >= iou)
-        taken, first = np.unique(best[near], return_index=True)  # rows are best first, so the first is the match
-        matched = near[first]
-        np.add.at(counts, (sample.labels[taken], labels[matched]), 1)
-        missed = np.setdiff1d(np.flatnonzero(~sample.crowd), taken)
+        assigned = np.flatnonzero(overlap.max(axis=1, initial=0) >= iou)
+        truth, first = np.unique(best[assigned], return_index=True)  # rows are best first, so the first is the match
+        matched = assigned[first]
+        np.add.at(counts, (sample.labels[truth], labels[matched]), 1)
+        missed = np.setdiff1d(np.flatnonzero(~sample.crowd), truth)
         np.add.at(counts, (sample.labels[missed], np.full(len(missed), classes)), 1)
         false = np.setdiff1d(np.flatnonzero(~in_crowd), matched)
         np.add.at(counts, (np.full(len(false), classes), labels[false]), 1)
@@ -126,7 +130,7 @@ def confusion(
 
 
 def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str], title: str, file: Path) -> None:
-    """`counts` (true, predicted), colored by the share of each row."""
+    """Plot `counts` (true, predicted), normalized by row."""
     side = min(16.0, 3.2 + 0.42 * len(columns))
     figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axes = figure.subplots()
@@ -136,10 +140,10 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
     small = max(4.0, min(9.0, 400 / len(columns)))
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", rotation_mode="anchor", fontsize=small)
     axes.set_yticks(range(len(rows)), rows, fontsize=small)
-    as_it_stands([*axes.get_xticklabels(), *axes.get_yticklabels()])
+    disable_math([*axes.get_xticklabels(), *axes.get_yticklabels()])
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, parse_math=False)
-    if len(columns) <= MOST_NUMBERS:
+    if len(columns) <= MAX_LABELED:
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", fontsize=small, color=ink if count else "0.75")
@@ -147,44 +151,43 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
 
 
 def sheet(panels: Sequence[Array], file: Path) -> None:
-    """Panels one below the other in two columns."""
+    """Write panels in one column, or in two from four panels on."""
     if not panels:
         return
-    wide = max(panel.shape[1] for panel in panels)
+    width = max(panel.shape[1] for panel in panels)
     margin, columns = 16, 2 if len(panels) > 3 else 1
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     bands = []
     for row in rows:
-        high = max(panel.shape[0] for panel in row)
-        band = np.full((high + 2 * margin, columns * (wide + 2 * margin), 3), BACKGROUND, np.uint8)
+        height = max(panel.shape[0] for panel in row)
+        band = np.full((height + 2 * margin, columns * (width + 2 * margin), 3), BACKGROUND, np.uint8)
         for column, panel in enumerate(row):
-            left = column * (wide + 2 * margin) + margin
+            left = column * (width + 2 * margin) + margin
             band[margin : margin + panel.shape[0], left : left + panel.shape[1]] = panel
         bands.append(band)
     write_jpeg(np.concatenate(bands), file)
 
 
 def write_jpeg(image: Array, file: Path) -> None:
-    """uint8 RGB (h, w, 3) -> file."""
+    """Write uint8 RGB (h, w, 3) as JPEG."""
     with atomic_write(file) as tmp:
         tmp.write_bytes(encode_image(image, ".jpg", 90))
 
 
-def panel(image: Array, sample: Sample, found: Detections) -> Array:
-    """An image of the sheet with its true and with its predicted boxes, side by side; scaled first, so that its letters
-    come out at one size on the sheet."""
+def panel(image: Array, sample: Sample, result: Detections) -> Array:
+    """Ground truth and prediction side by side for the sheet, resized before drawing so that all text has one size."""
     height, width = image.shape[:2]
     scale = min(PANEL[0] / width, PANEL[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
-    shrunk = replace(sample, boxes=sample.boxes * factor)
-    moved = replace(found, boxes=found.boxes * found.boxes.new_tensor(factor))
-    return truth_and_prediction(small, shrunk, moved)
+    truth = replace(sample, boxes=sample.boxes * factor)
+    prediction = replace(result, boxes=result.boxes * result.boxes.new_tensor(factor))
+    return truth_and_prediction(small, truth, prediction)
 
 
 def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
-    """`image` twice, side by side under headings: with the true boxes and with the predicted ones."""
+    """`image` with ground-truth boxes and with predicted boxes, side by side under headings."""
     texts = [
         name_of(prediction.names, label) + (" (crowd)" if crowd else "")
         for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
@@ -204,7 +207,7 @@ def _under_heading(text: str, panel: Array) -> Array:
 
 
 def _overlaps(boxes: Array, others: Array) -> tuple[Array, Array]:
-    """(N, 4), (M, 4) -> shared area (N, M) and area of the first (N,), px."""
+    """(N, 4), (M, 4) -> intersection areas (N, M) and areas of the first (N,), px."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.clip(high - low, 0, None).prod(axis=2), _area(boxes)
@@ -215,21 +218,21 @@ def _area(boxes: Array) -> Array:
     return sides[:, 0] * sides[:, 1]
 
 
-def as_it_stands(texts: Sequence[Text]) -> None:
-    """Names are no formulas: a `$` in them is a dollar."""
+def disable_math(texts: Sequence[Text]) -> None:
+    """Show a `$` in names as it is; Matplotlib would parse it as a formula."""
     for text in texts:
         text.set_parse_math(False)
 
 
 def _tidy(axes: Axes) -> None:
     legend = axes.get_legend()
-    as_it_stands([axes.title, *(legend.get_texts() if legend else ())])
+    disable_math([axes.title, *(legend.get_texts() if legend else ())])
     axes.grid(True, lw=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """As PNG. A bare Figure draws with Agg and is known to no window system, so there is nothing to close."""
+    """Save as PNG. A Figure without pyplot uses Agg and need not be closed."""
     with atomic_write(file) as tmp, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # letters that the font lacks are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # glyphs that the font lacks are drawn as boxes
         figure.savefig(tmp, format="png", dpi=130)

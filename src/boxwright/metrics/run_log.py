@@ -1,4 +1,4 @@
-"""Reading `log.jsonl` of a run folder, which may be damaged, or somebody else's file of that name."""
+"""Reading a run's `log.jsonl`, which may be damaged or a file of another program."""
 
 import math
 from pathlib import Path
@@ -12,27 +12,30 @@ Line = dict[str, Any]
 
 
 def read(file: Path) -> list[tuple[bytes, Line]]:
-    """The lines, each as it stands there, with its line break, and as values: `step` and `epoch` are whole numbers,
-    `terms` are numbers by name, and all else are numbers.
+    """Read the log. A last line without a line break, which was being written when the run was killed, is ignored.
 
-    A last line without its line break, which a kill cut short, is left out. Raises InputError for any other line that
-    is none of a log.
+    Returns:
+        Each line as bytes with its line break, and its values: `step` and `epoch` are integers, `terms` are numbers by
+        name, all others are numbers.
+
+    Raises:
+        InputError: The file cannot be read, or another line is not one of a log.
     """
     try:
         content = files.read_bytes(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    found = []
+    lines = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        place = f"{file}: line {number}"
-        values = json_text.parse(line, place)
-        if not _is_sound(values):
-            raise InputError(f"{place}: no line of a run's log; remove it, or name another folder")
-        found.append((line + b"\n", values))
-    return found
+        location = f"{file}: line {number}"
+        values = json_text.parse(line, location)
+        if not _is_valid(values):
+            raise InputError(f"{location}: no line of a run's log; remove it, or name another folder")
+        lines.append((line + b"\n", values))
+    return lines
 
 
-def _is_sound(values: Any) -> bool:
+def _is_valid(values: Any) -> bool:
     if not isinstance(values, dict) or not all(type(values.get(name)) is int for name in ("step", "epoch")):
         return False
     terms = values.get("terms", {})

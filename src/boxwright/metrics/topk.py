@@ -1,6 +1,6 @@
-"""How often a classifier is right: top-1, top-5, and class by class.
+"""Top-1 and top-5 accuracy of a classifier, overall and by class.
 
-N images, K best classes of each (at most 5), C classes of the model
+N images, C classes of the model, K = min(5, C)
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from boxwright.errors import printable
 from boxwright.types import Classes
 
-BEST = 5  # classes of an image that count for the second number
+MAX_K = 5  # of top-5
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class that images show. images: how many show it. predicted: how many have it as their best class.
+    """The metrics of a class with images.
 
-    top1, top5: the share of its images that have it as their best, or among their best five. precision: the share of
-    those predicted that show it, -1 where none is. taken_for: the wrong class most often best on its images, "" where
-    none is, and how often.
+    Attributes:
+        name: Of the class.
+        images: Number of its images.
+        predicted: Number of images for which it is predicted.
+        top1: Fraction of its images for which it is predicted.
+        top5: Fraction of its images for which it is among the top five.
+        precision: Fraction of correct predictions; -1 if it is never predicted.
+        taken_for: The class most often predicted instead; "" if there is none.
+        times: How often `taken_for` is predicted.
     """
 
     name: str
@@ -37,10 +43,13 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """What an evaluation found.
+    """The metrics of a classifier.
 
-    summary: top1 and top5, shares of all images. classes: one entry a class that images show, in label order.
-    confusion: (C, C) counts, row = true class, column = best class. info: how it was measured.
+    Attributes:
+        summary: top1 and top5 accuracy, in [0, 1].
+        classes: Those with images, in label order.
+        confusion: (C, C) counts, row = true class, column = predicted class.
+        info: Recipe, versions and number of images.
     """
 
     summary: dict[str, float]
@@ -50,7 +59,7 @@ class TopK:
 
     @property
     def quality(self) -> float:
-        """By what the best network of a training is chosen."""
+        """The metric that selects the best checkpoint."""
         return self.summary["top1"]
 
     @property
@@ -61,9 +70,9 @@ class TopK:
         return "\n".join([self.headline, "", *self.table()])
 
     def table(self) -> list[str]:
-        """One line a class under a heading, as plain text."""
-        width = max(len(row.name) for row in (*self.classes, _HEAD))
-        heading = f"{_HEAD.name:<{width}}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}  {'images':>8}  taken for"
+        """A heading and a line per class."""
+        width = max(map(len, ["class", *(row.name for row in self.classes)]))
+        heading = f"{'class':<{width}}  {'top-1':>6}  {'top-5':>6}  {'precision':>9}  {'images':>8}  taken for"
         return [heading] + [
             printable(
                 f"{row.name:<{width}}  {row.top1:>6.3f}  {row.top5:>6.3f}  "
@@ -78,32 +87,33 @@ class TopK:
         return {**self.info, "summary": self.summary, "classes": [asdict(row) for row in self.classes]}
 
 
-_HEAD = ClassRow("class", 0, 0, 0, 0, 0, "", 0)
-
-
 def score(
     truth: NDArray[np.int64],
-    found: Sequence[Classes],
+    results: Sequence[Classes],
     names: Sequence[str],
     info: Mapping[str, Any] | None = None,
 ) -> TopK:
-    """truth (N,): the label of each image among the model's C `names`; found: its best classes, at least 5 or all.
+    """Compute top-1, top-5 and the confusion matrix. Classes with equal scores keep the order of the network.
 
-    Of classes with equal scores that comes first which the network put first.
+    Args:
+        truth: (N,) the label of each image.
+        results: The top-k classes of each image, at least 5 or all.
+        names: The C classes of the model.
+        info: For `TopK.info`.
     """
-    ranked = np.stack([one.labels.numpy()[:BEST] for one in found])  # (N, K)
+    ranked = np.stack([result.labels.numpy()[:MAX_K] for result in results])  # (N, K)
     confusion = np.zeros((len(names), len(names)), np.int64)
     np.add.at(confusion, (truth, ranked[:, 0]), 1)
-    within = (ranked == truth[:, None]).any(1)
-    hits = np.bincount(truth, weights=within, minlength=len(names))
-    summary = {"top1": float(np.trace(confusion) / len(truth)), "top5": float(within.mean())}
+    in_top5 = (ranked == truth[:, None]).any(1)
+    hits = np.bincount(truth, weights=in_top5, minlength=len(names))
+    summary = {"top1": float(np.trace(confusion) / len(truth)), "top5": float(in_top5.mean())}
     rows = tuple(_row(label, confusion, hits, names) for label in np.unique(truth).tolist())
     return TopK(summary, rows, confusion, dict(info or {}))
 
 
 def _row(label: int, confusion: NDArray[np.int64], hits: NDArray[Any], names: Sequence[str]) -> ClassRow:
     images, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
-    right = int(confusion[label, label])
+    correct = int(confusion[label, label])
     wrong = confusion[label].copy()
     wrong[label] = 0
     other = int(wrong.argmax())
@@ -111,9 +121,9 @@ def _row(label: int, confusion: NDArray[np.int64], hits: NDArray[Any], names: Se
         name=names[label],
         images=images,
         predicted=predicted,
-        top1=right / images,
+        top1=correct / images,
         top5=float(hits[label]) / images,
-        precision=right / predicted if predicted else -1.0,
+        precision=correct / predicted if predicted else -1.0,
         taken_for=names[other] if wrong[other] else "",
         times=int(wrong[other]),
     )

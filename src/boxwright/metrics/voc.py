@@ -1,6 +1,6 @@
-"""PASCAL VOC's average precision, as DOTA's task 2 asks for it: one overlap, by class, `difficult` objects left out.
+"""PASCAL VOC's average precision, as in DOTA's task 2: at one IoU, per class, `difficult` objects ignored.
 
-I images (or whole scenes), N detections and M true boxes of one class, K classes
+N detections and M ground-truth boxes of one class, K classes
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,21 @@ from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Detections
 
 Array = np.ndarray[Any, np.dtype[Any]]
-TOGETHER = 512  # detections, from left to right, that are compared with the objects in their reach
+CHUNK = 512  # detections, sorted by x, that are compared with the boxes in their range at a time
 
 
 @dataclass(frozen=True, slots=True)
 class ClassAP:
-    """One class. ap07, ap12 and recall in [0, 1], -1 where there is no object to find.
+    """The metrics of a class, in [0, 1]; -1 if it has no objects.
 
-    ap07: mean of the best precision from each of the recalls 0, 0.1, ... 1 on (VOC 2007). ap12: area under the
-    precision that never rises with recall (VOC 2010 and later). recall: share of the objects found at any score.
-    objects: true boxes that count. ignored: those that do not (difficult, crowd). detections: all that were given.
+    Attributes:
+        name: Of the class.
+        ap07: 11-point interpolated AP (VOC 2007).
+        ap12: Area under the interpolated precision-recall curve (VOC 2010 and later).
+        recall: Fraction of the objects that are detected at any score.
+        objects: Number of ground-truth boxes.
+        ignored: Number of ignored ones (difficult, crowd).
+        detections: Number of detections.
     """
 
     name: str
@@ -41,26 +46,26 @@ class ClassAP:
 
 @dataclass(frozen=True, slots=True)
 class VocMetrics:
-    """classes: one entry a class, in label order. info: how it was measured."""
+    """The VOC metrics of a detector. classes: in label order. info: as in `coco.Metrics`."""
 
     classes: tuple[ClassAP, ...]
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ap07(self) -> float:
-        """Mean over the classes with objects, -1 where there is none."""
+        """Mean over the classes with objects; -1 if there are none."""
         return self._mean("ap07")
 
     @property
     def ap12(self) -> float:
-        """Mean over the classes with objects, -1 where there is none."""
+        """Mean over the classes with objects; -1 if there are none."""
         return self._mean("ap12")
 
     def __str__(self) -> str:
         return "\n".join(self.table())
 
     def table(self) -> list[str]:
-        """One line a class and one for their mean under a heading, as plain text."""
+        """A heading, a line per class, and their mean."""
         counts = [sum(getattr(row, name) for row in self.classes) for name in ("objects", "ignored", "detections")]
         mean = ClassAP("mean", self.ap07, self.ap12, self._mean("recall"), *counts)
         width = max(len("class"), *(len(row.name) for row in (*self.classes, mean)))
@@ -74,13 +79,13 @@ class VocMetrics:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The content of a JSON file."""
         rows = [{name: getattr(row, name) for name in ClassAP.__slots__} for row in self.classes]
         return {**self.info, "summary": {"VOC07": self.ap07, "VOC12": self.ap12}, "classes": rows}
 
     def _mean(self, name: str) -> float:
-        known = [getattr(row, name) for row in self.classes if row.objects]
-        return sum(known) / len(known) if known else -1.0
+        values = [getattr(row, name) for row in self.classes if row.objects]
+        return sum(values) / len(values) if values else -1.0
 
 
 def score(
@@ -91,71 +96,79 @@ def score(
     plus_one: bool = False,
     info: Mapping[str, Any] | None = None,
 ) -> VocMetrics:
-    """VOC's numbers for `detections`, one entry a sample, both in the same px with labels 0 to K - 1.
+    """Compute the VOC metrics.
 
-    A detection belongs to the true box of its class that it overlaps most, if by `iou` or more. Of those that belong
-    to one object the best scored finds it, and the others are wrong, as are those that belong to none. What belongs
-    to a difficult object or a crowd region counts nowhere, and neither do these.
+    A detection is assigned to the ground-truth box of its class with the highest IoU, if that is at least `iou`. Of the
+    detections assigned to an object, the best-scoring one is a true positive and the others are false positives, as are
+    unassigned ones. Difficult objects, crowd regions and the detections assigned to them are ignored.
 
-    plus_one: a box's right and lower px belong to it, as in the development kits of VOC and DOTA, whose coordinates
-    name whole pixels. Small boxes overlap more by this.
+    Args:
+        samples: The ground truth, with labels 0 to K - 1.
+        detections: Of each sample, in the same px.
+        names: The class names.
+        iou: Minimum IoU.
+        plus_one: Boxes include their right and bottom px, as in the development kits of VOC and DOTA, whose coordinates
+            are pixel indices. Increases the IoU of small boxes.
+        info: For `VocMetrics.info`.
     """
     classes = tuple(_class(samples, detections, label, name, iou, plus_one) for label, name in enumerate(names))
     return VocMetrics(classes, dict(info or {}))
 
 
-def average_precision(right: Array, objects: int) -> tuple[float, float]:
-    """VOC 2007's and VOC 2012's number.
+def average_precision(correct: Array, objects: int) -> tuple[float, float]:
+    """AP of VOC 2007 and of VOC 2012.
 
-    right (N,) bool: whether each detection, best score first, finds an object; of `objects` >= 1 in all.
+    Args:
+        correct: (N,) bool, whether each detection, best score first, is a true positive.
+        objects: Number of objects, at least 1.
     """
-    found = np.cumsum(right)
-    precision = found / np.arange(1, len(found) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]  # from each rank on
-    # The rank where a tenth of the recall is reached, in whole numbers: 3 of 10 are 0.3, which floats deny.
-    ranks = np.searchsorted(10 * found, np.arange(11) * objects)
-    ap07 = np.append(best, 0.0)[ranks].sum() / 11
-    return float(ap07), float(best[right].sum() / objects)
+    true_positives = np.cumsum(correct)
+    precision = true_positives / np.arange(1, len(true_positives) + 1)
+    interpolated = np.maximum.accumulate(precision[::-1])[::-1]
+    # The ranks where each tenth of recall is reached, in integers: with floats, 3 of 10 would be below 0.3.
+    ranks = np.searchsorted(10 * true_positives, np.arange(11) * objects)
+    ap07 = np.append(interpolated, 0.0)[ranks].sum() / 11
+    return float(ap07), float(interpolated[correct].sum() / objects)
 
 
 def _class(
     samples: Sequence[Sample], detections: Sequence[Detections], label: int, name: str, iou: float, plus_one: bool
 ) -> ClassAP:
-    """Everything about one class. A true box's number counts through all images."""
-    scores, owners = [np.zeros(0)], [np.zeros(0, np.int64)]
+    """The metrics of one class. Ground-truth boxes are numbered across all samples."""
+    scores, matches = [np.zeros(0)], [np.zeros(0, np.int64)]
     ignored = [np.zeros(0, np.bool_)]
-    before = 0
-    for sample, given in zip(samples, detections, strict=True):
-        true, mine = sample.labels == label, given.labels == label
-        scores.append(given.scores[mine].numpy(force=True))
-        owner = _owners(given.boxes[mine], torch.from_numpy(sample.boxes[true]), iou, plus_one).numpy()
-        owners.append(np.where(owner < 0, -1, owner + before))
-        ignored.append((sample.difficult | sample.crowd)[true])
-        before += int(true.sum())
-    score, owner, ignore = np.concatenate(scores), np.concatenate(owners), np.concatenate(ignored)
-    owner = owner[np.argsort(-score, kind="stable")]
-    owner = owner[~np.append(ignore, False)[owner]]  # -1, no true box, is the last: it stays
-    right = np.zeros(len(owner), np.bool_)
-    objects, first = np.unique(owner, return_index=True)
-    right[first[objects >= 0]] = True
+    offset = 0
+    for sample, result in zip(samples, detections, strict=True):
+        truth, of_class = sample.labels == label, result.labels == label
+        scores.append(result.scores[of_class].numpy(force=True))
+        match = _match(result.boxes[of_class], torch.from_numpy(sample.boxes[truth]), iou, plus_one).numpy()
+        matches.append(np.where(match < 0, -1, match + offset))
+        ignored.append((sample.difficult | sample.crowd)[truth])
+        offset += int(truth.sum())
+    score, match, ignore = np.concatenate(scores), np.concatenate(matches), np.concatenate(ignored)
+    match = match[np.argsort(-score, kind="stable")]
+    match = match[~np.append(ignore, False)[match]]  # keeps unmatched ones: -1 indexes the appended element
+    correct = np.zeros(len(match), np.bool_)
+    objects, first = np.unique(match, return_index=True)
+    correct[first[objects >= 0]] = True
     total = int((~ignore).sum())
     if not total:
         return ClassAP(name, -1.0, -1.0, -1.0, 0, len(ignore), len(score))
-    ap07, ap12 = average_precision(right, total)
-    return ClassAP(name, ap07, ap12, int(right.sum()) / total, total, int(ignore.sum()), len(score))
+    ap07, ap12 = average_precision(correct, total)
+    return ClassAP(name, ap07, ap12, int(correct.sum()) / total, total, int(ignore.sum()), len(score))
 
 
-def _owners(boxes: Tensor, true: Tensor, iou: float, plus_one: bool) -> Tensor:
-    """(N, 4), (M, 4) -> (N,) int64: the true box that each overlaps most, -1 where by less than `iou`, above 0."""
-    boxes, true = boxes.double().cpu(), true.double()
-    owners = torch.full((len(boxes),), -1)
+def _match(boxes: Tensor, truth: Tensor, iou: float, plus_one: bool) -> Tensor:
+    """(N, 4), (M, 4) -> (N,) int64: the ground-truth box with the highest IoU, -1 if that is less than `iou` > 0."""
+    boxes, truth = boxes.double().cpu(), truth.double()
+    matches = torch.full((len(boxes),), -1)
     order = boxes[:, 0].argsort()
-    for start in range(0, len(order), TOGETHER):
-        part = order[start : start + TOGETHER]
-        some = boxes[part]
-        reach = (true[:, 2] + 1 >= some[:, 0].amin()) & (true[:, 0] <= some[:, 2].amax() + 1)  # with both end pixels
-        near = reach.nonzero()[:, 0]
+    for start in range(0, len(order), CHUNK):
+        rows = order[start : start + CHUNK]
+        chunk = boxes[rows]
+        in_range = (truth[:, 2] + 1 >= chunk[:, 0].amin()) & (truth[:, 0] <= chunk[:, 2].amax() + 1)  # for plus_one
+        near = in_range.nonzero()[:, 0]
         if len(near):
-            most, best = pairwise_iou(some, true[near], plus_one).max(dim=1)
-            owners[part] = torch.where(most >= iou, near[best], -1)
-    return owners
+            max_iou, best = pairwise_iou(chunk, truth[near], plus_one).max(dim=1)
+            matches[rows] = torch.where(max_iou >= iou, near[best], -1)
+    return matches

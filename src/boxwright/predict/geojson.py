@@ -1,11 +1,11 @@
-"""Boxes of a georeferenced scene as GeoJSON, which QGIS and other maps open.
+"""Detections of a georeferenced scene as GeoJSON, for QGIS and other map software.
 
     N detections, 5 corners of a closed ring
 
-`NAME.geojson` is in the scene's own coordinate system, which it names in the `crs` member of GeoJSON 2008: exact, and
-what QGIS reads; it is left out where the system has no code that could be named. `NAME.wgs84.geojson` follows RFC 7946:
-longitude, latitude, no `crs`; it is left out where a box has none. In both the east comes before the north, whatever
-the system's own axes say.
+`NAME.geojson` uses the scene's coordinate reference system and names it in the `crs` member of GeoJSON 2008, which QGIS
+reads; it is not written if the system has no authority code. `NAME.wgs84.geojson` follows RFC 7946: longitude,
+latitude, no `crs`; it is not written if a box cannot be transformed. Both store easting before northing, whatever the
+axis order of the system.
 """
 
 from pathlib import Path
@@ -21,16 +21,15 @@ from boxwright.types import Detections
 Points = NDArray[np.float64]
 
 WGS84 = "EPSG:4326"
-WGS84_TAG = ".wgs84"  # of the file's name, behind the scene's
-# GeoJSON 2008 wants a URN; that of WGS84 with longitude first has a name of its own.
-CRS84 = "urn:ogc:def:crs:OGC:1.3:CRS84"
-# Corners x, y of xyxy: down first, which on a map with its north up is counterclockwise, as RFC 7946 wants it.
+WGS84_TAG = ".wgs84"  # appended to the scene's name
+CRS84 = "urn:ogc:def:crs:OGC:1.3:CRS84"  # WGS84 with longitude first; GeoJSON 2008 names systems by URN
+# Indices of x, y in xyxy, downward first: counterclockwise on a north-up map, as RFC 7946 requires.
 RING = ((0, 1), (0, 3), (2, 3), (2, 1), (0, 1))
-DEGREE_DIGITS, METRE_DIGITS = 8, 3  # 1 mm either way
+DEGREE_DIGITS, METER_DIGITS = 8, 3  # about 1 mm
 
 
-def can_be_placed(georeference: Georeference | None, size: tuple[int, int]) -> bool:
-    """Whether a scene of `size` (height, width) px has its place on the Earth; a local drawing's system is none."""
+def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -> bool:
+    """Whether a scene of `size` (height, width) px has a position on the Earth, unlike in a local system."""
     if georeference is None:
         return False
     from rasterio.crs import CRS
@@ -43,50 +42,54 @@ def can_be_placed(georeference: Georeference | None, size: tuple[int, int]) -> b
     return bool(np.isfinite(_to_wgs84(_rings(corners, georeference), georeference.crs)).all())
 
 
-def write_geojson(found: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
-    """Write the boxes (px of the scene) of a scene that can be placed, and say the names of the files written."""
+def write_geojson(detections: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
+    """Write the boxes (px of the scene) of a georeferenced scene; returns the names of the files."""
     from rasterio.crs import CRS
 
-    rings = _rings(found.boxes.double().numpy(force=True), georeference)
+    rings = _rings(detections.boxes.double().numpy(force=True), georeference)
     system = CRS.from_string(georeference.crs)
     code = system.to_authority()
     written = []
     if code is not None:
         urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
-        digits = DEGREE_DIGITS if system.is_geographic else METRE_DIGITS
+        digits = DEGREE_DIGITS if system.is_geographic else METER_DIGITS
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
-        written.append(_write(folder / f"{stem}.geojson", found, rings.round(digits), member))
+        written.append(_write(folder / f"{stem}.geojson", detections, rings.round(digits), member))
     rings = _to_wgs84(rings, georeference.crs).round(DEGREE_DIGITS)
     if np.isfinite(rings).all():
-        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", found, rings, {}))
+        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, rings, {}))
     return written
 
 
 def _rings(boxes: Points, georeference: Georeference) -> Points:
-    """(N, 4) xyxy px -> (N, 5, 2) in the scene's system, counterclockwise."""
+    """(N, 4) xyxy px -> (N, 5, 2) in the scene's coordinate system, counterclockwise."""
     a, b, c, d, e, f = georeference.transform
     x, y = boxes[:, np.array(RING)].transpose(2, 0, 1)
     rings = np.stack((a * x + b * y + c, d * x + e * y + f), axis=-1)
-    return rings if a * e - b * d < 0 else rings[:, ::-1]  # px count downwards: upright maps have a negative one
+    return rings if a * e - b * d < 0 else rings[:, ::-1]  # negative on north-up maps, as image rows go down
 
 
 def _to_wgs84(rings: Points, crs: str) -> Points:
-    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude; not finite where these are not known."""
+    """(N, 5, 2) in the system `crs` -> (N, 5, 2) longitude, latitude; not finite where undefined."""
     from rasterio import warp
 
     east, north = rings.reshape(-1, 2).T.tolist() if rings.size else ([], [])
     try:
         return np.array(warp.transform(crs, WGS84, east, north)[:2]).T.reshape(rings.shape)
-    except Exception:  # of a point beyond the projection rasterio raises GDAL's own error, which has no public type
+    except Exception:  # for a point outside the projection rasterio raises a GDAL error without a public type
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, found: Detections, rings: Points, members: dict[str, Any]) -> str:
-    columns = zip(rings.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+def _write(path: Path, detections: Detections, rings: Points, members: dict[str, Any]) -> str:
+    columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {
             "type": "Feature",
-            "properties": {"name": found.names[label] if found.names else str(label), "label": label, "score": score},
+            "properties": {
+                "name": detections.names[label] if detections.names else str(label),
+                "label": label,
+                "score": score,
+            },
             "geometry": {"type": "Polygon", "coordinates": [ring]},
         }
         for ring, label, score in columns

@@ -1,4 +1,4 @@
-"""Preprocessing: images in any form -> the inputs of a network.
+"""Preprocessing: images in any form to the inputs of a network.
 
 B images, H x W canvas px, h x w px of an image
 """
@@ -23,17 +23,17 @@ from boxwright.runtimes.base.runtime import Runtime
 from boxwright.types import Frame
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# A file or its content, uint8 RGB (h, w, 3), uint8 RGB (3, h, w), or Pillow's
+# A file or its content, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), or a Pillow image
 Image = str | Path | bytes | Array | Tensor | PIL.Image.Image
 
 
 class PreparedImage(NamedTuple):
-    """An image as it enters `forward`.
+    """A preprocessed image.
 
     Attributes:
-        pixels: A canvas (H, W, 3), uint8 or float in 0..255, or the image itself for a file that preprocesses.
-        frame: How the image lies there.
-        image: Its own pixels, uint8 RGB (h, w, 3), where they were to be kept or can't be read again.
+        pixels: The canvas (H, W, 3), uint8 or float in 0..255, or the image itself for a complete file.
+        frame: The transform from the image to the canvas.
+        image: The original pixels, uint8 RGB (h, w, 3), if requested or if they cannot be read again from a file.
     """
 
     pixels: Array
@@ -42,19 +42,19 @@ class PreparedImage(NamedTuple):
 
 
 def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
-    """The image on its canvas. number: its frame's. Raises InputError as `pixels_of`."""
-    pixels, path = pixels_of(image), path_of(image)
+    """Resize an image onto its canvas. number: `image_id` of the frame. Raises InputError as `read_pixels`."""
+    pixels, path = read_pixels(image), image_path(image)
     frame = frame_for(pixels.shape[:2], canvas, number, path)
     return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, pixels if keep_image or not path else None)
 
 
 def is_image(source: object) -> bool:
-    """Whether it is one image, and not several."""
+    """Whether `source` is a single image."""
     return isinstance(source, str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image)
 
 
-def pixels_in(image: Image) -> int:
-    """As its header says; 0 of a file that will not be decoded."""
+def pixel_count(image: Image) -> int:
+    """The number of pixels, for files as the header declares it; 0 for a file that cannot be decoded."""
     if isinstance(image, PIL.Image.Image):
         return math.prod(image.size)
     if not isinstance(image, str | Path | bytes):
@@ -64,17 +64,18 @@ def pixels_in(image: Image) -> int:
 
 
 def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
-    """(3, H, W) each, uint8 or float in 0..255."""
+    """The canvases, (3, H, W) each, uint8 or float in 0..255."""
     return [torch.from_numpy(image.pixels).permute(2, 0, 1) for image in images]
 
 
-def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | None = None) -> Tensor:
+def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:
     """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
 
-    They are laid out as `backend` likes it; without one they keep their layout. Each goes to its place at once:
-    stacked, divided and then laid out as a whole, they cost a CPU two to three times as much.
+    The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is to_batch directly into
+    the batch: stacking, dividing and converting the layout one after the other takes two to three times as long on a
+    CPU.
     """
-    channels_last = backend.channels_last if backend else canvases[0].stride(0) == 1
+    channels_last = runtime.channels_last if runtime else canvases[0].stride(0) == 1
     shape = (len(canvases), 3, *canvases[0].shape[1:])
     if channels_last:
         images = empty_hugepages((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
@@ -85,55 +86,57 @@ def scaled(canvases: Sequence[Tensor], device: torch.device, backend: Runtime | 
     return images
 
 
-def pixels_of(image: Image) -> Array:
-    """uint8 RGB (h, w, 3). Raises InputError for a file that is no image and for pixels of another kind."""
+def read_pixels(image: Image) -> Array:
+    """The pixels, uint8 RGB (h, w, 3). Raises InputError if a file is not an image or the pixels have another type."""
     return read_image(image) if isinstance(image, str | Path | bytes) else _as_rgb(image)
 
 
-def path_of(image: Image) -> str:
-    """Of a file; "" for what has none."""
+def image_path(image: Image) -> str:
+    """The path of a file; "" for other images."""
     return str(image) if isinstance(image, str | Path) else ""
 
 
 def from_bgr(image: Image) -> Image:
-    """An array as OpenCV has them, as RGB. Raises InputError for anything else, whose order of colors is known."""
+    """A BGR array, as OpenCV reads it, as RGB. Raises InputError for anything else, whose channel order is known."""
     if not isinstance(image, np.ndarray):
         raise InputError(f"bgr: found {type(image).__name__}, goes with arrays; leave it out")
     return image[..., ::-1]
 
 
-def trimmed(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
-    """Canvases (3, H, W) cut to the smallest multiples of `step` px that hold all their images."""
+def trim(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
+    """Canvases (3, H, W) cropped to the smallest multiples of `step` px that contain all their images."""
     height, width = (-(-max(sides) // step) * step for sides in zip(*map(_extent, frames), strict=True))
     return [canvas[:, :height, :width] for canvas in canvases]
 
 
-def arguments(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) -> tuple[Tensor, ...]:
-    """images (B, 3, H, W) and what else a network's `inputs` name (see `types.Detector`), in their order."""
+def network_inputs(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) -> tuple[Tensor, ...]:
+    """The inputs of a network by name, in the order of `Detector.inputs`; images (B, 3, H, W) are the first."""
     if "extents" not in inputs:
         return (images,)
     return images, torch.tensor([_extent(frame) for frame in frames], dtype=torch.float32, device=images.device)
 
 
 def _extent(frame: Frame) -> tuple[int, int]:
-    """(height, width) canvas px of an image at the top left; whole ones, as `place` puts it there."""
+    """(height, width) canvas px of an image at the top left, rounded as in preprocessing."""
     _, _, right, bottom = frame.content
     return round(bottom), round(right)
 
 
 def _as_rgb(image: Any) -> Array:
-    """Pillow's images as they are displayed, in RGB; of tensors (3, h, w) the same memory where it is the CPU's."""
+    """Arrays, tensors (3, h, w) and Pillow images, with their EXIF orientation applied, as RGB (h, w, 3).
+
+    Arrays and tensors on the CPU are not copied.
+    """
     if isinstance(image, PIL.Image.Image):
         return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
-    image = image
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
             found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
             raise InputError(f"image: found a tensor of {found}, needed uint8 RGB (3, height, width)")
         image = image.permute(1, 2, 0).numpy(force=True)
     if not isinstance(image, np.ndarray):
-        known = "a path, bytes of a file, an array, a tensor or one of Pillow's"
-        raise InputError(f"image: found {type(image).__name__}, needed {known}")
+        needed = "a path, bytes of a file, an array, a tensor or a Pillow image"
+        raise InputError(f"image: found {type(image).__name__}, needed {needed}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"image: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
     return image

@@ -1,4 +1,4 @@
-"""Images of a data set with its labels drawn, to look at before learning from them."""
+"""Drawing a data set's labels, to inspect them before training."""
 
 import os
 from pathlib import Path
@@ -13,17 +13,21 @@ from boxwright.tasks.base import ImageSet
 
 
 def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
-    """Draw `count` images, evenly spaced over the data set, into the folder `out`; say what was done.
+    """Draw `count` images, evenly spaced over the data set, into the folder `out`.
 
-    Raises InputError when an image cannot be read, and for a folder that cannot be written or holds the images.
+    Returns:
+        A summary for the user.
+
+    Raises:
+        InputError: An image cannot be read, or the folder cannot be written or contains the data set's images.
     """
     folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
     if os.path.realpath(out) in map(os.path.realpath, folders):
         raise InputError(f"{out}: holds images of the data set; choose another folder for the drawings")
     make_folder(out)
-    task, chosen = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
-    for index in track(chosen, len(chosen), "drawing labels"):
+    task, indices = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
+    for index in track(indices, len(indices), "drawing labels"):
         drawn = task.draw_sample(dataset, index)
         with atomic_write(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png") as tmp:
             tmp.write_bytes(encode_image(drawn, ".png"))
-    return printable(f"{len(chosen)} of {len(dataset)} images of {dataset.split} drawn into {out}")
+    return printable(f"{len(indices)} of {len(dataset)} images of {dataset.split} drawn into {out}")

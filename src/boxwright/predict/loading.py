@@ -1,4 +1,4 @@
-"""Networks from files: weights with their recipe, or exported files with their runtime."""
+"""Loading networks: weights with their recipe, or exported files with their runtime."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +24,21 @@ Overrides = Mapping[str, Any] | Sequence[str]
 
 
 class Loaded(NamedTuple):
-    """model: as loaded; of an exported file without weights, which only decodes. card: of an exported file."""
+    """A loaded network.
+
+    Attributes:
+        model: The network; for an exported file one without weights, which only decodes.
+        recipe: With the overrides.
+        device: Of the network.
+        runtime: Runs the network.
+        metadata: Of an exported file.
+    """
 
     model: nn.Module
     recipe: Recipe
     device: torch.device
-    backend: Runtime
-    card: Metadata | None = None
+    runtime: Runtime
+    metadata: Metadata | None = None
 
 
 def load_any(
@@ -39,18 +47,18 @@ def load_any(
     device: str,
     overrides: Overrides,
     backend: str = "auto",
-    running: RuntimeOptions | None = None,
+    runtime_options: RuntimeOptions | None = None,
 ) -> Loaded:
-    """Weights, or an exported file in the runtime called `backend`. What is raised: as in `load_network`."""
+    """Load weights, or an exported file in the runtime called `backend`. Raises InputError as `load_network`."""
     if is_exported(path):
-        return _load_exported(path, given, device, overrides, backend, running)
+        return _load_exported(path, given, device, overrides, backend, runtime_options)
     if backend not in ("auto", "torch"):
         raise InputError(
             f"{path}: found weights with backend {backend}, which runs exported files; export it first: "
             f"boxwright export {path} --to {'openvino' if backend == 'openvino' else 'onnx'}"
         )
-    model, chosen, place = load_network(path, given, device, overrides)
-    return Loaded(model, chosen, place, TorchRuntime(model, running or RuntimeOptions()))
+    model, resolved, target = load_network(path, given, device, overrides)
+    return Loaded(model, resolved, target, TorchRuntime(model, runtime_options or RuntimeOptions()))
 
 
 def _load_exported(
@@ -59,29 +67,29 @@ def _load_exported(
     device: str,
     overrides: Overrides,
     name: str,
-    running: RuntimeOptions | None,
+    runtime_options: RuntimeOptions | None,
 ) -> Loaded:
     if device not in ("auto", "cpu"):
         raise InputError(f"{path}: found device {device}; exported files run on the cpu here, take the weights for it")
-    backend, card = open_runtime(path, name, running)
-    if len(backend.shape) != 4:  # images, channels, height, width
+    runtime, metadata = open_runtime(path, name, runtime_options)
+    if len(runtime.shape) != 4:  # images, channels, height, width
         raise wrong_input(Path(path))
-    chosen = card.recipe if given is None else recipe_of(path, given)
-    if chosen.model != card.recipe.model:
+    chosen = metadata.recipe if given is None else recipe_of(path, given)
+    if chosen.model != metadata.recipe.model:
         raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
     if overrides:
         chosen = chosen.with_overrides(overrides)
-    sides = backend.shape[2:4] if card.kind == "raw" else ()
-    if any(side not in (None, wanted) for side, wanted in zip(sides, chosen.data.canvas.size, strict=False)):
+    sides = runtime.shape[2:4] if metadata.kind == "raw" else ()
+    if any(side not in (None, needed) for side, needed in zip(sides, chosen.data.canvas.size, strict=False)):
         raise InputError(
             f"{path}: data.canvas.size: found {list(chosen.data.canvas.size)}, the file is made for {list(sides)} px; "
             "export it again with --size"
         )
     if chosen.data.canvas.trim and None not in sides:
-        chosen = chosen.with_overrides({"data.canvas.trim": False})  # of a fixed size nothing can be cut
-    model = without_memory(chosen.model).eval()  # its weights are in the file
-    backend.check = output_check(path, card, model)
-    return Loaded(model, chosen, torch.device("cpu"), backend, card)
+        chosen = chosen.with_overrides({"data.canvas.trim": False})  # a fixed size cannot be trimmed
+    model = without_memory(chosen.model).eval()  # the weights are in the file
+    runtime.check = output_check(path, metadata, model)
+    return Loaded(model, chosen, torch.device("cpu"), runtime, metadata)
 
 
 def load_network(
@@ -90,27 +98,41 @@ def load_network(
     device: str,
     overrides: Overrides,
 ) -> tuple[nn.Module, Recipe, torch.device]:
-    """The network in evaluation mode on its device, its recipe with the overrides, and the device.
+    """Load weights into their network.
 
-    given: as in `recipe_of`. Raises InputError when the weights cannot be read or do not fit, a recipe is needed, or
-    the device is not there.
+    Args:
+        path: A run folder or a file of weights.
+        given: As in `recipe_of`.
+        device: `cpu`, `cuda` or `auto`.
+        overrides: Changes to the recipe by dotted key.
+
+    Returns:
+        The network in evaluation mode on its device, the recipe with the overrides, and the device.
+
+    Raises:
+        InputError: The weights cannot be read or do not fit, a recipe is needed, or the device is not available.
     """
     if is_exported(path):
         raise InputError(f"{path}: is an exported file, needed weights; take those that it was made of")
     chosen = recipe_of(path, given)
     if overrides:
         chosen = chosen.with_overrides(overrides)
-    place = _device(device)
+    target = _device(device)
     model = weights.build(path, chosen)
-    # channels_last: the fastest layout for convolutions on CPUs and tensor cores alike
-    return model.to(device=place, memory_format=torch.channels_last).eval(), chosen, place  # type: ignore[call-overload]
+    # channels_last is the fastest layout for convolutions on CPUs and on tensor cores
+    return model.to(device=target, memory_format=torch.channels_last).eval(), chosen, target  # type: ignore[call-overload]
 
 
 def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
-    """`given`: a shipped name, a YAML file or a Recipe; None for the one stored in our own weights or an exported file,
-    or in FILE.json beside one whose format has no place for it.
+    """The recipe of a file.
 
-    Raises InputError where there is none.
+    Args:
+        path: Weights or an exported file.
+        given: A shipped name, a YAML file or a Recipe; None for the one stored in the file, or in FILE.json if the
+            format cannot store one.
+
+    Raises:
+        InputError: There is no recipe.
     """
     if isinstance(given, Recipe):
         return given
@@ -119,8 +141,8 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
     if is_exported(path):
         return read_metadata(path).recipe
     stored = weights.stored_recipe(path)
-    if stored is None and (card := card_beside(path)) is not None:
-        return card.recipe
+    if stored is None and (metadata := metadata_beside(path)) is not None:
+        return metadata.recipe
     if stored is None:
         raise InputError(
             f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}"
@@ -128,10 +150,10 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
     return stored
 
 
-def card_beside(path: str | Path) -> Metadata | None:
-    """The card in FILE.json, which lies beside exported files whose format has no place for it; None without one.
+def metadata_beside(path: str | Path) -> Metadata | None:
+    """The metadata in FILE.json, beside exported files whose format cannot store it; None if there is no such file.
 
-    Raises InputError for one that cannot be read.
+    Raises InputError if it cannot be read.
     """
     beside = Path(f"{path}.json")
     if not beside.is_file():
@@ -143,38 +165,38 @@ def card_beside(path: str | Path) -> Metadata | None:
 
 
 @dataclass(slots=True)
-class _Use:
-    """modes: of the modules before. threads: how many are in `evaluating` with the model."""
+class _SavedModes:
+    """modes: `training` of the modules before `evaluating`. threads: how many threads are in it."""
 
     modes: list[tuple[nn.Module, bool]]
     threads: int = 0
 
 
-_uses: dict[nn.Module, _Use] = {}
-_uses_lock = threading.Lock()
+_saved_modes: dict[nn.Module, _SavedModes] = {}
+_saved_modes_lock = threading.Lock()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; afterwards every module is in the mode that it was in before.
+    """Evaluation mode without gradients; restores the mode of every module afterwards.
 
-    Of several threads in such blocks the first sets the mode, and the last puts it back.
+    If several threads evaluate the same model, the first sets the mode and the last restores it.
     """
-    with _uses_lock:
-        if model not in _uses:
-            _uses[model] = _Use([(module, module.training) for module in model.modules()])
+    with _saved_modes_lock:
+        if model not in _saved_modes:
+            _saved_modes[model] = _SavedModes([(module, module.training) for module in model.modules()])
             model.eval()
-        use = _uses[model]
-        use.threads += 1
+        saved = _saved_modes[model]
+        saved.threads += 1
     try:
         with torch.inference_mode():
             yield
     finally:
-        with _uses_lock:
-            use.threads -= 1
-            if not use.threads:
-                del _uses[model]
-                for module, mode in use.modes:
+        with _saved_modes_lock:
+            saved.threads -= 1
+            if not saved.threads:
+                del _saved_modes[model]
+                for module, mode in saved.modes:
                     module.training = mode
 
 
@@ -185,7 +207,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "meta":
-            raise RuntimeError("holds no numbers")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing one
-        raise InputError(f"device '{name}': not on this machine; use cpu, cuda or auto") from error
+            raise RuntimeError("stores no values")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing device
+        raise InputError(f"device '{name}': not on this machine; saved cpu, cuda or auto") from error
     return device

@@ -1,17 +1,17 @@
-"""Detections of overlapping windows to detections of the whole scene: each object once.
+"""Merging the detections of overlapping windows, so that each object is detected once.
 
-    N detections of all windows together, P pairs of them, G objects
+    N detections of all windows, P pairs of them, G objects
 
-Two boxes of different windows are one object when they agree on what both windows saw: each is cut to the part of the
-scene that the two windows share, and there the IoU decides. For boxes that both windows saw whole this is the usual
-IoU; a box that a window cut is compared with the same part of its counterpart, so the halves of an object that is
-longer than the overlap find each other, and a small object inside a big one is taken for neither half of it. Boxes of
-one window are never compared: its own suppression has been through them.
+Two boxes of different windows are the same object if they agree in the region that both windows show: both are clipped
+to the intersection of the windows, and their IoU is compared there. For complete boxes this is the usual IoU. A box
+that was truncated by its window is compared with the same part of the other box, so the halves of an object that is
+longer than the overlap match, and a small object inside a large one matches neither half of it. Boxes of the same
+window are not compared, since NMS has been applied to them.
 
-A box has at most one counterpart in each other window: the one it overlaps most, if that is mutual. What hangs
-together is one object. Of its boxes the best-scoring whole one counts; where no window saw it whole, the hull of its
-pieces does, with the best score. A piece that found no counterpart goes when it lies inside a whole box of its class
-that reaches over the edge which cut it: bodies lying askew leave pieces whose boxes agree with no part of the whole's.
+In each other window a box matches at most one box: the one with the highest IoU, if that is mutual. Connected boxes are
+one object. It is represented by its best-scoring complete box, or else by the enclosing box of its parts, with the best
+score. An unmatched part is dropped if it is inside a complete box of its class that extends beyond the edge which
+truncated the part: a rotated object leaves parts whose boxes match no part of the complete box.
 """
 
 from collections.abc import Sequence
@@ -25,158 +25,169 @@ from boxwright.ops.boxes import area
 from boxwright.ops.pairs import connected, overlapping_pairs
 from boxwright.types import Detections
 
-# An edge this near to its window's edge was probably cut there; detectors place edges no better than by a few
-# per cent of the object. Too large a number costs little, for a whole box of another window wins.
-NEAR_SHARE, NEAR_PX = 0.05, 2.0  # of the box's side, but at least so many px
-BEYOND = 1.0  # px that a cut box is thought to go on over its window's edge: with no overlap the halves still meet
-INSIDE = 0.7  # share of a piece that lies inside a whole box for being a piece of it
-# What two pieces that both reach through the strip shared by their windows must agree on, as a share of the smaller
-# one. The boxes of a straight body lying askew agree on the strip's share of a piece: at least the windows' overlap.
-THROUGH = 0.2
+# A box edge this close to its window's edge counts as truncated, since detectors localize edges to a few percent of the
+# object. Too large a tolerance costs little: a complete box of another window takes precedence.
+EDGE_TOLERANCE, MIN_EDGE_TOLERANCE = 0.05, 2.0  # fraction of the box's side; px
+EXTENSION = 1.0  # px by which a truncated box is extended over its window's edge, so that halves meet without overlap
+MIN_CONTAINED = 0.7  # fraction of a part's area inside a complete box
+# Minimum intersection over the smaller area for two parts that both span the strip shared by their windows. The boxes
+# of a straight rotated object share the strip's fraction of a part, which is at least the overlap of the windows.
+MIN_SPANNING_OVERLAP = 0.2
 
 
-def merge(found: Sequence[Detections], windows: Sequence[Window], size: tuple[int, int], iou: float) -> Detections:
-    """The detections of a scene of `size` (height, width) px, best score first.
+def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tuple[int, int], iou: float) -> Detections:
+    """Merge the detections of a scene's windows.
 
-    found: those of each of `windows`, in px of the scene. iou: boxes that overlap by more are one object, in [0, 1].
-    Time grows with the number of boxes and of overlapping pairs; in memory stay only the pairs that may be one object.
+    Time grows with the number of boxes and of overlapping pairs; only pairs that may match are kept in memory.
+
+    Args:
+        detections: Of each window, in px of the scene.
+        windows: The windows of the scene.
+        size: (height, width) px of the scene.
+        iou: Boxes with a larger IoU are the same object, in [0, 1].
+
+    Returns:
+        The detections of the scene, best score first.
     """
-    if not found:
+    if not detections:
         return Detections.empty()
-    counts = torch.tensor([len(one) for one in found])
-    home = torch.arange(len(found)).repeat_interleave(counts)
+    counts = torch.tensor([len(result) for result in detections])
+    index = torch.arange(len(detections)).repeat_interleave(counts)
     boxes, scores, labels = (
-        torch.cat([getattr(one, field).cpu() for one in found]) for field in ("boxes", "scores", "labels")
+        torch.cat([getattr(result, field).cpu() for result in detections]) for field in ("boxes", "scores", "labels")
     )
-    every = Detections(boxes, scores, labels, found[0].names)
-    if not len(every):
-        return every
-    seen = torch.tensor([window.xyxy for window in windows], dtype=every.boxes.dtype)[home]
-    cut = _cut(every.boxes, seen, size)
-    reach = torch.where(cut, _grown(seen, BEYOND), every.boxes)
-    near, piece = [], torch.zeros(len(every), dtype=torch.bool)
-    for overlapping in overlapping_pairs(reach, every.labels):
-        pairs = overlapping[home[overlapping[:, 0]] != home[overlapping[:, 1]]]
-        piece[_pieces(pairs, every.boxes, seen, cut)] = True
-        near.append(pairs[_matters(pairs, reach, seen, iou)])
-    root = _together(torch.cat(near), reach, seen, home, cut.any(1), iou)
-    return _objects(every, root, cut.any(1), piece)
+    candidates = Detections(boxes, scores, labels, detections[0].names)
+    if not len(candidates):
+        return candidates
+    window = torch.tensor([window.xyxy for window in windows], dtype=candidates.boxes.dtype)[index]
+    truncated = _truncated_edges(candidates.boxes, window, size)
+    extended = torch.where(truncated, _expand(window, EXTENSION), candidates.boxes)
+    matching, contained = [], torch.zeros(len(candidates), dtype=torch.bool)
+    for overlapping in overlapping_pairs(extended, candidates.labels):
+        pairs = overlapping[index[overlapping[:, 0]] != index[overlapping[:, 1]]]
+        contained[_contained_parts(pairs, candidates.boxes, window, truncated)] = True
+        matching.append(pairs[_may_match(pairs, extended, window, iou)])
+    root = _connect(torch.cat(matching), extended, window, index, truncated.any(1), iou)
+    return _merge_objects(candidates, root, truncated.any(1), contained)
 
 
-def _cut(boxes: Tensor, seen: Tensor, size: tuple[int, int]) -> Tensor:
-    """boxes, seen (N, 4): each with its window -> (N, 4) bool: edges that the window cut.
+def _truncated_edges(boxes: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
+    """boxes (N, 4), window (N, 4) of each -> (N, 4) bool: edges that the window truncated.
 
-    The scene's own edges cut nothing: no window sees what lies beyond.
+    The edges of the scene do not truncate, since no window shows more.
     """
     height, width = size
-    inner = seen != seen.new_tensor([0, 0, width, height])
-    return inner & ((boxes - seen).abs() <= _near(boxes))
+    inner = window != window.new_tensor([0, 0, width, height])
+    return inner & ((boxes - window).abs() <= _tolerance(boxes))
 
 
-def _near(boxes: Tensor) -> Tensor:
-    """(N, 4) -> (N, 4) px by which each edge may be misplaced."""
-    return ((boxes[:, 2:] - boxes[:, :2]) * NEAR_SHARE).clamp(min=NEAR_PX).repeat(1, 2)
+def _tolerance(boxes: Tensor) -> Tensor:
+    """(N, 4) -> (N, 4) px by which each edge may be inaccurate."""
+    return ((boxes[:, 2:] - boxes[:, :2]) * EDGE_TOLERANCE).clamp(min=MIN_EDGE_TOLERANCE).repeat(1, 2)
 
 
-def _together(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, cut: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (N,) the object that each box belongs to, by the number of one of its boxes.
+def _connect(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, truncated: Tensor, iou: float) -> Tensor:
+    """(P, 2) -> (N,) the object of each box, as the index of one of its boxes.
 
-    Windows that only touch both see nothing, so there the cross sections decide, and only for what no window saw whole.
+    Windows that only touch show no common region, so their cross sections are compared, and only for objects that no
+    window shows completely.
     """
-    shared = _within(seen[pairs[:, 0]], seen[pairs[:, 1]])
+    shared = _intersection(window[pairs[:, 0]], window[pairs[:, 1]])
     touching = (shared[:, 2:] <= shared[:, :2]).any(1)
-    same = _same(pairs, reach, seen, home, touching, iou)
-    root = connected(pairs[same & ~touching], len(cut))
-    whole = torch.zeros_like(cut).index_put_((root[~cut],), torch.tensor(True))[root]
-    return connected(pairs[same & ~(touching & whole[pairs].any(1))], len(cut))
+    match = _match(pairs, extended, window, index, touching, iou)
+    root = connected(pairs[match & ~touching], len(truncated))
+    complete = torch.zeros_like(truncated).index_put_((root[~truncated],), torch.tensor(True))[root]
+    return connected(pairs[match & ~(touching & complete[pairs].any(1))], len(truncated))
 
 
-def _agreement(pairs: Tensor, reach: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(P, 2) -> (P, 4) the strip that the windows share, (P, 4), (P, 4) the two boxes' parts of it, (P,) their IoU."""
-    one, other = pairs.unbind(1)
-    shared = _grown(_within(seen[one], seen[other]), BEYOND)
-    a, b = _within(reach[one], shared), _within(reach[other], shared)
-    common = area(_within(a, b))
-    return shared, a, b, common / (area(a) + area(b) - common).clamp(min=torch.finfo(reach.dtype).tiny)
+def _shared_iou(pairs: Tensor, extended: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(P, 2) -> the strip shared by the windows (P, 4), both boxes clipped to it (P, 4), (P, 4), their IoU (P,)."""
+    first, second = pairs.unbind(1)
+    shared = _expand(_intersection(window[first], window[second]), EXTENSION)
+    a, b = _intersection(extended[first], shared), _intersection(extended[second], shared)
+    common = area(_intersection(a, b))
+    return shared, a, b, common / (area(a) + area(b) - common).clamp(min=torch.finfo(extended.dtype).tiny)
 
 
-def _through(part: Tensor, shared: Tensor) -> Tensor:
-    """(P, 4), (P, 4) -> (P, 2) bool: the part of a strip reaches from side to side of it, along x and along y."""
-    return part[:, 2:] - part[:, :2] >= shared[:, 2:] - shared[:, :2]
+def _spans(clipped: Tensor, shared: Tensor) -> Tensor:
+    """(P, 4), (P, 4) -> (P, 2) bool: whether a clipped box spans the strip along x and along y."""
+    return clipped[:, 2:] - clipped[:, :2] >= shared[:, 2:] - shared[:, :2]
 
 
-def _matters(pairs: Tensor, reach: Tensor, seen: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (P,) bool: False for pairs without which `_same` says the same of all others, and which it refuses.
+def _may_match(pairs: Tensor, extended: Tensor, window: Tensor, iou: float) -> Tensor:
+    """(P, 2) -> (P,) bool: False for pairs that `_match` rejects and that do not affect its result for others.
 
-    A pair is one object by its IoU, and better counterparts of its boxes have a larger IoU still; or because both
-    reach through their strip, which in every other pair of these windows with one of the two that one does, too.
+    A pair matches by its IoU, and then better partners of its boxes have an even larger IoU; or because both boxes span
+    their strip, and then a box that spans does so in all its pairs of the same two windows.
     """
-    shared, a, b, overlap = _agreement(pairs, reach, seen)
-    return (overlap > iou) | _through(a, shared).any(1) | _through(b, shared).any(1)
+    shared, a, b, overlap = _shared_iou(pairs, extended, window)
+    return (overlap > iou) | _spans(a, shared).any(1) | _spans(b, shared).any(1)
 
 
-def _same(pairs: Tensor, reach: Tensor, seen: Tensor, home: Tensor, touching: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (P,) bool: the two are one object.
+def _match(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, touching: Tensor, iou: float) -> Tensor:
+    """(P, 2) -> (P,) bool: whether the two boxes are the same object.
 
-    Where both reach through the whole strip that their windows share, `THROUGH` is enough. Boxes that both fill the
-    corner which diagonal neighbors share have nothing there to agree on; the windows between see more.
+    If both span the strip shared by their windows, `MIN_SPANNING_OVERLAP` is enough. Boxes that both fill the corner
+    shared by diagonal neighbors are not compared there; the windows between them show more.
     """
-    one, other = pairs.unbind(1)
-    shared, a, b, overlap = _agreement(pairs, reach, seen)
-    both = _within(a, b)
-    through = _through(both, shared)
-    enough = through.any(1) & ~touching & (area(both) > THROUGH * torch.minimum(area(a), area(b)))
-    ahead = (seen[one] - seen[other]).sign()
-    corner = (ahead[:, :2] * ahead[:, 2:] > 0).all(1)  # the windows are shifted against each other both ways
-    return _mutual(pairs, home, overlap) & ((overlap > iou) | enough) & ~(corner & through.all(1))
+    first, second = pairs.unbind(1)
+    shared, a, b, overlap = _shared_iou(pairs, extended, window)
+    common = _intersection(a, b)
+    spans = _spans(common, shared)
+    min_area = torch.minimum(area(a), area(b))
+    spanning = spans.any(1) & ~touching & (area(common) > MIN_SPANNING_OVERLAP * min_area)
+    shift = (window[first] - window[second]).sign()
+    diagonal = (shift[:, :2] * shift[:, 2:] > 0).all(1)  # the windows are shifted along both axes
+    return _mutual(pairs, index, overlap) & ((overlap > iou) | spanning) & ~(diagonal & spans.all(1))
 
 
-def _grown(boxes: Tensor, by: Tensor | float) -> Tensor:
-    """(N, 4) with every edge moved outward by so many px."""
+def _expand(boxes: Tensor, by: Tensor | float) -> Tensor:
+    """(N, 4) with every edge moved outward by that many px."""
     return boxes + boxes.new_tensor([-1, -1, 1, 1]) * by
 
 
-def _within(boxes: Tensor, limits: Tensor) -> Tensor:
-    """(P, 4), (P, 4) -> (P, 4): their intersection, of no area where there is none."""
+def _intersection(boxes: Tensor, limits: Tensor) -> Tensor:
+    """(P, 4), (P, 4) -> (P, 4), of zero area if they do not intersect."""
     low = torch.maximum(boxes[:, :2], limits[:, :2])
     return torch.cat((low, torch.minimum(boxes[:, 2:], limits[:, 2:]).maximum(low)), 1)
 
 
-def _mutual(pairs: Tensor, home: Tensor, value: Tensor) -> Tensor:
-    """(P, 2), home (N,), value (P,) -> (P,) bool: of all boxes in the other's window each has most with the other."""
-    box, window = pairs.T.flatten(), home[pairs.flip(1)].T.flatten()  # each pair once from either side
-    key = box * len(home) + window
+def _mutual(pairs: Tensor, index: Tensor, value: Tensor) -> Tensor:
+    """(P, 2), index (N,) of the windows, value (P,) -> (P,) bool: whether each box is the best of its window for the
+    other."""
+    box, window = pairs.T.flatten(), index[pairs.flip(1)].T.flatten()  # each pair in both directions
+    key = box * len(index) + window
     order = value.repeat(2).argsort(descending=True, stable=True)
     order = order[key[order].argsort(stable=True)]
-    most = torch.zeros_like(box, dtype=torch.bool)
-    most[order[_starts(key[order])]] = True
-    return most.view(2, -1).all(0)
+    is_best = torch.zeros_like(box, dtype=torch.bool)
+    is_best[order[_starts(key[order])]] = True
+    return is_best.view(2, -1).all(0)
 
 
-def _pieces(pairs: Tensor, boxes: Tensor, seen: Tensor, cut: Tensor) -> Tensor:
-    """(P, 2) -> cut boxes that lie inside the whole box of a pair, which reaches over the edge that cut them."""
-    either, some = torch.cat((pairs, pairs.flip(1))), cut.any(1)
-    piece, whole = either[some[either[:, 0]] & ~some[either[:, 1]]].unbind(1)
-    grown = _grown(boxes[whole], _near(boxes[whole]))
-    inside = area(_within(boxes[piece], grown)) > INSIDE * area(boxes[piece])
-    over = torch.cat((boxes[whole, :2] < seen[piece, :2], boxes[whole, 2:] > seen[piece, 2:]), 1) & cut[piece]
-    return piece[inside & over.any(1)]
+def _contained_parts(pairs: Tensor, boxes: Tensor, window: Tensor, truncated: Tensor) -> Tensor:
+    """(P, 2) -> indices of truncated boxes inside the complete box of a pair that extends beyond the truncated edge."""
+    directed, is_part = torch.cat((pairs, pairs.flip(1))), truncated.any(1)
+    part, complete = directed[is_part[directed[:, 0]] & ~is_part[directed[:, 1]]].unbind(1)
+    expanded = _expand(boxes[complete], _tolerance(boxes[complete]))
+    inside = area(_intersection(boxes[part], expanded)) > MIN_CONTAINED * area(boxes[part])
+    beyond = torch.cat((boxes[complete, :2] < window[part, :2], boxes[complete, 2:] > window[part, 2:]), 1)
+    return part[inside & (beyond & truncated[part]).any(1)]
 
 
-def _objects(every: Detections, root: Tensor, cut: Tensor, piece: Tensor) -> Detections:
-    """One detection for each root: its best whole box, or the hull of its cut ones. root, cut, piece: (N,)."""
-    order = every.scores.argsort(descending=True, stable=True)
-    order = order[cut[order].byte().argsort(stable=True)]
+def _merge_objects(candidates: Detections, root: Tensor, truncated: Tensor, contained: Tensor) -> Detections:
+    """One detection per root: its best complete box, or the enclosing box of its parts. The tensors are (N,)."""
+    order = candidates.scores.argsort(descending=True, stable=True)
+    order = order[truncated[order].byte().argsort(stable=True)]
     order = order[root[order].argsort(stable=True)]
     first = _starts(root[order])
-    best, place = order[first], torch.empty_like(root)
-    place[order] = first.cumsum(0) - 1  # (N,) which of the G objects
-    where = place[:, None].expand(-1, 2)
-    low = every.boxes[best, :2].scatter_reduce(0, where, every.boxes[:, :2], "amin")
-    high = every.boxes[best, 2:].scatter_reduce(0, where, every.boxes[:, 2:], "amax")
-    only_pieces = cut[best].byte().scatter_reduce(0, place, piece.byte(), "amin").bool()
-    boxes = torch.where(cut[best, None], torch.cat((low, high), 1), every.boxes[best])
-    objects = replace(every[best], boxes=boxes)[~only_pieces]
+    best, group = order[first], torch.empty_like(root)
+    group[order] = first.cumsum(0) - 1  # (N,) index of the object, 0 .. G - 1
+    columns = group[:, None].expand(-1, 2)
+    low = candidates.boxes[best, :2].scatter_reduce(0, columns, candidates.boxes[:, :2], "amin")
+    high = candidates.boxes[best, 2:].scatter_reduce(0, columns, candidates.boxes[:, 2:], "amax")
+    all_contained = truncated[best].byte().scatter_reduce(0, group, contained.byte(), "amin").bool()
+    boxes = torch.where(truncated[best, None], torch.cat((low, high), 1), candidates.boxes[best])
+    objects = replace(candidates[best], boxes=boxes)[~all_contained]
     return objects[objects.scores.argsort(descending=True, stable=True)]
 
 

@@ -1,4 +1,4 @@
-"""Results of many images as files: drawn images and one JSON."""
+"""Writing predictions to a folder: drawn images and one JSON file."""
 
 import glob
 import tempfile
@@ -13,7 +13,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, make_folder
 from boxwright.images.draw import encode_image
 from boxwright.images.header import SUFFIXES
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Array, Result
@@ -21,16 +21,16 @@ from boxwright.tasks.base import Array, Result
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was written.
+    """Summary of the files written.
 
     Attributes:
         out: The folder.
-        images: How many images were read.
+        images: Number of images read.
         counts: Detections, or images of a classifier, by class name.
-        failed: File -> why it could not be read, or drawn.
-        file: The JSON in `out`.
-        drawn: Whether drawn images lie beside it.
-        results: A line for each image, of a classifier.
+        failed: File -> why it could not be read or drawn.
+        file: Name of the JSON file in `out`.
+        drawn: Whether the images were drawn.
+        results: Classifiers: a line for each image.
     """
 
     out: Path
@@ -42,32 +42,42 @@ class Summary:
     results: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For the user."""
-        found = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items(), key=lambda c: (-c[1], c[0])))
-        what = f"drawn images, {self.file}" if self.drawn else self.file
-        head = [*self.results, f"{self.images} images: {found or 'nothing found'}", f"{what}: {self.out}"]
+        """The summary as text."""
+        ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        counts = ", ".join(f"{count} {name}" for name, count in ranked)
+        written = f"drawn images, {self.file}" if self.drawn else self.file
+        head = [*self.results, f"{self.images} images: {counts or 'nothing found'}", f"{written}: {self.out}"]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
 
 
 def predict_to_folder(
-    predictor: Predictor[Any],
+    predictor: AnyPredictor,
     sources: Sequence[str | Path],
     out: str | Path,
     args: PostprocessArgs | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
-    """Predict images, folders of images and glob patterns; write drawn images and the task's JSON.
+    """Predict many images; write drawn images and the task's JSON file.
 
-    An image that cannot be read, or drawn under its name, is named in `Summary.failed`, and the others go on. args:
-    None for the recipe's. draw: also write the drawn ones.
-    Raises InputError before any work for a source that is not there, or an unwritable folder.
+    Args:
+        predictor: The predictor.
+        sources: Image files, folders and glob patterns.
+        out: The output folder.
+        args: From the predictor's task; None for the recipe's.
+        draw: Write images with the predictions drawn.
+
+    Returns:
+        The summary; images that cannot be read or drawn are in `Summary.failed`.
+
+    Raises:
+        InputError: A source does not exist, or the folder is not writable. Raised before anything is predicted.
     """
-    place = Path(out)
+    folder = Path(out)
     args = predictor.args() if args is None else args
-    files = find_images(sources, place)
-    targets = targets_of(files, place) if draw else {}
-    make_writable(place)
+    files = find_images(sources, folder)
+    targets = drawing_paths(files, folder) if draw else {}
+    make_writable(folder)
     undrawn: dict[int, str] = {}
 
     def write_drawing(index: int, result: Result) -> None:
@@ -79,7 +89,7 @@ def predict_to_folder(
 
     batch = predictor.recipe.predict.batch
     results = predict_all(
-        predictor, files, args, batch=batch, wanted=lambda index: draw, use=write_drawing, title="predict"
+        predictor, files, args, batch=batch, needs_pixels=lambda index: draw, callback=write_drawing, title="predict"
     )
     rows, failed = [], {}
     for index, (file, result) in enumerate(zip(files, results, strict=True)):
@@ -88,13 +98,13 @@ def predict_to_folder(
             continue
         if index in undrawn:
             failed[str(file)] = undrawn[index]
-        rows.append(row_of(predictor, result, targets[file] if draw and index not in undrawn else None))
+        rows.append(image_row(predictor, result, targets[file] if draw and index not in undrawn else None))
     readable = [result for result in results if not isinstance(result, InputError)]
-    return write_results(predictor, place, args, rows, failed, readable, draw=draw)
+    return write_results(predictor, folder, args, rows, failed, readable, draw=draw)
 
 
 def write_results(
-    predictor: Predictor[Any],
+    predictor: AnyPredictor,
     out: Path,
     args: PostprocessArgs,
     rows: Sequence[dict[str, Any]],
@@ -104,7 +114,7 @@ def write_results(
     *,
     draw: bool = True,
 ) -> Summary:
-    """Write the task's JSON with a row for each image, and count what it holds. settings: more for its head."""
+    """Write the task's JSON file and summarize it. settings: added at its top."""
     task = predictor.task
     head = task.settings(predictor.recipe, args) | (settings or {})
     json_text.write(out / task.results_file, {**head, "images": rows, "failed": failed}, indent=1)
@@ -117,8 +127,8 @@ def write_results(
     return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
 
 
-def row_of(predictor: Predictor[Any], result: Result, target: Path | None) -> dict[str, Any]:
-    """One image in the JSON: boxes are xyxy px. target: where it is drawn."""
+def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, Any]:
+    """The entry of an image in the JSON file; boxes are xyxy px. target: the drawn image."""
     return {
         "file": result.path,
         "drawn": target.name if target else None,
@@ -129,9 +139,9 @@ def row_of(predictor: Predictor[Any], result: Result, target: Path | None) -> di
 
 
 def write_image(image: Array, target: Path) -> None:
-    """Write uint8 RGB (h, w, 3) in the format that the suffix names; the array's channels are swapped in place.
+    """Write uint8 RGB (h, w, 3) in the format of the suffix. Swaps the channels of the array in place.
 
-    Raises InputError where the format cannot hold it, or the file not be written.
+    Raises InputError if the format does not support the image or the file cannot be written.
     """
     try:
         encoded = encode_image(image, target.suffix.lower(), in_place=True)
@@ -142,36 +152,33 @@ def write_image(image: Array, target: Path) -> None:
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
-    """The image files that `sources` (files, folders, glob patterns) name, each once.
+    """The image files in `sources` (files, folders, glob patterns), without duplicates.
 
-    Folders are searched to the bottom, without `out`, where earlier drawings may lie.
+    Folders are searched recursively, except for `out`, which may contain earlier results.
     """
     files: dict[Path, None] = {}
     for source in sources:
         if Path(source).is_file():
-            found = [Path(source)]
+            paths = [Path(source)]
         elif Path(source).is_dir():
-            found = [path for path in _images_below(Path(source)) if out.resolve() not in path.resolve().parents]
+            images = (path for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            paths = sorted(path for path in images if out.resolve() not in path.resolve().parents)
         else:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            found = sorted(path for path in matches if path.is_file())
-        if not found:
+            paths = sorted(path for path in matches if path.is_file())
+        if not paths:
             what = "this folder holds no image" if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
-        files |= dict.fromkeys(found)
+        files |= dict.fromkeys(paths)
     return list(files)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def drawing_paths(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:
+    """The path of the drawn image for each file: its name, with a number if it is taken.
 
-
-def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:
-    """Where each image is drawn to: its own name, with a number where two have the same.
-
-    suffix: of all drawn images, "" for each image's own. Raises InputError where an image would be drawn over.
+    suffix: of all drawn images; "" for that of the file. Raises InputError if an input image would be overwritten.
     """
-    own = {path.resolve() for path in files}
+    inputs = {path.resolve() for path in files}
     taken: set[str] = set()
     targets = {}
     for path in files:
@@ -179,18 +186,18 @@ def targets_of(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path,
         name, number = path.stem + ending, 2
         while name.lower() in taken:
             name, number = f"{path.stem}_{number}{ending}", number + 1
-        taken.add(name.lower())  # some file systems do not tell upper from lower case
+        taken.add(name.lower())  # some file systems are case-insensitive
         targets[path] = out / name
-        if targets[path].resolve() in own:
+        if targets[path].resolve() in inputs:
             raise InputError(f"{targets[path]}: would be drawn over; give another folder for the results than {out}")
     return targets
 
 
 def make_writable(out: Path) -> None:
-    """Make the folder, and see that files can be written there; else InputError."""
+    """Create the folder. Raises InputError if files cannot be written there."""
     make_folder(out)
     try:
-        with tempfile.TemporaryFile(dir=out):  # a name of its own, or none: others may be asking the same
+        with tempfile.TemporaryFile(dir=out):  # a unique name, since other processes may check the same folder
             pass
     except OSError as error:
         raise InputError(f"{out}: results cannot be written there ({error.strerror})") from error

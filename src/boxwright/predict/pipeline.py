@@ -1,10 +1,10 @@
-"""The three steps from an image to its result, for networks and for files that hold all three.
+"""The three steps of a prediction, for networks and for complete exported files.
 
 B images of a batch, h x w px of an image
 """
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +12,28 @@ from torch import Tensor, nn
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
-    arguments,
     canvases_of,
-    path_of,
-    pixels_of,
+    image_path,
+    network_inputs,
     prepare,
-    scaled,
-    trimmed,
+    read_pixels,
+    to_batch,
+    trim,
 )
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import Runtime, chunks, joined
-from boxwright.tasks import PostprocessArgs, RawOutputs, Task
-from boxwright.tasks.base import refuse_inside
+from boxwright.tasks import AnyTask, PostprocessArgs, RawOutputs
+from boxwright.tasks.base import reject_inside
 from boxwright.types import Detector, Frame
 
 R = TypeVar("R")
 
 
 class Pipeline(Protocol[R]):
-    """What a `Predictor` does its steps with."""
+    """Preprocessing, network and postprocessing of a `Predictor`."""
 
     recipe: Recipe
-    keeps_images: bool  # whether prepared images are the images themselves
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage: ...
 
@@ -44,73 +43,63 @@ class Pipeline(Protocol[R]):
 
 
 class CanvasPipeline(Generic[R]):
-    """Preprocessing and postprocessing here, and a network between them."""
-
-    keeps_images = False
+    """The pipeline of a network: preprocessing and postprocessing run here."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        task: Task[Any, Any, Any, Any],
-        device: torch.device,
-        backend: Runtime | None,
+        self, model: nn.Module, recipe: Recipe, task: AnyTask, device: torch.device, runtime: Runtime | None
     ) -> None:
-        self.model, self.recipe, self.task, self.device, self.backend = model, recipe, task, device, backend
+        self.model, self.recipe, self.task, self.device, self.runtime = model, recipe, task, device, runtime
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:
         return prepare(image, self.recipe.data.canvas, number, keep_image=keep_image)
 
     def inputs(self, images: Sequence[PreparedImage]) -> tuple[Tensor, ...]:
-        """What the network takes for them, on the device."""
+        """The network's inputs for the images, on the device."""
         model, frames, canvases = cast(Detector, self.model), [image.frame for image in images], canvases_of(images)
         if self.recipe.data.canvas.trim:
-            canvases = trimmed(canvases, frames, self.recipe.model.size_step)
-        return arguments(model.inputs, scaled(canvases, self.device, self.backend), frames)
+            canvases = trim(canvases, frames, self.recipe.model.size_step)
+        return network_inputs(model.inputs, to_batch(canvases, self.device, self.runtime), frames)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         inputs = self.inputs(images)
-        network = self.model if self.backend is None else self.backend.forward
+        network = self.model if self.runtime is None else self.runtime.forward
         height, width = inputs[0].shape[-2:]
         return RawOutputs(network(*inputs), (height, width))
 
     def postprocess(self, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs) -> list[R]:
-        found: list[R] = self.task.postprocess(self.model, raw, frames, args, self.recipe)
-        return found
+        results: list[R] = self.task.postprocess(self.model, raw, frames, args, self.recipe)
+        return results
 
 
 class FilePipeline(Generic[R]):
-    """A complete file (`boxwright export --with-nms`), which does all three steps: an image is its own input.
+    """The pipeline of a complete file (`boxwright export --with-nms`), which contains all three steps.
 
-    What is decided inside the file cannot be asked for otherwise: another canvas, lower scores, another NMS, more
-    classes.
+    Its canvas, minimum score, NMS and number of classes are fixed.
     """
 
-    keeps_images = True
-
-    def __init__(self, recipe: Recipe, task: Task[Any, Any, Any, Any], backend: Runtime, metadata: Metadata) -> None:
-        """Raises InputError where the recipe asks for something else than the file has inside."""
-        self.task, self.backend, self.inside = task, backend, metadata.recipe
+    def __init__(self, recipe: Recipe, task: AnyTask, runtime: Runtime, metadata: Metadata) -> None:
+        """Raises InputError if the recipe needs other settings than those of the file."""
+        self.task, self.runtime, self.inside = task, runtime, metadata.recipe
         if recipe.data.canvas != self.inside.data.canvas:
-            refuse_inside("data.canvas: found other numbers than the file has inside")
-        config = recipe.predict  # holds for evaluation as well
+            reject_inside("data.canvas: found other numbers than the file has inside")
+        config = recipe.predict  # also for evaluation
         task.check_inside(PostprocessArgs(config.threshold, config.nms), self.inside)
         same = {"evaluate.threshold": config.threshold, "evaluate.nms": config.nms.model_dump()}
         self.recipe = recipe.with_overrides(same)
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:
-        pixels, path = pixels_of(image), path_of(image)
+        pixels, path = read_pixels(image), image_path(image)
         height, width = pixels.shape[:2]
         frame = Frame(number, path, (height, width), (height, width), (1.0, 1.0))
         return PreparedImage(pixels, frame, pixels if keep_image or not path else None)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
-        """Each output with the rows of all images, which pass one at a time, for they differ in size."""
-        parts = [chunks((torch.from_numpy(image.pixels)[None],), self.backend.shape[0])[0] for image in images]
-        outputs = [[rows[:1] for rows in answer] for answer in self.backend.each(parts)]
+        """The outputs with the rows of all images, which run one at a time since they differ in size."""
+        parts = [chunks((torch.from_numpy(image.pixels)[None],), self.runtime.shape[0])[0] for image in images]
+        outputs = [[output[:1] for output in raw] for raw in self.runtime.each(parts)]
         return RawOutputs(joined(outputs, len(images)), (0, 0))
 
     def postprocess(self, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs) -> list[R]:
         self.task.check_inside(args, self.inside)
-        found: list[R] = self.task.read_outputs(raw.tensors, frames, args, self.inside)
-        return found
+        results: list[R] = self.task.read_outputs(raw.tensors, frames, args, self.inside)
+        return results

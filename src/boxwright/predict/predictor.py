@@ -1,7 +1,4 @@
-"""Images in, results out: a network or an exported file with its recipe.
-
-B images of a batch, h x w px of an image
-"""
+"""The predictor: a network or an exported file with its recipe."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,10 +13,10 @@ from torch import nn
 from boxwright import tasks
 from boxwright.errors import InputError
 from boxwright.images.budget import budget, within_budget
-from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixels_in
+from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
 from boxwright.predict.loading import evaluating, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline
-from boxwright.predict.processes import UNKNOWN, Origin, refuse_fork
+from boxwright.predict.processes import UNKNOWN, Origin, reject_fork
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
@@ -32,60 +29,60 @@ R = TypeVar("R", bound=Result)  # `Prediction` of a detector, `ClassPrediction` 
 class Predictor(Generic[R]):
     """A model with its recipe: preprocessing, network, postprocessing.
 
-    Building one leaves the model as it is. While it predicts, the model is in evaluation mode; afterwards every module
-    is in the mode it was in before, so the engine can evaluate the network it is training. Any number of threads may
-    call it, as long as none of them trains its model meanwhile.
+    The model is in evaluation mode while it predicts, and every module returns to its previous mode afterwards, so a
+    network in training can be evaluated. Calls are thread-safe as long as the model is not trained at the same time.
 
-    It can be pickled. One that `load` made is then loaded anew from its file. In a process that was forked from one
-    with several threads none works (RuntimeError says so): the threads are not there.
+    A predictor can be pickled; one that `load` returned is then loaded from its file again. After a fork of a process
+    with several threads it raises RuntimeError.
 
     Attributes:
-        model: The network; of an exported file one without weights, which only decodes.
-        recipe: Its settings.
-        names: The classes in label order.
-        task: What it predicts.
-        device: Where the network runs.
+        model: The network; for an exported file one without weights, which only decodes.
+        recipe: The settings.
+        names: The class names in label order.
+        task: The task of the model.
+        device: The device of the network.
+        runtime: Runs the network; None if the model itself runs.
     """
 
-    origin: Origin | None = None  # of one that `load` made
+    origin: Origin | None = None  # the file, if `load` returned the predictor
 
     def __init__(
         self,
         model: nn.Module,
         recipe: Recipe,
         device: str | torch.device = "cpu",
-        backend: Runtime | None = None,
+        runtime: Runtime | None = None,
         metadata: Metadata | None = None,
     ) -> None:
-        """Build one around a network; `boxwright.load` makes one from a file.
+        """Create a predictor from a network; `boxwright.load` creates one from a file.
 
         Args:
-            model: Follows `types.Detector` or `types.Classifier`, and already lies on `device`.
-            recipe: Its canvas, class names and settings.
-            device: Where the network runs.
-            backend: What runs it; None for the model itself, which otherwise only decodes what the backend gives.
-            metadata: Of an exported file that the backend runs.
+            model: A `types.Detector` or `types.Classifier` on `device`.
+            recipe: Canvas, class names and settings.
+            device: The device of the network.
+            runtime: Runs the network, so that `model` only decodes; None to run `model` itself.
+            metadata: Of the exported file that the runtime runs.
 
         Raises:
-            InputError: For settings that a complete file cannot follow.
+            InputError: A complete file does not support the settings.
         """
         self.model = model
         self.task = tasks.of(recipe)
         self.device = torch.device(device)
-        self.backend = backend
+        self.runtime = runtime
         self.process = os.getpid()
         self.pipeline: Pipeline[R]
-        if backend is not None and metadata is not None and metadata.kind == "complete":
-            self.pipeline = FilePipeline(recipe, self.task, backend, metadata)
+        if runtime is not None and metadata is not None and metadata.kind == "complete":
+            self.pipeline = FilePipeline(recipe, self.task, runtime, metadata)
         else:
-            self.pipeline = CanvasPipeline(model, recipe, self.task, self.device, backend)
+            self.pipeline = CanvasPipeline(model, recipe, self.task, self.device, runtime)
         self.recipe = self.pipeline.recipe
         self.names = self.recipe.data.names
 
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[Any, ...]]:
         if self.origin is not None:
             return load, self.origin.arguments(self.recipe, self.device)
-        if self.backend is not None:
+        if self.runtime is not None:
             raise TypeError(UNKNOWN)
         return type(self), (self.model, self.recipe, self.device)
 
@@ -138,26 +135,25 @@ class Predictor(Generic[R]):
         """Predict one image or several.
 
         Args:
-            source: A path, the bytes of a file, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), an image of
-                Pillow, or any iterable of these.
-            threshold: Of a detector, the lowest score, in [0, 1]; None for the recipe's.
-            iou: Of a detector: a box that overlaps a better one of its class by more is dropped, in [0, 1]; None for
-                the recipe's.
-            classes: Of a detector, names or labels to keep; None for all.
-            top_k: Of a classifier, how many classes, at least 1; None for 5.
+            source: A path, the bytes of a file, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), a Pillow
+                image, or any iterable of these.
+            threshold: Detectors: minimum score, in [0, 1]; None for the recipe's.
+            iou: Detectors: IoU threshold of NMS, in [0, 1]; None for the recipe's.
+            classes: Detectors: class names or labels to keep; None for all.
+            top_k: Classifiers: number of classes per image, at least 1; None for 5.
             bgr: The arrays are BGR, as OpenCV reads them.
 
         Returns:
-            The result of one image; a list of them for a sequence; for another iterable an iterator, which takes the
-            images a batch at a time.
+            The result of one image; a list of results for a sequence; for any other iterable an iterator, which reads
+            the images batch by batch.
 
         Raises:
-            InputError: For a file that is no image, pixels of another kind, an unknown class, and an argument that this
-                task has not.
+            InputError: A file is not an image, pixels have another type, a class is unknown, or the task does not have
+                an argument.
 
         Example:
-            >>> found = predictor("photo.jpg", threshold=0.5)
-            >>> for box, score, label, name in found:
+            >>> detections = predictor("photo.jpg", threshold=0.5)
+            >>> for box, score, label, name in detections:
             ...     print(name, score, box)
         """
         args = self.args(threshold, iou, classes, top_k)
@@ -171,7 +167,7 @@ class Predictor(Generic[R]):
     def _each(self, source: Iterable[Image], args: PostprocessArgs, bgr: bool) -> Iterator[R]:
         images, numbers = map(from_bgr, source) if bgr else iter(source), count()
         while batch := list(islice(images, self.recipe.predict.batch)):
-            for group, pixels in within_budget(batch, pixels_in):
+            for group, pixels in within_budget(batch, pixel_count):
                 with budget.reserve(pixels):
                     prepared = [self.preprocess(image, next(numbers)) for image in group]
                     results = self.postprocess(self.forward(prepared), prepared, args)
@@ -184,33 +180,36 @@ class Predictor(Generic[R]):
         classes: Sequence[str | int] | None = None,
         top_k: int | None = None,
     ) -> PostprocessArgs:
-        """What `postprocess` takes, as in a call. Raises InputError for a wrong setting."""
+        """The arguments of `postprocess`, from those of a call. Raises InputError for an invalid value."""
         return self.task.args(self.recipe, threshold, iou, classes, top_k)
 
     def preprocess(self, image: Image, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
-        """The image as the network takes it.
+        """Prepare one image for `forward`.
 
         Args:
-            image: One image in any of the forms of a call.
-            number: Its number, for `frame.image_id`.
-            keep_image: Keep its own pixels for the result, to draw on; else only those of images without a file are.
+            image: In any of the forms of a call.
+            number: `image_id` of the frame.
+            keep_image: Keep the original pixels in the result, for drawing; images without a file are always kept.
 
         Raises:
-            InputError: For what is no image.
+            InputError: It is not an image.
         """
         return self.pipeline.preprocess(image, number, keep_image=keep_image)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
-        """The network's raw outputs for the images, as one batch."""
-        refuse_fork(self.process)
+        """Run the network on the images as one batch."""
+        reject_fork(self.process)
         with evaluating(self.model):
             return self.pipeline.forward(images)
 
     def postprocess(self, raw: RawOutputs, images: Sequence[PreparedImage], args: PostprocessArgs) -> list[R]:
-        """The result of each image, on the CPU. args: from `args`."""
+        """The results of the images, on the CPU. args: from `args`."""
         results = self.pipeline.postprocess(raw, [image.frame for image in images], args)
         pairs = zip(results, images, strict=True)
         return [result if image.image is None else replace(result, image=image.image) for result, image in pairs]  # type: ignore[type-var]
+
+
+AnyPredictor = Predictor[Any]
 
 
 def load(
@@ -219,36 +218,36 @@ def load(
     device: str = "auto",
     overrides: Mapping[str, Any] | Sequence[str] = (),
     backend: str = "auto",
-    running: RuntimeOptions | None = None,
+    runtime_options: RuntimeOptions | None = None,
     trust: bool = False,
-) -> Predictor[Any]:
+) -> AnyPredictor:
     """Load a detector or a classifier, ready to predict.
 
     Args:
         path: A run folder, its `best/` or `last/`, a file of weights, or an exported file.
-        recipe: A shipped name, a YAML file or a Recipe; None for the one stored in our own files. `.weights`, `.ckpt`
-            and `.pth` files of others store none.
-        device: `cpu`, `cuda`, or `auto` for the accelerator where there is one.
+        recipe: A shipped name, a YAML file or a Recipe; None for the one stored in the file. `.weights`, `.ckpt` and
+            `.pth` files of other projects do not store one.
+        device: `cpu`, `cuda`, or `auto` for the accelerator if there is one.
         overrides: Changes to the recipe by dotted key.
-        backend: `auto`, `torch`, `onnxruntime` or `openvino`. Weights run in torch; of the runtimes that can run an
-            exported file `auto` takes the fastest that is installed.
-        running: How to run it; by default `predictor.model` itself runs, so that hooks on it fire and edits count.
-            `RuntimeOptions(fuse=True)` runs a faster copy.
-        trust: Also open a `.torchscript` file, which is a program that may do anything that this process may.
+        backend: The runtime: `auto`, `torch`, `onnxruntime` or `openvino`. Weights run in torch; for an exported file
+            `auto` selects the fastest installed runtime that can run it.
+        runtime_options: How to run the network. By default `predictor.model` itself runs, so hooks and edits take
+            effect; `RuntimeOptions(fuse=True)` runs a faster copy.
+        trust: Also open a `.torchscript` file, which can execute any code.
 
     Returns:
-        A predictor, whose results are `Prediction` of a detector and `ClassPrediction` of a classifier.
+        A predictor. Its results are `Prediction` for a detector and `ClassPrediction` for a classifier.
 
     Raises:
-        InputError: When the file cannot be read or does not fit, or a recipe is needed.
+        InputError: The file cannot be read or does not fit, or a recipe is needed.
 
     Example:
         >>> predictor = bw.load("runs/mine")
-        >>> found = predictor("photo.jpg")
+        >>> detections = predictor("photo.jpg")
     """
     if trust:
-        running = replace(running or RuntimeOptions(), trust=True)
-    loaded = load_any(path, recipe, device, overrides, backend, running)
-    predictor: Predictor[Any] = Predictor(*loaded)
-    predictor.origin = Origin.of(path, loaded.backend, running)
+        runtime_options = replace(runtime_options or RuntimeOptions(), trust=True)
+    loaded = load_any(path, recipe, device, overrides, backend, runtime_options)
+    predictor = AnyPredictor(*loaded)
+    predictor.origin = Origin.of(path, loaded.runtime, runtime_options)
     return predictor

@@ -1,4 +1,4 @@
-"""Predictors in other processes: loaded anew where they are unpickled, refused where they were forked."""
+"""Predictors in other processes: unpickling loads the file again, forking is rejected."""
 
 import os
 from pathlib import Path
@@ -9,29 +9,32 @@ import torch
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 
-UNKNOWN = "a predictor around a backend cannot be pickled; make it with boxwright.load, which knows its file"
+UNKNOWN = "a predictor around a runtime cannot be pickled; make it with boxwright.load, which knows its file"
 
 
 class Origin(NamedTuple):
-    """The file that a predictor was loaded from, and what runs it."""
+    """The file that a predictor was loaded from, and its runtime."""
 
     path: str
     backend: str
-    running: RuntimeOptions | None
+    runtime_options: RuntimeOptions | None
 
     @classmethod
-    def of(cls, path: str | Path, backend: Runtime, running: RuntimeOptions | None) -> Self:
-        """With the path made absolute, for other processes may work in other folders."""
-        return cls(str(Path(path).absolute()), backend.name, running)
+    def of(cls, path: str | Path, runtime: Runtime, runtime_options: RuntimeOptions | None) -> Self:
+        """Make the path absolute, since other processes may have other working directories."""
+        return cls(str(Path(path).absolute()), runtime.name, runtime_options)
 
     def arguments(self, recipe: Recipe, device: torch.device) -> tuple[Any, ...]:
-        """What `load` takes to make the same one."""
-        return self.path, recipe, str(device), (), self.backend, self.running
+        """The arguments with which `load` creates the same predictor."""
+        return self.path, recipe, str(device), (), self.backend, self.runtime_options
 
 
-def refuse_fork(process: int) -> None:
-    """RuntimeError in a process forked from `process`, where it would wait for ever: only one thread is forked, and the
-    others, which PyTorch and the runtimes wait for, are not there. With a single thread nobody is waited for."""
+def reject_fork(process: int) -> None:
+    """Raise RuntimeError in a process forked from `process`.
+
+    Only the calling thread survives a fork, so PyTorch and the runtimes would wait forever for their other threads.
+    With a single thread there is nothing to wait for.
+    """
     if os.getpid() != process and torch.get_num_threads() > 1:
         raise RuntimeError(
             "this predictor was made before the process was forked, and its threads are not here; start processes with "

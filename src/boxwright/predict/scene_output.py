@@ -1,4 +1,4 @@
-"""Images of any size to a folder: overviews with boxes, one detections.json, GeoJSON where the Earth is known."""
+"""Writing the detections of large images: overviews with boxes, detections.json, and GeoJSON if georeferenced."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from boxwright.errors import InputError
 from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.predict import output
-from boxwright.predict.geojson import WGS84_TAG, can_be_placed, write_geojson
+from boxwright.predict.geojson import WGS84_TAG, is_georeferenced, write_geojson
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.tiled import Overview, Tiling, draw_overview, predict_scene
 from boxwright.tasks.detect import Prediction
@@ -26,21 +26,34 @@ def predict_scenes_to_folder(
     *,
     geojson: bool = False,
 ) -> output.Summary:
-    """Like `output.predict_to_folder`, window by window. Drawn are overviews, as JPEG.
+    """Like `output.predict_to_folder`, window by window; overviews are drawn, as JPEG.
 
-    geojson: it must be possible; without it georeferenced scenes get it and others do not. A scene that cannot be read
-    or drawn is named in `Summary.failed`, and the others go on. Raises InputError before any work for a source that is
-    not there, a wrong setting, an unwritable folder, two scenes whose GeoJSON would have one name, or a scene of no
-    known place where GeoJSON must be.
+    Args:
+        predictor: The detector.
+        sources: Image files, folders and glob patterns.
+        out: The output folder.
+        tiling: The windows.
+        threshold: As in `Predictor.__call__`.
+        iou: As in `Predictor.__call__`.
+        classes: As in `Predictor.__call__`.
+        geojson: Require GeoJSON for all scenes; otherwise it is written for those with a georeference.
+
+    Returns:
+        The summary; scenes that cannot be read or drawn are in `Summary.failed`.
+
+    Raises:
+        InputError: A source does not exist, a setting is invalid, the folder is not writable, the GeoJSON files of two
+            scenes would have the same name, or a scene has no georeference although GeoJSON is required. Raised before
+            anything is predicted.
     """
     folder = Path(out)
     args = predictor.args(threshold, iou, classes)
-    grid((1, 1), tiling.window, tiling.overlap)  # says what is wrong with these numbers
+    grid((1, 1), tiling.window, tiling.overlap)  # raises InputError for invalid values
     files = output.find_images(sources, folder)
     if geojson:
-        _need_places(files)
-    targets = output.targets_of(files, folder, ".jpg")
-    _need_own_names(targets)
+        _check_georeferences(files)
+    targets = output.drawing_paths(files, folder, ".jpg")
+    _check_names(targets)
     output.make_writable(folder)
     rows: list[dict[str, Any]] = []
     results: list[Prediction] = []
@@ -49,14 +62,14 @@ def predict_scenes_to_folder(
         try:
             with open_scene(path) as scene:
                 overview = Overview(scene.size)
-                found = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
+                prediction = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
         except InputError as error:
             failed[str(path)] = str(error)
             continue
-        results.append(found)
-        rows.append(output.row_of(predictor, found, None))
+        results.append(prediction)
+        rows.append(output.image_row(predictor, prediction, None))
         try:
-            rows[-1] |= _write(found, overview, scene.georeference, targets[path])
+            rows[-1] |= _write(prediction, overview, scene.georeference, targets[path])
         except InputError as error:
             failed[str(path)] = str(error)
     settings = {"tile": tiling.window, "overlap": tiling.overlap}
@@ -64,18 +77,18 @@ def predict_scenes_to_folder(
 
 
 def _write(
-    found: Prediction, overview: Overview, georeference: Georeference | None, target: Path
+    prediction: Prediction, overview: Overview, georeference: Georeference | None, target: Path
 ) -> dict[str, str | list[str]]:
-    """Write the files of one scene; what they are, for its row of detections.json."""
-    output.write_image(draw_overview(found, overview), target)
+    """Write the files of one scene; returns their names, for its entry in detections.json."""
+    output.write_image(draw_overview(prediction, overview), target)
     names: list[str] = []
-    if georeference is not None and can_be_placed(georeference, found.size):
-        names = write_geojson(found, georeference, target.parent, target.stem)
+    if georeference is not None and is_georeferenced(georeference, prediction.size):
+        names = write_geojson(prediction, georeference, target.parent, target.stem)
     return {"drawn": target.name} | ({"geojson": names} if names else {})
 
 
-def _need_own_names(targets: Mapping[Path, Path]) -> None:
-    """InputError where the GeoJSON of `a.wgs84.tif` would have the name of one of `a.tif`."""
+def _check_names(targets: Mapping[Path, Path]) -> None:
+    """Raise InputError if the GeoJSON of `a.wgs84.tif` would have the same name as that of `a.tif`."""
     stems = {target.stem.lower(): path for path, target in targets.items()}
     for stem, path in stems.items():
         if (other := stems.get(stem + WGS84_TAG)) is not None:
@@ -85,15 +98,15 @@ def _need_own_names(targets: Mapping[Path, Path]) -> None:
             )
 
 
-def _need_places(files: Sequence[Path]) -> None:
+def _check_georeferences(files: Sequence[Path]) -> None:
     for path in files:
         try:
-            # What opening says about bands and bits is said when the scene's turn comes.
+            # Notes about bands and bit depth are printed when the scene is predicted.
             with redirect_stderr(io.StringIO()), open_scene(path) as scene:
-                placed = can_be_placed(scene.georeference, scene.size)
+                georeferenced = is_georeferenced(scene.georeference, scene.size)
         except InputError:
-            continue  # said in Summary.failed, when its turn comes
-        if not placed:
+            continue  # reported in Summary.failed
+        if not georeferenced:
             raise InputError(
                 f"{path}: no georeference that leads to a place on the Earth, needed one for GeoJSON; "
                 "leave --geojson out, or give the file one (gdal_translate -a_srs EPSG:... -a_ullr ...)"

@@ -1,4 +1,4 @@
-"""Many images through a predictor, with reading, drawing and encoding beside the network."""
+"""Prediction of many images, with reading, drawing and encoding in parallel to the network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,11 +12,11 @@ import torch
 from boxwright import interrupt
 from boxwright.errors import InputError
 from boxwright.images.budget import budget, within_budget
-from boxwright.predict.ahead import in_order
-from boxwright.predict.inputs import Image, PreparedImage, pixels_in
+from boxwright.predict.inputs import Image, PreparedImage, pixel_count
 from boxwright.predict.loading import evaluating
-from boxwright.predict.predictor import Predictor
-from boxwright.predict.processes import refuse_fork
+from boxwright.predict.predictor import AnyPredictor, Predictor
+from boxwright.predict.prefetch import prefetch_map
+from boxwright.predict.processes import reject_fork
 from boxwright.progress import track
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
@@ -24,8 +24,8 @@ from boxwright.tasks.base import Result
 R = TypeVar("R", bound=Result)
 T = TypeVar("T")
 
-BATCHES = 3  # under way at a time beside an accelerator
-THREADS = 4  # at least, for decoding, drawing and encoding; OpenCV releases the GIL
+BATCHES = 3  # in flight at a time with an accelerator
+MIN_THREADS = 4  # for decoding, drawing and encoding; OpenCV releases the GIL
 
 
 def predict_all(
@@ -34,91 +34,94 @@ def predict_all(
     args: PostprocessArgs,
     *,
     batch: int,
-    wanted: Callable[[int], bool] = lambda index: False,
-    use: Callable[[int, R], None] = lambda index, result: None,
+    needs_pixels: Callable[[int], bool] = lambda index: False,
+    callback: Callable[[int, R], None] = lambda index, result: None,
     title: str = "",
 ) -> list[R | InputError]:
-    """The result of each image in order, or why it cannot be read.
+    """Predict many images, in parallel where it helps.
 
-    Images in memory at a time have no more pixels together than `budget` allows. The streams of a runtime share a
-    batch, and each does everything for its images, so that no core waits for another. On an accelerator three batches
-    are under way: one is read, and one postprocessed and drawn, while the network runs on another. Where all cores run
-    one batch nothing is done beside it, for they wait for the slowest at every layer.
+    `budget` limits the pixels in memory. If the runtime has streams, they share a batch and each does all the work for
+    its images, so no core waits for another. With an accelerator, three batches are in flight: one is read and one
+    postprocessed and drawn while the network runs on the third. If all cores run one batch, nothing runs beside it,
+    because at every layer the cores wait for the slowest.
 
     Args:
-        predictor: What predicts.
+        predictor: The predictor.
         images: In any of the forms of a call.
         args: From the predictor's task.
-        batch: Images that pass the network together.
-        wanted: Whether `use` needs the pixels of the image with that index.
-        use: Is given each index and result, in any thread and order, while its `image` is in memory, if `wanted`.
+        batch: Batch size.
+        needs_pixels: Whether `callback` needs the pixels of the image with that index.
+        callback: Called with each index and result, in any thread and order, with `image` set if `needs_pixels`.
         title: Of the progress bar; "" for none.
+
+    Returns:
+        For each image the result, or the error if it cannot be read.
     """
-    refuse_fork(predictor.process)
+    reject_fork(predictor.process)
     with evaluating(predictor.model), _workers(predictor) as (pool, ahead, each):
 
         def read(index: int) -> PreparedImage | InputError:
             try:
-                return predictor.preprocess(images[index], index, keep_image=wanted(index))
+                return predictor.preprocess(images[index], index, keep_image=needs_pixels(index))
             except InputError as error:
                 return error
 
         def finish(index: int, result: R | InputError) -> R | InputError:
             if isinstance(result, InputError):
                 return result
-            use(index, result)
+            callback(index, result)
             return replace(result, image=None)  # type: ignore[type-var]
 
         def predict(indices: Sequence[int]) -> list[R | InputError]:
             prepared = list(each(read, indices))
             readable = [image for image in prepared if not isinstance(image, InputError)]
-            found = iter(predictor.postprocess(predictor.forward(readable), readable, args) if readable else [])
-            results = [image if isinstance(image, InputError) else next(found) for image in prepared]
+            predicted = iter(predictor.postprocess(predictor.forward(readable), readable, args) if readable else [])
+            results = [image if isinstance(image, InputError) else next(predicted) for image in prepared]
             return list(each(finish, indices, results))
 
         def work(indices: Sequence[int]) -> list[R | InputError]:
             results: list[R | InputError] = []
-            for part, pixels in within_budget(indices, lambda index: pixels_in(images[index])):
+            for group, pixels in within_budget(indices, lambda index: pixel_count(images[index])):
                 with budget.reserve(pixels):
-                    results += predict(part)
+                    results += predict(group)
             return results
 
-        groups = _shares(len(images), batch, predictor)
-        batches = in_order(pool, groups, work, ahead)
+        groups = _split_batches(len(images), batch, predictor)
+        batches = prefetch_map(pool, groups, work, ahead)
         results: list[R | InputError] = []
-        for part in track(batches, len(groups), title, "batches") if title else batches:
+        for predicted in track(batches, len(groups), title, "batches") if title else batches:
             interrupt.check()
-            results += part
+            results += predicted
     return results
 
 
-def _shares(count: int, batch: int, predictor: Predictor[Any]) -> list[range]:
-    """Indices in parts of a stream's share of a batch, rounded up to whole batches of the file; the last ones are
-    smaller, so that all streams end at the same time."""
-    backend = predictor.backend
-    streams, step = (1, 1) if backend is None else (backend.streams, backend.shape[0] or 1)
-    parts, start = [], 0
+def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[range]:
+    """Split indices into the streams' parts of a batch, rounded up to the batch size of the file; the last parts are
+    smaller, so that all streams finish at the same time."""
+    runtime = predictor.runtime
+    streams, step = (1, 1) if runtime is None else (runtime.streams, runtime.shape[0] or 1)
+    ranges, start = [], 0
     while start < count:
-        share = min(-(-batch // streams), max(1, (count - start) // streams))
-        end = min(count, start + -(-share // step) * step)
-        parts.append(range(start, end))
+        size = min(-(-batch // streams), max(1, (count - start) // streams))
+        end = min(count, start + -(-size // step) * step)
+        ranges.append(range(start, end))
         start = end
-    return parts
+    return ranges
 
 
 @contextmanager
-def _workers(predictor: Predictor[Any]) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
-    """What works on the parts, how many are submitted beforehand, and what maps over the images of one."""
-    backend = predictor.backend
-    if backend is None or backend.pool is None:
+def _workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
+    """The pool for the batches, how many of them to submit ahead, and the map over the images of a batch."""
+    runtime = predictor.runtime
+    if runtime is None or runtime.pool is None:
         batches = 1 if predictor.device.type == "cpu" else BATCHES
-        threads = max(THREADS, torch.get_num_threads())
+        threads = max(MIN_THREADS, torch.get_num_threads())
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(batches) as pool:
             yield pool, batches, readers.map
         return
     before = cv2.getNumThreads()
-    cv2.setNumThreads(max(1, before // backend.streams))
+    cv2.setNumThreads(max(1, before // runtime.streams))
     try:
-        yield backend.pool, 4 * backend.streams, map  # some parts take longer than others
+        yield runtime.pool, 4 * runtime.streams, map  # more than one each, as they take different times
     finally:
         cv2.setNumThreads(before)

@@ -1,7 +1,4 @@
-"""The protocol of a task.
-
-B images of a batch, H x W canvas px
-"""
+"""The interface of a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +25,7 @@ TOP_K = 5  # classes of an image, as in Darknet's output and ImageNet's second s
 
 
 class ImageSet(Protocol):
-    """What is asked of every data set."""
+    """The interface of all data sets."""
 
     @property
     def root(self) -> Path: ...
@@ -49,7 +46,7 @@ class ImageSet(Protocol):
 
 
 class Result(Protocol):
-    """What a task answers for one image."""
+    """The prediction for one image."""
 
     @property
     def path(self) -> str: ...
@@ -78,13 +75,13 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PostprocessArgs:
-    """Which of a network's answers to keep; each task uses its own.
+    """Arguments of postprocessing; a task ignores those of other tasks.
 
     Attributes:
-        threshold: Lowest score, in [0, 1].
+        threshold: Minimum score, in [0, 1].
         nms: Non-maximum suppression.
         labels: Classes to keep; None for all.
-        top_k: Classes of an image.
+        top_k: Classes per image.
     """
 
     threshold: float = 0.0
@@ -94,36 +91,45 @@ class PostprocessArgs:
 
 
 class RawOutputs(NamedTuple):
-    """What the network returns for a batch: `tensors` as in `Detector` or `Classifier`, from canvases of `canvas`
-    (height, width) px."""
+    """The outputs of a network for a batch.
+
+    Attributes:
+        tensors: As in `Detector` or `Classifier`.
+        canvas: (height, width) px of the canvases.
+    """
 
     tensors: tuple[Tensor, ...]
     canvas: tuple[int, int]
 
 
 class Examples(ABC):
-    """Small panels of some images of an evaluation, made while their pixels are in memory."""
+    """Drawings of a few evaluated images, made while their pixels are in memory.
 
-    limit: int  # panels
+    Attributes:
+        limit: Maximum number of panels.
+        panels: Image index -> rank and panel; the lowest ranks are kept.
+    """
+
+    limit: int
 
     def __init__(self) -> None:
-        self.panels: dict[int, tuple[float, Array]] = {}  # index of an image -> its rank, lower first, and its panel
+        self.panels: dict[int, tuple[float, Array]] = {}
         self._lock = Lock()
 
     @abstractmethod
     def wants(self, index: int) -> bool:
-        """Whether the pixels of image `index` may be needed."""
+        """Whether image `index` may be drawn, so that its pixels must be kept."""
 
     @abstractmethod
     def rank(self, index: int, result: Any) -> float | None:
-        """Which images come first, the lowest; None for those that are not shown."""
+        """The rank of an image, the lowest first; None to leave it out."""
 
     @abstractmethod
     def draw(self, index: int, result: Any) -> Array:
-        """The panel, uint8 RGB. `result.image` holds the pixels."""
+        """The panel, uint8 RGB. `result.image` contains the pixels."""
 
     def add(self, index: int, result: Any) -> None:
-        """Draw the image where it is among the first so far. Threads may call this at the same time."""
+        """Draw the image if it ranks among the first `limit` so far. Thread-safe."""
         rank = self.rank(index, result)
         if rank is None:
             return
@@ -133,45 +139,57 @@ class Examples(ABC):
                 self.merge({index: (rank, self.draw(index, result))})
 
     def merge(self, panels: Mapping[int, tuple[float, Array]]) -> None:
-        """Take the panels of another process, and keep the first `limit`."""
-        found = {**self.panels, **panels}
-        first = sorted(found, key=lambda index: (found[index][0], index))[: self.limit]
-        self.panels = {index: found[index] for index in first}
+        """Add panels, for example of another process, and keep the first `limit`."""
+        merged = {**self.panels, **panels}
+        first = sorted(merged, key=lambda index: (merged[index][0], index))[: self.limit]
+        self.panels = {index: merged[index] for index in first}
 
 
 class Task(ABC, Generic[D, B, R, M]):
-    """What differs between detectors and classifiers: data set, batch, postprocessing, output, metrics, graph."""
+    """Everything that differs between detectors and classifiers: data set, batch, postprocessing, output, metrics,
+    graph.
 
-    title: ClassVar[str]  # with its article, for messages
-    measure: ClassVar[str]  # the metric that training maximizes
-    options: ClassVar[frozenset[str]]  # of the call of a predictor and of the command line, that have a meaning here
-    results_file: ClassVar[str]  # JSON of `predict`
-    results_key: ClassVar[str]  # in a row of it
-    graph_outputs: ClassVar[tuple[str, ...]]  # of a complete graph
-    report_files: ClassVar[tuple[str, ...]]  # of an evaluation
+    Attributes:
+        title: With its article, for messages.
+        measure: The metric that training maximizes.
+        options: Arguments of a predictor's call and command-line options that only this task has.
+        results_file: The JSON file of `predict`.
+        results_key: The key of an image's results in that file.
+        graph_outputs: Outputs of a complete graph.
+        report_files: Files of an evaluation.
+        dataset_type: The class of its data sets.
+    """
+
+    title: ClassVar[str]
+    measure: ClassVar[str]
+    options: ClassVar[frozenset[str]]
+    results_file: ClassVar[str]
+    results_key: ClassVar[str]
+    graph_outputs: ClassVar[tuple[str, ...]]
+    report_files: ClassVar[tuple[str, ...]]
     dataset_type: ClassVar[type]
 
     # Data
 
     @abstractmethod
     def open(self, root: str | Path, split: str, config: DataConfig) -> D:
-        """A split with its labels. Raises InputError where it cannot be read, or has labels of another task."""
+        """Open a split with its labels. Raises InputError if it cannot be read or has labels of another task."""
 
     @abstractmethod
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> D:
-        """A split whose labels are not used, and need not be there where the layout allows it."""
+        """Open a split without its labels, which may be missing if the layout allows it."""
 
     @abstractmethod
     def check(self, training: D, validation: D) -> Report:
-        """Faults of both and between them."""
+        """Check both splits for errors, and against each other."""
 
     @abstractmethod
     def select(self, training: D, validation: D, report: Report, recipe: Recipe) -> tuple[D, D, list[str]]:
-        """What is trained and validated on, without the faulty rows of `report`, and a line for each row left out."""
+        """Both splits without the labels and images with errors in `report`, and a line for each one left out."""
 
     @abstractmethod
     def fingerprint(self, dataset: D, recipe: Recipe) -> str:
-        """Changes when images or labels do; how closely images are looked at, `data.fingerprint` says."""
+        """A hash of images and labels; `data.fingerprint` sets how images are hashed."""
 
     @abstractmethod
     def loader(self, dataset: D, recipe: Recipe, rank: int, world: int) -> Any:
@@ -179,11 +197,11 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def augment(self, batch: B, recipe: Recipe, epoch: int, number: int, rank: int) -> B:
-        """A loaded batch, on its device, randomly changed. number: of this process's batches, from 0."""
+        """Augment a batch on its device. number: index of the batch in this process."""
 
     @abstractmethod
     def draw_sample(self, dataset: D, index: int) -> Array:
-        """The image with its labels, uint8 RGB (h, w, 3)."""
+        """Draw an image with its labels, uint8 RGB (h, w, 3)."""
 
     # Prediction
 
@@ -196,88 +214,91 @@ class Task(ABC, Generic[D, B, R, M]):
         classes: Sequence[str | int] | None = None,
         top_k: int | None = None,
     ) -> PostprocessArgs:
-        """The recipe's settings with the given ones in their place. Raises InputError for a wrong one."""
+        """The recipe's settings, replaced by those that are given. Raises InputError for an invalid value."""
 
     @abstractmethod
     def postprocess(
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[R]:
-        """Raw outputs -> the result of each image, on the CPU."""
+        """Raw outputs -> the results of the images, on the CPU."""
 
     @abstractmethod
     def read_outputs(
         self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
     ) -> list[R]:
-        """`graph_outputs` of a complete file, made with the recipe `inside` -> the result of each image."""
+        """`graph_outputs` of a complete file, exported with the recipe `inside` -> the results of the images."""
 
     @abstractmethod
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
-        """InputError where `args` ask for what a complete file, made with the recipe `inside`, has left out."""
+        """Raise InputError if `args` need what a complete file, exported with the recipe `inside`, cannot do."""
 
     @abstractmethod
     def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
-        """What the head of `results_file` says."""
+        """The settings at the top of `results_file`."""
 
     @abstractmethod
     def rows(self, result: R) -> list[dict[str, Any]]:
-        """The result in `results_file`."""
+        """The result as rows of `results_file`."""
 
     @abstractmethod
     def counted(self, result: R) -> list[str]:
-        """The class names that a summary counts."""
+        """The class names to count in a summary."""
 
     @abstractmethod
     def line(self, result: R) -> str | None:
-        """What is printed of each image; None for nothing."""
+        """The line to print for an image; None for none."""
 
     # Evaluation
 
     @abstractmethod
     def scored(self, dataset: D, recipe: Recipe) -> D:
-        """The data set as it is scored. Raises InputError for classes the model does not know, and faulty labels."""
+        """The data set to score. Raises InputError for classes that the model does not have, and for invalid labels."""
 
     @abstractmethod
     def evaluation_args(self, dataset: D, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
-        """The settings of an evaluation; threshold: None for the recipe's."""
+        """The arguments of an evaluation; threshold: None for the recipe's."""
 
     @abstractmethod
     def aligned(self, result: R, dataset: D, recipe: Recipe) -> R:
-        """The result with labels that count as the data set's."""
+        """The result with the data set's labels and names."""
 
     @abstractmethod
     def score(self, dataset: D, results: Sequence[R], info: dict[str, Any], recipe: Recipe, args: PostprocessArgs) -> M:
-        """The metrics; info: how they were measured."""
+        """Compute the metrics; info: how they were measured."""
 
     @abstractmethod
     def examples(self, dataset: D, recipe: Recipe) -> Examples:
-        """What is drawn of an evaluation."""
+        """An empty collection of drawings for an evaluation."""
 
     @abstractmethod
     def write_report(
         self, folder: Path, metrics: M, dataset: D, results: Sequence[R], examples: Examples, recipe: Recipe
     ) -> None:
-        """`report_files` into `folder`."""
+        """Write `report_files` into `folder`."""
 
     # Export
 
     @abstractmethod
     def graph(self, model: nn.Module, recipe: Recipe) -> nn.Module:
-        """images (B, h, w, 3) uint8 RGB of any size -> `graph_outputs`."""
+        """A module from images (B, h, w, 3) uint8 RGB of any size to `graph_outputs`."""
 
     def check_options(self, recipe: Recipe, given: Mapping[str, object]) -> None:
-        """InputError for an option, with or without its dashes, that is given and has no meaning here."""
+        """Raise InputError for an option, with or without its dashes, that is given but that this task lacks."""
         wrong = [name for name, value in given.items() if value is not None and name.lstrip("-") not in self.options]
         if wrong:
             raise InputError(f"{', '.join(wrong)}: recipe {recipe.name} is {self.title}, which has none; leave it out")
 
 
+AnyTask = Task[Any, Any, Any, Any]
+
+
 def fraction(name: str, value: float) -> float:
-    """`value` when it lies in [0, 1]; else InputError."""
+    """Return `value`. Raises InputError if it is not in [0, 1]."""
     if not 0 <= value <= 1:
         raise InputError(f"{name}: found {value}, needed a number from 0 to 1")
     return value
 
 
-def refuse_inside(what: str) -> NoReturn:
-    """InputError for what a complete file has decided."""
+def reject_inside(what: str) -> NoReturn:
+    """Raise InputError for a setting that is fixed inside a complete file."""
     raise InputError(f"{what}; take a file exported with --raw, or export it again with other numbers")

@@ -1,6 +1,6 @@
-"""Image classification: what a classifier's data, results, metrics and graph are.
+"""Image classification.
 
-P images, C classes of the model, K best classes of an image
+C classes of the model, K of them after top-k
 """
 
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ from boxwright.images.draw import add_caption, draw_classes, encode_image, name_
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import TOP_K, Array, Examples, PostprocessArgs, RawOutputs, Task, refuse_inside
+from boxwright.tasks.base import TOP_K, Array, Examples, PostprocessArgs, RawOutputs, Task, reject_inside
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 
-SHOWN = (320, 320)  # px: (longest width, height) of an image with its label
+DRAWN_SIZE = (320, 320)  # px: maximum width, height of an image drawn with its label
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassPrediction(Classes):
-    """The best classes of one image; in a notebook it shows itself as the image with them.
+    """The top-k classes of one image. Notebooks display the image with them.
 
     Attributes:
-        path: Its file; "" for an image without.
-        size: (height, width) px.
-        image: Its pixels, uint8 RGB (h, w, 3); None for a file, which is read again when it is drawn.
+        path: The image file; "" for other images.
+        size: (height, width) px of the image.
+        image: The pixels, uint8 RGB (h, w, 3); None for a file, which is read again for drawing.
     """
 
     path: str = ""
@@ -53,13 +53,13 @@ class ClassPrediction(Classes):
         return ", ".join(f"{name} {score:.2f}" for name, score in zip(self.class_names, self.scores, strict=True))
 
     def draw(self, image: Array | None = None) -> Array:
-        """The image with the classes written on it, uint8 RGB (h, w, 3); on `image` where one is given."""
+        """Draw the classes on the image, or on `image`, uint8 RGB (h, w, 3)."""
         if image is None:
             image = read_image(self.path) if self.image is None else self.image
         return draw_classes(image, self)
 
     def _repr_png_(self) -> bytes:
-        """What Jupyter shows."""
+        """For notebooks."""
         return encode_image(self.draw(), ".png")
 
 
@@ -87,24 +87,26 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     def select(
         self, training: ClassSet, validation: ClassSet, report: Report, recipe: Recipe
     ) -> tuple[ClassSet, ClassSet, list[str]]:
-        """Labels count in the recipe's order where its classes are those of the data, so that a network that knows them
-        by their label goes on knowing them. Raises InputError for a class all of whose images are left out."""
-        selected, validated = skip_bad(training, report), skip_bad(validation, report)
-        lost = np.flatnonzero((training.counts() > 0) & (selected.counts() == 0)).tolist()
-        if lost:
+        """Labels follow the recipe's order if it has the same classes, so initial weights keep their labels.
+
+        Raises InputError if a class has no image left.
+        """
+        train, val = skip_bad(training, report), skip_bad(validation, report)
+        empty = np.flatnonzero((training.counts() > 0) & (train.counts() == 0)).tolist()
+        if empty:
             raise InputError(
-                f"{training.root}: class {training.names[lost[0]]} has no image left in {training.split} when the "
-                f"faulty ones are skipped ({len(lost)} such classes), needed some to learn from; mend its images, or "
+                f"{training.root}: class {training.names[empty[0]]} has no image left in {training.split} when the "
+                f"faulty ones are skipped ({len(empty)} such classes), needed some to train on; repair its images, or "
                 "remove the class from all splits"
             )
-        names = recipe.data.names if set(recipe.data.names) == set(selected.names) else selected.names
-        return selected.ordered(names), validated.ordered(names), report.left_out()
+        names = recipe.data.names if set(recipe.data.names) == set(train.names) else train.names
+        return train.ordered(names), val.ordered(names), report.left_out()
 
     def fingerprint(self, dataset: ClassSet, recipe: Recipe) -> str:
         if dataset.pixels is None:
             paths = [dataset.path(index) for index in range(len(dataset))]
             return fingerprints.fingerprint([dataset.labels], dataset.names, paths, recipe.data.fingerprint)
-        # all images in one file, which has been read
+        # all images are in memory
         return fingerprints.fingerprint([dataset.labels, dataset.pixels], dataset.names, [], recipe.data.fingerprint)
 
     def loader(self, dataset: ClassSet, recipe: Recipe, rank: int, world: int) -> ClassLoader:
@@ -126,7 +128,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
     def draw_sample(self, dataset: ClassSet, index: int) -> Array:
         sample = dataset[index]
-        return add_caption(sample.image(), SHOWN, [dataset.names[sample.label], Path(sample.path).name])
+        return add_caption(sample.image(), DRAWN_SIZE, [dataset.names[sample.label], Path(sample.path).name])
 
     def args(
         self,
@@ -145,20 +147,20 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[ClassPrediction]:
         with torch.inference_mode():
-            found = cast(Classifier, model).decode(raw.tensors, args.top_k)
-        return [_prediction(best.to("cpu"), frame, recipe) for best, frame in zip(found, frames, strict=True)]
+            decoded = cast(Classifier, model).decode(raw.tensors, args.top_k)
+        return [_prediction(classes.to("cpu"), frame, recipe) for classes, frame in zip(decoded, frames, strict=True)]
 
     def read_outputs(
         self, outputs: Sequence[Tensor], frames: Sequence[Frame], args: PostprocessArgs, inside: Recipe
     ) -> list[ClassPrediction]:
         scores, labels = outputs
-        best = map(Classes, scores[:, : args.top_k], labels[:, : args.top_k])
-        return [_prediction(found, frame, inside) for found, frame in zip(best, frames, strict=True)]
+        decoded = map(Classes, scores[:, : args.top_k], labels[:, : args.top_k])
+        return [_prediction(classes, frame, inside) for classes, frame in zip(decoded, frames, strict=True)]
 
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
         classes = inside.model.classes
         if args.top_k > TOP_K < classes:
-            refuse_inside(f"top_k: found {args.top_k}, the file answers {TOP_K}")
+            reject_inside(f"top_k: found {args.top_k}, the file has {TOP_K} inside")
 
     def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
         return {"recipe": recipe.name, "names": list(recipe.data.names)}
@@ -174,8 +176,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return f"{result.path}: {result}"
 
     def scored(self, dataset: ClassSet, recipe: Recipe) -> ClassSet:
-        """With the model's classes. Where its recipe names none, the data set's are its first, and the rest have
-        numbers."""
+        """With the model's classes. If its recipe has no class names, the first classes take the data set's names, and
+        the others are numbered."""
         if recipe.data.names:
             return dataset.ordered(recipe.data.names)
         classes, names = recipe.model.classes, dataset.names
@@ -186,7 +188,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return dataset.ordered((*names, *map(str, range(len(names), classes))))
 
     def evaluation_args(self, dataset: ClassSet, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
-        return self.args(recipe, threshold, top_k=topk.BEST)
+        return self.args(recipe, threshold, top_k=topk.MAX_K)
 
     def aligned(self, result: ClassPrediction, dataset: ClassSet, recipe: Recipe) -> ClassPrediction:
         return replace(result, names=dataset.names)
@@ -215,8 +217,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     ) -> None:
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         rows = [
-            {"file": dataset.path(index), "label": label, "best": best.labels.tolist(), "scores": best.scores.tolist()}
-            for index, (label, best) in enumerate(zip(dataset.labels.tolist(), results, strict=True))
+            {"file": dataset.path(i), "label": label, "best": result.labels.tolist(), "scores": result.scores.tolist()}
+            for i, (label, result) in enumerate(zip(dataset.labels.tolist(), results, strict=True))
         ]
         json_text.write(folder / "predictions.json", {"names": list(dataset.names), "images": rows})
         class_plots.confusion(metrics, dataset.names, folder / "confusion.png")
@@ -229,7 +231,10 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
 
 class ClassifyGraph(nn.Module):
-    """images (B, h, w, 3) uint8 -> scores (B, K) float32 in [0, 1], labels (B, K), best first; K = min(TOP_K, C)."""
+    """A classifier's complete graph.
+
+    images (B, h, w, 3) uint8 -> scores (B, K) float32 in [0, 1], labels (B, K), best first; K = min(TOP_K, C).
+    """
 
     def __init__(self, model: nn.Module, canvas: CanvasConfig) -> None:
         super().__init__()
@@ -242,9 +247,9 @@ class ClassifyGraph(nn.Module):
 
 
 class _Mistakes(Examples):
-    """Images whose best class is wrong, the highest score first."""
+    """Misclassified images, the highest score first."""
 
-    limit = class_plots.ON_SHEET
+    limit = class_plots.MAX_MISTAKES
 
     def __init__(self, dataset: ClassSet) -> None:
         super().__init__()
@@ -260,20 +265,20 @@ class _Mistakes(Examples):
         assert result.image is not None
         names, label = self.dataset.names, int(self.dataset.labels[index])
         text = f"{float(result.scores[0]):.2f} taken for {name_of(names, int(result.labels[0]))}"
-        return add_caption(result.image, class_plots.TILE, [name_of(names, label), text])
+        return add_caption(result.image, class_plots.PANEL, [name_of(names, label), text])
 
 
 def training_canvas(recipe: Recipe) -> CanvasConfig:
-    """How images are loaded for training: stretched, for the window that the network sees is chosen afterwards and
-    knows the aspect of the image. Where `area` makes it random, the loader has cut it out, and it fills the canvas."""
+    """The canvas of the loader. Images are stretched, since augmentation crops the network's input from the canvas and
+    takes the aspect ratio into account. With `area`, the loader itself takes a random crop that fills the canvas."""
     canvas, config = recipe.data.canvas, recipe.train.class_augment
     height, width = canvas.size
     size = canvas.size if config.area else config.canvas or (height * 5 // 4, width * 5 // 4)
     return canvas.model_copy(update={"size": size, "fit": "stretch", "resize": "linear"})
 
 
-def _prediction(best: Classes, frame: Frame, recipe: Recipe) -> ClassPrediction:
-    return ClassPrediction(best.scores, best.labels, recipe.data.names, frame.path, frame.size)
+def _prediction(classes: Classes, frame: Frame, recipe: Recipe) -> ClassPrediction:
+    return ClassPrediction(classes.scores, classes.labels, recipe.data.names, frame.path, frame.size)
 
 
 TASK = Classify()

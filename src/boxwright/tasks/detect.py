@@ -1,6 +1,6 @@
-"""Object detection: what a detector's data, results, metrics and graph are.
+"""Object detection.
 
-N detections of one image, K classes of the model
+K classes of the model
 """
 
 from collections.abc import Sequence
@@ -29,23 +29,21 @@ from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import Array, Examples, PostprocessArgs, RawOutputs, Task, fraction, refuse_inside
+from boxwright.tasks.base import Array, Examples, PostprocessArgs, RawOutputs, Task, fraction, reject_inside
 from boxwright.tasks.detect_graph import DetectGraph
 from boxwright.types import Batch, Detections, Detector, Frame
 
-SHEET = 8  # images, evenly spaced over the data set
+MAX_EXAMPLES = 8  # images, evenly spaced over the data set
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction(Detections):
-    """The detections of one image: boxes in its own px, inside it, best score first.
-
-    In a notebook it shows itself as the image with its boxes.
+    """The detections of one image: boxes in its px, clipped to it, best score first. Notebooks display the image.
 
     Attributes:
-        path: Its file; "" for an image without.
-        size: (height, width) px.
-        image: Its pixels, uint8 RGB (h, w, 3); None for a file, which is read again when it is drawn.
+        path: The image file; "" for other images.
+        size: (height, width) px of the image.
+        image: The pixels, uint8 RGB (h, w, 3); None for a file, which is read again for drawing.
     """
 
     path: str = ""
@@ -53,13 +51,13 @@ class Prediction(Detections):
     image: Array | None = field(default=None, repr=False, compare=False)
 
     def draw(self, image: Array | None = None) -> Array:
-        """The image with boxes and names, uint8 RGB (h, w, 3); on `image` where one is given."""
+        """Draw boxes and class names on the image, or on `image`, uint8 RGB (h, w, 3)."""
         if image is None:
             image = read_image(self.path) if self.image is None else self.image
         return draw(image, self)
 
     def _repr_png_(self) -> bytes:
-        """What Jupyter shows."""
+        """For notebooks."""
         return encode_image(self.draw(), ".png")
 
 
@@ -89,8 +87,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def select(
         self, training: Dataset, validation: Dataset, report: Report, recipe: Recipe
     ) -> tuple[Dataset, Dataset, list[str]]:
-        selected, lines = capped(skip_bad(training, report), recipe.data.max_boxes)
-        return selected, skip_bad(validation, report), report.left_out() + lines
+        train, lines = cap_boxes(skip_bad(training, report), recipe.data.max_boxes)
+        return train, skip_bad(validation, report), report.left_out() + lines
 
     def fingerprint(self, dataset: Dataset, recipe: Recipe) -> str:
         rows = dataset.rows
@@ -155,23 +153,23 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def postprocess(
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[Prediction]:
-        """NMS sees whole boxes, but for `nms.clip`; afterwards they are clipped to the image, and those with
-        nothing inside it are dropped."""
+        """Boxes are clipped before NMS as `nms.clip` says, and to the image after it; empty ones are dropped."""
         with torch.inference_mode():
             decoded = cast(Detector, model).decode(raw.tensors, args.threshold)
         if args.nms.clip == "canvas":
-            decoded = [replace(found, boxes=clip(found.boxes, raw.canvas)) for found in decoded]
+            decoded = [replace(result, boxes=clip(result.boxes, raw.canvas)) for result in decoded]
         decoded = [
-            replace(found, boxes=frame.to_original(found.boxes)) for found, frame in zip(decoded, frames, strict=True)
+            replace(result, boxes=frame.to_original(result.boxes))
+            for result, frame in zip(decoded, frames, strict=True)
         ]
         if args.nms.clip == "image":
-            decoded = [clipped(found, frame.size) for found, frame in zip(decoded, frames, strict=True)]
+            decoded = [clipped(result, frame.size) for result, frame in zip(decoded, frames, strict=True)]
         if args.labels is not None:
-            decoded = [found[torch.isin(found.labels, found.labels.new_tensor(args.labels))] for found in decoded]
+            decoded = [result[torch.isin(result.labels, result.labels.new_tensor(args.labels))] for result in decoded]
         kept = suppress(decoded, args.nms, [frame.size for frame in frames], args.threshold)
         return [
-            _prediction(clipped(found, frame.size).to("cpu"), frame, recipe)
-            for found, frame in zip(kept, frames, strict=True)
+            _prediction(clipped(result, frame.size).to("cpu"), frame, recipe)
+            for result, frame in zip(kept, frames, strict=True)
         ]
 
     def read_outputs(
@@ -188,9 +186,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def check_inside(self, args: PostprocessArgs, inside: Recipe) -> None:
         config = inside.predict
         if args.threshold < config.threshold:
-            refuse_inside(f"threshold: found {args.threshold}, the file has {config.threshold} inside")
+            reject_inside(f"threshold: found {args.threshold}, the file has {config.threshold} inside")
         if args.nms != config.nms:
-            refuse_inside(f"nms: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
+            reject_inside(f"nms: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
 
     def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
         names = recipe.data.names
@@ -227,8 +225,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def evaluation_args(self, dataset: Dataset, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
         threshold = config.threshold if threshold is None else fraction("threshold", threshold)
-        known = tuple((labels >= 0).nonzero().flatten().tolist())
-        return PostprocessArgs(threshold, config.nms, None if len(known) == len(labels) else known)
+        used = tuple((labels >= 0).nonzero().flatten().tolist())
+        return PostprocessArgs(threshold, config.nms, None if len(used) == len(labels) else used)
 
     def aligned(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
         last = recipe.evaluate.plus_one
@@ -252,7 +250,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
 
     def examples(self, dataset: Dataset, recipe: Recipe) -> Examples:
-        return _Sheet(dataset, recipe)
+        return _Examples(dataset, recipe)
 
     def write_report(
         self,
@@ -263,11 +261,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         examples: Examples,
         recipe: Recipe,
     ) -> None:
-        """Images and the confusion matrix show what scores at least `predict.threshold`."""
+        """Drawings and the confusion matrix use the detections from `predict.threshold`."""
         samples, threshold = [dataset[index] for index in range(len(dataset))], recipe.predict.threshold
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         pairs = zip(samples, results, strict=True)
-        rows = [row for sample, found in pairs for row in to_coco(found, sample.image_id, dataset.category_ids)]
+        rows = [row for sample, result in pairs for row in to_coco(result, sample.image_id, dataset.category_ids)]
         json_text.write(folder / "detections.json", rows)
         plots.precision_recall(metrics, folder / "precision_recall.png")
         counts = plots.confusion(samples, results, len(dataset.names), threshold)
@@ -281,21 +279,21 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return DetectGraph(model, recipe)
 
 
-class _Sheet(Examples):
-    """Truth and prediction of images that are evenly spaced over the data set."""
+class _Examples(Examples):
+    """Ground truth and predictions of images that are evenly spaced over the data set."""
 
-    limit = SHEET
+    limit = MAX_EXAMPLES
 
     def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
         super().__init__()
         self.dataset, self.threshold = dataset, recipe.predict.threshold
-        self.chosen = frozenset(evenly_spaced(len(dataset), SHEET))
+        self.indices = frozenset(evenly_spaced(len(dataset), MAX_EXAMPLES))
 
     def wants(self, index: int) -> bool:
-        return index in self.chosen
+        return index in self.indices
 
     def rank(self, index: int, result: Prediction) -> float | None:
-        return 0.0 if index in self.chosen else None
+        return 0.0 if index in self.indices else None
 
     def draw(self, index: int, result: Prediction) -> Array:
         assert result.image is not None
@@ -303,16 +301,17 @@ class _Sheet(Examples):
 
 
 def training_canvas(recipe: Recipe) -> CanvasConfig:
-    """As large as the largest step's input, so that no step enlarges."""
+    """The canvas of the loader, as large as the largest training size, so that no step upsamples."""
     sizes = recipe.train.augment.sizes or (recipe.data.canvas.size,)
     largest = max(height for height, _ in sizes), max(width for _, width in sizes)
     return recipe.data.canvas.model_copy(update={"size": largest})
 
 
-def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
-    """The data set with the first `limit` labels of each image in the file's order (None: with all of them).
+def cap_boxes(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
+    """Keep the first `limit` labels of each image in the file's order (None: all).
 
-    Also a line for each image that has more.
+    Returns:
+        The data set, and a line for each image that has more.
     """
     if limit is None:
         return dataset, []
@@ -327,7 +326,7 @@ def capped(dataset: Dataset, limit: int | None) -> tuple[Dataset, list[str]]:
 
 
 def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
-    """Labels of classes given by name or label. Raises InputError for one that the model does not know."""
+    """Labels of classes given by name or label. Raises InputError for a class that the model does not have."""
     names = recipe.data.names
     count = len(names) or recipe.model.classes
     labels = []
@@ -337,15 +336,15 @@ def labels_of(classes: Sequence[str | int], recipe: Recipe) -> tuple[int, ...]:
         elif str(name).isdecimal() and int(name) < count:
             labels.append(int(name))
         else:
-            known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise InputError(f"class '{name}': not one of the model's {count}; there are {known or 'only numbers'}")
+            listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise InputError(f"class '{name}': not one of the model's {count}; there are {listed or 'only numbers'}")
     return tuple(labels)
 
 
 def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
-    """(K,) int64: the data set's label of each class of the model, by name; -1 where it has none.
+    """(K,) int64: the data set's label for each class of the model, by name; -1 if it does not have the class.
 
-    Raises InputError for a class of the data set that the model does not know.
+    Raises InputError for a class of the data set that the model does not have.
     """
     names = recipe.data.names
     unknown = [name for name in dataset.names if name not in names]
@@ -359,14 +358,14 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     return torch.tensor([labels.get(name, -1) for name in names])
 
 
-def clipped(found: Detections, size: tuple[int, int]) -> Detections:
-    """Boxes clipped to the image of `size` (height, width) px, without those that lie wholly outside."""
-    inside = replace(found, boxes=clip(found.boxes, size))
+def clipped(result: Detections, size: tuple[int, int]) -> Detections:
+    """Clip boxes to the image of `size` (height, width) px, and drop those outside it."""
+    inside = replace(result, boxes=clip(result.boxes, size))
     return inside[(inside.boxes[:, 2:] > inside.boxes[:, :2]).all(dim=1)]
 
 
-def _prediction(found: Detections, frame: Frame, recipe: Recipe) -> Prediction:
-    return Prediction(found.boxes, found.scores, found.labels, recipe.data.names, frame.path, frame.size)
+def _prediction(result: Detections, frame: Frame, recipe: Recipe) -> Prediction:
+    return Prediction(result.boxes, result.scores, result.labels, recipe.data.names, frame.path, frame.size)
 
 
 TASK = Detect()

@@ -1,6 +1,6 @@
-"""An image on its canvas inside a graph: `images/canvas.py` once more, with sizes that are only known when it runs.
+"""Preprocessing inside a graph: `images/canvas.py` for image sizes that are only known at run time.
 
-B images of one size, h x w their px, H x W px of the canvas
+B images of h x w px, H x W canvas px
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,18 @@ from torch import Tensor
 from boxwright.recipe import CanvasConfig
 from boxwright.tasks.graph_resize import Side, floored, resize
 
-Pair = tuple[Tensor, Tensor]  # () int64 each: of rows and of columns, or above and below a fraction's line
+Pair = tuple[Tensor, Tensor]  # () int64 each: (height, width), or numerator and denominator
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Like `types.Frame`, in tensors (2,) float32, rows first. size: px of the image. scale: canvas px for one of
-    them. offset: canvas px where it begins. extent: canvas px that it covers.
+class GraphFrame:
+    """Like `types.Frame`, as tensors (2,) float32 in (y, x).
+
+    Attributes:
+        size: px of the image.
+        scale: Canvas px per image px.
+        offset: Canvas px of the image's corner.
+        extent: Canvas px that the image covers.
     """
 
     size: Tensor
@@ -26,41 +31,42 @@ class Placed:
     extent: Tensor
 
     def to_original(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy canvas px -> px of the image, not cut."""
+        """(..., 4) xyxy canvas px -> px of the image, not clipped."""
         return (boxes - _xyxy(self.offset)) / _xyxy(self.scale)
 
-    def cut(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy px of the image, cut to it."""
+    def clip(self, boxes: Tensor) -> Tensor:
+        """(..., 4) xyxy px of the image, clipped to it."""
         return torch.minimum(boxes.clamp(min=0), _xyxy(self.size))
 
     def relative(self, boxes: Tensor) -> Tensor:
-        """(..., 4) xyxy px of the image -> shares of it."""
+        """(..., 4) xyxy px of the image -> fractions of its size."""
         return boxes / _xyxy(self.size)
 
 
-def on_canvas(images: Tensor, canvas: CanvasConfig) -> tuple[Tensor, Placed]:
-    """images (B, h, w, 3) uint8 RGB -> float32 (B, 3, H, W) in 0..255, and where they lie there."""
+def on_canvas(images: Tensor, canvas: CanvasConfig) -> tuple[Tensor, GraphFrame]:
+    """images (B, h, w, 3) uint8 RGB -> canvases (B, 3, H, W) float32 in 0..255, and their frame."""
     planes = images.permute(0, 3, 1, 2)
     size = old = _number(planes.shape[2]), _number(planes.shape[3])
     *before, new = sizes = _sizes(size, canvas)
-    for wanted in before:  # no fitted image is longer than the canvas's longer side
+    for target in before:  # no resized image is longer than the canvas's longer side
         px = torch.arange(max(canvas.size))
-        planes = resize(planes, _side(old[0], wanted[0], px), _side(old[1], wanted[1], px), canvas.resize)
-        old = wanted
+        planes = resize(planes, _side(old[0], target[0], px), _side(old[1], target[1], px), canvas.resize)
+        old = target
     offset = _offset(new, canvas)
     rows, columns = (torch.arange(side) - first for side, first in zip(canvas.size, offset, strict=True))
     fixed = canvas.size if canvas.fit == "stretch" else (None, None)
     down, across = _side(old[0], new[0], rows, fixed[0]), _side(old[1], new[1], columns, fixed[1])
-    shown = resize(planes, down, across, canvas.resize)
+    resized = resize(planes, down, across, canvas.resize)
     inside = ((rows >= 0) & (rows < new[0]))[:, None] & (columns >= 0) & (columns < new[1])
     fill = canvas.fill if canvas.resize in ("darknet", "float") else round(canvas.fill)
-    extent, whole = torch.stack(new).float(), torch.stack(size).float()
-    scale = extent / whole if canvas.fit != "zoo_corner" else _zoo_factor(size, sizes, canvas).expand(2)
-    return torch.where(inside, shown, float(fill)), Placed(whole, scale, torch.stack(offset).float(), extent)
+    extent, original = torch.stack(new).float(), torch.stack(size).float()
+    scale = extent / original if canvas.fit != "zoo_corner" else _zoo_factor(size, sizes, canvas).expand(2)
+    frame = GraphFrame(original, scale, torch.stack(offset).float(), extent)
+    return torch.where(inside, resized, float(fill)), frame
 
 
 def _sizes(size: Pair, canvas: CanvasConfig) -> list[Pair]:
-    """To what an image is resized, one after the other; with zoo_corner twice, though often to the same."""
+    """The sizes to which an image is resized in turn: two with zoo_corner, which are often equal, else one."""
     (h, w), (height, width) = size, (_number(side) for side in canvas.size)
     match canvas.fit:
         case "stretch":
@@ -83,7 +89,7 @@ def _sizes(size: Pair, canvas: CanvasConfig) -> list[Pair]:
 
 
 def _torchvision(size: Pair, canvas: CanvasConfig) -> Pair:
-    """In doubles, as torchvision reckons; a runtime without them may be a px apart where the product is a whole one."""
+    """In float64, as torchvision; a runtime without it may differ by a px where the product is an integer."""
     (h, w), (height, width) = [side.double() for side in size], canvas.size
     short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
     limits = short / torch.minimum(h, w), long / torch.maximum(h, w), height / h, width / w
@@ -93,12 +99,12 @@ def _torchvision(size: Pair, canvas: CanvasConfig) -> Pair:
 
 
 def _offset(new: Pair, canvas: CanvasConfig) -> Pair:
-    """() px each where the image begins, below 0 where it reaches out of the canvas; halves as in `_middle` there."""
-    rows, columns = (_number(side) - one for side, one in zip(canvas.size, new, strict=True))
+    """() px each of the image's corner, negative if it is larger than the canvas; rounded as in preprocessing."""
+    rows, columns = (_number(side) - extent for side, extent in zip(canvas.size, new, strict=True))
     if canvas.fit not in ("letterbox", "crop"):
         return torch.zeros_like(rows), torch.zeros_like(columns)
-    up, left = (one.sign() * floored(one.abs(), _number(2)) for one in (rows, columns))
-    return up, left
+    top, left = (margin.sign() * floored(margin.abs(), _number(2)) for margin in (rows, columns))
+    return top, left
 
 
 def _zoo_first(size: Pair, canvas: CanvasConfig) -> Pair:
@@ -112,33 +118,33 @@ def _zoo_second(first: Pair, canvas: CanvasConfig) -> Pair:
 
 
 def _zoo_factor(size: Pair, sizes: list[Pair], canvas: CanvasConfig) -> Tensor:
-    """() of both fits together: its boxes miss their pixels by the rounding between."""
+    """() the product of both scales, without the rounding between them, as the MindSpore zoo transforms boxes."""
     (a, b), (c, d) = _zoo_first(size, canvas), _zoo_second(sizes[0], canvas)
     return (a.float() / b.float()) * (c.float() / d.float())
 
 
 def _smaller(a: Pair, b: Pair) -> Pair:
-    """The smaller one of two fractions. In whole numbers, which no runtime rounds."""
+    """The smaller of two fractions, in integers, which no runtime rounds."""
     first = a[0] * b[1] <= b[0] * a[1]
     return torch.where(first, a[0], b[0]), torch.where(first, a[1], b[1])
 
 
 def _scaled(size: Pair, factor: Pair) -> Pair:
     """Both sides times `factor`, to the nearest px, at least 1."""
-    above, below = factor
-    h, w = (floored(2 * side * above + below, 2 * below).clamp(min=1) for side in size)
+    numerator, denominator = factor
+    h, w = (floored(2 * side * numerator + denominator, 2 * denominator).clamp(min=1) for side in size)
     return h, w
 
 
-def _side(old: Tensor, new: Tensor, place: Tensor, fixed: int | None = None) -> Side:
-    return Side(old, new, torch.minimum(place.clamp(min=0), new - 1), fixed)
+def _side(old: Tensor, new: Tensor, index: Tensor, fixed: int | None = None) -> Side:
+    return Side(old, new, torch.minimum(index.clamp(min=0), new - 1), fixed)
 
 
 def _number(value: int) -> Tensor:
-    """() int64. A side of an image as a tensor: so all that follows from it is computed when the graph runs."""
+    """() int64, so that everything derived from a side is computed when the graph runs."""
     return torch.full((), value, dtype=torch.int64)
 
 
 def _xyxy(pair: Tensor) -> Tensor:
-    """(2,) of rows and columns -> (4,) for x, y, x, y."""
+    """(2,) (y, x) -> (4,) (x, y, x, y)."""
     return pair.flip(0).repeat(2)
