@@ -256,7 +256,7 @@ class TestBadInput:
         monkeypatch.setattr(int8, "_Files", None)
         with pytest.raises(InputError, match=r"absent/m.xml: cannot be written"):
             quantize(weights, tiny_coco, tmp_path / "absent" / "m.xml", images=1)
-        monkeypatch.setattr(int8, "network", None)
+        monkeypatch.setattr(int8, "load_for_export", None)
         monkeypatch.setitem(sys.modules, "nncf", None)
         with pytest.raises(InputError, match=r"^quantize: nncf is not installed"):
             quantize(weights, tiny_coco, tmp_path / "m.xml")
@@ -265,7 +265,7 @@ class TestBadInput:
         chosen = recipe.load("faster_rcnn_r50_dcn_coco_standard")
         model = nn.Identity()
         model.two_stage = models.module("faster_rcnn").FasterRCNN.two_stage
-        monkeypatch.setattr(int8, "network", lambda *_: (model, chosen))
+        monkeypatch.setattr(int8, "load_for_export", lambda *_: (model, chosen))
         with pytest.raises(InputError, match=r"^w: quantize takes YOLO and classifiers, found Faster R-CNN; .*--half$"):
             quantize("w", tiny_coco, tmp_path / "m.xml")
 
