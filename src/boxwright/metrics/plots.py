@@ -7,14 +7,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 from boxwright.data.dataset import Sample
@@ -34,6 +30,11 @@ from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
 from boxwright.types import Detections
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
@@ -48,7 +49,7 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
     lines = [line for _, line in run_log.read(log)]
     steps = [line for line in lines if "terms" in line]
     evaluations = [line for line in lines if all(name in line for name in scores)]
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = _figure(13, 4)
     loss, rate, quality = figure.subplots(1, 3)
     x = [line["step"] for line in steps]
     for name in steps[0]["terms"] if steps else ():
@@ -62,7 +63,7 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
         epochs, values = [line["epoch"] + 1 for line in evaluations], [line[name] for line in evaluations]
         quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
     quality.set(title=title, xlabel="epoch", ylim=(0, 1))
-    quality.xaxis.set_major_locator(MaxNLocator(integer=True))
+    quality.locator_params(axis="x", integer=True)
     loss.legend(frameon=False, fontsize=8)
     quality.legend(frameon=False, fontsize=8)
     for axes in (loss, rate, quality):
@@ -72,7 +73,7 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
 
 def precision_recall(metrics: Metrics, file: Path) -> None:
     """Plot precision-recall curves at IoU 0.50 for the most frequent classes, and the mean of all classes."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = _figure(7.5, 5)
     axes = figure.subplots()
     precision = metrics.precision[0]  # (R, K) at IoU 0.50
     valid = [label for label in range(precision.shape[1]) if precision[0, label] > -1]
@@ -132,7 +133,7 @@ def confusion(
 def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str], title: str, file: Path) -> None:
     """Plot `counts` (true, predicted), normalized by row."""
     side = min(16.0, 3.2 + 0.42 * len(columns))
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure = _figure(side + 1.2, side)
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -218,20 +219,26 @@ def _area(boxes: Array) -> Array:
     return sides[:, 0] * sides[:, 1]
 
 
-def disable_math(texts: Sequence[Text]) -> None:
+def disable_math(texts: Sequence["Text"]) -> None:
     """Show a `$` in names as it is; Matplotlib would parse it as a formula."""
     for text in texts:
         text.set_parse_math(False)
 
 
-def _tidy(axes: Axes) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # a third of a second that predictions do not need
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _tidy(axes: "Axes") -> None:
     legend = axes.get_legend()
     disable_math([axes.title, *(legend.get_texts() if legend else ())])
     axes.grid(True, lw=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure: "Figure", file: Path) -> None:
     """Save as PNG. A Figure without pyplot uses Agg and need not be closed."""
     with atomic_write(file) as tmp, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # glyphs that the font lacks are drawn as boxes
