@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data.dataset import Array
+from boxwright.arrays import Array
 from boxwright.errors import InputError
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from boxwright import files
-from boxwright.data.dataset import Array
+from boxwright.arrays import Array
 
 Kind = Literal["sample", "content"]
 END_BYTES = 4096  # at both ends of a file, for `sample`

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import config, files, json_text
+from boxwright.arrays import Array
 from boxwright.data import dataset
-from boxwright.data.dataset import Array, Boxes
+from boxwright.data.dataset import Boxes
 from boxwright.errors import InputError
 from boxwright.files import cache_folder
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
+from boxwright.arrays import Array
 from boxwright.config import class_name_fault
-from boxwright.data.dataset import Array, Boxes, Dataset, Images, Orphan, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Images, Orphan, as_float32, paths_column
 from boxwright.data.index import Contents, read_indexed
 from boxwright.data.layout import Extras, Layout, Source, Split, Writer
 from boxwright.data.text import can_be_path, decimals, write_lines

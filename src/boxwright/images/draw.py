@@ -8,17 +8,16 @@ import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from boxwright.arrays import Array
 from boxwright.errors import InputError, printable
 from boxwright.types import Classes, Detections
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Color = tuple[int, int, int]
 Rect = tuple[int, int, int, int]  # (x1, y1, x2, y2) px, x2 and y2 exclusive
 

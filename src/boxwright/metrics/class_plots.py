@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from boxwright.arrays import Array
 from boxwright.images.draw import BACKGROUND
 from boxwright.metrics.plots import confusion_matrix, write_jpeg
 from boxwright.metrics.topk import TopK
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CLASSES = 60  # in the confusion matrix; if there are more, those with the most errors
 MAX_MISTAKES, COLUMNS = 24, 6  # images

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
 from boxwright.types import Detections
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # key, AP or AR, IoU, area, detections per image and class: COCO's twelve metrics in COCO's order
 SUMMARY = (

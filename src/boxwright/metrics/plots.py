@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.files import atomic_write
 from boxwright.images.draw import (
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
 MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
 from boxwright.metrics.coco import cell
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Detections
 
-Array = np.ndarray[Any, np.dtype[Any]]
 CHUNK = 512  # detections, sorted by x, that are compared with the boxes in their range at a time
 
 

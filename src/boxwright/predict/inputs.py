@@ -14,6 +14,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
+from boxwright.arrays import Array
 from boxwright.batches.warp import empty_hugepages
 from boxwright.errors import InputError
 from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
@@ -22,7 +23,6 @@ from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
 from boxwright.types import Frame
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # A file or its content, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), or a Pillow image
 Image = str | Path | bytes | Array | Tensor | PIL.Image.Image
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright import json_text
+from boxwright.arrays import Array
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, make_folder
 from boxwright.images.draw import encode_image
@@ -16,7 +17,7 @@ from boxwright.images.header import SUFFIXES
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
-from boxwright.tasks.base import Array, Result
+from boxwright.tasks.base import Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from boxwright import json_text, tasks
+from boxwright.arrays import Array
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
-from boxwright.predict.inputs import Array, prepare
+from boxwright.predict.inputs import prepare
 from boxwright.progress import track
 from boxwright.recipe import Recipe
 from boxwright.types import Frame

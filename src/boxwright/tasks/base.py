@@ -7,15 +7,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
-import numpy as np
 from torch import Tensor, nn
 
+from boxwright.arrays import Array
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Frame
 
-Array = np.ndarray[Any, np.dtype[Any]]
 D = TypeVar("D", bound="ImageSet")  # data set
 B = TypeVar("B")  # batch
 R = TypeVar("R", bound="Result")  # of one image

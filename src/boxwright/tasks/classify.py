@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import json_text
+from boxwright.arrays import Array
 from boxwright.batches.class_loader import ClassLoader
 from boxwright.batches.class_transforms import augment
 from boxwright.data import fingerprint as fingerprints
@@ -27,7 +28,7 @@ from boxwright.images.draw import add_caption, draw_classes, encode_image, name_
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import TOP_K, Array, Examples, PostprocessArgs, RawOutputs, Task, reject_inside
+from boxwright.tasks.base import TOP_K, Examples, PostprocessArgs, RawOutputs, Task, reject_inside
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import json_text
+from boxwright.arrays import Array
 from boxwright.batches.loader import Loader
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
@@ -29,7 +30,7 @@ from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import Array, Examples, PostprocessArgs, RawOutputs, Task, fraction, reject_inside
+from boxwright.tasks.base import Examples, PostprocessArgs, RawOutputs, Task, fraction, reject_inside
 from boxwright.tasks.detect_graph import DetectGraph
 from boxwright.types import Batch, Detections, Detector, Frame
 
