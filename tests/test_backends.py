@@ -253,7 +253,11 @@ def test_sixteen_bits_only_where_the_processor_has_them(made, monkeypatch):
             {"overrides": {"data.canvas.size": [96, 96]}},
             r"found \[96, 96\], the file is made for \[64, 64\]",
         ),
-        ("one.onnx", {"runtime_options": RuntimeOptions(compile=True)}, "compile: found with backend openvino, which has none"),
+        (
+            "one.onnx",
+            {"runtime_options": RuntimeOptions(compile=True)},
+            "compile: found with backend openvino, which has none",
+        ),
         ("w.safetensors", {"backend": "openvino"}, "export it first: boxwright export .*w.safetensors --to openvino"),
         ("w.safetensors", {"backend": "onnxruntime"}, "export it first: .* --to onnx"),
     ],
