@@ -221,8 +221,7 @@ def _orphans(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
-    """If two files have the same id, their labels are ambiguous, so both have errors; entries of one file after the
-    first have errors."""
+    """Errors of ids that several files share, in all of them, or several entries of a file, after the first."""
     places: dict[Any, list[int]] = defaultdict(list)
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)

@@ -302,10 +302,7 @@ def _image(sample: Sample, size: tuple[int, int], file: str, scale: float, windo
 
 
 def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[int]) -> list[Entry]:
-    """The tile's entries in `annotations`, without their ids and the image's.
-
-    area: of the object in px of the tile, multiplied by the visible fraction. object: the annotation's id in the scene.
-    """
+    """The tile's entries in `annotations`, without ids. area: px of the tile, times the visible fraction."""
     rows, xyxy = np.flatnonzero(tile_boxes.kept), tile_boxes.boxes
     xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)[rows].round(DECIMALS)
     ratio = xywh[:, 2:].prod(axis=1) / (sample.boxes[rows, 2:] - sample.boxes[rows, :2]).prod(axis=1, dtype=np.float64)

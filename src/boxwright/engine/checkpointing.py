@@ -131,10 +131,7 @@ class Checkpointer:
         return state
 
     def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
-        """Load the state of each parameter; the hyperparameters stay the recipe's.
-
-        Raises InputError for the state of a different optimizer or network.
-        """
+        """Load the state of each parameter. Raises InputError for that of a different optimizer or network."""
         own = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:

@@ -139,10 +139,7 @@ def resized_crop(
 
 
 def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
-    """The sizes that an image of `size` is resized to in turn: one, or two with `zoo_corner`.
-
-    Letterbox sizes and offsets are integer divisions, as in Darknet and, but for rare float rounding, MindYOLO.
-    """
+    """The sizes that an image is resized to in turn: one, or two with `zoo_corner`. Rounded down, as in Darknet."""
     (h, w), (height, width) = size, canvas.size
     match canvas.fit:
         case "stretch":

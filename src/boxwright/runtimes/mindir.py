@@ -171,8 +171,7 @@ def _max_pool2d(
     c: Construct, x: str, kernel: Pair, stride: Pair = (), padding: Pair = (0, 0), dilation: Pair = (1, 1),
     ceil_mode: bool = False,
 ) -> str:  # fmt: skip
-    """MindSpore's pool has no padding of its own on a CPU, so that the map is padded before it, and with `ceil_mode`
-    as far as the last window reaches."""
+    """MindSpore's pool does not pad on a CPU, so the map is padded before, with `ceil_mode` up to the last window."""
     stride = stride or kernel
     ends = []
     for side, pooled, k, step, pad in zip(c.shapes[x][2:], c.shape[2:], kernel, stride, padding, strict=True):

@@ -121,8 +121,7 @@ def _convolution() -> Any:
 
 
 def _read(file: Path) -> tuple[Any, str | None]:
-    """The model and its metadata's text. OpenVINO is given the bytes that were checked, so that it opens no other file,
-    whatever the model names."""
+    """The model and its metadata. OpenVINO is given the checked bytes, so it opens no other file the model names."""
     runtime = core()
     if file.suffix == ".onnx":
         found = onnx_file.read(file)
