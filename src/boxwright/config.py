@@ -156,10 +156,6 @@ def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str
     _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
 
 
-def _to_float(text: str) -> float:
-    return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-
-
 _Loader.yaml_implicit_resolvers = {}
 _Loader.yaml_constructors = {
     tag: constructor

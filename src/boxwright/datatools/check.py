@@ -76,7 +76,6 @@ def check_folder(
     root: str | Path,
     splits: Sequence[str] = (),
     report: Path | None = None,
-    kind: str = "auto",
     *,
     decode: bool = False,
 ) -> Report:
@@ -86,7 +85,6 @@ def check_folder(
         root: The data set.
         splits: To check; () for all.
         report: JSON file for the findings; replaces only an earlier report.
-        kind: The layout.
         decode: Decode every image, not only its header.
 
     Raises:
@@ -94,13 +92,13 @@ def check_folder(
     """
     if report is not None:
         reject_other_files(report)
-    names = splits or splits_of(root, kind)
-    if holds_classes(root, kind):
-        sets = [open_classes(root, split, kind) for split in names]
+    names = splits or splits_of(root)
+    if holds_classes(root):
+        sets = [open_classes(root, split) for split in names]
         class_checker = partial(class_check.check, decode=decode)
         result = check_all(Report(unit="classes"), sets, class_checker, class_check.check_splits)
     else:
-        datasets = [open_boxes(root, split, kind) for split in names]
+        datasets = [open_boxes(root, split) for split in names]
         result = check_all(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)

@@ -260,19 +260,12 @@ def _cut_scene(
 
 @dataclass(frozen=True, slots=True)
 class _TileBoxes:
-    """The N boxes of a scene in one of its tiles.
+    """The N boxes of a scene in one of its tiles."""
 
-    Attributes:
-        boxes: (N, 4) xyxy px of the tile.
-        visible: (N,) visible fraction of the area.
-        labeled: (N,) whether it is an object of the tile.
-        kept: (N,) whether it is in the JSON, as an object or as a region to ignore.
-    """
-
-    boxes: NDArray[np.float64]
-    visible: NDArray[np.float64]
-    labeled: NDArray[np.bool_]
-    kept: NDArray[np.bool_]
+    boxes: NDArray[np.float64]  # (N, 4) xyxy px of the tile
+    visible: NDArray[np.float64]  # (N,) visible fraction of the area
+    labeled: NDArray[np.bool_]  # (N,) whether it is an object of the tile
+    kept: NDArray[np.bool_]  # (N,) whether it is in the JSON, as an object or as a region to ignore
 
 
 def _tile_boxes(
