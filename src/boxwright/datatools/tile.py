@@ -315,11 +315,7 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
 
 
 def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
-    """Write the missing tiles (file, scale, window) of the scene at `path`; returns their number.
-
-    A tile's name contains the scene and the window, and its file has the modification time of the scene's file, so a
-    file with both need not be written again. A scene with all its tiles is not opened.
-    """
+    """Write the tiles (file, scale, window) of the scene at `path`, unless they have its modification time; their number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
     if not missing:

@@ -116,11 +116,7 @@ def _open_lock(run: Path) -> Iterator[int]:
 
 
 def _acquire(run: Path, handle: int) -> None:
-    """Lock an open file until this process closes it or ends.
-
-    A POSIX lock: loader workers, which may outlive a killed run by seconds, do not inherit it, and network file systems
-    support it. Where the file system has no locks, a warning is logged.
-    """
+    """Lock an open file by a POSIX lock, which loader workers do not inherit. Logs a warning where there are no locks."""
     if sys.platform == "win32":
         return
     import fcntl

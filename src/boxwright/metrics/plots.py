@@ -97,7 +97,7 @@ def confusion(samples: Sequence[Sample], detections: Sequence[Detections], class
     """The confusion matrix, (K + 1, K + 1) counts: row = true class, column = predicted class, last = background.
 
     A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `MIN_IOU`. Of
-    the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), the others are false positives.
+    the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), others are false positives.
     Detections of which at least the fraction `MIN_IOU` is inside a crowd region are ignored.
 
     Args:

@@ -202,12 +202,10 @@ def _scale_loss(
 def _assign(
     batch: Batch, anchors: Tensor, stride: int, cells: tuple[int, int], ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which boxes each anchor of one scale must find, and from which cells.
+    """anchors (A, 2) in cells -> taken (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the cell's
+    corner, width, height, in cells; a unit box where not taken, so that nothing becomes NaN.
 
-    anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more: in its own cell, and
-    on each axis in the next cell on the side its center is nearer to (the lower one from the very border), if any.
-    Returns taken (B, A, R) bool, cell (B, A, R) index into the h*w cells, target (B, A, 4, R): center from the cell's
-    corner, width, height, in cells. Where `taken` is false the target is a unit box, so that nothing becomes NaN.
+    A box takes an anchor whose sides differ by less than `ratio`, in its own cell and the nearer neighbor on each axis.
     """
     h, w = cells
     boxes = xyxy_to_cxcywh(batch.boxes) / stride  # (B, M, 4)

@@ -84,11 +84,7 @@ def _tolerance(boxes: Tensor) -> Tensor:
 
 
 def _connect(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, truncated: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (N,) the object of each box, as the index of one of its boxes.
-
-    Windows that only touch show no common region, so their cross sections are compared, and only for objects that no
-    window shows completely.
-    """
+    """(P, 2) -> (N,) the object of each box, by one of its boxes. Windows that only touch join incomplete objects only."""
     shared = _intersection(window[pairs[:, 0]], window[pairs[:, 1]])
     touching = (shared[:, 2:] <= shared[:, :2]).any(1)
     match = _match(pairs, extended, window, index, touching, iou)

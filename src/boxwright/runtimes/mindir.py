@@ -276,12 +276,7 @@ def _text(model: Any) -> str | None:
 
 
 def _mindspore() -> Any:
-    """MindSpore, without AVX-512.
-
-    On processors that have it oneDNN, in MindSpore 2.10, has no compiled convolution for MindSpore's memory layout and
-    takes its reference code, which was measured to be some hundred times as slow as its AVX2 code. The call only does
-    something before MindSpore's first operation, and only to MindSpore's own copy of oneDNN.
-    """
+    """MindSpore, without AVX-512, for which oneDNN falls back to reference code, some hundred times slower (2.10)."""
     mindspore = import_extra("mindspore", "mindspore")
     library = Path(str(mindspore.__file__)).parent / "lib" / "libdnnl.so.3"
     if library.is_file():
