@@ -100,6 +100,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             tmp.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file atomically. Raises InputError as `atomic_write`."""
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content)
+
+
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder, and rename it to `path` when the block succeeds. It is removed otherwise.

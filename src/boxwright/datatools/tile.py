@@ -24,7 +24,7 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
-from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
+from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.images.budget import MAX_PIXELS
@@ -315,7 +315,7 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
 
 
 def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
-    """Write the tiles (file, scale, window) of the scene at `path`, unless they have its modification time; their number."""
+    """Write the tiles (file, scale, window) of a scene that are missing or of another time than it; their number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
     if not missing:
@@ -353,5 +353,4 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:
-        with atomic_write(file) as tmp:
-            tmp.write_bytes(data)
+        write_bytes(file, data)

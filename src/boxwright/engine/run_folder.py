@@ -116,7 +116,7 @@ def _open_lock(run: Path) -> Iterator[int]:
 
 
 def _acquire(run: Path, handle: int) -> None:
-    """Lock an open file by a POSIX lock, which loader workers do not inherit. Logs a warning where there are no locks."""
+    """Lock an open file by a POSIX lock, which loader workers do not inherit. Logs a warning where it has none."""
     if sys.platform == "win32":
         return
     import fcntl

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
-from boxwright.files import atomic_write
+from boxwright.files import atomic_write, write_bytes
 from boxwright.images.draw import (
     BACKGROUND,
     FONT_SCALE,
@@ -169,8 +169,7 @@ def sheet(panels: Sequence[Array], file: Path) -> None:
 
 def write_jpeg(image: Array, file: Path) -> None:
     """Write uint8 RGB (h, w, 3) as JPEG."""
-    with atomic_write(file) as tmp:
-        tmp.write_bytes(encode_image(image, ".jpg", 90))
+    write_bytes(file, encode_image(image, ".jpg", 90))
 
 
 def panel(image: Array, sample: Sample, result: Detections) -> Array:

@@ -202,8 +202,8 @@ def _scale_loss(
 def _assign(
     batch: Batch, anchors: Tensor, stride: int, cells: tuple[int, int], ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """anchors (A, 2) in cells -> taken (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the cell's
-    corner, width, height, in cells; a unit box where not taken, so that nothing becomes NaN.
+    """anchors (A, 2) in cells -> taken (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the
+    cell's corner, width, height, in cells; a unit box where not taken, so that nothing becomes NaN.
 
     A box takes an anchor whose sides differ by less than `ratio`, in its own cell and the nearer neighbor on each axis.
     """

@@ -84,7 +84,7 @@ def _tolerance(boxes: Tensor) -> Tensor:
 
 
 def _connect(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, truncated: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (N,) the object of each box, by one of its boxes. Windows that only touch join incomplete objects only."""
+    """(P, 2) -> (N,) a box of the same object for each. Windows that only touch join only incomplete objects."""
     shared = _intersection(window[pairs[:, 0]], window[pairs[:, 1]])
     touching = (shared[:, 2:] <= shared[:, :2]).any(1)
     match = _match(pairs, extended, window, index, touching, iou)
