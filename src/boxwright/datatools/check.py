@@ -73,11 +73,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
 
 
 def check_folder(
-    root: str | Path,
-    splits: Sequence[str] = (),
-    report: Path | None = None,
-    *,
-    decode: bool = False,
+    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False
 ) -> Report:
     """Check the splits of a data set, and each pair of them.
 

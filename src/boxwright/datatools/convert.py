@@ -137,10 +137,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     if writer.image_keys is not None:
         keys = (key for image in extras.images for key in image if key not in writer.image_keys)
         counts.update(f"'{key}' of images" for key in keys)
-    for what, entries, kept in (
-        ("boxes", extras.rows, writer.row_keys),
-        ("images", extras.images, writer.image_keys),
-    ):
+    for what, entries, kept in (("boxes", extras.rows, writer.row_keys), ("images", extras.images, writer.image_keys)):
         changed = (
             key
             for keys in entries

@@ -113,10 +113,7 @@ def evaluate(
 
 
 def merge_scenes(
-    detections: Sequence[Detections],
-    positions: Sequence[Placement],
-    groups: Sequence[Sequence[int]],
-    iou: float,
+    detections: Sequence[Detections], positions: Sequence[Placement], groups: Sequence[Sequence[int]], iou: float
 ) -> list[Detections]:
     """Merge the detections of tiles to those of their scenes, in px of the scenes.
 

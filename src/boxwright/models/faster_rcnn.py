@@ -312,10 +312,7 @@ class FasterRCNN(Network):
         found = _by_class(deltas).gather(2, of_class)[:, :, 0]
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
         count = across_processes(targets.sampled.sum().float(), minimum=1)
-        return {
-            "classes": (wrong * targets.sampled).sum() / count,
-            "boxes": (apart * targets.positive).sum() / count,
-        }
+        return {"classes": (wrong * targets.sampled).sum() / count, "boxes": (apart * targets.positive).sum() / count}
 
 
 def _by_class(deltas: Tensor) -> Tensor:
