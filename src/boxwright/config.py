@@ -111,8 +111,7 @@ Tree = dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: what JSON knows and nothing else. A key given twice is an error, `no`, `on`, dates and
-    1:30 are words, aliases are refused. The memory and time that a text takes are bounded."""
+    """YAML as JSON: no aliases, no key twice, `no`, `on`, dates and 1:30 are words; bounded memory and time."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -154,10 +153,6 @@ def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str
 
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", full, first)
     _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", construct)
-
-
-def _to_float(text: str) -> float:
-    return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _Loader.yaml_implicit_resolvers = {}

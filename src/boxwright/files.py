@@ -49,6 +49,14 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
+def read_input(path: str | Path, needed: str = "") -> bytes:
+    """As `read_bytes`, with an InputError instead of an OSError. needed: the end of its message."""
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}){needed}") from error
+
+
 def cache_folder() -> Path:
     """The cache: $XDG_CACHE_HOME/boxwright, or ~/.cache/boxwright. Raises RuntimeError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -90,6 +98,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             tmp.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file atomically. Raises InputError as `atomic_write`."""
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content)
 
 
 @contextmanager

@@ -23,11 +23,7 @@ def read(path: str | Path, convert: Callable[[Object], Object] | None = None) ->
         path: The file.
         convert: Applied to each object, innermost first.
     """
-    try:
-        content = files.read_bytes(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), needed a JSON file") from error
-    return parse(content, str(path), convert)
+    return parse(files.read_input(path, ", needed a JSON file"), str(path), convert)
 
 
 def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | None = None) -> Any:

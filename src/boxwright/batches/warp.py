@@ -132,11 +132,7 @@ def _strip(canvases: Tensor) -> Tensor:
 
 
 def _sample_mosaic(strip: Tensor, areas: Tensor, center: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Sample four canvases of the strip per output -> (K, 3, h, w).
-
-    areas (K, 4, 7): shift (x, y) on the plane, content (x1, y1, x2, y2) on the canvas, the canvas's first row in the
-    strip. center (K, 2), x and y (K, h, w): plane px.
-    """
+    """Sample four canvases of the strip per output -> (K, 3, h, w). center (K, 2), x and y (K, h, w): plane px."""
     tile = (x >= center[:, 0, None, None]) + 2 * (y >= center[:, 1, None, None]).long()  # (K, h, w)
     tile += 4 * torch.arange(len(tile), device=tile.device)[:, None, None]
     left, top, x1, y1, x2, y2, start = areas.flatten(0, 1)[tile.flatten()].view(*tile.shape, 7).unbind(-1)

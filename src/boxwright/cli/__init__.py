@@ -67,10 +67,7 @@ def _error_line(message: str) -> str:
 
 
 def _set_up_process() -> None:
-    """Process-wide settings that a library must not make: caches and logs of other libraries, and output encoding.
-
-    Characters that the terminal's encoding lacks are printed as escapes. Output to a closed stderr is discarded.
-    """
+    """Process-wide settings that a library must not make: caches and logs of libraries, output encoding."""
     with contextlib.suppress(RuntimeError):  # a user without a home; matplotlib then takes a temporary folder
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # our own errors report broken files

@@ -73,12 +73,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
 
 
 def check_folder(
-    root: str | Path,
-    splits: Sequence[str] = (),
-    report: Path | None = None,
-    kind: str = "auto",
-    *,
-    decode: bool = False,
+    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False
 ) -> Report:
     """Check the splits of a data set, and each pair of them.
 
@@ -86,7 +81,6 @@ def check_folder(
         root: The data set.
         splits: To check; () for all.
         report: JSON file for the findings; replaces only an earlier report.
-        kind: The layout.
         decode: Decode every image, not only its header.
 
     Raises:
@@ -94,13 +88,13 @@ def check_folder(
     """
     if report is not None:
         reject_other_files(report)
-    names = splits or splits_of(root, kind)
-    if holds_classes(root, kind):
-        sets = [open_classes(root, split, kind) for split in names]
+    names = splits or splits_of(root)
+    if holds_classes(root):
+        sets = [open_classes(root, split) for split in names]
         class_checker = partial(class_check.check, decode=decode)
         result = check_all(Report(unit="classes"), sets, class_checker, class_check.check_splits)
     else:
-        datasets = [open_boxes(root, split, kind) for split in names]
+        datasets = [open_boxes(root, split) for split in names]
         result = check_all(Report(), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
@@ -221,8 +215,7 @@ def _orphans(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
-    """If two files have the same id, their labels are ambiguous, so both have errors; entries of one file after the
-    first have errors."""
+    """Errors of ids that several files share, in all of them, or several entries of a file, after the first."""
     places: dict[Any, list[int]] = defaultdict(list)
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)

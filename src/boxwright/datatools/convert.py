@@ -112,10 +112,7 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
 
 
 def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
-    """Count areas that the new layout's reader would compute differently, and ids if the layout has them.
-
-    extras: None if outlines are not written.
-    """
+    """Count areas that the new reader would compute differently, and ids. extras: None if outlines are not written."""
     if extras is not None:
         implied = areas_of(np.array(corners_of(dataset, extras), dtype=np.float64).reshape(-1, 4, 2))
     else:
@@ -140,10 +137,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     if writer.image_keys is not None:
         keys = (key for image in extras.images for key in image if key not in writer.image_keys)
         counts.update(f"'{key}' of images" for key in keys)
-    for what, entries, kept in (
-        ("boxes", extras.rows, writer.row_keys),
-        ("images", extras.images, writer.image_keys),
-    ):
+    for what, entries, kept in (("boxes", extras.rows, writer.row_keys), ("images", extras.images, writer.image_keys)):
         changed = (
             key
             for keys in entries

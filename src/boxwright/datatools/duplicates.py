@@ -74,11 +74,7 @@ class _Found:
 
 
 def _sweep(rows: Rows, groups: Rows, found: _Found, steps: int) -> Rows:
-    """Compare rows, sorted by (group, x1), with the next ones while x1 is in range.
-
-    Returns:
-        The rows that have more than `steps` others in range.
-    """
+    """Compare rows, sorted by (group, x1), with the next `steps`; returns the rows with more than these in range."""
     x1 = found.boxes[rows, 0]
     reach = x1 + MAX_SHIFT * _sides(found.boxes[rows])[:, 0] * (1 + 1e-6) + 1e-6
     at = np.arange(len(rows))

@@ -24,7 +24,7 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError, printable
-from boxwright.files import atomic_write, check_outside, make_folder, read_bytes
+from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.images.budget import MAX_PIXELS
@@ -260,19 +260,12 @@ def _cut_scene(
 
 @dataclass(frozen=True, slots=True)
 class _TileBoxes:
-    """The N boxes of a scene in one of its tiles.
+    """The N boxes of a scene in one of its tiles."""
 
-    Attributes:
-        boxes: (N, 4) xyxy px of the tile.
-        visible: (N,) visible fraction of the area.
-        labeled: (N,) whether it is an object of the tile.
-        kept: (N,) whether it is in the JSON, as an object or as a region to ignore.
-    """
-
-    boxes: NDArray[np.float64]
-    visible: NDArray[np.float64]
-    labeled: NDArray[np.bool_]
-    kept: NDArray[np.bool_]
+    boxes: NDArray[np.float64]  # (N, 4) xyxy px of the tile
+    visible: NDArray[np.float64]  # (N,) visible fraction of the area
+    labeled: NDArray[np.bool_]  # (N,) whether it is an object of the tile
+    kept: NDArray[np.bool_]  # (N,) whether it is in the JSON, as an object or as a region to ignore
 
 
 def _tile_boxes(
@@ -302,10 +295,7 @@ def _image(sample: Sample, size: tuple[int, int], file: str, scale: float, windo
 
 
 def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[int]) -> list[Entry]:
-    """The tile's entries in `annotations`, without their ids and the image's.
-
-    area: of the object in px of the tile, multiplied by the visible fraction. object: the annotation's id in the scene.
-    """
+    """The tile's entries in `annotations`, without ids. area: px of the tile, times the visible fraction."""
     rows, xyxy = np.flatnonzero(tile_boxes.kept), tile_boxes.boxes
     xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)[rows].round(DECIMALS)
     ratio = xywh[:, 2:].prod(axis=1) / (sample.boxes[rows, 2:] - sample.boxes[rows, :2]).prod(axis=1, dtype=np.float64)
@@ -325,11 +315,7 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
 
 
 def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
-    """Write the missing tiles (file, scale, window) of the scene at `path`; returns their number.
-
-    A tile's name contains the scene and the window, and its file has the modification time of the scene's file, so a
-    file with both need not be written again. A scene with all its tiles is not opened.
-    """
+    """Write the tiles (file, scale, window) of a scene that are missing or of another time than it; their number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
     if not missing:
@@ -367,5 +353,4 @@ def _write_json(dataset: Dataset, cut: Cut, cutting: Cutting, file: Path) -> Non
     if file.exists() and not read_bytes(file).startswith(b'{"info": {"tiles": '):
         raise InputError(f"{file}: is there already and does not list tiles; choose another folder")
     if not file.exists() or read_bytes(file) != data:
-        with atomic_write(file) as tmp:
-            tmp.write_bytes(data)
+        write_bytes(file, data)

@@ -22,7 +22,7 @@ from torch import nn
 from boxwright import weights
 from boxwright.engine.ema import EMA
 from boxwright.errors import InputError
-from boxwright.files import atomic_write, sync, write_errors
+from boxwright.files import sync, write_bytes, write_errors
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, torch_files
 from boxwright.weights.files import OLD
@@ -91,8 +91,7 @@ class Checkpointer:
                 checkpoint.save(folder / "ema.safetensors", self.ema.network, self.recipe)
             stream = io.BytesIO()  # torch.save hides why a write failed; write_bytes does not
             torch.save(values, stream)
-            with atomic_write(folder / "state.pt") as tmp:
-                tmp.write_bytes(stream.getbuffer())
+            write_bytes(folder / "state.pt", stream.getbuffer())
 
     def restore(self, initial: TrainState) -> TrainState:
         """Load network, EMA and optimizer from the checkpoint `last`.
@@ -131,10 +130,7 @@ class Checkpointer:
         return state
 
     def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
-        """Load the state of each parameter; the hyperparameters stay the recipe's.
-
-        Raises InputError for the state of a different optimizer or network.
-        """
+        """Load the state of each parameter. Raises InputError for that of a different optimizer or network."""
         own = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:

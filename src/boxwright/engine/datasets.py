@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from accelerate import Accelerator
+
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
 from boxwright.tasks import AnyTask
 
 
-def open_checked(task: AnyTask, recipe: Recipe, skip: bool, accelerator: Any) -> tuple[Any, Any, list[str]]:
+def open_checked(task: AnyTask, recipe: Recipe, skip: bool, accelerator: Accelerator) -> tuple[Any, Any, list[str]]:
     """Training and validation data, and a line for each label and image left out.
 
     Raises InputError, the same in every process, for faults; with `skip` only for those that skipping cannot mend.

@@ -17,6 +17,7 @@ from boxwright.engine import optim
 from boxwright.engine.ema import EMA
 from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
+from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 from boxwright.types import Batch, ClassBatch
 
@@ -26,12 +27,12 @@ logger = logging.getLogger(__name__)
 class WithLoss(nn.Module):
     """A network whose forward is its loss, for wrappers (DDP) that know only forward; never saved itself."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, batch: Batch | ClassBatch) -> dict[str, Tensor]:
-        return self.network.loss(batch)  # type: ignore[no-any-return]
+        return self.network.loss(batch)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Job:
         return self.ema.network if self.ema else self.network
 
 
-def build_job(recipe: Recipe, training: Any, validation: Any, network: nn.Module, accelerator: Accelerator) -> Job:
+def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, accelerator: Accelerator) -> Job:
     """Build the job and move it to its device. Raises InputError when an epoch has too few images for one step."""
     config = recipe.train
     task = tasks.of(recipe)
@@ -82,16 +83,16 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: nn.Module
     return Job(recipe, task, validation, accelerator, network, model, optimizer, ema, loader, schedule, steps_per_epoch)
 
 
-def build_network(recipe: Recipe) -> nn.Module:
+def build_network(recipe: Recipe) -> Network:
     """The network with random weights from the seed."""
     torch.manual_seed(recipe.train.seed)
-    network: nn.Module = models.build(recipe.model)
+    network = models.build(recipe.model)
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
-def initial_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Accelerator) -> nn.Module:
+def initial_network(recipe: Recipe, file: str | Path | None, transfer: bool, accelerator: Accelerator) -> Network:
     """The network at the start of a run, with the weights of `file` if it is given.
 
     Raises InputError for frozen layers without weights in `file`: they would stay random.

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.files import atomic_write, write_errors
+from boxwright.files import write_bytes, write_errors
 from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import Batch, ClassBatch
@@ -147,8 +147,7 @@ def _truncate(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = [line for line, values in run_log.read(file) if values["step"] <= step]
-    with atomic_write(file) as tmp:
-        tmp.write_bytes(b"".join(kept))
+    write_bytes(file, b"".join(kept))
 
 
 def _profiler(file: Path, steps: int) -> torch.profiler.profile | None:

@@ -97,10 +97,7 @@ def _one_thread(run: Path) -> Iterator[None]:
 
 @contextmanager
 def _open_lock(run: Path) -> Iterator[int]:
-    """Open the lock file, and create it if it is missing.
-
-    Raises InputError for a file that is not ours, which stays untouched: a link, a FIFO, other content.
-    """
+    """Open or create the lock file. Raises InputError for a link, a FIFO or other content, which stays untouched."""
     file, flags = run / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     foreign = InputError(f"{file}: not a lock file; move it away, or choose another --out")
     try:
@@ -119,11 +116,7 @@ def _open_lock(run: Path) -> Iterator[int]:
 
 
 def _acquire(run: Path, handle: int) -> None:
-    """Lock an open file until this process closes it or ends.
-
-    A POSIX lock: loader workers, which may outlive a killed run by seconds, do not inherit it, and network file systems
-    support it. Where the file system has no locks, a warning is logged.
-    """
+    """Lock an open file by a POSIX lock, which loader workers do not inherit. Logs a warning where it has none."""
     if sys.platform == "win32":
         return
     import fcntl

@@ -51,10 +51,7 @@ def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, mo
 
 
 def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_per_epoch: int, epochs: int) -> Steps:
-    """Learning rate of every step without warm-up. After T_max epochs cosine rises again, as the zoo's; linear stays.
-
-    With `by_step`, cosine and linear use fractional epochs since the end of the warm-up.
-    """
+    """Learning rate of every step without warm-up; after T_max epochs cosine rises again, as in the zoo."""
     epoch = (step // steps_per_epoch).astype(np.float64)
     moved = np.maximum(step - warmup, 0) / steps_per_epoch if config.by_step else epoch
     length = config.T_max or epochs + config.T_beyond

@@ -113,10 +113,7 @@ def evaluate(
 
 
 def merge_scenes(
-    detections: Sequence[Detections],
-    positions: Sequence[Placement],
-    groups: Sequence[Sequence[int]],
-    iou: float,
+    detections: Sequence[Detections], positions: Sequence[Placement], groups: Sequence[Sequence[int]], iou: float
 ) -> list[Detections]:
     """Merge the detections of tiles to those of their scenes, in px of the scenes.
 
@@ -200,11 +197,7 @@ def _covered(positions: Sequence[Placement], groups: Sequence[Sequence[int]]) ->
 
 
 def _union_area(windows: Sequence[Window]) -> int:
-    """Number of px in the union of windows.
-
-    All edges divide the plane into cells. A window adds +1 or -1 at its corners (a 2-D difference array), so cumulative
-    sums count the windows over each cell.
-    """
+    """Number of px in the union of windows, by the cumulative sums of a 2-D difference array over their edges."""
     edges = np.array([window.xyxy for window in windows]).reshape(-1, 4)
     x, columns = np.unique(edges[:, 0::2], return_inverse=True)
     y, rows = np.unique(edges[:, 1::2], return_inverse=True)

@@ -4,7 +4,6 @@ B images per batch
 """
 
 import importlib.util
-import json
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from boxwright import json_text
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
@@ -138,9 +138,8 @@ def bench(
     }
     report = Report(rows, absent, info, folder / "bench.png")
     _draw(report)
-    with atomic_write(folder / "bench.json") as tmp:
-        tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
-        tmp.write_text(json.dumps(tree, indent=1), encoding="utf-8")
+    tree = {**info, "absent": absent, "rows": [asdict(row) | {"best": row.best} for row in rows]}
+    json_text.write(folder / "bench.json", tree, indent=1)
     return report
 
 

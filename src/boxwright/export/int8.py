@@ -101,8 +101,7 @@ def quantize(
 
 
 def _search(files: "_Files", val: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
-    """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until `quality` drops by at most
-    `max_drop`. Raises InputError if only all layers in float would meet it."""
+    """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
         if count >= len(layers):

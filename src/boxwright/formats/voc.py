@@ -252,11 +252,7 @@ def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation])
 
 
 def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
-    """The path of each XML file's image.
-
-    As in VOC's tools, it has the name of the XML file. `filename` selects one of several suffixes, or names the image
-    if there is none with the name of the XML file, even if that image is missing, too.
-    """
+    """The path of each XML file's image: that of its name, selected by `filename`; else `filename`, even if missing."""
     paths, listed = [], dict[Path, dict[str, list[str]]]()
     for file in files:
         own = images / Path(file).relative_to(folder)

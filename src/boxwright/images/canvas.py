@@ -139,10 +139,7 @@ def resized_crop(
 
 
 def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
-    """The sizes that an image of `size` is resized to in turn: one, or two with `zoo_corner`.
-
-    Letterbox sizes and offsets are integer divisions, as in Darknet and, but for rare float rounding, MindYOLO.
-    """
+    """The sizes that an image is resized to in turn: one, or two with `zoo_corner`. Rounded down, as in Darknet."""
     (h, w), (height, width) = size, canvas.size
     match canvas.fit:
         case "stretch":
@@ -170,11 +167,7 @@ def _center_offset(side: int, canvas: int) -> float:
 
 
 def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:
-    """The sizes in turn, and the product of their scale factors (zoo: src/dataset.py of faster_rcnn_dcn).
-
-    On the zoo's landscape canvas only a portrait image can be too high after the first resize. Here an image that is
-    too wide for a portrait canvas is resized a second time as well.
-    """
+    """The sizes in turn, and the product of their scale factors (zoo: src/dataset.py of faster_rcnn_dcn)."""
     factor = min(max(canvas) / max(size), min(canvas) / min(size))
     first = _scaled(size, factor)
     second = min(canvas[0] / first[0], canvas[1] / first[1])

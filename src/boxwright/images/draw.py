@@ -167,10 +167,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=2048)
 def _tag(text: str, tint: Color, max_size: int, width: int, height: int) -> Array | None:
-    """The text on a background of `tint`, at most (height, width) px; None if it does not fit at the smallest size.
-
-    Unprintable characters, such as line breaks, are escaped.
-    """
+    """The text on a background of `tint`, at most (height, width) px; None if it does not fit at the smallest size."""
     text = printable(text)
     for size in (max_size, max_size * 2 // 3, max_size // 2, MIN_FONT_SIZE):
         pad = max(1, size // 5)

@@ -228,10 +228,7 @@ def _orientation(path: str) -> int:
 
 
 def _bands(source: Any, path: str) -> list[int]:
-    """The band numbers of red, green and blue, or of the only gray or palette band.
-
-    Three bands without color interpretation are red, green, blue. Raises InputError for other bands.
-    """
+    """The band numbers of red, green and blue, or of the only gray or palette band. Raises InputError for others."""
     if (orientation := _orientation(path)) != 1:
         raise InputError(f"{path}: stored rotated (orientation {orientation}), needed upright pixels; rewrite the file")
     if math.prod(source.block_shapes[0]) > MAX_PIXELS:

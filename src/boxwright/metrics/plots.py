@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
-from boxwright.files import atomic_write
+from boxwright.files import atomic_write, write_bytes
 from boxwright.images.draw import (
     BACKGROUND,
     FONT_SCALE,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
 MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts
+MIN_IOU = 0.5  # of a match in the confusion matrix
 PANEL = (640, 480)  # px: maximum width, height of an image on the sheet
 
 
@@ -92,21 +93,18 @@ def precision_recall(metrics: Metrics, file: Path) -> None:
     _save(figure, file)
 
 
-def confusion(
-    samples: Sequence[Sample], detections: Sequence[Detections], classes: int, threshold: float, iou: float = 0.5
-) -> Array:
+def confusion(samples: Sequence[Sample], detections: Sequence[Detections], classes: int, threshold: float) -> Array:
     """The confusion matrix, (K + 1, K + 1) counts: row = true class, column = predicted class, last = background.
 
-    A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `iou`. Of the
-    detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule) and the others are false positives.
-    Detections of which at least the fraction `iou` is inside a crowd region are ignored.
+    A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `MIN_IOU`. Of
+    the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), others are false positives.
+    Detections of which at least the fraction `MIN_IOU` is inside a crowd region are ignored.
 
     Args:
         samples: The ground truth.
         detections: Of each sample.
         classes: Number of classes K.
         threshold: Minimum score.
-        iou: Minimum IoU.
     """
     counts = np.zeros((classes + 1, classes + 1), np.int64)
     for sample, result in zip(samples, detections, strict=True):
@@ -117,9 +115,9 @@ def confusion(
         inter, area = _overlaps(boxes, sample.boxes)
         union = area[:, None] + _area(sample.boxes)[None] - inter
         overlap = np.where(sample.crowd[None], 0, inter / np.maximum(union, 1e-9))
-        in_crowd = ((inter * sample.crowd[None]).max(axis=1, initial=0) >= iou * area) & sample.crowd.any()
+        in_crowd = ((inter * sample.crowd[None]).max(axis=1, initial=0) >= MIN_IOU * area) & sample.crowd.any()
         best = overlap.argmax(axis=1) if overlap.shape[1] else np.zeros(len(boxes), np.int64)
-        assigned = np.flatnonzero(overlap.max(axis=1, initial=0) >= iou)
+        assigned = np.flatnonzero(overlap.max(axis=1, initial=0) >= MIN_IOU)
         truth, first = np.unique(best[assigned], return_index=True)  # rows are best first, so the first is the match
         matched = assigned[first]
         np.add.at(counts, (sample.labels[truth], labels[matched]), 1)
@@ -171,8 +169,7 @@ def sheet(panels: Sequence[Array], file: Path) -> None:
 
 def write_jpeg(image: Array, file: Path) -> None:
     """Write uint8 RGB (h, w, 3) as JPEG."""
-    with atomic_write(file) as tmp:
-        tmp.write_bytes(encode_image(image, ".jpg", 90))
+    write_bytes(file, encode_image(image, ".jpg", 90))
 
 
 def panel(image: Array, sample: Sample, result: Detections) -> Array:

@@ -21,12 +21,8 @@ def read(file: Path) -> list[tuple[bytes, Line]]:
     Raises:
         InputError: The file cannot be read, or another line is not one of a log.
     """
-    try:
-        content = files.read_bytes(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     lines = []
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    for number, line in enumerate(files.read_input(file).split(b"\n")[:-1], 1):
         location = f"{file}: line {number}"
         values = json_text.parse(line, location)
         if not _is_valid(values):

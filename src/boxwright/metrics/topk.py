@@ -88,10 +88,7 @@ class TopK:
 
 
 def score(
-    truth: NDArray[np.int64],
-    results: Sequence[Classes],
-    names: Sequence[str],
-    info: Mapping[str, Any] | None = None,
+    truth: NDArray[np.int64], results: Sequence[Classes], names: Sequence[str], info: Mapping[str, Any] | None = None
 ) -> TopK:
     """Compute top-1, top-5 and the confusion matrix. Classes with equal scores keep the order of the network.
 

@@ -24,7 +24,7 @@ from boxwright.nn.roi import BoxHead, features_of
 from boxwright.nn.rpn import ROUNDS, Proposals, RegionProposals, anchors, base_anchors, propose
 from boxwright.ops.coding import decode, encode
 from boxwright.ops.losses import across_processes
-from boxwright.ops.sampling import Matches, Samples, match, priorities, sample_balanced
+from boxwright.ops.sampling import match, priorities, sample_balanced
 from boxwright.types import Batch, Detections
 
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but the last
@@ -246,6 +246,26 @@ class FasterRCNN(Network):
             usable &= (grid[:, 2] <= width - 1 + border) & (grid[:, 3] <= height - 1 + border)
         images = len(batch.labels)
         boxes, usable = grid.expand(images, -1, -1), usable.expand(images, -1)
+        return self._targets(batch, boxes, usable, priority, settings, settings.min_pos_iou, self.unit)
+
+    @torch.no_grad()
+    def roi_targets(self, batch: Batch, found: Proposals, priority: Tensor) -> Targets:
+        """The objects' boxes are proposals too, before the others. priority (B, M + P)."""
+        settings = self.config.roi
+        boxes = torch.cat((batch.boxes, found.boxes), 1)
+        usable = torch.cat((batch.valid, found.valid), 1)
+        return self._targets(batch, boxes, usable, priority, settings, settings.positive_iou, self.delta_stds)
+
+    def _targets(
+        self,
+        batch: Batch,
+        boxes: Tensor,
+        usable: Tensor,
+        priority: Tensor,
+        settings: RPNConfig | RoIConfig,
+        minimum: float,
+        stds: Tensor,
+    ) -> Targets:
         matches = match(
             boxes,
             usable,
@@ -254,35 +274,10 @@ class FasterRCNN(Network):
             batch.ignore,
             positive=settings.positive_iou,
             negative=settings.negative_iou,
-            minimum=settings.min_pos_iou,
+            minimum=minimum,
             plus_one=self.config.plus_one,
         )
-        samples = sample_balanced(matches, priority, settings.samples, settings.max_positives)
-        return self._targets(batch, boxes, matches, samples, self.unit)
-
-    @torch.no_grad()
-    def roi_targets(self, batch: Batch, found: Proposals, priority: Tensor) -> Targets:
-        """The objects' boxes are proposals too, before the others. priority (B, M + P)."""
-        settings = self.config.roi
-        boxes = torch.cat((batch.boxes, found.boxes), 1)
-        matches = match(
-            boxes,
-            torch.cat((batch.valid, found.valid), 1),
-            batch.boxes,
-            batch.labels >= 0,
-            batch.ignore,
-            positive=settings.positive_iou,
-            negative=settings.negative_iou,
-            minimum=settings.positive_iou,
-            plus_one=self.config.plus_one,
-        )
-        samples = sample_balanced(matches, priority, settings.samples, settings.max_positives)
-        return self._targets(batch, boxes, matches, samples, self.delta_stds)
-
-    def _targets(
-        self, batch: Batch, boxes: Tensor, matches: Matches, samples: tuple[Samples, Samples], stds: Tensor
-    ) -> Targets:
-        positives, negatives = samples
+        positives, negatives = sample_balanced(matches, priority, settings.samples, settings.max_positives)
         index = torch.cat((positives.idx, negatives.idx), 1)
         is_positive = torch.cat((positives.sampled, torch.zeros_like(negatives.sampled)), 1)
         chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
@@ -317,10 +312,7 @@ class FasterRCNN(Network):
         found = _by_class(deltas).gather(2, of_class)[:, :, 0]
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
         count = across_processes(targets.sampled.sum().float(), minimum=1)
-        return {
-            "classes": (wrong * targets.sampled).sum() / count,
-            "boxes": (apart * targets.positive).sum() / count,
-        }
+        return {"classes": (wrong * targets.sampled).sum() / count, "boxes": (apart * targets.positive).sum() / count}
 
 
 def _by_class(deltas: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from boxwright.config import Config as Section
 from boxwright.config import Fraction, Width
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, raw_map
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, TinyAnchorDetector, styles
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import Targets, assign_best
@@ -73,7 +73,7 @@ class YOLOv3DarkNet53(YOLOv3):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        backbone, neck = _styles(config)
+        backbone, neck = styles(config, config.backbone_activation, config.backbone_norm_momentum)
         self.backbone = DarkNet53(backbone)
         c3, c4, c5 = self.backbone.channels
         self.head32 = Head(c5, 512, config.classes, 32, neck)
@@ -109,29 +109,14 @@ class TinyBackbone(nn.Module):
         return c4, seventh(x)
 
 
-class YOLOv3Tiny(YOLOv3):
-    """YOLOv3-tiny. (B, 3, H, W) -> maps at strides 32 and 16."""
-
-    strides = (32, 16)
+class YOLOv3Tiny(TinyAnchorDetector, YOLOv3):
+    """YOLOv3-tiny."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        backbone, neck = _styles(config)
-        c = {n: max(1, round(n * config.width)) for n in (16, 32, 64, 128, 256, 512, 1024)}
-        self.backbone = TinyBackbone(tuple(c.values()), backbone)
-        self.trunk = ConvNormAct(c[1024], c[256], 1, neck)
-        self.last32 = ConvNormAct(c[256], c[512], 3, neck)
-        self.out32 = raw_map(c[512], config.classes, 32)
-        self.reduce = ConvNormAct(c[256], c[128], 1, neck)
-        self.last16 = ConvNormAct(c[128] + c[256], c[256], 3, neck)
-        self.out16 = raw_map(c[256], config.classes, 16)
-
-    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        c4, c5 = self.backbone(x)
-        route = self.trunk(c5)
-        raw32 = self.out32(self.last32(route))
-        raw16 = self.out16(self.last16(torch.cat((upsample2x(self.reduce(route)), c4), dim=1)))
-        return raw32, raw16
+        backbone, neck = styles(config, config.backbone_activation, config.backbone_norm_momentum)
+        c = [max(1, round(n * config.width)) for n in (16, 32, 64, 128, 256, 512, 1024)]
+        self.add_neck(TinyBackbone(tuple(c), backbone), c[4], c[6], (c[3], c[4], c[5]), neck)
 
 
 def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> dict[str, Tensor]:
@@ -154,11 +139,3 @@ def loss_terms(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignor
 def build(config: Config) -> YOLOv3:
     """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
     return YOLOv3DarkNet53(config) if config.network == "darknet53" else YOLOv3Tiny(config)
-
-
-def _styles(config: Config) -> tuple[Style, Style]:
-    """Of the backbone, of everything after it."""
-    return (
-        Style(config.backbone_activation, config.padding, config.norm_eps, config.backbone_norm_momentum),
-        Style("leaky", config.padding, config.norm_eps, config.norm_momentum),
-    )

@@ -148,8 +148,7 @@ class YOLOv3At640(Network):
 
     @torch.no_grad()
     def _set_priors(self) -> None:
-        """Output biases so that the first predictions are rare: 8 objects a 640 px image, classes near 0.6 / C
-        (yolov3_head.py of MindYOLO; Lin et al. 2017, section 3.3, for the idea)."""
+        """Biases for 8 objects a 640 px image, classes near 0.6 / C (MindYOLO's yolov3_head.py; Lin et al. 2017)."""
         heads = (self.head32, self.head16, self.head8)
         for head, stride in zip(heads, STRIDES, strict=True):
             assert head.output.bias is not None
@@ -176,10 +175,7 @@ def candidates(predictions: Tensor, threshold: float) -> list[Detections]:
 def _scale_loss(
     raw: Tensor, batch: Batch, anchors: Tensor, stride: int, config: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet.
-
-    Cells without an object whose center lies in a crowd region add 0 to the mean objectness.
-    """
+    """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet."""
     h, w = raw.shape[3:]
     taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
     raw = raw.flatten(3)  # (B, A, 5+C, h*w)
@@ -206,12 +202,10 @@ def _scale_loss(
 def _assign(
     batch: Batch, anchors: Tensor, stride: int, cells: tuple[int, int], ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which boxes each anchor of one scale must find, and from which cells.
+    """anchors (A, 2) in cells -> taken (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the
+    cell's corner, width, height, in cells; a unit box where not taken, so that nothing becomes NaN.
 
-    anchors (A, 2) in cells. A box takes an anchor when neither side differs by `ratio` or more: in its own cell, and
-    on each axis in the next cell on the side its center is nearer to (the lower one from the very border), if any.
-    Returns taken (B, A, R) bool, cell (B, A, R) index into the h*w cells, target (B, A, 4, R): center from the cell's
-    corner, width, height, in cells. Where `taken` is false the target is a unit box, so that nothing becomes NaN.
+    A box takes an anchor whose sides differ by less than `ratio`, in its own cell and the nearer neighbor on each axis.
     """
     h, w = cells
     boxes = xyxy_to_cxcywh(batch.boxes) / stride  # (B, M, 4)
@@ -261,8 +255,7 @@ def _split(raw: Tensor) -> Tensor:
 
 
 def _boxes(y: Tensor, anchors: Tensor) -> Tensor:
-    """Sigmoids (B, A, 4, ...) and anchors (A, 2, ...) -> center from the cell's corner in cells (-0.5 to 1.5), then
-    width and height in the anchors' unit (at most four times the anchor)."""
+    """Sigmoids (B, A, 4, ...), anchors (A, 2, ...) -> center from the cell's corner (-0.5 to 1.5), width, height."""
     return torch.cat((2 * y[:, :, :2] - 0.5, (2 * y[:, :, 2:]) ** 2 * anchors), 2)
 
 

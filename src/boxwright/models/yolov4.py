@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from boxwright.config import Config as Section
 from boxwright.config import Fraction, NotNegative, Width
-from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
+from boxwright.nn.blocks import Activation, ConvNormAct, upsample2x
 from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, raw_map, trunk
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, TinyAnchorDetector, styles, trunk
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.boxes import relative
@@ -92,7 +92,7 @@ class YOLOv4CSPDarkNet53(YOLOv4):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        backbone, neck = _styles(config)
+        backbone, neck = styles(config, config.backbone_activation, config.norm_momentum)
         stem = _stem(config)
         c128, c256, c512, c1024 = (stem * factor for factor in (4, 8, 16, 32))
 
@@ -139,30 +139,14 @@ def spp(x: Tensor) -> Tensor:
     return torch.cat((F.max_pool2d(nine, 5, 1, 2), nine, five, x), 1)
 
 
-class YOLOv4Tiny(YOLOv4):
-    """YOLOv4-tiny. (B, 3, H, W) -> maps at strides 32 and 16."""
-
-    strides = (32, 16)
+class YOLOv4Tiny(TinyAnchorDetector, YOLOv4):
+    """YOLOv4-tiny."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        backbone, neck = _styles(config)
+        backbone, neck = styles(config, config.backbone_activation, config.norm_momentum)
         stem = _stem(config)
-        c128, c256, c512 = (stem * factor for factor in (4, 8, 16))
-        self.backbone = TinyBackbone(backbone, stem)
-        self.trunk = ConvNormAct(c512, c256, 1, neck)
-        self.last32 = ConvNormAct(c256, c512, 3, neck)
-        self.out32 = raw_map(c512, config.classes, 32)
-        self.reduce = ConvNormAct(c256, c128, 1, neck)
-        self.last16 = ConvNormAct(c128 + c256, c256, 3, neck)
-        self.out16 = raw_map(c256, config.classes, 16)
-
-    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        c4, c5 = self.backbone(x)
-        route = self.trunk(c5)
-        raw32 = self.out32(self.last32(route))
-        raw16 = self.out16(self.last16(torch.cat((upsample2x(self.reduce(route)), c4), 1)))
-        return raw32, raw16
+        self.add_neck(TinyBackbone(backbone, stem), 8 * stem, 16 * stem, (4 * stem, 8 * stem, 16 * stem), neck)
 
 
 def yolov4_loss(rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig) -> dict[str, Tensor]:
@@ -203,14 +187,6 @@ def _box_loss(found: Tensor, cells: Cells, targets: Targets, settings: LossConfi
 def build(config: Config) -> YOLOv4:
     """A network with random weights (torch's: He uniform with a = sqrt(5), as in the MindSpore zoo)."""
     return YOLOv4CSPDarkNet53(config) if config.network == "cspdarknet53" else YOLOv4Tiny(config)
-
-
-def _styles(config: Config) -> tuple[Style, Style]:
-    """Of the backbone, of everything after it."""
-    return (
-        Style(config.backbone_activation, config.padding, config.norm_eps, config.norm_momentum),
-        Style("leaky", config.padding, config.norm_eps, config.norm_momentum),
-    )
 
 
 def _stem(config: Config) -> int:

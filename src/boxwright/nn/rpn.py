@@ -141,8 +141,7 @@ def propose(
 
 
 def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:
-    """boxes (B, K, 4), scores (B, K), level by level, counts[l] of each, best first -> (B, K) bool: what overlaps no
-    better kept one of its level."""
+    """boxes (B, K, 4), scores (B, K), counts[l] of each level, best first -> (B, K) bool: NMS within each level."""
     if exported.recorded():
         levels = zip(torch.split(boxes, counts, 1), torch.split(scores, counts, 1), strict=True)
         return torch.cat([keep_each(level, score[:, None], iou, -torch.inf)[:, 0] for level, score in levels], 1)

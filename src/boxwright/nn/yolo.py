@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.config import BatchNormModelConfig, Padding, Positive
-from boxwright.nn.blocks import ConvNormAct, Style
+from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.network import Network
 from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
@@ -68,6 +68,12 @@ class AnchorConfig(BatchNormModelConfig):
     padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet symmetric, MindSpore zoo same
     anchors: Anchors
     multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+
+
+def styles(config: AnchorConfig, activation: Activation, momentum: float) -> tuple[Style, Style]:
+    """The style of the backbone, which has this activation and momentum, and that of all other layers."""
+    backbone = Style(activation, config.padding, config.norm_eps, momentum)
+    return backbone, Style("leaky", config.padding, config.norm_eps, config.norm_momentum)
 
 
 class AnchorDetector(Network):
@@ -128,3 +134,28 @@ class AnchorDetector(Network):
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""
         return Cells.of([level.shape[-2:] for level in raw], self.strides, self.anchors, self.scale_xy)
+
+
+class TinyAnchorDetector(AnchorDetector):
+    """Base of YOLOv3-tiny and YOLOv4-tiny: two heads on a `backbone`. (B, 3, H, W) -> maps at strides 32 and 16."""
+
+    strides = (32, 16)
+
+    def add_neck(self, backbone: nn.Module, c4: int, c5: int, hidden: tuple[int, int, int], neck: Style) -> None:
+        """Add `backbone`, whose maps have c4 and c5 channels, and the layers after it, of `hidden` channels."""
+        c128, c256, c512 = hidden
+        classes = self.config.classes
+        self.backbone = backbone
+        self.trunk = ConvNormAct(c5, c256, 1, neck)
+        self.last32 = ConvNormAct(c256, c512, 3, neck)
+        self.out32 = raw_map(c512, classes, 32)
+        self.reduce = ConvNormAct(c256, c128, 1, neck)
+        self.last16 = ConvNormAct(c128 + c4, c256, 3, neck)
+        self.out16 = raw_map(c256, classes, 16)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        c4, c5 = self.backbone(x)
+        route = self.trunk(c5)
+        raw32 = self.out32(self.last32(route))
+        raw16 = self.out16(self.last16(torch.cat((upsample2x(self.reduce(route)), c4), dim=1)))
+        return raw32, raw16

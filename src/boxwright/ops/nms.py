@@ -48,10 +48,7 @@ class Settings(OverlapSettings, Protocol):
 
 
 def suppress(
-    detections: Sequence[Detections],
-    settings: Settings,
-    sizes: Sequence[tuple[int, int]] = (),
-    lowest: float = 0.0,
+    detections: Sequence[Detections], settings: Settings, sizes: Sequence[tuple[int, int]] = (), lowest: float = 0.0
 ) -> list[Detections]:
     """Drop each box that overlaps a better kept one of its class by more than `iou`; best score first.
 

@@ -70,10 +70,7 @@ def _samples(low: Tensor, side: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:
-    """Of each box, (B, R): the table row at which its image's map begins, that map's width, its last row and column.
-
-    The table holds all images' maps of the first level, then those of the second, and so on.
-    """
+    """Of each box, (B, R): the table row at which its image's map begins, that map's width, its last row and column."""
     batch = level.shape[0]
     areas = [level_map.shape[2] * level_map.shape[3] for level_map in maps]
     begins = [batch * sum(areas[:i]) for i in range(len(areas))]

@@ -59,8 +59,7 @@ def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float, smoothi
 
 
 def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: int, smoothing: float) -> Targets:
-    """cell (B, P, M) below `total`, claims (B, P, M): of several claims to one cell the last wins, and has the
-    others' classes too. Only objects with an area claim anything."""
+    """cell, claims (B, P, M): of several claims to one cell the last wins, and has the others' classes too."""
     passes = claims.shape[1]
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
     claims = (claims & (batch.valid & (side > 0).all(-1))[:, None]).flatten(1)

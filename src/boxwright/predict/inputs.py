@@ -123,10 +123,7 @@ def _extent(frame: Frame) -> tuple[int, int]:
 
 
 def _as_rgb(image: Any) -> Array:
-    """Arrays, tensors (3, h, w) and Pillow images, with their EXIF orientation applied, as RGB (h, w, 3).
-
-    Arrays and tensors on the CPU are not copied.
-    """
+    """Pillow images (EXIF orientation applied), arrays and tensors (3, h, w), without a copy, as RGB (h, w, 3)."""
     if isinstance(image, PIL.Image.Image):
         return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, Tensor):

@@ -6,7 +6,7 @@ from pathlib import Path
 from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
-from boxwright.files import atomic_write, make_folder
+from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
 from boxwright.progress import track
 from boxwright.tasks.base import ImageSet
@@ -28,6 +28,5 @@ def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
     task, indices = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
     for index in track(indices, len(indices), "drawing labels"):
         drawn = task.draw_sample(dataset, index)
-        with atomic_write(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png") as tmp:
-            tmp.write_bytes(encode_image(drawn, ".png"))
+        write_bytes(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png", encode_image(drawn, ".png"))
     return printable(f"{len(indices)} of {len(dataset)} images of {dataset.split} drawn into {out}")

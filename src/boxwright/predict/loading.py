@@ -93,10 +93,7 @@ def _load_exported(
 
 
 def load_network(
-    path: str | Path,
-    given: str | Path | Recipe | None,
-    device: str,
-    overrides: Overrides,
+    path: str | Path, given: str | Path | Recipe | None, device: str, overrides: Overrides
 ) -> tuple[nn.Module, Recipe, torch.device]:
     """Load weights into their network.
 

@@ -72,10 +72,7 @@ def merge(detections: Sequence[Detections], windows: Sequence[Window], size: tup
 
 
 def _truncated_edges(boxes: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
-    """boxes (N, 4), window (N, 4) of each -> (N, 4) bool: edges that the window truncated.
-
-    The edges of the scene do not truncate, since no window shows more.
-    """
+    """boxes (N, 4), window (N, 4) of each -> (N, 4) bool: edges that the window, not the scene, truncated."""
     height, width = size
     inner = window != window.new_tensor([0, 0, width, height])
     return inner & ((boxes - window).abs() <= _tolerance(boxes))
@@ -87,11 +84,7 @@ def _tolerance(boxes: Tensor) -> Tensor:
 
 
 def _connect(pairs: Tensor, extended: Tensor, window: Tensor, index: Tensor, truncated: Tensor, iou: float) -> Tensor:
-    """(P, 2) -> (N,) the object of each box, as the index of one of its boxes.
-
-    Windows that only touch show no common region, so their cross sections are compared, and only for objects that no
-    window shows completely.
-    """
+    """(P, 2) -> (N,) a box of the same object for each. Windows that only touch join only incomplete objects."""
     shared = _intersection(window[pairs[:, 0]], window[pairs[:, 1]])
     touching = (shared[:, 2:] <= shared[:, :2]).any(1)
     match = _match(pairs, extended, window, index, touching, iou)
@@ -153,8 +146,7 @@ def _intersection(boxes: Tensor, limits: Tensor) -> Tensor:
 
 
 def _mutual(pairs: Tensor, index: Tensor, value: Tensor) -> Tensor:
-    """(P, 2), index (N,) of the windows, value (P,) -> (P,) bool: whether each box is the best of its window for the
-    other."""
+    """(P, 2), index (N,) of the windows, value (P,) -> (P,) bool: whether each is the other's best of its window."""
     box, window = pairs.T.flatten(), index[pairs.flip(1)].T.flatten()  # each pair in both directions
     key = box * len(index) + window
     order = value.repeat(2).argsort(descending=True, stable=True)

@@ -11,7 +11,7 @@ from typing import Any
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.errors import InputError, printable
-from boxwright.files import atomic_write, make_folder
+from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
 from boxwright.images.header import SUFFIXES
 from boxwright.predict.predictor import AnyPredictor
@@ -148,8 +148,7 @@ def write_image(image: Array, target: Path) -> None:
         encoded = encode_image(image, target.suffix.lower(), in_place=True)
     except InputError as error:
         raise InputError(f"{target}: {error}") from error
-    with atomic_write(target) as tmp:
-        tmp.write_bytes(encoded)
+    write_bytes(target, encoded)
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:

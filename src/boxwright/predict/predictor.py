@@ -88,39 +88,21 @@ class Predictor(Generic[R]):
 
     @overload  # a str is a sequence of str, and a tensor an iterable, as well; the first overload has them
     def __call__(  # type: ignore[overload-overlap]
-        self,
-        source: Image,
-        threshold: float | None = ...,
-        iou: float | None = ...,
-        classes: Any = ...,
-        *,
-        top_k: int | None = ...,
-        bgr: bool = ...,
-    ) -> R: ...
+        self, source: Image, threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
+        top_k: int | None = ..., bgr: bool = ...,
+    ) -> R: ...  # fmt: skip
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self,
-        source: Sequence[Image],
-        threshold: float | None = ...,
-        iou: float | None = ...,
-        classes: Any = ...,
-        *,
-        top_k: int | None = ...,
-        bgr: bool = ...,
-    ) -> list[R]: ...
+        self, source: Sequence[Image], threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
+        top_k: int | None = ..., bgr: bool = ...,
+    ) -> list[R]: ...  # fmt: skip
 
     @overload
     def __call__(
-        self,
-        source: Iterable[Image],
-        threshold: float | None = ...,
-        iou: float | None = ...,
-        classes: Any = ...,
-        *,
-        top_k: int | None = ...,
-        bgr: bool = ...,
-    ) -> Iterator[R]: ...
+        self, source: Iterable[Image], threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
+        top_k: int | None = ..., bgr: bool = ...,
+    ) -> Iterator[R]: ...  # fmt: skip
 
     def __call__(
         self,

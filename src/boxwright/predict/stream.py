@@ -96,8 +96,7 @@ def predict_all(
 
 
 def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[range]:
-    """Split indices into the streams' parts of a batch, rounded up to the batch size of the file; the last parts are
-    smaller, so that all streams finish at the same time."""
+    """Split indices into the streams' parts of a batch; the last are smaller, so that all finish at the same time."""
     runtime = predictor.runtime
     streams, step = (1, 1) if runtime is None else (runtime.streams, runtime.shape[0] or 1)
     ranges, start = [], 0

@@ -104,10 +104,7 @@ def _save(pixels: Array, file: Path) -> None:
 
 
 def _geometry(frame: Frame) -> dict[str, Any]:
-    """The position of an image on its canvas, vertical first: original px = (canvas px - offset) / scale.
-
-    extent: canvas px that the image covers, as in the second input `extents` of some networks.
-    """
+    """Position on the canvas, vertical first: original px = (canvas px - offset) / scale. extent: canvas px covered."""
     left, top, right, bottom = frame.content
     return {
         "size": list(frame.size),

@@ -17,7 +17,7 @@ from pydantic import Field
 from boxwright import config, models
 from boxwright.config import BatchSize, Config, FileName, Fraction, ModelConfig, Positive
 from boxwright.errors import InputError
-from boxwright.recipe.data import CanvasConfig, DataConfig, Size
+from boxwright.recipe.data import CanvasConfig, DataConfig
 from boxwright.recipe.training import (
     AugmentConfig,
     ClassAugmentConfig,
@@ -29,7 +29,7 @@ from boxwright.recipe.training import (
 
 __all__ = [
     "AugmentConfig", "CanvasConfig", "ClassAugmentConfig", "DataConfig", "EmaConfig", "EvaluateConfig", "Expect",
-    "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "Size", "TrainConfig", "class_names",
+    "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "TrainConfig", "class_names",
     "from_tree", "load", "names", "summaries",
 ]  # fmt: skip
 

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.runtimes.base.checks import check_input, read_bytes
+from boxwright.runtimes.base.checks import check_input
 from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
@@ -171,8 +171,7 @@ def _max_pool2d(
     c: Construct, x: str, kernel: Pair, stride: Pair = (), padding: Pair = (0, 0), dilation: Pair = (1, 1),
     ceil_mode: bool = False,
 ) -> str:  # fmt: skip
-    """MindSpore's pool has no padding of its own on a CPU, so that the map is padded before it, and with `ceil_mode`
-    as far as the last window reaches."""
+    """MindSpore's pool does not pad on a CPU, so the map is padded before, with `ceil_mode` up to the last window."""
     stride = stride or kernel
     ends = []
     for side, pooled, k, step, pad in zip(c.shapes[x][2:], c.shape[2:], kernel, stride, padding, strict=True):
@@ -197,21 +196,9 @@ def _padded(c: Construct, x: str, padding: Sequence[int], value: float) -> str:
     return c.add(c.ops.PadV3(), x, places, filling)
 
 
-def _upsample(c: Construct, x: str, size: Pair | None, factors: Sequence[float] | None) -> str:
-    return c.add(c.ops.ResizeNearestNeighbor(c.shape[2:]), x)
-
-
 def _leaky_relu(c: Construct, x: str, slope: float = 0.01) -> str:
     """Of x and slope * x the larger; where the slope is above 1 the smaller."""
     return c.add(c.ops.Maximum() if slope <= 1 else c.ops.Minimum(), x, c.add(c.ops.Mul(), x, slope))
-
-
-def _silu(c: Construct, x: str) -> str:
-    return c.add(c.ops.Mul(), x, c.add(c.ops.Sigmoid(), x))
-
-
-def _cat(c: Construct, values: Sequence[str], axis: int = 0) -> str:
-    return c.add(c.ops.Concat(axis), f"({', '.join(values)})")
 
 
 def _split(c: Construct, x: str, size: int, axis: int = 0) -> list[str]:
@@ -222,14 +209,6 @@ def _split(c: Construct, x: str, size: int, axis: int = 0) -> list[str]:
     return [f"{y}[{part}]" for part in range(parts)]
 
 
-def _mean(c: Construct, x: str, axes: Sequence[int], keep: bool = False) -> str:
-    return c.add(c.ops.ReduceMean(keep), x, tuple(axes))
-
-
-def _view(c: Construct, x: str, shape: Sequence[int]) -> str:
-    return c.add(c.ops.Reshape(), x, tuple(shape))
-
-
 OPERATIONS: dict[str, Operation] = {
     "<built-in function getitem>": lambda _, values, place: values[place],
     "aten.add.Tensor": lambda c, x, y: c.add(c.ops.Add(), x, y),
@@ -238,17 +217,17 @@ OPERATIONS: dict[str, Operation] = {
     "aten.div.Tensor": lambda c, x, y: c.add(c.ops.Div(), x, y),
     "aten.relu.default": lambda c, x: c.add(c.ops.ReLU(), x),
     "aten.mish.default": lambda c, x: c.add(c.ops.Mish(), x),
-    "aten.silu.default": _silu,
+    "aten.silu.default": lambda c, x: c.add(c.ops.Mul(), x, c.add(c.ops.Sigmoid(), x)),
     "aten.leaky_relu.default": _leaky_relu,
     "aten.conv2d.default": _conv2d,
     "aten._native_batch_norm_legit_no_training.default": _batch_norm,
     "aten.max_pool2d.default": _max_pool2d,
     "aten.pad.default": _pad,
-    "aten.upsample_nearest2d.vec": _upsample,
-    "aten.cat.default": _cat,
+    "aten.upsample_nearest2d.vec": lambda c, x, size, factors: c.add(c.ops.ResizeNearestNeighbor(c.shape[2:]), x),
+    "aten.cat.default": lambda c, values, axis=0: c.add(c.ops.Concat(axis), f"({', '.join(values)})"),
     "aten.split.Tensor": _split,
-    "aten.mean.dim": _mean,
-    "aten.view.default": _view,
+    "aten.mean.dim": lambda c, x, axes, keep=False: c.add(c.ops.ReduceMean(keep), x, tuple(axes)),
+    "aten.view.default": lambda c, x, shape: c.add(c.ops.Reshape(), x, tuple(shape)),
 }
 
 
@@ -297,12 +276,7 @@ def _text(model: Any) -> str | None:
 
 
 def _mindspore() -> Any:
-    """MindSpore, without AVX-512.
-
-    On processors that have it oneDNN, in MindSpore 2.10, has no compiled convolution for MindSpore's memory layout and
-    takes its reference code, which was measured to be some hundred times as slow as its AVX2 code. The call only does
-    something before MindSpore's first operation, and only to MindSpore's own copy of oneDNN.
-    """
+    """MindSpore, without AVX-512, for which oneDNN falls back to reference code, some hundred times slower (2.10)."""
     mindspore = import_extra("mindspore", "mindspore")
     library = Path(str(mindspore.__file__)).parent / "lib" / "libdnnl.so.3"
     if library.is_file():
@@ -316,7 +290,7 @@ def _read(file: Path) -> tuple[Any, bytes]:
     messages = import_extra("mindspore.train.mind_ir_pb2", "mindspore")
     decode_error = import_extra("google.protobuf.message", "mindspore").DecodeError
     model = messages.ModelProto()
-    content = read_bytes(file)
+    content = files.read_input(file)
     try:
         model.ParseFromString(content)
     except (decode_error, RuntimeError) as error:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.runtimes.base.checks import check_input, read_bytes, wrong_input
+from boxwright.runtimes.base.checks import check_input, wrong_input
 from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.base.metadata import KEY
@@ -121,16 +121,15 @@ def _convolution() -> Any:
 
 
 def _read(file: Path) -> tuple[Any, str | None]:
-    """The model and its metadata's text. OpenVINO is given the bytes that were checked, so that it opens no other file,
-    whatever the model names."""
+    """The model and its metadata. OpenVINO is given the checked bytes, so it opens no other file the model names."""
     runtime = core()
     if file.suffix == ".onnx":
         found = onnx_file.read(file)
         return _parsed(runtime, file, found.content), found.text
-    content = read_bytes(file)
+    content = files.read_input(file)
     if content[:1] != START:
         raise InputError(f"{file}: not a model that OpenVINO can read (it begins as no {file.suffix} file does)")
-    model = _parsed(runtime, file, content, read_bytes(file.with_suffix(".bin")))
+    model = _parsed(runtime, file, content, files.read_input(file.with_suffix(".bin")))
     return model, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
 
 

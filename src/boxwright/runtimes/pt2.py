@@ -30,8 +30,7 @@ def write(graph: Graph, path: Path, metadata: str) -> None:
             node.meta.pop("stack_trace", None)  # lines of Python that it came from: the machine's paths
     buffer = io.BytesIO()  # PyTorch ends the process where a file that it writes cannot grow
     torch.export.save(program, buffer, extra_files={KEY: metadata})
-    with files.atomic_write(path) as tmp:
-        tmp.write_bytes(buffer.getbuffer())
+    files.write_bytes(path, buffer.getbuffer())
 
 
 def open_file(file: Path, options: RuntimeOptions) -> tuple[ProgramRuntime, str | None]:

@@ -243,11 +243,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         recipe: Recipe,
         args: PostprocessArgs,
     ) -> Metrics:
-        info = info | {
-            "threshold": args.threshold,
-            "plus_one": recipe.evaluate.plus_one,
-            "nms": args.nms.model_dump(),
-        }
+        info = info | {"threshold": args.threshold, "plus_one": recipe.evaluate.plus_one, "nms": args.nms.model_dump()}
         return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
 
     def examples(self, dataset: Dataset, recipe: Recipe) -> Examples:

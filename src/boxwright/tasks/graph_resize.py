@@ -152,9 +152,7 @@ def _pillow(side: Side, count: int, grows: Tensor, shrinks: Tensor) -> Tensor:
 
 
 def _nearest(side: Side) -> Tensor:
-    """(S,) the old px under the center of a larger new px. On the border of two it is the second, unless Pillow's
-    running float64 sum falls short of it; a graph without float64 looks that up in a table.
-    """
+    """(S,) the old px under the center of a larger new px, the second on a border, unless Pillow's sum is short."""
     numerator = (2 * side.index + 1) * side.old
     index = floored(numerator, 2 * side.new)
     if side.fixed is None:

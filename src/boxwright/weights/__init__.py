@@ -74,8 +74,7 @@ def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple
 
 
 def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recipe) -> None:
-    """Tensors of Darknet's and the zoo's YOLOv3 and YOLOv4 have the same names and shapes, but another meaning: the
-    zoo pads its layers in another way, and normalizes images. Raises InputError for the other project's file."""
+    """Raise InputError for the zoo's weights of a Darknet recipe or vice versa: equal shapes, another padding."""
     if (kind, padding) in {("darknet", "same"), ("mindspore", "symmetric")}:
         right = (
             "symmetric padding (recipes *_darknet)" if kind == "darknet" else "the padding 'same' (the zoo's recipes)"

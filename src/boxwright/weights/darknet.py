@@ -135,9 +135,7 @@ def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
 
 
 def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfer: bool) -> list[Layer]:
-    """The convolutions that a file of `found` numbers holds: all of the model's, its first few, those of the same
-    network with other classes, or of the classifier that its backbone comes from. Only the first is accepted without
-    transfer."""
+    """The convolutions that a file of `found` numbers holds; with transfer also a backbone, or other classes."""
     needed = count(plan)
     if found == needed:
         return plan
@@ -172,8 +170,7 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
 
 
 def _classes(found: int, config: ModelConfig) -> int | None:
-    """The number of classes with which the network of `config` takes `found` numbers; that count is linear in the
-    classes."""
+    """The number of classes with which the network takes `found` numbers, which is linear in the classes."""
     with_1, with_2 = (count(_of_classes(config, classes)) for classes in (1, 2))
     classes, odd = divmod(found - with_1, with_2 - with_1)
     return classes + 1 if classes >= 0 and not odd else None

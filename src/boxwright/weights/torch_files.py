@@ -95,11 +95,7 @@ def _check_named(file: Path) -> None:
 
 
 def _depth_of_tuples(operations: Sequence[Any]) -> int:
-    """How deep tuples lie in tuples at most, an upper bound. A tuple of a tuple, twice the same, again and again, takes
-    a few bytes a level, and to be hashed, as the key of a dict, twice as long with each.
-
-    The pickle's stack with the depth of each object in its place; ValueError for what is no pickle.
-    """
+    """Upper bound of how deep tuples lie in tuples, whose hashes take exponential time. ValueError for no pickle."""
     stack: list[int | None] = []  # None: a mark
     memo: dict[int, int | None] = {}
     deepest = 0

@@ -12,21 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from boxwright import files
 from boxwright.errors import InputError
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import MAX_NUMEL, Inputs
 
 OutputCheck = Callable[[Inputs, Sequence[Tensor]], None]
 Shapes = tuple[tuple[int, ...], ...]
-
-
-def read_bytes(file: Path) -> bytes:
-    """The content of a regular file. Raises InputError where it cannot be read."""
-    try:
-        return files.read_bytes(file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def wrong_input(file: Path) -> InputError:

@@ -15,7 +15,7 @@ import torch
 from boxwright import files
 from boxwright.errors import InputError
 from boxwright.ops.exported import Operator, written_with
-from boxwright.runtimes.base.checks import check_input, read_bytes
+from boxwright.runtimes.base.checks import check_input
 from boxwright.runtimes.base.extras import import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
@@ -50,7 +50,7 @@ def read(file: Path) -> OnnxFile:
     """
     onnx = import_extra("onnx", "onnx")
     decode_error = import_extra("google.protobuf.message", "onnx").DecodeError
-    content = read_bytes(file)
+    content = files.read_input(file)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)

@@ -34,10 +34,7 @@ def _nms(boxes: Value, scores: Value, iou: float, threshold: float) -> Value:
 
 
 def _roi_align(maps: Sequence[Value], boxes: Value, level: Value, bins: int, samples: int) -> Value:
-    """maps (B, I, h, w) each, boxes (B, R, 4), level (B, R) -> (B, R, I, bins, bins).
-
-    The operator reads one map. So the boxes of each level go to theirs, and are put back into their order afterwards.
-    """
+    """maps (B, I, h, w) each, boxes (B, R, 4), level (B, R) -> (B, R, I, bins, bins), one operator for each level."""
     of_box = op.Unsqueeze(_up_to(op.Shape(boxes, start=0, end=1)), [1])
     image = op.Reshape(op.Expand(of_box, op.Shape(level)), [-1])
     flat, level = op.Reshape(boxes, [-1, 4]), op.Reshape(level, [-1])

@@ -13,10 +13,7 @@ from torch import Tensor
 
 BACKBONE = "backbone."
 CONV, LEAF = r"(conv[12])", r"(conv|bn)\.(\w+)"
-DARKNET53 = {
-    rf"stem\.conv1\.{LEAF}": r"stem.\1.\2",
-    rf"stages\.(\d)\.conv_down\.{LEAF}": r"stages.\1.0.\2.\3",
-}
+DARKNET53 = {rf"stem\.conv1\.{LEAF}": r"stem.\1.\2", rf"stages\.(\d)\.conv_down\.{LEAF}": r"stages.\1.0.\2.\3"}
 CSPDARKNET53 = {
     rf"stem\.conv1\.{LEAF}": r"stem.\1.\2",
     rf"stages\.(\d)\.conv_down\.{LEAF}": r"stages.\1.down.\2.\3",
