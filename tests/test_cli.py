@@ -115,3 +115,10 @@ def test_module_and_command_are_the_same() -> None:
     done = subprocess.run([sys.executable, "-m", "boxwright", "show", "x"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("boxwright: there is no recipe 'x'")
+
+
+def test_top_k_goes_with_results_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["evaluate", "w.safetensors", "--data", "data", "--top-k", "3"])
+    assert leaving.value.code == 2
+    assert "--top-k: found without --no-truth" in capsys.readouterr().err

@@ -382,7 +382,7 @@ def test_infinite_differences_are_json(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({}, ""),
-        ({"answers": {"matched": 8, "compared": 9, "unmatched": [{"image": 3}]}}, "8 of 9 answers"),
+        ({"answers": {"matched": 8, "compared": 9, "unmatched": [{"image": 3}]}}, "8 of 9 predictions"),
         ({"quality": {"measure": "AP", "pytorch": 0.5, "file": 0.502}}, "AP is 0.5020, in PyTorch 0.5000"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from accelerate import Accelerator
@@ -235,3 +236,20 @@ def test_what_is_published_stands_beside_what_was_measured(
     assert leaving.value.code == 0
     measured = json.loads(Path("evaluation/metrics.json").read_text())["summary"]["AP"]
     assert f"AP {measured:.3f} here, published 0.25 (a paper)\n" in capsys.readouterr().out
+
+
+def test_integers_of_numpy_and_torch_are_indices() -> None:
+    found = bw.Detections(torch.tensor([[0.0, 0, 1, 1], [2, 2, 3, 3]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
+    assert found[np.int64(1)] == found[torch.tensor(1)] == found[-1] == found[1]
+    assert len(found[torch.tensor([True, False])]) == 1
+
+
+def test_sixteen_bits_of_pillow_are_those_of_the_file(weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "deep.png"
+    PIL.Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 15).astype(np.uint16)).save(file)
+    predictor = bw.load(weights)
+    same = predictor.preprocess(file).pixels, predictor.preprocess(PIL.Image.open(file)).pixels
+    assert (same[0] == same[1]).all()
+    assert same[0].max() > 200
+    with pytest.raises(bw.InputError, match="mode F"):
+        predictor(PIL.Image.new("F", (32, 32)))

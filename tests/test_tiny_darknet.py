@@ -14,7 +14,7 @@ from torch import nn
 
 import oracle_weights
 from agreement import assert_same_classes, by_label
-from boxwright import recipe, weights
+from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_canvas
 from boxwright.nn.classifier import ImageClassifier
@@ -196,3 +196,11 @@ def test_best_classes_by_hand() -> None:
     assert (first.labels.tolist(), second.labels.tolist()) == ([1, 2, 0], [2, 0, 1])
     assert first.scores.tolist() == pytest.approx([5 / 8, 2 / 8, 1 / 8])
     assert [len(one) for one in model.decode((logits,), 2)] == [2, 2]
+
+
+def test_classes_whose_scores_underflow_are_ranked_by_their_logits() -> None:
+    model = models.build(recipe.load("tiny_darknet_cifar10").model)
+    logits = torch.tensor([[300.0, -50, -40, -60, -30, 0, -20, -90, -10, -80]])
+    (best,) = model.decode((logits,), 5)
+    assert best.labels.tolist() == [0, 5, 8, 6, 4]
+    assert best.scores.tolist() == [1, 0, 0, 0, 0]

@@ -35,7 +35,7 @@ class ModelConfig(Config):
     """What the `Config` of each model starts from: all that other packages ask of one.
 
     Attributes:
-        task: What its network answers, a file in `tasks/`: boxes, or classes of images.
+        task: What its network predicts, a file in `tasks/`: boxes, or classes of images.
         augment: The section of `train` with its augmentation.
         size_step: Both sides of the input are multiples of this, px.
         name: The model's file in `models/`, or the dotted path of a module of the user's.

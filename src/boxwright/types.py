@@ -6,6 +6,7 @@ Boxes are xyxy float32 pixels, labels int64 from 0, images RGB. Other convention
 Darknet's center form) are converted where they enter or leave the package.
 """
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, overload, runtime_checkable
@@ -112,6 +113,9 @@ class ClassBatch:
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
 
+AnyBatch = Batch | ClassBatch
+
+
 class Detection(NamedTuple):
     """One object.
 
@@ -183,8 +187,8 @@ class Detections:
 
     def __getitem__(self, index: int | Tensor | slice) -> Detection | Self:
         """One `Detection` for an integer; a subset for a mask, an index tensor or a slice."""
-        if isinstance(index, int):
-            length = len(self)
+        if not isinstance(index, slice) and (not isinstance(index, Tensor) or index.ndim == 0):
+            index, length = operator.index(index), len(self)
             if not -length <= index < length:
                 raise IndexError(f"detection {index} of {length}")
             return next(iter(self[index % length : index % length + 1]))

@@ -82,7 +82,9 @@ def evaluate(
     no_truth: Annotated[
         bool, typer.Option("--no-truth", help="Only write the results file, for an evaluation server.")
     ] = False,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="With --no-truth: detections per image.")] = 100,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="With --no-truth: detections per image. [default: 100]")
+    ] = None,
     out: Annotated[
         str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
@@ -105,6 +107,8 @@ def evaluate(
 
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
+    if top_k is not None and not no_truth:
+        raise InputError("--top-k: found without --no-truth, where all detections are evaluated; leave it out")
     resolved = recipe_of(weights, recipe)
     task = tasks.of(resolved)
     task.check_options(resolved, {"--no-truth": no_truth or None, "--scenes": scenes})
@@ -113,7 +117,9 @@ def evaluate(
     predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     config = predictor.recipe.data
     if no_truth:
-        echo(results.write(predictor, task.open_images(data, split, config), out, top_k=top_k))
+        echo(
+            results.write(predictor, task.open_images(data, split, config), out, top_k=top_k or results.MAX_DETECTIONS)
+        )
     elif scenes is not None:
         tile_set, scene_set = task.open(data, split, config), task.open(scenes, split, DataConfig())
         echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))

@@ -19,7 +19,7 @@ from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
-from boxwright.types import Batch, ClassBatch
+from boxwright.types import AnyBatch
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class WithLoss(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, batch: Batch | ClassBatch) -> dict[str, Tensor]:
+    def forward(self, batch: AnyBatch) -> dict[str, Tensor]:
         return self.network.loss(batch)
 
 

@@ -19,7 +19,7 @@ from boxwright.errors import InputError
 from boxwright.files import write_bytes, write_errors
 from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
-from boxwright.types import Batch, ClassBatch
+from boxwright.types import AnyBatch
 
 
 class TrainLogger:
@@ -50,7 +50,7 @@ class TrainLogger:
                 self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
                 self.events = Events(run, start + 1)
 
-    def timed(self, batches: Iterator[Batch | ClassBatch]) -> Iterator[Batch | ClassBatch]:
+    def timed(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
         """Yield the batches and measure the time spent waiting for them."""
         self._reset()
         while True:
@@ -67,7 +67,7 @@ class TrainLogger:
         if self.profiler is not None:
             self.profiler.step()
 
-    def record(self, step: int, batch: Batch | ClassBatch, terms: Mapping[str, Tensor]) -> None:
+    def record(self, step: int, batch: AnyBatch, terms: Mapping[str, Tensor]) -> None:
         """Record the loss of one batch, before its gradient is used. `step` counts from 1.
 
         Raises InputError in every process if a loss in any of them is not finite.

@@ -33,7 +33,7 @@ from boxwright.files import check_outputs
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.tasks.base import Score
-from boxwright.types import Batch, ClassBatch
+from boxwright.types import AnyBatch
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def train_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, check
     optim.training_mode(job.network, config)
     total = job.steps_per_epoch * config.accumulate
     first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch already done
-    batches: Iterable[Batch | ClassBatch] = log.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
+    batches: Iterable[AnyBatch] = log.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
     if accelerator.is_main_process:
         batches = progress.track(batches, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
     for number, loaded in enumerate(batches, epoch * total + first):

@@ -57,8 +57,8 @@ class Report:
         return not self.reason and not self.content["answers"]["compared"]
 
     def __str__(self) -> str:
-        """`model.onnx: as PyTorch on 4 rendered images: raw tensors within 1.2e-06, 31 of 31 answers`"""
-        results = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} answers"]
+        """`model.onnx: as PyTorch on 4 rendered images: raw tensors within 1.2e-06, 31 of 31 predictions`"""
+        results = [f"{self.content['answers']['matched']} of {self.content['answers']['compared']} predictions"]
         if rows := self.content["raw"]:
             results.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
         if quality := self.content.get("quality"):
@@ -121,7 +121,7 @@ def _reason(content: dict[str, Any], limits: Limits) -> str:
     if not _matches(answers := content["answers"], limits):
         first = answers["unmatched"][0]
         return (
-            f"{answers['matched']} of {answers['compared']} answers have a partner among PyTorch's (needed "
+            f"{answers['matched']} of {answers['compared']} predictions have a partner among PyTorch's (needed "
             f"{limits.matched:.0%}); the first without is on image {first['image']}"
         )
     quality = content.get("quality")

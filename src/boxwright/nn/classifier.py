@@ -47,5 +47,6 @@ class ImageClassifier(Network):
 
     def topk(self, raw: tuple[Tensor, ...], k: int) -> tuple[Tensor, Tensor]:
         """The same as two tensors: scores (B, K) and labels (B, K)."""
-        scores, labels = raw[0].float().softmax(1).topk(min(k, raw[0].shape[1]))
-        return scores, labels
+        logits = raw[0].float()
+        labels = logits.topk(min(k, logits.shape[1])).indices  # of logits: scores of unlikely classes underflow to 0
+        return logits.softmax(1).gather(1, labels), labels

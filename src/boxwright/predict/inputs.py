@@ -71,7 +71,7 @@ def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
 def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:
     """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
 
-    The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is to_batch directly into
+    The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is scaled directly into
     the batch: stacking, dividing and converting the layout one after the other takes two to three times as long on a
     CPU.
     """
@@ -125,7 +125,7 @@ def _extent(frame: Frame) -> tuple[int, int]:
 def _as_rgb(image: Any) -> Array:
     """Pillow images (EXIF orientation applied), arrays and tensors (3, h, w), without a copy, as RGB (h, w, 3)."""
     if isinstance(image, PIL.Image.Image):
-        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+        return _pillow_rgb(PIL.ImageOps.exif_transpose(image))
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
             found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
@@ -137,3 +137,13 @@ def _as_rgb(image: Any) -> Array:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"image: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
     return image
+
+
+def _pillow_rgb(image: PIL.Image.Image) -> Array:
+    """16 bits lose their lower 8, as in files; Pillow would clip them."""
+    if not image.mode.startswith(("I", "F")):
+        return np.asarray(image.convert("RGB"))
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+        raise InputError(f"image: found Pillow's mode {image.mode}, needed 8 or unsigned 16 bits; convert it to RGB")
+    return np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2)

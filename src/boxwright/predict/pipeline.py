@@ -82,9 +82,13 @@ class FilePipeline(Generic[R]):
         self.task, self.runtime, self.inside = task, runtime, metadata.recipe
         if recipe.data.canvas != self.inside.data.canvas:
             reject_inside("data.canvas: found other numbers than the file has inside")
-        config = recipe.predict  # also for evaluation
-        task.check_inside(PostprocessArgs(config.threshold, config.nms), self.inside)
-        same = {"evaluate.threshold": config.threshold, "evaluate.nms": config.nms.model_dump()}
+        # an evaluation has the settings of prediction, which the file contains, unless others are asked for
+        predict, evaluate, stored = recipe.predict, recipe.evaluate, self.inside.evaluate
+        threshold = predict.threshold if evaluate.threshold == stored.threshold else evaluate.threshold
+        nms = predict.nms if evaluate.nms == stored.nms else evaluate.nms
+        for args in (PostprocessArgs(predict.threshold, predict.nms), PostprocessArgs(threshold, nms)):
+            task.check_inside(args, self.inside)
+        same = {"evaluate.threshold": threshold, "evaluate.nms": nms.model_dump()}
         self.recipe = recipe.with_overrides(same)
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:
