@@ -52,5 +52,7 @@ def known_runtime(value: str) -> str:
 
 Backend = Annotated[
     str,
-    typer.Option("--backend", callback=known_runtime, help="What runs an exported file; auto: the fastest that can."),
+    typer.Option(
+        "--backend", callback=known_runtime, help="Runtime for an exported file; auto: the fastest one installed."
+    ),
 ]
