@@ -156,7 +156,7 @@ def test_loader_processes_decode_large_images_one_at_a_time(pixels: int, concurr
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(240)
         assert worker.exitcode == 0
     assert active.value == 0
     assert peak.value <= concurrent

@@ -176,13 +176,13 @@ def test_trains_and_predicts(
     predictor = load(run, file)
     assert isinstance(predictor, Predictor)
     assert len(predictor(image)) == 20
-    export_model(run, "onnx", tmp_path / "mine.onnx", recipe=file)
-    exported = load(tmp_path / "mine.onnx", file)
+    export_model(run, "pt2", tmp_path / "mine.pt2", recipe=file)
+    exported = load(tmp_path / "mine.pt2", file)
     assert torch.equal(exported(image).labels, predictor(image).labels)
 
     forget(monkeypatch)
     (package / "imported").unlink()
-    for stored in (run, tmp_path / "mine.onnx"):
+    for stored in (run, tmp_path / "mine.pt2"):
         with pytest.raises(InputError, match=r"found 'mypackage\.mymodel'.* what a file names is never imported"):
             load(stored)
         assert "mypackage" not in sys.modules
