@@ -97,14 +97,19 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def ap_of(results: Path, root: Path) -> list[float]:
-    """COCO's twelve numbers of a `detections.json` that `predict` wrote, by pycocotools."""
+def rows_of(results: Path) -> list[dict[str, Any]]:
+    """A `detections.json` that `predict` wrote, as COCO results."""
     rows = []
     for image in json.loads(results.read_text())["images"]:
         for found in image["detections"]:
             x1, y1, x2, y2 = found["box"]
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": found["label"], "score": found["score"]}
             rows.append(box | {"image_id": int(Path(image["file"]).stem)})
+    return rows
+
+
+def ap_of(rows: list[dict[str, Any]], root: Path) -> list[float]:
+    """COCO's twelve numbers by pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(root / "annotations" / "val.json"))
         judge = COCOeval(truth, truth.loadRes(rows), "bbox")
@@ -124,9 +129,11 @@ def check_one_pipeline(
     predict_to_folder(predictor, images, out / "prediction")
     assert len(decoded) == len(images)
     assert 0.02 < metrics.ap < 0.95, "neither right nor wrong"
-    assert list(metrics.summary.values()) == pytest.approx(
-        ap_of(out / "prediction" / "detections.json", labels), abs=1e-9
-    )
+    rows = rows_of(out / "prediction" / "detections.json")
+    evaluated = json.loads((out / "evaluation" / "detections.json").read_text())
+    for key in ("image_id", "category_id", "score", "bbox"):  # other pixels move scores long before they move AP
+        assert [row[key] for row in evaluated] == [row[key] for row in rows]
+    assert list(metrics.summary.values()) == pytest.approx(ap_of(rows, labels), abs=1e-9)
 
 
 @pytest.mark.parametrize("fit", FITS)
