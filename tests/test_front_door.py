@@ -253,3 +253,10 @@ def test_sixteen_bits_of_pillow_are_those_of_the_file(weights: Path, tmp_path: P
     assert same[0].max() > 200
     with pytest.raises(bw.InputError, match="mode F"):
         predictor(PIL.Image.new("F", (32, 32)))
+
+
+def test_model_and_recipe_are_not_replaced_behind_the_pipeline(weights: Path) -> None:
+    predictor = bw.load(weights)
+    for name in ("model", "recipe"):
+        with pytest.raises(AttributeError, match="no setter"):
+            setattr(predictor, name, getattr(predictor, name))

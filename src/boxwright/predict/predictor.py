@@ -66,7 +66,7 @@ class Predictor(Generic[R]):
         Raises:
             InputError: A complete file does not support the settings.
         """
-        self.model = model
+        self._model = model
         self.task = tasks.of(recipe)
         self.device = torch.device(device)
         self.runtime = runtime
@@ -76,8 +76,16 @@ class Predictor(Generic[R]):
             self.pipeline = FilePipeline(recipe, self.task, runtime, metadata)
         else:
             self.pipeline = CanvasPipeline(model, recipe, self.task, self.device, runtime)
-        self.recipe = self.pipeline.recipe
         self.names = self.recipe.data.names
+
+    @property
+    def model(self) -> nn.Module:
+        """Edit it, or load another predictor; the pipeline runs this one."""
+        return self._model
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.pipeline.recipe
 
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[Any, ...]]:
         if self.origin is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from boxwright.arrays import Array
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
+from boxwright.images.canvas import read_image
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Frame
 
@@ -289,6 +290,13 @@ class Task(ABC, Generic[D, B, R, M]):
 
 
 AnyTask = Task[Any, Any, Any, Any]
+
+
+def pixels_of(result: Result, image: Array | None) -> Array:
+    """The pixels to draw on: `image`, the result's own, or those of its file."""
+    if image is None:
+        image = read_image(result.path) if result.image is None else result.image
+    return image
 
 
 def fraction(name: str, value: float) -> float:

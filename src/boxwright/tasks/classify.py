@@ -23,12 +23,11 @@ from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
-from boxwright.images.canvas import read_image
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import TOP_K, Examples, PostprocessArgs, RawOutputs, Task, reject_inside
+from boxwright.tasks.base import TOP_K, Examples, PostprocessArgs, RawOutputs, Task, pixels_of, reject_inside
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 
@@ -55,9 +54,7 @@ class ClassPrediction(Classes):
 
     def draw(self, image: Array | None = None) -> Array:
         """Draw the classes on the image, or on `image`, uint8 RGB (h, w, 3)."""
-        if image is None:
-            image = read_image(self.path) if self.image is None else self.image
-        return draw_classes(image, self)
+        return draw_classes(pixels_of(self, image), self)
 
     def _repr_png_(self) -> bytes:
         """For notebooks."""

@@ -30,7 +30,7 @@ from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import Examples, PostprocessArgs, RawOutputs, Task, fraction, reject_inside
+from boxwright.tasks.base import Examples, PostprocessArgs, RawOutputs, Task, fraction, pixels_of, reject_inside
 from boxwright.tasks.detect_graph import DetectGraph
 from boxwright.types import Batch, Detections, Detector, Frame
 
@@ -53,9 +53,7 @@ class Prediction(Detections):
 
     def draw(self, image: Array | None = None) -> Array:
         """Draw boxes and class names on the image, or on `image`, uint8 RGB (h, w, 3)."""
-        if image is None:
-            image = read_image(self.path) if self.image is None else self.image
-        return draw(image, self)
+        return draw(pixels_of(self, image), self)
 
     def _repr_png_(self) -> bytes:
         """For notebooks."""
