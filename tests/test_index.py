@@ -19,7 +19,7 @@ from boxwright import recipe
 from boxwright.data import index
 from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
-from boxwright.data.layout import Source
+from boxwright.data.source import Source
 from boxwright.engine import datasets
 from boxwright.errors import InputError
 from boxwright.formats import coco, open_dataset

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.arrays import Array
+from boxwright.data.findings import Finding
+from boxwright.data.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,6 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """An annotation without an image, which cannot be a row; kept for `check`."""
-
-    location: str  # the label file and, if it contains several annotations, the entry
-    image_id: int | str
-    annotation_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +95,30 @@ class Dataset:
     images: Images
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,): rows starts[i]:starts[i + 1] belong to image i
-    orphans: tuple[Orphan, ...] = ()
+    findings: tuple[Finding, ...] = ()  # of the reader: what cannot be a row, and what is unusual
+    undefined: tuple[str, ...] = ()  # class names that are not in `names`; name i has the category -1 - i
+    origin: Source | None = None  # where it was read from; set by `formats`
     entry: str = "line {}"  # format of `Boxes.entries` in messages
     relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
+
+    @classmethod
+    def without_ids(
+        cls,
+        source: Source,
+        names: tuple[str, ...],
+        paths: Sequence[str],
+        files: Sequence[str],
+        rows: Boxes,
+        counts: Sequence[int],
+    ) -> "Dataset":
+        """A data set of a layout without ids and image sizes. Image ids start at 1, category ids at 0.
+
+        names: in label order. paths: P image files. files: P label files, or one for all. counts: P numbers of rows.
+        """
+        sizes = np.full((len(paths), 2), -1, dtype=np.int64)
+        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(names, tuple(range(len(names))), source.split, source.root, source.kind, images, rows, starts)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -170,7 +184,8 @@ class Dataset:
             if len(self.images.label_files) > 1
             else self.images.label_files,
         )
-        return replace(self, images=images, rows=self.rows.take(rows), starts=starts)
+        findings = tuple(finding for finding in self.findings if finding.index is None)
+        return replace(self, images=images, rows=self.rows.take(rows), starts=starts, findings=findings)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
         """The same images without the rows where `bad` (T,) is true."""

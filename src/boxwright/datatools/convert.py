@@ -25,7 +25,7 @@ FATAL = {
 }  # fmt: skip
 
 
-def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
+def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
     Args:
@@ -33,6 +33,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
         to: The layout.
         out: The folder to create.
         outside: Include images outside `root`.
+        kind: The layout of the data set; `auto` detects it.
 
     Returns:
         A summary for the user, with the number of items of each split that `to` cannot store.
@@ -49,9 +50,9 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        split_names, boxes = splits(root), 0
+        split_names, boxes = splits(root, kind), 0
         for name in split_names:
-            dataset = open_boxes(root, name)
+            dataset = open_boxes(root, name, kind)
             if not outside:
                 reject_outside(dataset, root)
             split = _split(dataset, root, to, writer)
