@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Folder, Kind, Overlap, Overrides, SkipBad, Split, Splits, check_name
+from boxwright.cli.options import ClipBoxes, Folder, Kind, Overlap, Overrides, SkipBad, Split, Splits, check_name
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
 from boxwright.files import check_outside
@@ -84,6 +84,8 @@ def convert(
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Such as coco; folder for a classifier.")],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
     kind: Kind = "auto",
 ) -> None:
     """Convert labels to another layout, with links to the images, and report what the layout cannot hold.
@@ -91,11 +93,13 @@ def convert(
     To `folder`: crop the boxes into one folder per class, for a classifier.
     """
     from boxwright.datatools import class_crops, convert
+    from boxwright.datatools.clean import Cleaning
 
+    cleaning = Cleaning(skip_bad, clip_boxes)
     if to == "folder":
-        echo(class_crops.crop(folder, out, outside=outside, kind=kind))
+        echo(class_crops.crop(folder, out, outside=outside, kind=kind, cleaning=cleaning))
     else:
-        echo(convert.convert(folder, to, out, outside=outside, kind=kind))
+        echo(convert.convert(folder, to, out, outside=outside, kind=kind, cleaning=cleaning))
 
 
 def tensors(

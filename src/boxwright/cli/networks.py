@@ -8,6 +8,7 @@ import typer
 from boxwright.cli.options import (
     Backend,
     BFloat16,
+    ClipBoxes,
     Compile,
     Data,
     Device,
@@ -54,6 +55,7 @@ def train(
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
@@ -66,6 +68,7 @@ def train(
         transfer=transfer,
         resume=resume,
         skip_bad=skip_bad,
+        clip_boxes=clip_boxes,
         overrides=tuple(set_ or ()),
     )
     echo(folder)
@@ -88,6 +91,8 @@ def evaluate(
     out: Annotated[
         str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
     set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -124,7 +129,7 @@ def evaluate(
         tile_set, scene_set = task.open(data, split, config), task.open(scenes, split, DataConfig())
         echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
     else:
-        metrics = evaluation.evaluate(predictor, data, split, out)
+        metrics = evaluation.evaluate(predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes)
         echo(metrics)
         if published := resolved.expect.beside(metrics.summary):
             echo(published)

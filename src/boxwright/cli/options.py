@@ -31,7 +31,16 @@ Splits = Annotated[list[str] | None, typer.Option("--split", help="Split; repeat
 Kind = Annotated[
     str, typer.Option("--kind", metavar="LAYOUT", help="Layout of the labels, such as voc; auto: detect it.")
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out faulty labels and images, and list them; an image is ignored where its label is left out.",
+    ),
+]
+ClipBoxes = Annotated[
+    bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
+]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.datatools.check import check
+from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.datatools.convert import reject_outside
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -19,10 +21,12 @@ from boxwright.images.canvas import read_image
 from boxwright.images.draw import encode_image
 from boxwright.progress import track
 
-FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image"}
+UNSUPPORTED = UNUSABLE - {"size_differs", "labeled_unrotated", "duplicate_image_id"} | {"negative_size"}
 
 
-def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
+def crop(
+    root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto", cleaning: Cleaning = Cleaning()
+) -> str:
     """Write each labeled box as OUT/SPLIT/CLASS/IMAGE_NUMBER.png.
 
     The split `all` is written to OUT/CLASS. Boxes are enlarged to integer px and clipped to their image; NUMBER is the
@@ -33,6 +37,7 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str 
         out: The folder to create.
         outside: Include images outside `root`, as in `convert`.
         kind: The layout of the detection data; `auto` detects it.
+        cleaning: How errors are handled.
 
     Returns:
         A summary for the user.
@@ -55,11 +60,11 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str 
             dataset = open_boxes(root, split, kind)
             if not outside:
                 reject_outside(dataset, root)
-            check(dataset).raise_on_errors(root, FATAL)
+            dataset, left_out = replace(cleaning, kinds=UNSUPPORTED).apply(dataset, check(dataset), root)
             _check_names(dataset)
             for name in dataset.names:
                 (split_folder / name).mkdir(parents=True)
-            lines += _crop_split(dataset, split_folder)
+            lines += [*_crop_split(dataset, split_folder), *(f"  {line}" for line in left_out)]
     return "\n".join(map(printable, [*lines, str(out)]))
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,20 +13,23 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
 from boxwright.datatools.check import check
+from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
-# Findings of `check` that cannot be converted to any layout.
-FATAL = {
-    "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_image", "unreadable_image",
-    "size_differs", "labeled_unrotated",
-}  # fmt: skip
 
-
-def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
+def convert(
+    root: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    outside: bool = False,
+    kind: str = "auto",
+    cleaning: Cleaning = Cleaning(),
+) -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
     Args:
@@ -34,6 +38,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
         out: The folder to create.
         outside: Include images outside `root`.
         kind: The layout of the data set; `auto` detects it.
+        cleaning: How errors are handled; those that `to` can store are kept.
 
     Returns:
         A summary for the user, with the number of items of each split that `to` cannot store.
@@ -55,7 +60,9 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             dataset = open_boxes(root, name, kind)
             if not outside:
                 reject_outside(dataset, root)
-            split = _split(dataset, root, to, writer)
+            kinds = UNUSABLE | writer.unsupported
+            dataset, left_out = replace(cleaning, kinds=kinds).apply(dataset, check(dataset), root)
+            split = _split(dataset, to, writer)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -68,6 +75,7 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             for source, target in track(pairs, len(sources), f"images of {name}"):
                 _link(source, target)
             lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
+            lines += [f"  {line}" for line in left_out]
             if lost := count_losses(split, layout, writer):
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
         if writer.needs_box and not boxes:
@@ -165,9 +173,8 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split:
-    """The arguments of a writer. Raises InputError if the data set cannot be converted."""
-    check(dataset).raise_on_errors(root, FATAL | writer.unsupported)
+def _split(dataset: Dataset, to: str, writer: Writer) -> Split:
+    """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
             raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")

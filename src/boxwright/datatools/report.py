@@ -89,9 +89,9 @@ class Report:
         return "\n".join(lines)
 
 
-def counted(count: int, noun: str) -> str:
-    """Example: `1 error`, `2 errors`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Example: `1 error`, `2 errors`. plural: if it is not the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def reject_other_files(file: Path) -> None:

@@ -21,16 +21,13 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.data.findings import Finding
-from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
-from boxwright.datatools.report import Report
+from boxwright.datatools.check import OUTSIDE_TOLERANCE, check
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.draw import encode_image
-from boxwright.images.header import read_header
 from boxwright.images.windows import Pixels, Window, grid, open_scene
 from boxwright.progress import track
 
@@ -196,32 +193,19 @@ def cut_boxes(boxes: NDArray[np.float64], window: Window) -> tuple[NDArray[np.fl
 
 def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
     """The data set without errors, and a line for each item left out. Raises InputError for errors without `skip`."""
-
-    def partly_inside(error: Finding) -> bool:
-        if error.kind != "outside" or error.row is None or error.index is None:
-            return False
-        (x1, y1, x2, y2), (h, w) = dataset.rows.xyxy[error.row].tolist(), _size(dataset, error.index)
-        return bool(x1 < w and y1 < h and x2 > 0 and y2 > 0)
-
-    report = Report(tuple(error for error in check(dataset, scenes=True).errors if not partly_inside(error)))
-    if not skip:
-        report.raise_on_errors(dataset.root, skippable=True)
-    dataset, seen = skip_bad(dataset, report), dict[str, str]()
+    report = check(dataset, scenes=True)
+    _, report, _ = clip_boxes(dataset, report)  # boxes are clipped to each tile
+    dataset, left_out = Cleaning(skip).apply(dataset, report)
+    seen = dict[str, str]()
     for path in map(dataset.path, range(len(dataset))):
         if (other := seen.setdefault(Path(path).stem, path)) != path:
             raise InputError(f"{path}: its tiles would take the names of those of {other}; rename one of the two")
-    return dataset, report.left_out()
-
-
-def _size(dataset: Dataset, index: int) -> tuple[int, int]:
-    """(height, width) px of an image, from its header if the data set does not declare it."""
-    height, width = dataset.images.sizes[index].tolist()
-    return (height, width) if height > 0 else read_header(dataset.path(index), decode=None).size
+    return dataset, left_out
 
 
 def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> Cut:
     images = make_folder(out / "images" / dataset.split)
-    sizes = [_size(dataset, index) for index in range(len(dataset))]
+    sizes = [image_size(dataset, index) for index in range(len(dataset))]
 
     def cut_scene(index: int) -> Cut:
         return _cut_scene(dataset[index], sizes[index], dataset.category_ids, images, cutting)

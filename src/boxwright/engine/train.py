@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.datatools.clean import Cleaning
 from boxwright.engine import optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
@@ -47,6 +48,7 @@ def train(
     transfer: bool = False,
     resume: bool = False,
     skip_bad: bool = False,
+    clip_boxes: bool = False,
     overrides: Mapping[str, Any] | Sequence[str] = (),
 ) -> Path:
     """Train a network. Under torchrun every process calls this.
@@ -58,7 +60,8 @@ def train(
         weights: A file or run folder with initial weights; None for random weights.
         transfer: Load the tensors of `weights` whose shapes match; the others stay random.
         resume: Continue the run in `out`.
-        skip_bad: Skip faulty labels and images, and log which.
+        skip_bad: Leave out faulty labels and images, and log which; an image is ignored where its label is left out.
+        clip_boxes: Clip boxes that are partly outside their image, and log their number.
         overrides: Changes to the recipe by dotted key.
 
     Returns:
@@ -82,7 +85,7 @@ def train(
     run, config = Path(out), recipe.train
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
         task = tasks.of(recipe)
-        training, validation, left_out = open_checked(task, recipe, skip_bad, accelerator)
+        training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)

@@ -1,5 +1,6 @@
 """Evaluation of a detector or a classifier on a data set."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from torch import distributed
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.errors import InputError
 from boxwright.files import check_outputs, make_folder
 from boxwright.metrics.coco import Metrics
@@ -18,6 +20,8 @@ from boxwright.tasks import PostprocessArgs, of_dataset
 from boxwright.tasks.base import Examples, ImageSet
 from boxwright.version import versions
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate(
     predictor: AnyPredictor | str | Path,
@@ -25,6 +29,8 @@ def evaluate(
     split: str = "val",
     out: str | Path | None = None,
     threshold: float | None = None,
+    skip_bad: bool = False,
+    clip_boxes: bool = False,
 ) -> Metrics | TopK:
     """Evaluate a detector or a classifier on labeled images.
 
@@ -34,6 +40,8 @@ def evaluate(
         split: The split, if `data` is a root.
         out: A folder for metrics, results and drawn images; None to write nothing.
         threshold: Detectors: minimum score; None for the recipe's.
+        skip_bad: As in `train`; without it, errors that cannot be evaluated are raised.
+        clip_boxes: As in `train`.
 
     Returns:
         COCO metrics, or top-1 and top-5 for a classifier.
@@ -52,6 +60,9 @@ def evaluate(
     dataset: ImageSet = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
     if not isinstance(dataset, task.dataset_type):
         raise InputError(f"{dataset.root}: holds labels for {of_dataset(dataset).title}, the model is {task.title}")
+    dataset, left_out = Cleaning(skip_bad, clip_boxes, UNUSABLE).apply(dataset, task.check(dataset))
+    for line in left_out:
+        logger.warning("%s", line)
     metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
     return metrics
 

@@ -180,8 +180,8 @@ class Task(ABC, Generic[D, B, R, M]):
         """Open a split without its labels, which may be missing if the layout allows it."""
 
     @abstractmethod
-    def check(self, training: D, validation: D) -> Report:
-        """Check both splits for errors, and against each other."""
+    def check(self, *datasets: D) -> Report:
+        """Check splits for errors, and against each other."""
 
     @abstractmethod
     def select(self, training: D, validation: D, report: Report, recipe: Recipe) -> tuple[D, D, list[str]]:

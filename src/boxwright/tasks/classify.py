@@ -20,7 +20,7 @@ from boxwright.data import fingerprint as fingerprints
 from boxwright.data.class_dataset import ClassSet
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import Report, check_all
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
@@ -79,8 +79,8 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
         return open_classes(root, split, config.kind)  # where folders are classes, images have labels
 
-    def check(self, training: ClassSet, validation: ClassSet) -> Report:
-        return check(training) + check(validation) + check_splits(training, validation)
+    def check(self, *datasets: ClassSet) -> Report:
+        return check_all(Report(unit="classes"), datasets, check, check_splits)
 
     def select(
         self, training: ClassSet, validation: ClassSet, report: Report, recipe: Recipe

@@ -19,7 +19,7 @@ from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.datatools.check import check, check_splits, skip_bad
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import Report, check_all
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.canvas import read_image
@@ -80,8 +80,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
 
-    def check(self, training: Dataset, validation: Dataset) -> Report:
-        return check(training) + check(validation) + check_splits(training, validation)
+    def check(self, *datasets: Dataset) -> Report:
+        return check_all(Report(), datasets, check, check_splits)
 
     def select(
         self, training: Dataset, validation: Dataset, report: Report, recipe: Recipe
