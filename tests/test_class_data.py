@@ -17,6 +17,7 @@ from boxwright import recipe, tasks
 from boxwright.batches.class_loader import ClassLoader, random_crop
 from boxwright.cli import main
 from boxwright.datatools import check, class_check, class_crops
+from boxwright.datatools.clean import Cleaning
 from boxwright.engine.datasets import open_checked
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_classes, splits
@@ -476,5 +477,5 @@ def test_skipping_may_not_empty_a_class(pets: Path) -> None:
     for file in (pets / "train" / "cat").iterdir():
         file.write_bytes(b"no image")
     loaded = recipe.load("tiny_darknet_cifar10", [f"data.root={pets}", "data.kind=folder"])
-    said = refusal(lambda: open_checked(tasks.of(loaded), loaded, True, Accelerator(cpu=True)))
+    said = refusal(lambda: open_checked(tasks.of(loaded), loaded, Cleaning(skip_bad=True), Accelerator(cpu=True)))
     assert "class cat has no image left in train" in said

@@ -22,6 +22,7 @@ import class_folder
 import oracle_weights
 from boxwright import cli
 from boxwright import recipe as recipes
+from boxwright.datatools.clean import Cleaning
 from boxwright.engine import datasets, optim
 from boxwright.engine.job import build_network
 from boxwright.engine.schedule import learning_rates
@@ -167,7 +168,7 @@ class TestRun:
         monkeypatch.setattr(datasets, "on_main", lambda work, accelerator: work())
         names = ["red", "blue", "green"]
         settings = recipes.load(class_folder.RECIPE, {"data.names": names, "model.classes": 3, "data.root": str(data)})
-        for part in datasets.open_checked(TASK, settings, False, SimpleNamespace(num_processes=1))[:2]:
+        for part in datasets.open_checked(TASK, settings, Cleaning(), SimpleNamespace(num_processes=1))[:2]:
             assert part.names == ("red", "blue", "green")
             assert {names[part.labels[n]] for n in range(len(part)) if "/red/" in part.path(n)} == {"red"}
 

@@ -330,7 +330,7 @@ class TestFaults:
         labels = json.loads(file.read_text())
         labels["annotations"][0]["bbox"][2:] = [0, 5]
         file.write_text(json.dumps(labels))
-        with pytest.raises(InputError, match=r"1 faults .*annotation id 1.*boxwright data check .*--skip-bad"):
+        with pytest.raises(InputError, match=r"1 error, .*annotations\[0\].*boxwright data check.*--skip-bad"):
             run(data, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         folder = run(data, tmp_path / "run", {"train.epochs": 1}, skip_bad=True)

@@ -20,6 +20,7 @@ from boxwright.data import index
 from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
 from boxwright.data.source import Source
+from boxwright.datatools.clean import Cleaning
 from boxwright.engine import datasets
 from boxwright.errors import InputError
 from boxwright.formats import coco, open_dataset
@@ -416,7 +417,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
     changes = {"data.root": str(crowded), "data.max_boxes": most}
     training, validation, lines = datasets.open_checked(
-        TASK, recipe.load("demo", changes), False, SimpleNamespace(num_processes=1)
+        TASK, recipe.load("demo", changes), Cleaning(), SimpleNamespace(num_processes=1)
     )
     assert training[0].annotation_ids.tolist() == list(range(kept))
     assert training[1].annotation_ids.tolist() == list(range(1000, 1000 + min(kept, 128)))
@@ -430,6 +431,6 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
     changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
     for _ in range(2):
-        datasets.open_checked(TASK, recipe.load("demo", changes), False, SimpleNamespace(num_processes=1))
+        datasets.open_checked(TASK, recipe.load("demo", changes), Cleaning(), SimpleNamespace(num_processes=1))
     assert len(list((crowded / "kept").iterdir())) == 2
     assert len(parsed) == 2

@@ -102,6 +102,7 @@ def evaluate(
 ) -> None:
     """Evaluate weights on labeled images: COCO's twelve metrics, or top-1 and top-5; also per class."""
     from boxwright import tasks
+    from boxwright.datatools.clean import Cleaning
     from boxwright.evaluation import evaluate as evaluation
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as scene_evaluation
@@ -126,7 +127,9 @@ def evaluate(
             results.write(predictor, task.open_images(data, split, config), out, top_k=top_k or results.MAX_DETECTIONS)
         )
     elif scenes is not None:
-        tile_set, scene_set = task.open(data, split, config), task.open(scenes, split, DataConfig())
+        cleaning = Cleaning(skip_bad, clip_boxes)
+        tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning)
+        scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
         echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
     else:
         metrics = evaluation.evaluate(predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.datatools.check import check
-from boxwright.datatools.clean import UNUSABLE, Cleaning
+from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import reject_outside
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -25,7 +25,7 @@ UNSUPPORTED = UNUSABLE - {"size_differs", "labeled_unrotated", "duplicate_image_
 
 
 def crop(
-    root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto", cleaning: Cleaning = Cleaning()
+    root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto", cleaning: Cleaning = DEFAULT
 ) -> str:
     """Write each labeled box as OUT/SPLIT/CLASS/IMAGE_NUMBER.png.
 

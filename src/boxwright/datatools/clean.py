@@ -50,6 +50,9 @@ class Cleaning:
         return skip_bad(dataset, own), lines + own.left_out()
 
 
+DEFAULT = Cleaning()
+
+
 def clip_boxes(dataset: Dataset, report: Report) -> tuple[Dataset, Report, list[str]]:
     """Clip the boxes that `report` finds partly outside their image.
 

@@ -13,7 +13,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
 from boxwright.datatools.check import check
-from boxwright.datatools.clean import UNUSABLE, Cleaning
+from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
@@ -28,7 +28,7 @@ def convert(
     *,
     outside: bool = False,
     kind: str = "auto",
-    cleaning: Cleaning = Cleaning(),
+    cleaning: Cleaning = DEFAULT,
 ) -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check
+from boxwright.datatools.clean import Cleaning, clip_boxes, image_size
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
 from boxwright.predict.predictor import AnyPredictor, Predictor, load
 from boxwright.predict.stream import predict_all
-from boxwright.tasks import PostprocessArgs, of_dataset
+from boxwright.tasks import AnyTask, PostprocessArgs, of_dataset
 from boxwright.tasks.base import Examples, ImageSet
 from boxwright.version import versions
 
@@ -57,14 +58,23 @@ def evaluate(
         predictor = load(predictor)
     task, recipe = predictor.task, predictor.recipe
     task.check_options(recipe, {"threshold": threshold})
-    dataset: ImageSet = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
+    dataset: Any = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
     if not isinstance(dataset, task.dataset_type):
         raise InputError(f"{dataset.root}: holds labels for {of_dataset(dataset).title}, the model is {task.title}")
-    dataset, left_out = Cleaning(skip_bad, clip_boxes, UNUSABLE).apply(dataset, task.check(dataset))
-    for line in left_out:
-        logger.warning("%s", line)
+    dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes))
     metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
     return metrics
+
+
+def cleaned(task: AnyTask, dataset: Any, cleaning: Cleaning) -> Any:
+    """The data set without errors that cannot be evaluated. Logs each item left out.
+
+    Raises InputError for errors that `cleaning` does not handle, before anything is computed.
+    """
+    dataset, left_out = replace(cleaning, kinds=UNUSABLE).apply(dataset, task.check(dataset))
+    for line in left_out:
+        logger.warning("%s", line)
+    return dataset
 
 
 def evaluate_dataset(
