@@ -15,16 +15,26 @@ def check(
     folder: Folder,
     split: Splits = None,
     report: Annotated[
-        str, typer.Option("--report", callback=check_name, help="JSON file for the findings.")
-    ] = "data_check.json",
+        str | None,
+        typer.Option("--report", callback=check_name, help="JSON file for the findings. [default: data_check.json]"),
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
     kind: Kind = "auto",
 ) -> None:
     """Report faulty or suspicious labels and images. Exits with status 1 if there are errors."""
     from boxwright.datatools.check import check_folder
+    from boxwright.datatools.report import reject_other_files
 
-    findings = check_folder(folder, tuple(split or ()), Path(report), decode=decode, kind=kind)
+    file = Path(report or "data_check.json")
+    reject_other_files(file)
+    findings = check_folder(folder, tuple(split or ()), decode=decode, kind=kind)
     echo(findings)
+    try:
+        findings.write(file)
+    except InputError as error:
+        if report is not None:
+            raise
+        echo(f"no report: {error}")  # a folder that cannot be written, of a user who did not ask for a file
     raise typer.Exit(1 if findings.errors else 0)
 
 

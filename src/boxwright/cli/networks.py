@@ -22,6 +22,7 @@ from boxwright.cli.options import (
     TrustFile,
     Weights,
     check_name,
+    class_list,
 )
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
@@ -155,7 +156,10 @@ def predict(
     ] = None,
     threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Minimum score.")] = None,
     nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="IoU threshold of NMS.")] = None,
-    classes: Annotated[str | None, typer.Option("--classes", help="Only these classes, e.g. car,truck.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Only these classes, e.g. car,truck; a JSON list for names with a comma."),
+    ] = None,
     tile: Annotated[
         int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
     ] = None,
@@ -189,7 +193,7 @@ def predict(
     batch_size = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
     runtime_options = RuntimeOptions(batch_size, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
-    names = classes.split(",") if classes else None
+    names = class_list(classes, predictor.recipe.data.names) if classes else None
     if tile is None:
         args = task.args(predictor.recipe, threshold, nms, names, top_k)
         summary = output.predict_to_folder(predictor, sources, out, args, draw=draw)

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -51,6 +52,23 @@ def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
     if value == "":
         raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
     return value
+
+
+def class_list(value: str, names: Sequence[str]) -> list[str]:
+    """The class names in `value` of --classes: one of `names`, a JSON list, or names separated by commas.
+
+    Raises InputError for a JSON value that is no list of names.
+    """
+    if value in names:
+        return [value]
+    if not value.startswith("["):
+        return [name.strip() for name in value.split(",")]
+    from boxwright import json_text
+
+    found = json_text.parse(value, "--classes")
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise InputError('--classes: needed a JSON list of names, such as ["big, red car"]')
+    return found
 
 
 def known_runtime(value: str) -> str:

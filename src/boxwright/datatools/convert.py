@@ -197,9 +197,11 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
     names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
     seen: dict[str, str] = {}
     for path, name in zip(paths, names, strict=True):
-        if name.suffix.lower() not in SUFFIXES or any(ord(letter) < 32 for letter in str(name)):
+        if name.suffix.lower() not in SUFFIXES:
+            raise InputError(f"{path}: needed the name of an image that ends in {', '.join(SUFFIXES)}; rename it")
+        if any(ord(letter) < 32 for letter in str(name)):
             raise InputError(
-                f"{path!r}: needed an image's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
+                f"{path}: its name has a control character such as a tab, which labels cannot hold; rename it"
             )
         key = name.stem if writer.flat else str(name.with_suffix(""))
         if writer.file_per_image and key in seen:

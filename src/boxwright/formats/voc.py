@@ -138,7 +138,9 @@ def _fill(parent: ET.Element, values: Keys) -> None:
             else:
                 element.text = text.value_text(item)
                 if NOT_XML.search(element.text):
-                    raise InputError(f"key '{tag}': {element.text[:60]!r} has letters that no XML holds; mend it")
+                    raise InputError(
+                        f"{tag} '{element.text[:60]}': has bytes or characters that XML cannot hold; rename it"
+                    )
 
 
 def _read_back(key: str, value: Any) -> Any:

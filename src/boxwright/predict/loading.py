@@ -206,5 +206,5 @@ def _device(name: str) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("stores no values")
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises all three for a missing device
-        raise InputError(f"device '{name}': not on this machine; use cpu, cuda or auto") from error
+        raise InputError(f"device '{name[:40]}': not available on this machine; use cpu or auto") from error
     return device

@@ -6,6 +6,7 @@ best checkpoint in it.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -47,7 +48,11 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     """
     file = locate(Path(path))
     tensors, unexpected = _read(model, file, recipe, transfer)
-    return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+    report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
+    anchors = getattr(recipe.model, "anchors", None)
+    if _kind(file) == "darknet" and anchors and not report.fresh:  # equal shapes with any anchors
+        report = replace(report, assumed=f"anchors {' '.join(f'{w:g}x{h:g}' for w, h in anchors)}")
+    return report
 
 
 def stored_recipe(path: str | Path) -> Recipe | None:

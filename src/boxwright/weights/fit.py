@@ -33,6 +33,7 @@ class Report:
         unexpected: In the file, not in the model.
         mismatched: In both, in different shapes, or a mean or std unlike the recipe's. With transfer, missing and
             mismatched ones keep their values.
+        assumed: What the file does not say, and the recipe does.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Report:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+    assumed: str = ""
 
     @property
     def fresh(self) -> tuple[str, ...]:
@@ -63,6 +65,8 @@ class Report:
             words.append(f"{len(self.fresh)} stay fresh ({', '.join(self.fresh_parts())})")
         if self.unexpected:
             words.append(f"{len(self.unexpected)} of the file left over ({_first(self.unexpected)})")
+        if self.assumed:
+            words.append(f"assumed {self.assumed}; set model.anchors if your .cfg has others")
         return "; ".join(words)
 
 

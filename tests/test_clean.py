@@ -1,0 +1,112 @@
+"""--skip-bad and --clip-boxes, in every command that reads labels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import boxwright as bw
+from boxwright import cli
+from boxwright.datatools.check import check
+from boxwright.datatools.clean import Cleaning, clip_boxes
+from boxwright.errors import InputError
+from boxwright.formats import open_boxes
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL = ["--set", "model.width=0.0625", "--set", "data.canvas.size=[64,64]", "--set", "train.epochs=1",
+         "--set", "train.batch=2", "--set", "data.workers=0"]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+def yolo(root: Path, lines: dict[str, str]) -> Path:
+    """A set of 100 x 50 px images with these label files, the same in both splits."""
+    for split in ("train", "val"):
+        for stem, content in lines.items():
+            for folder in ("images", "labels"):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (100, 50)).save(root / "images" / split / f"{stem}.png")
+            (root / "labels" / split / f"{stem}.txt").write_text(content)
+    (root / "classes.txt").write_text("car\n")
+    return root
+
+
+@pytest.fixture
+def over_the_edge(tmp_path: Path) -> Path:
+    """Boxes 80..120 x 10..30 and 120..140 x 10..30 in an image 100 px wide."""
+    return yolo(tmp_path / "set", {"a": "0 1.0 0.4 0.4 0.4\n", "b": "0 0.5 0.5 0.2 0.4\n"})
+
+
+def test_a_box_over_the_edge_is_clipped_and_counted(over_the_edge: Path) -> None:
+    dataset = open_boxes(over_the_edge, "train")
+    clipped, report, lines = clip_boxes(dataset, check(dataset))
+    np.testing.assert_allclose(clipped[0].boxes, [[80, 10, 100, 30]], atol=1e-4)
+    assert clipped[0].areas == pytest.approx([400])
+    assert clipped[1].boxes.tolist() == dataset[1].boxes.tolist()
+    assert not report.errors
+    assert lines == ["train: 1 box clipped to the image"]
+    with pytest.raises(InputError, match=r"1 error, the first: labels/train/a\.txt line 1: .*--skip-bad"):
+        Cleaning().apply(dataset, check(dataset))
+
+
+def test_a_box_beside_its_image_cannot_be_clipped(tmp_path: Path) -> None:
+    dataset = open_boxes(yolo(tmp_path, {"a": "0 1.3 0.4 0.2 0.4\n"}), "train")
+    with pytest.raises(InputError, match="1 error"):
+        Cleaning(clip_boxes=True).apply(dataset, check(dataset))
+
+
+def test_training_and_conversion_clip(over_the_edge: Path, run: Run) -> None:
+    status, _, err = run("train", "demo", "--data", str(over_the_edge), "--out", "r", *SMALL)
+    assert (status, "2 errors" in err) == (2, True)
+    status, _, err = run("train", "demo", "--data", str(over_the_edge), "--out", "r", "--clip-boxes", *SMALL)
+    assert status == 0, err
+    assert "train: 1 box clipped to the image" in Path("r/left_out.txt").read_text()
+    status, out, _ = run("data", "convert", str(over_the_edge), "--to", "coco", "-o", "coco", "--clip-boxes")
+    assert status == 0
+    assert "1 box clipped to the image" in out
+    tree = json.loads(Path("coco/annotations/train.json").read_text())
+    assert tree["annotations"][0]["bbox"] == pytest.approx([80, 10, 20, 20], abs=1e-4)
+
+
+def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) -> None:
+    """An undefined class, and an image cut off, which would end an evaluation in its middle."""
+    data = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.4\n", "b": "5 0.5 0.5 0.2 0.4\n", "c": "0 0.5 0.5 0.2 0.4\n"})
+    for split in ("train", "val"):
+        file = data / "images" / split / "c.png"
+        file.write_bytes(file.read_bytes()[:-20])
+    weights = tmp_path / "r"
+    assert run("train", "demo", "--data", str(data), "--out", str(weights), "--skip-bad", *SMALL)[0] == 0
+    for words in (["evaluate", "r", "--data", "set"], ["data", "convert", "set", "--to", "coco", "-o", "coco"]):
+        status, _, err = run(*words)
+        assert (status, "2 errors" in err) == (2, True), err
+        status, out, err = run(*words, "--skip-bad")
+        assert status == 0
+        assert "b.txt line 1" in out + err
+        assert "c.png" in out + err
+    images = json.loads(Path("coco/annotations/val.json").read_text())["images"]
+    assert [Path(image["file_name"]).stem for image in images] == ["a", "b"]
+    assert bw.evaluate("r", "set", skip_bad=True).objects == 1
+
+
+def test_class_names_with_commas(tmp_path: Path) -> None:
+    from boxwright.cli.options import class_list
+
+    assert class_list("big, red car", ["big, red car", "van"]) == ["big, red car"]
+    assert class_list('["big, red car"]', ["van"]) == ["big, red car"]
+    assert class_list("car, van", ["car", "van"]) == ["car", "van"]
+    with pytest.raises(InputError, match="JSON list of names"):
+        class_list("[1]", ["van"])
