@@ -110,3 +110,16 @@ def test_class_names_with_commas(tmp_path: Path) -> None:
     assert class_list("car, van", ["car", "van"]) == ["car", "van"]
     with pytest.raises(InputError, match="JSON list of names"):
         class_list("[1]", ["van"])
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8, 12, 16, 20])
+def test_a_png_without_its_end_is_found_before_it_is_read(tmp_path: Path, cut: int) -> None:
+    """Pillow decodes it, OpenCV does not."""
+    data = yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.4\n"})
+    file = data / "images/train/a.png"
+    assert not check(open_boxes(data, "train")).errors
+    file.write_bytes(file.read_bytes()[:-cut])
+    (error,) = check(open_boxes(data, "train")).errors
+    assert error.kind == "unreadable_image"
+    file.write_bytes(file.read_bytes() + (data / "images/val/a.png").read_bytes()[-cut:] + b"more")
+    assert not check(open_boxes(data, "train")).errors  # something after the end does no harm

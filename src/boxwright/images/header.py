@@ -22,6 +22,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # An allowlist, since files are untrusted. JPEG includes MPO, a sequence of JPEGs.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # magic numbers; the last two are BigTIFF
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk: name and checksum
 LATE_EXIF = 1 << 17  # bytes; EXIF has at most 64 KiB, so an eXIf chunk after the pixels of a PNG starts in these
 CHUNK = 256  # images whose headers are read together
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -100,6 +101,8 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
                 orientation = _orientation(image, file)
                 if decode or (decode is False and not _is_complete(image, file)):
                     image.load()
+                    if image.format == "PNG" and PNG_END not in _tail(file, LATE_EXIF):  # OpenCV needs it, Pillow not
+                        return Header(fault="cannot be decoded (cut off: the end of the PNG is missing)")
                 height, width = image.height, image.width
     except FileNotFoundError:
         return Header(missing=True, fault="there is no such file")
@@ -167,7 +170,7 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
 def _is_complete(image: Image.Image, file: BinaryIO) -> bool:
     tail = _tail(file, 12)
     if image.format == "PNG":
-        return tail[4:8] == b"IEND"
+        return tail.endswith(PNG_END)
     return image.format in {"JPEG", "MPO"} and tail.endswith(b"\xff\xd9")  # MPO: a JPEG followed by others
 
 
