@@ -19,7 +19,9 @@ from boxwright.images.canvas import read_image
 from boxwright.images.draw import encode_image
 from boxwright.progress import track
 
-FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image"}
+FATAL = {
+    "not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image", "unreadable_label", "ambiguous_image", "only_crowd",
+}  # fmt: skip
 
 
 def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
@@ -52,7 +54,7 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str 
     with new_folder(out) as folder:
         for split in split_names:
             split_folder = folder if split == "all" else folder / split
-            dataset = open_boxes(root, split, kind)
+            dataset = open_boxes(root, split, kind).without_group()
             if not outside:
                 reject_outside(dataset, root)
             check(dataset).raise_on_errors(root, FATAL)

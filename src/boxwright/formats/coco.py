@@ -167,8 +167,10 @@ def write(split: Split, folder: Path) -> list[Path]:
     Boxes are numbered anew if ids repeat.
     """
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    own = dataset.kind == "coco"  # then an `id` in the extras is the one in the file
     image_ids = [
-        extra.get("id", number) for number, extra in zip(dataset.images.ids.tolist(), split.extras.images, strict=True)
+        extra.get("id", number) if own else number
+        for number, extra in zip(dataset.images.ids.tolist(), split.extras.images, strict=True)
     ]
     box = decimals(rows.xyxy)
     box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # without the rounding error of the subtraction
@@ -182,7 +184,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     )
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     annotations = [
-        extra | dict(zip(keys, values, strict=True)) | ({"id": extra["id"]} if "id" in extra else {})
+        extra | dict(zip(keys, values, strict=True)) | ({"id": extra["id"]} if own and "id" in extra else {})
         for *values, extra in zip(*columns, split.extras.rows, strict=True)
     ]
     for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and know crowd regions
@@ -191,7 +193,7 @@ def write(split: Split, folder: Path) -> list[Path]:
         for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
             annotation["difficult"] = int(difficult)
     images = [
-        {"id": image_id, "file_name": str(path), "height": height, "width": width} | extra
+        extra | {"id": image_id, "file_name": str(path), "height": height, "width": width}
         for image_id, path, (height, width), extra in zip(
             image_ids, split.images, split.sizes.tolist(), split.extras.images, strict=True
         )

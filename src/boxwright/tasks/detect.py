@@ -75,7 +75,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     dataset_type: ClassVar[type] = Dataset
 
     def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
-        return open_boxes(root, split, config.kind, config.cache)
+        return open_boxes(root, split, config.kind, config.cache).without_group()
 
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
@@ -219,7 +219,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
                 f"see `boxwright data check {dataset.root}`"
             )
         dataset_labels(dataset, recipe)
-        return dataset
+        return dataset.without_group()
 
     def evaluation_args(self, dataset: Dataset, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
@@ -342,7 +342,7 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     Raises InputError for a class of the data set that the model does not have.
     """
     names = recipe.data.names
-    unknown = [name for name in dataset.names if name not in names]
+    unknown = [name for label, name in enumerate(dataset.names) if name not in names and label != dataset.group]
     if unknown:
         raise InputError(
             f"{dataset.root}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
