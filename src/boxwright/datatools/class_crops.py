@@ -20,7 +20,8 @@ from boxwright.images.draw import encode_image
 from boxwright.progress import track
 
 FATAL = {
-    "not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image", "unreadable_label", "ambiguous_image", "only_crowd",
+    "not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image",
+    "unreadable_label", "ambiguous_image", "only_crowd",
 }  # fmt: skip
 
 

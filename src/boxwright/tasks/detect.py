@@ -263,8 +263,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         rows = [row for sample, result in pairs for row in to_coco(result, sample.image_id, dataset.category_ids)]
         json_text.write(folder / "detections.json", rows)
         plots.precision_recall(metrics, folder / "precision_recall.png")
-        counts = plots.confusion(samples, results, len(dataset.names), threshold)
-        ticks, title = [*dataset.names, "background"], f"boxes at IoU 0.50, scores from {threshold:g}"
+        shown = plots.shown_classes(metrics)
+        counts = plots.confusion(samples, results, len(dataset.names), threshold, shown)
+        others = ["other classes"] * (len(shown) < len(dataset.names))
+        ticks = [*(dataset.names[label] for label in shown), *others, "background"]
+        title = f"boxes at IoU 0.50, scores from {threshold:g}"
         plots.confusion_matrix(counts, ticks, ticks, title, folder / "confusion.png")
         plots.sheet([panel for _, (_, panel) in sorted(examples.panels.items())], folder / "sheet.jpg")
         title = "average precision on the validation images"
