@@ -1,7 +1,7 @@
 """The YAML file that describes a data set (docs/data.md)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
@@ -21,6 +21,7 @@ class DataFile(config.Config):
     val: str | None = None
     test: str | None = None
     images: str | None = None
+    crowd: Literal["", "objects", "regions"] = ""
     names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None  # number of names, in YOLO's files
 

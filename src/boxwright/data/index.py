@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from boxwright import config, files, json_text
 from boxwright.arrays import Array
-from boxwright.data import dataset
-from boxwright.data.dataset import Boxes
+from boxwright.data import dataset, findings
+from boxwright.data.dataset import ANY_CLASS, Boxes
+from boxwright.data.findings import TITLES, Finding
 from boxwright.errors import InputError
 from boxwright.files import cache_folder
 
@@ -40,7 +41,9 @@ ROW_COLUMNS = {
     "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "entries": "i8",
     "difficult": "b1",
 }  # fmt: skip
-COLUMNS, METADATA = ("image_ids", "files", "sizes", "starts"), ("names", "category_ids", "orphans")  # of Contents
+COLUMNS = ("image_ids", "files", "sizes", "image_entries", "starts")  # of Contents
+METADATA = ("names", "category_ids", "group")  # of Contents
+FIELDS = ("kind", "file", "text", "image_id", "annotation_id", "index")  # of a finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,11 @@ class Contents:
     image_ids: Array  # (P,) int64 or unicode
     files: Array  # (P,) bytes: `file_name`, as in the file system
     sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 if not declared
+    image_entries: NDArray[np.int64]  # (P,) number of the image in the file
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,) as in Dataset
-    orphans: tuple[tuple[int, int | str, int], ...]  # entry in the file, image id, annotation id
+    findings: tuple[Finding, ...] = ()  # without a split and paths; `file` is the position in the JSON
+    group: int | None = None  # label of the class that all others name as their supercategory
 
 
 def read_indexed(
@@ -66,7 +71,7 @@ def read_indexed(
     warning is logged if it is not writable.
     """
     now = time.time_ns()
-    modules = (*parser, config, dataset, sys.modules[__name__])
+    modules = (*parser, config, dataset, findings, sys.modules[__name__])
     try:
         stamp = _stamp(file, modules)
         folder = Path(cache) if cache else cache_folder()
@@ -107,6 +112,7 @@ def _unchanged(file: Path, modules: Sequence[ModuleType], stamp: dict[str, Any])
 def _write(index: Path, contents: Contents, stamp: dict[str, Any]) -> None:
     """Write the index, or log a warning."""
     metadata = {"stamp": stamp} | {name: getattr(contents, name) for name in METADATA}
+    metadata["findings"] = [[getattr(finding, name) for name in FIELDS] for finding in contents.findings]
     columns = {name: getattr(contents.rows, name) for name in ROW_COLUMNS}
     columns |= {name: getattr(contents, name) for name in COLUMNS}
     columns["metadata"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
@@ -133,7 +139,10 @@ def _read(index: Path, stamp: dict[str, Any]) -> Contents | None:
                 **{name: opened[name] for name in COLUMNS},
                 names=tuple(metadata["names"]),
                 category_ids=tuple(metadata["category_ids"]),
-                orphans=tuple((row, image, label) for row, image, label in metadata["orphans"]),
+                group=metadata["group"],
+                findings=tuple(
+                    Finding(split="", **dict(zip(FIELDS, values, strict=True))) for values in metadata["findings"]
+                ),
             )
         return contents if _is_consistent(contents) else None
     except Exception:  # zip, NumPy and JSON raise many types of errors for damaged files
@@ -157,10 +166,26 @@ def _is_consistent(contents: Contents) -> bool:
         and (fits(contents.image_ids, "i8", images) or fits(contents.image_ids, "U", images))
         and fits(contents.files, "S", images)
         and fits(contents.sizes, "i8", images, 2)
+        and fits(contents.image_entries, "i8", images)
         and fits(contents.starts, "i8", images + 1)
         and contents.starts[0] == 0
         and contents.starts[-1] == boxes
         and bool((np.diff(contents.starts) >= 0).all())
-        and bool((contents.rows.labels < classes).all() and (contents.rows.labels >= -1).all())
+        and bool((contents.rows.labels < classes).all() and (contents.rows.labels >= ANY_CLASS).all())
+        and bool(contents.rows.crowd[contents.rows.labels == ANY_CLASS].all())
         and len(contents.category_ids) == classes
+        and (contents.group is None or (type(contents.group) is int and 0 <= contents.group < classes))
+        and all(_is_finding(finding, images) for finding in contents.findings)
+    )
+
+
+def _is_finding(finding: Finding, images: int) -> bool:
+    """Whether the fields of a finding have valid types and values."""
+    return (
+        finding.kind in TITLES
+        and type(finding.file) is str
+        and type(finding.text) is str
+        and (finding.image_id is None or type(finding.image_id) in (int, str))
+        and (finding.annotation_id is None or type(finding.annotation_id) is int)
+        and (finding.index is None or (type(finding.index) is int and 0 <= finding.index < images))
     )

@@ -14,5 +14,6 @@ class Source:
     root: Path  # the folder or file that was opened
     names: tuple[str, ...] = ()  # class names from a data YAML
     images: Path | None = None  # base folder of relative paths, from a data YAML
+    crowd: str = ""  # from a data YAML: `objects` if `iscrowd` marks single objects, `regions` if it does not
     others: tuple[Path, ...] = ()  # `path` of the other splits
     cache: str | Path | None = None  # folder of indexes; None: the user's cache folder

@@ -161,9 +161,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
             shown, defined = f"class '{dataset.undefined[-1 - number]}'", list(dataset.names)
         else:
             shown, defined = f"category {number}", [str(category) for category in dataset.category_ids]
-        more = f" and {len(defined) - MAX_SHOWN} more" if len(defined) > MAX_SHOWN else ""
         remedy = "; add it to classes.txt or the names of a data YAML" if named else ""
-        return f"{shown} is not defined; there are {', '.join(defined[:MAX_SHOWN])}{more}{remedy}"
+        return f"{shown} is not defined; there are {_some(defined)}{remedy}"
 
     yield from _of_rows(dataset, owners, "not_finite", has_size & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
@@ -173,9 +172,9 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     yield from _of_rows(dataset, owners, "not_finite", bad_area, lambda row: f"area {rows.areas[row]:g} is not finite")
     bad_area = valid & (rows.areas < 0)
     yield from _of_rows(dataset, owners, "negative_area", bad_area, lambda row: f"area {rows.areas[row]:g} is negative")
-    yield from _of_rows(dataset, owners, "unknown_category", rows.labels < 0, category)
+    yield from _of_rows(dataset, owners, "unknown_category", (rows.labels < 0) & ~rows.ignored, category)
     yield from _repeated_ids(dataset, owners)
-    yield from _duplicates(dataset, owners, valid)
+    yield from _duplicates(dataset, owners, valid & ~rows.ignored)
 
 
 def _image_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
@@ -187,15 +186,20 @@ def _image_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
 
 
 def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Finding]:
+    """One finding that sums up: ids are not needed."""
     ids, places = dataset.rows.ids, dataset.rows.entries
     order = np.lexsort((places, ids))
     first = order[np.searchsorted(ids[order], ids)]  # (T,) the first row with the same id, in the file's order
-    repeated = first != np.arange(len(ids))
-
-    def text(row: int) -> str:
-        return f"the id is that of {dataset.location(int(owners[first[row]]), int(first[row]))}"
-
-    yield from _of_rows(dataset, owners, "duplicate_annotation_id", repeated, text)
+    repeated = np.flatnonzero(first != np.arange(len(ids)))
+    if len(repeated):
+        row = int(repeated[np.argmin(places[repeated])])
+        place = dataset.location(int(owners[row]), row)
+        text = (
+            f"{len(repeated)} boxes have the id of an earlier one, here that of "
+            f"{dataset.entry.format(places[first[row]])}; they are read, since ids are not needed"
+        )
+        number = int(ids[row])
+        yield Finding("duplicate_annotation_id", dataset.split, place, text, annotation_id=number)
 
 
 def _duplicates(dataset: Dataset, owners: NDArray[np.int64], valid: NDArray[np.bool_]) -> Iterator[Finding]:
@@ -270,8 +274,9 @@ def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
         yield _of_image(dataset, index, "no_boxes", "has no box")
     labels = dataset.rows.labels
     counts = np.bincount(labels[labels >= 0], minlength=len(dataset.names))
-    for label in np.flatnonzero(counts == 0).tolist():
-        text = f"class {dataset.names[label]} has no box"
+    empty = [name for label, name in enumerate(dataset.names) if not counts[label] and label != dataset.group]
+    if empty:
+        text = f"no box has class {_some(empty)}" if len(empty) == 1 else f"no box has the classes {_some(empty)}"
         yield Finding("class_without_box", dataset.split, str(dataset.root), text)
 
 
@@ -291,7 +296,13 @@ def _of_image(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
 
 
 def _classes(dataset: Dataset) -> str:
-    return ", ".join(f"{name} ({id})" for name, id in zip(dataset.names, dataset.category_ids, strict=True))
+    return _some([f"{name} ({id})" for name, id in zip(dataset.names, dataset.category_ids, strict=True)])
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words, and the number of the others."""
+    more = f" and {len(words) - MAX_SHOWN} more" if len(words) > MAX_SHOWN else ""
+    return ", ".join(words[:MAX_SHOWN]) + more
 
 
 def _shown(size: tuple[int, ...]) -> str:

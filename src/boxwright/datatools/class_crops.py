@@ -57,7 +57,7 @@ def crop(
     with new_folder(out) as folder:
         for split in split_names:
             split_folder = folder if split == "all" else folder / split
-            dataset = open_boxes(root, split, kind)
+            dataset = open_boxes(root, split, kind).without_group()
             if not outside:
                 reject_outside(dataset, root)
             dataset, left_out = replace(cleaning, kinds=UNSUPPORTED).apply(dataset, check(dataset), root)

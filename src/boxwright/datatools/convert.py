@@ -114,6 +114,8 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
         counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
     if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
+    elif len(np.unique(dataset.rows.ids)) < len(dataset.rows):
+        counts["ids of boxes, since some repeat (numbered anew)"] = len(dataset.rows)
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
@@ -137,14 +139,15 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
 def _keys(split: Split, writer: Writer) -> dict[str, int]:
     """Count extra fields that are not written, by key. Outlines that equal their box do not count."""
     extras, counts = split.extras, Counter[str]()
+    ids = {"id"} if formats.layout(split.dataset.kind).has_ids else set[str]()  # counted with the other numbers
     if writer.row_keys is not None:
-        known = {*writer.row_keys, "segmentation"}
+        known = {*writer.row_keys, "segmentation"} | ids
         counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
         counts["outlines"] = _outlines(split, writer)
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the whole" for key in extras.dataset)
     if writer.image_keys is not None:
-        keys = (key for image in extras.images for key in image if key not in writer.image_keys)
+        keys = (key for image in extras.images for key in image if key not in writer.image_keys | ids)
         counts.update(f"'{key}' of images" for key in keys)
     for what, entries, kept in (("boxes", extras.rows, writer.row_keys), ("images", extras.images, writer.image_keys)):
         changed = (

@@ -68,7 +68,10 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             raise InputError(f"{path}: {split}: there is no {file}")
     sources = {split: Source(_kind_of(file, kind), file, split, folder) for split, file in paths.items()}
     sources = sources or _in_folder(folder, kind)
-    return {split: replace(source, names=spec.names or (), images=images) for split, source in sources.items()}
+    return {
+        split: replace(source, names=spec.names or (), images=images, crowd=spec.crowd)
+        for split, source in sources.items()
+    }
 
 
 def open_dataset(

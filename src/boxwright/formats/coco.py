@@ -4,42 +4,57 @@ Labels are numbered in the order of the category ids, so COCO's 80 classes with 
 pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for COCO is that of the outline.
 """
 
-import itertools
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.arrays import Array
-from boxwright.config import class_name_fault
-from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
-from boxwright.data.findings import orphan
+from boxwright.data import coco_entries, coco_json, text
+from boxwright.data.coco_entries import Remarks, id_text
+from boxwright.data.coco_images import image_paths
+from boxwright.data.coco_json import Entries, entries, load, parse, to_contents
+from boxwright.data.contents import JSON_KEYS, head
+from boxwright.data.dataset import Dataset, Images, paths_column
+from boxwright.data.findings import Finding
 from boxwright.data.index import Contents, read_indexed
-from boxwright.data.layout import Extras, Layout, Split, Writer
+from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
 from boxwright.data.source import Source
-from boxwright.data.text import can_be_path, decimals, write_lines
+from boxwright.data.split_names import STANDARD, canonical_name
+from boxwright.data.text import decimals, write_lines
 from boxwright.errors import InputError
 
-MAX_ID_LENGTH = 256  # characters
-Entries = Sequence[Mapping[str, Any]]
+PARSER = (json_text, coco_json, coco_entries, text)  # the modules that the content of an index depends on
+OTHERS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's, in the same folder
+SPLIT_FILES = ("_annotations.coco.json", "labels.json", "annotations.json", "coco.json", "result.json")
+ONE_FILE = {"default", "labels", "annotations", "_annotations", "_annotations.coco", "coco", "result", "result_coco"}
+MAX_FILES = 20  # JSONs in a folder of label files; folders of one JSON per image have more
+OTHER_KEYS = {*JSON_KEYS, b'"imagePath"', b'"_via_', b'"source-ref"'} - {b'"annotations"', b'"bbox"'}
+MANY_CROWD = 0.1  # fraction of crowd regions; COCO has 0.012
 
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> JSON file, for the folder of a data set or for a JSON file."""
     if root.suffix == ".json" and not root.is_dir():
-        return {root.stem.removeprefix("instances_"): root}
-    splits = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
-    files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
-    files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
-    # COCO has other annotations in the same folder.
-    others = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
-    splits |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
-    return splits
+        return {root.stem.removeprefix("instances_"): root} if accepts(root) else {}
+    splits: dict[str, Path] = {}
+    for folder in text.subfolders(root):
+        if folder.name == "annotations":
+            continue
+        named = [folder / name for name in SPLIT_FILES if (folder / name).is_file()]
+        files = [file for file in named if file.name == SPLIT_FILES[0] or _is_coco(file)]
+        if not files and canonical_name(folder.name) in STANDARD:
+            files = [file for file in _json_files(folder) if _is_coco(file)]
+        if len(files) == 1:
+            splits[folder.name] = files[0]
+    splits |= {file.stem.removeprefix("instances_"): file for file in _split_files(root)}
+    is_single = {*splits} <= ONE_FILE
+    if not splits:
+        splits = {file.stem: file for file in _json_files(root) if _is_coco(file)}
+    return {"all": file for file in splits.values()} if len(splits) == 1 and is_single else splits  # noqa: B035
 
 
 def find_unlabeled(root: Path) -> dict[str, Path]:
@@ -48,13 +63,19 @@ def find_unlabeled(root: Path) -> dict[str, Path]:
     return {file.stem.removeprefix("image_info_"): file for file in files}
 
 
+def accepts(path: Path) -> bool:
+    """Whether a path in a data YAML is a COCO JSON, also if it is a damaged one."""
+    if path.suffix != ".json":
+        return False
+    return _is_coco(path) or not any(key in head(path) for key in OTHER_KEYS)
+
+
 def read(source: Source) -> Dataset:
     """Read a JSON file, from its index if there is one.
 
     Raises InputError as `parse` and `to_dataset`, and if the categories differ from the names in a data YAML.
     """
-    parser = (json_text, sys.modules[__name__])
-    contents = read_indexed(source.path, lambda: parse(source.path), parser, source.cache)
+    contents = _contents(source.path, source)
     if source.names and source.names != contents.names:
         raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
     return to_dataset(contents, source)
@@ -62,101 +83,119 @@ def read(source: Source) -> Dataset:
 
 def read_unlabeled(source: Source) -> Dataset:
     """Read a JSON file without `annotations`, which may be missing."""
-    return to_dataset(_contents(_load(source.path), [], source.path), source)
-
-
-def parse(file: Path) -> Contents:
-    """Parse a JSON file. Raises InputError if it has another structure, or if keys are missing or values invalid."""
-    tree = _load(file)
-    return _contents(tree, _entries(tree, "annotations", file), file)
-
-
-def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
-    entries, classes = (_entries(tree, key, file) for key in ("images", "categories"))
-    names, category_ids = _categories(classes, file)
-    ids, files, sizes = _images(entries, file)
-    rows, image_ids = _boxes(labels, category_ids, file)
-    owners = _lookup(ids, image_ids, file)
-    orphan_rows = np.flatnonzero(owners < 0)
-    orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in orphan_rows.tolist())
-    order = np.argsort(owners, kind="stable")[len(orphan_rows) :]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
-    return Contents(names, category_ids, ids, files, sizes, rows.take(order), starts, orphans)
+    return to_dataset(to_contents(load(source.path), [], source.path), source)
 
 
 def to_dataset(contents: Contents, source: Source) -> Dataset:
     """Convert the contents of a JSON file to a data set with the paths of its images.
 
-    Without `source.images` they are searched in the usual folders. Raises InputError if they are not found.
+    Raises InputError if none of the images is found.
     """
     file, root = source.path, source.root
     if root == file:
         root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    folder = os.fsencode(source.images or _image_folder(file, source.split, root, contents.files))
-    prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
-    paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
-    images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
-    orphans = tuple(
-        orphan(source.split, f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans
+    remarks = Remarks()
+    paths = image_paths(contents, source, root, remarks)
+    rows, group = contents.rows, _unused_group(contents, source)
+    if group is not None:
+        name = contents.names[group]
+        remarks.note(
+            f"class '{name}' only names the group of the others; training and crops leave it out", "categories"
+        )
+    if source.crowd == "objects":
+        rows = replace(rows, crowd=rows.ignored)
+    findings = (*_many_crowds(contents, source), *contents.findings, *remarks.all())
+    findings = tuple(
+        replace(
+            finding,
+            split=source.split,
+            file=f"{file} {finding.file}".rstrip(),
+            image="" if finding.index is None else os.fsdecode(paths[finding.index].item()),
+        )
+        for finding in findings
     )
+    images = Images(contents.image_ids, paths, contents.sizes, paths_column([str(file)]))
     return Dataset(
-        contents.names, contents.category_ids, source.split, root, source.kind, images, contents.rows, contents.starts,
-        orphans, entry="annotations[{}]",
+        contents.names, contents.category_ids, source.split, root, source.kind, images, rows, contents.starts,
+        findings, entry="annotations[{}]", group=group,
     )  # fmt: skip
 
 
 def image_entries(file: Path) -> Entries:
     """The entries of `images` with all keys. Raises InputError as `parse`."""
-    return _entries(_load(file), "images", file)
+    return entries(load(file), "images", file)
 
 
 def extras(dataset: Dataset) -> Extras:
-    """All keys of the JSON file that are not in the data set, such as outlines."""
+    """All keys of the JSON file that are not in the data set, such as outlines, and ids in another form."""
     file = Path(dataset.label_file(0))
-    tree = _load(file, outlines=True)
+    tree = load(file, outlines=True)
     known = {
         "images": {"id", "file_name", "height", "width"},
         "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"},
         "categories": {"id", "name"},
     }
-    extra = {
-        key: [{name: value for name, value in entry.items() if name not in names} for entry in tree[key]]
-        for key, names in known.items()
-    }
-    order = np.argsort([entry["id"] for entry in tree["categories"]], kind="stable").tolist()
+
+    def further(entry: Keys, where: str) -> Keys:
+        return {key: value for key, value in entry.items() if key not in known[where]}
+
+    _, _, category_ids = coco_json.categories(entries(tree, "categories", file), file)
+    classes = {category_ids[id_text(entry["id"]) or ""]: further(entry, "categories") for entry in tree["categories"]}
+    by_id: dict[str | None, Keys] = {}
+    for entry in tree["images"]:
+        if isinstance(entry, dict):
+            by_id.setdefault(id_text(entry.get("id")), entry)
+    images = [
+        further(by_id[str(number)], "images") | _other_id(by_id[str(number)], number)
+        for number in dataset.images.ids.tolist()
+    ]
+    numbers = zip(dataset.rows.entries.tolist(), dataset.rows.ids.tolist(), strict=True)
     return Extras(
-        [extra["annotations"][index] for index in dataset.rows.entries.tolist()],
-        extra["images"],
-        [extra["categories"][index] for index in order],
+        [
+            further(tree["annotations"][index], "annotations") | _other_id(tree["annotations"][index], number)
+            for index, number in numbers
+        ],
+        images,
+        [classes[number] for number in dataset.category_ids],
         {key: value for key, value in tree.items() if key not in known},
     )
 
 
 def write(split: Split, folder: Path) -> list[Path]:
-    """Write annotations/{split}.json, with the key `difficult` if there are difficult objects."""
+    """Write annotations/{split}.json, with the key `difficult` if there are difficult objects.
+
+    Boxes are numbered anew if ids repeat.
+    """
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
+    own = dataset.kind == "coco"  # then an `id` in the extras is the one in the file
+    image_ids = [
+        extra.get("id", number) if own else number
+        for number, extra in zip(dataset.images.ids.tolist(), split.extras.images, strict=True)
+    ]
     box = decimals(rows.xyxy)
     box[:, 2:] = np.round(box[:, 2:] - box[:, :2], 12)  # without the rounding error of the subtraction
     columns = (
-        rows.ids,
-        dataset.images.ids[dataset.image_indices()],
-        rows.categories,
-        box,
-        rows.areas,
-        rows.crowd.astype(int),
+        (np.arange(1, len(rows) + 1) if len(np.unique(rows.ids)) < len(rows) else rows.ids).tolist(),
+        [image_ids[index] for index in dataset.image_indices().tolist()],
+        rows.categories.tolist(),
+        box.tolist(),
+        rows.areas.tolist(),
+        rows.crowd.astype(int).tolist(),
     )
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
     annotations = [
-        extra | dict(zip(keys, values, strict=True))
-        for *values, extra in zip(*(column.tolist() for column in columns), split.extras.rows, strict=True)
+        extra | dict(zip(keys, values, strict=True)) | ({"id": extra["id"]} if own and "id" in extra else {})
+        for *values, extra in zip(*columns, split.extras.rows, strict=True)
     ]
+    for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and know crowd regions
+        annotations[row] |= {"category_id": dataset.category_ids[0], "ignore": 1}
     if rows.difficult.any():
         for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
             annotation["difficult"] = int(difficult)
     images = [
-        {"id": image_id, "file_name": str(path), "height": height, "width": width} | extra
+        extra | {"id": image_id, "file_name": str(path), "height": height, "width": width}
         for image_id, path, (height, width), extra in zip(
-            dataset.images.ids.tolist(), split.images, split.sizes.tolist(), split.extras.images, strict=True
+            image_ids, split.images, split.sizes.tolist(), split.extras.images, strict=True
         )
     ]
     classes = split.extras.classes or [{} for _ in dataset.names]
@@ -169,194 +208,70 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
-    tree = json_text.read(file, None if outlines else _without_outline)
-    if not isinstance(tree, dict):
-        raise InputError(
-            f"{file}: holds a {type(tree).__name__}, needed an object with images, annotations, categories"
-        )
-    return tree
+def _contents(file: Path, source: Source) -> Contents:
+    return read_indexed(file, lambda: parse(file), PARSER, source.cache)
 
 
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """Drop outlines while parsing, to save memory: they are most of a file and are not used."""
-    entry.pop("segmentation", None)
-    return entry
+def _other_id(entry: Keys, number: int | str) -> Keys:
+    """The id of an entry, if the data set has another one in its place."""
+    return {"id": entry["id"]} if "id" in entry and entry["id"] != number else {}
 
 
-def _entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
-    entries = tree.get(key)
-    if not isinstance(entries, list):
-        found = f"found {type(entries).__name__}" if key in tree else f"missing (found {', '.join(tree) or 'no keys'})"
-        raise InputError(f"{file}: key '{key}': {found}, needed a list; COCO JSON has images, annotations, categories")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise InputError(f"{file} {key}[{index}]: found {_shown(entry)}, needed an object")
-    return entries
+def _unused_group(contents: Contents, source: Source) -> int | None:
+    """The class that only names the group of all others: no split has a box of it.
+
+    Roboflow writes the name of the project so. The class keeps its label here, since other tools count it.
+    """
+    group = contents.group
+    if group is None or (contents.rows.labels == group).any():
+        return None
+    for other in (_contents(file, source) for file in source.others):
+        if other.names != contents.names or (other.rows.labels == group).any():
+            return None
+    return group
 
 
-def _categories(entries: Entries, file: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    if not entries:
-        raise InputError(f"{file}: categories: empty, needed at least one {{id, name}}")
-    ids = _integers(_values(entries, "id", "categories", file), "id", "categories", file)
-    names = _texts(_values(entries, "name", "categories", file), "name", "categories", file)
-    for index, name in enumerate(names):
-        if not name.strip():
-            raise InputError(f"{file} categories[{index}].name: empty, needed the class's name")
-        if fault := class_name_fault(name):
-            raise InputError(f"{file} categories[{index}].name: {fault}")
-    order = np.argsort(ids, kind="stable").tolist()
-    for first, second in itertools.pairwise(order):
-        if ids[first] == ids[second]:
-            raise InputError(f"{file} categories[{second}].id: {ids[second]} is also that of categories[{first}]")
-    return tuple(names[index] for index in order), tuple(int(ids[index]) for index in order)
+def _many_crowds(contents: Contents, source: Source) -> Iterator[Finding]:
+    """A finding if all or many objects are crowd regions: some tools mark each object with a mask so."""
+    rows = contents.rows
+    objects = ~rows.ignored
+    count, total = int((rows.crowd & objects).sum()), int(objects.sum())
+    if source.crowd or count <= MANY_CROWD * total:
+        return
+    text = f"{count} of {total} objects say iscrowd 1, as CVAT writes masks; set 'crowd: objects' in a data YAML, or"
+    kind = "only_crowd" if count == total else "unusual"
+    yield Finding(kind, "", "", f"{text} 'crowd: regions' if it is meant")
 
 
-def _images(entries: Entries, file: Path) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Ids, file names and sizes, as in Contents."""
-    if not entries:
-        raise InputError(f"{file}: images: empty, needed at least one {{id, file_name}}")
-    ids = _ids(_values(entries, "id", "images", file), "id", "images", file)
-    names = _texts(_values(entries, "file_name", "images", file), "file_name", "images", file)
-    for index, name in enumerate(names):
-        if not can_be_path(name):
-            raise InputError(f"{file} images[{index}].file_name: {_shown(name)} cannot be a path")
-    sides = []
-    for key in ("height", "width"):
-        values = _integers([entry.get(key, -1) for entry in entries], key, "images", file)
-        bad = [index for index in np.flatnonzero(values < 1).tolist() if key in entries[index]]
-        if bad:
-            raise InputError(f"{file} images[{bad[0]}].{key}: found {values[bad[0]]}, needed 1 px or more")
-        sides.append(values)
-    sizes = np.stack(sides, axis=1)
-    sizes[(sizes < 0).any(axis=1)] = -1
-    return ids, paths_column(names), sizes
+def _split_files(root: Path) -> list[Path]:
+    """The JSON files that are named like splits."""
+    files = sorted((root / "annotations").glob("instances_*.json"))
+    files += [file for file in _json_files(root / "annotations") if file not in files and _is_known(file)]
+    files += sorted(root.glob("instances_*.json"))
+    files += [file for name in ("train", "val", "valid", "test") if (file := root / f"{name}.json").is_file()]
+    return [file for file in files if not file.name.startswith(OTHERS)]
 
 
-def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple[Boxes, Array]:
-    """The rows in the file's order, and their image ids."""
-    ids = _integers(_values(entries, "id", "annotations", file), "id", "annotations", file)
-    image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
-    categories = _integers(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
-    xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
-    crowd, difficult = (_flags(entries, key, file) for key in ("iscrowd", "difficult"))
-    with np.errstate(over="ignore", invalid="ignore"):
-        areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
-        missing = np.array(["area" not in entry for entry in entries], dtype=bool)
-        areas = np.where(missing, xywh[:, 2] * xywh[:, 3], areas)
-        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    defined = np.array(category_ids, dtype=np.int64)
-    nearest = np.minimum(np.searchsorted(defined, categories), len(defined) - 1)
-    labels = np.where(defined[nearest] == categories, nearest, -1).astype(np.int64)
-    numbers = np.arange(len(entries), dtype=np.int64)
-    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, numbers, difficult), image_ids
+def _is_known(file: Path) -> bool:
+    return canonical_name(file.stem) in STANDARD or _is_coco(file)
 
 
-def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
-    """A key of the annotations that is 0 or 1; 0 if it is missing."""
-    flags = [entry.get(key, 0) for entry in entries]
-    values = _integers([int(flag) if type(flag) is bool else flag for flag in flags], key, "annotations", file)
-    for index in np.flatnonzero((values != 0) & (values != 1)).tolist():
-        raise InputError(f"{file} annotations[{index}].{key}: found {values[index]}, needed 0 or 1")
-    return values.astype(bool)
-
-
-def _xywh(values: list[Any], file: Path) -> NDArray[np.float64]:
-    """(T, 4) boxes. Each must be four numbers, which may be NaN."""
-    for index, value in enumerate(values):
-        if not isinstance(value, list) or len(value) != 4 or not all(type(v) in (int, float) for v in value):
-            raise InputError(f"{file} annotations[{index}].bbox: found {_shown(value)}, needed [x, y, width, height]")
-    return _floats(values, "bbox", "annotations", file).reshape(-1, 4)
-
-
-def _values(entries: Entries, key: str, where: str, file: Path) -> list[Any]:
-    """The value of `key` in every entry."""
+def _json_files(folder: Path) -> list[Path]:
+    """The JSON files in a folder, sorted; [] if there are more than `MAX_FILES`."""
     try:
-        return [entry[key] for entry in entries]
-    except KeyError:
-        index = next(index for index, entry in enumerate(entries) if key not in entry)
-        raise InputError(
-            f"{file} {where}[{index}]: key '{key}' missing (found {', '.join(entries[index]) or 'no keys'})"
-        ) from None
+        with os.scandir(folder) as found:
+            names = [*islice((entry.name for entry in found if entry.name.endswith(".json")), MAX_FILES + 1)]
+    except OSError:
+        return []
+    return sorted(folder / name for name in names) if len(names) <= MAX_FILES else []
 
 
-def _texts(values: list[Any], key: str, where: str, file: Path) -> list[str]:
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a text")
-    return values
-
-
-def _integers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.int64]:
-    """Integers, which may be written as 3.0."""
-    for index, value in enumerate(values):
-        if (type(value) is not int and not (type(value) is float and value.is_integer())) or abs(value) >= 2**63:
-            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a whole number")
-    return np.array(values, dtype=np.int64)
-
-
-def _numbers(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.float64]:
-    for index, value in enumerate(values):
-        if type(value) is not int and type(value) is not float:
-            raise InputError(f"{file} {where}[{index}].{key}: found {_shown(value)}, needed a number")
-    return _floats(values, key, where, file)
-
-
-def _floats(values: list[Any], key: str, where: str, file: Path) -> NDArray[np.float64]:
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError as error:
-        raise InputError(f"{file} {where}: a {key} has more than 308 digits, needed pixels") from error
-
-
-def _ids(values: list[Any], key: str, where: str, file: Path) -> Array:
-    """All integers or all strings; in a mixed column, 1 and "1" would be the same image."""
-    if values and isinstance(values[0], str):
-        texts = _texts(values, key, where, file)
-        for index, text in enumerate(texts):
-            if not text or len(text) > MAX_ID_LENGTH or text.endswith("\0"):
-                raise InputError(
-                    f"{file} {where}[{index}].{key}: found {_shown(text)}, needed 1 to {MAX_ID_LENGTH} letters"
-                )
-        return np.array(texts, dtype=np.str_)
-    return _integers(values, key, where, file)
-
-
-def _lookup(image_ids: Array, references: Array, file: Path) -> NDArray[np.int64]:
-    """The index of each annotation's image, -1 for an orphan; the first, if two images have the same id."""
-    if not len(references):
-        return np.zeros(0, dtype=np.int64)
-    if image_ids.dtype.kind != references.dtype.kind:
-        raise InputError(
-            f"{file}: images[0].id is {_shown(image_ids[0].item())}, annotations[0].image_id is "
-            f"{_shown(references[0].item())}; needed both as numbers or both as texts"
-        )
-    order = np.argsort(image_ids, kind="stable")
-    nearest = np.minimum(np.searchsorted(image_ids[order], references), len(order) - 1)
-    return np.where(image_ids[order][nearest] == references, order[nearest], -1).astype(np.int64)
-
-
-def _image_folder(file: Path, split: str, root: Path, names: Array) -> Path:
-    """The usual folder with the most of a few sampled images, or of all images if none of the samples exist."""
-    stem = file.stem.removeprefix("instances_").removeprefix("image_info_")
-    stem = stem.replace("-dev", "")  # COCO's test-dev2017 is a subset of the images in test2017
-    candidates = [stem, f"images/{stem}", split, f"images/{split}", "images", "."]
-    folders = list(dict.fromkeys([*(root / name for name in candidates), file.parent, file.parent / "images"]))
-    sample = names[np.linspace(0, len(names) - 1, 20).astype(int)]
-    for column in (sample, names):
-        files = [os.fsdecode(name) for name in column.tolist()]
-        counts = [sum(map(os.path.isfile, map(folder.joinpath, files))) if folder.is_dir() else 0 for folder in folders]
-        if max(counts):
-            return folders[counts.index(max(counts))]
-    raise InputError(
-        f"{file}: none of its {len(names)} images ({_shown(os.fsdecode(names[0].item()))} and so on) is in "
-        f"{', '.join(map(str, folders))}; move them there, or name their folder with the key 'images' of a data YAML"
+def _is_coco(file: Path) -> bool:
+    """Whether the start of a JSON file has keys of COCO."""
+    start = head(file).lstrip()
+    return start.startswith(b"{") and (
+        (b'"images"' in start and b'"file_name"' in start) or (b'"image_id"' in start and b'"category_id"' in start)
     )
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 LAYOUT = Layout(
@@ -364,7 +279,7 @@ LAYOUT = Layout(
     expected="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
     find=find,
     read=read,
-    accepts=lambda path: path.suffix == ".json",
+    accepts=accepts,
     has_ids=True,
     find_unlabeled=find_unlabeled,
     read_unlabeled=read_unlabeled,

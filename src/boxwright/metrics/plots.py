@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
+MAX_CLASSES = 100  # of the confusion matrix; the others share a row and a column
 MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts
 MIN_IOU = 0.5  # of a match in the confusion matrix
 PANEL = (640, 480)  # px: maximum width, height of an image on the sheet
@@ -93,8 +94,25 @@ def precision_recall(metrics: Metrics, file: Path) -> None:
     _save(figure, file)
 
 
-def confusion(samples: Sequence[Sample], detections: Sequence[Detections], classes: int, threshold: float) -> Array:
+def shown_classes(metrics: Metrics) -> list[int]:
+    """The labels of the confusion matrix: all, or the `MAX_CLASSES` with the most objects, then detections."""
+    order = sorted(
+        range(len(metrics.classes)),
+        key=lambda label: (-metrics.classes[label].objects, -metrics.classes[label].detections),
+    )
+    return sorted(order[:MAX_CLASSES])
+
+
+def confusion(
+    samples: Sequence[Sample],
+    detections: Sequence[Detections],
+    classes: int,
+    threshold: float,
+    shown: Sequence[int] = (),
+) -> Array:
     """The confusion matrix, (K + 1, K + 1) counts: row = true class, column = predicted class, last = background.
+
+    With `shown`, it has rows and columns for these labels, for all others together, if any, and for the background.
 
     A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `MIN_IOU`. Of
     the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), others are false positives.
@@ -105,8 +123,13 @@ def confusion(samples: Sequence[Sample], detections: Sequence[Detections], class
         detections: Of each sample.
         classes: Number of classes K.
         threshold: Minimum score.
+        shown: Labels in their order; () for all.
     """
-    counts = np.zeros((classes + 1, classes + 1), np.int64)
+    shown = shown or range(classes)
+    number = np.full(classes, len(shown))  # of the row and column of each label
+    number[shown] = np.arange(len(shown))
+    last = len(shown) + (len(shown) < classes)
+    counts = np.zeros((last + 1, last + 1), np.int64)
     for sample, result in zip(samples, detections, strict=True):
         scores = result.scores.numpy(force=True)
         order = np.argsort(-scores, kind="stable")
@@ -120,11 +143,11 @@ def confusion(samples: Sequence[Sample], detections: Sequence[Detections], class
         assigned = np.flatnonzero(overlap.max(axis=1, initial=0) >= MIN_IOU)
         truth, first = np.unique(best[assigned], return_index=True)  # rows are best first, so the first is the match
         matched = assigned[first]
-        np.add.at(counts, (sample.labels[truth], labels[matched]), 1)
+        np.add.at(counts, (number[sample.labels[truth]], number[labels[matched]]), 1)
         missed = np.setdiff1d(np.flatnonzero(~sample.crowd), truth)
-        np.add.at(counts, (sample.labels[missed], np.full(len(missed), classes)), 1)
+        np.add.at(counts, (number[sample.labels[missed]], np.full(len(missed), last)), 1)
         false = np.setdiff1d(np.flatnonzero(~in_crowd), matched)
-        np.add.at(counts, (np.full(len(false), classes), labels[false]), 1)
+        np.add.at(counts, (np.full(len(false), last), number[labels[false]]), 1)
     return counts
 
 

@@ -75,7 +75,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     dataset_type: ClassVar[type] = Dataset
 
     def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
-        return open_boxes(root, split, config.kind, config.cache)
+        return open_boxes(root, split, config.kind, config.cache).without_group()
 
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
@@ -219,7 +219,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
                 f"see `boxwright data check {dataset.root}`"
             )
         dataset_labels(dataset, recipe)
-        return dataset
+        return dataset.without_group()
 
     def evaluation_args(self, dataset: Dataset, recipe: Recipe, threshold: float | None = None) -> PostprocessArgs:
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
@@ -263,8 +263,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         rows = [row for sample, result in pairs for row in to_coco(result, sample.image_id, dataset.category_ids)]
         json_text.write(folder / "detections.json", rows)
         plots.precision_recall(metrics, folder / "precision_recall.png")
-        counts = plots.confusion(samples, results, len(dataset.names), threshold)
-        ticks, title = [*dataset.names, "background"], f"boxes at IoU 0.50, scores from {threshold:g}"
+        shown = plots.shown_classes(metrics)
+        counts = plots.confusion(samples, results, len(dataset.names), threshold, shown)
+        others = ["other classes"] * (len(shown) < len(dataset.names))
+        ticks = [*(dataset.names[label] for label in shown), *others, "background"]
+        title = f"boxes at IoU 0.50, scores from {threshold:g}"
         plots.confusion_matrix(counts, ticks, ticks, title, folder / "confusion.png")
         plots.sheet([panel for _, (_, panel) in sorted(examples.panels.items())], folder / "sheet.jpg")
         title = "average precision on the validation images"
@@ -342,7 +345,7 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     Raises InputError for a class of the data set that the model does not have.
     """
     names = recipe.data.names
-    unknown = [name for name in dataset.names if name not in names]
+    unknown = [name for label, name in enumerate(dataset.names) if name not in names and label != dataset.group]
     if unknown:
         raise InputError(
             f"{dataset.root}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
