@@ -173,9 +173,9 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     yield from _of_rows(dataset, owners, "not_finite", bad_area, lambda row: f"area {rows.areas[row]:g} is not finite")
     bad_area = valid & (rows.areas < 0)
     yield from _of_rows(dataset, owners, "negative_area", bad_area, lambda row: f"area {rows.areas[row]:g} is negative")
-    yield from _of_rows(dataset, owners, "unknown_category", rows.labels < 0, category)
+    yield from _of_rows(dataset, owners, "unknown_category", (rows.labels < 0) & ~rows.ignored, category)
     yield from _repeated_ids(dataset, owners)
-    yield from _duplicates(dataset, owners, valid)
+    yield from _duplicates(dataset, owners, valid & ~rows.ignored)
 
 
 def _image_sizes(dataset: Dataset, headers: list[Header]) -> NDArray[np.int64]:
