@@ -15,6 +15,8 @@ MAX_STREAM = 1 << 28  # bytes of a file that is read piece by piece
 MAX_ELEMENTS = 1 << 19  # at a time, 150 bytes of memory each; an object has about ten
 MAX_DEPTH = 32  # of nested elements; label files have 5
 CHUNK = 1 << 16  # characters
+LINE = " line"  # attribute of an element of `children`: its line in the file; no attribute in XML has this name
+INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""", re.ASCII)
 # Declared encoding -> codec. A UTF-16 that can be read byte by byte is none. GB 18030 contains the older Chinese ones.
 CODECS = (
@@ -41,8 +43,8 @@ def read(file: str | Path, root: str) -> ET.Element:
 
 
 def children(file: str | Path, root: str) -> Iterator[ET.Element]:
-    """The elements in the outer element `root`, one after another; only one is in memory. Raises XmlError."""
-    builder = _Builder(root)
+    """The elements in the outer element `root`, one after another, with their LINE. Raises XmlError."""
+    builder = _Builder(root, lines=True)
     for _ in _parse(file, builder, MAX_STREAM):
         yield from builder.take()
 
@@ -50,9 +52,14 @@ def children(file: str | Path, root: str) -> Iterator[ET.Element]:
 class _Builder(ET.TreeBuilder):
     """Builds elements, not too many and not too deeply nested."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, lines: bool = False) -> None:
         super().__init__()
-        self._name, self._depth, self._count = root, 0, 0
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler, self.parser.EndElementHandler = self.start_element, self.end_element
+        self.parser.CharacterDataHandler = self.data
+        self.parser.EntityDeclHandler = self.parser.SkippedEntityHandler = _refuse_entity
+        self._name, self._lines, self._depth, self._count = root, lines, 0, 0
         self._root = ET.Element(root)
 
     def start_element(self, tag: str, attributes: dict[str, str]) -> None:
@@ -64,6 +71,8 @@ class _Builder(ET.TreeBuilder):
             raise XmlError(f"more than {MAX_ELEMENTS:,} elements, needed labels")
         if self._depth > MAX_DEPTH:
             raise XmlError(f"elements nested {self._depth} deep, needed labels")
+        if self._lines:
+            attributes[LINE] = str(self.parser.CurrentLineNumber)
         element = self.start(tag, attributes)
         if self._depth == 1:
             self._root = element
@@ -84,16 +93,11 @@ class _Builder(ET.TreeBuilder):
 
 def _parse(file: str | Path, builder: _Builder, max_bytes: int) -> Iterator[None]:
     """Parse a file, stopping after each chunk."""
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = builder.start_element, builder.end_element
-    parser.CharacterDataHandler = builder.data
-    parser.EntityDeclHandler = parser.SkippedEntityHandler = _refuse_entity
     try:
         for chunk in _chunks(file, max_bytes):
-            parser.Parse(chunk)
+            builder.parser.Parse(chunk)
             yield
-        parser.Parse("", True)
+        builder.parser.Parse("", True)
         yield
     except expat.ExpatError as error:
         raise XmlError(f"not well-formed XML in line {error.lineno}; truncated?") from error

@@ -4,7 +4,7 @@ T boxes in total
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,6 +122,14 @@ class Builder:
         """Report a label that cannot be read. image: index of its image, if that is known."""
         path = "" if image is None else self.paths[image]
         self._findings.append(Finding("unreadable_label", self.source.split, place, fault, path, index=image))
+
+    def lines(self, file: str, image: int) -> Iterator[tuple[int, str]]:
+        """`text.lines` of the label file of an image; what cannot be read is reported."""
+        try:
+            yield from text.lines(Path(file))
+        except InputError as error:
+            place, _, fault = str(error).removeprefix(file).partition(": ")
+            self.error(file + place, fault, image)
 
     def orphan(self, place: str, image: str) -> None:
         """Report labels without an image."""

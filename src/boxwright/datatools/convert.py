@@ -22,8 +22,8 @@ from boxwright.progress import track
 
 # Findings of `check` that cannot be converted to any layout.
 FATAL = {
-    "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_image", "unreadable_image",
-    "size_differs", "labeled_unrotated",
+    "not_finite", "unknown_category", "unreadable_label", "unknown_image", "duplicate_image_id", "ambiguous_image",
+    "missing_image", "unreadable_image", "size_differs", "labeled_unrotated",
 }  # fmt: skip
 
 

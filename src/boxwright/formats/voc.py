@@ -30,7 +30,6 @@ from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
-NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
 IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -135,7 +134,7 @@ def _fill(parent: ET.Element, values: Keys) -> None:
                 _fill(element, item)
             else:
                 element.text = text.value_text(item)
-                if NOT_XML.search(element.text):
+                if xml_text.INVALID.search(element.text):
                     raise InputError(f"key '{tag}': {element.text[:60]!r} has letters that no XML holds; mend it")
 
 
