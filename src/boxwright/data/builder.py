@@ -123,7 +123,7 @@ class Builder:
         path = "" if image is None else self.paths[image]
         self._findings.append(Finding("unreadable_label", self.source.split, place, fault, path, index=image))
 
-    def lines(self, file: str, image: int) -> Iterator[tuple[int, str]]:
+    def lines(self, file: str, image: int | None = None) -> Iterator[tuple[int, str]]:
         """`text.lines` of the label file of an image; what cannot be read is reported."""
         try:
             yield from text.lines(Path(file))

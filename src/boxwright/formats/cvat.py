@@ -10,7 +10,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,8 @@ def find(root: Path) -> dict[str, Path]:
 
 def collect(source: Source, keys: bool = True) -> Builder:
     """Collect a subset of an XML, or all of it if it has only one. keys: with what is needed for Extras."""
-    file = source.path
-    wanted = _wanted(file, source.split)
+    file, subsets = source.path, _subsets(source.path)
+    wanted = _wanted(file, subsets, source.split)
     base = source.images or file.parent / "images"
     folders = [base / name for name in wanted or ()] + [base, file.parent]
     builder = Builder(source, Locator(folders, file.parent if source.root == file else source.root))
@@ -76,7 +76,9 @@ def collect(source: Source, keys: bool = True) -> Builder:
                 builder.classes = _classes(child, file)
             if child.tag == "image":
                 used.update(shape.get("label", "") for shape in child)
-                if wanted is None or child.get("subset", "") in wanted:
+                if (subset := child.get("subset", "") or "all") not in subsets and len(subsets) > 1:
+                    builder.error(f"{file} line {child.get(xml_text.LINE)}", "an image without a subset; name one")
+                if wanted is None or subset in wanted:
                     _add_image(builder, child, str(file), keys)
     except xml_text.XmlError as error:
         raise InputError(f"{file}: {error}") from error
@@ -177,7 +179,7 @@ def _keys(element: ET.Element, shape: _Shape) -> Keys:
 def _numbers(element: ET.Element, names: Sequence[str]) -> list[float]:
     """The values of attributes. Raises ValueError with what is wrong."""
     words = [element.get(name, "") for name in names]
-    if not all(map(contents.is_number, words)):
+    if not all(contents.is_number(word) and math.isfinite(float(word)) for word in words):
         found = ", ".join(f"{name} '{word[:12]}'" for name, word in zip(names, words, strict=True))
         raise ValueError(f"has {found}, needed numbers")
     return [float(word) for word in words]
@@ -232,15 +234,15 @@ def _classes(meta: ET.Element, file: Path) -> list[str]:
     return list(names)
 
 
-def _wanted(file: Path, split: str) -> set[str] | None:
+def _wanted(file: Path, subsets: Collection[str], split: str) -> set[str] | None:
     """The subset of the XML for a split; None for all images. Raises InputError if there is none."""
-    subsets = _subsets(file)
     if len(subsets) < 2:
         return None
-    wanted = {split} & subsets.keys() or {name for name in subsets if canonical_name(name) == canonical_name(split)}
+    canonical = canonical_name(split)
+    wanted = {name for name in subsets if name == split} or {n for n in subsets if canonical_name(n) == canonical}
     if not wanted:
         raise InputError(f"{file}: no subset '{split}'; it has {', '.join(subsets)[:80]}; name one of them")
-    return {"" if name == "all" else name for name in wanted}
+    return wanted
 
 
 def _subsets(file: Path) -> dict[str, Path]:

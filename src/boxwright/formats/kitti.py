@@ -57,7 +57,8 @@ def collect(source: Source, keys: bool = True) -> Builder:
     labels = path if path.is_dir() else source.root / "training" / "label_2"
     folder = source.images or _images_of(labels)
     images = {os.path.splitext(os.path.relpath(file, folder))[0]: file for file in text.walk(folder, SUFFIXES)}  # noqa: PTH122
-    files = {os.path.splitext(os.path.relpath(file, labels))[0]: file for file in text.walk(labels, (".txt",))}  # noqa: PTH122
+    found = [file for file in text.walk(labels, (".txt",)) if Path(file).name not in text.NAME_FILES]
+    files = {os.path.splitext(os.path.relpath(file, labels))[0]: file for file in found}  # noqa: PTH122
     if not path.is_dir():
         names = [line for _, line in text.lines(path)]
         images = {name: images.get(name, str(folder / f"{name}.png")) for name in names}
@@ -87,7 +88,7 @@ def write(split: Split, folder: Path) -> list[Path]:
         for row in split.rows(index):
             if ignored[row] or not crowd[row]:
                 keys = split.extras.rows[row]
-                words = [text for key in COLUMNS for text in map(_word, _values(key, keys.get(key)))]
+                words = [_word(value) for key in COLUMNS for value in _values(key, keys.get(key))]
                 label = IGNORED if ignored[row] else names[rows.labels[row]]
                 lines.append(" ".join([label, *words[:3], *boxes[row], *words[3:]]))
         text.write_lines(folder / name / "label_2" / path.with_suffix(".txt"), lines)
