@@ -83,7 +83,7 @@ class Builder:
         self.paths.append(name)
         self._label_files.append(label_file)
         self._sizes.append(size if min(size) > 0 else (-1, -1))
-        self._image_keys.append(keys or {})
+        self._image_keys.append({} if keys is None else keys)
         return index
 
     def add_box(
@@ -139,6 +139,10 @@ class Builder:
         """Report an unusual entry that was read; equal notes are counted."""
         count, first = self._notes.get(what, (0, place))
         self._notes[what] = (count + 1, first)
+
+    def first_error(self) -> Finding | None:
+        """The first label that cannot be read; None if all can."""
+        return next((finding for finding in self._findings if finding.level == "error"), None)
 
     def class_names(self) -> set[str]:
         """The classes of all boxes."""
@@ -203,6 +207,8 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
+        if not names and (first := builder.first_error()):
+            raise InputError(f"{first.file}: {first.text}; no label could be read")
         if not names:
             raise InputError(
                 f"{source.path}: no label has a class; write the class names into {Path(source.root) / 'classes.txt'}"

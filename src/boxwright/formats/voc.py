@@ -46,6 +46,8 @@ MAX_HEADS = 5  # XML files of a folder that `find` looks into
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> list of names, or folder of XML files."""
+    if not root.is_dir():
+        return {}
     folders = [f for f in text.subfolders(root) if f.name.casefold() not in XML_FOLDERS | IMAGE_FOLDERS][:MAX_FOLDERS]
     sets = {folder.name: xmls for folder in folders if (xmls := _xmls_in(folder))}
     splits = {name: xmls for name, xmls in sets.items() if canonical_name(name) in STANDARD or _is_set(root / name)}
