@@ -44,10 +44,10 @@ def find(root: Path) -> dict[str, Path]:
         splits |= {file.stem: file for file in lists}
         if lists:
             del splits["training"]
-    if {"train", "val", "trainval"} <= splits.keys():
-        train, val, both = ({line for _, line in text.lines(splits[name])} for name in ("train", "val", "trainval"))
-        if both == train | val:  # a duplicate of both
-            del splits["trainval"]
+        if {"train", "val", "trainval"} <= {file.stem for file in lists}:
+            train, val, both = ({line for _, line in text.lines(splits[name])} for name in ("train", "val", "trainval"))
+            if both == train | val:  # a duplicate of both
+                del splits["trainval"]
     return splits
 
 
