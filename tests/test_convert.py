@@ -22,7 +22,8 @@ from boxwright.files import new_folder
 from boxwright.formats import dota, open_dataset, splits
 
 AERIAL = Path(__file__).parents[2] / "shared" / "data" / "aerial"
-LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota")
+LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota", "cvat", "kitti")
+OUTLINES = {"coco", "dota", "cvat"}  # layouts of quadrilaterals
 # A figure on its tip in the box 10.1, 5, 30.3, 15; its area by hand: half of 20.2 x 10.
 RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
 
@@ -149,7 +150,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     columns = []
     if {layout, last} <= {"coco", "dota", "voc"}:
         columns.append("difficult")
-    if {layout, last} <= {"coco", "dota"}:
+    if {layout, last} <= OUTLINES:
         columns.append("areas")
     if {layout, last} <= {"coco", "line_txt"}:
         columns.append("crowd")
@@ -159,7 +160,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     assert told(after, *columns) == told(before, *columns)
     written = json.loads((tmp_path / "3/annotations/train.json").read_text())
     outlines = [a.get("segmentation") for a in written["annotations"] if a["category_id"] == after.category_ids[1]]
-    assert ([RHOMBUS] in outlines) == ({layout, last} <= {"coco", "dota"})
+    assert ([RHOMBUS] in outlines) == ({layout, last} <= OUTLINES)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -174,7 +175,7 @@ def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -
     assert splits(tmp_path / "2") == ["train", "val", "trainval"]
     for split in splits(root):
         before, after = open_dataset(root, split), open_dataset(tmp_path / "2", split)
-        if layout == "dota":
+        if layout in ("dota", "kitti"):
             before = replace(before, names=("car", "delivery-truck"))
         assert told(after) == told(before)
 
@@ -270,6 +271,9 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
         ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
         ("dota", ["1 crowd regions (written as difficult)", "1 areas", "1 outlines", "1 'pose' of boxes",
                   "1 names of classes (delivery truck becomes delivery-truck)"]),
+        ("cvat", ["1 crowd regions (left out)", "1 marks of difficult objects", "1 areas", "1 outlines", "1 'pose'"]),
+        ("kitti", ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines", "1 'pose'",
+                   "1 names of classes (delivery truck becomes delivery-truck)"]),
     ],
 )  # fmt: skip
 def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
@@ -278,10 +282,10 @@ def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:
     assert ("cannot hold" in said) == bool(lost)
     for word in lost:
         assert word in said
-    assert ("difficult objects" in said) == (layout in ("yolo_txt", "line_txt"))
+    assert ("difficult objects" in said) == (layout not in ("coco", "voc", "dota"))
     assert ("'gsd'" in said) == (layout not in ("coco", "dota"))
     assert ("'pose'" in said) == (layout not in ("coco", "voc"))
-    assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if layout == "yolo_txt" else 4)
+    assert len(open_dataset(tmp_path / "to", "train").rows) == (3 if layout in ("yolo_txt", "cvat", "kitti") else 4)
 
 
 def test_class_called_background_stays_a_class(tmp_path: Path) -> None:

@@ -383,7 +383,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
         ("train: [", r"line \d: not valid YAML"),
         ("trian: x\n", "trian: unknown key .did you mean 'train'"),
         ("train: gone.json\n", "train: there is no"),
-        ("kind: kitti\n", "kind: "),
+        ("kind: klingon\n", "kind: "),
         ("nc: 3\nnames: [a]\n", "nc is 3, names holds 1"),
         ("names: {0: a, 2: b}\n", "found labels 0, 2, needed 0 to 1"),
         ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),

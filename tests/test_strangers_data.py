@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwright import progress
+from boxwright import progress, xml_text
 from boxwright.data import text
 from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.class_crops import crop
@@ -199,7 +199,7 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
     assert "train.txt line 2: " in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
-    assert "name too long" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    assert "cannot be read" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
 
 
 def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,16 +212,15 @@ def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_elements_of_an_xml_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from boxwright.formats import voc
-
-    monkeypatch.setattr(voc, "MAX_ELEMENTS", 100)
+    monkeypatch.setattr(xml_text, "MAX_ELEMENTS", 100)
     for part in ("Annotations", "JPEGImages"):
         (tmp_path / part).mkdir()
     (tmp_path / "classes.txt").write_text("a\n")
     (tmp_path / "Annotations/a.xml").write_text("<annotation>" + "<b/>" * 99 + "</annotation>")
     open_dataset(tmp_path, "all", "voc")
     (tmp_path / "Annotations/a.xml").write_text("<annotation>" + "<b/>" * 100 + "</annotation>")
-    assert "more than 100 elements" in refusal(lambda: open_dataset(tmp_path, "all", "voc"))
+    (finding,) = open_dataset(tmp_path, "all", "voc").findings
+    assert (finding.kind, finding.text) == ("unreadable_label", "more than 100 elements, needed labels")
 
 
 @pytest.mark.parametrize("to", ["coco", "yolo_txt", "voc", "folder"])

@@ -4,7 +4,7 @@ T boxes in total
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from boxwright.errors import InputError
 @dataclass(slots=True)
 class _Row:
     image: int
-    name: str
+    name: str | None
     xyxy: tuple[float, float, float, float]
     entry: int
     crowd: bool
@@ -44,8 +44,8 @@ class Builder:
     def __init__(self, source: Source, locator: Locator | None = None, entry: str = "line {}") -> None:
         self.source = source
         self.classes: list[str] = []  # declared in the label files, in label order
+        self.paths: list[str] = []  # of the images
         self._locator, self._entry = locator, entry
-        self._paths: list[str] = []
         self._label_files: list[str] = []
         self._sizes: list[tuple[int, int]] = []
         self._image_keys: list[Keys] = []
@@ -65,7 +65,7 @@ class Builder:
             keys: Further fields, as in `Extras.images`.
             place: Where the label file names it; default: the label file.
         """
-        index, place = len(self._paths), place or label_file
+        index, place = len(self.paths), place or label_file
         if not text.can_be_path(name):
             self.error(place, f"image name '{name[:60]}' cannot be a path; correct it")
             name = "?"
@@ -80,16 +80,16 @@ class Builder:
                     Finding("ambiguous_image", self.source.split, place, fault, located.path, index=index)
                 )
             name = located.path
-        self._paths.append(name)
+        self.paths.append(name)
         self._label_files.append(label_file)
         self._sizes.append(size if min(size) > 0 else (-1, -1))
-        self._image_keys.append(keys or {})
+        self._image_keys.append({} if keys is None else keys)
         return index
 
     def add_box(
         self,
         image: int,
-        name: str,
+        name: str | None,
         xyxy: Sequence[float],
         entry: int,
         *,
@@ -102,7 +102,7 @@ class Builder:
 
         Args:
             image: Index of its image.
-            name: Its class.
+            name: Its class; None for an ignore region, where objects of any class may be.
             xyxy: px of the image.
             entry: Its position in the label file.
             crowd: Whether it is a crowd region.
@@ -110,7 +110,9 @@ class Builder:
             area: px, of the outline; default: of the box.
             keys: Further fields, as in `Extras.rows`.
         """
-        if fault := class_name_fault(name) if name else "empty class name":
+        if name is None:
+            crowd = True
+        elif fault := class_name_fault(name) if name else "empty class name":
             self.error(f"{self._label_files[image]} {self._entry.format(entry)}", fault, image)
             return
         x1, y1, x2, y2 = xyxy
@@ -118,8 +120,16 @@ class Builder:
 
     def error(self, place: str, fault: str, image: int | None = None) -> None:
         """Report a label that cannot be read. image: index of its image, if that is known."""
-        path = "" if image is None else self._paths[image]
+        path = "" if image is None else self.paths[image]
         self._findings.append(Finding("unreadable_label", self.source.split, place, fault, path, index=image))
+
+    def lines(self, file: str, image: int | None = None) -> Iterator[tuple[int, str]]:
+        """`text.lines` of the label file of an image; what cannot be read is reported."""
+        try:
+            yield from text.lines(Path(file))
+        except InputError as error:
+            place, _, fault = str(error).removeprefix(file).partition(": ")
+            self.error(file + place, fault, image)
 
     def orphan(self, place: str, image: str) -> None:
         """Report labels without an image."""
@@ -130,17 +140,21 @@ class Builder:
         count, first = self._notes.get(what, (0, place))
         self._notes[what] = (count + 1, first)
 
+    def first_error(self) -> Finding | None:
+        """The first label that cannot be read; None if all can."""
+        return next((finding for finding in self._findings if finding.level == "error"), None)
+
     def class_names(self) -> set[str]:
         """The classes of all boxes."""
-        return {row.name for row in self._rows}
+        return {row.name for row in self._rows if row.name is not None}
 
     def dataset(self, names: Sequence[str]) -> Dataset:
         """The data set with the classes `names`, in label order. Boxes of other classes get the label -1."""
         self._rows.sort(key=lambda row: row.image)  # stable
         undefined = tuple(sorted(self.class_names() - {*names}))
-        numbers = {name: label for label, name in enumerate(names)} | {
-            name: -1 - index for index, name in enumerate(undefined)
-        }
+        numbers: dict[str | None, int] = {name: label for label, name in enumerate(names)}
+        numbers |= {name: -1 - index for index, name in enumerate(undefined)}
+        numbers[None] = 0  # of ignore regions, set below
         categories = np.array([numbers[row.name] for row in self._rows], dtype=np.int64)
         xyxy = np.array([row.xyxy for row in self._rows], dtype=np.float64).reshape(-1, 4)
         rows = Boxes.without_ids(xyxy, np.maximum(categories, -1), [row.entry for row in self._rows])
@@ -151,10 +165,10 @@ class Builder:
             areas=np.where(np.isnan(areas), rows.areas, areas),
             crowd=np.array([row.crowd for row in self._rows], dtype=bool),
             difficult=np.array([row.difficult for row in self._rows], dtype=bool),
-        )
-        counts = np.bincount([row.image for row in self._rows], minlength=len(self._paths)).tolist()
+        ).as_ignored(np.array([row.name is None for row in self._rows], dtype=bool))
+        counts = np.bincount([row.image for row in self._rows], minlength=len(self.paths)).tolist()
         label_files = self._label_files if len(set(self._label_files)) > 1 else self._label_files[:1]
-        dataset = Dataset.without_ids(self.source, tuple(names), self._paths, label_files, rows, counts)
+        dataset = Dataset.without_ids(self.source, tuple(names), self.paths, label_files, rows, counts)
         sizes = np.array(self._sizes, dtype=np.int64).reshape(-1, 2)
         return replace(
             dataset,
@@ -193,6 +207,8 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
+        if not names and (first := builder.first_error()):
+            raise InputError(f"{first.file}: {first.text}; no label could be read")
         if not names:
             raise InputError(
                 f"{source.path}: no label has a class; write the class names into {Path(source.root) / 'classes.txt'}"

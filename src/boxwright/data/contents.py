@@ -4,6 +4,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from boxwright.data.text import NAME_FILES
@@ -53,6 +54,24 @@ def box_labels(root: Path) -> str | None:
     return None
 
 
+def holds_kitti(labels: Path) -> bool:
+    """Whether a folder has KITTI's labels: lines of a class and 14 or 15 numbers."""
+    with os.scandir(labels) as entries:
+        texts = (entry.path for entry in entries if entry.name.endswith(".txt") and entry.name not in NAME_FILES)
+        lines = (line.split() for file in islice(texts, MAX_HEADS) for line in head(Path(file)).splitlines()[:1])
+        words = next((words for words in lines if words), [])
+    return len(words) in (15, 16) and not is_number(words[0]) and all(map(is_number, words[1:]))
+
+
+def is_number(word: str | bytes) -> bool:
+    """Whether a word in a text file is a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def summary(root: Path) -> str:
     """What a folder contains. Example: `2 .jpg, 1 .csv, folders a, b`."""
     counts, folders = Counter[str](), list[str]()
@@ -90,10 +109,7 @@ def _has_boxes(path: Path, suffix: str, images: set[str]) -> bool:
 
 def _is_row_of_numbers(start: bytes) -> bool:
     words = (start.splitlines() or [b""])[0].split()
-    try:
-        return len(words) >= 5 and len([float(word) for word in words[1:5]]) == 4
-    except ValueError:
-        return False
+    return len(words) >= 5 and all(map(is_number, words[1:5]))
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -1,7 +1,10 @@
-"""Quadrilateral outlines of labeled objects (oriented boxes).
+"""Outlines of labeled objects: polygons, and quadrilaterals of oriented boxes.
 
 T boxes in total
 """
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +40,27 @@ def areas_of(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(over="ignore", invalid="ignore"):
         areas: NDArray[np.float64] = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
     return areas
+
+
+def bounds_of(points: Sequence[float]) -> tuple[float, float, float, float]:
+    """The box x1, y1, x2, y2 around x1, y1, x2, y2, ...; NaN if a number is not finite, which `min` could pass over."""
+    if not all(map(math.isfinite, points)):
+        return (math.nan,) * 4
+    return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+
+
+def area_of(points: Sequence[float]) -> float:
+    """The area of the polygon x1, y1, x2, y2, ..., as in `areas_of`."""
+    x, y = points[::2], points[1::2]
+    following = zip(x, y, [*x[1:], x[0]], [*y[1:], y[0]], strict=True)
+    return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in following)) / 2
+
+
+def rotated_corners(cx: float, cy: float, width: float, height: float, angle: float) -> list[float]:
+    """x1, y1, ..., y4 px of a box turned about its center by `angle` radians, clockwise on the screen."""
+    cos, sin = (math.cos(angle), math.sin(angle)) if math.isfinite(angle) else (math.nan, math.nan)
+    sides = ((-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2))
+    return [value for x, y in sides for value in (cx + x * cos - y * sin, cy + x * sin + y * cos)]
 
 
 def quadrilateral(keys: Keys) -> list[float] | None:

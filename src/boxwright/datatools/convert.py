@@ -1,5 +1,6 @@
 """Conversion of a data set to another layout, with a report of what the new layout cannot store."""
 
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -76,7 +77,10 @@ def convert(
                 _link(source, target)
             lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
             lines += [f"  {line}" for line in left_out]
-            if lost := count_losses(split, layout, writer):
+            lost = count_losses(split, layout, writer)
+            if len(split.dataset.rows) < len(dataset.rows):
+                lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
+            if lost:
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
         if writer.needs_box and not boxes:
             raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
@@ -106,7 +110,7 @@ def reject_outside(dataset: Dataset, root: str | Path) -> None:
 def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
     """Count the items of a split that a layout cannot store, by kind."""
     dataset = split.dataset
-    crowds = int(dataset.rows.crowd.sum())
+    crowds = int((dataset.rows.crowd & ~dataset.rows.ignored).sum())
     counts: dict[str, int] = {}
     if not writer.crowd:
         counts[f"crowd regions ({'written as difficult' if writer.difficult else 'left out'})"] = crowds
@@ -187,6 +191,9 @@ def _split(dataset: Dataset, to: str, writer: Writer) -> Split:
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
+    if not writer.ignored and (ignored := dataset.rows.ignored).any():
+        extras = replace(extras, rows=list(itertools.compress(extras.rows, (~ignored).tolist())))
+        dataset = dataset.without_rows(ignored)
     return Split(dataset, extras, _names(paths, writer), sizes)
 
 

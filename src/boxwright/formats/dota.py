@@ -1,26 +1,25 @@
 """DOTA's `labelTxt`: one file per scene, one line per object, `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, corners in px.
 
-A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` etc.); a scene and its labels have the same name.
+A split is a folder with `images` and `labelTxt` (or `labelTxt-v1.5` etc., or mmrotate's `annfiles`); a scene and its
+labels have the same name.
 The box is the enclosing box of the four corners, the area that of the quadrilateral. The first lines may be
 `imagesource:...` and `gsd:...`, the ground sample distance in meters. `difficult` is 0, 1, or 2, which ImgSplit.py of
 DOTA's development kit writes for truncated objects, and which counts as difficult. There are no ids, so scenes and
 boxes are numbered from 1.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.findings import orphan
-from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
-from boxwright.data.outlines import areas_of, corners_of
+from boxwright.data.builder import Builder, extras_with, read_with
+from boxwright.data.dataset import Dataset
+from boxwright.data.layout import Keys, Layout, Split, Writer
+from boxwright.data.outlines import area_of, bounds_of, corners_of
 from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
@@ -46,57 +45,41 @@ def find(root: Path) -> dict[str, Path]:
     return splits
 
 
-def read(source: Source) -> Dataset:
-    """Read the scenes of a split; label folders are searched recursively.
+def collect(source: Source, keys: bool = True) -> Builder:
+    """Collect the scenes of a split; label folders are searched recursively. keys: with what is needed for Extras.
 
     Class names are from `source`, else from the usual files in the root, else DOTA's for the version in the folder's
-    name, else DOTA's for the oldest version with all classes in use. Scenes are in `images` beside the labels by
-    default; a scene without a label file has no boxes. Raises InputError for an invalid line and for an unknown class.
+    name, else DOTA's for the oldest version with all classes in use. If none of them is DOTA's, they are the set's own.
+    Scenes are in `images` beside the labels by default; a scene without a label file has no boxes.
     """
     path, root = source.path, source.root
     folder = source.images or _images_of(path)
-    classes = source.names or text.find_class_names(root) or class_names(VERSIONS[_version(path, root)])
-    numbers = {name: label for label, name in enumerate(classes)}
     scenes = _by_stem(folder, SUFFIXES)
     files = _by_stem(path, (".txt",))
     if not scenes:
         raise InputError(f"{folder}: holds no scene, needed {', '.join(SUFFIXES)}")
     if not scenes.keys() & files.keys():
         raise InputError(f"{path}: no scene has a file of labels; looked for {min(scenes)}.txt and so on")
-    corners: list[list[float]] = []
-    labels: list[int] = []
-    difficult: list[bool] = []
-    entries: list[int] = []
-    counts: list[int] = []
-    for stem in scenes:
-        first = len(corners)
-        for number, (quad, name, mark) in _objects(files.get(stem)):
-            corners.append(quad)
-            labels.append(_label(name, numbers, files[stem], number))
-            difficult.append(mark > 0)
-            entries.append(number)
-        counts.append(len(corners) - first)
-    label_files = [files.get(stem, str(path / f"{stem}.txt")) for stem in scenes]
-    quads = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
-    xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
-    rows = Boxes.without_ids(xyxy, labels, entries)
-    rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
-    orphans = tuple(orphan(source.split, files[stem], stem) for stem in files if stem not in scenes)
-    return replace(
-        Dataset.without_ids(source, classes, [*scenes.values()], label_files, rows, counts), findings=orphans
-    )
-
-
-def extras(dataset: Dataset) -> Extras:
-    """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes; difficult 2 as `dota_difficult`."""
-    files = [dataset.label_file(index) for index in range(len(dataset))]
-    existing = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
-    rows: list[Keys] = [
-        {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {})
-        for file in existing
-        for _, (quad, _, mark) in _objects(file)
-    ]
-    return Extras(rows, [_header(file) if file else {} for file in existing])
+    builder = Builder(source)
+    if not (source.names or text.find_class_names(root)):
+        builder.classes = list(_class_list(path, root))
+    for stem, scene in scenes.items():
+        header: Keys = {}
+        image = builder.add_image(scene, files.get(stem, str(path / f"{stem}.txt")), keys=header)
+        for number, line in builder.lines(files[stem], image) if stem in files else ():
+            if match := HEADER.fullmatch(line):
+                header[match[1].lower()] = match[2].strip()
+            elif (row := _parse(line)) is None:
+                fault = f"found '{line[:40]}', needed eight numbers, a class, and 0, 1 or 2 (difficult)"
+                builder.error(f"{files[stem]} line {number}", fault, image)
+            else:
+                quad, name, mark = row
+                further = {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {}) if keys else None
+                box, area = bounds_of(quad), area_of(quad)
+                builder.add_box(image, name, box, number, difficult=mark > 0, area=area, keys=further)
+    for stem in files.keys() - scenes.keys():
+        builder.orphan(files[stem], stem)
+    return builder
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -124,53 +107,39 @@ def _read_back(key: str, value: Any) -> Any:
     return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
 
 
-def _objects(file: str | None) -> Iterator[tuple[int, Row]]:
-    """The objects of a label file, with their line numbers."""
-    for number, line in text.lines(Path(file)) if file else ():
-        if not HEADER.fullmatch(line):
-            yield number, _parse(line, file, number)
-
-
-def _parse(line: str, file: str | None, number: int) -> Row:
-    """Parse a line. As in DOTA's development kit, `difficult` is 0 by default."""
+def _parse(line: str) -> Row | None:
+    """Parse a line; None if it is invalid. As in DOTA's development kit, `difficult` is 0 by default."""
     words = line.split()
     try:
         quad = [float(word) for word in words[:8]]
     except ValueError:
-        quad = []
+        return None
     if len(quad) != 8 or len(words) not in (9, 10) or words[9:] not in ([], ["0"], ["1"], ["2"]):
-        raise InputError(
-            f"{file} line {number}: found '{line[:60]}', needed eight numbers, a class, and 0, 1 or 2 (difficult)"
-        )
+        return None
     return quad, words[8], int(words[9]) if len(words) == 10 else 0
 
 
-def _header(file: str) -> Keys:
-    matches = (HEADER.fullmatch(line) for _, line in text.lines(Path(file)))
-    return {match[1].lower(): match[2].strip() for match in matches if match}
-
-
-def _label(name: str, numbers: Mapping[str, int], file: str, number: int) -> int:
-    if name not in numbers:
-        newer = [version for version in VERSIONS.values() if name in class_names(version)]
-        hint = f"'names: {newer[0]}' in a data YAML" if newer else "names in a data YAML or classes.txt"
-        raise InputError(f"{file} line {number}: class '{name}' is not one of {', '.join(numbers)}; say {hint}")
-    return numbers[name]
-
-
-def _version(source: Path, root: Path) -> str:
-    """The version of the class list; each list extends the previous one."""
-    top = source if source.name.startswith(FOLDER) else source.parent
-    for version in VERSIONS:
+def _class_list(source: Path, root: Path) -> tuple[str, ...]:
+    """DOTA's classes of the version; each list extends the previous one. () if the classes in use are others."""
+    top = source if _holds_labels(source) else source.parent
+    for version, listed in VERSIONS.items():
         if version in top.name:
-            return version
-    folders = {source, root / top.name, *root.glob(f"*/{top.name}")}
-    used = {row[1] for folder in folders for file in text.walk(folder, (".txt",)) for _, row in _objects(file)}
-    return next((version for version, name in VERSIONS.items() if used <= {*class_names(name)}), "1.0")
+            return class_names(listed)
+    used = {
+        row[1]
+        for folder in {source, root / top.name, *root.glob(f"*/{top.name}")}
+        for file in text.walk(folder, (".txt",))
+        for _, line in Builder(Source("dota", folder, "", root)).lines(file)
+        if not HEADER.fullmatch(line) and (row := _parse(line))
+    }
+    lists = [class_names(listed) for listed in VERSIONS.values()]
+    if used and not used & {*lists[-1]}:
+        return ()
+    return next((names for names in lists if used <= {*names}), lists[0])
 
 
 def _labels_in(folder: Path) -> Path | None:
-    found = [entry for entry in text.subfolders(folder) if entry.name.startswith(FOLDER)]
+    found = list(filter(_holds_labels, text.subfolders(folder)))
     if len(found) > 1:
         raise InputError(
             f"{folder}: holds {' and '.join(entry.name for entry in found)}, needed one; say which in a data YAML, for "
@@ -179,9 +148,14 @@ def _labels_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def _holds_labels(folder: Path) -> bool:
+    """Whether a folder has the name of one of labels."""
+    return folder.name.startswith(FOLDER) or folder.name == "annfiles"
+
+
 def _images_of(labels: Path) -> Path:
     """train/labelTxt -> train/images, labelTxt/train -> images/train."""
-    if labels.name.startswith(FOLDER):
+    if _holds_labels(labels):
         return labels.parent / "images"
     return labels.parent.parent / "images" / labels.name
 
@@ -199,10 +173,10 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
 
 LAYOUT = Layout(
     dataset_type=Dataset,
-    expected="{split}/images + {split}/labelTxt, images/{split} + labelTxt/{split}, or images + labelTxt",
+    expected="images + labelTxt (or annfiles), {split}/images + {split}/labelTxt, or images/{split} + labelTxt/{split}",
     find=find,
-    read=read,
-    extras=extras,
+    read=read_with(partial(collect, keys=False)),
+    extras=extras_with(collect),
     writer=Writer(
         write=write,
         difficult=True,

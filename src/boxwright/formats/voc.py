@@ -1,56 +1,61 @@
-"""Pascal VOC: one XML file per image, with `object` elements that contain `name` and `bndbox`.
+"""Pascal VOC and its relatives: one XML file per image, with `object` elements that contain `name` and `bndbox`.
 
-The folder contains `Annotations`, `JPEGImages`, and lists of image names `ImageSets/Main/{split}.txt`; without lists
-there is one split `all`. VOC's pixel coordinates start at 1 and are inclusive: xmin 1, xmax 640 is 0 to 640 here. There
-are no ids, so images and boxes are numbered from 1.
+The XML files are in `Annotations` with the images in `JPEGImages` (or `annotations` and `images`), or beside the images
+(LabelImg, Roboflow), with a folder per split or with lists of image names `ImageSets/Main/{split}.txt`; without either,
+there is one split `all`. VOC's pixel coordinates start at 1 and are inclusive: xmin 1, xmax 640 is 0 to 640 here.
+Rotated boxes (roLabelImg's `robndbox`) have edges, as here. There are no ids, so images and boxes are numbered from 1.
 """
 
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from boxwright.config import class_name_fault
-from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright import xml_text
+from boxwright.data import contents, text
+from boxwright.data.builder import Builder, extras_with, read_with
+from boxwright.data.dataset import Dataset
+from boxwright.data.layout import Keys, Layout, Split, Writer
+from boxwright.data.locate import Locator
+from boxwright.data.outlines import area_of, bounds_of, rotated_corners
 from boxwright.data.source import Source
+from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.errors import InputError
-from boxwright.files import open_regular
 from boxwright.images.header import SUFFIXES
 from boxwright.progress import track
 
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)  # of an XML element
-NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 ROW_KEYS = frozenset({"pose", "truncated", "occluded", "part", "actions", "point"})
 IMAGE_KEYS = frozenset({"folder", "source", "owner", "segmented", "depth"})
-MAX_BYTES = 1 << 24  # of a file; an object takes about 300
-MAX_ELEMENTS = 1 << 19  # of a file, 150 bytes of memory each; an object has about ten
-MAX_DEPTH = 32  # of nested elements; VOC has 5
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-MARKED = re.compile(r"\S+\s+-?[01]")  # a line in the list of a class: an image name and whether it shows the class
-
-
-@dataclass(frozen=True, slots=True)
-class _Annotation:
-    """The content of an XML file. size: (height, width) px, or -1. objects: class, xyxy px, difficult."""
-
-    filename: str
-    size: tuple[int, int]
-    objects: list[tuple[str, list[float], bool]]
+ROTATED = ("cx", "cy", "w", "h", "angle")  # px, and radians clockwise on the screen
+DIFFICULT = {"": False, "0": False, "1": True, "unspecified": False, "false": False, "true": True}
+MARKED = re.compile(
+    r'(\S+|".*")\s+-?[01]'
+)  # a line in the list of a class: an image name and whether it shows the class
+XML_FOLDERS = {"annotations", "annotation", "xmls", "xml"}
+IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
+MAX_FOLDERS = 50  # folders in which `find` looks for XML files
+MAX_HEADS = 5  # XML files of a folder that `find` looks into
 
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> list of names, or folder of XML files."""
-    splits = {f.name: f / "Annotations" for f in text.subfolders(root) if _is_set(f)}
-    if _is_set(root):
-        lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, root)]
-        splits |= {file.stem: file for file in lists} or {"all": root / "Annotations"}
+    if not root.is_dir():
+        return {}
+    folders = [f for f in text.subfolders(root) if f.name.casefold() not in XML_FOLDERS | IMAGE_FOLDERS][:MAX_FOLDERS]
+    sets = {folder.name: xmls for folder in folders if (xmls := _xmls_in(folder))}
+    splits = {name: xmls for name, xmls in sets.items() if canonical_name(name) in STANDARD or _is_set(root / name)}
+    own = _xmls_in(root) or (root if sets and not splits else None)  # folders that are no splits: all is one
+    if own is not None:
+        lists = [file for file in sorted((root / "ImageSets" / "Main").glob("*.txt")) if _is_plain(file, own)]
+        inner = [folder for folder in text.subfolders(own) if canonical_name(folder.name) in STANDARD and own != root]
+        splits |= {file.stem: file for file in lists} or {f.name: f for f in inner} or {"all": own}
     if {"train", "val", "trainval"} <= splits.keys():
         train, val, both = (_names(splits[split]) for split in ("train", "val", "trainval"))
         if both == train | val:  # a duplicate of both
@@ -58,45 +63,39 @@ def find(root: Path) -> dict[str, Path]:
     return splits
 
 
-def read(source: Source) -> Dataset:
-    """Read a split, a list of names or a folder of XML files.
+def collect(source: Source, keys: bool = True) -> Builder:
+    """Collect a list of names or a folder of XML files, searched recursively. keys: with what is needed for Extras.
 
-    Class names are from `source`, else from the usual files in the root, else all that occur in the XML files of all
-    splits, sorted. Images are in `JPEGImages` beside the XML files by default. Raises InputError for an invalid XML
-    file and for an unknown class.
+    The image of an XML file is the one of the same name, selected by `filename`, else `filename`.
     """
     path, root = source.path, source.root
-    set_folder = path.parent.parent.parent  # of ImageSets/Main/train.txt
-    folder = (set_folder if (set_folder / "Annotations").is_dir() else root) / "Annotations"
     if path.is_dir():
-        folder, files = path, text.walk(path, (".xml",))
+        top, files = path, text.walk(path, (".xml",))
     else:
-        files = [str(folder / f"{name}.xml") for name in _listed(path)]
+        set_folder = path.parent.parent.parent  # of ImageSets/Main/train.txt
+        top = _xmls_in(set_folder) or _xmls_in(root) or root / "Annotations"
+        files = [str(top / f"{name}.xml") for name in _listed(path, top)]
     if not files:
         raise InputError(f"{path}: names no image, needed XMLs in Annotations or their names in a list")
-    annotations = {file: _read(file) for file in track(files, len(files), f"reading labels of {source.split}")}
-    classes = source.names or text.find_class_names(root) or _all_names(root, folder, annotations)
-    if not classes:
-        raise InputError(f"{folder}: no XML has an object; write the class names into {root / 'classes.txt'}")
-    paths = _images(files, annotations, folder, source.images or folder.parent / "JPEGImages")
-    sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
-    counts = [len(annotations[file].objects) for file in files]
-    rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
-    dataset = Dataset.without_ids(source, classes, paths, files, rows, counts)
-    return replace(dataset, images=replace(dataset.images, sizes=sizes), entry="object[{}]")
-
-
-def extras(dataset: Dataset) -> Extras:
-    """All other elements of the XML files, such as pose, truncated and owner; an element with children is a dict."""
-    rows: list[Keys] = []
-    images: list[Keys] = []
-    for index in range(len(dataset)):
-        tree = _parse(dataset.label_file(index))
-        rows += [_other_keys(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
-        images.append(_other_keys(tree, {"filename", "size", "object"}))
-        if (depth := tree.findtext("size/depth", "3").strip()) != "3":
-            images[-1]["depth"] = depth
-    return Extras(rows, images)
+    images = _Images(top, source.images)
+    builder = Builder(source, Locator([source.images or root], root), "object[{}]")
+    for file in track(files, len(files), f"reading labels of {source.split}"):
+        try:
+            tree, fault = xml_text.read(file, "annotation"), ""
+        except xml_text.XmlError as error:
+            tree, fault = ET.Element("annotation"), str(error)
+        size, unusual = _size(tree)
+        name = images.path(Path(file), tree.findtext("filename", "").strip())
+        image = builder.add_image(name, file, size, _image_keys(tree) if keys else None)
+        if fault:
+            builder.error(file, fault, image)
+        if unusual:
+            builder.note(unusual, file)
+        for number, element in enumerate(tree.findall("object"), 1):
+            _add_object(builder, image, element, (file, number), keys)
+    for extra in sorted(images.all() - {*builder.paths}) if path.is_dir() else ():
+        builder.note("an image without an XML file is not in the set", extra)
+    return builder
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -137,7 +136,7 @@ def _fill(parent: ET.Element, values: Keys) -> None:
                 _fill(element, item)
             else:
                 element.text = text.value_text(item)
-                if NOT_XML.search(element.text):
+                if xml_text.INVALID.search(element.text):
                     raise InputError(
                         f"{tag} '{element.text[:60]}': has bytes or characters that XML cannot hold; rename it"
                     )
@@ -149,90 +148,63 @@ def _read_back(key: str, value: Any) -> Any:
     return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
 
 
-def _boxes(files: Sequence[str], annotations: Mapping[str, _Annotation], numbers: Mapping[str, int]) -> Boxes:
-    labels, corners, difficult, entries = [], [], [], []
-    for file in files:
-        for number, (name, box, is_difficult) in enumerate(annotations[file].objects, 1):
-            if name not in numbers:
-                raise InputError(
-                    f"{file} object[{number}]: class '{name}' is not one of {', '.join(numbers)}; add it to "
-                    "classes.txt or the names in the data YAML"
-                )
-            labels.append(numbers[name])
-            corners.append(box)
-            difficult.append(is_difficult)
-            entries.append(number)
-    xyxy = np.array(corners, dtype=np.float64).reshape(-1, 4)
-    return replace(Boxes.without_ids(xyxy, labels, entries), difficult=np.array(difficult, dtype=bool))
-
-
-def _read(file: str) -> _Annotation:
-    tree = _parse(file)
-    objects = [_object(element, f"{file} object[{index}]") for index, element in enumerate(tree.findall("object"), 1)]
-    sides = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
-    if not all(side.isascii() and side.isdigit() and len(side) < 10 for side in sides):
-        raise InputError(f"{file}: size: found height '{sides[0][:20]}', width '{sides[1][:20]}', needed whole numbers")
-    height, width = map(int, sides)
-    size = (height, width) if height and width else (-1, -1)  # some tools write 0 for unknown sizes
-    return _Annotation(tree.findtext("filename", "").strip(), size, objects)
-
-
-def _object(element: ET.Element, location: str) -> tuple[str, list[float], bool]:
-    name, difficult = element.findtext("name", "").strip(), element.findtext("difficult", "").strip() or "0"
-    words = [element.findtext(f"bndbox/{side}", "").strip() for side in SIDES]
+def _add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
+    """place: label file, number of the object from 1."""
+    file, number = place
+    where = f"{file} object[{number}]"
+    name, mark = (element.findtext(tag, "").strip() for tag in ("name", "difficult"))
+    rotated = element.find("robndbox")
+    values = _numbers(element, "bndbox", SIDES) if rotated is None else _numbers(element, "robndbox", ROTATED)
     if not name:
-        raise InputError(f"{location}: name: empty or missing, needed the object's class")
-    if fault := class_name_fault(name):
-        raise InputError(f"{location}: name: {fault}")
-    if difficult not in ("0", "1"):
-        raise InputError(f"{location}: difficult: found '{difficult[:20]}', needed 0 or 1")
+        builder.error(where, "name: empty or missing, needed the object's class", image)
+    elif mark.lower() not in DIFFICULT:
+        builder.error(where, f"difficult: found '{mark[:20]}', needed 0 or 1", image)
+    elif isinstance(values, str):
+        builder.error(where, values, image)
+    else:
+        if mark not in ("", "0", "1"):
+            builder.note(f"difficult '{mark}' was read as {int(DIFFICULT[mark.lower()])}", where)
+        further = _other_keys(element, {"name", "bndbox", "robndbox", "difficult"}) if keys else {}
+        difficult, area = DIFFICULT[mark.lower()], None
+        if rotated is None:
+            x1, y1, x2, y2 = values
+            box: Sequence[float] = (x1 - 1, y1 - 1, x2, y2)
+        else:
+            corners = rotated_corners(values[0], values[1], values[2], values[3], values[4])
+            box, area = bounds_of(corners), area_of(corners)
+            further = {key: value for key, value in further.items() if key != "type"} | {"segmentation": [corners]}
+            builder.note("a rotated box was read as the upright box around it", where)
+        builder.add_box(image, name, box, number, difficult=difficult, area=area, keys=further)
+
+
+def _numbers(element: ET.Element, tag: str, names: Sequence[str]) -> list[float] | str:
+    """The numbers in the element `tag`, or what is wrong with them."""
+    words = [element.findtext(f"{tag}/{name}", "").strip() for name in names]
     try:
-        x1, y1, x2, y2 = map(float, words)
+        return [float(word) for word in words]
     except ValueError:
-        found = ", ".join(f"{side} '{word[:20]}'" for side, word in zip(SIDES, words, strict=True))
-        raise InputError(f"{location}: bndbox: found {found}, needed four numbers") from None
-    return name, [x1 - 1, y1 - 1, x2, y2], difficult == "1"
+        found = ", ".join(f"{name} '{word[:20]}'" for name, word in zip(names, words, strict=True))
+        return f"{tag}: found {found}, needed numbers"
 
 
-def _parse(file: str) -> ET.Element:
-    """Parse an XML file to its root. Files that declare entities are rejected."""
+def _size(tree: ET.Element) -> tuple[tuple[int, int], str]:
+    """(height, width) px, -1 if not declared, and what is unusual. Some tools write 0 for unknown sizes."""
+    words = [tree.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
     try:
-        with open_regular(file) as opened:
-            data = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed the labels of an image") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{file}: has more than {MAX_BYTES} bytes, needed the labels of one image")
-    builder = _Builder()
-    try:
-        tree = ET.fromstring(data, ET.XMLParser(target=builder))
-    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that is not known
-        raise InputError(f"{file}: not a VOC label file ({error}), needed XML without a document type") from error
-    if tree.tag != "annotation":
-        raise InputError(f"{file}: the outer element is '{tree.tag[:40]}', needed 'annotation'")
-    return tree
+        height, width = (float(word or "0") for word in words)
+    except ValueError:
+        height = width = -1
+    if not (0 <= height < 2**31 and 0 <= width < 2**31 and height == int(height) and width == int(width)):
+        return (-1, -1), "a size that is none; that of the image was taken"
+    unusual = "" if all(word.isdigit() or not word for word in words) else "a size with decimals was read"
+    return (int(height), int(width)) if height and width else (-1, -1), unusual
 
 
-class _Builder(ET.TreeBuilder):
-    """Rejects document types, which can declare entities, and too many or too deeply nested elements."""
-
-    depth = count = 0
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError(f"it declares the document type '{name[:40]}'")
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> ET.Element:
-        self.depth += 1
-        self.count += 1
-        if self.count > MAX_ELEMENTS:
-            raise ValueError(f"it has more than {MAX_ELEMENTS:,} elements")
-        if self.depth > MAX_DEPTH:
-            raise ValueError(f"elements in elements, {self.depth} deep")
-        return super().start(tag, attrs)
-
-    def end(self, tag: str, /) -> ET.Element:
-        self.depth -= 1
-        return super().end(tag)
+def _image_keys(tree: ET.Element) -> Keys:
+    keys = _other_keys(tree, {"filename", "size", "object"})
+    if (depth := tree.findtext("size/depth", "3").strip()) != "3":
+        keys["depth"] = depth
+    return keys
 
 
 def _other_keys(element: ET.Element, known: set[str]) -> Keys:
@@ -246,71 +218,127 @@ def _other_keys(element: ET.Element, known: set[str]) -> Keys:
     return {key: values[0] if len(values) == 1 else values for key, values in keys.items()}
 
 
-def _all_names(root: Path, folder: Path, annotations: Mapping[str, _Annotation]) -> tuple[str, ...]:
-    """The class names in the XML files of all splits, sorted."""
-    folders = {folder, root / "Annotations", *root.glob("*/Annotations")}
-    files = sorted({file for folder in folders for file in text.walk(folder, (".xml",))} - annotations.keys())
-    rest = (_read(file) for file in track(files, len(files), "reading class names"))
-    return tuple(sorted({name for annotation in (*annotations.values(), *rest) for name, _, _ in annotation.objects}))
+class _Images:
+    """Finds the image of an XML file. top: the folder of the XML files. given: the folder of the images, if named."""
 
+    def __init__(self, top: Path, given: Path | None) -> None:
+        self._top, self._given = top, given
+        self._folders: dict[Path, list[Path]] = {}  # of XML files -> of their images
+        self._listed: dict[Path, dict[str, list[str]]] = {}  # folder -> its images by name without suffix
 
-def _images(files: Sequence[str], annotations: Mapping[str, _Annotation], folder: Path, images: Path) -> list[str]:
-    """The path of each XML file's image: that of its name, selected by `filename`; else `filename`, even if missing."""
-    paths, listed = [], dict[Path, dict[str, list[str]]]()
-    for file in files:
-        own = images / Path(file).relative_to(folder)
-        if own.parent not in listed:
-            listed[own.parent] = _by_stem(own.parent)
-        same, filename = listed[own.parent].get(own.stem, []), Path(annotations[file].filename).name
-        is_image = Path(filename).suffix.lower() in SUFFIXES
-        if filename in same or (is_image and not same):
-            paths.append(str(own.parent / filename))
-        else:
-            paths.append(str(own.parent / same[0] if same else own.with_suffix(SUFFIXES[0])))
-    return paths
+    def path(self, file: Path, filename: str) -> str:
+        """The path of the image; where it does not exist, the expected one."""
+        folders = self._folders_of(file.parent)
+        filename = re.split(r"[/\\]", filename)[-1]
+        for folder in folders:
+            if names := self._by_stem(folder).get(file.stem):
+                return str(folder / (filename if filename in names else names[0]))
+        if filename.lower().endswith(SUFFIXES) and text.can_be_path(filename):
+            return next((str(f / filename) for f in folders if (f / filename).is_file()), str(folders[0] / filename))
+        return str(folders[0] / f"{file.stem}{SUFFIXES[0]}")
 
+    def all(self) -> set[str]:
+        """The images in the folders that were searched."""
+        return {
+            str(folder / name) for folder, stems in self._listed.items() for names in stems.values() for name in names
+        }
 
-def _by_stem(folder: Path) -> dict[str, list[str]]:
-    """Name without suffix -> the images in `folder` with that name, in the order of SUFFIXES."""
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (names, of which there are 100,000s)
-    found: dict[str, list[str]] = {}
-    for suffix in SUFFIXES:
-        for name in names:
-            if name.lower().endswith(suffix):
-                found.setdefault(Path(name).stem, []).append(name)
-    return found
+    def _folders_of(self, parent: Path) -> list[Path]:
+        """train/Annotations/x -> train/JPEGImages/x; also the folder of the XML files, and the one above."""
+        if parent not in self._folders:
+            ups = [up for up in (parent, *parent.parents) if up.is_relative_to(self._top)]
+            base = next((up for up in ups if up.name.casefold() in XML_FOLDERS), None)
+            if base is None and self._top.parent.name.casefold() in XML_FOLDERS:
+                base = self._top.parent  # annotations/train
+            below = parent.relative_to(self._top) if parent.is_relative_to(self._top) else Path()
+            folders = [self._given / below] if self._given else []
+            if base is not None:
+                inner = parent.relative_to(base)
+                folders += [f / inner for f in text.subfolders(base.parent) if f.name.casefold() in IMAGE_FOLDERS]
+                folders.append(base.parent / inner)
+            self._folders[parent] = [*folders, parent]
+        return self._folders[parent]
+
+    def _by_stem(self, folder: Path) -> dict[str, list[str]]:
+        """Name without suffix -> the images in `folder` with that name, in the order of SUFFIXES."""
+        if folder not in self._listed:
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (100,000s of names)
+            found: dict[str, list[str]] = {}
+            for suffix in SUFFIXES:
+                for name in names:
+                    if name.lower().endswith(suffix):
+                        found.setdefault(Path(name).stem, []).append(name)
+            self._listed[folder] = found
+        return self._listed[folder]
 
 
 def _is_set(folder: Path) -> bool:
     return (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
 
 
-def _is_plain(file: Path, root: Path) -> bool:
+def _xmls_in(folder: Path) -> Path | None:
+    """The folder of the XML files of a set: `Annotations` or the like, or `folder` itself; None if it is no set."""
+    if _is_set(folder):
+        return folder / "Annotations"
+    for inner in text.subfolders(folder):
+        if inner.name.casefold() in XML_FOLDERS and any(
+            map(_holds_xml, (inner, *text.subfolders(inner)[:MAX_FOLDERS]))
+        ):
+            return inner
+    return folder if _holds_xml(folder) else None
+
+
+def _holds_xml(folder: Path) -> bool:
+    """Whether an XML file directly in `folder` has the outer element `annotation`."""
+    looked = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(".xml"):
+                if re.search(rb"<annotation[\s>]", contents.head(Path(entry.path)).replace(b"\0", b"")):
+                    return True
+                looked += 1
+                if looked == MAX_HEADS:
+                    return False
+    return False
+
+
+def _is_plain(file: Path, xmls: Path) -> bool:
     """Whether a file lists images; `Main` also contains a list per class, with 1, 0 or -1 after the names."""
     first = next(text.lines(file), (0, ""))[1]
-    return bool(first) and (not MARKED.fullmatch(first) or os.path.isfile(root / "Annotations" / f"{first}.xml"))  # noqa: PTH113
+    return bool(first) and (not MARKED.fullmatch(first) or os.path.isfile(xmls / f"{first}.xml"))  # noqa: PTH113
 
 
-def _listed(source: Path) -> Iterator[str]:
-    """The image names in a list."""
-    for number, name in text.lines(source):
-        if not text.can_be_path(name):
-            raise InputError(f"{source} line {number}: {name[:60]!r} cannot be the name of an image")
-        yield name
+def _listed(source: Path, xmls: Path) -> list[str]:
+    """The names in a list, as those of XML files without suffix.
+
+    Names may be in quotes, have the suffix of the image, or a folder before them; `#` starts a comment.
+    """
+    names = []
+    for number, line in text.lines(source):
+        if not text.can_be_path(line):
+            raise InputError(f"{source} line {number}: {line[:60]!r} cannot be the name of an image")
+        quoted = len(line) > 1 and line[0] == line[-1] == '"'
+        name = line[1:-1] if quoted else line
+        bare = os.path.splitext(name)[0] if name.lower().endswith(SUFFIXES) else name  # noqa: PTH122
+        forms = (line, name, bare, re.split(r"[/\\]", bare)[-1])
+        known = next((form for form in forms if os.path.isfile(xmls / f"{form}.xml")), None)  # noqa: PTH113
+        if known or not line.startswith("#"):
+            names.append(known or bare)
+    return names
 
 
 def _names(source: Path) -> set[str]:
     """The names in a split: the lines of its list, or the XML files in its folder."""
     if source.is_dir():
         return {os.path.relpath(file, source) for file in text.walk(source, (".xml",))}
-    return {*_listed(source)}
+    return {line for _, line in text.lines(source)}
 
 
 LAYOUT = Layout(
     dataset_type=Dataset,
-    expected="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or these two in a folder a split",
+    expected="Annotations + JPEGImages, with ImageSets/Main/{split}.txt or without, or XMLs beside the images",
     find=find,
-    read=read,
-    extras=extras,
+    read=read_with(partial(collect, keys=False)),
+    extras=extras_with(collect),
     writer=Writer(write=write, difficult=True, row_keys=ROW_KEYS, image_keys=IMAGE_KEYS, read_back=_read_back),
 )

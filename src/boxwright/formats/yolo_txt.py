@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import text
+from boxwright.data import contents, text
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.findings import Finding, orphan
 from boxwright.data.layout import Layout, Split, Writer
@@ -36,7 +36,9 @@ def find(root: Path) -> dict[str, Path]:
     splits |= text.find_lists(root, "yolo_txt")
     if flat and not splits:
         splits["all"] = images
-    return splits
+    return {
+        name: path for name, path in splits.items() if not (path.is_dir() and contents.holds_kitti(_labels_of(path)))
+    }
 
 
 def read(source: Source) -> Dataset:

@@ -218,6 +218,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
                 f"{path}: a label of unknown category or a box that is no number; "
                 f"see `boxwright data check {dataset.root}`"
             )
+        if unread := [found for found in dataset.findings if found.index is not None and found.level == "error"]:
+            raise InputError(f"{dataset.root}: {unread[0].brief(dataset.root)}; list all with `boxwright data check`")
         dataset_labels(dataset, recipe)
         return dataset.without_group()
 
