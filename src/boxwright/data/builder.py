@@ -6,7 +6,6 @@ T boxes in total
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -187,16 +186,15 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
 
     def read(source: Source) -> Dataset:
         builder = collect(source)
-        names = source.names or text.find_class_names(source.root) or tuple(builder.classes)
+        root = source.root if source.root.is_dir() else source.root.parent
+        names = source.names or text.find_class_names(root) or tuple(builder.classes)
         if not names:
             found = builder.class_names()
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
         if not names:
-            raise InputError(
-                f"{source.path}: no label has a class; write the class names into {Path(source.root) / 'classes.txt'}"
-            )
+            raise InputError(f"{source.path}: no label has a class; write the class names into {root / 'classes.txt'}")
         return builder.dataset(names)
 
     return read
