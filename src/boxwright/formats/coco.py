@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.config import class_name_fault
+from boxwright.data.contents import json_keys
 from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
 from boxwright.data.findings import orphan
 from boxwright.data.index import Contents, read_indexed
@@ -32,14 +33,20 @@ Entries = Sequence[Mapping[str, Any]]
 def find(root: Path) -> dict[str, Path]:
     """Split -> JSON file, for the folder of a data set or for a JSON file."""
     if root.suffix == ".json" and not root.is_dir():
-        return {root.stem.removeprefix("instances_"): root}
+        return {} if _is_other(root) else {root.stem.removeprefix("instances_"): root}
     splits = {file.parent.name: file for file in sorted(root.glob("*/_annotations.coco.json"))}
     files = sorted((root / "annotations").glob("*.json")) + sorted(root.glob("instances_*.json"))
     files += [file for file in sorted(root.glob("*.json")) if file.stem in {"train", "val", "valid", "test"}]
     # COCO has other annotations in the same folder.
     others = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
-    splits |= {file.stem.removeprefix("instances_"): file for file in files if not file.name.startswith(others)}
-    return splits
+    files = [file for file in files if not file.name.startswith(others) and not _is_other(file)]
+    return splits | {file.stem.removeprefix("instances_"): file for file in files}
+
+
+def _is_other(file: Path) -> bool:
+    """Whether a JSON file is of another layout: a list of objects, or one of LabelMe or VIA."""
+    start, keys = json_keys(file)
+    return bool((start == "[" and keys.get(2)) or keys.get(1, set()) & {"shapes", "_via_img_metadata"})
 
 
 def find_unlabeled(root: Path) -> dict[str, Path]:
