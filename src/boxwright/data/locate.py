@@ -38,7 +38,7 @@ class Located:
 
     Attributes:
         path: The file; where it does not exist, the expected one.
-        elsewhere: Whether it was found in another place than its name says.
+        elsewhere: Whether it was found in another place than its name says; not for URLs and ids, which say none.
         candidates: Files that fit equally, if there are several.
     """
 
@@ -74,7 +74,7 @@ class Locator:
             agreeing = [_common_tail(parts, _parts(file)) for file in files]
             files = [file for file, count in zip(files, agreeing, strict=True) if count == max(agreeing)]
         if len(files) == 1:
-            return Located(files[0], elsewhere=parts[-1].endswith(SUFFIXES))
+            return Located(files[0], elsewhere=parts[-1].endswith(SUFFIXES) and not URL.match(name))
         return Located(os.path.join(self._folders[0], name), candidates=tuple(files))  # noqa: PTH118
 
     def _exists(self, folder: Path, name: str) -> bool:

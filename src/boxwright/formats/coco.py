@@ -371,7 +371,7 @@ LAYOUT = Layout(
     expected="annotations/{split}.json or annotations/instances_{split}2017.json or {split}/_annotations.coco.json",
     find=find,
     read=read,
-    accepts=lambda path: path.suffix == ".json",
+    accepts=lambda path: path.suffix == ".json" and not _is_other(path),
     has_ids=True,
     find_unlabeled=find_unlabeled,
     read_unlabeled=read_unlabeled,

@@ -29,6 +29,7 @@ from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES, read_header
 
+UPLOADS = re.compile(r"/data/upload/(?:\d+/)?")  # the folder of uploaded files on the server
 UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # the name of an uploaded file
 CONFIG = "label_config.xml"
 LABELS = ("rectanglelabels", "polygonlabels", "labels")
@@ -226,7 +227,7 @@ def _image_address(entry: Mapping[str, Any]) -> str:
 
 def _file_name(address: str, images: Locator) -> str:
     """The name of an image as far as it can be found: as in the file, or before the upload."""
-    name = unquote(QUERY.sub("", address)) if QUERY.match(address) else address
+    name = unquote(QUERY.sub("", address)) if QUERY.match(address) else UPLOADS.sub("", address)
     located = images.locate(name)
     match = UPLOADED.fullmatch(re.split(r"[/\\]", unquote(name))[-1])
     if match is None or located.candidates or os.path.isfile(located.path):  # noqa: PTH113  (False for a name too long)

@@ -45,8 +45,9 @@ def find(root: Path) -> dict[str, Path]:
 def collect(source: Source) -> Builder:
     """Read the JSON files of a split. Images without one are not used, since they are not labeled yet."""
     folder = source.path if source.path.is_dir() else source.path.parent
+    base = source.images or folder
     files = text.walk(source.path, (".json",)) if source.path.is_dir() else [str(source.path)]
-    builder = Builder(source, Locator([source.images or folder], folder), "shapes[{}]")
+    builder = Builder(source, Locator([base], folder), "shapes[{}]")
     for file in track(files, len(files), f"reading labels of {source.split}"):
         try:
             tree = _load(Path(file))
@@ -58,7 +59,7 @@ def collect(source: Source) -> Builder:
             builder.note("JSON without the key 'shapes', which is no LabelMe file, is not used", file)
             continue
         flags = tree.get("flags")
-        name = _image(Path(file), tree.get("imagePath"), source.images)
+        name = _image(Path(file), tree.get("imagePath"), base)
         size = size_of(tree.get("imageHeight"), tree.get("imageWidth"))
         image = builder.add_image(name, file, size, {"flags": flags} if flags else {})
         for index, shape in enumerate(shapes):
@@ -132,14 +133,14 @@ def _box(shape: Keys) -> tuple[Corners, list[float]]:
     return enclosing(polygon), polygon
 
 
-def _image(file: Path, named: Any, images: Path | None) -> str:
-    """The image of a JSON file: `imagePath`, else beside the file under that name or its own."""
+def _image(file: Path, named: Any, base: Path) -> str:
+    """The image of a JSON file, relative to `base`: `imagePath`, else beside the file under that name or its own."""
     own = [file.stem + suffix for suffix in SUFFIXES]
     expected = named if isinstance(named, str) and text.can_be_path(named) else own[0]
     for name in (expected, *re.split(r"[/\\]", expected)[-1:], *own):
-        for folder in (file.parent, *([images] if images else [])):
+        for folder in (file.parent, base):
             if name and os.path.isfile(folder / name):  # noqa: PTH113  (False for a name too long)
-                return os.path.normpath(folder / name)
+                return os.path.relpath(folder / name, base)
     return expected
 
 
