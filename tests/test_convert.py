@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -24,6 +25,8 @@ from boxwright.formats import dota, open_dataset, splits
 AERIAL = Path(__file__).parents[2] / "shared" / "data" / "aerial"
 LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota", "cvat", "kitti")
 OUTLINES = {"coco", "dota", "cvat"}  # layouts of quadrilaterals
+TOOLS = ("createml", "csv_retinanet", "csv_table", "label_studio", "labelme", "open_images", "via")
+RING = [*zip(("coco", *TOOLS), (*TOOLS, "coco"), strict=True)]
 # A figure on its tip in the box 10.1, 5, 30.3, 15; its area by hand: half of 20.2 x 10.
 RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
 
@@ -123,7 +126,7 @@ def test_voc_by_hand(tmp_path: Path) -> None:
 def test_images_come_along(tmp_path: Path) -> None:
     """The same bytes; two splits may have images of the same name."""
     root = make(make(tmp_path / "from"), split="val")
-    for layout in LAYOUTS:
+    for layout in LAYOUTS + TOOLS:
         convert(root, layout, tmp_path / layout)
         assert splits(tmp_path / layout) == ["train", "val"]
         for split in ("train", "val"):
@@ -135,13 +138,12 @@ def test_images_come_along(tmp_path: Path) -> None:
         assert not check_folder(tmp_path / layout).errors
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("last", LAYOUTS)
+@pytest.mark.parametrize(("layout", "last"), [*itertools.product(LAYOUTS, LAYOUTS), *RING])
 def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     """Boxes and classes come back through any two layouts; flags, areas and outlines through those that hold them."""
     tree = rich()
     tree["categories"][0]["name"] = "truck"
-    if {layout, last} - {"coco", "line_txt"}:
+    if {layout, last} - {"coco", "line_txt", "open_images"}:
         tree["annotations"].pop()  # the crowd region
     root = make(make(tmp_path / "from", tree), tree | {"annotations": []}, "test")
     convert(root, layout, tmp_path / "1")
@@ -152,7 +154,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
         columns.append("difficult")
     if {layout, last} <= OUTLINES:
         columns.append("areas")
-    if {layout, last} <= {"coco", "line_txt"}:
+    if {layout, last} <= {"coco", "line_txt", "open_images"}:
         columns.append("crowd")
     before, after = open_dataset(root, "train"), open_dataset(tmp_path / "3", "train")
     assert after.names == ("car", "truck")
@@ -163,7 +165,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     assert ([RHOMBUS] in outlines) == ({layout, last} <= OUTLINES)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS + TOOLS)
 def test_names_with_spaces_and_suffixes_come_back(tmp_path: Path, layout: str) -> None:
     """Also where such a name comes first, and looks like a line of VOC's list of a class."""
     images = [
@@ -296,7 +298,7 @@ def test_class_called_background_stays_a_class(tmp_path: Path) -> None:
     assert told(open_dataset(tmp_path / "to", "train")) == told(open_dataset(root, "train"))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS + TOOLS)
 def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
     """pycocotools reads the same boxes from the JSON that came back."""
     if not AERIAL.is_dir():

@@ -6,7 +6,6 @@ T boxes in total
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -201,7 +200,8 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
 
     def read(source: Source) -> Dataset:
         builder = collect(source)
-        names = source.names or text.find_class_names(source.root) or tuple(builder.classes)
+        root = source.root if source.root.is_dir() else source.root.parent
+        names = source.names or text.find_class_names(root) or tuple(builder.classes)
         if not names:
             found = builder.class_names()
             for other in source.others:
@@ -210,9 +210,7 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
         if not names and (first := builder.first_error()):
             raise InputError(f"{first.file}: {first.text}; no label could be read")
         if not names:
-            raise InputError(
-                f"{source.path}: no label has a class; write the class names into {Path(source.root) / 'classes.txt'}"
-            )
+            raise InputError(f"{source.path}: no label has a class; write the class names into {root / 'classes.txt'}")
         return builder.dataset(names)
 
     return read

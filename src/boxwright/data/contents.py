@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -16,6 +17,8 @@ HEAD = 1 << 16  # bytes of a file that are enough to detect its kind
 MAX_HEADS = 50  # files of a suffix that are looked into
 LABEL_FOLDERS = {"labels", "annotations", "labeltxt", "annfiles", "label_2", "xmls", "bboxes"}
 JSON_KEYS = (b'"annotations"', b'"bbox"', b'"shapes"', b'"regions"', b'"rectanglelabels"', b'"coordinates"')
+# a key with its colon, another string, or a bracket; a string that the first bytes cut off takes the rest
+JSON_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:|"(?:[^"\\]|\\.)*(?:"|\Z)|[{}\[\]]')
 BOX_COLUMNS = ({"xmin", "xmax"}, {"x1", "x2"}, {"x_min", "x_max"}, {"bbox_x"}, {"bbox"}, {"region_shape_attributes"})
 
 
@@ -35,6 +38,21 @@ def csv_columns(file: Path) -> list[str]:
         return [word.strip() for word in next(csv.reader(line), [])]
     except (UnicodeDecodeError, csv.Error, OSError):
         return []
+
+
+def json_keys(file: Path) -> tuple[str, dict[int, set[str]]]:
+    """The first character of a JSON file, and the keys in its first bytes by their depth, from 1."""
+    start = head(file).removeprefix(b"\xef\xbb\xbf").lstrip()
+    keys: dict[int, set[str]] = {}
+    depth = 0
+    for match in JSON_TOKEN.finditer(start.decode("utf-8", "ignore")):
+        if match[1] is not None:
+            keys.setdefault(depth, set()).add(match[1])
+        elif match[0] in ("{", "["):
+            depth += 1
+        elif match[0] in ("}", "]"):
+            depth -= 1
+    return start[:1].decode("ascii", "ignore"), keys
 
 
 def box_labels(root: Path) -> str | None:

@@ -2,7 +2,8 @@
 
 Label tools write absolute paths, backslashes, URLs, percent escapes, other Unicode forms and suffixes of other case.
 An image that is not where its label says is searched by the last part of its name among all images below the data set's
-folder; of several, the one whose path agrees in the most parts.
+folder; of several, the one whose path agrees in the most parts. A name without the suffix of an image, such as an id,
+is searched without suffix.
 """
 
 import os
@@ -13,11 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from boxwright.data.text import walk
+from boxwright.data.source import Source
+from boxwright.data.split_names import canonical_name
+from boxwright.data.text import subfolders, walk
 from boxwright.images.header import SUFFIXES
 
 QUERY = re.compile(r"^(?:[a-z]+://|/).*?\?d=", re.IGNORECASE)  # Label Studio's local files: /data/local-files/?d=PATH
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def locator(source: Source, file: Path) -> "Locator":
+    """For the images that `file`, the label file of a whole split, names: in the usual folders, else anywhere."""
+    root = source.root if source.root.is_dir() else file.parent
+    split = canonical_name(source.split)
+    own = [f for base in (root, root / "images") for f in subfolders(base) if canonical_name(f.name) == split]
+    folders = [file.parent, *own, file.parent / "images", root / "images", root]
+    return Locator([source.images] if source.images else [folder for folder in folders if folder.is_dir()], root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,7 @@ class Located:
 
     Attributes:
         path: The file; where it does not exist, the expected one.
-        elsewhere: Whether it was found in another place than its name says.
+        elsewhere: Whether it was found in another place than its name says; not for URLs and ids, which say none.
         candidates: Files that fit equally, if there are several.
     """
 
@@ -51,16 +63,18 @@ class Locator:
 
     def locate(self, name: str) -> Located:
         """The file of the image `name`. Raises nothing: a missing one is reported when it is read."""
+        names = [name] if name.lower().endswith(SUFFIXES) else [name, *(name + suffix for suffix in SUFFIXES)]
         for folder in self._folders:
-            if self._exists(folder, name):
-                return Located(os.path.join(folder, name))  # noqa: PTH118  (100,000s of them)
+            for existing in names:
+                if self._exists(folder, existing):
+                    return Located(os.path.join(folder, existing))  # noqa: PTH118  (100,000s of them)
         parts = _parts(name)
         files = self._candidates(parts)
         if len(files) > 1:
             agreeing = [_common_tail(parts, _parts(file)) for file in files]
             files = [file for file, count in zip(files, agreeing, strict=True) if count == max(agreeing)]
         if len(files) == 1:
-            return Located(files[0], elsewhere=True)
+            return Located(files[0], elsewhere=parts[-1].endswith(SUFFIXES) and not URL.match(name))
         return Located(os.path.join(self._folders[0], name), candidates=tuple(files))  # noqa: PTH118
 
     def _exists(self, folder: Path, name: str) -> bool:
@@ -74,7 +88,9 @@ class Locator:
         if self._by_name is None:
             self._by_name = {}
             for file in walk(self._root, SUFFIXES):
-                self._by_name.setdefault(_parts(file)[-1], []).append(file)
+                last = _parts(file)[-1]
+                for key in (last, os.path.splitext(last)[0]):  # noqa: PTH122  (100,000s of them)
+                    self._by_name.setdefault(key, []).append(file)
         return self._by_name.get(parts[-1], []) if parts else []
 
 

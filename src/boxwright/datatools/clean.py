@@ -15,8 +15,8 @@ from boxwright.images.header import read_header
 
 # Errors that no evaluation and no other layout can bear; the others only make training worse.
 UNUSABLE = {
-    "not_finite", "unknown_category", "unreadable_label", "unknown_image", "duplicate_image_id", "ambiguous_image", "only_crowd",
-    "missing_image", "unreadable_image", "size_differs", "labeled_unrotated",
+    "not_finite", "unknown_category", "unreadable_label", "unknown_image", "duplicate_image_id", "ambiguous_image",
+    "only_crowd", "missing_image", "unreadable_image", "size_differs", "labeled_unrotated",
 }  # fmt: skip
 
 

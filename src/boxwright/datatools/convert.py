@@ -97,7 +97,8 @@ def reject_outside(dataset: Dataset, root: str | Path) -> None:
     Untrusted labels can name any file, and the new data set may be published.
     """
     path = Path(root)
-    folder = os.path.realpath(path.parent if path.suffix in formats.YAML else dataset.root)
+    base = path.parent if path.suffix in formats.YAML else dataset.root
+    folder = os.path.realpath(base if base.is_dir() else base.parent)
     paths = (dataset.path(index) for index in range(len(dataset)))
     outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
     if outside:

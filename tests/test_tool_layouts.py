@@ -1,0 +1,428 @@
+"""Label files of annotation tools are read as these tools mean them."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright import formats
+from boxwright.data.dataset import Dataset
+from boxwright.datatools.check import check_folder
+from boxwright.errors import InputError
+from boxwright.formats import open_boxes
+
+SAMPLES = Path(__file__).parent / "data_layouts"
+KINDS = {
+    "labelme_rectangles": "labelme",
+    "label_studio": "label_studio",
+    "makesense": "csv_table",
+    "roboflow_createml": "createml",
+    "sagemaker_manifest": "manifest",
+    "tensorflow_csv": "csv_table",
+}
+
+
+def image(file: Path, width: int = 100, height: int = 80) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height)).save(file)
+
+
+def write(file: Path, content: Any) -> Path:
+    """A text, or JSON; returns the folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return file.parent
+
+
+def found(dataset: Dataset) -> dict[str, list[tuple[Any, ...]]]:
+    """Image path relative to the data set -> (class, x1, y1, x2, y2), sorted."""
+    return {
+        Path(sample.path).relative_to(dataset.root).as_posix(): sorted(
+            (dataset.names[label], *np.round(box.astype(float), 2).tolist())
+            for label, box in zip(sample.labels, sample.boxes, strict=True)
+        )
+        for sample in dataset
+    }
+
+
+def errors(dataset: Dataset) -> list[str]:
+    return [str(finding) for finding in dataset.findings if finding.level == "error"]
+
+
+def notes(dataset: Dataset) -> list[str]:
+    return [finding.text for finding in dataset.findings if finding.level == "note"]
+
+
+def boxes(root: Path, split: str = "all") -> list[tuple[Any, ...]]:
+    """The boxes of all images; there are no faults."""
+    dataset = open_boxes(root, split)
+    assert errors(dataset) == []
+    return [box for rows in found(dataset).values() for box in rows]
+
+
+@pytest.fixture(params=KINDS)
+def sample(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, Any], str]:
+    """A folder of label files with generated images, its right reading, and its layout."""
+    root = tmp_path / request.param
+    shutil.copytree(SAMPLES / request.param, root)
+    expected = json.loads((root / "expected.json").read_text())
+    for entry in expected["pictures"]:
+        image(root / entry["file"], entry["width"], entry["height"])
+    return root, expected, KINDS[request.param]
+
+
+def test_samples_of_tools(sample: tuple[Path, dict[str, Any], str]) -> None:
+    root, expected, kind = sample
+    sources = formats.find(root)
+    assert {source.kind for source in sources.values()} == {kind}
+    wanted: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
+    for entry in expected["pictures"]:
+        split = wanted.setdefault(entry.get("split", "all"), {})
+        split[entry["file"]] = sorted((name, *box) for name, *box in entry["boxes"])
+    assert sorted(formats.splits(root)) == sorted(wanted)
+    for split, images in wanted.items():
+        dataset = open_boxes(root, split)
+        assert dataset.names == tuple(expected["classes"])
+        read = found(dataset)
+        assert read.keys() == images.keys()
+        for name, rows in images.items():
+            assert [row[0] for row in read[name]] == [row[0] for row in rows]
+            np.testing.assert_allclose([row[1:] for row in read[name]], [row[1:] for row in rows], atol=0.011)
+    assert not check_folder(root).errors
+
+
+def test_label_studio_min_is_read_alike(tmp_path: Path) -> None:
+    """Without the JSON, from the JSON-MIN."""
+    shutil.copytree(SAMPLES / "label_studio", tmp_path / "s")
+    for name in ("3f9c1e02-plate_a.jpg", "b7704d5a-plate_b.jpg"):
+        image(tmp_path / "s/images" / name, 2800, 2800)
+    before = open_boxes(tmp_path / "s", "all")
+    (tmp_path / "s/project-1-json.json").unlink()
+    after = open_boxes(tmp_path / "s", "all")
+    assert found(after) == found(before)
+    assert any("several annotations" in note for note in notes(after))
+    assert any("several annotations" in note for note in notes(before))
+
+
+def studio(value: dict[str, Any], kind: str = "rectanglelabels", **task: Any) -> dict[str, Any]:
+    """A task of an image of 200 x 100 px with one result."""
+    result = {"type": kind, "original_width": 200, "original_height": 100, "value": value}
+    return {"data": {"image": "/data/upload/1/0a1b2c3d-a.png"}, "annotations": [{"result": [result]}]} | task
+
+
+def test_label_studio_rotation_by_hand(tmp_path: Path) -> None:
+    """A quarter turn clockwise about the upper left corner; in px, not percent. The file has its name of before."""
+    image(tmp_path / "images/a.png", 200, 100)
+    value = {"x": 50, "y": 10, "width": 10, "height": 20, "rotation": 90, "rectanglelabels": ["car"]}
+    root = write(tmp_path / "export.json", [studio(value)])
+    # corners 100, 10; 20 wide becomes 20 down, 20 high becomes 20 to the left
+    assert boxes(root) == [("car", 80, 10, 100, 30)]
+    dataset = open_boxes(root, "all")
+    extras = formats.layout("label_studio").extras
+    assert extras is not None
+    np.testing.assert_allclose(extras(dataset).rows[0]["segmentation"], [[100, 10, 100, 30, 80, 30, 80, 10]], atol=1e-9)
+
+
+def test_label_studio_polygon_and_faults(tmp_path: Path) -> None:
+    image(tmp_path / "0a1b2c3d-a.png", 200, 100)
+    polygon = studio({"points": [[10, 10], [20, 10], [15, 30]], "polygonlabels": ["car"]}, "polygonlabels")
+    wrong = [
+        studio({"x": 1, "y": 1, "width": "wide", "height": 1, "rectanglelabels": ["car"]}),
+        studio({"x": 1, "y": 1, "width": 1, "height": 1, "rectanglelabels": ["car", "bus"]}),
+        studio({"format": "rle", "rle": [0], "brushlabels": ["car"]}, "brushlabels"),
+        {"data": {}},
+        7,
+    ]
+    skipped = polygon | {"annotations": [polygon["annotations"][0] | {"was_cancelled": True}]}
+    answer = studio({"choices": ["day"]}, "choices")
+    root = write(tmp_path / "export.json", [polygon, *wrong, skipped, answer])
+    dataset = open_boxes(root, "all")
+    assert len(dataset.rows) == 1
+    assert dataset.rows.xyxy.tolist() == [[20, 10, 40, 30]]
+    assert [finding.kind for finding in dataset.findings if finding.level == "error"] == ["unreadable_label"] * 5
+    assert len(dataset) == 5  # neither the two that are no task nor the skipped one
+    for word in ("polygon", "skipped", "'choices'"):
+        assert any(word in note for note in notes(dataset))
+
+
+def test_label_studio_without_size_uses_that_of_the_image(tmp_path: Path) -> None:
+    image(tmp_path / "a.png", 200, 100)
+    task = studio({"x": 50, "y": 10, "width": 10, "height": 20, "rectanglelabels": ["car"]})
+    for key in ("original_width", "original_height"):
+        del task["annotations"][0]["result"][0][key]
+    assert boxes(write(tmp_path / "export.json", [task])) == [("car", 100, 10, 120, 30)]
+
+
+def shape(points: list[list[float]], kind: str = "rectangle", **keys: Any) -> dict[str, Any]:
+    return {"label": "cat", "points": points, "shape_type": kind} | keys
+
+
+def test_labelme_shapes(tmp_path: Path) -> None:
+    """Rectangles and polygons have boxes; the rest is reported, with its place."""
+    image(tmp_path / "a.png")
+    triangle = [[10, 20], [30, 20.5], [20, 60]]
+    shapes = [
+        shape([[30, 40], [10, 20]]),
+        shape(triangle, "polygon", group_id=3),
+        shape([[10, 10], [20, 10], [20, 20], [10, 20]], "rectangle"),  # X-AnyLabeling
+        *(shape([[10, 10], [20, 10]], kind) for kind in ("circle", "line", "point", "mask", "linestrip")),
+        shape([[10, 10], [20, "x"]]),
+        shape([[10, 10]]),
+        {"points": [[1, 2], [3, 4]], "shape_type": "rectangle"},
+    ]
+    tree = {"shapes": shapes, "imagePath": r"C:\data\a.png", "imageData": "A" * 100_000, "imageHeight": 80,
+            "imageWidth": 100}  # fmt: skip
+    root = write(tmp_path / "a.json", tree)
+    dataset = open_boxes(root, "all")
+    assert dataset.rows.xyxy.tolist() == [[10, 20, 30, 40], [10, 20, 30, 60], [10, 10, 20, 20]]
+    assert [finding.kind for finding in dataset.findings if finding.level == "error"] == ["unreadable_label"] * 8
+    assert all(f"shapes[{index}]" in errors(dataset)[index - 3] for index in range(3, 11))
+    extras = formats.layout("labelme").extras
+    assert extras is not None
+    assert extras(dataset).rows[1] == {"group_id": 3, "segmentation": [[10, 20, 30, 20.5, 20, 60]]}
+    assert len(dataset) == 1
+
+
+def test_labelme_finds_its_images(tmp_path: Path) -> None:
+    """A valid path, the same folder, the same stem; in two splits with equal names."""
+    rectangle = [shape([[1, 2], [3, 4]])]
+    for split in ("Train", "validation"):
+        image(tmp_path / split / "a.png")
+        write(tmp_path / split / "a.json", {"shapes": rectangle, "imagePath": "..\\..\\old\\a.png"})
+        image(tmp_path / split / "b.JPG")
+        write(tmp_path / split / "b.json", {"shapes": rectangle, "imagePath": "b.jpg"})
+        image(tmp_path / split / "c.png")
+        write(tmp_path / split / "c.json", {"shapes": rectangle, "imagePath": "renamed.png"})
+        image(tmp_path / split / "images/d.png")
+        write(tmp_path / split / "json/d.json", {"shapes": [], "imagePath": "../images/d.png"})
+    assert formats.splits(tmp_path) == ["train", "val"]
+    for split, folder in (("train", "Train"), ("val", "validation")):
+        names = found(open_boxes(tmp_path, split))
+        assert sorted(names) == [f"{folder}/{name}" for name in ("a.png", "b.JPG", "c.png", "images/d.png")]
+    assert not check_folder(tmp_path).errors
+
+
+def test_labelme_reports_broken_files(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    write(tmp_path / "a.json", {"shapes": [shape([[1, 2], [3, 4]])], "imagePath": "a.png"})
+    write(tmp_path / "b.json", '{"shapes": [')
+    write(tmp_path / "c.json", '{"other": 1}')
+    dataset = open_boxes(tmp_path, "all")
+    assert len(dataset) == 1
+    assert len(errors(dataset)) == 1
+    assert "b.json" in errors(dataset)[0]
+    assert any("no LabelMe file" in note for note in notes(dataset))
+
+
+def via_region(shape: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+    return {"shape_attributes": shape, "region_attributes": attributes}
+
+
+RECT = {"name": "rect", "x": 10, "y": 20, "width": 30, "height": 5}
+VIA_SHAPES = [
+    (RECT, (10, 20, 40, 25)),
+    ({"name": "polygon", "all_points_x": [10, 30, 20], "all_points_y": [20, 25, 60]}, (10, 20, 30, 60)),
+    ({"name": "circle", "cx": 50, "cy": 40, "r": 10.5}, (39.5, 29.5, 60.5, 50.5)),
+    ({"name": "ellipse", "cx": 50, "cy": 40, "rx": 20, "ry": 10}, (30, 30, 70, 50)),
+    ({"name": "ellipse", "cx": 50, "cy": 40, "rx": 20, "ry": 10, "theta": math.pi / 2}, (40, 20, 60, 60)),
+]
+
+
+@pytest.mark.parametrize("form", ["project", "json", "version 1", "csv"])
+def test_via(tmp_path: Path, form: str) -> None:
+    """All forms of VIA's files give the same boxes; an image without regions is one without objects."""
+    regions = [via_region(shape, kind="cat") for shape, _ in VIA_SHAPES] + [via_region({"name": "point"}, kind="cat")]
+    for name in ("a.png", "b.png"):
+        image(tmp_path / "pics" / name)
+    entries: dict[str, Any] = {
+        "a.png12": {"filename": "a.png", "size": 12, "regions": regions, "file_attributes": {}},
+        "b.png34": {"filename": "b.png", "size": 34, "regions": [], "file_attributes": {}},
+    }
+    if form == "version 1":
+        for entry in entries.values():
+            entry["regions"] = {str(index): region for index, region in enumerate(entry["regions"])}
+    if form == "csv":
+        quoted = []
+        for index, region in enumerate(regions):
+            columns = ('"' + json.dumps(region[key]).replace('"', '""') + '"' for key in region)
+            quoted.append(f'a.png,12,"{{}}",6,{index},{",".join(columns)}')
+        head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+        write(tmp_path / "via.csv", "\n".join([head, *quoted, 'b.png,34,"{}",0,0,"{}","{}"', ""]))
+    else:
+        tree = {"_via_settings": {}, "_via_img_metadata": entries} if form == "project" else entries
+        write(tmp_path / "via.json", tree)
+    dataset = open_boxes(tmp_path, "all")
+    assert dataset.kind == "via"
+    assert found(dataset) == {
+        "pics/a.png": sorted(("cat", *map(float, box)) for _, box in VIA_SHAPES),
+        "pics/b.png": [],
+    }
+    (error,) = errors(dataset)
+    assert "shape 'point' has no box" in error
+
+
+@pytest.mark.parametrize(
+    ("attributes", "label"),
+    [
+        ({"anything": "cat"}, "cat"),
+        ({"class": "cat", "color": "red"}, "cat"),
+        ({"class": {"cat": True, "dog": False}}, "cat"),
+        ({"class": 7}, "7"),
+    ],
+)
+def test_via_class(tmp_path: Path, attributes: dict[str, Any], label: str) -> None:
+    image(tmp_path / "a.png")
+    tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, **attributes)]}}
+    assert boxes(write(tmp_path / "via.json", tree)) == [(label, 10, 20, 40, 25)]
+
+
+def test_via_class_that_is_not_clear(tmp_path: Path) -> None:
+    tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, color="red", size="big")]}}
+    with pytest.raises(InputError, match=r"any attribute of color, size; rename the one that is meant to 'class'"):
+        open_boxes(write(tmp_path / "via.json", tree), "all")
+
+
+HEADERS = [
+    "filename,width,height,class,xmin,ymin,xmax,ymax",
+    "image_name,image_width,image_height,label,x_min,y_min,x_max,y_max",
+    "Image Path;Width;Height;Class Name;Left;Top;Right;Bottom",
+    "img,img_w,img_h,category,x1,y1,x2,y2",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_csv_columns(tmp_path: Path, header: str) -> None:
+    image(tmp_path / "a.png")
+    rows = [header, "a.png,100,80,cat,10,20,30.5,40", "a.png,100,80,cat,1,2,3,4", ""]
+    text = "\r\n".join(rows).replace(",", ";" if ";" in header else ",")
+    root = write(tmp_path / "labels.csv", "\ufeff" + text)  # with the mark that spreadsheets write
+    assert boxes(root) == [("cat", 1, 2, 3, 4), ("cat", 10, 20, 30.5, 40)]
+    assert open_boxes(root, "all")[0].size == (80, 100)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("labels.csv", "table,10,20,30,15,a.png,100,80\n"),  # makesense, older
+        ("labels.csv", "image_name,label,x,y,width,height\na.png,table,10,20,30,15\n"),
+        ("labels.csv", "a.png,10,20,40,35,table\n"),  # RetinaNet
+        ("list.txt", "a.png,10,20,40,35,table\n"),
+    ],
+)
+def test_csv_forms(tmp_path: Path, file: str, content: str) -> None:
+    image(tmp_path / "a.png")
+    assert boxes(write(tmp_path / file, content)) == [("table", 10, 20, 40, 35)]
+
+
+def test_csv_faults_are_reported_with_their_lines(tmp_path: Path) -> None:
+    image(tmp_path / "p/a.png")
+    rows = ["p/a.png,1,2,3,4,cat", "p/a.png,1,2,x,4,cat", "p/a.png,1,2,3", "", "p/a.png,1,2,3,4,", "p/b.png,,,,,"]
+    root = write(tmp_path / "train.csv", "\n".join(rows))
+    dataset = open_boxes(root, "train")
+    assert len(dataset.rows) == 1
+    assert [error.partition("line ")[2][0] for error in errors(dataset)] == ["2", "3", "5"]
+    assert len(dataset) == 2  # b.png has no objects
+
+
+def test_retinanet_classes_are_in_order_of_their_ids(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    write(tmp_path / "classes.csv", "zebra,0\ncat,1\n")
+    root = write(tmp_path / "train.csv", "a.png,1,2,3,4,cat\n")
+    assert open_boxes(root, "train").names == ("zebra", "cat")
+    write(tmp_path / "train.csv", "a.png,1,2,3,4,dog\n")
+    assert "unknown_category" in {finding.kind for finding in check_folder(root).errors}
+
+
+def test_two_label_maps_are_not_guessed(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    for name in ("cat", "dog"):
+        write(tmp_path / f"{name}.pbtxt", f"item {{ id: 1 name: '{name}' }}")
+    root = write(tmp_path / "train.csv", f"{HEADERS[0]}\na.png,100,80,cat,1,2,3,4\n")
+    with pytest.raises(InputError, match="another label map"):
+        open_boxes(root, "train")
+
+
+def test_csv_of_fractions_is_not_read_as_px(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    root = write(tmp_path / "train.csv", f"{HEADERS[0]}\na.png,100,80,cat,0.1,0.2,0.5,1\n")
+    with pytest.raises(InputError, match="fractions of the image size"):
+        open_boxes(root, "train")
+
+
+def test_long_rows_are_rejected(tmp_path: Path) -> None:
+    for content in ("a.png,1,2,3,4," + "x" * 200_000, 'a.png,1,2,3,4,"' + "x\n" * 2000, "a.png,1,2,3,4,c\nb\0"):
+        root = write(tmp_path / "train.csv", "a.png,1,2,3,4,cat\n" + content)
+        with pytest.raises(InputError, match=r"train\.csv line"):
+            open_boxes(root, "train")
+
+
+def test_open_images(tmp_path: Path) -> None:
+    """Fractions of the image's size, groups as crowd regions, names by their ids, images without boxes from a list."""
+    image(tmp_path / "validation/0001.jpg", 200, 100)
+    image(tmp_path / "validation/0002.jpg", 200, 100)
+    write(tmp_path / "class-descriptions-boxable.csv", "/m/1,Cat\n/m/2,Dog\n")
+    header = (
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    )
+    rows = ["0001,xclick,/m/1,1,0.1,0.5,0.2,0.6,0,0,0,0,0", "0001,xclick,/m/2,1,0,1,0,1,1,0,1,0,0"]
+    write(tmp_path / "validation-annotations-bbox.csv", "\n".join([header, *rows]))
+    write(tmp_path / "validation-images-with-rotation.csv", "ImageID,Subset,Rotation\n0001,v,0\n0002,v,0\n0003,v,0\n")
+    dataset = open_boxes(tmp_path, "val")
+    assert found(dataset) == {
+        "validation/0001.jpg": [("Cat", 20, 20, 100, 60), ("Dog", 0, 0, 200, 100)],
+        "validation/0002.jpg": [],
+    }
+    assert dataset.rows.crowd.tolist() == [False, True]
+    extras = formats.layout("open_images").extras
+    assert extras is not None
+    assert extras(dataset).rows == [{}, {"IsOccluded": 1}]
+    assert not check_folder(tmp_path).errors
+
+
+def test_createml_forms_and_faults(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    box = {"label": "cat", "coordinates": {"x": 20, "y": "30", "width": 10, "height": 20}}
+    tree = [
+        {"imagefilename": "a.png", "annotation": [box, {"label": "cat"}, {"coordinates": box["coordinates"]}]},
+        {"annotations": []},
+    ]
+    dataset = open_boxes(write(tmp_path / "labels.json", tree), "all")
+    assert dataset.rows.xyxy.tolist() == [[15, 20, 25, 40]]
+    assert len(errors(dataset)) == 3
+
+
+def test_manifest_faults_and_failed_images(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    box = {"class_id": 0, "left": 1, "top": 2, "width": 3, "height": 4}
+    metadata = {"class-map": {"0": "cat"}, "type": "groundtruth/object-detection", "creation-date": "2020"}
+    good = {"source-ref": "s3://b/a.png", "job": {"annotations": [box]}, "job-metadata": metadata}
+    adjusted = {"again": {"annotations": [box | {"left": 5}]}, "again-metadata": metadata | {"creation-date": "2021"}}
+    lines = [
+        json.dumps(good | adjusted),
+        json.dumps({"source-ref": "s3://b/failed.png", "job-metadata": {"failure-reason": "x"}}),
+        json.dumps(good | {"job": {"annotations": [box | {"class_id": 3}]}}),
+        '{"source-ref": ',
+    ]
+    root = write(tmp_path / "output.manifest", "\n".join(lines))
+    dataset = open_boxes(root, "all")
+    assert dataset.rows.xyxy.tolist() == [[5, 2, 8, 6]]
+    assert [error.partition("line ")[2][0] for error in errors(dataset)] == ["3", "4"]
+    assert any("not used" in note for note in notes(dataset))
+
+
+def test_texts_of_findings_are_short(tmp_path: Path) -> None:
+    """One line of at most 200 characters, without control characters."""
+    image(tmp_path / "a.png")
+    nasty = "\x1b[31m" + "long " * 100
+    write(tmp_path / "a.json", {"shapes": [shape([[1, 2], [3, nasty]]), shape([[1, 2], [3, 4]], nasty), nasty,
+          shape([[1, 2], [3, 4]])]})  # fmt: skip
+    findings = open_boxes(tmp_path, "all").findings
+    assert len(findings) == 3
+    for finding in findings:
+        assert len(str(finding).replace(str(tmp_path), "")) <= 200
+        assert str(finding).isprintable()
