@@ -21,7 +21,7 @@ from boxwright.progress import track
 # Findings of `check` that cannot be converted to any layout.
 FATAL = {
     "not_finite", "unknown_category", "unknown_image", "duplicate_image_id", "missing_image", "unreadable_image",
-    "size_differs", "labeled_unrotated",
+    "size_differs", "labeled_unrotated", "unreadable_label", "ambiguous_image",
 }  # fmt: skip
 
 

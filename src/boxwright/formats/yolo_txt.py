@@ -6,6 +6,7 @@ outline (`x1 y1 x2 y2 x3 y3 ...`), whose box is read, a box and a confidence, or
 so images and boxes are numbered from 1 (annotation id 0 would mean "unmatched" in pycocotools).
 """
 
+import codecs
 import os
 import re
 from collections.abc import Sequence
@@ -280,7 +281,9 @@ def _lines(file: str) -> list[bytes]:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
     if len(content) > MAX_BYTES:
         raise InputError(f"{file}: has more than {MAX_BYTES:,} bytes, needed the labels of one image")
-    return content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", errors="replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8).splitlines()
 
 
 def _numbers(line: bytes, keypoints: int) -> list[float]:
