@@ -189,7 +189,7 @@ def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: 
     os.mkfifo(tmp_path / "labels/train/2.txt")
     (error,) = check_folder(tmp_path).errors
     assert (error.kind, error.index) == ("unreadable_label", 1)
-    assert "2.txt: " in str(error)
+    assert Path(error.file).name == "2.txt"
     assert "cannot be read (not a regular file)" in str(error)
 
 

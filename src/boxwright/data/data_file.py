@@ -96,6 +96,8 @@ def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
     is taken: Roboflow writes `../train/images` for `train/images`, Darknet's paths start at the folder above, and
     others are absolute.
     """
+    if not text.can_be_path(written):
+        return None
     bases = list(dict.fromkeys((file.parent / root, file.parent)))
     parts = [part for part in re.split(r"[/\\]+", written) if part not in ("", ".", "..")]
     for index, path in enumerate([base / written for base in bases] + list(_ends(bases, parts))):

@@ -124,8 +124,8 @@ def numbered_classes(source: Source) -> dict[int, str]:
     if (file := find_class_file(source.root)) is not None:
         return read_class_names(file)
     raise InputError(
-        f"{source.root}: no class names; write them in label order into {source.root / 'classes.txt'}, one a line "
-        f"(looked for {', '.join(NAME_FILES[:4])}, *.names)"
+        f"{source.root}: no class names; looked for classes.txt, obj.names, data.yaml; write them in label order into "
+        "classes.txt there, one a line"
     )
 
 
@@ -146,15 +146,25 @@ def find_class_file(root: Path) -> Path | None:
     """The file of class names of a data set. Raises InputError if there are several in its folders that differ."""
     if not root.is_dir():
         return None
-    if direct := [root / name for name in NAME_FILES if (root / name).is_file()]:
-        return next((file for file in direct if not is_yaml(file) or "names" in config.read_yaml(file)), None)
+    direct = [root / name for name in NAME_FILES if (root / name).is_file()]
+    if file := next((file for file in direct if not is_yaml(file) or "names" in config.read_yaml(file)), None):
+        return file
     inner = [file for pattern in INNER_NAME_FILES for file in sorted(root.glob(pattern)) if file.is_file()]
+    inner += [file for file in sorted(root.glob("*.y*ml")) if is_yaml(file) and _has_names(file)]
     for file in inner[1:]:
         if read_class_names(file) != read_class_names(inner[0]):
+            first, second = (path.relative_to(root) for path in (inner[0], file))
             raise InputError(
-                f"{file}: other class names than in {inner[0]}; write the right ones into {root}/classes.txt"
+                f"{root}: {first} and {second} have other class names; write the right ones into classes.txt there"
             )
     return inner[0] if inner else None
+
+
+def _has_names(file: Path) -> bool:
+    try:
+        return bool(parse_class_names(config.read_yaml(file).get("names")))
+    except ValueError:  # another kind of YAML file; InputError is a ValueError
+        return False
 
 
 def read_class_names(file: Path) -> dict[int, str]:

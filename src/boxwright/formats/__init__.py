@@ -68,7 +68,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
     sources = sources or _in_folder(folder, spec.kind if kind == "auto" else kind)
     images = data_file.locate(file, spec.root, spec.images) if spec.images is not None else (None, False)
     if images is None:
-        raise InputError(f"{file}: images: there is no {folder / str(spec.images)}")
+        raise InputError(f"{file}: images: there is no '{str(spec.images)[-60:]}'")
     notes += [f"images: '{str(spec.images)[-40:]}' is not there, read {images[0]}"] * images[1]
     names, ids = tuple((spec.names or {}).values()), tuple(spec.names or ())
     first = next(iter(sources))
@@ -237,7 +237,7 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
         paths = []
         for name in written:
             if (located := data_file.locate(file, spec.root, name)) is None:
-                missing.append(f"{split}: there is no {file.parent / spec.root / name}")
+                missing.append(f"{split}: there is no '{name[-60:]}'")
                 continue
             paths.append(located[0])
             if located[1] and file.suffix != data_file.DARKNET:
@@ -253,7 +253,7 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
             raise InputError(f"{file}: {split}: found {len(paths)} paths of {', '.join(sorted(kinds))}, needed one")
         sources[split] = Source(kinds.pop(), paths[0], split, folder, more=tuple(paths[1:]))
     if missing and not sources:
-        raise InputError(f"{file}: {missing[0]}")
+        raise InputError(f"{file}: {missing[0]}, needed a path from this file's folder or from 'path'")
     return sources, notes + [f"{text}; the split is left out" for text in missing]
 
 
@@ -273,6 +273,9 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     candidates = {name: layout(name) for name in ([kind] if kind != "auto" else names())}
     detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
     certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
+    yaml = next((file for name in text.NAME_FILES if text.is_yaml(file := root / name) and file.is_file()), None)
+    if kind == "auto" and yaml and not certain and data_file.read(yaml).splits:
+        return find(yaml)
     if kind == "auto" and detected and not certain and root.is_dir() and (labels := contents.box_labels(root)):
         raise InputError(
             f"{root}: folders of images, but also {labels}, which no layout of boxes here fits; set kind: folder in a "

@@ -78,12 +78,13 @@ def read(source: Source) -> Dataset:
     headers = list(track(read_headers(paths, decode=None), len(paths), "reading image sizes"))
     if all(header.missing for header in headers):
         raise InputError(
-            f"{source.path}: none of its {len(paths)} images is there, the first is {paths[0]}; name their folder with "
-            "the key 'images' in a data YAML"
+            f"{source.path}: none of its {len(paths)} images is there, the first is "
+            f"{os.path.relpath(paths[0], source.root)[-60:]}; name their folder with 'images' in a data YAML"
         )
     if not any(exists for _, exists in labels):
         if not any(_is_labeled(path, source) for path in source.others):
-            raise InputError(f"{source.path}: no image has a label file; looked for {labels[0][0]} and so on")
+            first = os.path.relpath(labels[0][0], source.root)[-60:]
+            raise InputError(f"{source.path}: no image has a label file; looked for {first} and so on")
         found.note("no image of this split has a label file; all are taken as images without objects", str(source.path))
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     rows, counts = _read_labels(paths, labels, _keypoints(source), found)
