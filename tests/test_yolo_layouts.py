@@ -348,6 +348,9 @@ def test_a_name_in_a_list_that_fits_several_images(tmp_path: Path) -> None:
     assert error.text == "'/far/1.jpg' may be images/x/1.jpg or images/y/1.jpg; write the path that is meant"
     assert error.file == f"{tmp_path / 'train.txt'} line 1"
     assert [Path(sample.path).parts[-2:] for sample in skip_bad(dataset, report)] == [("y", "2.jpg"), ("y", "1.jpg")]
+    file = write(tmp_path / "d.yaml", "train: [images/y, train.txt]\nnames: [car]\n")  # the image is counted from all
+    (error,) = (error for error in check(open_boxes(file, "train")).errors if error.kind == "ambiguous_image")
+    assert error.index == 2
 
 
 def test_a_list_without_its_images(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def read(source: Source) -> Dataset:
     """
     classes = text.numbered_classes(source)
     found, finder = FindingList(source.split), LabelFinder()
-    paths = [image for path in (source.path, *source.more) for image in _images(path, source, finder, found)]
+    paths: list[str] = []
+    for path in (source.path, *source.more):
+        paths += _images(path, source, finder, found, len(paths))
     if not paths:
         raise InputError(f"{source.path}: holds no image, needed {', '.join(SUFFIXES)}")
     labels = [finder.find(image) for image in paths]
@@ -184,14 +186,14 @@ def _find_beside(root: Path) -> dict[str, Path]:
     }
 
 
-def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList) -> list[str]:
-    """The images of a folder or list."""
+def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList, first: int = 0) -> list[str]:
+    """The images of a folder or list. first: index of the first one in the split."""
     if path.is_dir():
         files = text.walk(path, ("",))
         images = [file for file in files if file.lower().endswith(SUFFIXES)]
         _report_orphans(path, files, {finder.find(image)[0] for image in images}, finder, found)
         return images
-    images: list[str] = []
+    listed: list[str] = []
     lines = list(text.lines(path, "surrogateescape"))
     locator = Locator(_bases(path, source, lines[0][1] if lines else ""), source.root)
     for number, name in lines:
@@ -203,11 +205,11 @@ def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList)
         if located.elsewhere:
             found.note("image is not where the list says; found by the last parts of its path", place)
         if located.candidates:
-            first, second = (os.path.relpath(file, source.root) for file in located.candidates[:2])
-            fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
-            found.add(Finding("ambiguous_image", found.split, place, fault, located.path, index=len(images)))
-        images.append(located.path)
-    return images
+            one, other = (os.path.relpath(file, source.root) for file in located.candidates[:2])
+            fault = f"'{name[-60:]}' may be {one} or {other}; write the path that is meant"
+            found.add(Finding("ambiguous_image", found.split, place, fault, located.path, index=first + len(listed)))
+        listed.append(located.path)
+    return listed
 
 
 def _bases(path: Path, source: Source, name: str) -> list[Path]:
