@@ -325,23 +325,6 @@ def test_broken_coco_is_one_line(tmp_path: Path, content: object, said: str) -> 
     assert "train.json" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("0 0.5 0.5 1", "line 2: found '0 0.5 0.5 1', needed five numbers"),
-        ("0.5 0.5 0.5 1 1", "line 2"),
-        ("car 0.5 0.5 1 1", "line 2"),
-        ("0 0.1 0.1 0.9 0.1 0.9 0.9", "line 2"),
-    ],
-)
-def test_broken_yolo_line_is_named(tmp_path: Path, line: str, said: str) -> None:
-    images(tmp_path / "images/train/a.png")
-    write(tmp_path / "labels/train/a.txt", f"0 0.5 0.5 1 1\n{line}\n")
-    write(tmp_path / "classes.txt", "car")
-    with pytest.raises(InputError, match=said):
-        open_dataset(tmp_path, "train")
-
-
 @pytest.mark.parametrize("word", ["1,2,3,4", "1,2,3,4,0,2", "1,2,3,4,car", "1 2 3 4 0"])
 def test_broken_line_txt_is_named(tmp_path: Path, word: str) -> None:
     images(tmp_path / "a.png")
@@ -385,7 +368,7 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
         ("train: gone.json\n", "train: there is no"),
         ("kind: klingon\n", "kind: "),
         ("nc: 3\nnames: [a]\n", "nc is 3, names holds 1"),
-        ("names: {0: a, 2: b}\n", "found labels 0, 2, needed 0 to 1"),
+        ("names: {0: a, -2: b}\n", "found the key '-2', needed class numbers from 0"),
         ("!!python/object/apply:os.system ['true']\n", "not valid YAML"),
     ],
 )

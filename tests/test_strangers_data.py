@@ -187,7 +187,10 @@ def test_a_pipe_in_the_place_of_yolo_labels_is_no_image_without_boxes(tmp_path: 
     (tmp_path / "classes.txt").write_text("a\n")
     (tmp_path / "labels/train/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     os.mkfifo(tmp_path / "labels/train/2.txt")
-    assert "2.txt: cannot be read (not a regular file)" in refusal(lambda: open_dataset(tmp_path, "train"))
+    (error,) = check_folder(tmp_path).errors
+    assert (error.kind, error.index) == ("unreadable_label", 1)
+    assert Path(error.file).name == "2.txt"
+    assert "cannot be read (not a regular file)" in str(error)
 
 
 def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:

@@ -1,37 +1,148 @@
-"""The YAML file that describes a data set (docs/data.md)."""
+"""The file that describes a data set: a YAML file (docs/data.md), as Ultralytics' `data.yaml`, or Darknet's `obj.data`.
 
+Such files come from other machines: paths that are not there are also looked for beside the file.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from boxwright import config
 from boxwright.data import text
+from boxwright.data.split_names import STANDARD, canonical_name
+from boxwright.data.yolo_labels import IMAGE_FOLDERS
+from boxwright.errors import InputError
 
-SUFFIXES = (".yaml", ".yml")
+DARKNET = ".data"
+SUFFIXES = (".yaml", ".yml", DARKNET)
+DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # of its programs, not of the data set
+MAX_SHOWN = 60  # characters of a value in a message
+MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; that of `roboflow` to `root` is 0.5
+KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
 
 
 class DataFile(config.Config):
-    """The content of the file."""
+    """The content of the file.
+
+    Attributes:
+        root: Base folder of all paths.
+        kind: The layout.
+        images: Base folder of the images.
+        names: Number in label files -> class name.
+        nc: Number of names, in YOLO's files.
+        kpt_shape: Keypoints of an object and numbers of each, in YOLO's files.
+        splits: Split -> its paths, as written.
+        unknown: Keys that are passed over -> the known key that may be meant, or "".
+    """
 
     root: str = Field("", validation_alias=pydantic.AliasChoices("root", "path"))
     kind: str = "auto"
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
     images: str | None = None
     crowd: Literal["", "objects", "regions"] = ""
-    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
-    nc: int | None = None  # number of names, in YOLO's files
+    names: Annotated[dict[int, str], pydantic.BeforeValidator(text.parse_class_names)] | None = None
+    nc: int | None = None
+    kpt_shape: KeypointShape = (0, 0)
+    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    unknown: dict[str, str] = Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "DataFile":
-        if self.nc is not None and self.names is not None and self.nc != len(self.names):
+        if self.nc is not None and self.names and self.nc not in (len(self.names), max(self.names) + 1):
             raise ValueError(f"nc is {self.nc}, names holds {len(self.names)} names")
         return self
 
+    @property
+    def keypoints(self) -> int:
+        """Numbers of keypoints that follow a box in YOLO's label files."""
+        return self.kpt_shape[0] * self.kpt_shape[1]
+
+    def notes(self) -> list[str]:
+        """What is passed over in the file."""
+        meant = [
+            f"{key[:MAX_SHOWN]}: unknown key (did you mean '{near}'?)" for key, near in self.unknown.items() if near
+        ]
+        if others := [key for key, near in self.unknown.items() if not near]:
+            meant.append(f"keys of other tools, passed over: {', '.join(others)[:MAX_SHOWN]}")
+        return meant
+
 
 def read(file: Path) -> DataFile:
-    """Read the file. Raises InputError if it cannot be read or has an invalid value."""
-    return config.validate(DataFile, config.read_yaml(file), str(file))
+    """Read the file. Keys named like splits are splits; unknown keys are passed over, since other tools write many.
+
+    Raises InputError if it cannot be read or has an invalid value.
+    """
+    tree = _darknet_tree(file) if file.suffix == DARKNET else config.read_yaml(file)
+    own = {"path", *DataFile.model_fields} - {"splits", "unknown"}
+    given = {str(key): value for key, value in tree.items() if value is not None}
+    content = {key: value for key, value in given.items() if key in own}
+    splits = {key: value for key, value in given.items() if key not in own and canonical_name(key) in STANDARD}
+    content["splits"] = {key: _paths(value, f"{file}: {key}") for key, value in splits.items()}
+    content["unknown"] = {key: _meant(key, own) for key in given if key not in own | splits.keys()}
+    result = config.validate(DataFile, content, str(file))
+    if not result.splits and (wrong := next((key for key, near in result.unknown.items() if near in STANDARD), None)):
+        raise InputError(f"{file}: {wrong[:MAX_SHOWN]}: unknown key (did you mean '{result.unknown[wrong]}'?)")
+    return result
+
+
+def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
+    """The path of `written` in a data file, and whether it is elsewhere; None if it is nowhere.
+
+    Relative paths start at `root`. Otherwise the longest end of the path that exists below `root` or beside the file
+    is taken: Roboflow writes `../train/images` for `train/images`, Darknet's paths start at the folder above, and
+    others are absolute.
+    """
+    if not text.can_be_path(written):
+        return None
+    bases = list(dict.fromkeys((file.parent / root, file.parent)))
+    parts = [part for part in re.split(r"[/\\]+", written) if part not in ("", ".", "..")]
+    for index, path in enumerate([base / written for base in bases] + list(_ends(bases, parts))):
+        if os.path.exists(path):  # noqa: PTH110  (False for a name that is too long)
+            return path, index > 0
+    return None
+
+
+def _ends(bases: list[Path], parts: list[str]) -> Iterator[Path]:
+    """The ends of a path below the bases, the longest first; not a mere `images`, which is in every split."""
+    for start in range(len(parts)):
+        if start == 0 or start < len(parts) - 1 or parts[-1].lower() not in IMAGE_FOLDERS:
+            yield from (base.joinpath(*parts[start:]) for base in bases)
+
+
+def _paths(value: object, place: str) -> tuple[str, ...]:
+    paths = value if isinstance(value, list) else [value]
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        raise InputError(f"{place}: found {str(value)[:MAX_SHOWN]}, needed a path or a list of paths")
+    return tuple(paths)
+
+
+def _meant(key: str, known: set[str]) -> str:
+    """The known key that is meant by an unknown one, or ""."""
+    near = difflib.get_close_matches(key[:MAX_SHOWN], [*STANDARD, *sorted(known)], n=1, cutoff=MIN_LIKENESS)
+    return near[0] if near else ""
+
+
+def _darknet_tree(file: Path) -> dict[str, Any]:
+    """Lines `key = value` of `obj.data` as a YAML tree: `names` is a file, `classes` their number."""
+    tree: dict[str, Any] = {}
+    for number, line in text.lines(file):
+        key, sign, value = (part.strip() for part in line.partition("="))
+        if line.startswith(("#", ";")):
+            continue
+        if not sign or not key or key in tree:
+            raise InputError(f"{file} line {number}: found '{line[:MAX_SHOWN]}', needed key = value, each key once")
+        if value and key not in DARKNET_KEYS:
+            tree[key] = value
+    if (classes := tree.pop("classes", None)) is not None:
+        tree["nc"] = int(classes) if classes.isascii() and classes.isdigit() and len(classes) < 10 else classes
+    if "names" in tree:
+        found = locate(file, "", tree["names"])
+        if found is None:
+            raise InputError(f"{file}: names: there is no {tree['names'][:MAX_SHOWN]}; put the class names there")
+        tree["names"] = list(text.read_class_names(found[0]).values())
+    return tree

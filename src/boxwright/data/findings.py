@@ -96,3 +96,32 @@ class Finding:
 def orphan(split: str, place: str, image_id: int | str, annotation_id: int | None = None) -> Finding:
     """The finding of an annotation without an image. place: the label file, and the position in it."""
     return Finding("unknown_image", split, place, f"there is no image {image_id}", "", image_id, annotation_id)
+
+
+class FindingList:
+    """Collects the findings of a reader in a split."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self._findings: list[Finding] = []
+        self._notes: dict[str, tuple[int, str]] = {}  # text -> count, first place
+
+    def add(self, finding: Finding) -> None:
+        self._findings.append(finding)
+
+    def error(self, place: str, fault: str, image: str = "", index: int | None = None) -> None:
+        """Report a label that cannot be read. image: its file, if it is known, with its index."""
+        self.add(Finding("unreadable_label", self.split, place, fault, image, index=index))
+
+    def note(self, what: str, place: str) -> None:
+        """Report an unusual entry that was read; equal notes are counted."""
+        count, first = self._notes.get(what, (0, place))
+        self._notes[what] = (count + 1, first)
+
+    def all(self) -> tuple[Finding, ...]:
+        """All findings; equal notes are one."""
+        notes = [
+            Finding("unusual", self.split, place, f"{what} ({count} times, here first)" if count > 1 else what)
+            for what, (count, place) in self._notes.items()
+        ]
+        return (*self._findings, *notes)

@@ -13,7 +13,11 @@ class Source:
     split: str
     root: Path  # the folder or file that was opened
     names: tuple[str, ...] = ()  # class names from a data YAML
+    ids: tuple[int, ...] = ()  # their numbers in label files; (): 0, 1, ...
     images: Path | None = None  # base folder of relative paths, from a data YAML
     crowd: str = ""  # from a data YAML: `objects` if `iscrowd` marks single objects, `regions` if it does not
     others: tuple[Path, ...] = ()  # `path` of the other splits
+    more: tuple[Path, ...] = ()  # further paths of this split, from a data YAML
+    keypoints: int = 0  # numbers of keypoints that follow a box, from a data YAML
+    notes: tuple[tuple[str, str], ...] = ()  # place and text: how the data YAML was read
     cache: str | Path | None = None  # folder of indexes; None: the user's cache folder

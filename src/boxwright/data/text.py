@@ -1,5 +1,7 @@
 """Functions shared by text layouts: lines, numbers, class names, and lists of images."""
 
+import codecs
+import contextlib
 import io
 import os
 import re
@@ -11,11 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import config, files
+from boxwright.data.source import Source
+from boxwright.data.yolo_labels import LabelFinder
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names as class_names_called
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "data.yaml", "dataset.yaml", "data.yml")
+INNER_NAME_FILES = (
+    "labels/classes.txt",
+    "labels/*/classes.txt",
+    "*/labels/classes.txt",
+    "*.names",
+    "*/_darknet.labels",
+)
+MAX_NAMES = 1 << 24  # bytes of a file of class names
 # A path, which may contain spaces, ends at the last image suffix; anything after it follows a space.
 LISTED_IMAGE = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 PREFIX_LENGTH = 65536  # characters of a line that are enough to detect its kind
@@ -23,14 +35,15 @@ MAX_LINE = 1 << 24  # characters; those of an image with 700,000 boxes
 MAX_PATH = 4096  # bytes, Linux's PATH_MAX; limits the width of a column of paths
 
 
-def lines(file: Path) -> Iterator[tuple[int, str]]:
+def lines(file: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
     """Nonempty lines, stripped, with their numbers from 1.
 
     Raises InputError if the file cannot be read, is not UTF-8, or has a line of more than `MAX_LINE` characters.
+    errors: `surrogateescape` keeps other bytes, for lists of file names.
     """
     number = 1
     try:
-        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
+        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig", errors=errors) as opened:
             for number, line in enumerate(iter(lambda: opened.readline(MAX_LINE + 1), ""), 1):
                 if len(line) > MAX_LINE and line[-1] != "\n":
                     raise InputError(f"{file} line {number}: has more than {MAX_LINE:,} characters, needed labels")
@@ -41,13 +54,15 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file (a byte in line {number} or after it is not UTF-8)") from error
+        raise InputError(
+            f"{file}: a byte in line {number} or after it is not UTF-8; save the file as UTF-8, if it is a text"
+        ) from error
 
 
 def list_kind(file: Path) -> str | None:
     """`line_txt` if images are followed by boxes, `yolo_txt` if there are only paths, None if it lists no images."""
     try:
-        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
+        with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig", errors="surrogateescape") as opened:
             stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
             first = LISTED_IMAGE.fullmatch(next(stripped, ""))
             if first is None or (first[2] or "").isdigit():  # a class index follows, as in Caffe's lists
@@ -55,13 +70,19 @@ def list_kind(file: Path) -> str | None:
             # many images without boxes may come first; `endswith` is much cheaper than the pattern
             rest = (LISTED_IMAGE.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))
             return "line_txt" if first[2] or any(match and match[2] for match in rest) else "yolo_txt"
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return None
 
 
 def find_lists(root: Path, kind: str) -> dict[str, Path]:
     """Split -> list file of that kind, directly in `root`."""
-    kinds = {file: list_kind(file) for file in sorted(root.glob("*.txt")) if file.name not in NAME_FILES}
+    if not root.is_dir():
+        return {}
+    names = sorted(os.listdir(root))  # noqa: PTH208  (100,000s of them)
+    images = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}  # noqa: PTH122
+    texts = (name for name in names if name.lower().endswith(".txt") and name not in NAME_FILES)
+    # a text with the name of an image holds its labels
+    kinds = {root / name: list_kind(root / name) for name in texts if os.path.splitext(name)[0] not in images}  # noqa: PTH122
     if "line_txt" in kinds.values():  # other lists of paths may be splits without boxes
         unlabeled = [file for file, found in kinds.items() if found == "yolo_txt"]
         kinds |= {file: "line_txt" for file in unlabeled if not _has_labels(file, root)}
@@ -70,19 +91,8 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
 
 def _has_labels(file: Path, root: Path) -> bool:
     """Whether an image of the list has a YOLO label file."""
-    return any(os.path.isfile(label_file(image_path(line, file, root))) for _, line in lines(file))  # noqa: PTH113
-
-
-def label_file(image: str) -> str:
-    """The YOLO label file of an image: with `images` in its path replaced by `labels`, or in the same folder."""
-    stem = os.path.splitext(image)[0] + ".txt"  # noqa: PTH122
-    parts = Path(stem).parts
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        swapped = str(Path(*parts[:last], "labels", *parts[last + 1 :]))
-        if os.path.isfile(swapped) or not os.path.isfile(stem):  # noqa: PTH113
-            return swapped
-    return stem
+    finder = LabelFinder()
+    return any(finder.find(image_path(line, file, root))[1] for _, line in lines(file, "surrogateescape"))
 
 
 def image_path(written: str, file: Path, root: Path, images: Path | None = None) -> str:
@@ -104,44 +114,116 @@ def can_be_path(name: str) -> bool:
         return False
 
 
-def class_names(root: Path, given: Sequence[str]) -> tuple[str, ...]:
-    """`given`, or else the names in the first file of class names in `root`. Raises InputError if there is none."""
-    names = tuple(given) or find_class_names(root)
-    if names:
-        return names
+def numbered_classes(source: Source) -> dict[int, str]:
+    """Number in label files -> class name, from a data YAML or else from a file of class names in the root.
+
+    Raises InputError if there is none.
+    """
+    if source.names:
+        return dict(zip(source.ids or range(len(source.names)), source.names, strict=True))
+    if (file := find_class_file(source.root)) is not None:
+        return read_class_names(file)
     raise InputError(
-        f"{root}: no class names; looked for {', '.join(NAME_FILES)}, *.names and labels/classes.txt; write one name a "
-        f"line, in label order, into classes.txt"
+        f"{source.root}: no class names; looked for classes.txt, obj.names, data.yaml; write them in label order into "
+        "classes.txt there, one a line"
     )
 
 
+def labels_of(categories: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
+    """The index of each category in `ids`, which ascend; -1 if it is not there."""
+    numbers = np.array(ids, dtype=np.int64)
+    labels = np.searchsorted(numbers, categories).clip(max=len(numbers) - 1)
+    return np.where(numbers[labels] == categories, labels, -1)
+
+
 def find_class_names(root: Path) -> tuple[str, ...]:
-    """The names in the first file of class names in `root`, () if there is none. Raises InputError if it is empty."""
-    files = [root / name for name in NAME_FILES] + [root / "labels" / "classes.txt", *sorted(root.glob("*.names"))]
-    for file in files:
-        if file.is_file():
-            names = _from_yaml(file) if file.suffix in {".yaml", ".yml"} else _from_lines(file)
-            if not names:
-                raise InputError(f"{file}: empty, needed one class name a line")
-            return names
-    return ()
+    """The names in the file of class names in `root`, () if there is none. Raises InputError as `read_class_names`."""
+    file = find_class_file(root)
+    return () if file is None else tuple(read_class_names(file).values())
 
 
-def _from_lines(file: Path) -> tuple[str, ...]:
-    names = []
-    for number, name in lines(file):
-        if fault := config.class_name_fault(name):
-            raise InputError(f"{file} line {number}: {fault}")
-        names.append(name)
-    return tuple(names)
+def find_class_file(root: Path) -> Path | None:
+    """The file of class names of a data set. Raises InputError if there are several in its folders that differ."""
+    if not root.is_dir():
+        return None
+    direct = [root / name for name in NAME_FILES if (root / name).is_file()]
+    if file := next((file for file in direct if not is_yaml(file) or "names" in config.read_yaml(file)), None):
+        return file
+    inner = [file for pattern in INNER_NAME_FILES for file in sorted(root.glob(pattern)) if file.is_file()]
+    inner += [file for file in sorted(root.glob("*.y*ml")) if is_yaml(file) and _has_names(file)]
+    for file in inner[1:]:
+        if read_class_names(file) != read_class_names(inner[0]):
+            first, second = (path.relative_to(root) for path in (inner[0], file))
+            raise InputError(
+                f"{root}: {first} and {second} have other class names; write the right ones into classes.txt there"
+            )
+    return inner[0] if inner else None
 
 
-def _from_yaml(file: Path) -> tuple[str, ...]:
-    names = config.read_yaml(file).get("names")
+def _has_names(file: Path) -> bool:
     try:
-        return parse_class_names(names)
-    except ValueError as error:
-        raise InputError(f"{file}: names: {error}") from error
+        return bool(parse_class_names(config.read_yaml(file).get("names")))
+    except ValueError:  # another kind of YAML file; InputError is a ValueError
+        return False
+
+
+def read_class_names(file: Path) -> dict[int, str]:
+    """Number in label files -> name, from a file with a name a line, or from the key `names` of a YAML file.
+
+    Raises InputError if it cannot be read, and for invalid names.
+    """
+    if is_yaml(file):
+        try:
+            return parse_class_names(config.read_yaml(file).get("names"))
+        except ValueError as error:
+            raise InputError(f"{file}: names: {error}") from error
+    names = []
+    for number, line in enumerate(io.StringIO(_decode(file)[0], newline=None), 1):  # not at form feeds and the like
+        if fault := "a NUL" if "\0" in line else config.class_name_fault(line.strip()):
+            raise InputError(f"{file} line {number}: {fault}")
+        names += [line.strip()] * bool(line.strip())
+    if not names:
+        raise InputError(f"{file}: empty, needed one class name a line")
+    return dict(enumerate(names))
+
+
+def encoding_note(file: Path) -> str:
+    """How a file of class names was read if it is not UTF-8; else ""."""
+    if is_yaml(file):
+        return ""
+    content, encoding = _decode(file)
+    first = next((line.strip() for line in content.splitlines() if not line.isascii()), "")
+    return f"not UTF-8, read as {encoding}, for example '{first[:40]}'; save it as UTF-8" if encoding else ""
+
+
+def _decode(file: Path) -> tuple[str, str]:
+    """The text of a file of class names, and its encoding if that is not UTF-8.
+
+    Without a byte order mark, no encoding is certain. Single letters with accents between ASCII are read as
+    Windows-1252; longer runs of other bytes may be any language's. Raises InputError for those.
+    """
+    try:
+        with files.open_regular(file) as opened:
+            content = opened.read(MAX_NAMES + 1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed class names") from error
+    if len(content) > MAX_NAMES:
+        raise InputError(f"{file}: has more than {MAX_NAMES:,} bytes, needed class names")
+    with contextlib.suppress(UnicodeDecodeError):
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16"), "UTF-16"
+        return content.decode("utf-8-sig"), ""
+    runs = re.findall(rb"[\x80-\xff]+", content)
+    with contextlib.suppress(UnicodeDecodeError):
+        if all(len(run) == 1 and run.decode("cp1252").isalpha() for run in runs):
+            return content.decode("cp1252"), "Windows-1252"
+    line = content[: content.find(runs[0])].count(b"\n") + 1
+    raise InputError(f"{file} line {line}: not UTF-8, and no other encoding is certain; save the file as UTF-8")
+
+
+def is_yaml(file: Path) -> bool:
+    """Whether it is a YAML file by its name."""
+    return file.suffix in {".yaml", ".yml"}
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -170,23 +252,31 @@ def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     return sorted(file for file in found if file.lower().endswith(suffixes))
 
 
-def parse_class_names(names: object) -> tuple[str, ...]:
-    """`names` of a YAML file: a list, a mapping from the labels 0, 1, ..., or the name of a shipped list like dota15.
+def parse_class_names(names: object) -> dict[int, str]:
+    """Number in label files -> class name, in the order of the numbers.
 
-    Raises ValueError for anything else, and for invalid names.
+    names: `names` of a YAML file: a list, a mapping from numbers, or the name of a shipped list like dota15. Raises
+    ValueError for anything else, and for invalid names.
     """
     if isinstance(names, str):
-        return class_names_called(names)
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise ValueError(f"found labels {', '.join(map(str, names))}, needed 0 to {len(names) - 1}")
-        names = [names[label] for label in range(len(names))]
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str | int) for n in names):
+        return dict(enumerate(class_names_called(names)))
+    if isinstance(names, list | tuple):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(isinstance(n, str | int) for n in names.values()):
         raise ValueError(f"found {type(names).__name__}, needed a list of class names")
-    texts = tuple(str(name) for name in names)
-    if fault := next(filter(None, map(config.class_name_fault, texts)), ""):
+    numbered = {_class_number(key): str(name) for key, name in names.items()}
+    if len(numbered) < len(names):
+        raise ValueError(f"found keys {', '.join(map(repr, names))[:60]}, needed each number once")
+    if fault := next(filter(None, map(config.class_name_fault, numbered.values())), ""):
         raise ValueError(fault)
-    return texts
+    return dict(sorted(numbered.items()))
+
+
+def _class_number(key: object) -> int:
+    word = str(key)
+    if isinstance(key, bool) or not (word.isascii() and word.isdigit()) or len(word) > 9:
+        raise ValueError(f"found the key {word[:40]!r}, needed class numbers from 0")
+    return int(word)
 
 
 def write_lines(file: Path, written: Sequence[str]) -> None:

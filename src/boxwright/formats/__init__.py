@@ -6,6 +6,7 @@ can name the files of a data set; nothing in it is executed or downloaded.
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections import Counter
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.data import contents, data_file
+from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.data.findings import Finding
 from boxwright.data.layout import Layout
 from boxwright.data.source import Source
 from boxwright.data.split_names import canonical_name, canonical_names
@@ -56,20 +58,30 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
         InputError: No layout or several layouts match.
     """
     path = Path(root).expanduser()
-    if path.suffix not in YAML or path.is_dir():
+    file = _data_file(path, kind)
+    if file is None:
         return _in_folder(path, kind)
-    spec = data_file.read(path)
-    folder = path.parent / spec.root
-    kind = spec.kind if kind == "auto" else kind
-    images = None if spec.images is None else folder / spec.images
-    paths = {split: folder / value for split in ("train", "val", "test") if (value := getattr(spec, split)) is not None}
-    for split, file in paths.items():
-        if not file.exists():
-            raise InputError(f"{path}: {split}: there is no {file}")
-    sources = {split: Source(_kind_of(file, kind), file, split, folder) for split, file in paths.items()}
-    sources = sources or _in_folder(folder, kind)
+    spec = data_file.read(file)
+    base = path if path.is_dir() else file.parent
+    folder = file.parent / spec.root if spec.root and (file.parent / spec.root).is_dir() else base
+    sources, notes = _named(file, spec, folder, spec.kind if kind == "auto" else kind)
+    sources = sources or _in_folder(folder, spec.kind if kind == "auto" else kind)
+    images = data_file.locate(file, spec.root, spec.images) if spec.images is not None else (None, False)
+    if images is None:
+        raise InputError(f"{file}: images: there is no '{str(spec.images)[-60:]}'")
+    notes += [f"images: '{str(spec.images)[-40:]}' is not there, read {images[0]}"] * images[1]
+    names, ids = tuple((spec.names or {}).values()), tuple(spec.names or ())
+    first = next(iter(sources))
     return {
-        split: replace(source, names=spec.names or (), images=images, crowd=spec.crowd)
+        split: replace(
+            source,
+            names=names,
+            ids=ids,
+            images=images[0],
+            keypoints=spec.keypoints,
+            crowd=spec.crowd,
+            notes=tuple((str(file), note) for note in notes) if split == first else (),
+        )
         for split, source in sources.items()
     }
 
@@ -166,7 +178,13 @@ def _read(source: Source, cache: str | Path | None) -> Any:
             f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "
             "different ones; rename or merge these classes"
         )
-    return replace(dataset, origin=source) if isinstance(dataset, Dataset) else dataset
+    if not isinstance(dataset, Dataset):
+        return dataset
+    notes = list(source.notes)
+    if not source.names and (file := text.find_class_file(source.root)) and (note := text.encoding_note(file)):
+        notes.append((str(file), note))
+    unusual = (Finding("unusual", source.split, place, note) for place, note in notes)
+    return replace(dataset, origin=source, findings=(*dataset.findings, *unusual))
 
 
 def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] | None = None) -> Source:
@@ -181,9 +199,11 @@ def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] |
     if split in sources or not (root.suffix in YAML or root.is_dir()):  # a file of labels serves as any split
         matching = {split: sources.get(split) or next(iter(sources.values()))}
     if not matching:
-        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}")
+        notes = (note for source in sources.values() for _, note in source.notes)
+        hint = next((f" ({note})" for note in notes if canonical_name(note.partition(":")[0]) == split), "")
+        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}{hint}")
     source = _single(root, split, matching)
-    others = tuple(other.path for other in sources.values() if other is not source)
+    others = tuple(path for other in sources.values() if other is not source for path in (other.path, *other.more))
     return replace(source, split=split, others=others)
 
 
@@ -203,6 +223,41 @@ def _single(root: Path, split: str, matching: Mapping[str, Source]) -> Source:
     return source
 
 
+def _data_file(path: Path, kind: str) -> Path | None:
+    """The file that describes the data set `path`, itself or Darknet's in it; None if there is none."""
+    if path.suffix in YAML and not path.is_dir():
+        return path
+    darknet = [path / "obj.data", path / "data" / "obj.data"] if kind in ("auto", "yolo_txt") else []
+    return next((file for file in darknet if file.is_file()), None)
+
+
+def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tuple[dict[str, Source], list[str]]:
+    """The splits that a data file names, and notes. Raises InputError if none of them is there."""
+    sources, notes, missing = dict[str, Source](), spec.notes(), list[str]()
+    for split, written in spec.splits.items():
+        paths = []
+        for name in written:
+            if (located := data_file.locate(file, spec.root, name)) is None:
+                missing.append(f"{split}: there is no '{name[-60:]}'")
+                continue
+            paths.append(located[0])
+            if located[1] and file.suffix != data_file.DARKNET:
+                notes.append(f"{split}: '{name[-40:]}' is not there, read {os.path.relpath(located[0], file.parent)}")
+        if len(paths) < len(written):
+            continue
+        same = next((name for name, other in sources.items() if other.path == paths[0]), None)
+        if same and file.suffix == data_file.DARKNET:
+            notes.append(f"{same} and {split} are the same list, read as one split")
+            continue
+        kinds = {_kind_of(path, kind) for path in paths}
+        if len(paths) > 1 and kinds != {"yolo_txt"}:
+            raise InputError(f"{file}: {split}: found {len(paths)} paths of {', '.join(sorted(kinds))}, needed one")
+        sources[split] = Source(kinds.pop(), paths[0], split, folder, more=tuple(paths[1:]))
+    if missing and not sources:
+        raise InputError(f"{file}: {missing[0]}, needed a path from this file's folder or from 'path'")
+    return sources, notes + [f"{text}; the split is left out" for text in missing]
+
+
 def _kind_of(path: Path, kind: str) -> str:
     """The layout of a path in a data YAML."""
     kinds = [kind] if kind != "auto" else [name for name in names() if layout(name).accepts(path)]
@@ -219,6 +274,9 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
         raise InputError(f"{root}: there is no such folder or file, needed a data set")
     detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
     certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
+    yaml = next((file for name in text.NAME_FILES if text.is_yaml(file := root / name) and file.is_file()), None)
+    if kind == "auto" and yaml and not certain and data_file.read(yaml).splits:
+        return find(yaml)
     if kind == "auto" and detected and not certain and root.is_dir() and (labels := contents.box_labels(root)):
         raise InputError(
             f"{root}: folders of images, but also {labels}, which no layout of boxes here fits; set kind: folder in a "

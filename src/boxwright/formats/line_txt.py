@@ -5,6 +5,7 @@ The files are `train.txt`, `val.txt` etc., with the class names in a file beside
 numbered from 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def read(source: Source) -> Dataset:
     Raises InputError for an invalid line, and if there are no class names.
     """
     path, root = source.path, source.root
-    classes = text.class_names(root, source.names)
-    first = int(classes[0] == "background" and len(classes) > 1)
-    classes = classes[first:]
+    numbered = text.numbered_classes(source)
+    first = int(len(numbered) > 1 and numbered.get(0) == "background")
+    classes, ids = tuple(numbered.values())[first:], tuple(numbered)[first:]
     paths: list[str] = []
     table: list[list[float]] = []
     entries: list[int] = []
@@ -46,8 +47,7 @@ def read(source: Source) -> Dataset:
         counts.append(len(boxes))
     if not paths:
         raise InputError(f"{path}: empty, needed one image a line")
-    rows = _boxes(table, entries, first, len(classes))
-    ids = tuple(range(first, first + len(classes)))
+    rows = _boxes(table, entries, ids)
     return replace(Dataset.without_ids(source, classes, paths, [str(path)], rows, counts), category_ids=ids)
 
 
@@ -65,10 +65,10 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _boxes(table: list[list[float]], entries: list[int], first: int, classes: int) -> Boxes:
+def _boxes(table: list[list[float]], entries: list[int], ids: Sequence[int]) -> Boxes:
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
-    labels = np.where((categories >= first) & (categories < first + classes), categories - first, -1)
+    labels = text.labels_of(categories, ids)
     return replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, crowd=values[:, 5].astype(bool))
 
 

@@ -1,72 +1,122 @@
 """YOLO text labels: one file per image, one line per box: `class x y w h`, center and size as fractions of the image.
 
-Images are in a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, or a flat `images` with
-`labels`, the split `all`) or in a list of paths (`train.txt`), whose labels have `images` in the path replaced by
-`labels`, or are beside the image. There are no ids, so images and boxes are numbered from 1 (annotation id 0 would mean
-"unmatched" in pycocotools).
+Images are in a folder (`images/train` with `labels/train`, `train/images` with `train/labels`, flat `images` with
+`labels`, or with their labels beside them) or in a list of paths (`train.txt`). A line may also hold the class and an
+outline (`x1 y1 x2 y2 x3 y3 ...`), whose box is read, a box and a confidence, or a box and keypoints. There are no ids,
+so images and boxes are numbered from 1 (annotation id 0 would mean "unmatched" in pycocotools).
 """
 
+import codecs
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright.data import contents, text
+from boxwright.data import data_file, text, yolo_labels
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.findings import Finding, orphan
-from boxwright.data.layout import Layout, Split, Writer
+from boxwright.data.findings import Finding, FindingList, orphan
+from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright.data.locate import Locator
+from boxwright.data.outlines import areas_of
 from boxwright.data.source import Source
+from boxwright.data.split_names import STANDARD, canonical_name
+from boxwright.data.yolo_labels import LabelFinder
 from boxwright.errors import InputError
+from boxwright.files import open_regular
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
+
+MAX_BYTES = 1 << 24  # of a label file; a box takes about 40
+CVAT_FOLDER = re.compile(r"obj_(.+)_data")  # obj_train_data
+EACH_SPLIT = {"train", "val"}  # splits that may have images only, all without objects; of `test` they are unlabeled
+MANY_FOLDERS = 20  # that may hold a split each
 
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> folder of images or list file. Lists have precedence."""
-    images, labels = root / "images", root / "labels"
-    flat = labels.is_dir() and images.is_dir() and any(f.suffix.lower() in SUFFIXES for f in images.iterdir())
-    inner = [] if flat else [folder for folder in text.subfolders(images) if (labels / folder.name).is_dir()]
-    splits = {folder.name: folder for folder in inner}
-    splits |= {
-        f.name: f / "images" for f in text.subfolders(root) if (f / "images").is_dir() and (f / "labels").is_dir()
-    }
-    splits |= text.find_lists(root, "yolo_txt")
+    if not root.is_dir():
+        return {}
+    splits: dict[str, Path] = {}
+    flat: Path | None = None
+    for images in yolo_labels.image_folders(root):
+        labels = [folder for folder in yolo_labels.label_folders(root) if yolo_labels.can_hold_labels(folder)]
+        if not labels:
+            continue
+        if any(file.suffix.lower() in SUFFIXES for file in images.iterdir()):
+            flat = images
+            continue
+        inner = text.subfolders(images)
+        labeled = [folder for folder in inner if any((place / folder.name).is_dir() for place in labels)]
+        splits |= _with_unlabeled(labeled, {folder.name: folder for folder in inner})
+    outer = {folder.name: images for folder in text.subfolders(root) for images in yolo_labels.image_folders(folder)}
+    splits |= _with_unlabeled([images for images in outer.values() if _has_labels(images.parent)], outer)
+    if lists := text.find_lists(root, "yolo_txt"):  # of the folders, only those of further splits are needed
+        further = {*STANDARD} - {canonical_name(name) for name in lists}
+        splits = {name: path for name, path in splits.items() if canonical_name(name) in further} | lists
     if flat and not splits:
-        splits["all"] = images
-    return {
-        name: path for name, path in splits.items() if not (path.is_dir() and contents.holds_kitti(_labels_of(path)))
-    }
+        splits["all"] = flat
+    return splits or _find_beside(root)
 
 
 def read(source: Source) -> Dataset:
     """Read a folder or a list, whose paths are relative to the list or to the root, unless `source` names a folder.
 
-    Reads the header of every image, since boxes are relative to its size; boxes of an unreadable image are NaN. Raises
-    InputError for an invalid line, and if there are no class names.
+    Reads the header of every image, since boxes are relative to its size; boxes of an unreadable image are NaN. Lines
+    that cannot be read are findings. Raises InputError if there are no class names, no image, or no label file in any
+    split.
     """
-    path, root = source.path, source.root
-    classes = text.class_names(root, source.names)
-    if path.is_dir():
-        paths = text.walk(path, SUFFIXES)
-        label_files = [_label_file(image, path) for image in paths]
-        orphans = _orphans(path, set(label_files), source.split)
-    else:
-        paths = [text.image_path(line, path, root, source.images) for _, line in text.lines(path)]
-        label_files = [_label_file(image, None) for image in paths]
-        orphans = ()
+    classes = text.numbered_classes(source)
+    found, finder = FindingList(source.split), LabelFinder()
+    paths: list[str] = []
+    for path in (source.path, *source.more):
+        paths += _images(path, source, finder, found, len(paths))
     if not paths:
-        raise InputError(f"{path}: holds no image, needed {', '.join(SUFFIXES)}")
-    if not any(os.path.isfile(file) for file in label_files):  # noqa: PTH113  (100,000s of them)
-        raise InputError(f"{path}: no image has a label file; looked for {label_files[0]} and so on")
-    headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
+        raise InputError(f"{source.path}: holds no image, needed {', '.join(SUFFIXES)}")
+    labels = [finder.find(image) for image in paths]
+    headers = list(track(read_headers(paths, decode=None), len(paths), "reading image sizes"))
+    if all(header.missing for header in headers):
+        raise InputError(
+            f"{source.path}: none of its {len(paths)} images is there, the first is "
+            f"{os.path.relpath(paths[0], source.root)[-60:]}; name their folder with 'images' in a data YAML"
+        )
+    if not any(exists for _, exists in labels):
+        if not any(_is_labeled(path, source) for path in source.others):
+            first = os.path.relpath(labels[0][0], source.root)[-60:]
+            raise InputError(f"{source.path}: no image has a label file; looked for {first} and so on")
+        found.note("no image of this split has a label file; all are taken as images without objects", str(source.path))
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    table, entries, counts = _read_labels(label_files)
-    rows = _boxes(table, entries, np.repeat(sizes, counts, axis=0), len(classes))
-    dataset = Dataset.without_ids(source, classes, paths, label_files, rows, counts)
-    return replace(dataset, images=replace(dataset.images, sizes=sizes), findings=orphans, relative=True)
+    rows, counts = _read_labels(paths, labels, _keypoints(source), found)
+    boxes = rows.boxes(np.repeat(sizes, counts, axis=0), tuple(classes))
+    files = [file for file, _ in labels]
+    dataset = Dataset.without_ids(source, tuple(classes.values()), paths, files, boxes, counts)
+    return replace(
+        dataset,
+        category_ids=tuple(classes),
+        images=replace(dataset.images, sizes=sizes),
+        findings=found.all(),
+        relative=True,
+    )
+
+
+def extras(dataset: Dataset) -> Extras:
+    """The outlines."""
+    keypoints = _keypoints(dataset.origin) if dataset.origin else 0
+    rows: list[Keys] = [{} for _ in range(len(dataset.rows))]
+    entries = dataset.rows.entries.tolist()
+    for index in range(len(dataset)):
+        own = range(int(dataset.starts[index]), int(dataset.starts[index + 1]))
+        lines = _lines(dataset.label_file(index)) if own else []
+        width_height = dataset.images.sizes[index, ::-1]
+        for row in own:
+            values = _numbers(lines[entries[row] - 1], keypoints)
+            if _is_outline(values, keypoints):
+                outline = np.array(values[1:]).reshape(-1, 2) * width_height
+                rows[row]["segmentation"] = [outline.reshape(-1).tolist()]
+    return Extras(rows, [{} for _ in range(len(dataset))])
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -83,61 +133,215 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / "images" / name / path for path in split.images]
 
 
-def _boxes(table: list[list[float]], entries: list[int], sizes: NDArray[np.int64], classes: int) -> Boxes:
-    values = np.array(table, dtype=np.float64).reshape(-1, 5)
-    width_height = sizes[:, ::-1].astype(np.float64)
-    width_height = np.where(width_height < 0, np.nan, width_height)
-    with np.errstate(over="ignore", invalid="ignore"):
-        center, side = values[:, 1:3] * width_height, values[:, 3:5] * width_height
-        xyxy = np.concatenate([center - side / 2, center + side / 2], axis=1)
-        areas = side[:, 0] * side[:, 1]
-    categories = values[:, 0].astype(np.int64)
-    labels = np.where((categories >= 0) & (categories < classes), categories, -1)
-    return replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, areas=areas)
+@dataclass(slots=True)
+class _Rows:
+    """The lines of all label files. table: class, x, y, w, h. outlines: row -> xyxy and area as fractions."""
+
+    table: list[list[float]] = field(default_factory=list)
+    entries: list[int] = field(default_factory=list)
+    outlines: dict[int, tuple[list[float], float]] = field(default_factory=dict)
+
+    def boxes(self, sizes: NDArray[np.int64], ids: Sequence[int]) -> Boxes:
+        """sizes: (T, 2) (height, width) px of the image of each row. ids: of the classes, ascending."""
+        values = np.array(self.table, dtype=np.float64).reshape(-1, 5)
+        width_height = sizes[:, ::-1].astype(np.float64)
+        width_height = np.where(width_height < 0, np.nan, width_height)
+        outlined = np.array([*self.outlines], dtype=np.int64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            center, side = values[:, 1:3] * width_height, values[:, 3:5] * width_height
+            xyxy = np.concatenate([center - side / 2, center + side / 2], axis=1)
+            areas = side[:, 0] * side[:, 1]
+            scale = width_height[outlined]
+            corners = np.array([box for box, _ in self.outlines.values()]).reshape(-1, 2, 2) * scale[:, None]
+            areas[outlined] = np.array([area for _, area in self.outlines.values()]) * scale.prod(axis=1)
+        xyxy[outlined] = corners.reshape(-1, 4)
+        categories = values[:, 0].astype(np.int64)
+        labels = text.labels_of(categories, ids)
+        return replace(Boxes.without_ids(xyxy, labels, self.entries), categories=categories, areas=areas)
 
 
-def _read_labels(files: Sequence[str]) -> tuple[list[list[float]], list[int], list[int]]:
-    """Rows of (class, x, y, w, h), their line numbers, and the number of rows per file; 0 if a file is missing."""
-    table: list[list[float]] = []
-    entries: list[int] = []
-    counts = []
-    for file in files:
-        first = len(table)
-        if os.path.lexists(file):  # a missing file means no boxes; a broken link or folder raises an error
-            for number, line in text.lines(Path(file)):
-                table.append(_parse(line, file, number))
-                entries.append(number)
-        counts.append(len(table) - first)
-    return table, entries, counts
+def _with_unlabeled(labeled: Sequence[Path], folders: dict[str, Path]) -> dict[str, Path]:
+    """The labeled ones of the folders of splits; with them also those of `EACH_SPLIT` without labels."""
+    return {
+        name: folder
+        for name, folder in folders.items()
+        if folder in labeled or (labeled and canonical_name(name) in EACH_SPLIT)
+    }
 
 
-def _parse(line: str, file: str, number: int) -> list[float]:
-    words = line.split()
+def _has_labels(folder: Path) -> bool:
+    return any(map(yolo_labels.can_hold_labels, yolo_labels.label_folders(folder)))
+
+
+def _find_beside(root: Path) -> dict[str, Path]:
+    """Split -> folder of images with their labels beside them."""
+    if yolo_labels.has_labels_beside(root):
+        return {"all": root}
+    folders = text.subfolders(root)
+    limit = None if len(folders) <= MANY_FOLDERS else yolo_labels.MAX_ENTRIES
+    return {
+        CVAT_FOLDER.sub(r"\1", folder.name): folder
+        for folder in folders
+        if yolo_labels.has_labels_beside(folder, limit)
+    }
+
+
+def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList, first: int = 0) -> list[str]:
+    """The images of a folder or list. first: index of the first one in the split."""
+    if path.is_dir():
+        files = text.walk(path, ("",))
+        images = [file for file in files if file.lower().endswith(SUFFIXES)]
+        _report_orphans(path, files, {finder.find(image)[0] for image in images}, finder, found)
+        return images
+    listed: list[str] = []
+    lines = list(text.lines(path, "surrogateescape"))
+    locator = Locator(_bases(path, source, lines[0][1] if lines else ""), source.root)
+    for number, name in lines:
+        place = f"{path} line {number}"
+        if not text.can_be_path(name):
+            found.error(place, f"'{name[:60]}' cannot be the path of an image; correct it")
+            continue
+        located = locator.locate(name)
+        if located.elsewhere:
+            found.note("image is not where the list says; found by the last parts of its path", place)
+        if located.candidates:
+            one, other = (os.path.relpath(file, source.root) for file in located.candidates[:2])
+            fault = f"'{name[-60:]}' may be {one} or {other}; write the path that is meant"
+            found.add(Finding("ambiguous_image", found.split, place, fault, located.path, index=first + len(listed)))
+        listed.append(located.path)
+    return listed
+
+
+def _bases(path: Path, source: Source, name: str) -> list[Path]:
+    """The folders that the paths of a list may start at. name: the first of them."""
+    if source.images is not None:
+        return [source.images]
+    folder, first = path.parent, re.split(r"[/\\]", name)[0]
+    above = [folder.parent] if first == folder.name and not (folder / first).exists() else []  # as Darknet's lists
+    return [*above, folder, source.root]
+
+
+def _is_labeled(path: Path, source: Source) -> bool:
+    """Whether an image of another split has a label file."""
+    finder = LabelFinder()
+    images = _images(path, source, finder, FindingList(source.split))
+    return any(finder.find(image)[1] for image in images)
+
+
+def _keypoints(source: Source) -> int:
+    """Numbers of keypoints in a line, from the data YAML that was opened or that is in the folder."""
+    if source.keypoints or not source.root.is_dir():
+        return source.keypoints
+    files = (source.root / name for name in text.NAME_FILES if text.is_yaml(Path(name)))
+    return next((data_file.read(file).keypoints for file in files if file.is_file()), 0)
+
+
+def _read_labels(
+    images: Sequence[str], labels: Sequence[tuple[str, bool]], keypoints: int, found: FindingList
+) -> tuple[_Rows, list[int]]:
+    """The rows, and their number per image."""
+    rows, counts = _Rows(), []
+    for index, (file, exists) in enumerate(labels):
+        first = len(rows.table)
+        try:
+            lines = _lines(file) if exists else []
+        except InputError as error:
+            found.error(file, str(error).removeprefix(f"{file}: "), images[index], index)
+            lines = []
+        for number, line in enumerate(lines, 1):
+            values = _numbers(line, keypoints)
+            if len(values) == 5:
+                rows.table.append(values)
+            elif not values:
+                if line.strip():
+                    found.error(f"{file} line {number}", _fault(line, keypoints), images[index], index)
+                continue
+            elif _is_outline(values, keypoints):
+                _add_outline(rows, values)
+                found.note("outline, read as the box around it", f"{file} line {number}")
+            else:
+                rows.table.append(values[:5])
+                what = "sixth number (confidence)" if len(values) == 6 else "keypoints after the box"
+                found.note(f"{what}, passed over", f"{file} line {number}")
+            rows.entries.append(number)
+        counts.append(len(rows.table) - first)
+    return rows, counts
+
+
+def _add_outline(rows: _Rows, values: Sequence[float]) -> None:
+    points = np.array(values[1:]).reshape(-1, 2)
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    rows.outlines[len(rows.table)] = [x1, y1, x2, y2], float(areas_of(points[None])[0])
+    rows.table.append([values[0], 0.0, 0.0, 0.0, 0.0])
+
+
+def _lines(file: str) -> list[bytes]:
+    """The lines of a label file. Raises InputError if it cannot be read."""
     try:
-        values = [float(word) for word in words]
+        with open_regular(file) as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{file}: has more than {MAX_BYTES:,} bytes, needed the labels of one image")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16", errors="replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8).splitlines()
+
+
+def _numbers(line: bytes, keypoints: int) -> list[float]:
+    """The numbers of a line: a box, an outline, a box with a confidence or with keypoints; [] if it is none of them."""
+    try:
+        values = [float(word) for word in line.split()]
     except ValueError:
-        values = []
-    if len(values) != 5 or not values[0].is_integer() or abs(values[0]) >= 2**63:
-        raise InputError(f"{file} line {number}: found '{line[:60]}', needed five numbers: class x y width height")
-    return values
+        return []
+    count = len(values)
+    if count < 5 or not values[0].is_integer() or abs(values[0]) >= 2**63 or b"_" in line:
+        return []
+    if count == 5 or (keypoints and count == 5 + keypoints) or (count == 6 and 0 <= values[5] <= 1):
+        return values
+    return values if count % 2 and all(map(np.isfinite, values)) else []
 
 
-def _label_file(image: str, folder: Path | None) -> str:
-    """The path of an image's labels. folder: the split's folder of images, if it is not a list."""
-    if folder is None:
-        return text.label_file(image)
-    return str(_labels_of(folder) / Path(image).relative_to(folder).with_suffix(".txt"))
+def _is_outline(values: Sequence[float], keypoints: int) -> bool:
+    return len(values) > 6 and not (keypoints and len(values) == 5 + keypoints)
 
 
-def _labels_of(folder: Path) -> Path:
-    """images -> labels, images/train -> labels/train."""
-    return folder.parent / "labels" if folder.name == "images" else folder.parent.parent / "labels" / folder.name
+def _fault(line: bytes, keypoints: int) -> str:
+    also = f", or {5 + keypoints} with keypoints" if keypoints else ""
+    return (
+        f"found '{line.strip()[:40].decode(errors='replace')}', needed five numbers: class x y width height (or class "
+        f"and the x y of an outline{also})"
+    )
 
 
-def _orphans(folder: Path, expected: set[str], split: str) -> tuple[Finding, ...]:
-    """Label files without an image."""
-    files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
-    return tuple(orphan(split, file, Path(file).stem) for file in files if Path(file).name not in text.NAME_FILES)
+def _report_orphans(
+    folder: Path, files: Sequence[str], expected: set[str], finder: LabelFinder, found: FindingList
+) -> None:
+    """Report label files without an image. files: all in the folder of images."""
+    stems = {os.path.splitext(file)[0]: file for file in files if not file.lower().endswith(".txt")}  # noqa: PTH122
+    for place, _ in finder.places(str(folder)):
+        beside = Path(place) == folder
+        texts = [f for f in files if f.lower().endswith(".txt")] if beside else text.walk(Path(place), (".txt",))
+        for file in texts:
+            name, stem = os.path.basename(file), os.path.splitext(file)[0]  # noqa: PTH119, PTH122
+            if file in expected or name in text.NAME_FILES or (beside and not yolo_labels.has_label(file)):
+                continue
+            image = stems.get(str(folder / os.path.relpath(stem, place)), "")
+            if image.lower().endswith(SUFFIXES):
+                found.note("not read, for the image has another label file", file)
+            elif image:
+                fault = f"its image {os.path.basename(image)} is not of a kind that is read; save it as PNG or JPEG"  # noqa: PTH119
+                found.add(Finding("unknown_image", found.split, file, fault))
+            else:
+                found.add(orphan(found.split, file, os.path.basename(stem)))  # noqa: PTH119
+
+
+def _accepts(path: Path) -> bool:
+    if not path.is_dir():
+        return text.list_kind(path) == "yolo_txt"
+    places = [Path(place) for place, _ in LabelFinder().places(str(path))]
+    return all(yolo_labels.can_hold_labels(place) for place in places if place.is_dir())
 
 
 LAYOUT = Layout(
@@ -145,6 +349,7 @@ LAYOUT = Layout(
     expected="images/{split} + labels/{split}, {split}/images + {split}/labels, images + labels, or {split}.txt",
     find=find,
     read=read,
-    accepts=lambda path: path.is_dir() or text.list_kind(path) == "yolo_txt",
+    accepts=_accepts,
+    extras=extras,
     writer=Writer(write=write),
 )
