@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 
+ANY_CLASS = -2  # label and category of an ignore region: a crowd region of all classes
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -25,11 +27,12 @@ class Sample:
     path: str
     size: tuple[int, int] | None  # (height, width) px as displayed, with EXIF orientation applied; None: not declared
     boxes: NDArray[np.float32]  # (N, 4) xyxy px of the original image
-    labels: NDArray[np.int64]  # (N,); -1 if the category is unknown
-    crowd: NDArray[np.bool_]  # (N,)
+    labels: NDArray[np.int64]  # (N,); -1 if the category is unknown, ANY_CLASS for ignore regions
+    crowd: NDArray[np.bool_]  # (N,); true for ignore regions, too
     areas: NDArray[np.float64]  # (N,) px, of the outline if there is one, else of the box
     annotation_ids: NDArray[np.int64]  # (N,)
     difficult: NDArray[np.bool_]  # (N,) of DOTA and VOC; ignored in their evaluation
+    labeled: NDArray[np.bool_] | None = None  # (K,) the classes that were looked for in the image; None: all
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -46,12 +49,13 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared."""
+    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared. K: classes."""
 
     ids: Array  # (P,) int64 or unicode
     paths: Array  # (P,) bytes, as in the file system
     sizes: NDArray[np.int64]
     label_files: Array  # (P,) bytes: the label file of each image; (1,) if there is one for all
+    labeled: NDArray[np.bool_] | None = None  # (P, K) as in Sample; None: all classes were looked for in all images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,8 +66,8 @@ class Boxes:
     """Columns with one entry per box, in the order of the images."""
 
     xyxy: NDArray[np.float32]  # (T, 4) px
-    labels: NDArray[np.int64]  # (T,) -1: unknown category
-    categories: NDArray[np.int64]  # (T,) category id in the data set, also if it is unknown
+    labels: NDArray[np.int64]  # (T,) -1: unknown category; ANY_CLASS: ignore region
+    categories: NDArray[np.int64]  # (T,) category id in the data set, also if it is unknown; ANY_CLASS as in labels
     crowd: NDArray[np.bool_]  # (T,)
     areas: NDArray[np.float64]  # (T,) px
     ids: NDArray[np.int64]  # (T,) annotation ids
@@ -84,6 +88,22 @@ class Boxes:
             areas = (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1])
         ids = np.arange(1, len(xyxy) + 1)
         return cls(as_float32(xyxy), column, column, flags, areas, ids, np.array(entries, dtype=np.int64), flags)
+
+    @property
+    def ignored(self) -> NDArray[np.bool_]:
+        """(T,) ignore regions, which have no class."""
+        ignored: NDArray[np.bool_] = self.crowd & (self.labels == ANY_CLASS)
+        return ignored
+
+    def as_ignored(self, which: NDArray[np.bool_]) -> "Boxes":
+        """The rows with ignore regions in place of those where the mask `which` (T,) is true."""
+        return replace(
+            self,
+            labels=np.where(which, ANY_CLASS, self.labels),
+            categories=np.where(which, ANY_CLASS, self.categories),
+            crowd=self.crowd | which,
+            difficult=self.difficult & ~which,
+        )
 
     def take(self, indices: NDArray[np.int64]) -> "Boxes":
         """The rows at `indices`, in that order."""
@@ -125,6 +145,7 @@ class Dataset:
             areas=rows.areas[own],
             annotation_ids=rows.ids[own],
             difficult=rows.difficult[own],
+            labeled=None if self.images.labeled is None else self.images.labeled[index],
         )
 
     def path(self, index: int) -> str:
@@ -169,6 +190,7 @@ class Dataset:
             label_files=self.images.label_files[chosen]
             if len(self.images.label_files) > 1
             else self.images.label_files,
+            labeled=None if self.images.labeled is None else self.images.labeled[chosen],
         )
         return replace(self, images=images, rows=self.rows.take(rows), starts=starts)
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from boxwright import config, files, json_text
 from boxwright.arrays import Array
 from boxwright.data import dataset
-from boxwright.data.dataset import Boxes
+from boxwright.data.dataset import ANY_CLASS, Boxes
 from boxwright.errors import InputError
 from boxwright.files import cache_folder
 
@@ -40,6 +40,7 @@ ROW_COLUMNS = {
     "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "entries": "i8",
     "difficult": "b1",
 }  # fmt: skip
+LABELED = "labeled"  # of Contents; missing in an index where all classes were looked for
 COLUMNS, METADATA = ("image_ids", "files", "sizes", "starts"), ("names", "category_ids", "orphans")  # of Contents
 
 
@@ -55,6 +56,7 @@ class Contents:
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,) as in Dataset
     orphans: tuple[tuple[int, int | str, int], ...]  # entry in the file, image id, annotation id
+    labeled: NDArray[np.bool_] | None = None  # (P, K) as in Images
 
 
 def read_indexed(
@@ -109,6 +111,7 @@ def _write(index: Path, contents: Contents, stamp: dict[str, Any]) -> None:
     metadata = {"stamp": stamp} | {name: getattr(contents, name) for name in METADATA}
     columns = {name: getattr(contents.rows, name) for name in ROW_COLUMNS}
     columns |= {name: getattr(contents, name) for name in COLUMNS}
+    columns |= {} if contents.labeled is None else {LABELED: contents.labeled}
     columns["metadata"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
     try:
         with files.atomic_write(files.make_folder(index.parent) / index.name) as tmp, tmp.open("wb") as file:
@@ -134,6 +137,7 @@ def _read(index: Path, stamp: dict[str, Any]) -> Contents | None:
                 names=tuple(metadata["names"]),
                 category_ids=tuple(metadata["category_ids"]),
                 orphans=tuple((row, image, label) for row, image, label in metadata["orphans"]),
+                labeled=opened.get(LABELED),
             )
         return contents if _is_consistent(contents) else None
     except Exception:  # zip, NumPy and JSON raise many types of errors for damaged files
@@ -161,6 +165,8 @@ def _is_consistent(contents: Contents) -> bool:
         and contents.starts[0] == 0
         and contents.starts[-1] == boxes
         and bool((np.diff(contents.starts) >= 0).all())
-        and bool((contents.rows.labels < classes).all() and (contents.rows.labels >= -1).all())
+        and bool((contents.rows.labels < classes).all() and (contents.rows.labels >= ANY_CLASS).all())
+        and bool(contents.rows.crowd[contents.rows.labels == ANY_CLASS].all())
+        and (contents.labeled is None or fits(contents.labeled, "b1", images, classes))
         and len(contents.category_ids) == classes
     )

@@ -28,6 +28,7 @@ class Source:
     root: Path  # the folder or file that was opened
     names: tuple[str, ...] = ()  # class names from a data YAML
     images: Path | None = None  # base folder of relative paths, from a data YAML
+    labeled: tuple[str, ...] | None = None  # the classes that were looked for, from a data YAML; None: all
     others: tuple[Path, ...] = ()  # `path` of the other splits
     cache: str | Path | None = None  # folder of indexes; None: the user's cache folder
 
@@ -81,6 +82,8 @@ class Writer:
 
     write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns the paths for the images
     crowd: bool = False
+    ignored: bool = False  # ignore regions
+    labeled: bool = False  # which classes were looked for in an image
     difficult: bool = False
     outlines: bool = False  # quadrilaterals instead of boxes
     flat: bool = False  # the images of a split are in one folder, with names that differ without suffix

@@ -1,8 +1,10 @@
 """Conversion of a data set to another layout, with a report of what the new layout cannot store."""
 
+import itertools
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -67,7 +69,10 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             for source, target in track(pairs, len(sources), f"images of {name}"):
                 _link(source, target)
             lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
-            if lost := count_losses(split, layout, writer):
+            lost = count_losses(split, layout, writer)
+            if len(split.dataset.rows) < len(dataset.rows):
+                lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
+            if lost:
                 lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
         if writer.needs_box and not boxes:
             raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
@@ -108,6 +113,8 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
+    if not writer.labeled and dataset.images.labeled is not None:
+        counts["images that were not searched for all classes"] = int((~dataset.images.labeled.all(axis=1)).sum())
     return {what: count for what, count in counts.items() if count}
 
 
@@ -176,6 +183,9 @@ def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
+    if not writer.ignored and (ignored := dataset.rows.ignored).any():
+        extras = replace(extras, rows=list(itertools.compress(extras.rows, (~ignored).tolist())))
+        dataset = dataset.without_rows(ignored)
     return Split(dataset, extras, _names(paths, writer), sizes)
 
 

@@ -21,6 +21,7 @@ from boxwright import config
 from boxwright.data import text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Labels, Layout, Source
 from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.errors import InputError
@@ -39,6 +40,8 @@ class DataFile(config.Config):
     images: str | None = None
     names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None  # number of names, in YOLO's files
+    # the classes that were looked for, of all splits or by split; None: all
+    labelled_classes: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "DataFile":
@@ -159,6 +162,10 @@ def _open(root: str | Path, split: str, kind: str, cache: str | Path | None, hol
             f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "
             "different ones; rename or merge these classes"
         )
+    if source.labeled is not None:
+        if not isinstance(dataset, Dataset):
+            raise InputError(f"{root}: labelled_classes: is of sets with boxes, this one has classes; remove the key")
+        return limit_classes(dataset, source.labeled, str(root))
     return dataset
 
 
@@ -198,7 +205,24 @@ def _find(path: Path, kind: str, holds: type[Labels]) -> dict[str, Source]:
             raise InputError(f"{path}: {split}: there is no {file}")
     sources = {split: Source(_kind_of(file, kind, holds), file, split, root) for split, file in paths.items()}
     sources = sources or _in_folder(root, kind, holds)
-    return {split: replace(source, names=spec.names or (), images=images) for split, source in sources.items()}
+    labeled = _labeled(spec, path, sources)
+    return {
+        split: replace(source, names=spec.names or (), images=images, labeled=labeled.get(canonical_name(split)))
+        for split, source in sources.items()
+    }
+
+
+def _labeled(spec: DataFile, path: Path, sources: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
+    """Canonical name of a split -> the classes that were looked for in it, if not all."""
+    splits, labeled = {canonical_name(split) for split in sources}, spec.labelled_classes
+    if not isinstance(labeled, dict):
+        return {} if labeled is None else dict.fromkeys(splits, labeled)
+    for split in labeled:
+        if canonical_name(split) not in splits:
+            raise InputError(
+                f"{path}: labelled_classes: no split '{split[:40]}', there are {', '.join(sorted(splits))}"
+            )
+    return {canonical_name(split): names for split, names in labeled.items()}
 
 
 def _kind_of(path: Path, kind: str, holds: type[Labels]) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.config import class_name_fault
+from boxwright.data import labeled_classes
 from boxwright.data.dataset import Boxes, Dataset, Images, Orphan, as_float32, paths_column
 from boxwright.data.index import Contents, read_indexed
 from boxwright.data.layout import Extras, Layout, Source, Split, Writer
@@ -51,7 +52,7 @@ def read(source: Source) -> Dataset:
 
     Raises InputError as `parse` and `to_dataset`, and if the categories differ from the names in a data YAML.
     """
-    parser = (json_text, sys.modules[__name__])
+    parser = (json_text, labeled_classes, sys.modules[__name__])
     contents = read_indexed(source.path, lambda: parse(source.path), parser, source.cache)
     if source.names and source.names != contents.names:
         raise InputError(f"{source.path}: categories are {contents.names}, names in the data YAML {source.names}")
@@ -79,7 +80,8 @@ def _contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
     orphans = tuple((row, image_ids[row].item(), int(rows.ids[row])) for row in orphan_rows.tolist())
     order = np.argsort(owners, kind="stable")[len(orphan_rows) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
-    return Contents(names, category_ids, ids, files, sizes, rows.take(order), starts, orphans)
+    labeled = labeled_classes.of_coco(entries, names, category_ids, (owners[order], rows.labels[order]), str(file))
+    return Contents(names, category_ids, ids, files, sizes, rows.take(order), starts, orphans, labeled)
 
 
 def to_dataset(contents: Contents, source: Source) -> Dataset:
@@ -93,7 +95,8 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
     folder = os.fsencode(source.images or _image_folder(file, source.split, root, contents.files))
     prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
     paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
-    images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
+    column = np.array(paths, dtype=np.bytes_)
+    images = Images(contents.image_ids, column, contents.sizes, paths_column([str(file)]), contents.labeled)
     orphans = tuple(Orphan(f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans)
     return Dataset(
         contents.names, contents.category_ids, source.split, root, source.kind, images, contents.rows, contents.starts,
@@ -146,6 +149,8 @@ def write(split: Split, folder: Path) -> list[Path]:
         extra | dict(zip(keys, values, strict=True))
         for *values, extra in zip(*(column.tolist() for column in columns), split.extras.rows, strict=True)
     ]
+    for row in np.flatnonzero(rows.ignored).tolist():  # other tools need a category, and know crowd regions
+        annotations[row] |= {"category_id": dataset.category_ids[0], "ignore": 1}
     if rows.difficult.any():
         for annotation, difficult in zip(annotations, rows.difficult.tolist(), strict=True):
             annotation["difficult"] = int(difficult)
@@ -155,6 +160,9 @@ def write(split: Split, folder: Path) -> list[Path]:
             dataset.images.ids.tolist(), split.images, split.sizes.tolist(), split.extras.images, strict=True
         )
     ]
+    if (labeled := dataset.images.labeled) is not None:
+        for image, column in zip(images, labeled, strict=True):
+            image |= labeled_classes.to_coco(column, dataset.names)
     classes = split.extras.classes or [{} for _ in dataset.names]
     categories = [
         {"id": number, "name": label} | extra
@@ -235,7 +243,7 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
     image_ids = _ids(_values(entries, "image_id", "annotations", file), "image_id", "annotations", file)
     categories = _integers(_values(entries, "category_id", "annotations", file), "category_id", "annotations", file)
     xywh = _xywh(_values(entries, "bbox", "annotations", file), file)
-    crowd, difficult = (_flags(entries, key, file) for key in ("iscrowd", "difficult"))
+    crowd, difficult, ignored = (_flags(entries, key, file) for key in ("iscrowd", "difficult", "ignore"))
     with np.errstate(over="ignore", invalid="ignore"):
         areas = _numbers([entry.get("area", 0) for entry in entries], "area", "annotations", file)
         missing = np.array(["area" not in entry for entry in entries], dtype=bool)
@@ -245,7 +253,8 @@ def _boxes(entries: Entries, category_ids: tuple[int, ...], file: Path) -> tuple
     nearest = np.minimum(np.searchsorted(defined, categories), len(defined) - 1)
     labels = np.where(defined[nearest] == categories, nearest, -1).astype(np.int64)
     numbers = np.arange(len(entries), dtype=np.int64)
-    return Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, numbers, difficult), image_ids
+    rows = Boxes(as_float32(xyxy), labels, categories, crowd, areas, ids, numbers, difficult)
+    return (rows.as_ignored(ignored) if ignored.any() else rows), image_ids
 
 
 def _flags(entries: Entries, key: str, file: Path) -> NDArray[np.bool_]:
@@ -366,6 +375,14 @@ LAYOUT = Layout(
     read_unlabeled=read_unlabeled,
     extras=extras,
     writer=Writer(
-        write=write, crowd=True, difficult=True, file_per_image=False, class_list=False, row_keys=None, image_keys=None
+        write=write,
+        crowd=True,
+        ignored=True,
+        labeled=True,
+        difficult=True,
+        file_per_image=False,
+        class_list=False,
+        row_keys=None,
+        image_keys=None,
     ),
 )

@@ -22,7 +22,7 @@ from boxwright.nn.darknet import DarkNet53
 from boxwright.nn.network import Network
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou
-from boxwright.ops.losses import across_processes, processes
+from boxwright.ops.losses import across_processes, processes, was_looked_for
 from boxwright.types import Batch, Detections
 
 STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
@@ -187,7 +187,10 @@ def _scale_loss(
 
     row = _last_row(taken, cell, h * w)
     goal = F.pad(overlap.detach().clamp(min=0), (1, 0)).gather(2, row)
-    counted = (row > 0) | ~_in_crowd(batch, stride, (h, w))
+    background = ~_in_crowd(batch, stride, (h, w))
+    if batch.labeled is not None:
+        background = background & was_looked_for(raw[:, :, 5:].movedim(2, -1), batch.labeled)
+    counted = (row > 0) | background
     obj = (F.binary_cross_entropy_with_logits(raw[:, :, 4], goal, reduction="none") * counted).mean()
 
     logits = at[:, :, 5:]
