@@ -106,8 +106,8 @@ def check_folder(
 def skip_bad(dataset: Labels, report: Report) -> Labels:
     """The data set without the labels and images that have errors in the report.
 
-    A label becomes an ignore region: its box within the image, or all of the image if that leaves no area or the label
-    was not read. A repeated box is dropped, since its object has the first one.
+    A label becomes an ignore region: its box within the image, or all of the image if that has no area, or if the label
+    could not be read. A repeated box is dropped, since its object has the first one.
 
     Raises InputError if an error cannot be skipped, or if no image is left.
     """
@@ -127,26 +127,24 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
 def _without_labels(dataset: Dataset, errors: Sequence[Finding]) -> Dataset:
     """The data set with ignore regions in place of the labels with errors."""
     rows, owners = dataset.rows, dataset.image_indices()
-    bad, repeated = np.zeros((2, len(rows)), dtype=bool)
+    bad, repeated, same_id = np.zeros((3, len(rows)), dtype=bool)
     for finding in errors:
         if finding.row is not None:
             (repeated if finding.kind == "duplicate_box" else bad)[finding.row] = True
+            same_id[finding.row] |= finding.kind == "duplicate_annotation_id"
     unread = np.array(sorted({found.index for found in errors if found.row is None and found.index is not None}), int)
     extents = _extents(dataset, [*owners[bad].tolist(), *unread.tolist()])
-    corners = np.where(np.isfinite(rows.xyxy), rows.xyxy, 0).reshape(-1, 2, 2)  # no area remains without a corner
+    corners = rows.xyxy.reshape(-1, 2, 2)
     low, high = np.maximum(corners.min(axis=1), 0), np.minimum(corners.max(axis=1), extents[owners, 2:])
-    boxes = np.concatenate([low, high], axis=1)
-    boxes = np.where(
-        np.isfinite(rows.xyxy).all(axis=1, keepdims=True) & (high > low).all(axis=1, keepdims=True),
-        boxes,
-        extents[owners],
-    )
-    ignored = replace(
+    has_area = (np.isfinite(rows.xyxy) & np.tile(high > low, 2)).all(axis=1, keepdims=True)
+    boxes = np.where(has_area, np.concatenate([low, high], axis=1), extents[owners])
+    regions = replace(
         rows.as_ignored(bad),
         xyxy=np.where(bad[:, None], boxes, rows.xyxy),
         areas=np.where(bad, _areas(boxes), rows.areas),
+        ids=np.where(same_id, rows.ids.max(initial=0) + np.cumsum(same_id), rows.ids),
     )
-    return _with_ignored_images(replace(dataset, rows=ignored).without_rows(repeated), unread, extents[unread])
+    return _with_ignored_images(replace(dataset, rows=regions).without_rows(repeated), unread, extents[unread])
 
 
 def _with_ignored_images(dataset: Dataset, indices: NDArray[np.int64], boxes: NDArray[np.float32]) -> Dataset:
