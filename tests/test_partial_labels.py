@@ -162,6 +162,8 @@ def test_conversion_keeps_both_or_says_what_it_leaves_out(tmp_path: Path) -> Non
     labeled = opened(tmp_path / "coco").images.labeled
     assert labeled is not None
     assert labeled.tolist() == [[False, False, True], [True] * 3]
+    convert(tmp_path / "line_txt", "coco", tmp_path / "again")
+    assert regions(opened(tmp_path / "again")) == [(0, [20, 10, 50, 30])]
     # for tools that do not know the key, the region is a crowd region of a defined category
     entry = json.loads((tmp_path / "coco/annotations/train.json").read_text())["annotations"][1]
     assert (entry["category_id"], entry["iscrowd"], entry["ignore"]) == (5, 1, 1)
