@@ -366,6 +366,29 @@ def test_an_ignored_half_of_an_image_has_no_gradient_and_the_other_half_the_same
         assert right.any()
 
 
+@pytest.mark.parametrize("name", YOLO)
+def test_a_region_spares_the_cells_that_its_object_would_teach(name: str) -> None:
+    """However little of their boxes lies in it: here all are larger than the image."""
+    build, cells = YOLO[name]
+    model = build()
+    raw = tuple(torch.full((1, 3, 8, n, n), 3.0).flatten(1, 2) for n in cells)
+    frames = (Frame(0, "", (64, 64), (64, 64), (1.0, 1.0)),)
+    boxes, labels = torch.tensor([[[20.0, 33, 47, 50]]]), torch.tensor([[1]])
+    batch = Batch(torch.zeros(1, 3, 64, 64), boxes, labels, torch.tensor([[False]]), frames)
+    region = replace(batch, ignore=~batch.ignore)
+    none = replace(region, labels=torch.full_like(labels, -1))
+    gradients = zip(*(trained(model, raw, given) for given in (batch, region, none)), strict=True)
+    taught = 0
+    for of_object, of_region, without in (tuple(x.unflatten(1, (3, 8)) for x in level) for level in gradients):
+        positive = of_object[:, :, 5:].abs().sum(2) > 0
+        taught += int(positive.sum())
+        assert not of_region[:, :, 4][positive].any()
+        assert without[:, :, 4][positive].all()
+        if name != "yolov3_640":  # which also spares all cells with a center in the region
+            assert torch.equal(of_region[:, :, 4][~positive], without[:, :, 4][~positive])
+    assert taught
+
+
 @pytest.fixture
 def two_stages() -> faster_rcnn.FasterRCNN:
     settings = recipe.load("faster_rcnn_r50_dcn_coco_standard", {"model.classes": 3, "data.names": []}).model

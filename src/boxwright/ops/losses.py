@@ -61,11 +61,14 @@ def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tenso
 
 def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> Tensor:
     """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for background cells whose box overlaps an object by
-    `ignore_iou`, lies so far in a crowd region, or most probably has a class that was not looked for."""
+    `ignore_iou` or lies so far in a crowd region, for `targets.ignored`, and where the most probable class was not
+    looked for."""
     # Rows that own no cell write to one more that is cut off.
     owned = torch.where(targets.positive, targets.cell, rows.shape[1])
     objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]
     background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
+    if targets.ignored is not None:
+        background &= ~targets.ignored
     if batch.labeled is not None:
         background &= was_looked_for(rows[..., 5:], batch.labeled)
     counted = (objects > 0) | background
