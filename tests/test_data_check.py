@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from boxwright.data.dataset import ANY_CLASS
 from boxwright.datatools.check import check, check_folder, check_splits, skip_bad
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
@@ -142,10 +143,12 @@ def test_planted_fault_is_found_and_nothing_else(tmp_path: Path, name: str) -> N
     elif annotation_id is None:
         assert [sample.image_id for sample in kept] == [10, 12, 13]
         assert left == [100, 101, 104, 105, 106, 107]
-    else:
-        assert len(kept) == 4
-        assert len(left) == len(dataset.rows) - 1
+    elif kind == "duplicate_box":
+        assert (len(kept), len(left)) == (4, len(dataset.rows) - 1)
         assert place not in kept.rows.entries
+    else:
+        assert (len(kept), len(left)) == (4, len(dataset.rows))
+        assert kept.rows.entries[kept.rows.ignored].tolist() == [place]
     assert not check(kept).errors or kind == "unknown_image"
     assert len(report.left_out()) == (name in PLANTED)
 
@@ -287,7 +290,9 @@ def test_yolo_faults_name_the_line(tmp_path: Path) -> None:
         ("unreadable_image", f"{labels}/c.txt"),
     ]
     kept = skip_bad(dataset, report)
-    assert [(Path(s.path).stem, len(s)) for s in kept] == [("a", 1), ("b", 0)]
+    found = [(Path(s.path).stem, s.labels.tolist(), s.boxes.tolist()) for s in kept]
+    whole, right = [0, 0, 60, 40], [39, 10, 60, 30]  # the box of line 3, and that of the other inside its image
+    assert found == [("a", [0, ANY_CLASS], [[15, 10, 45, 30], whole]), ("b", [ANY_CLASS], [right])]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp"])

@@ -228,6 +228,17 @@ def test_crowd_regions_are_neither_object_nor_background(model: FasterRCNN) -> N
     assert not model.roi_targets(given, found, torch.ones(1, 51)).sampled.any()
 
 
+def test_an_image_that_was_searched_for_nothing_teaches_no_background(model: FasterRCNN) -> None:
+    given = batch((96, 128), [NONE, NONE])
+    none, all_classes = (replace(given, labeled=torch.full((2, 4), known)) for known in (False, True))
+    with torch.no_grad():
+        full, same, spared = (model.loss(each) for each in (given, all_classes, none))
+    assert full == same
+    assert full["classes"] > 0
+    assert spared["classes"] == 0
+    assert spared["rpn_objectness"] <= full["rpn_objectness"]
+
+
 def test_a_size_that_does_not_fit_is_refused(model: FasterRCNN) -> None:
     with pytest.raises(InputError, match=r"data.canvas.size: found 96 x 100 px, the network needs multiples of 32"):
         model(torch.zeros(1, 3, 96, 100))

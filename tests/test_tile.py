@@ -374,7 +374,11 @@ def test_faulty_labels_stop_it_or_are_left_out(tmp_path: Path, box: Box) -> None
     assert "\n" not in str(error.value)
     assert not out.exists()
     assert "left out the label" in tile.tile(source, out, Cutting(**SMALL), skip_faulty=True)
-    assert {entry["object"] for entry in labels(out)["annotations"]} == {100}
+    assert {entry["object"] for entry in labels(out)["annotations"] if not entry["iscrowd"]} == {100}
+    # the place of the other is ignored: nobody knows where in the scene it is
+    tree, ignored = labels(out), [entry for entry in labels(out)["annotations"] if entry.get("ignore")]
+    assert {entry["object"] for entry in ignored} == {101}
+    assert [entry["bbox"] for entry in ignored] == [[0, 0, tile["width"], tile["height"]] for tile in tree["images"]]
 
 
 def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:

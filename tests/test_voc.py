@@ -116,7 +116,7 @@ def test_every_detection_meets_every_object_in_its_reach():
         overlap = shared / (areas[0][:, None] + areas[1][None] - shared)
         expected = np.where(overlap.max(1) >= 0.5, overlap.argmax(1), -1)
         assert 100 < (expected < 0).sum() < 1400
-        owners = _match(torch.from_numpy(boxes), torch.from_numpy(true), 0.5, bool(plus_one))
+        owners = _match(torch.from_numpy(boxes), true, 0.5, bool(plus_one))
         assert owners.tolist() == expected.tolist()
 
 

@@ -246,6 +246,8 @@ def test_crowd_regions_are_neither_object_nor_background() -> None:
     shared = ((cut[:, 2:] - cut[:, :2]) / (inside[:, 2:] - inside[:, :2])).prod(-1)
     counted = int((shared < 0.7).sum())
     assert 0 < counted < 60
+    # the region may be an object of its size, which would take anchor 62 x 45 of the cell right of and below (32, 32)
+    counted -= 1  # of which 47 x 38.5 px, less than 0.7, lie in the region
     assert objectness(ignore=True) == pytest.approx((counted * np.log(2), 0.0), rel=1e-5)
     as_object = objectness(ignore=False)
     assert as_object[0] > counted * np.log(2)

@@ -62,11 +62,13 @@ class Batch:
     Attributes:
         images: (B, 3, H, W) RGB: uint8 as loaded, float32 in [0, 1] once augmented.
         boxes: (B, M, 4) float32, xyxy canvas px.
-        labels: (B, M) int64, -1 where a row is padding.
-        ignore: (B, M) bool: crowd regions, neither object nor background.
+        labels: (B, M) int64, -1 where a row is padding, of an ignore region any class.
+        ignore: (B, M) bool: crowd and ignore regions, neither object nor background.
         frames: The transform of each image.
         keys: (B,) int64 in 0..2^32 - 1, per-image RNG seeds of a loss that samples; in training a function of (seed,
             step, index in the global batch). None: 0 for each image.
+        labeled: (B, C) bool, the classes that were looked for in each image; others may be there without a label. None:
+            all classes in all images.
     """
 
     images: Tensor
@@ -75,10 +77,11 @@ class Batch:
     ignore: Tensor
     frames: tuple[Frame, ...]
     keys: Tensor | None = None
+    labeled: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
-        tensors = {name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys")}
+        tensors = {name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys", "labeled")}
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
     @property

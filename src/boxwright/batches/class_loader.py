@@ -52,6 +52,7 @@ class ClassLoader(EpochLoader[ClassBatch]):
     """Loader of images with classes. augment: of the training; only random crops and their flips are applied here."""
 
     batch_type = ClassBatch
+    fields = ("images", "labels", "frames")
 
     def __init__(
         self,

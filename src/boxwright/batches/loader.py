@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boxwright import interrupt
+from boxwright.data.dataset import ANY_CLASS
 from boxwright.errors import InputError
 from boxwright.images.budget import budget
 from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
@@ -61,6 +62,7 @@ class EpochLoader(Generic[B]):
     """
 
     batch_type: type[B]
+    fields: tuple[str, ...]  # of the batch, in the builder's order
     builder: "Callable[[SampleDataset, CanvasConfig], BatchBuilder]"
 
     def __init__(
@@ -102,8 +104,8 @@ class EpochLoader(Generic[B]):
             interrupt.check()
             if isinstance(result, str):
                 raise InputError(result)
-            fields = (*result[:-1], tuple(result[-1]))  # pinning makes a list of the frames
-            yield self.batch_type(*fields)
+            fields = dict(zip(self.fields, result, strict=True))
+            yield self.batch_type(**fields | {"frames": tuple(fields["frames"])})  # pinning makes a list of them
 
     def _iterate(self) -> Iterator[Any]:
         """Results of `BatchBuilder`. Raises InputError if a worker has died, which PyTorch reports in several ways."""
@@ -165,7 +167,7 @@ class BatchBuilder(ABC):
 
     @abstractmethod
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
-        """The fields of the batch: images first, frames last."""
+        """The `fields` of the loader."""
 
     def _canvas(self, sample: Any, spec: BatchSpec, row: int) -> tuple[Pixels, Frame]:
         """The canvas of the sample at `row` of the batch, and its frame."""
@@ -199,16 +201,33 @@ class _DetectionBatchBuilder(BatchBuilder):
         images, frames = self._images(samples, spec)
         for row, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
             n = len(sample.labels)
-            boxes[row, :n] = frame.to_canvas(torch.from_numpy(np.asarray(sample.boxes, np.float32)))
-            labels[row, :n] = torch.from_numpy(np.asarray(sample.labels, np.int64))
+            xyxy, classes = np.asarray(sample.boxes, np.float32), np.asarray(sample.labels, np.int64)
+            if (regions := classes == ANY_CLASS).any():  # of any label, and as large as the image where that is unknown
+                limits = np.array([*frame.size[::-1]] * 2, np.float32)
+                xyxy, classes = (
+                    np.where(regions[:, None], np.clip(xyxy, 0, limits), xyxy),
+                    np.where(regions, 0, classes),
+                )
+            boxes[row, :n] = frame.to_canvas(torch.from_numpy(xyxy))
+            labels[row, :n] = torch.from_numpy(classes)
             ignore[row, :n] = torch.from_numpy(np.asarray(sample.crowd, np.bool_))
-        return images, boxes, labels, ignore, frames
+        return images, boxes, labels, ignore, _labeled(samples), frames
+
+
+def _labeled(samples: Sequence[Any]) -> Tensor | None:
+    """(B, C) bool as in Batch."""
+    columns = [getattr(sample, "labeled", None) for sample in samples]
+    limited = [column for column in columns if column is not None]
+    if not limited:
+        return None
+    return torch.from_numpy(np.stack([np.ones_like(limited[0]) if each is None else each for each in columns]))
 
 
 class Loader(EpochLoader[Batch]):
     """Loader of images with boxes."""
 
     batch_type, builder = Batch, _DetectionBatchBuilder
+    fields = ("images", "boxes", "labels", "ignore", "labeled", "frames")
 
 
 def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:

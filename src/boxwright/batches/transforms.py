@@ -239,6 +239,8 @@ def _mix(
     added = [torch.full_like(first.labels, -1), torch.zeros_like(first.boxes), torch.zeros_like(first.ignore)]
     for target, source in zip(added, (second.labels, second.boxes, second.ignore), strict=True):
         target[rows] = source
+    if first.labeled is not None and second.labeled is not None:
+        first.labeled[rows] &= second.labeled
     return replace(
         first,
         labels=torch.cat([first.labels, added[0]], 1),

@@ -72,7 +72,13 @@ def warp(
     labels, crowd = (each[tiles].reshape(count, rows) for each in (batch.labels, batch.ignore))
     large_enough = (sides > min_side).all(-1) & (sides.prod(-1) >= min_visible * full_sides.prod(-1))
     valid = (labels >= 0) & torch.where(crowd, (sides > 0).all(-1), large_enough)
-    return Batch(images, clipped * valid[..., None], labels.masked_fill(~valid, -1), crowd & valid, batch.frames)
+    labeled = None
+    if batch.labeled is not None:  # in a mosaic, the classes that were looked for in all of its images
+        of_tiles = batch.labeled[tiles]  # (K, T, C)
+        labeled = of_tiles[:, 0] & (of_tiles.all(1) | center[:, :1].isinf())
+    return Batch(
+        images, clipped * valid[..., None], labels.masked_fill(~valid, -1), crowd & valid, batch.frames, labeled=labeled
+    )
 
 
 def to_device(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.config import class_name_fault
-from boxwright.data import coco_entries
+from boxwright.data import coco_entries, labeled_classes
 from boxwright.data.coco_entries import Entry, EntryError, Remarks, shown
 from boxwright.data.dataset import Boxes, as_float32, paths_column
 from boxwright.data.findings import orphan
@@ -64,7 +64,8 @@ def to_contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Content
     remarks = Remarks()
     classes = entries(tree, "categories", file)
     names, category_ids, by_text = categories(classes, file, remarks)
-    numbers, ids, files, sizes = _images(entries(tree, "images", file), file, remarks)
+    images = entries(tree, "images", file)
+    numbers, ids, files, sizes = _images(images, file, remarks)
     rows, image_ids = _boxes(labels, category_ids, by_text, ids, remarks)
     owners = _lookup(ids, image_ids)
     orphans = np.flatnonzero(owners < 0)
@@ -73,9 +74,11 @@ def to_contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Content
         remarks.findings.append(orphan("", entry, image_id, int(rows.ids[row])))
     order = np.argsort(owners, kind="stable")[len(orphans) :]
     starts = np.concatenate([[0], np.cumsum(np.bincount(owners[order], minlength=len(ids)))]).astype(np.int64)
+    listed = [images[number] for number in numbers.tolist()]
+    labeled = labeled_classes.of_coco(listed, names, category_ids, (owners[order], rows.labels[order]), str(file))
     return Contents(
         names, category_ids, ids, files, sizes, numbers, rows.take(order), starts, remarks.all(),
-        _group_class(classes, names),
+        _group_class(classes, names), labeled,
     )  # fmt: skip
 
 

@@ -47,6 +47,8 @@ class DataFile(config.Config):
     crowd: Literal["", "objects", "regions"] = ""
     names: Annotated[dict[int, str], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None
+    # the classes that were looked for, of all splits or by split; None: all
+    labelled_classes: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
     kpt_shape: KeypointShape = (0, 0)
     splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     unknown: dict[str, str] = Field(default_factory=dict)

@@ -35,6 +35,8 @@ TITLES = {  # errors
     "no_boxes": "images without boxes",
     "image_twice": "images listed twice",
     "shared_image": "images in two splits",
+    "ignore_regions": "splits with ignore regions",
+    "limited_classes": "splits with images that were not searched for all classes",
     "class_without_box": "splits with classes without a box",
     "class_without_image": "classes without an image",
     "not_a_image": "files among the images that are none, and are not used",

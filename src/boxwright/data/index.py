@@ -41,6 +41,7 @@ ROW_COLUMNS = {
     "xyxy": "f4", "labels": "i8", "categories": "i8", "crowd": "b1", "areas": "f8", "ids": "i8", "entries": "i8",
     "difficult": "b1",
 }  # fmt: skip
+LABELED = "labeled"  # of Contents; missing in an index where all classes were looked for
 COLUMNS = ("image_ids", "files", "sizes", "image_entries", "starts")  # of Contents
 METADATA = ("names", "category_ids", "group")  # of Contents
 FIELDS = ("kind", "file", "text", "image_id", "annotation_id", "index")  # of a finding
@@ -60,6 +61,7 @@ class Contents:
     starts: NDArray[np.int64]  # (P + 1,) as in Dataset
     findings: tuple[Finding, ...] = ()  # without a split and paths; `file` is the position in the JSON
     group: int | None = None  # label of the class that all others name as their supercategory
+    labeled: NDArray[np.bool_] | None = None  # (P, K) as in Images
 
 
 def read_indexed(
@@ -115,6 +117,7 @@ def _write(index: Path, contents: Contents, stamp: dict[str, Any]) -> None:
     metadata["findings"] = [[getattr(finding, name) for name in FIELDS] for finding in contents.findings]
     columns = {name: getattr(contents.rows, name) for name in ROW_COLUMNS}
     columns |= {name: getattr(contents, name) for name in COLUMNS}
+    columns |= {} if contents.labeled is None else {LABELED: contents.labeled}
     columns["metadata"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
     try:
         with files.atomic_write(files.make_folder(index.parent) / index.name) as tmp, tmp.open("wb") as file:
@@ -143,6 +146,7 @@ def _read(index: Path, stamp: dict[str, Any]) -> Contents | None:
                 findings=tuple(
                     Finding(split="", **dict(zip(FIELDS, values, strict=True))) for values in metadata["findings"]
                 ),
+                labeled=opened.get(LABELED),
             )
         return contents if _is_consistent(contents) else None
     except Exception:  # zip, NumPy and JSON raise many types of errors for damaged files
@@ -173,6 +177,7 @@ def _is_consistent(contents: Contents) -> bool:
         and bool((np.diff(contents.starts) >= 0).all())
         and bool((contents.rows.labels < classes).all() and (contents.rows.labels >= ANY_CLASS).all())
         and bool(contents.rows.crowd[contents.rows.labels == ANY_CLASS].all())
+        and (contents.labeled is None or fits(contents.labeled, "b1", images, classes))
         and len(contents.category_ids) == classes
         and (contents.group is None or (type(contents.group) is int and 0 <= contents.group < classes))
         and all(_is_finding(finding, images) for finding in contents.findings)

@@ -57,6 +57,7 @@ class Writer:
     write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns the paths for the images
     crowd: bool = False
     ignored: bool = False  # ignore regions
+    labeled: bool = False  # which classes were looked for in an image
     difficult: bool = False
     outlines: bool = False  # quadrilaterals instead of boxes
     flat: bool = False  # the images of a split are in one folder, with names that differ without suffix

@@ -3,7 +3,8 @@
     P images, T boxes
 
 Errors would train the network wrongly or stop a run; notes are only reported. Nothing is repaired. `skip_bad` leaves
-out exactly the labels and images with errors.
+out exactly the labels and images with errors; the place of a label that it leaves out is ignored, since an object may
+be there.
 """
 
 import os
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from boxwright import formats
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset
 from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
 from boxwright.data.split_names import canonical_names
@@ -33,6 +34,7 @@ from boxwright.progress import track
 
 MAX_LISTED = 100  # files named in one finding
 MAX_SHOWN = 10  # classes named in one finding
+LARGEST_SIDE = 2**24  # px, of images of unknown size; the largest whole number of which float32 has all smaller ones
 OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
@@ -57,7 +59,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
                 for path, header in zip(paths, headers, strict=True)
             ]
     findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]
-    findings += [*_image_twice(dataset), *_without_boxes(dataset)]
+    findings += [*_image_twice(dataset), *_without_boxes(dataset), *_partly_labeled(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
 
@@ -116,6 +118,9 @@ def check_folder(
 def skip_bad(dataset: Labels, report: Report) -> Labels:
     """The data set without the labels and images that have errors in the report.
 
+    A label becomes an ignore region: its box within the image, or all of the image if that has no area, or if the label
+    could not be read. A repeated box is dropped, since its object has the first one.
+
     Raises InputError if an error cannot be skipped, or if no image is left.
     """
     errors = [finding for finding in report.errors if finding.split == dataset.split]
@@ -127,10 +132,59 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
     if not kept:
         raise InputError(f"{dataset.root}: split {dataset.split} has no image left when the faulty ones are skipped")
     if isinstance(dataset, Dataset):
-        bad_rows = np.zeros(len(dataset.rows), dtype=bool)
-        bad_rows[[finding.row for finding in errors if finding.row is not None]] = True
-        dataset = dataset.without_rows(bad_rows)
+        dataset = _without_labels(dataset, [finding for finding in errors if finding.leave_out == "label"])
     return dataset.subset(kept)
+
+
+def _without_labels(dataset: Dataset, errors: Sequence[Finding]) -> Dataset:
+    """The data set with ignore regions in place of the labels with errors."""
+    rows, owners = dataset.rows, dataset.image_indices()
+    bad, repeated, same_id = np.zeros((3, len(rows)), dtype=bool)
+    for finding in errors:
+        if finding.row is not None:
+            (repeated if finding.kind == "duplicate_box" else bad)[finding.row] = True
+            same_id[finding.row] |= finding.kind == "duplicate_annotation_id"
+    unread = np.array(sorted({found.index for found in errors if found.row is None and found.index is not None}), int)
+    extents = _extents(dataset, [*owners[bad].tolist(), *unread.tolist()])
+    corners = rows.xyxy.reshape(-1, 2, 2)
+    low, high = np.maximum(corners.min(axis=1), 0), np.minimum(corners.max(axis=1), extents[owners, 2:])
+    has_area = (np.isfinite(rows.xyxy) & np.tile(high > low, 2)).all(axis=1, keepdims=True)
+    boxes = np.where(has_area, np.concatenate([low, high], axis=1), extents[owners])
+    regions = replace(
+        rows.as_ignored(bad),
+        xyxy=np.where(bad[:, None], boxes, rows.xyxy),
+        areas=np.where(bad, _areas(boxes), rows.areas),
+        ids=np.where(same_id, rows.ids.max(initial=0) + np.cumsum(same_id), rows.ids),
+    )
+    return _with_ignored_images(replace(dataset, rows=regions).without_rows(repeated), unread, extents[unread])
+
+
+def _with_ignored_images(dataset: Dataset, indices: NDArray[np.int64], boxes: NDArray[np.float32]) -> Dataset:
+    """Add the ignore regions `boxes` to the images at `indices`, as their first rows, which `data.max_boxes` keeps."""
+    rows, count = dataset.rows, len(indices)
+    columns = {
+        "xyxy": boxes, "labels": ANY_CLASS, "categories": ANY_CLASS, "crowd": True, "areas": _areas(boxes),
+        "ids": rows.ids.max(initial=0) + 1 + np.arange(count), "entries": 0, "difficult": False,
+    }  # fmt: skip
+    places = dataset.starts[indices]
+    rows = Boxes(**{name: np.insert(getattr(rows, name), places, new, axis=0) for name, new in columns.items()})
+    added = np.cumsum(np.bincount(indices, minlength=len(dataset)))
+    return replace(dataset, rows=rows, starts=dataset.starts + np.concatenate([[0], added]))
+
+
+def _extents(dataset: Dataset, indices: Sequence[int]) -> NDArray[np.float32]:
+    """(P, 4) the box of each image at `indices`; of others, and where the size is unknown, a very large one."""
+    sizes = dataset.images.sizes.copy()
+    unknown = [index for index in sorted({*indices}) if sizes[index, 0] < 0]
+    for index, header in zip(unknown, read_headers([dataset.path(index) for index in unknown]), strict=True):
+        sizes[index] = header.size
+    sizes = np.where(sizes < 0, LARGEST_SIDE, sizes)
+    return np.concatenate([np.zeros_like(sizes), sizes[:, ::-1]], axis=1).astype(np.float32)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    sides = boxes[:, 2:].astype(np.float64) - boxes[:, :2]
+    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
@@ -278,6 +332,19 @@ def _without_boxes(dataset: Dataset) -> Iterator[Finding]:
     if empty:
         text = f"no box has class {_some(empty)}" if len(empty) == 1 else f"no box has the classes {_some(empty)}"
         yield Finding("class_without_box", dataset.split, str(dataset.root), text)
+
+
+def _partly_labeled(dataset: Dataset) -> Iterator[Finding]:
+    """Notes that sum up where nobody looked for objects."""
+    if count := int(dataset.rows.ignored.sum()):
+        images = len(np.unique(dataset.image_indices()[dataset.rows.ignored]))
+        text = f"{count} ignore regions in {images} of {len(dataset)} images"
+        yield Finding("ignore_regions", dataset.split, str(dataset.root), text)
+    if (labeled := dataset.images.labeled) is not None:
+        limited, counts = int((~labeled.all(axis=1)).sum()), labeled.sum(axis=0).tolist()
+        shown = [f"{name} in {count}" for name, count in zip(dataset.names, counts, strict=True)][:MAX_LISTED]
+        text = f"{limited} of {len(dataset)} images were not searched for all classes; searched for {', '.join(shown)}"
+        yield Finding("limited_classes", dataset.split, str(dataset.root), text)
 
 
 def _of_rows(

@@ -124,6 +124,8 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
     counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
+    if not writer.labeled and dataset.images.labeled is not None:
+        counts["images that were not searched for all classes"] = int((~dataset.images.labeled.all(axis=1)).sum())
     return {what: count for what, count in counts.items() if count}
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
-from boxwright.data.dataset import Dataset, Sample
+from boxwright.data import labeled_classes
+from boxwright.data.dataset import ANY_CLASS, Dataset, Sample
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check
 from boxwright.datatools.clean import Cleaning, clip_boxes, image_size
 from boxwright.errors import InputError, printable
@@ -209,7 +210,9 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
     sizes = [image_size(dataset, index) for index in range(len(dataset))]
 
     def cut_scene(index: int) -> Cut:
-        return _cut_scene(dataset[index], sizes[index], dataset.category_ids, images, cutting)
+        sample = dataset[index]
+        keys = labeled_classes.to_coco(sample.labeled, dataset.names)
+        return _cut_scene(sample, sizes[index], keys, dataset.category_ids, images, cutting)
 
     with ThreadPoolExecutor(workers) as pool:
         scenes = pool.map(cut_scene, range(len(dataset)))
@@ -217,9 +220,9 @@ def _cut_split(dataset: Dataset, out: Path, cutting: Cutting, workers: int) -> C
 
 
 def _cut_scene(
-    sample: Sample, size: tuple[int, int], category_ids: Sequence[int], images: Path, cutting: Cutting
+    sample: Sample, size: tuple[int, int], keys: Entry, category_ids: Sequence[int], images: Path, cutting: Cutting
 ) -> Cut:
-    """Cut one scene and write the images of its tiles."""
+    """Cut one scene and write the images of its tiles. keys: further ones of each tile's entry in `images`."""
     (h, w), objects = size, ~sample.crowd
     boxes = np.clip(sample.boxes.astype(np.float64), 0, [w, h, w, h])
     over_edge = (np.abs(boxes - sample.boxes) > OUTSIDE_TOLERANCE).any(axis=1)
@@ -235,7 +238,8 @@ def _cut_scene(
         name = f"{Path(sample.path).stem}__{window.x}_{window.y}_{window.width}x{window.height}"
         file = images / f"{name}{'' if scale == 1 else f'_x{scale}'}.{cutting.format}"
         files.append((file, scale, window))
-        tiles.append((_image(sample, size, file.name, scale, window), _annotations(sample, tile_boxes, category_ids)))
+        entry = _image(sample, size, file.name, scale, window) | keys
+        tiles.append((entry, _annotations(sample, tile_boxes, category_ids)))
     return Cut(
         tiles,
         written=_write_images(sample.path, files),
@@ -291,10 +295,11 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
     areas = (sample.areas[rows] * ratio).round(DECIMALS)
     return [
         {
-            "category_id": category_ids[sample.labels[row]],
+            "category_id": category_ids[max(sample.labels[row], 0)],
             "bbox": box,
             "area": area,
             "iscrowd": int(not tile_boxes.labeled[row]),
+            **({"ignore": 1} if sample.labels[row] == ANY_CLASS else {}),
             "difficult": int(sample.difficult[row]),
             "visible": round(float(tile_boxes.visible[row]), DECIMALS),
             "object": int(sample.annotation_ids[row]),

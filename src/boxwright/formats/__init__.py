@@ -20,6 +20,7 @@ from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
+from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Layout
 from boxwright.data.source import Source
 from boxwright.data.split_names import canonical_name, canonical_names
@@ -71,7 +72,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
         raise InputError(f"{file}: images: there is no '{str(spec.images)[-60:]}'")
     notes += [f"images: '{str(spec.images)[-40:]}' is not there, read {images[0]}"] * images[1]
     names, ids = tuple((spec.names or {}).values()), tuple(spec.names or ())
-    first = next(iter(sources))
+    first, labeled = next(iter(sources)), _labeled(spec, file, sources)
     return {
         split: replace(
             source,
@@ -80,6 +81,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             images=images[0],
             keypoints=spec.keypoints,
             crowd=spec.crowd,
+            labeled=labeled.get(canonical_name(split)),
             notes=tuple((str(file), note) for note in notes) if split == first else (),
         )
         for split, source in sources.items()
@@ -179,12 +181,15 @@ def _read(source: Source, cache: str | Path | None) -> Any:
             "different ones; rename or merge these classes"
         )
     if not isinstance(dataset, Dataset):
+        if source.labeled is not None:
+            raise InputError(f"{source.root}: labelled_classes: is of sets with boxes, this one has classes; remove it")
         return dataset
     notes = list(source.notes)
     if not source.names and (file := text.find_class_file(source.root)) and (note := text.encoding_note(file)):
         notes.append((str(file), note))
     unusual = (Finding("unusual", source.split, place, note) for place, note in notes)
-    return replace(dataset, origin=source, findings=(*dataset.findings, *unusual))
+    dataset = replace(dataset, origin=source, findings=(*dataset.findings, *unusual))
+    return dataset if source.labeled is None else limit_classes(dataset, source.labeled, str(source.root))
 
 
 def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] | None = None) -> Source:
@@ -229,6 +234,19 @@ def _data_file(path: Path, kind: str) -> Path | None:
         return path
     darknet = [path / "obj.data", path / "data" / "obj.data"] if kind in ("auto", "yolo_txt") else []
     return next((file for file in darknet if file.is_file()), None)
+
+
+def _labeled(spec: data_file.DataFile, path: Path, sources: Mapping[str, Source]) -> dict[str, tuple[str, ...]]:
+    """Canonical name of a split -> the classes that were looked for in it, if not all."""
+    splits, labeled = {canonical_name(split) for split in sources}, spec.labelled_classes
+    if not isinstance(labeled, dict):
+        return {} if labeled is None else dict.fromkeys(splits, labeled)
+    for split in labeled:
+        if canonical_name(split) not in splits:
+            raise InputError(
+                f"{path}: labelled_classes: no split '{split[:40]}', there are {', '.join(sorted(splits))}"
+            )
+    return {canonical_name(split): names for split, names in labeled.items()}
 
 
 def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tuple[dict[str, Source], list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from boxwright import json_text
-from boxwright.data import coco_entries, coco_json, text
+from boxwright.data import coco_entries, coco_json, labeled_classes, text
 from boxwright.data.coco_entries import Remarks, id_text
 from boxwright.data.coco_images import image_paths
 from boxwright.data.coco_json import Entries, entries, load, parse, to_contents
@@ -27,7 +27,13 @@ from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.text import decimals, write_lines
 from boxwright.errors import InputError
 
-PARSER = (json_text, coco_json, coco_entries, text)  # the modules that the content of an index depends on
+PARSER = (
+    json_text,
+    coco_json,
+    coco_entries,
+    labeled_classes,
+    text,
+)  # the modules that the content of an index depends on
 OTHERS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")  # COCO's, in the same folder
 SPLIT_FILES = ("_annotations.coco.json", "labels.json", "annotations.json", "coco.json", "result.json")
 ONE_FILE = {"default", "labels", "annotations", "_annotations", "_annotations.coco", "coco", "result", "result_coco"}
@@ -114,7 +120,7 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
         )
         for finding in findings
     )
-    images = Images(contents.image_ids, paths, contents.sizes, paths_column([str(file)]))
+    images = Images(contents.image_ids, paths, contents.sizes, paths_column([str(file)]), contents.labeled)
     return Dataset(
         contents.names, contents.category_ids, source.split, root, source.kind, images, rows, contents.starts,
         findings, entry="annotations[{}]", group=group,
@@ -198,6 +204,9 @@ def write(split: Split, folder: Path) -> list[Path]:
             image_ids, split.images, split.sizes.tolist(), split.extras.images, strict=True
         )
     ]
+    if (labeled := dataset.images.labeled) is not None:
+        for image, column in zip(images, labeled, strict=True):
+            image |= labeled_classes.to_coco(column, dataset.names)
     classes = split.extras.classes or [{} for _ in dataset.names]
     categories = [
         {"id": number, "name": label} | extra
@@ -285,6 +294,14 @@ LAYOUT = Layout(
     read_unlabeled=read_unlabeled,
     extras=extras,
     writer=Writer(
-        write=write, crowd=True, difficult=True, file_per_image=False, class_list=False, row_keys=None, image_keys=None
+        write=write,
+        crowd=True,
+        ignored=True,
+        labeled=True,
+        difficult=True,
+        file_per_image=False,
+        class_list=False,
+        row_keys=None,
+        image_keys=None,
     ),
 )

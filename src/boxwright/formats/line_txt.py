@@ -1,8 +1,8 @@
 """One line per image: `path x1,y1,x2,y2,class[,crowd] ...`, corners in px, classes from 0, crowd 0 or 1.
 
 The files are `train.txt`, `val.txt` etc., with the class names in a file beside them. If the first name is
-`background`, as in the MindSpore zoo's Faster R-CNN, class 0 is skipped. There are no ids, so images and boxes are
-numbered from 1.
+`background`, as in the MindSpore zoo's Faster R-CNN, class 0 is skipped. Class -2 with crowd 1 is an ignore region.
+There are no ids, so images and boxes are numbered from 1.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset
 from boxwright.data.layout import Layout, Split, Writer
 from boxwright.data.source import Source
 from boxwright.errors import InputError
@@ -55,7 +55,8 @@ def write(split: Split, folder: Path) -> list[Path]:
     """Write {split}.txt. If the first class is `background`, the name is written twice, as the reader skips one."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     first = int(dataset.names[0] == "background" and len(dataset.names) > 1)
-    words, labels, crowd = text.shortest_decimals(rows.xyxy), (rows.labels + first).tolist(), rows.crowd.tolist()
+    words, labels, crowd = text.shortest_decimals(rows.xyxy), rows.labels + first, rows.crowd.tolist()
+    labels = np.where(rows.ignored, ANY_CLASS, labels).tolist()
     lines = []
     for index, path in enumerate(split.images):
         boxes = [",".join([*words[row], str(labels[row]), *["1"] * crowd[row]]) for row in split.rows(index)]
@@ -69,7 +70,9 @@ def _boxes(table: list[list[float]], entries: list[int], ids: Sequence[int]) -> 
     values = np.array(table, dtype=np.float64).reshape(-1, 6)
     xyxy, categories = values[:, :4], values[:, 4].astype(np.int64)
     labels = text.labels_of(categories, ids)
-    return replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, crowd=values[:, 5].astype(bool))
+    crowd = values[:, 5].astype(bool)
+    rows = replace(Boxes.without_ids(xyxy, labels, entries), categories=categories, crowd=crowd)
+    return rows.as_ignored(crowd & (categories == ANY_CLASS))
 
 
 def _parse(word: str, file: Path, number: int) -> list[float]:
@@ -93,5 +96,5 @@ LAYOUT = Layout(
     find=find,
     read=read,
     accepts=lambda path: text.list_kind(path) == "line_txt",
-    writer=Writer(write=write, crowd=True, file_per_image=False, needs_box=True),
+    writer=Writer(write=write, crowd=True, ignored=True, file_per_image=False, needs_box=True),
 )

@@ -13,6 +13,7 @@ from hotcoco import COCO, COCOeval
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
+from boxwright.metrics.regions import class_regions
 from boxwright.types import Detections
 
 # key, AP or AR, IoU, area, detections per image and class: COCO's twelve metrics in COCO's order
@@ -133,7 +134,8 @@ def score(
 ) -> Metrics:
     """Compute the COCO metrics.
 
-    Crowd regions count neither as missed nor as false positives. The area ranges use `Sample.areas`, which in COCO
+    Crowd regions count neither as missed nor as false positives, nor do ignore regions and classes that were not looked
+    for in an image (`class_regions`). The area ranges use `Sample.areas`, which in COCO
     files is the area of the mask, not of the box.
 
     Args:
@@ -142,7 +144,7 @@ def score(
         names: The class names.
         info: For `Metrics.info`.
     """
-    truth, results = _truth(samples), _results(detections)
+    truth, results = _truth(samples, detections), _results(detections)
     used = np.unique([entry["category_id"] for entry in truth]).astype(int)  # others have no precision and no recall
     precision = np.full((10, len(RECALLS), len(names)), -1.0)
     recall, best = np.full((10, len(names)), -1.0), np.full(len(names), -1.0)
@@ -186,14 +188,18 @@ def _best_scores(precision: Array, scores: Array) -> Array:
     return np.where(f1.max(axis=0) > 0, best, -1.0)
 
 
-def _truth(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _truth(samples: Sequence[Sample], detections: Sequence[Detections]) -> list[dict[str, Any]]:
     """The ground truth as COCO's annotations. Ids start at 1, since matching treats annotation id 0 as unmatched."""
     annotations: list[dict[str, Any]] = []
-    for image, sample in enumerate(samples, 1):
-        boxes = sample.boxes.astype(np.float64)
+    for image, (sample, result) in enumerate(zip(samples, detections, strict=True), 1):
+        regions, region_labels = class_regions(sample, result)
+        known, more = sample.labels >= 0, len(regions)
+        labels = np.append(sample.labels[known], region_labels)
+        boxes = np.concatenate([sample.boxes[known], regions]).astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
-        columns = (sample.labels.tolist(), boxes.tolist(), sample.areas.tolist(), sample.crowd.tolist())
-        for label, box, area, crowd in zip(*columns, strict=True):
+        areas = np.append(sample.areas[known], boxes[len(boxes) - more :, 2:].prod(axis=1))
+        crowds = np.append(sample.crowd[known], np.ones(more, dtype=bool))
+        for label, box, area, crowd in zip(*(x.tolist() for x in (labels, boxes, areas, crowds)), strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -235,7 +241,7 @@ def _classes(
         return counts
 
     objects = count(sample.labels[~sample.crowd] for sample in samples)
-    images = count(np.unique(sample.labels) for sample in samples)
+    images = count(np.unique(sample.labels[sample.labels >= 0]) for sample in samples)
     counts = count(result.labels.numpy(force=True) for result in detections)
     return tuple(
         ClassMetrics(

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from boxwright.arrays import Array
-from boxwright.data.dataset import Sample
+from boxwright.data.dataset import ANY_CLASS, Sample
 from boxwright.files import atomic_write, write_bytes
 from boxwright.images.draw import (
     BACKGROUND,
@@ -116,7 +116,8 @@ def confusion(
 
     A detection is assigned to the ground-truth box of any class with the highest IoU, if that is at least `MIN_IOU`. Of
     the detections assigned to one box, the best-scoring one matches (PASCAL VOC's rule), others are false positives.
-    Detections of which at least the fraction `MIN_IOU` is inside a crowd region are ignored.
+    Detections of which at least the fraction `MIN_IOU` is inside a crowd region are ignored, as are unmatched ones of a
+    class that was not looked for in the image.
 
     Args:
         samples: The ground truth.
@@ -146,7 +147,8 @@ def confusion(
         np.add.at(counts, (number[sample.labels[truth]], number[labels[matched]]), 1)
         missed = np.setdiff1d(np.flatnonzero(~sample.crowd), truth)
         np.add.at(counts, (number[sample.labels[missed]], np.full(len(missed), last)), 1)
-        false = np.setdiff1d(np.flatnonzero(~in_crowd), matched)
+        ignored = in_crowd if sample.labeled is None else in_crowd | ~sample.labeled[labels]
+        false = np.setdiff1d(np.flatnonzero(~ignored), matched)
         np.add.at(counts, (np.full(len(false), last), number[labels[false]]), 1)
     return counts
 
@@ -210,7 +212,7 @@ def panel(image: Array, sample: Sample, result: Detections) -> Array:
 def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
     """`image` with ground-truth boxes and with predicted boxes, side by side under headings."""
     texts = [
-        name_of(prediction.names, label) + (" (crowd)" if crowd else "")
+        "ignore region" if label == ANY_CLASS else name_of(prediction.names, label) + (" (crowd)" if crowd else "")
         for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
     ]
     truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)

@@ -15,6 +15,7 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
 from boxwright.metrics.coco import cell
+from boxwright.metrics.regions import class_regions
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Detections
 
@@ -100,7 +101,8 @@ def score(
 
     A detection is assigned to the ground-truth box of its class with the highest IoU, if that is at least `iou`. Of the
     detections assigned to an object, the best-scoring one is a true positive and the others are false positives, as are
-    unassigned ones. Difficult objects, crowd regions and the detections assigned to them are ignored.
+    unassigned ones. Difficult objects and the detections assigned to them are ignored, as are crowd regions and
+    unassigned detections that lie in one with at least the fraction `iou`; and so are those of `class_regions`.
 
     Args:
         samples: The ground truth, with labels 0 to K - 1.
@@ -111,7 +113,10 @@ def score(
             are pixel indices. Increases the IoU of small boxes.
         info: For `VocMetrics.info`.
     """
-    classes = tuple(_class(samples, detections, label, name, iou, plus_one) for label, name in enumerate(names))
+    regions = [class_regions(sample, result) for sample, result in zip(samples, detections, strict=True)]
+    classes = tuple(
+        _class(samples, regions, detections, label, name, iou, plus_one) for label, name in enumerate(names)
+    )
     return VocMetrics(classes, dict(info or {}))
 
 
@@ -132,35 +137,48 @@ def average_precision(correct: Array, objects: int) -> tuple[float, float]:
 
 
 def _class(
-    samples: Sequence[Sample], detections: Sequence[Detections], label: int, name: str, iou: float, plus_one: bool
+    samples: Sequence[Sample],
+    regions: Sequence[tuple[Array, Array]],
+    detections: Sequence[Detections],
+    label: int,
+    name: str,
+    iou: float,
+    plus_one: bool,
 ) -> ClassAP:
-    """The metrics of one class. Ground-truth boxes are numbered across all samples."""
+    """The metrics of one class. Objects are numbered across all samples."""
     scores, matches = [np.zeros(0)], [np.zeros(0, np.int64)]
     ignored = [np.zeros(0, np.bool_)]
-    offset = 0
-    for sample, result in zip(samples, detections, strict=True):
-        truth, of_class = sample.labels == label, result.labels == label
+    offset = crowds = 0
+    for sample, (areas, labels), result in zip(samples, regions, detections, strict=True):
+        truth, of_class = (sample.labels == label) & ~sample.crowd, result.labels == label
         scores.append(result.scores[of_class].numpy(force=True))
-        match = _match(result.boxes[of_class], torch.from_numpy(sample.boxes[truth]), iou, plus_one).numpy()
-        matches.append(np.where(match < 0, -1, match + offset))
-        ignored.append((sample.difficult | sample.crowd)[truth])
-        offset += int(truth.sum())
+        match = _match(result.boxes[of_class], sample.boxes[truth], iou, plus_one)
+        in_crowd = (sample.labels == label) & sample.crowd
+        areas = np.concatenate([sample.boxes[in_crowd], areas[labels == label]])
+        inside = _match(result.boxes[of_class], areas, iou, plus_one, crowd=True) >= 0
+        matches.append(np.where(match >= 0, match + offset, np.where(inside, -2, -1)))
+        ignored.append(sample.difficult[truth])
+        offset, crowds = offset + int(truth.sum()), crowds + int(in_crowd.sum())
     score, match, ignore = np.concatenate(scores), np.concatenate(matches), np.concatenate(ignored)
     match = match[np.argsort(-score, kind="stable")]
+    match = match[match > -2]  # those in a crowd region
     match = match[~np.append(ignore, False)[match]]  # keeps unmatched ones: -1 indexes the appended element
     correct = np.zeros(len(match), np.bool_)
     objects, first = np.unique(match, return_index=True)
     correct[first[objects >= 0]] = True
     total = int((~ignore).sum())
     if not total:
-        return ClassAP(name, -1.0, -1.0, -1.0, 0, len(ignore), len(score))
+        return ClassAP(name, -1.0, -1.0, -1.0, 0, len(ignore) + crowds, len(score))
     ap07, ap12 = average_precision(correct, total)
-    return ClassAP(name, ap07, ap12, int(correct.sum()) / total, total, int(ignore.sum()), len(score))
+    return ClassAP(name, ap07, ap12, int(correct.sum()) / total, total, int(ignore.sum()) + crowds, len(score))
 
 
-def _match(boxes: Tensor, truth: Tensor, iou: float, plus_one: bool) -> Tensor:
-    """(N, 4), (M, 4) -> (N,) int64: the ground-truth box with the highest IoU, -1 if that is less than `iou` > 0."""
-    boxes, truth = boxes.double().cpu(), truth.double()
+def _match(boxes: Tensor, ground_truth: Array, iou: float, plus_one: bool, crowd: bool = False) -> Array:
+    """(N, 4), (M, 4) -> (N,) int64: the ground-truth box with the highest IoU, -1 if that is less than `iou` > 0.
+
+    crowd: the fraction inside counts instead of the IoU.
+    """
+    boxes, truth = boxes.double().cpu(), torch.from_numpy(ground_truth).double()
     matches = torch.full((len(boxes),), -1)
     order = boxes[:, 0].argsort()
     for start in range(0, len(order), CHUNK):
@@ -169,6 +187,7 @@ def _match(boxes: Tensor, truth: Tensor, iou: float, plus_one: bool) -> Tensor:
         in_range = (truth[:, 2] + 1 >= chunk[:, 0].amin()) & (truth[:, 0] <= chunk[:, 2].amax() + 1)  # for plus_one
         near = in_range.nonzero()[:, 0]
         if len(near):
-            max_iou, best = pairwise_iou(chunk, truth[near], plus_one).max(dim=1)
+            are_crowd = near.new_ones(len(near), dtype=torch.bool) if crowd else None
+            max_iou, best = pairwise_iou(chunk, truth[near], plus_one, are_crowd).max(dim=1)
             matches[rows] = torch.where(max_iou >= iou, near[best], -1)
-    return matches
+    return matches.numpy()

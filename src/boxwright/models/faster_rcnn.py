@@ -23,7 +23,8 @@ from boxwright.nn.resnet import ResNet
 from boxwright.nn.roi import BoxHead, features_of
 from boxwright.nn.rpn import ROUNDS, Proposals, RegionProposals, anchors, base_anchors, propose
 from boxwright.ops.coding import decode, encode
-from boxwright.ops.losses import across_processes
+from boxwright.ops.iou import pairwise_iou
+from boxwright.ops.losses import across_processes, was_looked_for
 from boxwright.ops.sampling import match, priorities, sample_balanced
 from boxwright.types import Batch, Detections
 
@@ -169,7 +170,10 @@ class FasterRCNN(Network):
         priority = [priorities(keys + i, boxes.shape[1]) for i, boxes in ((1, batch.boxes), (2, found.boxes))]
         second = self.roi_targets(batch, found, torch.cat(priority, 1))
         logits, class_deltas = self.head(self.features(maps, second.boxes))
-        return self.rpn_loss(first, objectness, deltas) | self.roi_loss(second, logits, class_deltas, batch.labels)
+        if batch.labeled is not None:
+            first = first._replace(sampled=first.sampled & self.are_known(first, second, logits, batch.labeled))
+        terms = self.rpn_loss(first, objectness, deltas)
+        return terms | self.roi_loss(second, logits, class_deltas, batch.labels, batch.labeled)
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
@@ -289,6 +293,15 @@ class FasterRCNN(Network):
         sampled = torch.cat((positives.sampled, negatives.sampled), 1)
         return Targets(chosen, index, sampled, is_positive, matched, deltas)
 
+    @torch.no_grad()
+    def are_known(self, anchors: Targets, proposals: Targets, logits: Tensor, labeled: Tensor) -> Tensor:
+        """(B, K) bool: the first stage's samples, but for background where the second stage, whose logits (B, K', C+1)
+        are given, finds an object of a class that was not looked for. The first stage knows no classes."""
+        found = proposals.sampled & ~proposals.positive & (logits.argmax(-1) > 0)
+        found &= ~was_looked_for(logits[..., 1:], labeled)
+        near = pairwise_iou(anchors.boxes, proposals.boxes, self.config.plus_one) >= self.config.rpn.negative_iou
+        return anchors.positive | ~(near & found[:, None]).any(-1)
+
     def rpn_loss(self, targets: Targets, objectness: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         """objectness (B, N), deltas (B, N, 4). Both terms are divided by the number of samples asked for."""
         logits = objectness.gather(1, targets.idx)
@@ -302,8 +315,11 @@ class FasterRCNN(Network):
             "rpn_boxes": (apart * targets.positive).sum() / count,
         }
 
-    def roi_loss(self, targets: Targets, logits: Tensor, deltas: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M). Both terms are divided by the samples found."""
+    def roi_loss(
+        self, targets: Targets, logits: Tensor, deltas: Tensor, labels: Tensor, labeled: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M), labeled (B, C) as in Batch. Both terms are divided
+        by the samples found."""
         truth = torch.zeros_like(targets.matched_gt_idx)
         if labels.shape[1]:
             truth = torch.where(targets.positive, labels.gather(1, targets.matched_gt_idx) + 1, 0)
@@ -312,6 +328,8 @@ class FasterRCNN(Network):
         found = _by_class(deltas).gather(2, of_class)[:, :, 0]
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)
         count = across_processes(targets.sampled.sum().float(), minimum=1)
+        if labeled is not None:
+            wrong = wrong * (targets.positive | was_looked_for(logits[..., 1:], labeled))
         return {"classes": (wrong * targets.sampled).sum() / count, "boxes": (apart * targets.positive).sum() / count}
 
 

@@ -22,7 +22,7 @@ from boxwright.nn.darknet import DarkNet53
 from boxwright.nn.network import Network
 from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from boxwright.ops.iou import ciou
-from boxwright.ops.losses import across_processes, processes
+from boxwright.ops.losses import across_processes, processes, was_looked_for
 from boxwright.types import Batch, Detections
 
 STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
@@ -177,7 +177,9 @@ def _scale_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """raw (B, A, 5+C, h, w), anchors (A, 2) in cells -> box, objectness and class loss of one scale, no gains yet."""
     h, w = raw.shape[3:]
-    taken, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
+    fits, cell, target = _assign(batch, anchors, stride, (h, w), config.anchor_ratio)
+    is_region = (batch.ignore & (batch.labels >= 0)).repeat(1, CELLS)[:, None]  # (B, 1, R)
+    taken = fits & ~is_region
     raw = raw.flatten(3)  # (B, A, 5+C, h*w)
     at = raw.gather(3, cell[:, :, None].expand(-1, -1, raw.shape[2], -1))  # (B, A, 5+C, R)
     positives = across_processes(taken.sum(), minimum=1)
@@ -187,7 +189,11 @@ def _scale_loss(
 
     row = _last_row(taken, cell, h * w)
     goal = F.pad(overlap.detach().clamp(min=0), (1, 0)).gather(2, row)
-    counted = (row > 0) | ~_in_crowd(batch, stride, (h, w))
+    # a region may be an object, so the cells that it would take are no background either
+    background = ~_in_crowd(batch, stride, (h, w)) & (_last_row(fits & is_region, cell, h * w) == 0)
+    if batch.labeled is not None:
+        background = background & was_looked_for(raw[:, :, 5:].movedim(2, -1), batch.labeled)
+    counted = (row > 0) | background
     obj = (F.binary_cross_entropy_with_logits(raw[:, :, 4], goal, reduction="none") * counted).mean()
 
     logits = at[:, :, 5:]
@@ -202,8 +208,8 @@ def _scale_loss(
 def _assign(
     batch: Batch, anchors: Tensor, stride: int, cells: tuple[int, int], ratio: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """anchors (A, 2) in cells -> taken (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the
-    cell's corner, width, height, in cells; a unit box where not taken, so that nothing becomes NaN.
+    """anchors (A, 2) in cells -> fits (B, A, R) bool, cell (B, A, R) of h*w, target (B, A, 4, R): center from the
+    cell's corner, width, height, in cells; a unit box elsewhere, so that nothing becomes NaN.
 
     A box takes an anchor whose sides differ by less than `ratio`, in its own cell and the nearer neighbor on each axis.
     """
@@ -212,7 +218,7 @@ def _assign(
     center, side = boxes[..., :2], boxes[..., 2:]
     quotient = side[:, None] / anchors[:, None]  # (B, A, M, 2)
     fits = torch.maximum(quotient, 1 / quotient).amax(3) < ratio
-    fits &= batch.valid[:, None]
+    fits &= (batch.labels >= 0)[:, None]
 
     size = torch.cat((center.new_full((1,), w), center.new_full((1,), h)))
     beyond = size - center

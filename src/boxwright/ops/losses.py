@@ -61,12 +61,28 @@ def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tenso
 
 def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> Tensor:
     """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for background cells whose box overlaps an object by
-    `ignore_iou` or lies so far in a crowd region."""
+    `ignore_iou` or lies so far in a crowd region, for `targets.ignored`, and where the most probable class was not
+    looked for."""
     # Rows that own no cell write to one more that is cut off.
     owned = torch.where(targets.positive, targets.cell, rows.shape[1])
     objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]
-    counted = (objects > 0) | (_best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou)
+    background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
+    if targets.ignored is not None:
+        background &= ~targets.ignored
+    if batch.labeled is not None:
+        background &= was_looked_for(rows[..., 5:], batch.labeled)
+    counted = (objects > 0) | background
     return F.binary_cross_entropy_with_logits(rows[..., 4], objects, reduction="none") * counted
+
+
+def was_looked_for(scores: Tensor, labeled: Tensor) -> Tensor:
+    """scores (B, ..., C), labeled (B, C) as in Batch -> (B, ...) bool: whether the class of the highest score was.
+
+    Without a label, an object of another class may be there, so the place is not taught to be background: the loss of
+    LVIS (Gupta et al. 2019) for a detector whose objectness does not know the class.
+    """
+    best = scores.argmax(-1)
+    return labeled.gather(1, best.flatten(1)).view_as(best)
 
 
 def classes(found: Tensor, targets: Targets) -> Tensor:

@@ -24,12 +24,15 @@ class Targets:
         positive: (B, R) bool, rows that own their cell.
         cell: (B, R), 0 where none is claimed.
         classes: (B, R, C) in [0, 1].
+        ignored: (B, N) bool, cells that crowd and ignore regions would claim if they were objects, which they may be;
+            None: none.
     """
 
     boxes: Tensor
     positive: Tensor
     cell: Tensor
     classes: Tensor
+    ignored: Tensor | None = None
 
     def weight(self, size: tuple[int, int]) -> Tensor:
         """(B, R): 2 less the share of the input, (H, W) px, that the box covers: small boxes count more. 0 where the
@@ -62,8 +65,12 @@ def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: in
     """cell, claims (B, P, M): of several claims to one cell the last wins, and has the others' classes too."""
     passes = claims.shape[1]
     side = batch.boxes[..., 2:] - batch.boxes[..., :2]
-    claims = (claims & (batch.valid & (side > 0).all(-1))[:, None]).flatten(1)
-    cell = torch.where(claims, cell.flatten(1), 0)
+    claims, cell = claims & (side > 0).all(-1)[:, None], cell.flatten(1)
+    regions = (claims & (batch.ignore & (batch.labels >= 0))[:, None]).flatten(1)
+    # Rows that claim no cell write to one more that is cut off.
+    ignored = regions.new_zeros(len(cell), total + 1).scatter(1, torch.where(regions, cell, total), True)[:, :-1]
+    claims = (claims & batch.valid[:, None]).flatten(1)
+    cell = torch.where(claims, cell, 0)
     winner = last_claim(cell, claims, total)
     row = torch.arange(winner.shape[1], device=winner.device)
     ones = F.one_hot(batch.labels.clamp(min=0), classes).float().repeat(1, passes, 1) * claims[..., None]
@@ -74,4 +81,5 @@ def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: in
         positive=winner == row,
         cell=cell,
         classes=torch.where(bits > 0, 1 - smoothing, smoothing / max(classes - 1, 1)),
+        ignored=ignored,
     )

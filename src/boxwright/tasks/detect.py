@@ -17,7 +17,7 @@ from boxwright.arrays import Array
 from boxwright.batches.loader import Loader
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
-from boxwright.data.dataset import Dataset, evenly_spaced
+from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report, check_all
 from boxwright.errors import InputError
@@ -91,7 +91,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
 
     def fingerprint(self, dataset: Dataset, recipe: Recipe) -> str:
         rows = dataset.rows
-        columns = (dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas)
+        columns = [dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas]
+        columns += [] if dataset.images.labeled is None else [dataset.images.labeled]
         paths = [dataset.path(index) for index in range(len(dataset))]
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
@@ -123,10 +124,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def draw_sample(self, dataset: Dataset, index: int) -> Array:
         sample = dataset[index]
         flags = zip(sample.labels.tolist(), sample.crowd.tolist(), sample.difficult.tolist(), strict=True)
+        names = {-1: "unknown category", ANY_CLASS: "ignore region"} | dict(enumerate(dataset.names))
         texts = [
-            (dataset.names[label] if label >= 0 else "unknown category")
-            + (" (crowd)" if crowd else "")
-            + (" (difficult)" if difficult else "")
+            names[label] + (" (crowd)" if crowd and label != ANY_CLASS else "") + (" (difficult)" if difficult else "")
             for label, crowd, difficult in flags
         ]
         return draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
@@ -211,7 +211,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
 
     def scored(self, dataset: Dataset, recipe: Recipe) -> Dataset:
         rows = dataset.rows
-        faulty = np.flatnonzero((rows.labels < 0) | ~np.isfinite(rows.xyxy).all(1))
+        faulty = np.flatnonzero(((rows.labels < 0) & ~rows.ignored) | ~np.isfinite(rows.xyxy).all(1))
         if faulty.size:
             path = dataset.path(int(dataset.image_indices()[faulty[0]]))
             raise InputError(

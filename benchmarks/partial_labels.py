@@ -1,0 +1,113 @@
+"""AP with half of the training boxes deleted, with and without marks, and how much of the loss the marks prevent.
+
+python benchmarks/partial_labels.py --data bccd --weights yolov3-tiny.weights --out DIR
+
+Three trainings differ only in the labels of the split `train`: all boxes; half of them deleted; the same half as ignore
+regions. Each is evaluated on all labels of `test`.
+"""
+
+import argparse
+import json
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+import boxwright as bw
+from boxwright.files import make_folder
+from boxwright.formats import open_boxes
+from boxwright.metrics.coco import Metrics
+
+RECIPE = "yolov3_tiny_coco_416_darknet"
+VARIANTS = ("all", "deleted", "ignored")
+GOAL = 1 / 3  # of the fall without marks
+
+
+def write_set(root: Path, out: Path, variant: str, fraction: float, seed: int, images: int | None) -> Path:
+    """A data YAML of the splits, whose COCO files name the images by their full paths."""
+    make_folder(out)
+    for split in ("train", "val", "test"):
+        dataset = open_boxes(root, split)
+        count = len(dataset) if images is None else min(images, len(dataset))
+        dataset = dataset.subset(range(count))
+        rows, ids = dataset.rows, dataset.images.ids.tolist()
+        chosen = np.random.default_rng(seed).random(len(rows)) < fraction
+        chosen &= split == "train" and variant != "all"
+        annotations = [
+            {
+                "id": row + 1,
+                "image_id": ids[image],
+                "category_id": int(rows.categories[row]),
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                "area": float(rows.areas[row]),
+                "iscrowd": int(rows.crowd[row]),
+                "ignore": int(chosen[row]),
+            }
+            for row, (image, (x1, y1, x2, y2)) in enumerate(
+                zip(dataset.image_indices().tolist(), rows.xyxy.astype(float), strict=True)
+            )
+            if variant != "deleted" or not chosen[row]
+        ]
+        tree = {
+            "images": [
+                {"id": ids[index], "file_name": str(Path(dataset.path(index)).resolve())} for index in range(count)
+            ],
+            "annotations": annotations,
+            "categories": [
+                {"id": number, "name": name} for number, name in zip(dataset.category_ids, dataset.names, strict=True)
+            ],
+        }
+        (out / f"{split}.json").write_text(json.dumps(tree))
+        if split == "train":
+            print(f"{variant}: {count} images, {len(rows)} boxes, {int(chosen.sum())} of them changed", flush=True)
+    file = out / "data.yaml"
+    file.write_text(yaml.safe_dump({split: f"{split}.json" for split in ("train", "val", "test")}))
+    return file
+
+
+def train_and_evaluate(data: Path, out: Path, seed: int, args: argparse.Namespace) -> Metrics:
+    overrides = {"train.seed": seed}
+    if args.epochs is not None:
+        overrides["train.epochs"] = args.epochs
+    epochs = bw.Recipe.load(RECIPE, overrides).train.epochs
+    folder = bw.train(
+        RECIPE, data, out, weights=args.weights, transfer=True, overrides=overrides | {"train.evaluate_every": epochs}
+    )
+    metrics = bw.evaluate(folder, data, split="test")
+    assert isinstance(metrics, Metrics)
+    return metrics
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BCCD, in any layout, with train, val and test")
+    parser.add_argument("--weights", type=Path, required=True, help="Darknet's yolov3-tiny.weights")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--fraction", type=float, default=0.5, help="of the boxes that are deleted")
+    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of deletion and training; the mean counts")
+    parser.add_argument("--images", type=int, help="of each split; default: all")
+    args = parser.parse_args()
+    found: dict[str, list[Metrics]] = {variant: [] for variant in VARIANTS}
+    for seed in args.seeds:
+        for variant in VARIANTS:
+            begin, folder = time.perf_counter(), args.out / f"seed{seed}" / variant
+            data = write_set(args.data, folder / "data", variant, args.fraction, seed, args.images)
+            metrics = train_and_evaluate(data, folder / "run", seed, args)
+            found[variant].append(metrics)
+            print(f"seed {seed}, {variant}: {metrics.headline}, {time.perf_counter() - begin:.0f} s", flush=True)
+    for name in ("AP", "AP50"):
+        mean = {variant: float(np.mean([each.summary[name] for each in found[variant]])) for variant in VARIANTS}
+        falls = [mean["all"] - mean[variant] for variant in VARIANTS[1:]]
+        ratio = f"{falls[1] / falls[0]:.2f}" if falls[0] > 0 else "no ratio"
+        values = ", ".join(f"{variant} {value:.4f}" for variant, value in mean.items())
+        print(f"{name} on test: {values}; falls {falls[0]:.4f} and {falls[1]:.4f}: {ratio} (goal: at most {GOAL:.2f})")
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
