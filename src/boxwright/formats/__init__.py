@@ -122,10 +122,10 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     return dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
 
 
-def splits(root: str | Path) -> list[str]:
-    """The splits of a data set: train, val, test first, then others by name."""
+def splits(root: str | Path, kind: str = "auto") -> list[str]:
+    """The splits of a data set: train, val, test first, then others by name. kind: as in `open_dataset`."""
     path = Path(root)
-    return canonical_names(_find(path, "auto", ClassSet) if holds_classes(path) else _find(path, "auto", Dataset))
+    return canonical_names(_find(path, kind, ClassSet) if holds_classes(path, kind) else _find(path, kind, Dataset))
 
 
 def holds_classes(root: str | Path, kind: str = "auto") -> bool:
