@@ -34,7 +34,9 @@ BYTES = 16
 SIDE = 9  # px of the gray version
 MIN_SIZE = (4 * SIDE, 4 * SIDE)  # px to which a JPEG may be reduced while it is decoded
 FLAT = 8  # gray levels; an image with a smaller range has no gradients to compare
-MAX_DISTANCE = 8  # different bits of two near-duplicates
+# Different bits of near-duplicates. In six public sets, copies that were resized, compressed or brightened
+# had 2 (median) to 6; different ones 12 and more, except frames of a fixed camera.
+MAX_DISTANCE = 6
 CHUNK = 256  # images read together
 MIN_CACHED = 500  # images whose hashes are kept; fewer take a second
 
@@ -50,13 +52,9 @@ def near_duplicates(sources: Sequence[str | Array], cache: str | Path | None = N
         (P,) the index of the first image of each image's group. An unreadable image is a group of its own.
     """
     hashes, readable = hashes_of(sources, cache)
-    labels = np.arange(len(hashes))
-    rows = np.flatnonzero(readable)
+    labels, rows = np.arange(len(hashes)), np.flatnonzero(readable)
     unique, inverse = np.unique(hashes[rows], axis=0, return_inverse=True)
-    labels[rows] = rows[first_of_each(inverse.reshape(-1))]
-    heads = labels[rows][np.unique(inverse, return_index=True)[1]]  # an image for each hash of `unique`
-    for a, b in _near_pairs(unique):
-        labels = merge(labels, heads[a], heads[b])
+    labels[rows] = rows[_first_of_each(_connect(unique)[inverse.reshape(-1)])]
     return labels
 
 
@@ -86,12 +84,6 @@ def image_hash(image: Array) -> bytes:
         return hashlib.blake2b(colors.tobytes(), digest_size=BYTES).digest()
     right, down = small[:-1, 1:] > small[:-1, :-1], small[1:, :-1] > small[:-1, :-1]
     return np.packbits([right, down]).tobytes()
-
-
-def first_of_each(keys: Rows) -> Rows:
-    """(P,) the index of the first of each key."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return first[inverse.reshape(-1)]
 
 
 def merge(labels: Rows, a: Rows, b: Rows) -> Rows:
@@ -125,29 +117,34 @@ def _hash_of(source: str | Array) -> bytes | None:
         return None
 
 
-def _near_pairs(hashes: Hashes) -> Iterator[tuple[Rows, Rows]]:
-    """Yield pairs of different hashes with at most MAX_DISTANCE different bits; pairs may repeat.
+def _first_of_each(keys: Rows) -> Rows:
+    """(P,) the index of the first of each key."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return first[inverse.reshape(-1)]
 
-    Of MAX_DISTANCE + 1 groups of bits at least one is the same in both (G. S. Manku, A. Jain, A. Das Sarma, "Detecting
-    Near-Duplicates for Web Crawling", WWW 2007), so only hashes that share one are compared.
+
+def _connect(hashes: Hashes) -> Rows:
+    """Group different hashes, of which at most MAX_DISTANCE bits differ from another of the group.
+
+    Of MAX_DISTANCE + 1 sections of two such hashes at least one is the same (G. S. Manku, A. Jain, A. Das Sarma,
+    "Detecting Near-Duplicates for Web Crawling", WWW 2007), so only hashes that share a section are compared: sorted by
+    it, each with the next, then each with the one after the next, and so on.
     """
-    words = np.ascontiguousarray(hashes).view(np.uint64)
-    bits = np.unpackbits(hashes, axis=1)
+    labels = np.arange(len(hashes))
+    words, bits = np.ascontiguousarray(hashes).view(np.uint64), np.unpackbits(hashes, axis=1)
     for columns in np.array_split(np.arange(8 * BYTES), MAX_DISTANCE + 1):
         keys = bits[:, columns] @ (1 << np.arange(len(columns)))
         order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        at, step = np.arange(len(order)), 0
-        while True:
+        keys, at, step = keys[order], np.arange(len(order) - 1), 1
+        while len(at := at[keys[at] == keys[at + step]]):
+            a, b = order[at], order[at + step]
+            apart = labels[a] != labels[b]
+            a, b = a[apart], b[apart]
+            near = np.bitwise_count(words[a] ^ words[b]).sum(axis=1) <= MAX_DISTANCE
+            labels = merge(labels, a[near], b[near])
             step += 1
             at = at[at + step < len(order)]
-            at = at[keys[at] == keys[at + step]]
-            if not len(at):
-                break
-            a, b = order[at], order[at + step]
-            near = np.bitwise_count(words[a] ^ words[b]).sum(axis=1) <= MAX_DISTANCE
-            if near.any():
-                yield a[near], b[near]
+    return labels
 
 
 def _cache_file(sources: Sequence[str | Array], cache: str | Path | None) -> Path | None:

@@ -28,7 +28,7 @@ from boxwright.formats import folder as class_folders
 from boxwright.formats import holds_classes, open_boxes, open_classes
 
 PART = re.compile(r"([A-Za-z][\w.-]{0,63})=([0-9.eE-]+)")
-MAX_CLASSES = 20  # listed for a split
+MAX_CLASSES = 20  # listed in the summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,22 +130,22 @@ def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float]
 
 
 def report(dataset: Dataset | ClassSet, groups: Rows, split_of: Rows, parts: Sequence[str]) -> list[str]:
-    """Lines with the images, groups and classes of each part."""
+    """A line with the images of each part, and one with those of each class, the most frequent first."""
     images, labels, classes = image_classes(dataset)
-    totals = np.bincount(labels, minlength=classes)
-    names = [*dataset.names, "(no box)"][:classes]
-    lines = []
-    for number, part in enumerate(parts):
-        own = split_of == number
-        counts = np.bincount(labels[own[images]], minlength=classes)
-        lines.append(
-            f"{part}: {own.mean():.1%} of the images, in {len(np.unique(groups[own]))} groups; images of each class:"
-        )
-        shown = [label for label in range(classes) if totals[label]]
-        rows = [f"{names[n]} {counts[n]} of {totals[n]} ({counts[n] / totals[n]:.1%})" for n in shown[:MAX_CLASSES]]
-        more = [f"and {len(shown) - MAX_CLASSES} more classes"] if len(shown) > MAX_CLASSES else []
-        lines.append(f"  {', '.join([*rows, *more])}")
-    return lines
+    counts = np.stack(
+        [np.bincount(labels[split_of[images] == number], minlength=classes) for number in range(len(parts))]
+    )
+    totals = counts.sum(axis=0)
+
+    def line(title: str, row: Rows) -> str:
+        shares = zip(parts, row.tolist(), (row / row.sum()).tolist(), strict=True)
+        return f"{title}: {', '.join(f'{part} {count} ({share:.1%})' for part, count, share in shares)}"
+
+    names = [*dataset.names, "no box"]
+    shown = [label for label in np.argsort(-totals, kind="stable").tolist() if totals[label]]
+    lines = [line(f"{len(dataset)} images in {len(np.unique(groups))} groups", np.bincount(split_of))]
+    lines += [line(f"  with {names[label]}", counts[:, label]) for label in shown[:MAX_CLASSES]]
+    return [*lines, f"  and {len(shown) - MAX_CLASSES} more classes"] if len(shown) > MAX_CLASSES else lines
 
 
 def _number(word: str) -> float:
@@ -206,7 +206,8 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
             wrong = [one for index, one in enumerate(paths) if not _same_file(one, read.label_file(index))]
             if wrong or read.names != dataset.names or len(read.rows) != len(dataset.rows):
                 raise InputError(
-                    f"{wrong[0] if wrong else dataset.root}: a list of images does not lead to these labels; leave --lists out"
+                    f"{wrong[0] if wrong else dataset.root}: not the labels that a list of images leads to; leave "
+                    "--lists out"
                 )
             lines.append(f"{dataset.split}: list of {len(dataset)} images, with {len(dataset.rows)} boxes")
     return "\n".join(map(printable, [*lines, str(out)]))
