@@ -1,8 +1,10 @@
 """Assignment of groups of images to splits, so that every split has its share of each class.
 
-The algorithm is the iterative stratification of K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of
-Multi-Label Data", ECML PKDD 2011, with groups instead of single examples: the class with the fewest images left is
-distributed first, each group to the split that still needs most images of it.
+The order is that of the iterative stratification of K. Sechidis, G. Tsoumakas, I. Vlahavas, "On the Stratification of
+Multi-Label Data", ECML PKDD 2011: the class with the fewest images left is distributed first. There an example goes to
+the split that still needs most of its class. A group may be large and contain many classes, so here it goes to the
+split that needs all of it most: where Pearson's chi-squared of the numbers of images, by class and in total, rises
+least.
 
 P images, G groups, K splits, C classes; an image without a box counts as one of a further class
 """
@@ -79,8 +81,8 @@ def _tabulate(groups: Rows, labels: Rows, total: int, classes: int) -> _Table:
 def _distribute(table: _Table, sizes: Rows, shares: NDArray[np.float64], classes: int, seed: int) -> Rows:
     """(G,) the split of each group."""
     left = np.bincount(table.labels, table.counts, minlength=classes)  # images of each class not yet assigned
-    need = shares[:, None] * left  # (K, C) images
-    room = shares * sizes.sum()  # (K,) images of any class
+    expected, total = shares[:, None] * left, shares * sizes.sum()  # (K, C), (K,) images
+    need, room = expected.copy(), total.copy()  # images that are still missing
     random = np.random.default_rng(seed).permutation(len(sizes))
     split_of = np.full(len(sizes), -1)
     # by class; in it, groups with most images of it first, since the splits can still make room for them
@@ -91,14 +93,16 @@ def _distribute(table: _Table, sizes: Rows, shares: NDArray[np.float64], classes
         for group in table.groups[order[starts[label] : starts[label + 1]]].tolist():
             if split_of[group] >= 0:
                 continue
-            # rounded, so that the sums of fractions compare as equal; the first split wins a tie
-            wish = [(round(n, 6), round(r, 6)) for n, r in zip(need[:, label].tolist(), room.tolist(), strict=True)]
-            chosen = wish.index(max(wish))
             own = slice(table.starts[group], table.starts[group + 1])
+            labels, counts, size = table.labels[own], table.counts[own], sizes[group]
+            # (missing - count)^2 / expected is lower than missing^2 / expected by:
+            gain = (counts * (2 * need[:, labels] - counts) / expected[:, labels]).sum(axis=1)
+            gain += size * (2 * room - size) / total
+            chosen = int(gain.round(6).argmax())  # rounded, so that ties are ties: the first split wins them
             split_of[group] = chosen
-            need[chosen, table.labels[own]] -= table.counts[own]
-            left[table.labels[own]] -= table.counts[own]
-            room[chosen] -= sizes[group]
+            need[chosen, labels] -= counts
+            left[labels] -= counts
+            room[chosen] -= size
     return split_of
 
 
