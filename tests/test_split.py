@@ -1,6 +1,7 @@
 """`data split`: what stays together, the share of each class, and the labels that are written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,22 @@ class TestStratify:
         split_of = stratify.stratify(dataset, np.array([0, 1, 2, 3, *[4] * 6]), [0.5, 0.5])
         assert sorted(np.bincount(split_of).tolist()) == [4, 6]
 
+    def test_the_rarest_class_comes_first(self) -> None:
+        """Five groups have 3, 1, 2, 1, 3 images with a, and 2, 1, 0, 0, 1 with b. Halves of b are the first group and
+        those of the others; then halves of a are possible in one way only."""
+        labels = [[0], [0, 1], [0], [1], [1], [0], [0], [0], [0], [0], [0, 1], [0]]
+        groups = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 4, 4])
+        dataset = unread([str(n) for n in range(12)], labels)
+        for seed in range(4):
+            split_of = stratify.stratify(dataset, groups, [0.5, 0.5], seed)
+            assert [self.counts(dataset, split_of, number) for number in range(2)] == [[5, 2, 0], [5, 2, 0]]
+            assert set(split_of[groups == 0].tolist()) == set(split_of[groups == 2].tolist())
+
     def test_crowds_and_unknown_categories_do_not_count(self) -> None:
-        images, labels, classes = stratify.image_classes(unread(["x", "y"], [[-1], [0, -1, 0]]))
-        assert (images.tolist(), labels.tolist(), classes) == ([1, 0], [0, 2], 3)
+        dataset = unread(["x", "y", "z"], [[-1], [0, -1, 0], [1, 0]])
+        crowd = np.array([False] * 4 + [True, False])
+        images, labels, classes = stratify.image_classes(replace(dataset, rows=replace(dataset.rows, crowd=crowd)))
+        assert (images.tolist(), labels.tolist(), classes) == ([1, 2, 0], [0, 0, 2], 3)
 
     @pytest.mark.parametrize("shares", [[0.98, 0.01, 0.01], [0.01, 0.01, 0.98]])
     def test_no_split_is_empty(self, shares: list[float]) -> None:
@@ -429,6 +443,16 @@ def test_class_folders(tmp_path: Path) -> None:
     assert "with blue: train 8 (80.0%), val 1 (10.0%), test 1 (10.0%)" in said
     with pytest.raises(InputError, match="leave --to and --lists out"):
         split.split(root / "all", tmp_path / "x", Division(parts=HALVES), lists=True)
+
+
+def test_a_class_with_one_image_is_a_folder_everywhere(tmp_path: Path) -> None:
+    """Its label is the index of its folder in every split."""
+    root = class_folder.write(tmp_path / "from", {"all": 5}) / "all"
+    for file in sorted((root / "blue").iterdir())[1:]:
+        file.unlink()
+    split.split(root, tmp_path / "to", Division(parts={"train": 0.8, "val": 0.2}))
+    parts = [open_classes(tmp_path / "to", name) for name in HALVES]
+    assert [part.counts().tolist() for part in parts] == [[1, 4, 4], [0, 1, 1]]
 
 
 def test_class_folders_of_several_splits(tmp_path: Path) -> None:
