@@ -79,6 +79,6 @@ def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
     if recipe.train.evaluate_every:
         raise InputError(
             f"{root}: holds only {', '.join(names)}, needed train and val; say --val-fraction 0.1, or "
-            f"`boxwright data split {root} -o NEW --parts train=0.8,val=0.2`"
+            "`boxwright data split DIR -o NEW --parts train=0.8,val=0.2`"
         )
     return name_to_train_on(names), None
