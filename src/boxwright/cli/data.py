@@ -112,6 +112,39 @@ def convert(
         echo(convert.convert(folder, to, out, outside=outside, kind=kind, cleaning=cleaning))
 
 
+def split(
+    folder: Folder,
+    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
+    parts: Annotated[
+        str, typer.Option("--parts", metavar="NAME=FRACTION,...", help="Such as train=0.8,val=0.1,test=0.1.")
+    ],
+    split: Annotated[
+        list[str] | None, typer.Option("--split", help="Split to divide; repeatable. [default: the only one]")
+    ] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            "--group", help="Images that stay together: image, folder, video, scene, or a REGEX with a group."
+        ),
+    ] = "image",
+    near: Annotated[
+        bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Keep near-duplicates together.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another one gives another division.")] = 0,
+    to: Annotated[str | None, typer.Option("--to", metavar="LAYOUT", help="[default: that of DIR, or coco]")] = None,
+    lists: Annotated[
+        bool, typer.Option("--lists", help="Write only lists of the images in DIR (YOLO labels).")
+    ] = False,
+    outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
+) -> None:
+    """Divide a data set into splits, stratified by class, with links to the images."""
+    from boxwright.datatools import split as division
+
+    parsed = division.parse_parts(parts)
+    how = division.Division(parts=parsed, splits=tuple(split or ()), by=group, near=near, seed=seed)
+    echo(division.split(folder, out, how, to=to, lists=lists, outside=outside))
+
+
 def tensors(
     folder: Folder,
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],

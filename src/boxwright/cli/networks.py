@@ -57,6 +57,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option("--val-fraction", help="Hold out this share for validation, if there is no split val."),
+    ] = None,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
@@ -70,7 +74,7 @@ def train(
         resume=resume,
         skip_bad=skip_bad,
         clip_boxes=clip_boxes,
-        overrides=tuple(set_ or ()),
+        overrides=(*(set_ or ()), *([] if val_fraction is None else [f"data.val_fraction={val_fraction}"])),
     )
     echo(folder)
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -48,33 +49,62 @@ def convert(
         InputError: Labels or images have errors that cannot be converted, two splits have different classes, the layout
             does not support a name, its reader would not find a split, or `out` exists.
     """
-    layouts = {name: formats.layout(name) for name in formats.names()}
-    writable = {name: (found, found.writer) for name, found in layouts.items() if found.writer is not None}
-    if to not in writable:
-        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(writable)}, folder")
-    layout, writer = writable[to]
+    opened = ((open_boxes(root, name, kind), None) for name in splits(root, kind))
+    return write_splits(root, to, out, opened, outside=outside, cleaning=cleaning)
+
+
+def writable() -> list[str]:
+    """The layouts that can be written."""
+    return [name for name in formats.names() if formats.layout(name).writer is not None]
+
+
+def write_splits(
+    root: str | Path,
+    to: str,
+    out: str | Path,
+    labeled: Iterable[tuple[Dataset, Extras | None]],
+    *,
+    outside: bool = False,
+    cleaning: Cleaning = DEFAULT,
+) -> str:
+    """Write splits as `convert` does.
+
+    Args:
+        root: As in `convert`, like `to`, `out` and `outside`.
+        to: The layout.
+        out: The folder to create.
+        labeled: The splits, with what their labels contain besides boxes; None to read it where it is needed.
+        outside: Include images outside `root`.
+        cleaning: As in `convert`.
+    """
+    if to not in writable():
+        raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(writable())}, folder")
+    layout: Layout[Dataset] = formats.layout(to)
+    writer = layout.writer
+    assert writer is not None
     lines = []
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        split_names, boxes = splits(root, kind), 0
-        for name in split_names:
-            dataset = open_boxes(root, name, kind)
+        written, boxes = [], 0
+        for dataset, extras in labeled:
+            name = dataset.split
             if not outside:
                 reject_outside(dataset, root)
             kinds = UNUSABLE | writer.unsupported
-            dataset, left_out = replace(cleaning, kinds=kinds).apply(dataset, check(dataset), root)
-            split = _split(dataset, to, writer)
+            dataset, extras, left_out = _cleaned(dataset, extras, replace(cleaning, kinds=kinds), root)
+            split = _split(dataset, to, writer, extras)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
                     f"the same, for {to} has one list for all splits"
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
+            written.append(name)
             targets = writer.write(split, folder)
             sources = [dataset.path(index) for index in range(len(dataset))]
             pairs = zip(sources, targets, strict=True)
             for source, target in track(pairs, len(sources), f"images of {name}"):
-                _link(source, target)
+                link(source, target)
             lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
             lines += [f"  {line}" for line in left_out]
             lost = count_losses(split, layout, writer)
@@ -85,7 +115,7 @@ def convert(
         if writer.needs_box and not boxes:
             raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
         found = layout.find(folder)
-        for name in split_names:
+        for name in written:
             if name not in found:
                 raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
@@ -183,7 +213,7 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, to: str, writer: Writer) -> Split:
+def _split(dataset: Dataset, to: str, writer: Writer, extras: Extras) -> Split:
     """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
@@ -193,11 +223,39 @@ def _split(dataset: Dataset, to: str, writer: Writer) -> Split:
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
     if not writer.ignored and (ignored := dataset.rows.ignored).any():
         extras = replace(extras, rows=list(itertools.compress(extras.rows, (~ignored).tolist())))
         dataset = dataset.without_rows(ignored)
     return Split(dataset, extras, _names(paths, writer), sizes)
+
+
+def _cleaned(
+    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, root: str | Path
+) -> tuple[Dataset, Extras, list[str]]:
+    """The data set and its extras without errors, and a line for each item left out."""
+    count, report = len(dataset.rows), check(dataset)
+    # Numbers in place of ids follow the rows and images through; new rows have larger ones.
+    numbered = replace(
+        dataset,
+        images=replace(dataset.images, ids=np.arange(len(dataset))),
+        rows=replace(dataset.rows, ids=np.arange(count)),
+    )
+    clean, left_out = cleaning.apply(numbered, report, root)
+    extras = extras or extras_of(dataset)
+    rows, images = clean.rows.ids, clean.images.ids
+    ids = np.append(dataset.rows.ids, dataset.rows.ids.max(initial=0) + 1 + np.arange(rows.max(initial=0) + 1))
+    clean = replace(
+        clean,
+        images=replace(clean.images, ids=dataset.images.ids[images]),
+        rows=replace(clean.rows, ids=ids[rows]),
+    )
+    kept = [extras.rows[row] if row < count else {} for row in rows.tolist()]
+    return clean, replace(extras, rows=kept, images=[extras.images[index] for index in images.tolist()]), left_out
+
+
+def extras_of(dataset: Dataset) -> Extras:
+    """What the labels of a complete split contain besides boxes and classes."""
+    return (formats.layout(dataset.kind).extras or _no_extras)(dataset)
 
 
 def _no_extras(dataset: Dataset) -> Extras:
@@ -223,8 +281,8 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
     return names
 
 
-def _link(source: str, target: Path) -> None:
-    """Hard-link or copy an image, unless it exists because it is listed twice."""
+def link(source: str, target: Path) -> None:
+    """Hard-link or copy a file, unless it exists because it is listed twice."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return

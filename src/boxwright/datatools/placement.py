@@ -83,6 +83,15 @@ def placements(tiles: Dataset) -> list[Placement]:
     return results
 
 
+def scene_names(dataset: Dataset) -> list[str]:
+    """The scene of each image of a complete split; "" for an image that is no tile."""
+    if dataset.kind != "coco" or not len(dataset):
+        return [""] * len(dataset)
+    scenes = {entry["id"]: entry.get("scene") for entry in coco.image_entries(Path(dataset.label_file(0)))}
+    found = (scenes.get(image_id) for image_id in dataset.images.ids.tolist())
+    return [scene if isinstance(scene, str) else "" for scene in found]
+
+
 def _placement(entry: _Entry) -> Placement:
     """The sides of a tile are rounded, so a tile that ends within a px of the scene's edge ends at the edge."""
 

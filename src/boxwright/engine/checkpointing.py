@@ -42,7 +42,7 @@ class TrainState:
         step: Optimizer steps completed.
         best: Highest validation AP so far, or top-1 accuracy for a classifier.
         train_fingerprint: Fingerprint of the training images and labels.
-        val_fingerprint: Fingerprint of the validation images and labels.
+        val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
         processes: Number of processes in the run.
         threads: CPU threads of each process.
     """

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.clean import Cleaning, clip_boxes
+from boxwright.datatools.val_fraction import names_to_open
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
 from boxwright.tasks import AnyTask
@@ -16,21 +17,26 @@ def open_checked(
 ) -> tuple[Any, Any, list[str]]:
     """Training and validation data, and a line for each label and image left out.
 
+    Without a split `val`, `train.evaluate_every: 0` means that there is no validation data: it is None then.
+
     Raises InputError, the same in every process, for errors that `cleaning` does not handle.
     """
     data = recipe.data
+    names = on_main(lambda: names_to_open(recipe), accelerator)
 
     def opened() -> list[Any]:
-        return [task.open(data.root, split, data) for split in ("train", "val")]
+        return [None if name is None else task.open(data.root, name, data) for name in names]
 
     if accelerator.num_processes > 1:
         on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
     training, validation = opened()
-    report, clipped = on_main(lambda: task.check(training, validation), accelerator), list[str]()
+    present = [dataset for dataset in (training, validation) if dataset is not None]
+    report, clipped = on_main(lambda: task.check(*present), accelerator), list[str]()
     if cleaning.clip_boxes and isinstance(training, Dataset):
-        training, report, lines = clip_boxes(training, report)
-        validation, report, more = clip_boxes(validation, report)
-        clipped = lines + more
+        training, report, clipped = clip_boxes(training, report)
+        if validation is not None:
+            validation, report, more = clip_boxes(validation, report)
+            clipped += more
     if not cleaning.skip_bad:
         report.raise_on_errors(data.root, skippable=True)
     train, val, left_out = task.select(training, validation, report, recipe)

@@ -40,7 +40,7 @@ class Job:
     """A training run.
 
     Attributes:
-        validation: The validation data set, of the task's type.
+        validation: The validation data set, of the task's type; None if there is none.
         network: The bare network.
         model: The network with its loss, wrapped by accelerate.
         loader: Training batches.

@@ -31,6 +31,7 @@ from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
+from boxwright.metrics import plots, run_log
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.recipe import Recipe, TrainConfig
 from boxwright.tasks.base import Score
@@ -55,7 +56,8 @@ def train(
 
     Args:
         recipe: A shipped name, the path of a YAML file, or a Recipe.
-        data: The root of a data set; its splits train and val are used.
+        data: The root of a data set; its splits train and val are used. Without a split val, set `data.val_fraction`,
+            or `train.evaluate_every` to 0, which trains without evaluation: `last/` is then the result.
         out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
         weights: A file or run folder with initial weights; None for random weights.
         transfer: Load the tensors of `weights` whose shapes match; the others stay random.
@@ -102,8 +104,12 @@ def train(
                 evaluate_epoch(job, epoch, state, log, checkpointer)
                 checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
                 accelerator.wait_for_everyone()
-        weight_files.load(job.eval_network, run / "best", recipe)
-        _evaluate(job, run)  # metrics.json and the plots are those of the best network
+        if validation is not None:
+            weight_files.load(job.eval_network, run / "best", recipe)
+            _evaluate(job, run)  # metrics.json and the plots are those of the best network
+        elif accelerator.is_main_process:
+            logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
+            plots.curves(run / run_log.FILE, run / "curves.png")
         accelerator.wait_for_everyone()
     return run
 
@@ -111,7 +117,10 @@ def train(
 def _initial_state(
     task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
-    train, val = on_main(lambda: [task.fingerprint(split, recipe) for split in (training, validation)], accelerator)
+    def fingerprints() -> list[str]:
+        return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]
+
+    train, val = on_main(fingerprints, accelerator)
     return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
 
 
@@ -153,7 +162,7 @@ def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, ch
     config = job.recipe.train
     summary = f"epoch {epoch + 1}/{config.epochs}: loss {log.last_loss:.4g}"
     due = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
-    if due or epoch + 1 == config.epochs:
+    if job.validation is not None and (due or epoch + 1 == config.epochs):
         metrics = _evaluate(job)
         log.evaluated(state.step, epoch, metrics.summary)
         summary += f", {metrics.headline}"

@@ -150,7 +150,7 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
 
 
 def splits(root: str | Path, kind: str = "auto") -> list[str]:
-    """The splits of a data set: train, val, test first, then others by name."""
+    """The splits of a data set: train, val, test first, then others by name. kind: as in `open_dataset`."""
     return canonical_names(find(root, kind))
 
 

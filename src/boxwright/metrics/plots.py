@@ -44,15 +44,15 @@ MIN_IOU = 0.5  # of a match in the confusion matrix
 PANEL = (640, 480)  # px: maximum width, height of an image on the sheet
 
 
-def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
-    """Plot loss terms, learning rate and `scores` (keys of evaluations) of a run's `log.jsonl`, if it exists."""
+def curves(log: Path, file: Path, scores: Sequence[str] = (), title: str = "") -> None:
+    """Plot loss terms, learning rate and `scores` (keys of evaluations; () for none) of a run's log, if it exists."""
     if not log.is_file():
         return
     lines = [line for _, line in run_log.read(log)]
     steps = [line for line in lines if "terms" in line]
     evaluations = [line for line in lines if all(name in line for name in scores)]
-    figure = _figure(13, 4)
-    loss, rate, quality = figure.subplots(1, 3)
+    figure = _figure(13 if scores else 9, 4)
+    loss, rate, *others = figure.subplots(1, 3 if scores else 2)
     x = [line["step"] for line in steps]
     for name in steps[0]["terms"] if steps else ():
         loss.plot(x, [line["terms"].get(name, np.nan) for line in steps], lw=1, alpha=0.8, label=name)
@@ -61,14 +61,15 @@ def curves(log: Path, file: Path, scores: Sequence[str], title: str) -> None:
     loss.set(title="training loss", xlabel="step", yscale="log" if is_positive else "linear")
     rate.plot(x, [line["lr"] for line in steps], lw=1.6, color="tab:gray")
     rate.set(title="learning rate", xlabel="step", ylim=(0, None))
-    for name, tint in zip(scores, ("tab:blue", "tab:orange"), strict=True):
-        epochs, values = [line["epoch"] + 1 for line in evaluations], [line[name] for line in evaluations]
-        quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
-    quality.set(title=title, xlabel="epoch", ylim=(0, 1))
-    quality.locator_params(axis="x", integer=True)
     loss.legend(frameon=False, fontsize=8)
-    quality.legend(frameon=False, fontsize=8)
-    for axes in (loss, rate, quality):
+    for quality in others:
+        for name, tint in zip(scores, ("tab:blue", "tab:orange"), strict=True):
+            epochs, values = [line["epoch"] + 1 for line in evaluations], [line[name] for line in evaluations]
+            quality.plot(epochs, values, "o-", ms=3, lw=1.6, color=tint, label=name)
+        quality.set(title=title, xlabel="epoch", ylim=(0, 1))
+        quality.locator_params(axis="x", integer=True)
+        quality.legend(frameon=False, fontsize=8)
+    for axes in (loss, rate, *others):
         _tidy(axes)
     _save(figure, file)
 

@@ -42,4 +42,6 @@ class DataConfig(Config):
     # what of each image must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # an image's further boxes are left out, and reported
+    # this share of `train` is the split `val`, for a data set that has none; 0: it must have one
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=0, le=256)] = 2  # loader processes for each training process

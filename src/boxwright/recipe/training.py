@@ -164,6 +164,6 @@ class TrainConfig(Config):
     log_every: Annotated[int, Field(ge=1)] = 20  # steps
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints inside an epoch; 0: at its end only
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
-    evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last
+    evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none

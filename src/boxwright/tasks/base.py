@@ -173,7 +173,10 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def open(self, root: str | Path, split: str, config: DataConfig) -> D:
-        """Open a split with its labels. Raises InputError if it cannot be read or has labels of another task."""
+        """Open a split with its labels; `data.val_fraction` may make it (`datatools/val_fraction.py`).
+
+        Raises InputError if it cannot be read or has labels of another task.
+        """
 
     @abstractmethod
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> D:
@@ -184,7 +187,9 @@ class Task(ABC, Generic[D, B, R, M]):
         """Check splits for errors, and against each other."""
 
     @abstractmethod
-    def select(self, training: D, validation: D, report: Report, recipe: Recipe) -> tuple[D, D, list[str]]:
+    def select(
+        self, training: D, validation: D | None, report: Report, recipe: Recipe
+    ) -> tuple[D, D | None, list[str]]:
         """Both splits without the labels and images with errors in `report`, and a line for each one left out."""
 
     @abstractmethod

@@ -21,6 +21,7 @@ from boxwright.data.class_dataset import ClassSet
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report, check_all
+from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_classes
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
@@ -74,7 +75,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     dataset_type: ClassVar[type] = ClassSet
 
     def open(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
-        return open_classes(root, split, config.kind)
+        return open_split(lambda name: open_classes(root, name, config.kind), root, split, config)
 
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
         return open_classes(root, split, config.kind)  # where folders are classes, images have labels
@@ -83,13 +84,13 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return check_all(Report(unit="classes"), datasets, check, check_splits)
 
     def select(
-        self, training: ClassSet, validation: ClassSet, report: Report, recipe: Recipe
-    ) -> tuple[ClassSet, ClassSet, list[str]]:
+        self, training: ClassSet, validation: ClassSet | None, report: Report, recipe: Recipe
+    ) -> tuple[ClassSet, ClassSet | None, list[str]]:
         """Labels follow the recipe's order if it has the same classes, so initial weights keep their labels.
 
         Raises InputError if a class has no image left.
         """
-        train, val = skip_bad(training, report), skip_bad(validation, report)
+        train, val = skip_bad(training, report), None if validation is None else skip_bad(validation, report)
         empty = np.flatnonzero((training.counts() > 0) & (train.counts() == 0)).tolist()
         if empty:
             raise InputError(
@@ -98,7 +99,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
                 "remove the class from all splits"
             )
         names = recipe.data.names if set(recipe.data.names) == set(train.names) else train.names
-        return train.ordered(names), val.ordered(names), report.left_out()
+        return train.ordered(names), None if val is None else val.ordered(names), report.left_out()
 
     def fingerprint(self, dataset: ClassSet, recipe: Recipe) -> str:
         if dataset.pixels is None:

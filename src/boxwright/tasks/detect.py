@@ -20,6 +20,7 @@ from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report, check_all
+from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.canvas import read_image
@@ -75,7 +76,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     dataset_type: ClassVar[type] = Dataset
 
     def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
-        return open_boxes(root, split, config.kind, config.cache).without_group()
+        def opened(name: str) -> Dataset:
+            return open_boxes(root, name, config.kind, config.cache).without_group()
+
+        return open_split(opened, root, split, config)
 
     def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
@@ -84,10 +88,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return check_all(Report(), datasets, check, check_splits)
 
     def select(
-        self, training: Dataset, validation: Dataset, report: Report, recipe: Recipe
-    ) -> tuple[Dataset, Dataset, list[str]]:
+        self, training: Dataset, validation: Dataset | None, report: Report, recipe: Recipe
+    ) -> tuple[Dataset, Dataset | None, list[str]]:
         train, lines = cap_boxes(skip_bad(training, report), recipe.data.max_boxes)
-        return train, skip_bad(validation, report), report.left_out() + lines
+        return train, None if validation is None else skip_bad(validation, report), report.left_out() + lines
 
     def fingerprint(self, dataset: Dataset, recipe: Recipe) -> str:
         rows = dataset.rows

@@ -15,8 +15,8 @@ C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     """What is taken of a stored recipe: its name, the model, the canvas, the classes and how they are laid out, the
-    thresholds and NMS. Folders, processes and training settings are this machine's and keep their defaults;
-    batches are cut to what `LARGEST_BATCH` holds, which changes no result.
+    share of validation images, the thresholds and NMS. Folders, processes and training settings are this machine's and
+    keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which changes no result.
 
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
     and for a canvas beyond `LARGEST_CANVAS`.
@@ -33,7 +33,9 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     return Recipe(
         name=stored.name,
         model=stored.model,
-        data=DataConfig(canvas=canvas, names=stored.data.names, kind=stored.data.kind),
+        data=DataConfig(
+            canvas=canvas, names=stored.data.names, kind=stored.data.kind, val_fraction=stored.data.val_fraction
+        ),
         evaluate=_limited(stored.evaluate, height * width),
         predict=_limited(stored.predict, height * width),
     )

@@ -1,0 +1,105 @@
+"""Groups of images that must stay in one split: augmented copies, frames of a video, tiles of a scene, near-duplicates.
+
+If one of them is trained on and another evaluated, the result looks better than it is.
+
+P images
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from boxwright.arrays import Array
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import Dataset
+from boxwright.datatools.image_hash import Rows, merge, near_duplicates
+from boxwright.datatools.placement import scene_names
+from boxwright.errors import InputError
+
+KINDS = ("image", "folder", "video", "scene")
+# Roboflow writes each augmented copy of photo.jpg as photo_jpg.rf.HASH.jpg, with a different HASH.
+COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]+")
+ORIGINAL_SUFFIX = re.compile(r"_(?:jpe?g|png|bmp|webp|tiff?)$", re.IGNORECASE)
+# "clip_0012", "clip-frame 12", "clip (12)": the number of a frame and what separates it
+FRAME_NUMBER = re.compile(r"[\s._-]*(?:frame|img|image)?[\s._-]*\(?\d+\)?$", re.IGNORECASE)
+
+
+def group(keys: Sequence[str], sources: Sequence[str | Array] = (), cache: str | Path | None = None) -> Rows:
+    """Group images with the same key, and near-duplicates.
+
+    Args:
+        keys: P keys, from `keys_of`.
+        sources: P image files or arrays in which near-duplicates are looked for; () for none.
+        cache: Folder for the hashes of image files; None or "" for the user's cache folder.
+
+    Returns:
+        (P,) the index of the first image of each image's group.
+    """
+    first: dict[str, int] = {}
+    labels = np.array([first.setdefault(key, index) for index, key in enumerate(keys)], dtype=np.int64)
+    if len(sources):
+        near = near_duplicates(sources, cache)
+        labels = merge(labels, np.arange(len(near)), near)
+    return labels
+
+
+def keys_of(dataset: Dataset | ClassSet, by: str = "image") -> list[str]:
+    """The key of each image's group.
+
+    Args:
+        dataset: A complete split.
+        by: `image`: each image, with its augmented copies by Roboflow, and the tiles of a scene by `data tile`.
+            `folder`: the images of a folder. `video`: names in a folder that differ only in the number at their end.
+            `scene`: tiles of a scene. Otherwise a regular expression with a group, which is searched in the path.
+
+    Raises:
+        InputError: An image has no scene, or does not match the expression.
+    """
+    paths = [dataset.path(index) for index in range(len(dataset))]
+    if by in ("image", "scene"):
+        scenes = scene_names(dataset) if isinstance(dataset, Dataset) else [""] * len(paths)
+        if by == "scene" and "" in scenes:
+            raise InputError(
+                f"{paths[scenes.index('')]}: found no 'scene' in its labels, as `boxwright data tile` writes it; "
+                "take --group video, or a regular expression with a group"
+            )
+        return [f"scene {scene}" if scene else _copies_key(path) for path, scene in zip(paths, scenes, strict=True)]
+    if by == "folder":
+        return [os.path.dirname(path) for path in paths]  # noqa: PTH120  (100,000s of them)
+    if by == "video":
+        return [_video_key(path) for path in paths]
+    return _matches(paths, by)
+
+
+def _copies_key(path: str) -> str:
+    """The name of the original for an augmented copy, else the path."""
+    match = COPY.fullmatch(Path(path).stem)
+    return f"copy {match[1]}" if match else path
+
+
+def _video_key(path: str) -> str:
+    folder, name = os.path.split(path)
+    stem = Path(name).stem
+    if match := COPY.fullmatch(stem):
+        folder, stem = "", ORIGINAL_SUFFIX.sub("", match[1])
+    return f"{folder}/{FRAME_NUMBER.sub('', stem)}"
+
+
+def _matches(paths: Sequence[str], pattern: str) -> list[str]:
+    known = f"needed one of {', '.join(KINDS)}, or a regular expression with a group such as '([^/]+)_[0-9]+[.]jpg'"
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--group: found '{pattern[:60]}' ({error}), {known}") from error
+    if not expression.groups:
+        raise InputError(f"--group: found '{pattern[:60]}', {known}")
+    keys = []
+    for path in paths:
+        match = expression.search(path)
+        if match is None:
+            raise InputError(f"{path}: does not match --group '{pattern[:60]}', needed a match for every image")
+        keys.append("\0".join(group or "" for group in match.groups()))
+    return keys

@@ -1,0 +1,84 @@
+"""The splits of a data set without `val`, of which `data.val_fraction` is held out in memory.
+
+The division is a function of the images and labels only, so a resumed run and a later evaluation have the same one. It
+does not depend on the seed, so runs with other seeds are compared on the same images.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import Dataset
+from boxwright.datatools.groups import group, keys_of
+from boxwright.datatools.split import assign
+from boxwright.errors import InputError
+from boxwright.formats import YAML, splits
+from boxwright.recipe import DataConfig, Recipe
+
+logger = logging.getLogger(__name__)
+
+Labels = TypeVar("Labels", Dataset, ClassSet)
+PARTS = ("train", "val")
+
+
+def open_split(open_named: Callable[[str], Labels], root: str | Path, split: str, config: DataConfig) -> Labels:
+    """Open a split.
+
+    Args:
+        open_named: Opens a split of the data set by name.
+        root: The data set.
+        split: With `data.val_fraction` and no split `val` in the data set, `train` and `val` are the two parts of
+            `train`, or of its only split.
+        config: The section of the recipe.
+
+    Raises:
+        InputError: As `open_named`, or there are too few images to divide.
+    """
+    if not config.val_fraction or split not in PARTS:
+        return open_named(split)
+    names = splits(root, config.kind)
+    if "val" in names:
+        return open_named(split)
+    source = name_to_train_on(names)
+    dataset = open_named(source)
+    sources = [dataset.source(index) for index in range(len(dataset))]
+    groups = group(keys_of(dataset), sources, config.cache)
+    part_of = assign(dataset, groups, {"train": 1 - config.val_fraction, "val": config.val_fraction})
+    indices = np.flatnonzero(part_of == PARTS.index(split))
+    if split == "val":
+        logger.info(
+            "val: %d of the %d images of %s (data.val_fraction %g)",
+            len(indices), len(dataset), source, config.val_fraction,
+        )  # fmt: skip
+    return replace(dataset.subset(indices), split=split)
+
+
+def name_to_train_on(names: list[str]) -> str:
+    """The split `train`, or the only one of a data set, such as `all`, unless it is for evaluation by its name."""
+    return names[0] if len(names) == 1 and names[0] not in ("val", "test") else "train"
+
+
+def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
+    """The names of the splits to train on and to validate; None for no validation.
+
+    Raises InputError if there is no split `val`, neither by `data.val_fraction`, and training evaluates, with the two
+    ways to make one; and if there is one and also `data.val_fraction`, which would not be used.
+    """
+    data, root = recipe.data, Path(recipe.data.root)
+    names = splits(root, data.kind)
+    if "val" in names and data.val_fraction:
+        raise InputError(f"{root}: has a split val, needed none with --val-fraction; leave one of them out")
+    # a file of labels serves as any split
+    if "val" in names or data.val_fraction or not (root.is_dir() or root.suffix in YAML):
+        return PARTS
+    if recipe.train.evaluate_every:
+        raise InputError(
+            f"{root}: holds only {', '.join(names)}, needed train and val; say --val-fraction 0.1, or "
+            "`boxwright data split DIR -o NEW --parts train=0.8,val=0.2`"
+        )
+    return name_to_train_on(names), None
