@@ -28,7 +28,16 @@ def join(parts: Sequence[tuple[Dataset, Extras]]) -> tuple[Dataset, Extras]:
         return parts[0]
     rows = Boxes(*(np.concatenate([getattr(each.rows, name) for each in datasets]) for name in Boxes.__slots__))
     rows = replace(rows, ids=_unique_ids(rows.ids))
+    labeled = [each.images.labeled for each in datasets]
     images = Images(
+        labeled=None
+        if all(column is None for column in labeled)
+        else np.concatenate(
+            [
+                np.ones((len(each), len(each.names)), dtype=bool) if column is None else column
+                for each, column in zip(datasets, labeled, strict=True)
+            ]
+        ),
         ids=_unique_ids(np.concatenate([each.images.ids for each in datasets])),
         paths=paths_column([each.path(index) for each in datasets for index in range(len(each))]),
         sizes=np.concatenate([each.images.sizes for each in datasets]),
