@@ -27,7 +27,7 @@ from boxwright.data import text
 from boxwright.datatools.check import check
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
-from boxwright.formats import open_dataset
+from boxwright.formats import open_boxes
 from boxwright.images import header
 from boxwright.images.canvas import read_image
 from boxwright.recipe import Recipe
@@ -153,8 +153,9 @@ def cvat(root: Path) -> Path:
     )
     return write(
         root / "train/annotations.xml",
-        "<?xml version='1.0' encoding='utf-8'?>\n<annotations><meta><task><labels><label><name>car</name></label></labels>"
-        f"</task></meta>\n<image id='0' name='1.png' subset='a' width='32' height='24'>{shapes}</image></annotations>",
+        "<?xml version='1.0' encoding='utf-8'?>\n<annotations><meta><task><labels><label><name>car</name></label>"
+        "</labels></task></meta>\n<image id='0' name='1.png' subset='a' width='32' height='24'>"
+        f"{shapes}</image></annotations>",
     )
 
 
@@ -187,7 +188,7 @@ def opened(file: Path) -> None:
     """The set around a file of labels, or that a YAML describes: opened, checked, shown."""
     known = {"annotations", "labels", "train", "ImageSets", "Annotations"}
     root = file if file.suffix == ".yaml" else next(up for up in file.parents if not known & {*up.parts[-2:]})
-    report = check(open_dataset(root, "train"), images=False)
+    report = check(open_boxes(root, "train"), images=False)
     str(report)
     report.raise_on_errors(root)
 
