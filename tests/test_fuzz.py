@@ -27,7 +27,7 @@ from boxwright.data import text
 from boxwright.datatools.check import check
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
-from boxwright.formats import open_dataset
+from boxwright.formats import open_boxes
 from boxwright.images import header
 from boxwright.images.canvas import read_image
 from boxwright.recipe import Recipe
@@ -139,6 +139,26 @@ def dota(root: Path) -> Path:
     return write(root / "train/labelTxt/1.txt", lines)
 
 
+def kitti(root: Path) -> Path:
+    image(root / "train/image_2/1.png")
+    ignored = "DontCare -1 -1 -10 3 4 9 9 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    return write(root / "train/label_2/1.txt", f"Car 0.00 0 -1.5 1 2 20 12 1.3 1.6 3.3 0.2 2 17.7 -1.5\n{ignored}")
+
+
+def cvat(root: Path) -> Path:
+    image(root / "train/images/1.png")
+    shapes = (
+        '<box label="car" xtl="1" ytl="2" xbr="9" ybr="9" rotation="30"/><polygon label="car" points="1,1;9,2;3,9"/>'
+        '<mask label="car" left="1" top="2" width="3" height="4"/><ellipse label="car" cx="9" cy="9" rx="3" ry="2"/>'
+    )
+    return write(
+        root / "train/annotations.xml",
+        "<?xml version='1.0' encoding='utf-8'?>\n<annotations><meta><task><labels><label><name>car</name></label>"
+        "</labels></task></meta>\n<image id='0' name='1.png' subset='a' width='32' height='24'>"
+        f"{shapes}</image></annotations>",
+    )
+
+
 def voc_xml(root: Path) -> Path:
     image(root / "JPEGImages/1.png")
     write(root / "ImageSets/Main/train.txt", "1\n")
@@ -168,7 +188,9 @@ def opened(file: Path) -> None:
     """The set around a file of labels, or that a YAML describes: opened, checked, shown."""
     known = {"annotations", "labels", "train", "ImageSets", "Annotations"}
     root = file if file.suffix == ".yaml" else next(up for up in file.parents if not known & {*up.parts[-2:]})
-    str(check(open_dataset(root, "train"), images=False))
+    report = check(open_boxes(root, "train"), images=False)
+    str(report)
+    report.raise_on_errors(root)
 
 
 def recipe_yaml(root: Path) -> Path:
@@ -251,6 +273,8 @@ FORMATS = {
     "line_txt": Format(line_txt, opened),
     "dota": Format(dota, opened),
     "voc": Format(voc_xml, opened),
+    "kitti": Format(kitti, opened),
+    "cvat": Format(cvat, opened),
     "voc list": Format(voc_list, opened, 100),
     "data.yaml": Format(data_yaml, opened),
     "recipe": Format(recipe_yaml, recipe.load, 150),

@@ -216,6 +216,30 @@ def test_folders_of_splits(tmp_path: Path, form: str) -> None:
     assert not check_folder(tmp_path).findings
 
 
+@pytest.mark.parametrize("form", ["images/{}", "VOCdevkit/VOC2007", "VOC2007"])
+def test_sets_in_a_folder(tmp_path: Path, form: str) -> None:
+    """The tutorials of TensorFlow: images/train/*.xml beside *.jpg. VOC's own archive: VOC2007 with lists."""
+    for split in ("train", "test"):
+        if "images" in form:
+            voc(tmp_path, xmls=form.format(split), images=form.format(split))
+        else:
+            set_folder = voc(tmp_path / form)
+            (set_folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+            (set_folder / f"ImageSets/Main/{split}.txt").write_text("a0\na1\na2\n")
+    root = tmp_path / "VOCdevkit" if "VOCdevkit" in form else tmp_path
+    assert splits(root) == ["train", "test"]
+    assert boxes(open_boxes(root, "test")) == [[10, 8, 40, 30]] * 3
+
+
+def test_a_data_yaml_of_folders_of_xmls(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        voc(tmp_path, xmls=folder, images=folder)
+    (tmp_path / "set.yaml").write_text("kind: voc\ntrain: a\nval: b\nnames: [bus, car]\n")
+    for split, folder in (("train", "a"), ("val", "b")):
+        dataset = open_boxes(tmp_path / "set.yaml", split)
+        assert (dataset.path(0), dataset.rows.labels.tolist()) == (f"{tmp_path}/{folder}/a0.jpg", [1, 1, 1])
+
+
 def test_folders_that_are_no_splits(tmp_path: Path) -> None:
     voc(tmp_path, xmls="monday", images="monday")
     voc(tmp_path, xmls="tuesday", images="tuesday")

@@ -17,7 +17,7 @@ from boxwright.data import coco_entries, coco_json, labeled_classes, text
 from boxwright.data.coco_entries import Remarks, id_text
 from boxwright.data.coco_images import image_paths
 from boxwright.data.coco_json import Entries, entries, load, parse, to_contents
-from boxwright.data.contents import JSON_KEYS, head
+from boxwright.data.contents import head, json_keys
 from boxwright.data.dataset import Dataset, Images, paths_column
 from boxwright.data.findings import Finding
 from boxwright.data.index import Contents, read_indexed
@@ -38,7 +38,6 @@ OTHERS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_"
 SPLIT_FILES = ("_annotations.coco.json", "labels.json", "annotations.json", "coco.json", "result.json")
 ONE_FILE = {"default", "labels", "annotations", "_annotations", "_annotations.coco", "coco", "result", "result_coco"}
 MAX_FILES = 20  # JSONs in a folder of label files; folders of one JSON per image have more
-OTHER_KEYS = {*JSON_KEYS, b'"imagePath"', b'"_via_', b'"source-ref"'} - {b'"annotations"', b'"bbox"'}
 MANY_CROWD = 0.1  # fraction of crowd regions; COCO has 0.012
 
 
@@ -73,7 +72,7 @@ def accepts(path: Path) -> bool:
     """Whether a path in a data YAML is a COCO JSON, also if it is a damaged one."""
     if path.suffix != ".json":
         return False
-    return _is_coco(path) or not any(key in head(path) for key in OTHER_KEYS)
+    return _is_coco(path) or not _is_other(path)
 
 
 def read(source: Source) -> Dataset:
@@ -258,7 +257,7 @@ def _split_files(root: Path) -> list[Path]:
     files += [file for file in _json_files(root / "annotations") if file not in files and _is_known(file)]
     files += sorted(root.glob("instances_*.json"))
     files += [file for name in ("train", "val", "valid", "test") if (file := root / f"{name}.json").is_file()]
-    return [file for file in files if not file.name.startswith(OTHERS)]
+    return [file for file in files if not file.name.startswith(OTHERS) and not _is_other(file)]
 
 
 def _is_known(file: Path) -> bool:
@@ -273,6 +272,13 @@ def _json_files(folder: Path) -> list[Path]:
     except OSError:
         return []
     return sorted(folder / name for name in names) if len(names) <= MAX_FILES else []
+
+
+def _is_other(file: Path) -> bool:
+    """Whether a JSON file is of another layout: a list of objects, LabelMe's, or VIA's."""
+    start, keys = json_keys(file)
+    is_via = "_via_img_metadata" in keys.get(1, set()) or "regions" in keys.get(2, set())
+    return is_via or "shapes" in keys.get(1, set()) or (start == "[" and bool(keys.get(2)))
 
 
 def _is_coco(file: Path) -> bool:

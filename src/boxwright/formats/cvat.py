@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -269,14 +270,9 @@ def _files(folder: Path) -> list[Path]:
     """CVAT's XML files directly in a folder."""
     if ROOT.search(contents.head(folder / FILE)):
         return [folder / FILE]
-    found: list[Path] = []
-    looked = 0
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(".xml") and looked < MAX_HEADS:
-                looked += 1
-                found += [Path(entry.path)] if ROOT.search(contents.head(Path(entry.path))) else []
-    return sorted(found)
+        xmls = (Path(entry.path) for entry in entries if entry.name.lower().endswith(".xml"))
+        return sorted(file for file in islice(xmls, MAX_HEADS) if ROOT.search(contents.head(file)))
 
 
 LAYOUT = Layout(

@@ -11,6 +11,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +39,7 @@ DIFFICULT = {"": False, "0": False, "1": True, "unspecified": False, "false": Fa
 MARKED = re.compile(
     r'(\S+|".*")\s+-?[01]'
 )  # a line in the list of a class: an image name and whether it shows the class
+ROOT = re.compile(rb"<annotation[\s>]")
 XML_FOLDERS = {"annotations", "annotation", "xmls", "xml"}
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 MAX_FOLDERS = 50  # folders in which `find` looks for XML files
@@ -45,9 +47,17 @@ MAX_HEADS = 5  # XML files of a folder that `find` looks into
 
 
 def find(root: Path) -> dict[str, Path]:
-    """Split -> list of names, or folder of XML files."""
+    """Split -> list of names, or folder of XML files; of a folder of images or a single set inside, if that is all."""
     if not root.is_dir():
         return {}
+    splits = _splits(root)
+    inner = [folder for folder in text.subfolders(root) if folder.name.casefold() in IMAGE_FOLDERS or _is_set(folder)]
+    if len(inner) == 1 and splits.keys() <= {inner[0].name} and canonical_name(inner[0].name) not in STANDARD:
+        return _splits(inner[0])
+    return splits
+
+
+def _splits(root: Path) -> dict[str, Path]:
     folders = [f for f in text.subfolders(root) if f.name.casefold() not in XML_FOLDERS | IMAGE_FOLDERS][:MAX_FOLDERS]
     sets = {folder.name: xmls for folder in folders if (xmls := _xmls_in(folder))}
     splits = {name: xmls for name, xmls in sets.items() if canonical_name(name) in STANDARD or _is_set(root / name)}
@@ -290,16 +300,9 @@ def _xmls_in(folder: Path) -> Path | None:
 
 def _holds_xml(folder: Path) -> bool:
     """Whether an XML file directly in `folder` has the outer element `annotation`."""
-    looked = 0
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.lower().endswith(".xml"):
-                if re.search(rb"<annotation[\s>]", contents.head(Path(entry.path)).replace(b"\0", b"")):
-                    return True
-                looked += 1
-                if looked == MAX_HEADS:
-                    return False
-    return False
+        xmls = (Path(entry.path) for entry in entries if entry.name.lower().endswith(".xml"))
+        return any(ROOT.search(contents.head(file).replace(b"\0", b"")) for file in islice(xmls, MAX_HEADS))
 
 
 def _is_plain(file: Path, xmls: Path) -> bool:
