@@ -46,7 +46,8 @@ def find(root: Path) -> dict[str, Path]:
 def _is_other(file: Path) -> bool:
     """Whether a JSON file is of another layout: a list of objects, or one of LabelMe or VIA."""
     start, keys = json_keys(file)
-    return bool((start == "[" and keys.get(2)) or keys.get(1, set()) & {"shapes", "_via_img_metadata"})
+    first, second = keys.get(1, set()), keys.get(2, set())
+    return (start == "[" and bool(second)) or bool(first & {"shapes", "_via_img_metadata"}) or "regions" in second
 
 
 def find_unlabeled(root: Path) -> dict[str, Path]:

@@ -68,7 +68,7 @@ def write(split: Split, folder: Path) -> list[Path]:
                     "label": dataset.names[rows.labels[row]],
                     "coordinates": dict(zip(("x", "y", "width", "height"), values[row], strict=True)),
                 }
-                for row in split.rows(index)
+                for row in split.objects(index)
             ],
         }
         for index, path in enumerate(split.images)

@@ -35,7 +35,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     boxes = text.shortest_decimals(rows.xyxy)
     table = []
     for index, path in enumerate(split.images):
-        objects = [[*boxes[row], dataset.names[rows.labels[row]]] for row in split.rows(index)]
+        objects = [[*boxes[row], dataset.names[rows.labels[row]]] for row in split.objects(index)]
         table += [[f"images/{name}/{path}", *columns] for columns in objects or [[""] * 5]]
     write_rows(folder / f"{name}.csv", table)
     write_rows(folder / "classes.csv", [[label, str(number)] for number, label in enumerate(dataset.names)])

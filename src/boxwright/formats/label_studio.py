@@ -90,7 +90,7 @@ def write(split: Split, folder: Path) -> list[Path]:
                 "value": _percent(boxes[row], width, height)
                 | {"rotation": 0, "rectanglelabels": [dataset.names[rows.labels[row]]]},
             }
-            for row in split.rows(index)
+            for row in split.objects(index)
         ]  # fmt: skip
         url = URL + quote(f"images/{name}/{path}")
         tasks.append({"id": index + 1, "data": {"image": url}, "annotations": [{"result": results}]})
