@@ -497,17 +497,16 @@ def test_open_images_by_hand(written: Any) -> None:
 
 def test_a_label_file_alone(tmp_path: Path) -> None:
     """Named on the command line, and in a data YAML with another folder of images."""
-    image(tmp_path / "a.png")
-    image(tmp_path / "elsewhere/a.png")
+    image(tmp_path / "elsewhere/a.png", 200, 100)
     for kind, name, content in (
         ("csv_retinanet", "boxes.csv", "a.png,1,2,3,4,cat\n"),
-        ("csv_table", "labels.csv", f"{HEADERS[0]}\na.png,100,80,cat,1,2,3,4\n"),
+        ("csv_table", "labels.csv", f"{HEADERS[0]}\na.png,200,100,cat,1,2,3,4\n"),
         ("via", "via.json", {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, name="cat")]}}),
         ("createml", "c.json", [{"image": "a.png", "annotations": []}]),
         ("label_studio", "s.json", [studio({"x": 1, "y": 1, "width": 1, "height": 1, "rectanglelabels": ["cat"]})]),
     ):
         folder = tmp_path / kind
-        image(folder / "a.png")
+        image(folder / "a.png", 200, 100)
         write(folder / name, content)
         write(folder / "classes.txt", "cat\n")
         assert open_boxes(folder / name, "train").kind == kind

@@ -68,7 +68,7 @@ LAYOUT = Layout(
     expected="{split}.csv with rows path,x1,y1,x2,y2,class",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and _is_retinanet(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

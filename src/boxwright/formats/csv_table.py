@@ -132,7 +132,7 @@ LAYOUT = Layout(
     expected="{split}.csv with columns such as filename,width,height,class,xmin,ymin,xmax,ymax",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and _columns(first_row(path)) is not None,
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

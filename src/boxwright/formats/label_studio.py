@@ -264,7 +264,7 @@ LAYOUT = Layout(
     expected="a JSON or JSON-MIN export of Label Studio",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and bool(_kind(path)),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

@@ -225,7 +225,7 @@ LAYOUT = Layout(
     expected="a project of VIA, or its export as JSON or CSV",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and path.suffix.lower() in (".json", ".csv") and _is_via(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )
