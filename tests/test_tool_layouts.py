@@ -13,6 +13,7 @@ from PIL import Image
 from boxwright import formats
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.check import check_folder
+from boxwright.datatools.convert import convert
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
 
@@ -426,3 +427,92 @@ def test_texts_of_findings_are_short(tmp_path: Path) -> None:
     for finding in findings:
         assert len(str(finding).replace(str(tmp_path), "")) <= 200
         assert str(finding).isprintable()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Converts one image of 100 x 80 px with a cat in 10, 20, 30.5, 40 and one without objects; returns the folder."""
+    for name in ("a b.png", "empty.png"):
+        image(tmp_path / "from/all" / name)
+    images = [{"id": number, "file_name": name} for number, name in enumerate(("a b.png", "empty.png"))]
+    box = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [10, 20, 20.5, 20]}
+    tree = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "big cat"}]}
+    write(tmp_path / "from/annotations/all.json", tree)
+
+    def to(layout: str) -> Path:
+        convert(tmp_path / "from", layout, tmp_path / layout)
+        return tmp_path / layout
+
+    return to
+
+
+def test_csv_by_hand(written: Any) -> None:
+    """The tables of the TensorFlow tutorials and of RetinaNet's implementations."""
+    root = written("csv_table")
+    assert (root / "all.csv").read_text().splitlines() == [
+        "filename,width,height,class,xmin,ymin,xmax,ymax",
+        "images/all/a b.png,100,80,big cat,10,20,30.5,40",
+        "images/all/empty.png,100,80,,,,,",
+    ]
+    assert (root / "label_map.pbtxt").read_text() == "item {\n  id: 1\n  name: 'big cat'\n}\n"
+    root = written("csv_retinanet")
+    assert (root / "all.csv").read_text().splitlines() == [
+        "images/all/a b.png,10,20,30.5,40,big cat",
+        "images/all/empty.png,,,,,",
+    ]
+    assert (root / "classes.csv").read_text() == "big cat,0\n"
+
+
+def test_json_by_hand(written: Any) -> None:
+    """What the tools read: LabelMe's corners, CreateML's centers, percent in Label Studio, VIA's rectangles."""
+    tree = json.loads((written("labelme") / "all/a b.json").read_text())
+    assert tree["shapes"][0].items() >= {"label": "big cat", "points": [[10, 20], [30.5, 40]]}.items()
+    assert (tree["imagePath"], tree["imageHeight"], tree["imageWidth"]) == ("a b.png", 80, 100)
+    first, second = json.loads((written("createml") / "all/_annotations.createml.json").read_text())
+    coordinates = {"x": 20.25, "y": 30, "width": 20.5, "height": 20}
+    assert first == {"image": "a b.png", "annotations": [{"label": "big cat", "coordinates": coordinates}]}
+    assert second == {"image": "empty.png", "annotations": []}
+    root = written("label_studio")
+    first, second = json.loads((root / "all.json").read_text())
+    assert first["data"] == {"image": "/data/local-files/?d=images/all/a%20b.png"}
+    (result,) = first["annotations"][0]["result"]
+    value = {"x": 10, "y": 25, "width": 20.5, "height": 25, "rotation": 0, "rectanglelabels": ["big cat"]}
+    assert result["value"] == value
+    assert second["annotations"] == [{"result": []}]
+    assert '<Label value="big cat" />' in (root / "label_config.xml").read_text()
+    project = json.loads((written("via") / "all.json").read_text())
+    entry = project["_via_img_metadata"]["images/all/a b.png-1"]
+    shape = {"name": "rect", "x": 10, "y": 20, "width": 20.5, "height": 20}
+    assert entry["regions"] == [{"shape_attributes": shape, "region_attributes": {"class": "big cat"}}]
+
+
+def test_open_images_by_hand(written: Any) -> None:
+    root = written("open_images")
+    assert (root / "all-annotations-bbox.csv").read_text().splitlines() == [
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside",
+        "a b,xclick,big cat,1,0.1,0.305,0.25,0.5,0,0,0,0,0",
+    ]
+    assert (root / "class-descriptions-boxable.csv").read_text() == "big cat,big cat\n"
+
+
+def test_a_label_file_alone(tmp_path: Path) -> None:
+    """Named on the command line, and in a data YAML with another folder of images."""
+    image(tmp_path / "elsewhere/a.png", 200, 100)
+    for kind, name, content in (
+        ("csv_retinanet", "boxes.csv", "a.png,1,2,3,4,cat\n"),
+        ("csv_table", "labels.csv", f"{HEADERS[0]}\na.png,200,100,cat,1,2,3,4\n"),
+        ("via", "via.json", {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, name="cat")]}}),
+        ("createml", "c.json", [{"image": "a.png", "annotations": []}]),
+        ("label_studio", "s.json", [studio({"x": 1, "y": 1, "width": 1, "height": 1, "rectanglelabels": ["cat"]})]),
+    ):
+        folder = tmp_path / kind
+        image(folder / "a.png", 200, 100)
+        write(folder / name, content)
+        write(folder / "classes.txt", "cat\n")
+        assert open_boxes(folder / name, "train").kind == kind
+        convert(folder / name, "coco", tmp_path / f"{kind} coco")
+        yaml = f"train: {kind}/{name}\nimages: elsewhere\nnames: [cat]\n"
+        dataset = open_boxes(write(tmp_path / "d.yaml", yaml) / "d.yaml", "train")
+        assert dataset.kind == kind
+        assert Path(dataset.path(0)) == tmp_path / "elsewhere/a.png"
+        assert errors(dataset) == []

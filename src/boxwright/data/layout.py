@@ -46,6 +46,10 @@ class Split:
         """The rows of image `index`."""
         return range(int(self.dataset.starts[index]), int(self.dataset.starts[index + 1]))
 
+    def objects(self, index: int) -> list[int]:
+        """The rows of image `index` that are no crowd regions."""
+        return [row for row in self.rows(index) if not self.dataset.rows.crowd[row]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writer:

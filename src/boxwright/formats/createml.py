@@ -68,7 +68,7 @@ def write(split: Split, folder: Path) -> list[Path]:
                     "label": dataset.names[rows.labels[row]],
                     "coordinates": dict(zip(("x", "y", "width", "height"), values[row], strict=True)),
                 }
-                for row in split.rows(index)
+                for row in split.objects(index)
             ],
         }
         for index, path in enumerate(split.images)
@@ -106,7 +106,7 @@ LAYOUT = Layout(
     expected="{split}/_annotations.createml.json, or another CreateML JSON",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and _is_createml(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

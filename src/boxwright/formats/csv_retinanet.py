@@ -35,7 +35,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     boxes = text.shortest_decimals(rows.xyxy)
     table = []
     for index, path in enumerate(split.images):
-        objects = [[*boxes[row], dataset.names[rows.labels[row]]] for row in split.rows(index)]
+        objects = [[*boxes[row], dataset.names[rows.labels[row]]] for row in split.objects(index)]
         table += [[f"images/{name}/{path}", *columns] for columns in objects or [[""] * 5]]
     write_rows(folder / f"{name}.csv", table)
     write_rows(folder / "classes.csv", [[label, str(number)] for number, label in enumerate(dataset.names)])
@@ -68,7 +68,7 @@ LAYOUT = Layout(
     expected="{split}.csv with rows path,x1,y1,x2,y2,class",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and _is_retinanet(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

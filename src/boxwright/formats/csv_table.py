@@ -64,7 +64,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     for index, path in enumerate(split.images):
         height, width = split.sizes[index].tolist()
         image = [f"images/{name}/{path}", str(width), str(height)]
-        objects = [[dataset.names[rows.labels[row]], *boxes[row]] for row in split.rows(index)]
+        objects = [[dataset.names[rows.labels[row]], *boxes[row]] for row in split.objects(index)]
         table += [image + columns for columns in objects or [[""] * 5]]
     write_rows(folder / f"{name}.csv", table)
     items = [f"item {{\n  id: {number}\n  name: {_quoted(label)}\n}}" for number, label in enumerate(dataset.names, 1)]
@@ -132,7 +132,7 @@ LAYOUT = Layout(
     expected="{split}.csv with columns such as filename,width,height,class,xmin,ymin,xmax,ymax",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and _columns(first_row(path)) is not None,
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

@@ -90,7 +90,7 @@ def write(split: Split, folder: Path) -> list[Path]:
                 "value": _percent(boxes[row], width, height)
                 | {"rotation": 0, "rectanglelabels": [dataset.names[rows.labels[row]]]},
             }
-            for row in split.rows(index)
+            for row in split.objects(index)
         ]  # fmt: skip
         url = URL + quote(f"images/{name}/{path}")
         tasks.append({"id": index + 1, "data": {"image": url}, "annotations": [{"result": results}]})
@@ -264,7 +264,7 @@ LAYOUT = Layout(
     expected="a JSON or JSON-MIN export of Label Studio",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and bool(_kind(path)),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )

@@ -16,7 +16,7 @@ from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.contents import json_keys
 from boxwright.data.dataset import Dataset
 from boxwright.data.entries import Corners, enclosing, mapping, outline, sequence, size_of, string, value_of
-from boxwright.data.label_files import candidates
+from boxwright.data.label_files import candidates, folders_in
 from boxwright.data.layout import Keys, Layout, Split, Writer
 from boxwright.data.locate import Locator
 from boxwright.data.source import Source
@@ -36,7 +36,7 @@ def find(root: Path) -> dict[str, Path]:
     """Split -> folder. Folders named after splits are these; otherwise `root` is the split `all`."""
     if root.is_file():
         return {"all": root} if _is_labelme(root) else {}
-    splits = {folder.name: folder for folder in text.subfolders(root) if _holds_labels(folder)}
+    splits = {folder.name: folder for folder in folders_in(root) if _holds_labels(folder)}
     if any(canonical_name(name) in STANDARD for name in splits):
         return splits
     return {"all": root} if splits or _holds_labels(root) else {}
@@ -77,7 +77,7 @@ def write(split: Split, folder: Path) -> list[Path]:
             {"label": dataset.names[rows.labels[row]], "points": [boxes[row][:2], boxes[row][2:]], "group_id": None,
              "description": "", "shape_type": "rectangle", "flags": {}, "mask": None}
             | {key: value for key, value in split.extras.rows[row].items() if key in ROW_KEYS}
-            for row in split.rows(index)
+            for row in split.objects(index)
         ]  # fmt: skip
         tree = {
             "version": "5.5.0", "flags": split.extras.images[index].get("flags", {}), "shapes": shapes,

@@ -104,6 +104,6 @@ LAYOUT = Layout(
     expected="output.manifest of SageMaker Ground Truth",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.name.lower().endswith(SUFFIXES) and _is_manifest(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
 )

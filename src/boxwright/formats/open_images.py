@@ -143,7 +143,7 @@ LAYOUT = Layout(
     expected="{split}-annotations-bbox.csv of Open Images",
     find=find,
     read=read,
-    accepts=lambda path: path.is_file() and _is_open_images(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, crowd=True, flat=True, row_keys=frozenset(FLAGS)),
 )

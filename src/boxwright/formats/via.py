@@ -73,7 +73,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     for index, path in enumerate(split.images):
         file = f"images/{name}/{path}"
         regions = []
-        for row in split.rows(index):
+        for row in split.objects(index):
             x1, y1, x2, y2 = boxes[row]
             shape = {"name": "rect", "x": x1, "y": y1, "width": round(x2 - x1, 12), "height": round(y2 - y1, 12)}
             label = {"class": dataset.names[rows.labels[row]]}
@@ -225,7 +225,7 @@ LAYOUT = Layout(
     expected="a project of VIA, or its export as JSON or CSV",
     find=find,
     read=read_with(collect),
-    accepts=lambda path: path.is_file() and path.suffix.lower() in (".json", ".csv") and _is_via(path),
+    accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
     writer=Writer(write=write, file_per_image=False),
 )
