@@ -340,7 +340,11 @@ def test_real_photographs_there_and_back(tmp_path: Path, layout: str) -> None:
         ({"annotations": [labels()["annotations"][0] | {"bbox": [9, 9, -5, 5]}]}, "dota", "negative side"),
         ({"annotations": []}, "line_txt", "has no box, and line_txt without any"),
         ({"images": [*labels()["images"], {"id": 8, "file_name": "a .jpg"}]}, "voc", "space before the suffix"),
-        ({"annotations": [labels()["annotations"][0] | {"pose": "a\x07"}]}, "voc", "has bytes or characters that XML cannot hold"),
+        (
+            {"annotations": [labels()["annotations"][0] | {"pose": "a\x07"}]},
+            "voc",
+            "has bytes or characters that XML cannot hold",
+        ),
         ({}, "pascal", "there is no such layout, needed one of coco"),
     ],
 )
