@@ -57,12 +57,16 @@ def tile(
     ] = "ignore",
     empty: Annotated[bool, typer.Option("--empty/--no-empty", help="Write tiles without objects, too.")] = True,
     format_: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Image format of the tiles.")] = "png",
+    bands: Annotated[
+        str | None,
+        typer.Option("--bands", help="Write TIFF tiles of these bands, e.g. 4,3,2 or all, with all their bits."),
+    ] = None,
     split: Splits = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes in parallel; 0: all cores.")] = 0,
     skip_bad: SkipBad = False,
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
-    from boxwright.datatools import tile
+    from boxwright.datatools import band_tiles, tile
 
     if gap is None:
         share = 0.2 if overlap is None else overlap
@@ -72,7 +76,9 @@ def tile(
         share = gap / window
     else:
         raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
-    cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
+    cutting = tile.Cutting(
+        window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_, band_tiles.parse(bands)
+    )
     echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
 
 

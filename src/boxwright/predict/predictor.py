@@ -12,6 +12,7 @@ from torch import nn
 
 from boxwright import tasks
 from boxwright.errors import InputError
+from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
 from boxwright.predict.loading import evaluating, load_any
@@ -86,6 +87,11 @@ class Predictor(Generic[R]):
     @property
     def recipe(self) -> Recipe:
         return self.pipeline.recipe
+
+    @property
+    def bands(self) -> Bands | None:
+        """The bands that are read of images, for `open_scene`; None for RGB."""
+        return self.pipeline.bands
 
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[Any, ...]]:
         if self.origin is not None:

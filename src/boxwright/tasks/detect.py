@@ -22,6 +22,7 @@ from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
+from boxwright.images.bands import Bands
 from boxwright.images.canvas import read_image
 from boxwright.images.draw import draw, draw_boxes, encode_image
 from boxwright.interop import to_coco, to_dict
@@ -105,6 +106,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
+            bands=Bands.of(recipe.data),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
