@@ -32,14 +32,18 @@ def show(
     split: Split = "train",
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Show these bands as red, green, blue, e.g. 4,3,2, each stretched.")
+    ] = None,
 ) -> None:
     """Draw the labels of images that are evenly spaced over the data set."""
     from boxwright.formats import open_dataset
+    from boxwright.images.bands import parse_numbers
     from boxwright.predict.labels import draw_labels
 
     dataset = open_dataset(folder, split)
     check_outside(out, dataset.folders())
-    echo(draw_labels(dataset, Path(out), count))
+    echo(draw_labels(dataset, Path(out), count, parse_numbers(bands)))
 
 
 def tile(
@@ -66,7 +70,8 @@ def tile(
     skip_bad: SkipBad = False,
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
-    from boxwright.datatools import band_tiles, tile
+    from boxwright.datatools import tile
+    from boxwright.images.bands import parse_numbers
 
     if gap is None:
         share = 0.2 if overlap is None else overlap
@@ -77,7 +82,7 @@ def tile(
     else:
         raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
     cutting = tile.Cutting(
-        window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_, band_tiles.parse(bands)
+        window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_, parse_numbers(bands)
     )
     echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
 

@@ -5,45 +5,31 @@ h, w px of a window, n bands
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import cv2
 import numpy as np
 
 from boxwright.errors import InputError
-from boxwright.files import open_regular, read_bytes
-from boxwright.images.bands import Samples, check_numbers, count_bands, read_samples, read_window
-from boxwright.images.header import TIFF, quiet, read_header
+from boxwright.files import open_regular
+from boxwright.images.bands import BandNumbers, Samples, check_numbers, count_bands, read_samples, read_window
+from boxwright.images.canvas import open_image
+from boxwright.images.header import TIFF, quiet
 from boxwright.images.tiff import open_pages
 from boxwright.images.windows import Window
 
-Numbers = tuple[int, ...] | Literal["all"]
 Read = Callable[[Window], tuple[Samples, float | None]]  # (n, h, w) of one type, and the value for no data
 RESIZED = ("uint8", "uint16", "int16", "float32", "float64")  # by OpenCV
 
 
-def parse(text: str | None) -> Numbers | None:
-    """The option `--bands`: `all`, or numbers from 1 with commas between. Raises InputError for another text."""
-    if text is None or text == "all":
-        return text  # type: ignore[return-value]
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and len(word) < 5 and int(word) for word in words):
-        raise InputError(f"--bands: found {text[:50]!r}, needed all, or band numbers from 1 such as 4,3,2")
-    return tuple(int(word) for word in words)
-
-
 @contextmanager
-def open_samples(path: str, numbers: Numbers) -> Iterator[Read]:
+def open_samples(path: str, numbers: BandNumbers) -> Iterator[Read]:
     """Open a scene of any size to read windows of its samples. Raises InputError if it lacks a band."""
     with open_regular(path) as file:
         is_tiff = file.read(4) in TIFF
     if not is_tiff:
-        header = read_header(path, decode=None)
-        if header.fault:
-            raise InputError(f"{path}: {header.fault}; replace the file or leave it out")
-        content = read_bytes(path)
-        chosen = _numbers(path, numbers, count_bands(path, content))
-        planes, _ = read_samples(path, content, header.orientation, chosen)
+        source = open_image(path)
+        chosen = _numbers(path, numbers, count_bands(path, source.data))
+        planes, _ = read_samples(path, source.data, source.orientation, chosen)
         stack = np.stack(planes)
         yield lambda window: (stack[:, window.y : window.xyxy[3], window.x : window.xyxy[2]], None)
         return
@@ -82,12 +68,12 @@ def encode(samples: Samples, nodata: float | None, scale: float, path: str) -> b
         return bytes(memory.read())
 
 
-def name(numbers: Numbers) -> str:
+def name(numbers: BandNumbers) -> str:
     """What the name of a tile says of its bands."""
     return f"_bands{'all' if numbers == 'all' else '-'.join(map(str, numbers))}"
 
 
-def _numbers(path: str, numbers: Numbers, count: int) -> tuple[int, ...]:
+def _numbers(path: str, numbers: BandNumbers, count: int) -> tuple[int, ...]:
     chosen = tuple(range(1, count + 1)) if numbers == "all" else numbers
     check_numbers(path, chosen, count)
     return chosen

@@ -29,6 +29,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
+from boxwright.images.bands import BandNumbers
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.draw import encode_image
 from boxwright.images.header import read_header
@@ -63,7 +64,7 @@ class Cutting:
     cut: Literal["ignore", "drop"] = "ignore"
     empty: bool = True
     format: Literal["png", "jpg"] = "png"
-    bands: band_tiles.Numbers | None = None
+    bands: BandNumbers | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= math.isqrt(MAX_PIXELS):
@@ -323,9 +324,7 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
     ]
 
 
-def _write_images(
-    path: str, files: Sequence[tuple[Path, float, Window]], bands: band_tiles.Numbers | None = None
-) -> int:
+def _write_images(path: str, files: Sequence[tuple[Path, float, Window]], bands: BandNumbers | None = None) -> int:
     """Write the tiles (file, scale, window) of a scene that are missing or of another time than it; their number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
@@ -341,7 +340,7 @@ def _write_images(
 
 
 @contextmanager
-def _open(path: str, bands: band_tiles.Numbers | None) -> Iterator[Callable[[Window, float, str], bytes]]:
+def _open(path: str, bands: BandNumbers | None) -> Iterator[Callable[[Window, float, str], bytes]]:
     """A function that encodes the tile of a window, a scale and a suffix."""
     if bands is None:
         with open_scene(path) as scene:

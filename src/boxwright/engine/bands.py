@@ -13,9 +13,8 @@ from boxwright.config import RGB
 from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
-from boxwright.files import read_bytes
-from boxwright.images.bands import Range, count_bands, read_samples
-from boxwright.images.header import read_header
+from boxwright.images.bands import Range, read_samples, valid
+from boxwright.images.canvas import all_bands, open_image
 from boxwright.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
     stored = None if run is None else recipes.load(run / "recipe.yaml").data
     if data.bands == "all":
         bands = stored.bands if stored is not None and isinstance(stored.bands, tuple) else None
-        bands = bands or on_main(lambda: _all_bands(training.path(0)), accelerator)
+        bands = bands or on_main(lambda: all_bands(training.path(0)), accelerator)
         recipe = recipe.with_overrides({"data.bands": list(bands)})
     if data.range is None and data.percentiles is not None:
         ranges: Sequence[Range] | None = stored.range if stored is not None else None
@@ -63,10 +62,10 @@ def measure(dataset: Dataset, recipe: Recipe) -> list[Range]:
     values: list[list[Any]] = [[] for _ in numbers]
     for index in evenly_spaced(len(dataset), MEASURED_IMAGES):
         path = dataset.path(index)
-        samples, nodata = read_samples(path, *_opened(path), numbers)
+        source = open_image(path)
+        samples, nodata = read_samples(path, source.data, source.orientation, numbers)
         for found, plane, missing in zip(values, samples, nodata, strict=True):
-            flat = plane.ravel()[:: -(-plane.size // MEASURED_PIXELS)]
-            found.append(flat[np.isfinite(flat) if missing is None else np.isfinite(flat) & (flat != missing)])
+            found.append(valid(plane.ravel()[:: -(-plane.size // MEASURED_PIXELS)], missing))
     return [_range(number, found, percentiles) for number, found in zip(numbers, values, strict=True)]
 
 
@@ -79,16 +78,3 @@ def _range(number: int, values: Sequence[Any], percentiles: tuple[float, float])
             "it out of data.bands, or set data.range"
         )
     return float(low), float(high)
-
-
-def _all_bands(path: str) -> tuple[int, ...]:
-    content, _ = _opened(path)
-    return tuple(range(1, count_bands(path, content) + 1))
-
-
-def _opened(path: str) -> tuple[bytes, int]:
-    """The content of an image file, and its EXIF orientation."""
-    header = read_header(path, decode=None)
-    if header.fault:
-        raise InputError(f"{path}: {header.fault}; replace the file or leave it out")
-    return read_bytes(path), header.orientation

@@ -10,7 +10,7 @@ no number, and the value that the file declares to be no data, becomes 0.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ from boxwright.recipe import DataConfig
 Range = tuple[float, float]
 Samples = NDArray[Any]  # of any type
 Stretched = NDArray[np.uint8]
+
+BandNumbers = tuple[int, ...] | Literal["all"]
 
 UNSIGNED = ("uint8", "uint16")  # types that have a range of their own
 TYPES = (*UNSIGNED, "int8", "int16", "int32", "uint32", "float32", "float64")
@@ -86,6 +88,24 @@ def stretch(samples: Samples, low: float, high: float, nodata: float | None = No
     scaled[np.broadcast_to(invalid, scaled.shape)] = 0
     rounded: Stretched = np.rint(scaled, out=scaled).astype(np.uint8)
     return rounded
+
+
+def valid(samples: Samples, nodata: float | None) -> Samples:
+    """The samples that are numbers, and not the value for no data, in one row."""
+    finite = np.isfinite(samples)
+    return samples[finite if nodata is None else finite & (samples != nodata)]
+
+
+def parse_numbers(text: str | None) -> BandNumbers | None:
+    """The option `--bands`: `all`, or numbers from 1 with commas between. Raises InputError for another text."""
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and len(word) < 5 and int(word) for word in words):
+        raise InputError(f"--bands: found {text[:50]!r}, needed all, or band numbers from 1 such as 4,3,2")
+    return tuple(map(int, words))
 
 
 def decode_bands(name: str, content: bytes, orientation: int, bands: Bands) -> Stretched:

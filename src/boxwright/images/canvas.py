@@ -23,8 +23,9 @@ from torch.nn import functional
 from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
-from boxwright.images.bands import Bands, decode_bands
+from boxwright.images.bands import BandNumbers, Bands, count_bands, decode_bands, read_samples, valid
 from boxwright.images.budget import MAX_PIXELS, budget, size_fault
+from boxwright.images.draw import displayed
 from boxwright.images.header import TIFF, first_frame, needs_pillow, read_header, rgb_fault, tiff_directory
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
@@ -55,10 +56,30 @@ def read_image(
     Raises:
         InputError: The file is not a readable image, has more pixels than may be decoded, or does not have the bands.
     """
-    source = _open(image)
+    source = open_image(image)
     if bands is not None:
         return decode_bands(source.name, source.data, source.orientation, bands)
     return _decode(source, _reduction(source.size, min_size) if min_size and source.is_jpeg else 1)
+
+
+def all_bands(path: str) -> tuple[int, ...]:
+    """The numbers of all bands of an image. Raises InputError as `read_image`."""
+    return tuple(range(1, count_bands(path, open_image(path).data) + 1))
+
+
+def read_for_display(path: str, numbers: BandNumbers) -> npt.NDArray[np.uint8]:
+    """The bands of an image as RGB, each stretched from the 1st to the 99th percentile of its samples.
+
+    Raises InputError as `read_image`.
+    """
+    source = open_image(path)
+    chosen = all_bands(path) if numbers == "all" else numbers
+    samples, nodata = read_samples(path, source.data, source.orientation, chosen)
+    ranges = []
+    for plane, missing in zip(samples, nodata, strict=True):
+        low, high = np.percentile(valid(plane, missing), (1, 99)) if valid(plane, missing).size else (0, 0)
+        ranges.append((float(low), float(max(high, low + 1e-6))))
+    return displayed(Bands(chosen, tuple(ranges)).stretch(samples, nodata, path))
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
@@ -106,7 +127,7 @@ def read_canvas(
     path: str, canvas: CanvasConfig, image_id: int | str, bands: Bands | None = None
 ) -> tuple[Pixels, Frame]:
     """Decode an image, a large JPEG at reduced size, and resize it to the canvas. Raises InputError as `read_image`."""
-    source = _open(path)
+    source = open_image(path)
     with budget.reserve(math.prod(source.size)):
         if bands is not None:
             image = decode_bands(path, source.data, source.orientation, bands)
@@ -128,7 +149,7 @@ def read_crop(
 
     choose: Returns the crop for an image of a size. Raises InputError as `read_image`.
     """
-    source = _open(path)
+    source = open_image(path)
     with budget.reserve(math.prod(source.size)):
         if source.is_jpeg:
             size = source.size
@@ -196,7 +217,7 @@ def _scaled(size: Size, factor: float) -> Size:
     return h, w
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """The content of an image file. name: for messages. size: (height, width) px as displayed. orientation: of EXIF."""
 
     name: str
@@ -209,13 +230,14 @@ class _Source(NamedTuple):
         return self.data.startswith(b"\xff\xd8")
 
 
-def _open(image: str | Path | bytes) -> _Source:
-    """Raises InputError if the file cannot be read, is not an image, or has more pixels than may be decoded."""
+def open_image(image: str | Path | bytes) -> Source:
+    """The file, not decoded. Raises InputError if it cannot be read, is not an image, or has more pixels than may be
+    decoded."""
     content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
     header = read_header(name if content is None else content, decode=None)
     if reason := header.fault if header.too_large else size_fault(header.size):  # TIFF headers are not limited
         raise InputError(f"{name}: {reason}")
-    source = _Source(name, _read(name) if content is None else content, header.size, header.orientation)
+    source = Source(name, _read(name) if content is None else content, header.size, header.orientation)
     if header.fault:
         raise _unreadable(source)
     return source
@@ -241,7 +263,7 @@ def _reduction(size: Size, min_size: Size) -> int:
     return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(min_size, size, strict=True))), 1)
 
 
-def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
+def _decode(source: Source, reduction: int) -> npt.NDArray[np.uint8]:
     data = source.data
     if needs_pillow(data):
         try:
@@ -272,7 +294,7 @@ def _rgb_fault(data: bytes) -> str:
         return ""
 
 
-def _unreadable(source: _Source) -> InputError:
+def _unreadable(source: Source) -> InputError:
     return InputError(
         f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, or no image at all), "
         "needed JPEG, PNG, BMP, GIF, WebP or TIFF; replace the file or leave it out"

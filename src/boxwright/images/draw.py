@@ -78,9 +78,12 @@ def draw_classes(image: Array, classes: Classes) -> Array:
     return canvas
 
 
-def displayed(image: Array) -> Array:
-    """The image itself, or a copy of one that is not RGB, as it is drawn."""
-    return image if image.ndim == 3 and image.shape[2] == 3 else _rgb(image)
+def displayed(pixels: Array) -> Array:
+    """Pixels (h, w, C) of bands as RGB: the first three as red, green and blue; of fewer, the first as gray."""
+    channels = pixels.shape[2]
+    if channels == 3:
+        return pixels
+    return np.ascontiguousarray(pixels[:, :, :3] if channels > 3 else np.repeat(pixels[:, :, :1], 3, axis=2))
 
 
 def add_caption(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
@@ -138,13 +141,11 @@ def name_of(names: Sequence[str], label: int) -> str:
 
 
 def _rgb(image: Array) -> Array:
-    """Other channels than RGB are bands: the first three are shown as red, green and blue; fewer, the first as gray."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise InputError(
             f"image: found {image.dtype} of shape {image.shape}, needed uint8 (height, width, 3) or (height, width)"
         )
     plane = image[:, :, None] if image.ndim == 2 else image
-    plane = plane[:, :, :3] if plane.shape[2] >= 3 else plane[:, :, :1]
     return np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else np.array(plane, order="C")
 
 

@@ -192,7 +192,8 @@ def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     widest = max(bits) if isinstance(bits, tuple) and bits else 1
     kind = KINDS.get(kinds[0] if isinstance(kinds, tuple) and kinds else 1, "other")
     if (isinstance(count, int) and count > 4) or widest > 16 or kind != "unsigned":
-        return f"a TIFF of {count} bands of {widest} bits ({kind}), needed up to 4 of 8 or 16 (unsigned); choose by data.bands"
+        found = f"a TIFF of {count} bands of {widest} bits ({kind})"
+        return f"{found}, needed up to 4 of 8 or 16 (unsigned); choose them by data.bands or --bands, such as 3,2,1"
     return ""
 
 

@@ -20,6 +20,7 @@ from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
+from boxwright.images.draw import displayed
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
@@ -35,7 +36,7 @@ class PreparedImage(NamedTuple):
     Attributes:
         pixels: The canvas (H, W, C), uint8 or float in 0..255, or the image itself for a complete file.
         frame: The transform from the image to the canvas.
-        image: The original pixels, uint8 (h, w, C), if requested or if they cannot be read again from a file.
+        image: The original pixels, uint8 RGB (h, w, 3), if requested or if they cannot be read again from a file.
     """
 
     pixels: Array
@@ -49,13 +50,12 @@ def prepare(
     """Resize an image onto its canvas. number: `image_id` of the frame. Raises InputError as `read_pixels`."""
     pixels, path = read_pixels(image, bands), image_path(image)
     frame = frame_for((pixels.shape[0], pixels.shape[1]), canvas, number, path)
-    kept = pixels if is_kept(path, bands, keep_image) else None
-    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, kept)
+    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, kept(pixels, path, bands, keep_image))
 
 
-def is_kept(path: str, bands: Bands | None, keep_image: bool) -> bool:
-    """Whether `PreparedImage.image` is set: what draws a result reads files again, but knows no bands."""
-    return keep_image or not path or bands is not None
+def kept(pixels: Array, path: str, bands: Bands | None, keep_image: bool) -> Array | None:
+    """`PreparedImage.image`. What draws a result reads its file again, but knows no bands."""
+    return displayed(pixels) if keep_image or not path or bands is not None else None
 
 
 def is_image(source: object) -> bool:

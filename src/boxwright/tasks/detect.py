@@ -122,7 +122,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             fill=recipe.data.canvas.fill,
         )
 
-    def draw_sample(self, dataset: Dataset, index: int) -> Array:
+    def draw_sample(self, dataset: Dataset, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]
         flags = zip(sample.labels.tolist(), sample.crowd.tolist(), sample.difficult.tolist(), strict=True)
         texts = [
@@ -131,7 +131,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             + (" (difficult)" if difficult else "")
             for label, crowd, difficult in flags
         ]
-        return draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
+        pixels = read_image(sample.path) if image is None else image
+        return draw_boxes(pixels, sample.boxes, sample.labels.tolist(), texts)
 
     def args(
         self,
