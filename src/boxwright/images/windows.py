@@ -239,8 +239,8 @@ def _bands(source: Any, path: str) -> list[int]:
     bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else visible
     if len(bands) not in (1, 3):
         raise InputError(
-            f"{path}: {len(kinds)} bands ({', '.join(kinds)}), needed red, green, blue, or one of gray or a palette; "
-            "choose them by data.bands, or by gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
+            f"{path}: {len(kinds)} bands ({', '.join(kinds[:4])}{', ...' * (len(kinds) > 4)}), needed red, green, blue "
+            "or one band; choose by data.bands or --bands, or gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
         )
     types = sorted({source.dtypes[band - 1] for band in bands})
     if types not in (["uint8"], ["uint16"]):
