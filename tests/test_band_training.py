@@ -139,14 +139,16 @@ def test_every_detector_takes_other_channels(name: str) -> None:
 
 def test_a_network_that_cannot_take_them() -> None:
     network = nn.Sequential(nn.Conv2d(7, 2, 1))
-    set_channels(network, 7)
+    for channels in (3, 7):  # as it is
+        set_channels(network, channels)
+        assert network[0].in_channels == 7
     with pytest.raises(InputError, match=r"data.bands: found 4, the model's first convolution cannot take them"):
         set_channels(network, 4)
 
 
 def test_what_is_taken_of_a_stored_recipe() -> None:
     found = untrusted(tiny(4, **{"data.range": [0, 1000]}).tree(), "a file")
-    assert found.model.channels == 4
+    assert found.model.input_channels == 4
     assert Bands.of(found.data) == Bands((1, 2, 3, 4), ((0, 1000),) * 4)
     many = {"data.bands": [1] * 300, "data.canvas.size": [1024, 1024]}
     with pytest.raises(InputError, match=r"data.canvas.size: found \(1024, 1024\), at most 167,772 px"):

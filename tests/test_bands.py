@@ -229,12 +229,12 @@ def recipe(**data: Any) -> recipes.Recipe:
 
 def test_a_recipe_of_bands() -> None:
     plain, five = recipe(), recipe(bands=[5, 4, 3, 2, 1], range=[0, 100])
-    assert (plain.data.bands, plain.model.channels, Bands.of(plain.data)) == (None, 3, None)
-    assert five.model.channels == 5
+    assert (plain.data.bands, plain.model.input_channels, Bands.of(plain.data)) == (None, 3, None)
+    assert five.model.input_channels == 5
     assert Bands.of(five.data) == Bands((5, 4, 3, 2, 1), ((0, 100),) * 5)
     assert Bands.of(recipe(bands=[1, 2], range=[[0, 1], [2, 4]]).data) == Bands((1, 2), ((0, 1), (2, 4)))
     assert recipes.from_tree(five.tree(), "again") == five
-    assert five.with_overrides({"data.bands": [1]}).model.channels == 1
+    assert five.with_overrides({"data.bands": [1]}).model.input_channels == 1
     assert five.with_overrides({"data.bands": None, "data.range": None}) == plain
     with pytest.raises(InputError, match=r"found all, .* list them"):
         Bands.of(recipe(bands="all").data)
@@ -261,8 +261,8 @@ def test_invalid_recipes_of_bands(changes: dict[str, Any], message: str) -> None
 def test_classifiers_and_lone_channels_are_refused() -> None:
     with pytest.raises(InputError, match=r"data.bands: .* classifiers"):
         recipes.load("tiny_darknet_imagenet_224", {"data.bands": [1, 2]})
-    with pytest.raises(InputError, match=r"model.channels: found 4, needed 3; it follows data.bands"):
-        recipes.from_tree({"name": "x", "model": {"name": "yolov3", "classes": 1, "channels": 4}}, "x")
+    with pytest.raises(InputError, match=r"model.input_channels: found 4, needed 3; it follows data.bands"):
+        recipes.from_tree({"name": "x", "model": {"name": "yolov3", "classes": 1, "input_channels": 4}}, "x")
 
 
 def test_the_option_bands() -> None:

@@ -42,7 +42,7 @@ class ModelConfig(Config):
         size_step: Both sides of the input are multiples of this, px.
         name: The model's file in `models/`, or the dotted path of a module of the user's.
         classes: How many classes.
-        channels: Of the input: 3, or as many as `data.bands`, which sets it. Published weights are of RGB.
+        input_channels: 3, or as many as `data.bands`, which sets it. Published weights are of RGB.
         mean: Of RGB in [0, 1]; subtracted by the network. Other channels have it in turn (`nn/channels.py`).
         std: Of RGB in [0, 1]; divides what is left. Likewise.
     """
@@ -53,7 +53,7 @@ class ModelConfig(Config):
 
     name: str
     classes: ClassCount
-    channels: Channels = RGB
+    input_channels: Channels = RGB
     mean: Triple = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
 

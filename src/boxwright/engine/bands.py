@@ -47,9 +47,13 @@ def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accele
         ranges = ranges or on_main(lambda: measure(training, recipe), accelerator)
         recipe = recipe.with_overrides({"data.range": [list(pair) for pair in ranges]})
     augment = recipe.train.augment
-    if recipe.model.channels != RGB and (augment.hue or augment.saturation != (1, 1)) and accelerator.is_main_process:
+    if (
+        recipe.model.input_channels != RGB
+        and (augment.hue or augment.saturation != (1, 1))
+        and accelerator.is_main_process
+    ):
         logger.info(
-            "train.augment: hue and saturation mean nothing for %d bands, only value acts", recipe.model.channels
+            "train.augment: hue and saturation mean nothing for %d bands, only value acts", recipe.model.input_channels
         )
     return recipe
 

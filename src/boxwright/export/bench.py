@@ -192,7 +192,7 @@ def _load_all(
 
 
 def _measure(predictors: Mapping[str, AnyPredictor], batches: Sequence[int], rounds: int) -> Iterator[Row]:
-    channels = next(iter(predictors.values())).recipe.model.channels
+    channels = next(iter(predictors.values())).recipe.model.input_channels
     images = (scenes.rendered_images(4, channels) * -(-max(batches) // 4))[: max(batches)]
     network: dict[str, dict[int, float]] = {name: {} for name in predictors}
     for batch in track(batches, len(batches), "network", "sizes"):

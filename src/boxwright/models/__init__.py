@@ -75,7 +75,7 @@ def build(config: ModelConfig) -> "Network":
         raise InputError(
             f"model.name: {config.name}.build() returns {type(network).__name__}, needed a boxwright.nn.network.Network"
         )
-    set_channels(network, config.channels)
+    set_channels(network, config.input_channels)
     return network
 
 

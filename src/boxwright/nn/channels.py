@@ -57,6 +57,8 @@ def set_channels(network: nn.Module, channels: int) -> None:
 
     Raises InputError if it takes neither 3 nor that many.
     """
+    if channels == RGB:
+        return
     name, first = next((pair for pair in network.named_modules() if isinstance(pair[1], nn.Conv2d)), ("", None))
     if first is None or first.in_channels not in (RGB, channels):
         raise InputError(f"data.bands: found {channels}, the model's first convolution cannot take them; leave it out")

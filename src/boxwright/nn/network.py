@@ -34,8 +34,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.inputs = config.inputs
-        self.register_buffer("mean", spread(config.mean, config.channels))
-        self.register_buffer("std", spread(config.std, config.channels))
+        self.register_buffer("mean", spread(config.mean, config.input_channels))
+        self.register_buffer("std", spread(config.std, config.input_channels))
 
     def normalize(self, images: Tensor) -> Tensor:
         """images (B, C, H, W) in [0, 1] -> the same less the mean, divided by the std.

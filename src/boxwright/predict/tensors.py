@@ -58,7 +58,7 @@ def write(
     head: dict[str, Any] = {
         "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(dataset.names),
         "format": kind, "dtype": "float32", "byte_order": "little", "layout": "NCHW",
-        "shape": [1, recipe.model.channels, *recipe.data.canvas.size],
+        "shape": [1, recipe.model.input_channels, *recipe.data.canvas.size],
     }  # fmt: skip
     bands = Bands.of(recipe.data)
     if bands is not None:

@@ -113,8 +113,10 @@ class Recipe(Config):
                 raise ValueError(f"{key}: found {list(size)} px, the model needs multiples of {model.size_step}")
         if data.bands is not None and model.task != "detect":
             raise ValueError(f"data.bands: found {data.bands}, {model.name} reads RGB; leave it out for classifiers")
-        if model.channels != (channels := len(data.bands) if isinstance(data.bands, tuple) else RGB):
-            raise ValueError(f"model.channels: found {model.channels}, needed {channels}; it follows data.bands")
+        if model.input_channels != (channels := len(data.bands) if isinstance(data.bands, tuple) else RGB):
+            raise ValueError(
+                f"model.input_channels: found {model.input_channels}, needed {channels}; it follows data.bands"
+            )
         extents = "extents" in model.inputs
         if data.canvas.fit in {"letterbox", "crop"} and (data.canvas.trim or extents):
             needs = "model.clip_proposals_to: image, or another model with extents," if extents else "data.canvas.trim"
@@ -207,7 +209,7 @@ def from_tree(tree: Mapping[str, Any], source: str, *, allow_import: bool = Fals
     model = dict(model)
     if isinstance(tree["data"], Mapping) and "bands" in tree["data"]:  # the channels follow them
         bands = tree["data"]["bands"]
-        model["channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB
+        model["input_channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB
     tree["model"] = config.validate(kind, model, source, "model")
     return config.validate(Recipe, tree, source)
 

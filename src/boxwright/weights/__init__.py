@@ -49,7 +49,7 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     """
     file = locate(Path(path))
     tensors, unexpected = _read(model, file, recipe, transfer)
-    tensors = widen_tensors(tensors, model.state_dict(), recipe.model.channels)
+    tensors = widen_tensors(tensors, model.state_dict(), recipe.model.input_channels)
     return fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
 
 

@@ -142,8 +142,8 @@ def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, tr
     needed = count(plan)
     if found == needed:
         return plan
-    if config.channels != RGB:
-        of_rgb = config.model_copy(update={"channels": RGB})
+    if config.input_channels != RGB:
+        of_rgb = config.model_copy(update={"input_channels": RGB})
         return _plan_for(found, layers(without_memory(of_rgb)), of_rgb, path, transfer)
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
     if (classes := _classes(found, config)) is not None:

@@ -25,7 +25,7 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     stored = from_tree(_bounded(tree) if isinstance(tree, Mapping) else tree, source)
     canvas = stored.data.canvas
     height, width = canvas.size
-    layers = max(1, stored.model.channels / RGB)  # a px of other channels takes as much more
+    layers = max(1, stored.model.input_channels / RGB)  # a px of other channels takes as much more
     for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
         if pixels * layers > LARGEST_CANVAS:
             raise InputError(

@@ -46,7 +46,7 @@ def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None =
     model: of this recipe, its parameters without memory. Without it, of complete files and of two-stage detectors, only
     the count is checked.
     """
-    names, channels = metadata.outputs, metadata.recipe.model.channels
+    names, channels = metadata.outputs, metadata.recipe.model.input_channels
     has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)
     empty = copy.deepcopy(model).to("meta") if model is not None and has_shapes else None
 

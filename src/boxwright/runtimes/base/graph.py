@@ -41,7 +41,7 @@ def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: b
         batch = 2  # an example of one image would make an export take the axis for one that never grows
     size = recipe.data.canvas.size
     examples = {
-        "images": torch.rand(batch, recipe.model.channels, *size),
+        "images": torch.rand(batch, recipe.model.input_channels, *size),
         "extents": torch.tensor([size] * batch, dtype=torch.float32),
     }
     inputs = {name: examples[name] for name in cast(Detector, model).inputs}
