@@ -176,7 +176,9 @@ def test_the_orientation_is_applied_to_bands(tmp_path: Path, orientation: int) -
 # --- what is refused
 
 
-def test_invalid_bands_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_bands_get_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     floats = write_tiff(tmp_path / "float.tif", samples("float32"))
     wide = write_tiff(tmp_path / "wide.tif", samples("uint16"))
     complex_ = write_tiff(tmp_path / "complex.tif", samples("float32").astype(np.complex64))
@@ -198,10 +200,16 @@ def test_invalid_bands_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert message_of(error).startswith(f"{path}: ")
         with pytest.raises(InputError, match=text), open_scene(path, bands) as scene:
             scene.read(Window(0, 0, scene.size[1], scene.size[0]))
-    monkeypatch.setattr(bands_module, "MAX_SAMPLES", 5 * H * W - 1)
+    assert capfd.readouterr() == ("", "")  # nor do libraries say anything
+    monkeypatch.setattr(bands_module, "MAX_BYTES", 5 * 2 * H * W - 1)
     assert read_image(wide, bands=Bands((1, 2, 3, 4))).shape == (H, W, 4)
-    with pytest.raises(InputError, match=f"{W} x {H} px of 5 bands, more than") as error:
+    with pytest.raises(InputError, match=f"{W * H} px of 5 bands take 19,610 bytes, more than") as error:
         read_image(wide, bands=Bands((1, 2, 3, 4, 5)))
+    message_of(error)
+    monkeypatch.setattr(bands_module, "MAX_BYTES", 2 * H * W)
+    one_block = write_tiff(tmp_path / "block.tif", samples("uint16"), interleave="pixel")  # 15 rows: 8192 / 530
+    with pytest.raises(InputError, match="stored in blocks of 7,950 bytes, more than") as error:
+        read_image(one_block, bands=Bands((1,)))
     message_of(error)
 
 

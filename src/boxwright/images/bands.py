@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.images.budget import MAX_PIXELS
-from boxwright.images.header import TIFF, first_frame, needs_pillow
+from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow
 from boxwright.images.tiff import first_line, open_pages, reject_rotated
 from boxwright.recipe import DataConfig
 
@@ -30,7 +31,7 @@ BandNumbers = tuple[int, ...] | Literal["all"]
 
 UNSIGNED = ("uint8", "uint16")  # types that have a range of their own
 TYPES = (*UNSIGNED, "int8", "int16", "int32", "uint32", "float32", "float64")
-MAX_SAMPLES = 3 * MAX_PIXELS  # that are decoded at once: as many as of an RGB image
+MAX_BYTES = 6 * MAX_PIXELS  # of samples that are decoded at once: as many as an RGB image takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def read_window(
     if wrong := {page.dtypes[index - 1] for page, index in chosen} - set(TYPES):
         raise InputError(f"{path}: samples are {', '.join(sorted(wrong))}, needed integers of up to 32 bits or floats")
     height, width = pages[0].shape if window is None else (end - start for start, end in window)
-    check_samples(path, height, width, len(numbers))
+    _check_memory(path, chosen, height * width)
     try:
         read = {
             page.name: dict(zip(indices, page.read(indices, window=window), strict=True))
@@ -178,22 +179,35 @@ def check_numbers(path: str, numbers: Sequence[int], count: int) -> None:
         raise InputError(f"{path}: has bands 1 to {count}, needed {max(numbers)} too; choose others")
 
 
-def check_samples(path: str, height: int, width: int, count: int) -> None:
-    """Raise InputError for more samples than may be decoded at once."""
-    if math.prod((height, width, count)) > MAX_SAMPLES:
+def weight(bands: Bands | None) -> int:
+    """How many px of RGB a px of the bands counts as, in the budget of pixels that are decoded."""
+    return 1 if bands is None else -(-len(bands.numbers) // RGB)
+
+
+def _check_memory(path: str, chosen: Sequence[tuple[Any, int]], pixels: int) -> None:
+    """Raise InputError for bands (page, index) of which so many px, or a block, take more than `MAX_BYTES`."""
+    sizes = [np.dtype(page.dtypes[index - 1]).itemsize for page, index in chosen]
+    if pixels * sum(sizes) > MAX_BYTES:
         raise InputError(
-            f"{path}: {width} x {height} px of {count} bands, more than the {MAX_SAMPLES} samples that are decoded at "
-            "once; cut it by `data tile --bands`, or choose fewer bands"
+            f"{path}: {pixels} px of {len(chosen)} bands take {pixels * sum(sizes):,} bytes, more than the "
+            f"{MAX_BYTES:,} that are decoded at once; cut it by `data tile --bands`, or choose fewer bands"
         )
+    for page in {id(page): page for page, _ in chosen}.values():
+        if (size := math.prod(page.block_shapes[0]) * page.count * max(sizes)) > MAX_BYTES:
+            raise InputError(
+                f"{path}: stored in blocks of {size:,} bytes, more than the {MAX_BYTES:,} that are decoded at once; "
+                "rewrite it in tiles (gdal_translate -co TILED=YES)"
+            )
 
 
 def _decode(name: str, content: bytes, orientation: int) -> Samples:
     """An image that is no TIFF -> (h, w, 1, 3 or 4): gray, RGB, or RGB with alpha, 8 or 16 bits."""
-    image: Samples | None
+    image: Samples | None = None
     try:
         if needs_pillow(content):
             return first_frame(content)
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        if not is_cut_png(content):
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except Exception:  # OpenCV's, and the many of Pillow
         image = None
     if image is None:

@@ -23,10 +23,10 @@ from torch.nn import functional
 from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
-from boxwright.images.bands import BandNumbers, Bands, count_bands, decode_bands, read_samples, valid
+from boxwright.images.bands import BandNumbers, Bands, count_bands, decode_bands, read_samples, valid, weight
 from boxwright.images.budget import MAX_PIXELS, budget, size_fault
 from boxwright.images.draw import displayed
-from boxwright.images.header import TIFF, first_frame, needs_pillow, read_header, rgb_fault, tiff_directory
+from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow, read_header, rgb_fault, tiff_directory
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
@@ -128,7 +128,7 @@ def read_canvas(
 ) -> tuple[Pixels, Frame]:
     """Decode an image, a large JPEG at reduced size, and resize it to the canvas. Raises InputError as `read_image`."""
     source = open_image(path)
-    with budget.reserve(math.prod(source.size)):
+    with budget.reserve(math.prod(source.size) * weight(bands)):
         if bands is not None:
             image = decode_bands(path, source.data, source.orientation, bands)
             frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
@@ -272,12 +272,9 @@ def _decode(source: Source, reduction: int) -> npt.NDArray[np.uint8]:
             raise _unreadable(source) from error
     if data[:4] in TIFF and (reason := _rgb_fault(data)):
         raise InputError(f"{source.name}: {reason}")
-    complete = (
-        not data.startswith(b"\x89PNG") or b"IEND" in data
-    )  # libpng itself prints a message about truncated files
     try:
         flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None
+        image = None if is_cut_png(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
         raise _unreadable(source) from error
     if image is None:

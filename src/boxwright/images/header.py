@@ -157,6 +157,11 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
 
 
+def is_cut_png(content: bytes) -> bool:
+    """Whether a PNG has no end, of which libpng itself would print a message."""
+    return content.startswith(b"\x89PNG") and b"IEND" not in content
+
+
 def needs_pillow(content: bytes) -> bool:
     """Whether an image is decoded by Pillow: GIF and AVIF, which not every OpenCV reads."""
     return content.startswith(b"GIF8") or _is_avif(content)

@@ -18,7 +18,7 @@ from boxwright.arrays import Array
 from boxwright.batches.warp import empty_hugepages
 from boxwright.config import RGB
 from boxwright.errors import InputError
-from boxwright.images.bands import Bands
+from boxwright.images.bands import Bands, weight
 from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
 from boxwright.images.draw import displayed
 from boxwright.images.header import read_header
@@ -63,15 +63,15 @@ def is_image(source: object) -> bool:
     return isinstance(source, str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image)
 
 
-def pixel_count(image: Image) -> int:
-    """The number of pixels, for files as the header declares it; 0 for a file that cannot be decoded."""
+def pixel_count(image: Image, bands: Bands | None = None) -> int:
+    """The number of pixels as of RGB, for files as the header declares it; 0 for a file that cannot be decoded."""
     if isinstance(image, PIL.Image.Image):
         return math.prod(image.size)
     if not isinstance(image, str | Path | bytes):
         shape = image.shape[1:] if isinstance(image, Tensor) else getattr(image, "shape", ())
         return math.prod(shape[:2])  # what is no image is reported when its pixels are taken
     header = read_header(image if isinstance(image, bytes) else str(image), decode=None)
-    return 0 if header.fault else math.prod(header.size)
+    return 0 if header.fault else math.prod(header.size) * weight(bands)
 
 
 def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:

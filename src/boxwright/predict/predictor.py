@@ -163,7 +163,7 @@ class Predictor(Generic[R]):
     def _each(self, source: Iterable[Image], args: PostprocessArgs, bgr: bool) -> Iterator[R]:
         images, numbers = map(from_bgr, source) if bgr else iter(source), count()
         while batch := list(islice(images, self.recipe.predict.batch)):
-            for group, pixels in within_budget(batch, pixel_count):
+            for group, pixels in within_budget(batch, lambda image: pixel_count(image, self.bands)):
                 with budget.reserve(pixels):
                     prepared = [self.preprocess(image, next(numbers)) for image in group]
                     results = self.postprocess(self.forward(prepared), prepared, args)
