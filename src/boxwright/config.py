@@ -29,6 +29,8 @@ ClassCount = Annotated[int, Field(ge=1, le=32_768)]  # ImageNet's largest set ha
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
 Padding = Literal["symmetric", "same"]
+RGB = 3  # channels
+Channels = Annotated[int, Field(ge=1, le=512)]
 
 
 class ModelConfig(Config):
@@ -40,8 +42,9 @@ class ModelConfig(Config):
         size_step: Both sides of the input are multiples of this, px.
         name: The model's file in `models/`, or the dotted path of a module of the user's.
         classes: How many classes.
-        mean: Of RGB in [0, 1]; subtracted by the network.
-        std: Of RGB in [0, 1]; divides what is left.
+        input_channels: 3, or as many as `data.bands`, which sets it. Published weights are of RGB.
+        mean: Of RGB in [0, 1]; subtracted by the network. Other channels have it in turn (`nn/channels.py`).
+        std: Of RGB in [0, 1]; divides what is left. Likewise.
     """
 
     task: ClassVar[str] = "detect"
@@ -50,6 +53,7 @@ class ModelConfig(Config):
 
     name: str
     classes: ClassCount
+    input_channels: Channels = RGB
     mean: Triple = (0.0, 0.0, 0.0)
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
 

@@ -1,6 +1,6 @@
 """Data loader for training: batches of canvases and padded boxes, decoded and resized by worker processes.
 
-B images, M boxes an image after padding, H x W canvas px
+B images, C channels (3, RGB, or the bands), M boxes an image after padding, H x W canvas px
 """
 
 import signal
@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boxwright import interrupt
+from boxwright.config import RGB
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.errors import InputError
+from boxwright.images.bands import Bands
 from boxwright.images.budget import budget
 from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
 from boxwright.memory import tune_malloc
@@ -155,8 +157,8 @@ class _BatchSampler:
 class BatchBuilder(ABC):
     """Collates the samples of a `BatchSpec` into the fields of a batch, in the workers."""
 
-    def __init__(self, dataset: SampleDataset, canvas: CanvasConfig) -> None:
-        self.dataset, self.canvas = dataset, canvas
+    def __init__(self, dataset: SampleDataset, canvas: CanvasConfig, bands: Bands | None = None) -> None:
+        self.dataset, self.canvas, self.bands = dataset, canvas, bands
 
     def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
         """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
@@ -172,14 +174,15 @@ class BatchBuilder(ABC):
     def _canvas(self, sample: Any, spec: BatchSpec, row: int) -> tuple[Pixels, Frame]:
         """The canvas of the sample at `row` of the batch, and its frame."""
         if (pixels := getattr(sample, "pixels", None)) is None:
-            return read_canvas(str(sample.path), self.canvas, sample.image_id)
+            return read_canvas(str(sample.path), self.canvas, sample.image_id, self.bands)
         frame = frame_for(pixels.shape[:2], self.canvas, sample.image_id, sample.path)
         return resize_to_canvas(pixels, frame, self.canvas), frame
 
     def _images(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Tensor, tuple[Frame, ...]]:
-        """(B, 3, H, W) uint8 and the frames."""
+        """(B, C, H, W) uint8 and the frames."""
+        channels = RGB if self.bands is None else len(self.bands.numbers)
         # NumPy's memory for its large pages, see `warp.empty_hugepages`.
-        images = torch.from_numpy(np.empty((len(samples), 3, *self.canvas.size), np.uint8))
+        images = torch.from_numpy(np.empty((len(samples), channels, *self.canvas.size), np.uint8))
         frames = []
         for row, sample in enumerate(samples):
             image, frame = self._canvas(sample, spec, row)
@@ -224,10 +227,16 @@ def _labeled(samples: Sequence[Any]) -> Tensor | None:
 
 
 class Loader(EpochLoader[Batch]):
-    """Loader of images with boxes."""
+    """Loader of images with boxes. bands: of the images; None for RGB."""
 
-    batch_type, builder = Batch, _DetectionBatchBuilder
+    batch_type = Batch
     fields = ("images", "boxes", "labels", "ignore", "labeled", "frames")
+
+    def __init__(
+        self, dataset: SampleDataset, canvas: CanvasConfig, batch: int, *, bands: Bands | None = None, **order: Any
+    ) -> None:
+        self.builder = partial(_DetectionBatchBuilder, bands=bands)
+        super().__init__(dataset, canvas, batch, **order)
 
 
 def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:

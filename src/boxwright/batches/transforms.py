@@ -1,6 +1,7 @@
 """Augmentation of images and boxes, batched, on the training device.
 
-    B images, M boxes an image, H x W canvas px, h x w output px; K outputs (B, or the additional images of mixup)
+    B images, C channels (3: RGB), M boxes an image, H x W canvas px, h x w output px; K outputs (B, or the additional
+    images of mixup)
 
 The random numbers of an image are a pure function of (seed, step, index in the global batch), so a resumed run and a
 run with other numbers of processes use the same ones; but mosaic and mixup combine images of one process.
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from boxwright.batches.rng import Array, Rows, SampleRNG, batch_indices, sample_keys
 from boxwright.batches.warp import WarpGeometry, chunks, to_device, warp
+from boxwright.config import RGB
 from boxwright.recipe import AugmentConfig
 from boxwright.types import Batch
 
@@ -47,7 +49,8 @@ def augment(
         fill: Gray level, 0 to 255, where there is no image; that of the canvas.
 
     Returns:
-        Images (B, 3, *size) float32 in [0, 1]; M rows of boxes and labels, 4M with mosaic, and twice that if an image
+        Images (B, C, *size) float32 in [0, 1], of whose colors only the value changes unless C is 3; M rows of boxes
+        and labels, 4M with mosaic, and twice that if an image
         was blended by mixup; `keys` for the random numbers of the loss.
     """
     rng = SampleRNG.for_batch(seed, step, rank, len(batch.images))
@@ -59,7 +62,11 @@ def augment(
         if mosaic and config.mixup:
             result = _mix(batch, result, rng, config, size, fill)
     if config.hue or config.saturation != (1.0, 1.0) or config.value != (1.0, 1.0):
-        change_colors(result.images, *to_device((hue, saturation, value), batch.images.device))
+        colors = to_device((hue, saturation, value), batch.images.device)
+        if result.images.shape[1] == RGB:
+            change_colors(result.images, *colors)
+        else:
+            change_value(result.images, colors[2])
     indices = batch_indices(rank, len(batch.images))
     (keys,) = to_device([sample_keys(seed, step, indices)], batch.images.device, np.int64)
     return replace(result, keys=keys)
@@ -94,6 +101,16 @@ def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor
         chroma.div_(v.clamp(min=EPSILON)).mul_(saturation[chunk]).clamp_(max=1)  # now the saturation
         v.mul_(value[chunk]).clamp_(max=1)
         _join_colors(images[chunk], hue6, v, chroma.mul_(v), hue[chunk])
+
+
+def change_value(images: Tensor, value: Tensor) -> None:
+    """`change_colors` of the value only, the highest of the channels, for (B, C, h, w) of any channels in [0, 1].
+
+    Hue and saturation are those of three colors, and mean nothing for other bands.
+    """
+    for chunk in chunks(images):
+        limit = 1 / images[chunk].amax(1, keepdim=True).clamp(min=EPSILON)
+        images[chunk].mul_(torch.minimum(value[chunk, None, None, None], limit)).clamp_(max=1)
 
 
 def change_hue(images: Tensor, hue: Tensor) -> None:

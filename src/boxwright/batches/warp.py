@@ -1,6 +1,7 @@
 """Geometric transform of canvases and boxes; every output pixel is sampled once.
 
-    B canvases, H x W px each; K outputs, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a canvas
+    B canvases, C channels, H x W px each; K outputs, h x w px each, made of T tiles (1, or 4 in a mosaic); M boxes a
+    canvas
 
 Coordinates are continuous: pixel i covers i to i + 1.
 """
@@ -37,7 +38,7 @@ class WarpGeometry:
 def warp(
     batch: Batch, geometry: WarpGeometry, size: tuple[int, int], *, fill: float, min_side: float, min_visible: float
 ) -> Batch:
-    """Transform images and boxes: (K, 3, *size) float32 in [0, 1], T * M rows of boxes, and the frames of `batch`.
+    """Transform images and boxes: (K, C, *size) float32 in [0, 1], T * M rows of boxes, and the frames of `batch`.
 
     fill: gray level, 0 to 255, where there is no canvas. Boxes with a remaining side of `min_side` px or less, or with
     less than the fraction `min_visible` of their area remaining, get label -1. Crowd regions are kept while any area
@@ -52,7 +53,7 @@ def warp(
     single, perspective = tiles.shape[1] == 1, bool(geometry.matrix[:, 2, :2].any())
     # The fill is subtracted and added again, since sampling pads with zeros.
     strip = None if single else _strip(batch.images).float().sub_(fill)
-    images = empty_hugepages((len(tiles), 3, *size), tiles.device)
+    images = empty_hugepages((len(tiles), batch.images.shape[1], *size), tiles.device)
     for chunk in chunks(images):
         x, y = _plane_points(inverse[chunk], size, perspective)
         if strip is None:

@@ -44,14 +44,18 @@ def show(
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
     kind: Kind = "auto",
+    bands: Annotated[
+        str | None, typer.Option("--bands", help="Show these bands as red, green, blue, e.g. 4,3,2, each stretched.")
+    ] = None,
 ) -> None:
     """Draw the labels of images that are evenly spaced over the data set."""
     from boxwright.formats import open_dataset
+    from boxwright.images.bands import parse_numbers
     from boxwright.predict.labels import draw_labels
 
     dataset = open_dataset(folder, split, kind)
     check_outside(out, dataset.folders())
-    echo(draw_labels(dataset, Path(out), count))
+    echo(draw_labels(dataset, Path(out), count, parse_numbers(bands)))
 
 
 def tile(
@@ -69,6 +73,10 @@ def tile(
     ] = "ignore",
     empty: Annotated[bool, typer.Option("--empty/--no-empty", help="Write tiles without objects, too.")] = True,
     format_: Annotated[Literal["png", "jpg"], typer.Option("--format", help="Image format of the tiles.")] = "png",
+    bands: Annotated[
+        str | None,
+        typer.Option("--bands", help="Write TIFF tiles of these bands, e.g. 4,3,2 or all, with all their bits."),
+    ] = None,
     split: Splits = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes in parallel; 0: all cores.")] = 0,
     skip_bad: SkipBad = False,
@@ -76,6 +84,7 @@ def tile(
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
     from boxwright.datatools import tile
+    from boxwright.images.bands import parse_numbers
 
     if gap is None:
         share = 0.2 if overlap is None else overlap
@@ -85,7 +94,9 @@ def tile(
         share = gap / window
     else:
         raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
-    cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
+    cutting = tile.Cutting(
+        window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_, parse_numbers(bands)
+    )
     echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad, kind=kind))
 
 

@@ -38,7 +38,9 @@ LARGEST_SIDE = 2**24  # px, of images of unknown size; the largest whole number 
 OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
-def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes: bool = False) -> Report:
+def check(
+    dataset: Dataset, *, images: bool = True, decode: bool = False, scenes: bool = False, rgb: bool = True
+) -> Report:
     """Check one split.
 
     Args:
@@ -46,6 +48,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
         images: Also read the header of every image, and decode images that look truncated.
         decode: Decode every image.
         scenes: Require that `open_scene` can read windows of the images.
+        rgb: With `scenes`: as RGB, not only of chosen bands.
     """
     headers: list[Header] = []
     if images:
@@ -55,7 +58,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
             from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 
             headers = [
-                Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
+                Header(fault=fault) if not header.fault and (fault := scene_fault(path, rgb=rgb)) else header
                 for path, header in zip(paths, headers, strict=True)
             ]
     findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]

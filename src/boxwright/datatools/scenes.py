@@ -67,6 +67,12 @@ def write_dataset(folder: Path, train: int = 240, val: int = 60, size: int = 256
     return folder
 
 
+def rendered_images(count: int, channels: int) -> list[Array]:
+    """Images of the first scenes, (size, size, channels) uint8: RGB, or red, green and blue in turn."""
+    colors = np.arange(channels) % 3
+    return [np.ascontiguousarray(render(0, index).image[..., colors]) for index in range(count)]
+
+
 def render(seed: int, index: int, size: int = 256) -> RenderedScene:
     """Render a scene of `size` x `size` px. The same arguments give the same pixels."""
     rng = np.random.default_rng([seed, index])

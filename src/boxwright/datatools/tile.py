@@ -9,8 +9,9 @@ are left out with cut `drop`. Truncated boxes less than a px wide or high are al
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,14 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.data import labeled_classes
 from boxwright.data.dataset import ANY_CLASS, Dataset, Sample
+from boxwright.datatools import band_tiles
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check
 from boxwright.datatools.clean import Cleaning, clip_boxes, image_size
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
 from boxwright.formats import splits as splits_of
+from boxwright.images.bands import BandNumbers
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.draw import encode_image
 from boxwright.images.windows import Pixels, Window, grid, open_scene
@@ -51,6 +54,7 @@ class Cutting:
         cut: Whether other boxes are ignored or dropped.
         empty: Write tiles without objects, too.
         format: Of the images; jpg is lossy with a tenth of the size.
+        bands: Write TIFF files with the samples of these bands, from 1, instead of images of RGB.
     """
 
     window: int = 600
@@ -60,6 +64,7 @@ class Cutting:
     cut: Literal["ignore", "drop"] = "ignore"
     empty: bool = True
     format: Literal["png", "jpg"] = "png"
+    bands: BandNumbers | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= math.isqrt(MAX_PIXELS):
@@ -76,6 +81,8 @@ class Cutting:
                     f"scale: found {scale}, with which a tile shows {self.window / scale:.3g} px of the scene, and the "
                     f"nearest whole number makes one of {side * scale:g} px, needed {self.window}; use a smaller scale"
                 )
+        if self.bands is not None and self.format != "png":
+            raise InputError(f"--format {self.format}: found with --bands, which writes TIFF; leave one out")
         if not 0 <= self.min_visible <= 1:
             raise InputError(f"min_visible: found {self.min_visible}, needed a share from 0 to 1, such as 0.7")
 
@@ -167,8 +174,8 @@ def tile(
     if target.is_relative_to(root) or root.is_relative_to(target):
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
-    names = splits or splits_of(source, kind)
-    checked = {split: _checked(open_boxes(source, split, kind), skip_faulty) for split in names}
+    names, rgb = splits or splits_of(source, kind), cutting.bands is None
+    checked = {split: _checked(open_boxes(source, split, kind), skip_faulty, rgb) for split in names}
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for folder in (out, Path(out) / "images" / split):
@@ -193,9 +200,9 @@ def cut_boxes(boxes: NDArray[np.float64], window: Window) -> tuple[NDArray[np.fl
     return clipped, visible / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
 
 
-def _checked(dataset: Dataset, skip: bool) -> tuple[Dataset, list[str]]:
+def _checked(dataset: Dataset, skip: bool, rgb: bool) -> tuple[Dataset, list[str]]:
     """The data set without errors, and a line for each item left out. Raises InputError for errors without `skip`."""
-    report = check(dataset, scenes=True)
+    report = check(dataset, scenes=True, rgb=rgb)
     _, report, _ = clip_boxes(dataset, report)  # boxes are clipped to each tile
     dataset, left_out = Cleaning(skip).apply(dataset, report)
     seen = dict[str, str]()
@@ -236,13 +243,15 @@ def _cut_scene(
         labeled |= tile_boxes.labeled
         dropped += int((objects & (tile_boxes.visible > 0) & ~tile_boxes.kept).sum())
         name = f"{Path(sample.path).stem}__{window.x}_{window.y}_{window.width}x{window.height}"
-        file = images / f"{name}{'' if scale == 1 else f'_x{scale}'}.{cutting.format}"
+        name += "" if scale == 1 else f"_x{scale}"
+        name += f".{cutting.format}" if cutting.bands is None else f"{band_tiles.name(cutting.bands)}.tif"
+        file = images / name
         files.append((file, scale, window))
         entry = _image(sample, size, file.name, scale, window) | keys
         tiles.append((entry, _annotations(sample, tile_boxes, category_ids)))
     return Cut(
         tiles,
-        written=_write_images(sample.path, files),
+        written=_write_images(sample.path, files, cutting.bands),
         left_empty=left_empty,
         objects=int(objects.sum()),
         nowhere=int((objects & ~labeled).sum()),
@@ -308,19 +317,30 @@ def _annotations(sample: Sample, tile_boxes: _TileBoxes, category_ids: Sequence[
     ]
 
 
-def _write_images(path: str, files: Sequence[tuple[Path, float, Window]]) -> int:
+def _write_images(path: str, files: Sequence[tuple[Path, float, Window]], bands: BandNumbers | None = None) -> int:
     """Write the tiles (file, scale, window) of a scene that are missing or of another time than it; their number."""
     time = Path(path).stat().st_mtime_ns
     missing = [entry for entry in files if not entry[0].is_file() or entry[0].stat().st_mtime_ns != time]
     if not missing:
         return 0
-    with open_scene(path) as scene:
+    with _open(path, bands) as encoded:
         for file, scale, window in missing:
-            data = _encode(scene.read(window), scale, file.suffix)
+            data = encoded(window, scale, file.suffix)
             with atomic_write(file) as tmp:
                 tmp.write_bytes(data)
                 os.utime(tmp, ns=(time, time))
     return len(missing)
+
+
+@contextmanager
+def _open(path: str, bands: BandNumbers | None) -> Iterator[Callable[[Window, float, str], bytes]]:
+    """A function that encodes the tile of a window, a scale and a suffix."""
+    if bands is None:
+        with open_scene(path) as scene:
+            yield lambda window, scale, suffix: _encode(scene.read(window), scale, suffix)
+    else:
+        with band_tiles.open_samples(path, bands) as read:
+            yield lambda window, scale, suffix: band_tiles.encode(*read(window), scale, path)
 
 
 def _encode(pixels: Pixels, scale: float, suffix: str) -> bytes:

@@ -22,7 +22,7 @@ from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.datatools.clean import Cleaning
-from boxwright.engine import optim, run_folder
+from boxwright.engine import bands, optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
@@ -90,6 +90,7 @@ def train(
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
+        recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         run_folder.prepare(run, recipe, resume, left_out, accelerator)

@@ -192,7 +192,8 @@ def _load_all(
 
 
 def _measure(predictors: Mapping[str, AnyPredictor], batches: Sequence[int], rounds: int) -> Iterator[Row]:
-    images = [scenes.render(0, index % 4).image for index in range(max(batches))]
+    channels = next(iter(predictors.values())).recipe.model.input_channels
+    images = (scenes.rendered_images(4, channels) * -(-max(batches) // 4))[: max(batches)]
     network: dict[str, dict[int, float]] = {name: {} for name in predictors}
     for batch in track(batches, len(batches), "network", "sizes"):
         calls = [_network(each, [each.preprocess(image) for image in images[:batch]]) for each in predictors.values()]

@@ -140,7 +140,8 @@ def _matches(answers: dict[str, Any], limits: Limits) -> bool:
 def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Image], str]:
     """The images to compare on, and their description."""
     if data is None:
-        return [scenes.render(0, index).image for index in range(RENDERED_IMAGES)], f"{RENDERED_IMAGES} rendered images"
+        images = scenes.rendered_images(RENDERED_IMAGES, recipe.model.input_channels)
+        return images, f"{RENDERED_IMAGES} rendered images"
     dataset = tasks.of(recipe).open(data, split, recipe.data)
     if not len(dataset):
         raise InputError(f"{data}: split {split} holds no image, needed at least one")

@@ -1,11 +1,13 @@
 """Decoding image files, and resizing images to the canvas, the input of the network.
 
-    H x W canvas px, h x w image px; pixels are RGB, sizes (height, width)
+    H x W canvas px, h x w image px, C channels; sizes (height, width)
 
-The EXIF orientation is applied, so sizes and boxes refer to the image as displayed. Gray becomes RGB, 16 bits are
-reduced to the upper 8, CMYK is converted, and alpha is dropped without blending.
+The EXIF orientation is applied, so sizes and boxes refer to the image as displayed. Unless bands are chosen
+(`images/bands.py`), pixels are RGB: gray becomes RGB, 16 bits are reduced to the upper 8, CMYK is converted, and alpha
+is dropped without blending.
 """
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,38 +20,66 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
+from boxwright.images.bands import BandNumbers, Bands, count_bands, decode_bands, read_samples, valid, weight
 from boxwright.images.budget import MAX_PIXELS, budget, size_fault
-from boxwright.images.header import read_header
+from boxwright.images.draw import displayed
+from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow, read_header, rgb_fault, tiff_directory
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
 Crop = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
-Pixels = npt.NDArray[Any]  # (h, w, 3): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
+Pixels = npt.NDArray[Any]  # (h, w, C): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 WARP_IS_EXACT = int(cv2.__version__.split(".")[0]) >= 5  # OpenCV 4 rounds positions to 1/32 px
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 
 
-def read_image(image: str | Path | bytes, min_size: Size | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    image: str | Path | bytes, min_size: Size | None = None, bands: Bands | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode an image.
 
     Args:
         image: A path, or the content of a file.
         min_size: (height, width) px. A JPEG at least 2, 4 or 8 times as large on both sides is decoded at 1/2, 1/4 or
-            1/8 of its size, which is much faster. None: full size.
+            1/8 of its size, which is much faster. None: full size. Without `bands` only.
+        bands: The bands to read; None for RGB.
 
     Returns:
-        (h, w, 3) uint8 RGB.
+        (h, w, 3) uint8 RGB, or (h, w, C) uint8 of `bands`.
 
     Raises:
-        InputError: The file is not a readable image, or has more pixels than may be decoded.
+        InputError: The file is not a readable image, has more pixels than may be decoded, or does not have the bands.
     """
-    source = _open(image)
+    source = open_image(image)
+    if bands is not None:
+        return decode_bands(source.name, source.data, source.orientation, bands)
     return _decode(source, _reduction(source.size, min_size) if min_size and source.is_jpeg else 1)
+
+
+def all_bands(path: str) -> tuple[int, ...]:
+    """The numbers of all bands of an image. Raises InputError as `read_image`."""
+    return tuple(range(1, count_bands(path, open_image(path).data) + 1))
+
+
+def read_for_display(path: str, numbers: BandNumbers) -> npt.NDArray[np.uint8]:
+    """The bands of an image as RGB, each stretched from the 1st to the 99th percentile of its samples.
+
+    Raises InputError as `read_image`.
+    """
+    source = open_image(path)
+    chosen = all_bands(path) if numbers == "all" else numbers
+    samples, nodata = read_samples(path, source.data, source.orientation, chosen)
+    ranges = []
+    for plane, missing in zip(samples, nodata, strict=True):
+        low, high = np.percentile(valid(plane, missing), (1, 99)) if valid(plane, missing).size else (0, 0)
+        ranges.append((float(low), float(max(high, low + 1e-6))))
+    return displayed(Bands(chosen, tuple(ranges)).stretch(samples, nodata, path))
 
 
 def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, path: str = "") -> Frame:
@@ -73,9 +103,9 @@ def frame_for(size: tuple[int, int], canvas: CanvasConfig, image_id: int | str, 
 
 
 def resize_to_canvas(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixels:
-    """Resize, and pad or crop an image to the canvas: (H, W, 3), for the resize kinds `darknet` and `float` float32.
+    """Resize, and pad or crop an image to the canvas: (H, W, C), for the resize kinds `darknet` and `float` float32.
 
-    image: (h, w, 3) uint8 RGB of `frame.size`, or smaller if decoded at reduced size. frame: from `frame_for`.
+    image: (h, w, C) uint8 of `frame.size`, or smaller if decoded at reduced size. frame: from `frame_for`.
     """
     left, top, right, bottom = (round(edge) for edge in frame.content)
     for size in _sizes(frame.size, canvas):
@@ -88,15 +118,21 @@ def resize_to_canvas(image: Pixels, frame: Frame, canvas: CanvasConfig) -> Pixel
         if image.shape[:2] == frame.canvas:
             return image
     fill = canvas.fill if image.dtype == np.float32 else round(canvas.fill)
-    result = np.full((*frame.canvas, 3), fill, dtype=image.dtype)
+    result = np.full((*frame.canvas, image.shape[2]), fill, dtype=image.dtype)
     result[top:bottom, left:right] = image
     return result
 
 
-def read_canvas(path: str, canvas: CanvasConfig, image_id: int | str) -> tuple[Pixels, Frame]:
+def read_canvas(
+    path: str, canvas: CanvasConfig, image_id: int | str, bands: Bands | None = None
+) -> tuple[Pixels, Frame]:
     """Decode an image, a large JPEG at reduced size, and resize it to the canvas. Raises InputError as `read_image`."""
-    source = _open(path)
-    with budget.reserve(math.prod(source.size)):
+    source = open_image(path)
+    with budget.reserve(math.prod(source.size) * weight(bands)):
+        if bands is not None:
+            image = decode_bands(path, source.data, source.orientation, bands)
+            frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
+            return resize_to_canvas(image, frame, canvas), frame
         if not source.is_jpeg:
             image = _decode(source, 1)
             frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
@@ -113,7 +149,7 @@ def read_crop(
 
     choose: Returns the crop for an image of a size. Raises InputError as `read_image`.
     """
-    source = _open(path)
+    source = open_image(path)
     with budget.reserve(math.prod(source.size)):
         if source.is_jpeg:
             size = source.size
@@ -181,25 +217,27 @@ def _scaled(size: Size, factor: float) -> Size:
     return h, w
 
 
-class _Source(NamedTuple):
-    """The content of an image file. name: for messages. size: (height, width) px as displayed."""
+class Source(NamedTuple):
+    """The content of an image file. name: for messages. size: (height, width) px as displayed. orientation: of EXIF."""
 
     name: str
     data: bytes
     size: Size
+    orientation: int
 
     @property
     def is_jpeg(self) -> bool:
         return self.data.startswith(b"\xff\xd8")
 
 
-def _open(image: str | Path | bytes) -> _Source:
-    """Raises InputError if the file cannot be read, is not an image, or has more pixels than may be decoded."""
+def open_image(image: str | Path | bytes) -> Source:
+    """The file, not decoded. Raises InputError if it cannot be read, is not an image, or has more pixels than may be
+    decoded."""
     content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
     header = read_header(name if content is None else content, decode=None)
     if reason := header.fault if header.too_large else size_fault(header.size):  # TIFF headers are not limited
         raise InputError(f"{name}: {reason}")
-    source = _Source(name, _read(name) if content is None else content, header.size)
+    source = Source(name, _read(name) if content is None else content, header.size, header.orientation)
     if header.fault:
         raise _unreadable(source)
     return source
@@ -225,14 +263,18 @@ def _reduction(size: Size, min_size: Size) -> int:
     return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(min_size, size, strict=True))), 1)
 
 
-def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
+def _decode(source: Source, reduction: int) -> npt.NDArray[np.uint8]:
     data = source.data
-    complete = (
-        not data.startswith(b"\x89PNG") or b"IEND" in data
-    )  # libpng itself prints a message about truncated files
+    if needs_pillow(data):
+        try:
+            return first_frame(data)
+        except Exception as error:  # Pillow raises many types of errors for damaged files
+            raise _unreadable(source) from error
+    if data[:4] in TIFF and (reason := _rgb_fault(data)):
+        raise InputError(f"{source.name}: {reason}")
     try:
         flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if complete else None
+        image = None if is_cut_png(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as error:
         raise _unreadable(source) from error
     if image is None:
@@ -242,10 +284,17 @@ def _decode(source: _Source, reduction: int) -> npt.NDArray[np.uint8]:
     return image  # type: ignore[return-value]
 
 
-def _unreadable(source: _Source) -> InputError:
+def _rgb_fault(data: bytes) -> str:
+    try:
+        return rgb_fault(tiff_directory(io.BytesIO(data)))
+    except Exception:  # damaged tags: OpenCV decides
+        return ""
+
+
+def _unreadable(source: Source) -> InputError:
     return InputError(
         f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, or no image at all), "
-        "needed JPEG, PNG, BMP, WebP or TIFF; replace the file or leave it out"
+        "needed JPEG, PNG, BMP, GIF, WebP or TIFF; replace the file or leave it out"
     )
 
 
@@ -260,15 +309,19 @@ def warp_aligned(image: Pixels, size: Size) -> Pixels:
 
 
 def interpolate_aligned(image: Pixels, size: Size) -> Pixels:
-    """The same by PyTorch, which takes up to three times as long."""
+    """The same by PyTorch, for any number of channels, which takes up to three times as long."""
     planes = torch.from_numpy(image.astype(np.float32, order="C"))[None].permute(0, 3, 1, 2)
     return functional.interpolate(planes, size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
 
 
 def _resize(image: Pixels, size: tuple[int, int], kind: str) -> Pixels:
-    """(h, w, 3) uint8 -> (*size, 3). kind: as in `CanvasConfig.resize`."""
+    """(h, w, C) uint8 -> (*size, C). kind: as in `CanvasConfig.resize`."""
+    if image.ndim == 3 and image.shape[2] != RGB:  # band by band: libraries differ in how many they take at once
+        return np.stack([_resize(image[..., band], size, kind) for band in range(image.shape[2])], axis=2)
     (h, w), (new_h, new_w) = image.shape[:2], size
     if kind == "darknet":
+        if image.ndim == 2:
+            return interpolate_aligned(image[..., None], size)[..., 0]
         return warp_aligned(image, size) if WARP_IS_EXACT else interpolate_aligned(image, size)
     if kind == "float":
         image = image.astype(np.float32)

@@ -78,6 +78,14 @@ def draw_classes(image: Array, classes: Classes) -> Array:
     return canvas
 
 
+def displayed(pixels: Array) -> Array:
+    """Pixels (h, w, C) of bands as RGB: the first three as red, green and blue; of fewer, the first as gray."""
+    channels = pixels.shape[2]
+    if channels == 3:
+        return pixels
+    return np.ascontiguousarray(pixels[:, :, :3] if channels > 3 else np.repeat(pixels[:, :, :1], 3, axis=2))
+
+
 def add_caption(image: Array, size: tuple[int, int], lines: Sequence[str]) -> Array:
     """The image, scaled to fit `size` (width, height) px, with lines of text below, each cut at the width."""
     (width, height), (h, w) = size, image.shape[:2]

@@ -11,26 +11,30 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from boxwright.files import open_regular
 from boxwright.images.budget import size_fault
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# An allowlist, since files are untrusted. JPEG includes MPO, a sequence of JPEGs.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of drawn images as well
+SUFFIXES = (*WRITTEN, ".gif", ".avif", ".heic", ".heif")  # HEIC is told apart, not read
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # magic numbers; the last two are BigTIFF
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk: name and checksum
 LATE_EXIF = 1 << 17  # bytes; EXIF has at most 64 KiB, so an eXIf chunk after the pixels of a PNG starts in these
+SAMPLE_FORMAT, KINDS = 339, {1: "unsigned", 2: "signed", 3: "float", 4: "unsigned"}  # a TIFF tag; 4: undefined
 CHUNK = 256  # images whose headers are read together
 QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 Image.init()  # loads all plugins, which is not thread-safe
+# An allowlist, since files are untrusted. JPEG includes MPO, a sequence of JPEGs. Old Pillows have no AVIF.
+FORMATS = tuple(name for name in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 _lock = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def read_header(source: str | bytes, decode: bool | None = False) -> Header:
     only if they do not end like a complete file, TIFF never, since it states where its pixels end. A TIFF that is not
     decoded may have any kind of pixels, also those that only rasterio reads.
     """
-    with _quiet_pillow():
+    with quiet():
         return _read(source, decode)
 
 
@@ -64,21 +68,60 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
     """Headers in the order of `paths`, read in a thread pool. decode: as in `read_header`."""
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(paths), CHUNK):
-            with _quiet_pillow():  # not in the threads, since warning filters are global
+            with quiet():
                 headers = list(pool.map(lambda path: _read(path, decode), paths[start : start + CHUNK]))
             yield from headers
 
 
+@dataclass(slots=True)
+class _Quiet:
+    """depth: how many blocks of `quiet` there are. saved: what the first has changed."""
+
+    depth: int = 0
+    saved: tuple[Any, int | None] | None = None
+
+
+_state = _Quiet()
+
+
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Disable Pillow's warnings of odd metadata, and its size limit in favor of `size_fault`. Both are global."""
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+def quiet() -> Iterator[None]:
+    """Disable warnings of odd metadata, and Pillow's size limit in favor of `size_fault`.
+
+    Both are global: of the threads in such blocks the first changes them, and the last restores them.
+    """
+    with _lock:
+        if not _state.depth:
+            filters = warnings.catch_warnings()
+            filters.__enter__()
+            warnings.simplefilter("ignore")
+            _state.saved, Image.MAX_IMAGE_PIXELS = (filters, Image.MAX_IMAGE_PIXELS), None
+        _state.depth += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _state.depth -= 1
+            if not _state.depth:
+                _restore()
+
+
+def _restore() -> None:
+    if _state.saved is not None:
+        filters, Image.MAX_IMAGE_PIXELS = _state.saved
+        filters.__exit__(None, None, None)
+    _state.depth, _state.saved = 0, None
+
+
+def _after_fork() -> None:
+    """The other threads do not exist in a forked process."""
+    global _lock
+    _lock = threading.Lock()
+    _restore()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _read(source: str | bytes, decode: bool | None) -> Header:
@@ -107,12 +150,59 @@ def _read(source: str | bytes, decode: bool | None) -> Header:
     except FileNotFoundError:
         return Header(missing=True, fault="there is no such file")
     except UnidentifiedImageError:
-        return Header(fault="not an image (JPEG, PNG, BMP, WebP and TIFF are read)")
+        if decode and (header := _decode_other_tiff(source)) is not None:
+            return header
+        return Header(fault=f"{_kind(source)} (JPEG, PNG, BMP, GIF, WebP and TIFF are read)")
     except OSError as error:
         return Header(fault=f"cannot be {'read' if error.strerror else 'decoded'} ({error.strerror or error})")
     except Exception as error:  # Pillow's plugins raise many types of errors for invalid files
         return Header(fault=f"cannot be decoded ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
     return Header((width, height) if orientation in QUARTER_TURNS else (height, width), orientation)
+
+
+def is_cut_png(content: bytes) -> bool:
+    """Whether a PNG has no end, of which libpng itself would print a message."""
+    return content.startswith(b"\x89PNG") and b"IEND" not in content
+
+
+def needs_pillow(content: bytes) -> bool:
+    """Whether an image is decoded by Pillow: GIF and AVIF, which not every OpenCV reads."""
+    return content.startswith(b"GIF8") or _is_avif(content)
+
+
+def first_frame(content: bytes) -> NDArray[np.uint8]:
+    """(h, w, 3) RGB of an image whose header was read, and so its size. Raises what Pillow raises."""
+    with quiet():
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    with image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _is_avif(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:12] in AVIF_BRANDS
+
+
+def _kind(source: str | bytes) -> str:
+    """What a file is that Pillow does not know."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        start = file.read(12)
+    if _is_avif(start):
+        return "AVIF, which this version of Pillow does not read; convert it to PNG"
+    if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+        return "HEIC, which is not read; convert it to JPEG or PNG"
+    return "not an image"
+
+
+def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
+    """Why a TIFF is not read as RGB; empty if it is. OpenCV misreads others in silence."""
+    base = ExifTags.Base
+    count, bits, kinds = (tags.get(tag) for tag in (base.SamplesPerPixel, base.BitsPerSample, SAMPLE_FORMAT))
+    widest = max(bits) if isinstance(bits, tuple) and bits else 1
+    kind = KINDS.get(kinds[0] if isinstance(kinds, tuple) and kinds else 1, "other")
+    if (isinstance(count, int) and count > 4) or widest > 16 or kind != "unsigned":
+        found = f"a TIFF of {count} bands of {widest} bits ({kind})"
+        return f"{found}, needed up to 4 of 8 or 16 (unsigned); choose them by data.bands or --bands, such as 3,2,1"
+    return ""
 
 
 def tiff_directory(file: BinaryIO) -> TiffImagePlugin.ImageFileDirectory_v2:
@@ -144,6 +234,22 @@ def _tiff_header(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Header:
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         return Header(fault="cannot be decoded (a TIFF that does not say its width and height)")
     return Header((width, height) if tiff_orientation(tags) in QUARTER_TURNS else (height, width))
+
+
+def _decode_other_tiff(source: str | bytes) -> Header | None:
+    """The header of a TIFF that Pillow cannot decode, since it reads few kinds of samples; None for other files."""
+    from boxwright.images.tiff import damage  # which imports this module
+
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        if file.read(4) not in TIFF:
+            return None
+        try:
+            header = _tiff_header(tiff_directory(file))
+        except Exception:  # damaged tags
+            return None
+    content = source if isinstance(source, bytes) else None
+    fault = header.fault or damage("image" if content else str(source), content)
+    return Header(fault=fault) if fault else header
 
 
 def _end_of_pixels(tags: TiffImagePlugin.ImageFileDirectory_v2) -> int:

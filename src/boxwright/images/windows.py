@@ -4,13 +4,11 @@
 
 A TIFF, georeferenced or not, may have any size: only the blocks of a window are read, by rasterio (the extra `geo`).
 Any other image is decoded once and kept while it is open. Pixels are converted as in `canvas.read_image`: gray and
-palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped.
+palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped, unless bands are chosen (`images/bands.py`).
 """
 
 import logging
 import math
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,18 +20,18 @@ from numpy.typing import NDArray
 
 from boxwright.errors import InputError
 from boxwright.files import open_regular
+from boxwright.images.bands import Bands, check_numbers, read_window
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.canvas import read_image
-from boxwright.images.header import TIFF, read_header, tiff_directory, tiff_orientation
+from boxwright.images.header import TIFF, read_header
+from boxwright.images.tiff import first_line, open_pages, open_tiff, reject_rotated
 
 logger = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8]  # (h, w, 3) RGB
+Pixels = NDArray[np.uint8]  # (h, w, 3) RGB, or (h, w, C) of bands
 
 MAX_WINDOWS = 1_000_000  # of one scene: with windows of 600 px, a side of 480,000 px or more
-CACHE_BYTES = 128 << 20  # of decoded blocks in GDAL, which neighboring windows share
 COLORS = ("red", "green", "blue")
-_opening = threading.Lock()  # warning filters are global
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Scene:
     _pixels: Callable[[Window], Pixels]
 
     def read(self, window: Window) -> Pixels:
-        """Read a window: (height, width, 3) uint8 RGB.
+        """Read a window: (height, width, 3) uint8 RGB, or (height, width, C) of the bands.
 
         Raises:
             InputError: The file is damaged there.
@@ -122,33 +120,43 @@ def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
 
 
 @contextmanager
-def open_scene(path: str | Path) -> Iterator[Scene]:
+def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
     """Open an image of any size as a context manager.
 
     Args:
         path: An image. Only the requested windows of a TIFF are read.
+        bands: The bands to read, for a predictor of bands `predictor.bands`; None for RGB.
 
     Raises:
-        InputError: The file cannot be read, its bands cannot be mapped to RGB, or its samples are not unsigned 8 or
-            16 bits; a TIFF without rasterio installed; another image with more px than may be decoded.
+        InputError: The file cannot be read, it does not have the bands, or without bands its own cannot be mapped to
+            RGB or its samples are not unsigned 8 or 16 bits; a TIFF without rasterio installed; another image with more
+            px than may be decoded.
 
     Example:
         >>> with bw.open_scene("scene.tif") as scene:
         ...     found = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
     """
-    if _is_tiff(path):
-        with _open_tiff(path) as source:
-            yield _tiff(source, str(path))
+    if not _is_tiff(path):
+        yield _decoded(path, bands)
+    elif bands is None:
+        with open_tiff(path) as source:
+            yield _scene(source, str(path), _rgb_reader(source, str(path)))
     else:
-        yield _decoded(path)
+        with open_pages(path) as pages:
+            yield _scene(pages[0], str(path), _bands_reader(pages, str(path), bands))
 
 
-def scene_fault(path: str) -> str:
-    """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode."""
+def scene_fault(path: str, *, rgb: bool = True) -> str:
+    """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode.
+
+    rgb: Whether it is read as RGB.
+    """
     try:
         if _is_tiff(path):
-            with _open_tiff(path) as source:
-                _bands(source, path)
+            with open_tiff(path) as source:
+                _check_stored(source, path)
+                if rgb:
+                    _bands(source, path)
     except InputError as error:
         return str(error).removeprefix(f"{path}: ")
     return ""
@@ -162,12 +170,11 @@ def _is_tiff(path: str | Path) -> bool:
         raise InputError(f"{path}: cannot be read ({error.strerror}), needed an image") from error
 
 
-def _decoded(path: str | Path) -> Scene:
-    with _opening:
-        header = read_header(str(path), decode=None)
+def _decoded(path: str | Path, bands: Bands | None) -> Scene:
+    header = read_header(str(path), decode=None)
     if header.fault:
         raise InputError(f"{path}: {header.fault}; replace the file or leave it out")
-    image = read_image(path)
+    image = read_image(path, bands=bands)
 
     def pixels(window: Window) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
@@ -176,31 +183,29 @@ def _decoded(path: str | Path) -> Scene:
     return Scene(str(path), (image.shape[0], image.shape[1]), None, pixels)
 
 
-@contextmanager
-def _open_tiff(path: str | Path) -> Iterator[Any]:
-    """The file as a rasterio data set."""
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError as error:
-        raise InputError(f"{path}: TIFF is read by rasterio; pip install 'boxwright[geo]'") from error
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-        try:
-            with _opening, warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                # An absolute path cannot be a URL, and this driver does not follow references to other files.
-                source = rasterio.open(Path(path).absolute(), driver="GTiff")
-        except RasterioError as error:
-            raise InputError(
-                f"{path}: not a readable TIFF ({_line(error)}); replace the file or leave it out"
-            ) from error
-        with source:
-            yield source
+def _scene(source: Any, path: str, pixels: Callable[[Window], Pixels]) -> Scene:
+    """A TIFF, from rasterio."""
+    georeference = None
+    if source.crs is not None and not source.transform.is_identity:
+        georeference = Georeference(source.crs.to_string(), tuple(source.transform)[:6])
+    return Scene(path, (source.height, source.width), georeference, pixels)
 
 
-def _tiff(source: Any, path: str) -> Scene:
+def _bands_reader(pages: list[Any], path: str, bands: Bands) -> Callable[[Window], Pixels]:
+    _check_stored(pages[0], path)
+    check_numbers(path, bands.numbers, sum(page.count for page in pages))
+
+    def pixels(window: Window) -> Pixels:
+        x1, y1, x2, y2 = window.xyxy
+        return bands.stretch(*read_window(pages, bands.numbers, ((y1, y2), (x1, x2)), path), path)
+
+    return pixels
+
+
+def _rgb_reader(source: Any, path: str) -> Callable[[Window], Pixels]:
     from rasterio.errors import RasterioError
 
+    _check_stored(source, path)
     bands = _bands(source, path)
     to_rgb = _colors(source, bands, path)
 
@@ -209,40 +214,33 @@ def _tiff(source: Any, path: str) -> Scene:
         try:
             samples = source.read(bands, window=((y1, y2), (x1, x2)))
         except RasterioError as error:
-            raise InputError(f"{path}: cannot be decoded at {window} ({_line(error)}); replace the file") from error
+            raise InputError(
+                f"{path}: cannot be decoded at {window} ({first_line(error)}); replace the file"
+            ) from error
         return to_rgb(samples)
 
-    georeference = None
-    if source.crs is not None and not source.transform.is_identity:
-        georeference = Georeference(source.crs.to_string(), tuple(source.transform)[:6])
-    return Scene(path, (source.height, source.width), georeference, pixels)
+    return pixels
 
 
-def _orientation(path: str) -> int:
-    """The TIFF's tag 274, which GDAL does not read; 1 (upright) if the tag is damaged."""
-    with open_regular(path) as file:
-        try:
-            return tiff_orientation(tiff_directory(file))
-        except Exception:  # Pillow raises many types of errors for damaged tags; GDAL has opened the file
-            return 1
-
-
-def _bands(source: Any, path: str) -> list[int]:
-    """The band numbers of red, green and blue, or of the only gray or palette band. Raises InputError for others."""
-    if (orientation := _orientation(path)) != 1:
-        raise InputError(f"{path}: stored rotated (orientation {orientation}), needed upright pixels; rewrite the file")
+def _check_stored(source: Any, path: str) -> None:
+    """Raise InputError for a TIFF of which windows cannot be read."""
+    reject_rotated(path)
     if math.prod(source.block_shapes[0]) > MAX_PIXELS:
         raise InputError(
             f"{path}: stored in blocks of {source.block_shapes[0]} px, needed {MAX_PIXELS} px a block at most; "
             "rewrite it in tiles (gdal_translate -co TILED=YES)"
         )
+
+
+def _bands(source: Any, path: str) -> list[int]:
+    """The band numbers of red, green and blue, or of the only gray or palette band. Raises InputError for others."""
     kinds = [kind.name for kind in source.colorinterp]
     visible = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
     bands = [kinds.index(color) + 1 for color in COLORS] if set(COLORS) <= set(kinds) else visible
     if len(bands) not in (1, 3):
         raise InputError(
-            f"{path}: {len(kinds)} bands ({', '.join(kinds)}), needed red, green, blue, or one of gray or a palette; "
-            "choose three, for example gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
+            f"{path}: {len(kinds)} bands ({', '.join(kinds[:4])}{', ...' * (len(kinds) > 4)}), needed red, green, blue "
+            "or one band; choose by data.bands or --bands, or gdal_translate -b 3 -b 2 -b 1 -colorinterp red,green,blue"
         )
     types = sorted({source.dtypes[band - 1] for band in bands})
     if types not in (["uint8"], ["uint16"]):
@@ -275,8 +273,3 @@ def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]]
         return np.ascontiguousarray(np.broadcast_to(upper, (3, *upper.shape[1:])).transpose(1, 2, 0))
 
     return to_rgb
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error message."""
-    return str(error).partition("\n")[0] or type(error).__name__

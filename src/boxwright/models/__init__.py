@@ -63,8 +63,10 @@ def build(config: ModelConfig) -> "Network":
     """The network of `config`, with random weights, in training mode, on the CPU.
 
     Raises:
-        InputError: Where the `build` of a user's module returns something else.
+        InputError: Where the `build` of a user's module returns something else, or a network that cannot have the
+            channels of `config`.
     """
+    from boxwright.nn.channels import set_channels
     from boxwright.nn.network import Network
 
     # a config of the user's can only have come from a module that was imported
@@ -73,6 +75,7 @@ def build(config: ModelConfig) -> "Network":
         raise InputError(
             f"model.name: {config.name}.build() returns {type(network).__name__}, needed a boxwright.nn.network.Network"
         )
+    set_channels(network, config.input_channels)
     return network
 
 

@@ -1,15 +1,15 @@
 """The base of all networks.
 
-B images, H x W px
+B images, C channels (3, RGB, or `data.bands`), H x W px
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from boxwright.config import ModelConfig
 from boxwright.errors import InputError
+from boxwright.nn.channels import spread
 
 
 class Network(nn.Module):
@@ -19,8 +19,8 @@ class Network(nn.Module):
         config: What it was built from.
         inputs: What `forward` takes, in order: `images`, or `images` and `extents`.
         raw_names: The raw outputs, in order.
-        mean: (3, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
-        std: (3, 1, 1), likewise.
+        mean: (C, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
+        std: (C, 1, 1), likewise.
         two_stage: Whether the raw outputs are of proposals, rows in no fixed order.
     """
 
@@ -34,11 +34,11 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.inputs = config.inputs
-        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1))
+        self.register_buffer("mean", spread(config.mean, config.input_channels))
+        self.register_buffer("std", spread(config.std, config.input_channels))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) RGB in [0, 1] -> the same less the mean, divided by the std.
+        """images (B, C, H, W) in [0, 1] -> the same less the mean, divided by the std.
 
         Raises:
             InputError: For sides that are no multiples of the model's step.

@@ -1,6 +1,6 @@
 """Preprocessing: images in any form to the inputs of a network.
 
-B images, H x W canvas px, h x w px of an image
+B images, C channels (3, RGB, or the bands), H x W canvas px, h x w px of an image
 """
 
 import math
@@ -16,14 +16,17 @@ from torch import Tensor
 
 from boxwright.arrays import Array
 from boxwright.batches.warp import empty_hugepages
+from boxwright.config import RGB
 from boxwright.errors import InputError
+from boxwright.images.bands import Bands, weight
 from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
+from boxwright.images.draw import displayed
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig
 from boxwright.runtimes.base.runtime import Runtime
 from boxwright.types import Frame
 
-# A file or its content, a uint8 RGB array (h, w, 3), a uint8 RGB tensor (3, h, w), or a Pillow image
+# A file or its content, a uint8 array (h, w, C) or tensor (C, h, w) of RGB or stretched bands, or a Pillow image
 Image = str | Path | bytes | Array | Tensor | PIL.Image.Image
 
 
@@ -31,7 +34,7 @@ class PreparedImage(NamedTuple):
     """A preprocessed image.
 
     Attributes:
-        pixels: The canvas (H, W, 3), uint8 or float in 0..255, or the image itself for a complete file.
+        pixels: The canvas (H, W, C), uint8 or float in 0..255, or the image itself for a complete file.
         frame: The transform from the image to the canvas.
         image: The original pixels, uint8 RGB (h, w, 3), if requested or if they cannot be read again from a file.
     """
@@ -41,11 +44,18 @@ class PreparedImage(NamedTuple):
     image: Array | None
 
 
-def prepare(image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
+def prepare(
+    image: Image, canvas: CanvasConfig, number: int = 0, *, keep_image: bool = False, bands: Bands | None = None
+) -> PreparedImage:
     """Resize an image onto its canvas. number: `image_id` of the frame. Raises InputError as `read_pixels`."""
-    pixels, path = read_pixels(image), image_path(image)
-    frame = frame_for(pixels.shape[:2], canvas, number, path)
-    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, pixels if keep_image or not path else None)
+    pixels, path = read_pixels(image, bands), image_path(image)
+    frame = frame_for((pixels.shape[0], pixels.shape[1]), canvas, number, path)
+    return PreparedImage(resize_to_canvas(pixels, frame, canvas), frame, kept(pixels, path, bands, keep_image))
+
+
+def kept(pixels: Array, path: str, bands: Bands | None, keep_image: bool) -> Array | None:
+    """`PreparedImage.image`. What draws a result reads its file again, but knows no bands."""
+    return displayed(pixels) if keep_image or not path or bands is not None else None
 
 
 def is_image(source: object) -> bool:
@@ -53,32 +63,33 @@ def is_image(source: object) -> bool:
     return isinstance(source, str | Path | bytes | np.ndarray | Tensor | PIL.Image.Image)
 
 
-def pixel_count(image: Image) -> int:
-    """The number of pixels, for files as the header declares it; 0 for a file that cannot be decoded."""
+def pixel_count(image: Image, bands: Bands | None = None) -> int:
+    """The number of pixels as of RGB, for files as the header declares it; 0 for a file that cannot be decoded."""
     if isinstance(image, PIL.Image.Image):
         return math.prod(image.size)
     if not isinstance(image, str | Path | bytes):
-        return math.prod(_as_rgb(image).shape[:2])
+        shape = image.shape[1:] if isinstance(image, Tensor) else getattr(image, "shape", ())
+        return math.prod(shape[:2])  # what is no image is reported when its pixels are taken
     header = read_header(image if isinstance(image, bytes) else str(image), decode=None)
-    return 0 if header.fault else math.prod(header.size)
+    return 0 if header.fault else math.prod(header.size) * weight(bands)
 
 
 def canvases_of(images: Sequence[PreparedImage]) -> list[Tensor]:
-    """The canvases, (3, H, W) each, uint8 or float in 0..255."""
+    """The canvases, (C, H, W) each, uint8 or float in 0..255."""
     return [torch.from_numpy(image.pixels).permute(2, 0, 1) for image in images]
 
 
 def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime | None = None) -> Tensor:
-    """Canvases (3, H, W) each, uint8 or float in 0..255 -> (B, 3, H, W) float32 in [0, 1] on `device`.
+    """Canvases (C, H, W) each, uint8 or float in 0..255 -> (B, C, H, W) float32 in [0, 1] on `device`.
 
     The memory layout is the one that `runtime` prefers, or that of the canvases. Each canvas is scaled directly into
     the batch: stacking, dividing and converting the layout one after the other takes two to three times as long on a
     CPU.
     """
     channels_last = runtime.channels_last if runtime else canvases[0].stride(0) == 1
-    shape = (len(canvases), 3, *canvases[0].shape[1:])
+    shape = (len(canvases), *canvases[0].shape)
     if channels_last:
-        images = empty_hugepages((shape[0], *shape[2:], 3), device).permute(0, 3, 1, 2)
+        images = empty_hugepages((shape[0], *shape[2:], shape[1]), device).permute(0, 3, 1, 2)
     else:
         images = empty_hugepages(shape, device)
     for canvas, image in zip(canvases, images, strict=True):
@@ -86,9 +97,15 @@ def to_batch(canvases: Sequence[Tensor], device: torch.device, runtime: Runtime 
     return images
 
 
-def read_pixels(image: Image) -> Array:
-    """The pixels, uint8 RGB (h, w, 3). Raises InputError if a file is not an image or the pixels have another type."""
-    return read_image(image) if isinstance(image, str | Path | bytes) else _as_rgb(image)
+def read_pixels(image: Image, bands: Bands | None = None) -> Array:
+    """The pixels, uint8 RGB (h, w, 3), or of the bands (h, w, C).
+
+    Raises InputError if a file is not an image or does not have the bands, or the pixels have another type. Arrays,
+    tensors and Pillow images have the bands only, stretched already.
+    """
+    if isinstance(image, str | Path | bytes):
+        return read_image(image, bands=bands)
+    return _as_pixels(image, RGB if bands is None else len(bands.numbers))
 
 
 def image_path(image: Image) -> str:
@@ -104,13 +121,13 @@ def from_bgr(image: Image) -> Image:
 
 
 def trim(canvases: Sequence[Tensor], frames: Sequence[Frame], step: int) -> list[Tensor]:
-    """Canvases (3, H, W) cropped to the smallest multiples of `step` px that contain all their images."""
+    """Canvases (C, H, W) cropped to the smallest multiples of `step` px that contain all their images."""
     height, width = (-(-max(sides) // step) * step for sides in zip(*map(_extent, frames), strict=True))
     return [canvas[:, :height, :width] for canvas in canvases]
 
 
 def network_inputs(inputs: Sequence[str], images: Tensor, frames: Sequence[Frame]) -> tuple[Tensor, ...]:
-    """The inputs of a network by name, in the order of `Detector.inputs`; images (B, 3, H, W) are the first."""
+    """The inputs of a network by name, in the order of `Detector.inputs`; images (B, C, H, W) are the first."""
     if "extents" not in inputs:
         return (images,)
     return images, torch.tensor([_extent(frame) for frame in frames], dtype=torch.float32, device=images.device)
@@ -122,20 +139,22 @@ def _extent(frame: Frame) -> tuple[int, int]:
     return round(bottom), round(right)
 
 
-def _as_rgb(image: Any) -> Array:
-    """Pillow images (EXIF orientation applied), arrays and tensors (3, h, w), without a copy, as RGB (h, w, 3)."""
+def _as_pixels(image: Any, channels: int) -> Array:
+    """Arrays, tensors (C, h, w), without a copy, and Pillow images in RGB (EXIF orientation applied), as (h, w, C)."""
     if isinstance(image, PIL.Image.Image):
-        return _pillow_rgb(PIL.ImageOps.exif_transpose(image))
+        image = _pillow_rgb(PIL.ImageOps.exif_transpose(image))
+    what = "RGB" if channels == RGB else "of the stretched bands"
     if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != channels or not image.numel():
             found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
-            raise InputError(f"image: found a tensor of {found}, needed uint8 RGB (3, height, width)")
+            raise InputError(f"image: found a tensor of {found}, needed uint8 {what} ({channels}, height, width)")
         image = image.permute(1, 2, 0).numpy(force=True)
     if not isinstance(image, np.ndarray):
         needed = "a path, bytes of a file, an array, a tensor or a Pillow image"
         raise InputError(f"image: found {type(image).__name__}, needed {needed}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"image: found {image.dtype} of shape {image.shape}, needed uint8 RGB (height, width, 3)")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        found = f"{image.dtype} of shape {image.shape}"
+        raise InputError(f"image: found {found}, needed uint8 {what} (height, width, {channels})")
     return image
 
 

@@ -7,13 +7,17 @@ from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, write_bytes
+from boxwright.images.bands import BandNumbers
+from boxwright.images.canvas import read_for_display
 from boxwright.images.draw import encode_image
 from boxwright.progress import track
 from boxwright.tasks.base import ImageSet
 
 
-def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
+def draw_labels(dataset: ImageSet, out: Path, count: int, bands: BandNumbers | None = None) -> str:
     """Draw `count` images, evenly spaced over the data set, into the folder `out`.
+
+    bands: Shown of each image, stretched, as `read_for_display`; None for RGB.
 
     Returns:
         A summary for the user.
@@ -27,6 +31,7 @@ def draw_labels(dataset: ImageSet, out: Path, count: int) -> str:
     make_folder(out)
     task, indices = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
     for index in track(indices, len(indices), "drawing labels"):
-        drawn = task.draw_sample(dataset, index)
+        image = None if bands is None else read_for_display(dataset.path(index), bands)
+        drawn = task.draw_sample(dataset, index, image)
         write_bytes(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png", encode_image(drawn, ".png"))
     return printable(f"{len(indices)} of {len(dataset)} images of {dataset.split} drawn into {out}")

@@ -79,6 +79,9 @@ def _load_exported(
         raise InputError(f"{path}: recipe {chosen.name} does not fit, it is of another network; leave --recipe out")
     if overrides:
         chosen = chosen.with_overrides(overrides)
+    if chosen.model.input_channels != metadata.recipe.model.input_channels:
+        found, needed = chosen.model.input_channels, metadata.recipe.model.input_channels
+        raise InputError(f"{path}: data.bands: found {found}, the file takes {needed} channels; leave it as stored")
     sides = runtime.shape[2:4] if metadata.kind == "raw" else ()
     if any(side not in (None, needed) for side, needed in zip(sides, chosen.data.canvas.size, strict=False)):
         raise InputError(

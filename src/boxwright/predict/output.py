@@ -13,7 +13,7 @@ from boxwright.arrays import Array
 from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
-from boxwright.images.header import SUFFIXES
+from boxwright.images.header import SUFFIXES, WRITTEN
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
@@ -182,7 +182,7 @@ def drawing_paths(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Pa
     taken: set[str] = set()
     targets = {}
     for path in files:
-        ending = suffix or (path.suffix if path.suffix.lower() in SUFFIXES else ".png")
+        ending = suffix or (path.suffix if path.suffix.lower() in WRITTEN else ".png")
         name, number = path.stem + ending, 2
         while name.lower() in taken:
             name, number = f"{path.stem}_{number}{ending}", number + 1

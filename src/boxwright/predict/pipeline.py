@@ -9,11 +9,13 @@ from typing import Generic, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from boxwright.images.bands import Bands
 from boxwright.predict.inputs import (
     Image,
     PreparedImage,
     canvases_of,
     image_path,
+    kept,
     network_inputs,
     prepare,
     read_pixels,
@@ -34,6 +36,7 @@ class Pipeline(Protocol[R]):
     """Preprocessing, network and postprocessing of a `Predictor`."""
 
     recipe: Recipe
+    bands: Bands | None  # that are read of images; None for RGB
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage: ...
 
@@ -49,9 +52,10 @@ class CanvasPipeline(Generic[R]):
         self, model: nn.Module, recipe: Recipe, task: AnyTask, device: torch.device, runtime: Runtime | None
     ) -> None:
         self.model, self.recipe, self.task, self.device, self.runtime = model, recipe, task, device, runtime
+        self.bands = Bands.of(recipe.data)
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:
-        return prepare(image, self.recipe.data.canvas, number, keep_image=keep_image)
+        return prepare(image, self.recipe.data.canvas, number, keep_image=keep_image, bands=self.bands)
 
     def inputs(self, images: Sequence[PreparedImage]) -> tuple[Tensor, ...]:
         """The network's inputs for the images, on the device."""
@@ -80,6 +84,7 @@ class FilePipeline(Generic[R]):
     def __init__(self, recipe: Recipe, task: AnyTask, runtime: Runtime, metadata: Metadata) -> None:
         """Raises InputError if the recipe needs other settings than those of the file."""
         self.task, self.runtime, self.inside = task, runtime, metadata.recipe
+        self.bands = Bands.of(recipe.data)
         if recipe.data.canvas != self.inside.data.canvas:
             reject_inside("data.canvas: found other numbers than the file has inside")
         # an evaluation has the settings of prediction, which the file contains, unless others are asked for
@@ -92,10 +97,10 @@ class FilePipeline(Generic[R]):
         self.recipe = recipe.with_overrides(same)
 
     def preprocess(self, image: Image, number: int, *, keep_image: bool) -> PreparedImage:
-        pixels, path = read_pixels(image), image_path(image)
+        pixels, path = read_pixels(image, self.bands), image_path(image)
         height, width = pixels.shape[:2]
         frame = Frame(number, path, (height, width), (height, width), (1.0, 1.0))
-        return PreparedImage(pixels, frame, pixels if keep_image or not path else None)
+        return PreparedImage(pixels, frame, kept(pixels, path, self.bands, keep_image))
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
         """The outputs with the rows of all images, which run one at a time since they differ in size."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from boxwright import tasks
 from boxwright.errors import InputError
+from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
 from boxwright.predict.loading import evaluating, load_any
@@ -87,6 +88,11 @@ class Predictor(Generic[R]):
     def recipe(self) -> Recipe:
         return self.pipeline.recipe
 
+    @property
+    def bands(self) -> Bands | None:
+        """The bands that are read of images, for `open_scene`; None for RGB."""
+        return self.pipeline.bands
+
     def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[Any, ...]]:
         if self.origin is not None:
             return load, self.origin.arguments(self.recipe, self.device)
@@ -157,7 +163,7 @@ class Predictor(Generic[R]):
     def _each(self, source: Iterable[Image], args: PostprocessArgs, bgr: bool) -> Iterator[R]:
         images, numbers = map(from_bgr, source) if bgr else iter(source), count()
         while batch := list(islice(images, self.recipe.predict.batch)):
-            for group, pixels in within_budget(batch, pixel_count):
+            for group, pixels in within_budget(batch, lambda image: pixel_count(image, self.bands)):
                 with budget.reserve(pixels):
                     prepared = [self.preprocess(image, next(numbers)) for image in group]
                     results = self.postprocess(self.forward(prepared), prepared, args)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.errors import InputError
+from boxwright.images.bands import Bands
 from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.predict import output
 from boxwright.predict.geojson import WGS84_TAG, is_georeferenced, write_geojson
@@ -51,7 +52,7 @@ def predict_scenes_to_folder(
     grid((1, 1), tiling.window, tiling.overlap)  # raises InputError for invalid values
     files = output.find_images(sources, folder)
     if geojson:
-        _check_georeferences(files)
+        _check_georeferences(files, predictor.bands)
     targets = output.drawing_paths(files, folder, ".jpg")
     _check_names(targets)
     output.make_writable(folder)
@@ -60,7 +61,7 @@ def predict_scenes_to_folder(
     failed: dict[str, str] = {}
     for path in files:
         try:
-            with open_scene(path) as scene:
+            with open_scene(path, predictor.bands) as scene:
                 overview = Overview(scene.size)
                 prediction = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
         except InputError as error:
@@ -98,11 +99,11 @@ def _check_names(targets: Mapping[Path, Path]) -> None:
             )
 
 
-def _check_georeferences(files: Sequence[Path]) -> None:
+def _check_georeferences(files: Sequence[Path], bands: Bands | None) -> None:
     for path in files:
         try:
             # Notes about bands and bit depth are printed when the scene is predicted.
-            with redirect_stderr(io.StringIO()), open_scene(path) as scene:
+            with redirect_stderr(io.StringIO()), open_scene(path, bands) as scene:
                 georeferenced = is_georeferenced(scene.georeference, scene.size)
         except InputError:
             continue  # reported in Summary.failed

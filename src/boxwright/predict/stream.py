@@ -81,7 +81,7 @@ def predict_all(
 
         def work(indices: Sequence[int]) -> list[R | InputError]:
             results: list[R | InputError] = []
-            for group, pixels in within_budget(indices, lambda index: pixel_count(images[index])):
+            for group, pixels in within_budget(indices, lambda index: pixel_count(images[index], predictor.bands)):
                 with budget.reserve(pixels):
                     results += predict(group)
             return results

@@ -13,6 +13,7 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
+from boxwright.images.bands import Bands
 from boxwright.predict.inputs import prepare
 from boxwright.progress import track
 from boxwright.recipe import Recipe
@@ -32,8 +33,8 @@ def write(
 ) -> str:
     """Write the preprocessed images of a split into the folder `out`, which is created completely or not at all.
 
-    A file contains (1, 3, H, W) float32, RGB in [0, 1], little-endian. `tensors.json` lists the image of each file and
-    its position on the canvas. A folder that already contains the same is not changed.
+    A file contains (1, C, H, W) float32, RGB or `data.bands` in [0, 1], little-endian. `tensors.json` lists the image
+    of each file and its position on the canvas. A folder that already contains the same is not changed.
 
     Args:
         root: A data set of the recipe's task.
@@ -54,19 +55,22 @@ def write(
     if not len(dataset):
         raise InputError(f"{root}: split {split} holds no image, needed one or more")
     indices = evenly_spaced(len(dataset), len(dataset) if count is None else count)
-    head = {
+    head: dict[str, Any] = {
         "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(dataset.names),
         "format": kind, "dtype": "float32", "byte_order": "little", "layout": "NCHW",
-        "shape": [1, 3, *recipe.data.canvas.size],
+        "shape": [1, recipe.model.input_channels, *recipe.data.canvas.size],
     }  # fmt: skip
+    bands = Bands.of(recipe.data)
+    if bands is not None:
+        head |= {"bands": list(bands.numbers), "range": [list(pair) for pair in bands.ranges] or None}
     rows = [_row(dataset[index], index, kind) for index in indices]
-    size = recipe.data.canvas.size
-    summary = f"{len(rows)} of {len(dataset)} images of {split} as {kind}, 1 x 3 x {size[0]} x {size[1]}"
+    shape = " x ".join(map(str, head["shape"]))
+    summary = f"{len(rows)} of {len(dataset)} images of {split} as {kind}, {shape}"
     if _is_written(target, head, rows):
         return f"{summary}: there already\n{printable(str(target))}"
     with new_folder(target) as folder:
         for index, row in track(zip(indices, rows, strict=True), len(rows), "writing tensors"):
-            prepared = prepare(dataset.source(index), recipe.data.canvas)
+            prepared = prepare(dataset.source(index), recipe.data.canvas, bands=bands)
             _save(prepared.pixels, folder / row["file"])
             row |= _geometry(prepared.frame)
         json_text.write(folder / INDEX, {**head, "images": rows}, indent=1)
@@ -95,7 +99,7 @@ def _is_written(target: Path, head: dict[str, Any], rows: list[dict[str, Any]]) 
 
 
 def _save(pixels: Array, file: Path) -> None:
-    """Write a canvas, (H, W, 3) in 0..255."""
+    """Write a canvas, (H, W, C) in 0..255."""
     tensor = (np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)).astype("<f4")
     if file.suffix == ".npy":
         np.save(file, tensor)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from boxwright.errors import InputError
+from boxwright.images.draw import displayed
 from boxwright.images.windows import Pixels, Scene, Window, grid
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor
@@ -57,12 +58,12 @@ class Overview:
         self.image: Pixels = np.zeros((height, width, 3), np.uint8)
 
     def add(self, window: Window, pixels: Pixels) -> None:
-        """Paste the pixels (height, width, 3) of a window."""
+        """Paste the pixels (height, width, C) of a window."""
         x1, y1, x2, y2 = (round(edge * self.scale) for edge in window.xyxy)
         x2, y2 = min(max(x2, x1 + 1), self.image.shape[1]), min(max(y2, y1 + 1), self.image.shape[0])
         if x2 > x1 and y2 > y1:
             method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_NEAREST
-            self.image[y1:y2, x1:x2] = cv2.resize(pixels, (x2 - x1, y2 - y1), interpolation=method)
+            self.image[y1:y2, x1:x2] = cv2.resize(displayed(pixels), (x2 - x1, y2 - y1), interpolation=method)
 
 
 def predict_scene(
@@ -78,7 +79,7 @@ def predict_scene(
 
     Args:
         predictor: The detector.
-        scene: From `open_scene`.
+        scene: From `open_scene`, with the bands of the predictor.
         tiling: The windows.
         threshold: As in `Predictor.__call__`.
         iou: As in `Predictor.__call__`; also what counts as the same object in two windows.

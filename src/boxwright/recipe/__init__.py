@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import BatchSize, Config, FileName, Fraction, ModelConfig, Positive
+from boxwright.config import RGB, BatchSize, Config, FileName, Fraction, ModelConfig, Positive
 from boxwright.errors import InputError
 from boxwright.recipe.data import CanvasConfig, DataConfig
 from boxwright.recipe.training import (
@@ -111,6 +111,12 @@ class Recipe(Config):
         for key, size in sizes:
             if any(side % model.size_step for side in size):
                 raise ValueError(f"{key}: found {list(size)} px, the model needs multiples of {model.size_step}")
+        if data.bands is not None and model.task != "detect":
+            raise ValueError(f"data.bands: found {data.bands}, {model.name} reads RGB; leave it out for classifiers")
+        if model.input_channels != (channels := len(data.bands) if isinstance(data.bands, tuple) else RGB):
+            raise ValueError(
+                f"model.input_channels: found {model.input_channels}, needed {channels}; it follows data.bands"
+            )
         extents = "extents" in model.inputs
         if data.canvas.fit in {"letterbox", "crop"} and (data.canvas.trim or extents):
             needs = "model.clip_proposals_to: image, or another model with extents," if extents else "data.canvas.trim"
@@ -200,7 +206,11 @@ def from_tree(tree: Mapping[str, Any], source: str, *, allow_import: bool = Fals
         tree["data"] = _expand_names(tree.get("data"))
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    tree["model"] = config.validate(kind, dict(model), source, "model")
+    model = dict(model)
+    if isinstance(tree["data"], Mapping) and "bands" in tree["data"]:  # the channels follow them
+        bands = tree["data"]["bands"]
+        model["input_channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB
+    tree["model"] = config.validate(kind, model, source, "model")
     return config.validate(Recipe, tree, source)
 
 

@@ -1,13 +1,17 @@
 """Sections of a recipe: the data set and the canvas."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
+import pydantic
 from pydantic import Field
 
 from boxwright.config import ClassName, Config
 
 Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a typo is refused before memory is taken
 Size = tuple[Side, Side]  # (height, width)
+BandNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=512)]
+Ranges = Annotated[tuple[tuple[float, float], ...], Field(min_length=1, max_length=512)]  # (low, high) of samples
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class CanvasConfig(Config):
@@ -38,6 +42,12 @@ class DataConfig(Config):
     kind: str = "auto"  # a layout: the name of a module in `formats`; auto finds it out
     names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()
+    # the bands of the images that are the channels of the input, in this order, numbered from 1, or all; null: RGB
+    bands: BandNumbers | Literal["all"] | None = None
+    # [low, high] of the samples of each band, or of all, which become 0 and 1; null: 8 bits as they are, the upper 8 of
+    # 16. A training without it, but with percentiles, measures it on the training images
+    range: Ranges | None = None
+    percentiles: tuple[Percent, Percent] | None = None  # such as [1, 99]
     cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
     # what of each image must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"
@@ -45,3 +55,23 @@ class DataConfig(Config):
     # this share of `train` is the split `val`, for a data set that has none; 0: it must have one
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     workers: Annotated[int, Field(ge=0, le=256)] = 2  # loader processes for each training process
+
+    @pydantic.field_validator("range", mode="before")
+    @classmethod
+    def _one_range_for_all(cls, value: Any) -> Any:
+        """[low, high] is [[low, high]]."""
+        is_pair = isinstance(value, list | tuple) and len(value) == 2
+        return (value,) if is_pair and not any(isinstance(each, list | tuple) for each in value) else value
+
+    @pydantic.model_validator(mode="after")
+    def _bands_agree(self) -> Self:
+        if self.bands is None and (self.range or self.percentiles):
+            raise ValueError("range and percentiles are those of bands; set bands, such as [1, 2, 3] or all")
+        for name, pairs in (("range", self.range or ()), ("percentiles", (self.percentiles or (0, 1),))):
+            if wrong := [pair for pair in pairs if pair[0] >= pair[1]]:
+                raise ValueError(f"{name} holds {list(wrong[0])}, needed a lower and a higher number")
+        if self.range and isinstance(self.bands, tuple) and len(self.range) not in (1, len(self.bands)):
+            raise ValueError(
+                f"range holds {len(self.range)} pairs, needed one or {len(self.bands)}, as there are bands"
+            )
+        return self

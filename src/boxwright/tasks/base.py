@@ -205,8 +205,8 @@ class Task(ABC, Generic[D, B, R, M]):
         """Augment a batch on its device. number: index of the batch in this process."""
 
     @abstractmethod
-    def draw_sample(self, dataset: D, index: int) -> Array:
-        """Draw an image with its labels, uint8 RGB (h, w, 3)."""
+    def draw_sample(self, dataset: D, index: int, image: Array | None = None) -> Array:
+        """Draw an image with its labels, uint8 RGB (h, w, 3). image: its pixels, likewise; None to read them."""
 
     # Prediction
 

@@ -125,9 +125,10 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         config = recipe.train
         return augment(batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank)
 
-    def draw_sample(self, dataset: ClassSet, index: int) -> Array:
+    def draw_sample(self, dataset: ClassSet, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]
-        return add_caption(sample.image(), DRAWN_SIZE, [dataset.names[sample.label], Path(sample.path).name])
+        pixels = sample.image() if image is None else image
+        return add_caption(pixels, DRAWN_SIZE, [dataset.names[sample.label], Path(sample.path).name])
 
     def args(
         self,

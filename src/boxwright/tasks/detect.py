@@ -23,6 +23,7 @@ from boxwright.datatools.report import Report, check_all
 from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
+from boxwright.images.bands import Bands
 from boxwright.images.canvas import read_image
 from boxwright.images.draw import draw, draw_boxes, encode_image
 from boxwright.interop import to_coco, to_dict
@@ -110,6 +111,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
+            bands=Bands.of(recipe.data),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
@@ -125,7 +127,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             fill=recipe.data.canvas.fill,
         )
 
-    def draw_sample(self, dataset: Dataset, index: int) -> Array:
+    def draw_sample(self, dataset: Dataset, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]
         flags = zip(sample.labels.tolist(), sample.crowd.tolist(), sample.difficult.tolist(), strict=True)
         names = {-1: "unknown category", ANY_CLASS: "ignore region"} | dict(enumerate(dataset.names))
@@ -133,7 +135,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             names[label] + (" (crowd)" if crowd and label != ANY_CLASS else "") + (" (difficult)" if difficult else "")
             for label, crowd, difficult in flags
         ]
-        return draw_boxes(read_image(sample.path), sample.boxes, sample.labels.tolist(), texts)
+        pixels = read_image(sample.path) if image is None else image
+        return draw_boxes(pixels, sample.boxes, sample.labels.tolist(), texts)
 
     def args(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from boxwright import models
 from boxwright.config import Padding
 from boxwright.errors import InputError
+from boxwright.nn.channels import widen_tensors
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore, names
@@ -44,10 +45,12 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
 
     transfer: take all that fits and leave the rest as it is; without it everything has to fit. In the MindSpore zoo's
     words: `transfer_train` with `filter_weight`, and `pretrained_backbone`, are transfer; `resume` is not.
+    Weights of RGB fill a network of other channels as `nn/channels.py` says.
     Raises InputError, the model untouched, for an unreadable file and for one that does not fit.
     """
     file = locate(Path(path))
     tensors, unexpected = _read(model, file, recipe, transfer)
+    tensors = widen_tensors(tensors, model.state_dict(), recipe.model.input_channels)
     report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
     anchors = getattr(recipe.model, "anchors", None)
     if _kind(file) == "darknet" and anchors and not report.fresh:  # equal shapes with any anchors

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright.config import ModelConfig
+from boxwright.config import RGB, ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
@@ -99,7 +99,7 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
         found, odd = divmod(path.stat().st_size - stream.tell(), 4)
         if odd:
             raise InputError(f"{path}: ends inside a number ({odd} bytes too many); the file is truncated")
-        plan = _plan_for(found, plan, recipe, path, transfer)
+        plan = _plan_for(found, plan, recipe.model, path, transfer)
         numbers = np.fromfile(stream, "<f4", found)
     if len(numbers) != found:
         raise InputError(f"{path}: {len(numbers):,} of {found:,} numbers could be read")
@@ -134,18 +134,24 @@ def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
     return tensors
 
 
-def _plan_for(found: int, plan: list[Layer], recipe: Recipe, path: Path, transfer: bool) -> list[Layer]:
-    """The convolutions that a file of `found` numbers holds; with transfer also a backbone, or other classes."""
+def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, transfer: bool) -> list[Layer]:
+    """The convolutions that a file of `found` numbers holds; with transfer also a backbone, or other classes.
+
+    A file that does not fit a model of other channels is one of RGB.
+    """
     needed = count(plan)
     if found == needed:
         return plan
+    if config.input_channels != RGB:
+        of_rgb = config.model_copy(update={"input_channels": RGB})
+        return _plan_for(found, layers(without_memory(of_rgb)), of_rgb, path, transfer)
     line = f"{path} holds {found:,} numbers, the model takes {needed:,}"
-    if (classes := _classes(found, recipe.model)) is not None:
+    if (classes := _classes(found, config)) is not None:
         if not transfer:
-            own = recipe.model.classes
+            own = config.classes
             raise InputError(f"{line}; that is {classes} classes against {own} (--transfer loads all but the heads)")
-        return _of_classes(recipe.model, classes)
-    origin = names.of(recipe.model).classifier()
+        return _of_classes(config, classes)
+    origin = names.of(config).classifier()
     if origin is not None and (classes := _classes(found, origin)) is not None:
         if not transfer:
             raise InputError(f"{line}; it is a classifier of {classes} classes (--transfer loads its backbone)")

@@ -133,7 +133,8 @@ def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor])
     parts = [f"{len(report.matched)} tensors fit"]
     if report.mismatched:
         name = report.mismatched[0]
-        found, needed = (_describe(name, state[name]) for state in (tensors, own))
+        values = name in FROM_RECIPE and tensors[name].shape == own[name].shape
+        found, needed = (_describe(state[name], values) for state in (tensors, own))
         parts.append(f"{len(report.mismatched)} differ ({name} is {found}, the model's is {needed})")
     if report.missing:
         parts.append(f"{len(report.missing)} are missing ({_first(report.missing)})")
@@ -142,9 +143,9 @@ def _refusal(report: Report, tensors: dict[str, Tensor], own: dict[str, Tensor])
     return f"{report.path}: {', '.join(parts)}; use the recipe they were made with, or --transfer to load what fits"
 
 
-def _describe(name: str, tensor: Tensor) -> str:
-    """Its shape, or the values of one that the recipe gives."""
-    return str([round(x, 4) for x in tensor.flatten()[:3].tolist()] if name in FROM_RECIPE else list(tensor.shape))
+def _describe(tensor: Tensor, values: bool) -> str:
+    """Its first values, or its shape."""
+    return str([round(x, 4) for x in tensor.flatten()[:3].tolist()] if values else list(tensor.shape))
 
 
 def _hint(report: Report) -> str:

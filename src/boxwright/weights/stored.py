@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, from_tree
 
@@ -14,9 +15,10 @@ C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 
 def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
-    """What is taken of a stored recipe: its name, the model, the canvas, the classes and how they are laid out, the
-    share of validation images, the thresholds and NMS. Folders, processes and training settings are this machine's and
-    keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which changes no result.
+    """What is taken of a stored recipe: its name, the model, the canvas, the bands and their ranges, the classes and
+    how they are laid out, the share of validation images, the thresholds and NMS. Folders, processes and training
+    settings are this machine's and keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which changes no
+    result.
 
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
     and for a canvas beyond `LARGEST_CANVAS`.
@@ -24,20 +26,26 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     stored = from_tree(_bounded(tree) if isinstance(tree, Mapping) else tree, source)
     canvas = stored.data.canvas
     height, width = canvas.size
+    layers = max(1, stored.model.input_channels / RGB)  # a px of other channels takes as much more
     for place, pixels in (("size", height * width), ("short_side", canvas.short_side**2)):
-        if pixels > LARGEST_CANVAS:
+        if pixels * layers > LARGEST_CANVAS:
             raise InputError(
-                f"{source}: data.canvas.{place}: found {getattr(canvas, place)}, at most {LARGEST_CANVAS:,} px in all "
-                "are taken from a file; name a recipe of your own by --recipe"
+                f"{source}: data.canvas.{place}: found {getattr(canvas, place)}, at most "
+                f"{LARGEST_CANVAS / layers:,.0f} px in all are taken from a file; name a recipe of your own by --recipe"
             )
     return Recipe(
         name=stored.name,
         model=stored.model,
         data=DataConfig(
-            canvas=canvas, names=stored.data.names, kind=stored.data.kind, val_fraction=stored.data.val_fraction
+            canvas=canvas,
+            names=stored.data.names,
+            kind=stored.data.kind,
+            val_fraction=stored.data.val_fraction,
+            bands=stored.data.bands,
+            range=stored.data.range,
         ),
-        evaluate=_limited(stored.evaluate, height * width),
-        predict=_limited(stored.predict, height * width),
+        evaluate=_limited(stored.evaluate, height * width * layers),
+        predict=_limited(stored.predict, height * width * layers),
     )
 
 
@@ -51,6 +59,6 @@ def _bounded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _limited(config: C, pixels: int) -> C:
+def _limited(config: C, pixels: float) -> C:
     """config with batches of canvases of so many `pixels`."""
-    return config.model_copy(update={"batch": min(config.batch, max(1, LARGEST_BATCH // pixels))})
+    return config.model_copy(update={"batch": min(config.batch, max(1, int(LARGEST_BATCH // pixels)))})

@@ -46,14 +46,14 @@ def output_check(path: str | Path, metadata: Metadata, model: nn.Module | None =
     model: of this recipe, its parameters without memory. Without it, of complete files and of two-stage detectors, only
     the count is checked.
     """
-    names = metadata.outputs
+    names, channels = metadata.outputs, metadata.recipe.model.input_channels
     has_shapes = metadata.kind == "raw" and not getattr(model, "two_stage", False)
     empty = copy.deepcopy(model).to("meta") if model is not None and has_shapes else None
 
     @lru_cache(8)
     def expected(model: nn.Module, height: int, width: int) -> Shapes:
         with torch.inference_mode():
-            return tuple(tuple(raw.shape[1:]) for raw in model(torch.empty(1, 3, height, width, device="meta")))
+            return tuple(tuple(raw.shape[1:]) for raw in model(torch.empty(1, channels, height, width, device="meta")))
 
     def check(inputs: Inputs, outputs: Sequence[Tensor]) -> None:
         if len(outputs) != len(names):

@@ -1,6 +1,6 @@
 """Graph: what is written into a file, a network with named inputs and outputs.
 
-B images, H x W px of the canvas.
+B images, C channels (3, RGB, or `data.bands`), H x W px of the canvas.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Graph:
 
 
 def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: bool = False) -> Graph:
-    """The network alone: `images` (B, 3, H, W) float RGB in [0, 1], and what else the model's `inputs` name -> the raw
+    """The network alone: `images` (B, C, H, W) float in [0, 1], and what else the model's `inputs` name -> the raw
     tensors, as `model.forward` gives them.
 
     H and W are those of the recipe's canvas. dynamic_batch: B may be anything from 1 on.
@@ -40,7 +40,10 @@ def raw_graph(model: nn.Module, recipe: Recipe, batch: int = 1, dynamic_batch: b
     if dynamic_batch:
         batch = 2  # an example of one image would make an export take the axis for one that never grows
     size = recipe.data.canvas.size
-    examples = {"images": torch.rand(batch, 3, *size), "extents": torch.tensor([size] * batch, dtype=torch.float32)}
+    examples = {
+        "images": torch.rand(batch, recipe.model.input_channels, *size),
+        "extents": torch.tensor([size] * batch, dtype=torch.float32),
+    }
     inputs = {name: examples[name] for name in cast(Detector, model).inputs}
     varying = {name: {0: "batch"} for name in inputs} if dynamic_batch else {}
     return Graph(model.eval(), inputs, cast(Detector, model).raw_names, varying)

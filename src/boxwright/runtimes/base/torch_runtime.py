@@ -32,7 +32,7 @@ class TorchRuntime(Runtime):
             self.network = torch.compile(self.network)  # type: ignore[assignment]
         # What is compiled has the number of threads inside.
         single = device.type != "cpu" or options.compile
-        super().__init__((None, 3, None, None), 1 if single else options.streams())
+        super().__init__((None, None, None, None), 1 if single else options.streams())
 
     def run(self, inputs: Inputs) -> tuple[Tensor, ...]:
         with torch.inference_mode(), torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=self.bfloat16):
