@@ -91,7 +91,6 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
     "area not a number": (entry("annotations", 3, area=float("nan")), "not_finite", 11, 103, 3),
     "negative area": (entry("annotations", 3, area=-600), "negative_area", 11, 103, 3),
     "unknown category": (entry("annotations", 3, category_id=77), "unknown_category", 11, 103, 3),
-    "id used twice": (one_more(id=100), "duplicate_annotation_id", 11, 100, 8),
     "box given twice": (one_more(bbox=[5, 5, 20, 30]), "duplicate_box", 11, 900, 8),
     "label of no image": (one_more(image_id=99), "unknown_image", 99, 900, 8),
     "image gone": (lambda tree, folder: (folder / "1.jpg").unlink(), "missing_image", 11, None, None),
@@ -107,6 +106,7 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
 }  # fmt: skip
 NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | None, int | None]] = {
     "nearly the same box": (one_more(bbox=[5.5, 5, 20, 30]), "near_duplicate", 11, 900, 8),
+    "id used twice": (one_more(id=100), "duplicate_annotation_id", None, 100, 8),
     "EXIF-rotated": (turned((40, 60)), "rotated", 11, None, None),
     "no boxes": (
         lambda tree, folder: [tree["annotations"].pop(2), tree["annotations"].pop(2)], "no_boxes", 11, None, None

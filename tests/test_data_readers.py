@@ -295,24 +295,11 @@ def broken_coco(**changes: object) -> dict[str, Any]:
         (broken_coco(annotations={}), "key 'annotations': found dict"),
         (broken_coco(images=[]), "images: empty"),
         (broken_coco(categories=[]), "categories: empty"),
-        (broken_coco(images__1=5), r"images\[1\]: found 5"),
         (broken_coco(categories__1__name=None), r"categories\[1\]: key 'name' missing"),
         (broken_coco(categories__0__name=""), r"categories\[0\]\.name: empty"),
         (broken_coco(categories__0__id=2), r"categories\[1\]\.id: 2 is also that of categories\[0\]"),
-        (broken_coco(images__1__file_name=7), r"images\[1\]\.file_name: found 7, needed a text"),
-        (broken_coco(images__1__file_name="a\0"), r"images\[1\]\.file_name: .* cannot be a path"),
-        (broken_coco(images__1__file_name="\ud800"), r"images\[1\]\.file_name: .* cannot be a path"),
-        (broken_coco(images__1__width="wide"), r"images\[1\]\.width: found 'wide', needed a whole number"),
-        (broken_coco(images__0__height=0), r"images\[0\]\.height: found 0"),
-        (broken_coco(images__0__id=1e30), r"images\[0\]\.id: found 1e\+30"),
-        (broken_coco(annotations__2__bbox=None), r"annotations\[2\]: key 'bbox' missing"),
-        (broken_coco(annotations__2__bbox=[1, 2, 3]), r"annotations\[2\]\.bbox: found \[1, 2, 3\]"),
-        (broken_coco(annotations__0__bbox=[1, 2, "3", 4]), r"annotations\[0\]\.bbox"),
-        (broken_coco(annotations__0__bbox=[1, 2, 3, 10**400]), "308 digits"),
-        (broken_coco(annotations__1__image_id="7"), r"annotations\[1\]\.image_id: found '7'"),
-        (broken_coco(annotations__1__iscrowd=2), r"annotations\[1\]\.iscrowd: found 2"),
-        (broken_coco(annotations__1__difficult="no"), r"annotations\[1\]\.difficult: found 'no'"),
-        (broken_coco(annotations__1__area="big"), r"annotations\[1\]\.area: found 'big'"),
+        (broken_coco(images=[5, {}]), "all faulty"),
+        (broken_coco(categories__1__id="\0"), r"categories\[1\]\.id: found"),
         (broken_coco(images__0__file_name="x.png", images__1__file_name="y.png"), "none of its 2 images"),
     ],
 )
@@ -364,7 +351,9 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no split 'val'; it holds train"):
         open_dataset(tmp_path, "val")
     write(tmp_path / "annotations/train.json", labels())
-    with pytest.raises(InputError, match="may be coco or yolo_txt; choose with --kind, data.kind, or 'kind' in a data YAML"):
+    with pytest.raises(
+        InputError, match=r"may be coco or yolo_txt; choose with --kind, data\.kind, or 'kind' in a data YAML"
+    ):
         open_dataset(tmp_path, "train")
     assert open_dataset(tmp_path, "train", "yolo_txt").kind == "yolo_txt"
     assert open_dataset(tmp_path, "train", "coco").kind == "coco"

@@ -104,7 +104,7 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
         )
     if source.crowd == "objects":
         rows = replace(rows, crowd=rows.ignored)
-    findings = (*_many_crowds(contents, source), *contents.findings, *remarks.all())
+    findings = (*contents.findings, *remarks.all(), *_many_crowds(contents, source))
     findings = tuple(
         replace(
             finding,
