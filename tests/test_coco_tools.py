@@ -419,9 +419,9 @@ def test_masks_of_cvat_are_an_error_until_the_user_decides(tmp_path: Path) -> No
     assert dataset.rows.crowd.all()
     (error,) = check(dataset).errors
     assert (error.kind, error.leave_out) == ("only_crowd", "nothing")
-    assert "12 of 12 objects say iscrowd 1" in error.text
-    assert "'crowd: objects' in a data YAML" in error.text
-    with pytest.raises(InputError, match="12 of 12 objects"):
+    assert error.text == "12 of 12 have iscrowd 1; set crowd: objects (or regions) in a data YAML"
+    assert str(error.brief(tmp_path)).endswith("in a data YAML")
+    with pytest.raises(InputError, match="12 of 12 have"):
         convert(tmp_path, "voc", tmp_path / "new")
     yaml = tmp_path / "d.yaml"
     for value in ("objects", "regions"):
@@ -433,6 +433,18 @@ def test_masks_of_cvat_are_an_error_until_the_user_decides(tmp_path: Path) -> No
     yaml.write_text("train: annotations/instances_default.json\ncrowd: some\n")
     with pytest.raises(InputError, match="crowd"):
         open_boxes(yaml, "train")
+
+
+def test_few_or_some_crowd_regions_are_a_note(tmp_path: Path) -> None:
+    content = tree()
+    each("annotations", iscrowd=1)(content)
+    (note,) = open_boxes(make(tmp_path, content), "train").findings
+    assert (note.kind, note.text[:6]) == ("unusual", "3 of 3")
+    content["annotations"] = [{**content["annotations"][0], "id": n, "iscrowd": int(n < 2)} for n in range(20)]
+    assert not open_boxes(make(tmp_path, content), "train").findings
+    content["annotations"][7]["iscrowd"] = 1
+    (note,) = open_boxes(make(tmp_path, content), "train").findings
+    assert (note.kind, note.text[:7]) == ("unusual", "3 of 20")
 
 
 def sample(name: str, root: Path) -> Any:
