@@ -117,7 +117,9 @@ def test_missing_key(section: str, key: str, place: Path, capsys: pytest.Capture
 )
 def test_box_that_is_none(what: str, value: object, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(lambda tree: tree["annotations"][1].update(bbox=value))
-    refuse(capsys, "data", "check", "data", told=("train.json", "annotations[1]"))
+    refuse(capsys, "train", "demo", "--data", "data", *SETTINGS, told=("train.json", "annotations[1]", "bbox: found"))
+    assert run("data", "check", "data") == 1
+    assert "train.json annotations[1], image " in capsys.readouterr().out
 
 
 WRONG_LABELS: dict[str, tuple[Callable[[Tree], None], str]] = {

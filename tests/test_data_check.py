@@ -107,6 +107,7 @@ PLANTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | 
 }  # fmt: skip
 NOTED: dict[str, tuple[Callable[[Tree, Path], object], str, int | None, int | None, int | None]] = {
     "nearly the same box": (one_more(bbox=[5.5, 5, 20, 30]), "near_duplicate", 11, 900, 8),
+    "id used twice": (one_more(id=100), "duplicate_annotation_id", None, 100, 8),
     "EXIF-rotated": (turned((40, 60)), "rotated", 11, None, None),
     "no boxes": (
         lambda tree, folder: [tree["annotations"].pop(2), tree["annotations"].pop(2)], "no_boxes", 11, None, None

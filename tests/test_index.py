@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
-from boxwright.data import index
+from boxwright.data import coco_json, index
 from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
 from boxwright.data.source import Source
@@ -94,7 +94,7 @@ def test_index_gives_what_the_json_gives(tmp_path: Path, parsed: list[Path], tex
     first, second = (told(open_dataset(tmp_path, "train", cache=tmp_path / "cache")) for _ in range(2))
     assert len(parsed) == 2
     assert without == first == second
-    assert len(first[5]) == 1  # the stray
+    assert [finding.kind for finding in first[5] if finding.level == "error"] == ["unknown_image"]
     (place,) = (tmp_path / "cache").iterdir()
     assert place.suffix == ".npz"
 
@@ -126,6 +126,8 @@ def test_images_are_looked_up_anew(tmp_path: Path, parsed: list[Path]) -> None:
     (tmp_path / "train").rename(tmp_path / "images")
     assert Path(open_dataset(tmp_path, "train").path(0)).is_file()
     (tmp_path / "images").rename(tmp_path / "far")
+    assert open_dataset(tmp_path, "train").path(0) == f"{tmp_path}/far/in/é0.png"
+    (tmp_path / "far").rename(tmp_path.parent / f"{tmp_path.name} far")
     with pytest.raises(InputError, match="none of its 6 images"):
         open_dataset(tmp_path, "train")
     assert len(parsed) == 1
@@ -178,9 +180,9 @@ def test_index_of_other_code_does_not_count(
 ) -> None:
     make(tmp_path, labels())
     open_dataset(tmp_path, "train")
-    other = tmp_path / "coco.py"
-    other.write_bytes(Path(coco.__file__).read_bytes() + b"# another reader\n")
-    monkeypatch.setattr(coco, "__file__", str(other))
+    other = tmp_path / "coco_json.py"
+    other.write_bytes(Path(coco_json.__file__).read_bytes() + b"# another reader\n")
+    monkeypatch.setattr(coco_json, "__file__", str(other))
     open_dataset(tmp_path, "train")
     assert len(parsed) == 2
 
@@ -237,13 +239,30 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an image too many": lambda arrays: arrays.update(files=np.append(arrays["files"], b"x")),
     "sizes of other form": lambda arrays: arrays.update(sizes=arrays["sizes"].T.copy()),
     "label too high": lambda arrays: arrays["labels"].__setitem__(0, 2),
-    "label too low": lambda arrays: arrays["labels"].__setitem__(0, -2),
+    "label too low": lambda arrays: arrays["labels"].__setitem__(0, -3),
     "a column is missing": lambda arrays: arrays.pop("crowd"),
     "pickled": lambda arrays: arrays.update(files=np.array([Trap()] * 6, dtype=object)),
     "an id too few": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], category_ids=[2])),
-    "orphans of other form": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], orphans=[[1]])),
+    "findings of other form": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], findings=[[1]])),
+    "finding of no kind": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 0, "mine")),
+    "finding with a number as text": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 2, 5)),
+    "finding of no image": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 5, 6)),
+    "finding of an image as text": lambda arrays: arrays.update(metadata=finding(arrays["metadata"], 5, "0")),
+    "a group that is no class": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], group=2)),
+    "a group as text": lambda arrays: arrays.update(metadata=edited(arrays["metadata"], group="0")),
+    "an object of all classes": lambda arrays: (
+        arrays["labels"].__setitem__(0, -2),
+        arrays["crowd"].__setitem__(0, False),
+    ),
+    "entries too few": lambda arrays: arrays.update(image_entries=arrays["image_entries"][1:]),
     "metadata is a list": lambda arrays: arrays.update(metadata=np.frombuffer(b"[]", dtype=np.uint8)),
 }
+
+
+def finding(metadata: Any, field: int, value: object) -> Any:
+    """With another value in a field of the first finding."""
+    values: list[Any] = json.loads(metadata.tobytes())["findings"][0]
+    return edited(metadata, findings=[[*values[:field], value, *values[field + 1 :]]])
 
 
 def edited(metadata: Any, **changes: object) -> Any:
@@ -313,13 +332,13 @@ def _kept(root: Path) -> list[Path]:
 
 def test_faulty_json_leaves_nothing(tmp_path: Path, parsed: list[Path]) -> None:
     tree = labels()
-    tree["annotations"][3]["bbox"] = [1, 2, 3]
+    tree["annotations"] = None
     make(tmp_path, tree)
     for _ in range(2):
-        with pytest.raises(InputError, match=r"annotations\[3\]\.bbox"):
+        with pytest.raises(InputError, match="key 'annotations': found NoneType"):
             open_dataset(tmp_path, "train", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such folder or file"):
         open_dataset(tmp_path / "gone.json", "train")
 
 

@@ -39,6 +39,7 @@ SPLIT_FILES = ("_annotations.coco.json", "labels.json", "annotations.json", "coc
 ONE_FILE = {"default", "labels", "annotations", "_annotations", "_annotations.coco", "coco", "result", "result_coco"}
 MAX_FILES = 20  # JSONs in a folder of label files; folders of one JSON per image have more
 MANY_CROWD = 0.1  # fraction of crowd regions; COCO has 0.012
+MIN_CROWD = 4  # objects; fewer may all be crowd regions
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -88,7 +89,7 @@ def read(source: Source) -> Dataset:
 
 def read_unlabeled(source: Source) -> Dataset:
     """Read a JSON file without `annotations`, which may be missing."""
-    return to_dataset(to_contents(load(source.path), [], source.path), source)
+    return to_dataset(to_contents(load(source.path), [], source.path), replace(source, others=()))
 
 
 def to_dataset(contents: Contents, source: Source) -> Dataset:
@@ -109,7 +110,7 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
         )
     if source.crowd == "objects":
         rows = replace(rows, crowd=rows.ignored)
-    findings = (*_many_crowds(contents, source), *contents.findings, *remarks.all())
+    findings = (*contents.findings, *remarks.all(), *_many_crowds(contents, source))
     findings = tuple(
         replace(
             finding,
@@ -240,15 +241,15 @@ def _unused_group(contents: Contents, source: Source) -> int | None:
 
 
 def _many_crowds(contents: Contents, source: Source) -> Iterator[Finding]:
-    """A finding if all or many objects are crowd regions: some tools mark each object with a mask so."""
+    """A finding if all or many objects are crowd regions: CVAT and others mark each object with a mask so."""
     rows = contents.rows
     objects = ~rows.ignored
     count, total = int((rows.crowd & objects).sum()), int(objects.sum())
     if source.crowd or count <= MANY_CROWD * total:
         return
-    text = f"{count} of {total} objects say iscrowd 1, as CVAT writes masks; set 'crowd: objects' in a data YAML, or"
-    kind = "only_crowd" if count == total else "unusual"
-    yield Finding(kind, "", "", f"{text} 'crowd: regions' if it is meant")
+    text = f"{count} of {total} have iscrowd 1; set crowd: objects (or regions) in a data YAML"
+    kind = "only_crowd" if count == total >= MIN_CROWD else "unusual"
+    yield Finding(kind, "", "", text)
 
 
 def _split_files(root: Path) -> list[Path]:
