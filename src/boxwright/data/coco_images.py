@@ -88,9 +88,10 @@ def _locate(contents: Contents, missing: list[int], locator: Locator, root: Path
     for index in missing:
         name = os.fsdecode(contents.files[index].item())
         located, place = locator.locate(name), f"images[{contents.image_entries[index]}]"
-        if located.elsewhere:
-            remarks.note("image is not where its name says; found by the last part of the name", place)
+        if located.exists:
             found[index] = located.path
+            if located.elsewhere:
+                remarks.note("image is not where its name says; found by the last part of the name", place)
         elif located.candidates:
             first, second = (os.path.relpath(file, root) for file in located.candidates[:2])
             fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"

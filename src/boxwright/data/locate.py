@@ -38,11 +38,13 @@ class Located:
 
     Attributes:
         path: The file; where it does not exist, the expected one.
+        exists: Whether it was found.
         elsewhere: Whether it was found in another place than its name says; not for URLs and ids, which say none.
         candidates: Files that fit equally, if there are several.
     """
 
     path: str
+    exists: bool = True
     elsewhere: bool = False
     candidates: tuple[str, ...] = ()
 
@@ -75,7 +77,7 @@ class Locator:
             files = [file for file, count in zip(files, agreeing, strict=True) if count == max(agreeing)]
         if len(files) == 1:
             return Located(files[0], elsewhere=parts[-1].endswith(SUFFIXES) and not URL.match(name))
-        return Located(os.path.join(self._folders[0], name), candidates=tuple(files))  # noqa: PTH118
+        return Located(os.path.join(self._folders[0], name), exists=False, candidates=tuple(files))  # noqa: PTH118
 
     def _exists(self, folder: Path, name: str) -> bool:
         if "/" in name or os.sep in name or not name:

@@ -88,14 +88,16 @@ def collect(source: Source, keys: bool = True) -> Builder:
     if not files:
         raise InputError(f"{path}: names no image, needed XMLs in Annotations or their names in a list")
     images = _Images(top, source.images)
-    builder = Builder(source, Locator([source.images or root], root), "object[{}]")
+    base = source.images or root
+    builder = Builder(source, Locator([base], root), "object[{}]")
     for file in track(files, len(files), f"reading labels of {source.split}"):
         try:
             tree, fault = xml_text.read(file, "annotation"), ""
         except xml_text.XmlError as error:
             tree, fault = ET.Element("annotation"), str(error)
         size, unusual = _size(tree)
-        name = images.path(Path(file), tree.findtext("filename", "").strip())
+        image_file = images.path(Path(file), tree.findtext("filename", "").strip())
+        name = os.path.relpath(image_file, base)
         image = builder.add_image(name, file, size, _image_keys(tree) if keys else None)
         if fault:
             builder.error(file, fault, image)
