@@ -169,3 +169,30 @@ def test_every_layout_is_on_the_page_about_data() -> None:
     page = (Path(boxwright.__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     for name in formats.names():
         assert f"\n| `{name}` | " in page
+
+
+MISREAD = {
+    "XML files": ("train/cat/0.xml", "<annotation><object><name>cat</name></object></annotation>"),
+    "a JSON with boxes": ("train/cat/labels.json", '{"annotations": [{"bbox": [1, 2, 3, 4]}]}'),
+    "a CSV with boxes": ("train/cat/boxes.csv", "image,xmin,xmax,ymin,ymax,what,else\n"),
+    "a folder of labels": ("train/cat/labels/0.csv", ""),
+    "rows of numbers beside the images": ("train/cat/0.txt", "car 1 2 3 4 left\n"),
+}
+
+
+@pytest.mark.parametrize("name", MISREAD)
+def test_folders_of_images_with_labels_of_boxes_are_no_classes(tmp_path: Path, name: str) -> None:
+    """Nothing here reads these labels, but they are not passed over either."""
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / label / "0.png")
+    assert isinstance(boxwright.open_dataset(tmp_path), ClassSet)
+    place, content = MISREAD[name]
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(content)
+    found = place if name != "a folder of labels" else "train/cat/labels"
+    for use in (lambda: boxwright.open_dataset(tmp_path), lambda: formats.splits(tmp_path)):
+        with pytest.raises(InputError, match=rf"folders of images, but also .*{found}.*kind: folder"):
+            use()
+    assert isinstance(boxwright.open_dataset(tmp_path, kind="folder"), ClassSet)
