@@ -10,7 +10,7 @@ import pytest
 import boxwright
 
 ORDER = (  # left to right
-    "version . arrays . errors . files . json_text . memory . interrupt . progress . types . interop . config . ops . "
+    "version . arrays . errors . files . json_text . xml_text . memory . interrupt . progress . types . interop . config . ops . "
     "nn . models . recipe . zoo . weights . images . data . formats . batches . datatools . metrics . tasks . "
     "runtimes . predict . evaluation . engine . export . cli"
 )
