@@ -133,6 +133,12 @@ def test_every_bad_line_is_reported(tmp_path: Path, line: str, said: str) -> Non
     assert len(dataset.rows) == 6
 
 
+def test_a_corner_that_is_no_number_is_not_passed_over(tmp_path: Path) -> None:
+    """The least and the greatest of 0, 0, NaN and 9 may be 0 and 9."""
+    scene(tmp_path, "a", "0 0 9 0 9 nan 0 9 ship 0\n")
+    assert [finding.kind for finding in check(open_dataset(tmp_path, "train")).errors] == ["not_finite"]
+
+
 def test_labels_that_are_no_text(tmp_path: Path) -> None:
     scene(tmp_path, "a", LABELS)
     file = scene(tmp_path, "b", LABELS)
