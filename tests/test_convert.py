@@ -24,7 +24,7 @@ from boxwright.formats import dota, open_dataset, splits
 
 AERIAL = Path(__file__).parents[2] / "shared" / "data" / "aerial"
 LAYOUTS = ("coco", "yolo_txt", "line_txt", "voc", "dota")
-TOOLS = ("createml", "csv_retinanet", "csv_table", "label_studio", "labelme", "open_images", "via")
+TOOLS = ("createml", "csv_retinanet", "csv_table", "label_studio", "labelme", "openimages", "via")
 RING = [*zip(("coco", *TOOLS), (*TOOLS, "coco"), strict=True)]
 # A figure on its tip in the box 10.1, 5, 30.3, 15; its area by hand: half of 20.2 x 10.
 RHOMBUS = [20.2, 5, 30.3, 10, 20.2, 15, 10.1, 10]
@@ -142,7 +142,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
     """Boxes and classes come back through any two layouts; flags, areas and outlines through those that hold them."""
     tree = rich()
     tree["categories"][0]["name"] = "truck"
-    if {layout, last} - {"coco", "line_txt", "open_images"}:
+    if {layout, last} - {"coco", "line_txt", "openimages"}:
         tree["annotations"].pop()  # the crowd region
     root = make(make(tmp_path / "from", tree), tree | {"annotations": []}, "test")
     convert(root, layout, tmp_path / "1")
@@ -153,7 +153,7 @@ def test_there_and_back(tmp_path: Path, layout: str, last: str) -> None:
         columns.append("difficult")
     if {layout, last} <= {"coco", "dota"}:
         columns.append("areas")
-    if {layout, last} <= {"coco", "line_txt", "open_images"}:
+    if {layout, last} <= {"coco", "line_txt", "openimages"}:
         columns.append("crowd")
     before, after = open_dataset(root, "train"), open_dataset(tmp_path / "3", "train")
     assert after.names == ("car", "truck")
@@ -272,9 +272,9 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
         ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
         ("dota", ["1 crowd regions (written as difficult)", "1 areas", "1 outlines", "1 'pose' of boxes",
                   "1 names of classes (delivery truck becomes delivery-truck)"]),
-        ("open_images", ["1 marks of difficult objects", "2 areas", "2 outlines", "4 ids of boxes"]),
+        ("openimages", ["1 marks of difficult objects", "2 areas", "2 outlines", "4 ids of boxes"]),
         *((tool, ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines"])
-          for tool in TOOLS if tool != "open_images"),
+          for tool in TOOLS if tool != "openimages"),
     ],
 )  # fmt: skip
 def test_losses_are_told(tmp_path: Path, layout: str, lost: list[str]) -> None:

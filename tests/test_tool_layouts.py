@@ -379,7 +379,7 @@ def test_open_images(tmp_path: Path) -> None:
         "validation/0002.jpg": [],
     }
     assert dataset.rows.crowd.tolist() == [False, True]
-    extras = formats.layout("open_images").extras
+    extras = formats.layout("openimages").extras
     assert extras is not None
     assert extras(dataset).rows == [{}, {"IsOccluded": 1}]
     assert not check_folder(tmp_path).errors
@@ -487,7 +487,7 @@ def test_json_by_hand(written: Any) -> None:
 
 
 def test_open_images_by_hand(written: Any) -> None:
-    root = written("open_images")
+    root = written("openimages")
     assert (root / "all-annotations-bbox.csv").read_text().splitlines() == [
         "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside",
         "a b,xclick,big cat,1,0.1,0.305,0.25,0.5,0,0,0,0,0",
