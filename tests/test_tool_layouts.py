@@ -110,6 +110,18 @@ def test_label_studio_min_is_read_alike(tmp_path: Path) -> None:
     assert any("several annotations" in note for note in notes(before))
 
 
+def test_label_studio_class_order(tmp_path: Path) -> None:
+    """That of the labeling configuration, which often has a comment; not of one that declares entities."""
+    image(tmp_path / "a.png", 200, 100)
+    task = studio({"x": 1, "y": 1, "width": 1, "height": 1, "rectanglelabels": ["cat"]})
+    root = write(tmp_path / "export.json", [task])
+    labels = '<RectangleLabels name="label"><Label value="zebra"/><Label value="cat"/></RectangleLabels>'
+    write(root / "label_config.xml", f"<View><!-- labels -->{labels}</View>")
+    assert open_boxes(root, "all").names == ("zebra", "cat")
+    write(root / "label_config.xml", f'<!DOCTYPE x [<!ENTITY y "z">]><View>{labels}</View>')
+    assert open_boxes(root, "all").names == ("cat",)
+
+
 def studio(value: dict[str, Any], kind: str = "rectanglelabels", **task: Any) -> dict[str, Any]:
     """A task of an image of 200 x 100 px with one result."""
     result = {"type": kind, "original_width": 200, "original_height": 100, "value": value}
@@ -213,11 +225,13 @@ def test_labelme_reports_broken_files(tmp_path: Path) -> None:
     write(tmp_path / "a.json", {"shapes": [shape([[1, 2], [3, 4]])], "imagePath": "a.png"})
     write(tmp_path / "b.json", '{"shapes": [')
     write(tmp_path / "c.json", '{"other": 1}')
+    image(tmp_path / "later.png")
     dataset = open_boxes(tmp_path, "all")
     assert len(dataset) == 1
     assert len(errors(dataset)) == 1
     assert "b.json" in errors(dataset)[0]
     assert any("no LabelMe file" in note for note in notes(dataset))
+    assert ["later.png" in finding.file for finding in dataset.findings if "not labeled" in finding.text] == [True]
 
 
 def via_region(shape: dict[str, Any], **attributes: Any) -> dict[str, Any]:
@@ -279,7 +293,9 @@ def test_via(tmp_path: Path, form: str) -> None:
 def test_via_class(tmp_path: Path, attributes: dict[str, Any], label: str) -> None:
     image(tmp_path / "a.png")
     tree = {"a.png1": {"filename": "a.png", "regions": [via_region(RECT, **attributes)]}}
-    assert boxes(write(tmp_path / "via.json", tree)) == [(label, 10, 20, 40, 25)]
+    root = write(tmp_path / "via.json", tree)
+    assert boxes(root) == [(label, 10, 20, 40, 25)]
+    assert bool(notes(open_boxes(root, "all"))) == (len(attributes) > 1)
 
 
 def test_via_class_that_is_not_clear(tmp_path: Path) -> None:

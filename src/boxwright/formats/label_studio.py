@@ -238,7 +238,7 @@ def _file_name(address: str, images: Locator) -> str:
 def _classes(file: Path) -> list[str]:
     """The classes in the labeling configuration beside the file; [] if there is none."""
     config = file.parent / CONFIG
-    if not config.is_file() or b"<!" in (start := head(config)):  # no declarations of entities
+    if not config.is_file() or b"<!DOCTYPE" in (start := head(config)):  # no declarations of entities
         return []
     try:
         tree = ET.fromstring(start)

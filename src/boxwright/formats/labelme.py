@@ -48,6 +48,7 @@ def collect(source: Source) -> Builder:
     base = source.images or folder
     files = text.walk(source.path, (".json",)) if source.path.is_dir() else [str(source.path)]
     builder = Builder(source, Locator([base], folder), "shapes[{}]")
+    used = set()
     for file in track(files, len(files), f"reading labels of {source.split}"):
         try:
             tree = _load(Path(file))
@@ -60,10 +61,14 @@ def collect(source: Source) -> Builder:
             continue
         flags = tree.get("flags")
         name = _image(Path(file), tree.get("imagePath"), base)
+        used |= {os.path.normpath(base / name), str(Path(file).with_suffix(""))}
         size = size_of(tree.get("imageHeight"), tree.get("imageWidth"))
         image = builder.add_image(name, file, size, {"flags": flags} if flags else {})
         for index, shape in enumerate(shapes):
             _add(builder, image, f"{file} shapes[{index}]", index, shape)
+    for path in text.walk(source.path, SUFFIXES) if source.path.is_dir() else []:
+        if not {os.path.normpath(path), os.path.splitext(path)[0]} & used:  # noqa: PTH122  (100,000s of them)
+            builder.note("image without a JSON file, which is not labeled yet, is not used", path)
     return builder
 
 

@@ -33,7 +33,7 @@ CLASS_FILE = "class-descriptions-boxable.csv"
 
 def find(root: Path) -> dict[str, Path]:
     """Split -> CSV file, in `root` or a folder in it."""
-    return by_split([file for file in candidates(root, (".csv",)) if _is_open_images(file)], root)
+    return by_split([file for file in candidates(root, (".csv",)) if _is_openimages(file)], root)
 
 
 def read(source: Source) -> Dataset:
@@ -134,7 +134,7 @@ def _listed(source: Source) -> list[str]:
     return []
 
 
-def _is_open_images(file: Path) -> bool:
+def _is_openimages(file: Path) -> bool:
     return {*first_row(file)} >= NEEDED
 
 

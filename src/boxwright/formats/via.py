@@ -57,7 +57,10 @@ def collect(source: Source) -> Builder:
     is_csv = file.suffix.lower() == ".csv"
     builder = Builder(source, locator(source, file), "line {}" if is_csv else "region {}")
     images = [*(_from_csv(file, builder) if is_csv else _from_json(file, builder))]
-    key = _class_key([region for image in images for region in image.regions], file)
+    regions = [region for image in images for region in image.regions]
+    key = _class_key(regions, file)
+    if any(isinstance(region.attributes, dict) and len(region.attributes) > 1 for region in regions):
+        builder.note(f"of several attributes, '{key[:40]}' is taken for the class", str(file))
     for image in images:
         index = builder.add_image(image.name, str(file), place=image.place)
         for region in image.regions:
