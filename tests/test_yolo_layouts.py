@@ -334,6 +334,10 @@ def test_lists_of_other_machines(tmp_path: Path, written: str, places: str) -> N
     dataset = open_boxes(tmp_path, "train")
     assert [sample.path for sample in dataset] == [str(tmp_path / places.format(n)) for n in range(3)]
     assert counts(tmp_path) == {"train": (3, 3)}
+    labeled(tmp_path, "extra/images/9.jpg", "test/images/8.jpg")  # of folders, only further splits are needed
+    assert splits(tmp_path) == ["train", "test"]
+    shutil.rmtree(tmp_path / "extra")
+    shutil.rmtree(tmp_path / "test")
     moved = written != places
     assert [note.startswith("image is not where the list says") for note in notes(tmp_path)] == [True] * moved
 
