@@ -1,6 +1,8 @@
 """What is faulty or unusual in a data set: findings of its reader and of `datatools/check.py`."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from boxwright.errors import printable
@@ -76,9 +78,11 @@ class Finding:
             return "label"
         return "image" if self.level == "error" and self.index is not None else "nothing"
 
-    def brief(self) -> str:
-        """Place and description on one line of at most `MAX_BRIEF` characters."""
-        line = printable(f"{self.file}: {self.text}")
+    def brief(self, root: str | Path) -> str:
+        """Place relative to `root` and description on one line of at most `MAX_BRIEF` characters."""
+        place = self.image if self.image and self.row is None and self.kind != "unreadable_label" else self.file
+        place = place.removeprefix(f"{root}{os.sep}")
+        line = printable(f"{place}: {self.text}")
         return line if len(line) <= MAX_BRIEF else f"{line[: MAX_BRIEF - 3]}..."
 
     def __str__(self) -> str:

@@ -202,9 +202,8 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], valid: NDArray[np.b
     partner, overlap = _partners(dataset.rows, owners, valid)
 
     def text(row: int) -> str:
-        other = (
-            f"{dataset.location(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
-        )
+        number, entry = dataset.rows.ids[partner[row]], dataset.entry.format(dataset.rows.entries[partner[row]])
+        other = f"{entry} (annotation id {number})"
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)

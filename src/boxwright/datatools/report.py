@@ -51,7 +51,7 @@ class Report:
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
             skip = " or use --skip-bad" if skippable else ""
             raise InputError(
-                f"{root}: {counted(len(errors), 'error')}, the first: {errors[0].brief()}; list them with "
+                f"{root}: {counted(len(errors), 'error')}, the first: {errors[0].brief(root)}; list them with "
                 f"`boxwright data check`, repair them{skip}"
             )
 

@@ -268,9 +268,9 @@ def _kind_of(path: Path, kind: str) -> str:
 
 def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     """Split -> source, for a folder or a file of labels."""
-    if not root.exists():
-        raise InputError(f"{root}: does not exist, needed the folder, label file or YAML file of a data set")
     candidates = {name: layout(name) for name in ([kind] if kind != "auto" else names())}
+    if not root.exists():
+        raise InputError(f"{root}: there is no such folder or file, needed a data set")
     detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
     certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
     yaml = next((file for name in text.NAME_FILES if text.is_yaml(file := root / name) and file.is_file()), None)
