@@ -347,7 +347,9 @@ def test_what_is_not_found_or_not_clear_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no split 'val'; it holds train"):
         open_dataset(tmp_path, "val")
     write(tmp_path / "annotations/train.json", labels())
-    with pytest.raises(InputError, match="may be coco or yolo_txt; choose with --kind, data.kind, or 'kind' in a data YAML"):
+    with pytest.raises(
+        InputError, match="may be coco or yolo_txt; choose with --kind, data.kind, or 'kind' in a data YAML"
+    ):
         open_dataset(tmp_path, "train")
     assert open_dataset(tmp_path, "train", "yolo_txt").kind == "yolo_txt"
     assert open_dataset(tmp_path, "train", "coco").kind == "coco"

@@ -498,6 +498,9 @@ def test_a_folder_that_only_its_yaml_explains(tmp_path: Path) -> None:
     labeled(tmp_path, "far/away/set/images/1.jpg")
     write(tmp_path / "data.yaml", "train: far/away/set/images\nnames: [car]\n")
     assert counts(tmp_path) == {"train": (1, 1)}
+    labeled(tmp_path, "images/a/1.jpg", "images/b/1.jpg")  # whose names say nothing of train and val
+    write(tmp_path / "data.yaml", "train: images/b\nval: [images/a, far/away/set/images]\nnames: [car]\n")
+    assert counts(tmp_path) == {"train": (1, 1), "val": (2, 2)}
 
 
 def test_label_files_of_any_image_name(tmp_path: Path) -> None:
