@@ -370,6 +370,17 @@ def test_a_list_without_its_images(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path.parent / "far")
 
 
+def test_a_list_whose_images_are_in_another_folder_than_its_labels(tmp_path: Path) -> None:
+    """CVAT's export without images."""
+    for number in range(2):
+        image(tmp_path / f"far/{number}.jpg")
+        write(tmp_path / f"set/obj_train_data/{number}.txt", BOX)
+    write(tmp_path / "set/train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
+    file = write(tmp_path / "set/d.yaml", "train: train.txt\nimages: ../far\nnames: [car]\n")
+    assert counts(file) == {"train": (2, 2)}
+    assert open_boxes(file, "train").label_file(1) == str(tmp_path / "set/obj_train_data/1.txt")
+
+
 def darknet(root: Path) -> Path:
     """AlexeyAB's tree, with paths that start at the folder above, as in `classes= 2`."""
     labeled(root, *(f"data/obj/img{n}.jpg" for n in range(4)))
