@@ -74,7 +74,7 @@ def write(tmp_path):
         ("? [1, 2]\n: 3", "r.yaml line 1: not valid YAML"),
         ("a: " + "[" * 5000, "not valid YAML"),
         ("a: \0", "not valid YAML (special characters are not allowed)"),
-        (b"a: \xff", "r.yaml: not a text file (byte 3 is not UTF-8)"),
+        (b"a: \xff", "r.yaml: byte 3 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_bad_files(write, content, words):

@@ -334,6 +334,10 @@ def test_lists_of_other_machines(tmp_path: Path, written: str, places: str) -> N
     dataset = open_boxes(tmp_path, "train")
     assert [sample.path for sample in dataset] == [str(tmp_path / places.format(n)) for n in range(3)]
     assert counts(tmp_path) == {"train": (3, 3)}
+    labeled(tmp_path, "extra/images/9.jpg", "test/images/8.jpg")  # of folders, only further splits are needed
+    assert splits(tmp_path) == ["train", "test"]
+    shutil.rmtree(tmp_path / "extra")
+    shutil.rmtree(tmp_path / "test")
     moved = written != places
     assert [note.startswith("image is not where the list says") for note in notes(tmp_path)] == [True] * moved
 
@@ -364,6 +368,17 @@ def test_a_list_without_its_images(tmp_path: Path) -> None:
     file = write(tmp_path / "d.yaml", "train: train.txt\nimages: ../far\n")
     assert counts(file) == {"train": (2, 2)}
     shutil.rmtree(tmp_path.parent / "far")
+
+
+def test_a_list_whose_images_are_in_another_folder_than_its_labels(tmp_path: Path) -> None:
+    """CVAT's export without images."""
+    for number in range(2):
+        image(tmp_path / f"far/{number}.jpg")
+        write(tmp_path / f"set/obj_train_data/{number}.txt", BOX)
+    write(tmp_path / "set/train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
+    file = write(tmp_path / "set/d.yaml", "train: train.txt\nimages: ../far\nnames: [car]\n")
+    assert counts(file) == {"train": (2, 2)}
+    assert open_boxes(file, "train").label_file(1) == str(tmp_path / "set/obj_train_data/1.txt")
 
 
 def darknet(root: Path) -> Path:
@@ -494,6 +509,9 @@ def test_a_folder_that_only_its_yaml_explains(tmp_path: Path) -> None:
     labeled(tmp_path, "far/away/set/images/1.jpg")
     write(tmp_path / "data.yaml", "train: far/away/set/images\nnames: [car]\n")
     assert counts(tmp_path) == {"train": (1, 1)}
+    labeled(tmp_path, "images/a/1.jpg", "images/b/1.jpg")  # whose names say nothing of train and val
+    write(tmp_path / "data.yaml", "train: images/b\nval: [images/a, far/away/set/images]\nnames: [car]\n")
+    assert counts(tmp_path) == {"train": (1, 1), "val": (2, 2)}
 
 
 def test_label_files_of_any_image_name(tmp_path: Path) -> None:

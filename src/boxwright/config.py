@@ -189,7 +189,7 @@ def read_yaml(path: Path) -> Tree:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, if it is a text") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""

@@ -23,7 +23,7 @@ from boxwright.data.findings import Finding
 from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Layout
 from boxwright.data.source import Source
-from boxwright.data.split_names import canonical_name, canonical_names
+from boxwright.data.split_names import STANDARD, canonical_name, canonical_names
 from boxwright.errors import InputError
 
 YAML = data_file.SUFFIXES
@@ -292,8 +292,9 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
         raise InputError(f"{root}: there is no such folder or file, needed a data set")
     detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
     certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
+    usual = any(canonical_name(split) in {*STANDARD, "all"} for files in certain.values() for split in files)
     yaml = next((file for name in text.NAME_FILES if text.is_yaml(file := root / name) and file.is_file()), None)
-    if kind == "auto" and yaml and not certain and data_file.read(yaml).splits:
+    if kind == "auto" and yaml and not usual and data_file.read(yaml).splits:
         return find(yaml)
     if kind == "auto" and detected and not certain and root.is_dir() and (labels := contents.box_labels(root)):
         raise InputError(

@@ -34,6 +34,7 @@ MAX_BYTES = 1 << 24  # of a label file; a box takes about 40
 CVAT_FOLDER = re.compile(r"obj_(.+)_data")  # obj_train_data
 EACH_SPLIT = {"train", "val"}  # splits that may have images only, all without objects; of `test` they are unlabeled
 MANY_FOLDERS = 20  # that may hold a split each
+_Entry = tuple[str, tuple[str, bool]]  # an image, its label file and whether that exists
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -71,12 +72,12 @@ def read(source: Source) -> Dataset:
     """
     classes = text.numbered_classes(source)
     found, finder = FindingList(source.split), LabelFinder()
-    paths: list[str] = []
+    entries: list[_Entry] = []
     for path in (source.path, *source.more):
-        paths += _images(path, source, finder, found, len(paths))
+        entries += _images(path, source, finder, found, len(entries))
+    paths, labels = [image for image, _ in entries], [label for _, label in entries]
     if not paths:
         raise InputError(f"{source.path}: holds no image, needed {', '.join(SUFFIXES)}")
-    labels = [finder.find(image) for image in paths]
     headers = list(track(read_headers(paths, decode=None), len(paths), "reading image sizes"))
     if all(header.missing for header in headers):
         raise InputError(
@@ -186,16 +187,16 @@ def _find_beside(root: Path) -> dict[str, Path]:
     }
 
 
-def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList, first: int = 0) -> list[str]:
-    """The images of a folder or list. first: index of the first one in the split."""
+def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList, first: int = 0) -> list[_Entry]:
+    """The images of a folder or list with their labels. first: index of the first one in the split."""
     if path.is_dir():
         files = text.walk(path, ("",))
-        images = [file for file in files if file.lower().endswith(SUFFIXES)]
-        _report_orphans(path, files, {finder.find(image)[0] for image in images}, finder, found)
+        images = [(file, finder.find(file)) for file in files if file.lower().endswith(SUFFIXES)]
+        _report_orphans(path, files, {label for _, (label, _) in images}, finder, found)
         return images
-    listed: list[str] = []
+    listed: list[_Entry] = []
     lines = list(text.lines(path, "surrogateescape"))
-    locator = Locator(_bases(path, source, lines[0][1] if lines else ""), source.root)
+    locator = Locator(_bases(path, source, lines[0][1] if lines else ""), source.images or source.root)
     for number, name in lines:
         place = f"{path} line {number}"
         if not text.can_be_path(name):
@@ -208,8 +209,18 @@ def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList,
             one, other = (os.path.relpath(file, source.root) for file in located.candidates[:2])
             fault = f"'{name[-60:]}' may be {one} or {other}; write the path that is meant"
             found.add(Finding("ambiguous_image", found.split, place, fault, located.path, index=first + len(listed)))
-        listed.append(located.path)
+        label = finder.find(located.path)
+        if not label[1] and source.images is not None:
+            label = _label_of_list(name, path, source.root, finder) or label
+        listed.append((located.path, label))
     return listed
+
+
+def _label_of_list(name: str, file: Path, root: Path, finder: LabelFinder) -> tuple[str, bool] | None:
+    """The labels of the image `name` of a list that are not with the images but with the list, as CVAT exports them."""
+    parts = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
+    places = (base.joinpath(*parts[start:]) for start in range(len(parts)) for base in (file.parent, root))
+    return next((label for place in places if (label := finder.find(str(place)))[1]), None)
 
 
 def _bases(path: Path, source: Source, name: str) -> list[Path]:
@@ -224,8 +235,7 @@ def _bases(path: Path, source: Source, name: str) -> list[Path]:
 def _is_labeled(path: Path, source: Source) -> bool:
     """Whether an image of another split has a label file."""
     finder = LabelFinder()
-    images = _images(path, source, finder, FindingList(source.split))
-    return any(finder.find(image)[1] for image in images)
+    return any(exists for _, (_, exists) in _images(path, source, finder, FindingList(source.split)))
 
 
 def _keypoints(source: Source) -> int:
