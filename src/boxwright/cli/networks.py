@@ -9,7 +9,7 @@ from boxwright.cli.options import (
     Backend,
     BFloat16,
     Compile,
-    Data,
+    DataSets,
     Device,
     Name,
     Overlap,
@@ -45,7 +45,7 @@ def show(name: Name, set_: Overrides = None) -> None:
 
 def train(
     name: Name,
-    data: Data,
+    data: DataSets,
     out: Annotated[
         str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
@@ -73,7 +73,7 @@ def train(
 
 def evaluate(
     weights: Weights,
-    data: Data,
+    data: DataSets,
     recipe: RecipeOption = None,
     split: Split = "val",
     scenes: Annotated[

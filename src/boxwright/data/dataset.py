@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.arrays import Array
+from boxwright.data.members import Members
+
+ANY_CLASS = -2  # label of an ignore region, which may hold objects of any class; its row is crowd, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Sample:
     path: str
     size: tuple[int, int] | None  # (height, width) px as displayed, with EXIF orientation applied; None: not declared
     boxes: NDArray[np.float32]  # (N, 4) xyxy px of the original image
-    labels: NDArray[np.int64]  # (N,); -1 if the category is unknown
+    labels: NDArray[np.int64]  # (N,); -1 if the category is unknown, ANY_CLASS for an ignore region
     crowd: NDArray[np.bool_]  # (N,)
     areas: NDArray[np.float64]  # (N,) px, of the outline if there is one, else of the box
     annotation_ids: NDArray[np.int64]  # (N,)
@@ -62,7 +65,7 @@ class Boxes:
     """Columns with one entry per box, in the order of the images."""
 
     xyxy: NDArray[np.float32]  # (T, 4) px
-    labels: NDArray[np.int64]  # (T,) -1: unknown category
+    labels: NDArray[np.int64]  # (T,) as in Sample
     categories: NDArray[np.int64]  # (T,) category id in the data set, also if it is unknown
     crowd: NDArray[np.bool_]  # (T,)
     areas: NDArray[np.float64]  # (T,) px
@@ -105,6 +108,8 @@ class Dataset:
     orphans: tuple[Orphan, ...] = ()
     entry: str = "line {}"  # format of `Boxes.entries` in messages
     relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
+    members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
+    notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -150,7 +155,15 @@ class Dataset:
 
     def location(self, index: int, row: int) -> str:
         """Label file and entry of row `row` (of all T), which belongs to image `index`."""
-        return f"{self.label_file(index)} {self.entry.format(self.rows.entries[row])}"
+        entry = self.members.place(index)[0].dataset.entry if self.members else self.entry
+        return f"{self.label_file(index)} {entry.format(self.rows.entries[row])}"
+
+    def own_id(self, index: int) -> int | str:
+        """The id of an image in its set; the ids of several sets together are new."""
+        if self.members is None:
+            return self.images.ids[index].item()  # type: ignore[no-any-return]
+        member, place = self.members.place(index)
+        return member.dataset.own_id(place)  # type: ignore[no-any-return]
 
     def image_indices(self) -> NDArray[np.int64]:
         """(T,) the index of the image of each row."""
@@ -170,7 +183,8 @@ class Dataset:
             if len(self.images.label_files) > 1
             else self.images.label_files,
         )
-        return replace(self, images=images, rows=self.rows.take(rows), starts=starts)
+        members = self.members and self.members.take(chosen)
+        return replace(self, images=images, rows=self.rows.take(rows), starts=starts, members=members)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
         """The same images without the rows where `bad` (T,) is true."""

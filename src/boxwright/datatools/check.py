@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.layout import Labels
-from boxwright.datatools import class_check
+from boxwright.data.sets import Root
+from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
 from boxwright.datatools.report import TITLES, Finding, Report, check_all, reject_other_files
 from boxwright.errors import InputError
@@ -41,6 +42,9 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
         decode: Decode every image.
         scenes: Require that `open_scene` can read windows of the images.
     """
+    if dataset.members is not None:
+        each = partial(check, images=images, decode=decode, scenes=scenes)
+        return set_check.check_sets(dataset, each)
     headers: list[Header] = []
     if images:
         paths = [dataset.path(index) for index in range(len(dataset))]
@@ -53,7 +57,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
                 for path, header in zip(paths, headers, strict=True)
             ]
     findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_images(dataset, headers)]
-    findings += [*_image_twice(dataset), *_without_boxes(dataset)]
+    findings += [*_image_twice(dataset), *_without_boxes(dataset), *set_check.notes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
 
@@ -72,9 +76,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     return Report(tuple(findings))
 
 
-def check_folder(
-    root: str | Path, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False
-) -> Report:
+def check_folder(root: Root, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False) -> Report:
     """Check the splits of a data set, and each pair of them.
 
     Args:
@@ -156,7 +158,7 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     yield from _of_rows(dataset, owners, "not_finite", bad_area, lambda row: f"area {rows.areas[row]:g} is not finite")
     bad_area = valid & (rows.areas < 0)
     yield from _of_rows(dataset, owners, "negative_area", bad_area, lambda row: f"area {rows.areas[row]:g} is negative")
-    yield from _of_rows(dataset, owners, "unknown_category", rows.labels < 0, category)
+    yield from _of_rows(dataset, owners, "unknown_category", rows.labels == -1, category)
     yield from _repeated_ids(dataset, owners)
     yield from _duplicates(dataset, owners, valid)
 
@@ -276,7 +278,7 @@ def _of_rows(
 
 
 def _of_image(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
-    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.images.ids[index].item()
+    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.own_id(index)
     return Finding(kind, dataset.split, place, text, path, image_id, index=index)
 
 

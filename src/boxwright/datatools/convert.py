@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -11,6 +13,8 @@ from boxwright import formats
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
+from boxwright.data.sets import YAML, Root, Sets, find_sets, shown
+from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -25,11 +29,13 @@ FATAL = {
 }  # fmt: skip
 
 
-def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False) -> str:
+def convert(root: Root, to: str, out: str | Path, *, outside: bool = False) -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
+    Several sets become one; the names of images that are equal start with their set's.
+
     Args:
-        root: The data set.
+        root: The data set, or several.
         to: The layout.
         out: The folder to create.
         outside: Include images outside `root`.
@@ -46,7 +52,8 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
     if to not in writable:
         raise InputError(f"--to {to}: there is no such layout, needed one of {', '.join(writable)}, folder")
     layout, writer = writable[to]
-    lines = []
+    lines: list[str] = []
+    title = shown(root)
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
         split_names, boxes = splits(root), 0
@@ -54,10 +61,10 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             dataset = open_boxes(root, name)
             if not outside:
                 reject_outside(dataset, root)
-            split = _split(dataset, root, to, writer)
+            split = _split(dataset, title, to, writer)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
-                    f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
+                    f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
                     f"the same, for {to} has one list for all splits"
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
@@ -66,32 +73,47 @@ def convert(root: str | Path, to: str, out: str | Path, *, outside: bool = False
             pairs = zip(sources, targets, strict=True)
             for source, target in track(pairs, len(sources), f"images of {name}"):
                 _link(source, target)
-            lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
-            if lost := count_losses(split, layout, writer):
-                lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
+            lines += _summary(split, layout, writer, to)
         if writer.needs_box and not boxes:
-            raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
+            raise InputError(f"{title}: has no box, and {to} without any box is no {to}; choose another layout")
         found = layout.find(folder)
         for name in split_names:
             if name not in found:
-                raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
+                raise InputError(f"{title}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
 
 
-def reject_outside(dataset: Dataset, root: str | Path) -> None:
+def _summary(split: Split, layout: Layout[Dataset], writer: Writer, to: str) -> Iterator[str]:
+    """Lines about a split that was written."""
+    dataset = split.dataset
+    yield f"{dataset.split}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}"
+    for member, _, _ in dataset.members.each() if dataset.members else ():
+        yield f"  {member.title}: {len(member.dataset)} images, {len(member.dataset.rows)} boxes"
+    yield from (f"  {note}" for note in dataset.notes)
+    if lost := count_losses(split, layout, writer):
+        yield f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}"
+
+
+def reject_outside(dataset: Dataset, root: Root) -> None:
     """Raise InputError if images are outside `root` (or the folder of the YAML or JSON `root`), following links.
 
-    Untrusted labels can name any file, and the new data set may be published.
+    Untrusted labels can name any file, and the new data set may be published. The sets of a YAML file must be in its
+    folder; several roots must have their images in their own folders.
     """
-    path = Path(root)
-    folder = os.path.realpath(path.parent if path.suffix in formats.YAML else dataset.root)
-    paths = (dataset.path(index) for index in range(len(dataset)))
-    outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
-    if outside:
-        raise InputError(
-            f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(dataset)} images of "
-            f"{dataset.split}; say --outside where the new folder may hold them"
-        )
+    if isinstance(path := find_sets(root), Path) or isinstance(root, str | Path):
+        sets = [(Path(path.title) if isinstance(path, Sets) else path, dataset)]
+    else:
+        assert dataset.members is not None
+        sets = [(Path(member.title), member.dataset) for member in dataset.members.sets]
+    for path, own in sets:
+        folder = os.path.realpath(path.parent if path.suffix in YAML else own.root)
+        paths = (own.path(index) for index in range(len(own)))
+        outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
+        if outside:
+            raise InputError(
+                f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(own)} images of "
+                f"{own.split}; say --outside where the new folder may hold them"
+            )
 
 
 def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
@@ -119,7 +141,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
     counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
-    if formats.layout(dataset.kind).has_ids:
+    if dataset.members is None and formats.layout(dataset.kind).has_ids:
         counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
         counts["ids of classes"] = len(dataset.names)
     return counts
@@ -164,19 +186,29 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, root: str | Path, to: str, writer: Writer) -> Split:
+def _split(dataset: Dataset, title: str, to: str, writer: Writer) -> Split:
     """The arguments of a writer. Raises InputError if the data set cannot be converted."""
-    check(dataset).raise_on_errors(root, FATAL | writer.unsupported)
+    check(dataset).raise_on_errors(title, FATAL | writer.unsupported)
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
-            raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")
+            raise InputError(f"{title}: class {name!r} cannot stand on a line of its own; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
-        raise InputError(f"{dataset.root}: two classes differ only in white space, which {to} cannot write; rename one")
+        raise InputError(f"{title}: two classes differ only in white space, which {to} cannot write; rename one")
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    extras = (formats.layout(dataset.kind).extras or _no_extras)(dataset)
-    return Split(dataset, extras, _names(paths, writer), sizes)
+    if dataset.members is None:
+        return Split(dataset, _extras(dataset), _names(paths, writer), sizes)
+    members = [member for member in dataset.members.sets if len(member.dataset)]
+    datasets = [member.dataset for member in members]
+    names = [_names([own.path(index) for index in range(len(own))], writer) for own in datasets]
+    extras, lost = merged.extras(dataset.names, datasets, [_extras(own) for own in datasets])
+    whole = replace(dataset, notes=dataset.notes + lost)
+    return Split(whole, extras, merged.image_names(names, [member.title for member in members], writer), sizes)
+
+
+def _extras(dataset: Dataset) -> Extras:
+    return (formats.layout(dataset.kind).extras or _no_extras)(dataset)
 
 
 def _no_extras(dataset: Dataset) -> Extras:
@@ -193,7 +225,7 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
             raise InputError(
                 f"{path!r}: needed an image's name without line breaks that ends in {', '.join(SUFFIXES)}; rename it"
             )
-        key = name.stem if writer.flat else str(name.with_suffix(""))
+        key = merged.label_key(name, writer)
         if writer.file_per_image and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
         seen[key] = path

@@ -33,6 +33,7 @@ TITLES = {  # errors
     "labeled_unrotated": "EXIF-rotated images whose declared size is that before the rotation",
     "classes_differ": "classes unlike those of another split",
     # notes
+    "class_map": "classes and splits of sets, and what `class_map` changed",
     "near_duplicate": "boxes of one class that nearly coincide",
     "rotated": "EXIF-rotated images (labels must refer to the image as displayed)",
     "no_boxes": "images without boxes",
@@ -42,7 +43,7 @@ TITLES = {  # errors
     "class_without_image": "classes without an image",
     "not_a_image": "files among the images that are none, and are not used",
 }
-NOTES = [*TITLES][[*TITLES].index("near_duplicate") :]
+NOTES = [*TITLES][[*TITLES].index("class_map") :]
 FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id", "text", "leave_out")  # of the JSON
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.data.sets import Root, stored
 from boxwright.engine import optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 def train(
     recipe: Recipe | str,
-    data: str | Path,
+    data: Root,
     out: str | Path,
     *,
     weights: str | Path | None = None,
@@ -53,7 +54,7 @@ def train(
 
     Args:
         recipe: A shipped name, the path of a YAML file, or a Recipe.
-        data: The root of a data set; its splits train and val are used.
+        data: The root of a data set, or a list of them; their splits train and val are used.
         out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
         weights: A file or run folder with initial weights; None for random weights.
         transfer: Load the tensors of `weights` whose shapes match; the others stay random.
@@ -78,7 +79,7 @@ def train(
     if isinstance(recipe, str) and not resume:
         check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
-    recipe = recipe.with_overrides({"data.root": str(data)})
+    recipe = recipe.with_overrides({"data.root": stored(data)})
     run, config = Path(out), recipe.train
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
         task = tasks.of(recipe)

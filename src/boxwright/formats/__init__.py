@@ -8,7 +8,7 @@ import difflib
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +20,13 @@ from pydantic import Field
 from boxwright import config
 from boxwright.data import text
 from boxwright.data.class_dataset import ClassSet
+from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Labels, Layout, Source
+from boxwright.data.merge import open_sets
+from boxwright.data.sets import YAML, ClassMap, Root, Sets, find_sets
 from boxwright.data.split_names import canonical_name, canonical_names
-from boxwright.errors import InputError
-
-YAML = (".yaml", ".yml")
+from boxwright.errors import InputError, MissingSplitError
 
 
 class DataFile(config.Config):
@@ -39,6 +40,7 @@ class DataFile(config.Config):
     images: str | None = None
     names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None  # number of names, in YOLO's files
+    class_map: ClassMap = Field(default_factory=dict)  # class -> new name, drop or ignore
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "DataFile":
@@ -63,12 +65,13 @@ def layout(name: str) -> Layout[Any]:
 
 
 def open_dataset(
-    root: str | Path, split: str = "train", kind: str = "auto", cache: str | Path | None = None
+    root: Root, split: str = "train", kind: str = "auto", cache: str | Path | None = None
 ) -> Dataset | ClassSet:
     """Open one split of a data set.
 
     Args:
-        root: A folder, a COCO JSON, or a YAML file that names the files (docs/data.md).
+        root: A folder, a COCO JSON, or a YAML file that names the files (docs/data.md); a list of them is opened as one
+            data set, with classes matched by name.
         split: `train`, `val`, `test`, or another split of the data set.
         kind: The layout; `auto` detects it.
         cache: Folder for the index of a COCO JSON; None for the user's cache folder.
@@ -84,23 +87,24 @@ def open_dataset(
     return _open(root, split, kind, cache, Dataset)
 
 
-def open_boxes(root: str | Path, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
+def open_boxes(root: Root, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
     """Like `open_dataset`, for boxes. Also raises InputError for classification data."""
     return _open(root, split, kind, cache, Dataset)
 
 
-def open_classes(root: str | Path, split: str, kind: str = "auto") -> ClassSet:
+def open_classes(root: Root, split: str, kind: str = "auto") -> ClassSet:
     """Like `open_dataset`, for images with one class each. Also raises InputError for detection data."""
     return _open(root, split, kind, None, ClassSet)
 
 
-def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
+def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
     """Open a split of detection data without its labels, which may be missing.
 
     Arguments as in `open_dataset`. COCO's lists of unlabeled test images have precedence: `image_info_SPLIT2017.json`,
     for `test` also `image_info_test-dev2017.json`.
     """
-    path = Path(root)
+    if isinstance(path := find_sets(root), Sets):
+        return open_sets(path, split, lambda one, name: open_images(one, name, kind), splits)
     listed = {
         name: Source(kind, file, name, path)
         for kind, layout in _layouts("auto", Dataset).items()
@@ -116,21 +120,30 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     source = _single(path, split, matching) if matching else _source(path, split, kind, Dataset)
     source = replace(source, split=split)
     detected: Layout[Dataset] = layout(source.kind)
-    if detected.read_unlabeled is not None:
-        return detected.read_unlabeled(source)
-    dataset = detected.read(source)
-    return dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
+    dataset = (detected.read_unlabeled or detected.read)(source)
+    dataset = dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
+    return _mapped(dataset, path, lambda name: _open_one(path, name, kind, None, Dataset))
 
 
-def splits(root: str | Path) -> list[str]:
+def splits(root: Root) -> list[str]:
     """The splits of a data set: train, val, test first, then others by name."""
-    path = Path(root)
+    if isinstance(path := find_sets(root), Sets):
+        found = [canonical_name(name) for entry in path.sets for name in splits(entry.path)]
+        return canonical_names(dict.fromkeys(found))
     return canonical_names(_find(path, "auto", ClassSet) if holds_classes(path) else _find(path, "auto", Dataset))
 
 
-def holds_classes(root: str | Path, kind: str = "auto") -> bool:
-    """Whether `root` is classification data, and not detection data, whose folders may look like classes."""
-    path = Path(root)
+def holds_classes(root: Root, kind: str = "auto") -> bool:
+    """Whether `root` is classification data, and not detection data, whose folders may look like classes.
+
+    Raises InputError for several sets of both.
+    """
+    if isinstance(path := find_sets(root), Sets):
+        held = {entry.path: holds_classes(entry.path, kind) for entry in path.sets}
+        if len({*held.values()}) > 1:
+            boxes, classes = (next(name for name, found in held.items() if found is is_one) for is_one in (False, True))
+            raise InputError(f"{boxes} has boxes, {classes} images with one class each; needed sets of one kind")
+        return next(iter(held.values()))
     if path.suffix in YAML and kind == "auto":
         kind = config.validate(DataFile, config.read_yaml(path), str(path)).kind
     if path.suffix in YAML or kind != "auto":
@@ -151,8 +164,19 @@ def _layouts(kind: str, holds: type[Labels]) -> dict[str, Layout[Labels]]:
     return {kind: fitting[kind]}
 
 
-def _open(root: str | Path, split: str, kind: str, cache: str | Path | None, holds: type[Labels]) -> Labels:
-    source = _source(Path(root), split, kind, holds)
+def _open(root: Root, split: str, kind: str, cache: str | Path | None, holds: type[Labels]) -> Labels:
+    if isinstance(path := find_sets(root), Sets):
+        return open_sets(path, split, lambda one, name: _open(one, name, kind, cache, holds), splits)
+
+    def open_split(name: str) -> Labels:
+        return _open_one(path, name, kind, cache, holds)
+
+    return _mapped(open_split(split), path, open_split)
+
+
+def _open_one(path: Path, split: str, kind: str, cache: str | Path | None, holds: type[Labels]) -> Labels:
+    """A single set with its own classes."""
+    source = _source(path, split, kind, holds)
     dataset: Labels = layout(source.kind).read(replace(source, cache=cache))
     if repeated := sorted(name for name, count in Counter(dataset.names).items() if count > 1):
         raise InputError(
@@ -160,6 +184,17 @@ def _open(root: str | Path, split: str, kind: str, cache: str | Path | None, hol
             "different ones; rename or merge these classes"
         )
     return dataset
+
+
+def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) -> Labels:
+    """With the `class_map` of the data YAML `path`. open_split: opens a split as it is."""
+    if path.suffix not in YAML:
+        return dataset
+    class_map = config.validate(DataFile, config.read_yaml(path), str(path)).class_map
+    check_keys(
+        class_map, dataset.names, str(path), lambda: {n for name in splits(path) for n in open_split(name).names}
+    )
+    return map_classes(dataset, class_map, str(path))
 
 
 def _source(root: Path, split: str, kind: str, holds: type[Labels]) -> Source:
@@ -171,7 +206,7 @@ def _source(root: Path, split: str, kind: str, holds: type[Labels]) -> Source:
     if split in sources or not (root.suffix in YAML or root.is_dir()):  # a file of labels serves as any split
         matching = {split: sources.get(split) or next(iter(sources.values()))}
     if not matching:
-        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}")
+        raise MissingSplitError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}")
     source = _single(root, split, matching)
     others = tuple(other.path for other in sources.values() if other is not source)
     return replace(source, split=split, others=others)

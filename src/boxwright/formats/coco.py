@@ -119,11 +119,11 @@ def extras(dataset: Dataset) -> Extras:
         key: [{name: value for name, value in entry.items() if name not in names} for entry in tree[key]]
         for key, names in known.items()
     }
-    order = np.argsort([entry["id"] for entry in tree["categories"]], kind="stable").tolist()
+    categories = dict(zip((entry["id"] for entry in tree["categories"]), extra["categories"], strict=True))
     return Extras(
         [extra["annotations"][index] for index in dataset.rows.entries.tolist()],
         extra["images"],
-        [extra["categories"][index] for index in order],
+        [categories[number] for number in dataset.category_ids],
         {key: value for key, value in tree.items() if key not in known},
     )
 

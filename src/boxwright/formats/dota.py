@@ -87,11 +87,12 @@ def extras(dataset: Dataset) -> Extras:
     """The quadrilaterals as outlines, and `imagesource` and `gsd` of the scenes; difficult 2 as `dota_difficult`."""
     files = [dataset.label_file(index) for index in range(len(dataset))]
     existing = [file if os.path.isfile(file) else None for file in files]  # noqa: PTH113  (100,000s of them)
-    rows: list[Keys] = [
-        {"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {})
-        for file in existing
-        for _, (quad, _, mark) in _objects(file)
-    ]
+    rows: list[Keys] = []
+    for index, file in enumerate(existing):
+        objects = {number: (quad, mark) for number, (quad, _, mark) in _objects(file)}
+        for entry in dataset.rows.entries[dataset.starts[index] : dataset.starts[index + 1]].tolist():
+            quad, mark = objects[entry]
+            rows.append({"segmentation": [quad]} | ({"dota_difficult": mark} if mark == 2 else {}))
     return Extras(rows, [_header(file) if file else {} for file in existing])
 
 

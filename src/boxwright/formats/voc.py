@@ -91,7 +91,9 @@ def extras(dataset: Dataset) -> Extras:
     images: list[Keys] = []
     for index in range(len(dataset)):
         tree = _parse(dataset.label_file(index))
-        rows += [_other_keys(element, {"name", "bndbox", "difficult"}) for element in tree.findall("object")]
+        objects = tree.findall("object")
+        entries = dataset.rows.entries[dataset.starts[index] : dataset.starts[index + 1]].tolist()
+        rows += [_other_keys(objects[entry - 1], {"name", "bndbox", "difficult"}) for entry in entries]
         images.append(_other_keys(tree, {"filename", "size", "object"}))
         if (depth := tree.findtext("size/depth", "3").strip()) != "3":
             images[-1]["depth"] = depth
