@@ -69,7 +69,8 @@ def _map_boxes(dataset: Dataset, new: NDArray[np.int64], names: tuple[str, ...],
     ids = tuple(dataset.category_ids[int(np.flatnonzero(new == label)[0])] for label in range(len(names)))
     known, ignored = labels >= 0, (labels == ANY_CLASS) & (rows.labels != ANY_CLASS)
     categories = np.where(known, np.array(ids)[np.maximum(labels, 0)], np.where(ignored, ANY_CLASS, rows.categories))
-    mapped = replace(rows, labels=labels, categories=categories, crowd=rows.crowd | ignored)
+    crowd, difficult = rows.crowd | ignored, rows.difficult & ~ignored
+    mapped = replace(rows, labels=labels, categories=categories, crowd=crowd, difficult=difficult)
     notes = _notes(dataset, labels, rows.labels, title, "labels")
     result = replace(dataset, names=names, category_ids=ids, rows=mapped, notes=dataset.notes + notes)
     return result.without_rows(labels == DROPPED)
