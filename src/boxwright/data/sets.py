@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field
 
-from boxwright import config
+from boxwright import config, files
 from boxwright.config import ClassName
 from boxwright.data import text
 from boxwright.errors import InputError
@@ -112,7 +112,18 @@ def read_class_map(words: Sequence[str]) -> dict[str, str]:
 
 def is_list(path: Path) -> bool:
     """Whether `path` is a data YAML with the key `sets`."""
-    return path.suffix in YAML and path.is_file() and "sets" in config.read_yaml(path)
+    return mentions(path, "sets") and "sets" in config.read_yaml(path)
+
+
+def mentions(path: Path, key: str) -> bool:
+    """Whether `path` is a YAML file that may have the key; parsing a file of thousands of class names takes long."""
+    if path.suffix not in YAML or not path.is_file():
+        return False
+    try:
+        with files.open_regular(path) as file:
+            return key.encode() in file.read(config.LARGEST_YAML)
+    except OSError:
+        return True  # `read_yaml` reports it
 
 
 def shown(root: Root) -> str:

@@ -24,7 +24,7 @@ from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Labels, Layout, Source
 from boxwright.data.merge import open_sets
-from boxwright.data.sets import YAML, ClassMap, Root, Sets, find_sets
+from boxwright.data.sets import YAML, ClassMap, Root, Sets, find_sets, mentions
 from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.errors import InputError, MissingSplitError
 
@@ -188,7 +188,7 @@ def _open_one(path: Path, split: str, kind: str, cache: str | Path | None, holds
 
 def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) -> Labels:
     """With the `class_map` of the data YAML `path`. open_split: opens a split as it is."""
-    if path.suffix not in YAML:
+    if not mentions(path, "class_map"):
         return dataset
     class_map = config.validate(DataFile, config.read_yaml(path), str(path)).class_map
     check_keys(
