@@ -126,13 +126,9 @@ WRONG_LABELS: dict[str, tuple[Callable[[Tree], None], str]] = {
     "negative box": (lambda tree: tree["annotations"][0].update(bbox=[9, 9, -5, 5]), "negative"),
     "box without area": (lambda tree: tree["annotations"][0].update(bbox=[9, 9, 0, 5]), "no area"),
     "box outside": (lambda tree: tree["annotations"][0].update(bbox=[200, 9, 10, 5]), "out of"),
-    "duplicate annotation id": (
-        lambda tree: tree["annotations"][1].update(id=tree["annotations"][0]["id"]),
-        "annotations[0]",
-    ),
     "unknown category": (lambda tree: tree["annotations"][0].update(category_id=99), "99"),
     "unknown image": (lambda tree: tree["annotations"][0].update(image_id=12345), "12345"),
-    "duplicate box": (lambda tree: tree["annotations"].append(tree["annotations"][0] | {"id": 9999}), "9999"),
+    "duplicate box": (lambda tree: tree["annotations"].append(tree["annotations"][0] | {"id": 9999}), "annotations[0]"),
     "size unlike the file": (lambda tree: tree["images"][0].update(width=99), "99"),
     "missing image": (lambda tree: tree["images"][0].update(file_name="gone.jpg"), "gone.jpg"),
 }

@@ -113,9 +113,7 @@ def test_folders_are_classes(pets: Path) -> None:
 
 def test_a_detection_set_is_none(tiny_coco: Path) -> None:
     assert not holds_classes(tiny_coco)
-    assert "a set with boxes" in refusal(lambda: open_classes(tiny_coco, "train"))
-    assert "no images with classes found" in refusal(lambda: open_classes(tiny_coco / "annotations", "train"))
-    assert "classifiers need cifar10, folder, imagenet" in refusal(lambda: open_classes(tiny_coco, "train", "coco"))
+    assert "coco, boxes, needed images with one class each" in refusal(lambda: open_classes(tiny_coco, "train"))
 
 
 def test_a_set_with_yolo_folders_is_no_set_of_classes_images_and_labels(tmp_path: Path) -> None:
@@ -136,7 +134,7 @@ def test_splits_with_other_classes_are_refused(pets: Path) -> None:
 
 
 def test_no_images_no_splits_no_folder(pets: Path, tmp_path: Path) -> None:
-    assert "there is no such folder" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
+    assert "there is no such folder or file" in refusal(lambda: open_classes(tmp_path / "nowhere", "train"))
     assert "no split 'test'; it holds train, val" in refusal(lambda: open_classes(pets, "test"))
     for file in (pets / "val").rglob("*.*"):
         file.unlink()
@@ -430,7 +428,7 @@ def test_a_hidden_folder_is_no_class_and_a_stray_one_is_named(imagenet: tuple[Pa
     assert open_classes(root, "val").labels.tolist() == [1, 0]
     assert splits(pets) == ["train", "val"]
     example_image(root / "bare" / ".thumbs" / "1.png", 1)
-    assert not holds_classes(root / "bare")
+    assert "no data set found" in refusal(lambda: holds_classes(root / "bare"))
     (inside / "train" / "tmp").mkdir()
     assert refusal(lambda: splits(root)).startswith(f"{inside / 'train' / 'tmp'}: not named after a WordNet id")
 
@@ -458,9 +456,8 @@ def test_a_set_of_two_kinds_of_boxes_is_no_set_of_classes(tmp_path: Path, tiny_c
     shutil.copytree(tiny_coco, root)
     yolo(root, "train")
     example_image(root / "train" / "some" / "1.png", 9)
-    assert not holds_classes(root)
-    assert "a set with boxes" in refusal(lambda: open_classes(root, "train"))
-    assert "may be coco or yolo_txt; say which" in refusal(lambda: check.check_folder(root))
+    for use in (lambda: holds_classes(root), lambda: open_classes(root, "train"), lambda: check.check_folder(root)):
+        assert "may be coco or yolo_txt; choose with --kind" in refusal(use)
 
 
 def test_images_in_linked_folders_are_found_once(pets: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ class TestRun:
     def test_unreadable_images_stop_the_run_or_are_left_out(self, data: Path, tmp_path: Path) -> None:
         bad = shutil.copytree(data, tmp_path / "data")
         (bad / "train" / "red" / "3.png").write_bytes(b"no image")
-        with pytest.raises(InputError, match=r"1 faults in the labels and images .*red/3\.png.*--skip-bad"):
+        with pytest.raises(InputError, match=r"1 error, the first: .*red/3\.png.*--skip-bad"):
             run(bad, tmp_path / "run")
         assert not (tmp_path / "run").exists()
         folder = run(bad, tmp_path / "run", {"train.epochs": 1}, skip_bad=True)

@@ -19,7 +19,7 @@ from boxwright import recipe
 from boxwright.data import index
 from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
-from boxwright.data.layout import Source
+from boxwright.data.source import Source
 from boxwright.engine import datasets
 from boxwright.errors import InputError
 from boxwright.formats import coco, open_dataset
@@ -67,7 +67,7 @@ def told(data: Dataset) -> list[Any]:
     columns = [*(getattr(data.rows, name) for name in data.rows.__slots__), data.starts]
     columns += [data.images.ids, data.images.paths, data.images.sizes, data.images.label_files]
     plain = [(column.dtype.str, column.shape, column.tolist()) for column in columns]
-    return [data.names, data.category_ids, data.split, data.root, data.kind, data.orphans, *plain]
+    return [data.names, data.category_ids, data.split, data.root, data.kind, data.findings, *plain]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_one_index_for_all_ways_to_name_the_file(
     assert open_dataset(tmp_path / "link", "train").path(0).startswith(str(tmp_path / "link"))
     monkeypatch.chdir(tmp_path / "annotations")
     data = open_dataset(Path("../annotations/train.json"), "val")
-    assert (data.split, data.location(5, int(data.starts[5])), data.orphans[0].location) == (
+    assert (data.split, data.location(5, int(data.starts[5])), data.findings[0].file) == (
         "val", "../annotations/train.json annotations[0]", "../annotations/train.json annotations[4]",
     )  # fmt: skip
     assert len(parsed) == 1

@@ -13,8 +13,8 @@ import pytest
 
 from boxwright import json_text, progress
 from boxwright.cli.output import echo
+from boxwright.data.findings import Finding
 from boxwright.datatools.convert import convert
-from boxwright.datatools.report import Finding
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes as open_dataset
 from boxwright.predict.output import predict_to_folder

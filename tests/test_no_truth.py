@@ -102,7 +102,7 @@ def test_two_lists_of_one_split_must_be_told_apart(folder: Path) -> None:
     whole = json.loads(listed.read_text())
     (folder / "annotations" / "image_info_test2017.json").write_text(json.dumps(whole))
     listed.write_text(json.dumps({**whole, "images": whole["images"][:1]}))
-    with pytest.raises(InputError, match="split 'test' may be test-dev2017 or test2017; say which"):
+    with pytest.raises(InputError, match="split 'test' may be test-dev2017 or test2017; use one of these names"):
         open_images(folder, "test")
     assert [len(open_images(folder, split)) for split in ("test-dev", "test-dev2017", "test2017")] == [1, 1, 3]
 
@@ -130,7 +130,7 @@ def test_labels_are_not_looked_at(folder: Path) -> None:
 
 
 def test_a_list_without_labels_is_no_labeled_split(folder: Path) -> None:
-    with pytest.raises(InputError, match="no data set found"):
+    with pytest.raises(InputError, match="folders of images, but also a folder annotations"):
         open_boxes(folder, "test")
     with pytest.raises(InputError, match="key 'annotations': missing"):
         open_boxes(folder / "annotations" / "image_info_test-dev2017.json", "test")

@@ -334,7 +334,7 @@ def test_tiffs_that_cannot_be_scenes_stop_it_before_anything_is_written(tmp_path
     source, out = tiff_scenes(tmp_path / "in", *[(noise(4), {"photometric": "minisblack"})] * 2), tmp_path / "out"
     cut_off = source / "images" / "train" / "s1.tif"
     cut_off.write_bytes(cut_off.read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"2 faults .*4 bands \(gray.*cut off") as error:
+    with pytest.raises(InputError, match=r"2 errors, the first: .*s0\.tif: 4 bands \(gray") as error:
         tile.tile(source, out, Cutting(**SMALL))
     assert "\n" not in str(error.value)
     assert not out.exists()
@@ -369,7 +369,7 @@ def test_boxes_over_the_edge_of_a_scene_are_cut_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("box", [(150, 10, 20, 20), (10, -30, 20, 20), (10, 10, 0, 20), (10, 10, float("nan"), 20)])
 def test_faulty_labels_stop_it_or_are_left_out(tmp_path: Path, box: Box) -> None:
     source, out = scenes(tmp_path / "in", [(10, 10, 20, 20), box]), tmp_path / "out"
-    with pytest.raises(InputError, match=r"1 faults .*annotations\[1\].*data check") as error:
+    with pytest.raises(InputError, match=r"1 error, .*annotations\[1\].*data check") as error:
         tile.tile(source, out, Cutting(**SMALL))
     assert "\n" not in str(error.value)
     assert not out.exists()
@@ -383,7 +383,7 @@ def test_no_split_is_cut_while_another_has_faults(tmp_path: Path) -> None:
     (source / "annotations" / "val.json").write_text(file.read_text().replace("[10, 10, 20, 20]", "[10, 10, 0, 20]"))
     (source / "images" / "train").rename(source / "images" / "all")
     (source / "images" / "all" / "s0.png").rename(source / "images" / "s0.png")
-    with pytest.raises(InputError, match=r"1 faults in the labels and images \(val, "):
+    with pytest.raises(InputError, match=r"1 error, the first: "):
         tile.tile(source, tmp_path / "out", Cutting(**SMALL))
     assert not (tmp_path / "out").exists()
 

@@ -66,5 +66,5 @@ def test_one_looks_and_all_stop(tiny_coco, tmp_path):
     subprocess.run([*launch, script, data, out], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, check=True)
     contents = {path.name: path.read_text() for path in out.iterdir()}
     assert sorted(contents) == ["looked-0-train", "looked-0-val", "stopped-0", "stopped-1"]
-    assert "1 faults in the labels" in contents["stopped-0"]
+    assert "1 error, the first: " in contents["stopped-0"]
     assert contents["stopped-1"] == contents["stopped-0"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import Folder, Overlap, Overrides, SkipBad, Split, Splits, check_name
+from boxwright.cli.options import Folder, Kind, Overlap, Overrides, SkipBad, Split, Splits, check_name
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
 from boxwright.files import check_outside
@@ -18,11 +18,12 @@ def check(
         str, typer.Option("--report", callback=check_name, help="JSON file for the findings.")
     ] = "data_check.json",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
+    kind: Kind = "auto",
 ) -> None:
     """Report faulty or suspicious labels and images. Exits with status 1 if there are errors."""
     from boxwright.datatools.check import check_folder
 
-    findings = check_folder(folder, tuple(split or ()), Path(report), decode=decode)
+    findings = check_folder(folder, tuple(split or ()), Path(report), decode=decode, kind=kind)
     echo(findings)
     raise typer.Exit(1 if findings.errors else 0)
 
@@ -32,12 +33,13 @@ def show(
     split: Split = "train",
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
+    kind: Kind = "auto",
 ) -> None:
     """Draw the labels of images that are evenly spaced over the data set."""
     from boxwright.formats import open_dataset
     from boxwright.predict.labels import draw_labels
 
-    dataset = open_dataset(folder, split)
+    dataset = open_dataset(folder, split, kind)
     check_outside(out, dataset.folders())
     echo(draw_labels(dataset, Path(out), count))
 
@@ -60,6 +62,7 @@ def tile(
     split: Splits = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Scenes in parallel; 0: all cores.")] = 0,
     skip_bad: SkipBad = False,
+    kind: Kind = "auto",
 ) -> None:
     """Cut large images into overlapping tiles that record their scene and position."""
     from boxwright.datatools import tile
@@ -73,7 +76,7 @@ def tile(
     else:
         raise InputError(f"gap: found {gap}, needed 0 to {window - 1} px, less than the tile's side")
     cutting = tile.Cutting(window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_)
-    echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad))
+    echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad, kind=kind))
 
 
 def convert(
@@ -81,6 +84,7 @@ def convert(
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Such as coco; folder for a classifier.")],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
+    kind: Kind = "auto",
 ) -> None:
     """Convert labels to another layout, with links to the images, and report what the layout cannot hold.
 
@@ -89,9 +93,9 @@ def convert(
     from boxwright.datatools import class_crops, convert
 
     if to == "folder":
-        echo(class_crops.crop(folder, out, outside=outside))
+        echo(class_crops.crop(folder, out, outside=outside, kind=kind))
     else:
-        echo(convert.convert(folder, to, out, outside=outside))
+        echo(convert.convert(folder, to, out, outside=outside, kind=kind))
 
 
 def merge(

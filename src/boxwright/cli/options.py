@@ -34,6 +34,9 @@ TrustFile = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", help="Split of the data set.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Split; repeatable. [default: all]")]
+Kind = Annotated[
+    str, typer.Option("--kind", metavar="LAYOUT", help="Layout of the labels, such as voc; auto: detect it.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip faulty labels and images, and list them.")]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")]

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.arrays import Array
+from boxwright.data.findings import Finding
 from boxwright.data.members import Members
+from boxwright.data.source import Source
 
 ANY_CLASS = -2  # label of an ignore region, which may hold objects of any class; its row is crowd, too
 
@@ -36,15 +38,6 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.boxes)
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """An annotation without an image, which cannot be a row; kept for `check`."""
-
-    location: str  # the label file and, if it contains several annotations, the entry
-    image_id: int | str
-    annotation_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +98,32 @@ class Dataset:
     images: Images
     rows: Boxes
     starts: NDArray[np.int64]  # (P + 1,): rows starts[i]:starts[i + 1] belong to image i
-    orphans: tuple[Orphan, ...] = ()
+    findings: tuple[Finding, ...] = ()  # of the reader: what cannot be a row, and what is unusual
+    undefined: tuple[str, ...] = ()  # class names that are not in `names`; name i has the category -1 - i
+    origin: Source | None = None  # where it was read from; set by `formats`
     entry: str = "line {}"  # format of `Boxes.entries` in messages
     relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
     members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
     notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
+
+    @classmethod
+    def without_ids(
+        cls,
+        source: Source,
+        names: tuple[str, ...],
+        paths: Sequence[str],
+        files: Sequence[str],
+        rows: Boxes,
+        counts: Sequence[int],
+    ) -> "Dataset":
+        """A data set of a layout without ids and image sizes. Image ids start at 1, category ids at 0.
+
+        names: in label order. paths: P image files. files: P label files, or one for all. counts: P numbers of rows.
+        """
+        sizes = np.full((len(paths), 2), -1, dtype=np.int64)
+        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(names, tuple(range(len(names))), source.split, source.root, source.kind, images, rows, starts)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -174,7 +188,7 @@ class Dataset:
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         counts = np.diff(self.starts)[chosen]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
+        indices = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
         images = Images(
             ids=self.images.ids[chosen],
             paths=self.images.paths[chosen],
@@ -184,7 +198,9 @@ class Dataset:
             else self.images.label_files,
         )
         members = self.members and self.members.take(chosen)
-        return replace(self, images=images, rows=self.rows.take(rows), starts=starts, members=members)
+        findings = tuple(finding for finding in self.findings if finding.index is None)
+        rows = self.rows.take(indices)
+        return replace(self, images=images, rows=rows, starts=starts, findings=findings, members=members)
 
     def without_rows(self, bad: NDArray[np.bool_]) -> "Dataset":
         """The same images without the rows where `bad` (T,) is true."""

@@ -1,9 +1,9 @@
 """The interface of a layout of labels, which each module in `formats` implements.
 
-P images, T boxes in total, N boxes of one image
+P images, T boxes in total
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -12,36 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
-from boxwright.data.dataset import Boxes, Dataset, Images, paths_column
+from boxwright.data.dataset import Dataset
+from boxwright.data.source import Source
 
 Labels = TypeVar("Labels", Dataset, ClassSet)  # for detection or for classification
 Keys = dict[str, Any]  # key -> a JSON value
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One split of a data set on disk."""
-
-    kind: str  # name of the layout
-    path: Path  # of the split, from `Layout.find` or a data YAML
-    split: str
-    root: Path  # the folder or file that was opened
-    names: tuple[str, ...] = ()  # class names from a data YAML
-    images: Path | None = None  # base folder of relative paths, from a data YAML
-    others: tuple[Path, ...] = ()  # `path` of the other splits
-    cache: str | Path | None = None  # folder of indexes; None: the user's cache folder
-
-    def without_ids(
-        self, names: tuple[str, ...], paths: Sequence[str], files: Sequence[str], rows: Boxes, counts: Sequence[int]
-    ) -> Dataset:
-        """A data set of a layout without ids and image sizes. Image ids start at 1, category ids at 0.
-
-        names: in label order. paths: P image files. files: P label files, or one for all. counts: P numbers of rows.
-        """
-        sizes = np.full((len(paths), 2), -1, dtype=np.int64)
-        images = Images(np.arange(1, len(paths) + 1), paths_column(paths), sizes, paths_column(files))
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Dataset(names, tuple(range(len(names))), self.split, self.root, self.kind, images, rows, starts)
 
 
 @dataclass(frozen=True, slots=True)

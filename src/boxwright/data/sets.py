@@ -9,29 +9,17 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config, files
-from boxwright.config import ClassName
 from boxwright.data import text
+from boxwright.data.data_file import SUFFIXES, ClassMap
 from boxwright.errors import InputError
 
-YAML = (".yaml", ".yml")
 DROP, IGNORE = "drop", "ignore"  # in place of a new name
 MAX_SETS = 1000
 MAX_WEIGHT = 100  # an epoch's list of visits stays small
 
 
-def _as_text(value: Any) -> Any:
-    """Class names that YAML reads as whole numbers become text, as in `names`."""
-    if not isinstance(value, dict):
-        return value
-    return {str(key) if type(key) is int else key: str(new) if type(new) is int else new for key, new in value.items()}
-
-
 def _as_set(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
-
-
-# Class of the set -> new name, `drop` or `ignore`
-ClassMap = Annotated[dict[str, Annotated[ClassName, Field(min_length=1)]], pydantic.BeforeValidator(_as_text)]
 
 
 class SetConfig(config.Config):
@@ -80,7 +68,8 @@ def find_sets(root: Root) -> Sets | Path:
     if isinstance(root, Sets):
         return root
     if isinstance(root, str | Path):
-        return _of_yaml(Path(root)) or Path(root)
+        path = Path(root).expanduser()
+        return _of_yaml(path) or path
     if len(root) == 1:
         return find_sets(root[0])
     return several(root)
@@ -91,7 +80,7 @@ def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = N
     if len(roots) < 2:
         raise InputError(f"{shown(roots) or 'data'}: found {len(roots)} sets, needed two or more")
     for root in roots:
-        if is_list(Path(root)):
+        if is_list(Path(root).expanduser()):
             raise InputError(f"{root}: lists several sets itself; name it alone, and list the other sets in it")
     return Sets(shown(roots), tuple(SetConfig(path=str(root)) for root in roots), None, dict(class_map or {}))
 
@@ -117,7 +106,7 @@ def is_list(path: Path) -> bool:
 
 def mentions(path: Path, key: str) -> bool:
     """Whether `path` is a YAML file that may have the key; parsing a file of thousands of class names takes long."""
-    if path.suffix not in YAML or not path.is_file():
+    if path.suffix not in SUFFIXES or not path.is_file():
         return False
     try:
         with files.open_regular(path) as file:
@@ -148,7 +137,7 @@ def _of_yaml(path: Path) -> Sets | None:
     file = config.validate(SetsFile, config.read_yaml(path), str(path))
     sets = []
     for entry in file.sets:
-        resolved = path.parent / entry.path
+        resolved = path.parent / Path(entry.path).expanduser()
         if is_list(resolved):
             raise InputError(
                 f"{path}: {entry.path}: lists several sets itself, needed a single one; list its sets here"

@@ -4,12 +4,16 @@ import re
 from collections.abc import Iterable
 
 STANDARD = ("train", "val", "test")
+ALIASES = {
+    "training": "train", "valid": "val", "validate": "val", "validation": "val", "dev": "val", "testing": "test",
+}  # fmt: skip
 
 
 def canonical_name(split: str) -> str:
-    """Example: train2017 -> train, valid -> val."""
-    name = re.sub(r"20\d\d$", "", split)
-    return "val" if name in {"valid", "validation"} else name
+    """Example: train2017 -> train, Validation -> val."""
+    name = re.sub(r"_?20\d\d$", "", split)
+    lower = ALIASES.get(name.lower(), name.lower())
+    return lower if lower in STANDARD else name
 
 
 def canonical_names(found: Iterable[str]) -> list[str]:

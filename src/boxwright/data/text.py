@@ -50,7 +50,7 @@ def list_kind(file: Path) -> str | None:
         with io.TextIOWrapper(files.open_regular(file), encoding="utf-8-sig") as opened:
             stripped = (line.strip() for line in iter(lambda: opened.readline(PREFIX_LENGTH), "") if not line.isspace())
             first = LISTED_IMAGE.fullmatch(next(stripped, ""))
-            if first is None:
+            if first is None or (first[2] or "").isdigit():  # a class index follows, as in Caffe's lists
                 return None
             # many images without boxes may come first; `endswith` is much cheaper than the pattern
             rest = (LISTED_IMAGE.fullmatch(line) for line in stripped if not line.lower().endswith(SUFFIXES))

@@ -17,19 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright import formats
 from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
 from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
-from boxwright.datatools.report import TITLES, Finding, Report, check_all, reject_other_files
+from boxwright.datatools.report import Report, check_all, reject_other_files
 from boxwright.errors import InputError
-from boxwright.formats import holds_classes, open_boxes, open_classes
-from boxwright.formats import splits as splits_of
+from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
 from boxwright.progress import track
 
-MAX_LISTED = 100  # files or ids named in one finding
+MAX_LISTED = 100  # files named in one finding
+MAX_SHOWN = 10  # classes named in one finding
 OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclusive pixel coordinates
 
 
@@ -56,7 +58,7 @@ def check(dataset: Dataset, *, images: bool = True, decode: bool = False, scenes
                 Header(fault=fault) if not header.fault and (fault := scene_fault(path)) else header
                 for path, header in zip(paths, headers, strict=True)
             ]
-    findings = [*_labels(dataset, headers), *_orphans(dataset), *_image_ids(dataset), *_images(dataset, headers)]
+    findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]
     findings += [*_image_twice(dataset), *_without_boxes(dataset), *set_check.notes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
@@ -76,7 +78,14 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     return Report(tuple(findings))
 
 
-def check_folder(root: Root, splits: Sequence[str] = (), report: Path | None = None, *, decode: bool = False) -> Report:
+def check_folder(
+    root: Root,
+    splits: Sequence[str] = (),
+    report: Path | None = None,
+    *,
+    decode: bool = False,
+    kind: str = "auto",
+) -> Report:
     """Check the splits of a data set, and each pair of them.
 
     Args:
@@ -84,20 +93,22 @@ def check_folder(root: Root, splits: Sequence[str] = (), report: Path | None = N
         splits: To check; () for all.
         report: JSON file for the findings; replaces only an earlier report.
         decode: Decode every image, not only its header.
+        kind: The layout; `auto` detects it.
 
     Raises:
         InputError: The data set cannot be opened, or the report cannot be written.
     """
     if report is not None:
         reject_other_files(report)
-    names = splits or splits_of(root)
-    if holds_classes(root):
-        sets = [open_classes(root, split) for split in names]
+    names = splits or formats.splits(root, kind)
+    title = formats.describe(root, kind)
+    if formats.holds_classes(root, kind):
+        sets = [open_classes(root, split, kind) for split in names]
         class_checker = partial(class_check.check, decode=decode)
-        result = check_all(Report(unit="classes"), sets, class_checker, class_check.check_splits)
+        result = check_all(Report(title=title, unit="classes"), sets, class_checker, class_check.check_splits)
     else:
-        datasets = [open_boxes(root, split) for split in names]
-        result = check_all(Report(), datasets, partial(check, decode=decode), check_splits)
+        datasets = [open_boxes(root, split, kind) for split in names]
+        result = check_all(Report(title=title), datasets, partial(check, decode=decode), check_splits)
     if report is not None:
         result.write(report)
     return result
@@ -146,9 +157,14 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
         return f"{box(row)} reaches {over[row]:g} px out of the {width[row]} x {height[row]} image"
 
     def category(row: int) -> str:
-        ids = ", ".join(map(str, dataset.category_ids[:MAX_LISTED]))
-        more = f" and {len(dataset.category_ids) - MAX_LISTED} more" if len(dataset.category_ids) > MAX_LISTED else ""
-        return f"category {rows.categories[row]} is not defined; there are {ids}{more}"
+        number = int(rows.categories[row])
+        if named := dataset.undefined and -len(dataset.undefined) <= number < 0:
+            shown, defined = f"class '{dataset.undefined[-1 - number]}'", list(dataset.names)
+        else:
+            shown, defined = f"category {number}", [str(category) for category in dataset.category_ids]
+        more = f" and {len(defined) - MAX_SHOWN} more" if len(defined) > MAX_SHOWN else ""
+        remedy = "; add it to classes.txt or the names of a data YAML" if named else ""
+        return f"{shown} is not defined; there are {', '.join(defined[:MAX_SHOWN])}{more}{remedy}"
 
     yield from _of_rows(dataset, owners, "not_finite", has_size & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
@@ -187,9 +203,8 @@ def _duplicates(dataset: Dataset, owners: NDArray[np.int64], valid: NDArray[np.b
     partner, overlap = _partners(dataset.rows, owners, valid)
 
     def text(row: int) -> str:
-        other = (
-            f"{dataset.location(int(owners[row]), int(partner[row]))} (annotation id {dataset.rows.ids[partner[row]]})"
-        )
+        number, entry = dataset.rows.ids[partner[row]], dataset.entry.format(dataset.rows.entries[partner[row]])
+        other = f"{entry} (annotation id {number})"
         return f"the same box as {other}" if overlap[row] == EQUAL else f"IoU {overlap[row]:.3f} with {other}"
 
     yield from _of_rows(dataset, owners, "duplicate_box", overlap == EQUAL, text)
@@ -208,12 +223,6 @@ def _partners(
     match, overlap[chosen] = same_object(rows.xyxy[chosen].astype(np.float64), groups)
     partner[chosen[match >= 0]] = chosen[match[match >= 0]]
     return partner, overlap
-
-
-def _orphans(dataset: Dataset) -> Iterator[Finding]:
-    for orphan in dataset.orphans:
-        text = f"there is no image {orphan.image_id}"
-        yield Finding("unknown_image", dataset.split, orphan.location, text, "", orphan.image_id, orphan.annotation_id)
 
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
+from boxwright.data.findings import Finding
 from boxwright.datatools import set_check
-from boxwright.datatools.report import Finding, Report
+from boxwright.datatools.report import Report
 from boxwright.images.header import read_headers
 from boxwright.progress import track
 

@@ -22,7 +22,7 @@ from boxwright.progress import track
 FATAL = {"not_finite", "negative_size", "unknown_category", "unknown_image", "missing_image", "unreadable_image"}
 
 
-def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
+def crop(root: str | Path, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
     """Write each labeled box as OUT/SPLIT/CLASS/IMAGE_NUMBER.png.
 
     The split `all` is written to OUT/CLASS. Boxes are enlarged to integer px and clipped to their image; NUMBER is the
@@ -32,6 +32,7 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
         root: The detection data.
         out: The folder to create.
         outside: Include images outside `root`, as in `convert`.
+        kind: The layout of the detection data; `auto` detects it.
 
     Returns:
         A summary for the user.
@@ -41,7 +42,7 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
             cannot be a folder name or has no box; or `out` exists.
     """
     lines = []
-    split_names = splits(root)
+    split_names = splits(root, kind)
     allowed = {*SPLITS, "all"} if len(split_names) == 1 else SPLITS
     if invalid := [split for split in split_names if canonical_name(split) not in allowed]:
         raise InputError(
@@ -51,7 +52,7 @@ def crop(root: str | Path, out: str | Path, *, outside: bool = False) -> str:
     with new_folder(out) as folder:
         for split in split_names:
             split_folder = folder if split == "all" else folder / split
-            dataset = open_boxes(root, split)
+            dataset = open_boxes(root, split, kind)
             if not outside:
                 reject_outside(dataset, root)
             check(dataset).raise_on_errors(root, FATAL)

@@ -13,7 +13,7 @@ from boxwright import formats
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
-from boxwright.data.sets import YAML, Root, Sets, find_sets, shown
+from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.errors import InputError, printable
@@ -29,7 +29,7 @@ FATAL = {
 }  # fmt: skip
 
 
-def convert(root: Root, to: str, out: str | Path, *, outside: bool = False) -> str:
+def convert(root: Root, to: str, out: str | Path, *, outside: bool = False, kind: str = "auto") -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
     Several sets become one; the names of images that are equal start with their set's.
@@ -39,6 +39,7 @@ def convert(root: Root, to: str, out: str | Path, *, outside: bool = False) -> s
         to: The layout.
         out: The folder to create.
         outside: Include images outside `root`.
+        kind: The layout of the data set; `auto` detects it.
 
     Returns:
         A summary for the user, with the number of items of each split that `to` cannot store.
@@ -56,9 +57,9 @@ def convert(root: Root, to: str, out: str | Path, *, outside: bool = False) -> s
     title = shown(root)
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
-        split_names, boxes = splits(root), 0
+        split_names, boxes = splits(root, kind), 0
         for name in split_names:
-            dataset = open_boxes(root, name)
+            dataset = open_boxes(root, name, kind)
             if not outside:
                 reject_outside(dataset, root)
             split = _split(dataset, title, to, writer)
@@ -106,7 +107,7 @@ def reject_outside(dataset: Dataset, root: Root) -> None:
         assert dataset.members is not None
         sets = [(Path(member.title), member.dataset) for member in dataset.members.sets]
     for path, own in sets:
-        folder = os.path.realpath(path.parent if path.suffix in YAML else own.root)
+        folder = os.path.realpath(path.parent if path.suffix in formats.YAML else own.root)
         paths = (own.path(index) for index in range(len(own)))
         outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
         if outside:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
-from boxwright.datatools.report import TITLES, Finding, Report
+from boxwright.datatools.report import Report
 
 
 def check_sets(dataset: Labels, check: Callable[[Labels], Report]) -> Report:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample
+from boxwright.data.findings import Finding
 from boxwright.datatools.check import OUTSIDE_TOLERANCE, check, skip_bad
-from boxwright.datatools.report import Finding, Report
+from boxwright.datatools.report import Report
 from boxwright.errors import InputError, printable
 from boxwright.files import atomic_write, check_outside, make_folder, read_bytes, write_bytes
 from boxwright.formats import open_boxes
@@ -142,6 +143,7 @@ def tile(
     *,
     workers: int = 0,
     skip_faulty: bool = False,
+    kind: str = "auto",
 ) -> str:
     """Cut a data set into tiles: images/SPLIT/ and annotations/SPLIT.json. Existing tiles of a scene are kept.
 
@@ -154,6 +156,7 @@ def tile(
         splits: To cut; () for all.
         workers: Scenes in parallel; 0 for one per core, at most four.
         skip_faulty: Leave out labels and images with errors.
+        kind: The layout of the data set; `auto` detects it.
 
     Returns:
         A summary for the user.
@@ -165,7 +168,8 @@ def tile(
     if target.is_relative_to(root) or root.is_relative_to(target):
         raise InputError(f"{out}: holds the scenes or lies among them ({source}); choose a folder beside theirs")
     lines = []
-    checked = {split: _checked(open_boxes(source, split), skip_faulty) for split in splits or splits_of(source)}
+    names = splits or splits_of(source, kind)
+    checked = {split: _checked(open_boxes(source, split, kind), skip_faulty) for split in names}
     for split, (dataset, _) in checked.items():
         scenes = dataset.folders()
         for folder in (out, Path(out) / "images" / split):

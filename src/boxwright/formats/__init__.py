@@ -10,43 +10,25 @@ import pkgutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import pydantic
-from pydantic import Field
 
-from boxwright import config
-from boxwright.data import text
+from boxwright.data import contents, data_file
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
-from boxwright.data.layout import Labels, Layout, Source
+from boxwright.data.layout import Labels, Layout
 from boxwright.data.merge import open_sets
-from boxwright.data.sets import YAML, ClassMap, Root, Sets, find_sets, mentions
+from boxwright.data.sets import Root, Sets, find_sets, mentions
+from boxwright.data.source import Source
 from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.errors import InputError, MissingSplitError
 
-
-class DataFile(config.Config):
-    """The YAML file of a data set."""
-
-    root: str = Field("", validation_alias=pydantic.AliasChoices("root", "path"))
-    kind: str = "auto"
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
-    images: str | None = None
-    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
-    nc: int | None = None  # number of names, in YOLO's files
-    class_map: ClassMap = Field(default_factory=dict)  # class -> new name, drop or ignore
-
-    @pydantic.model_validator(mode="after")
-    def _counts_agree(self) -> "DataFile":
-        if self.nc is not None and self.names is not None and self.nc != len(self.names):
-            raise ValueError(f"nc is {self.nc}, names holds {len(self.names)} names")
-        return self
+YAML = data_file.SUFFIXES
+HOLDS: Mapping[type, str] = {Dataset: "boxes", ClassSet: "images with one class each"}
 
 
 def names() -> list[str]:
@@ -62,6 +44,35 @@ def layout(name: str) -> Layout[Any]:
         raise InputError(f"data.kind: there is no layout '{name[:60]}'; {hint}")
     result: Layout[Any] = importlib.import_module(f"{__name__}.{name}").LAYOUT
     return result
+
+
+def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
+    """Decide what a data set is, for all commands.
+
+    Args:
+        root: A folder, a file of labels, or a YAML file that names the files (docs/data.md).
+        kind: The layout; `auto` detects it.
+
+    Returns:
+        Split -> source, with the detected layout as `Source.kind`.
+
+    Raises:
+        InputError: No layout or several layouts match.
+    """
+    path = Path(root).expanduser()
+    if path.suffix not in YAML or path.is_dir():
+        return _in_folder(path, kind)
+    spec = data_file.read(path)
+    folder = path.parent / spec.root
+    kind = spec.kind if kind == "auto" else kind
+    images = None if spec.images is None else folder / spec.images
+    paths = {split: folder / value for split in ("train", "val", "test") if (value := getattr(spec, split)) is not None}
+    for split, file in paths.items():
+        if not file.exists():
+            raise InputError(f"{path}: {split}: there is no {file}")
+    sources = {split: Source(_kind_of(file, kind), file, split, folder) for split, file in paths.items()}
+    sources = sources or _in_folder(folder, kind)
+    return {split: replace(source, names=spec.names or (), images=images) for split, source in sources.items()}
 
 
 def open_dataset(
@@ -82,19 +93,20 @@ def open_dataset(
     Raises:
         InputError: No layout or several layouts match, or a file cannot be read.
     """
-    if holds_classes(root, kind):
-        return _open(root, split, kind, cache, ClassSet)
-    return _open(root, split, kind, cache, Dataset)
+    dataset: Dataset | ClassSet = _open(root, split, kind, cache)
+    return dataset
 
 
 def open_boxes(root: Root, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
     """Like `open_dataset`, for boxes. Also raises InputError for classification data."""
-    return _open(root, split, kind, cache, Dataset)
+    dataset: Dataset = _open(root, split, kind, cache, Dataset)
+    return dataset
 
 
 def open_classes(root: Root, split: str, kind: str = "auto") -> ClassSet:
     """Like `open_dataset`, for images with one class each. Also raises InputError for detection data."""
-    return _open(root, split, kind, None, ClassSet)
+    dataset: ClassSet = _open(root, split, kind, None, ClassSet)
+    return dataset
 
 
 def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
@@ -104,11 +116,11 @@ def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
     for `test` also `image_info_test-dev2017.json`.
     """
     if isinstance(path := find_sets(root), Sets):
-        return open_sets(path, split, lambda one, name: open_images(one, name, kind), splits)
+        return open_sets(path, split, lambda one, name: open_images(one, name, kind), partial(splits, kind=kind))
     listed = {
         name: Source(kind, file, name, path)
-        for kind, layout in _layouts("auto", Dataset).items()
-        for name, file in layout.find_unlabeled(path).items()
+        for kind in names()
+        for name, file in layout(kind).find_unlabeled(path).items()
     }
     matching = {
         name: source
@@ -122,84 +134,85 @@ def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
     detected: Layout[Dataset] = layout(source.kind)
     dataset = (detected.read_unlabeled or detected.read)(source)
     dataset = dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
-    return _mapped(dataset, path, lambda name: _open_one(path, name, kind, None, Dataset))
+    return _mapped(dataset, path, lambda name: _read(_source(path, name, kind, Dataset), None))
 
 
-def splits(root: Root) -> list[str]:
+def splits(root: Root, kind: str = "auto") -> list[str]:
     """The splits of a data set: train, val, test first, then others by name."""
-    if isinstance(path := find_sets(root), Sets):
-        found = [canonical_name(name) for entry in path.sets for name in splits(entry.path)]
-        return canonical_names(dict.fromkeys(found))
-    return canonical_names(_find(path, "auto", ClassSet) if holds_classes(path) else _find(path, "auto", Dataset))
+    if isinstance(root := find_sets(root), Sets):
+        return canonical_names(dict.fromkeys(canonical_name(n) for one in root.sets for n in splits(one.path, kind)))
+    return canonical_names(find(root, kind))
 
 
 def holds_classes(root: Root, kind: str = "auto") -> bool:
-    """Whether `root` is classification data, and not detection data, whose folders may look like classes.
-
-    Raises InputError for several sets of both.
-    """
-    if isinstance(path := find_sets(root), Sets):
-        held = {entry.path: holds_classes(entry.path, kind) for entry in path.sets}
+    """Whether `root` is classification data. Raises InputError for several sets of both types."""
+    if isinstance(root := find_sets(root), Sets):
+        held = {entry.path: holds_classes(entry.path, kind) for entry in root.sets}
         if len({*held.values()}) > 1:
             boxes, classes = (next(name for name, found in held.items() if found is is_one) for is_one in (False, True))
             raise InputError(f"{boxes} has boxes, {classes} images with one class each; needed sets of one kind")
         return next(iter(held.values()))
-    if path.suffix in YAML and kind == "auto":
-        kind = config.validate(DataFile, config.read_yaml(path), str(path)).kind
-    if path.suffix in YAML or kind != "auto":
-        return kind != "auto" and layout(kind).dataset_type is ClassSet
-    detected = _detect(_layouts(kind, ClassSet), path)
-    is_certain = any(not layout(name).fallback for name in detected)
-    return is_certain or bool(detected and not _detect(_layouts(kind, Dataset), path))
+    return dataset_type(find(root, kind)) is ClassSet
 
 
-def _layouts(kind: str, holds: type[Labels]) -> dict[str, Layout[Labels]]:
-    """The layouts for `kind`. Raises InputError if `kind` is unknown, or is of the other task."""
-    fitting = {name: candidate for name in names() if (candidate := layout(name)).dataset_type is holds}
-    if kind == "auto":
-        return fitting
-    if layout(kind).dataset_type is not holds:
-        other, users = ("classes", "detectors") if holds is Dataset else ("boxes", "classifiers")
-        raise InputError(f"data.kind is {kind}, of sets with {other}; {users} need {', '.join(fitting)}")
-    return {kind: fitting[kind]}
-
-
-def _open(root: Root, split: str, kind: str, cache: str | Path | None, holds: type[Labels]) -> Labels:
+def describe(root: Root, kind: str = "auto") -> str:
+    """What `find` finds, a line for each set. Example: `data/mine: voc, boxes; splits train, val`."""
     if isinstance(path := find_sets(root), Sets):
-        return open_sets(path, split, lambda one, name: _open(one, name, kind, cache, holds), splits)
+        return "\n".join(describe(entry.path, kind) for entry in path.sets)
+    sources = find(path, kind)
+    names = [name if name == canonical_name(name) else f"{canonical_name(name)} ({name})" for name in sources]
+    kinds = ", ".join(sorted({source.kind for source in sources.values()}))
+    return f"{root}: {kinds}, {HOLDS[dataset_type(sources)]}; splits {', '.join(sorted(names))}"
 
-    def open_split(name: str) -> Labels:
-        return _open_one(path, name, kind, cache, holds)
+
+def dataset_type(sources: Mapping[str, Source]) -> type[Dataset | ClassSet]:
+    """The type of the splits that `find` has found."""
+    result: type[Dataset | ClassSet] = layout(next(iter(sources.values())).kind).dataset_type
+    return result
+
+
+def _open(
+    root: Root, split: str, kind: str, cache: str | Path | None, holds: type[Dataset | ClassSet] | None = None
+) -> Any:
+    """One split of one or several sets. holds: the needed type of labels."""
+    if isinstance(path := find_sets(root), Sets):
+        same = holds or (ClassSet if holds_classes(path, kind) else Dataset)
+        return open_sets(path, split, lambda one, name: _open(one, name, kind, cache, same), partial(splits, kind=kind))
+
+    def open_split(name: str) -> Any:
+        return _read(_source(path, name, kind, holds), cache)
 
     return _mapped(open_split(split), path, open_split)
-
-
-def _open_one(path: Path, split: str, kind: str, cache: str | Path | None, holds: type[Labels]) -> Labels:
-    """A single set with its own classes."""
-    source = _source(path, split, kind, holds)
-    dataset: Labels = layout(source.kind).read(replace(source, cache=cache))
-    if repeated := sorted(name for name, count in Counter(dataset.names).items() if count > 1):
-        raise InputError(
-            f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "
-            "different ones; rename or merge these classes"
-        )
-    return dataset
 
 
 def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) -> Labels:
     """With the `class_map` of the data YAML `path`. open_split: opens a split as it is."""
     if not mentions(path, "class_map"):
         return dataset
-    class_map = config.validate(DataFile, config.read_yaml(path), str(path)).class_map
+    class_map = data_file.read(path).class_map
     check_keys(
         class_map, dataset.names, str(path), lambda: {n for name in splits(path) for n in open_split(name).names}
     )
     return map_classes(dataset, class_map, str(path))
 
 
-def _source(root: Path, split: str, kind: str, holds: type[Labels]) -> Source:
-    """The source of the labeled split `split`."""
-    sources = _find(root, kind, holds)
+def _read(source: Source, cache: str | Path | None) -> Any:
+    source = replace(source, cache=cache)
+    dataset = layout(source.kind).read(source)
+    if repeated := sorted(name for name, count in Counter(dataset.names).items() if count > 1):
+        raise InputError(
+            f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "
+            "different ones; rename or merge these classes"
+        )
+    return replace(dataset, origin=source) if isinstance(dataset, Dataset) else dataset
+
+
+def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] | None = None) -> Source:
+    """The source of the labeled split `split`. holds: the needed type of labels."""
+    root = root.expanduser()
+    sources = find(root, kind)
+    if holds is not None and dataset_type(sources) is not holds:
+        _reject_type(root, sources, holds)
     if split not in sources:
         split = layout(next(iter(sources.values())).kind).aliases.get(split, split)
     matching = {name: source for name, source in sources.items() if canonical_name(name) == canonical_name(split)}
@@ -212,63 +225,51 @@ def _source(root: Path, split: str, kind: str, holds: type[Labels]) -> Source:
     return replace(source, split=split, others=others)
 
 
+def _reject_type(root: Path, sources: Mapping[str, Source], holds: type[Dataset | ClassSet]) -> None:
+    """Raise InputError for labels of the other task."""
+    kind, found = next(iter(sources.values())).kind, dataset_type(sources)
+    cut = "; cut the boxes out with `boxwright data convert --to folder`" if found is Dataset else ""
+    raise InputError(
+        f"{root}: {kind}, {HOLDS[found]}, needed {HOLDS[holds]}{cut}; choose another layout with data.kind"
+    )
+
+
 def _single(root: Path, split: str, matching: Mapping[str, Source]) -> Source:
     if len(matching) > 1:
-        raise InputError(f"{root}: split '{split}' may be {' or '.join(matching)}; say which")
+        raise InputError(f"{root}: split '{split}' may be {' or '.join(matching)}; use one of these names")
     (source,) = matching.values()
     return source
 
 
-def _find(path: Path, kind: str, holds: type[Labels]) -> dict[str, Source]:
-    """Split -> source, for any data set root."""
-    if path.suffix not in YAML:
-        return _in_folder(path, kind, holds)
-    spec = config.validate(DataFile, config.read_yaml(path), str(path))
-    root = path.parent / spec.root
-    kind = spec.kind if kind == "auto" else kind
-    images = None if spec.images is None else root / spec.images
-    paths = {split: root / value for split in ("train", "val", "test") if (value := getattr(spec, split)) is not None}
-    for split, file in paths.items():
-        if not file.exists():
-            raise InputError(f"{path}: {split}: there is no {file}")
-    sources = {split: Source(_kind_of(file, kind, holds), file, split, root) for split, file in paths.items()}
-    sources = sources or _in_folder(root, kind, holds)
-    return {split: replace(source, names=spec.names or (), images=images) for split, source in sources.items()}
-
-
-def _kind_of(path: Path, kind: str, holds: type[Labels]) -> str:
-    layouts = _layouts(kind, holds)
-    kinds = [name for name, layout in layouts.items() if kind != "auto" or layout.accepts(path)]
+def _kind_of(path: Path, kind: str) -> str:
+    """The layout of a path in a data YAML."""
+    kinds = [kind] if kind != "auto" else [name for name in names() if layout(name).accepts(path)]
     if len(kinds) != 1:
-        unknown = "neither a COCO JSON, a folder of images, nor a list of them"
-        candidates = f"may be {' or '.join(kinds)}" if kinds else unknown
-        raise InputError(f"{path}: {candidates}; say 'kind'")
+        candidates = f"may be {' or '.join(kinds)}" if kinds else "is of no known layout"
+        raise InputError(f"{path}: {candidates}; add the key 'kind' to the data YAML")
     return kinds[0]
 
 
-def _in_folder(root: Path, kind: str, holds: type[Labels]) -> dict[str, Source]:
+def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     """Split -> source, for a folder or a file of labels."""
-    layouts = _layouts(kind, holds)
-    detected = _detect(layouts, root)
-    if not detected and not root.is_dir():
-        raise InputError(f"{root}: there is no such folder; needed a data set's folder, COCO JSON, or YAML")
-    if not detected:
-        looked_for = "; ".join(f"{name}: {layout.expected}" for name, layout in layouts.items())
-        what = "data set" if holds is Dataset else "images with classes"
-        raise InputError(f"{root}: no {what} found; looked for {looked_for}")
-    if len(detected) > 1:
-        kinds = " or ".join(detected)
-        raise InputError(f"{root}: may be {kinds}; say which with the key 'kind' (data.kind in a recipe)")
-    ((name, files),) = detected.items()
-    if kind == "auto" and layouts[name].fallback and _detect(_layouts(kind, Dataset), root):
+    candidates = {name: layout(name) for name in ([kind] if kind != "auto" else names())}
+    if not root.exists():
+        raise InputError(f"{root}: there is no such folder or file, needed a data set")
+    detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
+    certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
+    if kind == "auto" and detected and not certain and root.is_dir() and (labels := contents.box_labels(root)):
         raise InputError(
-            f"{root}: a set with boxes, needed one with classes; cut the boxes out with `boxwright data convert "
-            f"{root} --to folder -o NEW`, or say data.kind folder"
+            f"{root}: folders of images, but also {labels}, which no layout of boxes here fits; set kind: folder in a "
+            "data YAML if the folders are classes"
         )
+    detected = certain or detected
+    if len(detected) > 1:
+        raise InputError(
+            f"{root}: may be {' or '.join(detected)}; choose with --kind, data.kind, or 'kind' in a data YAML"
+        )
+    if not detected:
+        found = contents.summary(root) if root.is_dir() else "another kind of file"
+        needed = f"needed {candidates[kind].expected}" if kind != "auto" else "docs/data.md describes the layouts"
+        raise InputError(f"{root}: no data set found in it ({found}); {needed}, or name its files in a data YAML")
+    ((name, files),) = detected.items()
     return {split: Source(name, file, split, root) for split, file in files.items()}
-
-
-def _detect(layouts: Mapping[str, Layout[Labels]], root: Path) -> dict[str, Mapping[str, Path]]:
-    """Layout -> its files by split, for the layouts that match; fallbacks only if no other does."""
-    detected = {name: files for name, layout in layouts.items() if (files := layout.find(root))}
-    return {name: files for name, files in detected.items() if not layouts[name].fallback} or detected

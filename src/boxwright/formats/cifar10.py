@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
-from boxwright.data.layout import Layout, Source
+from boxwright.data.layout import Layout
+from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.config import class_name_fault
-from boxwright.data.dataset import Boxes, Dataset, Images, Orphan, as_float32, paths_column
+from boxwright.data.dataset import Boxes, Dataset, Images, as_float32, paths_column
+from boxwright.data.findings import orphan
 from boxwright.data.index import Contents, read_indexed
-from boxwright.data.layout import Extras, Layout, Source, Split, Writer
+from boxwright.data.layout import Extras, Layout, Split, Writer
+from boxwright.data.source import Source
 from boxwright.data.text import can_be_path, decimals, write_lines
 from boxwright.errors import InputError
 
@@ -94,7 +96,9 @@ def to_dataset(contents: Contents, source: Source) -> Dataset:
     prefix = os.path.join(folder, b"")  # noqa: PTH118  (bytes, of which there are 100,000s)
     paths = [name if os.path.isabs(name) else prefix + name for name in contents.files.tolist()]  # noqa: PTH117
     images = Images(contents.image_ids, np.array(paths, dtype=np.bytes_), contents.sizes, paths_column([str(file)]))
-    orphans = tuple(Orphan(f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans)
+    orphans = tuple(
+        orphan(source.split, f"{file} annotations[{row}]", image, label) for row, image, label in contents.orphans
+    )
     return Dataset(
         contents.names, contents.category_ids, source.split, root, source.kind, images, contents.rows, contents.starts,
         orphans, entry="annotations[{}]",

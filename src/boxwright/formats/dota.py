@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Orphan
-from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.findings import orphan
+from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of
+from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
 from boxwright.recipe import class_names
@@ -79,8 +81,10 @@ def read(source: Source) -> Dataset:
     xyxy = np.concatenate([quads.min(axis=1), quads.max(axis=1)], axis=1)
     rows = Boxes.without_ids(xyxy, labels, entries)
     rows = replace(rows, areas=areas_of(quads), difficult=np.array(difficult, dtype=bool))
-    orphans = tuple(Orphan(files[stem], stem, None) for stem in files if stem not in scenes)
-    return replace(source.without_ids(classes, [*scenes.values()], label_files, rows, counts), orphans=orphans)
+    orphans = tuple(orphan(source.split, files[stem], stem) for stem in files if stem not in scenes)
+    return replace(
+        Dataset.without_ids(source, classes, [*scenes.values()], label_files, rows, counts), findings=orphans
+    )
 
 
 def extras(dataset: Dataset) -> Extras:

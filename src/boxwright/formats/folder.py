@@ -9,7 +9,8 @@ import numpy as np
 from boxwright.config import class_name_fault
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
-from boxwright.data.layout import Layout, Source
+from boxwright.data.layout import Layout
+from boxwright.data.source import Source
 from boxwright.data.split_names import canonical_name
 from boxwright.data.text import subfolders, walk
 from boxwright.errors import InputError

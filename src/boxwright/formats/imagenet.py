@@ -8,7 +8,8 @@ import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import paths_column
-from boxwright.data.layout import Layout, Source
+from boxwright.data.layout import Layout
+from boxwright.data.source import Source
 from boxwright.data.text import lines
 from boxwright.errors import InputError
 from boxwright.formats.folder import class_folders

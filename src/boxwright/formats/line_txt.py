@@ -12,7 +12,8 @@ import numpy as np
 
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.layout import Layout, Source, Split, Writer
+from boxwright.data.layout import Layout, Split, Writer
+from boxwright.data.source import Source
 from boxwright.errors import InputError
 
 
@@ -47,7 +48,7 @@ def read(source: Source) -> Dataset:
         raise InputError(f"{path}: empty, needed one image a line")
     rows = _boxes(table, entries, first, len(classes))
     ids = tuple(range(first, first + len(classes)))
-    return replace(source.without_ids(classes, paths, [str(path)], rows, counts), category_ids=ids)
+    return replace(Dataset.without_ids(source, classes, paths, [str(path)], rows, counts), category_ids=ids)
 
 
 def write(split: Split, folder: Path) -> list[Path]:

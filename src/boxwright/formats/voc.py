@@ -18,7 +18,8 @@ import numpy as np
 from boxwright.config import class_name_fault
 from boxwright.data import text
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.layout import Extras, Keys, Layout, Source, Split, Writer
+from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.header import SUFFIXES
@@ -81,7 +82,7 @@ def read(source: Source) -> Dataset:
     sizes = np.array([annotations[file].size for file in files], dtype=np.int64)
     counts = [len(annotations[file].objects) for file in files]
     rows = _boxes(files, annotations, {name: label for label, name in enumerate(classes)})
-    dataset = source.without_ids(classes, paths, files, rows, counts)
+    dataset = Dataset.without_ids(source, classes, paths, files, rows, counts)
     return replace(dataset, images=replace(dataset.images, sizes=sizes), entry="object[{}]")
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.data import text
-from boxwright.data.dataset import Boxes, Dataset, Orphan
-from boxwright.data.layout import Layout, Source, Split, Writer
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.findings import Finding, orphan
+from boxwright.data.layout import Layout, Split, Writer
+from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
@@ -48,7 +50,7 @@ def read(source: Source) -> Dataset:
     if path.is_dir():
         paths = text.walk(path, SUFFIXES)
         label_files = [_label_file(image, path) for image in paths]
-        orphans = _orphans(path, set(label_files))
+        orphans = _orphans(path, set(label_files), source.split)
     else:
         paths = [text.image_path(line, path, root, source.images) for _, line in text.lines(path)]
         label_files = [_label_file(image, None) for image in paths]
@@ -61,8 +63,8 @@ def read(source: Source) -> Dataset:
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     table, entries, counts = _read_labels(label_files)
     rows = _boxes(table, entries, np.repeat(sizes, counts, axis=0), len(classes))
-    dataset = source.without_ids(classes, paths, label_files, rows, counts)
-    return replace(dataset, images=replace(dataset.images, sizes=sizes), orphans=orphans, relative=True)
+    dataset = Dataset.without_ids(source, classes, paths, label_files, rows, counts)
+    return replace(dataset, images=replace(dataset.images, sizes=sizes), findings=orphans, relative=True)
 
 
 def write(split: Split, folder: Path) -> list[Path]:
@@ -130,10 +132,10 @@ def _labels_of(folder: Path) -> Path:
     return folder.parent / "labels" if folder.name == "images" else folder.parent.parent / "labels" / folder.name
 
 
-def _orphans(folder: Path, expected: set[str]) -> tuple[Orphan, ...]:
+def _orphans(folder: Path, expected: set[str], split: str) -> tuple[Finding, ...]:
     """Label files without an image."""
     files = [file for file in text.walk(_labels_of(folder), (".txt",)) if file not in expected]
-    return tuple(Orphan(file, Path(file).stem, None) for file in files if Path(file).name not in text.NAME_FILES)
+    return tuple(orphan(split, file, Path(file).stem) for file in files if Path(file).name not in text.NAME_FILES)
 
 
 LAYOUT = Layout(

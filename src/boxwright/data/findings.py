@@ -1,0 +1,98 @@
+"""What is faulty or unusual in a data set: findings of its reader and of `datatools/check.py`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from boxwright.errors import printable
+
+MAX_BRIEF = 110  # characters
+
+TITLES = {  # errors
+    "not_finite": "boxes or areas that are no finite numbers",
+    "negative_size": "boxes of negative width or height",
+    "zero_area": "boxes without area",
+    "outside": "boxes outside their image",
+    "negative_area": "negative areas",
+    "unknown_category": "labels of a category that is not defined",
+    "duplicate_box": "boxes given twice",
+    "unreadable_label": "labels that cannot be read",
+    "unknown_image": "labels of an image that is not there",
+    "duplicate_image_id": "image ids used twice",
+    "ambiguous_image": "image names that fit several files",
+    "missing_image": "missing images",
+    "unreadable_image": "unreadable images",
+    "size_differs": "images of another size than declared",
+    "labeled_unrotated": "EXIF-rotated images whose declared size is that before the rotation",
+    "classes_differ": "classes unlike those of another split",
+    # notes
+    "unusual": "entries in an unusual form, and how they were read",
+    "duplicate_annotation_id": "annotation ids used before",
+    "class_map": "classes and splits of sets, and what `class_map` changed",
+    "near_duplicate": "boxes of one class that nearly coincide",
+    "rotated": "EXIF-rotated images (labels must refer to the image as displayed)",
+    "no_boxes": "images without boxes",
+    "image_twice": "images listed twice",
+    "shared_image": "images in two splits",
+    "class_without_box": "classes without a box",
+    "class_without_image": "classes without an image",
+    "not_a_image": "files among the images that are none, and are not used",
+}
+NOTES = [*TITLES][[*TITLES].index("unusual") :]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An error or a note of a data check.
+
+    Attributes:
+        kind: A key of TITLES.
+        split: Of the data set.
+        file: The label file, and the position in it.
+        text: The description.
+        image: The image file.
+        image_id: The data set's id.
+        annotation_id: The data set's id.
+        index: Index of the image in the data set.
+        row: Index of the label in the data set.
+    """
+
+    kind: str
+    split: str
+    file: str
+    text: str
+    image: str = ""
+    image_id: int | str | None = None
+    annotation_id: int | None = None
+    index: int | None = None
+    row: int | None = None
+
+    @property
+    def level(self) -> Literal["error", "note"]:
+        return "note" if self.kind in NOTES else "error"
+
+    @property
+    def leave_out(self) -> Literal["nothing", "label", "image"]:
+        """What `skip_bad` leaves out because of it."""
+        if self.level == "error" and (self.row is not None or self.kind in {"unknown_image", "unreadable_label"}):
+            return "label"
+        return "image" if self.level == "error" and self.index is not None else "nothing"
+
+    def brief(self, root: str | Path) -> str:
+        """Place relative to `root` and description on one line of at most `MAX_BRIEF` characters."""
+        place = self.image if self.image and self.row is None and self.kind != "unreadable_label" else self.file
+        place = place.removeprefix(f"{root}{os.sep}")
+        line = printable(f"{place}: {self.text}")
+        return line if len(line) <= MAX_BRIEF else f"{line[: MAX_BRIEF - 3]}..."
+
+    def __str__(self) -> str:
+        parts = [self.split, self.file, f"image {self.image}" if self.image else ""]
+        parts += [f"image id {self.image_id}"] if self.image_id is not None else []
+        parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
+        return printable(", ".join(part for part in parts if part) + f": {self.text}")
+
+
+def orphan(split: str, place: str, image_id: int | str, annotation_id: int | None = None) -> Finding:
+    """The finding of an annotation without an image. place: the label file, and the position in it."""
+    return Finding("unknown_image", split, place, f"there is no image {image_id}", "", image_id, annotation_id)

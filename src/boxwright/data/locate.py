@@ -1,0 +1,98 @@
+"""Finding the image files that labels name, also by paths of other machines.
+
+Label tools write absolute paths, backslashes, URLs, percent escapes, other Unicode forms and suffixes of other case.
+An image that is not where its label says is searched by the last part of its name among all images below the data set's
+folder; of several, the one whose path agrees in the most parts.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from boxwright.data.text import walk
+from boxwright.images.header import SUFFIXES
+
+QUERY = re.compile(r"^(?:[a-z]+://|/).*?\?d=", re.IGNORECASE)  # Label Studio's local files: /data/local-files/?d=PATH
+URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where an image is.
+
+    Attributes:
+        path: The file; where it does not exist, the expected one.
+        elsewhere: Whether it was found in another place than its name says.
+        candidates: Files that fit equally, if there are several.
+    """
+
+    path: str
+    elsewhere: bool = False
+    candidates: tuple[str, ...] = ()
+
+
+class Locator:
+    """Locates images by the names in label files.
+
+    Args:
+        folders: Folders that relative names may refer to; the first has precedence.
+        root: Images that are in none of them are searched below this folder.
+    """
+
+    def __init__(self, folders: Sequence[Path], root: Path) -> None:
+        self._folders = list(dict.fromkeys(folders)) or [root]
+        self._root = root
+        self._listed: dict[Path, frozenset[str]] = {}
+        self._by_name: dict[str, list[str]] | None = None
+
+    def locate(self, name: str) -> Located:
+        """The file of the image `name`. Raises nothing: a missing one is reported when it is read."""
+        for folder in self._folders:
+            if self._exists(folder, name):
+                return Located(os.path.join(folder, name))  # noqa: PTH118  (100,000s of them)
+        parts = _parts(name)
+        files = self._candidates(parts)
+        if len(files) > 1:
+            agreeing = [_common_tail(parts, _parts(file)) for file in files]
+            files = [file for file, count in zip(files, agreeing, strict=True) if count == max(agreeing)]
+        if len(files) == 1:
+            return Located(files[0], elsewhere=True)
+        return Located(os.path.join(self._folders[0], name), candidates=tuple(files))  # noqa: PTH118
+
+    def _exists(self, folder: Path, name: str) -> bool:
+        if "/" in name or os.sep in name or not name:
+            return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118
+        if folder not in self._listed:  # one listing is much faster than a look at each of 100,000 files
+            self._listed[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()  # noqa: PTH208
+        return name in self._listed[folder]
+
+    def _candidates(self, parts: Sequence[str]) -> list[str]:
+        if self._by_name is None:
+            self._by_name = {}
+            for file in walk(self._root, SUFFIXES):
+                self._by_name.setdefault(_parts(file)[-1], []).append(file)
+        return self._by_name.get(parts[-1], []) if parts else []
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path or URL in a form in which all spellings of a name are equal."""
+    if QUERY.match(name):
+        name = QUERY.sub("", name)
+    elif URL.match(name):
+        name = name.partition("?")[0].partition("#")[0]
+    name = unicodedata.normalize("NFC", unquote(name, errors="surrogateescape"))
+    return [part.casefold() for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
+
+
+def _common_tail(first: Sequence[str], second: Sequence[str]) -> int:
+    """Number of equal parts from the end."""
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
