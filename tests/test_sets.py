@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_a_yaml_lists_sets_and_maps_their_classes(here: Path) -> None:
     assert dataset.names == ("truck", "car")
     assert found(dataset) == [[("car", CAR_A), ("truck", LORRY_A)], [], [("car", CAR_B), ("truck", TRUCK_B)], []]
     assert [note for note in dataset.notes if "class_map" in note] == [
-        "lists/../a: 1 labels of class sign are left out (train, class_map)"
+        "lists/../a: class_map leaves out class sign (train, labels: 1)"
     ]
     assert splits("lists/both.yaml") == ["train", "val"]
 
@@ -160,7 +161,7 @@ def test_the_class_map_of_a_single_set(here: Path) -> None:
     assert dataset.category_ids == (5, 6)
     assert found(dataset) == [[("car", LORRY_A), ("lorry", CAR_A)], [(str(ANY_CLASS), SIGN_A)]]
     assert dataset.rows.crowd.tolist() == [False, False, True]
-    assert dataset.notes == ("single.yaml: 1 labels of class sign become ignore regions (train, class_map)",)
+    assert dataset.notes == ("single.yaml: class_map makes ignore regions of class sign (train, labels: 1)",)
     assert not check(dataset).errors
     assert [finding.text for finding in check(dataset).notes if finding.kind == "class_map"] == list(dataset.notes)
 
@@ -174,15 +175,31 @@ def test_a_class_may_be_called_drop(here: Path) -> None:
 def test_missing_classes_and_splits_are_noted(here: Path) -> None:
     train, val = (open_boxes(["a", "b"], split) for split in ("train", "val"))
     assert train.notes == (
-        "a: has no class truck (train); its images count as free of such",
-        "b: has no classes lorry, sign (train); its images count as free of such",
+        "a: has no class truck (train); nobody looked for them in its images",
+        "b: has no classes lorry, sign (train); nobody looked for them in its images",
     )
     assert val.names == train.names  # also those of a set without this split
     assert val.notes == (
         "b: has no split val",
-        "a: has no class truck (val); its images count as free of such",
+        "a: has no class truck (val); nobody looked for them in its images",
     )
     assert len(val) == 1
+
+
+def test_nobody_looked_for_the_classes_that_a_set_lacks(here: Path) -> None:
+    """By hand: car, lorry, sign, truck in two images of `a`, then of `b`."""
+    in_a, in_b = [True, True, True, False], [True, False, False, True]
+    dataset = open_boxes(["a", "b"], "train")
+    assert dataset.images.labeled is not None
+    assert dataset.images.labeled.tolist() == [in_a, in_a, in_b, in_b]
+    assert dataset.subset([2, 0]).images.labeled.tolist() == [in_b, in_a]  # type: ignore[union-attr]
+    assert [sample.labeled.tolist() for sample in dataset] == [in_a, in_a, in_b, in_b]  # type: ignore[union-attr]
+    assert open_boxes(["a", "a"], "train").images.labeled is None
+    a = open_boxes("a", "train")
+    limited = replace(a, images=replace(a.images, labeled=np.array([[True, False, True], [True, True, False]])))
+    mapped = map_classes(limited, {"lorry": "car"}, "a")  # a car only where both were looked for
+    assert mapped.names == ("car", "sign")
+    assert mapped.images.labeled.tolist() == [[False, True], [True, False]]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -465,7 +482,7 @@ def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixtur
     assert "train: 4 images, 4 boxes from coco, yolo_txt to coco\n  a: 2 images, 2 boxes\n  b: 2 images, 2 boxes\n" in (
         printed
     )
-    assert "  a: 1 labels of class sign are left out (train, class_map)\n" in printed
+    assert "  a: class_map leaves out class sign (train, labels: 1)\n" in printed
     tree = json.loads(Path("new/annotations/train.json").read_text())
     names = {entry["id"]: entry["name"] for entry in tree["categories"]}
     assert sorted(names.values()) == ["car", "truck"]
@@ -575,7 +592,7 @@ def test_sets_of_classes(here: Path) -> None:
     assert isinstance(dataset, ClassSet)
     assert dataset.names == ("blue", "green", "red")
     assert dataset.counts().tolist() == [2, 3, 3]
-    assert dataset.notes == ("d: 1 images of class blue are left out (train, class_map)",)
+    assert dataset.notes == ("d: class_map leaves out class blue (train, images: 1)",)
     assert dataset.members is not None
     assert dataset.members.weights().tolist() == [1] * 6 + [3] * 2
     red = [Path(dataset.path(index)).parts[-4:-1] for index in np.flatnonzero(dataset.labels == 2)]

@@ -72,7 +72,11 @@ def _map_boxes(dataset: Dataset, new: NDArray[np.int64], names: tuple[str, ...],
     crowd, difficult = rows.crowd | ignored, rows.difficult & ~ignored
     mapped = replace(rows, labels=labels, categories=categories, crowd=crowd, difficult=difficult)
     notes = _notes(dataset, labels, rows.labels, title, "labels")
-    result = replace(dataset, names=names, category_ids=ids, rows=mapped, notes=dataset.notes + notes)
+    images = dataset.images
+    if (labeled := images.labeled) is not None:  # of a class that was several, all
+        columns = [labeled[:, new == label].all(axis=1) for label in range(len(names))]
+        images = replace(images, labeled=np.stack(columns, axis=1))
+    result = replace(dataset, names=names, category_ids=ids, images=images, rows=mapped, notes=dataset.notes + notes)
     return result.without_rows(labels == DROPPED)
 
 
@@ -83,8 +87,8 @@ def _notes(
         for word, target in ((DROP, DROPPED), (IGNORE, ANY_CLASS)):
             old = before[(labels == target) & (before >= 0)]
             for label, count in zip(*np.unique(old, return_counts=True), strict=True):
-                done = "are left out" if word == DROP else "become ignore regions"
-                yield f"{title}: {count} {what} of class {dataset.names[label]} {done} ({dataset.split}, class_map)"
+                done = "leaves out" if word == DROP else "makes ignore regions of"
+                yield f"{title}: class_map {done} class {dataset.names[label]} ({dataset.split}, {what}: {count})"
 
     return tuple(lines())
 
@@ -101,8 +105,8 @@ def common_names(members: Sequence[Member], names: tuple[str, ...] | None) -> tu
         if unknown := [name for name in member.dataset.names if name not in names]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise InputError(
-                f"{member.title}: class {unknown[0]}{more} not in names ({', '.join(names[:5])}"
-                f"{', ...' if len(names) > 5 else ''}); give it a name there, drop or ignore by class_map"
+                f"{member.title}: class {unknown[0][:40]}{more} not in names ({', '.join(names)[:60]}); give it a name "
+                "there, drop or ignore by class_map"
             )
     return names
 
@@ -114,7 +118,8 @@ def lacking(members: Sequence[Member], names: Sequence[str]) -> Iterator[str]:
         if missing and len(member.dataset) and isinstance(member.dataset, Dataset):
             listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             noun = "class" if len(missing) == 1 else "classes"
-            yield f"{member.title}: has no {noun} {listed} ({member.dataset.split}); its images count as free of such"
+            split = member.dataset.split
+            yield f"{member.title}: has no {noun} {listed} ({split}); nobody looked for them in its images"
 
 
 def in_order(dataset: Dataset | ClassSet, names: Sequence[str]) -> NDArray[np.int64]:

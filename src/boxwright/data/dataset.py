@@ -35,6 +35,7 @@ class Sample:
     areas: NDArray[np.float64]  # (N,) px, of the outline if there is one, else of the box
     annotation_ids: NDArray[np.int64]  # (N,)
     difficult: NDArray[np.bool_]  # (N,) of DOTA and VOC; ignored in their evaluation
+    labeled: NDArray[np.bool_] | None = None  # (K,) the classes that were looked for in the image; None: all
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -42,12 +43,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared."""
+    """Columns with one entry per image. sizes: (P, 2) int64 (height, width) px; -1 if not declared. K: classes."""
 
     ids: Array  # (P,) int64 or unicode
     paths: Array  # (P,) bytes, as in the file system
     sizes: NDArray[np.int64]
     label_files: Array  # (P,) bytes: the label file of each image; (1,) if there is one for all
+    labeled: NDArray[np.bool_] | None = None  # (P, K) as in Sample; None: all classes were looked for in all images
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -144,6 +146,7 @@ class Dataset:
             areas=rows.areas[own],
             annotation_ids=rows.ids[own],
             difficult=rows.difficult[own],
+            labeled=None if self.images.labeled is None else self.images.labeled[index],
         )
 
     def path(self, index: int) -> str:
@@ -196,6 +199,7 @@ class Dataset:
             label_files=self.images.label_files[chosen]
             if len(self.images.label_files) > 1
             else self.images.label_files,
+            labeled=None if self.images.labeled is None else self.images.labeled[chosen],
         )
         members = self.members and self.members.take(chosen)
         findings = tuple(finding for finding in self.findings if finding.index is None)

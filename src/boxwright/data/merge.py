@@ -66,7 +66,7 @@ def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, 
     """Put sets together: the images of the first, then those of the second, ...
 
     Ids of images, annotations and categories are new (from 1, 1 and 0); `members` of the result has the sets as they
-    were. Memory: twice that of the labels.
+    were. Nobody looked for the classes that a set lacks. Memory: twice that of the labels.
 
     Args:
         members: Sets of boxes, or sets of images with classes.
@@ -91,6 +91,7 @@ def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, 
         paths=_joined(dataset.images.paths for dataset in datasets),
         sizes=_joined(dataset.images.sizes for dataset in datasets),
         label_files=_joined(_label_files(dataset) for dataset in datasets),
+        labeled=_labeled(datasets, found),
     )
     starts = np.concatenate([[0], np.cumsum(_joined(np.diff(dataset.starts) for dataset in datasets))])
     category_ids = tuple(range(len(found)))
@@ -110,6 +111,18 @@ def _rows(datasets: Sequence[Dataset], names: Sequence[str]) -> Boxes:
     columns = {name: _joined(getattr(dataset.rows, name) for dataset in datasets) for name in Boxes.__slots__}
     columns |= {"labels": _joined(labels), "categories": _joined(categories)}
     return Boxes(**columns | {"ids": np.arange(1, len(columns["ids"]) + 1)})
+
+
+def _labeled(datasets: Sequence[Dataset], names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """(P, K) the classes that were looked for in each image: none that its set lacks. None if all were in all."""
+    columns = []
+    for dataset in datasets:
+        column = np.zeros((len(dataset), len(names)), dtype=bool)
+        own = dataset.images.labeled
+        column[:, in_order(dataset, names)] = True if own is None else own
+        columns.append(column)
+    labeled: NDArray[np.bool_] = _joined(columns)
+    return None if labeled.all() else labeled
 
 
 def _label_files(dataset: Dataset) -> Array:
