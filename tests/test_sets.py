@@ -546,6 +546,40 @@ def test_extra_keys_of_merged_sets(here: Path, capsys: pytest.CaptureFixture[str
     assert [entry.get("supercategory") for entry in tree["categories"]] == ["vehicle 0", None, None]
 
 
+def test_extra_keys_follow_their_labels_and_classes(here: Path) -> None:
+    """Of labels that stay where others of the file are left out: in COCO, VOC and DOTA."""
+    tree = json.loads(json.dumps(TRAIN_COCO))
+    for annotation in tree["annotations"]:
+        annotation["pose"] = f"pose {annotation['id']}"
+    for category in tree["categories"]:
+        category["supercategory"] = f"over {category['name']}"
+    (here / "a" / "annotations" / "train.json").write_text(json.dumps(tree))
+    convert("a", "voc", "v")
+    write_yaml("coco.yaml", "path: a", "class_map: {car: drop}")
+    write_yaml("voc.yaml", "path: v", "class_map: {car: drop}")
+    for file in ("coco.yaml", "voc.yaml"):
+        convert(file, "coco", Path(file).stem)
+        tree = json.loads((Path(file).stem / Path("annotations/train.json")).read_text())
+        assert sorted((row["bbox"], row["pose"]) for row in tree["annotations"]) == [
+            ([5, 5, 4, 4], "pose 2"), ([20, 10, 20, 10], "pose 3")
+        ]  # fmt: skip
+    categories = json.loads(Path("coco/annotations/train.json").read_text())["categories"]
+    assert [(row["name"], row["supercategory"]) for row in categories] == [
+        ("lorry", "over lorry"),
+        ("sign", "over sign"),
+    ]
+    (here / "d" / "train" / "labelTxt").mkdir(parents=True)
+    image(here / "d" / "train" / "images" / "1.png", 9)
+    (here / "d" / "classes.txt").write_text("plane\nship\n")
+    lines = ["gsd:0.5", "1 1 9 1 9 9 1 9 ship 0", "20 5 30 10 20 15 10 10 plane 2"]
+    (here / "d" / "train" / "labelTxt" / "1.txt").write_text("\n".join(lines))
+    write_yaml("dota.yaml", "path: d", "class_map: {ship: drop}")
+    convert("dota.yaml", "coco", "dota")
+    (row,) = json.loads(Path("dota/annotations/train.json").read_text())["annotations"]
+    assert row["segmentation"] == [[20, 5, 30, 10, 20, 15, 10, 10]]
+    assert row["dota_difficult"] == 2
+
+
 def test_images_outside_a_merged_set(here: Path) -> None:
     """Each set's images must be in its own folder."""
     image(here / "elsewhere.png", 1)
