@@ -12,6 +12,10 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+class MissingSplitError(InputError):
+    """A data set has no split of that name."""
+
+
 def printable(text: str) -> str:
     """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
     undecodable bytes of file names."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -60,7 +61,8 @@ class EpochLoader(Generic[B]):
 
     The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
     them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
-    one process would see. An incomplete last step is dropped. JPEGs may be decoded at reduced size.
+    one process would see. An incomplete last step is dropped. weights: (P,) how often an epoch visits each image, as in
+    `Visits`; None for once. JPEGs may be decoded at reduced size.
     """
 
     batch_type: type[B]
@@ -77,14 +79,16 @@ class EpochLoader(Generic[B]):
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
-        self.steps_per_epoch = len(dataset) // (batch * world)
+        visits = Visits(np.ones(len(dataset)) if weights is None else weights)
+        self.steps_per_epoch = len(visits) // (batch * world)
         if self.steps_per_epoch == 0:
             raise InputError(
-                f"{len(dataset)} images to train on do not fill one step of {batch} x {world} processes; "
+                f"{len(visits)} images to train on do not fill one step of {batch} x {world} processes; "
                 "lower train.batch or add images"
             )
-        self._sampler = _BatchSampler(len(dataset), batch, seed, rank, world)
+        self._sampler = _BatchSampler(visits, batch, seed, rank, world)
         self._loader: DataLoader[Any] = DataLoader(
             self.builder(dataset, canvas),  # type: ignore[arg-type]
             batch_size=None,  # the sampler and the builder make whole batches
@@ -137,17 +141,40 @@ class EpochLoader(Generic[B]):
         return batches
 
 
+class Visits:
+    """The images of an epoch, each as often as its weight (P,) says.
+
+    An image of weight 2.25 is visited twice, and a quarter of the images of that weight, others in each epoch, once
+    more. All epochs have equally many visits.
+    """
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        self.certain = np.repeat(np.arange(len(weights)), np.floor(weights).astype(int))
+        fractions = weights % 1
+        groups = [np.flatnonzero(weights == weight) for weight in np.unique(weights[fractions > 0])]
+        # (indices of images, how many of them are visited once more)
+        self.drawn = [(group, round(float(fractions[group[0]]) * len(group))) for group in groups]
+
+    def __len__(self) -> int:
+        return len(self.certain) + sum(count for _, count in self.drawn)
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Indices of images in random order."""
+        drawn = [rng.choice(group, count, replace=False) for group, count in self.drawn]
+        return rng.permutation(np.concatenate([self.certain, *drawn]))
+
+
 class _BatchSampler:
     """The batches of an epoch; `epoch` and `skip` are set before each iteration."""
 
-    def __init__(self, length: int, batch: int, seed: int, rank: int, world: int) -> None:
-        self.length, self.batch, self.seed, self.rank, self.world = length, batch, seed, rank, world
+    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int) -> None:
+        self.visits, self.batch, self.seed, self.rank, self.world = visits, batch, seed, rank, world
         self.epoch = self.skip = 0
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        order = np.random.default_rng([self.seed % 2**64, self.epoch]).permutation(self.length)
+        order = self.visits.order(np.random.default_rng([self.seed % 2**64, self.epoch]))
         images_per_step, first = self.batch * self.world, self.rank * self.batch
-        steps = self.length // images_per_step
+        steps = len(self.visits) // images_per_step
         for step in range(self.skip, steps):
             start = step * images_per_step + first
             indices = order[start : start + self.batch].tolist()

@@ -156,6 +156,25 @@ def split(
     echo(division.split(folder, out, how, to=to, lists=lists, outside=outside))
 
 
+def merge(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="DIR DIR...", help="Folders of data sets, or YAML files that describe them.")
+    ],
+    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout of the new folder.")] = "coco",
+    class_map: Annotated[
+        list[str] | None,
+        typer.Option("--class-map", metavar="OLD=NEW", help="Rename a class, or drop or ignore it; repeatable."),
+    ] = None,
+    outside: Annotated[bool, typer.Option("--outside", help="Include images outside the folders.")] = False,
+) -> None:
+    """Write several data sets as one, with classes matched by name and links to the images."""
+    from boxwright.data.sets import read_class_map, several
+    from boxwright.datatools import convert
+
+    echo(convert.convert(several(folders, read_class_map(class_map or ())), to, out, outside=outside))
+
+
 def tensors(
     folder: Folder,
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],

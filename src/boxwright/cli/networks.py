@@ -10,7 +10,7 @@ from boxwright.cli.options import (
     BFloat16,
     ClipBoxes,
     Compile,
-    Data,
+    DataSets,
     Device,
     Name,
     Overlap,
@@ -47,7 +47,7 @@ def show(name: Name, set_: Overrides = None) -> None:
 
 def train(
     name: Name,
-    data: Data,
+    data: DataSets,
     out: Annotated[
         str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
@@ -81,7 +81,7 @@ def train(
 
 def evaluate(
     weights: Weights,
-    data: Data,
+    data: DataSets,
     recipe: RecipeOption = None,
     split: Split = "val",
     scenes: Annotated[

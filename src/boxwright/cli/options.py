@@ -14,6 +14,12 @@ Weights = Annotated[
     ),
 ]
 Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML file that describes it.")]
+DataSets = Annotated[
+    list[str],
+    typer.Option(
+        "--data", help="Folder of the data set, or a YAML file that describes it; repeatable for several sets."
+    ),
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML file that describes it.")]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Recipe name or YAML file, for weights without an embedded recipe.")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.arrays import Array
+from boxwright.data.members import Members
 from boxwright.errors import InputError
 
 
@@ -44,6 +45,8 @@ class ClassSet:
     pixels: NDArray[np.uint8] | None = None  # (P, 3, h, w) RGB if all images are in one file
     unused: tuple[str, ...] = ()  # files in the folders of images that are not images, for `check`
     class_folders: bool = False  # there is a folder of images per class
+    members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
+    notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,7 +83,8 @@ class ClassSet:
         """The data set of the images at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         pixels = None if self.pixels is None else self.pixels[chosen]
-        return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels)
+        members = self.members and self.members.take(chosen)
+        return replace(self, paths=self.paths[chosen], labels=self.labels[chosen], pixels=pixels, members=members)
 
     def ordered(self, names: Sequence[str]) -> "ClassSet":
         """The same images with labels in the order of `names`, which may contain more classes.
@@ -89,8 +93,10 @@ class ClassSet:
         """
         label_of = {name: label for label, name in enumerate(names)}
         if missing := [name for name in self.names if name not in label_of]:
+            sets = self.members.sets if self.members else ()
+            title = next((member.title for member in sets if missing[0] in member.dataset.names), self.root)
             raise InputError(
-                f"{self.root}: class {missing[0]} of split {self.split} ({len(missing)} such) is none of the "
+                f"{title}: class {missing[0]} of split {self.split} ({len(missing)} such) is none of the "
                 f"{len(label_of)} known classes ({_few(names)}); rename its folder, or take weights for these classes"
             )
         order = np.array([label_of[name] for name in self.names], dtype=np.int64)

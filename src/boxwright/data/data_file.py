@@ -14,6 +14,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config
+from boxwright.config import ClassName
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import IMAGE_FOLDERS
@@ -25,6 +26,17 @@ DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # 
 MAX_SHOWN = 60  # characters of a value in a message
 MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; that of `roboflow` to `root` is 0.5
 KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
+
+
+def _as_text(value: Any) -> Any:
+    """Class names that YAML reads as whole numbers become text, as in `names`."""
+    if not isinstance(value, dict):
+        return value
+    return {str(key) if type(key) is int else key: str(new) if type(new) is int else new for key, new in value.items()}
+
+
+# Class of the set -> new name, `drop` or `ignore`
+ClassMap = Annotated[dict[str, Annotated[ClassName, Field(min_length=1)]], pydantic.BeforeValidator(_as_text)]
 
 
 class DataFile(config.Config):
@@ -52,6 +64,7 @@ class DataFile(config.Config):
     kpt_shape: KeypointShape = (0, 0)
     splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     unknown: dict[str, str] = Field(default_factory=dict)
+    class_map: ClassMap = Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "DataFile":

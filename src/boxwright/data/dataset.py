@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.findings import Finding
+from boxwright.data.members import Members
 from boxwright.data.source import Source
-
-ANY_CLASS = -2  # label and category of an ignore region: a crowd region of all classes
 
 ANY_CLASS = -2  # label and category of an ignore region: a crowd region of all classes
 
@@ -123,6 +122,8 @@ class Dataset:
     entry: str = "line {}"  # format of `Boxes.entries` in messages
     group: int | None = None  # label of a class without boxes that only names the group of all others
     relative: bool = False  # boxes are stored as fractions of the image size, and are NaN if the image cannot be read
+    members: Members | None = None  # the sets, if it was put together from several (`data/merge.py`)
+    notes: tuple[str, ...] = ()  # what `class_map` and putting sets together changed
 
     @classmethod
     def without_ids(
@@ -188,7 +189,15 @@ class Dataset:
 
     def location(self, index: int, row: int) -> str:
         """Label file and entry of row `row` (of all T), which belongs to image `index`."""
-        return f"{self.label_file(index)} {self.entry.format(self.rows.entries[row])}"
+        entry = self.members.place(index)[0].dataset.entry if self.members else self.entry
+        return f"{self.label_file(index)} {entry.format(self.rows.entries[row])}"
+
+    def own_id(self, index: int) -> int | str:
+        """The id of an image in its set; the ids of several sets together are new."""
+        if self.members is None:
+            return self.images.ids[index].item()  # type: ignore[no-any-return]
+        member, place = self.members.place(index)
+        return member.dataset.own_id(place)  # type: ignore[no-any-return]
 
     def image_indices(self) -> NDArray[np.int64]:
         """(T,) the index of the image of each row."""
@@ -199,7 +208,7 @@ class Dataset:
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         counts = np.diff(self.starts)[chosen]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
+        indices = np.repeat(self.starts[:-1][chosen] - starts[:-1], counts) + np.arange(starts[-1])
         images = Images(
             ids=self.images.ids[chosen],
             paths=self.images.paths[chosen],
@@ -209,8 +218,10 @@ class Dataset:
             else self.images.label_files,
             labeled=None if self.images.labeled is None else self.images.labeled[chosen],
         )
+        members = self.members and self.members.take(chosen)
         findings = tuple(finding for finding in self.findings if finding.index is None)
-        return replace(self, images=images, rows=self.rows.take(rows), starts=starts, findings=findings)
+        rows = self.rows.take(indices)
+        return replace(self, images=images, rows=rows, starts=starts, findings=findings, members=members)
 
     def without_group(self) -> "Dataset":
         """The same images without the class `group`, which is nothing to learn; the labels after it move up."""

@@ -30,6 +30,7 @@ TITLES = {  # errors
     # notes
     "unusual": "entries in an unusual form, and how they were read",
     "duplicate_annotation_id": "label files that use annotation ids twice",
+    "class_map": "classes and splits of sets, and what `class_map` changed",
     "near_duplicate": "boxes of one class that nearly coincide",
     "rotated": "EXIF-rotated images (labels must refer to the image as displayed)",
     "no_boxes": "images without boxes",

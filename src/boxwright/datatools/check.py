@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import formats
-from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset
 from boxwright.data.findings import TITLES, Finding
 from boxwright.data.layout import Labels
-from boxwright.data.split_names import canonical_names
-from boxwright.datatools import class_check
+from boxwright.data.sets import Root
+from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
 from boxwright.datatools.report import Report, check_all, reject_other_files
 from boxwright.errors import InputError
@@ -50,6 +49,9 @@ def check(
         scenes: Require that `open_scene` can read windows of the images.
         rgb: With `scenes`: as RGB, not only of chosen bands.
     """
+    if dataset.members is not None:
+        each = partial(check, images=images, decode=decode, scenes=scenes)
+        return set_check.check_sets(dataset, each)
     headers: list[Header] = []
     if images:
         paths = [dataset.path(index) for index in range(len(dataset))]
@@ -62,7 +64,7 @@ def check(
                 for path, header in zip(paths, headers, strict=True)
             ]
     findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]
-    findings += [*_image_twice(dataset), *_without_boxes(dataset), *_partly_labeled(dataset)]
+    findings += [*_image_twice(dataset), *_without_boxes(dataset), *_partly_labeled(dataset), *set_check.notes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.rows))})
 
@@ -82,7 +84,7 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
 
 
 def check_folder(
-    root: str | Path,
+    root: Root,
     splits: Sequence[str] = (),
     report: Path | None = None,
     *,
@@ -103,10 +105,9 @@ def check_folder(
     """
     if report is not None:
         reject_other_files(report)
-    sources = formats.find(root, kind)
-    names = splits or canonical_names(sources)
-    title = f"{root}: {formats.describe(sources)}"
-    if formats.dataset_type(sources) is ClassSet:
+    names = splits or formats.splits(root, kind)
+    title = formats.describe(root, kind)
+    if formats.holds_classes(root, kind):
         sets = [open_classes(root, split, kind) for split in names]
         class_checker = partial(class_check.check, decode=decode)
         result = check_all(Report(title=title, unit="classes"), sets, class_checker, class_check.check_splits)
@@ -361,7 +362,7 @@ def _of_rows(
 
 
 def _of_image(dataset: Dataset, index: int, kind: str, text: str) -> Finding:
-    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.images.ids[index].item()
+    place, path, image_id = dataset.label_file(index), dataset.path(index), dataset.own_id(index)
     return Finding(kind, dataset.split, place, text, path, image_id, index=index)
 
 

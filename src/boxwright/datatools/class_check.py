@@ -4,12 +4,14 @@ Errors stop training unless `skip_bad` leaves them out; notes do not. Nothing is
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.findings import Finding
+from boxwright.datatools import set_check
 from boxwright.datatools.report import Report
 from boxwright.images.header import read_headers
 from boxwright.progress import track
@@ -20,6 +22,8 @@ def check(dataset: ClassSet, *, decode: bool = False) -> Report:
 
     decode: decode every image.
     """
+    if dataset.members is not None:
+        return set_check.check_sets(dataset, partial(check, decode=decode))
     findings = [*_images(dataset, decode=decode)]
     for label in np.flatnonzero(dataset.counts() == 0).tolist():
         text = f"class {dataset.names[label]} has no image"
@@ -27,6 +31,7 @@ def check(dataset: ClassSet, *, decode: bool = False) -> Report:
     for file in dataset.unused:
         text = f"no image by its name, which ends in '{Path(file).suffix}'; it is not used"
         findings.append(Finding("not_a_image", dataset.split, file, text))
+    findings += set_check.notes(dataset)
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
 
 

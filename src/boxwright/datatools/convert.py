@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,8 @@ from boxwright import formats
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
+from boxwright.data.sets import Root, Sets, find_sets, shown
+from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.errors import InputError, printable
@@ -24,7 +26,7 @@ from boxwright.progress import track
 
 
 def convert(
-    root: str | Path,
+    root: Root,
     to: str,
     out: str | Path,
     *,
@@ -34,8 +36,10 @@ def convert(
 ) -> str:
     """Write all splits of a data set in another layout. Images are hard-linked, or copied if that is not possible.
 
+    Several sets become one; the names of images that are equal start with their set's.
+
     Args:
-        root: The data set.
+        root: The data set, or several.
         to: The layout.
         out: The folder to create.
         outside: Include images outside `root`.
@@ -59,7 +63,7 @@ def writable() -> list[str]:
 
 
 def write_splits(
-    root: str | Path,
+    root: Root,
     to: str,
     out: str | Path,
     labeled: Iterable[tuple[Dataset, Extras | None]],
@@ -82,7 +86,8 @@ def write_splits(
     layout: Layout[Dataset] = formats.layout(to)
     writer = layout.writer
     assert writer is not None
-    lines = []
+    lines: list[str] = []
+    title = shown(root)
     with new_folder(out) as folder:
         names: tuple[str, ...] = ()
         written, boxes = [], 0
@@ -91,11 +96,11 @@ def write_splits(
             if not outside:
                 reject_outside(dataset, root)
             kinds = UNUSABLE | writer.unsupported
-            dataset, extras, left_out = _cleaned(dataset, extras, replace(cleaning, kinds=kinds), root)
-            split = _split(dataset, to, writer, extras)
+            dataset, extras, images, left_out = _cleaned(dataset, extras, replace(cleaning, kinds=kinds), writer, title)
+            split = _split(dataset, title, to, writer, extras, images)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
-                    f"{root}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
+                    f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
                     f"the same, for {to} has one list for all splits"
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
@@ -105,37 +110,52 @@ def write_splits(
             pairs = zip(sources, targets, strict=True)
             for source, target in track(pairs, len(sources), f"images of {name}"):
                 link(source, target)
-            lines.append(f"{name}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}")
-            lines += [f"  {line}" for line in left_out]
-            lost = count_losses(split, layout, writer)
-            if len(split.dataset.rows) < len(dataset.rows):
-                lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
-            if lost:
-                lines.append(f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}")
+            lines += _summary(dataset, split, left_out, layout, writer, to)
         if writer.needs_box and not boxes:
-            raise InputError(f"{root}: has no box, and {to} without any box is no {to}; choose another layout")
+            raise InputError(f"{title}: has no box, and {to} without any box is no {to}; choose another layout")
         found = layout.find(folder)
         for name in written:
             if name not in found:
-                raise InputError(f"{root}: split '{name}': in {to} that name stands for something else; rename it")
+                raise InputError(f"{title}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
 
 
-def reject_outside(dataset: Dataset, root: str | Path) -> None:
+def _summary(
+    dataset: Dataset, split: Split, left_out: Sequence[str], layout: Layout[Dataset], writer: Writer, to: str
+) -> Iterator[str]:
+    """Lines about a split that was written."""
+    yield f"{dataset.split}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}"
+    for member, _, _ in dataset.members.each() if dataset.members else ():
+        yield f"  {member.title}: {len(member.dataset)} images, {len(member.dataset.rows)} boxes"
+    yield from (f"  {line}" for line in (*dataset.notes, *left_out))
+    lost = count_losses(split, layout, writer)
+    if len(split.dataset.rows) < len(dataset.rows):
+        lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
+    if lost:
+        yield f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}"
+
+
+def reject_outside(dataset: Dataset, root: Root) -> None:
     """Raise InputError if images are outside `root` (or the folder of the YAML or JSON `root`), following links.
 
-    Untrusted labels can name any file, and the new data set may be published.
+    Untrusted labels can name any file, and the new data set may be published. The sets of a YAML file must be in its
+    folder; several roots must have their images in their own folders.
     """
-    path = Path(root)
-    base = path.parent if path.suffix in formats.YAML else dataset.root
-    folder = os.path.realpath(base if base.is_dir() else base.parent)
-    paths = (dataset.path(index) for index in range(len(dataset)))
-    outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
-    if outside:
-        raise InputError(
-            f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(dataset)} images of "
-            f"{dataset.split}; say --outside where the new folder may hold them"
-        )
+    if isinstance(path := find_sets(root), Path) or isinstance(root, str | Path):
+        sets = [(Path(path.title) if isinstance(path, Sets) else path, dataset)]
+    else:
+        assert dataset.members is not None
+        sets = [(Path(member.title), member.dataset) for member in dataset.members.sets]
+    for path, own in sets:
+        base = path.parent if path.suffix in formats.YAML else own.root
+        folder = os.path.realpath(base if base.is_dir() else base.parent)
+        paths = (own.path(index) for index in range(len(own)))
+        outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
+        if outside:
+            raise InputError(
+                f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(own)} images of "
+                f"{own.split}; say --outside where the new folder may hold them"
+            )
 
 
 def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
@@ -167,7 +187,7 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
     counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
-    if formats.layout(dataset.kind).has_ids:
+    if dataset.members is None and formats.layout(dataset.kind).has_ids:
         counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
         counts["ids of classes"] = len(dataset.names)
     return counts
@@ -213,26 +233,26 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, to: str, writer: Writer, extras: Extras) -> Split:
+def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras, images: list[PurePosixPath]) -> Split:
     """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
-            raise InputError(f"{dataset.root}: class {name!r} cannot stand on a line of its own; rename it")
+            raise InputError(f"{title}: class {name!r} cannot stand on a line of its own; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
-        raise InputError(f"{dataset.root}: two classes differ only in white space, which {to} cannot write; rename one")
+        raise InputError(f"{title}: two classes differ only in white space, which {to} cannot write; rename one")
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     if not writer.ignored and (ignored := dataset.rows.ignored).any():
         extras = replace(extras, rows=list(itertools.compress(extras.rows, (~ignored).tolist())))
         dataset = dataset.without_rows(ignored)
-    return Split(dataset, extras, _names(paths, writer), sizes)
+    return Split(dataset, extras, images, sizes)
 
 
 def _cleaned(
-    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, root: str | Path
-) -> tuple[Dataset, Extras, list[str]]:
-    """The data set and its extras without errors, and a line for each item left out."""
+    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, writer: Writer, title: str
+) -> tuple[Dataset, Extras, list[PurePosixPath], list[str]]:
+    """The data set without errors, its extras, the image names to write, and a line for each item left out."""
     count, report = len(dataset.rows), check(dataset)
     # Numbers in place of ids follow the rows and images through; new rows have larger ones.
     numbered = replace(
@@ -240,22 +260,38 @@ def _cleaned(
         images=replace(dataset.images, ids=np.arange(len(dataset))),
         rows=replace(dataset.rows, ids=np.arange(count)),
     )
-    clean, left_out = cleaning.apply(numbered, report, root)
-    extras = extras or extras_of(dataset)
+    clean, left_out = cleaning.apply(numbered, report, title)
+    extras, lost = (extras, ()) if extras else extras_of(dataset)
     rows, images = clean.rows.ids, clean.images.ids
     ids = np.append(dataset.rows.ids, dataset.rows.ids.max(initial=0) + 1 + np.arange(rows.max(initial=0) + 1))
     clean = replace(
         clean,
         images=replace(clean.images, ids=dataset.images.ids[images]),
         rows=replace(clean.rows, ids=ids[rows]),
+        notes=clean.notes + lost,
     )
     kept = [extras.rows[row] if row < count else {} for row in rows.tolist()]
-    return clean, replace(extras, rows=kept, images=[extras.images[index] for index in images.tolist()]), left_out
+    extras = replace(extras, rows=kept, images=[extras.images[index] for index in images.tolist()])
+    names = image_names(dataset, writer)
+    return clean, extras, [names[index] for index in images.tolist()], left_out
 
 
-def extras_of(dataset: Dataset) -> Extras:
-    """What the labels of a complete split contain besides boxes and classes."""
-    return (formats.layout(dataset.kind).extras or _no_extras)(dataset)
+def image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
+    """The image names to write. Raises InputError if two would share a label file."""
+    if dataset.members is None:
+        return _names([dataset.path(index) for index in range(len(dataset))], writer)
+    members = [member for member in dataset.members.sets if len(member.dataset)]
+    paths = [[member.dataset.path(index) for index in range(len(member.dataset))] for member in members]
+    names = merged.image_names([_names(own, writer) for own in paths], [member.title for member in members], writer)
+    return [names[place] for place in dataset.members.places.tolist()]
+
+
+def extras_of(dataset: Dataset) -> tuple[Extras, tuple[str, ...]]:
+    """What the labels of a complete split contain besides boxes and classes, and lines for what sets differ in."""
+    if dataset.members is None:
+        return (formats.layout(dataset.kind).extras or _no_extras)(dataset), ()
+    datasets = [member.dataset for member in dataset.members.sets if len(member.dataset)]
+    return merged.extras(dataset.names, datasets, [extras_of(own)[0] for own in datasets])
 
 
 def _no_extras(dataset: Dataset) -> Extras:
@@ -274,7 +310,7 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
             raise InputError(
                 f"{path}: its name has a control character such as a tab, which labels cannot hold; rename it"
             )
-        key = name.stem if writer.flat else str(name.with_suffix(""))
+        key = merged.label_key(name, writer)
         if writer.file_per_image and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
         seen[key] = path

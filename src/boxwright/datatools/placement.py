@@ -67,6 +67,8 @@ class Placement:
 
 def placements(tiles: Dataset) -> list[Placement]:
     """The position of each tile. Raises InputError if an entry of the JSON is missing or invalid."""
+    if tiles.members is not None:
+        raise InputError(f"{tiles.root}: found several sets of tiles, needed one; name a single --data")
     if tiles.kind != "coco":
         raise InputError(f"{tiles.root}: labels are {tiles.kind}, needed the COCO JSON of `boxwright data tile`")
     file = Path(tiles.label_file(0))

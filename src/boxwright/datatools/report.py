@@ -27,7 +27,7 @@ class Report:
         findings: In the order of TITLES, then of the data set.
         checked: Split -> number of images, and of boxes or classes.
         unit: `boxes` or `classes`.
-        title: What the data set was read as.
+        title: What each data set was read as, on a line of its own.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -74,7 +74,7 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [printable(self.title)] if self.title else []
+        lines = [*map(printable, self.title.splitlines())]
         lines += [f"{printable(split)}: {n} images, {count} {self.unit}" for split, (n, count) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:

@@ -103,7 +103,7 @@ def split(
         check(dataset, images=False).raise_on_errors(root, UNUSABLE)  # before ids and findings are distributed
     kind = opened[0].kind
     keys = [key for dataset in opened for key in keys_of(dataset, division.by)]
-    dataset, extras = join([(dataset, extras_of(dataset)) for dataset in opened])
+    dataset, extras = join([(dataset, extras_of(dataset)[0]) for dataset in opened])
     groups, parts = _groups(dataset, keys, division), [*division.parts]
     split_of = assign(dataset, groups, division.parts, division.seed)
     kept = [open_boxes(root, name) for name in others]

@@ -14,6 +14,7 @@ import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.data.sets import Root, shown
 from boxwright.datatools.groups import group, keys_of
 from boxwright.datatools.split import assign
 from boxwright.errors import InputError
@@ -26,7 +27,7 @@ Labels = TypeVar("Labels", Dataset, ClassSet)
 PARTS = ("train", "val")
 
 
-def open_split(open_named: Callable[[str], Labels], root: str | Path, split: str, config: DataConfig) -> Labels:
+def open_split(open_named: Callable[[str], Labels], root: Root, split: str, config: DataConfig) -> Labels:
     """Open a split.
 
     Args:
@@ -69,16 +70,17 @@ def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
     Raises InputError if there is no split `val`, neither by `data.val_fraction`, and training evaluates, with the two
     ways to make one; and if there is one and also `data.val_fraction`, which would not be used.
     """
-    data, root = recipe.data, Path(recipe.data.root)
-    names = splits(root, data.kind)
+    data, root = recipe.data, recipe.data.root
+    names, title = splits(root, data.kind), shown(root)
     if "val" in names and data.val_fraction:
-        raise InputError(f"{root}: has a split val, needed none with --val-fraction; leave one of them out")
+        raise InputError(f"{title}: has a split val, needed none with --val-fraction; leave one of them out")
     # a file of labels serves as any split
-    if "val" in names or data.val_fraction or not (root.is_dir() or root.suffix in YAML):
+    is_file = isinstance(root, str) and not Path(root).is_dir() and Path(root).suffix not in YAML
+    if "val" in names or data.val_fraction or is_file:
         return PARTS
     if recipe.train.evaluate_every:
         raise InputError(
-            f"{root}: holds only {', '.join(names)}, needed train and val; say --val-fraction 0.1, or "
+            f"{title}: holds only {', '.join(names)}, needed train and val; say --val-fraction 0.1, or "
             "`boxwright data split DIR -o NEW --parts train=0.8,val=0.2`"
         )
     return name_to_train_on(names), None

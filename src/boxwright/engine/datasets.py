@@ -5,6 +5,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.sets import shown
 from boxwright.datatools.clean import Cleaning, clip_boxes
 from boxwright.datatools.val_fraction import names_to_open
 from boxwright.engine.processes import on_main
@@ -15,7 +16,7 @@ from boxwright.tasks import AnyTask
 def open_checked(
     task: AnyTask, recipe: Recipe, cleaning: Cleaning, accelerator: Accelerator
 ) -> tuple[Any, Any, list[str]]:
-    """Training and validation data, and a line for each label and image left out.
+    """Training and validation data, and a line for each label, image and class left out.
 
     Without a split `val`, `train.evaluate_every: 0` means that there is no validation data: it is None then.
 
@@ -38,6 +39,7 @@ def open_checked(
             validation, report, more = clip_boxes(validation, report)
             clipped += more
     if not cleaning.skip_bad:
-        report.raise_on_errors(data.root, skippable=True)
+        report.raise_on_errors(shown(data.root), skippable=True)
     train, val, left_out = task.select(training, validation, report, recipe)
-    return train, val, [*clipped, *left_out]
+    notes = [note for dataset in present for note in dataset.notes]
+    return train, val, [*notes, *clipped, *left_out]

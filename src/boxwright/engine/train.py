@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.engine import bands, optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 def train(
     recipe: Recipe | str,
-    data: str | Path,
+    data: Root,
     out: str | Path,
     *,
     weights: str | Path | None = None,
@@ -56,8 +57,9 @@ def train(
 
     Args:
         recipe: A shipped name, the path of a YAML file, or a Recipe.
-        data: The root of a data set; its splits train and val are used. Without a split val, set `data.val_fraction`,
-            or `train.evaluate_every` to 0, which trains without evaluation: `last/` is then the result.
+        data: The root of a data set, or a list of them; their splits train and val are used. Without a split val, set
+            `data.val_fraction`, or `train.evaluate_every` to 0, which trains without evaluation: `last/` is then the
+            result.
         out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
         weights: A file or run folder with initial weights; None for random weights.
         transfer: Load the tensors of `weights` whose shapes match; the others stay random.
@@ -83,7 +85,7 @@ def train(
     if isinstance(recipe, str) and not resume:
         check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
-    recipe = recipe.with_overrides({"data.root": str(data)})
+    recipe = recipe.with_overrides({"data.root": stored(data)})
     run, config = Path(out), recipe.train
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
         task = tasks.of(recipe)

@@ -10,6 +10,7 @@ from torch import distributed
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.errors import InputError
 from boxwright.files import check_outputs, make_folder
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(
     predictor: AnyPredictor | str | Path,
-    data: Dataset | ClassSet | str | Path,
+    data: Dataset | ClassSet | Root,
     split: str = "val",
     out: str | Path | None = None,
     threshold: float | None = None,
@@ -37,7 +38,7 @@ def evaluate(
 
     Args:
         predictor: From `load`, or the path of a run folder, weights or an exported file.
-        data: From `open_dataset`, or the root of a data set.
+        data: From `open_dataset`, or the root of a data set, or a list of roots.
         split: The split, if `data` is a root.
         out: A folder for metrics, results and drawn images; None to write nothing.
         threshold: Detectors: minimum score; None for the recipe's.
@@ -58,9 +59,12 @@ def evaluate(
         predictor = load(predictor)
     task, recipe = predictor.task, predictor.recipe
     task.check_options(recipe, {"threshold": threshold})
-    dataset: Any = task.open(data, split, recipe.data) if isinstance(data, str | Path) else data
-    if not isinstance(dataset, task.dataset_type):
+    found = data if isinstance(data, Dataset | ClassSet) else task.open(data, split, recipe.data)
+    dataset: Any = found
+    if not isinstance(found, task.dataset_type):
         raise InputError(f"{dataset.root}: holds labels for {of_dataset(dataset).title}, the model is {task.title}")
+    for note in dataset.notes:
+        logger.warning("%s", note)
     dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes))
     metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
     return metrics
@@ -134,9 +138,25 @@ def score_and_write(
         "versions": versions("torch", "hotcoco"),
     }
     metrics = task.score(dataset, results, info, recipe, args)
+    if dataset.members is not None:
+        metrics = replace(metrics, sets=_each_set(predictor, dataset, args, results, info))
     if folder is not None and examples is not None:
         task.write_report(folder, metrics, dataset, results, examples, recipe)
     return metrics
+
+
+def _each_set(
+    predictor: AnyPredictor, dataset: Any, args: PostprocessArgs, results: Sequence[Any], info: dict[str, Any]
+) -> tuple[tuple[str, Any], ...]:
+    """The title and the metrics of each set of several, without those that have no image."""
+    metrics = []
+    for member, indices, _ in dataset.members.each():
+        if len(indices):
+            of_set = info | {"data": member.title, "images": len(indices)}
+            chosen = [results[index] for index in indices.tolist()]
+            score = predictor.task.score(dataset.subset(indices), chosen, of_set, predictor.recipe, args)
+            metrics.append((member.title, score))
+    return tuple(metrics)
 
 
 def predict_dataset(

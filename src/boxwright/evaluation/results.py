@@ -5,6 +5,7 @@ from typing import Any
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset
+from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, report_folder
 from boxwright.interop import to_coco
 from boxwright.predict.predictor import Predictor
@@ -40,6 +41,8 @@ def write(
         InputError: The data set has classes that the model does not have, an image cannot be read, or the folder is not
             writable.
     """
+    if dataset.members is not None:
+        raise InputError(f"{dataset.root}: found several sets, whose image ids are new; --no-truth needs a single one")
     name = f"detections_{_split_name(dataset)}_{predictor.recipe.name}_results.json"
     folder = report_folder(out, [name], [dataset])
     args = predictor.task.evaluation_args(dataset, predictor.recipe, threshold)

@@ -9,8 +9,9 @@ import importlib
 import os
 import pkgutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import numpy as np
 
 from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
+from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.labeled_classes import limit_classes
-from boxwright.data.layout import Layout
+from boxwright.data.layout import Labels, Layout
+from boxwright.data.merge import open_sets
+from boxwright.data.sets import Root, Sets, find_sets, mentions
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name, canonical_names
-from boxwright.errors import InputError
+from boxwright.errors import InputError, MissingSplitError
 
 YAML = data_file.SUFFIXES
 HOLDS: Mapping[type, str] = {Dataset: "boxes", ClassSet: "images with one class each"}
@@ -89,12 +93,13 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
 
 
 def open_dataset(
-    root: str | Path, split: str = "train", kind: str = "auto", cache: str | Path | None = None
+    root: Root, split: str = "train", kind: str = "auto", cache: str | Path | None = None
 ) -> Dataset | ClassSet:
     """Open one split of a data set.
 
     Args:
-        root: A folder, a COCO JSON, or a YAML file that names the files (docs/data.md).
+        root: A folder, a COCO JSON, or a YAML file that names the files (docs/data.md); a list of them is opened as one
+            data set, with classes matched by name.
         split: `train`, `val`, `test`, or another split of the data set.
         kind: The layout; `auto` detects it.
         cache: Folder for the index of a COCO JSON; None for the user's cache folder.
@@ -105,29 +110,30 @@ def open_dataset(
     Raises:
         InputError: No layout or several layouts match, or a file cannot be read.
     """
-    dataset: Dataset | ClassSet = _read(_source(Path(root), split, kind), cache)
+    dataset: Dataset | ClassSet = _open(root, split, kind, cache)
     return dataset
 
 
-def open_boxes(root: str | Path, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
+def open_boxes(root: Root, split: str, kind: str = "auto", cache: str | Path | None = None) -> Dataset:
     """Like `open_dataset`, for boxes. Also raises InputError for classification data."""
-    dataset: Dataset = _read(_source(Path(root), split, kind, Dataset), cache)
+    dataset: Dataset = _open(root, split, kind, cache, Dataset)
     return dataset
 
 
-def open_classes(root: str | Path, split: str, kind: str = "auto") -> ClassSet:
+def open_classes(root: Root, split: str, kind: str = "auto") -> ClassSet:
     """Like `open_dataset`, for images with one class each. Also raises InputError for detection data."""
-    dataset: ClassSet = _read(_source(Path(root), split, kind, ClassSet), None)
+    dataset: ClassSet = _open(root, split, kind, None, ClassSet)
     return dataset
 
 
-def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
+def open_images(root: Root, split: str, kind: str = "auto") -> Dataset:
     """Open a split of detection data without its labels, which may be missing.
 
     Arguments as in `open_dataset`. COCO's lists of unlabeled test images have precedence: `image_info_SPLIT2017.json`,
     for `test` also `image_info_test-dev2017.json`.
     """
-    path = Path(root).expanduser()
+    if isinstance(path := find_sets(root), Sets):
+        return open_sets(path, split, lambda one, name: open_images(one, name, kind), partial(splits, kind=kind))
     listed = {
         name: Source(kind, file, name, path)
         for kind in names()
@@ -143,33 +149,68 @@ def open_images(root: str | Path, split: str, kind: str = "auto") -> Dataset:
     source = _single(path, split, matching) if matching else _source(path, split, kind, Dataset)
     source = replace(source, split=split)
     detected: Layout[Dataset] = layout(source.kind)
-    if detected.read_unlabeled is not None:
-        return detected.read_unlabeled(source)
-    dataset = detected.read(source)
-    return dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
+    dataset = (detected.read_unlabeled or detected.read)(source)
+    dataset = dataset.without_rows(np.ones(len(dataset.rows), dtype=bool))
+    return _mapped(dataset, path, lambda name: _read(_source(path, name, kind, Dataset), None))
 
 
-def splits(root: str | Path, kind: str = "auto") -> list[str]:
+def splits(root: Root, kind: str = "auto") -> list[str]:
     """The splits of a data set: train, val, test first, then others by name. kind: as in `open_dataset`."""
+    if isinstance(root := find_sets(root), Sets):
+        return canonical_names(dict.fromkeys(canonical_name(n) for one in root.sets for n in splits(one.path, kind)))
     return canonical_names(find(root, kind))
 
 
-def holds_classes(root: str | Path, kind: str = "auto") -> bool:
-    """Whether `root` is classification data."""
+def holds_classes(root: Root, kind: str = "auto") -> bool:
+    """Whether `root` is classification data. Raises InputError for several sets of both types."""
+    if isinstance(root := find_sets(root), Sets):
+        held = {entry.path: holds_classes(entry.path, kind) for entry in root.sets}
+        if len({*held.values()}) > 1:
+            boxes, classes = (next(name for name, found in held.items() if found is is_one) for is_one in (False, True))
+            raise InputError(f"{boxes} has boxes, {classes} images with one class each; needed sets of one kind")
+        return next(iter(held.values()))
     return dataset_type(find(root, kind)) is ClassSet
 
 
-def describe(sources: Mapping[str, Source]) -> str:
-    """What `find` has found. Example: `voc, boxes; splits train, val`."""
+def describe(root: Root, kind: str = "auto") -> str:
+    """What `find` finds, a line for each set. Example: `data/mine: voc, boxes; splits train, val`."""
+    if isinstance(path := find_sets(root), Sets):
+        return "\n".join(describe(entry.path, kind) for entry in path.sets)
+    sources = find(path, kind)
     names = [name if name == canonical_name(name) else f"{canonical_name(name)} ({name})" for name in sources]
     kinds = ", ".join(sorted({source.kind for source in sources.values()}))
-    return f"{kinds}, {HOLDS[dataset_type(sources)]}; splits {', '.join(sorted(names))}"
+    return f"{root}: {kinds}, {HOLDS[dataset_type(sources)]}; splits {', '.join(sorted(names))}"
 
 
 def dataset_type(sources: Mapping[str, Source]) -> type[Dataset | ClassSet]:
     """The type of the splits that `find` has found."""
     result: type[Dataset | ClassSet] = layout(next(iter(sources.values())).kind).dataset_type
     return result
+
+
+def _open(
+    root: Root, split: str, kind: str, cache: str | Path | None, holds: type[Dataset | ClassSet] | None = None
+) -> Any:
+    """One split of one or several sets. holds: the needed type of labels."""
+    if isinstance(path := find_sets(root), Sets):
+        same = holds or (ClassSet if holds_classes(path, kind) else Dataset)
+        return open_sets(path, split, lambda one, name: _open(one, name, kind, cache, same), partial(splits, kind=kind))
+
+    def open_split(name: str) -> Any:
+        return _read(_source(path, name, kind, holds), cache)
+
+    return _mapped(open_split(split), path, open_split)
+
+
+def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) -> Labels:
+    """With the `class_map` of the data YAML `path`. open_split: opens a split as it is."""
+    if not mentions(path, "class_map"):
+        return dataset
+    class_map = data_file.read(path).class_map
+    check_keys(
+        class_map, dataset.names, str(path), lambda: {n for name in splits(path) for n in open_split(name).names}
+    )
+    return map_classes(dataset, class_map, str(path))
 
 
 def _read(source: Source, cache: str | Path | None) -> Any:
@@ -206,7 +247,7 @@ def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] |
     if not matching:
         notes = (note for source in sources.values() for _, note in source.notes)
         hint = next((f" ({note})" for note in notes if canonical_name(note.partition(":")[0]) == split), "")
-        raise InputError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}{hint}")
+        raise MissingSplitError(f"{root}: no split '{split}'; it holds {', '.join(canonical_names(sources))}{hint}")
     source = _single(root, split, matching)
     others = tuple(path for other in sources.values() if other is not source for path in (other.path, *other.more))
     return replace(source, split=split, others=others)

@@ -14,6 +14,7 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
 from boxwright.metrics.regions import class_regions
+from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Detections
 
 # key, AP or AR, IoU, area, detections per image and class: COCO's twelve metrics in COCO's order
@@ -71,12 +72,14 @@ class Metrics:
         classes: In label order.
         precision: (T, R, K) over all areas; -1 for a class without ground truth.
         info: Recipe, thresholds, versions and number of images.
+        sets: Of several sets evaluated together: the title and the metrics of each.
     """
 
     summary: dict[str, float]
     classes: tuple[ClassMetrics, ...]
     precision: Array
     info: dict[str, Any] = field(default_factory=dict)
+    sets: tuple[tuple[str, "Metrics"], ...] = ()
 
     @property
     def ap(self) -> float:
@@ -96,7 +99,7 @@ class Metrics:
         return f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}"
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), "", *self.table()])
+        return "\n".join([*self.lines(), *set_lines(self.sets), "", *self.table()])
 
     def lines(self) -> list[str]:
         """The twelve lines in the format of pycocotools."""
@@ -123,7 +126,7 @@ class Metrics:
         """The content of `metrics.json`."""
         fields = ClassMetrics.__slots__
         rows = [{name: getattr(row, name) for name in fields} for row in self.classes]
-        return {**self.info, "summary": self.summary, "classes": rows}
+        return {**self.info, "summary": self.summary, "classes": rows, **set_summaries(self.sets)}
 
 
 def score(

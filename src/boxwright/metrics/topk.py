@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.errors import printable
+from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Classes
 
 MAX_K = 5  # of top-5
@@ -50,12 +51,14 @@ class TopK:
         classes: Those with images, in label order.
         confusion: (C, C) counts, row = true class, column = predicted class.
         info: Recipe, versions and number of images.
+        sets: Of several sets evaluated together: the title and the metrics of each.
     """
 
     summary: dict[str, float]
     classes: tuple[ClassRow, ...]
     confusion: NDArray[np.int64]
     info: dict[str, Any] = field(default_factory=dict)
+    sets: tuple[tuple[str, "TopK"], ...] = ()
 
     @property
     def quality(self) -> float:
@@ -67,7 +70,7 @@ class TopK:
         return f"top-1 {self.summary['top1']:.4f}, top-5 {self.summary['top5']:.4f}"
 
     def __str__(self) -> str:
-        return "\n".join([self.headline, "", *self.table()])
+        return "\n".join([self.headline, *set_lines(self.sets), "", *self.table()])
 
     def table(self) -> list[str]:
         """A heading and a line per class."""
@@ -84,7 +87,8 @@ class TopK:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `metrics.json`."""
-        return {**self.info, "summary": self.summary, "classes": [asdict(row) for row in self.classes]}
+        classes = [asdict(row) for row in self.classes]
+        return {**self.info, "summary": self.summary, "classes": classes, **set_summaries(self.sets)}
 
 
 def score(

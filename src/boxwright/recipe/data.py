@@ -38,7 +38,7 @@ class CanvasConfig(Config):
 
 
 class DataConfig(Config):
-    root: str = ""  # folder or YAML of the data set; `--data` fills it
+    root: str | tuple[str, ...] = ""  # folder or YAML of the data set, or several; `--data` fills it
     kind: str = "auto"  # a layout: the name of a module in `formats`; auto finds it out
     names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()

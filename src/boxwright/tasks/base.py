@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeV
 from torch import Tensor, nn
 
 from boxwright.arrays import Array
+from boxwright.data.sets import Root
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
@@ -35,6 +36,9 @@ class ImageSet(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -172,14 +176,14 @@ class Task(ABC, Generic[D, B, R, M]):
     # Data
 
     @abstractmethod
-    def open(self, root: str | Path, split: str, config: DataConfig) -> D:
+    def open(self, root: Root, split: str, config: DataConfig) -> D:
         """Open a split with its labels; `data.val_fraction` may make it (`datatools/val_fraction.py`).
 
         Raises InputError if it cannot be read or has labels of another task.
         """
 
     @abstractmethod
-    def open_images(self, root: str | Path, split: str, config: DataConfig) -> D:
+    def open_images(self, root: Root, split: str, config: DataConfig) -> D:
         """Open a split without its labels, which may be missing if the layout allows it."""
 
     @abstractmethod

@@ -18,6 +18,7 @@ from boxwright.batches.class_loader import ClassLoader
 from boxwright.batches.class_transforms import augment
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.class_dataset import ClassSet
+from boxwright.data.sets import Root
 from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report, check_all
@@ -74,10 +75,10 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     report_files = ("metrics.json", "predictions.json", "confusion.png", "mistakes.jpg", "curves.png")
     dataset_type: ClassVar[type] = ClassSet
 
-    def open(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
+    def open(self, root: Root, split: str, config: DataConfig) -> ClassSet:
         return open_split(lambda name: open_classes(root, name, config.kind), root, split, config)
 
-    def open_images(self, root: str | Path, split: str, config: DataConfig) -> ClassSet:
+    def open_images(self, root: Root, split: str, config: DataConfig) -> ClassSet:
         return open_classes(root, split, config.kind)  # where folders are classes, images have labels
 
     def check(self, *datasets: ClassSet) -> Report:
@@ -102,11 +103,11 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return train.ordered(names), None if val is None else val.ordered(names), report.left_out()
 
     def fingerprint(self, dataset: ClassSet, recipe: Recipe) -> str:
-        if dataset.pixels is None:
-            paths = [dataset.path(index) for index in range(len(dataset))]
-            return fingerprints.fingerprint([dataset.labels], dataset.names, paths, recipe.data.fingerprint)
-        # all images are in memory
-        return fingerprints.fingerprint([dataset.labels, dataset.pixels], dataset.names, [], recipe.data.fingerprint)
+        columns = [dataset.labels, *([] if dataset.members is None else [dataset.members.weights()])]
+        if dataset.pixels is not None:  # all images are in memory
+            return fingerprints.fingerprint([*columns, dataset.pixels], dataset.names, [], recipe.data.fingerprint)
+        paths = [dataset.path(index) for index in range(len(dataset))]
+        return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
     def loader(self, dataset: ClassSet, recipe: Recipe, rank: int, world: int) -> ClassLoader:
         config = recipe.train
@@ -119,6 +120,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
+            weights=None if dataset.members is None else dataset.members.weights(),
         )
 
     def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:

@@ -18,6 +18,7 @@ from boxwright.batches.loader import Loader
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
+from boxwright.data.sets import Root
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report, check_all
 from boxwright.datatools.val_fraction import open_split
@@ -76,13 +77,13 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     )  # fmt: skip
     dataset_type: ClassVar[type] = Dataset
 
-    def open(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
+    def open(self, root: Root, split: str, config: DataConfig) -> Dataset:
         def opened(name: str) -> Dataset:
             return open_boxes(root, name, config.kind, config.cache).without_group()
 
         return open_split(opened, root, split, config)
 
-    def open_images(self, root: str | Path, split: str, config: DataConfig) -> Dataset:
+    def open_images(self, root: Root, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
 
     def check(self, *datasets: Dataset) -> Report:
@@ -98,6 +99,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         rows = dataset.rows
         columns = [dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas]
         columns += [] if dataset.images.labeled is None else [dataset.images.labeled]
+        columns += [] if dataset.members is None else [dataset.members.weights()]
         paths = [dataset.path(index) for index in range(len(dataset))]
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
@@ -112,6 +114,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             world=world,
             workers=recipe.data.workers,
             bands=Bands.of(recipe.data),
+            weights=None if dataset.members is None else dataset.members.weights(),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
@@ -269,7 +272,11 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         samples, threshold = [dataset[index] for index in range(len(dataset))], recipe.predict.threshold
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         pairs = zip(samples, results, strict=True)
-        rows = [row for sample, result in pairs for row in to_coco(result, sample.image_id, dataset.category_ids)]
+        rows = [
+            row | ({} if dataset.members is None else {"file": sample.path})  # where image ids are new
+            for sample, result in pairs
+            for row in to_coco(result, sample.image_id, dataset.category_ids)
+        ]
         json_text.write(folder / "detections.json", rows)
         plots.precision_recall(metrics, folder / "precision_recall.png")
         shown = plots.shown_classes(metrics)
@@ -356,8 +363,10 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     names = recipe.data.names
     unknown = [name for label, name in enumerate(dataset.names) if name not in names and label != dataset.group]
     if unknown:
+        sets = dataset.members.sets if dataset.members else ()
+        title = next((member.title for member in sets if unknown[0] in member.dataset.names), dataset.root)
         raise InputError(
-            f"{dataset.root}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
+            f"{title}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
             f"({', '.join(unknown[:5])}); needed some of {', '.join(names[:5])} ... ({len(names)}); if only the "
             "spelling differs, name the model's classes as the data set does by data.names"
         )

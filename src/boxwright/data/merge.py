@@ -1,0 +1,157 @@
+"""Several data sets put together, with classes matched by name."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.arrays import Array
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.class_map import check_keys, common_names, in_order, lacking, map_classes
+from boxwright.data.dataset import Boxes, Dataset, Images
+from boxwright.data.layout import Labels
+from boxwright.data.members import Member, Members
+from boxwright.data.sets import SetConfig, Sets
+from boxwright.errors import InputError, MissingSplitError
+
+
+def open_sets(
+    found: Sets, split: str, open_split: Callable[[str, str], Labels], splits_of: Callable[[str], Sequence[str]]
+) -> Labels:
+    """Open several sets and put them together. A set without the split adds only its classes, and a note.
+
+    Args:
+        found: The sets.
+        split: The split of each.
+        open_split: Opens a set's path and a split of it, without the set's `class_map`.
+        splits_of: The splits of a set's path.
+
+    Raises:
+        InputError: A set cannot be opened, no set has the split, a class map has a class that is none of its set's, or
+            as in `concat`.
+    """
+
+    def all_names(entry: SetConfig) -> dict[str, None]:
+        """The classes of all splits."""
+        return {name: None for one in splits_of(entry.path) for name in open_split(entry.path, one).names}
+
+    def all_new_names() -> dict[str, None]:
+        """The same for all sets, after their class maps."""
+        return {entry.class_map.get(name, name): None for entry in found.sets for name in all_names(entry)}
+
+    members, missing = [], []
+    for entry in found.sets:
+        try:
+            dataset = open_split(entry.path, split)
+        except MissingSplitError as error:
+            missing.append(error)
+            note = f"{entry.path}: has no split {split}"
+            dataset = replace(open_split(entry.path, splits_of(entry.path)[0]).subset([]), split=split, notes=(note,))
+        check_keys(entry.class_map, dataset.names, entry.path, partial(all_names, entry))
+        members.append(Member(entry.path, map_classes(dataset, entry.class_map, entry.path), entry.weight))
+    if len(missing) == len(members):
+        raise missing[0]
+    names = {name for member in members for name in member.dataset.names}
+    check_keys(found.class_map, names, found.title, all_new_names)
+    mapped = [replace(member, dataset=map_classes(member.dataset, found.class_map, member.title)) for member in members]
+    result: Labels = concat(mapped, split, Path(found.title), found.names)
+    return result
+
+
+def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, ...] | None = None) -> Any:
+    """Put sets together: the images of the first, then those of the second, ...
+
+    Ids of images, annotations and categories are new (from 1, 1 and 0); `members` of the result has the sets as they
+    were. Nobody looked for the classes that a set lacks. Memory: twice that of the labels.
+
+    Args:
+        members: Sets of boxes, or sets of images with classes.
+        split: Of the result.
+        root: Of the result, for messages.
+        names: The classes in label order; None for those of all sets, in order of first appearance.
+
+    Raises:
+        InputError: A set has a class that is not in `names`, or images in files are mixed with others.
+    """
+    found = common_names(members, names)
+    datasets = [member.dataset for member in members]
+    places = np.arange(sum(map(len, datasets)), dtype=np.int64)
+    kind = ", ".join(dict.fromkeys(dataset.kind for dataset in datasets))
+    said = tuple(note for dataset in datasets for note in dataset.notes) + tuple(lacking(members, found))
+    whole = Members(tuple(members), places)
+    if isinstance(datasets[0], ClassSet):
+        return _concat_classes(datasets, found, split, root, kind, whole, said)
+    rows = _rows(datasets, found)
+    images = Images(
+        ids=np.arange(1, len(places) + 1),
+        paths=_joined(dataset.images.paths for dataset in datasets),
+        sizes=_joined(dataset.images.sizes for dataset in datasets),
+        label_files=_joined(_label_files(dataset) for dataset in datasets),
+        labeled=_labeled(datasets, found),
+    )
+    starts = np.concatenate([[0], np.cumsum(_joined(np.diff(dataset.starts) for dataset in datasets))])
+    category_ids = tuple(range(len(found)))
+    return Dataset(
+        found, category_ids, split, root, kind, images, rows, starts.astype(np.int64), members=whole, notes=said
+    )
+
+
+def _rows(datasets: Sequence[Dataset], names: Sequence[str]) -> Boxes:
+    """The rows of all sets. Unknown categories keep their ids."""
+    labels, categories = [], []
+    for dataset in datasets:
+        own = dataset.rows.labels
+        new = np.append(in_order(dataset, names), 0)  # for sets without classes, too
+        labels.append(np.where(own >= 0, new[np.maximum(own, 0)], own))
+        categories.append(np.where(own >= 0, labels[-1], dataset.rows.categories))
+    columns = {name: _joined(getattr(dataset.rows, name) for dataset in datasets) for name in Boxes.__slots__}
+    columns |= {"labels": _joined(labels), "categories": _joined(categories)}
+    return Boxes(**columns | {"ids": np.arange(1, len(columns["ids"]) + 1)})
+
+
+def _labeled(datasets: Sequence[Dataset], names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """(P, K) the classes that were looked for in each image: none that its set lacks. None if all were in all."""
+    columns = []
+    for dataset in datasets:
+        column = np.zeros((len(dataset), len(names)), dtype=bool)
+        own = dataset.images.labeled
+        column[:, in_order(dataset, names)] = True if own is None else own
+        columns.append(column)
+    labeled: NDArray[np.bool_] = _joined(columns)
+    return None if labeled.all() else labeled
+
+
+def _label_files(dataset: Dataset) -> Array:
+    """(P,) the label file of each image."""
+    files = dataset.images.label_files
+    if len(files) > 1:
+        return files
+    return np.repeat(files if len(files) else np.array([b""]), len(dataset))
+
+
+def _concat_classes(
+    datasets: Sequence[ClassSet],
+    names: tuple[str, ...],
+    split: str,
+    root: Path,
+    kind: str,
+    members: Members,
+    notes: tuple[str, ...],
+) -> ClassSet:
+    shapes = {None if dataset.pixels is None else dataset.pixels.shape[1:] for dataset in datasets}
+    if len(shapes) > 1:
+        raise InputError(f"{root}: found images in files of their own and others without (cifar10); needed one kind")
+    pixels = None if shapes == {None} else _joined(dataset.pixels for dataset in datasets)
+    labels: NDArray[np.int64] = _joined(in_order(dataset, names)[dataset.labels] for dataset in datasets)
+    paths = _joined(dataset.paths for dataset in datasets)
+    unused = tuple(file for dataset in datasets for file in dataset.unused)
+    folders = any(dataset.class_folders for dataset in datasets)
+    return ClassSet(names, split, root, kind, paths, labels, pixels, unused, folders, members, notes)
+
+
+def _joined(columns: Iterable[Any]) -> Any:
+    return np.concatenate([*columns])

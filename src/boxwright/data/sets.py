@@ -1,0 +1,146 @@
+"""Several data sets as one: the roots of a command, or the key `sets` of a data YAML; and `class_map`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from boxwright import config, files
+from boxwright.data import text
+from boxwright.data.data_file import SUFFIXES, ClassMap
+from boxwright.errors import InputError
+
+DROP, IGNORE = "drop", "ignore"  # in place of a new name
+MAX_SETS = 1000
+MAX_WEIGHT = 100  # an epoch's list of visits stays small
+
+
+def _as_set(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class SetConfig(config.Config):
+    """One of several sets, in a data YAML or from a command."""
+
+    path: str = Field(min_length=1)  # a folder, a JSON file, or a data YAML of one set
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] = 1.0  # how often an epoch visits its images
+    class_map: ClassMap = Field(default_factory=dict)
+
+
+class SetsFile(config.Config):
+    """A data YAML of several sets."""
+
+    sets: Annotated[
+        tuple[Annotated[SetConfig, pydantic.BeforeValidator(_as_set)], ...], Field(min_length=1, max_length=MAX_SETS)
+    ]
+    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
+    class_map: ClassMap = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Several sets.
+
+    Attributes:
+        title: All of them, for messages.
+        sets: With the paths to open.
+        names: The classes in label order; None for all classes, in order of first appearance.
+        class_map: For all sets, after their own.
+    """
+
+    title: str
+    sets: tuple[SetConfig, ...]
+    names: tuple[str, ...] | None = None
+    class_map: Mapping[str, str] = field(default_factory=dict)
+
+
+Root = str | Path | Sequence[str | Path] | Sets  # what commands and functions take as a data set
+
+
+def find_sets(root: Root) -> Sets | Path:
+    """The sets of several roots or of a data YAML with the key `sets`; else the root of the only set.
+
+    Raises InputError if a YAML file cannot be read, or has other keys beside `sets`.
+    """
+    if isinstance(root, Sets):
+        return root
+    if isinstance(root, str | Path):
+        path = Path(root).expanduser()
+        return _of_yaml(path) or path
+    if len(root) == 1:
+        return find_sets(root[0])
+    return several(root)
+
+
+def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = None) -> Sets:
+    """Several roots as sets of weight 1. Raises InputError for a single root, or one that lists sets itself."""
+    if len(roots) < 2:
+        raise InputError(f"{shown(roots) or 'data'}: found {len(roots)} sets, needed two or more")
+    for root in roots:
+        if is_list(Path(root).expanduser()):
+            raise InputError(f"{root}: lists several sets itself; name it alone, and list the other sets in it")
+    return Sets(shown(roots), tuple(SetConfig(path=str(root)) for root in roots), None, dict(class_map or {}))
+
+
+def read_class_map(words: Sequence[str]) -> dict[str, str]:
+    """`old=new` words of a command. Raises InputError for other words, or a class given twice."""
+    class_map: dict[str, str] = {}
+    for word in words:
+        old, sign, new = word.partition("=")
+        if not (old and sign and new):
+            raise InputError(f"--class-map {word}: needed OLD=NEW, for example lorry=truck or sign=drop")
+        if fault := config.class_name_fault(new):
+            raise InputError(f"--class-map {word}: {fault}")
+        if class_map.setdefault(old, new) != new:
+            raise InputError(f"--class-map {word}: {old} was already given the name {class_map[old]}; leave one out")
+    return class_map
+
+
+def is_list(path: Path) -> bool:
+    """Whether `path` is a data YAML with the key `sets`."""
+    return mentions(path, "sets") and "sets" in config.read_yaml(path)
+
+
+def mentions(path: Path, key: str) -> bool:
+    """Whether `path` is a YAML file that may have the key; parsing a file of thousands of class names takes long."""
+    if path.suffix not in SUFFIXES or not path.is_file():
+        return False
+    try:
+        with files.open_regular(path) as file:
+            return key.encode() in file.read(config.LARGEST_YAML)
+    except OSError:
+        return True  # `read_yaml` reports it
+
+
+def shown(root: Root) -> str:
+    """The root in a message."""
+    if isinstance(root, Sets):
+        return root.title
+    return str(root) if isinstance(root, str | Path) else ", ".join(map(str, root))
+
+
+def stored(root: Root) -> str | list[str]:
+    """The root as `data.root` of a recipe. Raises InputError for sets that are in no file."""
+    if isinstance(root, Sets):
+        raise InputError("data: found sets that are in no file, needed paths; write them into a data YAML")
+    if isinstance(root, str | Path):
+        return str(root)
+    return str(root[0]) if len(root) == 1 else [str(path) for path in root]
+
+
+def _of_yaml(path: Path) -> Sets | None:
+    if not is_list(path):
+        return None
+    file = config.validate(SetsFile, config.read_yaml(path), str(path))
+    sets = []
+    for entry in file.sets:
+        resolved = path.parent / Path(entry.path).expanduser()
+        if is_list(resolved):
+            raise InputError(
+                f"{path}: {entry.path}: lists several sets itself, needed a single one; list its sets here"
+            )
+        sets.append(entry.model_copy(update={"path": str(resolved)}))
+    return Sets(str(path), tuple(sets), file.names, file.class_map)

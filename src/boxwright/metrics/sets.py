@@ -1,0 +1,30 @@
+"""The metrics of each of several sets that were evaluated together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from boxwright.errors import printable
+
+
+class Summary(Protocol):
+    """`Metrics` or `TopK`."""
+
+    @property
+    def summary(self) -> dict[str, float]: ...
+
+    @property
+    def headline(self) -> str: ...
+
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+
+
+def set_lines(sets: Sequence[tuple[str, Summary]]) -> list[str]:
+    """A line for each set."""
+    return [printable(f"{title}: {metrics.headline} ({metrics.info['images']} images)") for title, metrics in sets]
+
+
+def set_summaries(sets: Sequence[tuple[str, Summary]]) -> dict[str, Any]:
+    """For `metrics.json`: the key `sets` if there are several."""
+    rows = [{"data": title, "images": found.info["images"], "summary": found.summary} for title, found in sets]
+    return {"sets": rows} if rows else {}
