@@ -55,7 +55,7 @@ def unread(paths: list[str], labels: list[list[int]] | None = None, names: tuple
     flat = [label for own in labels for label in own]
     rows = Boxes.without_ids(np.tile([0.0, 0, 9, 9], (len(flat), 1)), flat, list(range(len(flat))))
     source = Source("yolo_txt", Path("x"), "train", Path("x"))
-    return source.without_ids(names, paths, ["x.txt"], rows, [len(own) for own in labels])
+    return Dataset.without_ids(source, names, paths, ["x.txt"], rows, [len(own) for own in labels])
 
 
 class TestHash:
@@ -409,8 +409,8 @@ def test_lists(tmp_path: Path) -> None:
         split.split(coco_root, tmp_path / "x", Division(parts=HALVES), lists=True)
 
 
-def test_lists_that_do_not_lead_to_the_labels(tmp_path: Path) -> None:
-    """Of images/images/a.png, a list means the last folder `images`, the data set the first."""
+def test_lists_lead_to_the_labels(tmp_path: Path) -> None:
+    """Also of images/images/a.png, whose labels replace the first folder `images`."""
     root = yolo(tmp_path / "from", {f"{letter}.png": [0] for letter in "abcd"})
     for kind in ("images", "labels"):
         (root / "train" / kind).rename(root / kind)
@@ -419,9 +419,8 @@ def test_lists_that_do_not_lead_to_the_labels(tmp_path: Path) -> None:
     (root / "images" / "a.png").rename(root / "images" / "images" / "a.png")
     (root / "labels" / "a.txt").rename(root / "labels" / "images" / "a.txt")
     (root / "train").rmdir()
-    with pytest.raises(InputError, match="not the labels that a list of images leads to; leave --lists out"):
-        split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["all"]), lists=True)
-    split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["all"]))
+    split.split(root, tmp_path / "to", Division(parts=HALVES, splits=["all"]), lists=True)
+    assert sum(len(open_boxes(tmp_path / "to", name).rows) for name in HALVES) == 4
 
 
 def test_too_few_groups(tmp_path: Path) -> None:

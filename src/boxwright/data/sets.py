@@ -22,6 +22,10 @@ def _as_set(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(text.parse_class_names(value).values())
+
+
 class SetConfig(config.Config):
     """One of several sets, in a data YAML or from a command."""
 
@@ -36,7 +40,7 @@ class SetsFile(config.Config):
     sets: Annotated[
         tuple[Annotated[SetConfig, pydantic.BeforeValidator(_as_set)], ...], Field(min_length=1, max_length=MAX_SETS)
     ]
-    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(text.parse_class_names)] | None = None
+    names: Annotated[tuple[str, ...], pydantic.BeforeValidator(_names)] | None = None
     class_map: ClassMap = Field(default_factory=dict)
 
 

@@ -143,11 +143,10 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
 def _without_labels(dataset: Dataset, errors: Sequence[Finding]) -> Dataset:
     """The data set with ignore regions in place of the labels with errors."""
     rows, owners = dataset.rows, dataset.image_indices()
-    bad, repeated, same_id = np.zeros((3, len(rows)), dtype=bool)
+    bad, repeated = np.zeros((2, len(rows)), dtype=bool)
     for finding in errors:
         if finding.row is not None:
             (repeated if finding.kind == "duplicate_box" else bad)[finding.row] = True
-            same_id[finding.row] |= finding.kind == "duplicate_annotation_id"
     unread = np.array(sorted({found.index for found in errors if found.row is None and found.index is not None}), int)
     extents = _extents(dataset, [*owners[bad].tolist(), *unread.tolist()])
     corners = rows.xyxy.reshape(-1, 2, 2)
@@ -158,7 +157,6 @@ def _without_labels(dataset: Dataset, errors: Sequence[Finding]) -> Dataset:
         rows.as_ignored(bad),
         xyxy=np.where(bad[:, None], boxes, rows.xyxy),
         areas=np.where(bad, _areas(boxes), rows.areas),
-        ids=np.where(same_id, rows.ids.max(initial=0) + np.cumsum(same_id), rows.ids),
     )
     return _with_ignored_images(replace(dataset, rows=regions).without_rows(repeated), unread, extents[unread])
 

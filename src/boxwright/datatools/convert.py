@@ -196,7 +196,8 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
 def _keys(split: Split, writer: Writer) -> dict[str, int]:
     """Count extra fields that are not written, by key. Outlines that equal their box do not count."""
     extras, counts = split.extras, Counter[str]()
-    ids = {"id"} if formats.layout(split.dataset.kind).has_ids else set[str]()  # counted with the other numbers
+    # of sets put together, and where ids are counted with the other numbers
+    ids = {"id"} if split.dataset.members is not None or formats.layout(split.dataset.kind).has_ids else set[str]()
     if writer.row_keys is not None:
         known = {*writer.row_keys, "segmentation"} | ids
         counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)

@@ -87,7 +87,7 @@ def placements(tiles: Dataset) -> list[Placement]:
 
 def scene_names(dataset: Dataset) -> list[str]:
     """The scene of each image of a complete split; "" for an image that is no tile."""
-    if dataset.kind != "coco" or not len(dataset):
+    if dataset.kind != "coco" or dataset.members is not None or not len(dataset):
         return [""] * len(dataset)
     scenes = {entry["id"]: entry.get("scene") for entry in coco.image_entries(Path(dataset.label_file(0)))}
     found = (scenes.get(image_id) for image_id in dataset.images.ids.tolist())
