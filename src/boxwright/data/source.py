@@ -16,6 +16,7 @@ class Source:
     ids: tuple[int, ...] = ()  # their numbers in label files; (): 0, 1, ...
     images: Path | None = None  # base folder of relative paths, from a data YAML
     crowd: str = ""  # from a data YAML: `objects` if `iscrowd` marks single objects, `regions` if it does not
+    data_file: Path | None = None  # the data YAML
     labeled: tuple[str, ...] | None = None  # the classes that were looked for, from a data YAML; None: all
     others: tuple[Path, ...] = ()  # `path` of the other splits
     more: tuple[Path, ...] = ()  # further paths of this split, from a data YAML

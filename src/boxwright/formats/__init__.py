@@ -85,6 +85,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             images=images[0],
             keypoints=spec.keypoints,
             crowd=spec.crowd,
+            data_file=file,
             labeled=labeled.get(canonical_name(split)),
             notes=tuple((str(file), note) for note in notes) if split == first else (),
         )
@@ -223,14 +224,14 @@ def _read(source: Source, cache: str | Path | None) -> Any:
         )
     if not isinstance(dataset, Dataset):
         if source.labeled is not None:
-            raise InputError(f"{source.root}: labelled_classes: is of sets with boxes, this one has classes; remove it")
+            raise InputError(f"{source.data_file}: labelled_classes: is of sets with boxes, this one has classes; remove it")
         return dataset
     notes = list(source.notes)
     if not source.names and (file := text.find_class_file(source.root)) and (note := text.encoding_note(file)):
         notes.append((str(file), note))
     unusual = (Finding("unusual", source.split, place, note) for place, note in notes)
     dataset = replace(dataset, origin=source, findings=(*dataset.findings, *unusual))
-    return dataset if source.labeled is None else limit_classes(dataset, source.labeled, str(source.root))
+    return dataset if source.labeled is None else limit_classes(dataset, source.labeled, str(source.data_file))
 
 
 def _source(root: Path, split: str, kind: str, holds: type[Dataset | ClassSet] | None = None) -> Source:
