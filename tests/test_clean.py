@@ -121,5 +121,13 @@ def test_a_png_without_its_end_is_found_before_it_is_read(tmp_path: Path, cut: i
     file.write_bytes(file.read_bytes()[:-cut])
     (error,) = check(open_boxes(data, "train")).errors
     assert error.kind == "unreadable_image"
+    assert not check(open_boxes(data, "train"), decode=None).errors  # --fast
     file.write_bytes(file.read_bytes() + (data / "images/val/a.png").read_bytes()[-cut:] + b"more")
     assert not check(open_boxes(data, "train")).errors  # something after the end does no harm
+
+
+def test_fast_and_decode_exclude_each_other(tmp_path: Path, run: Run) -> None:
+    yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.4\n"})
+    assert run("data", "check", "set", "--fast")[0] == 0
+    status, _, err = run("data", "check", "set", "--fast", "--decode")
+    assert (status, "--fast and --decode" in err) == (2, True)

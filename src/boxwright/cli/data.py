@@ -19,15 +19,20 @@ def check(
         typer.Option("--report", callback=check_name, help="JSON file for the findings. [default: data_check.json]"),
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Only read headers; do not decode images that look cut off.")
+    ] = False,
     kind: Kind = "auto",
 ) -> None:
     """Report faulty or suspicious labels and images. Exits with status 1 if there are errors."""
     from boxwright.datatools.check import check_folder
     from boxwright.datatools.report import reject_other_files
 
+    if fast and decode:
+        raise InputError("--fast and --decode: found both, needed at most one")
     file = Path(report or "data_check.json")
     reject_other_files(file)
-    findings = check_folder(folder, tuple(split or ()), decode=decode, kind=kind)
+    findings = check_folder(folder, tuple(split or ()), decode=None if fast else decode, kind=kind)
     echo(findings)
     try:
         findings.write(file)

@@ -38,14 +38,14 @@ OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclus
 
 
 def check(
-    dataset: Dataset, *, images: bool = True, decode: bool = False, scenes: bool = False, rgb: bool = True
+    dataset: Dataset, *, images: bool = True, decode: bool | None = False, scenes: bool = False, rgb: bool = True
 ) -> Report:
     """Check one split.
 
     Args:
         dataset: The split.
         images: Also read the header of every image, and decode images that look truncated.
-        decode: Decode every image.
+        decode: Decode every image; None for none.
         scenes: Require that `open_scene` can read windows of the images.
         rgb: With `scenes`: as RGB, not only of chosen bands.
     """
@@ -88,7 +88,7 @@ def check_folder(
     splits: Sequence[str] = (),
     report: Path | None = None,
     *,
-    decode: bool = False,
+    decode: bool | None = False,
     kind: str = "auto",
 ) -> Report:
     """Check the splits of a data set, and each pair of them.
@@ -97,7 +97,7 @@ def check_folder(
         root: The data set.
         splits: To check; () for all.
         report: JSON file for the findings; replaces only an earlier report.
-        decode: Decode every image, not only its header.
+        decode: Decode every image, not only its header; None for none, also if it looks truncated.
         kind: The layout; `auto` detects it.
 
     Raises:

@@ -17,10 +17,10 @@ from boxwright.images.header import read_headers
 from boxwright.progress import track
 
 
-def check(dataset: ClassSet, *, decode: bool = False) -> Report:
+def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
     """Check one split. Reads the header of every image, and decodes images that look truncated.
 
-    decode: decode every image.
+    decode: decode every image; None for none.
     """
     if dataset.members is not None:
         return set_check.check_sets(dataset, partial(check, decode=decode))
@@ -35,7 +35,7 @@ def check(dataset: ClassSet, *, decode: bool = False) -> Report:
     return Report(tuple(findings), {dataset.split: (len(dataset), len(dataset.names))}, "classes")
 
 
-def _images(dataset: ClassSet, *, decode: bool) -> Iterator[Finding]:
+def _images(dataset: ClassSet, *, decode: bool | None) -> Iterator[Finding]:
     if dataset.pixels is not None:
         return
     paths = [dataset.path(index) for index in range(len(dataset))]

@@ -224,7 +224,9 @@ def _read(source: Source, cache: str | Path | None) -> Any:
         )
     if not isinstance(dataset, Dataset):
         if source.labeled is not None:
-            raise InputError(f"{source.data_file}: labelled_classes: is of sets with boxes, this one has classes; remove it")
+            raise InputError(
+                f"{source.data_file}: labelled_classes: is of sets with boxes, this one has classes; remove it"
+            )
         return dataset
     notes = list(source.notes)
     if not source.names and (file := text.find_class_file(source.root)) and (note := text.encoding_note(file)):
