@@ -23,7 +23,7 @@ check: .venv/installed         ## style and types
 
 # Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
 test: check                    ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-fast: .venv/installed     ## tests, without slow ones and other runtimes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'

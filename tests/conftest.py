@@ -27,6 +27,12 @@ torchvision_on_cpu.load()
 PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that the processes end at the same time."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO folder: 12 images to train on and 4 to validate, 96 x 96 px, 1 to 3 filled rectangles of two classes."""

@@ -289,11 +289,14 @@ def test_images_are_found_by_the_last_part_of_their_name(tmp_path: Path, name: s
         dataset = open_boxes(root, split)
         assert [sample.path for sample in dataset] == [str(tmp_path / "images" / file) for file in ON_DISK]
         assert found(dataset) == [(file, [BOX]) for file in ON_DISK]
+        assert not check(dataset).errors
+        if name == "url":  # which names no place on this machine
+            assert dataset.findings == ()
+            continue
         (note,) = dataset.findings
         more = f" ({same.count(False)} times, here first)" if same.count(False) > 1 else ""
         assert note.text == f"image is not where its name says; found by the last part of the name{more}"
         assert note.file == f"{tmp_path}/result.json images[{same.index(False)}]"
-        assert not check(dataset).errors
 
 
 def test_a_name_of_two_files_is_an_error_that_names_both(tmp_path: Path) -> None:

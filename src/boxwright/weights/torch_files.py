@@ -87,8 +87,8 @@ def _check_named(file: Path) -> None:
         for operation, argument, _ in operations:
             if operation.name == "GLOBAL" and not NAMED.fullmatch(str(argument)):
                 raise InputError(
-                    f"{file}: pickles {str(argument).replace(' ', '.')[:60]}, an object of another program (as YOLOv5 "
-                    "and YOLOv8 do), which is not read; save its state_dict() with torch.save"
+                    f"{file}: cannot be read as a torch state dict (pickles {str(argument).replace(' ', '.')[:60]}, "
+                    "needed tensors only), like files of YOLOv5 and YOLOv8; save its state_dict() with torch.save"
                 )
         if _depth_of_tuples(operations) > MAX_NESTED:
             raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
