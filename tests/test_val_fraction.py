@@ -104,14 +104,13 @@ def test_resume_and_evaluation_have_the_same_split(
     assert all(expected[key].equal(found[key]) for key in expected)
 
 
-def test_training_without_val(only_train: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_without_val(only_train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The network is that of a training with evaluation, which draws no random number; `last` is the result."""
-    caplog.set_level("INFO")
     out = run(only_train, tmp_path / "out")
     assert not (out / "best").exists()
     assert not (out / "metrics.json").exists()
     assert (out / "curves.png").stat().st_size > 1000
-    assert "not evaluated, there is no split val; last/ is the result" in caplog.text
+    assert "not evaluated, there is no split val; last/ is the result" in capsys.readouterr().err
     assert all("AP" not in line for line in lines(out))
     assert bw.load(out).recipe.data.names == ("blue", "red")
     run(only_train, out, resume=True)  # complete already
