@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from boxwright.errors import printable
-
-MAX_BRIEF = 110  # characters
+from boxwright.errors import one_line
 
 TITLES = {  # errors
     "not_finite": "boxes or areas that are no finite numbers",
@@ -83,17 +81,16 @@ class Finding:
         return "image" if self.level == "error" and self.index is not None else "nothing"
 
     def brief(self, root: str | Path) -> str:
-        """Place relative to `root` and description on one line of at most `MAX_BRIEF` characters."""
+        """Place relative to `root` and description."""
         place = self.image if self.image and self.row is None and self.kind != "unreadable_label" else self.file
         place = place.removeprefix(f"{root}{os.sep}")
-        line = printable(f"{place}: {self.text}")
-        return line if len(line) <= MAX_BRIEF else f"{line[: MAX_BRIEF - 3]}..."
+        return f"{place}: {self.text}"
 
     def __str__(self) -> str:
         parts = [self.split, self.file, f"image {self.image}" if self.image else ""]
         parts += [f"image id {self.image_id}"] if self.image_id is not None else []
         parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
-        return printable(", ".join(part for part in parts if part) + f": {self.text}")
+        return one_line(", ".join(part for part in parts if part) + f": {self.text}")
 
 
 def orphan(split: str, place: str, image_id: int | str, annotation_id: int | None = None) -> Finding:

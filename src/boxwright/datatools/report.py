@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from boxwright import json_text
 from boxwright.data.findings import TITLES, Finding
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, one_line
 from boxwright.files import open_regular
 
 T = TypeVar("T")
@@ -49,15 +49,15 @@ class Report:
     def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
         """Raise InputError with the first errors of these kinds in the data set `root`; skippable: name --skip-bad."""
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
-            skip = " or use --skip-bad" if skippable else ""
+            skip = " or --skip-bad" if skippable else ""
             raise InputError(
-                f"{root}: {counted(len(errors), 'error')}, the first: {errors[0].brief(root)}; list them with "
-                f"`boxwright data check`, repair them{skip}"
+                f"{root}: {counted(len(errors), 'error')}, the first: {errors[0].brief(root)}; "
+                f"see `boxwright data check`, repair{skip}"
             )
 
     def left_out(self) -> list[str]:
         """A line for each label and image that `skip_bad` leaves out."""
-        return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
+        return [one_line(f"left out the {finding.leave_out}: {finding}") for finding in self.errors]
 
     def to_json(self) -> dict[str, Any]:
         """The content of the JSON file."""
@@ -74,15 +74,15 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [*map(printable, self.title.splitlines())]
-        lines += [f"{printable(split)}: {n} images, {count} {self.unit}" for split, (n, count) in self.checked.items()]
+        lines = [*map(one_line, self.title.splitlines())]
+        lines += [one_line(f"{split}: {n} images, {count} {self.unit}") for split, (n, count) in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)
         for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
             group = groups[level, kind]
             lines.append(f"{level}: {len(group)} {TITLES[kind]}")
-            lines += [f"  {finding}" for finding in group[:MAX_PRINTED]]
+            lines += [one_line(f"  {finding}") for finding in group[:MAX_PRINTED]]
             if len(group) > MAX_PRINTED:
                 lines.append(f"  and {len(group) - MAX_PRINTED} more")
         lines.append(f"{counted(len(self.errors), 'error')}, {counted(len(self.notes), 'note')}")
