@@ -152,13 +152,17 @@ def split(
         bool, typer.Option("--lists", help="Write only lists of the images in DIR (YOLO labels).")
     ] = False,
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
 ) -> None:
     """Divide a data set into splits, stratified by class, with links to the images."""
     from boxwright.datatools import split as division
+    from boxwright.datatools.clean import Cleaning
 
     parsed = division.parse_parts(parts)
     how = division.Division(parts=parsed, splits=tuple(split or ()), by=group, near=near, seed=seed)
-    echo(division.split(folder, out, how, to=to, lists=lists, outside=outside))
+    cleaning = Cleaning(skip_bad, clip_boxes)
+    echo(division.split(folder, out, how, to=to, lists=lists, outside=outside, cleaning=cleaning))
 
 
 def merge(
@@ -172,12 +176,16 @@ def merge(
         typer.Option("--class-map", metavar="OLD=NEW", help="Rename a class, or drop or ignore it; repeatable."),
     ] = None,
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside the folders.")] = False,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
 ) -> None:
     """Write several data sets as one, with classes matched by name and links to the images."""
     from boxwright.data.sets import read_class_map, several
     from boxwright.datatools import convert
+    from boxwright.datatools.clean import Cleaning
 
-    echo(convert.convert(several(folders, read_class_map(class_map or ())), to, out, outside=outside))
+    sets, cleaning = several(folders, read_class_map(class_map or ())), Cleaning(skip_bad, clip_boxes)
+    echo(convert.convert(sets, to, out, outside=outside, cleaning=cleaning))
 
 
 def tensors(

@@ -18,6 +18,7 @@ from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
+from boxwright.datatools.report import Report
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
@@ -95,9 +96,10 @@ def write_splits(
             name = dataset.split
             if not outside:
                 reject_outside(dataset, root)
-            kinds = UNUSABLE | writer.unsupported
-            dataset, extras, images, left_out = _cleaned(dataset, extras, replace(cleaning, kinds=kinds), writer, title)
-            split = _split(dataset, title, to, writer, extras, images)
+            complete, strict = dataset, replace(cleaning, kinds=UNUSABLE | writer.unsupported)
+            dataset, extras, kept, left_out = cleaned(complete, extras, strict, check(complete), title)
+            image_names = _image_names(complete, writer)
+            split = _split(dataset, title, to, writer, extras, [image_names[index] for index in kept])
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -250,11 +252,15 @@ def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras
     return Split(dataset, extras, images, sizes)
 
 
-def _cleaned(
-    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, writer: Writer, title: str
-) -> tuple[Dataset, Extras, list[PurePosixPath], list[str]]:
-    """The data set without errors, its extras, the image names to write, and a line for each item left out."""
-    count, report = len(dataset.rows), check(dataset)
+def cleaned(
+    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, report: Report, title: str
+) -> tuple[Dataset, Extras, list[int], list[str]]:
+    """The data set without the errors of `report`, its extras, the indices of the images that are left, and a line for
+    each item left out.
+
+    extras: None to read them. title: names the data set in messages.
+    """
+    count = len(dataset.rows)
     # Numbers in place of ids follow the rows and images through; new rows have larger ones.
     numbered = replace(
         dataset,
@@ -273,11 +279,10 @@ def _cleaned(
     )
     kept = [extras.rows[row] if row < count else {} for row in rows.tolist()]
     extras = replace(extras, rows=kept, images=[extras.images[index] for index in images.tolist()])
-    names = image_names(dataset, writer)
-    return clean, extras, [names[index] for index in images.tolist()], left_out
+    return clean, extras, images.tolist(), left_out
 
 
-def image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
+def _image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
     """The image names to write. Raises InputError if two would share a label file."""
     if dataset.members is None:
         return _names([dataset.path(index) for index in range(len(dataset))], writer)
