@@ -18,7 +18,7 @@ from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import Report, agreeing, counted
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
@@ -126,15 +126,23 @@ def _summary(
     dataset: Dataset, split: Split, left_out: Sequence[str], layout: Layout[Dataset], writer: Writer, to: str
 ) -> Iterator[str]:
     """Lines about a split that was written."""
-    yield f"{dataset.split}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}"
+    yield f"{dataset.split}: {_counts(dataset)} from {dataset.kind} to {to}"
     for member, _, _ in dataset.members.each() if dataset.members else ():
-        yield f"  {member.title}: {len(member.dataset)} images, {len(member.dataset.rows)} boxes"
+        yield f"  {member.title}: {_counts(member.dataset)}"
     yield from (f"  {line}" for line in (*dataset.notes, *left_out))
     lost = count_losses(split, layout, writer)
     if len(split.dataset.rows) < len(dataset.rows):
-        lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
+        _add(lost, len(dataset.rows) - len(split.dataset.rows), "ignore region[s] (left out)")
     if lost:
         yield f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}"
+
+
+def _counts(dataset: Dataset) -> str:
+    return f"{counted(len(dataset), 'image[s]')}, {counted(len(dataset.rows), 'box[es]')}"
+
+
+def _add(counts: dict[str, int], count: int, phrase: str) -> None:
+    counts[agreeing(count, phrase)] = count
 
 
 def reject_outside(dataset: Dataset, root: Root) -> None:
@@ -166,18 +174,19 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
     crowds = int((dataset.rows.crowd & ~dataset.rows.ignored).sum())
     counts: dict[str, int] = {}
     if not writer.crowd:
-        counts[f"crowd regions ({'written as difficult' if writer.difficult else 'left out'})"] = crowds
+        _add(counts, crowds, f"crowd region[s] ({'written as difficult' if writer.difficult else 'left out'})")
     if not writer.difficult:
-        counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
+        _add(counts, int(dataset.rows.difficult.sum()), "mark[s] of difficult objects")
     if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
     elif len(np.unique(dataset.rows.ids)) < len(dataset.rows):
-        counts["ids of boxes, since some repeat (numbered anew)"] = len(dataset.rows)
+        _add(counts, len(dataset.rows), "id[s] of boxes, since some repeat (numbered anew)")
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
-    counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
+    counts[f"{agreeing(len(renamed), 'name[s] of classes')} ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
     if not writer.labeled and dataset.images.labeled is not None:
-        counts["images that were not searched for all classes"] = int((~dataset.images.labeled.all(axis=1)).sum())
+        limited = int((~dataset.images.labeled.all(axis=1)).sum())
+        _add(counts, limited, "image[s] that [was|were] not searched for all classes")
     return {what: count for what, count in counts.items() if count}
 
 
@@ -188,10 +197,13 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
     else:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
-    counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
+    counts: dict[str, int] = {}
+    other = int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())
+    _add(counts, other, "area[s] other than [that|those] of the box[es]")
     if dataset.members is None and formats.layout(dataset.kind).has_ids:
-        counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
-        counts["ids of classes"] = len(dataset.names)
+        _add(counts, len(dataset), "id[s] of images")
+        _add(counts, len(dataset.rows), "id[s] of boxes")
+        _add(counts, len(dataset.names), "id[s] of classes")
     return counts
 
 
@@ -203,7 +215,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     if writer.row_keys is not None:
         known = {*writer.row_keys, "segmentation"} | ids
         counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
-        counts["outlines"] = _outlines(split, writer)
+        _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the whole" for key in extras.dataset)
     if writer.image_keys is not None:

@@ -23,6 +23,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import cleaned, link, writable, write_splits
 from boxwright.datatools.groups import group, keys_of
+from boxwright.datatools.report import counted
 from boxwright.datatools.stratify import Rows, image_classes, stratify
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -150,8 +151,9 @@ def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float]
     count = len(np.unique(groups))
     if count < len(parts):
         raise InputError(
-            f"{dataset.root}: {len(dataset)} images in {count} groups that stay together (copies, near-duplicates), "
-            f"needed {len(parts)}; see --group and --no-near-duplicates of `boxwright data split`"
+            f"{dataset.root}: {counted(len(dataset), 'image[s]')} in {counted(count, 'group[s]')} whose images stay "
+            f"together (copies, near-duplicates), needed {len(parts)}; see --group and "
+            "--no-near-duplicates of `boxwright data split`"
         )
     return stratify(dataset, groups, list(parts.values()), seed)
 
@@ -170,7 +172,12 @@ def report(dataset: Dataset | ClassSet, groups: Rows, split_of: Rows, parts: Seq
 
     names = [*dataset.names, "no box"]
     shown = [label for label in np.argsort(-totals, kind="stable").tolist() if totals[label]]
-    lines = [line(f"{len(dataset)} images in {len(np.unique(groups))} groups", np.bincount(split_of))]
+    lines = [
+        line(
+            f"{counted(len(dataset), 'image[s]')} in {counted(len(np.unique(groups)), 'group[s]')}",
+            np.bincount(split_of),
+        )
+    ]
     lines += [line(f"  with {names[label]}", counts[:, label]) for label in shown[:MAX_CLASSES]]
     return [*lines, f"  and {len(shown) - MAX_CLASSES} more classes"] if len(shown) > MAX_CLASSES else lines
 
@@ -236,8 +243,12 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
                     f"{wrong[0] if wrong else dataset.root}: not the labels that a list of images leads to; leave "
                     "--lists out"
                 )
-            lines.append(f"{dataset.split}: list of {len(dataset)} images, with {len(dataset.rows)} boxes")
+            lines.append(f"{dataset.split}: list of {_shown(dataset)}")
     return "\n".join(map(printable, [*lines, str(out)]))
+
+
+def _shown(dataset: Dataset) -> str:
+    return f"{counted(len(dataset), 'image[s]')}, with {counted(len(dataset.rows), 'box[es]')}"
 
 
 def _same_file(first: str, second: str) -> bool:
@@ -283,6 +294,6 @@ def _split_classes(
                 raise InputError(f"{path}: another image of {name} has the same name in its class; rename one")
             link(path, target)
     lines = [*left_out, *report(dataset, groups, split_of, parts)] + [
-        f"{each.split}: {len(each)} images, as they were" for each in sets[count:]
+        f"{each.split}: {counted(len(each), 'image[s], as [it was|they were]')}" for each in sets[count:]
     ]
     return "\n".join(map(printable, [*lines, str(out)]))
