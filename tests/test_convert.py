@@ -224,7 +224,7 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "from/train/images/P1.png")
     (tmp_path / "from/train/labelTxt/P1.txt").write_text("\n".join(lines))
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
-    areas = "areas other than those of the boxes"
+    areas = "area other than that of the box"
     assert "marks of difficult" not in convert(tmp_path / "from", "voc", tmp_path / "voc")
     said = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
     for word in (

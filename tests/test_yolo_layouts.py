@@ -188,6 +188,24 @@ def test_faults_of_data_yaml(tmp_path: Path, yaml: str, said: str) -> None:
         open_boxes(file, "train")
 
 
+@pytest.mark.parametrize("opened", ["", "data.yaml", "my.yaml"])
+@pytest.mark.parametrize("names", ["", "names:\n"])
+def test_a_number_of_classes_without_names(tmp_path: Path, opened: str, names: str) -> None:
+    """Ultralytics calls them class_0, class_1, ..."""
+    labeled(tmp_path, "images/train/0.jpg", label="2 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\nnc: 3\n{names}")
+    dataset = open_boxes(tmp_path / opened, "train")
+    assert dataset.names == ("class_0", "class_1", "class_2")
+    assert dataset[0].labels.tolist() == [2]
+    write(tmp_path / "classes.txt", "car\ntruck\nbus\n")
+    assert open_boxes(tmp_path / opened, "train").names == ("car", "truck", "bus")
+    (tmp_path / "classes.txt").unlink()
+    for content in ("nc: 0", "nc: three", "nc: 100000", "names: []", "names: {}", ""):
+        write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\n{content}\n")
+        with pytest.raises(InputError, match="names|nc"):
+            open_boxes(tmp_path / opened, "train")
+
+
 @pytest.mark.parametrize("opened", ["", "data.yaml"])
 def test_names_with_a_gap_keep_their_numbers(tmp_path: Path, opened: str) -> None:
     labeled(tmp_path, "images/train2017/0.jpg", label="0 0.5 0.5 0.1 0.1\n2.0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.3 0.3\n")
