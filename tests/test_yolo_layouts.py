@@ -202,7 +202,7 @@ def test_a_number_of_classes_without_names(tmp_path: Path, opened: str, names: s
     (tmp_path / "classes.txt").unlink()
     for content in ("nc: 0", "nc: three", "nc: 100000", "names: []", "names: {}", ""):
         write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\n{content}\n")
-        with pytest.raises(InputError, match="names|nc"):
+        with pytest.raises(InputError, match=r"names|nc"):
             open_boxes(tmp_path / opened, "train")
 
 

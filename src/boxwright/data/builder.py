@@ -140,9 +140,22 @@ class Builder:
         count, first = self._notes.get(what, (0, place))
         self._notes[what] = (count + 1, first)
 
-    def first_error(self) -> Finding | None:
-        """The first label that cannot be read; None if all can."""
-        return next((finding for finding in self._findings if finding.level == "error"), None)
+    def note_text(self, values: object, place: str) -> None:
+        """Note numbers that are written as text among the coordinates `values` of a JSON file."""
+        inner = [*values.values()] if isinstance(values, dict) else values if isinstance(values, list) else []
+        if any(isinstance(value, str) for value in inner):
+            self.note("number written as text", place)
+            return
+        for value in inner:
+            self.note_text(value, place)
+
+    def has_error(self) -> bool:
+        """Whether there are labels that cannot be read."""
+        return any(finding.level == "error" for finding in self._findings)
+
+    def first_note(self) -> str:
+        """The first note; "" if there is none."""
+        return next(iter(self._notes), "")
 
     def class_names(self) -> set[str]:
         """The classes of all boxes."""
@@ -208,10 +221,10 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
-        if not names and (first := builder.first_error()):
-            raise InputError(f"{first.file}: {first.text}; no label could be read")
-        if not names:
-            raise InputError(f"{source.path}: no label has a class; write the class names into {root / 'classes.txt'}")
+        if not names and not builder.has_error():  # errors are told as those of any other data set
+            noted = f" ({note})" if (note := builder.first_note()) else ""
+            remedy = f"write the class names into {root / 'classes.txt'}"
+            raise InputError(f"{source.path}: no label has a class{noted}; {remedy}")
         return builder.dataset(names)
 
     return read

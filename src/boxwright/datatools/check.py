@@ -136,6 +136,8 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
     if not kept:
         raise InputError(f"{dataset.root}: split {dataset.split} has no image left when the faulty ones are skipped")
     if isinstance(dataset, Dataset):
+        if not dataset.names:
+            raise InputError(f"{dataset.root}: split {dataset.split} has no class, since no label can be read")
         dataset = _without_labels(dataset, [finding for finding in errors if finding.leave_out == "label"])
     return dataset.subset(kept)
 

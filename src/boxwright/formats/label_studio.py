@@ -181,6 +181,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any, size
         return
     if rotated:
         builder.note(f"{rotated} read as its enclosing box", place)
+    builder.note_text([region.get(key) for key in ("x", "y", "width", "height", "points")], place)
     builder.add_box(image, label, enclosing(corners), number, keys={"segmentation": [corners]} if rotated else None)
 
 

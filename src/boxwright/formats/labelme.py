@@ -1,10 +1,12 @@
 """LabelMe: a JSON file beside each image, with `shapes` of `label`, `points` and `shape_type`.
 
-Also written by AnyLabeling and X-AnyLabeling. A rectangle has two opposite corners in any order. Polygons become their
-enclosing boxes and are kept as outlines; other shapes have no box and are reported. The folder of a split contains both
-images and JSON files; `imagePath` is often that of another machine, so an image beside its JSON file has precedence.
+Also written by AnyLabeling and X-AnyLabeling. A rectangle has two opposite corners in any order. Polygons and
+circles become their enclosing boxes, and polygons are kept as outlines; other shapes have no box and are reported. The
+folder of a split contains both images and JSON files; `imagePath` is often that of another machine, so an image beside
+its JSON file has precedence.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -116,24 +118,32 @@ def _add(builder: Builder, image: int, place: str, index: int, value: Any) -> No
     try:
         shape = mapping(value, "the shape")
         label = string(value_of(shape, "label"), "label")
-        box, polygon = _box(shape)
+        kind = string(shape.get("shape_type") or "polygon", "shape_type")
+        box, polygon = _box(kind, sequence(value_of(shape, "points"), "points"))
     except ValueError as fault:
         builder.error(place, str(fault), image)
         return
     keys = {key: shape[key] for key in ROW_KEYS if shape.get(key)}
+    if kind != "rectangle":
+        builder.note(f"{'circle' if kind == 'circle' else 'polygon'} read as its enclosing box", place)
+    builder.note_text(shape["points"], place)
     if polygon:
-        builder.note("polygon read as its enclosing box", place)
         keys["segmentation"] = [polygon]
     builder.add_box(image, label, box, index, difficult=shape.get("difficult") is True, keys=keys)
 
 
-def _box(shape: Keys) -> tuple[Corners, list[float]]:
-    """The box of a shape, and its polygon; [] for a rectangle."""
-    kind, points = shape.get("shape_type") or "polygon", sequence(value_of(shape, "points"), "points")
+def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
+    """The box of a shape, and its polygon; [] for a rectangle or circle, which has its center and a point on it."""
     if kind == "rectangle":
         return enclosing(outline(points, 2)), []
+    if kind == "circle":
+        if len(points) != 2:
+            raise ValueError(f"circle of {len(points)} points, needed its center and a point on it; draw it anew")
+        x, y, *rim = outline(points, 2)
+        radius = math.dist((x, y), rim)
+        return (x - radius, y - radius, x + radius, y + radius), []
     if kind not in OUTLINES:
-        raise ValueError(f"shape '{str(kind)[:20]}' has no box, needed rectangle or polygon; draw its box")
+        raise ValueError(f"shape '{kind[:20]}' has no box, needed rectangle, polygon or circle; draw its box")
     polygon = outline(points, OUTLINES[kind])
     return enclosing(polygon), polygon
 

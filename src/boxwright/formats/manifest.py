@@ -69,6 +69,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any, clas
     except ValueError as fault:
         builder.error(place, str(fault), image)
         return
+    builder.note_text([annotation[key] for key in ("left", "top", "width", "height")], place)
     builder.add_box(image, label, (left, top, left + width, top + height), number)
 
 

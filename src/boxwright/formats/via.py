@@ -175,6 +175,7 @@ def _add(builder: Builder, image: int, region: _Region, key: str) -> None:
     keys: Keys = {name: value for name, value in attributes.items() if name not in (key, "segmentation")}
     if (kind := shape["name"]) != "rect":
         builder.note(f"{kind} read as its enclosing box", region.place)
+    builder.note_text({name: value for name, value in shape.items() if name != "name"}, region.place)
     if polygon:
         keys["segmentation"] = [polygon]
     builder.add_box(image, label, box, region.entry, keys=keys)
