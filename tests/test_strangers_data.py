@@ -21,7 +21,7 @@ from boxwright.datatools.convert import convert, writable
 from boxwright.datatools.report import Report
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.errors import InputError, one_line
-from boxwright.formats import open_classes, open_dataset
+from boxwright.formats import open_boxes, open_classes, open_dataset
 from boxwright.images import budget, header
 from boxwright.images.draw import add_caption, draw_boxes
 from boxwright.images.windows import open_scene
@@ -203,7 +203,8 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
     assert "train.txt line 2: " in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
-    assert "cannot be read" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    report = check(open_boxes(tmp_path, "train", "voc"), images=False)
+    assert "cannot be read" in refusal(lambda: report.raise_on_errors(tmp_path))
 
 
 def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

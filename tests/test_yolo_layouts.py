@@ -545,3 +545,31 @@ def test_label_files_of_any_image_name(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "car\n")
     dataset: Dataset = open_boxes(tmp_path, "train")
     assert len(dataset.rows) == 1
+
+
+def test_one_label_file_for_two_images_is_noted(tmp_path: Path) -> None:
+    labeled(tmp_path, "images/train/a.jpg", "images/train/b.jpg")
+    image(tmp_path / "images/train/a.PNG")
+    write(tmp_path / "classes.txt", "car\n")
+    dataset = open_boxes(tmp_path, "train")
+    assert len(dataset.rows) == 3
+    (finding,) = check(dataset).findings
+    assert (finding.text, finding.file) == (
+        "label file of several images, read for each of them", str(tmp_path / "labels/train/a.txt")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("[a, 1.5]", "names: class 1: found 1.5, needed a name; write it in quotes"),
+        ("{0: a, 3: null}", "names: class 3: found None, needed a name"),
+        ("[]", "names: found no class, needed a list of class names"),
+    ],
+)
+def test_class_names_that_are_none(tmp_path: Path, names: str, said: str) -> None:
+    labeled(tmp_path, "images/a.png")
+    for opened in ("data.yaml", "."):
+        write(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
+        with pytest.raises(InputError, match=said):
+            open_boxes(tmp_path / opened, "all")

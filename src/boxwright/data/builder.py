@@ -66,6 +66,7 @@ class Builder:
             place: Where the label file names it; default: the label file.
         """
         index, place = len(self.paths), place or label_file
+        written, candidates = name, tuple[str, ...]()
         if not text.can_be_path(name):
             self.error(place, f"image name '{name[:60]}' cannot be a path; correct it")
             name = "?"
@@ -73,14 +74,10 @@ class Builder:
             located = self._locator.locate(name)
             if located.elsewhere:
                 self.note("image is not where its name says; found by the last part of the name", place)
-            if located.candidates:
-                first, second = (os.path.relpath(file, self.source.root) for file in located.candidates[:2])
-                fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
-                self._findings.append(
-                    Finding("ambiguous_image", self.source.split, place, fault, located.path, index=index)
-                )
-            name = located.path
+            name, candidates = located.path, located.candidates
         self.paths.append(name)
+        if candidates:
+            self.ambiguous(place, written, candidates, index)
         self._label_files.append(label_file)
         self._sizes.append(size if min(size) > 0 else (-1, -1))
         self._image_keys.append({} if keys is None else keys)
@@ -122,6 +119,13 @@ class Builder:
         """Report a label that cannot be read. image: index of its image, if that is known."""
         path = "" if image is None else self.paths[image]
         self._findings.append(Finding("unreadable_label", self.source.split, place, fault, path, index=image))
+
+    def ambiguous(self, place: str, name: str, candidates: Sequence[str], image: int) -> None:
+        """Report that the image `name` at index `image` may be several files."""
+        first, second = (os.path.relpath(file, self.source.root) for file in candidates[:2])
+        fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
+        path = self.paths[image]
+        self._findings.append(Finding("ambiguous_image", self.source.split, place, fault, path, index=image))
 
     def lines(self, file: str, image: int | None = None) -> Iterator[tuple[int, str]]:
         """`text.lines` of the label file of an image; what cannot be read is reported."""

@@ -270,8 +270,11 @@ def parse_class_names(names: object) -> dict[int, str]:
         return dict(enumerate(class_names_called(names)))
     if isinstance(names, list | tuple):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(n, str | int) for n in names.values()):
-        raise ValueError(f"found {type(names).__name__}, needed a list of class names")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"found {'no class' if names == {} else type(names).__name__}, needed a list of class names")
+    if wrong := [(key, name) for key, name in names.items() if not isinstance(name, str | int)]:
+        key, name = wrong[0]
+        raise ValueError(f"class {str(key)[:40]}: found {str(name)[:40]}, needed a name; write it in quotes")
     numbered = {_class_number(key): str(name) for key, name in names.items()}
     if len(numbered) < len(names):
         raise ValueError(f"found keys {', '.join(map(repr, names))[:60]}, needed each number once")

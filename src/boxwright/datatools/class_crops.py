@@ -14,7 +14,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.convert import reject_outside
 from boxwright.datatools.report import counted
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, one_line, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.folder import SPLITS
@@ -65,7 +65,7 @@ def crop(
             _check_names(dataset)
             for name in dataset.names:
                 (split_folder / name).mkdir(parents=True)
-            lines += [*_crop_split(dataset, split_folder), *(f"  {line}" for line in left_out)]
+            lines += [*_crop_split(dataset, split_folder), *(one_line(f"  {line}") for line in left_out)]
     return "\n".join(map(printable, [*lines, str(out)]))
 
 

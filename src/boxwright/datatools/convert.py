@@ -19,7 +19,7 @@ from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.report import Report, agreeing, counted
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, one_line, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
@@ -129,7 +129,7 @@ def _summary(
     yield f"{dataset.split}: {_counts(dataset)} from {dataset.kind} to {to}"
     for member, _, _ in dataset.members.each() if dataset.members else ():
         yield f"  {member.title}: {_counts(member.dataset)}"
-    yield from (f"  {line}" for line in (*dataset.notes, *left_out))
+    yield from (one_line(f"  {line}") for line in (*dataset.notes, *left_out))
     lost = count_losses(split, layout, writer)
     if len(split.dataset.rows) < len(dataset.rows):
         _add(lost, len(dataset.rows) - len(split.dataset.rows), "ignore region[s] (left out)")
