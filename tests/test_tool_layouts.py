@@ -12,7 +12,8 @@ from PIL import Image
 
 from boxwright import cli, formats
 from boxwright.data.dataset import Dataset
-from boxwright.datatools.check import check_folder
+from boxwright.datatools.check import check, check_folder
+from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.convert import convert
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
@@ -573,3 +574,50 @@ def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: p
     write(tmp_path / "s.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": []}])
     with pytest.raises(InputError, match=r"no label has a class \(task that nobody labeled.*classes\.txt"):
         open_boxes(tmp_path, "all")
+
+
+def test_numbers_that_are_none_and_negative_sizes_are_not_passed_over(tmp_path: Path) -> None:
+    """`min` and `max` of 3, NaN, 10 are 3 and 10; corners in any order hide a negative width."""
+    nan = float("nan")
+    triangle = [[3, 1], [nan, 9], [10, 5]]
+    polygon = {"name": "polygon", "all_points_x": [3, nan, 10], "all_points_y": [1, 9, 5]}
+    percent = {"points": triangle, "polygonlabels": ["cat"]}
+    box = {"x": 50, "y": 50, "width": -20, "height": 20, "rectanglelabels": ["cat"]}
+    for kind, name, content in (
+        ("labelme", "a.json", {"shapes": [shape(triangle, "polygon")], "imagePath": "a.png"}),
+        ("via", "via.json", {"a.png1": {"filename": "a.png", "regions": [via_region(polygon, name="cat")]}}),
+        ("label_studio", "s.json", [studio(percent), studio(box)]),
+    ):
+        image(tmp_path / kind / "a.png", 200, 100)
+        write(tmp_path / kind / name, content)
+        found_kinds = [finding.kind for finding in check(open_boxes(tmp_path / kind, "all")).errors]
+        assert found_kinds == ["not_finite", "negative_size"][: 1 + (kind == "label_studio")]
+
+
+def test_an_image_that_is_left_out_needs_no_name(tmp_path: Path) -> None:
+    """Open Images has ids; the suffix of a missing image is not known."""
+    image(tmp_path / "set/images/a.jpg")
+    rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]
+    rows += [f"{name},x,cat,1,0.1,0.5,0.1,0.5,0" for name in "ab"]
+    write(tmp_path / "set/train-annotations-bbox.csv", "\n".join(rows))
+    convert(tmp_path / "set", "voc", tmp_path / "new", cleaning=Cleaning(skip_bad=True))
+    assert len(open_boxes(tmp_path / "new", "train")) == 1
+
+
+def test_an_image_with_two_entries(tmp_path: Path) -> None:
+    image(tmp_path / "set/a.png")
+    box = {"x": 20, "y": 20, "width": 10, "height": 10}
+    entries = [{"image": "a.png", "annotations": [{"label": name, "coordinates": box}]} for name in ("cat", "dog")]
+    write(tmp_path / "set/c.json", entries)
+    with pytest.raises(InputError, match=r"a\.png: is listed twice, .*merge its labels"):
+        convert(tmp_path / "set", "voc", tmp_path / "new")
+    convert(tmp_path / "set", "coco", tmp_path / "new")
+    assert len(open_boxes(tmp_path / "new", "all").rows) == 2
+
+
+def test_drawing_the_only_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image(tmp_path / "set/a.png")
+    write(tmp_path / "set/a.json", {"shapes": [shape([[1, 2], [30, 40]])], "imagePath": "a.png"})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "show", str(tmp_path / "set"), "--out", str(tmp_path / "drawn")])
+    assert (ended.value.code, "1 of 1 images of all" in capsys.readouterr().out) == (0, True)

@@ -41,13 +41,13 @@ def one_line(text: str, limit: int = MAX_LINE) -> str:
     room = limit - len(words) + 1  # without the spaces
     lengths = range(limit, MIN_WORD, -1)
     longest = next((length for length in lengths if sum(min(len(word), length) for word in words) <= room), MIN_WORD)
-    return shortened(" ".join(shortened(word, longest) for word in words), limit)
+    return shortened(" ".join(shortened(word, longest) for word in words), limit, end=1 / 3)
 
 
-def shortened(text: str, limit: int) -> str:
-    """`text` in at most `limit` characters: two thirds of them from its end, which says most in a path."""
-    end = (limit - 3) * 2 // 3
-    return text if len(text) <= limit else f"{text[: limit - 3 - end]}...{text[-end:]}"
+def shortened(text: str, limit: int, end: float = 2 / 3) -> str:
+    """`text` in at most `limit` characters. end: the fraction from its end, which says most in a path."""
+    last = int((limit - 3) * end)
+    return text if len(text) <= limit else f"{text[: limit - 3 - last]}...{text[-last:]}"
 
 
 def _escape(char: str) -> str:

@@ -45,7 +45,9 @@ def check(
 
 def show(
     folder: Folder,
-    split: Split = "train",
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of the data set. [default: train, or the only one]")
+    ] = None,
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
     kind: Kind = "auto",
@@ -54,11 +56,12 @@ def show(
     ] = None,
 ) -> None:
     """Draw the labels of images that are evenly spaced over the data set."""
-    from boxwright.formats import open_dataset
+    from boxwright.datatools.val_fraction import name_to_train_on
+    from boxwright.formats import open_dataset, splits
     from boxwright.images.bands import parse_numbers
     from boxwright.predict.labels import draw_labels
 
-    dataset = open_dataset(folder, split, kind)
+    dataset = open_dataset(folder, split or name_to_train_on(splits(folder, kind)), kind)
     check_outside(out, dataset.folders())
     echo(draw_labels(dataset, Path(out), count, parse_numbers(bands)))
 

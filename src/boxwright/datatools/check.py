@@ -219,8 +219,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
             shown, defined = f"class '{dataset.undefined[-1 - number]}'", list(dataset.names)
         else:
             shown, defined = f"category {number}", [str(category) for category in dataset.category_ids]
-        remedy = "; add it to classes.txt or the names of a data YAML" if named else ""
-        return f"{shown} is not defined; there are {_some(defined)}{remedy}"
+        remedy = "; add it to classes.txt" if named else ""
+        return f"{shown} is not defined; there are {_some(defined, 4)}{remedy}"
 
     yield from _of_rows(dataset, owners, "not_finite", has_size & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
@@ -371,10 +371,10 @@ def _classes(dataset: Dataset) -> str:
     return _some([f"{name} ({id})" for name, id in zip(dataset.names, dataset.category_ids, strict=True)])
 
 
-def _some(words: Sequence[str]) -> str:
+def _some(words: Sequence[str], count: int = MAX_SHOWN) -> str:
     """The first words, and the number of the others."""
-    more = f" and {len(words) - MAX_SHOWN} more" if len(words) > MAX_SHOWN else ""
-    return ", ".join(words[:MAX_SHOWN]) + more
+    more = f" and {len(words) - count} more" if len(words) > count else ""
+    return ", ".join(words[:count]) + more
 
 
 def _shown(size: tuple[int, ...]) -> str:

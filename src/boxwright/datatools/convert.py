@@ -96,10 +96,9 @@ def write_splits(
             name = dataset.split
             if not outside:
                 reject_outside(dataset, root)
-            complete, strict = dataset, replace(cleaning, kinds=UNUSABLE | writer.unsupported)
-            dataset, extras, kept, left_out = cleaned(complete, extras, strict, check(complete), title)
-            image_names = _image_names(complete, writer)
-            split = _split(dataset, title, to, writer, extras, [image_names[index] for index in kept])
+            strict = replace(cleaning, kinds=UNUSABLE | writer.unsupported)
+            dataset, extras, _, left_out = cleaned(dataset, extras, strict, check(dataset), title)
+            split = _split(dataset, title, to, writer, extras, _image_names(dataset, writer))
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -296,12 +295,17 @@ def cleaned(
 
 def _image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
     """The image names to write. Raises InputError if two would share a label file."""
+    paths = [dataset.path(index) for index in range(len(dataset))]
     if dataset.members is None:
-        return _names([dataset.path(index) for index in range(len(dataset))], writer)
-    members = [member for member in dataset.members.sets if len(member.dataset)]
-    paths = [[member.dataset.path(index) for index in range(len(member.dataset))] for member in members]
-    names = merged.image_names([_names(own, writer) for own in paths], [member.title for member in members], writer)
-    return [names[place] for place in dataset.members.places.tolist()]
+        return _names(paths, writer)
+    sets = [(member.title, indices.tolist()) for member, indices, _ in dataset.members.each() if len(indices)]
+    names = merged.image_names(
+        [_names([paths[index] for index in indices], writer) for _, indices in sets],
+        [title for title, _ in sets],
+        writer,
+    )
+    places = [index for _, indices in sets for index in indices]
+    return [name for _, name in sorted(zip(places, names, strict=True))]
 
 
 def extras_of(dataset: Dataset) -> tuple[Extras, tuple[str, ...]]:
@@ -329,6 +333,10 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
                 f"{path}: its name has a control character such as a tab, which labels cannot hold; rename it"
             )
         key = merged.label_key(name, writer)
+        if writer.file_per_image and seen.get(key) == path:
+            raise InputError(
+                f"{path}: is listed twice, which the new layout cannot hold; merge its labels, or use coco"
+            )
         if writer.file_per_image and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
         seen[key] = path

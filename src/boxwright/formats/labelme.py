@@ -17,10 +17,11 @@ from boxwright.data import text
 from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.contents import json_keys
 from boxwright.data.dataset import Dataset
-from boxwright.data.entries import Corners, enclosing, mapping, outline, sequence, size_of, string, value_of
+from boxwright.data.entries import Corners, mapping, outline, sequence, size_of, string, value_of
 from boxwright.data.label_files import candidates, folders_in
 from boxwright.data.layout import Keys, Layout, Split, Writer
 from boxwright.data.locate import Locator
+from boxwright.data.outlines import bounds_of
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.errors import InputError
@@ -135,7 +136,7 @@ def _add(builder: Builder, image: int, place: str, index: int, value: Any) -> No
 def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
     """The box of a shape, and its polygon; [] for a rectangle or circle, which has its center and a point on it."""
     if kind == "rectangle":
-        return enclosing(outline(points, 2)), []
+        return bounds_of(outline(points, 2)), []
     if kind == "circle":
         if len(points) != 2:
             raise ValueError(f"circle of {len(points)} points, needed its center and a point on it; draw it anew")
@@ -145,7 +146,7 @@ def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
     if kind not in OUTLINES:
         raise ValueError(f"shape '{kind[:20]}' has no box, needed rectangle, polygon or circle; draw its box")
     polygon = outline(points, OUTLINES[kind])
-    return enclosing(polygon), polygon
+    return bounds_of(polygon), polygon
 
 
 def _image(file: Path, named: Any, base: Path) -> str:
