@@ -225,7 +225,7 @@ def test_what_is_not_rgb_is_refused_and_not_misread(
     tmp_path: Path, kind: str, count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = write_tiff(tmp_path / "a.tif", samples(kind, count))
-    with pytest.raises(InputError, match=f"a TIFF of {count} bands of .* choose them by data.bands") as error:
+    with pytest.raises(InputError, match=f"a TIFF of {count} bands? of .* choose them by data.bands") as error:
         read_image(path)
     message_of(error)
     assert capfd.readouterr() == ("", "")  # nor does OpenCV say anything
@@ -406,7 +406,7 @@ def test_tiles_that_cannot_be_made(tmp_path: Path) -> None:
         message_of(error)
     with pytest.raises(InputError, match="--format jpg: found with --bands"):
         Cutting(bands="all", format="jpg")
-    with pytest.raises(InputError, match=r"scene\.tif: 5 bands"):
+    with pytest.raises(InputError, match=r"\.tif: 5 bands"):
         tile(root, tmp_path / "tiles", Cutting(window=32))
 
 

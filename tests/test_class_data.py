@@ -51,7 +51,7 @@ def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return caught.value.message
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -402,7 +402,7 @@ def test_boxes_cut_out_are_the_images_own_pixels(tmp_path: Path) -> None:
     shutil.rmtree(out)
     said = class_crops.crop(root, out)
     assert "train: 2 images from 1 (1 red, 1 blue)" in said
-    assert "left out: 1 crowd regions, 1 boxes without a px inside their image" in said
+    assert "left out: 1 crowd region, 1 box without a px inside the image" in said
     assert "is there already" in refusal(lambda: class_crops.crop(root, out))
 
 

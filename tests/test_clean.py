@@ -102,6 +102,60 @@ def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) ->
     assert sum(each.objects for each in bw.evaluate("r", "set", skip_bad=True).classes) == 1
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_splitting_leaves_faults_out(by_class: bool, tmp_path: Path, run: Run) -> None:
+    """By picture and for folders of classes; a list cannot leave out a line of a label file."""
+    lines = dict.fromkeys("abcd", "0 0.5 0.5 0.2 0.4\n") | {"e": "5 0.5 0.5 0.2 0.4\n"}
+    if by_class:
+        (tmp_path / "set").mkdir()
+        for letter in "abcde":
+            (tmp_path / "set" / letter).mkdir()
+            for number in range(2):
+                Image.new("RGB", (100, 50)).save(tmp_path / "set" / letter / f"{number}.png")
+        file = tmp_path / "set/e/1.png"
+    else:
+        yolo(tmp_path / "set", lines)
+        file = tmp_path / "set/images/train/d.png"
+    file.write_bytes(file.read_bytes()[:-20])
+    parts = ["--parts", "train=0.5,val=0.5", "--no-near-duplicates"]
+    words = ["data", "split", "set", "-o", "new", *parts, *([] if by_class else ["--split", "train", "--split", "val"])]
+    if not by_class:
+        status, _, err = run(*words)
+        assert (status, "--skip-bad" in err) == (2, True), err
+        status, _, err = run(*words, "--skip-bad", "--lists")
+        assert (status, "labels stay as they are" in err) == (2, True), err
+        assert not Path("new").exists()
+    status, out, err = run(*words, "--skip-bad")
+    assert status == 0, err
+    assert "left out the image" in out
+    names = sorted(path.name for path in Path("new").rglob("*.png"))
+    if by_class:
+        assert len(names) == 9
+        return
+    assert "e.txt line 1" in out
+    assert names == sorted([f"{letter}.png" for letter in "abce" * 2] + ["d.png"])
+    boxes = [open_boxes("new", name) for name in ("train", "val")]
+    assert sum(len(dataset.rows) for dataset in boxes) == 7  # 10, without d.png of train and two of class 5
+
+
+def test_splitting_and_merging_clip(over_the_edge: Path, run: Run) -> None:
+    """A box of 80..120 px in an image of 100 px ends at 100."""
+    words = ["--split", "train", "--split", "val", "--parts", "train=0.5,val=0.5", "--no-near-duplicates"]
+    status, out, err = run("data", "split", "set", "-o", "new", *words, "--clip-boxes")
+    assert (status, out.count("1 box clipped")) == (0, 2), err
+    edges = [edge for name in ("train", "val") for edge in open_boxes("new", name).rows.xyxy[:, 2].tolist()]
+    assert sorted(edges) == pytest.approx([60, 60, 100, 100], abs=1e-3)
+    over_the_edge.rename("other")
+    yolo(over_the_edge, {"c": "5 0.5 0.5 0.2 0.4\n", "d": "0 0.5 0.5 0.2 0.4\n"})
+    status, _, err = run("data", "merge", "set", "other", "-o", "both", "--clip-boxes")
+    assert (status, "2 errors" in err or "1 error" in err) == (2, True), err
+    status, out, err = run("data", "merge", "set", "other", "-o", "both", "--clip-boxes", "--skip-bad")
+    assert status == 0, err
+    assert "c.txt line 1" in out
+    assert "1 box clipped" in out
+    assert open_boxes("both", "train").rows.xyxy[:, 2].max() == 100
+
+
 def test_class_names_with_commas(tmp_path: Path) -> None:
     from boxwright.cli.options import class_list
 

@@ -224,14 +224,14 @@ def test_dota_there_and_back_gives_the_same_lines(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "from/train/images/P1.png")
     (tmp_path / "from/train/labelTxt/P1.txt").write_text("\n".join(lines))
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
-    areas = "areas other than those of the boxes"
+    areas = "area other than that of the box"
     assert "marks of difficult" not in convert(tmp_path / "from", "voc", tmp_path / "voc")
     said = convert(tmp_path / "from", "yolo_txt", tmp_path / "yolo")
     for word in (
         "2 marks of difficult",
         "1 'dota_difficult' of boxes",
         f"1 {areas}",
-        "1 outlines",
+        "1 outline",
         "1 'gsd' of images",
     ):
         assert word in said
@@ -257,7 +257,7 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
 
     assert "cannot hold" not in convert(tmp_path / "from", "coco", tmp_path / "coco")
     said = convert(tmp_path / "coco", "voc", tmp_path / "to")
-    assert "cannot hold: 1 ids of images, 1 ids of boxes, 1 ids of classes\n" in said
+    assert "cannot hold: 1 id of images, 1 id of boxes, 1 id of classes\n" in said
     assert elements(tmp_path / "to/Annotations/all/a.xml") == elements(tmp_path / "from/Annotations/a.xml")
 
 
@@ -265,19 +265,19 @@ def test_voc_there_and_back_gives_the_same_elements(tmp_path: Path) -> None:
     ("layout", "lost"),
     [
         ("coco", []),
-        ("yolo_txt", ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines",
+        ("yolo_txt", ["1 crowd region (left out)", "1 mark of difficult objects", "2 areas", "2 outlines",
                       "3 ids of images", "4 ids of boxes", "2 ids of classes", "1 'pose' of boxes",
                       "1 'supercategory' of classes", "1 'info' of the whole", "1 'gsd' of images",
                       "1 'license' of images"]),
-        ("line_txt", ["1 marks of difficult objects", "2 areas", "2 outlines", "1 'license' of images"]),
-        ("voc", ["1 crowd regions (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
-        ("dota", ["1 crowd regions (written as difficult)", "1 areas", "1 outlines", "1 'pose' of boxes",
-                  "1 names of classes (delivery truck becomes delivery-truck)"]),
-        ("cvat", ["1 crowd regions (left out)", "1 marks of difficult objects", "1 areas", "1 outlines", "1 'pose'"]),
-        ("kitti", ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines", "1 'pose'",
-                   "1 names of classes (delivery truck becomes delivery-truck)"]),
-        ("openimages", ["1 marks of difficult objects", "2 areas", "2 outlines", "4 ids of boxes"]),
-        *((tool, ["1 crowd regions (left out)", "1 marks of difficult objects", "2 areas", "2 outlines"])
+        ("line_txt", ["1 mark of difficult objects", "2 areas", "2 outlines", "1 'license' of images"]),
+        ("voc", ["1 crowd region (written as difficult)", "2 areas", "2 outlines", "1 'license' of images"]),
+        ("dota", ["1 crowd region (written as difficult)", "1 area other", "1 outline", "1 'pose' of boxes",
+                  "1 name of classes (delivery truck becomes delivery-truck)"]),
+        ("cvat", ["1 crowd region (left out)", "1 mark of difficult objects", "1 area other", "1 outline", "1 'pose'"]),
+        ("kitti", ["1 crowd region (left out)", "1 mark of difficult objects", "2 areas", "2 outlines", "1 'pose'",
+                   "1 name of classes (delivery truck becomes delivery-truck)"]),
+        ("openimages", ["1 mark of difficult objects", "2 areas", "2 outlines", "4 ids of boxes"]),
+        *((tool, ["1 crowd region (left out)", "1 mark of difficult objects", "2 areas", "2 outlines"])
           for tool in TOOLS if tool != "openimages"),
     ],
 )  # fmt: skip

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from boxwright.data.dataset import ANY_CLASS
+from boxwright.data.findings import TITLES
 from boxwright.datatools.check import check, check_folder, check_splits, skip_bad
-from boxwright.datatools.report import Report
+from boxwright.datatools.report import Report, counted
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images.canvas import read_image
@@ -237,7 +238,7 @@ def test_folder_and_report(tmp_path: Path) -> None:
         ("zero_area", "train", 103),
         ("unreadable_image", "val", None),
     ]
-    assert "error: 1 boxes without area\n  train, " in str(report)
+    assert "error: 1 box without area\n  train, " in str(report)
     assert str(report).endswith("2 errors, 0 notes")
     assert len(check_folder(tmp_path, ("val",)).errors) == 1
     with pytest.raises(InputError, match="cannot be written"):
@@ -367,3 +368,12 @@ def test_image_of_several_images_is_the_first(tmp_path: Path) -> None:
     others = [Image.new("RGB", (15, 10))]
     Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=others)
     assert read_header(str(tmp_path / "a.jpg"), True).size == read_image(tmp_path / "a.jpg").shape[:2] == (20, 30)
+
+
+def test_singular_and_plural() -> None:
+    assert counted(1, TITLES["unusual"]) == "1 entry in an unusual form, and how it was read"
+    assert counted(2, TITLES["unusual"]) == "2 entries in an unusual form, and how they were read"
+    assert counted(1, TITLES["ambiguous_image"]) == "1 image name that fits several files"
+    assert counted(0, "box[es]") == "0 boxes"
+    for title in TITLES.values():
+        assert not {"[", "]", "|"} & {*counted(1, title), *counted(2, title)}

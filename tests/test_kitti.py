@@ -111,7 +111,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     for line, before in zip(written, lines, strict=True):
         assert [float(word) for word in line.split()[1:]] == [float(word) for word in before.split()[1:]]
     said = convert(tmp_path / "1", "voc", tmp_path / "2")
-    assert "1 ignore regions (left out)" in said
+    assert "1 ignore region (left out)" in said
     assert "crowd" not in said
     assert len(open_boxes(tmp_path / "2", "train").rows) == 3
 

@@ -77,7 +77,7 @@ def test_coco_ignore_is_a_region_of_all_classes_whatever_its_category(tmp_path: 
     report = check(dataset)
     assert not report.errors
     (note,) = (finding for finding in report.notes if finding.kind == "ignore_regions")
-    assert note.text == "1 ignore regions in 1 of 1 images"
+    assert note.text == "1 ignore region in 1 of 1 image"
 
 
 def test_classes_of_images_are_named_or_listed_as_lvis_does(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_conversion_keeps_both_or_says_what_it_leaves_out(tmp_path: Path) -> Non
         dataset = opened(tmp_path / kind)
         kept = [(0, [20.0, 10.0, 50.0, 30.0])] if kind in ("coco", "line_txt") else []
         assert regions(dataset) == kept
-        assert ("1 ignore regions (left out)" in told[kind]) == (not kept)
-        assert ("1 images that were not searched for all classes" in told[kind]) == (kind != "coco")
+        assert ("1 ignore region (left out)" in told[kind]) == (not kept)
+        assert ("1 image that was not searched for all classes" in told[kind]) == (kind != "coco")
         assert (dataset.rows.labels[~dataset.rows.ignored] == 0).all()
     labeled = opened(tmp_path / "coco").images.labeled
     assert labeled is not None

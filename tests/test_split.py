@@ -426,7 +426,7 @@ def test_lists_lead_to_the_labels(tmp_path: Path) -> None:
 def test_too_few_groups(tmp_path: Path) -> None:
     root = yolo(tmp_path / "from", {f"x_jpg.rf.{n:08x}.jpg": [0] for n in range(5)})
     with pytest.raises(
-        InputError, match=r"5 images in 1 groups that stay together .*, needed 2; see --group"
+        InputError, match=r"5 images in 1 group whose images stay together .*, needed 2; see --group"
     ) as caught:
         split.split(root, tmp_path / "to", Division(parts=HALVES))
     assert len(str(caught.value)) - len(str(root)) <= 200

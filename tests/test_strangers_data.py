@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwright import progress, xml_text
+from boxwright import cli, progress, xml_text
 from boxwright.data import text
 from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.class_crops import crop
-from boxwright.datatools.convert import convert
+from boxwright.datatools.convert import convert, writable
 from boxwright.datatools.report import Report
 from boxwright.datatools.tile import Cutting, tile
-from boxwright.errors import InputError
-from boxwright.formats import open_classes, open_dataset
+from boxwright.errors import InputError, one_line
+from boxwright.formats import open_boxes, open_classes, open_dataset
 from boxwright.images import budget, header
 from boxwright.images.draw import add_caption, draw_boxes
 from boxwright.images.windows import open_scene
@@ -202,7 +203,8 @@ def test_a_nul_in_a_list_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 5000 + "\n")
     assert "train.txt line 2: " in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\n" + "b" * 300 + "\n")  # longer than a name may be
-    assert "cannot be read" in refusal(lambda: open_dataset(tmp_path, "train", "voc"))
+    report = check(open_boxes(tmp_path, "train", "voc"), images=False)
+    assert "cannot be read" in refusal(lambda: report.raise_on_errors(tmp_path))
 
 
 def test_lines_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,13 +269,93 @@ def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
     assert "is no UTF-8" in refusal(lambda: convert(root, "line_txt", tmp_path / "lines"))
 
 
+LONG = 150  # characters of a name; file systems allow 255 bytes
+
+
+def test_one_line() -> None:
+    """By hand: a third of what is left is from the start, so of 47 characters 15, then three dots and 29."""
+    assert one_line("abc def", 7) == "abc def"
+    assert one_line(f"/{'a' * 300}/end.jpg: what; remedy", 60) == f"/{'a' * 14}...{'a' * 20}/end.jpg: what; remedy"
+    assert one_line("x" * 300, 33) == "x" * 10 + "..." + "x" * 20
+    assert one_line("ab " * 300 + "\n", 100).startswith("ab ab")
+    assert one_line("ab " * 300 + "\n", 100).endswith("ab \\n")
+    assert {len(one_line("ab " * count, 100)) for count in range(30, 400)} <= set(range(90, 101))
+
+
+@pytest.mark.parametrize("spaces", [False, True])
+@pytest.mark.parametrize("layout", writable())
+def test_messages_are_short_whatever_the_names(
+    layout: str, spaces: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long names of files and classes: without images, with unknown classes, with damaged labels."""
+    monkeypatch.chdir(tmp_path)
+    filler = "ab " * (LONG // 3) if spaces else "ab" * (LONG // 2)
+    names = [f"{letter}{filler}{letter}" for letter in "kl"]
+    images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate(names)]
+    boxes = [{"id": number, "image_id": number, "category_id": number, "bbox": [5, 5, 99, 9]} for number in range(2)]
+    classes = [{"id": number, "name": name} for number, name in enumerate(names)]
+    coco(tmp_path / "set", images=images, annotations=boxes, categories=classes)
+    for name in names:
+        cv2.imwrite(str(tmp_path / "set/images" / f"{name}.png"), np.full((40, 60, 3), 90, np.uint8))
+    root = tmp_path / ("long" * 30) / layout
+    convert(tmp_path / "set", layout, root)
+
+    def check_lines(*words: str) -> None:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*words])
+        captured = capsys.readouterr()
+        lines = [*captured.out.splitlines(), *captured.err.splitlines()]
+        assert ended.value.code in (0, 1, 2)
+        assert lines
+        assert max(map(len, lines)) <= 200, max(lines, key=len)
+
+    def check_all() -> None:
+        check_lines("data", "check", str(root))
+        check_lines("train", "demo", "--data", str(root), "--out", "run", "--set", "train.evaluate_every=0")
+        shutil.rmtree("out", ignore_errors=True)
+        check_lines("data", "convert", str(root), "--to", "coco", "-o", "out")
+
+    check_all()  # boxes outside their image
+    (root / "classes.txt").write_text(f"{names[0][:-1]}m\n")
+    check_all()
+    for file in root.rglob("*.png"):
+        file.unlink()
+    check_all()
+    for file in root.rglob("*"):
+        if file.is_file():
+            file.write_text(file.read_text().replace("ab", "\x07x", 4)[:-9])
+    check_all()
+
+
+def test_long_words_of_a_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    coco(tmp_path / "set")
+    long = "x" * LONG
+    (tmp_path / "folders" / "car").mkdir(parents=True)
+    (tmp_path / "folders" / "car" / "a.png").write_bytes(b"")
+    (tmp_path / "folders" / long / "Annotations").mkdir(parents=True)
+    for words in (
+        ["check", str(tmp_path / "set"), "--kind", long],
+        ["check", str(tmp_path / "set"), "--kind", "?"],
+        ["check", str(tmp_path / long)],
+        ["check", str(tmp_path / "folders")],
+        ["check", str(tmp_path / "set"), "--split", long],
+        ["convert", str(tmp_path / "set"), "--to", long, "-o", str(tmp_path / "out")],
+        ["merge", str(tmp_path / "set"), str(tmp_path / "set"), "--class-map", f"{long}={long}", "-o", long],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["data", *words])
+        err = capsys.readouterr().err
+        assert (ended.value.code, err.count("\n")) == (2, 1), err
+        assert len(err) <= 201, err
+
+
 def test_findings_do_not_repeat_the_whole_set(tmp_path: Path) -> None:
     """Each of 3000 entries with one id names some of the others, not all."""
     images = [{"id": 1, "file_name": f"{number}.png", "width": 60, "height": 40} for number in range(3000)]
     root = coco(tmp_path / "set", images=[*images, {"id": 1, "file_name": "1.png"}])
     report = check(open_dataset(root, "train"), images=False)
     assert sum(finding.kind == "duplicate_image_id" for finding in report.errors) == 3001
-    assert max(len(str(finding)) for finding in report.findings) < 20_000
+    assert max(len(finding.text) for finding in report.findings) < 20_000
 
 
 def test_a_lower_limit_of_the_host_program_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

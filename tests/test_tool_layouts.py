@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from boxwright import formats
+from boxwright import cli, formats
 from boxwright.data.dataset import Dataset
-from boxwright.datatools.check import check_folder
+from boxwright.datatools.check import check, check_folder
+from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.convert import convert
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
@@ -183,16 +184,19 @@ def test_labelme_shapes(tmp_path: Path) -> None:
         shape([[30, 40], [10, 20]]),
         shape(triangle, "polygon", group_id=3),
         shape([[10, 10], [20, 10], [20, 20], [10, 20]], "rectangle"),  # X-AnyLabeling
-        *(shape([[10, 10], [20, 10]], kind) for kind in ("circle", "line", "point", "mask", "linestrip")),
+        *(shape([[10, 10], [20, 10]], kind) for kind in ("tube", "line", "point", "mask", "linestrip")),
         shape([[10, 10], [20, "x"]]),
         shape([[10, 10]]),
         {"points": [[1, 2], [3, 4]], "shape_type": "rectangle"},
+        shape([[50, 40], [53, "36"]], "circle"),  # 5 px from the center
     ]
     tree = {"shapes": shapes, "imagePath": r"C:\data\a.png", "imageData": "A" * 100_000, "imageHeight": 80,
             "imageWidth": 100}  # fmt: skip
     root = write(tmp_path / "a.json", tree)
     dataset = open_boxes(root, "all")
-    assert dataset.rows.xyxy.tolist() == [[10, 20, 30, 40], [10, 20, 30, 60], [10, 10, 20, 20]]
+    assert dataset.rows.xyxy.tolist() == [[10, 20, 30, 40], [10, 20, 30, 60], [10, 10, 20, 20], [45, 35, 55, 45]]
+    assert "circle read as its enclosing box" in notes(dataset)
+    assert "number written as text" in notes(dataset)
     assert [finding.kind for finding in dataset.findings if finding.level == "error"] == ["unreadable_label"] * 8
     assert all(f"shapes[{index}]" in errors(dataset)[index - 3] for index in range(3, 11))
     extras = formats.layout("labelme").extras
@@ -532,3 +536,88 @@ def test_a_label_file_alone(tmp_path: Path) -> None:
         assert dataset.kind == kind
         assert Path(dataset.path(0)) == tmp_path / "elsewhere/a.png"
         assert errors(dataset) == []
+
+
+@pytest.mark.parametrize("number", ["10", 10])
+def test_numbers_as_text_are_noted(tmp_path: Path, number: Any) -> None:
+    box = {"x": number, "y": 10, "width": 20, "height": 20}
+    for kind, name, content in (
+        ("via", "via.json", {"a.png1": {"filename": "a.png", "regions": [via_region(RECT | box, name="cat")]}}),
+        ("createml", "c.json", [{"image": "a.png", "annotations": [{"label": "1", "coordinates": box}]}]),
+        ("label_studio", "s.json", [studio(box | {"rectanglelabels": ["1"]})]),
+    ):
+        folder = tmp_path / kind
+        image(folder / "a.png", 200, 100)
+        write(folder / name, content)
+        assert ("number written as text" in notes(open_boxes(folder, "all"))) == isinstance(number, str)
+
+
+def test_findings_of_a_set_whose_labels_are_all_faulty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They say why no label has a class; otherwise what is noted does."""
+    image(tmp_path / "a.png")
+    write(tmp_path / "a.json", {"shapes": [shape([[1, 2]]), shape([[1, 2], [3, 4]], "line")], "imagePath": "a.png"})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "check", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert ended.value.code == 1
+    assert all(place in out for place in ("shapes[0]", "shapes[1]", "2 errors"))
+    for command in (
+        "train demo --set train.evaluate_every=0 --data",
+        "data split -o new --parts a=0.5,b=0.5",
+        "data convert --to coco -o new",
+    ):
+        for further, said in (([], "2 errors"), (["--skip-bad"], "no class, since no label can be read")):
+            with pytest.raises(SystemExit) as ended:
+                cli.main([*command.split(), str(tmp_path), *further])
+            assert (ended.value.code, said in capsys.readouterr().err) == (2, True), command
+    (tmp_path / "a.json").unlink()
+    write(tmp_path / "s.json", [{"id": 1, "data": {"image": "a.png"}, "annotations": []}])
+    with pytest.raises(InputError, match=r"no label has a class \(task that nobody labeled.*classes\.txt"):
+        open_boxes(tmp_path, "all")
+
+
+def test_numbers_that_are_none_and_negative_sizes_are_not_passed_over(tmp_path: Path) -> None:
+    """`min` and `max` of 3, NaN, 10 are 3 and 10; corners in any order hide a negative width."""
+    nan = float("nan")
+    triangle = [[3, 1], [nan, 9], [10, 5]]
+    polygon = {"name": "polygon", "all_points_x": [3, nan, 10], "all_points_y": [1, 9, 5]}
+    percent = {"points": triangle, "polygonlabels": ["cat"]}
+    box = {"x": 50, "y": 50, "width": -20, "height": 20, "rectanglelabels": ["cat"]}
+    for kind, name, content in (
+        ("labelme", "a.json", {"shapes": [shape(triangle, "polygon")], "imagePath": "a.png"}),
+        ("via", "via.json", {"a.png1": {"filename": "a.png", "regions": [via_region(polygon, name="cat")]}}),
+        ("label_studio", "s.json", [studio(percent), studio(box)]),
+    ):
+        image(tmp_path / kind / "a.png", 200, 100)
+        write(tmp_path / kind / name, content)
+        found_kinds = [finding.kind for finding in check(open_boxes(tmp_path / kind, "all")).errors]
+        assert found_kinds == ["not_finite", "negative_size"][: 1 + (kind == "label_studio")]
+
+
+def test_an_image_that_is_left_out_needs_no_name(tmp_path: Path) -> None:
+    """Open Images has ids; the suffix of a missing image is not known."""
+    image(tmp_path / "set/images/a.jpg")
+    rows = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf"]
+    rows += [f"{name},x,cat,1,0.1,0.5,0.1,0.5,0" for name in "ab"]
+    write(tmp_path / "set/train-annotations-bbox.csv", "\n".join(rows))
+    convert(tmp_path / "set", "voc", tmp_path / "new", cleaning=Cleaning(skip_bad=True))
+    assert len(open_boxes(tmp_path / "new", "train")) == 1
+
+
+def test_an_image_with_two_entries(tmp_path: Path) -> None:
+    image(tmp_path / "set/a.png")
+    box = {"x": 20, "y": 20, "width": 10, "height": 10}
+    entries = [{"image": "a.png", "annotations": [{"label": name, "coordinates": box}]} for name in ("cat", "dog")]
+    write(tmp_path / "set/c.json", entries)
+    with pytest.raises(InputError, match=r"a\.png: is listed twice, .*merge its labels"):
+        convert(tmp_path / "set", "voc", tmp_path / "new")
+    convert(tmp_path / "set", "coco", tmp_path / "new")
+    assert len(open_boxes(tmp_path / "new", "all").rows) == 2
+
+
+def test_drawing_the_only_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image(tmp_path / "set/a.png")
+    write(tmp_path / "set/a.json", {"shapes": [shape([[1, 2], [30, 40]])], "imagePath": "a.png"})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", "show", str(tmp_path / "set"), "--out", str(tmp_path / "drawn")])
+    assert (ended.value.code, "1 of 1 images of all" in capsys.readouterr().out) == (0, True)

@@ -262,6 +262,21 @@ def test_images_by_name_elsewhere_and_without_xml(tmp_path: Path) -> None:
     assert not check(dataset).errors
 
 
+def test_two_images_of_one_xml(tmp_path: Path) -> None:
+    """The file name in the XML decides; where it does not, neither is taken in silence."""
+    image(voc(tmp_path) / "JPEGImages/a1.png", (50, 40))
+    dataset = open_boxes(tmp_path, "all")
+    assert [Path(dataset.path(index)).name for index in range(3)] == ["a0.jpg", "a1.jpg", "a2.jpg"]
+    assert not errors(dataset)
+    file = tmp_path / "Annotations/a1.xml"
+    file.write_text(file.read_text().replace("a1.jpg", "photo.jpg"))
+    dataset = open_boxes(tmp_path, "all")
+    (error,) = (finding for finding in dataset.findings if finding.level == "error")
+    assert (error.kind, error.file) == ("ambiguous_image", str(file))
+    assert "'photo.jpg' may be JPEGImages/a1.jpg or JPEGImages/a1.png" in error.text
+    assert len(skip_bad(dataset, check(dataset))) == 2
+
+
 def test_classes_of_all_splits(tmp_path: Path) -> None:
     voc(tmp_path, xmls="train", images="train")
     voc(tmp_path, "<name>car", "<name>bus", xmls="test", images="test")

@@ -188,6 +188,24 @@ def test_faults_of_data_yaml(tmp_path: Path, yaml: str, said: str) -> None:
         open_boxes(file, "train")
 
 
+@pytest.mark.parametrize("opened", ["", "data.yaml", "my.yaml"])
+@pytest.mark.parametrize("names", ["", "names:\n"])
+def test_a_number_of_classes_without_names(tmp_path: Path, opened: str, names: str) -> None:
+    """Ultralytics calls them class_0, class_1, ..."""
+    labeled(tmp_path, "images/train/0.jpg", label="2 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\nnc: 3\n{names}")
+    dataset = open_boxes(tmp_path / opened, "train")
+    assert dataset.names == ("class_0", "class_1", "class_2")
+    assert dataset[0].labels.tolist() == [2]
+    write(tmp_path / "classes.txt", "car\ntruck\nbus\n")
+    assert open_boxes(tmp_path / opened, "train").names == ("car", "truck", "bus")
+    (tmp_path / "classes.txt").unlink()
+    for content in ("nc: 0", "nc: three", "nc: 100000", "names: []", "names: {}", ""):
+        write(tmp_path / (opened or "data.yaml"), f"path: .\ntrain: images/train\n{content}\n")
+        with pytest.raises(InputError, match=r"names|nc"):
+            open_boxes(tmp_path / opened, "train")
+
+
 @pytest.mark.parametrize("opened", ["", "data.yaml"])
 def test_names_with_a_gap_keep_their_numbers(tmp_path: Path, opened: str) -> None:
     labeled(tmp_path, "images/train2017/0.jpg", label="0 0.5 0.5 0.1 0.1\n2.0 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.3 0.3\n")
@@ -527,3 +545,31 @@ def test_label_files_of_any_image_name(tmp_path: Path) -> None:
     write(tmp_path / "classes.txt", "car\n")
     dataset: Dataset = open_boxes(tmp_path, "train")
     assert len(dataset.rows) == 1
+
+
+def test_one_label_file_for_two_images_is_noted(tmp_path: Path) -> None:
+    labeled(tmp_path, "images/train/a.jpg", "images/train/b.jpg")
+    image(tmp_path / "images/train/a.PNG")
+    write(tmp_path / "classes.txt", "car\n")
+    dataset = open_boxes(tmp_path, "train")
+    assert len(dataset.rows) == 3
+    (finding,) = check(dataset).findings
+    assert (finding.text, finding.file) == (
+        "label file of several images, read for each of them", str(tmp_path / "labels/train/a.txt")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("[a, 1.5]", "names: class 1: found 1.5, needed a name; write it in quotes"),
+        ("{0: a, 3: null}", "names: class 3: found None, needed a name"),
+        ("[]", "names: found no class, needed a list of class names"),
+    ],
+)
+def test_class_names_that_are_none(tmp_path: Path, names: str, said: str) -> None:
+    labeled(tmp_path, "images/a.png")
+    for opened in ("data.yaml", "."):
+        write(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
+        with pytest.raises(InputError, match=said):
+            open_boxes(tmp_path / opened, "all")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import files
-from boxwright.errors import InputError
+from boxwright.errors import InputError, shortened
 
 
 class Config(pydantic.BaseModel):
@@ -73,6 +73,7 @@ class BatchNormModelConfig(ModelConfig):
 
 LONGEST_CLASS_NAME = 200  # letters
 LONGEST_SHOWN = 100  # letters of a value in a message
+MAX_NAME = 60  # letters of a class name in a message
 MAX_SHOWN = 5  # faults in a message
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
@@ -91,7 +92,9 @@ def class_name_fault(name: str) -> str:
     kinds = {"Cc": "a control character", "Cs": "a lone surrogate", "Zl": "a line break", "Zp": "a line break"}
     for letter in name:
         if kind := kinds.get(unicodedata.category(letter)):
-            return f"{kind} in the class name {name!r}, needed a name without; rename the class"
+            return (
+                f"{kind} in the class name {shortened(repr(name), MAX_NAME)}, needed a name without; rename the class"
+            )
     return ""
 
 

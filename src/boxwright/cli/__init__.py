@@ -11,7 +11,7 @@ import sys
 from typing import NoReturn
 
 from boxwright import interrupt
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, one_line
 from boxwright.files import cache_folder
 from boxwright.memory import tune_malloc
 
@@ -48,7 +48,7 @@ def _run(arguments: list[str]) -> tuple[int, str]:
     try:
         status = app(arguments, prog_name="boxwright", standalone_mode=False)
     except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = error.format_message() if isinstance(error, typer.TyperException) else error.message
         return 2, _error_line(message)
     except BrokenPipeError:  # the reader of stdout is gone (`| head`); keep Python from reporting it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 
 def _error_line(message: str) -> str:
-    return "boxwright: " + printable(" ".join(message.split()))
+    return one_line("boxwright: " + " ".join(message.split()))
 
 
 def _set_up_process() -> None:

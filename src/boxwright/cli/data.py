@@ -45,7 +45,9 @@ def check(
 
 def show(
     folder: Folder,
-    split: Split = "train",
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of the data set. [default: train, or the only one]")
+    ] = None,
     out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
     kind: Kind = "auto",
@@ -54,11 +56,12 @@ def show(
     ] = None,
 ) -> None:
     """Draw the labels of images that are evenly spaced over the data set."""
-    from boxwright.formats import open_dataset
+    from boxwright.datatools.val_fraction import name_to_train_on
+    from boxwright.formats import open_dataset, splits
     from boxwright.images.bands import parse_numbers
     from boxwright.predict.labels import draw_labels
 
-    dataset = open_dataset(folder, split, kind)
+    dataset = open_dataset(folder, split or name_to_train_on(splits(folder, kind)), kind)
     check_outside(out, dataset.folders())
     echo(draw_labels(dataset, Path(out), count, parse_numbers(bands)))
 
@@ -152,13 +155,17 @@ def split(
         bool, typer.Option("--lists", help="Write only lists of the images in DIR (YOLO labels).")
     ] = False,
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
 ) -> None:
     """Divide a data set into splits, stratified by class, with links to the images."""
     from boxwright.datatools import split as division
+    from boxwright.datatools.clean import Cleaning
 
     parsed = division.parse_parts(parts)
     how = division.Division(parts=parsed, splits=tuple(split or ()), by=group, near=near, seed=seed)
-    echo(division.split(folder, out, how, to=to, lists=lists, outside=outside))
+    cleaning = Cleaning(skip_bad, clip_boxes)
+    echo(division.split(folder, out, how, to=to, lists=lists, outside=outside, cleaning=cleaning))
 
 
 def merge(
@@ -172,12 +179,16 @@ def merge(
         typer.Option("--class-map", metavar="OLD=NEW", help="Rename a class, or drop or ignore it; repeatable."),
     ] = None,
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside the folders.")] = False,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
 ) -> None:
     """Write several data sets as one, with classes matched by name and links to the images."""
     from boxwright.data.sets import read_class_map, several
     from boxwright.datatools import convert
+    from boxwright.datatools.clean import Cleaning
 
-    echo(convert.convert(several(folders, read_class_map(class_map or ())), to, out, outside=outside))
+    sets, cleaning = several(folders, read_class_map(class_map or ())), Cleaning(skip_bad, clip_boxes)
+    echo(convert.convert(sets, to, out, outside=outside, cleaning=cleaning))
 
 
 def tensors(

@@ -66,6 +66,7 @@ class Builder:
             place: Where the label file names it; default: the label file.
         """
         index, place = len(self.paths), place or label_file
+        written, candidates = name, tuple[str, ...]()
         if not text.can_be_path(name):
             self.error(place, f"image name '{name[:60]}' cannot be a path; correct it")
             name = "?"
@@ -73,14 +74,10 @@ class Builder:
             located = self._locator.locate(name)
             if located.elsewhere:
                 self.note("image is not where its name says; found by the last part of the name", place)
-            if located.candidates:
-                first, second = (os.path.relpath(file, self.source.root) for file in located.candidates[:2])
-                fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
-                self._findings.append(
-                    Finding("ambiguous_image", self.source.split, place, fault, located.path, index=index)
-                )
-            name = located.path
+            name, candidates = located.path, located.candidates
         self.paths.append(name)
+        if candidates:
+            self.ambiguous(place, written, candidates, index)
         self._label_files.append(label_file)
         self._sizes.append(size if min(size) > 0 else (-1, -1))
         self._image_keys.append({} if keys is None else keys)
@@ -123,12 +120,19 @@ class Builder:
         path = "" if image is None else self.paths[image]
         self._findings.append(Finding("unreadable_label", self.source.split, place, fault, path, index=image))
 
+    def ambiguous(self, place: str, name: str, candidates: Sequence[str], image: int) -> None:
+        """Report that the image `name` at index `image` may be several files."""
+        first, second = (os.path.relpath(file, self.source.root) for file in candidates[:2])
+        fault = f"'{name[-60:]}' may be {first} or {second}; write the path that is meant"
+        path = self.paths[image]
+        self._findings.append(Finding("ambiguous_image", self.source.split, place, fault, path, index=image))
+
     def lines(self, file: str, image: int | None = None) -> Iterator[tuple[int, str]]:
         """`text.lines` of the label file of an image; what cannot be read is reported."""
         try:
             yield from text.lines(Path(file))
         except InputError as error:
-            place, _, fault = str(error).removeprefix(file).partition(": ")
+            place, _, fault = error.message.removeprefix(file).partition(": ")
             self.error(file + place, fault, image)
 
     def orphan(self, place: str, image: str) -> None:
@@ -140,9 +144,22 @@ class Builder:
         count, first = self._notes.get(what, (0, place))
         self._notes[what] = (count + 1, first)
 
-    def first_error(self) -> Finding | None:
-        """The first label that cannot be read; None if all can."""
-        return next((finding for finding in self._findings if finding.level == "error"), None)
+    def note_text(self, values: object, place: str) -> None:
+        """Note numbers that are written as text among the coordinates `values` of a JSON file."""
+        inner = [*values.values()] if isinstance(values, dict) else values if isinstance(values, list) else []
+        if any(isinstance(value, str) for value in inner):
+            self.note("number written as text", place)
+            return
+        for value in inner:
+            self.note_text(value, place)
+
+    def has_error(self) -> bool:
+        """Whether there are labels that cannot be read."""
+        return any(finding.level == "error" for finding in self._findings)
+
+    def first_note(self) -> str:
+        """The first note; "" if there is none."""
+        return next(iter(self._notes), "")
 
     def class_names(self) -> set[str]:
         """The classes of all boxes."""
@@ -208,10 +225,10 @@ def read_with(collect: Callable[[Source], Builder]) -> Callable[[Source], Datase
             for other in source.others:
                 found |= collect(replace(source, path=other, others=())).class_names()
             names = tuple(sorted(found))
-        if not names and (first := builder.first_error()):
-            raise InputError(f"{first.file}: {first.text}; no label could be read")
-        if not names:
-            raise InputError(f"{source.path}: no label has a class; write the class names into {root / 'classes.txt'}")
+        if not names and not builder.has_error():  # errors are told as those of any other data set
+            noted = f" ({note})" if (note := builder.first_note()) else ""
+            remedy = f"write the class names into {root / 'classes.txt'}"
+            raise InputError(f"{source.path}: no label has a class{noted}; {remedy}")
         return builder.dataset(names)
 
     return read

@@ -117,7 +117,9 @@ def categories(
             remarks.note("ids of categories are written as text", f"categories[{number}]")
     if repeated := [text for text, count in Counter(raw).items() if count > 1]:
         first, second = [number for number, text in enumerate(raw) if text == repeated[0]][:2]
-        raise InputError(f"{file} categories[{second}].id: {repeated[0]} is also that of categories[{first}]")
+        raise InputError(
+            f"{file} categories[{second}].id: {repeated[0]} is also that of categories[{first}]; give it another id"
+        )
     ids = [coco_entries.small_integer(text) for text in raw]
     if None in ids:
         remarks.note(

@@ -79,11 +79,6 @@ def outline(points: Sequence[object], minimum: int = 3) -> list[float]:
     return values
 
 
-def enclosing(values: Sequence[float]) -> Corners:
-    """The box around the points x1, y1, x2, y2, ..."""
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
-
-
 def found(value: object) -> str:
     """Example: found 'abc'."""
     shown = repr(value)

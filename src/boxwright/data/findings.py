@@ -5,42 +5,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from boxwright.errors import printable
+from boxwright.errors import one_line
 
-MAX_BRIEF = 110  # characters
-
-TITLES = {  # errors
-    "not_finite": "boxes or areas that are no finite numbers",
-    "negative_size": "boxes of negative width or height",
-    "zero_area": "boxes without area",
-    "outside": "boxes outside their image",
-    "negative_area": "negative areas",
-    "unknown_category": "labels of a category that is not defined",
-    "duplicate_box": "boxes given twice",
-    "unreadable_label": "labels that cannot be read",
-    "unknown_image": "labels of an image that is not there",
-    "duplicate_image_id": "image ids used twice",
-    "ambiguous_image": "image names that fit several files",
-    "missing_image": "missing images",
-    "unreadable_image": "unreadable images",
-    "size_differs": "images of another size than declared",
-    "labeled_unrotated": "EXIF-rotated images whose declared size is that before the rotation",
-    "only_crowd": "splits of which every object is marked as a crowd region",
-    "classes_differ": "classes unlike those of another split",
+TITLES = {  # with plural endings in brackets, for `datatools.report.counted`; errors
+    "not_finite": "box[es] or area[s] with numbers that are not finite",
+    "negative_size": "box[es] of negative width or height",
+    "zero_area": "box[es] without area",
+    "outside": "box[es] outside [the|their] image",
+    "negative_area": "negative area[s]",
+    "unknown_category": "label[s] of a category that is not defined",
+    "duplicate_box": "box[es] given twice",
+    "unreadable_label": "label[s] that cannot be read",
+    "unknown_image": "label[s] of an image that is not there",
+    "duplicate_image_id": "image id[s] used twice",
+    "ambiguous_image": "image name[s] that fit[s|] several files",
+    "missing_image": "missing image[s]",
+    "unreadable_image": "unreadable image[s]",
+    "size_differs": "image[s] of another size than declared",
+    "labeled_unrotated": "EXIF-rotated image[s] whose declared size is that before the rotation",
+    "only_crowd": "split[s] of which every object is marked as a crowd region",
+    "classes_differ": "split[s] with other classes than another split",
     # notes
-    "unusual": "entries in an unusual form, and how they were read",
-    "duplicate_annotation_id": "label files that use annotation ids twice",
-    "class_map": "classes and splits of sets, and what `class_map` changed",
-    "near_duplicate": "boxes of one class that nearly coincide",
-    "rotated": "EXIF-rotated images (labels must refer to the image as displayed)",
-    "no_boxes": "images without boxes",
-    "image_twice": "images listed twice",
-    "shared_image": "images in two splits",
-    "ignore_regions": "splits with ignore regions",
-    "limited_classes": "splits with images that were not searched for all classes",
-    "class_without_box": "splits with classes without a box",
-    "class_without_image": "classes without an image",
-    "not_a_image": "files among the images that are none, and are not used",
+    "unusual": "entr[y|ies] in an unusual form, and how [it was|they were] read",
+    "duplicate_annotation_id": "label file[s] that use[s|] annotation ids twice",
+    "class_map": "note[s] about sets: classes, splits and what `class_map` changed",
+    "near_duplicate": "box[es] that nearly coincide[s|] with another of the class",
+    "rotated": "EXIF-rotated image[s] (labels must refer to the image as displayed)",
+    "no_boxes": "image[s] without boxes",
+    "image_twice": "image[s] listed twice",
+    "shared_image": "image[s] in two splits",
+    "ignore_regions": "split[s] with ignore regions",
+    "limited_classes": "split[s] with images that were not searched for all classes",
+    "class_without_box": "split[s] with classes without a box",
+    "class_without_image": "class[es] without an image",
+    "not_a_image": "file[s] among the images that [is|are] none, and [is|are] not used",
 }
 NOTES = [*TITLES][[*TITLES].index("unusual") :]
 
@@ -83,17 +81,16 @@ class Finding:
         return "image" if self.level == "error" and self.index is not None else "nothing"
 
     def brief(self, root: str | Path) -> str:
-        """Place relative to `root` and description on one line of at most `MAX_BRIEF` characters."""
+        """Place relative to `root` and description."""
         place = self.image if self.image and self.row is None and self.kind != "unreadable_label" else self.file
         place = place.removeprefix(f"{root}{os.sep}")
-        line = printable(f"{place}: {self.text}")
-        return line if len(line) <= MAX_BRIEF else f"{line[: MAX_BRIEF - 3]}..."
+        return f"{place}: {self.text}"
 
     def __str__(self) -> str:
         parts = [self.split, self.file, f"image {self.image}" if self.image else ""]
         parts += [f"image id {self.image_id}"] if self.image_id is not None else []
         parts += [f"annotation id {self.annotation_id}"] if self.annotation_id is not None else []
-        return printable(", ".join(part for part in parts if part) + f": {self.text}")
+        return one_line(", ".join(part for part in parts if part) + f": {self.text}")
 
 
 def orphan(split: str, place: str, image_id: int | str, annotation_id: int | None = None) -> Finding:

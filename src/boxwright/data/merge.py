@@ -1,4 +1,4 @@
-"""Several data sets put together, with classes matched by name."""
+"""Several data sets put together, with classes matched by name, or several splits of one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -85,44 +85,64 @@ def concat(members: Sequence[Member], split: str, root: Path, names: tuple[str, 
     whole = Members(tuple(members), places)
     if isinstance(datasets[0], ClassSet):
         return _concat_classes(datasets, found, split, root, kind, whole, said)
-    rows = _rows(datasets, found)
+    images, rows, starts = _columns([_in_classes(dataset, found) for dataset in datasets])
+    images, rows = replace(images, ids=places + 1), replace(rows, ids=np.arange(1, len(rows) + 1))
+    return Dataset(found, tuple(range(len(found))), split, root, kind, images, rows, starts, members=whole, notes=said)
+
+
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """The images of several splits of a data set, in their order. Ids are numbered anew from 1 if two splits share one.
+
+    Raises InputError if two splits have different classes.
+    """
+    first = datasets[0]
+    for dataset in datasets:
+        if (dataset.names, dataset.category_ids) != (first.names, first.category_ids):
+            raise InputError(
+                f"{first.root}: classes of {dataset.split} differ from those of {first.split}, so they cannot be "
+                "divided together; make them the same"
+            )
+    images, rows, starts = _columns(datasets)
+    return replace(first, images=images, rows=rows, starts=starts, findings=())
+
+
+def _columns(datasets: Sequence[Dataset]) -> tuple[Images, Boxes, NDArray[np.int64]]:
+    """The images and rows of data sets with the same classes, and where the rows of each image start."""
+    rows = Boxes(*(_joined(getattr(dataset.rows, name) for dataset in datasets) for name in Boxes.__slots__))
     images = Images(
-        ids=np.arange(1, len(places) + 1),
+        ids=_unique_ids(_joined(dataset.images.ids for dataset in datasets)),
         paths=_joined(dataset.images.paths for dataset in datasets),
         sizes=_joined(dataset.images.sizes for dataset in datasets),
         label_files=_joined(_label_files(dataset) for dataset in datasets),
-        labeled=_labeled(datasets, found),
+        labeled=_labeled(datasets),
     )
     starts = np.concatenate([[0], np.cumsum(_joined(np.diff(dataset.starts) for dataset in datasets))])
-    category_ids = tuple(range(len(found)))
-    return Dataset(
-        found, category_ids, split, root, kind, images, rows, starts.astype(np.int64), members=whole, notes=said
+    return images, replace(rows, ids=_unique_ids(rows.ids)), starts.astype(np.int64)
+
+
+def _unique_ids(ids: Array) -> Array:
+    return ids if len(np.unique(ids)) == len(ids) else np.arange(1, len(ids) + 1)
+
+
+def _labeled(datasets: Sequence[Dataset]) -> NDArray[np.bool_] | None:
+    """(P, K) the classes that were looked for in each image; None if all were in all."""
+    columns = [dataset.images.labeled for dataset in datasets]
+    sizes = [(len(dataset), len(dataset.names)) for dataset in datasets]
+    labeled: NDArray[np.bool_] = _joined(
+        np.ones(size, dtype=bool) if column is None else column for column, size in zip(columns, sizes, strict=True)
     )
-
-
-def _rows(datasets: Sequence[Dataset], names: Sequence[str]) -> Boxes:
-    """The rows of all sets. Unknown categories keep their ids."""
-    labels, categories = [], []
-    for dataset in datasets:
-        own = dataset.rows.labels
-        new = np.append(in_order(dataset, names), 0)  # for sets without classes, too
-        labels.append(np.where(own >= 0, new[np.maximum(own, 0)], own))
-        categories.append(np.where(own >= 0, labels[-1], dataset.rows.categories))
-    columns = {name: _joined(getattr(dataset.rows, name) for dataset in datasets) for name in Boxes.__slots__}
-    columns |= {"labels": _joined(labels), "categories": _joined(categories)}
-    return Boxes(**columns | {"ids": np.arange(1, len(columns["ids"]) + 1)})
-
-
-def _labeled(datasets: Sequence[Dataset], names: Sequence[str]) -> NDArray[np.bool_] | None:
-    """(P, K) the classes that were looked for in each image: none that its set lacks. None if all were in all."""
-    columns = []
-    for dataset in datasets:
-        column = np.zeros((len(dataset), len(names)), dtype=bool)
-        own = dataset.images.labeled
-        column[:, in_order(dataset, names)] = True if own is None else own
-        columns.append(column)
-    labeled: NDArray[np.bool_] = _joined(columns)
     return None if labeled.all() else labeled
+
+
+def _in_classes(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """The data set with the classes `names`, of which nobody looked for those that it lacks. Ids of categories are the
+    labels; unknown categories keep theirs."""
+    own, order = dataset.rows.labels, in_order(dataset, names)
+    labels = np.where(own >= 0, np.append(order, 0)[np.maximum(own, 0)], own)  # 0: for sets without classes, too
+    rows = replace(dataset.rows, labels=labels, categories=np.where(own >= 0, labels, dataset.rows.categories))
+    labeled = np.zeros((len(dataset), len(names)), dtype=bool)
+    labeled[:, order] = True if dataset.images.labeled is None else dataset.images.labeled
+    return replace(dataset, names=names, rows=rows, images=replace(dataset.images, labeled=labeled))
 
 
 def _label_files(dataset: Dataset) -> Array:

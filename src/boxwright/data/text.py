@@ -28,6 +28,7 @@ INNER_NAME_FILES = (
     "*/_darknet.labels",
 )
 MAX_NAMES = 1 << 24  # bytes of a file of class names
+MAX_COUNT = 32_768  # classes without names, as many as `config.ClassCount` allows
 # A path, which may contain spaces, ends at the last image suffix; anything after it follows a space.
 LISTED_IMAGE = re.compile(rf"(.*(?:{'|'.join(re.escape(suffix) for suffix in SUFFIXES)}))(?:\s+(.*))?", re.IGNORECASE)
 PREFIX_LENGTH = 65536  # characters of a line that are enough to detect its kind
@@ -117,12 +118,17 @@ def can_be_path(name: str) -> bool:
 def numbered_classes(source: Source) -> dict[int, str]:
     """Number in label files -> class name, from a data YAML or else from a file of class names in the root.
 
-    Raises InputError if there is none.
+    With only their number (`nc`) in a data YAML, the names are class_0, class_1, ..., as Ultralytics does it. Raises
+    InputError if there is neither.
     """
     if source.names:
         return dict(zip(source.ids or range(len(source.names)), source.names, strict=True))
     if (file := find_class_file(source.root)) is not None:
         return read_class_names(file)
+    yamls = [source.data_file, *(source.root / name for name in NAME_FILES)]
+    for file in (file for file in yamls if file is not None and is_yaml(file) and file.is_file()):
+        if type(count := config.read_yaml(file).get("nc")) is int and 0 < count <= MAX_COUNT:
+            return {number: f"class_{number}" for number in range(count)}
     raise InputError(
         f"{source.root}: no class names; looked for classes.txt, obj.names, data.yaml; write them in label order into "
         "classes.txt there, one a line"
@@ -147,7 +153,9 @@ def find_class_file(root: Path) -> Path | None:
     if not root.is_dir():
         return None
     direct = [root / name for name in NAME_FILES if (root / name).is_file()]
-    if file := next((file for file in direct if not is_yaml(file) or "names" in config.read_yaml(file)), None):
+    if file := next(
+        (file for file in direct if not is_yaml(file) or config.read_yaml(file).get("names") is not None), None
+    ):
         return file
     inner = [file for pattern in INNER_NAME_FILES for file in sorted(root.glob(pattern)) if file.is_file()]
     inner += [file for file in sorted(root.glob("*.y*ml")) if is_yaml(file) and _has_names(file)]
@@ -262,8 +270,11 @@ def parse_class_names(names: object) -> dict[int, str]:
         return dict(enumerate(class_names_called(names)))
     if isinstance(names, list | tuple):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(n, str | int) for n in names.values()):
-        raise ValueError(f"found {type(names).__name__}, needed a list of class names")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"found {'no class' if names == {} else type(names).__name__}, needed a list of class names")
+    if wrong := [(key, name) for key, name in names.items() if not isinstance(name, str | int)]:
+        key, name = wrong[0]
+        raise ValueError(f"class {str(key)[:40]}: found {str(name)[:40]}, needed a name; write it in quotes")
     numbered = {_class_number(key): str(name) for key, name in names.items()}
     if len(numbered) < len(names):
         raise ValueError(f"found keys {', '.join(map(repr, names))[:60]}, needed each number once")

@@ -25,7 +25,7 @@ from boxwright.data.layout import Labels
 from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
-from boxwright.datatools.report import Report, check_all, reject_other_files
+from boxwright.datatools.report import Report, check_all, counted, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
@@ -136,6 +136,8 @@ def skip_bad(dataset: Labels, report: Report) -> Labels:
     if not kept:
         raise InputError(f"{dataset.root}: split {dataset.split} has no image left when the faulty ones are skipped")
     if isinstance(dataset, Dataset):
+        if not dataset.names:
+            raise InputError(f"{dataset.root}: split {dataset.split} has no class, since no label can be read")
         dataset = _without_labels(dataset, [finding for finding in errors if finding.leave_out == "label"])
     return dataset.subset(kept)
 
@@ -217,8 +219,8 @@ def _labels(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
             shown, defined = f"class '{dataset.undefined[-1 - number]}'", list(dataset.names)
         else:
             shown, defined = f"category {number}", [str(category) for category in dataset.category_ids]
-        remedy = "; add it to classes.txt or the names of a data YAML" if named else ""
-        return f"{shown} is not defined; there are {_some(defined)}{remedy}"
+        remedy = "; add it to classes.txt" if named else ""
+        return f"{shown} is not defined; there are {_some(defined, 4)}{remedy}"
 
     yield from _of_rows(dataset, owners, "not_finite", has_size & ~finite, lambda row: f"{box(row)} is not finite")
     yield from _of_rows(dataset, owners, "negative_size", negative, lambda row: f"{box(row)} has a negative side")
@@ -251,8 +253,8 @@ def _repeated_ids(dataset: Dataset, owners: NDArray[np.int64]) -> Iterator[Findi
         row = int(repeated[np.argmin(places[repeated])])
         place = dataset.location(int(owners[row]), row)
         text = (
-            f"{len(repeated)} boxes have the id of an earlier one, here that of "
-            f"{dataset.entry.format(places[first[row]])}; they are read, since ids are not needed"
+            f"{counted(len(repeated), 'box[es] [has|have]')} the id of an earlier one, here that of "
+            f"{dataset.entry.format(places[first[row]])}; read, since ids are not needed"
         )
         number = int(ids[row])
         yield Finding("duplicate_annotation_id", dataset.split, place, text, annotation_id=number)
@@ -340,12 +342,13 @@ def _partly_labeled(dataset: Dataset) -> Iterator[Finding]:
     """Notes that sum up where nobody looked for objects."""
     if count := int(dataset.rows.ignored.sum()):
         images = len(np.unique(dataset.image_indices()[dataset.rows.ignored]))
-        text = f"{count} ignore regions in {images} of {len(dataset)} images"
+        text = f"{counted(count, 'ignore region[s]')} in {images} of {counted(len(dataset), 'image[s]')}"
         yield Finding("ignore_regions", dataset.split, str(dataset.root), text)
     if (labeled := dataset.images.labeled) is not None:
         limited, counts = int((~labeled.all(axis=1)).sum()), labeled.sum(axis=0).tolist()
         shown = [f"{name} in {count}" for name, count in zip(dataset.names, counts, strict=True)][:MAX_LISTED]
-        text = f"{limited} of {len(dataset)} images were not searched for all classes; searched for {', '.join(shown)}"
+        of = f"{limited} of {counted(len(dataset), 'image[s] [was|were]')}"
+        text = f"{of} not searched for all classes; searched for {', '.join(shown)}"
         yield Finding("limited_classes", dataset.split, str(dataset.root), text)
 
 
@@ -368,10 +371,10 @@ def _classes(dataset: Dataset) -> str:
     return _some([f"{name} ({id})" for name, id in zip(dataset.names, dataset.category_ids, strict=True)])
 
 
-def _some(words: Sequence[str]) -> str:
+def _some(words: Sequence[str], count: int = MAX_SHOWN) -> str:
     """The first words, and the number of the others."""
-    more = f" and {len(words) - MAX_SHOWN} more" if len(words) > MAX_SHOWN else ""
-    return ", ".join(words[:MAX_SHOWN]) + more
+    more = f" and {len(words) - count} more" if len(words) > count else ""
+    return ", ".join(words[:count]) + more
 
 
 def _shown(size: tuple[int, ...]) -> str:

@@ -18,7 +18,8 @@ from boxwright.data.sets import Root, Sets, find_sets, shown
 from boxwright.datatools import merged
 from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
-from boxwright.errors import InputError, printable
+from boxwright.datatools.report import Report, agreeing, counted
+from boxwright.errors import InputError, one_line, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
@@ -95,9 +96,9 @@ def write_splits(
             name = dataset.split
             if not outside:
                 reject_outside(dataset, root)
-            kinds = UNUSABLE | writer.unsupported
-            dataset, extras, images, left_out = _cleaned(dataset, extras, replace(cleaning, kinds=kinds), writer, title)
-            split = _split(dataset, title, to, writer, extras, images)
+            strict = replace(cleaning, kinds=UNUSABLE | writer.unsupported)
+            dataset, extras, _, left_out = cleaned(dataset, extras, strict, check(dataset), title)
+            split = _split(dataset, title, to, writer, extras, _image_names(dataset, writer))
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -124,15 +125,23 @@ def _summary(
     dataset: Dataset, split: Split, left_out: Sequence[str], layout: Layout[Dataset], writer: Writer, to: str
 ) -> Iterator[str]:
     """Lines about a split that was written."""
-    yield f"{dataset.split}: {len(dataset)} images, {len(dataset.rows)} boxes from {dataset.kind} to {to}"
+    yield f"{dataset.split}: {_counts(dataset)} from {dataset.kind} to {to}"
     for member, _, _ in dataset.members.each() if dataset.members else ():
-        yield f"  {member.title}: {len(member.dataset)} images, {len(member.dataset.rows)} boxes"
-    yield from (f"  {line}" for line in (*dataset.notes, *left_out))
+        yield f"  {member.title}: {_counts(member.dataset)}"
+    yield from (one_line(f"  {line}") for line in (*dataset.notes, *left_out))
     lost = count_losses(split, layout, writer)
     if len(split.dataset.rows) < len(dataset.rows):
-        lost["ignore regions (left out)"] = len(dataset.rows) - len(split.dataset.rows)
+        _add(lost, len(dataset.rows) - len(split.dataset.rows), "ignore region[s] (left out)")
     if lost:
         yield f"  {to} cannot hold: {', '.join(f'{count} {what}' for what, count in lost.items())}"
+
+
+def _counts(dataset: Dataset) -> str:
+    return f"{counted(len(dataset), 'image[s]')}, {counted(len(dataset.rows), 'box[es]')}"
+
+
+def _add(counts: dict[str, int], count: int, phrase: str) -> None:
+    counts[agreeing(count, phrase)] = count
 
 
 def reject_outside(dataset: Dataset, root: Root) -> None:
@@ -164,18 +173,19 @@ def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[
     crowds = int((dataset.rows.crowd & ~dataset.rows.ignored).sum())
     counts: dict[str, int] = {}
     if not writer.crowd:
-        counts[f"crowd regions ({'written as difficult' if writer.difficult else 'left out'})"] = crowds
+        _add(counts, crowds, f"crowd region[s] ({'written as difficult' if writer.difficult else 'left out'})")
     if not writer.difficult:
-        counts["marks of difficult objects"] = int(dataset.rows.difficult.sum())
+        _add(counts, int(dataset.rows.difficult.sum()), "mark[s] of difficult objects")
     if not layout.has_ids:
         counts |= _numbers(dataset, split.extras if writer.outlines else None)
     elif len(np.unique(dataset.rows.ids)) < len(dataset.rows):
-        counts["ids of boxes, since some repeat (numbered anew)"] = len(dataset.rows)
+        _add(counts, len(dataset.rows), "id[s] of boxes, since some repeat (numbered anew)")
     renamed = [f"{name} becomes {new}" for name in dataset.names if (new := writer.class_name(name)) != name]
-    counts[f"names of classes ({', '.join(renamed)})"] = len(renamed)
+    counts[f"{agreeing(len(renamed), 'name[s] of classes')} ({', '.join(renamed)})"] = len(renamed)
     counts |= _keys(split, writer)
     if not writer.labeled and dataset.images.labeled is not None:
-        counts["images that were not searched for all classes"] = int((~dataset.images.labeled.all(axis=1)).sum())
+        limited = int((~dataset.images.labeled.all(axis=1)).sum())
+        _add(counts, limited, "image[s] that [was|were] not searched for all classes")
     return {what: count for what, count in counts.items() if count}
 
 
@@ -186,10 +196,13 @@ def _numbers(dataset: Dataset, extras: Extras | None) -> dict[str, int]:
     else:
         sides = dataset.rows.xyxy[:, 2:].astype(np.float64) - dataset.rows.xyxy[:, :2]
         implied = sides[:, 0] * sides[:, 1]
-    counts = {"areas other than those of the boxes": int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())}
+    counts: dict[str, int] = {}
+    other = int((~np.isclose(dataset.rows.areas, implied, rtol=1e-3)).sum())
+    _add(counts, other, "area[s] other than [that|those] of the box[es]")
     if dataset.members is None and formats.layout(dataset.kind).has_ids:
-        counts["ids of images"], counts["ids of boxes"] = len(dataset), len(dataset.rows)
-        counts["ids of classes"] = len(dataset.names)
+        _add(counts, len(dataset), "id[s] of images")
+        _add(counts, len(dataset.rows), "id[s] of boxes")
+        _add(counts, len(dataset.names), "id[s] of classes")
     return counts
 
 
@@ -201,7 +214,7 @@ def _keys(split: Split, writer: Writer) -> dict[str, int]:
     if writer.row_keys is not None:
         known = {*writer.row_keys, "segmentation"} | ids
         counts.update(f"'{key}' of boxes" for row in extras.rows for key in row if key not in known)
-        counts["outlines"] = _outlines(split, writer)
+        _add(counts, _outlines(split, writer), "outline[s]")
         counts.update(f"'{key}' of classes" for keys in extras.classes for key in keys)
         counts.update(f"'{key}' of the whole" for key in extras.dataset)
     if writer.image_keys is not None:
@@ -250,11 +263,15 @@ def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras
     return Split(dataset, extras, images, sizes)
 
 
-def _cleaned(
-    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, writer: Writer, title: str
-) -> tuple[Dataset, Extras, list[PurePosixPath], list[str]]:
-    """The data set without errors, its extras, the image names to write, and a line for each item left out."""
-    count, report = len(dataset.rows), check(dataset)
+def cleaned(
+    dataset: Dataset, extras: Extras | None, cleaning: Cleaning, report: Report, title: str
+) -> tuple[Dataset, Extras, list[int], list[str]]:
+    """The data set without the errors of `report`, its extras, the indices of the images that are left, and a line for
+    each item left out.
+
+    extras: None to read them. title: names the data set in messages.
+    """
+    count = len(dataset.rows)
     # Numbers in place of ids follow the rows and images through; new rows have larger ones.
     numbered = replace(
         dataset,
@@ -273,18 +290,22 @@ def _cleaned(
     )
     kept = [extras.rows[row] if row < count else {} for row in rows.tolist()]
     extras = replace(extras, rows=kept, images=[extras.images[index] for index in images.tolist()])
-    names = image_names(dataset, writer)
-    return clean, extras, [names[index] for index in images.tolist()], left_out
+    return clean, extras, images.tolist(), left_out
 
 
-def image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
+def _image_names(dataset: Dataset, writer: Writer) -> list[PurePosixPath]:
     """The image names to write. Raises InputError if two would share a label file."""
+    paths = [dataset.path(index) for index in range(len(dataset))]
     if dataset.members is None:
-        return _names([dataset.path(index) for index in range(len(dataset))], writer)
-    members = [member for member in dataset.members.sets if len(member.dataset)]
-    paths = [[member.dataset.path(index) for index in range(len(member.dataset))] for member in members]
-    names = merged.image_names([_names(own, writer) for own in paths], [member.title for member in members], writer)
-    return [names[place] for place in dataset.members.places.tolist()]
+        return _names(paths, writer)
+    sets = [(member.title, indices.tolist()) for member, indices, _ in dataset.members.each() if len(indices)]
+    names = merged.image_names(
+        [_names([paths[index] for index in indices], writer) for _, indices in sets],
+        [title for title, _ in sets],
+        writer,
+    )
+    places = [index for _, indices in sets for index in indices]
+    return [name for _, name in sorted(zip(places, names, strict=True))]
 
 
 def extras_of(dataset: Dataset) -> tuple[Extras, tuple[str, ...]]:
@@ -312,6 +333,10 @@ def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
                 f"{path}: its name has a control character such as a tab, which labels cannot hold; rename it"
             )
         key = merged.label_key(name, writer)
+        if writer.file_per_image and seen.get(key) == path:
+            raise InputError(
+                f"{path}: is listed twice, which the new layout cannot hold; merge its labels, or use coco"
+            )
         if writer.file_per_image and key in seen:
             raise InputError(f"{path}: {seen[key]} would have the same file of labels; rename one")
         seen[key] = path

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from boxwright import json_text
 from boxwright.data.findings import TITLES, Finding
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, one_line
 from boxwright.files import open_regular
 
 T = TypeVar("T")
 MAX_PRINTED = 20  # findings of a kind; the JSON file has all
 HEADER = re.compile(rb'\{\s*"errors": \d+,\s*"notes": \d+,\s*"checked": ')  # of files that `write` has written
+ENDING = re.compile(r"\[(?:([^|\]]*)\|)?([^|\]]*)\]")
+UNITS = {"boxes": "box[es]", "classes": "class[es]"}
 FIELDS = ("kind", "level", "split", "file", "image", "image_id", "annotation_id", "text", "leave_out")  # of the JSON
 
 
@@ -49,15 +51,18 @@ class Report:
     def raise_on_errors(self, root: str | Path, kinds: Collection[str] = TITLES, *, skippable: bool = False) -> None:
         """Raise InputError with the first errors of these kinds in the data set `root`; skippable: name --skip-bad."""
         if errors := [finding for finding in self.errors if finding.kind in kinds]:
-            skip = " or use --skip-bad" if skippable else ""
+            skip = " or --skip-bad" if skippable else ""
             raise InputError(
-                f"{root}: {counted(len(errors), 'error')}, the first: {errors[0].brief(root)}; list them with "
-                f"`boxwright data check`, repair them{skip}"
+                f"{root}: {counted(len(errors), 'error[s]')}, the first: {errors[0].brief(root)}; "
+                f"see `boxwright data check`, repair{skip}"
             )
 
     def left_out(self) -> list[str]:
         """A line for each label and image that `skip_bad` leaves out."""
-        return [f"left out the {finding.leave_out}: {finding}" for finding in self.errors]
+        return [one_line(f"left out the {finding.leave_out}: {finding}") for finding in self.errors]
+
+    def _counts(self, images: int, others: int) -> str:
+        return f"{counted(images, 'image[s]')}, {counted(others, UNITS[self.unit])}"
 
     def to_json(self) -> dict[str, Any]:
         """The content of the JSON file."""
@@ -74,24 +79,29 @@ class Report:
         json_text.write(file, self.to_json(), indent=1)
 
     def __str__(self) -> str:
-        lines = [*map(printable, self.title.splitlines())]
-        lines += [f"{printable(split)}: {n} images, {count} {self.unit}" for split, (n, count) in self.checked.items()]
+        lines = [*map(one_line, self.title.splitlines())]
+        lines += [one_line(f"{split}: {self._counts(*counts)}") for split, counts in self.checked.items()]
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.level, finding.kind].append(finding)
         for level, kind in sorted(groups, key=lambda key: (key[0], list(TITLES).index(key[1]))):
             group = groups[level, kind]
-            lines.append(f"{level}: {len(group)} {TITLES[kind]}")
-            lines += [f"  {finding}" for finding in group[:MAX_PRINTED]]
+            lines.append(f"{level}: {counted(len(group), TITLES[kind])}")
+            lines += [one_line(f"  {finding}") for finding in group[:MAX_PRINTED]]
             if len(group) > MAX_PRINTED:
                 lines.append(f"  and {len(group) - MAX_PRINTED} more")
-        lines.append(f"{counted(len(self.errors), 'error')}, {counted(len(self.notes), 'note')}")
+        lines.append(f"{counted(len(self.errors), 'error[s]')}, {counted(len(self.notes), 'note[s]')}")
         return "\n".join(lines)
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Example: `1 error`, `2 errors`. plural: if it is not the noun with an s."""
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+def counted(count: int, phrase: str) -> str:
+    """The number and `agreeing(count, phrase)`. Example: 1 box, 2 boxes."""
+    return f"{count} {agreeing(count, phrase)}"
+
+
+def agreeing(count: int, phrase: str) -> str:
+    """A phrase in the singular or plural. Its endings are in brackets: `box[es]`, `entr[y|ies] that [is|are] read`."""
+    return ENDING.sub(lambda match: (match[1] or "") if count == 1 else match[2], phrase)
 
 
 def reject_other_files(file: Path) -> None:

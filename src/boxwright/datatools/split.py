@@ -16,12 +16,14 @@ from boxwright.data import text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras
+from boxwright.data.merge import join
 from boxwright.data.split_names import canonical_name
+from boxwright.datatools import class_check, merged
 from boxwright.datatools.check import check
-from boxwright.datatools.clean import UNUSABLE
-from boxwright.datatools.convert import extras_of, link, writable, write_splits
+from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
+from boxwright.datatools.convert import cleaned, link, writable, write_splits
 from boxwright.datatools.groups import group, keys_of
-from boxwright.datatools.join import join
+from boxwright.datatools.report import counted
 from boxwright.datatools.stratify import Rows, image_classes, stratify
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
@@ -76,6 +78,7 @@ def split(
     to: str | None = None,
     lists: bool = False,
     outside: bool = False,
+    cleaning: Cleaning = DEFAULT,
 ) -> str:
     """Divide a data set into splits, by groups of images and stratified by class.
 
@@ -86,6 +89,7 @@ def split(
         to: The layout to write; None for that of `root` if it can be written, else `coco`.
         lists: Write lists of the image files of `root` instead, without links; for `yolo_txt`.
         outside: Include images outside `root`.
+        cleaning: How errors are handled; not with `lists`, which leave the labels as they are.
 
     Returns:
         A summary for the user.
@@ -97,13 +101,11 @@ def split(
     if holds_classes(root):
         if lists or to not in (None, "folder"):
             raise InputError(f"{root}: folders of classes are divided into folders; leave --to and --lists out")
-        return _split_classes(root, out, division, divided, others)
-    opened = [open_boxes(root, name) for name in divided]
-    for dataset in opened:
-        check(dataset, images=False).raise_on_errors(root, UNUSABLE)  # before ids and findings are distributed
-    kind = opened[0].kind
-    keys = [key for dataset in opened for key in keys_of(dataset, division.by)]
-    dataset, extras = join([(dataset, extras_of(dataset)[0]) for dataset in opened])
+        return _split_classes(root, out, division, divided, others, cleaning)
+    if lists and cleaning != DEFAULT:
+        raise InputError("--lists: labels stay as they are; leave --skip-bad and --clip-boxes out, or --lists")
+    dataset, extras, keys, left_out = _open(root, divided, division.by, cleaning, images=not lists)
+    kind = dataset.kind
     groups, parts = _groups(dataset, keys, division), [*division.parts]
     split_of = assign(dataset, groups, division.parts, division.seed)
     kept = [open_boxes(root, name) for name in others]
@@ -114,9 +116,34 @@ def split(
         summary = _write_lists([*(part for part, _ in divided_sets), *kept], out)
     else:
         to = to or (kind if kind in writable() else "coco")
-        summary = write_splits(root, to, out, [*divided_sets, *((each, None) for each in kept)], outside=outside)
+        sets = [*divided_sets, *((each, None) for each in kept)]
+        summary = write_splits(root, to, out, sets, outside=outside, cleaning=cleaning)
     *lines, end = summary.split("\n")
-    return "\n".join([*lines, *map(printable, report(dataset, groups, split_of, parts)), end])
+    return "\n".join([*left_out, *lines, *map(printable, report(dataset, groups, split_of, parts)), end])
+
+
+def _open(
+    root: str | Path, splits: Sequence[str], by: str, cleaning: Cleaning, *, images: bool
+) -> tuple[Dataset, Extras, list[str], list[str]]:
+    """The splits as one without errors, its extras, the keys of its images, and a line for each item left out.
+
+    images: Also check the images.
+    """
+    datasets, each_extras, keys, lines = [], [], list[str](), list[str]()
+    for name in splits:
+        complete = open_boxes(root, name)
+        found, strict = check(complete, images=images), replace(cleaning, kinds=UNUSABLE)
+        dataset, extras, kept, left_out = cleaned(complete, None, strict, found, str(root))
+        all_keys = keys_of(complete, by)
+        keys += [all_keys[index] for index in kept]
+        datasets.append(dataset)
+        each_extras.append(extras)
+        lines += left_out
+    if len(datasets) == 1:
+        return datasets[0], each_extras[0], keys, lines
+    whole = join(datasets)
+    extras, lost = merged.extras(whole.names, datasets, each_extras)
+    return whole, extras, keys, [*lines, *lost]
 
 
 def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float], seed: int = 0) -> Rows:
@@ -124,8 +151,9 @@ def assign(dataset: Dataset | ClassSet, groups: Rows, parts: Mapping[str, float]
     count = len(np.unique(groups))
     if count < len(parts):
         raise InputError(
-            f"{dataset.root}: {len(dataset)} images in {count} groups that stay together (copies, near-duplicates), "
-            f"needed {len(parts)}; see --group and --no-near-duplicates of `boxwright data split`"
+            f"{dataset.root}: {counted(len(dataset), 'image[s]')} in {counted(count, 'group[s]')} whose images stay "
+            f"together (copies, near-duplicates), needed {len(parts)}; see --group and "
+            "--no-near-duplicates of `boxwright data split`"
         )
     return stratify(dataset, groups, list(parts.values()), seed)
 
@@ -144,7 +172,12 @@ def report(dataset: Dataset | ClassSet, groups: Rows, split_of: Rows, parts: Seq
 
     names = [*dataset.names, "no box"]
     shown = [label for label in np.argsort(-totals, kind="stable").tolist() if totals[label]]
-    lines = [line(f"{len(dataset)} images in {len(np.unique(groups))} groups", np.bincount(split_of))]
+    lines = [
+        line(
+            f"{counted(len(dataset), 'image[s]')} in {counted(len(np.unique(groups)), 'group[s]')}",
+            np.bincount(split_of),
+        )
+    ]
     lines += [line(f"  with {names[label]}", counts[:, label]) for label in shown[:MAX_CLASSES]]
     return [*lines, f"  and {len(shown) - MAX_CLASSES} more classes"] if len(shown) > MAX_CLASSES else lines
 
@@ -210,8 +243,12 @@ def _write_lists(datasets: Sequence[Dataset], out: str | Path) -> str:
                     f"{wrong[0] if wrong else dataset.root}: not the labels that a list of images leads to; leave "
                     "--lists out"
                 )
-            lines.append(f"{dataset.split}: list of {len(dataset)} images, with {len(dataset.rows)} boxes")
+            lines.append(f"{dataset.split}: list of {_shown(dataset)}")
     return "\n".join(map(printable, [*lines, str(out)]))
+
+
+def _shown(dataset: Dataset) -> str:
+    return f"{counted(len(dataset), 'image[s]')}, with {counted(len(dataset.rows), 'box[es]')}"
 
 
 def _same_file(first: str, second: str) -> bool:
@@ -219,10 +256,18 @@ def _same_file(first: str, second: str) -> bool:
 
 
 def _split_classes(
-    root: str | Path, out: str | Path, division: Division, divided: Sequence[str], others: Sequence[str]
+    root: str | Path,
+    out: str | Path,
+    division: Division,
+    divided: Sequence[str],
+    others: Sequence[str],
+    cleaning: Cleaning,
 ) -> str:
     """The images of each class linked to `out`/PART/CLASS."""
-    sets = [open_classes(root, name) for name in [*divided, *others]]
+    sets, left_out = [open_classes(root, name) for name in [*divided, *others]], list[str]()
+    if cleaning.skip_bad:
+        clean = [cleaning.apply(each, class_check.check(each), root) for each in sets]
+        sets, left_out = [each for each, _ in clean], [line for _, lines in clean for line in lines]
     if sets[0].kind != "folder":
         raise InputError(f"{root}: images are in the layout {sets[0].kind}, needed a folder for each class, or boxes")
     found = {canonical_name(name): path for name, path in class_folders.find(Path(root)).items()}
@@ -248,7 +293,7 @@ def _split_classes(
             if target.exists():
                 raise InputError(f"{path}: another image of {name} has the same name in its class; rename one")
             link(path, target)
-    lines = report(dataset, groups, split_of, parts) + [
-        f"{each.split}: {len(each)} images, as they were" for each in sets[count:]
+    lines = [*left_out, *report(dataset, groups, split_of, parts)] + [
+        f"{each.split}: {counted(len(each), 'image[s], as [it was|they were]')}" for each in sets[count:]
     ]
     return "\n".join(map(printable, [*lines, str(out)]))

@@ -43,7 +43,7 @@ def layout(name: str) -> Layout[Any]:
     """The layout called `name`. Raises InputError for an unknown name, with the closest match."""
     if name not in names():
         near = difflib.get_close_matches(name[:60], names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}"
+        hint = f"did you mean '{near[0]}'?" if near else "docs/data.md lists them, such as coco, voc and yolo_txt"
         raise InputError(f"data.kind: there is no layout '{name[:60]}'; {hint}")
     result: Layout[Any] = importlib.import_module(f"{__name__}.{name}").LAYOUT
     return result

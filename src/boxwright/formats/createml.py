@@ -88,6 +88,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any) -> N
     except ValueError as fault:
         builder.error(place, str(fault), image)
         return
+    builder.note_text(coordinates, place)
     builder.add_box(image, label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), number)
 
 

@@ -21,10 +21,11 @@ from boxwright.data import text
 from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.contents import head, json_keys
 from boxwright.data.dataset import Dataset
-from boxwright.data.entries import enclosing, mapping, numbers, outline, sequence, size_of, string, value_of
+from boxwright.data.entries import mapping, numbers, outline, sequence, size_of, string, value_of
 from boxwright.data.label_files import by_split, candidates
 from boxwright.data.layout import Keys, Layout, Split, Writer
 from boxwright.data.locate import QUERY, Locator, locator
+from boxwright.data.outlines import bounds_of
 from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES, read_header
@@ -181,7 +182,9 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any, size
         return
     if rotated:
         builder.note(f"{rotated} read as its enclosing box", place)
-    builder.add_box(image, label, enclosing(corners), number, keys={"segmentation": [corners]} if rotated else None)
+    builder.note_text([region.get(key) for key in ("x", "y", "width", "height", "points")], place)
+    box = bounds_of(corners) if rotated else (*corners[:2], *corners[4:6])  # which shows negative sizes
+    builder.add_box(image, label, box, number, keys={"segmentation": [corners]} if rotated else None)
 
 
 def _label(region: Keys) -> str:

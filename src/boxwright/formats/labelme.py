@@ -1,10 +1,12 @@
 """LabelMe: a JSON file beside each image, with `shapes` of `label`, `points` and `shape_type`.
 
-Also written by AnyLabeling and X-AnyLabeling. A rectangle has two opposite corners in any order. Polygons become their
-enclosing boxes and are kept as outlines; other shapes have no box and are reported. The folder of a split contains both
-images and JSON files; `imagePath` is often that of another machine, so an image beside its JSON file has precedence.
+Also written by AnyLabeling and X-AnyLabeling. A rectangle has two opposite corners in any order. Polygons and
+circles become their enclosing boxes, and polygons are kept as outlines; other shapes have no box and are reported. The
+folder of a split contains both images and JSON files; `imagePath` is often that of another machine, so an image beside
+its JSON file has precedence.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -15,10 +17,11 @@ from boxwright.data import text
 from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.contents import json_keys
 from boxwright.data.dataset import Dataset
-from boxwright.data.entries import Corners, enclosing, mapping, outline, sequence, size_of, string, value_of
+from boxwright.data.entries import Corners, mapping, outline, sequence, size_of, string, value_of
 from boxwright.data.label_files import candidates, folders_in
 from boxwright.data.layout import Keys, Layout, Split, Writer
 from boxwright.data.locate import Locator
+from boxwright.data.outlines import bounds_of
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.errors import InputError
@@ -103,7 +106,7 @@ def _load(file: Path) -> Keys:
     try:
         return mapping(json_text.read(file, _without_image), "the file")
     except InputError as error:
-        raise ValueError(str(error).removeprefix(f"{file}: ")) from error
+        raise ValueError(error.message.removeprefix(f"{file}: ")) from error
 
 
 def _without_image(entry: Keys) -> Keys:
@@ -116,26 +119,34 @@ def _add(builder: Builder, image: int, place: str, index: int, value: Any) -> No
     try:
         shape = mapping(value, "the shape")
         label = string(value_of(shape, "label"), "label")
-        box, polygon = _box(shape)
+        kind = string(shape.get("shape_type") or "polygon", "shape_type")
+        box, polygon = _box(kind, sequence(value_of(shape, "points"), "points"))
     except ValueError as fault:
         builder.error(place, str(fault), image)
         return
     keys = {key: shape[key] for key in ROW_KEYS if shape.get(key)}
+    if kind != "rectangle":
+        builder.note(f"{'circle' if kind == 'circle' else 'polygon'} read as its enclosing box", place)
+    builder.note_text(shape["points"], place)
     if polygon:
-        builder.note("polygon read as its enclosing box", place)
         keys["segmentation"] = [polygon]
     builder.add_box(image, label, box, index, difficult=shape.get("difficult") is True, keys=keys)
 
 
-def _box(shape: Keys) -> tuple[Corners, list[float]]:
-    """The box of a shape, and its polygon; [] for a rectangle."""
-    kind, points = shape.get("shape_type") or "polygon", sequence(value_of(shape, "points"), "points")
+def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
+    """The box of a shape, and its polygon; [] for a rectangle or circle, which has its center and a point on it."""
     if kind == "rectangle":
-        return enclosing(outline(points, 2)), []
+        return bounds_of(outline(points, 2)), []
+    if kind == "circle":
+        if len(points) != 2:
+            raise ValueError(f"circle of {len(points)} points, needed its center and a point on it; draw it anew")
+        x, y, *rim = outline(points, 2)
+        radius = math.dist((x, y), rim)
+        return (x - radius, y - radius, x + radius, y + radius), []
     if kind not in OUTLINES:
-        raise ValueError(f"shape '{str(kind)[:20]}' has no box, needed rectangle or polygon; draw its box")
+        raise ValueError(f"shape '{kind[:20]}' has no box, needed rectangle, polygon or circle; draw its box")
     polygon = outline(points, OUTLINES[kind])
-    return enclosing(polygon), polygon
+    return bounds_of(polygon), polygon
 
 
 def _image(file: Path, named: Any, base: Path) -> str:

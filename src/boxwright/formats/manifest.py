@@ -47,8 +47,9 @@ def collect(source: Source) -> Builder:
             labels, classes = mapping(entry[key], key), mapping(value_of(entry[f"{key}-metadata"], "class-map"), key)
             size = size_of(*_size(labels))
             annotations = sequence(value_of(labels, "annotations"), "annotations")
-        except (ValueError, InputError) as fault:
-            builder.error(place, str(fault).removeprefix(f"{place}: "))
+        except ValueError as fault:  # InputError is a ValueError
+            said = fault.message if isinstance(fault, InputError) else str(fault)
+            builder.error(place, said.removeprefix(f"{place}: "))
             continue
         image = builder.add_image(name, str(file), size, place=place)
         for index, annotation in enumerate(annotations):
@@ -68,6 +69,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any, clas
     except ValueError as fault:
         builder.error(place, str(fault), image)
         return
+    builder.note_text([annotation[key] for key in ("left", "top", "width", "height")], place)
     builder.add_box(image, label, (left, top, left + width, top + height), number)
 
 

@@ -17,10 +17,11 @@ from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.contents import json_keys
 from boxwright.data.csv_rows import first_row, rows
 from boxwright.data.dataset import Dataset
-from boxwright.data.entries import Corners, enclosing, found, mapping, number, numbers, sequence, string, value_of
+from boxwright.data.entries import Corners, found, mapping, number, numbers, sequence, string, value_of
 from boxwright.data.label_files import find_files
 from boxwright.data.layout import Keys, Layout, Split, Writer
 from boxwright.data.locate import locator
+from boxwright.data.outlines import bounds_of
 from boxwright.data.source import Source
 from boxwright.errors import InputError
 
@@ -175,6 +176,7 @@ def _add(builder: Builder, image: int, region: _Region, key: str) -> None:
     keys: Keys = {name: value for name, value in attributes.items() if name not in (key, "segmentation")}
     if (kind := shape["name"]) != "rect":
         builder.note(f"{kind} read as its enclosing box", region.place)
+    builder.note_text({name: value for name, value in shape.items() if name != "name"}, region.place)
     if polygon:
         keys["segmentation"] = [polygon]
     builder.add_box(image, label, box, region.entry, keys=keys)
@@ -203,7 +205,7 @@ def _box(shape: Keys) -> tuple[Corners, list[float]]:
         if len(xs) != len(ys) or len(xs) < 3:
             raise ValueError(f"polygon of {len(xs)} x and {len(ys)} y, needed three or more of both")
         polygon = [number(value, "all_points") for pair in zip(xs, ys, strict=True) for value in pair]
-        return enclosing(polygon), polygon
+        return bounds_of(polygon), polygon
     if kind == "circle":
         x, y, radius = numbers(shape, "cx", "cy", "r")
         return (x - radius, y - radius, x + radius, y + radius), []

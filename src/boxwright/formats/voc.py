@@ -96,9 +96,12 @@ def collect(source: Source, keys: bool = True) -> Builder:
         except xml_text.XmlError as error:
             tree, fault = ET.Element("annotation"), str(error)
         size, unusual = _size(tree)
-        image_file = images.path(Path(file), tree.findtext("filename", "").strip())
-        name = os.path.relpath(image_file, base)
+        written = tree.findtext("filename", "").strip()
+        candidates = images.paths(Path(file), written)
+        name = os.path.relpath(candidates[0], base)
         image = builder.add_image(name, file, size, _image_keys(tree) if keys else None)
+        if len(candidates) > 1:
+            builder.ambiguous(file, written, candidates, image)
         if fault:
             builder.error(file, fault, image)
         if unusual:
@@ -238,16 +241,16 @@ class _Images:
         self._folders: dict[Path, list[Path]] = {}  # of XML files -> of their images
         self._listed: dict[Path, dict[str, list[str]]] = {}  # folder -> its images by name without suffix
 
-    def path(self, file: Path, filename: str) -> str:
-        """The path of the image; where it does not exist, the expected one."""
+    def paths(self, file: Path, filename: str) -> list[str]:
+        """The path of the image, or several that fit equally; where it does not exist, the expected one."""
         folders = self._folders_of(file.parent)
         filename = re.split(r"[/\\]", filename)[-1]
         for folder in folders:
             if names := self._by_stem(folder).get(file.stem):
-                return str(folder / (filename if filename in names else names[0]))
+                return [str(folder / name) for name in ([filename] if filename in names else names)]
         if filename.lower().endswith(SUFFIXES) and text.can_be_path(filename):
-            return next((str(f / filename) for f in folders if (f / filename).is_file()), str(folders[0] / filename))
-        return str(folders[0] / f"{file.stem}{SUFFIXES[0]}")
+            return [next((str(f / filename) for f in folders if (f / filename).is_file()), str(folders[0] / filename))]
+        return [str(folders[0] / f"{file.stem}{SUFFIXES[0]}")]
 
     def all(self) -> set[str]:
         """The images in the folders that were searched."""

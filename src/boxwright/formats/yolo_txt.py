@@ -89,6 +89,7 @@ def read(source: Source) -> Dataset:
             first = os.path.relpath(labels[0][0], source.root)[-60:]
             raise InputError(f"{source.path}: no image has a label file; looked for {first} and so on")
         found.note("no image of this split has a label file; all are taken as images without objects", str(source.path))
+    _note_shared(entries, found)
     sizes = np.array([header.size for header in headers], dtype=np.int64)
     rows, counts = _read_labels(paths, labels, _keypoints(source), found)
     boxes = rows.boxes(np.repeat(sizes, counts, axis=0), tuple(classes))
@@ -216,6 +217,14 @@ def _images(path: Path, source: Source, finder: LabelFinder, found: FindingList,
     return listed
 
 
+def _note_shared(entries: Sequence[_Entry], found: FindingList) -> None:
+    """Note label files of several images, whose names differ only in the suffix."""
+    first: dict[str, str] = {}
+    for image, (label, exists) in entries:
+        if exists and first.setdefault(label, image) != image:
+            found.note("label file of several images, read for each of them", label)
+
+
 def _label_of_list(name: str, file: Path, root: Path, finder: LabelFinder) -> tuple[str, bool] | None:
     """The labels of the image `name` of a list that are not with the images but with the list, as CVAT exports them."""
     parts = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
@@ -256,7 +265,7 @@ def _read_labels(
         try:
             lines = _lines(file) if exists else []
         except InputError as error:
-            found.error(file, str(error).removeprefix(f"{file}: "), images[index], index)
+            found.error(file, error.message.removeprefix(f"{file}: "), images[index], index)
             lines = []
         for number, line in enumerate(lines, 1):
             values = _numbers(line, keypoints)

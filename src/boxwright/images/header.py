@@ -197,10 +197,11 @@ def rgb_fault(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     """Why a TIFF is not read as RGB; empty if it is. OpenCV misreads others in silence."""
     base = ExifTags.Base
     count, bits, kinds = (tags.get(tag) for tag in (base.SamplesPerPixel, base.BitsPerSample, SAMPLE_FORMAT))
+    count = 1 if count is None else count  # the tag's default
     widest = max(bits) if isinstance(bits, tuple) and bits else 1
     kind = KINDS.get(kinds[0] if isinstance(kinds, tuple) and kinds else 1, "other")
     if (isinstance(count, int) and count > 4) or widest > 16 or kind != "unsigned":
-        found = f"a TIFF of {count} bands of {widest} bits ({kind})"
+        found = f"a TIFF of {count} band{'s' * (count != 1)} of {widest} bits ({kind})"
         return f"{found}, needed up to 4 of 8 or 16 (unsigned); choose them by data.bands or --bands, such as 3,2,1"
     return ""
 

@@ -367,8 +367,8 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
         title = next((member.title for member in sets if unknown[0] in member.dataset.names), dataset.root)
         raise InputError(
             f"{title}: the model does not know {len(unknown)} of the data set's {len(dataset.names)} classes "
-            f"({', '.join(unknown[:5])}); needed some of {', '.join(names[:5])} ... ({len(names)}); if only the "
-            "spelling differs, name the model's classes as the data set does by data.names"
+            f"({', '.join(unknown[:3])}), needed some of {', '.join(names[:3])} ... ({len(names)}); for other "
+            "spellings say data.names"
         )
     labels = {name: label for label, name in enumerate(dataset.names)}
     return torch.tensor([labels.get(name, -1) for name in names])
