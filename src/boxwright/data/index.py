@@ -129,7 +129,8 @@ def check(
 
 def check_classes(names: Sequence[str], category_ids: Sequence[int], group: int | None) -> None:
     """Raise ValueError if there are not as many ids as names, or if the group is none of them."""
-    if len(category_ids) != len(names) or not (group is None or (type(group) is int and 0 <= group < len(names))):
+    valid = len(category_ids) == len(names) and all(type(number) is int for number in category_ids)
+    if not (valid and (group is None or (type(group) is int and 0 <= group < len(names)))):
         raise ValueError("classes that are not consistent")
 
 
