@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 MIN_FILES = 2000  # label files of a split; fewer are read in less than half a second
 MAX_RATIO = 10  # files below the folders per label file; with more, looking at them takes as long as reading the labels
-IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")
+IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
 LABELED = "labeled"  # of Images; missing in an index where all classes were looked for
 METADATA = ("names", "category_ids", "undefined", "entry", "group", "relative", "notes")  # of Dataset
 
@@ -173,7 +173,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 def _write(place: Path, dataset: Dataset, stamp: Mapping[str, Any]) -> None:
     """Write the index, or log a warning."""
     columns = index.row_columns(dataset.rows) | {"starts": dataset.starts}
-    columns |= {name: getattr(dataset.images, name) for name in IMAGE_COLUMNS}
+    columns |= {f"image_{name}": getattr(dataset.images, name) for name in IMAGE_COLUMNS}
     columns |= {} if dataset.images.labeled is None else {LABELED: dataset.images.labeled}
     metadata = {name: getattr(dataset, name) for name in METADATA} | {"findings": index.packed(dataset.findings)}
     try:
@@ -184,7 +184,7 @@ def _write(place: Path, dataset: Dataset, stamp: Mapping[str, Any]) -> None:
 
 def _from_columns(source: Source, columns: Mapping[str, Array], metadata: Mapping[str, Any]) -> Dataset:
     """Raises ValueError if types, lengths or values are not valid."""
-    images = Images(**{name: columns[name] for name in IMAGE_COLUMNS}, labeled=columns.get(LABELED))
+    images = Images(**{name: columns[f"image_{name}"] for name in IMAGE_COLUMNS}, labeled=columns.get(LABELED))
     values = {name: metadata[name] for name in METADATA}
     values = {name: tuple(value) if type(value) is list else value for name, value in values.items()}
     findings = index.unpacked(metadata["findings"], source.split)
