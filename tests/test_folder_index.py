@@ -19,6 +19,7 @@ import boxwright
 from boxwright import formats
 from boxwright.data import folder_index, index
 from boxwright.data.dataset import Dataset
+from boxwright.data.findings import Finding
 from boxwright.data.layout import Labels
 from boxwright.data.source import Source
 from boxwright.datatools.check import check_folder
@@ -116,6 +117,35 @@ def test_index_gives_what_the_files_give(tmp_path: Path, tiny_coco: Path, reads:
     assert sum(source.cache == tmp_path / "cache" for source in reads) == 2
 
 
+def test_every_field_is_kept(tmp_path: Path, reads: list[Source]) -> None:
+    """Also those that no reader of many label files sets today."""
+    plain = open_boxes(yolo(tmp_path / "set"), "train", cache=tmp_path / "other")
+    source = dataclasses.replace(reads[0], cache=tmp_path / "cache")
+    finding = Finding("duplicate_box", "train", "é.txt", "twice", "a/\udcff.png", "x", 7, 4, 2)
+    labeled = np.arange(10).reshape(5, 2) % 3 == 0
+    full = dataclasses.replace(
+        plain,
+        images=dataclasses.replace(plain.images, labeled=labeled, ids=np.array(list("abcdé"))),
+        group=1, undefined=("cat",), notes=("note",), entry="object[{}]", relative=False, origin=None,
+        findings=(finding,), category_ids=(3, 90),
+    )  # fmt: skip
+    first = folder_index.read_indexed(source, lambda _: full)
+    second = folder_index.read_indexed(source, lambda _: pytest.fail("the index was not used"))
+    assert told(first) == told(second)
+    assert second.findings == (finding,)
+
+
+def test_index_of_another_split_does_not_count(tmp_path: Path, tiny_coco: Path, reads: list[Source]) -> None:
+    """Also under the right name."""
+    convert(tiny_coco, "voc", tmp_path / "set", outside=True)
+    indexes = []
+    for split in ("train", "val"):
+        opened(tmp_path / "set", split, tmp_path / split)
+        indexes += (tmp_path / split).iterdir()
+    indexes[1].write_bytes(indexes[0].read_bytes())
+    assert len(opened(tmp_path / "set", "val", tmp_path / "val")) == 4
+
+
 @pytest.mark.parametrize("make", [yolo, voc])
 def test_findings_are_kept(tmp_path: Path, reads: list[Source], make: Callable[[Path], Path]) -> None:
     """Faulty labels, classes without a name and odd file names are the same; so `data check` reports the same."""
@@ -186,19 +216,21 @@ def test_a_change_is_noticed(tmp_path: Path, reads: list[Source], change: str) -
     assert len(reads) == 3  # the second opening after the change took the new index
 
 
-def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]) -> None:
-    """Of label files with the same names, sizes and times."""
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source], inside: bool) -> None:
+    """Of label files with the same names, sizes and times; also if each file is below the data set all the time."""
     root = yolo(tmp_path / "set")
-    (root / "labels").rename(tmp_path / "one")
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    (tmp_path / "two/train/é0.txt").write_text("1 0.5 0.5 0.25 0.5")
-    for folder in ("one", "two"):
-        os.utime(tmp_path / folder / "train/é0.txt", ns=(10**18, 10**18))
-    for folder in ("one", "two", "two"):
+    far = root if inside else tmp_path
+    (root / "labels").rename(far / "a")
+    shutil.copytree(far / "a", far / "b")
+    (far / "b/train/é0.txt").write_text("1 0.5 0.5 0.25 0.5")
+    for folder in ("a", "b"):
+        os.utime(far / folder / "train/é0.txt", ns=(10**18, 10**18))
+    for folder in ("a", "b", "b"):
         (root / "labels").unlink(missing_ok=True)
-        (root / "labels").symlink_to(tmp_path / folder)
+        (root / "labels").symlink_to(far / folder)
         first = opened(root, "train", tmp_path / "cache").rows.categories[0]
-        assert first == (folder == "two")
+        assert first == (folder == "b")
     assert len(reads) == 2
 
 
