@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
-from boxwright.data import coco_json, index
+from boxwright.data import coco_index, coco_json, index
 from boxwright.data.dataset import Dataset
 from boxwright.data.index import cache_folder
 from boxwright.data.source import Source
@@ -74,11 +74,11 @@ def told(data: Dataset) -> list[Any]:
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The JSONs that were parsed. Any JSON is indexed, however small and new."""
-    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(coco_index, "MIN_SIZE", 0)
     monkeypatch.setattr(index, "CLOCK_TICK", 0)
     real, files = coco.parse, []
 
-    def parse(file: Path) -> index.Contents:
+    def parse(file: Path) -> coco_index.Contents:
         files.append(file)
         return real(file)
 
@@ -347,7 +347,7 @@ def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest
     file, cache = make(tmp_path, labels()), tmp_path / "cache"
     monkeypatch.setattr(index, "CLOCK_TICK", 0)
     open_dataset(file, "train", cache=cache)
-    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(coco_index, "MIN_SIZE", 0)
     monkeypatch.setattr(index, "CLOCK_TICK", FOREVER)
     open_dataset(file, "train", cache=cache)
     assert not cache.exists()
@@ -361,7 +361,7 @@ def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monk
     file, real = make(tmp_path, labels()), coco.parse
     monkeypatch.setattr(index, "CLOCK_TICK", 2 * 10**8)
 
-    def parse(place: Path) -> index.Contents:
+    def parse(place: Path) -> coco_index.Contents:
         time.sleep(0.3)
         return real(place)
 
@@ -377,7 +377,7 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 ) -> None:
     file, real = make(tmp_path, labels()), coco.parse
 
-    def parse(place: Path) -> index.Contents:
+    def parse(place: Path) -> coco_index.Contents:
         held = real(place)
         time.sleep(0.05)
         in_place(place, json.dumps(labels(5)))
@@ -391,8 +391,8 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
 def test_two_processes_at_once(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (
-        "import sys; from boxwright.data import index; from boxwright.formats import open_dataset\n"
-        "index.MIN_SIZE = index.CLOCK_TICK = 0\n"
+        "import sys; from boxwright.data import coco_index, index; from boxwright.formats import open_dataset\n"
+        "coco_index.MIN_SIZE = index.CLOCK_TICK = 0\n"
         "for _ in range(20): print(len(open_dataset(sys.argv[1], 'train', cache=sys.argv[2]).rows))\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -17,7 +17,7 @@ from boxwright import recipe
 from boxwright.batches.loader import Loader
 from boxwright.batches.transforms import augment
 from boxwright.config import Config
-from boxwright.data import index
+from boxwright.data import coco_index, index
 from boxwright.data.dataset import ANY_CLASS, Dataset, Sample
 from boxwright.datatools import tile
 from boxwright.datatools.check import check, skip_bad
@@ -134,11 +134,11 @@ def test_a_data_yaml_says_it_for_the_set_or_for_splits(tmp_path: Path) -> None:
 
 
 def test_the_index_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(coco_index, "MIN_SIZE", 0)
     monkeypatch.setattr(index, "CLOCK_TICK", -1)
     root = make(tmp_path / "set", [{"labelled_classes": ["bus"]}, {}], {"bbox": [1, 2, 3, 4]}, REGION)
     written = open_dataset(root, "train", cache=tmp_path / "cache")
-    monkeypatch.setattr(index, "_write", lambda *_: pytest.fail("the index was not used"))
+    monkeypatch.setattr(coco_index, "_write", lambda *_: pytest.fail("the index was not used"))
     again = open_dataset(root, "train", cache=tmp_path / "cache")
     for dataset in (written, again):
         assert isinstance(dataset, Dataset)

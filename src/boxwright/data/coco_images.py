@@ -10,8 +10,8 @@ import numpy as np
 
 from boxwright.arrays import Array
 from boxwright.data.coco_entries import Remarks, shown
+from boxwright.data.coco_index import Contents
 from boxwright.data.findings import Finding
-from boxwright.data.index import Contents
 from boxwright.data.locate import Locator
 from boxwright.data.source import Source
 from boxwright.errors import InputError

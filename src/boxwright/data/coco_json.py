@@ -20,9 +20,9 @@ from boxwright.arrays import Array
 from boxwright.config import class_name_fault
 from boxwright.data import coco_entries, labeled_classes
 from boxwright.data.coco_entries import Entry, EntryError, Remarks, shown
+from boxwright.data.coco_index import Contents
 from boxwright.data.dataset import Boxes, as_float32, paths_column
 from boxwright.data.findings import orphan
-from boxwright.data.index import Contents
 from boxwright.data.text import can_be_path
 from boxwright.errors import InputError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from boxwright.data.contents import MAX_HEADS
 from boxwright.data.split_names import STANDARD, canonical_name
+from boxwright.data.text import subfolders
 
 AFFIX = re.compile(r"(?:[-_. ]?(?:annotations?|labels?|bbox|images?|with|rotation|createml))+$", re.IGNORECASE)
 
@@ -27,11 +28,8 @@ def candidates(root: Path, suffixes: tuple[str, ...], limit: int = MAX_HEADS) ->
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The visible folders in `folder`, sorted; [] if it does not exist. Fast also with 100,000s of files in it."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir())
+    """The visible folders in `folder`, sorted; [] if it does not exist."""
+    return [inner for inner in subfolders(folder) if inner.name[0] != "."]
 
 
 def by_split(files: Sequence[Path], root: Path) -> dict[str, Path]:
@@ -51,8 +49,8 @@ def by_split(files: Sequence[Path], root: Path) -> dict[str, Path]:
 
 
 def _first_names(folder: Path, suffixes: tuple[str, ...], limit: int) -> list[str]:
-    names = (name for name in os.listdir(folder) if name.lower().endswith(suffixes) and name[0] != ".")  # noqa: PTH208
-    return heapq.nsmallest(limit, names)
+    names = [name for name in os.listdir(folder) if name.lower().endswith(suffixes)]  # noqa: PTH208  (100,000s of them)
+    return heapq.nsmallest(limit, (name for name in names if name[0] != "."))
 
 
 def _split_in(name: str) -> str | None:

@@ -235,8 +235,11 @@ def is_yaml(file: Path) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, sorted; [] if it does not exist."""
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    """The folders in `folder`, sorted; [] if it does not exist. Fast also with 100,000s of files in it."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # which knows the folders among its entries without a look at each
+        return sorted(folder / entry.name for entry in entries if entry.is_dir())
 
 
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:

@@ -71,9 +71,10 @@ def label_folders(parent: Path) -> list[Path]:
 def image_folders(parent: Path) -> list[Path]:
     """The folders of images in `parent`: `images` or `JPEGImages`, in any capitals."""
     try:
-        return sorted(entry for entry in parent.iterdir() if entry.name.lower() in IMAGE_FOLDERS and entry.is_dir())
+        names = sorted(os.listdir(parent))  # noqa: PTH208  (100,000s of them)
     except OSError:
         return []
+    return [folder for name in names if name.lower() in IMAGE_FOLDERS and (folder := parent / name).is_dir()]
 
 
 def can_hold_labels(folder: Path) -> bool:
@@ -94,8 +95,10 @@ def has_labels_beside(folder: Path, limit: int | None = None) -> bool:
             names = [entry.name for entry in islice(entries, limit)]
     except OSError:
         return False
+    texts = [name for name in names if name.lower().endswith(".txt") and name not in NOT_LABELS]
+    if not texts:
+        return False
     images = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}  # noqa: PTH122
-    texts = (name for name in names if name.lower().endswith(".txt") and name not in NOT_LABELS)
     labels = islice((name for name in texts if os.path.splitext(name)[0] in images), MAX_HEADS)  # noqa: PTH122
     return any(is_label(_first_line(os.path.join(folder, name))) for name in labels)  # noqa: PTH118
 

@@ -22,6 +22,7 @@ from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
+from boxwright.data.folder_index import read_indexed
 from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Labels, Layout
 from boxwright.data.merge import open_sets
@@ -103,7 +104,7 @@ def open_dataset(
             data set, with classes matched by name.
         split: `train`, `val`, `test`, or another split of the data set.
         kind: The layout; `auto` detects it.
-        cache: Folder for the index of a COCO JSON; None for the user's cache folder.
+        cache: Folder for the indexes of large data sets; None for the user's cache folder.
 
     Returns:
         A `Dataset` of boxes, including labels with errors, or a `ClassSet` of images with one class each.
@@ -216,7 +217,7 @@ def _mapped(dataset: Labels, path: Path, open_split: Callable[[str], Labels]) ->
 
 def _read(source: Source, cache: str | Path | None) -> Any:
     source = replace(source, cache=cache)
-    dataset = layout(source.kind).read(source)
+    dataset = read_indexed(source, layout(source.kind).read)
     if repeated := sorted(name for name, count in Counter(dataset.names).items() if count > 1):
         raise InputError(
             f"{source.path}: {len(repeated)} class names stand more than once ({', '.join(repeated[:5])}), needed "

@@ -16,11 +16,11 @@ from boxwright import json_text
 from boxwright.data import coco_entries, coco_json, labeled_classes, text
 from boxwright.data.coco_entries import Remarks, id_text
 from boxwright.data.coco_images import image_paths
+from boxwright.data.coco_index import Contents, read_indexed
 from boxwright.data.coco_json import Entries, entries, load, parse, to_contents
 from boxwright.data.contents import head, json_keys
 from boxwright.data.dataset import Dataset, Images, paths_column
 from boxwright.data.findings import Finding
-from boxwright.data.index import Contents, read_indexed
 from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
