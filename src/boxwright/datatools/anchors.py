@@ -162,7 +162,7 @@ def _first_centers(boxes: Sizes, count: int, rng: np.random.Generator) -> Sizes:
         if not weight.sum():  # only boxes like the centers are left, in the sample of many
             weight = np.ones(len(boxes))
         centers = np.concatenate([centers, boxes[rng.choice(len(boxes), p=weight / weight.sum())][None]])
-    return centers
+    return np.asarray(centers)
 
 
 def _image_sizes(dataset: Dataset) -> NDArray[np.int64]:

@@ -77,6 +77,8 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
             f"train.accumulate: a step takes {config.accumulate} batches, an epoch has only {loader.steps_per_epoch}; "
             "lower it or train.batch"
         )
+    config = config.in_epochs(steps_per_epoch)
+    recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
     ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
