@@ -75,7 +75,7 @@ class Section:
         """An error about this section, or one of its keys: file, line, section, key, then `message`."""
         value, line = self.options.get(key, ("", self.line))
         shown = f", {key}={value[:LONGEST_SHOWN]}" if key in self.options else ""
-        return InputError(f"{self.source} line {line}, [{self.kind}]{shown}: {message}")
+        return InputError(f"{self.source} line {line}, [{self.kind[:LONGEST_SHOWN]}]{shown}: {message}")
 
     def _parts(self, key: str, end: str) -> list[str]:
         """The entries of a list. Commas are counted up to `end`, entries are read from the start."""
