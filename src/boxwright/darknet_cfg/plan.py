@@ -120,12 +120,24 @@ def with_classes(text: str, classes: int) -> str:
     if not now.heads:
         last = next(layer for layer in reversed(now.layers) if isinstance(layer, Convolution | Connected))
         changes.append((last.section, "output" if isinstance(last, Connected) else "filters", classes))
+    return _rewritten(text, changes)
+
+
+def with_size(text: str, height: int, width: int) -> str:
+    """The text for inputs of another size, px."""
+    net = plan(text).net
+    return _rewritten(text, [(net, "height", height), (net, "width", width)])
+
+
+def _rewritten(text: str, changes: list[tuple[Section, str, int]]) -> str:
+    """The text with other values of some keys."""
     lines = text.split("\n")
-    for section, key, value in sorted(changes, key=lambda change: -change[0].line):  # from the end: lines keep numbers
+    missing = [change for change in changes if change[1] not in change[0].options]
+    for section, key, value in changes:
         if key in section.options:
             lines[section.options[key][1] - 1] = f"{key}={value}"
-        else:
-            lines.insert(section.line, f"{key}={value}")
+    for section, key, value in sorted(missing, key=lambda change: -change[0].line):  # from the end: lines keep numbers
+        lines.insert(section.line, f"{key}={value}")
     return "\n".join(lines)
 
 

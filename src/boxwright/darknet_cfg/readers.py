@@ -231,9 +231,10 @@ def _reorg(before: Before) -> Reorg:
     area = stride * stride
     shape = (c // area, h * stride, w * stride) if reverse else (c * area, h // stride, w // stride)
     in_memory = section.kind == "reorg"
-    # [reorg] goes through (C / area, H stride, W stride), whichever way it goes
-    if ((reverse or in_memory) and c % area) or (not reverse and (h % stride or w % stride)):
-        raise section.error(f"a map of {c}x{h}x{w} does not divide by {stride} and its channels by {area}", "stride")
+    # what the channels are divided by: [reorg] goes through (C / area, H s, W s), [reorg3d] back through one more
+    divisor = 1 if not (reverse or in_memory) else area if in_memory else area * area
+    if c % divisor or (not reverse and (h % stride or w % stride)):
+        raise section.error(f"a map of {c}x{h}x{w} does not divide by {stride}, or its channels by {divisor}", "stride")
     return Reorg(section, (before.previous,), shape, stride, reverse, in_memory)
 
 
