@@ -58,15 +58,17 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
     length = config.T_max or epochs + config.T_beyond
     span = config.lr - config.eta_min
     falls = config.lr_steps or tuple(epochs * steps_per_epoch for epochs in config.lr_epochs)
-    factors = config.lr_gamma if isinstance(config.lr_gamma, tuple) else (config.lr_gamma,) * len(falls)
+    factors: tuple[float, ...] = (
+        config.lr_gamma if isinstance(config.lr_gamma, tuple) else (config.lr_gamma,) * len(falls)
+    )
     match config.kind:
         case "constant":
             return np.full(len(step), config.lr)
         case "step":
-            return config.lr * factors[0] ** (step // falls[0])
+            return np.asarray(config.lr * factors[0] ** (step // falls[0]))
         case "multistep":
             reached = np.searchsorted(falls, step, side="right")
-            return np.asarray(config.lr * np.cumprod([1.0, *factors])[reached], dtype=np.float64)
+            return np.asarray(config.lr * np.cumprod([1.0, *factors])[reached])
         case "cosine":
             return config.eta_min + span * (1 + np.cos(np.pi * moved / length)) / 2
         case "linear":

@@ -155,9 +155,9 @@ class Cells:
         best = best_anchor(boxes[..., 2:] - boxes[..., :2], self.anchors)
         return self.under(boxes).gather(-1, best[..., None])[..., 0]
 
-    def similar(self, boxes: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+    def similar(self, boxes: Tensor, iou: float | Tensor) -> tuple[Tensor, Tensor]:
         """boxes (..., 4) xyxy px -> the cells `under` them (..., K), and which have an anchor of similar shape:
-        `shape_iou` above `iou`, or the best anchor repeated on another scale (as in YOLOv4-tiny)."""
+        `shape_iou` above `iou`, a number or (K,), or the best anchor repeated on another scale (as in YOLOv4-tiny)."""
         fit = shape_iou(boxes[..., 2:] - boxes[..., :2], self.anchors)
         best, first = fit.max(-1, keepdim=True)
         again = (fit == best).scatter(-1, first, False)
