@@ -86,9 +86,10 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
 
 
 def build_network(recipe: Recipe) -> Network:
-    """The network with random weights from the seed."""
+    """The network with random weights from the seed. Raises InputError for one that cannot be trained."""
     torch.manual_seed(recipe.train.seed)
     network = models.build(recipe.model)
+    network.check_trainable()
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

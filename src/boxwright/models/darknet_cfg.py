@@ -5,6 +5,7 @@
 The raw outputs of a detector are the maps before each head, in the file's order, as Darknet computes them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +21,11 @@ from boxwright.darknet_cfg.text import LARGEST
 from boxwright.errors import InputError
 from boxwright.nn import darknet_layers
 from boxwright.nn.classifier import ImageClassifier, LabelConfig
+from boxwright.nn.darknet_loss import LossConfig, yolo_loss
 from boxwright.nn.network import Network
 from boxwright.nn.yolo import CellConfig, CellDetector
+from boxwright.ops.anchors import flatten
+from boxwright.types import Batch
 
 LUMA = (0.299, 0.587, 0.114)  # of RGB in a gray image (ITU-R BT.601)
 LOGIT_EPS = 1e-7  # how close to 0 and 1 a number may lie whose logit is taken; float32 holds 1 - 1e-7
@@ -38,6 +42,7 @@ class Config(CellConfig, LabelConfig):
     name: Literal["darknet_cfg"] = "darknet_cfg"
     cfg: Annotated[str, Field(max_length=LARGEST)]
     multi_label: bool = True
+    loss: LossConfig = LossConfig()  # of [yolo] heads
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -48,7 +53,9 @@ class Config(CellConfig, LabelConfig):
 
     @pydantic.model_validator(mode="after")
     def _is_a_network(self) -> Self:
-        _ = self.plan
+        for key, values in self.loss:
+            if isinstance(values, tuple) and len(values) not in ({0, 1, len(self.plan.heads)}):
+                raise ValueError(f"loss.{key} holds {len(values)} numbers, needed {len(self.plan.heads)} or one")
         return self
 
     @property
@@ -138,9 +145,29 @@ class CfgDetector(CellDetector):
             for head, stride in zip(heads, config.plan.strides, strict=True)
         ]
         self.register_buffer("anchors", torch.cat(pairs).float(), persistent=False)
+        self._expect_few_objects()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.layers(self.normalize(images), [head.inputs[0] for head in self.heads]))
+
+    def check_trainable(self) -> None:
+        for head in self.heads:
+            if head.section.kind != "yolo":
+                raise head.section.error("cannot be trained, only [yolo] can; it predicts, and exports")
+
+    def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """The terms box, objectness and classes; see `yolo_loss`."""
+        rows = flatten(self.logits(raw), self.counts)
+        new_coords = [head.new_coords for head in self.heads]
+        return yolo_loss(rows, self.cells(raw), batch, self.config.loss, new_coords)
+
+    def _expect_few_objects(self) -> None:
+        """Start the biases of objectness as those of other detectors here (`nn/yolo.py: raw_map`)."""
+        for head, (x, y) in zip(self.heads, self.config.plan.strides, strict=True):
+            own = [each for each in self.layers[head.inputs[0]].modules() if isinstance(each, nn.Conv2d)]
+            if head.section.kind == "yolo" and own and own[-1].bias is not None:
+                with torch.no_grad():
+                    own[-1].bias.view(len(head.anchors), -1)[:, 4] = math.log(8 / (640 * 640 / (x * y)))
 
     def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(logits(level, head) for level, head in zip(raw, self.heads, strict=True))

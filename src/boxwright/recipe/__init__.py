@@ -18,7 +18,7 @@ from boxwright import config, models
 from boxwright.config import RGB, BatchSize, Config, FileName, Fraction, ModelConfig, Positive
 from boxwright.errors import InputError
 from boxwright.recipe.data import CanvasConfig, DataConfig
-from boxwright.recipe.of_cfg import read_names, recipe_of_cfg
+from boxwright.recipe.of_cfg import read_names, recipe_of_cfg, with_training
 from boxwright.recipe.training import (
     AugmentConfig,
     ClassAugmentConfig,
@@ -271,7 +271,7 @@ def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
     if Path(text).suffix in {".yaml", ".yml"}:
         return config.read_yaml(Path(text)), text
     if Path(text).suffix == ".cfg":
-        return recipe_of_cfg(text), text
+        return with_training(recipe_of_cfg(text), text), text
     near = difflib.get_close_matches(text, names(), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
     raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml, or .cfg")

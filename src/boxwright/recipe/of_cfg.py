@@ -1,5 +1,6 @@
 """The recipe of a Darknet .cfg file: its network, with what Darknet does before and behind it."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 from boxwright.config import LARGEST_YAML, Tree
 from boxwright.darknet_cfg.plan import Plan, plan
 from boxwright.darknet_cfg.text import read_cfg
+from boxwright.darknet_cfg.training import not_taken_over, training
 from boxwright.errors import InputError
 from boxwright.files import open_regular
+
+logger = logging.getLogger(__name__)
 
 # Those of AlexeyAB's `detector test`: -thresh, and the overlap of its NMS (detector.c)
 THRESHOLD = 0.25
@@ -35,6 +39,19 @@ def recipe_of_cfg(path: str | Path) -> Tree:
         "evaluate": {"nms": nms},
         "predict": {"threshold": THRESHOLD, "nms": nms},
     }
+
+
+def with_training(recipe: Tree, source: str) -> Tree:
+    """`recipe_of_cfg` with what the file says about training; keys without a counterpart are logged in one line.
+
+    Raises:
+        InputError: With line and section, for a schedule or a loss that is not supported.
+    """
+    network = plan(recipe["model"]["cfg"], source)
+    train, data, model = training(network)
+    if others := not_taken_over(network):
+        logger.info("%s: not taken over for training: %s", source, ", ".join(others))
+    return {**recipe, "train": train, "data": recipe["data"] | data, "model": recipe["model"] | model}
 
 
 def read_names(path: str | Path, classes: int) -> list[str]:
