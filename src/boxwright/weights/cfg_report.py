@@ -70,12 +70,11 @@ def _scales(model: nn.Module) -> list[Scale]:
     model.train(was_training)
     if not isinstance(model, CellDetector):
         return [((), level) for level in raw]
-    grids, cells = model.cells(raw).grids, model.cells(raw)
+    cells = model.cells(raw)
+    pairs = torch.split(cells.anchors, list(model.counts))
     found = [
         ((*grid.stride, float(cells.scale_xy[grid.first]), *anchors.flatten().tolist()), level)
-        for grid, anchors, level in zip(
-            grids, torch.split(cells.anchors, list(model.counts)), model.logits(raw), strict=True
-        )
+        for grid, anchors, level in zip(cells.grids, pairs, model.logits(raw), strict=True)
     ]
     return sorted(found, key=lambda scale: -scale[0][0])
 
