@@ -105,6 +105,24 @@ def test_sizes_of_random_are_those_of_its_loop(tmp_path: Path) -> None:
     assert len(expected) > 2
 
 
+def test_sizes_follow_the_canvas(tmp_path: Path) -> None:
+    """`data.canvas.size` in place of the file's, with filters for other classes, as people change files by hand."""
+    wide = cfg(NET.replace("width=96", "width=160").replace("height=64", "height=128"))
+    by_hand = load(wide.replace("classes=3", "classes=5").replace("filters=24", "filters=30")
+                   .replace("filters=16", "filters=20"), tmp_path)  # fmt: skip
+    found = load(cfg(), tmp_path, "data.canvas.size=[128, 160]", "model.classes=5")
+    assert found.train.augment == by_hand.train.augment
+    assert found.data.canvas.size == (128, 160)
+    shapes = [
+        {name: each.shape for name, each in models.build(one.model).state_dict().items()} for one in (found, by_hand)
+    ]
+    assert shapes[0] == shapes[1]
+    with pytest.raises(InputError, match=r"data\.canvas\.size"):
+        load(cfg(), tmp_path, "data.canvas.size=[128]")
+    with pytest.raises(InputError, match="multiples of 16"):
+        load(cfg(), tmp_path, "data.canvas.size=[128, 161]")
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -210,6 +210,8 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
     Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
     """
     tree, source = _read(name_or_path)
+    if Path(source).suffix == ".cfg":
+        tree = with_training(tree, source, config.override(tree, overrides)["data"])
     return from_tree(config.override(tree, overrides), source, allow_import=True)
 
 
@@ -271,7 +273,7 @@ def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
     if Path(text).suffix in {".yaml", ".yml"}:
         return config.read_yaml(Path(text)), text
     if Path(text).suffix == ".cfg":
-        return with_training(recipe_of_cfg(text), text), text
+        return recipe_of_cfg(text), text
     near = difflib.get_close_matches(text, names(), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
     raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml, or .cfg")

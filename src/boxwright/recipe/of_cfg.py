@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.config import LARGEST_YAML, Tree
-from boxwright.darknet_cfg.plan import Plan, plan
+from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.darknet_cfg.training import not_taken_over, training
 from boxwright.errors import InputError
@@ -41,17 +41,23 @@ def recipe_of_cfg(path: str | Path) -> Tree:
     }
 
 
-def with_training(recipe: Tree, source: str) -> Tree:
+def with_training(recipe: Tree, source: str, data: Any) -> Tree:
     """`recipe_of_cfg` with what the file says about training; keys without a counterpart are logged in one line.
+
+    data: The section `data` as it will be: sizes to train at are about `canvas.size` there.
 
     Raises:
         InputError: With line and section, for a schedule or a loss that is not supported.
     """
-    network = plan(recipe["model"]["cfg"], source)
-    train, data, model = training(network)
+    text = recipe["model"]["cfg"]
+    match data:
+        case {"canvas": {"size": [int(height), int(width)]}} if min(height, width) > 0:
+            text = with_size(text, height, width)
+    network = plan(text, source)
+    train, own_data, model = training(network)
     if others := not_taken_over(network):
         logger.info("%s: not taken over for training: %s", source, ", ".join(others))
-    return {**recipe, "train": train, "data": recipe["data"] | data, "model": recipe["model"] | model}
+    return {**recipe, "train": train, "data": recipe["data"] | own_data, "model": recipe["model"] | model}
 
 
 def read_names(path: str | Path, classes: int) -> list[str]:
