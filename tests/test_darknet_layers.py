@@ -66,10 +66,9 @@ def test_antialiasing_and_the_maximum_over_channels() -> None:
     before, after = last_two("[maxpool]\nsize=2\nstride=2\nantialiasing=1\n")
     padded = np.pad(window(before, "maxpool", 2, 1, 1), ((0, 0), (1, 1), (1, 1)))
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
-    wanted = [
-        [[(padded[c, i : i + 3, j : j + 3] * kernel).sum() for j in (0, 2, 4, 6, 8)] for i in (0, 2, 4, 6)]
-        for c in range(8)
-    ]
+    wanted = np.empty((8, 4, 5), np.float32)
+    for c, i, j in product(range(8), range(4), range(5)):
+        wanted[c, i, j] = (padded[c, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3] * kernel).sum()
     np.testing.assert_allclose(after, wanted, atol=1e-6)
     before, after = last_two("[maxpool]\nmaxpool_depth=1\nout_channels=2\n")
     np.testing.assert_array_equal(after, [before[0::2].max(0), before[1::2].max(0)])
@@ -105,8 +104,7 @@ def test_upsample_crop_softmax_and_means() -> None:
     before, after = last_two("[upsample]\nstride=3\nscale=0.5\n")
     np.testing.assert_allclose(after, before.repeat(3, 1).repeat(3, 2) / 2)
     before, after = last_two("[upsample]\nstride=-2\n")
-    np.testing.assert_allclose(after, [[[c[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum() for j in range(4)] for i in range(3)]
-                                       for c in before], atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(after, before[:, :6, :8].reshape(8, 3, 2, 4, 2).sum((2, 4)), atol=1e-6)
     before, after = last_two("[crop]\ncrop_width=4\ncrop_height=4\n")
     np.testing.assert_allclose(after, 2 * before[:, 1:5, 2:6] - 1, atol=1e-6)
     before, after = last_two("[crop]\ncrop_width=9\ncrop_height=6\nnoadjust=1\n")
@@ -125,7 +123,7 @@ def test_routes_take_the_same_block_of_each() -> None:
 
 
 def test_shortcuts_of_other_channels_and_sizes() -> None:
-    """Channels that the other lacks add nothing, those beyond are dropped; of a larger map every second place counts."""
+    """Channels that another lacks add nothing, others are dropped; of a larger map every second place counts."""
     small, large = FIRST.replace("8", "5"), FIRST.replace("8", "11")
     for head, other in ((small, FIRST), (large, FIRST), (FIRST, FIRST)):
         first, second, after = outputs(NET + other + head + "[shortcut]\nfrom=0\n")
@@ -252,9 +250,7 @@ def grid(text: str, raw: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_heads_decode_as_described() -> None:
     """Each number of one cell by hand, for strides that differ in x and y."""
-    net = (
-        "[net]\nwidth=96\nheight=64\nchannels=3\n[convolutional]\nsize=1\nstride_x=32\nstride_y=16\nactivation=linear\n"
-    )
+    net = "[net]\nwidth=96\nheight=64\nchannels=3\n[convolutional]\nstride_x=32\nstride_y=16\nactivation=linear\n"
     raw = torch.from_numpy(np.random.default_rng(1).uniform(0.1, 0.9, (1, 30, 4, 3)).astype(np.float32))
     s = raw[0].double().sigmoid()
     cases = {
@@ -266,27 +262,26 @@ def test_heads_decode_as_described() -> None:
     for kind, (text, values) in cases.items():
         boxes, scores = grid(net + text, raw[:, : 2 * values])
         anchor, row, column = 1, 2, 1
-        t, l = raw[0, values:, row, column].double(), s[values:, row, column]
+        t, p = raw[0, values:, row, column].double(), s[values:, row, column]
         w, h = (50 / 96, 40 / 64)
         if kind == "yolo":
-            x, y, objectness, classes = 1.1 * l[0] - 0.05, 1.1 * l[1] - 0.05, l[4], l[5:7]
+            x, y, objectness, classes = 1.1 * p[0] - 0.05, 1.1 * p[1] - 0.05, p[4], p[5:7]
             sides = (t[2].exp() * w, t[3].exp() * h)
         elif kind == "new":
             x, y, objectness, classes = 2 * t[0] - 0.5, 2 * t[1] - 0.5, t[4], t[5:7]
             sides = ((2 * t[2]) ** 2 * w, (2 * t[3]) ** 2 * h)
         elif kind == "region":
-            x, y, objectness, classes = l[0], l[1], l[4], t[5:7].softmax(0)
+            x, y, objectness, classes = p[0], p[1], p[4], t[5:7].softmax(0)
             sides = (t[2].exp() * 3 / 3, t[3].exp() * 2.5 / 4)
         else:
-            certain = 1 - (l[1] + l[3] + l[5] + l[7]) / 4
-            x, y, objectness, classes = l[0], l[2], l[8] * certain, l[9:11]
+            certain = 1 - (p[1] + p[3] + p[5] + p[7]) / 4
+            x, y, objectness, classes = p[0], p[2], p[8] * certain, p[9:11]
             sides = (t[4].exp() * w, t[6].exp() * h)
         center = torch.stack(((column + x) / 3, (row + y) / 4))
         half = torch.stack(sides) / 2
         index = anchor * 12 + row * 3 + column
-        torch.testing.assert_close(
-            boxes[index].double(), torch.cat((center - half, center + half)), rtol=1e-5, atol=1e-5
-        )
+        corners = torch.cat((center - half, center + half))
+        torch.testing.assert_close(boxes[index].double(), corners, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(scores[index].double(), objectness * classes, rtol=1e-5, atol=1e-6)
 
 
@@ -294,7 +289,7 @@ def test_sizes_that_do_not_fit_are_named() -> None:
     text = NET + FIRST + "[connected]\noutput=3\n[softmax]\n"
     model = darknet_cfg.build(darknet_cfg.Config(cfg=text)).eval()
     assert model(torch.zeros(1, 3, 7, 9))[0].shape == (1, 3)
-    with pytest.raises(InputError, match="found 8 x 9 px, this .cfg needs 7 x 9 px"):
+    with pytest.raises(InputError, match=r"found 8 x 9 px, this \.cfg needs 7 x 9 px"):
         model(torch.zeros(1, 3, 8, 9))
 
 
