@@ -131,6 +131,7 @@ BAD = {
     "filters by the billion": (NET + "[convolutional]\nfilters=99999999999999\n", "needed filters of 1 to"),
     "no number": (NET + CONV + YOLO + "scale_x_y=nan\n", "needed a decimal number"),
     "too small": (NET + "[convolutional]\nsize=99\n", "needed a larger input"),
+    "channels in all": (NET + "[convolutional]\nfilters=65000\nstride=64\n" * 70, "channels in all"),
     "sections": (NET + "[avg]\n" * 3000, "more than 2,048 sections"),
 }  # fmt: skip
 
