@@ -9,6 +9,7 @@ from boxwright.darknet_cfg.readers import read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
 LARGEST_SIDE = 1 << 14  # px
+MOST_CHANNELS = 1 << 22  # of all layers together, whose batch norm takes memory before a file is looked at
 # The keys of each section that decide what a network answers
 WINDOW = {"size", "stride", "stride_x", "stride_y", "padding"}
 USED = {
@@ -164,6 +165,8 @@ def _check_ends(net: Section, layers: list[Layer], heads: tuple[Head, ...]) -> N
     for head in heads:
         if head.classes != heads[0].classes:
             raise head.section.error(f"needed classes={heads[0].classes}, as the first head has", "classes")
+    if (channels := sum(layer.shape[0] for layer in layers)) > MOST_CHANNELS:
+        raise net.error(f"the layers have {channels:,} channels in all, needed at most {MOST_CHANNELS:,}")
     if not any(isinstance(layer, Convolution | Connected) for layer in layers):
         raise net.error("the network has neither [convolutional] nor [connected] layers")
 

@@ -139,7 +139,7 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
         if value or not sign:  # `key=` is passed over; a key alone counts as the first, and as not given
             found[-1][2].setdefault(key, (value, number))
     if not found or found[0][0] != "net":
-        first = f"[{found[0][0]}] in line {found[0][1]}" if found else "no section"
+        first = f"[{found[0][0][:LONGEST_SHOWN]}] in line {found[0][1]}" if found else "not there"
         raise InputError(f"{source}: the first section is {first}, needed [net] with width, height and channels")
     if len(found) == 1:
         raise InputError(f"{source}: holds no layer behind [net]; the file is cut off")

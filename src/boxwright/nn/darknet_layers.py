@@ -131,8 +131,12 @@ class Route(nn.Module):
 
     def forward(self, *maps: Tensor) -> Tensor:
         if self.groups > 1:
-            maps = tuple(x.chunk(self.groups, 1)[self.group_id] for x in maps)
+            maps = tuple(self.block(x) for x in maps)
         return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+    def block(self, x: Tensor) -> Tensor:
+        size = x.shape[1] // self.groups
+        return x[:, self.group_id * size : (self.group_id + 1) * size]
 
 
 class Shortcut(nn.Module):

@@ -8,6 +8,7 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,8 @@ class CellDetector(Network):
 
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""
-        anchors = torch.split(self.anchors, list(self.counts))
+        ends = list(accumulate(self.counts))
+        anchors = [self.anchors[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
         return Cells.of([level.shape[-2:] for level in raw], self.strides, anchors, self.scale_xy)
 
 

@@ -79,9 +79,10 @@ class Grid(NamedTuple):
 class Cells:
     """The N cells of all maps in the order of `flatten`: by scale, anchor, row, column.
 
-    corner (N, 2): top left of the cell, px. stride (N, 2): x, y px. scale_xy (N, 1): how far a center may lie, as a
-    factor on the cell about its middle (Darknet's scale_x_y; 1: inside). anchor (N, 2): width, height, px. anchors
-    (K, 2): those of all scales, K is the sum of A. grids: the scales. size: (H, W) of the input, px.
+    corner (N, 2): top left of the cell, px. stride: px, (N, 1), or (N, 2) x, y where they differ. scale_xy (N, 1): how
+    far a center may lie, as a factor on the cell about its middle (Darknet's scale_x_y; 1: inside). anchor (N, 2):
+    width, height, px. anchors (K, 2): those of all scales, K is the sum of A. grids: the scales. size: (H, W) of the
+    input, px.
     """
 
     corner: Tensor
@@ -102,17 +103,18 @@ class Cells:
     ) -> Self:
         """shapes: (h, w) of each map. strides: of each map, px; or x, y. anchors: (A, 2) px of each map. scale_xy: of
         each map; none: 1."""
+        steps = [stride if isinstance(stride, tuple) else (float(stride), float(stride)) for stride in strides]
+        square = all(x == y for x, y in steps)
         corners, sides, factors, sizes, grids = [], [], [], [], []
         first = 0
-        for (h, w), stride, pairs, factor in zip(
-            shapes, strides, anchors, scale_xy or [1.0] * len(anchors), strict=True
-        ):
-            step = stride if isinstance(stride, tuple) else (float(stride), float(stride))
+        for (h, w), step, pairs, factor in zip(shapes, steps, anchors, scale_xy or [1.0] * len(anchors), strict=True):
             grids.append(Grid(first, h, w, len(pairs), step))
-            axes = torch.arange(h, device=pairs.device), torch.arange(w, device=pairs.device)
-            y, x = torch.meshgrid(*axes, indexing="ij")
             count = grids[-1].cells
-            side = torch.stack([torch.full((count,), value, device=pairs.device) for value in step], -1)
+            y, x = torch.meshgrid(
+                torch.arange(h, device=pairs.device), torch.arange(w, device=pairs.device), indexing="ij"
+            )
+            columns = [torch.full((count,), value, device=pairs.device) for value in step]
+            side = columns[0][:, None] if square else torch.stack(columns, -1)
             corners.append((side[: h * w] * torch.stack((x, y), -1).view(-1, 2)).repeat(len(pairs), 1))
             sides.append(side)
             factors.append(torch.full((count, 1), factor, device=pairs.device))

@@ -87,7 +87,8 @@ def read_names(path: str | Path, classes: int) -> list[str]:
 def _fit(network: Plan) -> dict[str, Any]:
     """How images come on the canvas. A classifier sees the middle: the shorter side becomes the input's width."""
     if not network.heads:
-        return {"fit": "crop", "short_side": max(network.image[1:])}
+        _, height, width = network.image
+        return {"fit": "crop", "short_side": 0 if height == width else max(height, width)}
     return {"fit": "letterbox" if network.net.whole("letter_box") else "stretch"}
 
 

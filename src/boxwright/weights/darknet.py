@@ -197,12 +197,12 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
         if left < size:
             few = f"{needed - found:,} too few"
             if left:
-                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers)"
-                raise InputError(f"{line}, {few}; it ends {position}, so it is truncated or of another network")
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
+                raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not transfer:
-                behind = f", behind {_place(plan, done - 1)}" if done else ""
+                behind = f" behind {_place(plan, done - 1)}" if done else ""
                 raise InputError(
-                    f"{line}, {few}; it is a cut with {done} of {len(plan)} convolutions{behind} (--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few}{behind} (--transfer loads it)"
                 )
             return plan[:done]
         left -= size
