@@ -6,13 +6,16 @@ Darknet parameters from the number of their layer and the name of the field.
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from boxwright.darknet_cfg import layers
+from boxwright.darknet_cfg.plan import Plan
 
 ORACLES = Path(__file__).parent / "oracles"
 Array = NDArray[Any]
@@ -153,3 +156,44 @@ def _read_cfg(cfg: Path) -> list[tuple[str, dict[str, str]]]:
             key, _, value = text.partition("=")
             sections[-1][1].setdefault(key, value)
     return sections[1:]
+
+
+def cfg_recipe(network: Plan) -> bytes:
+    """The whole .weights file of any .cfg, as the notes of the second set of networks say."""
+    return DARKNET_HEADER + b"".join(
+        array.astype("<f4").tobytes() for index in range(len(network.layers)) for array in _cfg_arrays(network, index)
+    )
+
+
+def _cfg_arrays(network: Plan, index: int) -> Iterator[Array]:
+    """The arrays of a layer in the file's order."""
+    layer = network.layers[index]
+    following = network.layers[index + 1].section.kind if index + 1 < len(network.layers) else ""
+
+    def noise(field: str, count: int) -> Array:
+        return _normal(f"{index}:{field}", [count])
+
+    def norm(count: int) -> Iterator[Array]:
+        damp = np.float32(0.25 if following == "shortcut" else 1)
+        yield (1 + np.float32(0.1) * noise("scales", count)) * damp
+        yield np.float32(0.1) * noise("mean", count)
+        yield 1 + np.float32(0.1) * np.abs(noise("var", count))
+
+    def weights(count: int, fan_in: int) -> Array:
+        gain = {"swish": 2.8, "mish": 2.4, "logistic": 4.0}.get(layer.section.word("activation", "logistic"), 2.0)
+        damp = np.float32(0.5 if following in {"yolo", "region", "Gaussian_yolo"} else 1)
+        return noise("weights", count * fan_in) * np.float32(np.sqrt(gain / fan_in)) * damp
+
+    match layer:
+        case layers.Convolution(share=None):
+            yield np.float32(0.1) * noise("biases", layer.filters)
+            if layer.norm:
+                yield from norm(layer.filters)
+            yield weights(layer.filters, layer.channels // layer.groups * layer.size**2)
+        case layers.Connected():
+            yield np.float32(0.1) * noise("biases", layer.outputs)
+            yield weights(layer.outputs, layer.size)
+            if layer.norm:
+                yield from norm(layer.outputs)
+        case layers.Shortcut() if layer.weights[0]:
+            yield np.float32(0.6) + np.float32(0.3) * noise("weights", layer.weights[0] * layer.weights[1])

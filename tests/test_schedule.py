@@ -10,7 +10,7 @@ from boxwright import recipe
 from boxwright.config import validate
 from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
-from boxwright.recipe import ScheduleConfig
+from boxwright.recipe import ScheduleConfig, TrainConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "schedules"
 KINDS = {"exponential": "multistep", "cosine_annealing": "cosine"}  # the zoo's word -> ours
@@ -137,6 +137,45 @@ def test_linear_and_constant_by_hand():
     assert plan(2, 2, kind="constant", lr=0.5).weight_lr.tolist() == [0.5] * 4
 
 
+def test_darknets_rates_by_its_loop():
+    """burn_in with a power, then unequal scales at iterations, as AlexeyAB's get_current_rate goes through them."""
+    burn_in, power, steps, scales, rate = 5, 4, (8, 9, 13), (0.1, 10, 0.5), 0.3
+    expected = []
+    for iteration in range(20):
+        now = rate
+        if iteration < burn_in:
+            now = rate * (iteration / burn_in) ** power
+        else:
+            for step, scale in zip(steps, scales, strict=True):
+                if iteration >= step:
+                    now *= scale
+        expected.append(now)
+    settings = {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
+    ours = plan(4, 5, kind="multistep", lr=rate, lr_steps=steps, lr_gamma=scales, **settings)
+    np.testing.assert_allclose(ours.weight_lr, expected, rtol=1e-12)
+    step = plan(4, 5, kind="step", lr=rate, lr_steps=(6,), lr_gamma=0.2).weight_lr
+    np.testing.assert_allclose(step, [rate * 0.2 ** (iteration // 6) for iteration in range(20)], rtol=1e-12)
+    poly = plan(4, 5, kind="linear", lr=rate, by_step=True, linear_power=4).weight_lr
+    np.testing.assert_allclose(poly, [rate * (1 - iteration / 20) ** 4 for iteration in range(20)], rtol=1e-12)
+
+
+def test_powers_of_the_other_warmups():
+    assert plan(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_power=2).weight_lr.tolist() == [
+        (1 / 4) ** 2, (2 / 4) ** 2, (3 / 4) ** 2, 1.0,
+    ]  # fmt: skip
+    ours = plan(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0, warmup_power=2)
+    assert ours.weight_lr.tolist() == [0, 1 / 16, 4 / 16, 9 / 16]
+
+
+def test_epochs_of_steps():
+    """10 steps of 4 an epoch take 3 epochs; an evaluation every 5 steps is one every 2 epochs."""
+    config = TrainConfig(epochs=100, max_steps=10, evaluate_min_steps=5).in_epochs(4)
+    assert (config.epochs, config.evaluate_every) == (3, 2)
+    assert TrainConfig(epochs=2, max_steps=10).in_epochs(4).epochs == 2
+    assert TrainConfig(epochs=7).in_epochs(4) == TrainConfig(epochs=7)
+    assert TrainConfig(evaluate_every=0, evaluate_min_steps=5).in_epochs(4).evaluate_every == 0
+
+
 def test_warmup_longer_than_the_training():
     assert plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4).weight_lr.tolist() == [0.25, 0.5]
     ours = plan(1, 2, kind="constant", lr=1.0, warmup_min_steps=4, warmup_bias_lr=2.0)
@@ -155,6 +194,9 @@ def test_momentum_without_a_warmup_is_the_optimizers():
         ({"kind": "step", "lr_epochs": [3, 5]}, "kind step needs one number"),
         ({"kind": "multistep", "lr_epochs": [5, 3]}, "needs rising epochs"),
         ({"kind": "multistep"}, "needs rising epochs"),
+        ({"kind": "multistep", "lr_epochs": [3], "lr_steps": [3]}, "lr_epochs and lr_steps are both set"),
+        ({"kind": "multistep", "lr_steps": [3, 9], "lr_gamma": [0.1]}, "holds 1 factors; .* or 2, one a fall"),
+        ({"lr_gamma": [0.1]}, "kind cosine needs one number"),
         ({"lr": 0.1, "eta_min": 0.2}, "eta_min 0.2 is above lr 0.1"),
         ({"warmup_from": 0.1, "warmup_bias_lr": 0.1}, "belong to different warm-ups"),
     ],

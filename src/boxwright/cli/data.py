@@ -191,6 +191,37 @@ def merge(
     echo(convert.convert(sets, to, out, outside=outside, cleaning=cleaning))
 
 
+def anchors(
+    folder: Folder,
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Number of anchors.")] = 9,
+    size: Annotated[
+        tuple[int, int], typer.Option("--size", metavar="HEIGHT WIDTH", help="The network's input, px.")
+    ] = (416, 416),
+    fit: Annotated[
+        Literal["stretch", "letterbox"], typer.Option("--fit", help="How images are resized to it (data.canvas.fit).")
+    ] = "stretch",
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", callback=check_name, help="Folder for a picture of boxes and anchors.")
+    ] = None,
+    split: Split = "train",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first centers of the clusters.")] = 0,
+    kind: Kind = "auto",
+) -> None:
+    """Choose anchors by k-means on the IoU of box sizes, as Darknet's calc_anchors, for a cfg or a recipe."""
+    from boxwright.datatools import anchors as choice
+    from boxwright.files import make_folder
+
+    if not all(1 <= side <= 16_384 for side in size):
+        raise InputError(f"--size: found {size[0]} {size[1]}, needed a height and a width from 1 to 16384 px")
+    found = choice.choose(folder, size, count, split=split, kind=kind, fit=fit, seed=seed)
+    if out is not None:
+        from boxwright.metrics.anchor_plot import plot
+
+        make_folder(out)
+        plot(found, Path(out) / "anchors.png")
+    echo(found)
+
+
 def tensors(
     folder: Folder,
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],

@@ -5,7 +5,17 @@ from typing import Annotated
 import typer
 
 from boxwright import runtimes
-from boxwright.cli.options import Compile, Data, Overrides, RecipeOption, TrustFile, Weights, check_name
+from boxwright.cli.options import (
+    Cfg,
+    ClassNames,
+    Compile,
+    Data,
+    Overrides,
+    RecipeOption,
+    TrustFile,
+    Weights,
+    check_name,
+)
 from boxwright.cli.output import echo
 
 
@@ -16,6 +26,8 @@ def export(
         str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
     ] = None,
     recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names: ClassNames = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas size in px.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Batch size of the file.")] = 1,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Variable batch size.")] = False,
@@ -32,12 +44,13 @@ def export(
 ) -> None:
     """Export to another runtime's format; the file is kept only if its outputs match PyTorch's."""
     from boxwright.export.run import export_model
+    from boxwright.predict.loading import given_recipe
 
     report = export_model(
         weights,
         to,
         out,
-        recipe=recipe,
+        recipe=given_recipe(recipe, cfg, names),
         overrides=set_ or (),
         size=size,
         batch=batch,
@@ -65,14 +78,18 @@ def quantize(
         float, typer.Option("--max-drop", min=0, max=1, help="Largest drop of AP or top-1 on val.")
     ] = 0.005,
     recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names: ClassNames = None,
     set_: Overrides = None,
 ) -> None:
     """Quantize to 8-bit integers, and report accuracy and speed."""
     from boxwright.export import int8
+    from boxwright.predict.loading import given_recipe
 
+    given = given_recipe(recipe, cfg, names)
     echo(
         int8.quantize(
-            weights, data, out, backend=backend, images=images, max_drop=max_drop, recipe=recipe, overrides=set_ or ()
+            weights, data, out, backend=backend, images=images, max_drop=max_drop, recipe=given, overrides=set_ or ()
         )
     )
 
@@ -80,6 +97,8 @@ def quantize(
 def bench(
     weights: Weights,
     recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names: ClassNames = None,
     out: Annotated[
         str, typer.Option("--out", callback=check_name, help="Folder for bench.png and bench.json.")
     ] = "bench",
@@ -90,9 +109,11 @@ def bench(
 ) -> None:
     """Time the network in every installed runtime."""
     from boxwright.export import bench as timing
+    from boxwright.predict.loading import given_recipe
 
+    given = given_recipe(recipe, cfg, names)
     echo(
         timing.bench(
-            weights, out, recipe=recipe, overrides=set_ or (), rounds=rounds, compile_=compile_, trust=trust_file
+            weights, out, recipe=given, overrides=set_ or (), rounds=rounds, compile_=compile_, trust=trust_file
         )
     )

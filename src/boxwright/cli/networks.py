@@ -8,6 +8,8 @@ import typer
 from boxwright.cli.options import (
     Backend,
     BFloat16,
+    Cfg,
+    ClassNames,
     ClipBoxes,
     Compile,
     DataSets,
@@ -83,6 +85,8 @@ def evaluate(
     weights: Weights,
     data: DataSets,
     recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names: ClassNames = None,
     split: Split = "val",
     scenes: Annotated[
         str | None, typer.Option("--scenes", help="Data set that the tiles were cut from: evaluate its scenes, too.")
@@ -111,7 +115,7 @@ def evaluate(
     from boxwright.evaluation import evaluate as evaluation
     from boxwright.evaluation import results
     from boxwright.evaluation import scenes as scene_evaluation
-    from boxwright.predict.loading import recipe_of
+    from boxwright.predict.loading import given_recipe, recipe_of
     from boxwright.predict.predictor import load
     from boxwright.recipe import DataConfig
     from boxwright.runtimes.base.runtime import RuntimeOptions
@@ -120,7 +124,7 @@ def evaluate(
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     if top_k is not None and not no_truth:
         raise InputError("--top-k: found without --no-truth, where all detections are evaluated; leave it out")
-    resolved = recipe_of(weights, recipe)
+    resolved = recipe_of(weights, given_recipe(recipe, cfg, names))
     task = tasks.of(resolved)
     task.check_options(resolved, {"--no-truth": no_truth or None, "--scenes": scenes})
     batch = resolved.with_overrides(set_ or ()).evaluate.batch
@@ -147,6 +151,8 @@ def predict(
     weights: Weights,
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs.")],
     recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names_file: ClassNames = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -188,7 +194,7 @@ def predict(
     from boxwright.predict.tiled import Tiling
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
-    resolved = loading.recipe_of(weights, recipe)
+    resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
     given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
     task.check_options(resolved, given)
@@ -212,22 +218,30 @@ def predict(
 
 def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network.")],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe of the network.")] = None,
+    cfg: Cfg = None,
+    names: ClassNames = None,
     transfer: Transfer = False,
     set_: Overrides = None,
 ) -> None:
     """Convert published weights to a .safetensors file with an embedded recipe."""
     from boxwright import models, weights
     from boxwright import recipe as recipes
-    from boxwright.weights import checkpoint, files
+    from boxwright.predict.loading import given_recipe
+    from boxwright.recipe import Recipe
+    from boxwright.weights import cfg_report, checkpoint, files
 
     if Path(out).suffix != ".safetensors":
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
-    files.keep_apart([Path(out)], [files.locate(Path(file))])
-    resolved = recipes.load(recipe, set_ or ())
+    files.keep_apart([Path(out)], [files.locate(Path(file)), *(Path(path) for path in (cfg, names) if path)])
+    given = given_recipe(recipe, cfg, names)
+    if given is None:
+        raise InputError(f"{file}: --recipe or --cfg: found neither; name its recipe, or the .cfg of a .weights file")
+    resolved = given.with_overrides(set_ or ()) if isinstance(given, Recipe) else recipes.load(given, set_ or ())
     model = models.build(resolved.model)
-    echo(weights.load(model, file, resolved, transfer=transfer))
+    report = weights.load(model, file, resolved, transfer=transfer)
+    echo("\n".join(cfg_report.lines(file, model, resolved, report)) if cfg else report)
     checkpoint.save(out, model, resolved)
     echo(out)
 

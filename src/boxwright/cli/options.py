@@ -24,6 +24,8 @@ Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data s
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="Recipe name or YAML file, for weights without an embedded recipe.")
 ]
+Cfg = Annotated[str | None, typer.Option("--cfg", help="Darknet .cfg of a .weights file, instead of a recipe.")]
+ClassNames = Annotated[str | None, typer.Option("--names", help="With --cfg: file with a class name a line.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the recipe; repeatable.")
 ]
@@ -49,7 +51,7 @@ ClipBoxes = Annotated[
     bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
 ]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name or YAML file.")]
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name, or YAML or Darknet .cfg file.")]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
 
 

@@ -77,6 +77,8 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
             f"train.accumulate: a step takes {config.accumulate} batches, an epoch has only {loader.steps_per_epoch}; "
             "lower it or train.batch"
         )
+    config = config.in_epochs(steps_per_epoch)
+    recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
     ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
@@ -84,9 +86,10 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
 
 
 def build_network(recipe: Recipe) -> Network:
-    """The network with random weights from the seed."""
+    """The network with random weights from the seed. Raises InputError for one that cannot be trained."""
     torch.manual_seed(recipe.train.seed)
     network = models.build(recipe.model)
+    network.check_trainable()
     if recipe.train.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -37,12 +37,13 @@ def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, mo
     warmup = max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
     weight = bias = _curve(config, step, warmup, steps_per_epoch, epochs)
     if config.warmup_bias_lr is not None:
-        bias = _ramp(step, warmup, config.warmup_bias_lr, weight)
-        weight = _ramp(step, warmup, 0.0, weight)
+        bias = _ramp(step, warmup, config.warmup_bias_lr, weight, config.warmup_power)
+        weight = _ramp(step, warmup, 0.0, weight, config.warmup_power)
     elif warmup:
-        ramp = config.lr * (step + 1) / warmup
+        ramp = config.lr * ((step + 1) / warmup) ** config.warmup_power
         if config.warmup_from is not None:
-            ramp = _ramp(step, warmup, config.lr * config.warmup_from, np.full(len(step), config.lr))
+            goal = np.full(len(step), config.lr)
+            ramp = _ramp(step, warmup, config.lr * config.warmup_from, goal, config.warmup_power)
         weight = bias = np.where(step < warmup, ramp, weight)
     momenta = np.full(len(step), momentum)
     if config.warmup_momentum is not None:
@@ -56,21 +57,25 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
     moved = np.maximum(step - warmup, 0) / steps_per_epoch if config.by_step else epoch
     length = config.T_max or epochs + config.T_beyond
     span = config.lr - config.eta_min
+    falls = config.lr_steps or tuple(epochs * steps_per_epoch for epochs in config.lr_epochs)
+    factors: tuple[float, ...] = (
+        config.lr_gamma if isinstance(config.lr_gamma, tuple) else (config.lr_gamma,) * len(falls)
+    )
     match config.kind:
         case "constant":
             return np.full(len(step), config.lr)
         case "step":
-            return config.lr * config.lr_gamma ** (epoch // config.lr_epochs[0])
+            return np.asarray(config.lr * factors[0] ** (step // falls[0]))
         case "multistep":
-            falls = np.searchsorted(config.lr_epochs, epoch, side="right").astype(np.float64)
-            return config.lr * config.lr_gamma**falls
+            reached = np.searchsorted(falls, step, side="right")
+            return np.asarray(config.lr * np.cumprod([1.0, *factors])[reached])
         case "cosine":
             return config.eta_min + span * (1 + np.cos(np.pi * moved / length)) / 2
         case "linear":
-            return config.lr - span * np.minimum(moved / length, 1)
+            return config.eta_min + span * (1 - np.minimum(moved / length, 1)) ** config.linear_power
 
 
-def _ramp(step: NDArray[np.int64], warmup: int, start: float, goal: Steps) -> Steps:
-    """Linear ramp from `start` to the value that each step has without warm-up."""
-    fraction = np.minimum(step / max(warmup, 1), 1) if warmup else np.ones(len(step))
+def _ramp(step: NDArray[np.int64], warmup: int, start: float, goal: Steps, power: float = 1.0) -> Steps:
+    """From `start` to the value that each step has without warm-up, with a power of the share of the warm-up."""
+    fraction = np.minimum(step / max(warmup, 1), 1) ** power if warmup else np.ones(len(step))
     return start + fraction * (goal - start)

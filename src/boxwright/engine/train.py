@@ -95,6 +95,7 @@ def train(
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
+        config = job.recipe.train
         run_folder.prepare(run, recipe, resume, left_out, accelerator)
         checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
         state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))

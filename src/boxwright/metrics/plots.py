@@ -51,7 +51,7 @@ def curves(log: Path, file: Path, scores: Sequence[str] = (), title: str = "") -
     lines = [line for _, line in run_log.read(log)]
     steps = [line for line in lines if "terms" in line]
     evaluations = [line for line in lines if all(name in line for name in scores)]
-    figure = _figure(13 if scores else 9, 4)
+    figure = new_figure(13 if scores else 9, 4)
     loss, rate, *others = figure.subplots(1, 3 if scores else 2)
     x = [line["step"] for line in steps]
     for name in steps[0]["terms"] if steps else ():
@@ -70,13 +70,13 @@ def curves(log: Path, file: Path, scores: Sequence[str] = (), title: str = "") -
         quality.locator_params(axis="x", integer=True)
         quality.legend(frameon=False, fontsize=8)
     for axes in (loss, rate, *others):
-        _tidy(axes)
-    _save(figure, file)
+        tidy(axes)
+    save(figure, file)
 
 
 def precision_recall(metrics: Metrics, file: Path) -> None:
     """Plot precision-recall curves at IoU 0.50 for the most frequent classes, and the mean of all classes."""
-    figure = _figure(7.5, 5)
+    figure = new_figure(7.5, 5)
     axes = figure.subplots()
     precision = metrics.precision[0]  # (R, K) at IoU 0.50
     valid = [label for label in range(precision.shape[1]) if precision[0, label] > -1]
@@ -91,8 +91,8 @@ def precision_recall(metrics: Metrics, file: Path) -> None:
         axes.legend(title="class  AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     axes.set(title="precision over recall at IoU 0.50", xlabel="recall", ylabel="precision")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    _tidy(axes)
-    _save(figure, file)
+    tidy(axes)
+    save(figure, file)
 
 
 def shown_classes(metrics: Metrics) -> list[int]:
@@ -157,7 +157,7 @@ def confusion(
 def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str], title: str, file: Path) -> None:
     """Plot `counts` (true, predicted), normalized by row."""
     side = min(16.0, 3.2 + 0.42 * len(columns))
-    figure = _figure(side + 1.2, side)
+    figure = new_figure(side + 1.2, side)
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -172,7 +172,7 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
         for (row, column), count in np.ndenumerate(counts):
             ink = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", fontsize=small, color=ink if count else "0.75")
-    _save(figure, file)
+    save(figure, file)
 
 
 def sheet(panels: Sequence[Array], file: Path) -> None:
@@ -248,20 +248,22 @@ def disable_math(texts: Sequence["Text"]) -> None:
         text.set_parse_math(False)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of this many inches."""
     from matplotlib.figure import Figure  # a third of a second that predictions do not need
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _tidy(axes: "Axes") -> None:
+def tidy(axes: "Axes") -> None:
+    """Add a grid, and show names in title and legend as they are."""
     legend = axes.get_legend()
     disable_math([axes.title, *(legend.get_texts() if legend else ())])
     axes.grid(True, lw=0.5, alpha=0.4)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: "Figure", file: Path) -> None:
+def save(figure: "Figure", file: Path) -> None:
     """Save as PNG. A Figure without pyplot uses Agg and need not be closed."""
     with atomic_write(file) as tmp, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # glyphs that the font lacks are drawn as boxes

@@ -62,7 +62,7 @@ class YOLOv3(AnchorDetector):
         """The terms xy, wh, objectness and classes; see `loss_terms`."""
         settings, cells = self.config.loss, self.cells(raw)
         targets = assign_best(batch, cells, self.config.classes, settings.label_smoothing)
-        sums = loss_terms(flatten(raw, A), cells, targets, batch, settings.ignore_iou)
+        sums = loss_terms(flatten(raw, self.counts), cells, targets, batch, settings.ignore_iou)
         return losses.normalize(sums, targets, settings.normalize)
 
 

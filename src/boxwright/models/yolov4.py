@@ -79,7 +79,7 @@ class YOLOv4(AnchorDetector):
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         """The terms box, objectness and classes; see `yolov4_loss`."""
-        return yolov4_loss(flatten(raw, A), self.cells(raw), batch, self.config.loss)
+        return yolov4_loss(flatten(raw, self.counts), self.cells(raw), batch, self.config.loss)
 
 
 class YOLOv4CSPDarkNet53(YOLOv4):

@@ -14,19 +14,22 @@ from boxwright.ops import losses
 from boxwright.types import ClassBatch, Classes
 
 
-class ClassifierConfig(BatchNormModelConfig):
+class LabelConfig(BatchNormModelConfig):
+    label_smoothing: Fraction = 0.0  # share of a label that is spread over the other classes
+
+
+class ClassifierConfig(LabelConfig):
     task: ClassVar[str] = "classify"
     augment: ClassVar[str] = "class_augment"
 
     negative_slope: NotNegative = 0.1  # of LeakyReLU: Darknet 0.1, timm 0.01, MindSpore zoo's Tiny-DarkNet 0.2
-    label_smoothing: Fraction = 0.0  # share of a label that is spread over the other classes
 
 
 class ImageClassifier(Network):
     """Base of classifiers whose `logits` turns normalized images into logits (B, C)."""
 
     raw_names = ("logits",)
-    config: ClassifierConfig
+    config: LabelConfig
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """images (B, 3, H, W) float RGB in [0, 1] -> logits (B, C)."""
@@ -49,4 +52,8 @@ class ImageClassifier(Network):
         """The same as two tensors: scores (B, K) and labels (B, K)."""
         logits = raw[0].float()
         labels = logits.topk(min(k, logits.shape[1])).indices  # of logits: scores of unlikely classes underflow to 0
-        return logits.softmax(1).gather(1, labels), labels
+        return self.scores(logits).gather(1, labels), labels
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits (B, C) -> scores (B, C) in [0, 1], in the same order of size."""
+        return logits.softmax(1)

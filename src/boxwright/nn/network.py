@@ -48,6 +48,9 @@ class Network(nn.Module):
             raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
         return (images - self.mean) / self.std
 
+    def check_trainable(self) -> None:
+        """Raise InputError for a network without a loss."""
+
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar terms, already weighted, for the `Batch` or `ClassBatch` of the task."""
         return self.loss_of_raw(self(batch.images), batch)

@@ -1,6 +1,6 @@
-"""Shared by YOLOv3 and YOLOv4: the head of a scale, and the base of detectors with anchors.
+"""Shared by YOLOv3, YOLOv4 and Darknet's .cfg files: the head of a scale, and the bases of detectors with anchors.
 
-    B images, H x W px, C classes, A = 3 anchors a scale, S scales (coarse first), h x w cells of a scale,
+    B images, H x W px, C classes, A anchors of a scale, S scales, h x w cells of a scale,
     N = sum of A*h*w: all cells of all scales, K candidates
 
 A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h are logarithms).
@@ -8,7 +8,7 @@ A cell's 5 + C channels: x, y, w, h, objectness, classes (all logits; w and h ar
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from boxwright.config import BatchNormModelConfig, Padding, Positive
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.network import Network
-from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
+from boxwright.ops.anchors import Cells, Stride, flatten, objectness, rows_at
 from boxwright.types import Detections
 
-A = 3  # anchors a scale
+A = 3  # anchors of a scale of YOLOv3 and YOLOv4
 
 
 def trunk(inputs: int, hidden: int, style: Style) -> nn.Sequential:
@@ -64,10 +64,13 @@ class Head(nn.Module):
 Anchors = tuple[tuple[Positive, Positive], ...]  # (width, height) px, small to large
 
 
-class AnchorConfig(BatchNormModelConfig):
+class CellConfig(BatchNormModelConfig):
+    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
+
+
+class AnchorConfig(CellConfig):
     padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet symmetric, MindSpore zoo same
     anchors: Anchors
-    multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
 
 
 def styles(config: AnchorConfig, activation: Activation, momentum: float) -> tuple[Style, Style]:
@@ -76,40 +79,33 @@ def styles(config: AnchorConfig, activation: Activation, momentum: float) -> tup
     return backbone, Style("leaky", config.padding, config.norm_eps, config.norm_momentum)
 
 
-class AnchorDetector(Network):
-    """Base of detectors whose `maps` turns normalized images into S maps at `strides`, coarse first.
+class CellDetector(Network):
+    """Base of detectors whose `forward` returns maps of cells with anchors: how these are decoded.
 
-    Args:
-        config: Its anchors are A a scale.
-        scale_xy: Of each scale, fine to coarse (see `Cells`); none: 1.
+    Attributes:
+        strides: Of each map, px; or x, y.
+        counts: A of each map.
+        scale_xy: Of each map (see `Cells`); none: 1.
+        anchors: (K, 2) px, K the sum of A, in the order of the maps; given by the recipe, so not in the state dict.
     """
 
-    strides: ClassVar[tuple[int, ...]]
-    config: AnchorConfig
+    strides: Sequence[Stride]
+    counts: tuple[int, ...]
+    scale_xy: tuple[float, ...]
     anchors: Tensor
+    config: CellConfig
 
-    def __init__(self, config: AnchorConfig, scale_xy: Sequence[float] = ()) -> None:
-        super().__init__(config)
-        self.scale_xy = tuple(reversed(scale_xy))
-        self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
-        # (S, A, 2) px, coarse first like the raw maps; given by the recipe, so not in the state dict
-        pairs = torch.tensor(config.anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
-        self.register_buffer("anchors", pairs, persistent=False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images (B, 3, H, W) float RGB in [0, 1] -> S maps (B, A*(5+C), h, w), coarse first."""
-        return self.maps(self.normalize(images))
-
-    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Normalized images (B, 3, H, W) -> S maps (B, A*(5+C), h, w), coarse first."""
-        raise NotImplementedError
+    def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Raw maps -> maps (B, A*(5+C), h, w) of the numbers that the module's docstring says."""
+        return raw
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
         """Boxes with objectness times class >= threshold, canvas px, one entry an image, before suppression."""
+        maps = self.logits(raw)
         # A score is at most its objectness, so most cells are dropped before their classes are computed.
-        image, cell = (objectness(raw, A).sigmoid() >= threshold).nonzero(as_tuple=True)
-        found = rows_at(raw, A, image, cell)  # (K, 5+C), image by image
+        image, cell = (objectness(maps, self.counts).sigmoid() >= threshold).nonzero(as_tuple=True)
+        found = rows_at(maps, self.counts, image, cell)  # (K, 5+C), image by image
         boxes = self.cells(raw).boxes(found[:, :4], cell)
         scores = found[:, 4:5].sigmoid() * found[:, 5:].sigmoid()
         if self.config.multi_label:
@@ -124,7 +120,7 @@ class AnchorDetector(Network):
 
     def decode_padded(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """All boxes (B, N, 1, 4) and their scores (B, N, C), as in `decode`; -1 for what it does not report."""
-        rows = flatten(raw, A)
+        rows = flatten(self.logits(raw), self.counts)
         scores = rows[..., 4:5].sigmoid() * rows[..., 5:].sigmoid()
         if not self.config.multi_label:
             label = torch.arange(scores.shape[2], device=scores.device)
@@ -133,7 +129,37 @@ class AnchorDetector(Network):
 
     def cells(self, raw: tuple[Tensor, ...]) -> Cells:
         """Where the cells of these maps lie."""
-        return Cells.of([level.shape[-2:] for level in raw], self.strides, self.anchors, self.scale_xy)
+        ends = list(accumulate(self.counts))
+        anchors = [self.anchors[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
+        return Cells.of([level.shape[-2:] for level in raw], self.strides, anchors, self.scale_xy)
+
+
+class AnchorDetector(CellDetector):
+    """Base of detectors whose `maps` turns normalized images into S maps at `strides`, coarse first.
+
+    Args:
+        config: Its anchors are A a scale.
+        scale_xy: Of each scale, fine to coarse (see `Cells`); none: 1.
+    """
+
+    strides: tuple[int, ...]
+    config: AnchorConfig
+
+    def __init__(self, config: AnchorConfig, scale_xy: Sequence[float] = ()) -> None:
+        super().__init__(config)
+        self.scale_xy = tuple(reversed(scale_xy))
+        self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
+        self.counts = (A,) * len(self.strides)
+        pairs = torch.tensor(config.anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
+        self.register_buffer("anchors", pairs.flatten(0, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """images (B, 3, H, W) float RGB in [0, 1] -> S maps (B, A*(5+C), h, w), coarse first."""
+        return self.maps(self.normalize(images))
+
+    def maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalized images (B, 3, H, W) -> S maps (B, A*(5+C), h, w), coarse first."""
+        raise NotImplementedError
 
 
 class TinyAnchorDetector(AnchorDetector):

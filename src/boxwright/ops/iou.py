@@ -43,23 +43,39 @@ def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
     return across / 4 / (width.square() + height.square()).clamp(min=1.2e-38)
 
 
+def iou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """IoU of pairs, (..., 4), (..., 4) -> (...) in [0, 1]."""
+    shared = _product((torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0))
+    return shared / (_product(a[..., 2:] - a[..., :2]) + _product(b[..., 2:] - b[..., :2]) - shared + eps)
+
+
+def giou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """Generalized IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU less the share of the enclosing box that
+    neither covers (Rezatofighi et al. 2019, algorithm 1)."""
+    shared = _product((torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0))
+    union = _product(a[..., 2:] - a[..., :2]) + _product(b[..., 2:] - b[..., :2]) - shared
+    enclosing = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
+    return shared / (union + eps) - (enclosing - union) / (enclosing + eps)
+
+
+def diou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
+    """Distance IoU of pairs, (..., 4), (..., 4) -> (...) in [-1, 1]: IoU less the squared distance of the centers over
+    the squared diagonal of their enclosing box (Zheng et al. 2020, equations 6 and 7)."""
+    return iou(a, b, eps) - _distance(a, b, eps)
+
+
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:
     """Complete IoU of pairs, (..., 4), (..., 4) -> (...) in [-1.5, 1]; `a` is the prediction.
 
-    IoU less the squared distance of the centers over the squared diagonal of their enclosing box, less the
-    difference of the aspects (Zheng et al. 2020, equations 7 to 11). The weight of the aspect term carries no gradient.
+    Distance IoU less the difference of the aspects (Zheng et al. 2020, equations 8 to 11). The weight of the aspect
+    term carries no gradient.
     """
     (wa, ha), (wb, hb) = ((box[..., 2:] - box[..., :2]).unbind(-1) for box in (a, b))
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    shared = _product((high - low).clamp(min=0))
-    iou = shared / (wa * ha + wb * hb - shared + eps)
-    enclosing = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    diagonal = enclosing.square().sum(-1) + eps
-    distance = (b[..., :2] + b[..., 2:] - a[..., :2] - a[..., 2:]).square().sum(-1) / 4
+    overlap = iou(a, b, eps)
     aspect = 4 / math.pi**2 * (torch.atan(wb / (hb + eps)) - torch.atan(wa / (ha + eps))).square()
     with torch.no_grad():
-        weight = aspect / (aspect - iou + 1 + eps)
-    return iou - distance / diagonal - weight * aspect
+        weight = aspect / (aspect - overlap + 1 + eps)
+    return overlap - _distance(a, b, eps) - weight * aspect
 
 
 def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
@@ -74,6 +90,12 @@ def zoo_giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     union = area_a + area_b - shared
     enclosing = _product(torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2]))
     return (shared / (union + eps) - (enclosing - union) / (enclosing + eps)).clamp(-1, 1)
+
+
+def _distance(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """(..., 4), (..., 4) -> (...): squared distance of the centers over the squared diagonal of the enclosing box."""
+    enclosing = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    return (b[..., :2] + b[..., 2:] - a[..., :2] - a[..., 2:]).square().sum(-1) / 4 / (enclosing.square().sum(-1) + eps)
 
 
 def _product(sides: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tenso
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
 
-def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float) -> Tensor:
+def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float | Tensor) -> Tensor:
     """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for background cells whose box overlaps an object by
-    `ignore_iou` or lies so far in a crowd region, for `targets.ignored`, and where the most probable class was not
-    looked for."""
+    `ignore_iou`, a number or (N,), or lies so far in a crowd region, for `targets.ignored`, and where the most probable
+    class was not looked for."""
     # Rows that own no cell write to one more that is cut off.
     owned = torch.where(targets.positive, targets.cell, rows.shape[1])
     objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]

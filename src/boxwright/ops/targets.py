@@ -51,9 +51,10 @@ def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0
     return _resolve(batch, cell, torch.ones_like(cell, dtype=torch.bool), len(cells.corner), classes, smoothing)
 
 
-def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float, smoothing: float = 0.0) -> Targets:
+def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float | Tensor, smoothing: float = 0.0) -> Targets:
     """As `assign_best`, and then each object to the cells of all anchors whose shape overlaps its own by more than
-    `iou` too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of another object.
+    `iou`, a number or (K,), too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of
+    another object.
     """
     best = cells.responsible(batch.boxes)[:, None]
     cell, fits = cells.similar(batch.boxes, iou)

@@ -145,9 +145,21 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
         return metadata.recipe
     if stored is None:
         raise InputError(
-            f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}"
+            f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}; "
+            "or its .cfg"
         )
     return stored
+
+
+def given_recipe(
+    given: str | Path | Recipe | None, cfg: str | Path | None, names: str | Path | Sequence[str] | None
+) -> str | Path | Recipe | None:
+    """What was given for `recipe`, or the recipe of a Darknet .cfg and its class names. Raises InputError for both."""
+    if cfg is not None and given is not None:
+        raise InputError(f"cfg {cfg}: found with a recipe, needed one of the two; leave the recipe out")
+    if cfg is None and names is not None:
+        raise InputError("names: found without cfg, to whose classes they belong; name the .cfg as well")
+    return given if cfg is None else recipe.of_cfg(cfg, names)
 
 
 def metadata_beside(path: str | Path) -> Metadata | None:

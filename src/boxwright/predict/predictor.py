@@ -15,7 +15,7 @@ from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import Image, PreparedImage, from_bgr, is_image, pixel_count
-from boxwright.predict.loading import evaluating, load_any
+from boxwright.predict.loading import evaluating, given_recipe, load_any
 from boxwright.predict.pipeline import CanvasPipeline, FilePipeline, Pipeline
 from boxwright.predict.processes import UNKNOWN, Origin, reject_fork
 from boxwright.recipe import Recipe
@@ -216,6 +216,8 @@ def load(
     backend: str = "auto",
     runtime_options: RuntimeOptions | None = None,
     trust: bool = False,
+    cfg: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
 ) -> AnyPredictor:
     """Load a detector or a classifier, ready to predict.
 
@@ -230,6 +232,8 @@ def load(
         runtime_options: How to run the network. By default `predictor.model` itself runs, so hooks and edits take
             effect; `RuntimeOptions(fuse=True)` runs a faster copy.
         trust: Also open a `.torchscript` file, which can execute any code.
+        cfg: Instead of a recipe: the Darknet .cfg of a `.weights` file.
+        names: With `cfg`: a .names file, or the class names; None for classes without names.
 
     Returns:
         A predictor. Its results are `Prediction` for a detector and `ClassPrediction` for a classifier.
@@ -243,7 +247,7 @@ def load(
     """
     if trust:
         runtime_options = replace(runtime_options or RuntimeOptions(), trust=True)
-    loaded = load_any(path, recipe, device, overrides, backend, runtime_options)
+    loaded = load_any(path, given_recipe(recipe, cfg, names), device, overrides, backend, runtime_options)
     predictor = AnyPredictor(*loaded)
     predictor.origin = Origin.of(path, loaded.runtime, runtime_options)
     return predictor

@@ -18,6 +18,7 @@ from boxwright import config, models
 from boxwright.config import RGB, BatchSize, Config, FileName, Fraction, ModelConfig, Positive
 from boxwright.errors import InputError
 from boxwright.recipe.data import CanvasConfig, DataConfig
+from boxwright.recipe.of_cfg import read_names, recipe_of_cfg, with_training
 from boxwright.recipe.training import (
     AugmentConfig,
     ClassAugmentConfig,
@@ -30,7 +31,7 @@ from boxwright.recipe.training import (
 __all__ = [
     "AugmentConfig", "CanvasConfig", "ClassAugmentConfig", "DataConfig", "EmaConfig", "EvaluateConfig", "Expect",
     "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "TrainConfig", "class_names",
-    "from_tree", "load", "names", "summaries",
+    "from_tree", "load", "names", "of_cfg", "summaries",
 ]  # fmt: skip
 
 
@@ -87,6 +88,16 @@ class Expect(Config):
         return f"{self.metric} {measured[self.metric]:.3f} here, published {self.value:g} ({origin})"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines, such as that of a .cfg, as blocks."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
 class Recipe(Config):
     name: FileName
     summary: str = ""  # one line, shown by `boxwright list`
@@ -136,7 +147,7 @@ class Recipe(Config):
         """The recipe of a name or a file.
 
         Args:
-            name_or_path: A shipped name (see `boxwright.list_recipes`), or the path of a YAML file.
+            name_or_path: A shipped name (see `boxwright.list_recipes`), or the path of a YAML or a Darknet .cfg file.
             overrides: Changes by dotted key, as `{"train.epochs": 3}` or `["train.epochs=3"]`.
 
         Raises:
@@ -162,7 +173,7 @@ class Recipe(Config):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True, width=110)
+        return yaml.dump(self.tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def names() -> list[str]:
@@ -175,12 +186,32 @@ def summaries() -> dict[str, str]:
     return {name: str(_read(name)[0].get("summary", "")) for name in names()}
 
 
+def of_cfg(path: str | Path, class_names: str | Path | Sequence[str] | None = None) -> Recipe:
+    """The recipe of a Darknet .cfg file.
+
+    Args:
+        path: The file.
+        class_names: A .names file, or the names; None for classes without names.
+
+    Raises:
+        InputError: For a file that cannot be read, with line and section, and for fewer names than classes.
+    """
+    tree = recipe_of_cfg(path)
+    if class_names is not None:
+        classes = tree["model"]["classes"]
+        names = read_names(class_names, classes) if isinstance(class_names, str | Path) else list(class_names)
+        tree = config.override(tree, {"data.names": names})
+    return from_tree(tree, str(path))
+
+
 def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
-    """The shipped recipe of that name, or the YAML file at that path, with overrides applied.
+    """The shipped recipe of that name, or that of the YAML or .cfg file at that path, with overrides applied.
 
     Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
     """
     tree, source = _read(name_or_path)
+    if Path(source).suffix == ".cfg":
+        tree = with_training(tree, source, config.override(tree, overrides)["data"])
     return from_tree(config.override(tree, overrides), source, allow_import=True)
 
 
@@ -241,6 +272,8 @@ def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
             return config.read_yaml(file), f"recipe {text}"
     if Path(text).suffix in {".yaml", ".yml"}:
         return config.read_yaml(Path(text)), text
+    if Path(text).suffix == ".cfg":
+        return recipe_of_cfg(text), text
     near = difflib.get_close_matches(text, names(), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
-    raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml")
+    raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml, or .cfg")

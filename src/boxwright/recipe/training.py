@@ -101,26 +101,33 @@ class ScheduleConfig(Config):
     kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
     lr: Annotated[float, Field(gt=0, le=1000)] = 0.001
     lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
-    lr_gamma: Positive = 0.1  # factor at each fall
+    lr_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()  # the same in steps, instead of lr_epochs
+    lr_gamma: Positive | tuple[Positive, ...] = 0.1  # factor at each fall; of multistep also a list, one a fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
+    linear_power: Positive = 1.0  # linear: eta_min + (lr - eta_min) * (1 - share of the way) to this power
     T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
     T_beyond: Annotated[int, Field(ge=0)] = 0  # so many epochs after the last, where T_max is null
     by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
     warmup_epochs: NotNegative = 0
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
     warmup_from: Fraction | None = None  # share of lr that the zoo's warm-up starts from; null: lr / steps
+    warmup_power: Positive = 1.0  # the warm-up rises with this power of its share; Darknet's is 4
     warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
 
     @pydantic.model_validator(mode="after")
     def _falls_fit_the_kind(self) -> Self:
-        if self.kind == "step" and len(self.lr_epochs) != 1:
+        if self.lr_epochs and self.lr_steps:
+            raise ValueError("lr_epochs and lr_steps are both set; leave one of them out")
+        key, falls = ("lr_steps", self.lr_steps) if self.lr_steps else ("lr_epochs", self.lr_epochs)
+        if self.kind == "step" and len(falls) != 1:
+            raise ValueError(f"{key} holds {list(falls)}; kind step needs one number, the {key[3:]} between two falls")
+        if self.kind == "multistep" and (not falls or list(falls) != sorted(set(falls))):
+            raise ValueError(f"{key} holds {list(falls)}; kind multistep needs rising {key[3:]}, as [160, 180]")
+        if isinstance(self.lr_gamma, tuple) and (self.kind != "multistep" or len(self.lr_gamma) != len(falls)):
             raise ValueError(
-                f"lr_epochs holds {list(self.lr_epochs)}; kind step needs one number, the epochs of a step"
-            )
-        if self.kind == "multistep" and (not self.lr_epochs or list(self.lr_epochs) != sorted(set(self.lr_epochs))):
-            raise ValueError(
-                f"lr_epochs holds {list(self.lr_epochs)}; kind multistep needs rising epochs, as [160, 180]"
+                f"lr_gamma holds {len(self.lr_gamma)} factors; kind {self.kind} needs one number"
+                + (f", or {len(falls)}, one a fall" if self.kind == "multistep" else "")
             )
         if self.eta_min > self.lr:
             raise ValueError(f"eta_min {self.eta_min} is above lr {self.lr}; it is the lowest rate")
@@ -148,6 +155,7 @@ class EmaConfig(Config):
 
 class TrainConfig(Config):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    max_steps: Annotated[int, Field(ge=1)] | None = None  # training ends with the epoch in which it has so many steps
     batch: BatchSize = 8  # images a process and step
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -165,5 +173,12 @@ class TrainConfig(Config):
     save_every: Annotated[int, Field(ge=0)] = 0  # steps between checkpoints inside an epoch; 0: at its end only
     keep_checkpoints: Annotated[int, Field(ge=0)] = 0  # numbered checkpoints kept beside last and best
     evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
+    evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
+
+    def in_epochs(self, steps_per_epoch: int) -> Self:
+        """The same with `epochs` and `evaluate_every` as `max_steps` and `evaluate_min_steps` ask for."""
+        epochs = self.epochs if self.max_steps is None else min(self.epochs, -(-self.max_steps // steps_per_epoch))
+        every = max(self.evaluate_every, -(-self.evaluate_min_steps // steps_per_epoch)) if self.evaluate_every else 0
+        return self.model_copy(update={"epochs": epochs, "evaluate_every": every})

@@ -1,9 +1,11 @@
-"""Darknet's .weights files: a header, then the numbers of every convolution in the order of the network.
+"""Darknet's .weights files: a header, then the numbers of every layer in the order of the network.
 
 A convolution is stored as biases, [scales, means, variances where it has batch norm,] weights (out, in, k, k), all
-little-endian float32. The models here declare their modules in that order, so walking them gives the file.
+little-endian float32; a fully connected layer has its weights (out, in) behind the biases. The models here declare
+their modules in that order, so walking them gives the file.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from boxwright.config import RGB, ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
+from boxwright.nn.darknet_layers import Connected, Norm, Shortcut
 from boxwright.recipe import Recipe
 from boxwright.weights import names
 from boxwright.weights.files import require
@@ -23,7 +26,9 @@ from boxwright.weights.fit import is_optional
 from boxwright.weights.shapes import without_memory
 
 NORM_ORDER = ("bias", "weight", "running_mean", "running_var")
-Layer = list[tuple[str, torch.Size]]  # one convolution: (name, shape) of its tensors, in file order
+Layer = list[tuple[str, torch.Size]]  # (name, shape) of its tensors, in file order
+TRANSPOSED = 1000  # a major or minor version above means fully connected weights (in, out)
+HIGHEST = 2000  # no version is as high
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,45 @@ class Header:
         """`seen` is 64 bits wide from version 0.2 on, 32 before (Darknet's parser.c)."""
         return "<iiiQ" if self.major * 10 + self.minor >= 2 else "<iiiI"
 
+    @property
+    def transposed(self) -> bool:
+        """Whether weights of fully connected layers are stored (in, out)."""
+        return max(self.major, self.minor) > TRANSPOSED
+
     def to_bytes(self) -> bytes:
         return struct.pack(self.layout, self.major, self.minor, self.revision, self.seen)
 
 
 def layers(model: nn.Module) -> list[Layer]:
-    """The convolutions of `model` in file order; one without bias is followed by its batch norm."""
+    """The layers of `model` that have numbers, in file order; a convolution without bias is followed by its batch norm.
+
+    Those of .cfg files that are none are known by their classes (`nn/darknet_layers.py`).
+    """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    modules = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.Conv2d | nn.BatchNorm2d)]
+    kinds = nn.Conv2d | nn.BatchNorm2d | Connected | Shortcut
+    modules = [(name, each) for name, each in model.named_modules() if isinstance(each, kinds)]
     result = []
     for index, (name, module) in enumerate(modules):
-        if not isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d):
+            norm = modules[index + 1][0] if module.bias is None else ""
+            keys = [f"{norm}.{leaf}" for leaf in NORM_ORDER] if norm else [f"{name}.bias"]
+            keys.append(f"{name}.weight")
+        elif isinstance(module, Connected):
+            bias, *others = [f"{name}.norm.{leaf}" for leaf in NORM_ORDER]
+            weight = f"{name}.linear.weight"
+            keys = [f"{name}.linear.bias", weight] if module.linear.bias is not None else [bias, weight, *others]
+        elif isinstance(module, Norm):
+            keys = [f"{name}.{leaf}" for leaf in NORM_ORDER]
+        elif isinstance(module, Shortcut) and module.weights is not None:
+            keys = [f"{name}.weights"]
+        else:
             continue
-        norm = modules[index + 1][0] if module.bias is None else ""
-        keys = [f"{norm}.{leaf}" for leaf in NORM_ORDER] if norm else [f"{name}.bias"]
-        result.append([(key, shapes[key]) for key in (*keys, f"{name}.weight")])
+        result.append([(key, shapes[key]) for key in keys])
     return result
 
 
 def count(plan: list[Layer]) -> int:
-    """Numbers that these convolutions take in a file."""
+    """Numbers that these layers take in a file."""
     return sum(shape.numel() for layer in plan for _, shape in layer)
 
 
@@ -69,8 +93,7 @@ def read_header(stream: BinaryIO, path: Path) -> Header:
     if len(start) < 12:
         raise InputError(f"{path}: holds {len(start)} bytes, a Darknet header takes 16 or 20; the file is truncated")
     major, minor, revision = struct.unpack("<iii", start)
-    # From 1000 on Darknet means transposed fully connected layers, which no detector has.
-    if not (0 <= major < 1000 and 0 <= minor < 1000 and revision >= 0):
+    if not (0 <= major < HIGHEST and 0 <= minor < HIGHEST and revision >= 0):
         raise InputError(f"{path}: not a Darknet weights file (it would be version {major}.{minor}.{revision})")
     layout = "<Q" if Header(major, minor).layout.endswith("Q") else "<I"
     rest = stream.read(struct.calcsize(layout))
@@ -95,7 +118,11 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
     """
     plan = layers(model)
     with require(path).open("rb") as stream:
-        read_header(stream, path)
+        header = read_header(stream, path)
+        connected = {f"{name}.linear.weight" for name, each in model.named_modules() if isinstance(each, Connected)}
+        if header.transposed and not connected:
+            version = f"{header.major}.{header.minor}.{header.revision}"
+            raise InputError(f"{path}: version {version} is of networks with [connected] layers, this one has none")
         found, odd = divmod(path.stat().st_size - stream.tell(), 4)
         if odd:
             raise InputError(f"{path}: ends inside a number ({odd} bytes too many); the file is truncated")
@@ -103,7 +130,10 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
         numbers = np.fromfile(stream, "<f4", found)
     if len(numbers) != found:
         raise InputError(f"{path}: {len(numbers):,} of {found:,} numbers could be read")
-    return _cut_up(torch.from_numpy(numbers.astype(np.float32, copy=False)), plan)
+    tensors = _cut_up(torch.from_numpy(numbers.astype(np.float32, copy=False)), plan)
+    for name in connected & tensors.keys() if header.transposed else ():
+        tensors[name] = tensors[name].reshape(tensors[name].shape[::-1]).mT
+    return tensors
 
 
 def write(path: str | Path, model: nn.Module, *, header: Header | None = None, convolutions: int | None = None) -> None:
@@ -160,24 +190,37 @@ def _plan_for(found: int, plan: list[Layer], config: ModelConfig, path: Path, tr
 
 
 def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer]:
-    """The first convolutions of `plan`, which take `found` numbers."""
-    left = found
+    """The first layers of `plan`, which take `found` numbers."""
+    left, needed = found, count(plan)
     for done, layer in enumerate(plan):
         size = count([layer])
         if left < size:
+            few = f"{needed - found:,} too few"
             if left:
-                position = f"inside convolution {done + 1} of {len(plan)} ({left:,} of {size:,} numbers)"
+                position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
             if not transfer:
-                raise InputError(f"{line}; it is a cut with {done} of {len(plan)} convolutions (--transfer loads it)")
+                behind = f" behind {_place(plan, done - 1)}" if done else ""
+                raise InputError(
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few}{behind} (--transfer loads it)"
+                )
             return plan[:done]
         left -= size
-    raise InputError(f"{line}; {left:,} are left over, so it is of another network")
+    raise InputError(f"{line}; {left:,} are left over behind {_place(plan, -1)}, so it is of another network")
+
+
+def _place(plan: list[Layer], number: int) -> str:
+    """A layer in a message; those of a .cfg have Darknet's numbers in their names."""
+    match = re.match(r"layers\.(\d+)\.", plan[number][0][0])
+    return f"layer {match[1]} of the .cfg" if match else f"convolution {number % len(plan) + 1} of {len(plan)}"
 
 
 def _classes(found: int, config: ModelConfig) -> int | None:
     """The number of classes with which the network takes `found` numbers, which is linear in the classes."""
-    with_1, with_2 = (count(_of_classes(config, classes)) for classes in (1, 2))
+    try:
+        with_1, with_2 = (count(_of_classes(config, classes)) for classes in (1, 2))
+    except InputError:  # a .cfg whose classes cannot be set
+        return None
     classes, odd = divmod(found - with_1, with_2 - with_1)
     return classes + 1 if classes >= 0 and not odd else None
 

@@ -17,10 +17,10 @@ TENSORS = frozenset(
     __and__ __or__ _assert_scalar _assert_tensor_metadata _convolution abs adaptive_avg_pool2d add add_ alias
     all amax amin any arange argmax argmin argsort atan avg_pool2d batch_norm bitwise_and bitwise_not bitwise_or
     bmm cat ceil chunk clamp clamp_ clone constant_pad_nd contiguous conv2d copy_ cos cumsum detach detach_ div
-    div_ embedding_bag eq equal erf exp exp_ expand expand_as eye fill_ flatten flip floor floor_divide fmod
+    div_ dropout elu embedding_bag eq equal erf exp exp_ expand expand_as eye fill_ flatten flip floor floor_divide fmod
     full full_like gather ge gelu grid_sampler gt hardswish hardtanh hardtanh_ index index_put index_put_
     index_select isfinite isin isnan le leaky_relu leaky_relu_ lerp lift_fresh lift_fresh_copy linear linspace
-    log log1p log2 log_softmax logical_and logical_not logical_or logical_xor lt masked_fill masked_fill_ matmul
+    log log1p log2 log_softmax logical_and logical_not logical_or logical_xor logit lt masked_fill masked_fill_ matmul
     max max_pool2d maximum mean meshgrid min minimum mish mish_ mm movedim mul mul_ narrow ne neg neg_ new_full
     new_ones new_zeros nonzero numel numpy_T ones ones_like pad permute pow pow_ prod promote_types reciprocal relu
     relu6 relu6_ relu_ remainder repeat repeat_interleave reshape reshape_as round rsqrt rsub scatter

@@ -1,0 +1,182 @@
+"""The network of a .cfg: its layers, its input, its heads, and what of the text has no effect on its answer."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from boxwright.darknet_cfg.layers import ACTIVATIONS, Connected, Convolution, Head, Layer, Shape
+from boxwright.darknet_cfg.readers import read_layer
+from boxwright.darknet_cfg.text import Section, parse
+
+LARGEST_SIDE = 1 << 14  # px
+MOST_CHANNELS = 1 << 22  # of all layers together, whose batch norm takes memory before a file is looked at
+# The keys of each section that decide what a network answers
+WINDOW = {"size", "stride", "stride_x", "stride_y", "padding"}
+USED = {
+    "net": {"width", "height", "channels", "letter_box"},
+    "convolutional": WINDOW
+    | {"filters", "groups", "pad", "dilation", "batch_normalize", "cbn", "activation", "antialiasing", "share_index"},
+    "maxpool": WINDOW | {"maxpool_depth", "out_channels", "antialiasing"},
+    "local_avgpool": WINDOW,
+    "upsample": {"stride", "scale"},
+    "route": {"layers", "groups", "group_id"},
+    "shortcut": {"from", "weights_type", "weights_normalization", "activation"},
+    "scale_channels": {"from", "scale_wh", "activation"},
+    "sam": {"from", "activation"},
+    "reorg": {"stride", "reverse"},
+    "reorg3d": {"stride", "reverse"},
+    "connected": {"output", "batch_normalize", "activation"},
+    "activation": {"activation"},
+    "crop": {"crop_height", "crop_width", "noadjust"},
+    "softmax": {"groups", "temperature"},
+    "yolo": {"classes", "num", "mask", "anchors", "scale_x_y", "new_coords", "nms_kind", "beta_nms"},
+    "Gaussian_yolo": {"classes", "num", "mask", "anchors", "scale_x_y", "nms_kind", "beta_nms"},
+    "region": {"classes", "num", "anchors", "softmax"},
+}
+# Keys that would change the answer, which nothing here does, with the values that do not: 0, or these.
+REFUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "convolutional": dict.fromkeys(("binary", "xnor", "bin_output", "flipped"), ()),
+    "maxpool": {"maxpool_zero_nonmax": ()},
+    "softmax": {"tree": (), "spatial": ()},
+    "Gaussian_yolo": {"yolo_point": ("center",)},
+    "region": {"tree": (), "map": (), "coords": ("4",), "classfix": (), "log": (), "sqrt": (), "background": ()},
+}
+REFUSED_ANYWHERE = ("dontload", "dontloadscales")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network as its .cfg describes it.
+
+    Attributes:
+        net: The section [net].
+        image: (C, H, W) of its input, px.
+        layers: In the file's order, which is that of the numbers in .weights files.
+        heads: Those of `layers` that are heads of a detector; none: a classifier.
+        classes: How many.
+        ignored: Keys that have no effect on the answer, sorted: those of training, and unknown ones.
+        notes: One line each about what is read otherwise than it may be meant.
+    """
+
+    net: Section
+    image: Shape
+    layers: tuple[Layer, ...]
+    heads: tuple[Head, ...]
+    classes: int
+    ignored: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        return (self.net, *(layer.section for layer in self.layers))
+
+    @property
+    def strides(self) -> tuple[tuple[float, float], ...]:
+        """(x, y) of each head: the side of the input over that of the map, px."""
+        _, height, width = self.image
+        return tuple((width / head.shape[2], height / head.shape[1]) for head in self.heads)
+
+    @property
+    def last(self) -> Layer:
+        """The last layer but [cost], which a classifier's answer is the output of."""
+        return next((layer for layer in reversed(self.layers) if layer.section.kind != "cost"), self.layers[-1])
+
+
+@lru_cache(maxsize=8)
+def plan(text: str, source: str = "the .cfg") -> Plan:
+    """The network that the text of a .cfg describes.
+
+    Raises:
+        InputError: One line with file, line and section for what is no such text, or not supported.
+    """
+    net, *sections = parse(text, source)
+    image = _image(net)
+    layers: list[Layer] = []
+    for section in sections:
+        _check_supported(section)
+        layers.append(read_layer(section, image, layers))
+    heads = tuple(layer for layer in layers if isinstance(layer, Head))
+    _check_ends(net, layers, heads)
+    ignored = {key for each in (net, *sections) for key in each.options.keys() - USED.get(each.kind, set())}
+    found = Plan(net, image, tuple(layers), heads, 0, tuple(sorted(ignored)), _notes(sections))
+    return Plan(**{**vars(found), "classes": heads[0].classes if heads else _count(found.last.shape)})
+
+
+def with_classes(text: str, classes: int) -> str:
+    """The text for another number of classes: `classes` of each head and the filters of the layer before it, or the
+    outputs of the last layer of a classifier, as people change them by hand. The rest stays as it is.
+
+    Raises InputError where the layer before a head is no convolution, so that nothing says its channels.
+    """
+    now = plan(text)
+    if now.classes == classes:
+        return text
+    changes: list[tuple[Section, str, int]] = []
+    for head in now.heads:
+        before = now.layers[head.inputs[0]]
+        if not isinstance(before, Convolution):
+            raise head.section.error(f"the layer before is no [convolutional], so {classes} classes cannot be set")
+        changes.append((head.section, "classes", classes))
+        changes.append((before.section, "filters", len(head.anchors) * (head.values + classes)))
+    if not now.heads:
+        last = next(layer for layer in reversed(now.layers) if isinstance(layer, Convolution | Connected))
+        changes.append((last.section, "output" if isinstance(last, Connected) else "filters", classes))
+    return _rewritten(text, changes)
+
+
+def with_size(text: str, height: int, width: int) -> str:
+    """The text for inputs of another size, px."""
+    net = plan(text).net
+    return _rewritten(text, [(net, "height", height), (net, "width", width)])
+
+
+def _rewritten(text: str, changes: list[tuple[Section, str, int]]) -> str:
+    """The text with other values of some keys."""
+    lines = text.split("\n")
+    missing = [change for change in changes if change[1] not in change[0].options]
+    for section, key, value in changes:
+        if key in section.options:
+            lines[section.options[key][1] - 1] = f"{key}={value}"
+    for section, key, value in sorted(missing, key=lambda change: -change[0].line):  # from the end: lines keep numbers
+        lines.insert(section.line, f"{key}={value}")
+    return "\n".join(lines)
+
+
+def _image(net: Section) -> Shape:
+    channels, height, width = (net.whole(key) for key in ("channels", "height", "width"))
+    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+        raise net.error(f"width={width}, height={height}; needed 1 to {LARGEST_SIDE:,} px")
+    if channels not in (1, 3):
+        raise net.error(f"channels={channels}; needed 3, or 1 for gray images", "channels")
+    return channels, height, width
+
+
+def _check_supported(section: Section) -> None:
+    """Raise InputError for a key that would change the answer and is not supported."""
+    keys = REFUSED.get(section.kind, {}) | dict.fromkeys(REFUSED_ANYWHERE, ())
+    for key in section.options.keys() & keys.keys():
+        value = section.word(key)
+        if value and value not in keys[key] and not re.fullmatch(r"[+-]?0*\.?0*", value):
+            raise section.error("not supported, and would change what the network answers", key)
+
+
+def _check_ends(net: Section, layers: list[Layer], heads: tuple[Head, ...]) -> None:
+    """Raise InputError where heads disagree, or nothing is learned."""
+    for head in heads:
+        if head.classes != heads[0].classes:
+            raise head.section.error(f"needed classes={heads[0].classes}, as the first head has", "classes")
+    if (channels := sum(layer.shape[0] for layer in layers)) > MOST_CHANNELS:
+        raise net.error(f"the layers have {channels:,} channels in all, needed at most {MOST_CHANNELS:,}")
+    if not any(isinstance(layer, Convolution | Connected) for layer in layers):
+        raise net.error("the network has neither [convolutional] nor [connected] layers")
+
+
+def _notes(sections: list[Section]) -> tuple[str, ...]:
+    """About words that Darknet takes for others."""
+    unknown = {section.word("activation") for section in sections if "activation" in USED.get(section.kind, ())}
+    words = sorted(word for word in unknown - ACTIVATIONS if word)
+    return tuple(f"activation={word[:40]} is no activation of Darknet, which takes it for relu" for word in words)
+
+
+def _count(shape: Shape) -> int:
+    return shape[0] * shape[1] * shape[2]

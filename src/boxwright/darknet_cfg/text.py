@@ -1,0 +1,165 @@
+"""The text of a .cfg file -> its sections, read as AlexeyAB's Darknet reads it.
+
+Blanks count nowhere, not even inside words. Lines that begin with # or ; are comments; behind a value there are none: a
+number ends where its digits end, and a word takes the rest of the line. The first of several equal keys counts.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from boxwright.errors import InputError
+from boxwright.files import open_regular
+
+LARGEST = 1 << 18  # bytes of a file; the longest that Darknet ships (densenet201.cfg and the like) have some 40 KB
+MAX_SECTIONS = 2048  # likewise some 500
+LONGEST_SHOWN = 40  # letters of the file in a message
+INT_MAX = 2**31 - 1  # what C's atoi can hold
+FULL_NAMES = {
+    "network": "net", "conv": "convolutional", "conn": "connected", "max": "maxpool", "avg": "avgpool",
+    "soft": "softmax", "local_avg": "local_avgpool",
+}  # fmt: skip
+WHOLE = re.compile(r"[+-]?[0-9]+")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+BLANKS = str.maketrans("", "", " \t\r")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: its full name, where it stands, and its keys.
+
+    Attributes:
+        kind: The name between the brackets, written out: `convolutional`, also for [conv].
+        index: Darknet's number of the layer, from 0; -1 for [net].
+        line: Of the brackets, from 1.
+        source: The file, for messages.
+        options: Key -> (value, line). "" for a key without value, which counts as not given.
+    """
+
+    kind: str
+    index: int
+    line: int
+    source: str = field(compare=False)
+    options: Mapping[str, tuple[str, int]]
+
+    def has(self, key: str) -> bool:
+        """Whether the key has a value."""
+        return bool(self.options.get(key, ("", 0))[0])
+
+    def word(self, key: str, default: str = "") -> str:
+        """The value as it stands, without blanks."""
+        return self.options[key][0] if self.has(key) else default
+
+    def whole(self, key: str, default: int = 0) -> int:
+        """The value as C's atoi reads it: the digits it starts with, 0 where there are none."""
+        return _whole(self.options[key][0]) if self.has(key) else default
+
+    def number(self, key: str, default: float = 0.0) -> float:
+        """The value as C's atof reads it: the decimal number it starts with, 0 where there is none."""
+        return self._number(key, self.options[key][0]) if self.has(key) else default
+
+    def wholes(self, key: str, end: str = "") -> tuple[int, ...]:
+        """The list of whole numbers between commas, () where the key is not given.
+
+        A comma at the end is followed by one more entry, 0. end: a sign at which the list ends, too: # in masks.
+        """
+        return tuple(_whole(part) for part in self._parts(key, end))
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """The list of decimal numbers between commas, up to #; () where the key is not given."""
+        return tuple(self._number(key, part) for part in self._parts(key, "#"))
+
+    def error(self, message: str, key: str = "") -> InputError:
+        """An error about this section, or one of its keys: file, line, section, key, then `message`."""
+        value, line = self.options.get(key, ("", self.line))
+        shown = f", {key}={value[:LONGEST_SHOWN]}" if key in self.options else ""
+        return InputError(f"{self.source} line {line}, [{self.kind[:LONGEST_SHOWN]}]{shown}: {message}")
+
+    def _parts(self, key: str, end: str) -> list[str]:
+        """The entries of a list. Commas are counted up to `end`, entries are read from the start."""
+        value = self.word(key)
+        if not value:
+            return []
+        counted = value.partition(end)[0] if end else value
+        return value.split(",")[: counted.count(",") + 1]
+
+    def _number(self, key: str, text: str) -> float:
+        match = NUMBER.match(text)
+        if match is None and re.match(r"[+-]?(?:inf|nan|0x)", text, re.IGNORECASE):
+            raise self.error("needed a decimal number", key)
+        value = float(match[0]) if match else 0.0
+        if abs(value) > 1e30:  # beyond float32, in which Darknet keeps it
+            raise self.error("needed a smaller number", key)
+        return value
+
+
+def read_cfg(path: str | Path) -> str:
+    """The text of the file at `path`.
+
+    Raises:
+        InputError: For a file that cannot be read, or is larger than any .cfg, which is then not read at all.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > LARGEST:
+        raise InputError(f"{path}: larger than {LARGEST:,} bytes, needed a Darknet .cfg file, a text of some KB")
+    return content.decode("utf-8-sig", errors="replace")
+
+
+@lru_cache(maxsize=8)
+def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
+    """The sections of a .cfg: [net] first, then the layers.
+
+    Args:
+        text: All of the file.
+        source: Its name, for messages.
+
+    Raises:
+        InputError: With file and line, where the first section is not [net], or there is no layer, or a line stands
+            before the first section.
+    """
+    found: list[tuple[str, int, dict[str, tuple[str, int]]]] = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = raw.translate(BLANKS)
+        if not line or line[0] in "#;\0":
+            continue
+        if line[0] == "[":
+            found.append((_kind(line, number, source), number, {}))
+            if len(found) > MAX_SECTIONS:
+                raise InputError(f"{source} line {number}: more than {MAX_SECTIONS:,} sections, needed fewer")
+            continue
+        if not found:
+            raise InputError(f"{source} line {number}: found {line[:LONGEST_SHOWN]!r}, needed [net] first")
+        key, sign, value = line.partition("=")
+        if value or not sign:  # `key=` is passed over; a key alone counts as the first, and as not given
+            found[-1][2].setdefault(key, (value, number))
+    if not found or found[0][0] != "net":
+        first = f"[{found[0][0][:LONGEST_SHOWN]}] in line {found[0][1]}" if found else "not there"
+        raise InputError(f"{source}: the first section is {first}, needed [net] with width, height and channels")
+    if len(found) == 1:
+        raise InputError(f"{source}: holds no layer behind [net]; the file is cut off")
+    return tuple(
+        Section(kind, index, line, source, options) for index, (kind, line, options) in enumerate(found, start=-1)
+    )
+
+
+def _kind(line: str, number: int, source: str) -> str:
+    if not line.endswith("]"):
+        raise InputError(
+            f"{source} line {number}: found {line[:LONGEST_SHOWN]!r}, needed a section's name in brackets and nothing "
+            "behind; put comments on a line of their own"
+        )
+    return FULL_NAMES.get(line[1:-1], line[1:-1])
+
+
+def _whole(text: str) -> int:
+    match = WHOLE.match(text)
+    if not match:
+        return 0
+    digits = match[0][:12]  # Python takes long over many digits
+    return max(-INT_MAX, min(INT_MAX, int(digits)))

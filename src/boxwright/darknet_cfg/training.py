@@ -1,0 +1,221 @@
+"""What a .cfg says about training, as keys of a recipe (AlexeyAB's Darknet: parser.c, network.c, data.c).
+
+An iteration of Darknet is an optimizer step here, of `batch` images in `subdivisions` parts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Norm, Shortcut
+from boxwright.darknet_cfg.plan import USED, Plan
+from boxwright.darknet_cfg.text import Section
+
+Keys = dict[str, Any]
+
+# Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
+DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}
+RATES = {
+    "batch", "subdivisions", "learning_rate", "burn_in", "power", "max_batches", "policy", "steps", "scales", "step",
+    "scale", "sgdr_cycle", "learning_rate_min", "momentum", "decay", "loss_scale", "ema_alpha",
+}  # fmt: skip
+COLORS = {"flip", "hue", "saturation", "exposure"}
+NET = RATES | COLORS | DRAWING | {"mixup"}
+HEAD = {
+    "jitter", "resize", "random", "ignore_thresh", "iou_thresh", "iou_loss", "iou_normalizer", "obj_normalizer",
+    "cls_normalizer", "max_delta", "label_smooth_eps", "max",
+}  # fmt: skip
+DETECTOR = {"net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD, "dropout": {"probability"}}
+CLASSIFIER = {
+    "net": NET | {"label_smooth_eps", "min_crop", "max_crop", "aspect", "cutmix"}, "dropout": {"probability"},
+    "cost": {"type"},
+}  # fmt: skip
+NEUTRAL = {"truth_thresh": 1.0}  # values without effect; 0 is one for all other keys
+
+EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
+EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
+UNLIMITED = 1e9  # `max_delta` of a head without the key, beside one that has it
+
+
+def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
+    """The sections `train`, `data` and `model` of a recipe, as far as the file decides them."""
+    net = plan.net
+    train: Keys = {
+        "batch": max(1, net.whole("batch", 1) // max(1, net.whole("subdivisions", 1))),
+        "accumulate": max(1, net.whole("subdivisions", 1)),
+        "schedule": _schedule(net),
+        "optimizer": {"momentum": net.number("momentum", 0.9), "weight_decay": net.number("decay", 0.0001)},
+        "evaluate_min_steps": EVERY_STEPS,
+    }
+    if net.number("loss_scale", 1.0) != 1:
+        train["optimizer"]["loss_scale"] = net.number("loss_scale")
+    if limit := net.whole("max_batches"):
+        train |= {"epochs": 1_000_000, "max_steps": limit}
+    if alpha := net.number("ema_alpha"):
+        train["ema"] = {"decay": alpha, "ramp": EMA_RAMP}
+    if frozen := _frozen(plan):
+        train["freeze"] = frozen
+    if not plan.heads:
+        return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
+    train["augment"] = _augment(plan)
+    most = plan.heads[-1].section.whole("max")
+    return train, {"max_boxes": most} if most else {}, {"loss": _loss(plan.heads)}
+
+
+def not_taken_over(plan: Plan) -> list[str]:
+    """Keys for training that the file sets and `training` has no counterpart for, sorted."""
+    taken = DETECTOR if plan.heads else CLASSIFIER
+    found = set()
+    for section in plan.sections:
+        for key in section.options.keys() - USED.get(section.kind, set()) - taken.get(section.kind, set()):
+            frozen = key == "stopbackward" and section.whole(key) == 1
+            if section.has(key) and section.word(key) != "0" and not frozen:
+                try:
+                    neutral = float(section.word(key)) in (0.0, NEUTRAL.get(key, 0.0))
+                except ValueError:
+                    neutral = False
+                found |= set() if neutral else {key}
+    return sorted(found)
+
+
+def _schedule(net: Section) -> Keys:
+    rate, limit = net.number("learning_rate", 0.001), net.whole("max_batches")
+    schedule: Keys = {"lr": rate, "kind": "constant", "by_step": True}
+    match net.word("policy", "constant"):
+        case "step":
+            schedule |= {"kind": "step", "lr_steps": [net.whole("step", 1)], "lr_gamma": net.number("scale", 1.0)}
+        case "steps":
+            schedule |= _falls(net)
+        case "poly":
+            schedule |= {"kind": "linear", "linear_power": net.number("power", 4.0)}
+        case "sgdr":
+            if net.whole("sgdr_cycle", limit) < limit:
+                raise net.error("restarts are not supported in training; needed max_batches", "sgdr_cycle")
+            schedule |= {"kind": "cosine", "eta_min": net.number("learning_rate_min", 0.00001)}
+        case "exp" | "sigmoid" | "random":
+            raise net.error("not supported in training; needed constant, step, steps, poly or sgdr", "policy")
+    if burn_in := net.whole("burn_in"):
+        power = net.number("power", 4.0)
+        schedule |= {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
+    return schedule
+
+
+def _falls(net: Section) -> Keys:
+    """Darknet goes through the list in its order, so that a fall waits for those before it."""
+    steps, scales = net.wholes("steps"), net.numbers("scales")
+    if len(scales) < len(steps):
+        raise net.error(f"{len(scales)} scales for {len(steps)} steps; needed one a step", "scales")
+    falls: dict[int, float] = {}
+    for number, scale in enumerate(scales[: len(steps)]):
+        step = max(1, *steps[: number + 1])
+        falls[step] = falls.get(step, 1.0) * scale
+    if not falls:
+        return {}
+    same = len(set(falls.values())) == 1
+    return {"kind": "multistep", "lr_steps": [*falls], "lr_gamma": scales[0] if same else [*falls.values()]}
+
+
+def _augment(plan: Plan) -> Keys:
+    """Darknet moves each side of the visible part by up to `jitter` of the image, then two opposite ones together by
+    up to `resize`. Here the part shrinks or grows by one factor for both axes and one for the aspect, uniform with the
+    same deviations: the mean of both axes' +-2 j (triangular) is one of +-j, their difference one of +-sqrt(2) j each.
+    """
+    net, last = plan.net, plan.heads[-1].section
+    jitter = min(abs(last.number("jitter", 0.2)), 0.6)  # beyond 0.5 opposite sides meet
+    resize = _up(last.number("resize", 1.0))
+    found = {
+        **_flip(net),
+        "hue": min(abs(net.number("hue")), 1.0),
+        "saturation": _range(net.number("saturation", 1.0)),
+        "value": _range(net.number("exposure", 1.0)),
+        "scale": [round(1 / ((1 + jitter) * resize), 4), round(resize / (1 - jitter), 4)],
+        "jitter": round(math.sqrt(2) * jitter, 4),
+        "translate": None,
+        "mosaic": 0.5 if net.whole("mosaic") else 0.0,
+        "mixup": 0.5 if net.whole("mixup") else 0.0,
+    }
+    if jitter == 0 and resize == 1:
+        found |= {"translate": 0.0}
+    if (factor := last.number("random")) > 0:
+        found |= {"sizes": _sizes(plan, 1.4 if factor == 1 else _up(factor)), "resize_every": 10}
+    return found
+
+
+def _sizes(plan: Plan, factor: float) -> list[list[int]]:
+    """The sizes of `random`: round(side * f / 32 + 1) * 32 for f from 1 / factor to factor."""
+    wanted = plan.net.whole("resize_step", 32)
+    largest = max(side for pair in plan.strides for side in pair)
+    step = wanted if wanted > 0 and wanted % largest == 0 else math.ceil(largest)
+    _, height, width = plan.image
+    factors = [factor ** (number / 500 - 1) for number in range(1001)]
+    found = {tuple(int(side * each / step + 1.5) * step for side in (height, width)) for each in factors}
+    return [list(size) for size in sorted(found)]
+
+
+def _class_augment(plan: Plan) -> Keys:
+    net, (_, height, width) = plan.net, plan.image
+    aspect = _up(net.number("aspect", 1.0))
+    smallest, largest = net.whole("min_crop", width), net.whole("max_crop", 2 * width)
+    side = math.sqrt(height * width)
+    area = [min(1.0, (side / max(1, crop)) ** 2) for crop in (largest, smallest)]
+    return {
+        **_flip(net),
+        "area": [round(min(area), 6), round(max(area), 6)],
+        "aspect": [round(1 / aspect, 4), round(aspect, 4)],
+        "hue": min(abs(net.number("hue")), 0.5),
+        "saturation": min(round(_up(net.number("saturation", 1.0)) - 1, 4), 1.0),
+        "brightness": min(round(_up(net.number("exposure", 1.0)) - 1, 4), 1.0),
+        "mixup": 0.5 if net.whole("mixup") else 0.0,
+        "cutmix": 0.5 if net.whole("cutmix") else 0.0,
+    }
+
+
+def _flip(net: Section) -> Keys:
+    return {"flip": 0.5 if net.whole("flip", 1) else 0.0}
+
+
+def _up(factor: float) -> float:
+    """A factor or its inverse, whichever is above 1; Darknet draws either."""
+    return max(factor, 1 / factor) if factor > 0 else 1.0
+
+
+def _range(factor: float) -> list[float]:
+    up = _up(factor)
+    return [round(1 / up, 4), round(up, 4)]
+
+
+def _loss(heads: Sequence[Head]) -> Keys:
+    """`model.loss`: a list of one number where all heads have the same."""
+    sections = [head.section for head in heads]
+    kinds = [each.word("iou_loss", "mse") for each in sections]
+    if odd := next((each for each, kind in zip(sections, kinds, strict=True) if kind != kinds[0]), None):
+        raise odd.error(f"training needs one for all heads, the first has iou_loss={kinds[0][:10]}", "iou_loss")
+
+    def of_heads(value: Callable[[Section], float]) -> list[float]:
+        values = [value(each) for each in sections]
+        return values[:1] if len(set(values)) == 1 else values
+
+    loss: Keys = {
+        "box_loss": kinds[0] if kinds[0] in {"iou", "giou", "diou", "ciou"} else "mse",
+        "box": of_heads(lambda each: each.number("iou_normalizer", 0.75)),
+        "objectness": of_heads(lambda each: each.number("obj_normalizer", 1.0)),
+        "assign_iou": of_heads(lambda each: min(each.number("iou_thresh", 1.0), 1.0)),
+        "ignore_iou": of_heads(lambda each: min(each.number("ignore_thresh", 0.5), 1.0)),
+        "label_smoothing": sections[0].number("label_smooth_eps"),
+    }
+    if any(each.number("max_delta") for each in sections):
+        loss["max_delta"] = of_heads(lambda each: each.number("max_delta") or UNLIMITED)
+    return loss
+
+
+def _frozen(plan: Plan) -> list[str]:
+    """The layers with numbers up to the last `stopbackward=1`."""
+    last = max((layer.section.index for layer in plan.layers if layer.section.whole("stopbackward") == 1), default=-1)
+    own = (
+        layer.section.index
+        for layer in plan.layers[: last + 1]
+        if (isinstance(layer, Convolution) and layer.share is None)
+        or isinstance(layer, Connected | Norm)
+        or (isinstance(layer, Shortcut) and layer.weights != (0, 0))
+    )
+    return [f"layers.{index}" for index in own]

@@ -1,0 +1,174 @@
+"""Anchors for a data set: k-means of the sizes of its boxes, as Darknet's `detector calc_anchors`.
+
+T boxes, K anchors, P images; sizes are (width, height) px of the network's input
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright.data.dataset import Dataset
+from boxwright.errors import InputError, printable
+from boxwright.formats import open_boxes
+from boxwright.images.header import read_headers
+
+Sizes = NDArray[np.float64]  # (..., 2) width, height
+Fit = Literal["stretch", "letterbox"]
+
+MATCHED = 0.5  # IoU above which an anchor counts as fitting a box
+STARTS = 5  # runs of k-means from different centers, of which the best counts
+MAX_ROUNDS = 300  # of k-means, which may alternate without an end, since the mean is not the center of least distance
+MAX_BOXES = 30_000  # for k-means, drawn from all; the statistics are of all boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Anchors and how well they fit.
+
+    Attributes:
+        boxes: (T, 2) sizes of the boxes.
+        anchors: (K, 2) whole px, small to large by area.
+        nearest: (T,) the anchor of highest IoU for each box.
+        iou: (T,) that IoU, of shapes with the same center.
+        title: What they are for.
+        left_out: Why labels were left out -> how many.
+    """
+
+    boxes: Sizes
+    anchors: Sizes
+    nearest: NDArray[np.int64]
+    iou: Sizes
+    title: str
+    left_out: dict[str, int]
+
+    def __str__(self) -> str:
+        pairs = self.anchors.astype(int).tolist()
+        reasons = [f"{count} {what}" for what, count in self.left_out.items() if count]
+        lines = [
+            self.title,
+            f"mean IoU {self.iou.mean():.4f}, {(self.iou > MATCHED).mean():.1%} of the boxes above {MATCHED:g}",
+            "anchors = " + ",  ".join(f"{width},{height}" for width, height in pairs),
+            f"model.anchors={pairs}".replace(" ", ""),
+        ]
+        if reasons:
+            lines.insert(1, f"  left out: {', '.join(reasons)}")
+        return "\n".join(map(printable, lines))
+
+
+def choose(
+    root: str | Path,
+    size: tuple[int, int],
+    count: int,
+    *,
+    split: str = "train",
+    kind: str = "auto",
+    fit: Fit = "stretch",
+    seed: int = 0,
+) -> Anchors:
+    """Find anchors for the boxes of a split.
+
+    Args:
+        root: The data set.
+        size: (height, width) px of the network's input.
+        count: How many, K.
+        split: The split whose boxes count.
+        kind: The layout; `auto` detects it.
+        fit: How images are resized to the input; Darknet's calc_anchors knows `stretch` only.
+        seed: Of the first centers.
+
+    Raises:
+        InputError: The data set cannot be opened, or has fewer than `count` boxes of different sizes.
+    """
+    dataset = open_boxes(root, split, kind)
+    boxes, left_out = resized(dataset, size, fit)
+    if (different := len(np.unique(boxes, axis=0))) < count:
+        raise InputError(
+            f"{root}: {split} has {different} boxes of different sizes, needed {count} at least; lower --count"
+        )
+    anchors = np.maximum(np.rint(cluster(boxes, count, seed)), 1)
+    anchors = anchors[np.argsort(anchors.prod(axis=1), kind="stable")]  # as calc_anchors prints them
+    nearest, iou = match(boxes, anchors)
+    title = f"{len(boxes)} boxes of {len(dataset)} images of {split}, {fit} to {size[1]} x {size[0]} px"
+    return Anchors(boxes, anchors, nearest, iou, title, left_out)
+
+
+def resized(dataset: Dataset, size: tuple[int, int], fit: Fit) -> tuple[Sizes, dict[str, int]]:
+    """(T, 2) the sizes of boxes on an input of `size` (height, width) px, and how many labels are no such boxes."""
+    rows = dataset.rows
+    images = _image_sizes(dataset)[dataset.image_indices()]
+    known = (images > 0).all(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        ratio = np.array(size, dtype=np.float64) / np.maximum(images, 1)
+        if fit == "letterbox":
+            ratio = ratio.min(axis=1, keepdims=True)
+        sides = (rows.xyxy[:, 2:].astype(np.float64) - rows.xyxy[:, :2]) * ratio[:, ::-1]
+        has_area = np.isfinite(sides).all(axis=1) & (sides > 0).all(axis=1)
+    left_out = {
+        "crowd regions": int(rows.crowd.sum()),
+        "labels of unreadable images": int((~rows.crowd & ~known).sum()),
+        "boxes without area": int((~rows.crowd & known & ~has_area).sum()),
+    }
+    return sides[~rows.crowd & known & has_area], left_out
+
+
+def cluster(boxes: Sizes, count: int, seed: int = 0) -> Sizes:
+    """boxes (T, 2) -> (K, 2): the mean sizes of K clusters, with the distance 1 - IoU.
+
+    As in AlexeyAB's Darknet (`calc_anchors` in src/detector.c): k-means++, whose first centers are boxes, each drawn
+    with a probability that grows with the square of the distance from the ones before (Arthur and Vassilvitskii 2007).
+    Of `STARTS` runs the one of highest mean IoU counts.
+    """
+    rng = np.random.default_rng(seed)
+    if len(boxes) > MAX_BOXES:
+        boxes = boxes[rng.choice(len(boxes), MAX_BOXES, replace=False)]
+    runs = [_run(boxes, _first_centers(boxes, count, rng)) for _ in range(STARTS)]
+    return max(runs, key=lambda centers: float(match(boxes, centers)[1].mean()))
+
+
+def _run(boxes: Sizes, centers: Sizes) -> Sizes:
+    """k-means from these centers (K, 2), until no box changes its cluster."""
+    last = np.full(len(boxes), -1)
+    for _ in range(MAX_ROUNDS):
+        nearest, _ = match(boxes, centers)
+        if (nearest == last).all():
+            break
+        sums = np.stack([np.bincount(nearest, side, minlength=len(centers)) for side in boxes.T], axis=1)
+        counts = np.bincount(nearest, minlength=len(centers))[:, None]
+        centers, last = np.where(counts, sums / np.maximum(counts, 1), centers), nearest
+    return centers
+
+
+def match(boxes: Sizes, anchors: Sizes) -> tuple[NDArray[np.int64], Sizes]:
+    """boxes (T, 2), anchors (K, 2) -> (T,) the anchor of highest IoU, (T,) that IoU. One anchor at a time: memory for T
+    numbers, not T * K."""
+    nearest, best = np.zeros(len(boxes), dtype=np.int64), np.full(len(boxes), -1.0)
+    areas = boxes.prod(axis=1)
+    for number, anchor in enumerate(anchors):
+        shared = np.minimum(boxes, anchor).prod(axis=1)
+        iou = shared / (areas + anchor.prod() - shared)
+        nearest[iou > best] = number
+        np.maximum(best, iou, out=best)
+    return nearest, best
+
+
+def _first_centers(boxes: Sizes, count: int, rng: np.random.Generator) -> Sizes:
+    centers = boxes[rng.integers(len(boxes))][None]
+    while len(centers) < count:
+        distance = 1 - match(boxes, centers)[1]
+        weight = np.square(np.maximum(distance, 0))
+        if not weight.sum():  # only boxes like the centers are left, in the sample of many
+            weight = np.ones(len(boxes))
+        centers = np.concatenate([centers, boxes[rng.choice(len(boxes), p=weight / weight.sum())][None]])
+    return np.asarray(centers)
+
+
+def _image_sizes(dataset: Dataset) -> NDArray[np.int64]:
+    """(P, 2) (height, width) px, declared or from the image's header; -1 if it cannot be read."""
+    sizes = dataset.images.sizes
+    paths = [dataset.path(index) for index in np.flatnonzero(sizes[:, 0] < 0).tolist()]
+    stored = np.full_like(sizes, -1)
+    stored[sizes[:, 0] < 0] = np.array([header.size for header in read_headers(paths)]).reshape(-1, 2)
+    return np.maximum(sizes, stored)

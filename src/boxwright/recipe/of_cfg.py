@@ -1,0 +1,107 @@
+"""The recipe of a Darknet .cfg file: its network, with what Darknet does before and behind it."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from boxwright.config import LARGEST_YAML, Tree
+from boxwright.darknet_cfg.plan import Plan, plan, with_size
+from boxwright.darknet_cfg.text import read_cfg
+from boxwright.darknet_cfg.training import not_taken_over, training
+from boxwright.errors import InputError
+from boxwright.files import open_regular
+
+logger = logging.getLogger(__name__)
+
+# Those of AlexeyAB's `detector test`: -thresh, and the overlap of its NMS (detector.c)
+THRESHOLD = 0.25
+NMS_IOU = 0.45
+GREEDY_BETA = 0.6  # exponent of `greedynms`, and what `beta_nms` is by default
+NMS_KINDS = {"greedynms": "greedy", "diounms": "diou"}
+
+
+def recipe_of_cfg(path: str | Path) -> Tree:
+    """The recipe of the .cfg at `path` as plain values, without class names.
+
+    Raises:
+        InputError: For a file that cannot be read, with line and section.
+    """
+    text = read_cfg(path)
+    network = plan(text, str(path))
+    height, width = network.image[1:]
+    nms = _nms(network)
+    return {
+        "name": re.sub(r"[^\w.-]", "_", Path(path).stem)[:64].lstrip("-.") or "network",
+        "summary": f"{'Detector' if network.heads else 'Classifier'} of a Darknet .cfg",
+        "model": {"name": "darknet_cfg", "cfg": text, "classes": network.classes},
+        "data": {"canvas": {"size": [height, width], "fill": 127.5, "resize": "darknet", **_fit(network)}},
+        "evaluate": {"nms": nms},
+        "predict": {"threshold": THRESHOLD, "nms": nms},
+    }
+
+
+def with_training(recipe: Tree, source: str, data: Any) -> Tree:
+    """`recipe_of_cfg` with what the file says about training; keys without a counterpart are logged in one line.
+
+    data: The section `data` as it will be: sizes to train at are about `canvas.size` there.
+
+    Raises:
+        InputError: With line and section, for a schedule or a loss that is not supported.
+    """
+    text = recipe["model"]["cfg"]
+    match data:
+        case {"canvas": {"size": [int(height), int(width)]}} if min(height, width) > 0:
+            text = with_size(text, height, width)
+    network = plan(text, source)
+    train, own_data, model = training(network)
+    if others := not_taken_over(network):
+        logger.info("%s: not taken over for training: %s", source, ", ".join(others))
+    return {**recipe, "train": train, "data": recipe["data"] | own_data, "model": recipe["model"] | model}
+
+
+def read_names(path: str | Path, classes: int) -> list[str]:
+    """The first `classes` lines of a .names file.
+
+    Raises:
+        InputError: For a file that cannot be read or has fewer lines.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(LARGEST_YAML + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    if len(content) > LARGEST_YAML:
+        raise InputError(f"{path}: larger than {LARGEST_YAML:,} bytes, needed a class name a line")
+    names = text.replace("\r", "").removesuffix("\n").split("\n") if text else []
+    if len(names) < classes:
+        raise InputError(
+            f"{path}: holds {len(names)} names, the .cfg has classes={classes}; needed a name a line for each"
+        )
+    return names[:classes]
+
+
+def _fit(network: Plan) -> dict[str, Any]:
+    """How images come on the canvas. A classifier sees the middle: the shorter side becomes the input's width."""
+    if not network.heads:
+        _, height, width = network.image
+        return {"fit": "crop", "short_side": 0 if height == width else max(height, width)}
+    return {"fit": "letterbox" if network.net.whole("letter_box") else "stretch"}
+
+
+def _nms(network: Plan) -> Tree:
+    """NMS of the last head, which decides for all."""
+    kind, iou = "standard", {"iou": NMS_IOU}
+    if network.heads and network.heads[-1].section.kind != "region":
+        last = network.heads[-1].section
+        kind = NMS_KINDS.get(last.word("nms_kind"), "standard")
+        if last.word("nms_kind") == "cornersnms":
+            raise last.error("not supported; needed greedynms, diounms or default", "nms_kind")
+        if kind == "diou" and (beta := last.number("beta_nms", GREEDY_BETA)) != 1:
+            if beta != GREEDY_BETA:
+                raise last.error(f"needed 1 or {GREEDY_BETA} with nms_kind=diounms", "beta_nms")
+            kind = "greedy"  # which is diounms with this exponent
+    return {"kind": kind, **iou}

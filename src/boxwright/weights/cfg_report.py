@@ -1,0 +1,88 @@
+"""What `import` reports of a .weights file and its .cfg."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from boxwright import models
+from boxwright import recipe as recipes
+from boxwright.config import ModelConfig
+from boxwright.models import darknet_cfg
+from boxwright.nn.yolo import CellDetector
+from boxwright.recipe import Recipe
+from boxwright.weights import darknet
+from boxwright.weights.fit import Report
+from boxwright.weights.shapes import without_memory
+
+PROBE = 64  # px of the random image on which two networks are compared
+TOLERANCE = 1e-4  # of the largest number: what float32 in another order of sums may differ
+Scale = tuple[tuple[float, ...], Tensor]  # of a map: stride, scale_xy and anchors; and its numbers
+
+
+def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: Report) -> list[str]:
+    """Lines about `model`, which was filled from `file`."""
+    config = cast(darknet_cfg.Config, recipe.model)
+    plan = config.plan
+    state = model.state_dict()
+    taken = sum(state[name].numel() for name in report.matched)
+    found = [f"{Path(file).name}: {len(plan.layers)} layers, {taken:,} numbers taken, 0 left over"]
+    if report.fresh:
+        found.append(f"{len(report.fresh)} tensors stay fresh ({', '.join(report.fresh_parts())})")
+    found.extend(plan.notes)
+    if plan.ignored:
+        found.append(f"keys without effect on predictions: {', '.join(plan.ignored)}")
+    if not report.fresh and (name := published(model, config)):
+        found.append(f"the network is that of recipe {name}")
+    return found
+
+
+def published(model: nn.Module, config: ModelConfig) -> str:
+    """The shipped recipe of Darknet's whose network, with the same numbers, gives the same outputs; "" for none."""
+    own = [shape for layer in darknet.layers(model) for _, shape in layer]
+    for name in recipes.names():
+        other = recipes.load(name).model if name.endswith("_darknet") else None
+        if other is None or (other.task, other.classes) != (config.task, config.classes):
+            continue
+        if [shape for layer in darknet.layers(without_memory(other)) for _, shape in layer] == own:
+            twin = models.build(other)
+            _copy(model, twin)
+            if _same(_scales(model), _scales(twin)):
+                return name
+    return ""
+
+
+def _copy(model: nn.Module, twin: nn.Module) -> None:
+    """Give `twin` the numbers of `model`, in the order of .weights files."""
+    source, target = model.state_dict(), twin.state_dict()
+    for layer, other in zip(darknet.layers(model), darknet.layers(twin), strict=True):
+        for (name, _), (to, _) in zip(layer, other, strict=True):
+            target[to].copy_(source[name])
+
+
+@torch.inference_mode()
+def _scales(model: nn.Module) -> list[Scale]:
+    """The raw outputs for a random image, a detector's coarse first, with what decodes them."""
+    image = torch.rand((1, 3, PROBE, PROBE), generator=torch.Generator().manual_seed(0))
+    was_training = model.training
+    raw = model.eval()(image)
+    model.train(was_training)
+    if not isinstance(model, CellDetector):
+        return [((), level) for level in raw]
+    cells = model.cells(raw)
+    pairs = torch.split(cells.anchors, list(model.counts))
+    found = [
+        ((*grid.stride, float(cells.scale_xy[grid.first]), *anchors.flatten().tolist()), level)
+        for grid, anchors, level in zip(cells.grids, pairs, model.logits(raw), strict=True)
+    ]
+    return sorted(found, key=lambda scale: -scale[0][0])
+
+
+def _same(ours: list[Scale], theirs: list[Scale]) -> bool:
+    return len(ours) == len(theirs) and all(
+        settings == others
+        and level.shape == other.shape
+        and bool((level - other).abs().max() <= TOLERANCE * other.abs().max())
+        for (settings, level), (others, other) in zip(ours, theirs, strict=True)
+    )

@@ -1,0 +1,220 @@
+"""The commands of someone who comes with a .cfg and .weights, and yolo-fastest-1.1, a trained network of that kind.
+
+Reference of yolo-fastest: `detector test` on three images, boxes not cut to the image.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from agreement import assert_same_detections
+from boxwright import models, recipe
+from boxwright.ops.boxes import clip, cxcywh_to_xyxy
+from boxwright.predict.predictor import AnyPredictor
+from boxwright.types import Detections
+from boxwright.weights import cfg_report, checkpoint, darknet
+from test_cli import status_of
+
+SHARED = Path(__file__).parents[2] / "shared"
+FASTEST = SHARED / "weights" / "extra" / "yolo-fastest-1.1.weights"
+DARKNET = SHARED / "oracles" / "darknet"
+NAMES = DARKNET / "cfg" / "coco.names"
+trained = pytest.mark.skipif(not (FASTEST.is_file() and NAMES.is_file()), reason="../shared is absent")
+CFG = """# My own.
+[net]
+width=96
+height=64
+channels=3
+learning_rate=0.001
+letter_box=1
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[maxpool]
+size=8
+stride=8
+[convolutional]
+filters=21
+size=1
+activation=linear
+[yolo]
+mask=0,1,2
+num=3
+classes=2
+anchors=9,8, 20,30, 50,40
+nms_kind=greedynms
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """net.cfg, net.weights with random numbers, and my.names in a folder."""
+    (tmp_path / "net.cfg").write_text(CFG)
+    (tmp_path / "my.names").write_bytes(b"cat\r\nbig dog\r\n")
+    torch.manual_seed(0)
+    model = models.build(recipe.of_cfg(tmp_path / "net.cfg").model)
+    darknet.write(tmp_path / "net.weights", model, header=darknet.Header(0, 2, 5, 640))
+    return tmp_path
+
+
+def test_a_cfg_is_a_recipe(mine: Path) -> None:
+    found = recipe.load(mine / "net.cfg", {"predict.threshold": 0.4})
+    assert (found.name, found.model.classes, found.model.task) == ("net", 2, "detect")
+    assert (found.data.canvas.size, found.data.canvas.fit, found.data.canvas.resize) == (
+        (64, 96),
+        "letterbox",
+        "darknet",
+    )
+    assert (found.predict.threshold, found.predict.nms.kind, found.predict.nms.iou) == (0.4, "greedy", 0.45)
+    assert recipe.of_cfg(mine / "net.cfg", mine / "my.names").data.names == ("cat", "big dog")
+    three = found.with_names(["a", "b", "c"])
+    assert models.build(three.model)(torch.zeros(1, 3, 64, 96))[0].shape == (1, 24, 4, 6)
+    (mine / "again.yaml").write_text(three.to_yaml())
+    assert recipe.load(mine / "again.yaml") == three
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"),
+    [
+        ("", "standard"), ("nms_kind=default\n", "standard"), ("nms_kind=diounms\n", "greedy"),
+        ("nms_kind=diounms\nbeta_nms=1\n", "diou"),
+    ],
+)  # fmt: skip
+def test_suppression_is_that_of_the_last_head(tmp_path: Path, lines: str, kind: str) -> None:
+    (tmp_path / "a.cfg").write_text(CFG.replace("nms_kind=greedynms\n", lines))
+    assert recipe.load(tmp_path / "a.cfg").predict.nms.kind == kind
+
+
+def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(mine / name) for name in ("net.weights", "net.cfg", "my.names", "net.safetensors")]
+    assert status_of("import", files[0], "--cfg", files[1], "--names", files[2], "-o", files[3]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"net.weights: 4 layers, {8 * (4 + 27) + 21 * 9:,} numbers taken, 0 left over"
+    assert lines[1] == "keys without effect on predictions: learning_rate"
+    (mine / "net.cfg").unlink()
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    found = bw.load(files[3])(image, threshold=0.001)
+    (mine / "net.cfg").write_text(CFG)
+    wanted = bw.load(files[0], cfg=files[1], names=["cat", "big dog"])(image, threshold=0.001)
+    assert len(found) > 0
+    assert found.names == ("cat", "big dog")
+    assert torch.equal(found.boxes, wanted.boxes)
+
+
+def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
+    arguments = ["--cfg", str(mine / "net.cfg"), "--to", "darknet", "-o", str(mine / "out.weights")]
+    assert status_of("export", str(mine / "net.weights"), *arguments, "--set", "predict.threshold=0.001") == 0
+    assert (mine / "out.weights").read_bytes()[20:] == (mine / "net.weights").read_bytes()[20:]
+    assert (mine / "out.cfg").read_text() == CFG
+    assert bw.load(mine / "out.weights").recipe.model == recipe.load(mine / "net.cfg").model
+
+
+def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of a command that refuses its input."""
+    assert status_of(*arguments) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert len(line.replace(str(mine), "")) <= 200
+    return line
+
+
+def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, cfg, names = (str(mine / name) for name in ("net.weights", "net.cfg", "my.names"))
+    out = ("-o", str(mine / "net.safetensors"))
+    Path(names).write_text("cat\n")
+    line = run(mine, capsys, "import", weights, "--cfg", cfg, "--names", names, *out)
+    assert "holds 1 names, the .cfg has classes=2" in line
+    assert "--recipe or --cfg: found neither" in run(mine, capsys, "import", weights, *out)
+    assert "found with a recipe" in run(mine, capsys, "import", weights, "--cfg", cfg, "--recipe", "demo", *out)
+    assert "names: found without cfg" in run(mine, capsys, "predict", weights, "x.jpg", "--names", names)
+    content = Path(weights).read_bytes()
+    Path(weights).write_bytes(content[:-8])
+    line = run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    assert "it ends inside layer 2 of the .cfg (187 of 189 numbers), 2 too few" in line
+    Path(weights).write_bytes(content[: -4 * 189])
+    assert "189 too few behind layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(weights).write_bytes(content + bytes(12))
+    assert "3 are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(weights).write_bytes(content + bytes(27 * 4))
+    assert "that is 3 classes against 2" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(cfg).write_text(CFG.replace("filters=21", "filters=255"))
+    assert "set its filters=21" in run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
+    assert not Path(out[1]).exists()
+
+
+def test_a_stored_cfg_is_checked_as_any_other(mine: Path) -> None:
+    """A checkpoint may come from anyone: its text is read as strictly."""
+    found = recipe.of_cfg(mine / "net.cfg")
+    checkpoint.save(mine / "a.safetensors", models.build(found.model), found)
+    content = (mine / "a.safetensors").read_bytes()
+    assert content.count(b"size=8\\\\nstride=8") == 1
+    (mine / "a.safetensors").write_bytes(content.replace(b"size=8\\\\nstride=8", b"size=8\\\\nstride=0"))
+    with pytest.raises(bw.InputError, match="needed a stride of 1 or more"):
+        bw.load(mine / "a.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DARKNET.is_dir(), reason="../shared/oracles is absent")
+@pytest.mark.parametrize(
+    ("cfg", "name"),
+    [
+        ("yolov4-tiny", "yolov4_tiny_coco_416_darknet"), ("yolov3-tiny-as-trained", "yolov3_tiny_coco_416_darknet"),
+        ("tiny", "tiny_darknet_imagenet_224_darknet"), ("yolov3-tiny", ""),
+    ],
+)  # fmt: skip
+def test_published_networks_are_known(cfg: str, name: str) -> None:
+    """By their outputs: yolov3-tiny.cfg has the same numbers as published, and other anchors."""
+    config = recipe.load(DARKNET / "cfg" / f"{cfg}.cfg").model
+    torch.manual_seed(0)
+    assert cfg_report.published(models.build(config), config) == name
+
+
+def check_fastest(predictor: AnyPredictor, image: str, wanted: list[dict[str, object]]) -> None:
+    found = predictor(DARKNET / "images" / f"{image}.png")
+    height, width = found.size
+    relative = torch.tensor([row["box_cxcywh_relative"] for row in wanted])
+    boxes = clip(cxcywh_to_xyxy(relative * torch.tensor([width, height, width, height])), found.size)
+    labels = torch.tensor([row["class_id"] for row in wanted])
+    theirs = Detections(boxes, torch.tensor([row["score"] for row in wanted]), labels)
+    assert_same_detections(found, theirs, threshold=0.25, score=2e-3, box=1)
+    assert sorted(found.class_names) == sorted(str(row["name"]) for row in wanted)
+
+
+@trained
+@pytest.mark.parametrize(
+    "form",
+    [
+        "weights", "safetensors", "again", pytest.param("onnx", marks=[pytest.mark.runtimes, pytest.mark.slow]),
+        pytest.param("openvino", marks=[pytest.mark.runtimes, pytest.mark.slow]),
+    ],
+)  # fmt: skip
+def test_yolo_fastest_finds_what_darknet_finds(form: str, tmp_path: Path) -> None:
+    if form in ("onnx", "openvino"):
+        pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino"}[form])
+    given = {"cfg": FASTEST.with_suffix(".cfg"), "names": NAMES}
+    settings = recipe.of_cfg(given["cfg"], NAMES)
+    file = FASTEST
+    if form == "safetensors":
+        file = tmp_path / "fastest.safetensors"
+        checkpoint.save(file, bw.load(FASTEST, **given).model, settings)
+        given = {}
+    elif form != "weights":
+        file = tmp_path / f"fastest.{ {'again': 'weights', 'onnx': 'onnx', 'openvino': 'xml'}[form] }"
+        bw.export_model(FASTEST, {"again": "darknet"}.get(form, form), file, recipe=settings)
+        given = {"cfg": file.with_suffix(".cfg"), "names": NAMES} if form == "again" else {}
+    if form == "again":
+        assert file.read_bytes()[20:] == FASTEST.read_bytes()[20:]
+    predictor = bw.load(file, **given)
+    reference = json.loads((DARKNET / "real" / "yolo-fastest-1.1_detections.json").read_text())
+    assert len(reference) == 3
+    for image, rows in reference.items():
+        check_fastest(predictor, image, rows["stretch"])
