@@ -79,8 +79,8 @@ TARGET = Target(
     suffix=".onnx",
     checked_by="onnxruntime",
     write={"float32": onnx_file.write, "float16": partial(onnx_file.write, half=True)},
-    # `auto` takes OpenCV never: there is no module of its name
-    runtimes={"openvino": openvino.open_file, "onnxruntime": open_file, "opencv": opencv_runtime.open_file},
+    runtimes={"openvino": openvino.open_file, "onnxruntime": open_file},
+    by_name={"opencv": opencv_runtime.open_file},
     read_metadata=lambda file: onnx_file.read(file).text,
     extra="onnx",
 )
