@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boxwright import cli
-from test_darknet_training import cfg
+from test_darknet_training import CONV, NET, cfg
 
 COLORS = ((220, 60, 40), (40, 90, 220), (60, 200, 60))
 
@@ -100,3 +100,13 @@ def test_from_darknet_to_onnx(home: Path) -> None:
     run("predict", "runs/own", *image, "--out", "found")
     run("predict", "own.onnx", *image, "--out", "again")
     assert len(predicted("again")) == len(predicted("found")) > 0
+
+
+def test_a_classifier_of_a_cfg_is_trained(home: Path) -> None:
+    run("data", "convert", "data/obj.data", "--to", "folder", "-o", "crops")
+    net = NET.replace("width=96", "width=32").replace("height=64", "height=32").replace("mosaic=1", "max_crop=40")
+    Path("class.cfg").write_text("\n".join([net, CONV.format(8, 2), CONV.format(9, 2), "[avgpool]\n[softmax]\n"]))
+    small = ("--set", "train.epochs=1", "--set", "data.workers=0", "--set", "train.accumulate=1")
+    run("train", "class.cfg", "--data", "crops", "--out", "runs/class", *small)
+    run("export", "runs/class", "--to", "darknet", "-o", "backup/class.weights")
+    assert "filters=3" in Path("backup/class.cfg").read_text()  # of the data, in place of 9

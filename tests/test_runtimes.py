@@ -62,7 +62,7 @@ def test_a_target_is_one_file(added: str, tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit) as stopped:
         cli.main(["predict", str(tmp_path / "x.added"), "a.png", "--backend", "tensorrt"])
     assert stopped.value.code == 2
-    needed = "needed one of auto, json, mindspore, onnxruntime, openvino, torch"
+    needed = "needed one of auto, json, mindspore, onnxruntime, opencv, openvino, torch"
     assert capsys.readouterr().err == f"boxwright: --backend: found 'tensorrt', {needed}\n"
 
 

@@ -93,7 +93,7 @@ class Layers(nn.ModuleList):
 
     def forward(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """The outputs of the layers of these numbers for normalized images (B, 3, H, W)."""
-        self.check_size(x.shape[2], x.shape[3])
+        self.check_size(int(x.shape[2]), int(x.shape[3]))
         if self.plan.image[0] == 1 and x.shape[1] == RGB:
             x = (x * x.new_tensor(LUMA).view(RGB, 1, 1)).sum(1, keepdim=True)
         outputs, found = {-1: x}, {}

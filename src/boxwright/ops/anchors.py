@@ -91,7 +91,7 @@ class Cells:
     anchor: Tensor
     anchors: Tensor
     grids: tuple[Grid, ...]
-    size: tuple[int, int]
+    size: tuple[float, float]
 
     @classmethod
     def of(
@@ -103,7 +103,7 @@ class Cells:
     ) -> Self:
         """shapes: (h, w) of each map. strides: of each map, px; or x, y. anchors: (A, 2) px of each map. scale_xy: of
         each map; none: 1."""
-        steps = [stride if isinstance(stride, tuple) else (float(stride), float(stride)) for stride in strides]
+        steps = [stride if isinstance(stride, tuple) else (stride, stride) for stride in strides]
         square = all(x == y for x, y in steps)
         corners, sides, factors, sizes, grids = [], [], [], [], []
         first = 0
@@ -113,14 +113,14 @@ class Cells:
             y, x = torch.meshgrid(
                 torch.arange(h, device=pairs.device), torch.arange(w, device=pairs.device), indexing="ij"
             )
-            columns = [torch.full((count,), value, device=pairs.device) for value in step]
+            columns = [torch.full((count,), float(value), device=pairs.device) for value in step]
             side = columns[0][:, None] if square else torch.stack(columns, -1)
             corners.append((side[: h * w] * torch.stack((x, y), -1).view(-1, 2)).repeat(len(pairs), 1))
             sides.append(side)
             factors.append(torch.full((count, 1), factor, device=pairs.device))
             sizes.append(pairs.repeat_interleave(h * w, 0))
             first += count
-        size = (round(grids[0].h * grids[0].stride[1]), round(grids[0].w * grids[0].stride[0]))
+        size = (grids[0].h * grids[0].stride[1], grids[0].w * grids[0].stride[0])
         corner, side, factor_xy, anchor = (torch.cat(column) for column in (corners, sides, factors, sizes))
         return cls(corner.float(), side, factor_xy, anchor, torch.cat(tuple(anchors)), tuple(grids), size)
 

@@ -26,7 +26,7 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)), -1).flatten(-2)
 
 
-def relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def relative(boxes: Tensor, size: tuple[float, float]) -> Tensor:
     """(..., 4) xyxy px -> shares of an image of `size` = (height, width) px."""
     height, width = size
     return torch.stack((boxes[..., 0::2] / width, boxes[..., 1::2] / height), -1).flatten(-2)

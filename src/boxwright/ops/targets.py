@@ -34,7 +34,7 @@ class Targets:
     classes: Tensor
     ignored: Tensor | None = None
 
-    def weight(self, size: tuple[int, int]) -> Tensor:
+    def weight(self, size: tuple[float, float]) -> Tensor:
         """(B, R): 2 less the share of the input, (H, W) px, that the box covers: small boxes count more. 0 where the
         row owns no cell."""
         height, width = size

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,11 @@ def with_training(recipe: Tree, source: str, data: Any) -> Tree:
         InputError: With line and section, for a schedule or a loss that is not supported.
     """
     text = recipe["model"]["cfg"]
-    match data:
-        case {"canvas": {"size": [int(height), int(width)]}} if min(height, width) > 0:
-            text = with_size(text, height, width)
     network = plan(text, source)
+    match data:
+        case {"canvas": {"size": [int(height), int(width)]}} if (height, width) != network.image[1:]:
+            with suppress(InputError):  # of a size that does not fit: the recipe's own check names the key
+                network = plan(with_size(text, height, width), source)
     train, own_data, model = training(network)
     if others := not_taken_over(network):
         logger.info("%s: not taken over for training: %s", source, ", ".join(others))

@@ -1,4 +1,4 @@
-"""ONNX files (extra `onnx`), run by OpenVINO or ONNX Runtime."""
+"""ONNX files (extra `onnx`), run by OpenVINO, ONNX Runtime or OpenCV."""
 
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from boxwright.errors import InputError
 from boxwright.runtimes import openvino
+from boxwright.runtimes.base import opencv_runtime
 from boxwright.runtimes.base.checks import wrong_input
 from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
@@ -79,6 +80,7 @@ TARGET = Target(
     checked_by="onnxruntime",
     write={"float32": onnx_file.write, "float16": partial(onnx_file.write, half=True)},
     runtimes={"openvino": openvino.open_file, "onnxruntime": open_file},
+    by_name={"opencv": opencv_runtime.open_file},
     read_metadata=lambda file: onnx_file.read(file).text,
     extra="onnx",
 )

@@ -24,7 +24,8 @@ def runtimes_of(path: str | Path) -> tuple[str, ...]:
 
 def runtime_names() -> list[str]:
     """The names of all runtimes, sorted."""
-    return sorted({"torch", *(name for target in _by_suffix().values() for name in target.runtimes)})
+    named = (name for target in _by_suffix().values() for name in (*target.runtimes, *target.by_name))
+    return sorted({"torch", *named})
 
 
 def open_runtime(
@@ -46,8 +47,8 @@ def open_runtime(
     """
     file = require(Path(path))
     target = _target_of(file)
-    if name not in ("auto", *target.runtimes):
-        needed = " or ".join(target.runtimes)
+    if name not in ("auto", *target.runtimes, *target.by_name):
+        needed = " or ".join((*target.runtimes, *target.by_name))
         raise InputError(f"{file}: backend {name} does not run {file.suffix} files; needed {needed}")
     runtime, text = _open(target, file, name, options or RuntimeOptions())
     metadata = _metadata(path, text)
@@ -64,7 +65,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 def _open(target: Target, file: Path, name: str, options: RuntimeOptions) -> tuple[Runtime, str | None]:
     if name != "auto":
-        return target.runtimes[name](file, options)
+        return {**target.runtimes, **target.by_name}[name](file, options)
     names = list(target.runtimes)
     refusals = []
     for candidate in [name for name in names if importlib.util.find_spec(name) is not None] or names[:1]:

@@ -42,6 +42,7 @@ class Target:
         write_weights: A writer of (path, network, recipe), for a file of weights without a graph.
         runtimes: By the name of the library, the fastest first, what opens (path, options) and gives the runtime and
             the text of the metadata, None without any. Empty where the file does not run here.
+        by_name: Further ones, which run only where they are named: neither `auto` nor `bench` takes them.
         read_metadata: The text of the metadata, without making the file ready to run; where `runtimes` has entries.
         extra: The extra of this package to install, "" for none.
         fixed_shapes: No axis may vary, and NMS cannot be inside.
@@ -54,6 +55,7 @@ class Target:
     write: Mapping[Precision, WriteGraph] = field(default_factory=dict)
     write_weights: WriteWeights | None = None
     runtimes: Mapping[str, Open] = field(default_factory=dict)
+    by_name: Mapping[str, Open] = field(default_factory=dict)
     read_metadata: Callable[[Path], str | None] | None = None
     extra: str = ""
     fixed_shapes: bool = False

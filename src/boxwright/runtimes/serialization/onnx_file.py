@@ -35,11 +35,13 @@ class OnnxFile:
         content: The checked model, serialized anew: without fields that ONNX does not know, in which another format may
             lie.
         text: Of the metadata, None without any.
+        shapes: Of the inputs; None: an axis of any length.
     """
 
     file: Path
     content: bytes
     text: str | None
+    shapes: tuple[tuple[int | None, ...], ...]
 
 
 def read(file: Path) -> OnnxFile:
@@ -60,11 +62,11 @@ def read(file: Path) -> OnnxFile:
         raise InputError(f"{file}: not an ONNX model, or one without a graph")
     if wrong := next(_wrong(model, onnx), ""):
         raise InputError(f"{file}: holds {wrong:.120}, which no export does; it is not loaded")
-    _check_inputs(file, model.graph)
+    shapes = tuple(_input_shapes(file, model.graph))
     texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
     if len(texts) > 1 or any(not isinstance(text, str) for text in texts):
         raise InputError(f"{file}: holds its '{KEY}' metadata {len(texts)} times or not as text, needed once")
-    return OnnxFile(file, _content(file, model), texts[0] if texts else None)
+    return OnnxFile(file, _content(file, model), texts[0] if texts else None, shapes)
 
 
 def _content(file: Path, model: Any) -> bytes:
@@ -115,12 +117,15 @@ def _external(tensors: Any, onnx: Any) -> Iterator[str]:
             yield f"the weight {tensor.name[:60]}, which lies in another file"
 
 
-def _check_inputs(file: Path, graph: Any) -> None:
+def _input_shapes(file: Path, graph: Any) -> Iterator[tuple[int | None, ...]]:
+    """The shapes of the inputs, checked."""
     weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
         if value.name not in weights:
             sides = value.type.tensor_type.shape.dim
-            check_input(file, [side.dim_value if side.HasField("dim_value") else None for side in sides])
+            shape = tuple(side.dim_value if side.HasField("dim_value") else None for side in sides)
+            check_input(file, shape)
+            yield shape
 
 
 def write(graph: Graph, path: str | Path, metadata: str, *, half: bool = False, deform: Deform = "operator") -> None:
