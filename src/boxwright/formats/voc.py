@@ -97,7 +97,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
             tree, fault = ET.Element("annotation"), str(error)
         size, unusual = _size(tree)
         written = tree.findtext("filename", "").strip()
-        candidates = images.paths(Path(file), written)
+        candidates = images.paths(file, written)
         name = os.path.relpath(candidates[0], base)
         image = builder.add_image(name, file, size, _image_keys(tree) if keys else None)
         if len(candidates) > 1:
@@ -194,7 +194,8 @@ def _add_object(builder: Builder, image: int, element: ET.Element, place: tuple[
 
 def _numbers(element: ET.Element, tag: str, names: Sequence[str]) -> list[float] | str:
     """The numbers in the element `tag`, or what is wrong with them."""
-    words = [element.findtext(f"{tag}/{name}", "").strip() for name in names]
+    texts = _texts(element, tag)
+    words = [texts.get(name, "") for name in names]
     try:
         return [float(word) for word in words]
     except ValueError:
@@ -202,9 +203,19 @@ def _numbers(element: ET.Element, tag: str, names: Sequence[str]) -> list[float]
         return f"{tag}: found {found}, needed numbers"
 
 
+def _texts(parent: ET.Element, tag: str) -> dict[str, str]:
+    """Tag -> text of what is in the children `tag` of an element, the first of each; faster than a path for each."""
+    texts: dict[str, str] = {}
+    for element in parent.iterfind(tag):
+        for child in element:
+            texts.setdefault(child.tag, (child.text or "").strip())
+    return texts
+
+
 def _size(tree: ET.Element) -> tuple[tuple[int, int], str]:
     """(height, width) px, -1 if not declared, and what is unusual. Some tools write 0 for unknown sizes."""
-    words = [tree.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
+    texts = _texts(tree, "size")
+    words = [texts.get(side, "") for side in ("height", "width")]
     try:
         height, width = (float(word or "0") for word in words)
     except ValueError:
@@ -238,29 +249,34 @@ class _Images:
 
     def __init__(self, top: Path, given: Path | None) -> None:
         self._top, self._given = top, given
-        self._folders: dict[Path, list[Path]] = {}  # of XML files -> of their images
-        self._listed: dict[Path, dict[str, list[str]]] = {}  # folder -> its images by name without suffix
+        self._folders: dict[str, list[Path]] = {}  # of XML files -> of their images
+        self._listed: dict[str, dict[str, list[str]]] = {}  # folder -> its images by name without suffix
 
-    def paths(self, file: Path, filename: str) -> list[str]:
+    def paths(self, file: str, filename: str) -> list[str]:
         """The path of the image, or several that fit equally; where it does not exist, the expected one."""
-        folders = self._folders_of(file.parent)
+        parent, name = os.path.split(file)
+        stem, folders = os.path.splitext(name)[0], self._folders_of(parent)  # noqa: PTH122  (100,000s of them)
         filename = re.split(r"[/\\]", filename)[-1]
-        for folder in folders:
-            if names := self._by_stem(folder).get(file.stem):
-                return [str(folder / name) for name in ([filename] if filename in names else names)]
+        for folder in map(str, folders):
+            if names := self._by_stem(folder).get(stem):
+                return [os.path.join(folder, each) for each in ([filename] if filename in names else names)]  # noqa: PTH118
         if filename.lower().endswith(SUFFIXES) and text.can_be_path(filename):
             return [next((str(f / filename) for f in folders if (f / filename).is_file()), str(folders[0] / filename))]
-        return [str(folders[0] / f"{file.stem}{SUFFIXES[0]}")]
+        return [str(folders[0] / f"{stem}{SUFFIXES[0]}")]
 
     def all(self) -> set[str]:
         """The images in the folders that were searched."""
         return {
-            str(folder / name) for folder, stems in self._listed.items() for names in stems.values() for name in names
+            os.path.join(folder, name)  # noqa: PTH118
+            for folder, stems in self._listed.items()
+            for names in stems.values()
+            for name in names
         }
 
-    def _folders_of(self, parent: Path) -> list[Path]:
+    def _folders_of(self, name: str) -> list[Path]:
         """train/Annotations/x -> train/JPEGImages/x; also the folder of the XML files, and the one above."""
-        if parent not in self._folders:
+        if name not in self._folders:
+            parent = Path(name)
             ups = [up for up in (parent, *parent.parents) if up.is_relative_to(self._top)]
             base = next((up for up in ups if up.name.casefold() in XML_FOLDERS), None)
             if base is None and self._top.parent.name.casefold() in XML_FOLDERS:
@@ -271,20 +287,25 @@ class _Images:
                 inner = parent.relative_to(base)
                 folders += [f / inner for f in text.subfolders(base.parent) if f.name.casefold() in IMAGE_FOLDERS]
                 folders.append(base.parent / inner)
-            self._folders[parent] = [*folders, parent]
-        return self._folders[parent]
+            self._folders[name] = [*folders, parent]
+        return self._folders[name]
 
-    def _by_stem(self, folder: Path) -> dict[str, list[str]]:
+    def _by_stem(self, folder: str) -> dict[str, list[str]]:
         """Name without suffix -> the images in `folder` with that name, in the order of SUFFIXES."""
         if folder not in self._listed:
-            names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208  (100,000s of names)
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208  (100,000s)
             found: dict[str, list[str]] = {}
-            for suffix in SUFFIXES:
-                for name in names:
-                    if name.lower().endswith(suffix):
-                        found.setdefault(Path(name).stem, []).append(name)
+            for name in names:
+                if name.lower().endswith(SUFFIXES):
+                    found.setdefault(os.path.splitext(name)[0], []).append(name)  # noqa: PTH122
+            for same in found.values():
+                same.sort(key=_rank)
             self._listed[folder] = found
         return self._listed[folder]
+
+
+def _rank(name: str) -> int:
+    return SUFFIXES.index(os.path.splitext(name)[1].lower())  # noqa: PTH122
 
 
 def _is_set(folder: Path) -> bool:
