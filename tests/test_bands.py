@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+import boxwright
 from boxwright import recipe as recipes
 from boxwright.batches.transforms import change_colors, change_value
 from boxwright.data.dataset import Dataset
 from boxwright.datatools import band_tiles
-from boxwright.datatools.check import check_folder
+from boxwright.datatools.check import check, check_folder
 from boxwright.datatools.tile import Cutting, tile
 from boxwright.engine.bands import measure
 from boxwright.errors import InputError
@@ -229,6 +230,31 @@ def test_what_is_not_rgb_is_refused_and_not_misread(
         read_image(path)
     message_of(error)
     assert capfd.readouterr() == ("", "")  # nor does OpenCV say anything
+
+
+def test_what_is_not_rgb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note of a check, which does not know the bands; without any chosen ones an error, which can be skipped."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in "abc":
+        labels = write_tiff(tmp_path / "images" / f"{name}.tif", samples("uint8", 3)).parents[1] / "labels"
+        labels.mkdir(exist_ok=True)
+        (labels / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    write_tiff(tmp_path / "images/c.tif", samples("float32", 1))
+    (tmp_path / "classes.txt").write_text("car\n")
+    dataset = open_boxes(tmp_path, "all")
+    (note,) = check(dataset).findings
+    assert (note.kind, note.level, "1 band of 32 bits" in note.text) == ("not_rgb", "note", True)
+    (error,) = check(dataset, rgb=True).findings
+    assert (error.kind, error.level, error.leave_out) == ("unreadable_image", "error", "image")
+    small = {"model.width": 0.0625, "data.canvas.size": [64, 64], "train.epochs": 1, "train.batch": 2,
+             "train.evaluate_every": 0, "data.workers": 0}  # fmt: skip
+    with pytest.raises(InputError, match=r"1 error, the first: .*images/c\.tif"):
+        boxwright.train("demo", tmp_path, tmp_path / "run", overrides=small)
+    boxwright.train("demo", tmp_path, tmp_path / "run", overrides=small, skip_bad=True)
+    with pytest.raises(InputError, match=r"1 error, the first: .*images/c\.tif"):
+        boxwright.evaluate(tmp_path / "run", tmp_path, split="all")
+    assert boxwright.evaluate(tmp_path / "run", tmp_path, split="all", skip_bad=True).info["images"] == 2
 
 
 def recipe(**data: Any) -> recipes.Recipe:

@@ -51,7 +51,7 @@ def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
-    return caught.value.message
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("index", range(3))

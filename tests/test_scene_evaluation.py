@@ -222,7 +222,10 @@ def test_classes_are_matched_by_name(sets, tmp_path):
 BAD = {
     "no scene": (lambda tree: tree["images"][2].pop("scene"), r"images\[2\]\.scene: .*boxwright data tile"),
     "offset of three": (lambda tree: tree["images"][1].update(offset=[0, 0, 0]), r"images\[1\]\.offset"),
-    "offset outside": (lambda tree: tree["images"][1].update(offset=[300, 0]), r"images\[1\]: .*outside scene_size"),
+    "offset outside": (
+        lambda tree: tree["images"][1].update(offset=[300, 0]),
+        r"images\[1\]\.offset: .*inside scene_size",
+    ),
     "scale of 0": (lambda tree: tree["images"][0].update(scale=0), r"images\[0\]\.scale"),
     "size as text": (lambda tree: tree["images"][0].update(scene_size="big"), r"images\[0\]\.scene_size"),
     "another scene": (lambda tree: tree["images"][0].update(scene="P0009"), r"\(P0009\) are not in split val of"),

@@ -190,5 +190,5 @@ def test_too_few_images(tmp_path: Path) -> None:
     from test_split import yolo
 
     root = yolo(tmp_path / "data", {f"a_jpg.rf.{n:08x}.jpg": [0] for n in range(3)})
-    with pytest.raises(InputError, match="3 images in 1 groups that stay together"):
+    with pytest.raises(InputError, match="3 images in 1 group whose images stay together"):
         opened(root, 0.1)

@@ -573,3 +573,10 @@ def test_class_names_that_are_none(tmp_path: Path, names: str, said: str) -> Non
         write(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
         with pytest.raises(InputError, match=said):
             open_boxes(tmp_path / opened, "all")
+
+
+def test_a_data_set_in_a_folder_of_another_is_named(tmp_path: Path) -> None:
+    labeled(tmp_path / "My set.v1", "train/images/a.jpg")
+    write(tmp_path / "My set.v1/classes.txt", "car\n")
+    with pytest.raises(InputError, match=r"no data set found in it .*; open .*My set\.v1, which is one"):
+        splits(tmp_path)

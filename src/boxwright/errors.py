@@ -1,25 +1,19 @@
 """The exception for invalid user input."""
 
 MAX_LINE = 200  # characters of a message
-MIN_WORD = 16  # characters that are left of a word before the whole is shortened
+MIN_PATH = 16  # characters that are left of a path before the whole line is shortened
+MIN_WORD = 40  # the same of other words, such as names
 
 
 class InputError(ValueError):
     """The user's input is invalid.
 
     The message is one printable line: file, location, what was found, what was needed, what to do. The command line
-    prints it without a traceback and exits with status 2. As text it has at most `MAX_LINE` characters.
-
-    Attributes:
-        message: The line in its full length.
+    prints it without a traceback, by `one_line`, and exits with status 2.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
-        self.message: str = self.args[0]
-
-    def __str__(self) -> str:
-        return one_line(self.message)
 
 
 class MissingSplitError(InputError):
@@ -33,15 +27,16 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, limit: int = MAX_LINE) -> str:
-    """`printable(text)` in at most `limit` characters. The longest words, such as paths, are shortened first."""
+    """`printable(text)` in at most `limit` characters. Long words are shortened first, paths more than others."""
     text = printable(text)
     if len(text) <= limit:
         return text
     words = text.split(" ")
-    room = limit - len(words) + 1  # without the spaces
-    lengths = range(limit, MIN_WORD, -1)
-    longest = next((length for length in lengths if sum(min(len(word), length) for word in words) <= room), MIN_WORD)
-    return shortened(" ".join(shortened(word, longest) for word in words), limit, end=1 / 3)
+    for length in range(limit, MIN_PATH - 1, -1):
+        short = " ".join(shortened(word, length if "/" in word else max(length, MIN_WORD)) for word in words)
+        if len(short) <= limit:
+            return short
+    return shortened(short, limit, end=1 / 3)
 
 
 def shortened(text: str, limit: int, end: float = 2 / 3) -> str:

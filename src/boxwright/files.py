@@ -182,9 +182,9 @@ def write_errors(target: Path, tmp: Path, shown: Path | None = None, what: str =
         yield
     except InputError as error:
         hidden = printable(str(tmp))
-        if hidden not in error.message:
+        if hidden not in str(error):
             raise
-        raise InputError(error.message.replace(hidden, printable(str(shown or target)))) from error
+        raise InputError(str(error).replace(hidden, printable(str(shown or target)))) from error
     except OSError as error:
         raise InputError(f"{target}: {what} ({error.strerror or error})") from error
     except Exception as error:

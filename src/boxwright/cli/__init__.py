@@ -48,7 +48,7 @@ def _run(arguments: list[str]) -> tuple[int, str]:
     try:
         status = app(arguments, prog_name="boxwright", standalone_mode=False)
     except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else error.message
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         return 2, _error_line(message)
     except BrokenPipeError:  # the reader of stdout is gone (`| head`); keep Python from reporting it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

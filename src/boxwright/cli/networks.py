@@ -137,7 +137,7 @@ def evaluate(
         )
     elif scenes is not None:
         cleaning = Cleaning(skip_bad, clip_boxes)
-        tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning)
+        tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
         echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
     else:

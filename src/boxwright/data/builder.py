@@ -132,7 +132,7 @@ class Builder:
         try:
             yield from text.lines(Path(file))
         except InputError as error:
-            place, _, fault = error.message.removeprefix(file).partition(": ")
+            place, _, fault = str(error).removeprefix(file).partition(": ")
             self.error(file + place, fault, image)
 
     def orphan(self, place: str, image: str) -> None:

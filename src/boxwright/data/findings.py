@@ -31,6 +31,7 @@ TITLES = {  # with plural endings in brackets, for `datatools.report.counted`; e
     "class_map": "note[s] about sets: classes, splits and what `class_map` changed",
     "near_duplicate": "box[es] that nearly coincide[s|] with another of the class",
     "rotated": "EXIF-rotated image[s] (labels must refer to the image as displayed)",
+    "not_rgb": "image[s] that [is|are] read only with `data.bands`",
     "no_boxes": "image[s] without boxes",
     "image_twice": "image[s] listed twice",
     "shared_image": "image[s] in two splits",

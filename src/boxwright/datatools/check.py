@@ -38,7 +38,7 @@ OUTSIDE_TOLERANCE = 1.0  # px beyond the image's edges, as in labels with inclus
 
 
 def check(
-    dataset: Dataset, *, images: bool = True, decode: bool | None = False, scenes: bool = False, rgb: bool = True
+    dataset: Dataset, *, images: bool = True, decode: bool | None = False, scenes: bool = False, rgb: bool = False
 ) -> Report:
     """Check one split.
 
@@ -47,10 +47,10 @@ def check(
         images: Also read the header of every image, and decode images that look truncated.
         decode: Decode every image; None for none.
         scenes: Require that `open_scene` can read windows of the images.
-        rgb: With `scenes`: as RGB, not only of chosen bands.
+        rgb: Images are read as RGB, without chosen bands, so TIFFs that cannot be are errors.
     """
     if dataset.members is not None:
-        each = partial(check, images=images, decode=decode, scenes=scenes)
+        each = partial(check, images=images, decode=decode, scenes=scenes, rgb=rgb)
         return set_check.check_sets(dataset, each)
     headers: list[Header] = []
     if images:
@@ -59,10 +59,13 @@ def check(
         if scenes:
             from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 
+            faults = (scene_fault(path, rgb=rgb) for path in paths)
             headers = [
-                Header(fault=fault) if not header.fault and (fault := scene_fault(path, rgb=rgb)) else header
-                for path, header in zip(paths, headers, strict=True)
+                header if header.fault else Header(fault=fault) if fault else replace(header, not_rgb="")
+                for header, fault in zip(headers, faults, strict=True)
             ]
+        elif rgb:
+            headers = [Header(fault=header.not_rgb) if header.not_rgb else header for header in headers]
     findings = [*_labels(dataset, headers), *dataset.findings, *_image_ids(dataset), *_images(dataset, headers)]
     findings += [*_image_twice(dataset), *_without_boxes(dataset), *_partly_labeled(dataset), *set_check.notes(dataset)]
     findings.sort(key=lambda finding: list(TITLES).index(finding.kind))  # stable: the data set's order stays
@@ -302,6 +305,8 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
 def _images(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
     for index, header in enumerate(headers):
         declared = tuple(dataset.images.sizes[index].tolist())
+        if header.not_rgb and not header.fault:
+            yield _of_image(dataset, index, "not_rgb", header.not_rgb)
         if header.missing:
             yield _of_image(dataset, index, "missing_image", header.fault)
         elif header.fault:

@@ -41,9 +41,9 @@ def _images(dataset: ClassSet, *, decode: bool | None) -> Iterator[Finding]:
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = read_headers(paths, decode=decode)
     for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
-        if header.fault:
+        if fault := header.fault or header.not_rgb:
             kind = "missing_image" if header.missing else "unreadable_image"
-            yield Finding(kind, dataset.split, paths[index], header.fault, index=index)
+            yield Finding(kind, dataset.split, paths[index], fault, index=index)
 
 
 def check_splits(first: ClassSet, second: ClassSet) -> Report:

@@ -19,10 +19,10 @@ from boxwright.images.windows import Window
 
 Side = Annotated[int, Field(gt=0)]
 Edge = Annotated[int, Field(ge=0)]
-NEEDED = (
-    'needed "scene": a name, "scene_size": [height, width], "offset": [x, y] in it, "scale": above 0; '
-    "cut the scenes with `boxwright data tile`"
-)
+NEEDED = {
+    "scene": "a name", "scene_size": "[height, width]", "offset": "[x, y]", "scale": "a number above 0",
+    "height": "px", "width": "px",
+}  # fmt: skip
 
 
 class _Entry(pydantic.BaseModel):
@@ -79,9 +79,14 @@ def placements(tiles: Dataset) -> list[Placement]:
         try:
             results.append(_placement(_Entry.model_validate(entry)))
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = "".join(f".{name}" for name in first["loc"])
-            raise InputError(f"{file} images[{index}]{key}: {first['msg']}; {NEEDED}") from error
+            keys = error.errors(include_url=False)[0]["loc"]
+            key = str(keys[0]) if keys else "offset"  # which is to be inside scene_size
+            needed = NEEDED[key] if keys else "one inside scene_size"
+            found = repr(entry[key])[:40] if key in entry else "none"
+            raise InputError(
+                f"{file} images[{index}].{key}: found {found}, needed {needed}; cut the scenes with `boxwright data "
+                "tile`"
+            ) from error
     return results
 
 

@@ -32,7 +32,7 @@ def open_checked(
         on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
     training, validation = opened()
     present = [dataset for dataset in (training, validation) if dataset is not None]
-    report, clipped = on_main(lambda: task.check(*present), accelerator), list[str]()
+    report, clipped = on_main(lambda: task.check(*present, rgb=data.bands is None), accelerator), list[str]()
     if cleaning.clip_boxes and isinstance(training, Dataset):
         training, report, clipped = clip_boxes(training, report)
         if validation is not None:

@@ -65,17 +65,17 @@ def evaluate(
         raise InputError(f"{dataset.root}: holds labels for {of_dataset(dataset).title}, the model is {task.title}")
     for note in dataset.notes:
         logger.warning("%s", note)
-    dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes))
+    dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes), rgb=recipe.data.bands is None)
     metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
     return metrics
 
 
-def cleaned(task: AnyTask, dataset: Any, cleaning: Cleaning) -> Any:
-    """The data set without errors that cannot be evaluated. Logs each item left out.
+def cleaned(task: AnyTask, dataset: Any, cleaning: Cleaning, *, rgb: bool = False) -> Any:
+    """The data set without errors that cannot be evaluated. Logs each item left out. rgb: as in `Task.check`.
 
     Raises InputError for errors that `cleaning` does not handle, before anything is computed.
     """
-    dataset, left_out = replace(cleaning, kinds=UNUSABLE).apply(dataset, task.check(dataset))
+    dataset, left_out = replace(cleaning, kinds=UNUSABLE).apply(dataset, task.check(dataset, rgb=rgb))
     for line in left_out:
         logger.warning("%s", line)
     return dataset

@@ -210,7 +210,7 @@ def _write_and_compare(
     try:
         return parity.check(tmp, path, model, metadata, target.checked_by, data, split)
     except InputError as error:  # with the path that the user gave
-        raise InputError(error.message.replace(str(tmp), str(path))) from error
+        raise InputError(str(error).replace(str(tmp), str(path))) from error
 
 
 def _fail_if_empty(report: parity.Report) -> parity.Report:

@@ -32,6 +32,7 @@ from boxwright.data.split_names import STANDARD, canonical_name, canonical_names
 from boxwright.errors import InputError, MissingSplitError
 
 YAML = data_file.SUFFIXES
+MAX_INNER = 20  # folders in a folder that are looked into, for a message
 HOLDS: Mapping[type, str] = {Dataset: "boxes", ClassSet: "images with one class each"}
 
 
@@ -321,6 +322,14 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
     return sources, notes + [f"{text}; the split is left out" for text in missing]
 
 
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder is a data set by itself; another may be in it."""
+    try:
+        return any(layout(name).find(folder) for name in names())
+    except InputError:
+        return False
+
+
 def _kind_of(path: Path, kind: str) -> str:
     """The layout of a path in a data YAML."""
     kinds = [kind] if kind != "auto" else [name for name in names() if layout(name).accepts(path)]
@@ -354,6 +363,8 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     if not detected:
         found = contents.summary(root) if root.is_dir() else "another kind of file"
         needed = f"needed {candidates[kind].expected}" if kind != "auto" else "docs/data.md describes the layouts"
+        if inner := next((folder for folder in text.subfolders(root)[:MAX_INNER] if _is_data_set(folder)), None):
+            needed = f"open {inner}, which is one"
         raise InputError(f"{root}: no data set found in it ({found}); {needed}, or name its files in a data YAML")
     ((name, files),) = detected.items()
     return {split: Source(name, file, split, root) for split, file in files.items()}

@@ -106,7 +106,7 @@ def _load(file: Path) -> Keys:
     try:
         return mapping(json_text.read(file, _without_image), "the file")
     except InputError as error:
-        raise ValueError(error.message.removeprefix(f"{file}: ")) from error
+        raise ValueError(str(error).removeprefix(f"{file}: ")) from error
 
 
 def _without_image(entry: Keys) -> Keys:

@@ -47,9 +47,8 @@ def collect(source: Source) -> Builder:
             labels, classes = mapping(entry[key], key), mapping(value_of(entry[f"{key}-metadata"], "class-map"), key)
             size = size_of(*_size(labels))
             annotations = sequence(value_of(labels, "annotations"), "annotations")
-        except ValueError as fault:  # InputError is a ValueError
-            said = fault.message if isinstance(fault, InputError) else str(fault)
-            builder.error(place, said.removeprefix(f"{place}: "))
+        except (ValueError, InputError) as fault:
+            builder.error(place, str(fault).removeprefix(f"{place}: "))
             continue
         image = builder.add_image(name, str(file), size, place=place)
         for index, annotation in enumerate(annotations):

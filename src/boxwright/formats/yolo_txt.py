@@ -265,7 +265,7 @@ def _read_labels(
         try:
             lines = _lines(file) if exists else []
         except InputError as error:
-            found.error(file, error.message.removeprefix(f"{file}: "), images[index], index)
+            found.error(file, str(error).removeprefix(f"{file}: "), images[index], index)
             lines = []
         for number, line in enumerate(lines, 1):
             values = _numbers(line, keypoints)

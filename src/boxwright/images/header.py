@@ -46,6 +46,7 @@ class Header:
     missing: bool = False  # there is no such file
     too_large: bool = False  # it has more pixels than may be decoded
     fault: str = ""  # why the image cannot be used; empty if it can
+    not_rgb: str = ""  # why a TIFF is read only with chosen bands; empty for others, and where it is decoded here
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -234,7 +235,8 @@ def _tiff_header(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Header:
     height, width = (tags.get(tag) for tag in (ExifTags.Base.ImageLength, ExifTags.Base.ImageWidth))
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
         return Header(fault="cannot be decoded (a TIFF that does not say its width and height)")
-    return Header((width, height) if tiff_orientation(tags) in QUARTER_TURNS else (height, width))
+    size = (width, height) if tiff_orientation(tags) in QUARTER_TURNS else (height, width)
+    return Header(size, not_rgb=rgb_fault(tags))
 
 
 def _decode_other_tiff(source: str | bytes) -> Header | None:

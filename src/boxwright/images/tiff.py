@@ -76,7 +76,7 @@ def damage(path: str | Path, content: bytes | None = None) -> str:
     except RasterioError as error:
         return f"cannot be decoded ({first_line(error)})"
     except InputError as error:
-        return error.message.removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{path}: ")
     return ""
 
 

@@ -158,7 +158,7 @@ def scene_fault(path: str, *, rgb: bool = True) -> str:
                 if rgb:
                     _bands(source, path)
     except InputError as error:
-        return error.message.removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{path}: ")
     return ""
 
 

@@ -187,8 +187,8 @@ class Task(ABC, Generic[D, B, R, M]):
         """Open a split without its labels, which may be missing if the layout allows it."""
 
     @abstractmethod
-    def check(self, *datasets: D) -> Report:
-        """Check splits for errors, and against each other."""
+    def check(self, *datasets: D, rgb: bool = False) -> Report:
+        """Check splits for errors, and against each other. rgb: images are read as RGB, without chosen bands."""
 
     @abstractmethod
     def select(

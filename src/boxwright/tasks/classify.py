@@ -81,7 +81,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     def open_images(self, root: Root, split: str, config: DataConfig) -> ClassSet:
         return open_classes(root, split, config.kind)  # where folders are classes, images have labels
 
-    def check(self, *datasets: ClassSet) -> Report:
+    def check(self, *datasets: ClassSet, rgb: bool = True) -> Report:
         return check_all(Report(unit="classes"), datasets, check, check_splits)
 
     def select(

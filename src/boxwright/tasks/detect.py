@@ -5,6 +5,7 @@ K classes of the model
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -86,8 +87,8 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def open_images(self, root: Root, split: str, config: DataConfig) -> Dataset:
         return open_images(root, split, config.kind)
 
-    def check(self, *datasets: Dataset) -> Report:
-        return check_all(Report(), datasets, check, check_splits)
+    def check(self, *datasets: Dataset, rgb: bool = False) -> Report:
+        return check_all(Report(), datasets, partial(check, rgb=rgb), check_splits)
 
     def select(
         self, training: Dataset, validation: Dataset | None, report: Report, recipe: Recipe
