@@ -74,7 +74,7 @@ def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple
         tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
         tensors = checkpoint.read_tensors(file)
-        if not tensors.keys() & model.state_dict().keys():
+        if foreign.is_foreign(tensors) or not tensors.keys() & model.state_dict().keys():
             tensors = foreign.translate(tensors)
     if not transfer:
         _check_lineage(kind, foreign.padding, file, recipe)
