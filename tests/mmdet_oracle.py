@@ -68,7 +68,7 @@ def apart(oracle: Mapping[str, Array], name: str, ours: Tensor) -> float:
 def unmatched(ours: Any, boxes_scores: Array, labels: Array) -> list[int]:
     """Rows (x1 y1 x2 y2 score, label) of the engine without a detection of ours within 0.5 px and a score of 1e-3,
     each of which matches one row only."""
-    free = np.ones(len(ours), bool)
+    free = np.ones(len(ours.labels), bool)
     missing = []
     for k, (row, label) in enumerate(zip(boxes_scores, labels, strict=True)):
         near = free & (ours.labels == label) & (np.abs(ours.scores - row[4]) <= 1e-3)

@@ -8,6 +8,7 @@ best checkpoint in it.
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -75,10 +76,17 @@ def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple
     else:
         tensors = checkpoint.read_tensors(file)
         if foreign.is_foreign(tensors) or not tensors.keys() & model.state_dict().keys():
-            tensors = foreign.translate(tensors)
+            tensors = _translated(foreign, tensors, file)
     if not transfer:
         _check_lineage(kind, foreign.padding, file, recipe)
     return foreign.adapt(tensors), unexpected
+
+
+def _translated(foreign: names.ForeignNames[Any], tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    try:
+        return foreign.translate(tensors)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recipe) -> None:
@@ -103,8 +111,8 @@ def _kind(file: Path) -> str:
         return "darknet"
     if file.suffix == ".ckpt":
         return "mindspore"
-    if file.suffix in {".pt", ".pth"}:
+    if file.suffix in {".pt", ".pth", ".pkl"}:
         return "torch"
     if file.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
-    raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .weights, *.conv.N or .ckpt")
+    raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .pkl, .weights, *.conv.N or .ckpt")
