@@ -211,9 +211,13 @@ def predict(
 
 
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe of the network.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file.")
+    ],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Recipe of the network; left out, the only one that fits the file.")
+    ] = None,
     transfer: Transfer = False,
     set_: Overrides = None,
 ) -> None:
@@ -221,11 +225,17 @@ def import_(
     from boxwright import models, weights
     from boxwright import recipe as recipes
     from boxwright.weights import checkpoint, files
+    from boxwright.weights.identify import the_recipe_of
 
     if Path(out).suffix != ".safetensors":
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
     files.keep_apart([Path(out)], [files.locate(Path(file))])
-    resolved = recipes.load(recipe, set_ or ())
+    if recipe is None:
+        resolved, what = the_recipe_of(file)
+        resolved = resolved.with_overrides(set_ or ())
+        echo(f"{Path(file).name}: {what}; recipe {resolved.name}")
+    else:
+        resolved = weights.with_names_of(file, recipes.load(recipe, set_ or ()))
     model = models.build(resolved.model)
     echo(weights.load(model, file, resolved, transfer=transfer))
     checkpoint.save(out, model, resolved)

@@ -11,7 +11,8 @@ from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, detectron2, mm
 
 # Ids of COCO's 91 categories that no image uses; torchvision's published files have a row for each id, 0 first.
 COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_ROWS = [row for row in range(91) if row not in COCO_UNUSED]  # the background and the 80 classes
+COCO_IDS = range(91)
+COCO_ROWS = [row for row in COCO_IDS if row not in COCO_UNUSED]  # the background and the 80 classes
 
 _ZOO = {  # our module -> theirs (the spelling `ncek` is theirs)
     r"^neck\.inner": "fpn_ncek.lateral_convs_list",
