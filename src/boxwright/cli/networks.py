@@ -217,9 +217,13 @@ def predict(
 
 
 def import_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A .weights, .ckpt or .safetensors file.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file.")
+    ],
     out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe of the network.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Recipe of the network; left out, the only one that fits the file.")
+    ] = None,
     cfg: Cfg = None,
     names: ClassNames = None,
     transfer: Transfer = False,
@@ -231,14 +235,18 @@ def import_(
     from boxwright.predict.loading import given_recipe
     from boxwright.recipe import Recipe
     from boxwright.weights import cfg_report, checkpoint, files
+    from boxwright.weights.identify import the_recipe_of
 
     if Path(out).suffix != ".safetensors":
         raise InputError(f"{out}: found the suffix '{Path(out).suffix}', needed .safetensors")
     files.keep_apart([Path(out)], [files.locate(Path(file)), *(Path(path) for path in (cfg, names) if path)])
     given = given_recipe(recipe, cfg, names)
     if given is None:
-        raise InputError(f"{file}: --recipe or --cfg: found neither; name its recipe, or the .cfg of a .weights file")
+        given, what = the_recipe_of(file)
+        echo(f"{Path(file).name}: {what}; recipe {given.name}")
     resolved = given.with_overrides(set_ or ()) if isinstance(given, Recipe) else recipes.load(given, set_ or ())
+    if recipe is not None:
+        resolved = weights.with_names_of(file, resolved)
     model = models.build(resolved.model)
     report = weights.load(model, file, resolved, transfer=transfer)
     echo("\n".join(cfg_report.lines(file, model, resolved, report)) if cfg else report)

@@ -188,13 +188,28 @@ def _sizes(size: Size, canvas: CanvasConfig) -> list[Size]:
             return [_scaled(size, min(height / h, width / w))]
         case "zoo_corner":
             return _zoo_corner(size, canvas.size)[0]
-        case "torchvision_corner":  # in torchvision's order of operations, for the same rounding
-            short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
-            factor = min(short / min(size), long / max(size), height / h, width / w)
-            return [(max(int(h * factor), 1), max(int(w * factor), 1))]
+        case "mmdet_corner" | "torchvision_corner" | "detectron2_corner":
+            return [_turning(size, canvas)]
         case "crop":  # rounded down, as in Darknet, MindSpore and torchvision
             short = canvas.short_side or min(canvas.size)
             return [(short, max(w * short // h, 1)) if h < w else (max(h * short // w, 1), short)]
+
+
+def _turning(size: Size, canvas: CanvasConfig) -> Size:
+    """The sides at most `short_side` and `long_side`, each in the order of operations of its origin, for the same
+    rounding."""
+    short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
+    fitting = canvas.size[0] / size[0], canvas.size[1] / size[1]
+    factor = min(short / min(size), long / max(size), *fitting)
+    if canvas.fit == "mmdet_corner":
+        return _scaled(size, factor)
+    if canvas.fit == "torchvision_corner":
+        return max(int(size[0] * factor), 1), max(int(size[1] * factor), 1)
+    first = short / min(size)
+    h, w = (short if side == min(size) else side * first for side in size)
+    if (second := min(long / max(h, w), canvas.size[0] / h, canvas.size[1] / w)) < 1:
+        h, w = h * second, w * second
+    return max(int(h + 0.5), 1), max(int(w + 0.5), 1)
 
 
 def _center_offset(side: int, canvas: int) -> float:
@@ -327,10 +342,10 @@ def _resize(image: Pixels, size: tuple[int, int], kind: str) -> Pixels:
         image = image.astype(np.float32)
     if (h, w) == size:
         return image
-    if kind == "zoo":
+    if kind in ("zoo", "pillow"):
         grows, shrinks = new_h > h and new_w > w, new_h < h and new_w < w
         method = Image.Resampling.BICUBIC if grows else Image.Resampling.NEAREST
-        if not grows and not shrinks:
+        if kind == "pillow" or (not grows and not shrinks):
             method = Image.Resampling.BILINEAR
         resized = Image.fromarray(image)
         if new_h < h and new_w > w:  # the height first, since Pillow before 13 differs in the order

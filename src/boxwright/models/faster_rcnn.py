@@ -3,8 +3,9 @@
     B images, H x W px, N anchors an image, P proposals an image after padding, M boxes an image after padding,
     C classes, K samples an image
 
-Two semantics differ by configuration: that of the MindSpore zoo, with which its checkpoints give the boxes that they
-were trained for, and the standard one, which fits ImageNet's ResNets and new trainings.
+The implementations of the MindSpore zoo, torchvision, mmdetection and Detectron2 differ in details, which are keys of
+the configuration, so that checkpoints give the boxes that they were trained for. The defaults fit ImageNet's ResNets
+and new trainings.
 """
 
 from typing import Annotated, Literal, NamedTuple, Self
@@ -19,7 +20,7 @@ from boxwright.config import BatchNormModelConfig, Fraction, NotNegative, Paddin
 from boxwright.config import Config as Section
 from boxwright.nn.fpn import FPN
 from boxwright.nn.network import Network
-from boxwright.nn.resnet import ResNet
+from boxwright.nn.resnet import ResNet, StrideIn
 from boxwright.nn.roi import BoxHead, features_of
 from boxwright.nn.rpn import ROUNDS, Proposals, RegionProposals, anchors, base_anchors, propose
 from boxwright.ops.coding import decode, encode
@@ -57,6 +58,7 @@ class RPNConfig(SamplesConfig):
     allowed_border: NotNegative | None = None
     samples: Count = 256  # anchors
     max_positives: Count = 128
+    convs: Annotated[int, Field(ge=1, le=8)] = 1  # 3x3 convolutions before the outputs
     nms_iou: Fraction = 0.7
     train_pre_nms_top_k: Count = 2000  # best boxes of each level that enter NMS
     train_proposals: Count = 2000  # best boxes of all levels together after it
@@ -73,6 +75,10 @@ class RoIConfig(SamplesConfig):
     samples: Count = 512  # proposals
     max_positives: Count = 128
     aligned: bool = True  # pixel centers lie at half pixels (Mask R-CNN's RoI align as corrected in Detectron2)
+    # of RoI align, a bin and side; 0: as many as a seventh of the box's side on its map (mmdetection, Detectron2)
+    samples_per_bin: Annotated[int, Field(ge=0, le=8)] = 2
+    convs: Annotated[int, Field(ge=0, le=8)] = 0  # 3x3 convolutions with batch norm before the dense layers
+    dense: Literal[1, 2] = 2  # dense layers before the outputs
 
 
 class Config(BatchNormModelConfig):
@@ -82,17 +88,33 @@ class Config(BatchNormModelConfig):
     # down and right and which repeats the border; none: ordinary convolutions
     deform: Literal["none", "standard", "zoo"] = "standard"
     conv2_fills_deform: bool = True  # an ordinary ResNet's second convolutions are the start of the deformable ones
+    deform_masks: bool = True  # false: deformable convolution of version 1, where every sample counts fully
+    deform_groups: Annotated[int, Field(ge=1, le=64)] = 1  # of channels, each with offsets of its own
+    deform_bias: bool = False  # of the layers that predict offsets and masks
+    # the layer with the stride of a stage: the 3x3, or the 1x1 before it (Caffe, mmdetection, Detectron2)
+    stride_in: StrideIn = "conv2"
+    neck_norm: bool = False  # batch norm after each convolution of the pyramid (torchvision's second version)
     padding: Padding = "symmetric"  # of the max-pool: same pads bottom and right only (zoo)
     # image, as in torchvision: the mean color surrounds it, and `forward` takes the images' extents
     clip_proposals_to: Literal["canvas", "image"] = "canvas"
     plus_one: bool = False  # a width is x2 - x1 + 1, in anchors, deltas, assignment, levels and RoI align (zoo)
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
     anchor_ratios: Annotated[tuple[Positive, ...], Field(max_length=16)] = (0.5, 1.0, 2.0)  # height / width
+    round_anchors: bool = True  # to whole px (torchvision, zoo)
     delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
+    # deltas never make a side less than 16 / 1000 of its reference (mmdetection, and with `plus_one`); that they make
+    # none more than 1000 / 16 times as large holds always
+    limit_shrink: bool = False
     mean: Triple = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _groups_divide_channels(self) -> Self:
+        if 128 % self.deform_groups:  # channels of the first deformable layers; the others have multiples
+            raise ValueError(f"deform_groups is {self.deform_groups}, needed a divisor of the layers' 128 channels")
+        return self
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -131,15 +153,24 @@ class FasterRCNN(Network):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.backbone = ResNet(config.depth, deform=config.deform, padding=config.padding)
-        for module in self.backbone.modules():
+        self.backbone = ResNet(
+            config.depth,
+            deform=config.deform,
+            padding=config.padding,
+            masks=config.deform_masks,
+            groups=config.deform_groups,
+            bias=config.deform_bias,
+            stride_in=config.stride_in,
+        )
+        self.neck = FPN(self.backbone.channels, 256, config.neck_norm)
+        self.rpn = RegionProposals(256, len(config.anchor_ratios), config.rpn.convs)
+        self.head = BoxHead(256, config.classes, config.roi.convs, config.roi.dense)
+        for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = config.norm_eps, config.norm_momentum
-        self.neck = FPN(self.backbone.channels, 256)
-        self.rpn = RegionProposals(256, len(config.anchor_ratios))
-        self.head = BoxHead(256, config.classes)
         # given by the recipe, so not in the state dict
-        base = base_anchors(STRIDES, config.anchor_scale, config.anchor_ratios, config.plus_one)
+        ratios, rounded = config.anchor_ratios, config.round_anchors
+        base = base_anchors(STRIDES, config.anchor_scale, ratios, config.plus_one, rounded)
         self.register_buffer("base", base, persistent=False)  # (L, A, 4)
         self.register_buffer("unit", torch.ones(4), persistent=False)  # stds of the first stage's deltas
         self.register_buffer("delta_stds", torch.tensor(config.delta_stds), persistent=False)
@@ -182,7 +213,7 @@ class FasterRCNN(Network):
         scores = logits.float().softmax(-1)[..., 1:] * valid[..., None]  # (B, P, C)
         image, row, label = ((scores >= threshold) & valid[..., None]).nonzero(as_tuple=True)
         chosen = _by_class(deltas.float())[image, row, label + 1]
-        boxes = decode(chosen, proposals[image, row], self.delta_stds, self.config.plus_one)
+        boxes = self.moved(chosen, proposals[image, row])
         counts = image.bincount(minlength=len(scores)).tolist()
         columns = (boxes, scores[image, row, label], label)
         return [Detections(*rows) for rows in zip(*(torch.split(column, counts) for column in columns), strict=True)]
@@ -192,7 +223,11 @@ class FasterRCNN(Network):
         proposals, logits, deltas, valid = raw
         scores = torch.where(valid[..., None], logits.float().softmax(-1)[..., 1:], -1.0)
         of_class = _by_class(deltas.float())[:, :, 1:]
-        return decode(of_class, proposals[:, :, None], self.delta_stds, self.config.plus_one), scores
+        return self.moved(of_class, proposals[:, :, None]), scores
+
+    def moved(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+        """Deltas of the second stage (..., 4), proposals (..., 4) -> boxes (..., 4) xyxy px."""
+        return decode(deltas, proposals, self.delta_stds, self.config.plus_one, self.config.limit_shrink)
 
     def pyramid(self, images: Tensor, extents: Tensor | None = None) -> tuple[Tensor, ...]:
         """images (B, 3, H, W), extents (B, 2) -> maps (B, 256, h, w) at STRIDES."""
@@ -230,14 +265,17 @@ class FasterRCNN(Network):
             proposals=proposals,
             iou=self.config.rpn.nms_iou,
             plus_one=self.config.plus_one,
+            limit_shrink=self.config.limit_shrink,
             rounds=rounds,
         )
         return found, grid, objectness, deltas
 
     def features(self, maps: tuple[Tensor, ...], boxes: Tensor) -> Tensor:
         """boxes (B, R, 4) xyxy px -> (B, R, 256, 7, 7)."""
-        config = self.config
-        return features_of(maps[:-1], boxes, STRIDES[:-1], aligned=config.roi.aligned, plus_one=config.plus_one)
+        roi, plus_one = self.config.roi, self.config.plus_one
+        return features_of(
+            maps[:-1], boxes, STRIDES[:-1], aligned=roi.aligned, plus_one=plus_one, samples=roi.samples_per_bin
+        )
 
     @torch.no_grad()
     def rpn_targets(self, batch: Batch, grid: Tensor, priority: Tensor) -> Targets:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 class FPN(nn.Module):
     """Maps fine to coarse, (B, inputs[l], h_l, w_l) -> as many of `outputs` channels and the same sizes, and one more:
-    every second cell of the last, rounded up. No norm and no activation."""
+    every second cell of the last, rounded up. No activation; batch norm after each convolution where `norm`."""
 
-    def __init__(self, inputs: Sequence[int], outputs: int) -> None:
+    def __init__(self, inputs: Sequence[int], outputs: int, norm: bool = False) -> None:
         super().__init__()
-        self.inner = nn.ModuleList(_conv(channels, outputs, 1) for channels in inputs)
-        self.outer = nn.ModuleList(_conv(outputs, outputs, 3) for _ in inputs)
+        self.inner = nn.ModuleList(_conv(channels, outputs, 1, norm) for channels in inputs)
+        self.outer = nn.ModuleList(_conv(outputs, outputs, 3, norm) for _ in inputs)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         merged: list[Tensor] = []  # coarse to fine
@@ -29,10 +29,12 @@ class FPN(nn.Module):
         return (*levels, levels[-1][:, :, ::2, ::2])
 
 
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
-    """With bias; it starts as in torchvision."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+def _conv(inputs: int, outputs: int, kernel: int, norm: bool) -> nn.Module:
+    """With bias, or batch norm in its place; it starts as in torchvision."""
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)
     nn.init.kaiming_uniform_(conv.weight, a=1)
+    if norm:
+        return nn.Sequential(conv, nn.BatchNorm2d(outputs))
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv

@@ -2,10 +2,13 @@
 
     B images, H x W px, C channels
 
-The stride of a stage is that of its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo.
+The stride of a stage is that of its first 3x3 convolution (called V1.5), as in torchvision, timm and the MindSpore zoo,
+or of the 1x1 before it, as in the paper and in Caffe.
 Modules have torchvision's names.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -19,23 +22,23 @@ WIDTHS = (64, 128, 256, 512)  # channels of a stage's 3x3 convolutions
 EXPANSION = 4  # a stage's outputs are so many times its width
 
 Deform = Literal["none", "standard", "zoo"]
+StrideIn = Literal["conv1", "conv2"]
+Conv = Callable[[int, int, int], nn.Module]  # of inputs, outputs and stride: a 3x3 layer
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride; may be deformable), 1x1 to 4 * width, added to the input.
+    """1x1, 3x3 (may be deformable), one of them with the stride, 1x1 to 4 * width, added to the input.
 
     (B, inputs, H, W) -> (B, 4 * width, H / stride, W / stride)
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, deform: Deform) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, conv2: Conv, stride_in: StrideIn) -> None:
         super().__init__()
         outputs = EXPANSION * width
-        self.conv1 = _conv(inputs, width, 1)
+        first, second = (stride, 1) if stride_in == "conv1" else (1, stride)
+        self.conv1 = _conv(inputs, width, 1, first)
         self.bn1 = nn.BatchNorm2d(width)
-        if deform == "none":
-            self.conv2: nn.Module = _conv(width, width, 3, stride)
-        else:
-            self.conv2 = DeformConv2d(width, width, stride, deform)
+        self.conv2 = conv2(width, width, second)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -56,20 +59,34 @@ class ResNet(nn.Module):
 
     H and W: multiples of 32. deform: the sampling of the 3x3 layers in every block of the last three stages.
     padding, of the max-pool: `symmetric` pads 1 on every side (torchvision), `same` bottom and right only (MindSpore).
+    masks, groups, bias: of deformable layers (`nn/deform.py`). stride_in: the layer with the stride of a stage.
     """
 
     channels = tuple(EXPANSION * width for width in WIDTHS)
 
-    def __init__(self, depth: Literal[50, 101, 152], *, deform: Deform, padding: Padding) -> None:
+    def __init__(
+        self,
+        depth: Literal[50, 101, 152],
+        *,
+        deform: Deform,
+        padding: Padding,
+        masks: bool = True,
+        groups: int = 1,
+        bias: bool = False,
+        stride_in: StrideIn = "conv2",
+    ) -> None:
         super().__init__()
+        conv: Conv = _conv3
+        if deform != "none":
+            conv = partial(DeformConv2d, sampling=deform, masks=masks, groups=groups, bias=bias)
         self.pad_end = padding == "same"
         self.conv1 = _conv(3, WIDTHS[0], 7, 2)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         blocks = BLOCKS[depth]
-        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0], 1, "none")
-        self.layer2 = _stage(self.channels[0], WIDTHS[1], blocks[1], 2, deform)
-        self.layer3 = _stage(self.channels[1], WIDTHS[2], blocks[2], 2, deform)
-        self.layer4 = _stage(self.channels[2], WIDTHS[3], blocks[3], 2, deform)
+        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0], 1, _conv3, stride_in)
+        self.layer2 = _stage(self.channels[0], WIDTHS[1], blocks[1], 2, conv, stride_in)
+        self.layer3 = _stage(self.channels[1], WIDTHS[2], blocks[2], 2, conv, stride_in)
+        self.layer4 = _stage(self.channels[2], WIDTHS[3], blocks[3], 2, conv, stride_in)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -81,9 +98,14 @@ class ResNet(nn.Module):
         return c2, c3, c4, self.layer4(c4)
 
 
-def _stage(inputs: int, width: int, blocks: int, stride: int, deform: Deform) -> nn.Sequential:
-    first = Bottleneck(inputs, width, stride, deform)
-    return nn.Sequential(first, *(Bottleneck(EXPANSION * width, width, 1, deform) for _ in range(blocks - 1)))
+def _stage(inputs: int, width: int, blocks: int, stride: int, conv2: Conv, stride_in: StrideIn) -> nn.Sequential:
+    first = Bottleneck(inputs, width, stride, conv2, stride_in)
+    rest = (Bottleneck(EXPANSION * width, width, 1, conv2, stride_in) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
+
+
+def _conv3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    return _conv(inputs, outputs, 3, stride)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

@@ -17,13 +17,22 @@ FINEST = 56  # px: boxes below twice this side take the finest level (FPN paper,
 
 
 class BoxHead(nn.Module):
-    """Two layers over a box's features. (B, R, channels, 7, 7) -> logits (B, R, C+1), background first, and deltas
-    (B, R, 4*(C+1)), four a class."""
+    """Layers over a box's features. (B, R, channels, 7, 7) -> logits (B, R, C+1), background first, and deltas
+    (B, R, 4*(C+1)), four a class.
 
-    def __init__(self, channels: int, classes: int, hidden: int = 1024) -> None:
+    Args:
+        channels: Of the features.
+        classes: C.
+        convs: 3x3 convolutions with batch norm before the dense layers.
+        dense: Dense layers before the last ones, 1 or 2.
+        hidden: Outputs of each.
+    """
+
+    def __init__(self, channels: int, classes: int, convs: int = 0, dense: int = 2, hidden: int = 1024) -> None:
         super().__init__()
+        self.convs = nn.Sequential(*(_conv_norm_relu(channels) for _ in range(convs)))
         self.fc1 = nn.Linear(channels * BINS * BINS, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc2 = nn.Linear(hidden, hidden) if dense == 2 else nn.Identity()
         self.classes = nn.Linear(hidden, classes + 1)
         self.deltas = nn.Linear(hidden, 4 * (classes + 1))
         for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):  # Fast R-CNN paper, section 4.1
@@ -31,16 +40,32 @@ class BoxHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self.convs):
+            features = self.convs(features.flatten(0, 1)).view_as(features)
         x = F.relu(self.fc1(features.flatten(2)))
         x = F.relu(self.fc2(x))
         return self.classes(x).float(), self.deltas(x).float()
 
 
+def _conv_norm_relu(channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
 def features_of(
-    maps: Sequence[Tensor], boxes: Tensor, strides: Sequence[int], *, aligned: bool, plus_one: bool
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    strides: Sequence[int],
+    *,
+    aligned: bool,
+    plus_one: bool,
+    samples: int = 2,
 ) -> Tensor:
-    """maps (B, channels, h, w), fine first; boxes (B, R, 4) xyxy px -> (B, R, channels, 7, 7)."""
-    return roi_align(maps, boxes, level_of(boxes, len(maps), plus_one), strides, aligned=aligned, plus_one=plus_one)
+    """maps (B, channels, h, w), fine first; boxes (B, R, 4) xyxy px -> (B, R, channels, 7, 7). For the others see
+    `roi_align`."""
+    level = level_of(boxes, len(maps), plus_one)
+    return roi_align(maps, boxes, level, strides, aligned=aligned, plus_one=plus_one, samples=samples)
 
 
 def level_of(boxes: Tensor, levels: int, plus_one: bool) -> Tensor:

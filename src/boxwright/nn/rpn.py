@@ -43,14 +43,16 @@ class RegionProposals(nn.Module):
     """One small head for all levels: objectness and box deltas of each anchor.
 
     (B, C, h, w) a level -> objectness logits (B, N) and deltas (B, N, 4), in the order of `anchors`.
+    convs: 3x3 convolutions before the two outputs; only one has no number in its name.
     """
 
-    def __init__(self, channels: int, anchors: int) -> None:
+    def __init__(self, channels: int, anchors: int, convs: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        first = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs)]
+        self.conv = first[0] if convs == 1 else nn.Sequential(*(nn.Sequential(conv, nn.ReLU()) for conv in first))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, anchors * 4, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (*first, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)  # Faster R-CNN paper, section 3.1.3
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
@@ -64,10 +66,12 @@ class RegionProposals(nn.Module):
         return torch.cat(objectness, 1).float(), torch.cat(deltas, 1).float()
 
 
-def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool) -> Tensor:
+def base_anchors(
+    strides: Sequence[int], scale: float, ratios: Sequence[float], plus_one: bool, rounded: bool = True
+) -> Tensor:
     """(L, A, 4) xyxy px, the anchors at each level's first position: sides of stride * scale, of each h / w ratio.
 
-    Rounded to whole pixels. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
+    Whole pixels where `rounded`. With plus_one (MindSpore zoo, anchor_generator.py) they lie about (stride - 1) / 2 and
     count both ends, else about 0, as in torchvision.
     """
     stride = torch.tensor(strides, dtype=torch.float64)[:, None]
@@ -75,7 +79,8 @@ def base_anchors(strides: Sequence[int], scale: float, ratios: Sequence[float], 
     side = stride[..., None] * scale * torch.stack((1 / root, root), -1)  # (L, A, 2)
     center = (stride[..., None] - 1) / 2 if plus_one else 0.0
     half = (side - int(plus_one)) / 2
-    return torch.cat((center - half, center + half), -1).round().float()
+    corners = torch.cat((center - half, center + half), -1)
+    return (corners.round() if rounded else corners).float()
 
 
 def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
@@ -101,6 +106,7 @@ def propose(
     proposals: int,
     iou: float,
     plus_one: bool,
+    limit_shrink: bool = False,
     rounds: int = 0,
 ) -> Proposals:
     """The best boxes of each image.
@@ -118,6 +124,7 @@ def propose(
         proposals: P, boxes an image after it.
         iou: Of NMS, whose overlap never counts with +1.
         plus_one: Of the deltas.
+        limit_shrink: Likewise.
         rounds: Those of `greedy_fixed_point` on accelerators.
     """
     best = []
@@ -127,7 +134,8 @@ def propose(
         first += count
     index = torch.cat(best, 1)
     scores = objectness.gather(1, index)
-    found = decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), anchors[index], deltas.new_ones(4), plus_one)
+    chosen_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+    found = decode(chosen_deltas, anchors[index], deltas.new_ones(4), plus_one, limit_shrink)
     boxes = torch.minimum(found.clamp(min=0), extents.flip(-1).repeat(1, 2)[:, None])
     kept = _kept(boxes, scores, [indices.shape[1] for indices in best], iou, rounds)
     if not plus_one:

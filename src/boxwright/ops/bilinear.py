@@ -30,9 +30,10 @@ def neighbors(position: Tensor, last: int | Tensor) -> tuple[Tensor, Tensor]:
     return index, share * inside
 
 
-def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+def weighted_rows(table: Tensor, index: Tensor, weight: Tensor, starts: Tensor | None = None) -> Tensor:
     """table (P, C), index (N, K) int64, weight (N, K) -> (N, C): the sum over K of weight * table[index].
 
+    starts (N,): index and weight are one row, (all K together,), of which that of each value begins there.
     A bag of embeddings is the same sum, and never holds the N * K rows in memory.
     """
-    return F.embedding_bag(index, table, per_sample_weights=weight.type_as(table), mode="sum")
+    return F.embedding_bag(index, table, starts, per_sample_weights=weight.type_as(table), mode="sum")

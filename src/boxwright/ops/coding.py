@@ -25,12 +25,17 @@ def encode(boxes: Tensor, references: Tensor, stds: Tensor, plus_one: bool = Fal
     return torch.cat((moved, grown), -1) / stds
 
 
-def decode(deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False) -> Tensor:
-    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not clipped to the image."""
+def decode(
+    deltas: Tensor, references: Tensor, stds: Tensor, plus_one: bool = False, limit_shrink: bool = False
+) -> Tensor:
+    """The inverse of `encode`: (..., 4), (..., 4) -> boxes (..., 4), not clipped to the image.
+
+    dw and dh are at most MAX_LOG_SCALE; with `limit_shrink` or `plus_one` they are at least -MAX_LOG_SCALE, too.
+    """
     moved, grown = (deltas * stds).chunk(2, -1)
     from_center, from_side = _center_and_side(references, plus_one)
     center = from_center + moved * from_side
-    grown = grown.clamp(-MAX_LOG_SCALE if plus_one else None, MAX_LOG_SCALE)
+    grown = grown.clamp(-MAX_LOG_SCALE if plus_one or limit_shrink else None, MAX_LOG_SCALE)
     half = (from_side * grown.exp() - int(plus_one)) / 2
     return torch.cat((center - half, center + half), -1)
 

@@ -1,6 +1,7 @@
 """RoI align (He et al. 2017, arXiv:1703.06870): 7 x 7 values of a map for each box, whatever its size.
 
-B images, R boxes each, C channels, h x w a map; 7 bins a side, 2 samples a bin and side, so 14 samples a side.
+B images, R boxes each, C channels, h x w a map; 7 bins a side, in each of which 2 x 2 samples are taken, or as many as
+the box is large.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,18 @@ from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
 
 BINS = 7
-SAMPLES = 2  # a bin and side
+MOST_SAMPLES = 1024  # a bin and side, of adaptive ones: what a box of 7168 px of its map needs
 
 
 def roi_align(
-    maps: Sequence[Tensor], boxes: Tensor, level: Tensor, strides: Sequence[int], *, aligned: bool, plus_one: bool
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    level: Tensor,
+    strides: Sequence[int],
+    *,
+    aligned: bool,
+    plus_one: bool,
+    samples: int = 2,
 ) -> Tensor:
     """maps (B, C, h, w) each; boxes (B, R, 4) xyxy px; level (B, R) int64: which map -> (B, R, C, 7, 7).
 
@@ -27,6 +35,9 @@ def roi_align(
     zeros (both as in MindSpore's kernel). With neither, a box is at least one map pixel wide and
     high, as in torchvision's kernel.
 
+    samples: A bin and side. 0, adaptive: a seventh of the box's side on its map, rounded up (`sampling_ratio` of
+    torchvision, Detectron2 and mmcv).
+
     All maps at once in plain PyTorch: no loop over levels with shapes that depend on the data, and on a CPU about four
     times as fast as torchvision's kernel.
     """
@@ -36,37 +47,83 @@ def roi_align(
     if not aligned and not plus_one:
         side = side.clamp(min=1)
     if exported.knows("roi_align"):
-        out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, BINS, SAMPLES)
+        out: Tensor = exported.roi_align(list(maps), torch.cat((low, low + side), -1) + 0.5, level, BINS, samples)
+    elif samples:
+        out = _in_bags(maps, low, side, level, samples)
     else:
-        out = _in_bags(maps, low, side, level)
+        out = _in_adaptive_bags(maps, low, side, level)
     return out * (boxes[..., 2] >= 0.001)[..., None, None, None] if plus_one else out
 
 
-def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
+def _in_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor, samples: int) -> Tensor:
     """low, side (B, R, 2): (x, y) px of the box's map; the first pixel's center is at 0."""
     batch, count = level.shape
     first, widths, row_last, column_last = _geometry(maps, level)
     # All sides of an image's grid are kept apart: 14 rows, 14 columns, of which the 49 bins take their pairs.
-    rows, row_share = _samples(low[..., 1], side[..., 1], row_last)
-    columns, column_share = _samples(low[..., 0], side[..., 0], column_last)
+    rows, row_share = _samples(low[..., 1], side[..., 1], row_last, samples)
+    columns, column_share = _samples(low[..., 0], side[..., 0], column_last, samples)
     rows = (first[..., None, None] + rows * widths[..., None, None])[:, :, :, None, :, None]
     index = rows + columns[:, :, None, :, None, :]  # (B, R, 7, 7, 4, 4): two samples of two pixels, along either axis
     share = row_share[:, :, :, None, :, None] * column_share[:, :, None, :, None, :]
     table = torch.cat([table_of(level_map) for level_map in maps])
-    out = weighted_rows(table, index.reshape(-1, 16), share.reshape(-1, 16))
+    out = weighted_rows(table, index.reshape(-1, 4 * samples**2), share.reshape(-1, 4 * samples**2))
     return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
 
 
-def _samples(low: Tensor, side: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis of a box, (B, R) px of the map -> (B, R, 7, 4) pixels that each bin reads, and their shares."""
+def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: Tensor) -> Tensor:
+    """The same with as many samples as a box is large. A bin of n x m samples reads at most (n + 1) x (m + 1) pixels,
+    each once, in a bag of that length."""
+    batch, count = level.shape
+    first, widths, row_last, column_last = (values.flatten() for values in _geometry(maps, level))
+    low, side = low.flatten(0, 1), side.flatten(0, 1)
+    across, down = (side / BINS).ceil().nan_to_num(0).clamp(0, MOST_SAMPLES).long().unbind(1)  # samples (B * R,)
+    longest = max(max(level_map.shape[2:]) for level_map in maps) // BINS + 1  # a box within its map has no more
+    if not exported.recorded():
+        longest = max(int(down.max()), int(across.max()), 1) if len(down) else 1
+    rows, row_share = _window(low[:, 1], side[:, 1], down, row_last, longest)
+    columns, column_share = _window(low[:, 0], side[:, 0], across, column_last, longest)
+    lengths = ((down + 1) * (across + 1)).repeat_interleave(BINS**2)
+    starts = lengths.cumsum(0) - lengths
+    bag = torch.repeat_interleave(lengths)  # of each entry
+    entry = torch.ones_like(bag).cumsum(0) - 1 - starts[bag]  # its number within its bag
+    box, width = bag // BINS**2, (across + 1)[bag // BINS**2]
+    row_bin, column_bin, i, j = bag // BINS, box * BINS + bag % BINS, entry // width, entry % width
+    row = (rows[row_bin] + i).minimum(row_last[box])
+    column = (columns[column_bin] + j).minimum(column_last[box])
+    share = row_share[row_bin, i] * column_share[column_bin, j]
+    table = torch.cat([table_of(level_map) for level_map in maps])
+    out = weighted_rows(table, first[box] + row * widths[box] + column, share, starts)
+    return out.view(batch, count, BINS, BINS, table.shape[1]).permute(0, 1, 4, 2, 3)
+
+
+def _window(low: Tensor, side: Tensor, samples: Tensor, last: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, (R,) px of the map; samples (R,), at most `longest` -> (7 * R,) the first pixel that each bin
+    reads, and the shares (7 * R, longest + 1) of this one and of those after it."""
     bins = torch.arange(BINS, device=low.device)[:, None]
-    within = (torch.arange(SAMPLES, device=low.device) + 0.5) / SAMPLES
+    number = torch.arange(longest, device=low.device)
+    taken = samples.clamp(min=1)[:, None, None]
+    size, last = (side / BINS)[:, None, None], last[:, None, None]
+    position = low[:, None, None] + bins * size + (number + 0.5) * size / taken  # (R, 7, longest), as kernels round it
+    counts = (number < samples[:, None, None]) & (position >= -1) & (position <= last + 1)
+    index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
+    begin = index[:, :, 0, 0]
+    place = (index - begin[..., None, None]).clamp(0, longest).flatten(2)
+    share = (share * counts[..., None] / taken[..., None]).flatten(2)
+    shares = share.new_zeros(*begin.shape, longest + 1).scatter_add(2, place, share)
+    return begin.flatten(), shares.flatten(0, 1)
+
+
+def _samples(low: Tensor, side: Tensor, last: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Along one axis of a box, (B, R) px of the map -> (B, R, 7, 2 * samples) pixels that each bin reads, and their
+    shares."""
+    bins = torch.arange(BINS, device=low.device)[:, None]
+    within = (torch.arange(samples, device=low.device) + 0.5) / samples
     size = (side / BINS)[..., None, None]
     position = low[..., None, None] + bins * size + within * size  # in the order of the kernel, which rounds alike
     last = last[..., None, None]
     counts = (position >= -1) & (position <= last + 1)
     index, share = neighbors(position.clamp(min=0).minimum(last), last[..., None])
-    return index.flatten(-2), (share * counts[..., None] / SAMPLES).flatten(-2)
+    return index.flatten(-2), (share * counts[..., None] / samples).flatten(-2)
 
 
 def _geometry(maps: Sequence[Tensor], level: Tensor) -> tuple[Tensor, ...]:

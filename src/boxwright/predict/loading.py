@@ -117,6 +117,8 @@ def load_network(
     chosen = recipe_of(path, given)
     if overrides:
         chosen = chosen.with_overrides(overrides)
+    if given is not None:
+        chosen = weights.with_names_of(path, chosen)
     target = _device(device)
     model = weights.build(path, chosen)
     # channels_last is the fastest layout for convolutions on CPUs and on tensor cores

@@ -20,11 +20,21 @@ class CanvasConfig(Config):
     size: Size = (416, 416)  # (height, width) px
     # letterbox keeps the aspect and centers. corner keeps it too, but starts at the top left. zoo_corner is that of the
     # MindSpore zoo's Faster R-CNN: an image first fitted by its short side may be too high and is then resized again.
-    # torchvision_corner: corner, but the sides become at most `short_side` and `long_side`, and are cut to whole px.
+    # The next three turn with the image: its sides become at most `short_side` and `long_side`. mmdet_corner rounds
+    # them; torchvision_corner cuts them to whole px; detectron2_corner rounds them after one factor for each limit.
     # crop, for classifiers: the shorter side becomes `short_side`, then the middle of `size` is cut out.
-    fit: Literal["stretch", "letterbox", "corner", "zoo_corner", "torchvision_corner", "crop"] = "stretch"
-    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of the last two; 0: the shorter side of `size`
-    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of fit torchvision_corner; 0: the longer side of `size`
+    fit: Literal[
+        "stretch",
+        "letterbox",
+        "corner",
+        "zoo_corner",
+        "mmdet_corner",
+        "torchvision_corner",
+        "detectron2_corner",
+        "crop",
+    ] = "stretch"
+    short_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of the last four; 0: the shorter side of `size`
+    long_side: Annotated[int, Field(ge=0, le=16_384)] = 0  # px, of those that turn; 0: the longer side of `size`
     # gray of what the image does not cover; Darknet's is 127.5, which a canvas of whole numbers rounds to 128
     fill: Annotated[float, Field(ge=0, le=255)] = 114
     # cut the canvases of a batch to the smallest size that holds its images and suits the model, as torchvision pads;
@@ -34,7 +44,8 @@ class CanvasConfig(Config):
     # zoo: Pillow bicubic when both sides grow, nearest when both shrink, else bilinear (MindSpore zoo).
     # darknet: bilinear on aligned corners, not rounded to whole gray values (Darknet).
     # float: linear, not rounded to whole gray values (torchvision).
-    resize: Literal["linear", "area", "zoo", "darknet", "float"] = "linear"
+    # pillow: Pillow's bilinear, which averages when shrinking (Detectron2).
+    resize: Literal["linear", "area", "zoo", "darknet", "float", "pillow"] = "linear"
 
 
 class DataConfig(Config):

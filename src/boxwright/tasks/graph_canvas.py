@@ -80,21 +80,28 @@ def _sizes(size: Pair, canvas: CanvasConfig) -> list[Pair]:
         case "zoo_corner":
             first = _scaled(size, _zoo_first(size, canvas))
             return [first, _scaled(first, _zoo_second(first, canvas))]
-        case "torchvision_corner":
-            return [_torchvision(size, canvas)]
+        case "mmdet_corner" | "torchvision_corner" | "detectron2_corner":
+            return [_turning(size, canvas)]
         case "crop":
             short = _number(canvas.short_side or min(canvas.size))
             high, wide = floored(h * short, w).clamp(min=1), floored(w * short, h).clamp(min=1)
             return [(torch.where(h < w, short, high), torch.where(h < w, wide, short))]
 
 
-def _torchvision(size: Pair, canvas: CanvasConfig) -> Pair:
-    """In float64, as torchvision; a runtime without it may differ by a px where the product is an integer."""
+def _turning(size: Pair, canvas: CanvasConfig) -> Pair:
+    """In float64, as outside; a runtime without it may differ by a px where the product is at a limit of rounding."""
     (h, w), (height, width) = [side.double() for side in size], canvas.size
     short, long = canvas.short_side or min(canvas.size), canvas.long_side or max(canvas.size)
-    limits = short / torch.minimum(h, w), long / torch.maximum(h, w), height / h, width / w
+    if canvas.fit == "detectron2_corner":
+        first = short / torch.minimum(h, w)
+        shorter = torch.minimum(h, w)
+        h, w = (torch.where(side == shorter, float(short), side * first) for side in (h, w))
+        limits = [torch.ones_like(h), long / torch.maximum(h, w), height / h, width / w]
+    else:
+        limits = [short / torch.minimum(h, w), long / torch.maximum(h, w), height / h, width / w]
     factor = torch.stack(limits).amin(0)
-    high, wide = ((side * factor).floor().long().clamp(min=1) for side in (h, w))
+    half = 0.0 if canvas.fit == "torchvision_corner" else 0.5
+    high, wide = ((side * factor + half).floor().long().clamp(min=1) for side in (h, w))
     return high, wide
 
 

@@ -44,8 +44,8 @@ def resize(planes: Tensor, rows: Side, columns: Side, kind: str) -> Tensor:
         return _bilinear(planes, rows, columns, _aligned_corners)
     if kind == "float":
         return _bilinear(planes, rows, columns, _position)
-    if kind == "zoo":
-        return _zoo(planes.float(), rows, columns)
+    if kind in ("zoo", "pillow"):
+        return _zoo(planes.float(), rows, columns, bilinear=kind == "pillow")
     linear = _linear(planes, rows, columns)
     if kind == "linear":
         return linear
@@ -126,10 +126,10 @@ def _area_weights(side: Side, count: int) -> Tensor:
     return (end - torch.maximum(index * side.old, old * side.new)).clamp(min=0).float() / side.old.float()
 
 
-def _zoo(planes: Tensor, rows: Side, columns: Side) -> Tensor:
-    """Pillow's bicubic, nearest or bilinear resizing, which rounds after each side."""
-    grows = (rows.new > rows.old) & (columns.new > columns.old)
-    shrinks = (rows.new < rows.old) & (columns.new < columns.old)
+def _zoo(planes: Tensor, rows: Side, columns: Side, bilinear: bool) -> Tensor:
+    """Pillow's bicubic, nearest or bilinear resizing, which rounds after each side. bilinear: always that."""
+    grows = (rows.new > rows.old) & (columns.new > columns.old) & (not bilinear)
+    shrinks = (rows.new < rows.old) & (columns.new < columns.old) & (not bilinear)
     wide = _bytes(planes @ _pillow(columns, planes.shape[3], grows, shrinks).T)
     return _bytes(_pillow(rows, planes.shape[2], grows, shrinks) @ wide)
 

@@ -8,6 +8,7 @@ best checkpoint in it.
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,12 +18,14 @@ from boxwright.errors import InputError
 from boxwright.nn.channels import widen_tensors
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
-from boxwright.weights import checkpoint, darknet, mindspore, names
+from boxwright.weights import checkpoint, darknet, mindspore, names, torch_files
 from boxwright.weights.files import locate, require
 from boxwright.weights.fit import Report, compare, fit
+from boxwright.weights.meta import contradiction, with_own_names
 from boxwright.weights.shapes import without_memory
+from boxwright.weights.torch_files import Contents
 
-__all__ = ["Report", "build", "load", "stored_recipe"]
+__all__ = ["Report", "build", "kind_of", "load", "read", "renamed", "stored_recipe", "with_names_of"]
 
 
 def build(path: str | Path, recipe: Recipe) -> Network:
@@ -33,7 +36,7 @@ def build(path: str | Path, recipe: Recipe) -> Network:
     """
     file = locate(Path(path))
     plan = without_memory(recipe.model)
-    tensors, unexpected = _read(plan, file, recipe, transfer=False)
+    tensors, unexpected = read(plan, file, recipe, transfer=False)
     compare(plan, tensors, str(file), transfer=False, unexpected=unexpected)
     model = models.build(recipe.model)
     fit(model, tensors, str(file), transfer=False, unexpected=unexpected)
@@ -49,11 +52,11 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
     Raises InputError, the model untouched, for an unreadable file and for one that does not fit.
     """
     file = locate(Path(path))
-    tensors, unexpected = _read(model, file, recipe, transfer)
+    tensors, unexpected = read(model, file, recipe, transfer)
     tensors = widen_tensors(tensors, model.state_dict(), recipe.model.input_channels)
     report = fit(model, tensors, str(file), transfer=transfer, unexpected=unexpected)
     anchors = getattr(recipe.model, "anchors", None)
-    if _kind(file) == "darknet" and anchors and not report.fresh:  # equal shapes with any anchors
+    if kind_of(file) == "darknet" and anchors and not report.fresh:  # equal shapes with any anchors
         report = replace(report, assumed=f"anchors {' '.join(f'{w:g}x{h:g}' for w, h in anchors)}")
     return report
 
@@ -61,24 +64,46 @@ def load(model: nn.Module, path: str | Path, recipe: Recipe, *, transfer: bool =
 def stored_recipe(path: str | Path) -> Recipe | None:
     """The recipe a checkpoint (or the best one in a run folder) was trained with; None where the file stores none."""
     file = locate(Path(path))
-    return checkpoint.read_recipe(file) if _kind(file) == "safetensors" else None
+    return checkpoint.read_recipe(file) if kind_of(file) == "safetensors" else None
 
 
-def _read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
+def with_names_of(path: str | Path, recipe: Recipe) -> Recipe:
+    """`recipe` with the class names that a file of mmdetection stores; see `meta.with_own_names`."""
+    file = locate(Path(path))
+    return with_own_names(recipe, torch_files.contents(file)) if kind_of(file) == "torch" else recipe
+
+
+def read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by the names of `model`, of which only names and shapes are used, and entries that it does not have."""
-    kind, foreign = _kind(file), names.of(recipe.model)
+    kind, foreign = kind_of(file), names.of(recipe.model)
     unexpected: list[str] = []
     if kind == "darknet":
         tensors = darknet.read(file, model, recipe, transfer=transfer)
     elif kind == "mindspore":
         tensors, unexpected = mindspore.read(file, model, recipe, transfer=transfer)
     else:
-        tensors = checkpoint.read_tensors(file)
-        if not tensors.keys() & model.state_dict().keys():
-            tensors = foreign.translate(tensors)
+        contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+        if not transfer and (reason := contradiction(recipe, contents)):
+            raise InputError(f"{file}: {reason}; take the recipe of its style, or --transfer")
+        return renamed(model, contents, file, recipe), []
     if not transfer:
         _check_lineage(kind, foreign.padding, file, recipe)
     return foreign.adapt(tensors), unexpected
+
+
+def renamed(model: nn.Module, contents: Contents, file: Path, recipe: Recipe) -> dict[str, Tensor]:
+    """The tensors of a file by the names of `model`, of which only names are used."""
+    foreign, tensors = names.of(recipe.model), contents.tensors
+    if foreign.is_foreign(tensors) or not tensors.keys() & model.state_dict().keys():
+        tensors = _translated(foreign, tensors, file)
+    return foreign.adapt(tensors)
+
+
+def _translated(foreign: names.ForeignNames[Any], tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    try:
+        return foreign.translate(tensors)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recipe) -> None:
@@ -93,7 +118,7 @@ def _check_lineage(kind: str, padding: Padding | None, file: Path, recipe: Recip
         )
 
 
-def _kind(file: Path) -> str:
+def kind_of(file: Path) -> str:
     """safetensors, torch, darknet or mindspore: by content where that is certain, else by suffix."""
     with require(file).open("rb") as stream:
         start = stream.read(9)
@@ -103,8 +128,8 @@ def _kind(file: Path) -> str:
         return "darknet"
     if file.suffix == ".ckpt":
         return "mindspore"
-    if file.suffix in {".pt", ".pth"}:
+    if file.suffix in {".pt", ".pth", ".pkl"}:
         return "torch"
     if file.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
-    raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .weights, *.conv.N or .ckpt")
+    raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .pkl, .weights, *.conv.N or .ckpt")

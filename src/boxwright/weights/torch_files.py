@@ -1,19 +1,22 @@
-"""Flat state dicts in files of torch (.pt, .pth). Nothing in them is executed, and none takes more memory than it has
-bytes."""
+"""Flat state dicts in files of torch (.pt, .pth) and in Detectron2's pickles (.pkl). Nothing in them is executed, and
+none takes more memory than it has bytes."""
 
 import io
+import itertools
 import pickletools
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from boxwright.config import class_name_fault
 from boxwright.errors import InputError
 from boxwright.files import open_regular
+from boxwright.weights import restricted
 
 # What state dicts name. PyTorch's reader with weights_only calls some thirty more, all harmless but for their memory:
 # a bytearray of so many bytes, a quantized tensor of a shape.
@@ -23,41 +26,123 @@ NAMED = re.compile(
     r"|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)|torch\.nn\.parameter Parameter"
 )
 LARGEST_PICKLE = 8 << 20  # bytes; a thousand tensors take some 100 kB
+LARGEST_HISTORY = 128 << 20  # bytes of one of mmengine's, which holds each loss of up to a million steps
+MAX_OPERATIONS = 4_000_000  # of a pickle; each takes some 200 bytes while they are looked at
 MAX_NESTED = 16  # tuples in tuples; of a tensor there are 2, and each thing around it adds one or two
 LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic number, version, system, content, keys
 
 
+SUFFIXES = {".pt", ".pth", ".pkl"}
+PREFIXES = ("module.", "d2_model.", "teacher.")  # of wrappers: DistributedDataParallel, mmdetection's
+
+
+class Contents(NamedTuple):
+    """What a file of torch holds.
+
+    Attributes:
+        tensors: Names to tensors on the CPU.
+        classes: Names of the classes, as mmdetection stores them; () where there are none.
+        config: The configuration as text, as mmdetection stores it; it is only searched.
+        version: Of mmdetection, where it is stored.
+        skipped: Names of objects beside the tensors that were not built.
+    """
+
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] = ()
+    config: str = ""
+    version: str = ""
+    skipped: tuple[str, ...] = ()
+
+
 def is_torch(file: Path) -> bool:
-    return file.suffix in {".pt", ".pth"} or zipfile.is_zipfile(file)
+    return file.suffix in SUFFIXES or zipfile.is_zipfile(file)
 
 
 def read(file: Path) -> dict[str, Tensor]:
     """Names to tensors on the CPU. Raises InputError for what is no flat state dict."""
+    return contents(file).tensors
+
+
+def contents(file: Path) -> Contents:
+    """Raises InputError for what is no flat state dict."""
     try:
-        state = unpickled(file)
+        state, skipped = _unpickled(file)
+        meta = state.get("meta") if isinstance(state, dict) else None
+        state = _weights_in(state)
+        if isinstance(state, dict):
+            state = {name: restricted.tensor_of(entry) for name, entry in state.items()}
     except InputError:
         raise
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
         reason = str(error).partition("\n")[0][:120]
         raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):  # beside it: epoch, optimizer
-        state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
     for name, tensor in state.items():
         if not _is_plain(tensor):
             raise InputError(f"{file}: {name[:100]} is no plain tensor ({tensor.layout}, {tensor.dtype})")
-    wrapped = all(key.startswith("module.") for key in state)  # saved from inside DistributedDataParallel
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()} if wrapped else state
+    config, version = "", ""
+    if isinstance(meta, dict):
+        config = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), "")
+        version = meta["mmdet_version"] if isinstance(meta.get("mmdet_version"), str) else ""
+    if version.startswith(("0.", "1.")):
+        raise InputError(
+            f"{file}: of mmdetection {version[:10]!r}, whose boxes count both end pixels and whose background is "
+            "first; needed one of 2.0 or newer, retrained or fine-tuned there"
+        )
+    return Contents(_unwrapped(state), _class_names(meta), config, version, skipped)
+
+
+def _weights_in(state: Any) -> Any:
+    """The state dict beside an epoch and an optimizer, if it lies so: `model` is Detectron2's."""
+    if not isinstance(state, dict):
+        return state
+    for key in ("state_dict", "model"):
+        inner = state.get(key)
+        if isinstance(inner, dict) and (key == "state_dict" or any("." in str(name) for name in inner)):
+            return inner
+    return state
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix of a wrapper. Of a teacher and its student the teacher, and of an average in mmcv's buffers
+    (`ema_` and the name with underscores) the tensors under their own names, as the engine itself predicts with."""
+    if any(name.startswith("teacher.") for name in state):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("student.")}
+    averages = {"ema_" + name.replace(".", "_") for name in state}
+    state = {name: tensor for name, tensor in state.items() if name not in averages}
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _class_names(meta: Any) -> tuple[str, ...]:
+    """Those of mmdetection's `meta`: CLASSES of 2.x, dataset_meta of 3.x; () where they are no proper names."""
+    if not isinstance(meta, Mapping):
+        return ()
+    inner = meta.get("dataset_meta")
+    found = inner.get("classes", inner.get("CLASSES")) if isinstance(inner, Mapping) else meta.get("CLASSES")
+    found = (found,) if isinstance(found, str) else found
+    if not isinstance(found, tuple | list) or not all(isinstance(name, str) for name in found):
+        return ()
+    proper = len(set(found)) == len(found) and not any(class_name_fault(name) for name in found)
+    return tuple(found) if proper else ()
 
 
 def unpickled(file: Path) -> Any:
     """Tensors on the CPU and plain containers of them. Raises InputError for pickles of anything else, and what torch
     and zipfile raise for damaged files, half a dozen kinds."""
+    return _unpickled(file)[0]
+
+
+def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """The same, and the names of what was skipped; tensors may be entries (`restricted.tensor_of`)."""
     _check_declared(file)
-    _check_named(file)
+    if not _names_tensors_only(file):
+        return restricted.read(file)
     # weights_only: the unpickler builds tensors and plain containers and calls nothing else
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(file, map_location="cpu", weights_only=True), ()
 
 
 def _check_declared(file: Path) -> None:
@@ -70,28 +155,58 @@ def _check_declared(file: Path) -> None:
         raise InputError(f"{file}: declares {declared:,} bytes in {file.stat().st_size:,} bytes of file")
 
 
-def _check_named(file: Path) -> None:
-    """Raises InputError for pickles that name anything else than `NAMED`, ValueError for what is no pickle."""
+def _names_tensors_only(file: Path) -> bool:
+    """Whether a zip's pickle names nothing but `NAMED`; anything else is for the restricted reader.
+
+    Raises InputError for pickles that name what it does not know either, ValueError for what is no pickle.
+    """
     with open_regular(file) as stream:
         if stream.read(4) == b"PK\x03\x04":  # so does PyTorch tell the two layouts apart
             # by PyTorch's own reader, since two readers may differ on what an archive holds
             pickles, count = torch._C.PyTorchFileReader(str(file)).get_record("data.pkl"), 1
+            limit = LARGEST_HISTORY if b"mmengine" in pickles else LARGEST_PICKLE
+            if len(pickles) > limit:
+                raise InputError(f"{file}: names its tensors in {len(pickles):,} bytes, at most {limit:,} are read")
+            only = True
         else:
             stream.seek(0)
-            pickles, count = stream.read(LARGEST_PICKLE + 1), LEGACY
-    if count == 1 and len(pickles) > LARGEST_PICKLE:
-        raise InputError(f"{file}: names its tensors in {len(pickles):,} bytes, at most {LARGEST_PICKLE:,} are read")
+            count = LEGACY if _is_legacy(stream.read(32)) else 1  # else with the numbers in it, as Detectron2's
+            stream.seek(0)
+            pickles = stream.read(LARGEST_PICKLE + 1 if count == LEGACY else -1)
+            only = False
     content = io.BytesIO(pickles)
     for _ in range(count):
-        operations = list(pickletools.genops(content))
+        operations = list(itertools.islice(pickletools.genops(content), MAX_OPERATIONS + 1))
+        if len(operations) > MAX_OPERATIONS:
+            raise InputError(f"{file}: a pickle of more than {MAX_OPERATIONS:,} operations, needed a state dict")
         for operation, argument, _ in operations:
-            if operation.name == "GLOBAL" and not NAMED.fullmatch(str(argument)):
+            if operation.name != "GLOBAL" or NAMED.fullmatch(str(argument)):
+                continue
+            only = False
+            if not (restricted.BUILT.fullmatch(str(argument)) or restricted.SKIPPED.fullmatch(str(argument))):
                 raise InputError(
                     f"{file}: cannot be read as a torch state dict (pickles {str(argument).replace(' ', '.')[:60]}, "
                     "needed tensors only), like files of YOLOv5 and YOLOv8; save its state_dict() with torch.save"
                 )
         if _depth_of_tuples(operations) > MAX_NESTED:
             raise InputError(f"{file}: cannot be read as a torch state dict (tuples in tuples, deeply nested)")
+    return only
+
+
+def _is_legacy(start: bytes) -> bool:
+    """Whether a file of torch's form before 1.6 starts so: its first pickle is a number."""
+    return any(
+        name == "LONG1" and number == restricted.MAGIC
+        for name, number in ((op.name, argument) for op, argument, _ in itertools.islice(_operations(start), 2))
+    )
+
+
+def _operations(content: bytes) -> Any:
+    """As pickletools.genops, and nothing for what is no pickle."""
+    try:
+        yield from pickletools.genops(content)
+    except ValueError:
+        return
 
 
 def _depth_of_tuples(operations: Sequence[Any]) -> int:

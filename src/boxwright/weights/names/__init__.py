@@ -51,6 +51,10 @@ class ForeignNames(Generic[C]):
         """Whether an entry of a file belongs to layers that the zoo's network never uses."""
         return False
 
+    def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a torch state dict is another project's, although it may have names of ours."""
+        return False
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Another project's torch state dict under our names; what has no counterpart keeps its name."""
         return dict(tensors)

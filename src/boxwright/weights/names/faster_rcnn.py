@@ -1,4 +1,4 @@
-"""Names of Faster R-CNN: MindSpore's zoo, torchvision, timm."""
+"""Names of Faster R-CNN: MindSpore's zoo, torchvision, timm; mmdetection and Detectron2 have files of their own."""
 
 import re
 from collections.abc import Mapping
@@ -7,11 +7,12 @@ from torch import Tensor
 
 from boxwright.config import Padding
 from boxwright.models.faster_rcnn import Config
-from boxwright.weights.names import MINDSPORE_NORM, ForeignNames
+from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, detectron2, mmdetection
 
 # Ids of COCO's 91 categories that no image uses; torchvision's published files have a row for each id, 0 first.
 COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_ROWS = [row for row in range(91) if row not in COCO_UNUSED]  # the background and the 80 classes
+COCO_IDS = range(91)
+COCO_ROWS = [row for row in COCO_IDS if row not in COCO_UNUSED]  # the background and the 80 classes
 
 _ZOO = {  # our module -> theirs (the spelling `ncek` is theirs)
     r"^neck\.inner": "fpn_ncek.lateral_convs_list",
@@ -34,7 +35,7 @@ _ZOO_CLASSIFIER = {  # name in the zoo's ResNet classifier -> in torchvision's
     r"down_sample_layer": "downsample",
     **{rf"\.{theirs}$": f".{ours}" for ours, theirs in MINDSPORE_NORM.items()},
 }
-_TORCHVISION = {  # name in torchvision's Faster R-CNN (both generations), or in a ResNet of its or timm's -> ours
+_TORCHVISION = {  # name in torchvision's Faster R-CNN (before and since 0.13), or in a ResNet of its or timm's -> ours
     r"^backbone\.body\.": "backbone.",
     r"^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(weight|bias)$": r"neck.inner.\1.\2",
     r"^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)$": r"neck.outer.\1.\2",
@@ -46,6 +47,13 @@ _TORCHVISION = {  # name in torchvision's Faster R-CNN (both generations), or in
     r"^roi_heads\.box_predictor\.cls_score\.": "head.classes.",
     r"^roi_heads\.box_predictor\.bbox_pred\.": "head.deltas.",
     r"^(?=(?:conv1|bn1|layer[1-4])\.)": "backbone.",
+}
+_TORCHVISION_V2 = {  # fasterrcnn_resnet50_fpn_v2, where it differs
+    r"^backbone\.fpn\.inner_blocks\.(\d)\.": r"neck.inner.\1.",
+    r"^backbone\.fpn\.layer_blocks\.(\d)\.": r"neck.outer.\1.",
+    r"^rpn\.head\.conv\.(\d)\.0\.": r"rpn.conv.\1.0.",
+    r"^roi_heads\.box_head\.([0-3])\.": r"head.convs.\1.",
+    r"^roi_heads\.box_head\.5\.": "head.fc1.",
 }
 _DEFORMABLE = re.compile(r"^backbone\.layer[2-4]\.\d+\.conv2\.weight$")
 
@@ -75,15 +83,24 @@ class Names(ForeignNames[Config]):
         ours = "backbone." + _replace(_ZOO_CLASSIFIER, entry)
         return ours if self._fills(ours) else None
 
+    def is_foreign(self, tensors: Mapping[str, Tensor]) -> bool:
+        """mmdetection's backbone has our names."""
+        return mmdetection.is_faster_rcnn(tensors)
+
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From torchvision's Faster R-CNN, or a ResNet of torchvision or timm.
+        """From mmdetection, Detectron2, torchvision's Faster R-CNN, or a ResNet of torchvision or timm.
 
         conv2 of the last three stages keeps its name where the network's layer is deformable, unless
         `conv2_fills_deform`. Of 91 classes by COCO's ids a network of 80 takes those that are used.
         """
+        if mmdetection.is_faster_rcnn(tensors):
+            return mmdetection.faster_rcnn(tensors, self.config)
+        if detectron2.is_faster_rcnn(tensors):
+            return detectron2.faster_rcnn(tensors, self.config)
+        table = _TORCHVISION_V2 | _TORCHVISION if self.config.neck_norm else _TORCHVISION
         renamed = {}
         for name, tensor in tensors.items():
-            ours = _replace(_TORCHVISION, name)
+            ours = _replace(table, name)
             renamed[ours if self._fills(ours) else name] = tensor
         if self.config.classes == len(COCO_ROWS) - 1:
             for layer, numbers in (("classes", 1), ("deltas", 4)):
@@ -98,9 +115,9 @@ class Names(ForeignNames[Config]):
         one half, and the batch norm behind them keeps the statistics of the full strength."""
 
         def ordinary(name: str) -> bool:
-            return _DEFORMABLE.match(name) is not None and name.replace(".weight", ".mask.weight") not in tensors
+            return _DEFORMABLE.match(name) is not None and name.replace(".weight", ".offset.weight") not in tensors
 
-        if self.config.deform == "none":
+        if self.config.deform == "none" or not self.config.deform_masks:
             return dict(tensors)
         return {name: 2 * tensor if ordinary(name) else tensor for name, tensor in tensors.items()}
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from boxwright.models import darknet_cls
 from boxwright.models.yolov3 import Config
-from boxwright.weights.names import timm
+from boxwright.weights.names import mmdetection, timm
 from boxwright.weights.names.mindspore_yolo import ZooNames, darknet53
 
 
@@ -23,8 +23,8 @@ class Names(ZooNames[Config]):
     layers = _layers()
 
     def translate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From timm's `darknet53`, a classifier."""
-        return timm.darknet53(tensors)
+        """From mmdetection's YOLOv3, or timm's `darknet53`, a classifier."""
+        return mmdetection.yolov3(tensors) if mmdetection.is_yolov3(tensors) else timm.darknet53(tensors)
 
     def classifier(self) -> darknet_cls.Config | None:
         if self.config.network != "darknet53":

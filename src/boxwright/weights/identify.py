@@ -1,0 +1,150 @@
+"""What a file of weights is, and which shipped recipes it fits: by names, shapes and counts of its tensors, and by the
+text of the configuration that mmdetection stores, which is searched and never executed."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from boxwright import recipe as recipes
+from boxwright import weights
+from boxwright.errors import InputError
+from boxwright.recipe import Recipe
+from boxwright.weights import checkpoint, meta, torch_files
+from boxwright.weights.files import locate
+from boxwright.weights.fit import compare
+from boxwright.weights.names import detectron2, faster_rcnn, mmdetection
+from boxwright.weights.shapes import without_memory
+from boxwright.weights.torch_files import Contents
+
+VERSION_1 = re.compile(r"type['\"]?\s*[=:]\s*['\"]DCN(v1)?['\"]")  # of deformable layers
+MOST_SHOWN = 3  # names in a message
+OFFSETS = ("backbone.layer2.0.conv2.conv_offset.weight", "backbone.layer2.0.conv2_offset.weight")
+
+
+class Identified(NamedTuple):
+    """A file of weights.
+
+    Attributes:
+        what: Its origin, in a few words.
+        fits: The recipes that it fits as a whole, with its own class names and number of classes.
+        skipped: Names of objects in it that were not built.
+    """
+
+    what: str
+    fits: tuple[Recipe, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def identify(path: str | Path) -> Identified:
+    """Look into a file of any kind that is read. Raises InputError where it cannot be read."""
+    file = locate(Path(path))
+    kind = weights.kind_of(file)
+    if kind in ("darknet", "mindspore"):
+        what = "a file of Darknet" if kind == "darknet" else "a checkpoint of MindSpore"
+        of_kind = [each for each in _shipped() if each.name.endswith("_darknet") == (kind == "darknet")]
+        return Identified(what, tuple(each for each in of_kind if _fits(file, each)))
+    stored = weights.stored_recipe(file)
+    if stored is not None:
+        return Identified(f"a checkpoint of boxwright, trained with recipe {stored.name}", (stored,))
+    contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
+    what, suffix = _origin(contents)
+    shipped = [each for each in _shipped() if each.name.endswith(suffix)]
+    for depths in ((None,), (101, 152)):  # a recipe of the depth, or else one of 50 with another
+        chosen = [adapted(each, contents, depth) for each in shipped for depth in depths]
+        fits = tuple(each for each in chosen if each is not None and _fits_tensors(file, contents, each))
+        if fits or not suffix:
+            break
+    return Identified(what, fits, contents.skipped)
+
+
+def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
+    """The only shipped recipe that a file fits, and what the file is, in words.
+
+    Raises InputError where several fit, or none does.
+    """
+    found = identify(path)
+    what = found.what
+    if found.skipped:
+        what += f" (skipped: {', '.join(found.skipped[:MOST_SHOWN])})"
+    names = [each.name for each in found.fits]
+    if len(names) == 1:
+        return found.fits[0], what
+    if not names:
+        remedy = "give its --cfg" if weights.kind_of(locate(Path(path))) == "darknet" else "name one by --recipe"
+        raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}, or --transfer")
+    raise InputError(f"{path}: {found.what}; fits {', '.join(names)}; name the one of its origin by --recipe")
+
+
+def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Recipe | None:
+    """`recipe` with the classes of a file of another project, the kind of its deformable layers, and a depth of ResNet;
+    None where the file's own configuration contradicts it."""
+    if meta.contradiction(recipe, contents):
+        return None
+    changes: dict[str, object] = {}
+    rows = next((contents.tensors[name].shape[0] for name in OFFSETS if name in contents.tensors), 0)
+    if rows and getattr(recipe.model, "deform_bias", False):
+        masks = rows % 27 == 0 and not VERSION_1.search(contents.config)
+        changes = {"model.deform_masks": masks, "model.deform_groups": rows // (27 if masks else 18)}
+    if (count := _classes(contents)) not in (0, recipe.model.classes):
+        changes |= {"model.classes": count, "data.names": []}
+    if depth is not None:
+        if getattr(recipe.model, "depth", None) != 50:
+            return None
+        changes["model.depth"] = depth
+    try:
+        return meta.with_own_names(recipe.with_overrides(changes), contents)
+    except InputError:
+        return None
+
+
+def _shipped() -> list[Recipe]:
+    return [recipes.load(name) for name in recipes.names() if name != "demo"]
+
+
+def _origin(contents: Contents) -> tuple[str, str]:
+    """In words, and how the names of recipes for it end."""
+    tensors = contents.tensors
+    if mmdetection.is_faster_rcnn(tensors) or mmdetection.is_yolov3(tensors):
+        network = "YOLOv3" if mmdetection.is_yolov3(tensors) else "Faster R-CNN"
+        return f"a {network} of mmdetection {contents.version or '2 or 3'}", "_mmdet"
+    if detectron2.is_faster_rcnn(tensors):
+        return "a Faster R-CNN of Detectron2", "_detectron2"
+    if "roi_heads.box_predictor.cls_score.weight" in tensors:
+        second = "roi_heads.box_head.5.weight" in tensors
+        return "a Faster R-CNN of torchvision", "_torchvision_v2" if second else "_torchvision"
+    return "a state dict", ""
+
+
+def _classes(contents: Contents) -> int:
+    """How many classes a detector of another project has; 0 where that is not known."""
+    tensors = contents.tensors
+    for name in ("roi_head.bbox_head.fc_cls.weight", "roi_heads.box_predictor.cls_score.weight"):
+        if name in tensors and tensors[name].ndim == 2:
+            rows = tensors[name].shape[0]
+            by_ids = name.startswith("roi_heads.box_predictor") and rows == len(faster_rcnn.COCO_IDS)
+            return (len(faster_rcnn.COCO_ROWS) if by_ids else rows) - 1
+    last = tensors.get("bbox_head.convs_pred.0.bias")
+    return last.shape[0] // 3 - 5 if last is not None and last.ndim else 0
+
+
+def _fits(file: Path, recipe: Recipe) -> bool:
+    """Whether a file whose reading depends on the network fills it."""
+    plan = without_memory(recipe.model)
+    try:
+        tensors, unexpected = weights.read(plan, file, recipe, transfer=False)
+        compare(plan, tensors, str(file), transfer=False, unexpected=unexpected)
+    except InputError:
+        return False
+    return True
+
+
+def _fits_tensors(file: Path, contents: Contents, recipe: Recipe) -> bool:
+    plan = without_memory(recipe.model)
+    try:
+        tensors: dict[str, Tensor] = weights.renamed(plan, contents, file, recipe)
+        compare(plan, tensors, str(file), transfer=False)
+    except InputError:
+        return False
+    return True

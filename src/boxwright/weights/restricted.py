@@ -1,0 +1,230 @@
+"""Pickles of training frameworks, read without executing anything in them: mmengine's and mmcv's checkpoints, torch's
+old form, which is no zip, and Detectron2's bare pickles of numpy arrays.
+
+PyTorch's own restricted reader (`weights_only`) refuses the first and last, and takes the memory that the old form
+declares. Here names in a pickle stand for functions of this file, which describe tensors and arrays, or for an inert
+class in place of objects that are not needed. Descriptions become tensors later, one by one, checked against what the
+file holds.
+"""
+
+import io
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.errors import InputError
+from boxwright.files import open_regular
+
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch's old form (torch/serialization.py)
+STORAGES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool, "Untyped": torch.uint8,
+}  # fmt: skip
+NUMPY = re.compile(r"[<>|=]?(?:f[248]|[iu][1248]|b1)")
+# Objects of a training beside its weights: they become inert ones.
+SKIPPED = re.compile(
+    r"(?:mmengine|mmcv|mmdet|detectron2|fvcore|omegaconf|yacs|argparse|pathlib|datetime)(?:\.\w+)* \w+"
+    r"|(?:builtins|__builtin__) getattr|torch (?:Size|device|\w*(?:float|int|complex)\d+\w*|bool)"
+    r"|numpy(?:\.\w+)* (?:float|int|uint|bool)\w*|torch\.nn\.parameter Parameter"
+)
+BUILT = re.compile(
+    r"collections (?:OrderedDict|Counter|defaultdict)|(?:builtins|__builtin__) set|_codecs encode"
+    r"|torch(?:\.storage)? \w+Storage|torch\._utils _rebuild_(?:tensor|tensor_v2|parameter)"
+    r"|numpy (?:ndarray|dtype)|numpy\._?core\.multiarray (?:_reconstruct|scalar)|numpy\._?core\.numeric _frombuffer"
+)
+
+
+@dataclass(slots=True)
+class Storage:
+    """The numbers of some tensors. content: once read."""
+
+    dtype: torch.dtype
+    key: str
+    numel: int
+    content: bytes = b""
+
+
+@dataclass(slots=True)
+class TensorEntry:
+    """A tensor that is not made yet."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+
+
+@dataclass(slots=True)
+class ArrayEntry:
+    """A numpy array that is not made yet. state: (version, shape, type, Fortran's order, bytes)."""
+
+    state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+@dataclass(slots=True)
+class ArrayType:
+    """The type of an array. code: as `f4`."""
+
+    code: Any
+    order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1]
+
+
+class RefusedError(Exception):
+    """A pickle names something that is neither built nor skipped."""
+
+
+class Reader(pickle._Unpickler):
+    """Of one pickle in `stream`, in Python: C's takes memory for any number that a memo has.
+
+    Attributes:
+        skipped: Names that became inert objects.
+        storages: By key, in the order of their first mention.
+    """
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, encoding="latin1")  # strings of Python 2
+        self.skipped: dict[str, None] = {}
+        self.storages: dict[str, Storage] = {}
+
+        class Table(dict[Any, Any]):
+            """Of this reader only, so that nothing in a file changes a class for the next one."""
+
+        class Inert:
+            def __init__(self, *args: Any) -> None:
+                pass
+
+            def __new__(cls, *args: Any) -> Any:
+                return super().__new__(cls)
+
+            def __setstate__(self, state: Any) -> None:
+                pass
+
+        self.inert = Inert
+        self.built: dict[str, Callable[..., Any]] = {
+            "OrderedDict": lambda *args: Table(*args),
+            "Counter": lambda *args: Table(*args),
+            "defaultdict": lambda *args: Table(*args[1:]),
+            "set": lambda *args: list(*args),
+            "encode": lambda text, *_: str(text).encode("latin1"),
+            "_rebuild_tensor": lambda *args: TensorEntry(*args[:4]),
+            "_rebuild_tensor_v2": lambda *args: TensorEntry(*args[:4]),
+            "_rebuild_parameter": lambda data, *_: data,
+            "ndarray": lambda *_: ArrayEntry(),
+            "dtype": lambda code, *_: ArrayType(code),
+            "_reconstruct": lambda *_: ArrayEntry(),
+            "scalar": lambda *_: None,
+            "_frombuffer": lambda data, kind, shape, order: ArrayEntry((1, shape, kind, order == "F", data)),
+        }
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        full = f"{module} {name}"
+        if BUILT.fullmatch(full):
+            found = self.built.get(name) or STORAGES.get(name.removesuffix("Storage"))
+            if found is not None:
+                return found
+        if not SKIPPED.fullmatch(full):
+            raise RefusedError(f"{module}.{name}")
+        self.skipped[f"{module}.{name}"] = None
+        return self.inert
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """pid: ("storage", type, key, device, count) or, in the old form, with a view, None, behind."""
+        word, dtype, key, _, numel, *view = pid
+        if word != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or numel < 0 or any(view):
+            raise ValueError("an unknown kind of storage")
+        return self.storages.setdefault(str(key), Storage(dtype, str(key), numel))
+
+
+def read(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """What a file holds, with `TensorEntry` and `ArrayEntry` in place of tensors, and the names of what was skipped.
+
+    Raises InputError for a pickle that names anything else than `BUILT` and `SKIPPED`; for damaged files whatever
+    Python raises.
+    """
+    with open_regular(file) as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"
+        stream.seek(0)
+        content = b"" if is_zip else stream.read()
+    try:
+        if is_zip:
+            return _read_zip(file)
+        return _read_pickles(content)
+    except RefusedError as error:
+        raise InputError(
+            f"{file}: cannot be read as a torch state dict (pickles {str(error)[:60]!r}, needed tensors only); save "
+            "its state_dict() with torch.save"
+        ) from error
+
+
+def _read_zip(file: Path) -> tuple[Any, tuple[str, ...]]:
+    archive = torch._C.PyTorchFileReader(str(file))
+    reader = Reader(io.BytesIO(archive.get_record("data.pkl")))
+    tree = reader.load()
+    for storage in reader.storages.values():
+        storage.content = archive.get_record(f"data/{storage.key}")
+    return tree, tuple(reader.skipped)
+
+
+def _read_pickles(content: bytes) -> tuple[Any, tuple[str, ...]]:
+    """A bare pickle, or torch's old form: magic number, version, system, content, keys, and the storages."""
+    stream = io.BytesIO(content)
+    reader = Reader(stream)
+    tree = reader.load()
+    if tree != MAGIC or type(tree) is not int:
+        return tree, tuple(reader.skipped)
+    for _ in range(2):
+        Reader(stream).load()
+    reader = Reader(stream)
+    tree = reader.load()
+    for key in Reader(stream).load():
+        storage = reader.storages[str(key)]
+        count = int.from_bytes(stream.read(8), "little")
+        if count != storage.numel:
+            raise ValueError(f"a storage of {count:,} numbers, {storage.numel:,} declared")
+        storage.content = stream.read(count * storage.dtype.itemsize)
+    return tree, tuple(reader.skipped)
+
+
+def tensor_of(entry: Any) -> Any:
+    """The tensor that an entry describes; anything else as it is. Raises ValueError where it needs more numbers than
+    there are, or other ones than plain."""
+    if isinstance(entry, ArrayEntry):
+        return _array(entry)
+    if not isinstance(entry, TensorEntry):
+        return entry
+    storage, size, stride = entry.storage, entry.size, entry.stride
+    if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
+        raise ValueError("a tensor without numbers")
+    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in (entry.offset, *size, *stride)):
+        raise ValueError("a tensor of a negative size")
+    if 0 in size:
+        return torch.empty(size, dtype=storage.dtype)
+    last = entry.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if (last + 1) * storage.dtype.itemsize > len(storage.content):
+        raise ValueError("a tensor of more numbers than its storage")
+    flat = torch.frombuffer(bytearray(storage.content), dtype=storage.dtype)
+    return flat.as_strided(size, stride, entry.offset)
+
+
+def _array(entry: ArrayEntry) -> Tensor:
+    _, shape, kind, fortran, data = entry.state
+    code = f"{kind.order}{kind.code}" if isinstance(kind, ArrayType) else ""
+    if not NUMPY.fullmatch(code) or not isinstance(data, bytes | str):
+        raise ValueError("an array of other values than plain numbers")
+    content = data.encode("latin1") if isinstance(data, str) else data
+    values = np.frombuffer(content, code).reshape(shape, order="F" if fortran else "C")
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), order="C"))
