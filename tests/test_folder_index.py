@@ -15,7 +15,6 @@ import PIL
 import pytest
 from PIL import Image
 
-import boxwright
 from boxwright import formats
 from boxwright.data import folder_index, index, label_files
 from boxwright.data.dataset import Dataset
@@ -235,7 +234,7 @@ def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (boxwright, "code", "")]
+    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (folder_index, "code", "")]
 )
 def test_index_of_other_code_does_not_count(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
@@ -244,7 +243,7 @@ def test_index_of_other_code_does_not_count(
     root, module = yolo(tmp_path / "set"), tmp_path / "package" / "inner" / "module.py"
     module.parent.mkdir(parents=True)
     module.touch()
-    monkeypatch.setattr(boxwright, "__file__", str(module.parent.parent / "__init__.py"))
+    monkeypatch.setattr(folder_index, "PACKAGE", module.parent.parent)
     for number in range(3):
         folder_index._code.cache_clear()
         opened(root, "train", tmp_path / "cache")
