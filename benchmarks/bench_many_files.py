@@ -3,10 +3,10 @@
     python benchmarks/bench_many_files.py [--images N]
 
 Writes tiny images with 0 to 5 boxes each, always the same, into a temporary folder: in YOLO's layout and in VOC's, 0.9
-GB of disk space each. Then fresh processes open it: once without an index, which makes one, and three times with it; and
-`boxwright data check --fast` runs on it with an index. Seconds are those of `open_dataset`, and of the whole process with
-its start and imports; `cpu` is the time of both cores in the whole process. Prints lines of JSON; ends with 1 when the
-first opening or the check takes 60 s or more, or a later opening 3 s.
+GB of disk space each. Then fresh processes open it: once without an index, which makes one, and three times with it;
+and `boxwright data check --fast` runs on it with an index. Seconds are those of `open_dataset`, and of the process with
+its start and imports; `cpu` is the time of both cores in the process. Prints lines of JSON; ends with 1 when
+the first opening or the check takes 60 s or more, or a later opening 3 s.
 """
 
 import argparse

@@ -15,9 +15,8 @@ import PIL
 import pytest
 from PIL import Image
 
-import boxwright
 from boxwright import formats
-from boxwright.data import folder_index, index
+from boxwright.data import folder_index, index, label_files
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.layout import Labels
@@ -235,7 +234,7 @@ def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (boxwright, "code", "")]
+    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (folder_index, "code", "")]
 )
 def test_index_of_other_code_does_not_count(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
@@ -244,7 +243,7 @@ def test_index_of_other_code_does_not_count(
     root, module = yolo(tmp_path / "set"), tmp_path / "package" / "inner" / "module.py"
     module.parent.mkdir(parents=True)
     module.touch()
-    monkeypatch.setattr(boxwright, "__file__", str(module.parent.parent / "__init__.py"))
+    monkeypatch.setattr(folder_index, "PACKAGE", module.parent.parent)
     for number in range(3):
         folder_index._code.cache_clear()
         opened(root, "train", tmp_path / "cache")
@@ -448,3 +447,25 @@ def test_classification_data_has_no_index(tmp_path: Path, reads: list[Source]) -
     for _ in range(2):
         assert len(formats.open_classes(tmp_path / "set", "train")) == 2
     assert len(reads) == 2
+
+
+def test_folders_are_listed_once_while_the_layout_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all layouts together, and anew when the folder is opened again."""
+    root, real, listed = voc(tmp_path / "set"), os.listdir, list[str]()
+
+    def listdir(folder: Any) -> list[str]:
+        listed.append(str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(label_files.os, "listdir", listdir)
+    for name in ("b.CSV", "a.csv", ".csv", "c.txt"):
+        (root / name).touch()
+    with label_files.listed_once():
+        for suffixes in ((".csv",), (".json",), (".csv", ".txt")):
+            found = label_files.candidates(root, suffixes)
+    assert [file.name for file in found] == ["a.csv", "b.CSV", "c.txt", "classes.txt"]
+    assert listed == [str(root), f"{root}/Annotations", f"{root}/JPEGImages"]
+    (root / "d.csv").touch()
+    with label_files.listed_once():
+        assert len(label_files.candidates(root, (".csv",))) == 3
+    assert len(label_files.candidates(root, (".csv",))) == 3

@@ -21,7 +21,6 @@ from typing import Any
 
 import PIL
 
-import boxwright
 from boxwright.arrays import Array
 from boxwright.data import index
 from boxwright.data.dataset import Dataset, Images
@@ -32,6 +31,7 @@ from boxwright.images import budget
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).parent.parent  # whose code determines what is read
 MIN_FILES = 2000  # label files of a split; fewer are read in less than half a second
 MAX_RATIO = 10  # files below the folders per label file; with more, looking at them takes as long as reading the labels
 IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
@@ -111,7 +111,7 @@ def _stamp(
 
 @cache
 def _code() -> str:
-    return index.code_hash(sorted(Path(boxwright.__file__).parent.rglob("*.py")))
+    return index.code_hash(sorted(PACKAGE.rglob("*.py")))
 
 
 def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limit: int | None) -> str:

@@ -23,6 +23,7 @@ from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.folder_index import read_indexed
+from boxwright.data.label_files import listed_once
 from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Labels, Layout
 from boxwright.data.merge import open_sets
@@ -344,7 +345,8 @@ def _in_folder(root: Path, kind: str) -> dict[str, Source]:
     candidates = {name: layout(name) for name in ([kind] if kind != "auto" else names())}
     if not root.exists():
         raise InputError(f"{root}: there is no such folder or file, needed a data set")
-    detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
+    with listed_once():
+        detected = {name: files for name, layout in candidates.items() if (files := layout.find(root))}
     certain = {name: files for name, files in detected.items() if not candidates[name].fallback}
     usual = any(canonical_name(split) in {*STANDARD, "all"} for files in certain.values() for split in files)
     yaml = next((file for name in text.NAME_FILES if text.is_yaml(file := root / name) and file.is_file()), None)

@@ -59,7 +59,7 @@ class DataConfig(Config):
     # 16. A training without it, but with percentiles, measures it on the training images
     range: Ranges | None = None
     percentiles: tuple[Percent, Percent] | None = None  # such as [1, 99]
-    cache: str = ""  # folder for the index of a COCO JSON; empty: the user's cache folder
+    cache: str = ""  # folder for the indexes of large data sets; empty: the user's cache folder
     # what of each image must be the same when a run is resumed: name, size and 4 KiB at both ends, or all of it
     fingerprint: Literal["sample", "content"] = "sample"
     max_boxes: Annotated[int, Field(ge=1)] | None = None  # an image's further boxes are left out, and reported
