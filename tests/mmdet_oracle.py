@@ -13,9 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oracle_weights import Array
+from oracle_weights import Array, sampled_pair
 
 FOLDER = Path(__file__).parents[2] / "shared" / "oracles" / "mmdetection"
+
+# configurations of Faster R-CNN: objects lie within images
+WITHIN = {"name": "faster_rcnn", "clip_proposals_to": "image", "deform": "none"}
+# as in mmdetection and Detectron2: adaptive samples, groups of deformable layers, the stride in the 1x1
+ADAPTIVE = WITHIN | {
+    "deform": "standard", "deform_groups": 4, "deform_bias": True, "deform_masks": False, "stride_in": "conv1",
+    "round_anchors": False, "limit_shrink": True, "roi": {"samples_per_bin": 0},
+}  # fmt: skip
+# torchvision's second version
+NORMS = WITHIN | {
+    "neck_norm": True, "rpn": {"convs": 2, "test_proposals": 30}, "roi": {"convs": 4, "dense": 1},
+}  # fmt: skip
 
 
 def rows(network: str) -> list[dict[str, Any]]:
@@ -59,8 +71,6 @@ def picture(size: tuple[int, int], seed: int) -> Array:
 
 def apart(oracle: Mapping[str, Array], name: str, ours: Tensor) -> float:
     """The largest difference of raw numbers, as a share of the largest value."""
-    from oracle_weights import sampled_pair
-
     expected, found = sampled_pair(oracle, name, ours.numpy())
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 

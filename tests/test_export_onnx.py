@@ -17,6 +17,7 @@ from boxwright.recipe import Recipe, from_tree
 from boxwright.runtimes.base.graph import Graph, exported, raw_graph
 from boxwright.runtimes.openvino import core
 from boxwright.runtimes.serialization import onnx_file
+from mmdet_oracle import ADAPTIVE, NORMS, WITHIN
 from test_models import CASES, CLASSIFIERS, stir
 
 checker = pytest.importorskip("onnx")
@@ -25,7 +26,6 @@ pytest.importorskip("openvino")
 
 pytestmark = [pytest.mark.runtimes, pytest.mark.usefixtures("short_networks")]
 SIZE = (64, 96)
-WITHIN = {"name": "faster_rcnn", "clip_proposals_to": "image", "deform": "none"}
 
 
 def made(name: str, changes: dict[str, Any]) -> tuple[nn.Module, Recipe]:
@@ -78,7 +78,10 @@ def check(name: str, changes: dict[str, Any], folder: Path, form: onnx_file.Defo
             assert_equal(in_openvino(file, inputs), wanted)
 
 
-@pytest.mark.parametrize(("name", "changes"), CASES + CLASSIFIERS + [("faster_rcnn", WITHIN)])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    CASES + CLASSIFIERS + [("faster_rcnn", WITHIN), ("faster_rcnn", ADAPTIVE), ("faster_rcnn", NORMS)],
+)
 def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     check(name, changes, tmp_path, "plain")
 

@@ -1,4 +1,4 @@
-"""mmdetection, Detectron2 and torchvision's second Faster R-CNN: their numbers, met through their own kinds of files."""
+"""mmdetection, Detectron2 and torchvision's second Faster R-CNN: their numbers, met through their kinds of files."""
 
 import json
 import pickle
@@ -16,18 +16,20 @@ from torch import Tensor
 from boxwright import recipe, weights
 from boxwright.errors import InputError
 from boxwright.images.canvas import _resize, _sizes
-from boxwright.models.faster_rcnn import FasterRCNN
+from boxwright.models.faster_rcnn import Config, FasterRCNN, build
 from boxwright.nn.rpn import anchors, base_anchors
 from boxwright.ops.coding import decode
 from boxwright.ops.deform import deform_conv
+from boxwright.ops.iou import pairwise_iou
 from boxwright.ops.roi_align import roi_align
 from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.recipe import CanvasConfig
+from boxwright.types import Batch
 from boxwright.weights import torch_files
 from boxwright.weights.identify import identify, the_recipe_of
 from boxwright.weights.names.faster_rcnn import COCO_ROWS
 from boxwright.weights.names.mmdetection import offsets_and_masks
-from mmdet_oracle import FOLDER, apart, picture, state, unmatched
+from mmdet_oracle import ADAPTIVE, FOLDER, NORMS, apart, picture, state, unmatched
 from oracle_weights import Array
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no numbers of the engines: ../shared is absent")
@@ -186,8 +188,11 @@ def test_damaged_files_take_no_memory(tmp_path: Path) -> None:
 def test_wrappers_and_averages(tmp_path: Path) -> None:
     one, two = torch.ones(2), torch.zeros(2)
     for given in (
-        {"module.a.w": one}, {"teacher.a.w": one, "student.a.w": two}, {"a.w": one, "ema_a_w": two}, {"d2_model.a.w": one},
-    ):  # fmt: skip
+        {"module.a.w": one},
+        {"d2_model.a.w": one},
+        {"teacher.a.w": one, "student.a.w": two},
+        {"a.w": one, "ema_a_w": two},
+    ):
         torch.save({"state_dict": given}, tmp_path / "a.pth")
         found = torch_files.read(tmp_path / "a.pth")
         assert found.keys() == {"a.w"}
@@ -316,8 +321,12 @@ def check_stages(model: FasterRCNN, oracle: Any, pixels: Array, raw: tuple[Tenso
             logits, deltas = model.head(features)
             assert apart(oracle, "logits", logits[0].roll(-1, 1)) <= RAW
             assert apart(oracle, "deltas", deltas[0, :, 4:]) <= RAW
-    distance = torch.cdist(given[0], raw[0][0][raw[3][0]], p=float("inf"))
-    assert (distance.amin(1) > 0.5).sum() == (distance.amin(0) > 0.5).sum() == 0
+    ours = raw[0][0][raw[3][0]]
+    assert len(ours) == len(given[0])
+    missing = given[0][torch.cdist(given[0], ours, p=float("inf")).amin(1) > 0.5]
+    # one lies on the limit of suppression, where the last bit decides
+    assert all((pairwise_iou(one[None], ours) - 0.7).abs().min() < 1e-4 for one in missing)
+    assert len(missing) <= 1
 
 
 def test_small_picture(loaded: Loaded) -> None:
@@ -364,3 +373,20 @@ def test_own_classes_of_a_file(tmp_path: Path) -> None:
     assert predictor.recipe.data.names == ("ship", "plane", "storage tank")
     weight = predictor.model.state_dict()["head.classes.weight"]
     assert torch.equal(weight, values[f"{head}.fc_cls.weight"][[3, 0, 1, 2]])
+
+
+@pytest.mark.usefixtures("short_networks")
+@pytest.mark.parametrize("changes", [ADAPTIVE, NORMS], ids=["adaptive", "norms"])
+def test_every_parameter_learns(changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = build(Config.model_validate({"classes": 2} | changes))
+    boxes = torch.tensor([[[4.0, 4, 60, 40], [10, 10, 90, 20]]])
+    labels = torch.tensor([[0, 1]])
+    with torch.no_grad():  # layers that start at zero pass nothing on in the first step
+        for name, parameter in model.named_parameters():
+            if name.endswith(("bn3.weight", "offset.weight", "deltas.weight", "classes.weight")):
+                parameter.normal_(std=0.1)
+    terms = model.loss(Batch(torch.rand(1, 3, 64, 96), boxes, labels, torch.zeros_like(labels, dtype=torch.bool), ()))
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert idle == []

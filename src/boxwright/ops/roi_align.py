@@ -76,7 +76,8 @@ def _in_adaptive_bags(maps: Sequence[Tensor], low: Tensor, side: Tensor, level: 
     batch, count = level.shape
     first, widths, row_last, column_last = (values.flatten() for values in _geometry(maps, level))
     low, side = low.flatten(0, 1), side.flatten(0, 1)
-    across, down = (side / BINS).ceil().nan_to_num(0).clamp(0, MOST_SAMPLES).long().unbind(1)  # samples (B * R,)
+    wanted = torch.where(side > 0, (side / BINS).ceil(), 0)  # none for NaN
+    across, down = wanted.clamp(max=MOST_SAMPLES).long().unbind(1)  # samples (B * R,)
     longest = max(max(level_map.shape[2:]) for level_map in maps) // BINS + 1  # a box within its map has no more
     if not exported.recorded():
         longest = max(int(down.max()), int(across.max()), 1) if len(down) else 1

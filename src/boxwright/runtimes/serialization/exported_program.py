@@ -34,6 +34,7 @@ TABLES: dict[str, dict[int, Any]] = {
     "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
 }
 DEPTH = 8  # of loops in loops
+SYMBOLS = ("as_sym_int", "as_sym_bool")  # lengths that depend on the data, and what holds of them
 PLAIN = {"as_int": int, "as_bool": bool, "as_string": str}
 
 Values = dict[str, Any]
@@ -206,7 +207,7 @@ def _results(outputs: Any) -> tuple[tuple[str, ...], bool]:
 
 def _name(argument: Any) -> str:
     kind, value = _only(argument)
-    name = value["name"] if kind == "as_tensor" else value["as_name"] if kind == "as_sym_int" else None
+    name = value["name"] if kind == "as_tensor" else value["as_name"] if kind in SYMBOLS else None
     if not isinstance(name, str):
         raise UnknownError(f"{kind} where a tensor is named")
     return name
@@ -234,7 +235,7 @@ def _argument(argument: Any, used: list[str], depth: int) -> Get:
         return _constant(TABLES[kind][value])
     if kind == "as_device" and value["type"] == "cpu":
         return _constant(torch.device("cpu"))
-    if kind in ("as_tensor", "as_sym_int"):
+    if kind == "as_tensor" or kind in SYMBOLS:
         return _variable(value, used)
     if kind in ("as_tensors", "as_sym_ints"):
         return _list([_variable(item, used) for item in value])
