@@ -311,7 +311,7 @@ def test_the_option_bands() -> None:
 # --- canvas and augmentation
 
 
-@pytest.mark.parametrize("kind", ["linear", "area", "zoo", "darknet", "float"])
+@pytest.mark.parametrize("kind", ["linear", "area", "zoo", "darknet", "float", "pillow"])
 @pytest.mark.parametrize("channels", [1, 2, 5])
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (64, 32)])
 def test_each_band_is_resized_as_a_gray_image(kind: str, channels: int, size: tuple[int, int]) -> None:

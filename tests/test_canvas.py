@@ -117,7 +117,7 @@ def test_corner_by_hand() -> None:
 @pytest.mark.parametrize("size", [(480, 640), (641, 333), (32, 32), (1, 1), (1, 900), (900, 1), (300, 260), (96, 160)])
 @pytest.mark.parametrize("room", [(96, 160), (160, 96), (128, 128)])
 @pytest.mark.parametrize("fit", ["corner", "zoo_corner"])
-@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float", "pillow"])
 def test_corners_fill_their_frame(size: tuple[int, int], room: tuple[int, int], fit: str, resize: str) -> None:
     """At the top left, as large as fits, and boxes within 1 px of the pixels."""
     canvas = CanvasConfig.model_validate({"size": room, "fit": fit, "fill": 0, "resize": resize})
@@ -169,7 +169,7 @@ def test_darknet_input(fit: str) -> None:
 
 @pytest.mark.parametrize("size", [(480, 640), (641, 333), (1, 1), (1, 900), (900, 1), (300, 260)])
 @pytest.mark.parametrize("fit", ["stretch", "letterbox"])
-@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float"])
+@pytest.mark.parametrize("resize", ["linear", "area", "zoo", "darknet", "float", "pillow"])
 def test_every_size_fills_its_frame(size: tuple[int, int], fit: str, resize: str) -> None:
     canvas = CanvasConfig.model_validate({"size": (96, 160), "fit": fit, "fill": 0, "resize": resize})
     frame = frame_for(size, canvas, 0)

@@ -37,10 +37,12 @@ FITS = {
     "letterbox": {"size": (96, 64)},
     "corner": {"size": (96, 160)},
     "zoo_corner": {"size": (96, 160)},
+    "mmdet_corner": {"size": (96, 160), "short_side": 96, "long_side": 150},
     "torchvision_corner": {"size": (96, 160), "short_side": 96, "long_side": 150},
+    "detectron2_corner": {"size": (96, 160), "short_side": 96, "long_side": 150},
     "crop": {"size": (64, 64), "short_side": 72},
 }
-KINDS = ["linear", "area", "zoo", "darknet", "float"]
+KINDS = ["linear", "area", "zoo", "darknet", "float", "pillow"]
 needs_runtimes = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnxscript", "onnxruntime", "openvino")),
     reason="needs the extras onnx and openvino",
@@ -60,7 +62,8 @@ def same_pixels(got: Tensor, wanted: Pixels, resize: str) -> None:
         assert apart.max() < 2e-2  # OpenCV's and PyTorch's own sums in float32
     else:
         assert apart.max() <= 2  # zoo_corner resizes twice
-        assert (apart > 0).mean() < 0.06
+        # at 1.5 times the size a sixth of Pillow's sums end half way, in each direction
+        assert (apart > 0).mean() < (0.2 if resize == "pillow" else 0.06)
 
 
 def unlike_pillow(frame: Frame, canvas: CanvasConfig) -> bool:
@@ -180,6 +183,7 @@ class Canvases(nn.Module):
 
     pairs = (("linear", "letterbox"), ("area", "stretch"), ("zoo", "stretch"), ("darknet", "crop"))
     pairs += (("linear", "zoo_corner"), ("float", "torchvision_corner"))
+    pairs += (("linear", "mmdet_corner"), ("pillow", "detectron2_corner"))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(on_canvas(images, canvas_of(fit, kind))[0] for kind, fit in self.pairs)
