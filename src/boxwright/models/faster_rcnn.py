@@ -101,6 +101,9 @@ class Config(BatchNormModelConfig):
     anchor_scale: Positive = 8.0  # side of a square anchor in strides of its level
     anchor_ratios: Annotated[tuple[Positive, ...], Field(max_length=16)] = (0.5, 1.0, 2.0)  # height / width
     round_anchors: bool = True  # to whole px (torchvision, zoo)
+    # px from an anchor to the next. level: the level's stride. sides: the canvas's side // that of the map, which is
+    # less where the side is no multiple of the coarsest stride, 64 (torchvision)
+    anchor_steps: Literal["level", "sides"] = "level"
     delta_stds: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)  # of the second stage
     # deltas never make a side less than 16 / 1000 of its reference (mmdetection, and with `plus_one`); that they make
     # none more than 1000 / 16 times as large holds always
@@ -251,7 +254,10 @@ class FasterRCNN(Network):
         """Proposals, the anchors (N, 4), and the first stage's objectness (B, N) and deltas (B, N, 4)."""
         shapes = [level.shape[-2:] for level in maps]
         objectness, deltas = self.rpn(maps)
-        grid = anchors(self.base, shapes, STRIDES)
+        steps: list[int | tuple[int, int]] = list(STRIDES)
+        if self.config.anchor_steps == "sides":
+            steps = [(images.shape[2] // h, images.shape[3] // w) for h, w in shapes]
+        grid = anchors(self.base, shapes, steps)
         counts = [h * w * len(self.config.anchor_ratios) for h, w in shapes]
         if extents is None:
             extents = torch.stack([deltas.new_full(deltas.shape[:1], side) for side in images.shape[-2:]], 1)

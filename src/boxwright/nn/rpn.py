@@ -83,13 +83,15 @@ def base_anchors(
     return (corners.round() if rounded else corners).float()
 
 
-def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int]) -> Tensor:
-    """(N, 4) xyxy px, by level, row, column, ratio. base (L, A, 4), shapes (h, w) of the levels."""
+def anchors(base: Tensor, shapes: Sequence[Sequence[int]], strides: Sequence[int | tuple[int, int]]) -> Tensor:
+    """(N, 4) xyxy px, by level, row, column, ratio. base (L, A, 4), shapes (h, w) and strides of the levels, the latter
+    for both axes or as (down, across)."""
     levels = []
     for corners, (h, w), stride in zip(base, shapes, strides, strict=True):
-        axes = torch.arange(h, device=base.device), torch.arange(w, device=base.device)
+        down, across = stride if isinstance(stride, tuple) else (stride, stride)
+        axes = torch.arange(h, device=base.device) * down, torch.arange(w, device=base.device) * across
         y, x = torch.meshgrid(*axes, indexing="ij")
-        origin = stride * torch.stack((x, y, x, y), -1).view(-1, 1, 4)
+        origin = torch.stack((x, y, x, y), -1).view(-1, 1, 4)
         levels.append((origin + corners).view(-1, 4))
     return torch.cat(levels)
 
