@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from boxwright import cli
-from boxwright.data import coco_json, index
+from boxwright.data import coco_index, coco_json, index
 from boxwright.data.dataset import ANY_CLASS, Dataset
 from boxwright.datatools.check import check, check_folder, skip_bad
 from boxwright.datatools.class_crops import crop
@@ -492,7 +492,7 @@ def test_findings_survive_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root = make(tmp_path, content)
     fresh = open_boxes(root, "train", cache=tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    monkeypatch.setattr(index, "MIN_SIZE", 0)
+    monkeypatch.setattr(coco_index, "MIN_SIZE", 0)
     monkeypatch.setattr(index, "CLOCK_TICK", 0)
     open_boxes(root, "train", cache=tmp_path / "cache")
     monkeypatch.setattr(coco, "parse", lambda file: pytest.fail("parsed again"))

@@ -27,9 +27,9 @@ from boxwright.errors import InputError
 data, out, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
 real = detect.check
 
-def check(dataset):
+def check(dataset, rgb):
     (out / f"looked-{rank}-{dataset.split}").write_text("")
-    return real(dataset)
+    return real(dataset, rgb=rgb)
 
 detect.check = check
 try:

@@ -3,6 +3,7 @@
 The name in a recipe is the name of a file here, or the dotted path of a module of the user's; there is no registry.
 """
 
+import difflib
 import importlib
 import pkgutil
 import re
@@ -45,9 +46,10 @@ def module(name: str, *, allow_import: bool = False) -> Model:
     if name in names():
         return cast(Model, importlib.import_module(f"{__name__}.{name}"))
     if "." not in name:
+        near = ", ".join(difflib.get_close_matches(name[:100], names(), cutoff=0) or names())
         raise InputError(
-            f"model.name: there is no model '{name}'; there are {', '.join(names())}; a module of your own is named by "
-            "its dotted path, as mypackage.mymodel"
+            f"model.name: there is no model '{name}'; the nearest are {near}; a module of your own is named by its "
+            "dotted path, as mypackage.mymodel"
         )
     if name in _own:
         return _own[name]

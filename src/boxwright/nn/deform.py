@@ -46,11 +46,13 @@ class DeformConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         offset = self.offset(x)
         mask = torch.ones_like(offset[:, ::2]) if self.mask is None else torch.sigmoid(self.mask(x))
+        if self.groups == 1:
+            return deform_conv(x, offset, mask, self.weight, self.stride, self.sampling)
         groups = zip(*(part.chunk(self.groups, 1) for part in (x, offset, mask, self.weight)), strict=True)
         parts = [
             deform_conv(channels, at, of, weight, self.stride, self.sampling) for channels, at, of, weight in groups
         ]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0)
 
 
 def _zero_conv(inputs: int, outputs: int, stride: int, bias: bool) -> nn.Conv2d:

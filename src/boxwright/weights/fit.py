@@ -150,9 +150,9 @@ def _describe(tensor: Tensor, values: bool) -> str:
 
 def _hint(report: Report) -> str:
     found = report.unexpected or report.mismatched
-    return f"it holds {_first(found)}, the model needs {_first(report.missing)}" if found else "it holds nothing"
+    return f"it holds {_first(found, 1)}, the model needs {_first(report.missing, 1)}" if found else "it holds nothing"
 
 
-def _first(names: Sequence[str]) -> str:
-    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:SHOWN]]
-    return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")
+def _first(names: Sequence[str], most: int = SHOWN) -> str:
+    shown = [(name if name.isprintable() else repr(name))[:100] for name in names[:most]]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")
