@@ -22,7 +22,7 @@ WITHIN = {"name": "faster_rcnn", "clip_proposals_to": "image", "deform": "none"}
 # as in mmdetection and Detectron2: adaptive samples, groups of deformable layers, the stride in the 1x1
 ADAPTIVE = WITHIN | {
     "deform": "standard", "deform_groups": 4, "deform_bias": True, "deform_masks": False, "stride_in": "conv1",
-    "round_anchors": False, "limit_shrink": True, "roi": {"samples_per_bin": 0},
+    "round_anchors": False, "limit_shrink": True, "roi": {"samples_per_bin": 0}, "rpn": {"test_proposals": 30},
 }  # fmt: skip
 # torchvision's second version
 NORMS = WITHIN | {
