@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from boxwright import recipe, weights
 from boxwright.errors import InputError
 from boxwright.models import tiny_darknet
-from boxwright.weights import checkpoint, files, mindspore
+from boxwright.weights import checkpoint, files, mindspore, torch_files
 
 CIFAR = recipe.load("tiny_darknet_cifar10")
 NAME = "last.weight"  # (10, 128, 1, 1), or with a block last.conv.weight
@@ -348,3 +348,25 @@ def test_the_pickle_that_is_looked_at_is_unpickled(
             weights.load(network, tmp_path / "m.pth", CIFAR)
         assert tracemalloc.get_traced_memory()[1] < 10**8
         tracemalloc.stop()
+
+
+class WithCall:
+    """What makes a file one for the restricted reader."""
+
+    def __reduce__(self) -> Any:
+        return getattr, (1, "real")
+
+
+def test_many_tensors_of_one_storage_share_it(tmp_path: Path) -> None:
+    whole = torch.arange(250_000.0)
+    state = {f"a{i}": whole[i : i + 10] for i in range(100)}
+    torch.save({"state_dict": state, "other": WithCall()}, tmp_path / "x.pth")
+    found = torch_files.contents(tmp_path / "x.pth").tensors
+    assert len({tensor.untyped_storage().data_ptr() for tensor in found.values()}) == 1
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_numbers_that_are_not_there_in_a_file_with_calls(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1).expand(1 << 33)}, "other": WithCall()}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"x\.pth: a is no plain tensor"):
+        torch_files.contents(tmp_path / "x.pth")

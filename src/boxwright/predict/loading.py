@@ -147,8 +147,8 @@ def recipe_of(path: str | Path, given: str | Path | Recipe | None) -> Recipe:
         return metadata.recipe
     if stored is None:
         raise InputError(
-            f"{path}: holds no recipe; name the one it was trained with, one of {', '.join(recipe.names())}; "
-            "or its .cfg"
+            f"{path}: holds no recipe; name it by --recipe (`boxwright list`), its .cfg by --cfg, or let "
+            "`boxwright import` find it"
         )
     return stored
 

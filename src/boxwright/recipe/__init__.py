@@ -275,5 +275,5 @@ def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
     if Path(text).suffix == ".cfg":
         return recipe_of_cfg(text), text
     near = difflib.get_close_matches(text, names(), n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names())}."
+    hint = f"did you mean '{near[0]}'?" if near else "`boxwright list` shows them."
     raise InputError(f"there is no recipe '{text}'; {hint} A file of your own ends in .yaml, or .cfg")

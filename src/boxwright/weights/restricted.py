@@ -11,7 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,12 @@ BUILT = re.compile(
 
 @dataclass(slots=True)
 class Storage:
-    """The numbers of some tensors. content: once read."""
+    """The numbers of some tensors. content: once read; the tensors share it, since there may be many of one storage."""
 
     dtype: torch.dtype
     key: str
     numel: int
-    content: bytes = b""
+    content: bytearray = field(default_factory=bytearray)
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ def _read_zip(file: Path) -> tuple[Any, tuple[str, ...]]:
     reader = Reader(io.BytesIO(archive.get_record("data.pkl")))
     tree = reader.load()
     for storage in reader.storages.values():
-        storage.content = archive.get_record(f"data/{storage.key}")
+        storage.content = bytearray(archive.get_record(f"data/{storage.key}"))
     return tree, tuple(reader.skipped)
 
 
@@ -195,7 +195,7 @@ def _read_pickles(content: bytes) -> tuple[Any, tuple[str, ...]]:
         count = int.from_bytes(stream.read(8), "little")
         if count != storage.numel:
             raise ValueError(f"a storage of {count:,} numbers, {storage.numel:,} declared")
-        storage.content = stream.read(count * storage.dtype.itemsize)
+        storage.content = bytearray(stream.read(count * storage.dtype.itemsize))
     return tree, tuple(reader.skipped)
 
 
@@ -216,7 +216,7 @@ def tensor_of(entry: Any) -> Any:
     last = entry.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if (last + 1) * storage.dtype.itemsize > len(storage.content):
         raise ValueError("a tensor of more numbers than its storage")
-    flat = torch.frombuffer(bytearray(storage.content), dtype=storage.dtype)
+    flat = torch.frombuffer(storage.content, dtype=storage.dtype)
     return flat.as_strided(size, stride, entry.offset)
 
 
