@@ -184,13 +184,7 @@ _scalar(
 def read_yaml(path: Path) -> Tree:
     """The mapping a YAML file holds; InputError with file and line where it does not hold one."""
     try:
-        with files.open_regular(path) as file:
-            content = file.read(LARGEST_YAML + 1)
-        if len(content) > LARGEST_YAML:
-            raise InputError(f"{path}: larger than {LARGEST_YAML:,} bytes, needed a recipe or a list of classes")
-        tree = _parse(content.decode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        tree = _parse(files.read_input(path, ", needed a recipe or a list of classes", LARGEST_YAML).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, if it is a text") from error
     except yaml.YAMLError as error:

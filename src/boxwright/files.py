@@ -49,12 +49,25 @@ def read_bytes(path: str | Path) -> bytes:
         return file.read()
 
 
-def read_input(path: str | Path, needed: str = "") -> bytes:
-    """As `read_bytes`, with an InputError instead of an OSError. needed: the end of its message."""
+def read_input(path: str | Path, needed: str = "", limit: int | None = None) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: The file.
+        needed: The end of the errors' messages.
+        limit: Most bytes that the file may have; a larger one is not read whole.
+
+    Raises:
+        InputError: It cannot be read, or is larger.
+    """
     try:
-        return read_bytes(path)
+        with open_regular(path) as file:
+            content = file.read() if limit is None else file.read(limit + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}){needed}") from error
+    if limit is not None and len(content) > limit:
+        raise InputError(f"{path}: larger than {limit:,} bytes{needed}")
+    return content
 
 
 def cache_folder() -> Path:

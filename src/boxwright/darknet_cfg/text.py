@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import read_input
 
 LARGEST = 1 << 18  # bytes of a file; the longest that Darknet ships (densenet201.cfg and the like) have some 40 KB
 MAX_SECTIONS = 2048  # likewise some 500
@@ -101,13 +101,7 @@ def read_cfg(path: str | Path) -> str:
     Raises:
         InputError: For a file that cannot be read, or is larger than any .cfg, which is then not read at all.
     """
-    try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > LARGEST:
-        raise InputError(f"{path}: larger than {LARGEST:,} bytes, needed a Darknet .cfg file, a text of some KB")
+    content = read_input(path, ", needed a Darknet .cfg file, a text of some KB", LARGEST)
     return content.decode("utf-8-sig", errors="replace")
 
 

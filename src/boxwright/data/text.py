@@ -210,13 +210,7 @@ def _decode(file: Path) -> tuple[str, str]:
     Without a byte order mark, no encoding is certain. Single letters with accents between ASCII are read as
     Windows-1252; longer runs of other bytes may be any language's. Raises InputError for those.
     """
-    try:
-        with files.open_regular(file) as opened:
-            content = opened.read(MAX_NAMES + 1)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed class names") from error
-    if len(content) > MAX_NAMES:
-        raise InputError(f"{file}: has more than {MAX_NAMES:,} bytes, needed class names")
+    content = files.read_input(file, ", needed class names", MAX_NAMES)
     with contextlib.suppress(UnicodeDecodeError):
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return content.decode("utf-16"), "UTF-16"

@@ -26,7 +26,7 @@ from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import LabelFinder
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import read_input
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
 
@@ -296,13 +296,7 @@ def _add_outline(rows: _Rows, values: Sequence[float]) -> None:
 
 def _lines(file: str) -> list[bytes]:
     """The lines of a label file. Raises InputError if it cannot be read."""
-    try:
-        with open_regular(file) as opened:
-            content = opened.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}), needed a text file") from error
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{file}: has more than {MAX_BYTES:,} bytes, needed the labels of one image")
+    content = read_input(file, ", needed the labels of one image as text", MAX_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16", errors="replace").encode()
     return content.removeprefix(codecs.BOM_UTF8).splitlines()

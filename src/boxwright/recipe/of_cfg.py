@@ -11,7 +11,7 @@ from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.darknet_cfg.training import not_taken_over, training
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import read_input
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +69,9 @@ def read_names(path: str | Path, classes: int) -> list[str]:
         InputError: For a file that cannot be read or has fewer lines.
     """
     try:
-        with open_regular(path) as file:
-            content = file.read(LARGEST_YAML + 1)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        text = read_input(path, ", needed a class name a line", LARGEST_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    if len(content) > LARGEST_YAML:
-        raise InputError(f"{path}: larger than {LARGEST_YAML:,} bytes, needed a class name a line")
     names = text.replace("\r", "").removesuffix("\n").split("\n") if text else []
     if len(names) < classes:
         raise InputError(
