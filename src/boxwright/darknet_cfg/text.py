@@ -1,11 +1,11 @@
-"""The text of a .cfg file -> its sections, read as AlexeyAB's Darknet reads it.
+"""The text of a .cfg file -> its sections, read as AlexeyAB's Darknet reads it, and back.
 
 Blanks count nowhere, not even inside words. Lines that begin with # or ; are comments; behind a value there are none: a
 number ends where its digits end, and a word takes the rest of the line. The first of several equal keys counts.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -140,6 +140,12 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
     return tuple(
         Section(kind, index, line, source, options) for index, (kind, line, options) in enumerate(found, start=-1)
     )
+
+
+def written(sections: Iterable[tuple[str, Mapping[str, object]]]) -> str:
+    """Sections, each with its name and keys, as a text that `parse` reads."""
+    blocks = ["\n".join([f"[{kind}]", *(f"{key}={value}" for key, value in keys.items())]) for kind, keys in sections]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _kind(line: str, number: int, source: str) -> str:

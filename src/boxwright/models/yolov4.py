@@ -117,16 +117,15 @@ class YOLOv4CSPDarkNet53(YOLOv4):
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)
         p5 = self.post_spp(spp(self.pre_spp(c5)))
-        p4 = self.trunk16(self._join(self.reduce16(p5), self.lateral16(c4)))
-        route, raw8 = self.head8(self._join(self.reduce8(p4), self.lateral8(c3)))
+        p4 = self.trunk16(self._join(upsample2x(self.reduce16(p5)), self.lateral16(c4)))
+        route, raw8 = self.head8(self._join(upsample2x(self.reduce8(p4)), self.lateral8(c3)))
         route, raw16 = self.head16(torch.cat((self.down16(route), p4), 1))
         _, raw32 = self.head32(torch.cat((self.down32(route), p5), 1))
         return raw32, raw16, raw8
 
     def _join(self, coarse: Tensor, lateral: Tensor) -> Tensor:
-        """(B, c, h/2, w/2), (B, c, h, w) -> (B, 2c, h, w)."""
-        maps = (lateral, upsample2x(coarse)) if self.lateral_first else (upsample2x(coarse), lateral)
-        return torch.cat(maps, 1)
+        """(B, c, h, w) twice -> (B, 2c, h, w)."""
+        return torch.cat((lateral, coarse) if self.lateral_first else (coarse, lateral), 1)
 
 
 def spp(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     B images, H x W px, C channels
 
 Each stage has a main path through its blocks and a shortcut past them, joined at its end (Wang et al. 2019, CSPNet).
-Modules are declared in Darknet's order.
+Modules are declared, and run, in Darknet's order.
 """
 
 import torch
@@ -30,8 +30,9 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x)
+        shortcut = self.shortcut(x)
         main = self.main_out(self.blocks(self.main_in(x)))
-        joined: Tensor = self.join(torch.cat((main, self.shortcut(x)), 1))
+        joined: Tensor = self.join(torch.cat((main, shortcut), 1))
         return joined
 
 

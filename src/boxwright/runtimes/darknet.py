@@ -1,22 +1,100 @@
-"""Darknet's .weights, which hold numbers and no graph, and the .cfg of networks that came with one."""
+"""Darknet's .weights, which hold numbers and no graph, and the .cfg, which holds the graph."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from boxwright import models
 from boxwright.darknet_cfg.plan import with_size
-from boxwright.models import darknet_cfg
+from boxwright.darknet_cfg.text import written
+from boxwright.errors import InputError
+from boxwright.models import darknet_cfg, yolov3_640
+from boxwright.nn.network import Network
+from boxwright.nn.yolo import A, AnchorDetector
 from boxwright.recipe import Recipe
+from boxwright.recipe.to_cfg import head_keys, net_keys
+from boxwright.runtimes.base.graph import raw_graph
 from boxwright.runtimes.base.target import Target
+from boxwright.runtimes.serialization.darknet_sections import Sections
 from boxwright.weights import darknet
+from boxwright.weights.cfg_report import TOLERANCE
+
+logger = logging.getLogger(__name__)
 
 
 def write(path: Path, model: nn.Module, recipe: Recipe) -> None:
-    """Write the numbers, and beside them the .cfg as it was read, for the recipe's classes and canvas."""
+    """Write the numbers, and beside them the .cfg; a line in the log says why where Darknet cannot run the network."""
     darknet.write(path, model)
-    if isinstance(recipe.model, darknet_cfg.Config):
-        text = with_size(recipe.model.text, *recipe.data.canvas.size)
+    try:
+        text = _cfg(path, model, recipe)
+    except InputError as reason:
+        logger.warning("%s: no .cfg is written beside it: %s", path.name, reason)
+    else:
         path.with_suffix(".cfg").write_text(text, encoding="utf-8", newline="")
+
+
+def _cfg(weights: Path, model: nn.Module, recipe: Recipe) -> str:
+    """The text of the .cfg for the recipe's classes and canvas: as it was read, or made of the network.
+
+    Raises:
+        InputError: Why Darknet cannot run the network.
+    """
+    if isinstance(recipe.model, darknet_cfg.Config):
+        return with_size(recipe.model.text, *recipe.data.canvas.size)
+    if not isinstance(model, Network) or model.two_stage:
+        raise InputError("the network is neither a YOLO detector nor a classifier")
+    heads = _heads(model, recipe)
+    sections = Sections(raw_graph(model, recipe), heads)
+    end = [] if heads else [("softmax", {"groups": 1})]
+    text = written([("net", net_keys(recipe)), *sections.found, *end])
+    _check_outputs(text, weights, model, recipe, sections.order)
+    return text
+
+
+def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """The keys of the [yolo] of each raw output; none for a classifier."""
+    config = recipe.model
+    if config.task == "classify":
+        return []
+    if isinstance(model, yolov3_640.YOLOv3At640):
+        more = [{"scale_x_y": 2.0, "new_coords": 1}] * len(yolov3_640.STRIDES)
+    elif isinstance(model, AnchorDetector):
+        more = [{"scale_x_y": scale} for scale in model.scale_xy] or [{} for _ in model.strides]
+    else:
+        raise InputError("its outputs are no maps of cells with anchors")
+    pairs: list[tuple[float, float]] = list(config.anchors)  # type: ignore[attr-defined]
+    listed = list(dict.fromkeys(pairs))  # Darknet assigns objects to the first of equal anchors only
+    found = []
+    for scale, keys in enumerate(more):
+        end = len(pairs) - A * scale
+        mask = [listed.index(pair) for pair in pairs[end - A : end]]
+        anchors = ", ".join(f"{_number(width)},{_number(height)}" for width, height in listed)
+        found.append({
+            "mask": ",".join(map(str, mask)), "anchors": anchors, "classes": config.classes, "num": len(listed),
+            **keys, **head_keys(recipe, scale),
+        })  # fmt: skip
+    return found
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+@torch.inference_mode()
+def _check_outputs(text: str, weights: Path, model: Network, recipe: Recipe, order: list[int]) -> None:
+    """Raise InputError where the network of the text, with the numbers of the file, has other outputs than `model`."""
+    config = darknet_cfg.Config(cfg=text)
+    twin = models.build(config).eval()
+    twin.load_state_dict(darknet.read(weights, twin, recipe.model_copy(update={"model": config})), strict=False)
+    images = torch.rand(1, recipe.model.input_channels, *recipe.data.canvas.size)
+    ours: tuple[Tensor, ...] = model.eval()(images)
+    for number, theirs in zip(order or [0], twin(images), strict=True):
+        level = ours[number].sigmoid() if isinstance(model, yolov3_640.YOLOv3At640) else ours[number]
+        if level.shape != theirs.shape or not (level - theirs).abs().max() <= TOLERANCE * level.abs().max():
+            raise InputError("as Darknet reads it, the network would have other outputs")
 
 
 TARGET = Target(suffix=".weights", checked_by="torch", write_weights=write, companion=".cfg")

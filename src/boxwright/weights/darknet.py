@@ -3,6 +3,9 @@
 A convolution is stored as biases, [scales, means, variances where it has batch norm,] weights (out, in, k, k), all
 little-endian float32; a fully connected layer has its weights (out, in) behind the biases. The models here declare
 their modules in that order, so walking them gives the file.
+
+Darknet adds 1e-5 to a variance before it takes the root. Where a model adds another number, its variances are those of
+the file plus the difference, so that the outputs are Darknet's.
 """
 
 import re
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from boxwright.config import RGB, ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
-from boxwright.nn.darknet_layers import Connected, Norm, Shortcut
+from boxwright.nn.darknet_layers import EPS, Connected, Norm, Shortcut
 from boxwright.recipe import Recipe
 from boxwright.weights import names
 from boxwright.weights.files import require
@@ -133,6 +136,9 @@ def read(path: Path, model: nn.Module, recipe: Recipe, *, transfer: bool = False
     tensors = _cut_up(torch.from_numpy(numbers.astype(np.float32, copy=False)), plan)
     for name in connected & tensors.keys() if header.transposed else ():
         tensors[name] = tensors[name].reshape(tensors[name].shape[::-1]).mT
+    for name, more in _epsilons(model).items():
+        if name in tensors:
+            tensors[name] = tensors[name] - more
     return tensors
 
 
@@ -142,6 +148,8 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
     Raises InputError for a network with numbers that such a file has no place for.
     """
     state, plan = model.state_dict(), layers(model)
+    for name, more in _epsilons(model).items():
+        state[name] = state[name] + more
     stored = {name for layer in plan for name, _ in layer}
     if others := [name for name in state if name not in stored and not is_optional(name)]:
         raise InputError(
@@ -153,6 +161,12 @@ def write(path: str | Path, model: nn.Module, *, header: Header | None = None, c
         for layer in plan[:convolutions]:
             for name, _ in layer:
                 stream.write(state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4").tobytes())
+
+
+def _epsilons(model: nn.Module) -> dict[str, float]:
+    """By how much a model's epsilon is above Darknet's, by the name of the variance it is added to."""
+    norms = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.BatchNorm2d))
+    return {f"{name}.running_var": each.eps - EPS for name, each in norms if each.eps != EPS}
 
 
 def _cut_up(numbers: Tensor, plan: list[Layer]) -> dict[str, Tensor]:
