@@ -143,9 +143,17 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
 
 
 def written(sections: Iterable[tuple[str, Mapping[str, object]]]) -> str:
-    """Sections, each with its name and keys, as a text that `parse` reads."""
-    blocks = ["\n".join([f"[{kind}]", *(f"{key}={value}" for key, value in keys.items())]) for kind, keys in sections]
+    """Sections, each with its name and keys, as a text that `parse` reads. Tuples become lists between commas."""
+    blocks = [
+        "\n".join([f"[{kind}]", *(f"{key}={_shown(value)}" for key, value in keys.items())]) for kind, keys in sections
+    ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value))
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _kind(line: str, number: int, source: str) -> str:

@@ -82,7 +82,7 @@ def _schedule(schedule: ScheduleConfig) -> Keys:
         case "step" if falls:
             keys |= {"policy": "step", "step": falls[0], "scale": scales[0]}
         case "multistep" if falls:
-            keys |= {"policy": "steps", "steps": _listed(falls), "scales": _listed(scales)}
+            keys |= {"policy": "steps", "steps": falls, "scales": scales}
         case "cosine" if schedule.T_max is None:
             keys |= {"policy": "sgdr", "learning_rate_min": schedule.eta_min}
         case "linear" if schedule.T_max is None and not schedule.eta_min:
@@ -101,7 +101,3 @@ def _class_augment(recipe: Recipe) -> Keys:
         keys |= {"min_crop": smallest, "max_crop": largest, "aspect": round(augment.aspect[1], 4)}
     keys |= {"flip": int(augment.flip > 0), "mixup": int(augment.mixup > 0), "cutmix": int(augment.cutmix > 0)}
     return keys | {"label_smooth_eps": getattr(recipe.model, "label_smoothing", 0.0)}
-
-
-def _listed(numbers: tuple[float, ...]) -> str:
-    return ",".join(map(str, numbers))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import models
-from boxwright.darknet_cfg.plan import with_size
+from boxwright.config import RGB
+from boxwright.darknet_cfg.plan import plan, with_size
 from boxwright.darknet_cfg.text import written
 from boxwright.errors import InputError
 from boxwright.models import darknet_cfg, yolov3_640
@@ -44,14 +45,25 @@ def _cfg(weights: Path, model: nn.Module, recipe: Recipe) -> str:
     """
     if isinstance(recipe.model, darknet_cfg.Config):
         return with_size(recipe.model.text, *recipe.data.canvas.size)
-    if not isinstance(model, Network) or model.two_stage:
+    if not isinstance(model, Network):
         raise InputError("the network is neither a YOLO detector nor a classifier")
+    text, order = cfg_of(model, recipe)
+    _check_outputs(text, order, weights, model, recipe)
+    return text
+
+
+def cfg_of(model: Network, recipe: Recipe) -> tuple[str, list[int]]:
+    """The text of the .cfg of a network that came without one, and the numbers of its outputs as their heads stand there.
+
+    Raises:
+        InputError: Why Darknet cannot run the network.
+    """
+    if (channels := recipe.model.input_channels) not in (1, RGB):
+        raise InputError(f"its input has {channels} channels, Darknet's 1 or 3")
     heads = _heads(model, recipe)
     sections = Sections(raw_graph(model, recipe), heads)
     end = [] if heads else [("softmax", {"groups": 1})]
-    text = written([("net", net_keys(recipe)), *sections.found, *end])
-    _check_outputs(text, weights, model, recipe, sections.order)
-    return text
+    return written([("net", net_keys(recipe)), *sections.found, *end]), sections.order or [0]
 
 
 def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -70,28 +82,26 @@ def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     found = []
     for scale, keys in enumerate(more):
         end = len(pairs) - A * scale
-        mask = [listed.index(pair) for pair in pairs[end - A : end]]
-        anchors = ", ".join(f"{_number(width)},{_number(height)}" for width, height in listed)
         found.append({
-            "mask": ",".join(map(str, mask)), "anchors": anchors, "classes": config.classes, "num": len(listed),
-            **keys, **head_keys(recipe, scale),
+            "mask": tuple(listed.index(pair) for pair in pairs[end - A : end]),
+            "anchors": tuple(side for pair in listed for side in pair),
+            "classes": config.classes,
+            "num": len(listed),
+            **keys,
+            **head_keys(recipe, scale),
         })  # fmt: skip
     return found
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(float(value))
-
-
 @torch.inference_mode()
-def _check_outputs(text: str, weights: Path, model: Network, recipe: Recipe, order: list[int]) -> None:
+def _check_outputs(text: str, order: list[int], weights: Path, model: Network, recipe: Recipe) -> None:
     """Raise InputError where the network of the text, with the numbers of the file, has other outputs than `model`."""
-    config = darknet_cfg.Config(cfg=text)
+    config = darknet_cfg.Config(cfg=text, classes=plan(text).classes)
     twin = models.build(config).eval()
     twin.load_state_dict(darknet.read(weights, twin, recipe.model_copy(update={"model": config})), strict=False)
     images = torch.rand(1, recipe.model.input_channels, *recipe.data.canvas.size)
     ours: tuple[Tensor, ...] = model.eval()(images)
-    for number, theirs in zip(order or [0], twin(images), strict=True):
+    for number, theirs in zip(order, twin(images), strict=True):
         level = ours[number].sigmoid() if isinstance(model, yolov3_640.YOLOv3At640) else ours[number]
         if level.shape != theirs.shape or not (level - theirs).abs().max() <= TOLERANCE * level.abs().max():
             raise InputError("as Darknet reads it, the network would have other outputs")

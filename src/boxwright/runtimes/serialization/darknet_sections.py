@@ -4,11 +4,10 @@ torch.export lists the network as operations in the order in which they run; eac
 before it. What a value is below: the number of the layer whose output it is, -1 for the image.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from boxwright.errors import InputError
 from boxwright.runtimes.base.graph import Graph, exported
@@ -74,6 +73,8 @@ class Sections:
 
     def back(self, layer: int) -> int:
         """`layer` as counted back from the next section."""
+        if not isinstance(layer, int):
+            raise InputError("it pads, splits or adds something else than Darknet can")
         return layer - len(self.found)
 
     def convolution(self, layer: int) -> dict[str, Any]:
@@ -130,8 +131,7 @@ def _conv2d(
 
 
 def _batch_norm(s: Sections, x: int, *_: Any) -> int:
-    keys = s.convolution(x)
-    keys["batch_normalize"] = 1
+    s.found[x] = ("convolutional", {"batch_normalize": 1, **s.convolution(x)})
     return x
 
 
@@ -180,7 +180,7 @@ def _upsample(s: Sections, x: int, size: object, factors: Sequence[float]) -> in
 
 
 def _cat(s: Sections, maps: Sequence[int], axis: int = 0) -> int:
-    return s.add("route", layers=",".join(str(s.back(layer)) for layer in maps))
+    return s.add("route", layers=tuple(s.back(layer) for layer in maps))
 
 
 def _chunk(s: Sections, x: int, groups: int, axis: int = 0) -> list[Part]:
@@ -193,8 +193,9 @@ def _part(s: Sections, parts: Sequence[Part], place: int) -> int:
 
 
 def _add(s: Sections, x: int, y: int) -> int:
-    s.read(max(x, y))
-    return s.add("shortcut", **{"from": s.back(min(x, y))}, activation="linear")
+    earlier, later = sorted((x, y), key=s.back)
+    s.read(later)
+    return s.add("shortcut", **{"from": s.back(earlier)}, activation="linear")
 
 
 def _mean(s: Sections, x: int, axes: Sequence[int], keep: bool = False) -> int:
