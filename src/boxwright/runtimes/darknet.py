@@ -53,7 +53,7 @@ def _cfg(weights: Path, model: nn.Module, recipe: Recipe) -> str:
 
 
 def cfg_of(model: Network, recipe: Recipe) -> tuple[str, list[int]]:
-    """The text of the .cfg of a network that came without one, and the numbers of its outputs as their heads stand there.
+    """The text of the .cfg of a network that came without one, and the numbers of its outputs in the order of heads.
 
     Raises:
         InputError: Why Darknet cannot run the network.

@@ -4,8 +4,8 @@ A convolution is stored as biases, [scales, means, variances where it has batch 
 little-endian float32; a fully connected layer has its weights (out, in) behind the biases. The models here declare
 their modules in that order, so walking them gives the file.
 
-Darknet adds 1e-5 to a variance before it takes the root. Where a model adds another number, its variances are those of
-the file plus the difference, so that the outputs are Darknet's.
+Darknet adds 1e-5 to a variance before it takes the root. Where a model adds another number, variances change by the
+difference on their way, so that the sums stay the same, and with them the outputs.
 """
 
 import re
