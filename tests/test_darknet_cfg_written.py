@@ -219,6 +219,9 @@ def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
         "ignore_iou": [0.6], "label_smoothing": 0.1,
     }  # fmt: skip
     assert network.net.word("letter_box") == "1"
+    # the recipe's third and fourth anchor are equal; Darknet's training would never choose the fourth
+    masks = [(head.section.wholes("mask"), head.section.whole("num")) for head in network.heads]
+    assert masks == [((2, 3, 4), 5), ((0, 1, 2), 5)]
     assert [head.section.word("nms_kind") for head in network.heads] == ["diounms"] * 2
     assert [head.section.word("beta_nms") for head in network.heads] == ["1"] * 2
 
@@ -263,3 +266,16 @@ def test_an_exported_pair_finds_the_same(tmp_path: Path) -> None:
     assert len(wanted) > 5
     one, other = (Detections(each.boxes, each.scores, each.labels) for each in (found, wanted))
     assert_same_detections(one, other, threshold=0.01, score=1e-4, box=0.05)
+
+
+def test_no_weights_beside_the_cfg_of_others(tmp_path: Path) -> None:
+    model, chosen = made(TINY3, model__mean=[0.5, 0.5, 0.5], predict__threshold=0.01)
+    checkpoint.save(tmp_path / "w.safetensors", model, chosen)
+    for name in ("x.weights", "x.cfg"):
+        (tmp_path / name).write_text("of another export")
+    with pytest.raises(bw.InputError, match=r"x\.cfg: is there, and is not that of x\.weights"):
+        export_model(tmp_path / "w.safetensors", "darknet", tmp_path / "x.weights")
+    assert {(tmp_path / name).read_text() for name in ("x.weights", "x.cfg")} == {"of another export"}
+    (tmp_path / "x.cfg").unlink()
+    export_model(tmp_path / "w.safetensors", "darknet", tmp_path / "x.weights")
+    assert not (tmp_path / "x.cfg").exists()

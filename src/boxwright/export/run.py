@@ -103,6 +103,7 @@ def export_model(
             with atomic_write(f"{final}.json") as beside:
                 beside.write_text(metadata.to_text(), encoding="utf-8")
         report = write(tmp, graph, metadata)
+        _check_companion(target, tmp, path)
         if complete and report.found_nothing:
             lower = replace(metadata, recipe=resolved.with_overrides({"predict.threshold": MIN_SCORE}))
             with tempfile.TemporaryDirectory() as folder:
@@ -158,6 +159,15 @@ def _path(source: str | Path, to: str, target: Target, out: str | Path | None) -
         written.append(path.with_suffix(target.companion))
     keep_apart(written, source_files(source))
     return path
+
+
+def _check_companion(target: Target, tmp: Path, path: Path) -> None:
+    """Raise InputError where `path` would come to stand beside the companion of another file."""
+    other = path.with_suffix(target.companion)
+    if target.companion and other.exists() and not tmp.with_suffix(target.companion).exists():
+        raise InputError(
+            f"{other}: is there, and is not that of {path.name}, which gets none; remove it or name another file"
+        )
 
 
 def default_name(source: str | Path) -> str:
