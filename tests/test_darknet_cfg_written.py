@@ -155,7 +155,12 @@ def test_without_a_cfg_the_reason_is_told(
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(lambda x: x * 2, "no layer for its operation mul"), (lambda x: x + 1, "other outputs")],
+    [
+        (lambda x: x * 2, "no layer for its operation mul"),
+        (lambda x: x + 1, "other outputs"),
+        (lambda x: x.add(x, alpha=2), "no layer for its operation add with these arguments"),
+        (lambda x: x if x.sum() > 0 else -x, "torch.export cannot list its operations"),
+    ],
 )
 def test_a_network_that_computes_more_has_no_cfg(
     change: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

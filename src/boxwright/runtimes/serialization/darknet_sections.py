@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from boxwright.errors import InputError
+from boxwright.runtimes.base.extras import first_line
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.weights import darknet
 
@@ -85,7 +87,7 @@ class Sections:
         return keys
 
     def _translate(self, graph: Graph, heads: Sequence[Mapping[str, Any]]) -> None:
-        program = exported(graph)
+        program = _listed(graph)
         sources = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target}
         *nodes, last = program.graph.nodes
         outputs: list[fx.Node] = list(last.args[0])
@@ -98,7 +100,10 @@ class Sections:
                 if name not in OPERATIONS:
                     raise InputError(f"Darknet has no layer for its operation {name}")
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                values[node] = OPERATIONS[name](self, *args, **kwargs)
+                try:
+                    values[node] = OPERATIONS[name](self, *args, **kwargs)
+                except (TypeError, KeyError) as error:  # arguments that no network here has
+                    raise InputError(f"Darknet has no layer for its operation {name} with these arguments") from error
             if heads and node in outputs:
                 number = outputs.index(node)
                 if heads[number].get("new_coords"):
@@ -106,6 +111,13 @@ class Sections:
                 self.order.append(number)
                 self.read(values[node])
                 self.add("yolo", **heads[number])
+
+
+def _listed(graph: Graph) -> ExportedProgram:
+    try:
+        return exported(graph)
+    except Exception as error:  # a dozen classes of torch.export, which have only this in common
+        raise InputError(f"torch.export cannot list its operations ({first_line(error)[:80]})") from error
 
 
 # Each takes the arguments of PyTorch's operation of that name.
