@@ -1,8 +1,10 @@
 """The order of images over epochs, steps and processes; padding; unreadable images in a worker."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -125,6 +127,35 @@ def test_workers_give_the_same_batches_also_after_an_aborted_epoch(items: list[I
             assert batch.frames == expected.frames
             for name in ("images", "boxes", "labels", "ignore"):
                 assert torch.equal(getattr(batch, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_in_one_go_are_those_epochs(items: list[Item], workers: int) -> None:
+    loader = Loader(items, CANVAS, 2, seed=4, workers=workers)
+    wanted = ids(loader.epoch(1))[3:4] + ids(loader.epoch(2))[:4] + ids(loader.epoch(3))[:4]
+    assert ids(loader.epochs(1, 4, skip=3, steps=4)) == wanted
+
+
+class Counting(list[Item]):
+    """Counts in shared memory which items the workers ask for."""
+
+    def __init__(self, items: list[Item]) -> None:
+        super().__init__(items)
+        self.asked = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, index: Any) -> Any:
+        self.asked += 1
+        return super().__getitem__(index)
+
+
+def test_workers_load_the_next_epoch_before_one_ends(items: list[Item]) -> None:
+    images = Counting(items[:4])
+    batches = Loader(images, CANVAS, 2, workers=1).epochs(0, 3)
+    next(batches)  # of two batches of this epoch
+    deadline = time.monotonic() + 30
+    while images.asked.item() <= 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert images.asked.item() > 4
 
 
 def test_a_float_canvas_is_rounded(tmp_path: Path) -> None:

@@ -100,11 +100,22 @@ class EpochLoader(Generic[B]):
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
-        """Iterate over the batches of an epoch from step `skip`; the images of earlier steps are not loaded.
+        """The batches of one epoch, as `epochs`."""
+        return self.epochs(number, number + 1, skip)
 
-        Raises InputError if an image cannot be read, or a worker was killed.
+    def epochs(self, first: int, end: int, skip: int = 0, steps: int | None = None) -> Iterator[B]:
+        """The batches of epochs `first` to `end` - 1, without a pause between epochs: workers load on into the next.
+
+        Args:
+            first: Number of the first epoch.
+            end: That of the epoch after the last.
+            skip: Steps of the first epoch that are left out; their images are not loaded.
+            steps: Of each epoch only the first so many; None for all.
+
+        Raises:
+            InputError: An image cannot be read, or a worker was killed.
         """
-        self._sampler.epoch, self._sampler.skip = number, skip
+        self._sampler.epochs, self._sampler.skip, self._sampler.steps = range(first, end), skip, steps
         result: Any
         for result in self._iterate():
             interrupt.check()
@@ -165,20 +176,23 @@ class Visits:
 
 
 class _BatchSampler:
-    """The batches of an epoch; `epoch` and `skip` are set before each iteration."""
+    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`."""
 
     def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int) -> None:
         self.visits, self.batch, self.seed, self.rank, self.world = visits, batch, seed, rank, world
-        self.epoch = self.skip = 0
+        self.epochs, self.skip = range(0), 0
+        self.steps: int | None = None
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        order = self.visits.order(np.random.default_rng([self.seed % 2**64, self.epoch]))
         images_per_step, first = self.batch * self.world, self.rank * self.batch
-        steps = len(self.visits) // images_per_step
-        for step in range(self.skip, steps):
-            start = step * images_per_step + first
-            indices = order[start : start + self.batch].tolist()
-            yield BatchSpec(indices, self.seed, self.epoch * steps + step, first)
+        steps, skip = len(self.visits) // images_per_step, self.skip
+        for epoch in self.epochs:
+            order = self.visits.order(np.random.default_rng([self.seed % 2**64, epoch]))
+            for step in range(skip, steps if self.steps is None else self.steps):
+                start = step * images_per_step + first
+                indices = order[start : start + self.batch].tolist()
+                yield BatchSpec(indices, self.seed, epoch * steps + step, first)
+            skip = 0
 
 
 class BatchBuilder(ABC):

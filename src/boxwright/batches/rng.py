@@ -52,6 +52,12 @@ def sample_keys(seed: int, step: int, indices: range) -> Rows:
     return np.array([source.generate_state(1)[0] for source in sources], dtype=np.int64)
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """In [0, 2^64), for PyTorch's generator in one batch of a process (dropout); independent of the others."""
+    source = np.random.SeedSequence([seed % 2**64, step, rank], spawn_key=(4,))
+    return int(source.generate_state(1, np.uint64)[0])
+
+
 def crop_rng(seed: int, step: int, index: int) -> np.random.Generator:
     """For the random crop of one image, which the loader takes; independent of `SampleRNG` by the spawn key."""
     return np.random.default_rng(np.random.SeedSequence([seed % 2**64, step, index], spawn_key=(3,)))

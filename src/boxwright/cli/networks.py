@@ -63,10 +63,18 @@ def train(
         float | None,
         typer.Option("--val-fraction", help="Hold out this share for validation, if there is no split val."),
     ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the loss (train.compile): minutes first, then faster steps.")
+    ] = False,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
     from boxwright.engine.train import train as run
 
+    overrides = [*(set_ or ())]
+    if val_fraction is not None:
+        overrides.append(f"data.val_fraction={val_fraction}")
+    if compile_:
+        overrides.append("train.compile=true")
     folder = run(
         name,
         data,
@@ -76,7 +84,7 @@ def train(
         resume=resume,
         skip_bad=skip_bad,
         clip_boxes=clip_boxes,
-        overrides=(*(set_ or ()), *([] if val_fraction is None else [f"data.val_fraction={val_fraction}"])),
+        overrides=overrides,
     )
     echo(folder)
 

@@ -14,6 +14,7 @@ from boxwright import weights as weight_files
 from boxwright.batches.class_loader import ClassLoader
 from boxwright.batches.loader import Loader
 from boxwright.engine import optim
+from boxwright.engine.compiling import compiled_loss, compiler_works
 from boxwright.engine.ema import EMA
 from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
@@ -27,12 +28,13 @@ logger = logging.getLogger(__name__)
 class WithLoss(nn.Module):
     """A network whose forward is its loss, for wrappers (DDP) that know only forward; never saved itself."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, compiled: bool = False) -> None:
         super().__init__()
         self.network = network
+        self._loss = compiled_loss(network) if compiled else network.loss
 
     def forward(self, batch: AnyBatch) -> dict[str, Tensor]:
-        return self.network.loss(batch)
+        return self._loss(batch)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Job:
         loader: Training batches.
         schedule: Learning rates and momentum by step.
         steps_per_epoch: Optimizer steps.
+        compiled: Whether the loss is compiled.
     """
 
     recipe: Recipe
@@ -59,6 +62,12 @@ class Job:
     loader: Loader | ClassLoader
     schedule: Schedule
     steps_per_epoch: int
+    compiled: bool
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Of this process."""
+        return self.steps_per_epoch * self.recipe.train.accumulate
 
     @property
     def eval_network(self) -> nn.Module:
@@ -80,9 +89,23 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
     config = config.in_epochs(steps_per_epoch)
     recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
-    model, optimizer = accelerator.prepare(WithLoss(network), optim.build(network, config))
+    compiled = config.compile and compiler_works(accelerator.device)
+    model, optimizer = accelerator.prepare(WithLoss(network, compiled), optim.build(network, config))
     ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
-    return Job(recipe, task, validation, accelerator, network, model, optimizer, ema, loader, schedule, steps_per_epoch)
+    return Job(
+        recipe,
+        task,
+        validation,
+        accelerator,
+        network,
+        model,
+        optimizer,
+        ema,
+        loader,
+        schedule,
+        steps_per_epoch,
+        compiled,
+    )
 
 
 def build_network(recipe: Recipe) -> Network:

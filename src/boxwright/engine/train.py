@@ -7,10 +7,11 @@ identical up to the rounding of the GPU's kernels.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch import Tensor, distributed, nn
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.batches.rng import step_seed
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
+from boxwright.datatools.report import counted
 from boxwright.engine import bands, optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
@@ -102,9 +105,15 @@ def train(
         accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
         if not state.step:
             checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
+        first, done = divmod(state.step, job.steps_per_epoch)
+        batches: Iterator[AnyBatch] = job.loader.epochs(
+            first, config.epochs, done * config.accumulate, job.batches_per_epoch
+        )
+        if job.compiled:
+            batches = warm_up(job, batches)
         with closing(TrainLogger(run, accelerator, config, state.step)) as log:
-            for epoch in range(state.step // job.steps_per_epoch, config.epochs):
-                train_epoch(job, epoch, state, log, checkpointer)
+            for epoch in range(first, config.epochs):
+                train_epoch(job, batches, epoch, state, log, checkpointer)
                 evaluate_epoch(job, epoch, state, log, checkpointer)
                 checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
                 accelerator.wait_for_everyone()
@@ -128,20 +137,20 @@ def _initial_state(
     return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
 
 
-def train_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
-    """Train one epoch, or the rest of it after a resume."""
+def train_epoch(
+    job: Job, batches: Iterator[AnyBatch], epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer
+) -> None:
+    """Train one epoch, or the rest of it after a resume. batches: of the whole training, from here on."""
     config, accelerator, rates = job.recipe.train, job.accelerator, job.schedule.weight_lr
     optim.training_mode(job.network, config)
-    total = job.steps_per_epoch * config.accumulate
+    total = job.batches_per_epoch
     first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch already done
-    batches: Iterable[AnyBatch] = log.timed(islice(job.loader.epoch(epoch, skip=first), total - first))
+    here: Iterable[AnyBatch] = log.timed(islice(batches, total - first))
     if accelerator.is_main_process:
-        batches = progress.track(batches, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
-    for number, loaded in enumerate(batches, epoch * total + first):
-        batch = loaded.to(accelerator.device)
-        batch = job.task.augment(batch, job.recipe, epoch, number, accelerator.process_index)
-        if config.channels_last:
-            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+        here = progress.track(here, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
+    for number, loaded in enumerate(here, epoch * total + first):
+        batch = augmented(job, loaded, epoch, number)
+        torch.manual_seed(step_seed(config.seed, number, accelerator.process_index))  # of dropout
         optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):
             terms = job.model(batch)
@@ -159,6 +168,36 @@ def train_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, check
             log.check_finite()  # before anything is written
             checkpointer.save("last", state)
     log.write(state.step, epoch, rates[state.step - 1])
+
+
+def augmented(job: Job, batch: AnyBatch, epoch: int, number: int) -> AnyBatch:
+    """The batch with this number, on the device of the training."""
+    batch = job.task.augment(batch.to(job.accelerator.device), job.recipe, epoch, number, job.accelerator.process_index)
+    if job.recipe.train.channels_last:
+        batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+    return batch
+
+
+def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
+    """Compile what a step needs, once for each size of the input, and leave weights and statistics as they are.
+
+    Returns the same batches: the first of them is used here and then given out again.
+    """
+    start, first = time.perf_counter(), next(batches)
+    before = [buffer.clone() for buffer in job.network.buffers()]
+    sizes = job.recipe.train.augment.sizes or (job.recipe.data.canvas.size,)
+    optim.training_mode(job.network, job.recipe.train)
+    for size in sizes:
+        one_size = replace(job, recipe=job.recipe.with_overrides({"train.augment.sizes": [size]}))
+        terms = job.model(augmented(one_size, first, 0, 0))
+        job.accelerator.backward(torch.stack(list(terms.values())).sum())
+    job.optimizer.zero_grad()
+    with torch.no_grad():
+        for buffer, values in zip(job.network.buffers(), before, strict=True):
+            buffer.copy_(values)
+    if job.accelerator.is_main_process:
+        logger.info("compiled for %s in %.0f s", counted(len(sizes), "input size[s]"), time.perf_counter() - start)
+    return chain([first], batches)
 
 
 def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:

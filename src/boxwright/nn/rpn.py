@@ -157,9 +157,22 @@ def _kept(boxes: Tensor, scores: Tensor, counts: list[int], iou: float, rounds: 
         return torch.cat([keep_each(level, score[:, None], iou, -torch.inf)[:, 0] for level, score in levels], 1)
     if boxes.device.type != "cpu":
         return kept_at_once(boxes, counts, iou, rounds)
+    kept: Tensor = kept_in_blocks(boxes, counts, iou)
+    return kept
+
+
+@torch.library.custom_op("boxwright::kept_in_blocks", mutates_args=())
+def kept_in_blocks(boxes: Tensor, counts: list[int], iou: float) -> Tensor:
+    """The same for a CPU. An operator of its own, because a compiled graph has no loop that depends on the data."""
     level = torch.cat([torch.full((count,), i, device=boxes.device) for i, count in enumerate(counts)])
     group = level + len(counts) * torch.arange(len(boxes), device=boxes.device)[:, None]
-    return keep_greedily(boxes.flatten(0, 1), group.flatten(), ProposalNMS(iou, max(counts))).view_as(scores)
+    kept = keep_greedily(boxes.flatten(0, 1), group.flatten(), ProposalNMS(iou, max(counts)))
+    return kept.view(boxes.shape[:2])
+
+
+@kept_in_blocks.register_fake
+def _(boxes: Tensor, counts: list[int], iou: float) -> Tensor:
+    return boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
 
 
 def kept_at_once(boxes: Tensor, counts: list[int], iou: float, rounds: int) -> Tensor:

@@ -31,7 +31,7 @@ def written_with(*operators: Operator) -> Iterator[None]:
 
 def knows(operator: Operator) -> bool:
     """Whether what is being exported is for a format that has this operator."""
-    return operator in _available.get()
+    return recorded() and operator in _available.get()  # in this order: torch.compile cannot trace a ContextVar
 
 
 def traced() -> bool:

@@ -166,6 +166,7 @@ class TrainConfig(Config):
     class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
     precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
+    compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
     freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
     freeze_statistics: bool = False  # batch norm keeps its statistics; its scale and shift are trained

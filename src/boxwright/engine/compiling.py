@@ -1,0 +1,67 @@
+"""The loss as one compiled graph (`torch.compile`) for each size of the input.
+
+B images, M boxes an image after padding
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxwright.errors import one_line
+from boxwright.nn.network import Network
+from boxwright.types import AnyBatch, Batch
+
+logger = logging.getLogger(__name__)
+
+Loss = Callable[[AnyBatch], dict[str, Tensor]]
+ROWS = 32  # boxes an image are padded to this number, or twice, four times as many: each number is a graph of its own
+GRAPHS = 128  # of one function, after which PyTorch would go on without compiling; its default is 8
+
+
+def compiler_works(device: torch.device) -> bool:
+    """Whether something small can be compiled for `device`; a warning says why not."""
+    try:
+        torch.compile(_probe)(torch.ones(16, device=device))
+    except Exception as error:  # each compiler raises its own kind
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning(
+            "%s", one_line(f"train.compile: no compiler works for {device}, so nothing is compiled: {reason}")
+        )
+        return False
+    return True
+
+
+def _probe(x: Tensor) -> Tensor:
+    return x.sin() + 1
+
+
+def compiled_loss(network: Network, backend: str = "inductor") -> Loss:
+    """`network.loss`, compiled: equal to it within rounding."""
+    function = torch.compile(network.loss, dynamic=False, backend=backend)
+
+    def loss(batch: AnyBatch) -> dict[str, Tensor]:
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            return function(static(batch))
+
+    return loss
+
+
+def static(batch: AnyBatch) -> AnyBatch:
+    """The batch with few different shapes, and without frames, which no loss needs and which differ in each step."""
+    if not isinstance(batch, Batch):
+        return replace(batch, frames=())
+    rows = ROWS
+    while rows < batch.labels.shape[1]:
+        rows *= 2
+    more = rows - batch.labels.shape[1]
+    return replace(
+        batch,
+        boxes=F.pad(batch.boxes, (0, 0, 0, more)),
+        labels=F.pad(batch.labels, (0, more), value=-1),
+        ignore=F.pad(batch.ignore, (0, more)),
+        frames=(),
+    )
