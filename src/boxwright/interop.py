@@ -3,13 +3,12 @@
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 from boxwright.errors import InputError
 from boxwright.types import Detections
 
 
-def to_dict(detections: Detections) -> list[dict[str, Any]]:
+def to_dict(detections: Detections) -> list[dict[str, object]]:
     """Plain Python values, as in `detections.json`.
 
     Args:
@@ -26,7 +25,7 @@ def to_dict(detections: Detections) -> list[dict[str, Any]]:
 
 def to_coco(
     detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Rows of a COCO results file.
 
     Args:
@@ -47,7 +46,7 @@ def to_coco(
     ]
 
 
-def to_dataframe(detections: Detections) -> Any:
+def to_dataframe(detections: Detections) -> object:
     """A pandas DataFrame.
 
     Args:
@@ -64,7 +63,7 @@ def to_dataframe(detections: Detections) -> Any:
     return _library("pandas").DataFrame(columns | {"name": detections.class_names})
 
 
-def to_supervision(detections: Detections) -> Any:
+def to_supervision(detections: Detections) -> object:
     """`supervision.Detections`, with the class names in `data["class_name"]`, where supervision expects them.
 
     Args:

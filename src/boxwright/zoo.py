@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from boxwright import models
 from boxwright import recipe as recipes
@@ -16,7 +15,7 @@ def list_recipes() -> list[str]:
 
 
 def create_model(
-    recipe: str | Path | Recipe, classes: int | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()
+    recipe: str | Path | Recipe, classes: int | None = None, overrides: Mapping[str, object] | Sequence[str] = ()
 ) -> Network:
     """A network with random weights.
 

@@ -28,7 +28,7 @@ MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; th
 KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     """Class names that YAML reads as whole numbers become text, as in `names`."""
     if not isinstance(value, dict):
         return value

@@ -111,7 +111,7 @@ def _write_scene(folder: Path, index: int, size: int, seed: int) -> tuple[dict[s
     return {"id": index + 1, "file_name": name, "width": size, "height": size}, rows
 
 
-def _write_json(path: Path, documents: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+def _write_json(path: Path, documents: list[tuple[dict[str, object], list[dict[str, object]]]]) -> None:
     rows = [row for _, rows in documents for row in rows]
     tree = {
         "info": {"description": "scenes rendered by boxwright"},

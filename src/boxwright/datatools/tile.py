@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ from boxwright.progress import track
 MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 DECIMALS = 3  # decimals of a px in the JSON
 QUALITY = {".png": 3, ".jpg": 95}
-Entry = dict[str, Any]
+Entry = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)

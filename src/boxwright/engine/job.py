@@ -50,7 +50,7 @@ class Job:
 
     recipe: Recipe
     task: tasks.AnyTask
-    validation: Any
+    validation: object
     accelerator: Accelerator
     network: nn.Module
     model: nn.Module

@@ -119,7 +119,7 @@ def train(
 
 
 def _initial_state(
-    task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
+    task: tasks.AnyTask, training: object, validation: object, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
     def fingerprints() -> list[str]:
         return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]

@@ -70,7 +70,7 @@ class Report:
 
     rows: tuple[Row, ...]
     absent: dict[str, str]
-    info: dict[str, Any]
+    info: dict[str, object]
     file: Path
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ def bench(
     out: str | Path = "bench",
     *,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Mapping[str, object] | Sequence[str] = (),
     batches: Sequence[int] = BATCHES,
     rounds: int = 10,
     compile_: bool = False,

@@ -100,7 +100,7 @@ def quantize(
     return report
 
 
-def _search(files: "_Files", val: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
+def _search(files: "_Files", val: object, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
     """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):

@@ -149,7 +149,9 @@ def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Imag
     return [dataset.source(index) for index in indices], f"{len(indices)} of {len(dataset)} images of {split}"
 
 
-def _first_inside(tmp: Path, ours: AnyPredictor, metadata: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
+def _first_inside(
+    tmp: Path, ours: AnyPredictor, metadata: Metadata, image: Image, batch: int
+) -> dict[str, object] | None:
     """The first tensor inside the ONNX file that differs."""
     assert isinstance(ours.pipeline, CanvasPipeline)
     inputs = ours.pipeline.inputs([ours.preprocess(image)] * batch)

@@ -44,7 +44,7 @@ def compare_answers(
     return total
 
 
-def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> Any:
+def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> object:
     prepared = [predictor.preprocess(image)]
     return predictor.postprocess(predictor.forward(prepared), prepared, args)[0]
 
@@ -80,7 +80,7 @@ def match(
     return len(row) + len(unmatched), len(row), unmatched
 
 
-def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[dict[str, Any]]:
+def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[dict[str, object]]:
     columns = {"score": result.scores[mask].tolist(), "label": result.labels[mask].tolist()}
     if isinstance(result, Detections):
         columns["box"] = result.boxes[mask].tolist()

@@ -9,7 +9,6 @@ axis order of the system.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +79,7 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, detections: Detections, rings: Points, members: dict[str, Any]) -> str:
+def _write(path: Path, detections: Detections, rings: Points, members: dict[str, object]) -> str:
     columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.arrays import Array
@@ -108,10 +107,10 @@ def write_results(
     predictor: AnyPredictor,
     out: Path,
     args: PostprocessArgs,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, object]],
     failed: dict[str, str],
     results: Iterable[Result],
-    settings: dict[str, Any] | None = None,
+    settings: dict[str, object] | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
@@ -128,7 +127,7 @@ def write_results(
     return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
 
 
-def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, Any]:
+def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, object]:
     """The entry of an image in the JSON file; boxes are xyxy px. target: the drawn image."""
     return {
         "file": result.path,

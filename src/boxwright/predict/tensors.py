@@ -107,7 +107,7 @@ def _save(pixels: Array, file: Path) -> None:
         tensor.tofile(file)
 
 
-def _geometry(frame: Frame) -> dict[str, Any]:
+def _geometry(frame: Frame) -> dict[str, object]:
     """Position on the canvas, vertical first: original px = (canvas px - offset) / scale. extent: canvas px covered."""
     left, top, right, bottom = frame.content
     return {
