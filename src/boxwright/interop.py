@@ -3,12 +3,13 @@
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from boxwright.errors import InputError
 from boxwright.types import Detections
 
 
-def to_dict(detections: Detections) -> list[dict[str, object]]:
+def to_dict(detections: Detections) -> list[dict[str, Any]]:
     """Plain Python values, as in `detections.json`.
 
     Args:
@@ -25,7 +26,7 @@ def to_dict(detections: Detections) -> list[dict[str, object]]:
 
 def to_coco(
     detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Rows of a COCO results file.
 
     Args:
@@ -46,7 +47,7 @@ def to_coco(
     ]
 
 
-def to_dataframe(detections: Detections) -> object:
+def to_dataframe(detections: Detections) -> Any:
     """A pandas DataFrame.
 
     Args:
@@ -63,7 +64,7 @@ def to_dataframe(detections: Detections) -> object:
     return _library("pandas").DataFrame(columns | {"name": detections.class_names})
 
 
-def to_supervision(detections: Detections) -> object:
+def to_supervision(detections: Detections) -> Any:
     """`supervision.Detections`, with the class names in `data["class_name"]`, where supervision expects them.
 
     Args:

@@ -38,7 +38,7 @@ class SampleDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> object: ...  # a Sample
+    def __getitem__(self, index: int, /) -> Any: ...  # a Sample
 
 
 B = TypeVar("B", Batch, ClassBatch)
@@ -89,7 +89,7 @@ class EpochLoader(Generic[B]):
                 "lower train.batch or add images"
             )
         self._sampler = _BatchSampler(visits, batch, seed, rank, world)
-        self._loader: DataLoader[object] = DataLoader(
+        self._loader: DataLoader[Any] = DataLoader(
             self.builder(dataset, canvas),  # type: ignore[arg-type]
             batch_size=None,  # the sampler and the builder make whole batches
             sampler=self._sampler,
@@ -113,9 +113,9 @@ class EpochLoader(Generic[B]):
             fields = dict(zip(self.fields, result, strict=True))
             yield self.batch_type(**fields | {"frames": tuple(fields["frames"])})  # pinning makes a list of them
 
-    def _iterate(self) -> Iterator[object]:
+    def _iterate(self) -> Iterator[Any]:
         """Results of `BatchBuilder`. Raises InputError if a worker has died, which PyTorch reports in several ways."""
-        batches: Iterator[object] | None = None
+        batches: Iterator[Any] | None = None
         while True:
             try:
                 if batches is None:
@@ -132,7 +132,7 @@ class EpochLoader(Generic[B]):
                 ) from error
             yield fields
 
-    def _start_workers(self) -> Iterator[object]:
+    def _start_workers(self) -> Iterator[Any]:
         """PyTorch's iterator, without its SIGCHLD handler, which would raise anywhere in the program, also at exit."""
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
         batches = iter(self._loader)
@@ -244,7 +244,7 @@ class _DetectionBatchBuilder(BatchBuilder):
         return images, boxes, labels, ignore, _labeled(samples), frames
 
 
-def _labeled(samples: Sequence[object]) -> Tensor | None:
+def _labeled(samples: Sequence[Any]) -> Tensor | None:
     """(B, C) bool as in Batch."""
     columns = [getattr(sample, "labeled", None) for sample in samples]
     limited = [column for column in columns if column is not None]
@@ -266,7 +266,7 @@ class Loader(EpochLoader[Batch]):
         super().__init__(dataset, canvas, batch, **order)
 
 
-def _start_worker(workers: int, lock: AbstractContextManager[object], number: int) -> None:
+def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:
     budget.share(workers, lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers
     sys.excepthook = lambda *_: None  # no traceback from the queue's thread when the main process stops reading

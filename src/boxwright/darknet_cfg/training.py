@@ -5,12 +5,13 @@ An iteration of Darknet is an optimizer step here, of `batch` images in `subdivi
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Norm, Shortcut
 from boxwright.darknet_cfg.plan import USED, Plan
 from boxwright.darknet_cfg.text import Section
 
-Keys = dict[str, object]
+Keys = dict[str, Any]
 
 # Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
 DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}

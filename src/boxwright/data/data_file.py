@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
 from boxwright import config
-from boxwright.config import ClassName
+from boxwright.config import ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import IMAGE_FOLDERS
@@ -142,9 +142,9 @@ def _meant(key: str, known: set[str]) -> str:
     return near[0] if near else ""
 
 
-def _darknet_tree(file: Path) -> dict[str, Any]:
+def _darknet_tree(file: Path) -> Tree:
     """Lines `key = value` of `obj.data` as a YAML tree: `names` is a file, `classes` their number."""
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for number, line in text.lines(file):
         key, sign, value = (part.strip() for part in line.partition("="))
         if line.startswith(("#", ";")):

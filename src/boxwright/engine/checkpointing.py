@@ -194,7 +194,7 @@ def _leftovers(run: Path, suffix: str) -> list[Path]:
     return [path for path in run.iterdir() if checkpoints.fullmatch(path.name)]
 
 
-def _read_state(file: Path) -> dict[str, object]:
+def _read_state(file: Path) -> dict[str, Any]:
     """The values of a state.pt. No code in the file is executed."""
     try:
         values = torch_files.unpickled(file)

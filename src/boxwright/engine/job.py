@@ -50,7 +50,7 @@ class Job:
 
     recipe: Recipe
     task: tasks.AnyTask
-    validation: object
+    validation: Any
     accelerator: Accelerator
     network: nn.Module
     model: nn.Module

@@ -7,7 +7,7 @@ identical up to the rounding of the GPU's kernels.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
+from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.engine import bands, optim, run_folder
@@ -51,7 +52,7 @@ def train(
     resume: bool = False,
     skip_bad: bool = False,
     clip_boxes: bool = False,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Path:
     """Train a network. Under torchrun every process calls this.
 
@@ -119,7 +120,7 @@ def train(
 
 
 def _initial_state(
-    task: tasks.AnyTask, training: object, validation: object, recipe: Recipe, accelerator: Accelerator
+    task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
     def fingerprints() -> list[str]:
         return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]

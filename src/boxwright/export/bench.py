@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from boxwright import json_text
+from boxwright.config import Overrides
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
@@ -70,7 +71,7 @@ class Report:
 
     rows: tuple[Row, ...]
     absent: dict[str, str]
-    info: dict[str, object]
+    info: dict[str, Any]
     file: Path
 
     def __str__(self) -> str:
@@ -98,7 +99,7 @@ def bench(
     out: str | Path = "bench",
     *,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, object] | Sequence[str] = (),
+    overrides: Overrides = (),
     batches: Sequence[int] = BATCHES,
     rounds: int = 10,
     compile_: bool = False,

@@ -1,7 +1,6 @@
 """Export of weights to a file for another runtime, with a parity check."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from boxwright import runtimes
+from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.export import parity
 from boxwright.export.complete import complete_graph
@@ -34,7 +34,7 @@ def export_model(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, object] | Sequence[str] = (),
+    overrides: Overrides = (),
     size: tuple[int, int] | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
@@ -190,7 +190,7 @@ def source_files(source: str | Path) -> list[Path]:
 def load_for_export(
     source: str | Path,
     given: str | Path | Recipe | None,
-    overrides: Mapping[str, object] | Sequence[str],
+    overrides: Overrides,
     size: tuple[int, int] | None,
 ) -> tuple[nn.Module, Recipe]:
     """The network on the CPU, and its recipe with the canvas of the file."""

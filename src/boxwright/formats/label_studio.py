@@ -44,7 +44,7 @@ class _Task:
 
     place: str
     image: str
-    regions: list[tuple[str, object]]
+    regions: list[tuple[str, Any]]
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -117,7 +117,7 @@ def _config(names: tuple[str, ...]) -> str:
     return ET.tostring(view, encoding="unicode")
 
 
-def _tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
+def _tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]:
     """The tasks of a JSON export."""
     for index, value in enumerate(tree):
         place = f"{file} [{index}]"
@@ -165,7 +165,7 @@ def _min_tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]
         yield _Task(place, image, regions)
 
 
-def _add(builder: Builder, image: int, place: str, number: int, value: object, size: tuple[int, int]) -> None:
+def _add(builder: Builder, image: int, place: str, number: int, value: Any, size: tuple[int, int]) -> None:
     """Add a result, or report why that is not possible."""
     try:
         result = mapping(value, "the result")
@@ -213,7 +213,7 @@ def _corners(region: Keys, size: tuple[int, int]) -> tuple[list[float], str]:
     return [value for dx, dy in sides for value in (x + cos * dx - sin * dy, y + sin * dx + cos * dy)], "rotated box"
 
 
-def _size(value: object) -> tuple[int, int]:
+def _size(value: Any) -> tuple[int, int]:
     """(height, width) px of the image of a result; -1 if it is not in the file."""
     return size_of(value.get("original_height"), value.get("original_width")) if isinstance(value, dict) else (-1, -1)
 

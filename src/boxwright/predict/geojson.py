@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.images.windows import Georeference
+from boxwright.json_text import JsonObject
 from boxwright.types import Detections
 
 Points = NDArray[np.float64]
@@ -79,7 +80,7 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, detections: Detections, rings: Points, members: dict[str, object]) -> str:
+def _write(path: Path, detections: Detections, rings: Points, members: JsonObject) -> str:
     columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {

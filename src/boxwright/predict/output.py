@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from boxwright import json_text
 from boxwright.arrays import Array
@@ -107,10 +108,10 @@ def write_results(
     predictor: AnyPredictor,
     out: Path,
     args: PostprocessArgs,
-    rows: Sequence[dict[str, object]],
+    rows: Sequence[dict[str, Any]],
     failed: dict[str, str],
     results: Iterable[Result],
-    settings: dict[str, object] | None = None,
+    settings: dict[str, Any] | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
@@ -127,7 +128,7 @@ def write_results(
     return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
 
 
-def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, object]:
+def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, Any]:
     """The entry of an image in the JSON file; boxes are xyxy px. target: the drawn image."""
     return {
         "file": result.path,

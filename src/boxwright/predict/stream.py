@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -109,7 +109,7 @@ def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[rang
 
 
 @contextmanager
-def _workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[object]]]]:
+def _workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
     """The pool for the batches, how many of them to submit ahead, and the map over the images of a batch."""
     runtime = predictor.runtime
     if runtime is None or runtime.pool is None:

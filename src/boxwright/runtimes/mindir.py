@@ -37,7 +37,7 @@ PRIMITIVES = frozenset({
 })  # fmt: skip
 AVX2 = 0x7  # dnnl_cpu_isa_avx2 in oneDNN's dnnl_types.h
 
-Operation = Callable[..., object]
+Operation = Callable[..., Any]
 Pair = Sequence[int]  # of height and width
 
 
@@ -275,7 +275,7 @@ def _text(model: Any) -> str | None:
     return text
 
 
-def _mindspore() -> object:
+def _mindspore() -> Any:
     """MindSpore, without AVX-512, for which oneDNN falls back to reference code, some hundred times slower (2.10)."""
     mindspore = import_extra("mindspore", "mindspore")
     library = Path(str(mindspore.__file__)).parent / "lib" / "libdnnl.so.3"
@@ -284,7 +284,7 @@ def _mindspore() -> object:
     return mindspore
 
 
-def _read(file: Path) -> tuple[object, bytes]:
+def _read(file: Path) -> tuple[Any, bytes]:
     """The file as the protobuf message that it is, and its bytes."""
     _mindspore()
     messages = import_extra("mindspore.train.mind_ir_pb2", "mindspore")

@@ -59,7 +59,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | N
     return OnnxRuntime(session, streams), model.text
 
 
-def _session(model: OnnxFile, streams: int) -> object:
+def _session(model: OnnxFile, streams: int) -> Any:
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimizations

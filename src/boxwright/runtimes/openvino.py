@@ -89,7 +89,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
 
 
-def core() -> object:
+def core() -> Any:
     """OpenVINO's core: one for the process, never let go. Raises InputError where OpenVINO is not installed.
 
     Its CPU plugin gives the thread a stack for signals, and at its end puts back the one before. Of two cores that end
@@ -112,7 +112,7 @@ def _core(runtime: Any) -> Any:
     return made
 
 
-def _convolution() -> object:
+def _convolution() -> Any:
     operators = importlib.import_module("openvino.opset13")
     x = operators.parameter([1, 1, 3, 3], np.float32)
     kernel = operators.constant(np.ones((1, 1, 3, 3), np.float32))

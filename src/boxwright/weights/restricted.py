@@ -56,19 +56,19 @@ class Storage:
 class TensorEntry:
     """A tensor that is not made yet."""
 
-    storage: object
-    offset: object
-    size: object
-    stride: object
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
 
 
 @dataclass(slots=True)
 class ArrayEntry:
     """A numpy array that is not made yet. state: (version, shape, type, Fortran's order, bytes)."""
 
-    state: object = None
+    state: Any = None
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
@@ -76,8 +76,8 @@ class ArrayEntry:
 class ArrayType:
     """The type of an array. code: as `f4`."""
 
-    code: object
-    order: object = "="
+    code: Any
+    order: Any = "="
 
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
@@ -149,7 +149,7 @@ class Reader(pickle._Unpickler):
         return self.storages.setdefault(str(key), Storage(dtype, str(key), numel))
 
 
-def read(file: Path) -> tuple[object, tuple[str, ...]]:
+def read(file: Path) -> tuple[Any, tuple[str, ...]]:
     """What a file holds, with `TensorEntry` and `ArrayEntry` in place of tensors, and the names of what was skipped.
 
     Raises InputError for a pickle that names anything else than `BUILT` and `SKIPPED`; for damaged files whatever
@@ -170,7 +170,7 @@ def read(file: Path) -> tuple[object, tuple[str, ...]]:
         ) from error
 
 
-def _read_zip(file: Path) -> tuple[object, tuple[str, ...]]:
+def _read_zip(file: Path) -> tuple[Any, tuple[str, ...]]:
     archive = torch._C.PyTorchFileReader(str(file))
     reader = Reader(io.BytesIO(archive.get_record("data.pkl")))
     tree = reader.load()
@@ -179,7 +179,7 @@ def _read_zip(file: Path) -> tuple[object, tuple[str, ...]]:
     return tree, tuple(reader.skipped)
 
 
-def _read_pickles(content: bytes) -> tuple[object, tuple[str, ...]]:
+def _read_pickles(content: bytes) -> tuple[Any, tuple[str, ...]]:
     """A bare pickle, or torch's old form: magic number, version, system, content, keys, and the storages."""
     stream = io.BytesIO(content)
     reader = Reader(stream)

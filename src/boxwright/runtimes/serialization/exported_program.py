@@ -28,7 +28,7 @@ ENTRIES = re.compile(
 )
 FORMAT, VERSION, SCHEMA = "pt2", "0", 8
 STRIDED, WHILE = 7, "torch.ops.higher_order.while_loop"
-TABLES: dict[str, dict[int, object]] = {
+TABLES: dict[str, dict[int, Any]] = {
     "as_scalar_type": {**TYPES},
     "as_layout": {STRIDED: torch.strided},
     "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
@@ -37,8 +37,8 @@ DEPTH = 8  # of loops in loops
 SYMBOLS = ("as_sym_int", "as_sym_bool")  # lengths that depend on the data, and what holds of them
 PLAIN = {"as_int": int, "as_bool": bool, "as_string": str}
 
-Values = dict[str, object]
-Get = Callable[[Values], object]
+Values = dict[str, Any]
+Get = Callable[[Values], Any]
 
 
 class UnknownError(Exception):
@@ -55,7 +55,7 @@ class Step:
         unused: Names that no later step needs.
     """
 
-    call: Callable[..., object]
+    call: Callable[..., Any]
     args: tuple[Get, ...]
     named: tuple[tuple[str, Get], ...]
     results: tuple[str, ...]
@@ -258,11 +258,11 @@ def _list(items: list[Get]) -> Get:
     return lambda values: [get(values) for get in items]
 
 
-def _constant(value: object) -> Get:
+def _constant(value: Any) -> Get:
     return lambda _: value
 
 
-def _typed(value: object, kind: type) -> object:
+def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise UnknownError(f"{value!r:.40}, where {kind.__name__} is needed")
     return value

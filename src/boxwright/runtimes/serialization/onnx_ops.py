@@ -6,16 +6,17 @@ H x W and h x w maps.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from onnxscript import opset20 as op
 
-Value = object  # of the graph: onnxscript says no more
+Value = Any  # of the graph: onnxscript says no more
 BOOL = 9  # ONNX's number for the type
 
 
-def table() -> dict[Callable[..., object], Callable[..., object]]:
+def table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Operator -> translation, as PyTorch's exporter wants them."""
     ops = torch.ops.boxwright
     return {ops.nms.default: _nms, ops.roi_align.default: _roi_align, ops.deform_conv.default: _deform_conv}
