@@ -40,7 +40,7 @@ def parse(file: Path) -> Contents:
     return to_contents(tree, entries(tree, "annotations", file), file)
 
 
-def load(file: Path, *, outlines: bool = False) -> Mapping[str, object]:
+def load(file: Path, *, outlines: bool = False) -> JsonObject:
     """The JSON object in a file. outlines: keep those of annotations with a box. Raises InputError for others."""
     tree = json_text.read(file, None if outlines else _without_outline)
     if not isinstance(tree, dict):
