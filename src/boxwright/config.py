@@ -115,6 +115,7 @@ FileName = Annotated[str, pydantic.AfterValidator(_file_name)]  # or a part of o
 
 C = TypeVar("C", bound=pydantic.BaseModel)
 Tree = dict[str, Any]
+Overrides = Mapping[str, Any] | Sequence[str]  # by dotted key, or as "key=value"
 
 
 class _Loader(yaml.SafeLoader):
@@ -197,7 +198,7 @@ def read_yaml(path: Path) -> Tree:
     return tree
 
 
-def override(tree: Tree, changes: Mapping[str, Any] | Sequence[str]) -> Tree:
+def override(tree: Tree, changes: Overrides) -> Tree:
     """A copy of `tree` with `a.b.c` set to new values.
 
     `changes` is a mapping of dotted keys to values, or command line words `a.b=value` whose value is read as YAML.

@@ -8,7 +8,7 @@ from typing import Any
 from boxwright import files
 from boxwright.errors import InputError
 
-Object = dict[str, Any]
+JsonObject = dict[str, Any]
 
 # An empty list takes two or three bytes in a file and 56 in memory. Label files have at most one list or object in 20
 # bytes, so a file with many more is not one.
@@ -16,7 +16,7 @@ BYTES_PER_CONTAINER = 12
 SMALL = 1 << 20  # bytes; smaller files cannot take much memory
 
 
-def read(path: str | Path, convert: Callable[[Object], Object] | None = None) -> Any:
+def read(path: str | Path, convert: Callable[[JsonObject], JsonObject] | None = None) -> Any:
     """The value of a JSON file. Raises InputError where it cannot be read, and as `parse` does.
 
     Args:
@@ -26,7 +26,7 @@ def read(path: str | Path, convert: Callable[[Object], Object] | None = None) ->
     return parse(files.read_input(path, ", needed a JSON file"), str(path), convert)
 
 
-def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | None = None) -> Any:
+def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonObject] | None = None) -> Any:
     """The value of a JSON text.
 
     Args:
@@ -39,7 +39,7 @@ def parse(text: str | bytes, source: str, convert: Callable[[Object], Object] | 
             number of more than 4300 digits, or many more lists than label files have.
     """
 
-    def to_object(pairs: list[tuple[str, Any]]) -> Object:
+    def to_object(pairs: list[tuple[str, Any]]) -> JsonObject:
         result = dict(pairs)
         if len(result) < len(pairs):
             raise InputError(f"{source}: {_repeated(pairs)} is repeated in one object; merge the two, or remove one")

@@ -1,11 +1,10 @@
 """The shipped recipes and their networks, by name."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from boxwright import models
 from boxwright import recipe as recipes
+from boxwright.config import Overrides
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 
@@ -15,9 +14,7 @@ def list_recipes() -> list[str]:
     return recipes.names()
 
 
-def create_model(
-    recipe: str | Path | Recipe, classes: int | None = None, overrides: Mapping[str, Any] | Sequence[str] = ()
-) -> Network:
+def create_model(recipe: str | Path | Recipe, classes: int | None = None, overrides: Overrides = ()) -> Network:
     """A network with random weights.
 
     Args:

@@ -7,8 +7,9 @@ from typing import Any
 
 from boxwright.data.findings import Finding
 from boxwright.data.text import can_be_path
+from boxwright.json_text import JsonObject
 
-Entry = dict[str, Any]
+Entry = JsonObject
 Note = Callable[[str], None]
 MAX_ID_LENGTH = 256  # characters
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -46,7 +47,7 @@ class Remarks:
 
 def image(entry: Entry, note: Note) -> Entry:
     """An entry of `images`. Its id is an integer of 64 bits or a text."""
-    cleaned: dict[str, Any] = {"id": _id(entry, "id"), "file_name": entry.get("file_name")}
+    cleaned: JsonObject = {"id": _id(entry, "id"), "file_name": entry.get("file_name")}
     name = cleaned["file_name"]
     if not isinstance(name, str):
         raise EntryError(f"file_name: {_found(entry, 'file_name')}, needed a text")
@@ -69,7 +70,7 @@ def annotation(entry: Entry, note: Note, category_ids: Mapping[str, int], text_i
         category_ids: The id of each category in the file, as text -> its id in the data set.
         text_ids: Whether ids of images are texts.
     """
-    cleaned: dict[str, Any] = {"id": None if isinstance(entry.get("id"), str) else integer(entry.get("id"))}
+    cleaned: JsonObject = {"id": None if isinstance(entry.get("id"), str) else integer(entry.get("id"))}
     cleaned["image_id"] = _image_id(entry, note, text_ids)
     category = id_text(entry.get("category_id"))
     if isinstance(entry.get("category_id"), str):

@@ -24,6 +24,7 @@ from boxwright.data import dataset, findings, index
 from boxwright.data.dataset import Boxes, Images
 from boxwright.data.findings import Finding
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def read_indexed(
     return contents
 
 
-def _stamp(file: Path, modules: Sequence[ModuleType]) -> dict[str, Any]:
+def _stamp(file: Path, modules: Sequence[ModuleType]) -> JsonObject:
     """What must be unchanged for an index to be valid: the JSON, and the code that parses it and writes the index."""
     stat = file.stat()
     return {
@@ -88,14 +89,14 @@ def _stamp(file: Path, modules: Sequence[ModuleType]) -> dict[str, Any]:
     }
 
 
-def _unchanged(file: Path, modules: Sequence[ModuleType], stamp: dict[str, Any]) -> bool:
+def _unchanged(file: Path, modules: Sequence[ModuleType], stamp: JsonObject) -> bool:
     try:
         return _stamp(file, modules) == stamp
     except OSError:
         return False
 
 
-def _write(place: Path, contents: Contents, stamp: dict[str, Any]) -> None:
+def _write(place: Path, contents: Contents, stamp: JsonObject) -> None:
     """Write the index, or log a warning."""
     columns = index.row_columns(contents.rows) | {name: getattr(contents, name) for name in COLUMNS}
     columns |= {} if contents.labeled is None else {LABELED: contents.labeled}

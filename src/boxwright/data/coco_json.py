@@ -25,6 +25,7 @@ from boxwright.data.dataset import Boxes, as_float32, paths_column
 from boxwright.data.findings import orphan
 from boxwright.data.text import can_be_path
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 
 Entries = Sequence[Entry]
 Ids = Mapping[str, int]  # the id of a category in the file, as text -> that in the data set
@@ -39,7 +40,7 @@ def parse(file: Path) -> Contents:
     return to_contents(tree, entries(tree, "annotations", file), file)
 
 
-def load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
+def load(file: Path, *, outlines: bool = False) -> JsonObject:
     """The JSON object in a file. outlines: keep those of annotations with a box. Raises InputError for others."""
     tree = json_text.read(file, None if outlines else _without_outline)
     if not isinstance(tree, dict):
@@ -49,7 +50,7 @@ def load(file: Path, *, outlines: bool = False) -> Mapping[str, Any]:
     return tree
 
 
-def entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
+def entries(tree: Mapping[str, object], key: str, file: Path) -> Entries:
     """The list `key` of a JSON. Raises InputError if it is missing or no list."""
     values = tree.get(key)
     if not isinstance(values, list):
@@ -59,7 +60,7 @@ def entries(tree: Mapping[str, Any], key: str, file: Path) -> Entries:
     return values
 
 
-def to_contents(tree: Mapping[str, Any], labels: Entries, file: Path) -> Contents:
+def to_contents(tree: Mapping[str, object], labels: Entries, file: Path) -> Contents:
     """The content of a JSON with the annotations `labels`. Raises InputError as `parse`."""
     remarks = Remarks()
     classes = entries(tree, "categories", file)
@@ -131,7 +132,7 @@ def categories(
     return tuple(names[index] for index in order), tuple(by_text[str(raw[index])] for index in order), by_text
 
 
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_outline(entry: JsonObject) -> JsonObject:
     """Drop outlines while parsing, to save memory: they are most of a file, and only needed in place of a box."""
     if "segmentation" in entry and entry.get("bbox"):
         del entry["segmentation"]

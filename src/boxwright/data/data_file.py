@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
 from boxwright import config
-from boxwright.config import ClassName
+from boxwright.config import ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import IMAGE_FOLDERS
@@ -28,7 +28,7 @@ MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; th
 KeypointShape = tuple[Annotated[int, Field(ge=0, le=10_000)], Annotated[int, Field(ge=0, le=3)]]
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     """Class names that YAML reads as whole numbers become text, as in `names`."""
     if not isinstance(value, dict):
         return value
@@ -142,9 +142,9 @@ def _meant(key: str, known: set[str]) -> str:
     return near[0] if near else ""
 
 
-def _darknet_tree(file: Path) -> dict[str, Any]:
+def _darknet_tree(file: Path) -> Tree:
     """Lines `key = value` of `obj.data` as a YAML tree: `names` is a file, `classes` their number."""
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for number, line in text.lines(file):
         key, sign, value = (part.strip() for part in line.partition("="))
         if line.startswith(("#", ";")):

@@ -6,6 +6,8 @@ The functions raise ValueError for an unsuitable value. Its text is the fault: w
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from boxwright.json_text import JsonObject
+
 MAX_SHOWN = 40  # characters of a value in a message
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 px
 
@@ -20,19 +22,19 @@ def number(value: object, what: str) -> float:
         raise ValueError(f"{what}: {found(value)}, needed a number") from None
 
 
-def numbers(entry: Mapping[str, Any], *keys: str) -> list[float]:
+def numbers(entry: Mapping[str, object], *keys: str) -> list[float]:
     """The numbers of several keys."""
     return [number(value_of(entry, key), key) for key in keys]
 
 
-def value_of(entry: Mapping[str, Any], key: str) -> Any:
+def value_of(entry: Mapping[str, object], key: str) -> Any:
     """The value of a key that must exist."""
     if key not in entry:
         raise ValueError(f"no key '{key}'; complete the entry or remove it")
     return entry[key]
 
 
-def mapping(value: object, what: str) -> dict[str, Any]:
+def mapping(value: object, what: str) -> JsonObject:
     """A JSON object."""
     if not isinstance(value, dict):
         raise ValueError(f"{what}: {found(value)}, needed an object {{...}}")

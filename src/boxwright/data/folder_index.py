@@ -91,7 +91,7 @@ def _is_inside(dataset: Dataset, folders: Sequence[Path]) -> bool:
 
 def _stamp(
     source: Source, folders: Sequence[Path], skipped: Path, before: int | None = None, limit: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What must be unchanged for an index to be valid; {} if that cannot be said.
 
     Arguments as of `_files_hash`.
@@ -170,7 +170,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _write(place: Path, dataset: Dataset, stamp: Mapping[str, Any]) -> None:
+def _write(place: Path, dataset: Dataset, stamp: Mapping[str, object]) -> None:
     """Write the index, or log a warning."""
     columns = index.row_columns(dataset.rows) | {"starts": dataset.starts}
     columns |= {f"image_{name}": getattr(dataset.images, name) for name in IMAGE_COLUMNS}

@@ -56,7 +56,9 @@ def code_hash(modules: Iterable[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in modules)).hexdigest()
 
 
-def save(index: Path, stamp: Mapping[str, Any], columns: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+def save(
+    index: Path, stamp: Mapping[str, object], columns: Mapping[str, Array], metadata: Mapping[str, object]
+) -> None:
     """Write an index. metadata: JSON values. Raises InputError if the folder cannot be written."""
     text = json.dumps({**metadata, "stamp": stamp}).encode()
     with files.atomic_write(files.make_folder(index.parent) / index.name) as tmp, tmp.open("wb") as file:
@@ -91,7 +93,7 @@ def rows_of(columns: Mapping[str, Array]) -> Boxes:
     return Boxes(**{name: columns[name] for name in ROW_COLUMNS})
 
 
-def packed(findings: Sequence[Finding]) -> list[list[Any]]:
+def packed(findings: Sequence[Finding]) -> list[list[object]]:
     """Findings as JSON values, without the split."""
     return [[getattr(finding, name) for name in FIELDS] for finding in findings]
 

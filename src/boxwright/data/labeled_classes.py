@@ -84,7 +84,9 @@ def of_coco(
     return labeled
 
 
-def _class_mask(entry: Mapping[str, Any], key: str, lookup: Mapping[Any, int], place: str) -> NDArray[np.bool_] | None:
+def _class_mask(
+    entry: Mapping[str, object], key: str, lookup: Mapping[Any, int], place: str
+) -> NDArray[np.bool_] | None:
     """(K,) whether the list `key` of an entry has a class; None without the list."""
     if key not in entry:
         return None

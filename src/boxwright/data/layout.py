@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.data.source import Source
+from boxwright.json_text import JsonObject
 
 Labels = TypeVar("Labels", Dataset, ClassSet)  # for detection or for classification
-Keys = dict[str, Any]  # key -> a JSON value
+Keys = JsonObject  # key -> a JSON value
 
 
 @dataclass(frozen=True, slots=True)

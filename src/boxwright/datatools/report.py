@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from boxwright import json_text
 from boxwright.data.findings import TITLES, Finding
 from boxwright.errors import InputError, one_line
 from boxwright.files import open_regular
+from boxwright.json_text import JsonObject
 
 T = TypeVar("T")
 MAX_PRINTED = 20  # findings of a kind; the JSON file has all
@@ -64,7 +65,7 @@ class Report:
     def _counts(self, images: int, others: int) -> str:
         return f"{counted(images, 'image[s]')}, {counted(others, UNITS[self.unit])}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The content of the JSON file."""
         return {
             "errors": len(self.errors),

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from boxwright.images.draw import encode_image
+from boxwright.json_text import JsonObject
 from boxwright.progress import track
 
 NAMES = ("car", "truck", "tank")
@@ -98,7 +99,7 @@ def render(seed: int, index: int, size: int = 256) -> RenderedScene:
 # --- files
 
 
-def _write_scene(folder: Path, index: int, size: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _write_scene(folder: Path, index: int, size: int, seed: int) -> tuple[JsonObject, list[JsonObject]]:
     """Write the image of a scene; returns its COCO entry and annotations (without ids)."""
     scene = render(seed, index, size)
     name = f"{index:06d}.jpg"
@@ -111,7 +112,7 @@ def _write_scene(folder: Path, index: int, size: int, seed: int) -> tuple[dict[s
     return {"id": index + 1, "file_name": name, "width": size, "height": size}, rows
 
 
-def _write_json(path: Path, documents: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+def _write_json(path: Path, documents: list[tuple[dict[str, object], list[dict[str, object]]]]) -> None:
     rows = [row for _, rows in documents for row in rows]
     tree = {
         "info": {"description": "scenes rendered by boxwright"},

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -34,12 +34,13 @@ from boxwright.images.bands import BandNumbers
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.draw import encode_image
 from boxwright.images.windows import Pixels, Window, grid, open_scene
+from boxwright.json_text import JsonObject
 from boxwright.progress import track
 
 MAX_DEVIATION = 0.1  # by which a tile may miss `window` since it shows whole px of the scene, as a share of it
 DECIMALS = 3  # decimals of a px in the JSON
 QUALITY = {".png": 3, ".jpg": 95}
-Entry = dict[str, Any]
+Entry = JsonObject
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def measure(dataset: Dataset, recipe: Recipe) -> list[Range]:
     numbers, percentiles = recipe.data.bands, recipe.data.percentiles
     assert isinstance(numbers, tuple)
     assert percentiles is not None
-    values: list[list[Any]] = [[] for _ in numbers]
+    values: list[list[object]] = [[] for _ in numbers]
     for index in evenly_spaced(len(dataset), MEASURED_IMAGES):
         path = dataset.path(index)
         source = open_image(path)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -44,7 +44,7 @@ def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
 
 def on_main(work: Callable[[], T], accelerator: Accelerator) -> T:
     """Run `work` in the main process; its result is returned, or its InputError raised, in every process."""
-    outcome: list[Any] = [None, None]  # result, text of the error
+    outcome: list[object] = [None, None]  # result, text of the error
     if accelerator.is_main_process:
         try:
             outcome[0] = work()

@@ -8,7 +8,7 @@ identical up to the rounding of the GPU's kernels.
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from boxwright import progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.batches.rng import step_seed
+from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
@@ -54,7 +55,7 @@ def train(
     resume: bool = False,
     skip_bad: bool = False,
     clip_boxes: bool = False,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Path:
     """Train a network. Under torchrun every process calls this.
 

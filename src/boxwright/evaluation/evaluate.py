@@ -14,6 +14,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.errors import InputError
 from boxwright.files import check_outputs, make_folder
+from boxwright.json_text import JsonObject
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
 from boxwright.predict.predictor import AnyPredictor, Predictor, load
@@ -123,7 +124,7 @@ def score_and_write(
     predictor: AnyPredictor,
     dataset: Any,
     args: PostprocessArgs,
-    results: Sequence[Any],
+    results: Sequence[object],
     folder: Path | None,
     examples: Examples | None,
 ) -> Any:
@@ -146,7 +147,7 @@ def score_and_write(
 
 
 def _each_set(
-    predictor: AnyPredictor, dataset: Any, args: PostprocessArgs, results: Sequence[Any], info: dict[str, Any]
+    predictor: AnyPredictor, dataset: Any, args: PostprocessArgs, results: Sequence[object], info: JsonObject
 ) -> tuple[tuple[str, Any], ...]:
     """The title and the metrics of each set of several, without those that have no image."""
     metrics = []

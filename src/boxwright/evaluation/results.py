@@ -1,13 +1,13 @@
 """Detections in the results format of COCO's evaluation server."""
 
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, report_folder
 from boxwright.interop import to_coco
+from boxwright.json_text import JsonObject
 from boxwright.predict.predictor import Predictor
 from boxwright.tasks.detect import Prediction
 
@@ -57,7 +57,7 @@ def write(
     return folder / name
 
 
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+def _rounded(row: JsonObject) -> JsonObject:
     box = [round(value, BOX_DIGITS) for value in row["bbox"]]
     return {**row, "bbox": box, "score": round(row["score"], SCORE_DIGITS)}
 

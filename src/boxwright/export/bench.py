@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from boxwright import json_text
+from boxwright.config import Overrides
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
@@ -98,7 +99,7 @@ def bench(
     out: str | Path = "bench",
     *,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
     batches: Sequence[int] = BATCHES,
     rounds: int = 10,
     compile_: bool = False,

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from boxwright.runtimes.base.extras import import_extra
 
 
-def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], limit: float) -> dict[str, Any] | None:
+def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], limit: float) -> dict[str, object] | None:
     """The first tensor inside the ONNX file that matches no intermediate tensor of PyTorch.
 
     Operators do not correspond one to one, because export fuses some of them, so each tensor is compared with all of

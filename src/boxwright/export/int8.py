@@ -6,7 +6,7 @@ limit, the most sensitive layers stay in float.
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright import tasks
+from boxwright.config import Overrides
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
@@ -47,7 +48,7 @@ def quantize(
     images: int = 64,
     max_drop: float = 0.005,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Report:
     """Quantize weights to an INT8 file. The report is written to FILE.int8.json, .md and .png.
 
@@ -100,7 +101,7 @@ def quantize(
     return report
 
 
-def _search(files: "_Files", val: Any, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
+def _search(files: "_Files", val: object, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
     """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
@@ -153,7 +154,7 @@ class _Calibration:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         """The same as an array by name, for NNCF."""
         return {"images": self.image(index).numpy()}  # raises IndexError after the last, which ends an iteration
 

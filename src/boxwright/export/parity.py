@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -18,6 +17,7 @@ from boxwright.export.parity_answers import compare_answers
 from boxwright.export.parity_limits import LIMITS, Limits
 from boxwright.export.parity_raw import compare_raw
 from boxwright.files import atomic_write
+from boxwright.json_text import JsonObject
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import AnyPredictor, load
@@ -40,7 +40,7 @@ class Report:
 
     file: Path
     reason: str
-    content: dict[str, Any] = field(repr=False)
+    content: JsonObject = field(repr=False)
 
     def save(self) -> Path:
         """Write FILE.parity.json."""
@@ -89,7 +89,7 @@ def check(
     images, description = _images(data, split, recipe)
     ours = AnyPredictor(model, recipe)
     theirs = load(tmp, device="cpu", backend=runtime, trust=True)  # written by this process
-    content: dict[str, Any] = {
+    content: JsonObject = {
         "file": target.name,
         "kind": metadata.kind,
         "precision": metadata.precision,
@@ -111,7 +111,7 @@ def check(
     return Report(target, _reason(content, limits), content)
 
 
-def _reason(content: dict[str, Any], limits: Limits) -> str:
+def _reason(content: JsonObject, limits: Limits) -> str:
     """Why the check failed; "" if it passed."""
     if (row := content["first_difference"]) is not None:
         return (
@@ -133,7 +133,7 @@ def _reason(content: dict[str, Any], limits: Limits) -> str:
     return ""
 
 
-def _matches(answers: dict[str, Any], limits: Limits) -> bool:
+def _matches(answers: JsonObject, limits: Limits) -> bool:
     return bool(answers["matched"] >= limits.matched * answers["compared"])
 
 
@@ -149,14 +149,16 @@ def _images(data: str | None, split: str, recipe: Recipe) -> tuple[Sequence[Imag
     return [dataset.source(index) for index in indices], f"{len(indices)} of {len(dataset)} images of {split}"
 
 
-def _first_inside(tmp: Path, ours: AnyPredictor, metadata: Metadata, image: Image, batch: int) -> dict[str, Any] | None:
+def _first_inside(
+    tmp: Path, ours: AnyPredictor, metadata: Metadata, image: Image, batch: int
+) -> dict[str, object] | None:
     """The first tensor inside the ONNX file that differs."""
     assert isinstance(ours.pipeline, CanvasPipeline)
     inputs = ours.pipeline.inputs([ours.preprocess(image)] * batch)
     return inside.first_difference(ours.model, tmp, inputs, LIMITS[metadata.precision].raw)
 
 
-def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str, split: str) -> dict[str, Any]:
+def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str, split: str) -> JsonObject:
     """AP, or top-1, of both on the whole split."""
     task, config, args = ours.task, metadata.recipe.predict, None
     dataset = task.open(data, split, metadata.recipe.data)

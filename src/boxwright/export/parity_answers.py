@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from boxwright.export.parity_limits import Limits, mutual_nearest
+from boxwright.json_text import JsonObject
 from boxwright.predict.inputs import Image
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.runtimes.base.metadata import Metadata
@@ -22,14 +23,14 @@ MAX_LISTED = 5  # unmatched detections per image in the report
 
 def compare_answers(
     ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], metadata: Metadata, limits: Limits
-) -> dict[str, Any]:
+) -> JsonObject:
     """Compare detections, or top-k classes, on each image.
 
     Returns:
         The numbers of compared and matched ones, and a few that are unmatched. Unmatched ones whose score is within
         tolerance of the minimum are not counted.
     """
-    total: dict[str, Any] = {"compared": 0, "matched": 0, "unmatched": []}
+    total: JsonObject = {"compared": 0, "matched": 0, "unmatched": []}
     config = metadata.recipe.predict
     threshold = config.threshold if metadata.kind == "complete" else MIN_SCORE
     args = PostprocessArgs(threshold, config.nms)
@@ -49,9 +50,7 @@ def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> An
     return predictor.postprocess(predictor.forward(prepared), prepared, args)[0]
 
 
-def match(
-    expected: Any, actual: Any, min_score: float, side: int, limits: Limits
-) -> tuple[int, int, list[dict[str, Any]]]:
+def match(expected: Any, actual: Any, min_score: float, side: int, limits: Limits) -> tuple[int, int, list[JsonObject]]:
     """Match two `Detections` or `Classes`.
 
     Args:
@@ -72,7 +71,7 @@ def match(
     row, column = mutual_nearest(cost)
     matched = cost[row, column] <= 1
     row, column = row[matched], column[matched]
-    unmatched: list[dict[str, Any]] = []
+    unmatched: list[JsonObject] = []
     for source, result, partners in (("PyTorch", expected, row), ("the file", actual, column)):
         mask = result.scores >= min_score + limits.score
         mask[partners] = False
@@ -80,7 +79,7 @@ def match(
     return len(row) + len(unmatched), len(row), unmatched
 
 
-def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[dict[str, Any]]:
+def _rows(source: str, result: Detections | Classes, mask: Tensor) -> list[JsonObject]:
     columns = {"score": result.scores[mask].tolist(), "label": result.labels[mask].tolist()}
     if isinstance(result, Detections):
         columns["box"] = result.boxes[mask].tolist()

@@ -4,27 +4,26 @@ B images, P proposals of two-stage detectors
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from boxwright.export.parity_limits import LIMITS, Limits, mutual_nearest
+from boxwright.json_text import JsonObject
 from boxwright.predict.inputs import Image
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.types import Detector
 
 
-def compare_raw(
-    ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], limits: Limits
-) -> list[dict[str, Any]]:
+def compare_raw(ours: AnyPredictor, theirs: AnyPredictor, images: Sequence[Image], limits: Limits) -> list[JsonObject]:
     """For each output in order: name, largest relative difference, and its image.
 
     Images run in batches of two, so that dynamic batch sizes are tested.
     """
     names = cast(Detector, ours.model).raw_names
     two_stage = bool(getattr(ours.model, "two_stage", False))
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, JsonObject] = {}
     for start in range(0, len(images), 2):
         prepared = [ours.preprocess(image) for image in images[start : start + 2]]
         outputs = ours.forward(prepared).tensors, theirs.forward(prepared).tensors

@@ -1,16 +1,16 @@
 """Export of weights to a file for another runtime, with a parity check."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from boxwright import runtimes
+from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.export import parity
 from boxwright.export.complete import complete_graph
@@ -34,7 +34,7 @@ def export_model(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
     size: tuple[int, int] | None = None,
     batch: int = 1,
     dynamic_batch: bool = False,
@@ -190,11 +190,11 @@ def source_files(source: str | Path) -> list[Path]:
 def load_for_export(
     source: str | Path,
     given: str | Path | Recipe | None,
-    overrides: Mapping[str, Any] | Sequence[str],
+    overrides: Overrides,
     size: tuple[int, int] | None,
 ) -> tuple[nn.Module, Recipe]:
     """The network on the CPU, and its recipe with the canvas of the file."""
-    changes: dict[str, Any] = {"data.canvas.trim": False}  # the file's canvas has a fixed size
+    changes: dict[str, object] = {"data.canvas.trim": False}  # the file's canvas has a fixed size
     if size is not None:
         changes["data.canvas.size"] = list(size)
     resolved = recipe_of(source, given).with_overrides(overrides).with_overrides(changes)

@@ -116,11 +116,11 @@ class _Call:
     """A call in the pickle, which is never made: `name(*arguments)`, then `__setstate__(state)`."""
 
     name: str
-    arguments: tuple[Any, ...] | None = None
-    state: Any = None
+    arguments: tuple[object, ...] | None = None
+    state: object = None
 
 
-def _pixels(call: Any, file: Path) -> NDArray[np.uint8]:
+def _pixels(call: object, file: Path) -> NDArray[np.uint8]:
     """(R, PIXELS) of an array of bytes in C order: state (version, shape, dtype, Fortran order, bytes)."""
     match call:
         case _Call(
@@ -146,12 +146,12 @@ def _raw(data: str | bytes, file: Path) -> bytes:
         ) from error
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     value = _decoded(value)
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: object) -> object:
     """The text of Python 3's bytes, which old pickle protocols store as text to encode in Latin-1; else `value`."""
     match value:
         case _Call("_codecs encode", (str(text), "latin1"), None):
@@ -159,7 +159,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _plain_values(data: bytes, file: Path) -> Any:
+def _plain_values(data: bytes, file: Path) -> object:
     """The values in the pickle. Raises InputError for opcodes and globals that CIFAR-10 does not use."""
     machine = _Machine()
     try:

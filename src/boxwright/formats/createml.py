@@ -5,7 +5,6 @@ in the file, which is beside the images.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -78,7 +77,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / name / path for path in split.images]
 
 
-def _add(builder: Builder, image: int, place: str, number: int, value: Any) -> None:
+def _add(builder: Builder, image: int, place: str, number: int, value: object) -> None:
     """Add an annotation, or report why that is not possible."""
     try:
         annotation = mapping(value, "the annotation")
@@ -92,7 +91,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: Any) -> N
     builder.add_box(image, label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), number)
 
 
-def _key(entry: dict[str, Any], keys: tuple[str, ...]) -> str:
+def _key(entry: dict[str, object], keys: tuple[str, ...]) -> str:
     return next((key for key in keys if key in entry), keys[0])
 
 

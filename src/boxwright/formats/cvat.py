@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from boxwright import xml_text
 from boxwright.config import class_name_fault
@@ -125,7 +124,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / name / "images" / path for path in split.images]
 
 
-def _read_back(key: str, value: Any) -> Any:
+def _read_back(key: str, value: object) -> object:
     if key == "segmentation":
         return value
     if key == "attributes":
@@ -134,7 +133,7 @@ def _read_back(key: str, value: Any) -> Any:
     return None if written == DEFAULTS.get(key) else written
 
 
-def _attributes(value: Any) -> dict[str, str]:
+def _attributes(value: object) -> dict[str, str]:
     """Name -> value of CVAT's own attributes."""
     pairs = value.items() if isinstance(value, dict) else ()
     return {str(key): text.value_text(item).strip() for key, item in pairs}

@@ -11,7 +11,6 @@ boxes are numbered from 1.
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -102,7 +101,7 @@ def _class_name(name: str) -> str:
     return SPACE.sub("-", name)
 
 
-def _read_back(key: str, value: Any) -> Any:
+def _read_back(key: str, value: object) -> object:
     """A text field on one line; `segmentation` and `dota_difficult` are not text."""
     return SPACE.sub(" ", text.value_text(value)).strip() if key in IMAGE_KEYS else value
 

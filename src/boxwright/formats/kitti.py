@@ -136,7 +136,7 @@ def _word(value: float) -> str:
     return repr(value).removesuffix(".0")
 
 
-def _read_back(key: str, value: Any) -> Any:
+def _read_back(key: str, value: object) -> object:
     values = _values(key, value)
     count, unknown = COLUMNS[key]
     return None if values == [unknown] * count else values if count > 1 else values[0]

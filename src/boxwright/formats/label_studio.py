@@ -218,7 +218,7 @@ def _size(value: Any) -> tuple[int, int]:
     return size_of(value.get("original_height"), value.get("original_width")) if isinstance(value, dict) else (-1, -1)
 
 
-def _image_address(entry: Mapping[str, Any]) -> str:
+def _image_address(entry: Mapping[str, object]) -> str:
     """The address of the image, under `image` or another name."""
     texts = {key: value for key, value in entry.items() if isinstance(value, str)}
     paths = [value for value in texts.values() if value.partition("?")[0].lower().endswith(SUFFIXES)]

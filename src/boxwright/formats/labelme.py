@@ -10,7 +10,6 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.data import text
@@ -114,7 +113,7 @@ def _without_image(entry: Keys) -> Keys:
     return entry
 
 
-def _add(builder: Builder, image: int, place: str, index: int, value: Any) -> None:
+def _add(builder: Builder, image: int, place: str, index: int, value: object) -> None:
     """Add a shape, or report why that is not possible."""
     try:
         shape = mapping(value, "the shape")
@@ -133,7 +132,7 @@ def _add(builder: Builder, image: int, place: str, index: int, value: Any) -> No
     builder.add_box(image, label, box, index, difficult=shape.get("difficult") is True, keys=keys)
 
 
-def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
+def _box(kind: str, points: list[object]) -> tuple[Corners, list[float]]:
     """The box of a shape, and its polygon; [] for a rectangle or circle, which has its center and a point on it."""
     if kind == "rectangle":
         return bounds_of(outline(points, 2)), []
@@ -149,7 +148,7 @@ def _box(kind: str, points: list[Any]) -> tuple[Corners, list[float]]:
     return bounds_of(polygon), polygon
 
 
-def _image(file: Path, named: Any, base: Path) -> str:
+def _image(file: Path, named: object, base: Path) -> str:
     """The image of a JSON file, relative to `base`: `imagePath`, else beside the file under that name or its own."""
     own = [file.stem + suffix for suffix in SUFFIXES]
     expected = named if isinstance(named, str) and text.can_be_path(named) else own[0]

@@ -56,7 +56,7 @@ def collect(source: Source) -> Builder:
     return builder
 
 
-def _add(builder: Builder, image: int, place: str, number: int, value: Any, classes: Mapping[str, Any]) -> None:
+def _add(builder: Builder, image: int, place: str, number: int, value: object, classes: Mapping[str, object]) -> None:
     """Add an annotation, or report why that is not possible."""
     try:
         annotation = mapping(value, "the annotation")
@@ -78,7 +78,7 @@ def _label_key(entry: Mapping[str, Any]) -> str | None:
     return max(keys, key=lambda key: str(entry[f"{key}-metadata"].get("creation-date", "")), default=None)
 
 
-def _is_detection(entry: Mapping[str, Any], key: str) -> bool:
+def _is_detection(entry: Mapping[str, object], key: str) -> bool:
     labels, metadata = entry.get(key), entry.get(f"{key}-metadata")
     return (
         isinstance(labels, dict)
@@ -88,7 +88,7 @@ def _is_detection(entry: Mapping[str, Any], key: str) -> bool:
     )
 
 
-def _size(labels: Mapping[str, Any]) -> tuple[object, object]:
+def _size(labels: Mapping[str, object]) -> tuple[object, object]:
     """(height, width), which may be absent."""
     sizes = labels.get("image_size")
     size = sizes[0] if isinstance(sizes, list) and sizes and isinstance(sizes[0], dict) else {}

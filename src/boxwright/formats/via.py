@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.data import text
@@ -36,8 +35,8 @@ class _Region:
 
     place: str
     entry: int
-    shape: Any
-    attributes: Any
+    shape: object
+    attributes: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ def _add(builder: Builder, image: int, region: _Region, key: str) -> None:
     builder.add_box(image, label, box, region.entry, keys=keys)
 
 
-def _label(value: Any, key: str) -> str:
+def _label(value: object, key: str) -> str:
     """The class: a text, or of check boxes the checked one."""
     if isinstance(value, dict):
         checked = [str(name) for name, is_checked in value.items() if is_checked]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -157,7 +156,7 @@ def _fill(parent: ET.Element, values: Keys) -> None:
                     )
 
 
-def _read_back(key: str, value: Any) -> Any:
+def _read_back(key: str, value: object) -> object:
     tree = ET.Element("annotation")
     _fill(tree, {key: value})
     return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)

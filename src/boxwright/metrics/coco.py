@@ -13,6 +13,7 @@ from hotcoco import COCO, COCOeval
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
+from boxwright.json_text import JsonObject
 from boxwright.metrics.regions import class_regions
 from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Detections
@@ -78,7 +79,7 @@ class Metrics:
     summary: dict[str, float]
     classes: tuple[ClassMetrics, ...]
     precision: Array
-    info: dict[str, Any] = field(default_factory=dict)
+    info: JsonObject = field(default_factory=dict)
     sets: tuple[tuple[str, "Metrics"], ...] = ()
 
     @property
@@ -122,7 +123,7 @@ class Metrics:
             for row in self.classes
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The content of `metrics.json`."""
         fields = ClassMetrics.__slots__
         rows = [{name: getattr(row, name) for name in fields} for row in self.classes]
@@ -133,7 +134,7 @@ def score(
     samples: Sequence[Sample],
     detections: Sequence[Detections],
     names: Sequence[str],
-    info: Mapping[str, Any] | None = None,
+    info: Mapping[str, object] | None = None,
 ) -> Metrics:
     """Compute the COCO metrics.
 
@@ -166,7 +167,7 @@ def score(
     return Metrics(summary, _classes(samples, detections, names, precision, recall, best), precision, dict(info or {}))
 
 
-def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, Any]], results: Array) -> dict[str, Array]:
+def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, object]], results: Array) -> dict[str, Array]:
     """hotcoco's arrays (T, R, classes, areas, detections per image) for the categories `ids`; recall is without R."""
     chosen = frozenset(ids.tolist())
     labels = COCO(
@@ -191,9 +192,9 @@ def _best_scores(precision: Array, scores: Array) -> Array:
     return np.where(f1.max(axis=0) > 0, best, -1.0)
 
 
-def _truth(samples: Sequence[Sample], detections: Sequence[Detections]) -> list[dict[str, Any]]:
+def _truth(samples: Sequence[Sample], detections: Sequence[Detections]) -> list[JsonObject]:
     """The ground truth as COCO's annotations. Ids start at 1, since matching treats annotation id 0 as unmatched."""
-    annotations: list[dict[str, Any]] = []
+    annotations: list[JsonObject] = []
     for image, (sample, result) in enumerate(zip(samples, detections, strict=True), 1):
         regions, region_labels = class_regions(sample, result)
         known, more = sample.labels >= 0, len(regions)

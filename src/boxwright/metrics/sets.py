@@ -1,7 +1,7 @@
 """The metrics of each of several sets that were evaluated together."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from boxwright.errors import printable
 
@@ -16,7 +16,7 @@ class Summary(Protocol):
     def headline(self) -> str: ...
 
     @property
-    def info(self) -> Mapping[str, Any]: ...
+    def info(self) -> Mapping[str, object]: ...
 
 
 def set_lines(sets: Sequence[tuple[str, Summary]]) -> list[str]:
@@ -24,7 +24,7 @@ def set_lines(sets: Sequence[tuple[str, Summary]]) -> list[str]:
     return [printable(f"{title}: {metrics.headline} ({metrics.info['images']} images)") for title, metrics in sets]
 
 
-def set_summaries(sets: Sequence[tuple[str, Summary]]) -> dict[str, Any]:
+def set_summaries(sets: Sequence[tuple[str, Summary]]) -> dict[str, object]:
     """For `metrics.json`: the key `sets` if there are several."""
     rows = [{"data": title, "images": found.info["images"], "summary": found.summary} for title, found in sets]
     return {"sets": rows} if rows else {}

@@ -57,7 +57,7 @@ class TopK:
     summary: dict[str, float]
     classes: tuple[ClassRow, ...]
     confusion: NDArray[np.int64]
-    info: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, object] = field(default_factory=dict)
     sets: tuple[tuple[str, "TopK"], ...] = ()
 
     @property
@@ -85,14 +85,14 @@ class TopK:
             for row in self.classes
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values for `metrics.json`."""
         classes = [asdict(row) for row in self.classes]
         return {**self.info, "summary": self.summary, "classes": classes, **set_summaries(self.sets)}
 
 
 def score(
-    truth: NDArray[np.int64], results: Sequence[Classes], names: Sequence[str], info: Mapping[str, Any] | None = None
+    truth: NDArray[np.int64], results: Sequence[Classes], names: Sequence[str], info: Mapping[str, object] | None = None
 ) -> TopK:
     """Compute top-1, top-5 and the confusion matrix. Classes with equal scores keep the order of the network.
 

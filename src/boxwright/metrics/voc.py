@@ -5,7 +5,6 @@ N detections and M ground-truth boxes of one class, K classes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
+from boxwright.json_text import JsonObject
 from boxwright.metrics.coco import cell
 from boxwright.metrics.regions import class_regions
 from boxwright.ops.iou import pairwise_iou
@@ -50,7 +50,7 @@ class VocMetrics:
     """The VOC metrics of a detector. classes: in label order. info: as in `coco.Metrics`."""
 
     classes: tuple[ClassAP, ...]
-    info: dict[str, Any] = field(default_factory=dict)
+    info: JsonObject = field(default_factory=dict)
 
     @property
     def ap07(self) -> float:
@@ -79,7 +79,7 @@ class VocMetrics:
             for row in (*self.classes, mean)
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The content of a JSON file."""
         rows = [{name: getattr(row, name) for name in ClassAP.__slots__} for row in self.classes]
         return {**self.info, "summary": {"VOC07": self.ap07, "VOC12": self.ap12}, "classes": rows}
@@ -95,7 +95,7 @@ def score(
     names: Sequence[str],
     iou: float = 0.5,
     plus_one: bool = False,
-    info: Mapping[str, Any] | None = None,
+    info: Mapping[str, object] | None = None,
 ) -> VocMetrics:
     """Compute the VOC metrics.
 

@@ -24,7 +24,7 @@ class Model(Protocol):
     """What the module of a model holds."""
 
     Config: type[ModelConfig]
-    build: "Callable[[Any], Network]"
+    build: "Callable[[object], Network]"
 
 
 def names() -> list[str]:

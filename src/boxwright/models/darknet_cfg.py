@@ -7,7 +7,7 @@ The raw outputs of a detector are the maps before each head, in the file's order
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import torch
@@ -46,7 +46,7 @@ class Config(CellConfig, LabelConfig):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _classes_of_the_file(cls, tree: Any) -> Any:
+    def _classes_of_the_file(cls, tree: object) -> object:
         if isinstance(tree, dict) and "classes" not in tree and isinstance(tree.get("cfg"), str):
             return {**tree, "classes": plan(tree["cfg"][:LARGEST]).classes}
         return tree
@@ -101,7 +101,7 @@ class Layers(nn.ModuleList):
             index = layer.section.index
             if isinstance(layer, Head) and index not in self.last_use and index not in wanted:
                 continue
-            inputs: list[Any] = [outputs[each] for each in layer.inputs]
+            inputs: list[object] = [outputs[each] for each in layer.inputs]
             if isinstance(layer, Convolution) and layer.share is not None:
                 inputs.append(self[layer.share])
             outputs[index] = module(*inputs)

@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from boxwright.ops.boxes import relative
 from boxwright.ops.iou import pairwise_distance, pairwise_iou
 from boxwright.types import Detections
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 # Rows of a block, which bounds the memory. 128 is the fastest of 64 to 512 on a CPU; an accelerator takes hardly
 # longer for more.

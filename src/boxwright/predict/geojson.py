@@ -9,13 +9,13 @@ axis order of the system.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
 from boxwright.images.windows import Georeference
+from boxwright.json_text import JsonObject
 from boxwright.types import Detections
 
 Points = NDArray[np.float64]
@@ -80,7 +80,7 @@ def _to_wgs84(rings: Points, crs: str) -> Points:
         return np.full_like(rings, np.nan)
 
 
-def _write(path: Path, detections: Detections, rings: Points, members: dict[str, Any]) -> str:
+def _write(path: Path, detections: Detections, rings: Points, members: JsonObject) -> str:
     columns = zip(rings.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     features = [
         {

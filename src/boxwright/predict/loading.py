@@ -1,16 +1,17 @@
 """Loading networks: weights with their recipe, or exported files with their runtime."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from boxwright import files, recipe, weights
+from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.runtimes.base.checks import output_check, wrong_input
@@ -19,8 +20,6 @@ from boxwright.runtimes.base.open import is_exported, open_runtime, read_metadat
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.runtimes.base.torch_runtime import TorchRuntime
 from boxwright.weights.shapes import without_memory
-
-Overrides = Mapping[str, Any] | Sequence[str]
 
 
 class Loaded(NamedTuple):

@@ -1,7 +1,7 @@
 """The predictor: a network or an exported file with its recipe."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from boxwright import tasks
+from boxwright.config import Overrides
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.budget import budget, within_budget
@@ -212,7 +213,7 @@ def load(
     path: str | Path,
     recipe: str | Path | Recipe | None = None,
     device: str = "auto",
-    overrides: Mapping[str, Any] | Sequence[str] = (),
+    overrides: Overrides = (),
     backend: str = "auto",
     runtime_options: RuntimeOptions | None = None,
     trust: bool = False,

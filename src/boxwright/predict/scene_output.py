@@ -4,11 +4,11 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands
 from boxwright.images.windows import Georeference, grid, open_scene
+from boxwright.json_text import JsonObject
 from boxwright.predict import output
 from boxwright.predict.geojson import WGS84_TAG, is_georeferenced, write_geojson
 from boxwright.predict.predictor import Predictor
@@ -56,7 +56,7 @@ def predict_scenes_to_folder(
     targets = output.drawing_paths(files, folder, ".jpg")
     _check_names(targets)
     output.make_writable(folder)
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     results: list[Prediction] = []
     failed: dict[str, str] = {}
     for path in files:

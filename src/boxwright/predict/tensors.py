@@ -14,6 +14,7 @@ from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.images.bands import Bands
+from boxwright.json_text import JsonObject
 from boxwright.predict.inputs import prepare
 from boxwright.progress import track
 from boxwright.recipe import Recipe
@@ -55,7 +56,7 @@ def write(
     if not len(dataset):
         raise InputError(f"{root}: split {split} holds no image, needed one or more")
     indices = evenly_spaced(len(dataset), len(dataset) if count is None else count)
-    head: dict[str, Any] = {
+    head: JsonObject = {
         "recipe": recipe.name, "canvas_rule": recipe.data.canvas.model_dump(mode="json"), "names": list(dataset.names),
         "format": kind, "dtype": "float32", "byte_order": "little", "layout": "NCHW",
         "shape": [1, recipe.model.input_channels, *recipe.data.canvas.size],
@@ -77,7 +78,7 @@ def write(
     return f"{summary}: written\n{printable(str(target))}"
 
 
-def _row(sample: Any, index: int, kind: Format) -> dict[str, Any]:
+def _row(sample: Any, index: int, kind: Format) -> JsonObject:
     """The entry of an image before it is read. index: in the split."""
     name = f"{index:06d}_{Path(sample.path).stem}.{kind}"
     row = {"file": name, "image": sample.path, "image_id": sample.image_id}
@@ -85,7 +86,7 @@ def _row(sample: Any, index: int, kind: Format) -> dict[str, Any]:
     return row if label is None else row | {"label": label}
 
 
-def _is_written(target: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+def _is_written(target: Path, head: JsonObject, rows: list[JsonObject]) -> bool:
     """Whether the folder contains the files of an earlier run with the same settings and images."""
     try:
         tree = json_text.read(target / INDEX)
@@ -107,7 +108,7 @@ def _save(pixels: Array, file: Path) -> None:
         tensor.tofile(file)
 
 
-def _geometry(frame: Frame) -> dict[str, Any]:
+def _geometry(frame: Frame) -> dict[str, object]:
     """Position on the canvas, vertical first: original px = (canvas px - offset) / scale. extent: canvas px covered."""
     left, top, right, bottom = frame.content
     return {

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from boxwright import config, models
-from boxwright.config import RGB, BatchSize, Config, FileName, Fraction, ModelConfig, Positive
+from boxwright.config import RGB, BatchSize, Config, FileName, Fraction, ModelConfig, Overrides, Positive, Tree
 from boxwright.errors import InputError
 from boxwright.recipe.data import CanvasConfig, DataConfig
 from boxwright.recipe.of_cfg import read_names, recipe_of_cfg, with_training
@@ -143,7 +143,7 @@ class Recipe(Config):
         return self
 
     @staticmethod
-    def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> "Recipe":
+    def load(name_or_path: str | Path, overrides: Overrides = ()) -> "Recipe":
         """The recipe of a name or a file.
 
         Args:
@@ -164,11 +164,11 @@ class Recipe(Config):
         tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
         return from_tree(tree, self.name, allow_import=True)
 
-    def with_overrides(self, changes: Mapping[str, Any] | Sequence[str]) -> "Recipe":
+    def with_overrides(self, changes: Overrides) -> "Recipe":
         """This recipe with changes by dotted key, as in `load`."""
         return from_tree(config.override(self.tree(), changes), self.name, allow_import=True)
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> Tree:
         """Plain values, as YAML and a checkpoint's metadata hold them."""
         return self.model_dump(mode="json")
 
@@ -204,7 +204,7 @@ def of_cfg(path: str | Path, class_names: str | Path | Sequence[str] | None = No
     return from_tree(tree, str(path))
 
 
-def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+def load(name_or_path: str | Path, overrides: Overrides = ()) -> Recipe:
     """The shipped recipe of that name, or that of the YAML or .cfg file at that path, with overrides applied.
 
     Raises InputError for an unknown name (with the nearest one), an unknown key, or a value that does not fit.
@@ -215,7 +215,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, Any] | Sequence[str] 
     return from_tree(config.override(tree, overrides), source, allow_import=True)
 
 
-def from_tree(tree: Mapping[str, Any], source: str, *, allow_import: bool = False) -> Recipe:
+def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = False) -> Recipe:
     """A recipe from plain values.
 
     Args:
@@ -265,7 +265,7 @@ def _folder() -> Any:
     return resources.files("boxwright") / "recipes"
 
 
-def _read(name_or_path: str | Path) -> tuple[config.Tree, str]:
+def _read(name_or_path: str | Path) -> tuple[Tree, str]:
     text = str(name_or_path)
     if text in names():
         with resources.as_file(_folder() / f"{text}.yaml") as file:

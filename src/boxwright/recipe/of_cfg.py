@@ -80,7 +80,7 @@ def read_names(path: str | Path, classes: int) -> list[str]:
     return names[:classes]
 
 
-def _fit(network: Plan) -> dict[str, Any]:
+def _fit(network: Plan) -> dict[str, object]:
     """How images come on the canvas. A classifier sees the middle: the shorter side becomes the input's width."""
     if not network.heads:
         _, height, width = network.image

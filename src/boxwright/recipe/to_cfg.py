@@ -5,12 +5,11 @@ Darknet draws from other distributions.
 """
 
 import math
-from typing import Any
 
 from boxwright.models import yolov3, yolov3_640, yolov4
 from boxwright.recipe import Recipe, ScheduleConfig
 
-Keys = dict[str, Any]
+Keys = dict[str, object]
 
 NMS_KINDS: dict[str, Keys] = {
     "greedy": {"nms_kind": "greedynms", "beta_nms": 0.6},

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +65,7 @@ def cfg_of(model: Network, recipe: Recipe) -> tuple[str, list[int]]:
     return written([("net", net_keys(recipe)), *sections.found, *end]), sections.order or [0]
 
 
-def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def _heads(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
     """The keys of the [yolo] of each raw output; none for a classifier."""
     config = recipe.model
     if config.task == "classify":

@@ -14,6 +14,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
+from boxwright.json_text import JsonObject
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Frame
 
@@ -242,11 +243,11 @@ class Task(ABC, Generic[D, B, R, M]):
         """Raise InputError if `args` need what a complete file, exported with the recipe `inside`, cannot do."""
 
     @abstractmethod
-    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
+    def settings(self, recipe: Recipe, args: PostprocessArgs) -> JsonObject:
         """The settings at the top of `results_file`."""
 
     @abstractmethod
-    def rows(self, result: R) -> list[dict[str, Any]]:
+    def rows(self, result: R) -> list[JsonObject]:
         """The result as rows of `results_file`."""
 
     @abstractmethod
@@ -272,7 +273,7 @@ class Task(ABC, Generic[D, B, R, M]):
         """The result with the data set's labels and names."""
 
     @abstractmethod
-    def score(self, dataset: D, results: Sequence[R], info: dict[str, Any], recipe: Recipe, args: PostprocessArgs) -> M:
+    def score(self, dataset: D, results: Sequence[R], info: JsonObject, recipe: Recipe, args: PostprocessArgs) -> M:
         """Compute the metrics; info: how they were measured."""
 
     @abstractmethod

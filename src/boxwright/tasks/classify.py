@@ -6,7 +6,7 @@ C classes of the model, K of them after top-k
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -164,10 +164,10 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         if args.top_k > TOP_K < classes:
             reject_inside(f"top_k: found {args.top_k}, the file has {TOP_K} inside")
 
-    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
+    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, object]:
         return {"recipe": recipe.name, "names": list(recipe.data.names)}
 
-    def rows(self, result: ClassPrediction) -> list[dict[str, Any]]:
+    def rows(self, result: ClassPrediction) -> list[dict[str, object]]:
         columns = zip(result.labels.tolist(), result.class_names, result.scores.tolist(), strict=True)
         return [{"label": label, "name": name, "score": score} for label, name, score in columns]
 
@@ -199,7 +199,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         self,
         dataset: ClassSet,
         results: Sequence[ClassPrediction],
-        info: dict[str, Any],
+        info: dict[str, object],
         recipe: Recipe,
         args: PostprocessArgs,
     ) -> TopK:

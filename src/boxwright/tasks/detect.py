@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from boxwright.images.bands import Bands
 from boxwright.images.canvas import read_image
 from boxwright.images.draw import draw, draw_boxes, encode_image
 from boxwright.interop import to_coco, to_dict
+from boxwright.json_text import JsonObject
 from boxwright.metrics import coco, plots
 from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
@@ -200,7 +201,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         if args.nms != config.nms:
             reject_inside(f"nms: found {args.nms.kind} at {args.nms.iou}, it is inside the file")
 
-    def settings(self, recipe: Recipe, args: PostprocessArgs) -> dict[str, Any]:
+    def settings(self, recipe: Recipe, args: PostprocessArgs) -> JsonObject:
         names = recipe.data.names
         labels = None if args.labels is None else [names[label] if names else str(label) for label in args.labels]
         return {
@@ -211,7 +212,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             "names": list(names),
         }
 
-    def rows(self, result: Prediction) -> list[dict[str, Any]]:
+    def rows(self, result: Prediction) -> list[JsonObject]:
         return to_dict(result)
 
     def counted(self, result: Prediction) -> list[str]:
@@ -250,7 +251,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         self,
         dataset: Dataset,
         results: Sequence[Prediction],
-        info: dict[str, Any],
+        info: JsonObject,
         recipe: Recipe,
         args: PostprocessArgs,
     ) -> Metrics:

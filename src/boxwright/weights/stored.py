@@ -1,10 +1,11 @@
 """Recipes stored in files of weights, in exported files, or beside them: only as trusted as their maker."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from boxwright.config import RGB
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 from boxwright.recipe import DataConfig, EvaluateConfig, PredictConfig, Recipe, from_tree
 
 LARGEST_CANVAS = 1 << 24  # px: what the first layers make of so many takes some 2 GB
@@ -14,7 +15,7 @@ BOUNDS = (("data", "workers", 0), ("evaluate", "batch", 1 << 16), ("predict", "b
 C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 
-def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
+def untrusted(tree: Mapping[str, object], source: str) -> Recipe:
     """What is taken of a stored recipe: its name, the model, the canvas, the bands and their ranges, the classes and
     how they are laid out, the share of validation images, the thresholds and NMS. Folders, processes and training
     settings are this machine's and keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which changes no
@@ -49,9 +50,9 @@ def untrusted(tree: Mapping[str, Any], source: str) -> Recipe:
     )
 
 
-def _bounded(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+def _bounded(tree: Mapping[str, object]) -> Mapping[str, object]:
     """tree with the numbers of somebody else's machine within the bounds of recipes: none of them is taken as it is."""
-    found: dict[str, Any] = dict(tree)
+    found: JsonObject = dict(tree)
     for section, key, limit in BOUNDS:
         values = found.get(section)
         if isinstance(values, Mapping) and type(values.get(key)) is int and values[key] > limit:

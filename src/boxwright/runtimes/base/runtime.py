@@ -22,7 +22,7 @@ MAX_NUMEL = 1 << 29  # of an input, 2 GB as float32; 64 images of 1024 x 1024 px
 
 
 class Runtime(ABC):
-    """A network, ready to run. Any number of threads may call it at once.
+    """A network, ready to run. object number of threads may call it at once.
 
     Attributes:
         name: Of the library.

@@ -11,11 +11,12 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 from boxwright.runtimes.base.extras import first_line
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.weights import darknet
 
-Section = tuple[str, dict[str, Any]]  # name, keys
+Section = tuple[str, JsonObject]  # name, keys
 Pair = Sequence[int]
 WORDS = {"relu": "relu", "mish": "mish", "silu": "swish"}
 SLOPES = {0.1: "leaky", 0.01: "relie"}  # of Darknet's activations.c
@@ -53,7 +54,7 @@ class Sections:
         InputError: Why Darknet cannot run the network.
     """
 
-    def __init__(self, graph: Graph, heads: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, graph: Graph, heads: Sequence[Mapping[str, object]] = ()) -> None:
         self.found: list[Section] = []
         self.order: list[int] = []
         self.weights: list[str] = []  # of convolutions, in the order in which they run
@@ -79,14 +80,14 @@ class Sections:
             raise InputError("it pads, splits or adds something else than Darknet can")
         return layer - len(self.found)
 
-    def convolution(self, layer: int) -> dict[str, Any]:
+    def convolution(self, layer: int) -> JsonObject:
         """The keys of `layer`, to which batch norm or an activation is added."""
         kind, keys = self.found[layer]
         if layer != len(self.found) - 1 or kind != "convolutional" or keys["activation"] != "linear":
             raise InputError("batch norm or an activation follows something else than its convolution")
         return keys
 
-    def _translate(self, graph: Graph, heads: Sequence[Mapping[str, Any]]) -> None:
+    def _translate(self, graph: Graph, heads: Sequence[Mapping[str, object]]) -> None:
         program = _listed(graph)
         sources = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target}
         *nodes, last = program.graph.nodes

@@ -6,7 +6,6 @@ None of them reads or writes a file, makes other objects than tensors and number
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -32,7 +31,7 @@ TENSORS = frozenset(
 )
 
 # Of a .pt2, what lengths of axes are computed with
-NUMBERS: dict[str, Callable[..., Any]] = {
+NUMBERS: dict[str, Callable[..., object]] = {
     "_operator.add": operator.add, "_operator.sub": operator.sub, "_operator.mul": operator.mul,
     "_operator.floordiv": operator.floordiv, "_operator.mod": operator.mod, "_operator.eq": operator.eq,
     "_operator.ne": operator.ne, "_operator.lt": operator.lt, "_operator.le": operator.le, "_operator.gt": operator.gt,
@@ -40,14 +39,14 @@ NUMBERS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def _of_numbers(function: Callable[..., Any], *given: Any) -> Any:
+def _of_numbers(function: Callable[..., object], *given: object) -> object:
     """Python's operators also repeat and format text."""
     if not all(isinstance(value, int | float | torch.Tensor) for value in given):
         raise TypeError("a length that is computed with something else than numbers")
     return function(*given)
 
 
-def resolve(target: str) -> Callable[..., Any] | None:
+def resolve(target: str) -> Callable[..., object] | None:
     """What a .pt2 calls `target`; None where that is nothing that a program may call."""
     if target in NUMBERS:
         return partial(_of_numbers, NUMBERS[target])
