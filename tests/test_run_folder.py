@@ -391,7 +391,7 @@ def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monke
             with torch.no_grad():
                 network.weight.fill_(epoch)
             state.step = epoch
-            checkpointer.save_epoch(epoch, state)
+            checkpointer.save_epoch(epoch, state, final=True)
 
     checkpointer.run.mkdir()
     checkpointer.save("last", TrainState())

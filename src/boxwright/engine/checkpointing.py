@@ -9,6 +9,7 @@ import io
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
 EPOCH_FOLDER = r"epoch-\d{4,}"
+SAVING = 0.03  # share of the time
 MOMENTUM = "momentum_buffer"  # the state that PyTorch's SGD has for a parameter
 
 
@@ -55,9 +57,13 @@ class TrainState:
     threads: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpointer:
-    """Saves and restores all that a run needs to resume exactly."""
+    """Saves and restores all that a run needs to resume exactly.
+
+    Attributes:
+        due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `SAVING` of the time.
+    """
 
     run: Path
     recipe: Recipe
@@ -65,6 +71,7 @@ class Checkpointer:
     ema: EMA | None
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    due: float = 0.0
 
     def save(self, name: str, state: TrainState) -> None:
         """Replace the checkpoint `name`. Only the main process writes.
@@ -146,10 +153,11 @@ class Checkpointer:
         except Exception as error:  # untrusted values of any type
             raise InputError(f"{file}: the state of another optimizer or network; train into another folder") from error
 
-    def save_epoch(self, number: int, state: TrainState) -> None:
+    def save_epoch(self, number: int, state: TrainState, *, final: bool) -> None:
         """Save `epoch-NNNN`, of which the newest `train.keep_checkpoints` are kept, and `last` after an epoch (from 1).
 
-        `last` is written last, so a run that is killed in between repeats the end of this epoch on resume.
+        `last` is written last, so a run that is killed in between repeats the end of this epoch on resume. After short
+        epochs it is left out, but not after the `final` one.
         """
         keep = self.recipe.train.keep_checkpoints
         if keep and self.accelerator.is_main_process:
@@ -157,7 +165,11 @@ class Checkpointer:
             numbered = [folder for folder in self.run.iterdir() if re.fullmatch(EPOCH_FOLDER, folder.name)]
             for folder in sorted(numbered, key=lambda folder: int(folder.name[6:]))[:-keep]:
                 shutil.rmtree(folder)
-        self.save("last", state)
+        if final or time.monotonic() >= self.due:
+            start = time.monotonic()
+            self.save("last", state)
+            end = time.monotonic()
+            self.due = end + (end - start) / SAVING
 
 
 @contextmanager

@@ -116,7 +116,8 @@ def train(
             for epoch in range(first, config.epochs):
                 train_epoch(job, batches, epoch, state, log, checkpointer)
                 evaluate_epoch(job, epoch, state, log, checkpointer)
-                checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
+                # after the evaluation, which is not repeated on resume
+                checkpointer.save_epoch(epoch + 1, state, final=epoch + 1 == config.epochs)
                 accelerator.wait_for_everyone()
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
