@@ -132,4 +132,8 @@ def kind_of(file: Path) -> str:
         return "torch"
     if file.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
+    if file.suffix == ".cfg":
+        raise InputError(
+            f"{file}: is the .cfg of a network, needed its weights; name them first, and the .cfg by --cfg"
+        )
     raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .pkl, .weights, *.conv.N or .ckpt")

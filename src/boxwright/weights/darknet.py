@@ -199,10 +199,13 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
             if left:
                 position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
+            if not done:
+                raise InputError(f"{line}; it ends behind its header, so it is truncated")
             if not transfer:
-                behind = f" behind {_place(plan, done - 1)}" if done else ""
+                behind = _place(plan, done - 1)
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few}{behind} (--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} behind {behind} "
+                    "(--transfer loads it)"
                 )
             return plan[:done]
         left -= size
