@@ -188,8 +188,13 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     assert "it ends behind its header" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(12))
     assert "3 are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(weights).write_bytes(content + bytes(27 * 4 * 40_000))
+    assert "are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4))
     assert "that is 3 classes against 2" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(cfg).write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[conv]\nfilters=9\n")
+    line = run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
+    assert "line 5, [convolutional]: the last layer gives 36,864 numbers, needed at most 32,768 classes" in line
     Path(cfg).write_text(CFG.replace("filters=21", "filters=255"))
     assert "set its filters=21" in run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
     assert not Path(out[1]).exists()

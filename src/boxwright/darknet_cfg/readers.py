@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from boxwright.config import MOST_CLASSES
 from boxwright.darknet_cfg.layers import (
     ACTIVATIONS,
     Activation,
@@ -283,7 +284,7 @@ def _softmax(before: Before) -> Softmax:
 def _head(before: Before) -> Head:
     section = before.section
     region = section.kind == "region"
-    classes, count = before.positive("classes", 20, 32_768), before.positive("num", 1)
+    classes, count = before.positive("classes", 20, MOST_CLASSES), before.positive("num", 1)
     mask = () if region else section.wholes("mask", end="#")
     mask = mask or tuple(range(count))
     values = 9 if section.kind == "Gaussian_yolo" else 5

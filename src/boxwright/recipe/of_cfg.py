@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from boxwright.config import LARGEST_YAML, Tree, class_name_fault
+from boxwright.config import LARGEST_YAML, MOST_CLASSES, Tree, class_name_fault
 from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.darknet_cfg.training import not_taken_over, training
@@ -31,6 +31,11 @@ def recipe_of_cfg(path: str | Path) -> Tree:
     """
     text = read_cfg(path)
     network = plan(text, str(path))
+    if network.classes > MOST_CLASSES:
+        raise network.last.section.error(
+            f"the last layer gives {network.classes:,} numbers, needed at most {MOST_CLASSES:,} classes, or a [yolo]; "
+            "is the file cut off?"
+        )
     for note in network.notes:
         logger.warning("%s: %s", path, note)
     height, width = network.image[1:]
