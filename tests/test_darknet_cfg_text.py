@@ -88,6 +88,13 @@ def test_a_mark_at_the_start_and_bytes_of_another_code_page(tmp_path: Path) -> N
     assert len(plan(read_cfg(file)).layers) == 1
 
 
+def test_other_classes_need_an_end_of_one_place() -> None:
+    text = NET + "[convolutional]\nfilters=4\nsize=3\nstride=2\npad=1\n"
+    assert plan(with_classes(text + "[avgpool]\n", 7)).classes == 7
+    with pytest.raises(InputError, match="a classifier's last map is 7x1x1, here 7x32x32; is the file cut off"):
+        with_classes(text, 7)
+
+
 def test_a_file_of_powershell(tmp_path: Path) -> None:
     file = tmp_path / "net.cfg"
     file.write_text(NET + CONV, encoding="utf-16")

@@ -108,7 +108,8 @@ def with_classes(text: str, classes: int) -> str:
     """The text for another number of classes: `classes` of each head and the filters of the layer before it, or the
     outputs of the last layer of a classifier, as people change them by hand. The rest stays as it is.
 
-    Raises InputError where the layer before a head is no convolution, so that nothing says its channels.
+    Raises InputError where the layer before a head is no convolution, so that nothing says its channels, and where the
+    last map has more than one place.
     """
     now = plan(text)
     if now.classes == classes:
@@ -123,7 +124,11 @@ def with_classes(text: str, classes: int) -> str:
     if not now.heads:
         last = next(layer for layer in reversed(now.layers) if isinstance(layer, Convolution | Connected))
         changes.append((last.section, "output" if isinstance(last, Connected) else "filters", classes))
-    return _rewritten(text, changes)
+    changed = _rewritten(text, changes)
+    if (found := plan(changed)).classes != classes:
+        size = "x".join(map(str, found.last.shape))
+        raise found.last.section.error(f"a classifier's last map is {classes}x1x1, here {size}; is the file cut off?")
+    return changed
 
 
 def with_size(text: str, height: int, width: int) -> str:
