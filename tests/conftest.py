@@ -84,6 +84,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture
 def short_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """One block a stage instead of up to 36: exports take as long as there are layers, whatever their width."""
-    monkeypatch.setattr(resnet, "BLOCKS", {50: (1, 1, 1, 1)})
+    monkeypatch.setattr(resnet, "BLOCKS", {50: (1, 1, 1, 1), 101: (1, 1, 2, 1)})
     monkeypatch.setattr(darknet, "STAGES", tuple((channels, 1) for channels, _ in darknet.STAGES))
     monkeypatch.setattr(cspdarknet, "BLOCKS", (1, 1, 1, 1, 1))

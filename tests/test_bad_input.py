@@ -171,6 +171,7 @@ def test_no_data_set(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "empty").mkdir()
     refuse(capsys, "train", "demo", "--data", "empty", told=("empty", "no data set"))
     refuse(capsys, "train", "demo", "--data", "nowhere", told=("nowhere",))
+    refuse(capsys, "train", "demo", "--data", "empty", "--transfer", told=("--transfer", "without --weights"))
     refuse(capsys, "data", "check", "good.png", told=("good.png",))
     refuse(capsys, "data", "show", "empty", told=("empty",))
 

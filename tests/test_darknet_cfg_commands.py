@@ -4,11 +4,13 @@ Reference of yolo-fastest: `detector test` on three images, boxes not cut to the
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import boxwright as bw
 from agreement import assert_same_detections
@@ -110,6 +112,45 @@ def test_import_reports_and_the_checkpoint_stands_alone(mine: Path, capsys: pyte
     assert torch.equal(found.boxes, wanted.boxes)
 
 
+def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "net.cfg").write_text(CFG.replace("=leaky", "=leaky ; slope 0.1"))
+    assert status_of("show", str(mine / "net.cfg")) == 0
+    line = "activation=leaky;slope0.1 is no activation of Darknet, which takes it for relu"
+    assert line in capsys.readouterr().err
+    weights = str(mine / "net.weights")
+    assert status_of("import", weights, "--cfg", str(mine / "net.cfg"), "-o", str(mine / "a.safetensors")) == 0
+    assert capsys.readouterr().err.count(line) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat \nbig dog\n\n \n", ["cat", "big dog"]),
+        ("cat\ncat\n", ["cat (0)", "cat (1)"]),
+        ("a\nb\nc\n", ["a", "b"]),
+        ("cat\n\n", "holds 1 names, the .cfg has classes=2"),
+        ("\ncat\n", "my.names line 1: empty, needed a class name"),
+        ("cat\na\tb\n", "my.names line 2: a control character in the class name"),
+    ],
+)
+def test_names(mine: Path, caplog: pytest.LogCaptureFixture, text: str, expected: list[str] | str) -> None:
+    """Blank lines behind the names are no names; equal names, as in Darknet's list of ImageNet, are told apart."""
+    (mine / "my.names").write_text(text)
+    if isinstance(expected, str):
+        with pytest.raises(bw.InputError, match=expected):
+            recipe.of_cfg(mine / "net.cfg", mine / "my.names")
+        return
+    assert list(recipe.of_cfg(mine / "net.cfg", mine / "my.names").data.names) == expected
+    assert ("holds 3 names, the .cfg has classes=2" in caplog.text) == (text.count("\n") == 3)
+
+
+def test_the_summary_of_classes_without_names(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 64), (200, 30, 30)).save(mine / "a.png")
+    arguments = ["--cfg", str(mine / "net.cfg"), "--out", str(mine / "found"), "--threshold", "0.001"]
+    assert status_of("predict", str(mine / "net.weights"), str(mine / "a.png"), *arguments) == 0
+    assert re.match(r"1 image: \d+ of class [01]", capsys.readouterr().out)
+
+
 def test_export_writes_the_numbers_and_the_text_again(mine: Path) -> None:
     arguments = ["--cfg", str(mine / "net.cfg"), "--to", "darknet", "-o", str(mine / "out.weights")]
     assert status_of("export", str(mine / "net.weights"), *arguments, "--set", "predict.threshold=0.001") == 0
@@ -135,6 +176,7 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     assert "holds 1 names, the .cfg has classes=2" in line
     assert "fits no shipped recipe as a whole; give its --cfg" in run(mine, capsys, "import", weights, *out)
     assert "found with a recipe" in run(mine, capsys, "import", weights, "--cfg", cfg, "--recipe", "demo", *out)
+    assert "is the .cfg of a network, needed its weights" in run(mine, capsys, "predict", cfg, "x.jpg")
     assert "names: found without cfg" in run(mine, capsys, "predict", weights, "x.jpg", "--names", names)
     content = Path(weights).read_bytes()
     Path(weights).write_bytes(content[:-8])
@@ -142,10 +184,17 @@ def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFix
     assert "it ends inside layer 2 of the .cfg (187 of 189 numbers), 2 too few" in line
     Path(weights).write_bytes(content[: -4 * 189])
     assert "189 too few behind layer 0 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(weights).write_bytes(content[:20])
+    assert "it ends behind its header" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(12))
     assert "3 are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(weights).write_bytes(content + bytes(27 * 4 * 40_000))
+    assert "are left over behind layer 2 of the .cfg" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
     Path(weights).write_bytes(content + bytes(27 * 4))
     assert "that is 3 classes against 2" in run(mine, capsys, "import", weights, "--cfg", cfg, *out)
+    Path(cfg).write_text("[net]\nwidth=64\nheight=64\nchannels=3\n[conv]\nfilters=9\n")
+    line = run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
+    assert "line 5, [convolutional]: the last layer gives 36,864 numbers, needed at most 32,768 classes" in line
     Path(cfg).write_text(CFG.replace("filters=21", "filters=255"))
     assert "set its filters=21" in run(mine, capsys, "predict", weights, "x.jpg", "--cfg", cfg)
     assert not Path(out[1]).exists()

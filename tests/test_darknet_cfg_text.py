@@ -88,6 +88,20 @@ def test_a_mark_at_the_start_and_bytes_of_another_code_page(tmp_path: Path) -> N
     assert len(plan(read_cfg(file)).layers) == 1
 
 
+def test_other_classes_need_an_end_of_one_place() -> None:
+    text = NET + "[convolutional]\nfilters=4\nsize=3\nstride=2\npad=1\n"
+    assert plan(with_classes(text + "[avgpool]\n", 7)).classes == 7
+    with pytest.raises(InputError, match="a classifier's last map is 7x1x1, here 7x32x32; is the file cut off"):
+        with_classes(text, 7)
+
+
+def test_a_file_of_powershell(tmp_path: Path) -> None:
+    file = tmp_path / "net.cfg"
+    file.write_text(NET + CONV, encoding="utf-16")
+    with pytest.raises(InputError, match=r"net\.cfg: is UTF-16, as PowerShell writes text; save the file as UTF-8"):
+        read_cfg(file)
+
+
 def test_what_has_no_effect_is_listed_once() -> None:
     found = plan(NET + "burn_in=3\n" + CONV + "colour=1\nlearning_rate=2\n" + CONV + "colour=2\nactivation=silu\n")
     assert found.ignored == ("burn_in", "colour", "learning_rate")
@@ -96,14 +110,26 @@ def test_what_has_no_effect_is_listed_once() -> None:
 
 
 BAD = {
-    "no section": ("", "needed [net]"),
+    "no section": ("", "starts with no section, needed [net]"),
     "no [net]": (CONV, "[convolutional] in line 1, needed [net]"),
     "a line before": ("width=3\n" + NET, "line 1: found 'width=3', needed [net] first"),
     "no layer": (NET, "holds no layer"),
     "no size": ("[net]\nchannels=3\n" + CONV, "line 1, [net]: width=0, height=0"),
-    "channels": (NET.replace("3", "4") + CONV, "channels=4"),
-    "unknown layer": (NET + "[convolutionl]\n", "line 5, [convolutionl]: no layer that is read; did you mean [conv"),
-    "unsupported layer": (NET + CONV + "[local]\n", "line 9, [local]"),
+    "channels": (NET.replace("3", "4") + CONV, "channels=4: found 4 channels, needed 3"),
+    "unknown layer": (NET + "[convolutionl]\n", "line 5, [convolutionl]: no layer of Darknet; did you mean [conv"),
+    "unsupported layer": (NET + CONV + "[local]\n", "line 9, [local]: layers of this kind are not supported"),
+    "no suggestion": (NET + CONV + "[conv_lstm]\n", "line 9, [conv_lstm]: layers of this kind are not supported"),
+    "recurrent": ("[net]\ninputs=256\n[rnn]\noutput=9\n", "line 3, [rnn]: layers of this kind are not supported"),
+    "first of two": (
+        NET + CONV + "[region]\nnum=3\nclasses=2\nmap=b\ntree=a\nanchors=1,1,2,2,3,3\n", "line 12, [region], map=b"
+    ),
+    "width of no whole cells": (
+        NET.replace("width=64", "width=60") + CONV + "[maxpool]\nstride=8\n[upsample]\nstride=8\n[route]\nlayers=0,2\n",
+        "sizes 64x60, 64x64, needed equal ones; try a width and height in [net] that are multiples of 32",
+    ),
+    "anchors without commas": (
+        NET + CONV + YOLO.replace("1,2, 3,4, 5,6", "1 2 3 4 5 6"), "there are 0 pairs; needed a pair for each, commas"
+    ),
     "comment behind ]": (NET + "[convolutional]#one\n", "line 5: found '[convolutional]#one'"),
     "control characters": (NET + "[\x1b[31m]\n", "\\x1b"),
     "route beyond": (NET + CONV + "[route]\nlayers=-1,-4\n", "line 10, [route], layers=-1,-4: there is no layer -4"),

@@ -355,6 +355,21 @@ def test_style_is_asked_for_or_checked(tmp_path: Path) -> None:
         weights.build(tmp_path / "a.pth", recipe.load("faster_rcnn_r50_coco_mmdet"))
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "needed"),
+    [
+        ("rpn_head.rpn_cls.weight", "faster_rcnn_r50_coco_torchvision", "is of mmdetection, .*=2, needed 0"),
+        ("backbone.bottom_up.stem.conv1.weight", "faster_rcnn_r50_coco_torchvision", "is of Detectron2, .*needed 0"),
+        ("rpn.head.cls_logits.weight", "faster_rcnn_r50_coco_mmdet", "is of torchvision, .*=0, needed 2"),
+    ],
+)
+def test_recipes_of_another_project(name: str, given: str, needed: str, tmp_path: Path) -> None:
+    """Names and shapes of all three are equal once translated, features of boxes are not."""
+    torch.save({name: torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=needed):
+        weights.build(tmp_path / "a.pth", recipe.load(given))
+
+
 def test_own_classes_of_a_file(tmp_path: Path) -> None:
     """Three classes, with the file's names; without a configuration both styles fit."""
     values = state("faster_rcnn_r50")

@@ -472,6 +472,12 @@ def test_evaluation_names_the_set_with_an_unknown_class(here: Path) -> None:
         bw.evaluate(rectangles_predictor(), ["one", "a"])
 
 
+def test_evaluation_without_class_names(here: Path) -> None:
+    write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)
+    with pytest.raises(InputError, match=r"compared by name, recipe demo has none; give them by --names"):
+        bw.evaluate(rectangles_predictor(data__names=[]), "one")
+
+
 def test_merged_sets_are_written_as_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names that both sets have start with their set's; boxes, classes and areas stay."""
     arguments = ["data", "merge", "a", "b", "-o", "new", "--class-map", "lorry=truck", "--class-map", "sign=drop"]

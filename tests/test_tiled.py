@@ -273,7 +273,7 @@ def command(tmp_path, monkeypatch, capsys):
 def test_the_command_writes_boxes_and_maps(tmp_path, command):
     status, said = command(tiff(tmp_path / "x.tif"), "--tile", 128, "--overlap", 0.25, "--geojson")
     assert status == 0
-    assert said.out.startswith("1 images: 1 blue, 1 green, 1 red\n")
+    assert said.out.startswith("1 image: 1 blue, 1 green, 1 red\n")
     assert len(rings(json.loads((tmp_path / "out/x.geojson").read_text()))) == 3
 
 

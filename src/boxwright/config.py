@@ -25,7 +25,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
-ClassCount = Annotated[int, Field(ge=1, le=32_768)]  # ImageNet's largest set has 21,841
+MOST_CLASSES = 32_768  # ImageNet's largest set has 21,841
+ClassCount = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
 Padding = Literal["symmetric", "same"]

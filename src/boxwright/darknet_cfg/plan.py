@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from boxwright.darknet_cfg.layers import ACTIVATIONS, Connected, Convolution, Head, Layer, Shape
-from boxwright.darknet_cfg.readers import read_layer
+from boxwright.darknet_cfg.readers import check_kind, read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
 LARGEST_SIDE = 1 << 14  # px
@@ -90,10 +90,12 @@ def plan(text: str, source: str = "the .cfg") -> Plan:
         InputError: One line with file, line and section for what is no such text, or not supported.
     """
     net, *sections = parse(text, source)
+    for section in sections:  # first: recurrent networks have no width, and their message names the layer
+        check_kind(section)
+        _check_supported(section)
     image = _image(net)
     layers: list[Layer] = []
     for section in sections:
-        _check_supported(section)
         layers.append(read_layer(section, image, layers))
     heads = tuple(layer for layer in layers if isinstance(layer, Head))
     _check_ends(net, layers, heads)
@@ -106,7 +108,8 @@ def with_classes(text: str, classes: int) -> str:
     """The text for another number of classes: `classes` of each head and the filters of the layer before it, or the
     outputs of the last layer of a classifier, as people change them by hand. The rest stays as it is.
 
-    Raises InputError where the layer before a head is no convolution, so that nothing says its channels.
+    Raises InputError where the layer before a head is no convolution, so that nothing says its channels, and where the
+    last map has more than one place.
     """
     now = plan(text)
     if now.classes == classes:
@@ -121,7 +124,11 @@ def with_classes(text: str, classes: int) -> str:
     if not now.heads:
         last = next(layer for layer in reversed(now.layers) if isinstance(layer, Convolution | Connected))
         changes.append((last.section, "output" if isinstance(last, Connected) else "filters", classes))
-    return _rewritten(text, changes)
+    changed = _rewritten(text, changes)
+    if (found := plan(changed)).classes != classes:
+        size = "x".join(map(str, found.last.shape))
+        raise found.last.section.error(f"a classifier's last map is {classes}x1x1, here {size}; is the file cut off?")
+    return changed
 
 
 def with_size(text: str, height: int, width: int) -> str:
@@ -147,14 +154,14 @@ def _image(net: Section) -> Shape:
     if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
         raise net.error(f"width={width}, height={height}; needed 1 to {LARGEST_SIDE:,} px")
     if channels not in (1, 3):
-        raise net.error(f"channels={channels}; needed 3, or 1 for gray images", "channels")
+        raise net.error(f"found {channels} channels, needed 3, or 1 for gray images", "channels")
     return channels, height, width
 
 
 def _check_supported(section: Section) -> None:
     """Raise InputError for a key that would change the answer and is not supported."""
     keys = REFUSED.get(section.kind, {}) | dict.fromkeys(REFUSED_ANYWHERE, ())
-    for key in section.options.keys() & keys.keys():
+    for key in (key for key in section.options if key in keys):
         value = section.word(key)
         if value and value not in keys[key] and not re.fullmatch(r"[+-]?0*\.?0*", value):
             raise section.error("not supported, and would change what the network answers", key)

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from boxwright.config import MOST_CLASSES
 from boxwright.darknet_cfg.layers import (
     ACTIVATIONS,
     Activation,
@@ -35,6 +36,12 @@ from boxwright.darknet_cfg.text import Section
 
 LARGEST_MAP = 1 << 28  # numbers, 1 GiB: many times the largest of a detector at 1280 px
 MAX_FILTERS = 1 << 16
+USUAL_STEP = 32  # px: the largest stride of most networks
+# Darknet's other layers: those of YOLOv1, of recurrent networks, of training, and rare ones
+UNSUPPORTED = {
+    "local", "detection", "rnn", "gru", "lstm", "crnn", "conv_lstm", "history", "contrastive", "implicit", "lrn",
+    "normalization", "empty", "deconvolutional", "logistic", "l2norm", "iseg",
+}  # fmt: skip
 SIMPLE = ACTIVATIONS - {"swish", "mish"}  # those of [scale_channels] and [sam]
 
 
@@ -54,6 +61,12 @@ class Before:
     @property
     def previous(self) -> int:
         return len(self.layers) - 1
+
+    @property
+    def size_hint(self) -> str:
+        """The end of a message about maps that do not fit, where the size of the input may be why."""
+        odd = any(side % USUAL_STEP for side in self.image[1:])
+        return f"; try a width and height in [net] that are multiples of {USUAL_STEP}" if odd else ""
 
     def numbers(self, key: str) -> tuple[int, ...]:
         """The layers that `key` names: below 0 counted from here, else from the first.
@@ -182,7 +195,7 @@ def _route(before: Before) -> Route:
     groups, group_id = before.positive("groups", 1), section.whole("group_id")
     if len({shape[1:] for shape in shapes}) > 1:
         sizes = ", ".join(f"{h}x{w}" for _, h, w in shapes[:6])
-        raise section.error(f"the maps have the sizes {sizes}, needed equal ones", "layers")
+        raise section.error(f"the maps have the sizes {sizes}, needed equal ones{before.size_hint}", "layers")
     if not 0 <= group_id < groups or any(shape[0] % groups for shape in shapes):
         raise section.error(f"channels do not divide into {groups} groups, or there is no group {group_id}", "groups")
     channels = sum(shape[0] // groups for shape in shapes)
@@ -234,7 +247,10 @@ def _reorg(before: Before) -> Reorg:
     # what the channels are divided by: [reorg] goes through (C / area, H s, W s), [reorg3d] back through one more
     divisor = 1 if not (reverse or in_memory) else area if in_memory else area * area
     if c % divisor or (not reverse and (h % stride or w % stride)):
-        raise section.error(f"a map of {c}x{h}x{w} does not divide by {stride}, or its channels by {divisor}", "stride")
+        raise section.error(
+            f"a map of {c}x{h}x{w} does not divide by {stride}, or its channels by {divisor}{before.size_hint}",
+            "stride",
+        )
     return Reorg(section, (before.previous,), shape, stride, reverse, in_memory)
 
 
@@ -268,7 +284,7 @@ def _softmax(before: Before) -> Softmax:
 def _head(before: Before) -> Head:
     section = before.section
     region = section.kind == "region"
-    classes, count = before.positive("classes", 20, 32_768), before.positive("num", 1)
+    classes, count = before.positive("classes", 20, MOST_CLASSES), before.positive("num", 1)
     mask = () if region else section.wholes("mask", end="#")
     mask = mask or tuple(range(count))
     values = 9 if section.kind == "Gaussian_yolo" else 5
@@ -283,7 +299,8 @@ def _head(before: Before) -> Head:
     missing = [index for index in mask if not 0 <= index < len(pairs)]
     if missing:
         raise section.error(
-            f"anchor {missing[0]} is used, there are {len(pairs)} pairs; needed a pair for each", "anchors"
+            f"anchor {missing[0]} is used, there are {len(pairs)} pairs; needed a pair for each, commas between",
+            "anchors",
         )
     anchors = tuple(pairs[index] for index in mask)
     if any(side <= 0 for pair in anchors for side in pair):
@@ -322,15 +339,22 @@ READERS: dict[str, Callable[[Before], Layer]] = {
 }  # fmt: skip
 
 
+def check_kind(section: Section) -> None:
+    """Raise InputError for a kind of layer that is not supported, or that Darknet does not have."""
+    if section.kind in READERS:
+        return
+    if section.kind in UNSUPPORTED:
+        raise section.error("layers of this kind are not supported")
+    near = difflib.get_close_matches(section.kind[:40], READERS, n=1)
+    raise section.error("no layer of Darknet" + (f"; did you mean [{near[0]}]?" if near else ""))
+
+
 def read_layer(section: Section, image: Shape, layers: Sequence[Layer]) -> Layer:
-    """The layer of `section`, which stands behind `layers`.
+    """The layer of `section`, of a kind that is supported, which stands behind `layers`.
 
     Raises:
         InputError: With file, line and section, for what does not fit.
     """
-    if section.kind not in READERS:
-        near = difflib.get_close_matches(section.kind[:40], READERS, n=1)
-        raise section.error("no layer that is read" + (f"; did you mean [{near[0]}]?" if near else ""))
     layer = READERS[section.kind](Before(section, image, layers))
     c, h, w = layer.shape
     if min(c, h, w) < 1:

@@ -4,6 +4,7 @@ Blanks count nowhere, not even inside words. Lines that begin with # or ; are co
 number ends where its digits end, and a word takes the rest of the line. The first of several equal keys counts.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,8 @@ def read_cfg(path: str | Path) -> str:
         InputError: For a file that cannot be read, or is larger than any .cfg, which is then not read at all.
     """
     content = read_input(path, ", needed a Darknet .cfg file, a text of some KB", LARGEST)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: is UTF-16, as PowerShell writes text; save the file as UTF-8")
     return content.decode("utf-8-sig", errors="replace")
 
 
@@ -133,8 +136,8 @@ def parse(text: str, source: str = "the .cfg") -> tuple[Section, ...]:
         if value or not sign:  # `key=` is passed over; a key alone counts as the first, and as not given
             found[-1][2].setdefault(key, (value, number))
     if not found or found[0][0] != "net":
-        first = f"[{found[0][0][:LONGEST_SHOWN]}] in line {found[0][1]}" if found else "not there"
-        raise InputError(f"{source}: the first section is {first}, needed [net] with width, height and channels")
+        first = f"[{found[0][0][:LONGEST_SHOWN]}] in line {found[0][1]}" if found else "no section"
+        raise InputError(f"{source}: starts with {first}, needed [net] with width, height and channels")
     if len(found) == 1:
         raise InputError(f"{source}: holds no layer behind [net]; the file is cut off")
     return tuple(

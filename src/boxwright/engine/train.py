@@ -84,6 +84,10 @@ def train(
     """
     if resume and (weights is not None or transfer):
         raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
+    if transfer and weights is None:
+        raise InputError(
+            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
+        )
     if not str(out):
         raise InputError("--out: found an empty name, needed a folder")
     if isinstance(recipe, str) and not resume:

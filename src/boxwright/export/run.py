@@ -227,5 +227,5 @@ def _fail_if_empty(report: parity.Report) -> parity.Report:
     # without any detections the results match whatever the networks compute
     if not report.found_nothing:
         return report
-    reason = f"nothing is found on {report.content['images']} from score {MIN_SCORE} on, so that nothing is"
-    return replace(report, reason=f"{reason} compared; name images with something on them by --data")
+    reason = f"nothing is found on {report.content['images']} from score {MIN_SCORE} on"
+    return replace(report, reason=f"{reason}; name images with something on them by --data")

@@ -10,6 +10,7 @@ from typing import Any
 
 from boxwright import json_text
 from boxwright.arrays import Array
+from boxwright.datatools.report import counted
 from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
@@ -27,7 +28,7 @@ class Summary:
     Attributes:
         out: The folder.
         images: Number of images read.
-        counts: Detections, or images of a classifier, by class name.
+        counts: Detections, or images of a classifier, by class name; `of class 3` for classes without names.
         failed: File -> why it could not be read or drawn.
         file: Name of the JSON file in `out`.
         drawn: Whether the images were drawn.
@@ -47,7 +48,11 @@ class Summary:
         ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {name}" for name, count in ranked)
         written = f"drawn images, {self.file}" if self.drawn else self.file
-        head = [*self.results, f"{self.images} images: {counts or 'nothing found'}", f"{written}: {self.out}"]
+        head = [
+            *self.results,
+            f"{counted(self.images, 'image[s]')}: {counts or 'nothing found'}",
+            f"{written}: {self.out}",
+        ]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
 
 
@@ -122,7 +127,7 @@ def write_results(
     counts: Counter[str] = Counter()
     lines = []
     for result in results:
-        counts.update(task.counted(result))
+        counts.update(name if result.names else f"of class {name}" for name in task.counted(result))
         if (line := task.line(result)) is not None:
             lines.append(line)
     return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))

@@ -2,11 +2,12 @@
 
 import logging
 import re
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from boxwright.config import LARGEST_YAML, Tree
+from boxwright.config import LARGEST_YAML, MOST_CLASSES, Tree, class_name_fault
 from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.darknet_cfg.training import not_taken_over, training
@@ -23,13 +24,20 @@ NMS_KINDS = {"greedynms": "greedy", "diounms": "diou"}
 
 
 def recipe_of_cfg(path: str | Path) -> Tree:
-    """The recipe of the .cfg at `path` as plain values, without class names.
+    """The recipe of the .cfg at `path` as plain values, without class names; odd activations are logged.
 
     Raises:
         InputError: For a file that cannot be read, with line and section.
     """
     text = read_cfg(path)
     network = plan(text, str(path))
+    if network.classes > MOST_CLASSES:
+        raise network.last.section.error(
+            f"the last layer gives {network.classes:,} numbers, needed at most {MOST_CLASSES:,} classes, or a [yolo]; "
+            "is the file cut off?"
+        )
+    for note in network.notes:
+        logger.warning("%s: %s", path, note)
     height, width = network.image[1:]
     nms = _nms(network)
     return {
@@ -63,21 +71,29 @@ def with_training(recipe: Tree, source: str, data: Any) -> Tree:
 
 
 def read_names(path: str | Path, classes: int) -> list[str]:
-    """The first `classes` lines of a .names file.
+    """The first `classes` lines of a .names file; further ones are logged.
+
+    Names that occur twice, as `crane` in Darknet's list of ImageNet, get the number of their class: `crane (428)`.
 
     Raises:
-        InputError: For a file that cannot be read or has fewer lines.
+        InputError: For a file that cannot be read, has fewer lines, or a line that is no name, by its number.
     """
     try:
         text = read_input(path, ", needed a class name a line", LARGEST_YAML).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    names = text.replace("\r", "").removesuffix("\n").split("\n") if text else []
+    names = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
     if len(names) < classes:
         raise InputError(
             f"{path}: holds {len(names)} names, the .cfg has classes={classes}; needed a name a line for each"
         )
-    return names[:classes]
+    if len(names) > classes:
+        logger.warning("%s: holds %d names, the .cfg has classes=%d; the first are used", path, len(names), classes)
+    for number, name in enumerate(names[:classes], 1):
+        if fault := class_name_fault(name) if name else "empty, needed a class name":
+            raise InputError(f"{path} line {number}: {fault}")
+    count = Counter(names[:classes])
+    return [f"{name} ({label})" if count[name] > 1 else name for label, name in enumerate(names[:classes])]
 
 
 def _fit(network: Plan) -> dict[str, object]:

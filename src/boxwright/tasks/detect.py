@@ -363,6 +363,11 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
     Raises InputError for a class of the data set that the model does not have.
     """
     names = recipe.data.names
+    if not names:
+        raise InputError(
+            f"{dataset.root}: its classes are compared by name, recipe {recipe.name} has none; give them by --names "
+            "with --cfg, or --set data.names=[...]"
+        )
     unknown = [name for label, name in enumerate(dataset.names) if name not in names and label != dataset.group]
     if unknown:
         sets = dataset.members.sets if dataset.members else ()

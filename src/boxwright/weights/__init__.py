@@ -84,7 +84,7 @@ def read(model: nn.Module, file: Path, recipe: Recipe, transfer: bool) -> tuple[
     else:
         contents = torch_files.contents(file) if kind == "torch" else Contents(checkpoint.read_tensors(file))
         if not transfer and (reason := contradiction(recipe, contents)):
-            raise InputError(f"{file}: {reason}; take the recipe of its style, or --transfer")
+            raise InputError(f"{file}: {reason}; take the recipe of its origin, or --transfer")
         return renamed(model, contents, file, recipe), []
     if not transfer:
         _check_lineage(kind, foreign.padding, file, recipe)
@@ -132,4 +132,8 @@ def kind_of(file: Path) -> str:
         return "torch"
     if file.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
+    if file.suffix == ".cfg":
+        raise InputError(
+            f"{file}: is the .cfg of a network, needed its weights; name them first, and the .cfg by --cfg"
+        )
     raise InputError(f"{file}: not a weights file; needed .safetensors, .pt, .pth, .pkl, .weights, *.conv.N or .ckpt")

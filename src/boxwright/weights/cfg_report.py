@@ -30,7 +30,6 @@ def lines(file: str | Path, model: nn.Module, recipe: Recipe, report: Report) ->
     found = [f"{Path(file).name}: {len(plan.layers)} layers, {taken:,} numbers taken, 0 left over"]
     if report.fresh:
         found.append(f"{len(report.fresh)} tensors stay fresh ({', '.join(report.fresh_parts())})")
-    found.extend(plan.notes)
     if plan.ignored:
         found.append(f"keys without effect on predictions: {', '.join(plan.ignored)}")
     if not report.fresh and (name := published(model, config)):

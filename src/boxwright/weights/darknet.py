@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright.config import RGB, ModelConfig
+from boxwright.config import MOST_CLASSES, RGB, ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.nn.darknet_layers import EPS, Connected, Norm, Shortcut
@@ -213,10 +213,13 @@ def _cut(found: int, plan: list[Layer], line: str, transfer: bool) -> list[Layer
             if left:
                 position = f"inside {_place(plan, done)} ({left:,} of {size:,} numbers), {few}"
                 raise InputError(f"{line}; it ends {position}, so it is truncated or of another network")
+            if not done:
+                raise InputError(f"{line}; it ends behind its header, so it is truncated")
             if not transfer:
-                behind = f" behind {_place(plan, done - 1)}" if done else ""
+                behind = _place(plan, done - 1)
                 raise InputError(
-                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few}{behind} (--transfer loads it)"
+                    f"{line}; it is a cut with {done} of {len(plan)} convolutions, {few} behind {behind} "
+                    "(--transfer loads it)"
                 )
             return plan[:done]
         left -= size
@@ -236,7 +239,7 @@ def _classes(found: int, config: ModelConfig) -> int | None:
     except InputError:  # a .cfg whose classes cannot be set
         return None
     classes, odd = divmod(found - with_1, with_2 - with_1)
-    return classes + 1 if classes >= 0 and not odd else None
+    return classes + 1 if 0 <= classes < MOST_CLASSES and not odd else None
 
 
 def _of_classes(config: ModelConfig, classes: int) -> list[Layer]:

@@ -70,10 +70,13 @@ def the_recipe_of(path: str | Path) -> tuple[Recipe, str]:
         what += f" (skipped: {', '.join(found.skipped[:MOST_SHOWN])})"
     names = [each.name for each in found.fits]
     if len(names) == 1:
-        return found.fits[0], what
+        depth = getattr(found.fits[0].model, "depth", None)
+        return found.fits[0], what + (f", ResNet-{depth}" if depth else "")
     if not names:
-        remedy = "give its --cfg" if weights.kind_of(locate(Path(path))) == "darknet" else "name one by --recipe"
-        raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}, or --transfer")
+        remedy = "name one by --recipe, with --transfer to load what fits"
+        if weights.kind_of(locate(Path(path))) == "darknet":
+            remedy = "give its --cfg"
+        raise InputError(f"{path}: {found.what}; fits no shipped recipe as a whole; {remedy}")
     raise InputError(f"{path}: {found.what}; fits {', '.join(names)}; name the one of its origin by --recipe")
 
 
@@ -111,7 +114,7 @@ def _origin(contents: Contents) -> tuple[str, str]:
         return f"a {network} of mmdetection {contents.version or '2 or 3'}", "_mmdet"
     if detectron2.is_faster_rcnn(tensors):
         return "a Faster R-CNN of Detectron2", "_detectron2"
-    if "roi_heads.box_predictor.cls_score.weight" in tensors:
+    if meta.TORCHVISION in tensors:
         second = "roi_heads.box_head.5.weight" in tensors
         return "a Faster R-CNN of torchvision", "_torchvision_v2" if second else "_torchvision"
     return "a state dict", ""

@@ -1,13 +1,17 @@
 """What mmdetection stores beside weights: class names, and the configuration as text, searched and never executed."""
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from boxwright import recipe as recipes
 from boxwright.recipe import Recipe
-from boxwright.weights.names import mmdetection
+from boxwright.weights.names import detectron2, mmdetection
 from boxwright.weights.torch_files import Contents
 
 STYLE = re.compile(r"\bstyle\s*=\s*['\"](caffe|pytorch)['\"]|['\"]style['\"]\s*:\s*['\"](caffe|pytorch)['\"]")
+TORCHVISION = "rpn.head.cls_logits.weight"  # in both versions of its Faster R-CNN
 
 
 def with_own_names(recipe: Recipe, contents: Contents) -> Recipe:
@@ -19,7 +23,27 @@ def with_own_names(recipe: Recipe, contents: Contents) -> Recipe:
 
 
 def contradiction(recipe: Recipe, contents: Contents) -> str:
-    """What a file's own configuration says against `recipe`, which no tensor shows; "" where nothing does."""
+    """What a file's origin and its own configuration say against `recipe`, which no tensor shows; "" for nothing."""
+    return _other_origin(recipe, contents.tensors) or _other_style(recipe, contents)
+
+
+def _other_origin(recipe: Recipe, tensors: Mapping[str, Tensor]) -> str:
+    """Networks of these projects have equal shapes, and see the boxes of others with other features."""
+    roi = getattr(recipe.model, "roi", None)
+    if roi is None:
+        return ""
+    for project, is_of, samples in (
+        ("mmdetection", mmdetection.is_faster_rcnn, 0),
+        ("Detectron2", detectron2.is_faster_rcnn, 0),
+        ("torchvision", lambda tensors: TORCHVISION in tensors, 2),
+    ):
+        if is_of(tensors) and roi.samples_per_bin != samples:
+            found = f"model.roi.samples_per_bin={roi.samples_per_bin}"
+            return f"is of {project}, recipe {recipe.name} has {found}, needed {samples}"
+    return ""
+
+
+def _other_style(recipe: Recipe, contents: Contents) -> str:
     found = STYLE.search(contents.config)
     stride_in = getattr(recipe.model, "stride_in", None)
     if not found or stride_in is None or not mmdetection.is_faster_rcnn(contents.tensors):

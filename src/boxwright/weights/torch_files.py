@@ -74,8 +74,10 @@ def contents(file: Path) -> Contents:
     except InputError:
         raise
     except Exception as error:  # torch and zipfile raise half a dozen kinds here, by what is wrong with the file
-        reason = str(error).partition("\n")[0][:120]
-        raise InputError(f"{file}: cannot be read as a torch state dict ({reason})") from error
+        reason = "truncated" if "central directory" in str(error) else str(error).partition("\n")[0][:60]
+        raise InputError(
+            f"{file}: cannot be read as a torch state dict ({reason}); is damaged, or of another kind; copy it anew"
+        ) from error
     if not (isinstance(state, dict) and all(isinstance(key, str) and isinstance(state[key], Tensor) for key in state)):
         raise InputError(f"{file}: holds {type(state).__name__}, needed a flat state dict of names to tensors")
     for name, tensor in state.items():
