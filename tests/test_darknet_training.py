@@ -190,20 +190,19 @@ def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> N
     assert "\n" not in str(error.value)
 
 
-def test_other_heads_are_not_trained(
+def test_heads_of_two_kinds_are_not_trained(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before a run folder exists."""
     monkeypatch.chdir(tmp_path)
     head = "[region]\nanchors=1,2\nclasses=3\nnum=1\n"
-    Path("old.cfg").write_text("\n".join([NET, CONV.format(8, 2), LAST.format(8, "linear"), head]))
+    second = "[route]\nlayers=-3\n" + LAST.format(8, "linear") + "[yolo]\nanchors=9,9\nclasses=3\nnum=1\n"
+    Path("old.cfg").write_text("\n".join([NET, CONV.format(8, 2), LAST.format(8, "linear"), head, second]))
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "old.cfg", "--data", str(tiny_coco), "--out", "run"])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert stop.value.code == 2
-    assert (
-        error == "boxwright: the .cfg line 36, [region]: cannot be trained, only [yolo] can; it predicts, and exports"
-    )
+    assert error == "boxwright: the .cfg line 48, [yolo]: training needs heads of one kind, and one [region] at most"
     assert not Path("run").exists()
 
 

@@ -4,14 +4,12 @@ An iteration of Darknet is an optimizer step here, of `batch` images in `subdivi
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Norm, Shortcut
+from boxwright.darknet_cfg import losses
+from boxwright.darknet_cfg.layers import Connected, Convolution, Norm, Shortcut
+from boxwright.darknet_cfg.losses import Keys
 from boxwright.darknet_cfg.plan import USED, Plan
 from boxwright.darknet_cfg.text import Section
-
-Keys = dict[str, Any]
 
 # Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
 DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}
@@ -21,11 +19,11 @@ RATES = {
 }  # fmt: skip
 COLORS = {"flip", "hue", "saturation", "exposure"}
 NET = RATES | COLORS | DRAWING | {"mixup"}
-HEAD = {
-    "jitter", "resize", "random", "ignore_thresh", "iou_thresh", "iou_loss", "iou_normalizer", "obj_normalizer",
-    "cls_normalizer", "max_delta", "label_smooth_eps", "max",
+HEAD = {"jitter", "resize", "random", "max"}
+DETECTOR = {
+    "net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD | losses.YOLO,
+    "region": HEAD | losses.REGION, "dropout": {"probability"},
 }  # fmt: skip
-DETECTOR = {"net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD, "dropout": {"probability"}}
 CLASSIFIER = {
     "net": NET | {"label_smooth_eps", "min_crop", "max_crop", "aspect", "cutmix"}, "dropout": {"probability"},
     "cost": {"type"},
@@ -34,7 +32,6 @@ NEUTRAL = {"truth_thresh": 1.0}  # values without effect; 0 is one for all other
 
 EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
 EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
-UNLIMITED = 1e9  # `max_delta` of a head without the key, beside one that has it
 
 
 def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
@@ -59,7 +56,7 @@ def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
         return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
     train["augment"] = _augment(plan)
     most = plan.heads[-1].section.whole("max")
-    return train, {"max_boxes": most} if most else {}, {"loss": _loss(plan.heads)}
+    return train, {"max_boxes": most} if most else {}, losses.loss(plan.heads)
 
 
 def not_taken_over(plan: Plan) -> list[str]:
@@ -182,30 +179,6 @@ def _up(factor: float) -> float:
 def _range(factor: float) -> list[float]:
     up = _up(factor)
     return [round(1 / up, 4), round(up, 4)]
-
-
-def _loss(heads: Sequence[Head]) -> Keys:
-    """`model.loss`: a list of one number where all heads have the same."""
-    sections = [head.section for head in heads]
-    kinds = [each.word("iou_loss", "mse") for each in sections]
-    if odd := next((each for each, kind in zip(sections, kinds, strict=True) if kind != kinds[0]), None):
-        raise odd.error(f"training needs one for all heads, the first has iou_loss={kinds[0][:10]}", "iou_loss")
-
-    def of_heads(value: Callable[[Section], float]) -> list[float]:
-        values = [value(each) for each in sections]
-        return values[:1] if len(set(values)) == 1 else values
-
-    loss: Keys = {
-        "box_loss": kinds[0] if kinds[0] in {"iou", "giou", "diou", "ciou"} else "mse",
-        "box": of_heads(lambda each: each.number("iou_normalizer", 0.75)),
-        "objectness": of_heads(lambda each: each.number("obj_normalizer", 1.0)),
-        "assign_iou": of_heads(lambda each: min(each.number("iou_thresh", 1.0), 1.0)),
-        "ignore_iou": of_heads(lambda each: min(each.number("ignore_thresh", 0.5), 1.0)),
-        "label_smoothing": sections[0].number("label_smooth_eps"),
-    }
-    if any(each.number("max_delta") for each in sections):
-        loss["max_delta"] = of_heads(lambda each: each.number("max_delta") or UNLIMITED)
-    return loss
 
 
 def _frozen(plan: Plan) -> list[str]:

@@ -23,6 +23,7 @@ from boxwright.nn import darknet_layers
 from boxwright.nn.classifier import ImageClassifier, LabelConfig
 from boxwright.nn.darknet_loss import LossConfig, yolo_loss
 from boxwright.nn.network import Network
+from boxwright.nn.region_loss import RegionLossConfig, region_loss
 from boxwright.nn.yolo import CellConfig, CellDetector
 from boxwright.ops.anchors import flatten
 from boxwright.types import Batch
@@ -43,6 +44,7 @@ class Config(CellConfig, LabelConfig):
     cfg: Annotated[str, Field(max_length=LARGEST)]
     multi_label: bool = True
     loss: LossConfig = LossConfig()  # of [yolo] heads
+    region_loss: RegionLossConfig = RegionLossConfig()  # of a [region] head
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -151,12 +153,19 @@ class CfgDetector(CellDetector):
         return tuple(self.layers(self.normalize(images), [head.inputs[0] for head in self.heads]))
 
     def check_trainable(self) -> None:
-        for head in self.heads:
-            if head.section.kind != "yolo":
-                raise head.section.error("cannot be trained, only [yolo] can; it predicts, and exports")
+        first, *others = self.heads
+        if first.section.kind == "Gaussian_yolo":
+            raise first.section.error("cannot be trained, only [yolo] and [region] can; it predicts, and exports")
+        for head in others:
+            if head.section.kind != first.section.kind or head.section.kind == "region":
+                raise head.section.error("training needs heads of one kind, and one [region] at most")
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness and classes; see `yolo_loss`."""
+        """The terms box, objectness and classes; see `yolo_loss` and `region_loss`."""
+        head = self.heads[0]
+        if head.section.kind == "region":
+            rows = flatten(raw, self.counts)
+            return region_loss(rows, self.cells(raw), batch, self.config.region_loss, head.softmax)
         rows = flatten(self.logits(raw), self.counts)
         new_coords = [head.new_coords for head in self.heads]
         return yolo_loss(rows, self.cells(raw), batch, self.config.loss, new_coords)

@@ -47,8 +47,12 @@ def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0
 
     smoothing: 1 becomes 1 - smoothing, 0 becomes smoothing / (classes - 1) (MindSpore zoo).
     """
-    cell = cells.responsible(batch.boxes)[:, None]
-    return _resolve(batch, cell, torch.ones_like(cell, dtype=torch.bool), len(cells.corner), classes, smoothing)
+    return assign_to(batch, cells.responsible(batch.boxes), len(cells.corner), classes, smoothing)
+
+
+def assign_to(batch: Batch, cell: Tensor, total: int, classes: int, smoothing: float = 0.0) -> Targets:
+    """Each object to its `cell` (B, M) in 0..total-1. P is 1. smoothing: as in `assign_best`."""
+    return _resolve(batch, cell[:, None], torch.ones_like(cell[:, None], dtype=torch.bool), total, classes, smoothing)
 
 
 def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float | Tensor, smoothing: float = 0.0) -> Targets:

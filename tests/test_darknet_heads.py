@@ -1,0 +1,241 @@
+"""Training of Darknet's [region] heads: gradients against a loop over cells, and networks that learn."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright import models
+from boxwright.darknet_cfg.plan import plan
+from boxwright.darknet_cfg.training import training
+from boxwright.errors import InputError
+from boxwright.models.darknet_cfg import CfgDetector
+from boxwright.nn.network import Network
+from boxwright.ops.iou import pairwise_iou
+from boxwright.types import Batch
+from zoo_loss import batch_of
+
+HEIGHT, WIDTH = 64, 96
+NET = f"[net]\nwidth={WIDTH}\nheight={HEIGHT}\nchannels=3\n"
+CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n"
+LAST = "[convolutional]\nfilters={}\nsize=1\nstride=1\npad=1\nactivation=linear\n"
+
+Box = tuple[float, float, float, float]  # center x, center y, width, height, in shares of the input
+TRUTHS: list[list[tuple[int, Box]]] = [
+    [(2, (0.31, 0.42, 0.40, 0.75)), (0, (0.71, 0.30, 0.07, 0.15)), (1, (0.12, 0.81, 0.19, 0.50))],
+    [(1, (0.55, 0.62, 0.33, 0.52)), (2, (0.53, 0.60, 0.30, 0.50))],  # one cell and anchor
+]
+
+
+def detector(text: str) -> CfgDetector:
+    """With the loss that the text says."""
+    tree = {"name": "darknet_cfg", "cfg": text, **training(plan(text))[2]}
+    model = models.build(models.module("darknet_cfg").Config.model_validate(tree))
+    assert isinstance(model, CfgDetector)
+    return model
+
+
+def batch() -> Batch:
+    boxes = torch.zeros(2, 3, 4)
+    labels = torch.full((2, 3), -1, dtype=torch.int64)
+    for image, truths in enumerate(TRUTHS):
+        for number, (label, (x, y, w, h)) in enumerate(truths):
+            corners = [(x - w / 2) * WIDTH, (y - h / 2) * HEIGHT, (x + w / 2) * WIDTH, (y + h / 2) * HEIGHT]
+            boxes[image, number], labels[image, number] = torch.tensor(corners), label
+    return batch_of(boxes, labels, (HEIGHT, WIDTH))
+
+
+def logistic(number: float) -> float:
+    return 1 / (1 + math.exp(-number))
+
+
+def iou(box: Box, other: Box) -> float:
+    (x, y, w, h), (u, v, p, q) = box, other
+    across = max(0.0, min(x + w / 2, u + p / 2) - max(x - w / 2, u - p / 2))
+    down = max(0.0, min(y + h / 2, v + q / 2) - max(y - h / 2, v - q / 2))
+    return across * down / (w * h + p * q - across * down)
+
+
+# [region]: the maps have 4 x 6 cells of 16 px, anchors are in cells.
+
+ROWS, COLUMNS = 4, 6
+PAIRS = ((0.6, 0.7), (1.4, 1.1), (2.2, 2.6))
+REGION = (
+    f"[region]\nanchors={','.join(f'{w},{h}' for w, h in PAIRS)}\nclasses=3\ncoords=4\nnum=3\nthresh=.35\n"
+    "coord_scale=1.5\nobject_scale=5\nnoobject_scale=.8\nclass_scale=2\nabsolute=1\n"
+)
+
+
+def region(keys: str = "") -> str:
+    return "\n".join([NET, *(CONV.format(8, 2) for _ in range(4)), LAST.format(24), REGION + keys])
+
+
+def predicted(numbers: list[float], anchor: int, row: int, column: int) -> Box:
+    (w, h), (x, y) = PAIRS[anchor], map(logistic, numbers[:2])
+    return (
+        (column + x) / COLUMNS, (row + y) / ROWS, math.exp(numbers[2]) * w / COLUMNS, math.exp(numbers[3]) * h / ROWS,
+    )  # fmt: skip
+
+
+def coordinate_deltas(numbers: list[float], wanted: list[float], scale: float) -> list[float]:
+    """wanted: center in the cell, logarithms of sides in anchors."""
+    x, y = map(logistic, numbers[:2])
+    return [
+        scale * (wanted[0] - x) * x * (1 - x), scale * (wanted[1] - y) * y * (1 - y),
+        scale * (wanted[2] - numbers[2]), scale * (wanted[3] - numbers[3]),
+    ]  # fmt: skip
+
+
+def class_deltas(numbers: list[float], label: int, softmax: bool, focal: bool) -> list[float]:
+    exponents = [math.exp(number) for number in numbers]
+    outputs = [each / sum(exponents) for each in exponents] if softmax else numbers
+    factor, p = 1.0, outputs[label]
+    if focal:
+        factor = 0.5 * -(1 - p) * (2 * p * math.log(p) + p - 1)
+    return [2 * factor * ((number == label) - output) for number, output in enumerate(outputs)]
+
+
+def region_deltas(
+    level: np.ndarray[Any, Any], *, rescore: bool, bias_match: bool, softmax: bool, focal: bool, first_images: bool
+) -> np.ndarray[Any, Any]:
+    """What forward_region_layer adds to the map (B, A, 8, h, w), cell by cell, then object by object."""
+    result = np.zeros_like(level)
+    for image, truths in enumerate(TRUTHS):
+        for anchor, row, column in np.ndindex(3, ROWS, COLUMNS):
+            numbers = level[image, anchor, :, row, column].tolist()
+            box, o = predicted(numbers, anchor, row, column), logistic(numbers[4])
+            out = result[image, anchor, :, row, column]
+            best = max(iou(box, truth) for _, truth in truths)
+            out[4] = 0 if best > 0.35 else 0.8 * (0 - o) * o * (1 - o)
+            if first_images:
+                out[:4] = coordinate_deltas(numbers, [0.5, 0.5, 0.0, 0.0], 0.01)
+        for label, truth in truths:
+            column, row = int(truth[0] * COLUMNS), int(truth[1] * ROWS)
+            fits = []
+            for anchor, (w, h) in enumerate(PAIRS):
+                _, _, own_w, own_h = predicted(level[image, anchor, :, row, column].tolist(), anchor, row, column)
+                side = (w / COLUMNS, h / ROWS) if bias_match else (own_w, own_h)
+                fits.append(iou((0, 0, *side), (0, 0, *truth[2:])))
+            anchor = fits.index(max(fits))
+            w, h = PAIRS[anchor]
+            numbers, out = level[image, anchor, :, row, column].tolist(), result[image, anchor, :, row, column]
+            wanted = [
+                truth[0] * COLUMNS - column, truth[1] * ROWS - row,
+                math.log(truth[2] * COLUMNS / w), math.log(truth[3] * ROWS / h),
+            ]  # fmt: skip
+            o = logistic(numbers[4])
+            goal = iou(predicted(numbers, anchor, row, column), truth) if rescore else 1
+            out[:4] = coordinate_deltas(numbers, wanted, 1.5)
+            out[4] = 5 * (goal - o) * o * (1 - o)
+            out[5:] = class_deltas(numbers[5:], label, softmax, focal)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("rescore", "bias_match", "softmax", "focal", "first_images"),
+    [
+        (True, True, True, False, True),
+        (False, True, True, False, False),
+        (True, False, True, True, False),
+        (False, False, False, False, True),
+    ],
+)
+def test_gradients_of_region_are_those_of_darknets_loop(
+    rescore: bool, bias_match: bool, softmax: bool, focal: bool, first_images: bool
+) -> None:
+    settings = {"rescore": rescore, "bias_match": bias_match, "softmax": softmax, "focal_loss": focal}
+    model = detector(region("".join(f"{key}={int(value)}\n" for key, value in settings.items())))
+    model.check_trainable()
+    draw = torch.Generator().manual_seed(2)
+    level = torch.randn(2, 3, 8, ROWS, COLUMNS, generator=draw, dtype=torch.float64) * 0.7
+    expected = region_deltas(
+        level.numpy(), rescore=rescore, bias_match=bias_match, softmax=softmax, focal=focal, first_images=first_images
+    )
+    leaf = level.float().flatten(1, 2).requires_grad_()
+    terms = model.loss_of_raw((leaf,), replace(batch(), seen=12_799 if first_images else 12_800))
+    (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaf)
+    ours = -2 * gradient.view(level.shape).numpy()  # the mean of two images, and the way down
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+    assert set(terms) == {"box", "objectness", "classes"}
+
+
+def test_regions_to_ignore_are_no_background() -> None:
+    """A box on an ignore region learns nothing, without it that there is none."""
+    model, own = detector(region()), batch()
+    numbers = torch.zeros(2, 3, 8, ROWS, COLUMNS)
+    ignored = replace(own, ignore=torch.tensor([[True, False, False], [False] * 3]))
+    gradients = []
+    for each in (own, ignored):
+        leaf = numbers.flatten(1, 2).clone().requires_grad_()
+        terms = model.loss_of_raw((leaf,), each)
+        gradients.append(torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaf)[0].view(2, 3, 8, 4, 6))
+    assert gradients[0][0, 2, 4, 1, 1] < 0 == gradients[1][0, 2, 4, 1, 1]  # the cell of the first object
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+def test_what_of_region_cannot_be_trained() -> None:
+    with pytest.raises(InputError, match=r"\[region\], focal_loss=1: training needs softmax=1 with it"):
+        detector(region("focal_loss=1\n"))
+    two = region() + "[route]\nlayers=-2\n" + REGION
+    with pytest.raises(InputError, match=r"\[region\]: training needs heads of one kind, and one \[region\] at most"):
+        detector(two).check_trainable()
+
+
+# Networks that learn four images by heart
+
+COLORS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]])
+
+
+def four_images() -> Batch:
+    """Two rectangles each, whose color is their class, on gray noise."""
+    draw = torch.Generator().manual_seed(5)
+    images = torch.rand(4, 3, HEIGHT, WIDTH, generator=draw) * 0.2 + 0.4
+    boxes, labels = torch.zeros(4, 2, 4), torch.zeros(4, 2, dtype=torch.int64)
+    for image in range(4):
+        for number in range(2):
+            w, h = (16 + 10 * ((image + number) % 3), 18 + 8 * ((image + 2 * number) % 3))
+            x, y, label = 6 + 48 * number, 5 + 4 * image, (image + number) % 3
+            images[image, :, y : y + h, x : x + w] = COLORS[label][:, None, None]
+            boxes[image, number], labels[image, number] = torch.tensor([x, y, x + w, y + h]), label
+    return replace(batch_of(boxes, labels, (HEIGHT, WIDTH)), images=images)
+
+
+def learn(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
+    """The loss at every step."""
+    own, losses = four_images(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr, 0.9)
+    model.train()
+    for step in range(steps):
+        terms = model.loss(replace(own, seen=4 * (step + 1)))
+        total = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        losses.append(float(total.detach()))
+    return losses, own
+
+
+def assert_found(model: CfgDetector, own: Batch) -> None:
+    """Each object as its class, by a box of more than 0.5 overlap."""
+    model.eval()
+    with torch.no_grad():
+        found = model.decode(model(own.images), 0.3)
+    for image, detections in enumerate(found):
+        overlaps: Tensor = pairwise_iou(own.boxes[image], detections.boxes)
+        right = own.labels[image][:, None] == detections.labels
+        assert ((overlaps > 0.5) & right).any(1).all(), image
+
+
+def test_a_network_with_a_region_head_learns() -> None:
+    torch.manual_seed(0)
+    keys = "softmax=1\nbias_match=1\nrescore=1\n"
+    body = [CONV.format(width, 2) for width in (16, 24, 32, 32)]
+    model = detector("\n".join([NET, *body, LAST.format(24), REGION + keys]))
+    losses, own = learn(model, 150, 0.01)
+    assert losses[-1] < losses[0] / 10
+    assert_found(model, own)
