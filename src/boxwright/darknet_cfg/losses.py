@@ -11,8 +11,10 @@ Keys = dict[str, Any]
 # The keys that are read here, and in `region` those without effect
 YOLO = {
     "ignore_thresh", "iou_thresh", "iou_loss", "iou_normalizer", "obj_normalizer", "cls_normalizer", "max_delta",
-    "label_smooth_eps",
+    "label_smooth_eps", "truth_thresh", "objectness_smooth", "focal_loss", "counters_per_class", "iou_thresh_kind",
 }  # fmt: skip
+# `focal_loss` has no effect there; `objectness_smooth` is another than that of [yolo], which `loss` does not have
+GAUSSIAN = YOLO - {"objectness_smooth"} | {"uc_normalizer"}
 REGION = {
     "coord_scale", "object_scale", "noobject_scale", "class_scale", "thresh", "rescore", "bias_match", "focal_loss",
     "absolute", "coords",
@@ -50,22 +52,58 @@ def _region(section: Section) -> Keys:
 
 def _yolo(sections: Sequence[Section]) -> Keys:
     """A list of one number where all heads have the same."""
-    kinds = [each.word("iou_loss", "mse") for each in sections]
-    if odd := next((each for each, kind in zip(sections, kinds, strict=True) if kind != kinds[0]), None):
-        raise odd.error(f"training needs one for all heads, the first has iou_loss={kinds[0][:10]}", "iou_loss")
 
     def of_heads(value: Callable[[Section], float]) -> list[float]:
         values = [value(each) for each in sections]
         return values[:1] if len(set(values)) == 1 else values
 
     keys: Keys = {
-        "box_loss": kinds[0] if kinds[0] in {"iou", "giou", "diou", "ciou"} else "mse",
+        "box_loss": _overlap(sections, "iou_loss", "mse"),
         "box": of_heads(lambda each: each.number("iou_normalizer", 0.75)),
         "objectness": of_heads(lambda each: each.number("obj_normalizer", 1.0)),
         "assign_iou": of_heads(lambda each: min(each.number("iou_thresh", 1.0), 1.0)),
         "ignore_iou": of_heads(lambda each: min(each.number("ignore_thresh", 0.5), 1.0)),
+        "assign_kind": _overlap(sections, "iou_thresh_kind", "iou"),
+        "truth_iou": of_heads(lambda each: min(each.number("truth_thresh", 1.0), 1.0)),
         "label_smoothing": sections[0].number("label_smooth_eps"),
     }
+    if sections[0].kind == "yolo":
+        keys["objectness_smooth"] = of_heads(lambda each: bool(each.whole("objectness_smooth")))
+        keys["focal_loss"] = of_heads(lambda each: bool(each.whole("focal_loss")))
+    else:
+        keys["uncertainty"] = of_heads(lambda each: each.number("uc_normalizer", 1.0))
+    if weights := _class_weights(sections):
+        keys |= {"class_weights": weights, "own_class": of_heads(lambda each: each.number("cls_normalizer", 1.0))}
     if any(each.number("max_delta") for each in sections):
         keys["max_delta"] = of_heads(lambda each: each.number("max_delta") or UNLIMITED)
     return keys
+
+
+def _same(sections: Sequence[Section], key: str, default: str = "") -> str:
+    """The word of all sections. Raises InputError where one has another than the first."""
+    first, *others = (each.word(key, default) for each in sections)
+    for section, word in zip(sections[1:], others, strict=True):
+        if word != first:
+            raise section.error(f"training needs one for all heads, the first has {key}={first[:20]}", key)
+    return first
+
+
+def _overlap(sections: Sequence[Section], key: str, default: str) -> str:
+    """One of Darknet's words; it takes an unknown one for iou."""
+    word = _same(sections, key, default)
+    return word if word in {default, "giou", "diou", "ciou"} else "iou"
+
+
+def _class_weights(sections: Sequence[Section]) -> list[float]:
+    """The largest of the classes' counts over each; [] without counts.
+
+    Raises InputError for other numbers of counts than of classes.
+    """
+    _same(sections, "counters_per_class")
+    section = sections[0]
+    counts = [max(1, count) for count in section.wholes("counters_per_class", end="#")]
+    if counts and len(counts) != section.whole("classes", 20):
+        needed = section.whole("classes", 20)
+        raise section.error(f"{len(counts)} counts for {needed} classes; needed one a class", "counters_per_class")
+    limit = section.number("max_delta") or UNLIMITED
+    return [min(max(counts) / count, limit) for count in counts]

@@ -22,13 +22,12 @@ NET = RATES | COLORS | DRAWING | {"mixup"}
 HEAD = {"jitter", "resize", "random", "max"}
 DETECTOR = {
     "net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD | losses.YOLO,
-    "region": HEAD | losses.REGION, "dropout": {"probability"},
+    "Gaussian_yolo": HEAD | losses.GAUSSIAN, "region": HEAD | losses.REGION, "dropout": {"probability"},
 }  # fmt: skip
 CLASSIFIER = {
     "net": NET | {"label_smooth_eps", "min_crop", "max_crop", "aspect", "cutmix"}, "dropout": {"probability"},
     "cost": {"type"},
 }  # fmt: skip
-NEUTRAL = {"truth_thresh": 1.0}  # values without effect; 0 is one for all other keys
 
 EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
 EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
@@ -68,7 +67,7 @@ def not_taken_over(plan: Plan) -> list[str]:
             frozen = key == "stopbackward" and section.whole(key) == 1
             if section.has(key) and section.word(key) != "0" and not frozen:
                 try:
-                    neutral = float(section.word(key)) in (0.0, NEUTRAL.get(key, 0.0))
+                    neutral = float(section.word(key)) == 0
                 except ValueError:
                     neutral = False
                 found |= set() if neutral else {key}

@@ -3,6 +3,7 @@
 B images, N cells, M boxes an image after padding, R rows of `Targets`, C classes
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -78,15 +79,20 @@ def objectness_targets(
     """rows (B, N, 5+C) logits -> (B, N) 1 for cells that own an object, 0 for others; (B, N) bool, which cells count as
     background: not those whose box overlaps an object by `ignore_iou`, a number or (N,), or lies so far in a crowd
     region, nor `targets.ignored`, nor where the most probable class was not looked for."""
-    # Rows that own no cell write to one more that is cut off.
-    owned = torch.where(targets.positive, targets.cell, rows.shape[1])
-    objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]
+    objects = owned(targets, rows.shape[1])
     background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
     if targets.ignored is not None:
         background &= ~targets.ignored
     if batch.labeled is not None:
         background &= was_looked_for(rows[..., 5:], batch.labeled)
     return objects, background
+
+
+def owned(targets: Targets, total: int) -> Tensor:
+    """(B, total): 1 for cells that own an object, 0 for others."""
+    # Rows that own no cell write to one more that is cut off.
+    cell = torch.where(targets.positive, targets.cell, total)
+    return targets.boxes.new_zeros(len(cell), total + 1).scatter(1, cell, 1.0)[:, :-1]
 
 
 def was_looked_for(scores: Tensor, labeled: Tensor) -> Tensor:
@@ -125,10 +131,25 @@ def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> 
 def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
     """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
     best = boxes.new_zeros(boxes.shape[:2])
-    real = batch.labels >= 0  # no padding
-    chunk = max(1, OVERLAPS_AT_ONCE // best.numel())
+    for overlap in _overlaps(boxes, batch, batch.labels >= 0):  # no padding
+        best = torch.maximum(best, overlap.amax(-1))
+    return best
+
+
+def best_object(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """boxes (B, N, 4) -> two of (B, N): the highest IoU with an object of the image, and its row in the batch."""
+    best, index, first = boxes.new_zeros(boxes.shape[:2]), batch.labels.new_zeros(boxes.shape[:2]), 0
+    for overlap in _overlaps(boxes, batch, batch.valid):
+        value, row = overlap.max(-1)
+        index = torch.where(value > best, row + first, index)
+        best, first = torch.maximum(best, value), first + overlap.shape[2]
+    return best, index
+
+
+def _overlaps(boxes: Tensor, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
+    """IoU (B, N, m) with m boxes of the batch after the other; 0 with those that are not in rows (B, M)."""
+    chunk = max(1, OVERLAPS_AT_ONCE // (boxes.shape[0] * boxes.shape[1]))
     for first in range(0, batch.boxes.shape[1], chunk):
         columns = slice(first, first + chunk)
         overlap = pairwise_iou(boxes, batch.boxes[:, columns], crowd=batch.ignore[:, columns])
-        best = torch.maximum(best, (overlap * real[:, None, columns]).amax(-1))
-    return best
+        yield overlap * rows[:, None, columns]

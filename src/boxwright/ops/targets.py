@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.ops.anchors import Cells
+from boxwright.ops.anchors import Cells, Overlap
 from boxwright.ops.assign import last_claim
 from boxwright.types import Batch
 
@@ -55,13 +55,20 @@ def assign_to(batch: Batch, cell: Tensor, total: int, classes: int, smoothing: f
     return _resolve(batch, cell[:, None], torch.ones_like(cell[:, None], dtype=torch.bool), total, classes, smoothing)
 
 
-def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float | Tensor, smoothing: float = 0.0) -> Targets:
+def assign_similar(
+    batch: Batch,
+    cells: Cells,
+    classes: int,
+    iou: float | Tensor,
+    smoothing: float = 0.0,
+    overlap: Overlap | None = None,
+) -> Targets:
     """As `assign_best`, and then each object to the cells of all anchors whose shape overlaps its own by more than
     `iou`, a number or (K,), too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of
-    another object.
+    another object. overlap: see `Cells.similar`.
     """
     best = cells.responsible(batch.boxes)[:, None]
-    cell, fits = cells.similar(batch.boxes, iou)
+    cell, fits = cells.similar(batch.boxes, iou, overlap)
     claims = torch.cat((torch.ones_like(best, dtype=torch.bool), fits.mT), 1)
     return _resolve(batch, torch.cat((best, cell.mT), 1), claims, len(cells.corner), classes, smoothing)
 
