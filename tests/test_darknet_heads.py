@@ -1,4 +1,4 @@
-"""Training of Darknet's [region] heads: gradients against a loop over cells, and networks that learn."""
+"""Training of Darknet's [region] heads: gradients against a loop over cells; networks of all heads that learn."""
 
 import math
 from dataclasses import replace
@@ -9,55 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright import models
-from boxwright.darknet_cfg.plan import plan
-from boxwright.darknet_cfg.training import training
 from boxwright.errors import InputError
 from boxwright.models.darknet_cfg import CfgDetector
 from boxwright.nn.network import Network
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Batch
+from darknet_loop import CONV, LAST, Box, Truths, batch_of_truths, detector, logistic, overlap
 from zoo_loss import batch_of
 
 HEIGHT, WIDTH = 64, 96
 NET = f"[net]\nwidth={WIDTH}\nheight={HEIGHT}\nchannels=3\n"
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n"
-LAST = "[convolutional]\nfilters={}\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-
-Box = tuple[float, float, float, float]  # center x, center y, width, height, in shares of the input
-TRUTHS: list[list[tuple[int, Box]]] = [
+TRUTHS: Truths = [
     [(2, (0.31, 0.42, 0.40, 0.75)), (0, (0.71, 0.30, 0.07, 0.15)), (1, (0.12, 0.81, 0.19, 0.50))],
     [(1, (0.55, 0.62, 0.33, 0.52)), (2, (0.53, 0.60, 0.30, 0.50))],  # one cell and anchor
 ]
-
-
-def detector(text: str) -> CfgDetector:
-    """With the loss that the text says."""
-    tree = {"name": "darknet_cfg", "cfg": text, **training(plan(text))[2]}
-    model = models.build(models.module("darknet_cfg").Config.model_validate(tree))
-    assert isinstance(model, CfgDetector)
-    return model
-
-
-def batch() -> Batch:
-    boxes = torch.zeros(2, 3, 4)
-    labels = torch.full((2, 3), -1, dtype=torch.int64)
-    for image, truths in enumerate(TRUTHS):
-        for number, (label, (x, y, w, h)) in enumerate(truths):
-            corners = [(x - w / 2) * WIDTH, (y - h / 2) * HEIGHT, (x + w / 2) * WIDTH, (y + h / 2) * HEIGHT]
-            boxes[image, number], labels[image, number] = torch.tensor(corners), label
-    return batch_of(boxes, labels, (HEIGHT, WIDTH))
-
-
-def logistic(number: float) -> float:
-    return 1 / (1 + math.exp(-number))
-
-
-def iou(box: Box, other: Box) -> float:
-    (x, y, w, h), (u, v, p, q) = box, other
-    across = max(0.0, min(x + w / 2, u + p / 2) - max(x - w / 2, u - p / 2))
-    down = max(0.0, min(y + h / 2, v + q / 2) - max(y - h / 2, v - q / 2))
-    return across * down / (w * h + p * q - across * down)
 
 
 # [region]: the maps have 4 x 6 cells of 16 px, anchors are in cells.
@@ -71,7 +36,7 @@ REGION = (
 
 
 def region(keys: str = "") -> str:
-    return "\n".join([NET, *(CONV.format(8, 2) for _ in range(4)), LAST.format(24), REGION + keys])
+    return "\n".join([NET, *(CONV.format(8, 2) for _ in range(4)), LAST.format(24, "linear"), REGION + keys])
 
 
 def predicted(numbers: list[float], anchor: int, row: int, column: int) -> Box:
@@ -109,7 +74,7 @@ def region_deltas(
             numbers = level[image, anchor, :, row, column].tolist()
             box, o = predicted(numbers, anchor, row, column), logistic(numbers[4])
             out = result[image, anchor, :, row, column]
-            best = max(iou(box, truth) for _, truth in truths)
+            best = max(overlap("iou", box, truth) for _, truth in truths)
             out[4] = 0 if best > 0.35 else 0.8 * (0 - o) * o * (1 - o)
             if first_images:
                 out[:4] = coordinate_deltas(numbers, [0.5, 0.5, 0.0, 0.0], 0.01)
@@ -119,7 +84,7 @@ def region_deltas(
             for anchor, (w, h) in enumerate(PAIRS):
                 _, _, own_w, own_h = predicted(level[image, anchor, :, row, column].tolist(), anchor, row, column)
                 side = (w / COLUMNS, h / ROWS) if bias_match else (own_w, own_h)
-                fits.append(iou((0, 0, *side), (0, 0, *truth[2:])))
+                fits.append(overlap("iou", (0, 0, *side), (0, 0, *truth[2:])))
             anchor = fits.index(max(fits))
             w, h = PAIRS[anchor]
             numbers, out = level[image, anchor, :, row, column].tolist(), result[image, anchor, :, row, column]
@@ -128,7 +93,7 @@ def region_deltas(
                 math.log(truth[2] * COLUMNS / w), math.log(truth[3] * ROWS / h),
             ]  # fmt: skip
             o = logistic(numbers[4])
-            goal = iou(predicted(numbers, anchor, row, column), truth) if rescore else 1
+            goal = overlap("iou", predicted(numbers, anchor, row, column), truth) if rescore else 1
             out[:4] = coordinate_deltas(numbers, wanted, 1.5)
             out[4] = 5 * (goal - o) * o * (1 - o)
             out[5:] = class_deltas(numbers[5:], label, softmax, focal)
@@ -156,7 +121,7 @@ def test_gradients_of_region_are_those_of_darknets_loop(
         level.numpy(), rescore=rescore, bias_match=bias_match, softmax=softmax, focal=focal, first_images=first_images
     )
     leaf = level.float().flatten(1, 2).requires_grad_()
-    terms = model.loss_of_raw((leaf,), replace(batch(), seen=12_799 if first_images else 12_800))
+    terms = model.loss_of_raw((leaf,), replace(batch_of_truths(TRUTHS), seen=12_799 if first_images else 12_800))
     (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaf)
     ours = -2 * gradient.view(level.shape).numpy()  # the mean of two images, and the way down
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
@@ -165,7 +130,7 @@ def test_gradients_of_region_are_those_of_darknets_loop(
 
 def test_regions_to_ignore_are_no_background() -> None:
     """A box on an ignore region learns nothing, without it that there is none."""
-    model, own = detector(region()), batch()
+    model, own = detector(region()), batch_of_truths(TRUTHS)
     numbers = torch.zeros(2, 3, 8, ROWS, COLUMNS)
     ignored = replace(own, ignore=torch.tensor([[True, False, False], [False] * 3]))
     gradients = []
@@ -205,9 +170,10 @@ def four_images() -> Batch:
 
 
 def learn(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
-    """The loss at every step."""
+    """The loss at every step, at a rate that falls to a tenth; and the images."""
     own, losses = four_images(), []
     optimizer = torch.optim.SGD(model.parameters(), lr, 0.9)
+    fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
     model.train()
     for step in range(steps):
         terms = model.loss(replace(own, seen=4 * (step + 1)))
@@ -216,6 +182,7 @@ def learn(model: Network, steps: int, lr: float) -> tuple[list[float], Batch]:
         total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
+        fall.step()
         losses.append(float(total.detach()))
     return losses, own
 
@@ -235,7 +202,18 @@ def test_a_network_with_a_region_head_learns() -> None:
     torch.manual_seed(0)
     keys = "softmax=1\nbias_match=1\nrescore=1\n"
     body = [CONV.format(width, 2) for width in (16, 24, 32, 32)]
-    model = detector("\n".join([NET, *body, LAST.format(24), REGION + keys]))
+    model = detector("\n".join([NET, *body, LAST.format(24, "linear"), REGION + keys]))
     losses, own = learn(model, 150, 0.01)
     assert losses[-1] < losses[0] / 10
+    assert_found(model, own)
+
+
+@pytest.mark.parametrize("keys", ["", "iou_loss=ciou\niou_normalizer=2\nuc_normalizer=.2\n"])
+def test_a_network_with_gaussian_heads_learns(keys: str) -> None:
+    torch.manual_seed(0)
+    body = [CONV.format(width, 2) for width in (16, 24, 32, 32)]
+    head = f"[Gaussian_yolo]\nanchors=12,12, 20,20, 36,34\nclasses=3\nnum=3\nignore_thresh=.6\n{keys}"
+    model = detector("\n".join([NET, *body, LAST.format(36, "linear"), head]))
+    losses, own = learn(model, 200, 0.01)
+    assert losses[-1] < losses[0] / 5
     assert_found(model, own)
