@@ -1,6 +1,7 @@
 """Training from Darknet's .cfg files: the recipe of a file."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from boxwright.darknet_cfg.plan import plan
 from boxwright.darknet_cfg.training import not_taken_over
 from boxwright.errors import InputError
 from darknet_loop import CONV, LAST, NET, cfg
+
+TRAINING = Path(__file__).parents[2] / "shared" / "oracles" / "darknet_cfg" / "TRAINING.md"
 
 
 def load(text: str, folder: Path, *changes: str) -> recipe.Recipe:
@@ -85,7 +88,11 @@ def test_sizes_follow_the_canvas(tmp_path: Path) -> None:
         ("policy=constant", {"kind": "constant"}),
         ("policy=step\nstep=50\nscale=.3", {"kind": "step", "lr_steps": (50,), "lr_gamma": 0.3}),
         ("policy=poly\npower=2", {"kind": "linear", "linear_power": 2.0, "by_step": True}),
-        ("policy=sgdr", {"kind": "cosine", "eta_min": 0.00001, "by_step": True}),
+        ("policy=sgdr", {"kind": "cosine", "eta_min": 0.00001, "by_step": True, "cycle_steps": ()}),
+        ("policy=sgdr\nsgdr_cycle=300", {"kind": "cosine", "cycle_steps": (300, 900, 2100)}),
+        ("policy=sgdr\nsgdr_cycle=700\nsgdr_mult=1", {"cycle_steps": (700, 1400, 2100)}),
+        ("policy=exp\ngamma=.999", {"kind": "exponential", "lr_gamma": 0.999}),
+        ("policy=sigmoid\ngamma=.1\nstep=40", {"kind": "sigmoid", "lr_gamma": 0.1, "lr_steps": (40,)}),
         ("policy=steps\nsteps=5,3,9\nscales=.1,10,.5", {"lr_steps": (5, 9), "lr_gamma": (1.0, 0.5)}),
     ],
 )
@@ -105,6 +112,19 @@ def test_rarer_keys(tmp_path: Path) -> None:
     assert train.freeze == ("layers.0", "layers.1")
     assert (found.data.max_boxes, found.data.canvas.fit) == (7, "letterbox")
     assert (loss["box_loss"], loss["max_delta"], loss["label_smoothing"]) == ("ciou", [2.0], 0.1)
+
+
+@pytest.mark.skipif(not TRAINING.exists(), reason="needs the shared folder")
+def test_the_page_names_all_keys() -> None:
+    """Those of AlexeyAB's program: all that its sections have for training."""
+    page = (Path(__file__).parents[1] / "docs" / "from_darknet.md").read_text(encoding="utf-8")
+    spans = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    named = set(re.findall(r"[A-Za-z_0-9]+", " ".join(spans)))
+    tables = TRAINING.read_text(encoding="utf-8").partition("## .data")[0]
+    cells = [line.split("|")[1] for line in tables.splitlines() if line.startswith("| `") or line.startswith("| [")]
+    keys = {key for cell in cells for key in re.findall(r"`([A-Za-z_0-9]+)", cell)}
+    assert len(keys) > 110
+    assert keys - named == set()
 
 
 def test_keys_of_single_heads(tmp_path: Path) -> None:
@@ -134,10 +154,11 @@ def test_recipe_of_a_classifier(tmp_path: Path) -> None:
 
 def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extra = "objectness_smooth=1\ntruth_thresh=.9\ncounters_per_class=5,9,2\nembedding_layer=3\nfocal_loss=0\n"
-    text = cfg(NET + "gaussian_noise=0\nblur=1\n", extra)
+    text = cfg(NET + "gaussian_noise=0\nblur=1\ntime_steps=1\n", extra + "delta_normalizer=1\n")
+    text = text.replace("filters=8", "cbn=1\nlearning_rate=1\nfilters=8", 1)
     load(text, tmp_path)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    keys = "blur, embedding_layer"
+    keys = "blur, cbn, embedding_layer"
     assert line.endswith(f"own net.cfg: not taken over for training: {keys}")
     assert not_taken_over(plan(cfg())) == []
 
@@ -145,9 +166,10 @@ def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (cfg(NET.replace("policy=steps", "policy=sigmoid")), r"line 16, \[net\], policy=sigmoid: not supported"),
+        (cfg(NET.replace("policy=steps", "policy=random")), r"line 16, \[net\], policy=random: not supported"),
         (cfg(NET.replace("scales=.1,.1", "scales=.1")), r"\[net\], scales=.1: 1 scales for 2 steps"),
-        (cfg(NET + "policy=sgdr").replace("policy=steps\n", "sgdr_cycle=9\n"), "restarts are not supported"),
+        (cfg(NET.replace("policy=steps", "policy=sgdr\nsgdr_cycle=9\nsgdr_mult=0")), "sgdr_mult of 1 or more"),
+        (cfg(NET.replace("policy=steps", "policy=sgdr\nsgdr_cycle=1\nsgdr_mult=1")), "more than 1,000 cycles in max_"),
         (cfg().replace("num=5", "iou_loss=ciou\nnum=5", 1), r"\[yolo\].*: training needs one for all heads"),
         (cfg(second="iou_thresh_kind=giou\n"), r"\[yolo\], iou_thresh_kind=giou: .* the first has iou_thresh_kind=iou"),
         (cfg(extra="counters_per_class=4,5\n"), r"counters_per_class=4,5: 2 counts for 3 classes; needed one a class"),

@@ -8,13 +8,13 @@ from boxwright.darknet_cfg.text import Section
 
 Keys = dict[str, Any]
 
-# The keys that are read here, and in `region` those without effect
+# The keys that are read here, and those without effect
 YOLO = {
     "ignore_thresh", "iou_thresh", "iou_loss", "iou_normalizer", "obj_normalizer", "cls_normalizer", "max_delta",
     "label_smooth_eps", "truth_thresh", "objectness_smooth", "focal_loss", "counters_per_class", "iou_thresh_kind",
+    "uc_normalizer",
 }  # fmt: skip
-# `focal_loss` has no effect there; `objectness_smooth` is another than that of [yolo], which `loss` does not have
-GAUSSIAN = YOLO - {"objectness_smooth"} | {"uc_normalizer"}
+GAUSSIAN = YOLO - {"objectness_smooth"}  # which is another one there
 REGION = {
     "coord_scale", "object_scale", "noobject_scale", "class_scale", "thresh", "rescore", "bias_match", "focal_loss",
     "absolute", "coords",

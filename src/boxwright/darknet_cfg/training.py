@@ -15,7 +15,7 @@ from boxwright.darknet_cfg.text import Section
 DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}
 RATES = {
     "batch", "subdivisions", "learning_rate", "burn_in", "power", "max_batches", "policy", "steps", "scales", "step",
-    "scale", "sgdr_cycle", "learning_rate_min", "momentum", "decay", "loss_scale", "ema_alpha",
+    "scale", "gamma", "sgdr_cycle", "sgdr_mult", "learning_rate_min", "momentum", "decay", "loss_scale", "ema_alpha",
 }  # fmt: skip
 COLORS = {"flip", "hue", "saturation", "exposure"}
 NET = RATES | COLORS | DRAWING | {"mixup"}
@@ -29,6 +29,10 @@ CLASSIFIER = {
     "cost": {"type"},
 }  # fmt: skip
 
+WITHOUT_EFFECT_AT_1 = {"delta_normalizer", "time_steps", "learning_rate"}
+# Of those that decide an answer, the keys that decide on training, too, which nothing here does
+ALSO_TRAINING = {"cbn"}
+MAX_CYCLES = 1000  # of sgdr
 EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
 EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
 
@@ -63,11 +67,12 @@ def not_taken_over(plan: Plan) -> list[str]:
     taken = DETECTOR if plan.heads else CLASSIFIER
     found = set()
     for section in plan.sections:
-        for key in section.options.keys() - USED.get(section.kind, set()) - taken.get(section.kind, set()):
+        used = USED.get(section.kind, set()) - ALSO_TRAINING
+        for key in section.options.keys() - used - taken.get(section.kind, set()):
             frozen = key == "stopbackward" and section.whole(key) == 1
             if section.has(key) and section.word(key) != "0" and not frozen:
                 try:
-                    neutral = float(section.word(key)) == 0
+                    neutral = float(section.word(key)) == (1 if key in WITHOUT_EFFECT_AT_1 else 0)
                 except ValueError:
                     neutral = False
                 found |= set() if neutral else {key}
@@ -85,15 +90,36 @@ def _schedule(net: Section) -> Keys:
         case "poly":
             schedule |= {"kind": "linear", "linear_power": net.number("power", 4.0)}
         case "sgdr":
-            if net.whole("sgdr_cycle", limit) < limit:
-                raise net.error("restarts are not supported in training; needed max_batches", "sgdr_cycle")
             schedule |= {"kind": "cosine", "eta_min": net.number("learning_rate_min", 0.00001)}
-        case "exp" | "sigmoid" | "random":
-            raise net.error("not supported in training; needed constant, step, steps, poly or sgdr", "policy")
+            if net.whole("sgdr_cycle", limit) < limit:
+                schedule["cycle_steps"] = _cycles(net, limit)
+        case "exp":
+            schedule |= {"kind": "exponential", "lr_gamma": net.number("gamma", 1.0)}
+        case "sigmoid":
+            step = net.whole("step", 1)
+            schedule |= {"kind": "sigmoid", "lr_gamma": net.number("gamma", 1.0), "lr_steps": [step]}
+        case "random":
+            raise net.error(
+                "not supported in training; needed constant, step, steps, exp, poly, sigmoid or sgdr", "policy"
+            )
     if burn_in := net.whole("burn_in"):
         power = net.number("power", 4.0)
         schedule |= {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
     return schedule
+
+
+def _cycles(net: Section, limit: int) -> list[int]:
+    """Where each cosine ends, up to the one that reaches `limit` steps."""
+    cycle, factor = net.whole("sgdr_cycle"), net.whole("sgdr_mult", 2)
+    if min(cycle, factor) < 1:
+        raise net.error("needed sgdr_cycle and sgdr_mult of 1 or more", "sgdr_cycle")
+    ends = [cycle]
+    while ends[-1] < limit:
+        if len(ends) == MAX_CYCLES:
+            raise net.error(f"more than {MAX_CYCLES:,} cycles in max_batches={limit}; needed longer ones", "sgdr_cycle")
+        cycle *= factor
+        ends.append(ends[-1] + cycle)
+    return ends
 
 
 def _falls(net: Section) -> Keys:
