@@ -208,6 +208,16 @@ def test_a_network_with_a_region_head_learns() -> None:
     assert_found(model, own)
 
 
+def test_fresh_gaussian_heads_expect_few_objects() -> None:
+    """8 in 640 x 640 px, of an anchor of 9 + 3 numbers the ninth; the deviations before it stay."""
+    model = detector(
+        "\n".join([NET, LAST.format(24, "linear"), "[Gaussian_yolo]\nanchors=9,9,20,20\nclasses=3\nnum=2\n"])
+    )
+    numbers = model(torch.zeros(1, 3, HEIGHT, WIDTH))[0][0, :, 0, 0].view(2, 12)  # the biases
+    assert numbers[:, 8].tolist() == pytest.approx([math.log(8 / 640**2)] * 2)
+    assert numbers[:, 4].abs().max() < 1
+
+
 @pytest.mark.parametrize("keys", ["", "iou_loss=ciou\niou_normalizer=2\nuc_normalizer=.2\n"])
 def test_a_network_with_gaussian_heads_learns(keys: str) -> None:
     torch.manual_seed(0)
