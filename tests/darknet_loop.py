@@ -58,6 +58,7 @@ TRUTHS: Truths = [
     [
         (1, (0.55, 0.62, 32 / 96, 33 / 64)),  # IoU 0.57 with 30 x 20, and 0.56 with 18 x 33 of the other head
         (0, (0.2, 0.3, 31.9 / 96, 27 / 64)),  # best 30 x 20; with 18 x 33 IoU 0.501, complete IoU 0.498
+        (2, (0.8, 0.25, 31.7 / 96, 27 / 64)),  # the same with 0.504, 0.501, and in px 0.499
     ],
 ]
 

@@ -14,7 +14,8 @@ from boxwright.models.darknet_cfg import CfgDetector
 from boxwright.nn.network import Network
 from boxwright.ops.iou import pairwise_iou
 from boxwright.types import Batch
-from darknet_loop import CONV, LAST, Box, Truths, batch_of_truths, detector, logistic, overlap
+from darknet_loop import CONV, LAST, Box, Truths, batch_of_truths, cfg, detector, logistic, overlap
+from from_the_host import NoNumbersFromTheHost
 from zoo_loss import batch_of
 
 HEIGHT, WIDTH = 64, 96
@@ -121,7 +122,9 @@ def test_gradients_of_region_are_those_of_darknets_loop(
         level.numpy(), rescore=rescore, bias_match=bias_match, softmax=softmax, focal=focal, first_images=first_images
     )
     leaf = level.float().flatten(1, 2).requires_grad_()
-    terms = model.loss_of_raw((leaf,), replace(batch_of_truths(TRUTHS), seen=12_799 if first_images else 12_800))
+    own = replace(batch_of_truths(TRUTHS), seen=12_799 if first_images else 12_800)
+    with NoNumbersFromTheHost():
+        terms = model.loss_of_raw((leaf,), own)
     (gradient,) = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaf)
     ours = -2 * gradient.view(level.shape).numpy()  # the mean of two images, and the way down
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
@@ -148,6 +151,32 @@ def test_what_of_region_cannot_be_trained() -> None:
     two = region() + "[route]\nlayers=-2\n" + REGION
     with pytest.raises(InputError, match=r"\[region\]: training needs heads of one kind, and one \[region\] at most"):
         detector(two).check_trainable()
+
+
+@pytest.mark.parametrize("rows", [0, 40])
+@pytest.mark.parametrize(
+    "text",
+    [
+        region("softmax=1\nrescore=1\n"),
+        cfg(extra="max_delta=1\n", kind="Gaussian_yolo"),
+        cfg(extra="iou_loss=ciou\ntruth_thresh=.5\nobjectness_smooth=1\ncounters_per_class=1,2,3\nfocal_loss=1\n"),
+    ],
+    ids=["region", "Gaussian", "yolo"],
+)
+def test_losses_stay_finite(text: str, rows: int) -> None:
+    """Wild numbers, boxes outside the canvas, boxes without an area, padding, crowds; no boxes at all."""
+    draw = torch.Generator().manual_seed(3)
+    corner = torch.rand(2, rows, 2, generator=draw) * 120 - 20
+    boxes = torch.cat((corner, corner + torch.rand(2, rows, 2, generator=draw) * 60), -1)
+    boxes[:, ::7, 2:] = boxes[:, ::7, :2]
+    labels = torch.randint(-1, 3, (2, rows), generator=draw)
+    own = batch_of(boxes, labels, (HEIGHT, WIDTH), torch.rand(2, rows, generator=draw) < 0.2)
+    model = detector(text)
+    shapes = [each.shape for each in model(torch.zeros(2, 3, HEIGHT, WIDTH))]
+    leaves = [(20 * torch.randn(shape, generator=draw)).requires_grad_() for shape in shapes]
+    terms = model.loss_of_raw(tuple(leaves), replace(own, seen=2))
+    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaves)
+    assert all(bool(each.isfinite().all()) for each in (*terms.values(), *gradients))
 
 
 # Networks that learn four images by heart

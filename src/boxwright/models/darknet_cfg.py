@@ -139,6 +139,7 @@ class CfgDetector(CellDetector):
     """(B, 3, H, W) RGB in [0, 1] -> the map before each head (B, A * values, h, w), in the file's order."""
 
     config: Config
+    class_weights: Tensor | None
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -153,6 +154,8 @@ class CfgDetector(CellDetector):
             for head, stride in zip(heads, config.plan.strides, strict=True)
         ]
         self.register_buffer("anchors", torch.cat(pairs).float(), persistent=False)
+        weights = torch.tensor(config.loss.class_weights) if config.loss.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
         self._expect_few_objects()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -175,7 +178,8 @@ class CfgDetector(CellDetector):
             maps, deviations = zip(*parts, strict=True)
             spread = flatten(deviations, self.counts)
         new_coords = [head.new_coords for head in self.heads]
-        return yolo_loss(flatten(maps, self.counts), cells, batch, self.config.loss, new_coords, spread)
+        rows, settings = flatten(maps, self.counts), self.config.loss
+        return yolo_loss(rows, cells, batch, settings, new_coords, spread, self.class_weights)
 
     def _expect_few_objects(self) -> None:
         """Start the biases of objectness as those of other detectors here (`nn/yolo.py: raw_map`)."""

@@ -34,10 +34,9 @@ def overlap_loss(
     The gradient is by center and sides in shares of the input. It goes through the exponential of the sides, but not
     through the logistic of the center. squashed: (B, R), 1 where the head has new_coords, else 0.
     """
-    height, width = cells.size
-    size, logits = found.new_tensor([width, height, width, height]), found.detach()
+    logits = found.detach()
     with torch.enable_grad():
-        boxes = (xyxy_to_cxcywh(cells.boxes(logits, targets.cell)) / size).requires_grad_()
+        boxes = xyxy_to_cxcywh(relative(cells.boxes(logits, targets.cell), cells.size)).requires_grad_()
         value = overlap(cxcywh_to_xyxy(boxes), relative(targets.boxes, cells.size))
         (slope,) = torch.autograd.grad(value.sum(), boxes)
     t, sides, new = logits[..., :2].sigmoid(), logits[..., 2:].clamp(max=10), squashed[..., None] > 0

@@ -82,18 +82,20 @@ def yolo_loss(
     settings: LossConfig,
     new_coords: Sequence[bool],
     spread: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """rows (B, N, 5+C) logits, in the order of `cells` -> the terms box, objectness and classes, weighted.
 
     new_coords: of each head, whether the logits come from numbers in [0, 1] that its map holds. spread: (B, N, 4)
-    logits of the standard deviations of [Gaussian_yolo] heads, which adds the term uncertainty.
+    logits of the standard deviations of [Gaussian_yolo] heads, which adds the term uncertainty. class_weights: (C,),
+    those of the settings, on the device.
     """
     own = CellSettings(settings, cells, new_coords)
     targets, labels = _assign(rows, cells, batch, settings, own)
     found, here = losses.at_targets(rows, targets), targets.cell
     factor = torch.ones_like(found[..., 0])
-    if settings.class_weights:
-        factor = rows.new_tensor(settings.class_weights)[labels]
+    if class_weights is not None:
+        factor = class_weights[labels]
     weight, limit = own.box[here] * factor, None if own.limit is None else own.limit[here]
     sums = {}
     if spread is not None:
@@ -107,7 +109,7 @@ def yolo_loss(
         overlap = OVERLAPS[settings.box_loss]
         box = overlap_loss(found[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
     objectness = _objectness(rows, cells, targets, batch, settings, own, factor)
-    classes = _classes(found[..., 5:], targets, labels, settings, own)
+    classes = _classes(found[..., 5:], targets, labels, settings, own, class_weights)
     sums |= {
         "box": box.sum(),
         "objectness": (own.objectness * objectness).sum(),
@@ -125,11 +127,11 @@ def _assign(
     """
     classes = rows.shape[-1] - 5
     similar = settings.assign_iou if len(settings.assign_iou) > 1 else settings.assign_iou * len(cells.grids)
-    of_anchors = [value for value, grid in zip(similar, cells.grids, strict=True) for _ in range(grid.anchors)]
+    of_anchors = torch.cat([rows.new_full((g.anchors,), value) for value, g in zip(similar, cells.grids, strict=True)])
     kind = None if settings.assign_kind == "iou" else OVERLAPS[settings.assign_kind]
-    targets = assign_similar(batch, cells, classes, rows.new_tensor(of_anchors), overlap=kind)
+    targets = assign_similar(batch, cells, classes, of_anchors, overlap=kind)
     labels = batch.labels.clamp(min=0).repeat(1, 1 + len(of_anchors))
-    if min(settings.truth_iou) == 1:
+    if min(settings.truth_iou) == 1 or not batch.labels.shape[1]:
         return targets, labels
     overlap, index = losses.best_object(cells.boxes(rows[..., :4].detach()), batch)
     positive = (overlap > own.truth_iou) & (losses.owned(targets, rows.shape[1]) == 0)
@@ -166,13 +168,20 @@ def _objectness(
     return factors * errors * counted * _slope(rows[..., 4], own.squashed)
 
 
-def _classes(logits: Tensor, targets: Targets, labels: Tensor, settings: LossConfig, own: CellSettings) -> Tensor:
+def _classes(
+    logits: Tensor,
+    targets: Targets,
+    labels: Tensor,
+    settings: LossConfig,
+    own: CellSettings,
+    class_weights: Tensor | None,
+) -> Tensor:
     """logits (B, R, C), labels (B, R) of the rows' objects -> (B, R) the cross entropies' sum."""
     here = targets.cell
     smooth = targets.classes * (1 - settings.label_smoothing) + settings.label_smoothing / 2
     errors = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
-    if settings.class_weights:
-        factors = logits.new_tensor(settings.class_weights) * own.own_class[here][..., None]
+    if class_weights is not None:
+        factors = class_weights * own.own_class[here][..., None]
         errors = torch.where(targets.classes > 0, factors * errors, errors)
     if any(settings.focal_loss):
         # Darknet's factor of all classes: by the probability of the object's, and without a gradient of its own

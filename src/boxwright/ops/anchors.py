@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from boxwright.ops.assign import best_anchor, shape_iou
-from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from boxwright.ops.boxes import cxcywh_to_xyxy, relative, xyxy_to_cxcywh
 
 Stride = float | tuple[float, float]  # px: of both axes, or x, y
 Overlap = Callable[[Tensor, Tensor], Tensor]  # of pairs of boxes, as those in ops/iou.py
@@ -168,7 +168,6 @@ class Cells:
         best, first = fit.max(-1, keepdim=True)
         again = (fit == best).scatter(-1, first, False)
         if overlap is not None:
-            size = self.anchors.new_tensor(self.size[::-1])
-            halves = [each / size / 2 for each in (self.anchors, sides[..., None, :])]
-            fit = overlap(*(torch.cat((-half, half), -1) for half in halves))
+            pairs = [torch.cat((-each, each), -1) / 2 for each in (self.anchors, sides[..., None, :])]
+            fit = overlap(*(relative(pair, self.size) for pair in pairs))
         return self.under(boxes), (fit > iou) | again
