@@ -377,6 +377,15 @@ def test_two_processes_use_the_random_numbers_of_one() -> None:
         torch.testing.assert_close(result.boxes, single.boxes[own])
 
 
+def test_images_are_counted() -> None:
+    """As Darknet's `seen`: with those of the batch, whatever the size of the input is."""
+    batch = noise(3)
+    count = len(batch.images)
+    for size in (tuple(batch.images.shape[2:]), (8, 8)):
+        found = [augment(batch, AugmentConfig(), size=size, seed=1, step=step, rank=0).seen for step in (0, 4)]
+        assert found == [count, 5 * count]
+
+
 def test_keys_depend_on_seed_step_and_index_only() -> None:
     """32-bit integers, independent of the augmentation and of how the batch is split between processes."""
     batch = noise(40, 8, 1)
