@@ -468,7 +468,7 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One packed copy to the GPU each for warp, second warp, mixing, colors and keys, and nothing else."""
+    """One packed copy to the GPU each for warp, second warp, mixing, colors, and keys with the count of images, and nothing else."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
@@ -481,7 +481,7 @@ def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> 
     batch = noise(4)
     with NoNumbersFromTheHost():
         augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
-    assert sorted(sent) == [1, 2, 3, 6, 6]
+    assert sorted(sent) == [2, 2, 3, 6, 6]
 
 
 def test_to_device_keeps_shapes_and_values() -> None:
