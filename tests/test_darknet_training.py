@@ -1,65 +1,20 @@
-"""Training from Darknet's .cfg files: the recipe of a file, and the gradients of its loss against a loop over cells."""
+"""Training from Darknet's .cfg files: the recipe of a file."""
 
 import math
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from boxwright import cli, models, recipe
 from boxwright.darknet_cfg.plan import plan
-from boxwright.darknet_cfg.training import not_taken_over, training
+from boxwright.darknet_cfg.training import not_taken_over
 from boxwright.errors import InputError
-from boxwright.models.darknet_cfg import CfgDetector
-from boxwright.ops import iou
-from boxwright.ops.boxes import cxcywh_to_xyxy
-from zoo_loss import batch_of
+from darknet_loop import CONV, LAST, NET, cfg
 
-NET = """[net]
-batch=64
-subdivisions=16
-width=96
-height=64
-channels=3
-momentum=0.949
-decay=0.0005
-angle=0
-saturation=1.5
-exposure=.5
-hue=.1
-learning_rate=0.00261
-burn_in=100
-max_batches=2000
-policy=steps
-steps=1600,1800
-scales=.1,.1
-mosaic=1
-"""
-CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\nstride={}\npad=1\nactivation=leaky\n"
-LAST = "[convolutional]\nfilters={}\nsize=1\nstride=1\npad=1\nactivation={}\n"
-ANCHORS = "anchors=6,9, 14,12, 18,33, 30,20, 41,51"
-HEADS = (
-    f"[yolo]\nmask=4,1,3\n{ANCHORS}\nclasses=3\nnum=5\njitter=.3\nresize=1.5\nscale_x_y=1.1\nignore_thresh=.4\n"
-    "iou_thresh=.6\niou_normalizer=.07\nobj_normalizer=2\ntruth_thresh=1\nrandom=1\n",
-    f"[yolo]\nmask=0,2\n{ANCHORS}\nclasses=3\nnum=5\njitter=.3\nresize=1.5\nscale_x_y=1.1\nignore_thresh=.6\n"
-    "iou_thresh=.5\niou_normalizer=.09\nobj_normalizer=.5\ntruth_thresh=1\nrandom=1\n",
-)
-PAIRS = ((6, 9), (14, 12), (18, 33), (30, 20), (41, 51))
-MASKS = ((4, 1, 3), (0, 2))
-KINDS = ("mse", "iou", "giou", "diou", "ciou")
-
-
-def cfg(net: str = NET, extra: str = "", last: str = "linear") -> str:
-    """A detector with a map of 4 x 6 cells and three anchors, then one of 8 x 12 cells and two."""
-    coarse, fine = (LAST.format(len(mask) * 8, last) for mask in MASKS)
-    body = "\n".join(CONV.format(8, 2) for _ in range(4))
-    return "\n".join(
-        [net, body, coarse, HEADS[0] + extra, "[route]\nlayers=-4\n", CONV.format(8, 1), fine, HEADS[1] + extra]
-    )
+TRAINING = Path(__file__).parents[2] / "shared" / "oracles" / "darknet_cfg" / "TRAINING.md"
 
 
 def load(text: str, folder: Path, *changes: str) -> recipe.Recipe:
@@ -89,7 +44,9 @@ def test_recipe_of_a_detector(tmp_path: Path) -> None:
     assert found["data"]["canvas"]["size"] == [64, 96]
     assert loss == {
         "box_loss": "mse", "box": [0.07, 0.09], "max_delta": [], "objectness": [2.0, 0.5], "classes": [1.0],
-        "assign_iou": [0.6, 0.5], "ignore_iou": [0.4, 0.6], "normalize": "images", "label_smoothing": 0.0,
+        "assign_iou": [0.6, 0.5], "assign_kind": "iou", "truth_iou": [1.0], "ignore_iou": [0.4, 0.6],
+        "objectness_smooth": [False], "focal_loss": [False], "class_weights": [], "own_class": [1.0],
+        "uncertainty": [1.0], "normalize": "images", "label_smoothing": 0.0,
     }  # fmt: skip
     assert found["model"]["classes"] == 3
 
@@ -131,7 +88,11 @@ def test_sizes_follow_the_canvas(tmp_path: Path) -> None:
         ("policy=constant", {"kind": "constant"}),
         ("policy=step\nstep=50\nscale=.3", {"kind": "step", "lr_steps": (50,), "lr_gamma": 0.3}),
         ("policy=poly\npower=2", {"kind": "linear", "linear_power": 2.0, "by_step": True}),
-        ("policy=sgdr", {"kind": "cosine", "eta_min": 0.00001, "by_step": True}),
+        ("policy=sgdr", {"kind": "cosine", "eta_min": 0.00001, "by_step": True, "cycle_steps": ()}),
+        ("policy=sgdr\nsgdr_cycle=300", {"kind": "cosine", "cycle_steps": (300, 900, 2100)}),
+        ("policy=sgdr\nsgdr_cycle=700\nsgdr_mult=1", {"cycle_steps": (700, 1400, 2100)}),
+        ("policy=exp\ngamma=.999", {"kind": "exponential", "lr_gamma": 0.999}),
+        ("policy=sigmoid\ngamma=.1\nstep=40", {"kind": "sigmoid", "lr_gamma": 0.1, "lr_steps": (40,)}),
         ("policy=steps\nsteps=5,3,9\nscales=.1,10,.5", {"lr_steps": (5, 9), "lr_gamma": (1.0, 0.5)}),
     ],
 )
@@ -153,6 +114,32 @@ def test_rarer_keys(tmp_path: Path) -> None:
     assert (loss["box_loss"], loss["max_delta"], loss["label_smoothing"]) == ("ciou", [2.0], 0.1)
 
 
+@pytest.mark.skipif(not TRAINING.exists(), reason="needs the shared folder")
+def test_the_page_names_all_keys() -> None:
+    """Those of AlexeyAB's program: all that its sections have for training."""
+    page = (Path(__file__).parents[1] / "docs" / "from_darknet.md").read_text(encoding="utf-8")
+    spans = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    named = set(re.findall(r"[A-Za-z_0-9]+", " ".join(spans)))
+    tables = TRAINING.read_text(encoding="utf-8").partition("## .data")[0]
+    cells = [line.split("|")[1] for line in tables.splitlines() if line.startswith("| `") or line.startswith("| [")]
+    keys = {key for cell in cells for key in re.findall(r"`([A-Za-z_0-9]+)", cell)}
+    assert len(keys) > 110
+    assert keys - named == set()
+
+
+def test_keys_of_single_heads(tmp_path: Path) -> None:
+    """The cfg of CSP's YOLOv4 has objectness_smooth=0 in its first head, 1 in the others."""
+    extra = "counters_per_class=100,0,20\nmax_delta=10\ncls_normalizer=.5\niou_thresh_kind=diou\ntruth_thresh=.7\n"
+    loss = load(cfg(extra=extra, second="objectness_smooth=1\nfocal_loss=1\n"), tmp_path).tree()["model"]["loss"]
+    assert (loss["objectness_smooth"], loss["focal_loss"]) == ([False, True], [False, True])
+    assert (loss["class_weights"], loss["own_class"]) == ([1.0, 10.0, 5.0], [0.5])  # 100 / 1 is more than max_delta
+    assert (loss["assign_kind"], loss["truth_iou"]) == ("diou", [0.7])
+    with pytest.raises(InputError, match=r"loss\.class_weights holds 3 numbers, needed 4, one a class, or none"):
+        load(cfg(extra=extra), tmp_path, "model.classes=4")
+    gaussian = load(cfg(extra="uc_normalizer=2\n", kind="Gaussian_yolo"), tmp_path).tree()["model"]["loss"]
+    assert (gaussian["uncertainty"], gaussian["box"]) == ([2.0], [0.07, 0.09])
+
+
 def test_recipe_of_a_classifier(tmp_path: Path) -> None:
     net = NET.replace("mosaic=1", "min_crop=64\nmax_crop=128\naspect=.75\ncutmix=1\nlabel_smooth_eps=.1")
     net = net.replace("width=96", "width=64")
@@ -166,11 +153,12 @@ def test_recipe_of_a_classifier(tmp_path: Path) -> None:
 
 
 def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    extra = "objectness_smooth=1\ntruth_thresh=.9\ncounters_per_class=5,9,2\nfocal_loss=0\n"
-    text = cfg(NET + "gaussian_noise=0\nblur=1\n", extra).replace("truth_thresh=1\n", "")
+    extra = "objectness_smooth=1\ntruth_thresh=.9\ncounters_per_class=5,9,2\nembedding_layer=3\nfocal_loss=0\n"
+    text = cfg(NET + "gaussian_noise=0\nblur=1\ntime_steps=1\n", extra + "delta_normalizer=1\n")
+    text = text.replace("filters=8", "cbn=1\nlearning_rate=1\nfilters=8", 1)
     load(text, tmp_path)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    keys = "blur, counters_per_class, objectness_smooth, truth_thresh"
+    keys = "blur, cbn, embedding_layer"
     assert line.endswith(f"own net.cfg: not taken over for training: {keys}")
     assert not_taken_over(plan(cfg())) == []
 
@@ -178,10 +166,13 @@ def test_keys_without_a_counterpart_are_logged_once(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (cfg(NET.replace("policy=steps", "policy=sigmoid")), r"line 16, \[net\], policy=sigmoid: not supported"),
+        (cfg(NET.replace("policy=steps", "policy=random")), r"line 16, \[net\], policy=random: not supported"),
         (cfg(NET.replace("scales=.1,.1", "scales=.1")), r"\[net\], scales=.1: 1 scales for 2 steps"),
-        (cfg(NET + "policy=sgdr").replace("policy=steps\n", "sgdr_cycle=9\n"), "restarts are not supported"),
+        (cfg(NET.replace("policy=steps", "policy=sgdr\nsgdr_cycle=9\nsgdr_mult=0")), "sgdr_mult of 1 or more"),
+        (cfg(NET.replace("policy=steps", "policy=sgdr\nsgdr_cycle=1\nsgdr_mult=1")), "more than 1,000 cycles in max_"),
         (cfg().replace("num=5", "iou_loss=ciou\nnum=5", 1), r"\[yolo\].*: training needs one for all heads"),
+        (cfg(second="iou_thresh_kind=giou\n"), r"\[yolo\], iou_thresh_kind=giou: .* the first has iou_thresh_kind=iou"),
+        (cfg(extra="counters_per_class=4,5\n"), r"counters_per_class=4,5: 2 counts for 3 classes; needed one a class"),
     ],
 )
 def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> None:
@@ -190,186 +181,21 @@ def test_what_cannot_be_trained_so(tmp_path: Path, text: str, message: str) -> N
     assert "\n" not in str(error.value)
 
 
-def test_other_heads_are_not_trained(
+def test_heads_of_two_kinds_are_not_trained(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before a run folder exists."""
     monkeypatch.chdir(tmp_path)
     head = "[region]\nanchors=1,2\nclasses=3\nnum=1\n"
-    Path("old.cfg").write_text("\n".join([NET, CONV.format(8, 2), LAST.format(8, "linear"), head]))
+    second = "[route]\nlayers=-3\n" + LAST.format(8, "linear") + "[yolo]\nanchors=9,9\nclasses=3\nnum=1\n"
+    text = "\n".join([NET, CONV.format(8, 2), LAST.format(8, "linear"), head, second])
+    Path("old.cfg").write_text(text)
+    line = text.split("\n").index("[yolo]") + 1
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "old.cfg", "--data", str(tiny_coco), "--out", "run"])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert stop.value.code == 2
-    assert (
-        error == "boxwright: the .cfg line 36, [region]: cannot be trained, only [yolo] can; it predicts, and exports"
+    assert error == (
+        f"boxwright: the .cfg line {line}, [yolo]: training needs heads of one kind, and one [region] at most"
     )
     assert not Path("run").exists()
-
-
-# The loss. A box is (center x, center y, width, height) in shares of the input.
-
-Box = tuple[float, float, float, float]
-TRUTHS: list[list[tuple[int, Box]]] = [
-    [(2, (0.31, 0.42, 0.40, 0.75)), (0, (0.71, 0.30, 0.07, 0.15)), (1, (0.12, 0.81, 0.19, 0.50))],
-    [(1, (0.55, 0.62, 32 / 96, 33 / 64))],  # IoU 0.57 with 30 x 20, and 0.56 with 18 x 33 of the other head
-]
-
-
-def overlap(kind: str, box: Box, other: Box, alpha: float | None = None) -> float:
-    """Written out: IoU, and what the others subtract. alpha: the weight of ciou's aspect, which is held fixed."""
-    (x, y, w, h), (u, v, p, q) = box, other
-    across = max(0.0, min(x + w / 2, u + p / 2) - max(x - w / 2, u - p / 2))
-    down = max(0.0, min(y + h / 2, v + q / 2) - max(y - h / 2, v - q / 2))
-    union = w * h + p * q - across * down
-    value = across * down / union
-    hull_w = max(x + w / 2, u + p / 2) - min(x - w / 2, u - p / 2)
-    hull_h = max(y + h / 2, v + q / 2) - min(y - h / 2, v - q / 2)
-    if kind == "iou":
-        return value
-    if kind == "giou":
-        return value - (hull_w * hull_h - union) / (hull_w * hull_h)
-    result = value - ((x - u) ** 2 + (y - v) ** 2) / (hull_w**2 + hull_h**2)
-    if kind == "ciou":
-        aspect = 4 / math.pi**2 * (math.atan(p / q) - math.atan(w / h)) ** 2
-        result -= (aspect / (1 - value + aspect) if alpha is None else alpha) * aspect
-    return result
-
-
-def aspect_weight(box: Box, other: Box) -> float:
-    (_, _, w, h), (_, _, p, q) = box, other
-    aspect = 4 / math.pi**2 * (math.atan(p / q) - math.atan(w / h)) ** 2
-    return aspect / (1 - overlap("iou", box, other) + aspect)
-
-
-def slope(kind: str, box: Box, other: Box) -> list[float]:
-    """By finite differences."""
-    alpha, step, result = aspect_weight(box, other), 1e-6, []
-    for number in range(4):
-        ends = []
-        for sign in (1, -1):
-            moved = list(box)
-            moved[number] += sign * step
-            ends.append(overlap(kind, (moved[0], moved[1], moved[2], moved[3]), other, alpha))
-        result.append((ends[0] - ends[1]) / (2 * step))
-    return result
-
-
-def shape(side: tuple[float, float], anchor: tuple[float, float]) -> float:
-    shared = min(side[0], anchor[0]) * min(side[1], anchor[1])
-    return shared / (side[0] * side[1] + anchor[0] * anchor[1] - shared)
-
-
-def places() -> Iterator[tuple[int, int, int, int, int, int, int]]:
-    """(head, rows, columns, place in its mask, anchor, row, column) of every cell and anchor."""
-    for head, (mask, (rows, columns)) in enumerate(zip(MASKS, ((4, 6), (8, 12)), strict=True)):
-        for place, anchor in enumerate(mask):
-            for row in range(rows):
-                for column in range(columns):
-                    yield head, rows, columns, place, anchor, row, column
-
-
-def deltas(maps: list[np.ndarray[Any, Any]], kind: str, new: bool, limit: float, smooth: float) -> list[Any]:
-    """What Darknet adds to the numbers before each head, or with `new` before the logistic in front of it.
-
-    maps: (B, A, 8, h, w) these numbers.
-    """
-    thresholds = {"ignore": (0.4, 0.6), "similar": (0.6, 0.5), "box": (0.07, 0.09), "objectness": (2.0, 0.5)}
-    result = [np.zeros_like(level) for level in maps]
-    for image, truths in enumerate(TRUTHS):
-        for head, rows, columns, place, anchor, row, column in places():
-            numbers = [float(number) for number in maps[head][image, place, :, row, column]]
-            out = result[head][image, place, :, row, column]
-            t = [1 / (1 + math.exp(-number)) for number in numbers]
-            center = [(cell + 1.1 * part - 0.05) / count for cell, part, count in
-                      zip((column, row), t[:2], (columns, rows), strict=True)]  # fmt: skip
-            growth = [(2 * part) ** 2 for part in t[2:4]] if new else [math.exp(number) for number in numbers[2:4]]
-            side = [factor * length / whole for factor, length, whole in
-                    zip(growth, PAIRS[anchor], (96, 64), strict=True)]  # fmt: skip
-            box = (center[0], center[1], side[0], side[1])
-            chain = [part * (1 - part) if new else 1.0 for part in t]
-            ignored = any(overlap("iou", box, truth) > thresholds["ignore"][head] for _, truth in truths)
-            out[4] = 0.0 if ignored else -t[4] * thresholds["objectness"][head] * chain[4]
-            for label, truth in truths:
-                pixels = (truth[2] * 96, truth[3] * 64)
-                fits = [shape(pixels, pair) for pair in PAIRS]
-                here = int(truth[0] * columns) == column and int(truth[1] * rows) == row
-                if not here or (fits.index(max(fits)) != anchor and fits[anchor] <= thresholds["similar"][head]):
-                    continue
-                out[4] = (1 - t[4]) * thresholds["objectness"][head] * chain[4]
-                for number in range(3):
-                    target = 1 - smooth / 2 if number == label else smooth / 2
-                    out[5 + number] = (target - t[5 + number]) * chain[5 + number]
-                weight = thresholds["box"][head]
-                if kind == "mse":
-                    scale = weight * (2 - truth[2] * truth[3])
-                    position = [((share * count - cell) + 0.05) / 1.1 for share, count, cell in
-                                zip(truth[:2], (columns, rows), (column, row), strict=True)]  # fmt: skip
-                    out[:2] = [scale * (place - part) for place, part in zip(position, t[:2], strict=True)]
-                    wanted = [math.log(length / pair) for length, pair in zip(pixels, PAIRS[anchor], strict=True)]
-                    out[2:4] = [scale * (log - number) for log, number in zip(wanted, numbers[2:4], strict=True)]
-                else:
-                    factors = [1.0, 1.0, *([1.0, 1.0] if new else growth)]
-                    steps = [weight * each * factor for each, factor in
-                             zip(slope(kind, box, truth), factors, strict=True)]  # fmt: skip
-                    cut = [max(-limit, min(limit, step)) for step in steps]
-                    out[:4] = [step * factor for step, factor in zip(cut, chain[:4], strict=True)]
-    return result
-
-
-@pytest.mark.parametrize(
-    ("kind", "new", "limit"),
-    [
-        ("mse", False, 1e9),
-        *((kind, *rest) for kind in KINDS[1:] for rest in ((False, 1e9), (False, 0.05), (True, 0.05))),
-    ],
-)
-def test_gradients_are_those_of_darknets_loop(kind: str, new: bool, limit: float) -> None:
-    """Two heads of three and two anchors, with masks in no order and values of their own."""
-    extra = f"iou_loss={kind}\nmax_delta={limit}\nlabel_smooth_eps=.1\n" + "new_coords=1\n" * new
-    text = cfg(extra=extra, last="logistic" if new else "linear")
-    tree = {"name": "darknet_cfg", "cfg": text, "loss": _loss_of(text)}
-    model = models.build(models.module("darknet_cfg").Config.model_validate(tree))
-    assert isinstance(model, CfgDetector)
-    draw = torch.Generator().manual_seed(4)
-    numbers = [torch.randn(2, len(mask), 8, h, w, generator=draw, dtype=torch.float64) * 0.7
-               for mask, (h, w) in zip(MASKS, ((4, 6), (8, 12)), strict=True)]  # fmt: skip
-    expected = deltas([each.numpy() for each in numbers], kind, new, limit, 0.1)
-    leaves = [each.float().flatten(1, 2).requires_grad_() for each in numbers]
-    raw = tuple(leaf.sigmoid() if new else leaf for leaf in leaves)
-    terms = model.loss_of_raw(raw, _batch())
-    gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), leaves)
-    for gradient, level in zip(gradients, expected, strict=True):
-        ours = -2 * gradient.view(level.shape).numpy()  # the mean of two images, and the way down
-        np.testing.assert_allclose(ours, level, rtol=2e-3, atol=2e-5)
-    largest = max(np.abs(level[:, :, :4]).max() for level in expected)
-    assert largest <= limit
-    assert largest == pytest.approx(limit) or new or limit > 1
-
-
-def _loss_of(text: str) -> dict[str, Any]:
-    loss: dict[str, Any] = training(plan(text))[2]["loss"]
-    return loss
-
-
-def _batch() -> Any:
-    boxes = torch.zeros(2, 3, 4)
-    labels = torch.full((2, 3), -1, dtype=torch.int64)
-    for image, truths in enumerate(TRUTHS):
-        for number, (label, (x, y, w, h)) in enumerate(truths):
-            corners = [(x - w / 2) * 96, (y - h / 2) * 64, (x + w / 2) * 96, (y + h / 2) * 64]
-            boxes[image, number], labels[image, number] = torch.tensor(corners), label
-    return batch_of(boxes, labels, (64, 96))
-
-
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_overlaps_of_pairs(kind: str) -> None:
-    """Of boxes with all degrees of overlap, and apart."""
-    draw = np.random.default_rng(2)
-    boxes = draw.uniform([0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.5, 0.5], (2, 40, 4))
-    boxes[1, :5, :2] += 0.6
-    ours: Tensor = getattr(iou, kind)(*cxcywh_to_xyxy(torch.tensor(boxes)))
-    expected = [overlap(kind, (*a,), (*b,)) for a, b in zip(*boxes.tolist(), strict=True)]
-    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
-    assert max(expected) > 0.5
-    assert min(expected) <= 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boxwright import cli
-from test_darknet_training import CONV, NET, cfg
+from darknet_loop import CONV, NET, cfg
 
 COLORS = ((220, 60, 40), (40, 90, 220), (60, 200, 60))
 

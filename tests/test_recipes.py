@@ -143,7 +143,7 @@ def test_one_line_for_each_mistake(word, expected):
         ("data.names=coko", ["data.names: there is no list 'coko'", "coco_darknet"]),
         ("data.names=../names/coco", ["data.names: there is no list '../names/coco'"]),
         ("train.schedule.lr=.nan", ["train.schedule.lr", "found nan"]),
-        ("train.schedule.kind=cosin", ["train.schedule.kind", "'linear' (found 'cosin')"]),
+        ("train.schedule.kind=cosin", ["train.schedule.kind", "'sigmoid' (found 'cosin')"]),
         ("train.epochs=1.5", ["train.epochs", "found 1.5"]),
         ("evaluate.threshold=2", ["evaluate.threshold", "found 2"]),
     ],

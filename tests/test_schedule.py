@@ -159,6 +159,28 @@ def test_darknets_rates_by_its_loop():
     np.testing.assert_allclose(poly, [rate * (1 - iteration / 20) ** 4 for iteration in range(20)], rtol=1e-12)
 
 
+def test_darknets_other_policies_by_its_loop():
+    """exp, sigmoid and sgdr with restarts, after a burn-in; AlexeyAB's program starts a cycle behind its end."""
+    warmup = {"warmup_min_steps": 3, "warmup_from": 0.0, "warmup_power": 4, "lr": 0.3, "by_step": True}
+    expected = {"exponential": [], "sigmoid": [], "cosine": []}
+    for iteration in range(24):
+        start, cycle, reached = 0, 4, min(iteration, 12)  # the lowest rate behind the last end that is given
+        while start + cycle < reached:
+            start, cycle = start + cycle, cycle * 2
+        expected["cosine"].append(0.01 + 0.5 * 0.29 * (1 + np.cos((reached - start) * np.pi / cycle)))
+        expected["exponential"].append(0.3 * 0.9**iteration)
+        expected["sigmoid"].append(0.3 / (1 + np.exp(0.5 * (iteration - 7))))
+    keys = {
+        "exponential": {"lr_gamma": 0.9},
+        "sigmoid": {"lr_gamma": 0.5, "lr_steps": (7,)},
+        "cosine": {"cycle_steps": (4, 12), "eta_min": 0.01},
+    }
+    for kind, own in keys.items():
+        rates = np.where(np.arange(24) < 3, 0.3 * (np.arange(24) / 3) ** 4, expected[kind])
+        np.testing.assert_allclose(plan(6, 4, kind=kind, **own, **warmup).weight_lr, rates, rtol=1e-12)
+    assert plan(1, 3, kind="sigmoid", lr=1.0, lr_gamma=1000, lr_steps=(1,)).weight_lr == pytest.approx([1, 0.5, 0])
+
+
 def test_powers_of_the_other_warmups():
     assert plan(4, 1, kind="constant", lr=1.0, warmup_min_steps=4, warmup_power=2).weight_lr.tolist() == [
         (1 / 4) ** 2, (2 / 4) ** 2, (3 / 4) ** 2, 1.0,
@@ -197,6 +219,8 @@ def test_momentum_without_a_warmup_is_the_optimizers():
         ({"kind": "multistep", "lr_epochs": [3], "lr_steps": [3]}, "lr_epochs and lr_steps are both set"),
         ({"kind": "multistep", "lr_steps": [3, 9], "lr_gamma": [0.1]}, "holds 1 factors; .* or 2, one a fall"),
         ({"lr_gamma": [0.1]}, "kind cosine needs one number"),
+        ({"kind": "sigmoid"}, "kind sigmoid needs one number, where lr is half"),
+        ({"cycle_steps": [5, 3]}, "cycle_steps holds .5, 3.; needed rising steps"),
         ({"lr": 0.1, "eta_min": 0.2}, "eta_min 0.2 is above lr 0.1"),
         ({"warmup_from": 0.1, "warmup_bias_lr": 0.1}, "belong to different warm-ups"),
     ],

@@ -377,6 +377,15 @@ def test_two_processes_use_the_random_numbers_of_one() -> None:
         torch.testing.assert_close(result.boxes, single.boxes[own])
 
 
+def test_images_are_counted() -> None:
+    """As Darknet's `seen`: with those of the batch, whatever the size of the input is."""
+    batch = noise(3)
+    count = len(batch.images)
+    for size in (tuple(batch.images.shape[2:]), (8, 8)):
+        found = [augment(batch, AugmentConfig(), size=size, seed=1, step=step, rank=0).seen for step in (0, 4)]
+        assert found == [count, 5 * count]
+
+
 def test_keys_depend_on_seed_step_and_index_only() -> None:
     """32-bit integers, independent of the augmentation and of how the batch is split between processes."""
     batch = noise(40, 8, 1)
@@ -459,7 +468,7 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One packed copy to the GPU each for warp, second warp, mixing, colors and keys, and nothing else."""
+    """One packed copy to the GPU each for warp, second warp, mixing, colors, and keys with the count of images, and nothing else."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
@@ -472,7 +481,7 @@ def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> 
     batch = noise(4)
     with NoNumbersFromTheHost():
         augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
-    assert sorted(sent) == [1, 2, 3, 6, 6]
+    assert sorted(sent) == [2, 2, 3, 6, 6]
 
 
 def test_to_device_keeps_shapes_and_values() -> None:

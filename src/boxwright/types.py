@@ -69,6 +69,7 @@ class Batch:
             step, index in the global batch). None: 0 for each image.
         labeled: (B, C) bool, the classes that were looked for in each image; others may be there without a label. None:
             all classes in all images.
+        seen: () int64, images that this process has had in training, with these; None: not in training.
     """
 
     images: Tensor
@@ -78,10 +79,13 @@ class Batch:
     frames: tuple[Frame, ...]
     keys: Tensor | None = None
     labeled: Tensor | None = None
+    seen: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
-        tensors = {name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys", "labeled")}
+        tensors = {
+            name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys", "labeled", "seen")
+        }
         return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
 
     @property

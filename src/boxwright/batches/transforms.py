@@ -50,8 +50,8 @@ def augment(
 
     Returns:
         Images (B, C, *size) float32 in [0, 1], of whose colors only the value changes unless C is 3; M rows of boxes
-        and labels, 4M with mosaic, and twice that if an image
-        was blended by mixup; `keys` for the random numbers of the loss.
+        and labels, 4M with mosaic, and twice that if an image was blended by mixup; `keys` for the random numbers of
+        the loss; `seen`.
     """
     rng = SampleRNG.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colors(rng, config)
@@ -68,8 +68,9 @@ def augment(
         else:
             change_value(result.images, colors[2])
     indices = batch_indices(rank, len(batch.images))
-    (keys,) = to_device([sample_keys(seed, step, indices)], batch.images.device, np.int64)
-    return replace(result, keys=keys)
+    numbers = sample_keys(seed, step, indices), np.array((step + 1) * len(batch.images))
+    keys, seen = to_device(numbers, batch.images.device, np.int64)
+    return replace(result, keys=keys, seen=seen)
 
 
 def step_size(config: AugmentConfig, canvas_size: tuple[int, int], seed: int, step: int) -> tuple[int, int]:

@@ -4,37 +4,37 @@ An iteration of Darknet is an optimizer step here, of `batch` images in `subdivi
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Norm, Shortcut
+from boxwright.darknet_cfg import losses
+from boxwright.darknet_cfg.layers import Connected, Convolution, Norm, Shortcut
+from boxwright.darknet_cfg.losses import Keys
 from boxwright.darknet_cfg.plan import USED, Plan
 from boxwright.darknet_cfg.text import Section
-
-Keys = dict[str, Any]
 
 # Keys that `training` reads or may pass over: they draw, save memory, or have no effect on a detector or on any network
 DRAWING = {"use_cuda_graph", "optimized_memory", "workspace_size_limit_MB", "max_chart_loss", "show_receptive_field"}
 RATES = {
     "batch", "subdivisions", "learning_rate", "burn_in", "power", "max_batches", "policy", "steps", "scales", "step",
-    "scale", "sgdr_cycle", "learning_rate_min", "momentum", "decay", "loss_scale", "ema_alpha",
+    "scale", "gamma", "sgdr_cycle", "sgdr_mult", "learning_rate_min", "momentum", "decay", "loss_scale", "ema_alpha",
 }  # fmt: skip
 COLORS = {"flip", "hue", "saturation", "exposure"}
 NET = RATES | COLORS | DRAWING | {"mixup"}
-HEAD = {
-    "jitter", "resize", "random", "ignore_thresh", "iou_thresh", "iou_loss", "iou_normalizer", "obj_normalizer",
-    "cls_normalizer", "max_delta", "label_smooth_eps", "max",
+HEAD = {"jitter", "resize", "random", "max"}
+DETECTOR = {
+    "net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD | losses.YOLO,
+    "Gaussian_yolo": HEAD | losses.GAUSSIAN, "region": HEAD | losses.REGION, "dropout": {"probability"},
 }  # fmt: skip
-DETECTOR = {"net": NET | {"mosaic", "angle", "aspect", "resize_step"}, "yolo": HEAD, "dropout": {"probability"}}
 CLASSIFIER = {
     "net": NET | {"label_smooth_eps", "min_crop", "max_crop", "aspect", "cutmix"}, "dropout": {"probability"},
     "cost": {"type"},
 }  # fmt: skip
-NEUTRAL = {"truth_thresh": 1.0}  # values without effect; 0 is one for all other keys
 
+WITHOUT_EFFECT_AT_1 = {"delta_normalizer", "time_steps", "learning_rate"}
+# Of those that decide an answer, the keys that decide on training, too, which nothing here does
+ALSO_TRAINING = {"cbn"}
+MAX_CYCLES = 1000  # of sgdr
 EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a few of Darknet's large batches
 EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
-UNLIMITED = 1e9  # `max_delta` of a head without the key, beside one that has it
 
 
 def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
@@ -59,7 +59,7 @@ def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
         return {**train, "class_augment": _class_augment(plan)}, {}, {"label_smoothing": net.number("label_smooth_eps")}
     train["augment"] = _augment(plan)
     most = plan.heads[-1].section.whole("max")
-    return train, {"max_boxes": most} if most else {}, {"loss": _loss(plan.heads)}
+    return train, {"max_boxes": most} if most else {}, losses.loss(plan.heads)
 
 
 def not_taken_over(plan: Plan) -> list[str]:
@@ -67,11 +67,12 @@ def not_taken_over(plan: Plan) -> list[str]:
     taken = DETECTOR if plan.heads else CLASSIFIER
     found = set()
     for section in plan.sections:
-        for key in section.options.keys() - USED.get(section.kind, set()) - taken.get(section.kind, set()):
+        used = USED.get(section.kind, set()) - ALSO_TRAINING
+        for key in section.options.keys() - used - taken.get(section.kind, set()):
             frozen = key == "stopbackward" and section.whole(key) == 1
             if section.has(key) and section.word(key) != "0" and not frozen:
                 try:
-                    neutral = float(section.word(key)) in (0.0, NEUTRAL.get(key, 0.0))
+                    neutral = float(section.word(key)) == (1 if key in WITHOUT_EFFECT_AT_1 else 0)
                 except ValueError:
                     neutral = False
                 found |= set() if neutral else {key}
@@ -89,15 +90,36 @@ def _schedule(net: Section) -> Keys:
         case "poly":
             schedule |= {"kind": "linear", "linear_power": net.number("power", 4.0)}
         case "sgdr":
-            if net.whole("sgdr_cycle", limit) < limit:
-                raise net.error("restarts are not supported in training; needed max_batches", "sgdr_cycle")
             schedule |= {"kind": "cosine", "eta_min": net.number("learning_rate_min", 0.00001)}
-        case "exp" | "sigmoid" | "random":
-            raise net.error("not supported in training; needed constant, step, steps, poly or sgdr", "policy")
+            if net.whole("sgdr_cycle", limit) < limit:
+                schedule["cycle_steps"] = _cycles(net, limit)
+        case "exp":
+            schedule |= {"kind": "exponential", "lr_gamma": net.number("gamma", 1.0)}
+        case "sigmoid":
+            step = net.whole("step", 1)
+            schedule |= {"kind": "sigmoid", "lr_gamma": net.number("gamma", 1.0), "lr_steps": [step]}
+        case "random":
+            raise net.error(
+                "not supported in training; needed constant, step, steps, exp, poly, sigmoid or sgdr", "policy"
+            )
     if burn_in := net.whole("burn_in"):
         power = net.number("power", 4.0)
         schedule |= {"warmup_min_steps": burn_in, "warmup_from": 0.0, "warmup_power": power}
     return schedule
+
+
+def _cycles(net: Section, limit: int) -> list[int]:
+    """Where each cosine ends, up to the one that reaches `limit` steps."""
+    cycle, factor = net.whole("sgdr_cycle"), net.whole("sgdr_mult", 2)
+    if min(cycle, factor) < 1:
+        raise net.error("needed sgdr_cycle and sgdr_mult of 1 or more", "sgdr_cycle")
+    ends = [cycle]
+    while ends[-1] < limit:
+        if len(ends) == MAX_CYCLES:
+            raise net.error(f"more than {MAX_CYCLES:,} cycles in max_batches={limit}; needed longer ones", "sgdr_cycle")
+        cycle *= factor
+        ends.append(ends[-1] + cycle)
+    return ends
 
 
 def _falls(net: Section) -> Keys:
@@ -182,30 +204,6 @@ def _up(factor: float) -> float:
 def _range(factor: float) -> list[float]:
     up = _up(factor)
     return [round(1 / up, 4), round(up, 4)]
-
-
-def _loss(heads: Sequence[Head]) -> Keys:
-    """`model.loss`: a list of one number where all heads have the same."""
-    sections = [head.section for head in heads]
-    kinds = [each.word("iou_loss", "mse") for each in sections]
-    if odd := next((each for each, kind in zip(sections, kinds, strict=True) if kind != kinds[0]), None):
-        raise odd.error(f"training needs one for all heads, the first has iou_loss={kinds[0][:10]}", "iou_loss")
-
-    def of_heads(value: Callable[[Section], float]) -> list[float]:
-        values = [value(each) for each in sections]
-        return values[:1] if len(set(values)) == 1 else values
-
-    loss: Keys = {
-        "box_loss": kinds[0] if kinds[0] in {"iou", "giou", "diou", "ciou"} else "mse",
-        "box": of_heads(lambda each: each.number("iou_normalizer", 0.75)),
-        "objectness": of_heads(lambda each: each.number("obj_normalizer", 1.0)),
-        "assign_iou": of_heads(lambda each: min(each.number("iou_thresh", 1.0), 1.0)),
-        "ignore_iou": of_heads(lambda each: min(each.number("ignore_thresh", 0.5), 1.0)),
-        "label_smoothing": sections[0].number("label_smooth_eps"),
-    }
-    if any(each.number("max_delta") for each in sections):
-        loss["max_delta"] = of_heads(lambda each: each.number("max_delta") or UNLIMITED)
-    return loss
 
 
 def _frozen(plan: Plan) -> list[str]:

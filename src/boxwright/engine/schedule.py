@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from boxwright.recipe import ScheduleConfig
 
 Steps = NDArray[np.float64]  # one value per optimizer step
+LARGEST_EXPONENT = 700.0  # of e, in float64
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
     """Learning rate of every step without warm-up; after T_max epochs cosine rises again, as in the zoo."""
     epoch = (step // steps_per_epoch).astype(np.float64)
     moved = np.maximum(step - warmup, 0) / steps_per_epoch if config.by_step else epoch
-    length = config.T_max or epochs + config.T_beyond
+    share = moved / (config.T_max or epochs + config.T_beyond)
     span = config.lr - config.eta_min
     falls = config.lr_steps or tuple(epochs * steps_per_epoch for epochs in config.lr_epochs)
     factors: tuple[float, ...] = (
-        config.lr_gamma if isinstance(config.lr_gamma, tuple) else (config.lr_gamma,) * len(falls)
+        config.lr_gamma if isinstance(config.lr_gamma, tuple) else (config.lr_gamma,) * max(len(falls), 1)
     )
+    if config.cycle_steps and config.kind == "cosine":
+        share = _share_of_cycle(step, config.cycle_steps)
     match config.kind:
         case "constant":
             return np.full(len(step), config.lr)
@@ -70,9 +73,21 @@ def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_p
             reached = np.searchsorted(falls, step, side="right")
             return np.asarray(config.lr * np.cumprod([1.0, *factors])[reached])
         case "cosine":
-            return config.eta_min + span * (1 + np.cos(np.pi * moved / length)) / 2
+            return config.eta_min + span * (1 + np.cos(np.pi * share)) / 2
         case "linear":
-            return config.eta_min + span * (1 - np.minimum(moved / length, 1)) ** config.linear_power
+            return config.eta_min + span * (1 - np.minimum(share, 1)) ** config.linear_power
+        case "exponential":
+            return np.asarray(config.lr * factors[0] ** step.astype(np.float64))
+        case "sigmoid":
+            return np.asarray(config.lr / (1 + np.exp(np.minimum(factors[0] * (step - falls[0]), LARGEST_EXPONENT))))
+
+
+def _share_of_cycle(step: NDArray[np.int64], ends: tuple[int, ...]) -> Steps:
+    """How far each step is between two ends, in (0, 1]; 0 at the first of all, 1 behind the last end."""
+    number = np.minimum(np.searchsorted(ends, step), len(ends) - 1)
+    edges = np.array([0, *ends])
+    share: Steps = np.minimum((step - edges[number]) / (edges[number + 1] - edges[number]), 1.0)
+    return share
 
 
 def _ramp(step: NDArray[np.int64], warmup: int, start: float, goal: Steps, power: float = 1.0) -> Steps:

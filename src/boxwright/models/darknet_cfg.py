@@ -23,6 +23,7 @@ from boxwright.nn import darknet_layers
 from boxwright.nn.classifier import ImageClassifier, LabelConfig
 from boxwright.nn.darknet_loss import LossConfig, yolo_loss
 from boxwright.nn.network import Network
+from boxwright.nn.region_loss import RegionLossConfig, region_loss
 from boxwright.nn.yolo import CellConfig, CellDetector
 from boxwright.ops.anchors import flatten
 from boxwright.types import Batch
@@ -42,7 +43,8 @@ class Config(CellConfig, LabelConfig):
     name: Literal["darknet_cfg"] = "darknet_cfg"
     cfg: Annotated[str, Field(max_length=LARGEST)]
     multi_label: bool = True
-    loss: LossConfig = LossConfig()  # of [yolo] heads
+    loss: LossConfig = LossConfig()  # of [yolo] and [Gaussian_yolo] heads
+    region_loss: RegionLossConfig = RegionLossConfig()  # of a [region] head
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -53,8 +55,14 @@ class Config(CellConfig, LabelConfig):
 
     @pydantic.model_validator(mode="after")
     def _is_a_network(self) -> Self:
+        if (found := len(self.loss.class_weights)) not in {0, self.classes}:
+            raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one a class, or none")
         for key, values in self.loss:
-            if isinstance(values, tuple) and len(values) not in ({0, 1, len(self.plan.heads)}):
+            if (
+                key != "class_weights"
+                and isinstance(values, tuple)
+                and len(values) not in ({0, 1, len(self.plan.heads)})
+            ):
                 raise ValueError(f"loss.{key} holds {len(values)} numbers, needed {len(self.plan.heads)} or one")
         return self
 
@@ -131,6 +139,7 @@ class CfgDetector(CellDetector):
     """(B, 3, H, W) RGB in [0, 1] -> the map before each head (B, A * values, h, w), in the file's order."""
 
     config: Config
+    class_weights: Tensor | None
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -145,29 +154,40 @@ class CfgDetector(CellDetector):
             for head, stride in zip(heads, config.plan.strides, strict=True)
         ]
         self.register_buffer("anchors", torch.cat(pairs).float(), persistent=False)
+        weights = torch.tensor(config.loss.class_weights) if config.loss.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
         self._expect_few_objects()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.layers(self.normalize(images), [head.inputs[0] for head in self.heads]))
 
     def check_trainable(self) -> None:
-        for head in self.heads:
-            if head.section.kind != "yolo":
-                raise head.section.error("cannot be trained, only [yolo] can; it predicts, and exports")
+        first, *others = self.heads
+        for head in others:
+            if head.section.kind != first.section.kind or head.section.kind == "region":
+                raise head.section.error("training needs heads of one kind, and one [region] at most")
 
     def loss_of_raw(self, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """The terms box, objectness and classes; see `yolo_loss`."""
-        rows = flatten(self.logits(raw), self.counts)
+        """The terms of `yolo_loss` or `region_loss`."""
+        cells, head = self.cells(raw), self.heads[0]
+        if head.section.kind == "region":
+            return region_loss(flatten(raw, self.counts), cells, batch, self.config.region_loss, head.softmax)
+        maps, spread = self.logits(raw), None
+        if head.section.kind == "Gaussian_yolo":
+            parts = [_split(level, count) for level, count in zip(raw, self.counts, strict=True)]
+            maps, deviations = zip(*parts, strict=True)
+            spread = flatten(deviations, self.counts)
         new_coords = [head.new_coords for head in self.heads]
-        return yolo_loss(rows, self.cells(raw), batch, self.config.loss, new_coords)
+        rows, settings = flatten(maps, self.counts), self.config.loss
+        return yolo_loss(rows, cells, batch, settings, new_coords, spread, self.class_weights)
 
     def _expect_few_objects(self) -> None:
         """Start the biases of objectness as those of other detectors here (`nn/yolo.py: raw_map`)."""
         for head, (x, y) in zip(self.heads, self.config.plan.strides, strict=True):
             own = [each for each in self.layers[head.inputs[0]].modules() if isinstance(each, nn.Conv2d)]
-            if head.section.kind == "yolo" and own and own[-1].bias is not None:
+            if head.section.kind != "region" and own and own[-1].bias is not None:
                 with torch.no_grad():
-                    own[-1].bias.view(len(head.anchors), -1)[:, 4] = math.log(8 / (640 * 640 / (x * y)))
+                    own[-1].bias.view(len(head.anchors), -1)[:, head.values - 1] = math.log(8 / (640 * 640 / (x * y)))
 
     def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(logits(level, head) for level, head in zip(raw, self.heads, strict=True))
@@ -193,6 +213,13 @@ def logits(level: Tensor, head: Head) -> Tensor:
         classes = cells[:, :, 5:].softmax(2) if head.softmax else cells[:, :, 5:]
         parts = [cells[:, :, :5], classes.logit(LOGIT_EPS)]
     return torch.cat(parts, 2).flatten(1, 2)
+
+
+def _split(level: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
+    """The map before a [Gaussian_yolo] -> (B, A * (5 + C), h, w) without its deviations, and (B, A * 4, h, w) these."""
+    cells = level.reshape(len(level), anchors, -1, *level.shape[2:])
+    plain = torch.cat((cells[:, :, 0:8:2], cells[:, :, 8:]), 2)
+    return plain.flatten(1, 2), cells[:, :, 1:8:2].flatten(1, 2)
 
 
 class CfgClassifier(ImageClassifier):

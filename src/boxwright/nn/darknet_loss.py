@@ -1,13 +1,14 @@
-"""The loss of Darknet's [yolo] heads, with its gradients (delta_yolo_box and forward_yolo_layer in src/yolo_layer.c).
+"""The loss of Darknet's [yolo] and [Gaussian_yolo] heads, with its gradients (src/yolo_layer.c, gaussian_yolo_layer.c).
 
 B images, S heads, N cells of all heads, K anchors of all heads, R rows of `Targets`, C classes
 
 Differences: of several objects in a cell and anchor the last counts, and the best anchor is that of all masks, so that
-objects are learned, too, whose best anchor in the file is in no mask. A background cell that overlaps an object is
-ignored whatever its classes are.
+objects are learned, too, whose best anchor in the file is in no mask. What a background cell does that overlaps an
+object does not depend on its classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -16,104 +17,179 @@ from pydantic import Field
 from torch import Tensor
 
 from boxwright.config import Config, Fraction, NotNegative, Positive
+from boxwright.nn.darknet_boxes import normal_loss, overlap_loss
 from boxwright.ops import iou, losses
-from boxwright.ops.anchors import Cells
-from boxwright.ops.boxes import cxcywh_to_xyxy, relative, xyxy_to_cxcywh
+from boxwright.ops.anchors import Cells, Overlap
 from boxwright.ops.targets import Targets, assign_similar
 from boxwright.types import Batch
 
 Weights = Annotated[tuple[NotNegative, ...], Field(min_length=1)]  # of each head in the file's order, or one for all
 Fractions = Annotated[tuple[Fraction, ...], Field(min_length=1)]  # likewise
-OVERLAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "iou": iou.iou, "giou": iou.giou, "diou": iou.diou, "ciou": iou.ciou,
-}  # fmt: skip
+Flags = Annotated[tuple[bool, ...], Field(min_length=1)]  # likewise
+OVERLAPS: dict[str, Overlap] = {"iou": iou.iou, "giou": iou.giou, "diou": iou.diou, "ciou": iou.ciou}
 
 
 class LossConfig(Config):
     """Taken from the .cfg; the defaults are Darknet's for a head without the keys."""
 
-    # mse: center and sides, as in YOLOv3. Others: 1 less that overlap of box and object; as in Darknet its gradient is
-    # by center and sides in shares of the input, and goes through the exponential of the sides, but not through the
-    # logistic of the center
+    # mse: center and sides, as in YOLOv3, or of a [Gaussian_yolo] their likelihood. Others: 1 less that overlap of box
+    # and object; as in Darknet its gradient is by center and sides in shares of the input, and goes through the
+    # exponential of the sides, but not through the logistic of the center
     box_loss: Literal["mse", "iou", "giou", "diou", "ciou"] = "mse"
     box: Weights = (0.75,)  # weight of that term (iou_normalizer)
+    uncertainty: Weights = (1.0,)  # of a [Gaussian_yolo]: weight of the deviations' likelihood (uc_normalizer)
     max_delta: tuple[Positive, ...] = ()  # limit of its gradients for one object, as for `box`; none: no limit
     objectness: Weights = (1.0,)  # weight of that term (obj_normalizer)
     classes: Weights = (1.0,)  # likewise
     # besides the best anchor, all of the head whose shape overlaps the object's by more are assigned to it (iou_thresh)
     assign_iou: Fractions = (1.0,)
+    assign_kind: Literal["iou", "giou", "diou", "ciou"] = "iou"  # by this overlap (iou_thresh_kind)
+    truth_iou: Fractions = (1.0,)  # so are cells whose box overlaps it by more, if they have no object (truth_thresh)
     # background cells whose box overlaps an object by this or more are ignored (ignore_thresh)
     ignore_iou: Fractions = (0.5,)
+    # Cells with an object, too, learn the overlap of their box with it as their objectness, its square above
+    # `truth_iou`, and 0 where it is below `ignore_iou`; without it, 1
+    objectness_smooth: Flags = (False,)
+    focal_loss: Flags = (False,)  # of classes, with alpha 0.5 and gamma 2
+    # factor of each class on the box, the objectness and the own class of its objects; none: 1 (counters_per_class)
+    class_weights: tuple[Positive, ...] = ()
+    own_class: Weights = (1.0,)  # factor on the own class alone (cls_normalizer with counters_per_class)
     # the sum over cells is divided by the number of images (Darknet) or of cells with an object
     normalize: Literal["images", "boxes"] = "images"
     label_smoothing: Fraction = 0.0  # targets of classes are 1 - this / 2 and this / 2 (label_smooth_eps)
 
 
+class CellSettings:
+    """The settings of each cell, (N,): by the head that it belongs to."""
+
+    def __init__(self, settings: LossConfig, cells: Cells, new_coords: Sequence[bool]) -> None:
+        def of_cells(values: Sequence[float]) -> Tensor:
+            return cells.of_scales(values if len(values) == len(cells.grids) else [*values] * len(cells.grids))
+
+        self.box, self.uncertainty = of_cells(settings.box), of_cells(settings.uncertainty)
+        self.limit = of_cells(settings.max_delta) if settings.max_delta else None
+        self.objectness, self.classes = of_cells(settings.objectness), of_cells(settings.classes)
+        self.own_class = of_cells(settings.own_class)
+        self.truth_iou, self.ignore_iou = of_cells(settings.truth_iou), of_cells(settings.ignore_iou)
+        self.smooth, self.focal = of_cells(settings.objectness_smooth) > 0, of_cells(settings.focal_loss) > 0
+        self.squashed = of_cells(new_coords)
+
+
 def yolo_loss(
-    rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig, new_coords: Sequence[bool]
+    rows: Tensor,
+    cells: Cells,
+    batch: Batch,
+    settings: LossConfig,
+    new_coords: Sequence[bool],
+    spread: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """rows (B, N, 5+C) logits, in the order of `cells` -> the terms box, objectness and classes, weighted.
 
-    new_coords: of each head, whether the logits come from numbers in [0, 1] that its map holds.
+    new_coords: of each head, whether the logits come from numbers in [0, 1] that its map holds. spread: (B, N, 4)
+    logits of the standard deviations of [Gaussian_yolo] heads, which adds the term uncertainty. class_weights: (C,),
+    those of the settings, on the device.
     """
-    heads = len(cells.grids)
-
-    def of_cells(values: Sequence[float]) -> Tensor:
-        return cells.of_scales(values if len(values) == heads else [*values] * heads)
-
-    similar = settings.assign_iou if len(settings.assign_iou) == heads else settings.assign_iou * heads
-    of_anchors = [value for value, grid in zip(similar, cells.grids, strict=True) for _ in range(grid.anchors)]
-    targets = assign_similar(batch, cells, rows.shape[-1] - 5, rows.new_tensor(of_anchors))
+    own = CellSettings(settings, cells, new_coords)
+    targets, labels = _assign(rows, cells, batch, settings, own)
     found, here = losses.at_targets(rows, targets), targets.cell
-    squashed = of_cells([float(value) for value in new_coords])
-    limit = of_cells(settings.max_delta)[here] if settings.max_delta else None
-    if settings.box_loss == "mse":
-        box = targets.weight(cells.size) * torch.stack(losses.place_and_size(found, cells, targets)).sum(0)
-        box = of_cells(settings.box)[here] * box
-    else:
+    factor = torch.ones_like(found[..., 0])
+    if class_weights is not None:
+        factor = class_weights[labels]
+    weight, limit = own.box[here] * factor, None if own.limit is None else own.limit[here]
+    sums = {}
+    if spread is not None:
+        deviations = losses.at_targets(spread, targets)
+        box, uncertainty = normal_loss(found[..., :4], deviations, cells, targets, weight, own.uncertainty[here], limit)
+        sums["uncertainty"] = uncertainty.sum()
+    elif settings.box_loss == "mse":
+        place, size = losses.place_and_size(found, cells, targets)
+        box = weight * targets.weight(cells.size) * (cells.scale_xy[here][..., 0] * place + size)
+    if settings.box_loss != "mse":
         overlap = OVERLAPS[settings.box_loss]
-        box = overlap_loss(found[..., :4], cells, targets, overlap, of_cells(settings.box)[here], limit, squashed[here])
-    smooth = targets.classes * (1 - settings.label_smoothing) + settings.label_smoothing / 2
-    errors = F.binary_cross_entropy_with_logits(found[..., 5:], smooth, reduction="none")
-    errors = errors * _slope(found[..., 5:], squashed[here][..., None])
-    objectness = losses.objectness(rows, cells, targets, batch, of_cells(settings.ignore_iou))
-    objectness = objectness * _slope(rows[..., 4], squashed)
-    sums = {
+        box = overlap_loss(found[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
+    objectness = _objectness(rows, cells, targets, batch, settings, own, factor)
+    classes = _classes(found[..., 5:], targets, labels, settings, own, class_weights)
+    sums |= {
         "box": box.sum(),
-        "objectness": (of_cells(settings.objectness) * objectness).sum(),
-        "classes": (of_cells(settings.classes)[here] * targets.positive * errors.sum(-1)).sum(),
+        "objectness": (own.objectness * objectness).sum(),
+        "classes": (own.classes[here] * targets.positive * classes).sum(),
     }
     return losses.normalize(sums, targets, settings.normalize)
 
 
-def overlap_loss(
-    found: Tensor,
-    cells: Cells,
-    targets: Targets,
-    overlap: Callable[[Tensor, Tensor], Tensor],
-    weight: Tensor,
-    limit: Tensor | None,
-    squashed: Tensor,
-) -> Tensor:
-    """found (B, R, 4) logits -> (B, R): weight times 1 less the overlap, with Darknet's gradients.
+def _assign(
+    rows: Tensor, cells: Cells, batch: Batch, settings: LossConfig, own: CellSettings
+) -> tuple[Targets, Tensor]:
+    """The targets, and (B, R) the classes of their objects.
 
-    weight, limit, squashed: (B, R), as `box`, `max_delta` of the settings, and whether the row is of new_coords.
+    With `truth_iou` there are N more rows: each cell that owns no object, with the one that its box overlaps most.
     """
-    height, width = cells.size
-    size, logits = found.new_tensor([width, height, width, height]), found.detach()
-    with torch.enable_grad():
-        boxes = (xyxy_to_cxcywh(cells.boxes(logits, targets.cell)) / size).requires_grad_()
-        value = overlap(cxcywh_to_xyxy(boxes), relative(targets.boxes, cells.size))
-        (slope,) = torch.autograd.grad(value.sum(), boxes)
-    t, sides, new = logits[..., :2].sigmoid(), logits[..., 2:].clamp(max=10), squashed[..., None] > 0
-    delta = weight[..., None] * slope * torch.cat((torch.ones_like(t), torch.where(new, 1.0, sides.exp())), -1)
-    if limit is not None:
-        delta = torch.minimum(delta, limit[..., None]).maximum(-limit[..., None])
-    # A head of new_coords hands its gradients to a logistic, t (1 - t); our logits of its sides are 2 log(2 t).
-    delta = delta * torch.where(new, torch.cat((t * (1 - t), (sides / 2).exp() / 4), -1), 1.0)
-    delta = torch.where(targets.positive[..., None], delta, 0.0)
-    loss = torch.where(targets.positive, weight * (1 - value.detach()), 0.0)
-    return loss + ((logits - found) * delta).sum(-1)  # the second is 0, with the gradient -delta
+    classes = rows.shape[-1] - 5
+    similar = settings.assign_iou if len(settings.assign_iou) > 1 else settings.assign_iou * len(cells.grids)
+    of_anchors = torch.cat([rows.new_full((g.anchors,), value) for value, g in zip(similar, cells.grids, strict=True)])
+    kind = None if settings.assign_kind == "iou" else OVERLAPS[settings.assign_kind]
+    targets = assign_similar(batch, cells, classes, of_anchors, overlap=kind)
+    labels = batch.labels.clamp(min=0).repeat(1, 1 + len(of_anchors))
+    if min(settings.truth_iou) == 1 or not batch.labels.shape[1]:
+        return targets, labels
+    overlap, index = losses.best_object(cells.boxes(rows[..., :4].detach()), batch)
+    positive = (overlap > own.truth_iou) & (losses.owned(targets, rows.shape[1]) == 0)
+    more = batch.labels.clamp(min=0).gather(1, index)
+    bits = F.one_hot(more, classes) * torch.where(own.smooth, overlap.square(), 1.0)[..., None]
+    cell = torch.where(positive, torch.arange(rows.shape[1], device=rows.device), 0)
+    together = replace(
+        targets,
+        boxes=torch.cat((targets.boxes, batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))), 1),
+        positive=torch.cat((targets.positive, positive), 1),
+        cell=torch.cat((targets.cell, cell), 1),
+        classes=torch.cat((targets.classes, bits), 1),
+    )
+    return together, torch.cat((labels, more), 1)
+
+
+def _objectness(
+    rows: Tensor, cells: Cells, targets: Targets, batch: Batch, settings: LossConfig, own: CellSettings, factor: Tensor
+) -> Tensor:
+    """(B, N) cross entropy. factor: (B, R) of the class of each row's object."""
+    goal, background = losses.objectness_targets(rows, cells, targets, batch, own.ignore_iou)
+    counted = (goal > 0) | background
+    assigned = batch.labels.shape[1] * (1 + len(cells.anchors))  # rows, without those of `truth_iou`
+    # Rows that own no cell write to one more that is cut off.
+    cell = torch.where(targets.positive, targets.cell, rows.shape[1])[:, :assigned]
+    factors = factor.new_ones(len(rows), rows.shape[1] + 1).scatter(1, cell, factor[:, :assigned])[:, :-1]
+    if any(settings.objectness_smooth):
+        overlap, _ = losses.best_object(cells.boxes(rows[..., :4].detach()), batch)
+        above = overlap > own.ignore_iou
+        learned = torch.where(overlap > own.truth_iou, overlap.square(), overlap * above)
+        goal, counted = torch.where(own.smooth, learned, goal), counted | (own.smooth & above)
+        factors = torch.where(own.smooth, 1.0, factors)
+    errors = F.binary_cross_entropy_with_logits(rows[..., 4], goal, reduction="none")
+    return factors * errors * counted * _slope(rows[..., 4], own.squashed)
+
+
+def _classes(
+    logits: Tensor,
+    targets: Targets,
+    labels: Tensor,
+    settings: LossConfig,
+    own: CellSettings,
+    class_weights: Tensor | None,
+) -> Tensor:
+    """logits (B, R, C), labels (B, R) of the rows' objects -> (B, R) the cross entropies' sum."""
+    here = targets.cell
+    smooth = targets.classes * (1 - settings.label_smoothing) + settings.label_smoothing / 2
+    errors = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+    if class_weights is not None:
+        factors = class_weights * own.own_class[here][..., None]
+        errors = torch.where(targets.classes > 0, factors * errors, errors)
+    if any(settings.focal_loss):
+        # Darknet's factor of all classes: by the probability of the object's, and without a gradient of its own
+        p = logits.detach().sigmoid().gather(2, labels[..., None])
+        factor = -0.5 * (1 - p) * (2 * p * (p + 1e-15).log() + p - 1)
+        focal = factor * F.binary_cross_entropy_with_logits(logits, targets.classes, reduction="none")
+        errors = torch.where(own.focal[here][..., None], focal, errors)
+    return (errors * _slope(logits, own.squashed[here][..., None])).sum(-1)
 
 
 def _slope(logits: Tensor, squashed: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ B images, S scales in the order of the raw maps, A anchors of a scale, h x w pos
 cells, K = sum of A, H x W px of the input
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from boxwright.ops.assign import best_anchor, shape_iou
-from boxwright.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from boxwright.ops.boxes import cxcywh_to_xyxy, relative, xyxy_to_cxcywh
 
 Stride = float | tuple[float, float]  # px: of both axes, or x, y
+Overlap = Callable[[Tensor, Tensor], Tensor]  # of pairs of boxes, as those in ops/iou.py
 
 
 def flatten(raw: tuple[Tensor, ...], anchors: int | Sequence[int]) -> Tensor:
@@ -157,10 +158,16 @@ class Cells:
         best = best_anchor(boxes[..., 2:] - boxes[..., :2], self.anchors)
         return self.under(boxes).gather(-1, best[..., None])[..., 0]
 
-    def similar(self, boxes: Tensor, iou: float | Tensor) -> tuple[Tensor, Tensor]:
+    def similar(self, boxes: Tensor, iou: float | Tensor, overlap: Overlap | None = None) -> tuple[Tensor, Tensor]:
         """boxes (..., 4) xyxy px -> the cells `under` them (..., K), and which have an anchor of similar shape:
-        `shape_iou` above `iou`, a number or (K,), or the best anchor repeated on another scale (as in YOLOv4-tiny)."""
-        fit = shape_iou(boxes[..., 2:] - boxes[..., :2], self.anchors)
+        `shape_iou` above `iou`, a number or (K,), or the best anchor repeated on another scale (as in YOLOv4-tiny).
+
+        overlap: In place of `shape_iou`, of the anchor and the box about one center, in shares of the input."""
+        sides = boxes[..., 2:] - boxes[..., :2]
+        fit = shape_iou(sides, self.anchors)
         best, first = fit.max(-1, keepdim=True)
         again = (fit == best).scatter(-1, first, False)
+        if overlap is not None:
+            pairs = [torch.cat((-each, each), -1) / 2 for each in (self.anchors, sides[..., None, :])]
+            fit = overlap(*(relative(pair, self.size) for pair in pairs))
         return self.under(boxes), (fit > iou) | again

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def shape_iou(sides: Tensor, anchors: Tensor) -> Tensor:
-    """sides (..., 2) and anchors (K, 2), both width and height in px -> (..., K) IoU of boxes with the same center."""
+    """sides (..., 2), anchors (K, 2) or (..., K, 2), width and height, px -> (..., K) IoU of boxes with the same
+    center."""
     shared = torch.minimum(sides[..., None, :], anchors).prod(-1)
     union = sides.prod(-1)[..., None] + anchors.prod(-1) - shared
     return shared / union.clamp(min=torch.finfo(sides.dtype).tiny)

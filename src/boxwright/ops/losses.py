@@ -3,6 +3,7 @@
 B images, N cells, M boxes an image after padding, R rows of `Targets`, C classes
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -47,32 +48,51 @@ def at_targets(rows: Tensor, targets: Targets) -> Tensor:
     return rows.gather(1, targets.cell[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
-    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
-    of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+def encoded(cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
+    """The boxes of rows that own a cell as its numbers, two of (B, R, 2): the position of the center within the cell's
+    range, in [0, 1], and the logarithms of the sides in anchors."""
     center, side = xyxy_to_cxcywh(targets.boxes).chunk(2, -1)
     side = torch.where(targets.positive[..., None], side, 1.0)
     scale_xy = cells.scale_xy[targets.cell]
     position = ((center - cells.corner[targets.cell]) / cells.stride[targets.cell] + (scale_xy - 1) / 2) / scale_xy
-    logs = (side / cells.anchor[targets.cell]).log()
+    return position, (side / cells.anchor[targets.cell]).log()
+
+
+def place_and_size(found: Tensor, cells: Cells, targets: Targets) -> tuple[Tensor, Tensor]:
+    """found (B, R, 5+C) logits -> two of (B, R), for rows that own a cell: the cross entropy against the position
+    of the center within the cell's range, and half the squared difference of the logarithms of the sides (YOLOv3)."""
+    position, logs = encoded(cells, targets)
     errors = F.binary_cross_entropy_with_logits(found[..., :2], position, reduction="none")
     return errors.sum(-1), 0.5 * (found[..., 2:4] - logs).square().sum(-1)
 
 
 def objectness(rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float | Tensor) -> Tensor:
-    """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for background cells whose box overlaps an object by
-    `ignore_iou`, a number or (N,), or lies so far in a crowd region, for `targets.ignored`, and where the most probable
-    class was not looked for."""
-    # Rows that own no cell write to one more that is cut off.
-    owned = torch.where(targets.positive, targets.cell, rows.shape[1])
-    objects = rows.new_zeros(len(rows), rows.shape[1] + 1).scatter(1, owned, 1.0)[:, :-1]
+    """rows (B, N, 5+C) logits -> (B, N) cross entropy; 0 for cells that are ignored (see `objectness_targets`)."""
+    objects, background = objectness_targets(rows, cells, targets, batch, ignore_iou)
+    counted = (objects > 0) | background
+    return F.binary_cross_entropy_with_logits(rows[..., 4], objects, reduction="none") * counted
+
+
+def objectness_targets(
+    rows: Tensor, cells: Cells, targets: Targets, batch: Batch, ignore_iou: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """rows (B, N, 5+C) logits -> (B, N) 1 for cells that own an object, 0 for others; (B, N) bool, which cells count as
+    background: not those whose box overlaps an object by `ignore_iou`, a number or (N,), or lies so far in a crowd
+    region, nor `targets.ignored`, nor where the most probable class was not looked for."""
+    objects = owned(targets, rows.shape[1])
     background = _best_overlap(cells.boxes(rows[..., :4].detach()), batch) < ignore_iou
     if targets.ignored is not None:
         background &= ~targets.ignored
     if batch.labeled is not None:
         background &= was_looked_for(rows[..., 5:], batch.labeled)
-    counted = (objects > 0) | background
-    return F.binary_cross_entropy_with_logits(rows[..., 4], objects, reduction="none") * counted
+    return objects, background
+
+
+def owned(targets: Targets, total: int) -> Tensor:
+    """(B, total): 1 for cells that own an object, 0 for others."""
+    # Rows that own no cell write to one more that is cut off.
+    cell = torch.where(targets.positive, targets.cell, total)
+    return targets.boxes.new_zeros(len(cell), total + 1).scatter(1, cell, 1.0)[:, :-1]
 
 
 def was_looked_for(scores: Tensor, labeled: Tensor) -> Tensor:
@@ -111,10 +131,25 @@ def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> 
 def _best_overlap(boxes: Tensor, batch: Batch) -> Tensor:
     """boxes (B, N, 4) -> (B, N): highest IoU with an object of the image; in a crowd region, the share inside it."""
     best = boxes.new_zeros(boxes.shape[:2])
-    real = batch.labels >= 0  # no padding
-    chunk = max(1, OVERLAPS_AT_ONCE // best.numel())
+    for overlap in _overlaps(boxes, batch, batch.labels >= 0):  # no padding
+        best = torch.maximum(best, overlap.amax(-1))
+    return best
+
+
+def best_object(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """boxes (B, N, 4) -> two of (B, N): the highest IoU with an object of the image, and its row in the batch."""
+    best, index, first = boxes.new_zeros(boxes.shape[:2]), batch.labels.new_zeros(boxes.shape[:2]), 0
+    for overlap in _overlaps(boxes, batch, batch.valid):
+        value, row = overlap.max(-1)
+        index = torch.where(value > best, row + first, index)
+        best, first = torch.maximum(best, value), first + overlap.shape[2]
+    return best, index
+
+
+def _overlaps(boxes: Tensor, batch: Batch, rows: Tensor) -> Iterator[Tensor]:
+    """IoU (B, N, m) with m boxes of the batch after the other; 0 with those that are not in rows (B, M)."""
+    chunk = max(1, OVERLAPS_AT_ONCE // (boxes.shape[0] * boxes.shape[1]))
     for first in range(0, batch.boxes.shape[1], chunk):
         columns = slice(first, first + chunk)
         overlap = pairwise_iou(boxes, batch.boxes[:, columns], crowd=batch.ignore[:, columns])
-        best = torch.maximum(best, (overlap * real[:, None, columns]).amax(-1))
-    return best
+        yield overlap * rows[:, None, columns]

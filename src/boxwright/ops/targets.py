@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.ops.anchors import Cells
+from boxwright.ops.anchors import Cells, Overlap
 from boxwright.ops.assign import last_claim
 from boxwright.types import Batch
 
@@ -47,17 +47,28 @@ def assign_best(batch: Batch, cells: Cells, classes: int, smoothing: float = 0.0
 
     smoothing: 1 becomes 1 - smoothing, 0 becomes smoothing / (classes - 1) (MindSpore zoo).
     """
-    cell = cells.responsible(batch.boxes)[:, None]
-    return _resolve(batch, cell, torch.ones_like(cell, dtype=torch.bool), len(cells.corner), classes, smoothing)
+    return assign_to(batch, cells.responsible(batch.boxes), len(cells.corner), classes, smoothing)
 
 
-def assign_similar(batch: Batch, cells: Cells, classes: int, iou: float | Tensor, smoothing: float = 0.0) -> Targets:
+def assign_to(batch: Batch, cell: Tensor, total: int, classes: int, smoothing: float = 0.0) -> Targets:
+    """Each object to its `cell` (B, M) in 0..total-1. P is 1. smoothing: as in `assign_best`."""
+    return _resolve(batch, cell[:, None], torch.ones_like(cell[:, None], dtype=torch.bool), total, classes, smoothing)
+
+
+def assign_similar(
+    batch: Batch,
+    cells: Cells,
+    classes: int,
+    iou: float | Tensor,
+    smoothing: float = 0.0,
+    overlap: Overlap | None = None,
+) -> Targets:
     """As `assign_best`, and then each object to the cells of all anchors whose shape overlaps its own by more than
     `iou`, a number or (K,), too (YOLOv4; Darknet's iou_thresh). P is 1 + K, and a later claim beats an earlier one of
-    another object.
+    another object. overlap: see `Cells.similar`.
     """
     best = cells.responsible(batch.boxes)[:, None]
-    cell, fits = cells.similar(batch.boxes, iou)
+    cell, fits = cells.similar(batch.boxes, iou, overlap)
     claims = torch.cat((torch.ones_like(best, dtype=torch.bool), fits.mT), 1)
     return _resolve(batch, torch.cat((best, cell.mT), 1), claims, len(cells.corner), classes, smoothing)
 

@@ -98,14 +98,20 @@ class ScheduleConfig(Config):
     rise from 0, biases and betas fall from `warmup_bias_lr`, both to the curve's value.
     """
 
-    kind: Literal["constant", "step", "multistep", "cosine", "linear"] = "cosine"
+    # exponential: lr * lr_gamma^step. sigmoid: lr / (1 + exp(lr_gamma * (step - lr_steps))). Both by steps
+    kind: Literal["constant", "step", "multistep", "cosine", "linear", "exponential", "sigmoid"] = "cosine"
     lr: Annotated[float, Field(gt=0, le=1000)] = 0.001
-    lr_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()  # multistep: where it falls; step: (every,)
+    lr_epochs: tuple[
+        Annotated[int, Field(ge=1)], ...
+    ] = ()  # multistep: where it falls; step: (every,); sigmoid: (half,)
     lr_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()  # the same in steps, instead of lr_epochs
     lr_gamma: Positive | tuple[Positive, ...] = 0.1  # factor at each fall; of multistep also a list, one a fall
     eta_min: NotNegative = 0.0  # lowest lr of cosine and linear
     linear_power: Positive = 1.0  # linear: eta_min + (lr - eta_min) * (1 - share of the way) to this power
     T_max: Annotated[int, Field(ge=1)] | None = None  # epochs until cosine and linear reach eta_min; null: all
+    # cosine: steps of the training at which eta_min is reached, and after which it starts again from lr except for the
+    # last (SGDR), in place of T_max
+    cycle_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     T_beyond: Annotated[int, Field(ge=0)] = 0  # so many epochs after the last, where T_max is null
     by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
     warmup_epochs: NotNegative = 0
@@ -120,10 +126,13 @@ class ScheduleConfig(Config):
         if self.lr_epochs and self.lr_steps:
             raise ValueError("lr_epochs and lr_steps are both set; leave one of them out")
         key, falls = ("lr_steps", self.lr_steps) if self.lr_steps else ("lr_epochs", self.lr_epochs)
-        if self.kind == "step" and len(falls) != 1:
-            raise ValueError(f"{key} holds {list(falls)}; kind step needs one number, the {key[3:]} between two falls")
+        if self.kind in {"step", "sigmoid"} and len(falls) != 1:
+            need = f"the {key[3:]} between two falls" if self.kind == "step" else "where lr is half"
+            raise ValueError(f"{key} holds {list(falls)}; kind {self.kind} needs one number, {need}")
         if self.kind == "multistep" and (not falls or list(falls) != sorted(set(falls))):
             raise ValueError(f"{key} holds {list(falls)}; kind multistep needs rising {key[3:]}, as [160, 180]")
+        if list(self.cycle_steps) != sorted(set(self.cycle_steps)):
+            raise ValueError(f"cycle_steps holds {list(self.cycle_steps)[:5]}; needed rising steps, as [1000, 3000]")
         if isinstance(self.lr_gamma, tuple) and (self.kind != "multistep" or len(self.lr_gamma) != len(falls)):
             raise ValueError(
                 f"lr_gamma holds {len(self.lr_gamma)} factors; kind {self.kind} needs one number"
