@@ -468,7 +468,7 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One packed copy to the GPU each for warp, second warp, mixing, colors, and keys with the count of images, and nothing else."""
+    """One packed copy to the GPU each for warp, second warp, mixing, colors, and keys with `seen`, and nothing else."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
