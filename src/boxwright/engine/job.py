@@ -80,6 +80,8 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
     config = recipe.train
     task = tasks.of(recipe)
     loader = task.loader(training, recipe, accelerator.process_index, accelerator.num_processes)
+    if config.repeat_threshold and accelerator.is_main_process:
+        logger.info("an epoch visits %d images (train.repeat_threshold)", loader.images_per_epoch)
     steps_per_epoch = loader.steps_per_epoch // config.accumulate  # leftover batches are dropped
     if not steps_per_epoch:
         raise InputError(

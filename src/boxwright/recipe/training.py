@@ -164,6 +164,9 @@ class TrainConfig(Config):
     ema: EmaConfig = EmaConfig()
     augment: AugmentConfig = AugmentConfig()  # of detectors
     class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
+    # images with a class that fewer than this fraction of the images have are visited more often than once an epoch
+    # (LVIS's repeat factor sampling, there 0.001); 0: none
+    repeat_threshold: Fraction = 0.0
     precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size

@@ -16,6 +16,7 @@ from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.batches.class_loader import ClassLoader
 from boxwright.batches.class_transforms import augment
+from boxwright.batches.repeat_factors import visit_weights
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.sets import Root
@@ -110,7 +111,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
     def loader(self, dataset: ClassSet, recipe: Recipe, rank: int, world: int) -> ClassLoader:
-        config = recipe.train
+        config, images = recipe.train, np.arange(len(dataset))
         return ClassLoader(
             dataset,
             training_canvas(recipe),
@@ -120,7 +121,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
-            weights=None if dataset.members is None else dataset.members.weights(),
+            weights=visit_weights(images, dataset.labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:

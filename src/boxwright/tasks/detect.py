@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.batches.loader import Loader
+from boxwright.batches.repeat_factors import visit_weights
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
@@ -105,7 +106,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
     def loader(self, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> Loader:
-        config = recipe.train
+        config, rows = recipe.train, dataset.rows
+        objects = (rows.labels >= 0) & ~rows.crowd
+        images, labels = dataset.image_indices()[objects], rows.labels[objects]
         return Loader(
             dataset,
             training_canvas(recipe),
@@ -115,7 +118,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             world=world,
             workers=recipe.data.workers,
             bands=Bands.of(recipe.data),
-            weights=None if dataset.members is None else dataset.members.weights(),
+            weights=visit_weights(images, labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
