@@ -81,7 +81,7 @@ def yolo_loss(
     sums = {
         "box": box.sum(),
         "objectness": (of_cells(settings.objectness) * objectness).sum(),
-        "classes": (of_cells(settings.classes)[here] * targets.positive * errors.sum(-1)).sum(),
+        "classes": (of_cells(settings.classes)[here] * targets.positive * targets.weights * errors.sum(-1)).sum(),
     }
     return losses.normalize(sums, targets, settings.normalize)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from boxwright.config import BatchSize, Config, Fraction, NotNegative, Positive
+from boxwright.config import BatchSize, ClassName, Config, Fraction, NotNegative, Positive
 from boxwright.recipe.data import Size
 
 
@@ -167,6 +167,8 @@ class TrainConfig(Config):
     # images with a class that fewer than this fraction of the images have are visited more often than once an epoch
     # (LVIS's repeat factor sampling, there 0.001); 0: none
     repeat_threshold: Fraction = 0.0
+    # class -> factor of its objects (of a classifier, of its images) in the loss of classes; others: 1
+    class_weights: dict[ClassName, NotNegative] = Field(default_factory=dict)
     precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size

@@ -30,7 +30,16 @@ from boxwright.images.draw import add_caption, draw_classes, encode_image, name_
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import TOP_K, Examples, PostprocessArgs, RawOutputs, Task, pixels_of, reject_inside
+from boxwright.tasks.base import (
+    TOP_K,
+    Examples,
+    PostprocessArgs,
+    RawOutputs,
+    Task,
+    pixels_of,
+    reject_inside,
+    with_class_weights,
+)
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 
@@ -126,7 +135,10 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
 
     def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:
         config = recipe.train
-        return augment(batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank)
+        augmented = augment(
+            batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank
+        )
+        return with_class_weights(augmented, recipe)
 
     def draw_sample(self, dataset: ClassSet, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]

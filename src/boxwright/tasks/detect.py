@@ -35,7 +35,16 @@ from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import Examples, PostprocessArgs, RawOutputs, Task, fraction, pixels_of, reject_inside
+from boxwright.tasks.base import (
+    Examples,
+    PostprocessArgs,
+    RawOutputs,
+    Task,
+    fraction,
+    pixels_of,
+    reject_inside,
+    with_class_weights,
+)
 from boxwright.tasks.detect_graph import DetectGraph
 from boxwright.types import Batch, Detections, Detector, Frame
 
@@ -123,7 +132,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
         config = recipe.train
-        return augment(
+        augmented = augment(
             batch,
             config.augment,
             size=step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate),
@@ -133,6 +142,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             mosaic=epoch < config.epochs - config.augment.close_mosaic,
             fill=recipe.data.canvas.fill,
         )
+        return with_class_weights(augmented, recipe)
 
     def draw_sample(self, dataset: Dataset, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]
