@@ -35,7 +35,8 @@ class AugmentConfig(Config):
     value: Range = (1.0, 1.0)  # likewise
     mosaic: Fraction = 0.0  # probability that an image is made of four
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(8, 8)
-    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
+    copy_paste: Fraction = 0.0  # probability that boxed objects of another image are pasted into an image
+    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic, mixup and copy-paste
     sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
     resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
     min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step (crowd regions stay)
