@@ -10,7 +10,7 @@ from small_run import finish, lines, start, tensors
 
 pytestmark = pytest.mark.slow
 
-# All that draws numbers or has a memory: mosaic, mixup, copy-paste, sizes, colors, average, accumulation, a moving rate.
+# All that draws numbers or has a memory: mosaic, mixup, copy-paste, sizes, colors, average, accumulation, moving rate.
 CHANGES = {
     "train.epochs": 4,
     "train.accumulate": 2,
