@@ -10,7 +10,7 @@ from small_run import finish, lines, start, tensors
 
 pytestmark = pytest.mark.slow
 
-# All that draws numbers or has a memory: mosaic, mixup, sizes, colors, average, accumulation, a moving rate.
+# All that draws numbers or has a memory: mosaic, mixup, copy-paste, sizes, colors, average, accumulation, moving rate.
 CHANGES = {
     "train.epochs": 4,
     "train.accumulate": 2,
@@ -19,6 +19,7 @@ CHANGES = {
     "train.ema.ramp": 5,
     "train.augment.mosaic": 0.5,
     "train.augment.mixup": 0.5,
+    "train.augment.copy_paste": 0.5,
     "train.augment.close_mosaic": 1,
     "train.augment.sizes": [[96, 96], [64, 96], [96, 128]],
 }

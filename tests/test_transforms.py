@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from boxwright import recipe
-from boxwright.batches import transforms, warp
+from boxwright.batches import copy_paste, transforms, warp
 from boxwright.batches.transforms import augment, change_colors, step_size
 from boxwright.batches.warp import to_device
 from boxwright.images.canvas import frame_for, resize_to_canvas
@@ -341,6 +341,7 @@ def test_no_boxes_at_all(name: str) -> None:
 EVERYTHING = AugmentConfig(
     flip=0.5, scale=(0.3, 1.7), jitter=0.2, translate=0.2, degrees=20, shear=5, perspective=0.001, hue=0.5,
     saturation=(0.3, 3.0), value=(0.3, 3.0), mosaic=0.7, mixup=0.4, expand=0.2,
+    copy_paste=0.7,
 )  # fmt: skip
 
 
@@ -367,7 +368,7 @@ def test_results_are_valid_and_depend_on_seed_step_and_rank_only() -> None:
 
 def test_two_processes_use_the_random_numbers_of_one() -> None:
     batch = noise(6)
-    config = EVERYTHING.model_copy(update={"mosaic": 0.0, "mixup": 0.0})
+    config = EVERYTHING.model_copy(update={"mosaic": 0.0, "mixup": 0.0, "copy_paste": 0.0})
     single = augment(batch, config, size=(64, 64), **KEY)
     for rank in range(2):
         own = slice(3 * rank, 3 * rank + 3)
@@ -468,7 +469,7 @@ def test_step_sizes_meet_the_zoo() -> None:
 
 
 def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One packed copy to the GPU each for warp, second warp, mixing, colors, and keys with `seen`, and nothing else."""
+    """One packed copy to the GPU each for copy-paste, warp, second warp, mixing, colors, and keys with `seen`."""
     sent: list[int] = []
 
     def counted(arrays: Sequence[np.ndarray], *rest: Any) -> list[Tensor]:
@@ -476,12 +477,12 @@ def test_random_numbers_are_copied_together(monkeypatch: pytest.MonkeyPatch) -> 
         with torch._C.DisableTorchFunction():
             return to_device(arrays, *rest)
 
-    for module in (warp, transforms):
+    for module in (warp, transforms, copy_paste):
         monkeypatch.setattr(module, "to_device", counted)
     batch = noise(4)
     with NoNumbersFromTheHost():
         augment(batch, EVERYTHING.model_copy(update={"mixup": 1.0}), size=(64, 64), **KEY)
-    assert sorted(sent) == [2, 2, 3, 6, 6]
+    assert sorted(sent) == [2, 2, 3, 6, 6, 7]
 
 
 def test_to_device_keeps_shapes_and_values() -> None:

@@ -70,6 +70,7 @@ class Batch:
         labeled: (B, C) bool, the classes that were looked for in each image; others may be there without a label. None:
             all classes in all images.
         seen: () int64, images that this process has had in training, with these; None: not in training.
+        class_weights: (C,) float32, the factor of each class in the loss of classes; None: 1 each.
     """
 
     images: Tensor
@@ -80,18 +81,23 @@ class Batch:
     keys: Tensor | None = None
     labeled: Tensor | None = None
     seen: Tensor | None = None
+    class_weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
-        tensors = {
-            name: getattr(self, name) for name in ("images", "boxes", "labels", "ignore", "keys", "labeled", "seen")
-        }
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+        return replace(self, **_tensors_on(self, device))
 
     @property
     def valid(self) -> Tensor:
         """(B, M) bool: rows that are objects, neither padding nor crowd."""
         return (self.labels >= 0) & ~self.ignore
+
+    @property
+    def label_weights(self) -> Tensor:
+        """(B, M) float32: the factor of each row in the loss of classes, which is that of its class."""
+        if self.class_weights is None:
+            return torch.ones_like(self.labels, dtype=torch.float32)
+        return self.class_weights[self.labels.clamp(min=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ class ClassBatch:
         others: (B,) int64, the second label of each image after MixUp or CutMix; None without them.
         share: (B,) float32 in [0, 1], the weight of the first label; None without them.
         keys: As in `Batch`.
+        class_weights: As in `Batch`.
     """
 
     images: Tensor
@@ -113,14 +120,20 @@ class ClassBatch:
     others: Tensor | None = None
     share: Tensor | None = None
     keys: Tensor | None = None
+    class_weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
-        tensors = {name: getattr(self, name) for name in ("images", "labels", "others", "share", "keys")}
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None})
+        return replace(self, **_tensors_on(self, device))
 
 
 AnyBatch = Batch | ClassBatch
+
+
+def _tensors_on(batch: AnyBatch, device: torch.device | str) -> dict[str, Any]:
+    """The tensors among the fields of a batch, on `device`."""
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 class Detection(NamedTuple):

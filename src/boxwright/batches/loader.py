@@ -82,7 +82,7 @@ class EpochLoader(Generic[B]):
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         visits = Visits(np.ones(len(dataset)) if weights is None else weights)
-        self.steps_per_epoch = len(visits) // (batch * world)
+        self.images_per_epoch, self.steps_per_epoch = len(visits), len(visits) // (batch * world)
         if self.steps_per_epoch == 0:
             raise InputError(
                 f"{len(visits)} images to train on do not fill one step of {batch} x {world} processes; "

@@ -4,7 +4,7 @@
     images of mixup)
 
 The random numbers of an image are a pure function of (seed, step, index in the global batch), so a resumed run and a
-run with other numbers of processes use the same ones; but mosaic and mixup combine images of one process.
+run with other numbers of processes use the same ones; but copy-paste, mosaic and mixup combine images of one process.
 """
 
 import random
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxwright.batches.copy_paste import copy_paste
 from boxwright.batches.rng import Array, Rows, SampleRNG, batch_indices, sample_keys
 from boxwright.batches.warp import WarpGeometry, chunks, to_device, warp
 from boxwright.config import RGB
@@ -35,7 +36,7 @@ def augment(
     mosaic: bool = True,
     fill: float = 114.0,
 ) -> Batch:
-    """Random flip, affine or perspective transform, mosaic, mixup and colors.
+    """Copy-paste, random flip, affine or perspective transform, mosaic, mixup and colors.
 
     Boxes with a remaining side of `config.min_side` px or less, or with less than `config.min_visible` of their area,
     get label -1, so they are not targets in this step; crowd regions are kept while any area remains.
@@ -45,16 +46,18 @@ def augment(
         config: The default changes nothing.
         size: (height, width) px of the result.
         seed, step, rank: Determine the random numbers. step: from the start of the training.
-        mosaic: False: no mosaic and mixup (in the last epochs).
+        mosaic: False: no copy-paste, mosaic and mixup (in the last epochs).
         fill: Gray level, 0 to 255, where there is no image; that of the canvas.
 
     Returns:
         Images (B, C, *size) float32 in [0, 1], of whose colors only the value changes unless C is 3; M rows of boxes
-        and labels, 4M with mosaic, and twice that if an image was blended by mixup; `keys` for the random numbers of
-        the loss; `seen`.
+        and labels, with copy-paste `copy_paste.OBJECTS` more, four times as many with mosaic, and twice that if an
+        image was blended by mixup; `keys` for the random numbers of the loss; `seen`.
     """
     rng = SampleRNG.for_batch(seed, step, rank, len(batch.images))
     hue, saturation, value = _draw_colors(rng, config)
+    if mosaic and config.copy_paste:
+        batch = copy_paste(batch, config.copy_paste, rng)
     if size == batch.images.shape[2:] and not _is_geometric(config, mosaic):
         result = replace(batch, images=batch.images.float().div_(255))
     else:

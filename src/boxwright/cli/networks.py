@@ -1,5 +1,6 @@
 """Commands for recipes and networks."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +64,10 @@ def train(
         float | None,
         typer.Option("--val-fraction", help="Hold out this share for validation, if there is no split val."),
     ] = None,
+    background: Annotated[
+        list[str] | None,
+        typer.Option("--background", help="Folder of images without objects to train on as well; repeatable."),
+    ] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the loss (train.compile): minutes first, then faster steps.")
     ] = False,
@@ -73,6 +78,8 @@ def train(
     overrides = [*(set_ or ())]
     if val_fraction is not None:
         overrides.append(f"data.val_fraction={val_fraction}")
+    if background:
+        overrides.append(f"data.background={json.dumps(background)}")
     if compile_:
         overrides.append("train.compile=true")
     folder = run(

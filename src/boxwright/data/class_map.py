@@ -56,10 +56,15 @@ def check_keys(
     unknown = [key for key in class_map if key not in names]
     known = others() if unknown else ()
     if unknown := [key for key in unknown if key not in known]:
-        near = difflib.get_close_matches(unknown[0][:60], known, n=1)
-        listed = ", ".join([*known][:5]) + (", ..." if len(known) > 5 else "")
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {listed}"
-        raise InputError(f"{title}: class_map: there is no class '{unknown[0][:60]}'; {hint}")
+        raise InputError(f"{title}: class_map: {no_such_class(unknown[0], known)}")
+
+
+def no_such_class(name: str, known: Collection[str]) -> str:
+    """A message about the class `name`, which is not among those that are known."""
+    near = difflib.get_close_matches(name[:60], known, n=1)
+    listed = ", ".join([*known][:5]) + (", ..." if len(known) > 5 else "")
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {listed}"
+    return f"there is no class '{name[:60]}'; {hint}"
 
 
 def _map_boxes(dataset: Dataset, new: NDArray[np.int64], names: tuple[str, ...], title: str) -> Dataset:

@@ -1,16 +1,22 @@
 """The data of a training: opened, checked, and without what is to be skipped."""
 
+import logging
 from typing import Any
 
 from accelerate import Accelerator
 
+from boxwright.data.background import open_background, with_background
 from boxwright.data.dataset import Dataset
 from boxwright.data.sets import shown
+from boxwright.datatools.check import skip_bad
 from boxwright.datatools.clean import Cleaning, clip_boxes
+from boxwright.datatools.report import counted
 from boxwright.datatools.val_fraction import names_to_open
 from boxwright.engine.processes import on_main
 from boxwright.recipe import Recipe
 from boxwright.tasks import AnyTask
+
+logger = logging.getLogger(__name__)
 
 
 def open_checked(
@@ -32,6 +38,8 @@ def open_checked(
         on_main(lambda: len(opened()), accelerator)  # a large JSON is parsed in one process, the others find its index
     training, validation = opened()
     present = [dataset for dataset in (training, validation) if dataset is not None]
+    if data.background:
+        present.append(open_background(data.background, present))
     report, clipped = on_main(lambda: task.check(*present, rgb=data.bands is None), accelerator), list[str]()
     if cleaning.clip_boxes and isinstance(training, Dataset):
         training, report, clipped = clip_boxes(training, report)
@@ -41,5 +49,10 @@ def open_checked(
     if not cleaning.skip_bad:
         report.raise_on_errors(shown(data.root), skippable=True)
     train, val, left_out = task.select(training, validation, report, recipe)
+    if data.background:
+        background = skip_bad(present[-1], report)
+        train = with_background(train, background)
+        if accelerator.is_main_process:
+            logger.info("%s without objects, from %s", counted(len(background), "image[s]"), ", ".join(data.background))
     notes = [note for dataset in present for note in dataset.notes]
     return train, val, [*notes, *clipped, *left_out]

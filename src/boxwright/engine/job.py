@@ -20,6 +20,7 @@ from boxwright.engine.schedule import Schedule, learning_rates
 from boxwright.errors import InputError
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
+from boxwright.tasks.base import class_weights
 from boxwright.types import AnyBatch
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,10 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
     """Build the job and move it to its device. Raises InputError when an epoch has too few images for one step."""
     config = recipe.train
     task = tasks.of(recipe)
+    class_weights(recipe)  # an unknown class is an error before the first batch
     loader = task.loader(training, recipe, accelerator.process_index, accelerator.num_processes)
+    if config.repeat_threshold and accelerator.is_main_process:
+        logger.info("an epoch visits %d images (train.repeat_threshold)", loader.images_per_epoch)
     steps_per_epoch = loader.steps_per_epoch // config.accumulate  # leftover batches are dropped
     if not steps_per_epoch:
         raise InputError(

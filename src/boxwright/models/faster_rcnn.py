@@ -207,7 +207,7 @@ class FasterRCNN(Network):
         if batch.labeled is not None:
             first = first._replace(sampled=first.sampled & self.are_known(first, second, logits, batch.labeled))
         terms = self.rpn_loss(first, objectness, deltas)
-        return terms | self.roi_loss(second, logits, class_deltas, batch.labels, batch.labeled)
+        return terms | self.roi_loss(second, logits, class_deltas, batch.labels, batch.labeled, batch.class_weights)
 
     @torch.no_grad()
     def decode(self, raw: tuple[Tensor, ...], threshold: float) -> list[Detections]:
@@ -360,14 +360,21 @@ class FasterRCNN(Network):
         }
 
     def roi_loss(
-        self, targets: Targets, logits: Tensor, deltas: Tensor, labels: Tensor, labeled: Tensor | None = None
+        self,
+        targets: Targets,
+        logits: Tensor,
+        deltas: Tensor,
+        labels: Tensor,
+        labeled: Tensor | None = None,
+        class_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M), labeled (B, C) as in Batch. Both terms are divided
-        by the samples found."""
+        """logits (B, K, C+1), deltas (B, K, 4*(C+1)), labels (B, M), labeled (B, C) and class_weights (C,) as in Batch.
+        Both terms are divided by the samples found; background has the weight 1."""
         truth = torch.zeros_like(targets.matched_gt_idx)
         if labels.shape[1]:
             truth = torch.where(targets.positive, labels.gather(1, targets.matched_gt_idx) + 1, 0)
-        wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)
+        weights = None if class_weights is None else F.pad(class_weights, (1, 0), value=1.0)
+        wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), weights, reduction="none").view_as(truth)
         of_class = truth[..., None, None].expand(-1, -1, 1, 4)
         found = _by_class(deltas).gather(2, of_class)[:, :, 0]
         apart = F.smooth_l1_loss(found, targets.deltas, reduction="none").sum(-1)

@@ -202,7 +202,8 @@ def _scale_loss(
     labels = batch.labels.clamp(min=0).repeat(1, CELLS)[:, None, None].expand(-1, ANCHORS, 1, -1)
     goals = goals.scatter(2, labels, 1 - smooth)
     errors = F.binary_cross_entropy_with_logits(logits, goals, reduction="none").mean(2)
-    return box, obj, (errors * taken).sum() / positives
+    weights = batch.label_weights.repeat(1, CELLS)[:, None]  # (B, 1, R)
+    return box, obj, (errors * taken * weights).sum() / positives
 
 
 def _assign(

@@ -110,10 +110,11 @@ def yolo_loss(
         box = overlap_loss(found[..., :4], cells, targets, overlap, weight, limit, own.squashed[here])
     objectness = _objectness(rows, cells, targets, batch, settings, own, factor)
     classes = _classes(found[..., 5:], targets, labels, settings, own, class_weights)
+    of_labels = 1.0 if batch.class_weights is None else batch.class_weights[labels]
     sums |= {
         "box": box.sum(),
         "objectness": (own.objectness * objectness).sum(),
-        "classes": (own.classes[here] * targets.positive * classes).sum(),
+        "classes": (own.classes[here] * targets.positive * of_labels * classes).sum(),
     }
     return losses.normalize(sums, targets, settings.normalize)
 

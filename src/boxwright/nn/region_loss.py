@@ -57,7 +57,8 @@ def region_loss(
         "box": settings.box * (owns * _box(found, *losses.encoded(cells, targets))).sum(),
         "objectness": settings.objectness * (owns * _half_square(found[..., 4].sigmoid() - goal)).sum()
         + settings.background * (background * _half_square(rows[..., 4].sigmoid())).sum(),
-        "classes": settings.classes * (owns * _classes(found[..., 5:], batch.labels, settings, softmax)).sum(),
+        "classes": settings.classes
+        * (owns * targets.weights * _classes(found[..., 5:], batch.labels, settings, softmax)).sum(),
     }
     if batch.seen is not None and settings.anchor_images:
         middle = torch.full_like(rows[..., :2], 0.5)

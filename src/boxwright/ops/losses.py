@@ -106,9 +106,10 @@ def was_looked_for(scores: Tensor, labeled: Tensor) -> Tensor:
 
 
 def classes(found: Tensor, targets: Targets) -> Tensor:
-    """found (B, R, 5+C) logits -> (B, R) sum of the cross entropies of the classes; 0 for rows that own no cell."""
+    """found (B, R, 5+C) logits -> (B, R) weighted sum of the cross entropies of the classes; 0 for rows that own no
+    cell."""
     errors = F.binary_cross_entropy_with_logits(found[..., 5:], targets.classes, reduction="none")
-    return targets.positive * errors.sum(-1)
+    return targets.positive * targets.weights * errors.sum(-1)
 
 
 def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> Tensor:
@@ -116,9 +117,12 @@ def cross_entropy(logits: Tensor, batch: ClassBatch, smoothing: float = 0.0) -> 
 
     The target of one label is 1 - smoothing for its class and smoothing / (C - 1) for each other class (MindSpore zoo:
     src/CrossEntropySmooth.py; torch's label_smoothing is this with a value (C - 1) / C as large). The target of an
-    image blended of two is the mean of both labels' targets, weighted by `batch.share`.
+    image blended of two is the mean of both labels' targets, weighted by `batch.share`. The logarithm of each class
+    is multiplied by its weight, as in torch's `cross_entropy`, whose mean is divided by the weights of the labels too.
     """
     logs = logits.float().log_softmax(-1)
+    if batch.class_weights is not None:
+        logs = logs * batch.class_weights
     true = logs.gather(1, batch.labels[:, None])[:, 0]
     if batch.others is not None and batch.share is not None:
         true = torch.lerp(logs.gather(1, batch.others[:, None])[:, 0], true, batch.share)

@@ -26,6 +26,7 @@ class Targets:
         classes: (B, R, C) in [0, 1].
         ignored: (B, N) bool, cells that crowd and ignore regions would claim if they were objects, which they may be;
             None: none.
+        weights: (B, R) factors in the loss of classes, each that of the object's class; or one for all.
     """
 
     boxes: Tensor
@@ -33,6 +34,7 @@ class Targets:
     cell: Tensor
     classes: Tensor
     ignored: Tensor | None = None
+    weights: Tensor | float = 1.0
 
     def weight(self, size: tuple[float, float]) -> Tensor:
         """(B, R): 2 less the share of the input, (H, W) px, that the box covers: small boxes count more. 0 where the
@@ -94,4 +96,5 @@ def _resolve(batch: Batch, cell: Tensor, claims: Tensor, total: int, classes: in
         cell=cell,
         classes=torch.where(bits > 0, 1 - smoothing, smoothing / max(classes - 1, 1)),
         ignored=ignored,
+        weights=batch.label_weights.repeat(1, passes),
     )

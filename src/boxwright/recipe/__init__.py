@@ -124,6 +124,8 @@ class Recipe(Config):
                 raise ValueError(f"{key}: found {list(size)} px, the model needs multiples of {model.size_step}")
         if data.bands is not None and model.task != "detect":
             raise ValueError(f"data.bands: found {data.bands}, {model.name} reads RGB; leave it out for classifiers")
+        if data.background and model.task != "detect":
+            raise ValueError(f"data.background: {model.name} learns a class of each image; leave it out")
         if model.input_channels != (channels := len(data.bands) if isinstance(data.bands, tuple) else RGB):
             raise ValueError(
                 f"model.input_channels: found {model.input_channels}, needed {channels}; it follows data.bands"

@@ -50,6 +50,8 @@ class CanvasConfig(Config):
 
 class DataConfig(Config):
     root: str | tuple[str, ...] = ""  # folder or YAML of the data set, or several; `--data` fills it
+    # folders of images without objects that a detector trains on as well; `--background` fills it
+    background: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     kind: str = "auto"  # a layout: the name of a module in `formats`; auto finds it out
     names: tuple[ClassName, ...] = ()  # class names in label order; `coco` in a recipe file means COCO's 80
     canvas: CanvasConfig = CanvasConfig()

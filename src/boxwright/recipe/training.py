@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from boxwright.config import BatchSize, Config, Fraction, NotNegative, Positive
+from boxwright.config import BatchSize, ClassName, Config, Fraction, NotNegative, Positive
 from boxwright.recipe.data import Size
 
 
@@ -35,7 +35,8 @@ class AugmentConfig(Config):
     value: Range = (1.0, 1.0)  # likewise
     mosaic: Fraction = 0.0  # probability that an image is made of four
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(8, 8)
-    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic and mixup
+    copy_paste: Fraction = 0.0  # probability that boxed objects of another image are pasted into an image
+    close_mosaic: Annotated[int, Field(ge=0)] = 0  # last epochs without mosaic, mixup and copy-paste
     sizes: tuple[Size, ...] = ()  # multi-scale: (height, width) px to draw from; none: the canvas size
     resize_every: Annotated[int, Field(ge=1)] = 1  # steps between two draws of a size
     min_side: NotNegative = 1.0  # px; boxes cut to this side or less are no targets in that step (crowd regions stay)
@@ -173,6 +174,11 @@ class TrainConfig(Config):
     ema: EmaConfig = EmaConfig()
     augment: AugmentConfig = AugmentConfig()  # of detectors
     class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
+    # images with a class that fewer than this fraction of the images have are visited more often than once an epoch
+    # (LVIS's repeat factor sampling, there 0.001); 0: none
+    repeat_threshold: Fraction = 0.0
+    # class -> factor of its objects (of a classifier, of its images) in the loss of classes; others: 1
+    class_weights: dict[ClassName, NotNegative] = Field(default_factory=dict)
     precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size

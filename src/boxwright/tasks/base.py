@@ -2,24 +2,28 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from boxwright.arrays import Array
+from boxwright.batches.warp import to_device
+from boxwright.data.class_map import no_such_class
 from boxwright.data.sets import Root
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
 from boxwright.json_text import JsonObject
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
-from boxwright.types import Frame
+from boxwright.types import Batch, ClassBatch, Frame
 
 D = TypeVar("D", bound="ImageSet")  # data set
 B = TypeVar("B")  # batch
+W = TypeVar("W", Batch, ClassBatch)
 R = TypeVar("R", bound="Result")  # of one image
 M = TypeVar("M", bound="Score")  # of a data set
 
@@ -310,6 +314,26 @@ def pixels_of(result: Result, image: Array | None) -> Array:
     if image is None:
         image = read_image(result.path) if result.image is None else result.image
     return image
+
+
+def with_class_weights(batch: W, recipe: Recipe) -> W:
+    """The batch with `train.class_weights`, if there are any, on the device of its images."""
+    weights = class_weights(recipe)
+    if weights is None:
+        return batch
+    (column,) = to_device([weights], batch.images.device)
+    return replace(batch, class_weights=column)
+
+
+def class_weights(recipe: Recipe) -> Array | None:
+    """(C,) `train.class_weights` in the order of the labels; None if there are none.
+
+    Raises InputError for a class that the data does not have.
+    """
+    given, names = recipe.train.class_weights, recipe.data.names
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(f"train.class_weights: {no_such_class(unknown[0], names)}")
+    return np.array([given.get(name, 1.0) for name in names], np.float32) if given else None
 
 
 def fraction(name: str, value: float) -> float:

@@ -16,6 +16,7 @@ from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.batches.class_loader import ClassLoader
 from boxwright.batches.class_transforms import augment
+from boxwright.batches.repeat_factors import visit_weights
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.sets import Root
@@ -29,7 +30,16 @@ from boxwright.images.draw import add_caption, draw_classes, encode_image, name_
 from boxwright.metrics import class_plots, plots, topk
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import TOP_K, Examples, PostprocessArgs, RawOutputs, Task, pixels_of, reject_inside
+from boxwright.tasks.base import (
+    TOP_K,
+    Examples,
+    PostprocessArgs,
+    RawOutputs,
+    Task,
+    pixels_of,
+    reject_inside,
+    with_class_weights,
+)
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 
@@ -110,7 +120,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
     def loader(self, dataset: ClassSet, recipe: Recipe, rank: int, world: int) -> ClassLoader:
-        config = recipe.train
+        config, images = recipe.train, np.arange(len(dataset))
         return ClassLoader(
             dataset,
             training_canvas(recipe),
@@ -120,12 +130,15 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
-            weights=None if dataset.members is None else dataset.members.weights(),
+            weights=visit_weights(images, dataset.labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:
         config = recipe.train
-        return augment(batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank)
+        augmented = augment(
+            batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank
+        )
+        return with_class_weights(augmented, recipe)
 
     def draw_sample(self, dataset: ClassSet, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]

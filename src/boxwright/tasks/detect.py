@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.batches.loader import Loader
+from boxwright.batches.repeat_factors import visit_weights
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
 from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
@@ -35,7 +36,16 @@ from boxwright.metrics.coco import Metrics
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
-from boxwright.tasks.base import Examples, PostprocessArgs, RawOutputs, Task, fraction, pixels_of, reject_inside
+from boxwright.tasks.base import (
+    Examples,
+    PostprocessArgs,
+    RawOutputs,
+    Task,
+    fraction,
+    pixels_of,
+    reject_inside,
+    with_class_weights,
+)
 from boxwright.tasks.detect_graph import DetectGraph
 from boxwright.types import Batch, Detections, Detector, Frame
 
@@ -106,7 +116,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
 
     def loader(self, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> Loader:
-        config = recipe.train
+        config, rows = recipe.train, dataset.rows
+        objects = (rows.labels >= 0) & ~rows.crowd
+        images, labels = dataset.image_indices()[objects], rows.labels[objects]
         return Loader(
             dataset,
             training_canvas(recipe),
@@ -116,12 +128,12 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             world=world,
             workers=recipe.data.workers,
             bands=Bands.of(recipe.data),
-            weights=None if dataset.members is None else dataset.members.weights(),
+            weights=visit_weights(images, labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
         config = recipe.train
-        return augment(
+        augmented = augment(
             batch,
             config.augment,
             size=step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate),
@@ -131,6 +143,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             mosaic=epoch < config.epochs - config.augment.close_mosaic,
             fill=recipe.data.canvas.fill,
         )
+        return with_class_weights(augmented, recipe)
 
     def draw_sample(self, dataset: Dataset, index: int, image: Array | None = None) -> Array:
         sample = dataset[index]
