@@ -79,6 +79,91 @@ class TestOptimizer:
         for name, parameter in network.named_parameters():
             np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
 
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_steps_are_adamws(self, everything):
+        """Algorithm 2 of arXiv 1711.05101 as PyTorch documents it, in float64, with the rates of a schedule."""
+        network = small_network().double()
+        draw = np.random.default_rng(2)
+        schedule = Schedule(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
+        keys = {"kind": "adamw", "betas": [0.8, 0.95], "eps": 1e-3, "weight_decay": 0.05, "decay_all": everything}
+        optimizer = optim.build(network, config(optimizer=keys))
+        weights = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
+        first, second = ({name: np.zeros_like(value) for name, value in weights.items()} for _ in range(2))
+        for step in range(4):
+            optim.set_rates(optimizer, schedule, step)
+            for name, parameter in network.named_parameters():
+                gradient = draw.normal(size=parameter.shape)
+                parameter.grad = torch.from_numpy(gradient)
+                rate = (schedule.bias_lr if name.endswith("bias") else schedule.weight_lr)[step]
+                if parameter.ndim == 4 or everything:
+                    weights[name] = weights[name] - rate * 0.05 * weights[name]
+                first[name] = 0.8 * first[name] + 0.2 * gradient
+                second[name] = 0.95 * second[name] + 0.05 * gradient**2
+                mean, square = first[name] / (1 - 0.8 ** (step + 1)), second[name] / (1 - 0.95 ** (step + 1))
+                weights[name] = weights[name] - rate * mean / (np.sqrt(square) + 1e-3)
+            optimizer.step()
+        for name, parameter in network.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
+
+    def test_adamws_decay_is_decoupled(self):
+        """By hand: with gradients of 0 a weight of 2 shrinks to 2 x (1 - 0.1 x 0.5); a bias stays."""
+        network = small_network()
+        last = network[3]
+        with torch.no_grad():
+            last.weight.fill_(2), last.bias.fill_(2)
+        optimizer = optim.build(network, config(optimizer={"kind": "adamw", "weight_decay": 0.5}))
+        optim.set_rates(optimizer, Schedule(*np.full((3, 1), 0.1)), 0)
+        last.weight.grad, last.bias.grad = torch.zeros_like(last.weight), torch.zeros_like(last.bias)
+        optimizer.step()
+        assert last.weight.flatten().tolist() == pytest.approx([1.9] * 8)
+        assert last.bias.tolist() == [2, 2]
+
+    @pytest.mark.parametrize("kind", ["sgd", "adamw"])
+    def test_backbone_lr(self, kind):
+        """A factor of 1/4: both optimizers move a weight, from fresh states and without decay, in proportion to it."""
+        moved = {}
+        for factor in (1, 0.25):
+            network = nn.ModuleDict({"backbone": small_network(), "head": small_network()}).double()
+            keys = {"kind": kind, "weight_decay": 0, "backbone_lr": factor}
+            optimizer = optim.build(network, config(optimizer=keys))
+            before = {name: p.detach().clone() for name, p in network.named_parameters()}
+            optim.set_rates(optimizer, Schedule(np.array([0.1]), np.array([0.2]), np.array([0.9])), 0)
+            for parameter in network.parameters():
+                parameter.grad = torch.full_like(parameter, 0.5)
+            optimizer.step()
+            moved[factor] = {name: before[name] - p.detach() for name, p in network.named_parameters()}
+        assert moved[1]["head.0.weight"].abs().min() > 0.04
+        for name, distance in moved[0.25].items():
+            wanted = moved[1][name] * (0.25 if name.startswith("backbone.") else 1)
+            torch.testing.assert_close(distance, wanted, rtol=1e-9, atol=0)
+
+    def test_backbone_lr_keeps_the_groups(self):
+        network = nn.ModuleDict({"backbone": small_network(), "head": small_network()})
+        groups = optim.build(network, config(optimizer={"backbone_lr": 0.1})).param_groups
+        assert [(each["name"], len(each["params"]), each["weight_decay"]) for each in groups] == [
+            ("weight", 2, 0.0005), ("bias", 2, 0), ("scale", 1, 0),
+            ("backbone.weight", 2, 0.0005), ("backbone.bias", 2, 0), ("backbone.scale", 1, 0),
+        ]  # fmt: skip
+        with pytest.raises(InputError, match=r"backbone_lr: no parameter under 'backbone' is trained"):
+            optim.build(small_network(), config(optimizer={"backbone_lr": 0.1}))
+
+    @pytest.mark.parametrize(
+        ("keys", "words"),
+        [
+            ({"optimizer": {"kind": "adam"}}, "train.optimizer.kind: input should be 'sgd' or 'adamw' (found 'adam')"),
+            ({"optimizer": {"kind": "adamw", "momentum": 0.8, "nesterov": True}}, "momentum, nesterov set; kind adamw"),
+            ({"optimizer": {"eps": 1e-6}}, "eps set; kind sgd does not use this"),
+            ({"optimizer": {"betas": [0.9, 0.99]}}, "betas set; kind sgd does not use this"),
+            ({"optimizer": {"kind": "adamw", "betas": [0.9, 1]}}, "optimizer.betas.1: input should be less than 1"),
+            ({"optimizer": {"kind": "adamw"}, "schedule": {"warmup_momentum": 0.8}}, "adamw has no momentum"),
+        ],
+    )
+    def test_keys_of_another_optimizer(self, keys, words):
+        with pytest.raises(InputError) as caught:
+            training.recipes.load("demo", {"train": keys})
+        assert words in str(caught.value)
+        assert len(str(caught.value)) <= 200
+
     def test_gradient_scale_is_the_zoos_loss_scale_without_its_factor(self):
         """The zoo's YOLOv4: v = m v + g / 64 + decay w; w -= lr v, on a weight that is decayed and a bias that is not.
         The loss scale itself is divided out."""
@@ -394,6 +479,32 @@ def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
     plain = run(tiny_coco, tmp_path / "plain", PLAIN)
     scaled = run(tiny_coco, tmp_path / "scaled", PLAIN | {"train.optimizer.loss_scale": 1024})
     assert furthest(plain, scaled)[0] == 0  # a power of two changes exponents only
+
+
+ADAMW = {"train.optimizer": {"kind": "adamw", "backbone_lr": 0.5}, "train.schedule.lr": 1e-3, "train.save_every": 2}
+
+
+def test_a_resumed_adamw_ends_equal(tiny_coco, tmp_path, monkeypatch):
+    whole = run(tiny_coco, tmp_path / "whole", ADAMW)
+    real, steps = training.optimizer_step, []
+
+    def interrupted(*args):
+        steps.append(len(steps))
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(training, "optimizer_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_coco, tmp_path / "cut", ADAMW)
+    monkeypatch.undo()
+    resumed = run(tiny_coco, tmp_path / "cut", ADAMW, resume=True)
+    assert "exp_avg_sq.0" in tensors(resumed / "last")
+    assert tensors(resumed / "last")["step.0"] == 12
+    assert furthest(whole, resumed)[0] == 0
+    assert lines(whole) == lines(resumed)
+    with pytest.raises(InputError, match=r"backbone_lr is 0\.5 there and 1\.0 now"):
+        run(tiny_coco, resumed, ADAMW | {"train.optimizer": {"kind": "adamw"}}, resume=True)
 
 
 def test_classes_come_from_the_data(finished):

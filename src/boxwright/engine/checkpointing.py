@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
 EPOCH_FOLDER = r"epoch-\d{4,}"
-MOMENTUM = "momentum_buffer"  # the state that PyTorch's SGD has for a parameter
+# The state that PyTorch's optimizers have for a parameter: tensors of its shape, and for AdamW the number of its steps
+STATE_OF_OPTIMIZER = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}
 
 
 @dataclass
@@ -132,13 +133,16 @@ class Checkpointer:
     def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
         """Load the state of each parameter. Raises InputError for that of a different optimizer or network."""
         own = self.optimizer.state_dict()["param_groups"]
+        names = STATE_OF_OPTIMIZER[self.recipe.train.optimizer.kind]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
             for theirs, ours in zip(saved["param_groups"], own, strict=True):
                 if (theirs["name"], theirs["params"]) != (ours["name"], ours["params"]):
                     raise KeyError(ours["name"])
             for index, buffers in saved["state"].items():
-                if {key: value.shape for key, value in buffers.items()} != {MOMENTUM: parameters[index].shape}:
+                shape = parameters[index].shape
+                wanted = {name: torch.Size() if name == "step" else shape for name in names}
+                if {key: value.shape for key, value in buffers.items()} != wanted:
                     raise KeyError(index)
             self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
             if self.accelerator.scaler is not None:

@@ -90,8 +90,9 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
     recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     compiled = config.compile and compiler_works(accelerator.device)
+    network = network.to(accelerator.device)
     model, optimizer = accelerator.prepare(WithLoss(network, compiled), optim.build(network, config))
-    ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
+    ema = EMA(network, config.ema) if config.ema.decay else None
     return Job(
         recipe,
         task,

@@ -34,7 +34,7 @@ def net_keys(recipe: Recipe) -> Keys:
         "width": width,
         "height": height,
         "channels": recipe.model.input_channels,
-        "momentum": optimizer.momentum,
+        **({"momentum": optimizer.momentum} if optimizer.kind == "sgd" else {}),
         "decay": optimizer.weight_decay,
         **_schedule(train.schedule),
     }

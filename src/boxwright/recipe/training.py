@@ -136,16 +136,35 @@ class ScheduleConfig(Config):
         return self
 
 
-class OptimizerConfig(Config):
-    """SGD with momentum."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
+KEYS_OF_OPTIMIZER = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # that no other kind uses
 
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: NotNegative = 0.0005
+
+class OptimizerConfig(Config):
+    """SGD with momentum, or AdamW (arXiv 1711.05101); `engine/optim.py` has the formulas."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    momentum: Fraction = 0.9  # sgd
+    nesterov: bool = False  # sgd
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and of their squares
+    eps: Positive = 1e-8  # adamw: added to the root of the average of squares
+    weight_decay: NotNegative = 0.0005  # of adamw decoupled: weights shrink by lr * weight_decay a step
+    backbone_lr: Positive = 1.0  # factor on the learning rate of parameters under `backbone.`
     decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
     clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
     loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
     gradient_scale: Positive = 1.0  # multiplies the gradients before the step, but not the decay (zoo's YOLOv4: 1 / 64)
+
+    @pydantic.model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> Self:
+        fields = type(self).model_fields
+        keys = [key for kind, unused in KEYS_OF_OPTIMIZER.items() if kind != self.kind for key in unused]
+        if changed := [key for key in keys if getattr(self, key) != fields[key].default]:
+            raise ValueError(
+                f"{', '.join(changed)} set; kind {self.kind} does not use this, leave it out or replace the section: "
+                f"--set 'train.optimizer={{kind: {self.kind}}}'"
+            )
+        return self
 
 
 class EmaConfig(Config):
@@ -177,6 +196,14 @@ class TrainConfig(Config):
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
+
+    @pydantic.model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.schedule.warmup_momentum is not None and self.optimizer.kind != "sgd":
+            raise ValueError(
+                f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
+            )
+        return self
 
     def in_epochs(self, steps_per_epoch: int) -> Self:
         """The same with `epochs` and `evaluate_every` as `max_steps` and `evaluate_min_steps` ask for."""
