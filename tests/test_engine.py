@@ -542,6 +542,64 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     assert not all(torch.equal(best[name], kept[2][name]) for name in best)
 
 
+PATIENT = {"train.epochs": 9, "train.evaluate_every": 1, "train.patience": 2}
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluations with the quality 0.3, 0.2, 0.4, 0.4, 0.1, ...: the best is the third, two later ones end the run."""
+    real, scores = training._evaluate, [0.3, 0.2, 0.4, 0.4, 0.1, 0.9, 0.9, 0.9, 0.9]
+
+    def scored(job, out=None):
+        done = len([line for line in lines(scored.run) if "AP" in line])
+        metrics = real(job, out)
+        return metrics if out is not None else replace(metrics, summary=metrics.summary | {"AP": scores[done]})
+
+    monkeypatch.setattr(training, "_evaluate", scored)
+    return scored
+
+
+class TestPatience:
+    def test_ends_a_run_as_a_complete_one(self, tiny_coco, tmp_path, scripted, capsys):
+        scripted.run = tmp_path / "run"
+        folder = run(tiny_coco, scripted.run, PATIENT)
+        said = "stopped after epoch 5: 2 evaluations without a better network"
+        assert said in capsys.readouterr().err
+        assert [line["epoch"] for line in lines(folder) if "AP" in line] == [0, 1, 2, 3, 4]
+        assert torch.load(folder / "best" / "state.pt", weights_only=True)["step"] == 3 * 6
+        assert torch.load(folder / "last" / "state.pt", weights_only=True)["step"] == 5 * 6
+        assert (folder / "metrics.json").exists()
+        assert (folder / "curves.png").exists()
+        before, log = tensors(folder / "last"), lines(folder)
+        run(tiny_coco, folder, PATIENT, resume=True)
+        assert said in capsys.readouterr().err
+        assert lines(folder) == log
+        assert all(value.equal(before[name]) for name, value in tensors(folder / "last").items())
+        run(tiny_coco, folder, PATIENT | {"train.patience": 3}, resume=True)  # and with more of it goes on
+        assert [line["AP"] for line in lines(folder) if "AP" in line][:6] == [0.3, 0.2, 0.4, 0.4, 0.1, 0.9]
+
+    def test_counts_on_after_a_stop(self, tiny_coco, tmp_path, scripted, monkeypatch):
+        scripted.run = tmp_path / "cut"
+        real, steps = training.optimizer_step, []
+
+        def interrupted(*args):
+            steps.append(len(steps))
+            if len(steps) == 4 * 6 + 3:  # in the fifth epoch, after one evaluation without a better network
+                raise KeyboardInterrupt
+            real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "optimizer_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny_coco, scripted.run, PATIENT)
+        run(tiny_coco, scripted.run, PATIENT, resume=True)
+        assert max(line["epoch"] for line in lines(scripted.run)) == 4
+
+    def test_needs_evaluation(self, tiny_coco, tmp_path):
+        with pytest.raises(InputError, match="patience counts evaluations, and evaluate_every is 0"):
+            run(tiny_coco, tmp_path / "run", {"train.patience": 2, "train.evaluate_every": 0})
+
+
 def test_a_head_with_other_classes_is_logged(finished, capsys):
     """As many classes as in the file, but others."""
     recipe = training.recipes.load(finished / "recipe.yaml").with_overrides({"data.names": ["car", "red"]})

@@ -23,7 +23,7 @@ from boxwright import weights
 from boxwright.engine.ema import EMA
 from boxwright.errors import InputError
 from boxwright.files import sync, write_bytes, write_errors
-from boxwright.recipe import Recipe
+from boxwright.recipe import Recipe, TrainConfig
 from boxwright.weights import checkpoint, torch_files
 from boxwright.weights.files import OLD
 
@@ -42,6 +42,7 @@ class TrainState:
     Attributes:
         step: Optimizer steps completed.
         best: Highest validation AP so far, or top-1 accuracy for a classifier.
+        since_best: Evaluations since the one with it.
         train_fingerprint: Fingerprint of the training images and labels.
         val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
         processes: Number of processes in the run.
@@ -50,10 +51,15 @@ class TrainState:
 
     step: int = 0
     best: float | None = None
+    since_best: int = 0
     train_fingerprint: str = ""
     val_fingerprint: str = ""
     processes: int = 1
     threads: int = 1
+
+    def out_of_patience(self, config: TrainConfig) -> bool:
+        """Whether `train.patience` ends the run here."""
+        return 0 < config.patience <= self.since_best
 
 
 @dataclass(frozen=True)

@@ -105,18 +105,7 @@ def train(
         accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
         if not state.step:
             checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-        first, done = divmod(state.step, job.steps_per_epoch)
-        batches: Iterator[AnyBatch] = job.loader.epochs(
-            first, config.epochs, done * config.accumulate, job.batches_per_epoch
-        )
-        if job.compiled:
-            batches = warm_up(job, batches)
-        with closing(TrainLogger(run, accelerator, config, state.step)) as log:
-            for epoch in range(first, config.epochs):
-                train_epoch(job, batches, epoch, state, log, checkpointer)
-                evaluate_epoch(job, epoch, state, log, checkpointer)
-                checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
-                accelerator.wait_for_everyone()
+        _train_epochs(job, state, checkpointer, run)
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
             _evaluate(job, run)  # metrics.json and the plots are those of the best network
@@ -127,6 +116,28 @@ def train(
     return run
 
 
+def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+    """Train and evaluate from `state` to the last epoch, or until `train.patience` ends the run."""
+    config, accelerator = job.recipe.train, job.accelerator
+    first, done = divmod(state.step, job.steps_per_epoch)
+    batches: Iterator[AnyBatch] = job.loader.epochs(
+        first, config.epochs, done * config.accumulate, job.batches_per_epoch
+    )
+    if job.compiled and first < config.epochs and not state.out_of_patience(config):
+        batches = warm_up(job, batches)
+    with closing(TrainLogger(run, accelerator, config, state.step)) as log:
+        for epoch in range(first, config.epochs):
+            if state.out_of_patience(config):
+                if accelerator.is_main_process:
+                    without = counted(state.since_best, "evaluation[s]")
+                    logger.info("stopped after epoch %d: %s without a better network", epoch, without)
+                break
+            train_epoch(job, batches, epoch, state, log, checkpointer)
+            evaluate_epoch(job, epoch, state, log, checkpointer)
+            checkpointer.save_epoch(epoch + 1, state)  # after the evaluation, which is not repeated on resume
+            accelerator.wait_for_everyone()
+
+
 def _initial_state(
     task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
@@ -134,7 +145,7 @@ def _initial_state(
         return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]
 
     train, val = on_main(fingerprints, accelerator)
-    return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
+    return TrainState(0, None, 0, train, val, accelerator.num_processes, torch.get_num_threads())
 
 
 def train_epoch(
@@ -210,8 +221,10 @@ def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, ch
         log.evaluated(state.step, epoch, metrics.summary)
         summary += f", {metrics.headline}"
         if state.best is None or metrics.quality > state.best:
-            state.best = metrics.quality
+            state.best, state.since_best = metrics.quality, 0
             checkpointer.save("best", state)
+        else:
+            state.since_best += 1
     if job.accelerator.is_main_process:
         logger.info("%s", summary)
 

@@ -195,6 +195,7 @@ class TrainConfig(Config):
     evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better network that end the run; 0: no end
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
 
     @pydantic.model_validator(mode="after")
@@ -202,6 +203,10 @@ class TrainConfig(Config):
         if self.schedule.warmup_momentum is not None and self.optimizer.kind != "sgd":
             raise ValueError(
                 f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
+            )
+        if self.patience and not self.evaluate_every:
+            raise ValueError(
+                "patience counts evaluations, and evaluate_every is 0; set evaluate_every, or patience to 0"
             )
         return self
 
