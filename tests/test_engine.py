@@ -16,9 +16,10 @@ from torch import nn
 
 from boxwright.batches.loader import Loader
 from boxwright.config import validate
-from boxwright.engine import checkpointing, optim
+from boxwright.engine import checkpointing, optim, processes
 from boxwright.engine import train as training
 from boxwright.engine.ema import EMA
+from boxwright.engine.log import TrainLogger
 from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
@@ -241,6 +242,30 @@ class TestEMA:
 
     def test_constant_without_ramp(self):
         assert EMA(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_step_reads_no_value(kind, tmp_path):
+    """Reading one makes a program wait for its GPU. On the device `meta`, where tensors have no values, it raises."""
+    network = small_network().to("meta")
+    settings = config(optimizer={"kind": kind, "clip": 1.0, "loss_scale": 2.0}, ema={"decay": 0.9, "ramp": 5})
+    accelerator = SimpleNamespace(
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=nn.utils.clip_grad_norm_,
+        sync_gradients=True,
+        is_main_process=False,
+        device=torch.device("meta"),
+    )
+    optimizer, ema = optim.build(network, settings), EMA(network, settings.ema)
+    log = TrainLogger(tmp_path, accelerator, settings, 0)
+    for step in range(3):
+        optim.set_rates(optimizer, Schedule(*np.full((3, 3), 0.1)), step)
+        terms = {"all": network(torch.rand(2, 3, 8, 8, device="meta")).square().mean()}
+        log.record(step + 1, SimpleNamespace(frames=()), terms)
+        training.optimizer_step(terms, network, optimizer, settings, accelerator)
+        ema.update(step + 1)
+    with pytest.raises(RuntimeError, match="meta"):
+        terms["all"].item()
 
 
 class TestReplacing:
@@ -540,6 +565,39 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     best = load_file(folder / "best" / "ema.safetensors")
     assert all(torch.equal(best[name], kept[0][name]) for name in best)
     assert not all(torch.equal(best[name], kept[2][name]) for name in best)
+
+
+class TestPrecision:
+    def test_of_a_cpu(self, tiny_coco, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        changes = {"train.epochs": 1, "train.precision": "auto"}
+        folder = run(tiny_coco, tmp_path / "run", changes)
+        assert "train.precision: no on cpu\n" in capsys.readouterr().err
+        assert training.recipes.load(folder / "recipe.yaml").train.precision == "no"
+        run(tiny_coco, folder, changes, resume=True)
+        with pytest.raises(InputError, match=r"train\.precision is 'no' there and 'bf16' now"):
+            run(tiny_coco, folder, {"train.epochs": 1, "train.precision": "bf16"}, resume=True)
+
+    @pytest.mark.parametrize(
+        ("device", "has", "wanted"), [("cuda", True, "bf16"), ("cuda", False, "no"), ("mps", True, "no")]
+    )
+    def test_of_an_accelerator(self, device, has, wanted, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+        assert processes.best_precision(torch.device(device)) == wanted
+
+    def test_chosen_is_used(self, tiny_coco, tmp_path, monkeypatch):
+        """In bfloat16 the network's raw outputs have 8 bits; in the run's recipe it stays what was set."""
+        real, kinds = yolov3.YOLOv3Tiny.forward, set()
+
+        def forward(self, images):
+            raw = real(self, images)
+            kinds.add((self.training, raw[0].dtype))
+            return raw
+
+        monkeypatch.setattr(yolov3.YOLOv3Tiny, "forward", forward)
+        folder = run(tiny_coco, tmp_path / "run", {"train.epochs": 1, "train.precision": "bf16"})
+        assert (True, torch.bfloat16) in kinds
+        assert training.recipes.load(folder / "recipe.yaml").train.precision == "bf16"
 
 
 PATIENT = {"train.epochs": 9, "train.evaluate_every": 1, "train.patience": 2}

@@ -91,6 +91,9 @@ def train(
     recipe = recipe.with_overrides({"data.root": stored(data)})
     run, config = Path(out), recipe.train
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
+        if config.precision == "auto" and accelerator.is_main_process:
+            logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
+        recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
         if training.names != recipe.data.names:

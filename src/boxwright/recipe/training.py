@@ -183,7 +183,7 @@ class TrainConfig(Config):
     ema: EmaConfig = EmaConfig()
     augment: AugmentConfig = AugmentConfig()  # of detectors
     class_augment: ClassAugmentConfig = ClassAugmentConfig()  # of classifiers
-    precision: Literal["no", "fp16", "bf16"] = "no"
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else no (float32)
     channels_last: bool = False
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
