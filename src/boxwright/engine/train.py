@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,13 @@ from boxwright.batches.rng import step_seed
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import bands, optim, run_folder
+from boxwright.engine import auto_batch, bands, optim, run_folder
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
+from boxwright.engine.step import in_each_size, on_device
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
@@ -100,6 +100,7 @@ def train(
             recipe = recipe.with_names(training.names)
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
+        recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         config = job.recipe.train
         run_folder.prepare(run, recipe, resume, left_out, accelerator)
@@ -163,7 +164,7 @@ def train_epoch(
     if accelerator.is_main_process:
         here = progress.track(here, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
     for number, loaded in enumerate(here, epoch * total + first):
-        batch = augmented(job, loaded, epoch, number)
+        batch = on_device(job.task, loaded, job.recipe, accelerator, epoch, number)
         torch.manual_seed(step_seed(config.seed, number, accelerator.process_index))  # of dropout
         optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):
@@ -184,14 +185,6 @@ def train_epoch(
     log.write(state.step, epoch, rates[state.step - 1])
 
 
-def augmented(job: Job, batch: AnyBatch, epoch: int, number: int) -> AnyBatch:
-    """The batch with this number, on the device of the training."""
-    batch = job.task.augment(batch.to(job.accelerator.device), job.recipe, epoch, number, job.accelerator.process_index)
-    if job.recipe.train.channels_last:
-        batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
-    return batch
-
-
 def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
     """Compile what a step needs, once for each size of the input, and leave weights and statistics as they are.
 
@@ -199,11 +192,10 @@ def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
     """
     start, first = time.perf_counter(), next(batches)
     before = [buffer.clone() for buffer in job.network.buffers()]
-    sizes = job.recipe.train.augment.sizes or (job.recipe.data.canvas.size,)
+    sizes = in_each_size(job.recipe)
     optim.training_mode(job.network, job.recipe.train)
-    for size in sizes:
-        one_size = replace(job, recipe=job.recipe.with_overrides({"train.augment.sizes": [size]}))
-        terms = job.model(augmented(one_size, first, 0, 0))
+    for recipe in sizes:
+        terms = job.model(on_device(job.task, first, recipe, job.accelerator, 0, 0))
         job.accelerator.backward(torch.stack(list(terms.values())).sum())
     job.optimizer.zero_grad()
     with torch.no_grad():

@@ -29,7 +29,7 @@ def net_keys(recipe: Recipe) -> Keys:
     train, optimizer = recipe.train, recipe.train.optimizer
     height, width = recipe.data.canvas.size
     keys: Keys = {
-        "batch": train.batch * train.accumulate,
+        **({} if train.batch == "auto" else {"batch": train.batch * train.accumulate}),
         "subdivisions": train.accumulate,
         "width": width,
         "height": height,

@@ -1,6 +1,6 @@
 """Sections of a recipe: augmentation, schedule, optimizer and the training loop."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -172,10 +172,20 @@ class EmaConfig(Config):
     ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
 
 
+def _batch(value: Any) -> Any:
+    if value != "auto" and not (type(value) is int and 1 <= value <= LARGEST_BATCH):
+        raise ValueError(f"needed a whole number from 1 to {LARGEST_BATCH}, or auto")
+    return value
+
+
+LARGEST_BATCH = 65_536
+BatchOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_batch)]
+
+
 class TrainConfig(Config):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     max_steps: Annotated[int, Field(ge=1)] | None = None  # training ends with the epoch in which it has so many steps
-    batch: BatchSize = 8  # images a process and step
+    batch: BatchOrAuto = 8  # images a process and step; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
@@ -209,6 +219,12 @@ class TrainConfig(Config):
                 "patience counts evaluations, and evaluate_every is 0; set evaluate_every, or patience to 0"
             )
         return self
+
+    @property
+    def batch_size(self) -> int:
+        """`batch` of a training, which `engine/auto_batch.py` has made a number."""
+        assert self.batch != "auto"
+        return self.batch
 
     def in_epochs(self, steps_per_epoch: int) -> Self:
         """The same with `epochs` and `evaluate_every` as `max_steps` and `evaluate_min_steps` ask for."""
