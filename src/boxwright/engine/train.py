@@ -10,13 +10,13 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed, nn
+from torch import distributed
 
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
@@ -25,19 +25,19 @@ from boxwright.batches.rng import step_seed
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import auto_batch, bands, optim, run_folder
+from boxwright.engine import auto_batch, bands, optim, run_folder, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
-from boxwright.engine.step import in_each_size, on_device
+from boxwright.engine.step import on_device, optimizer_step, warm_up
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
 from boxwright.metrics import plots, run_log
 from boxwright.predict.predictor import AnyPredictor
-from boxwright.recipe import Recipe, TrainConfig
+from boxwright.recipe import Recipe
 from boxwright.tasks.base import Score
 from boxwright.types import AnyBatch
 
@@ -89,7 +89,7 @@ def train(
         check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
-    run, config = Path(out), recipe.train
+    run, config, started = Path(out), recipe.train, time.perf_counter()
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
         if config.precision == "auto" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
@@ -102,7 +102,7 @@ def train(
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
-        config = job.recipe.train
+        recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
         run_folder.prepare(run, recipe, resume, left_out, accelerator)
         checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
         state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
@@ -185,33 +185,11 @@ def train_epoch(
     log.write(state.step, epoch, rates[state.step - 1])
 
 
-def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
-    """Compile what a step needs, once for each size of the input, and leave weights and statistics as they are.
-
-    Returns the same batches: the first of them is used here and then given out again.
-    """
-    start, first = time.perf_counter(), next(batches)
-    before = [buffer.clone() for buffer in job.network.buffers()]
-    sizes = in_each_size(job.recipe)
-    optim.training_mode(job.network, job.recipe.train)
-    for recipe in sizes:
-        terms = job.model(on_device(job.task, first, recipe, job.accelerator, 0, 0))
-        job.accelerator.backward(torch.stack(list(terms.values())).sum())
-    job.optimizer.zero_grad()
-    with torch.no_grad():
-        for buffer, values in zip(job.network.buffers(), before, strict=True):
-            buffer.copy_(values)
-    if job.accelerator.is_main_process:
-        logger.info("compiled for %s in %.0f s", counted(len(sizes), "input size[s]"), time.perf_counter() - start)
-    return chain([first], batches)
-
-
 def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
     """Evaluate if it is due, save the best network, and log a summary of the epoch."""
     config = job.recipe.train
     summary = f"epoch {epoch + 1}/{config.epochs}: loss {log.last_loss:.4g}"
-    due = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
-    if job.validation is not None and (due or epoch + 1 == config.epochs):
+    if job.validation is not None and (config.evaluation_due(epoch) or epoch + 1 == config.epochs):
         metrics = _evaluate(job)
         log.evaluated(state.step, epoch, metrics.summary)
         summary += f", {metrics.headline}"
@@ -233,20 +211,3 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
     metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
     return metrics
-
-
-def optimizer_step(
-    terms: Mapping[str, Tensor],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> None:
-    """Backward pass, and an optimizer step after `train.accumulate` batches; accelerate divides the loss by them."""
-    accelerator.backward(torch.stack(list(terms.values())).sum() * config.optimizer.loss_scale)
-    if accelerator.sync_gradients:
-        optim.unscale(model.parameters(), config.optimizer)
-        if config.optimizer.clip:
-            accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-    optimizer.step()
-    optimizer.zero_grad()

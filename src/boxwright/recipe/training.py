@@ -178,13 +178,15 @@ def _batch(value: Any) -> Any:
     return value
 
 
+MAX_EPOCHS = 1_000_000
 LARGEST_BATCH = 65_536
 BatchOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_batch)]
 
 
 class TrainConfig(Config):
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 100
     max_steps: Annotated[int, Field(ge=1)] | None = None  # training ends with the epoch in which it has so many steps
+    minutes: Positive | None = None  # `epochs` becomes what fits into this time, measured before the first step
     batch: BatchOrAuto = 8  # images a process and step; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -214,11 +216,23 @@ class TrainConfig(Config):
             raise ValueError(
                 f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
             )
+        if self.minutes and self.max_steps:
+            raise ValueError("minutes and max_steps both end the training; set one of them to null")
+        if self.minutes and (self.schedule.kind in {"step", "multistep"} or self.schedule.T_max):
+            raise ValueError(
+                "minutes chooses the epochs, and the schedule has fixed ones; set schedule.kind to cosine, linear or "
+                "constant, and schedule.T_max to null"
+            )
         if self.patience and not self.evaluate_every:
             raise ValueError(
                 "patience counts evaluations, and evaluate_every is 0; set evaluate_every, or patience to 0"
             )
         return self
+
+    def evaluation_due(self, epoch: int) -> bool:
+        """Whether the network is evaluated after this epoch (from 0), also if it is not the last."""
+        every = self.evaluate_every
+        return every > 0 and epoch >= self.evaluate_from and (epoch + 1) % every == 0
 
     @property
     def batch_size(self) -> int:
