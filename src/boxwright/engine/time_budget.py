@@ -27,7 +27,7 @@ from boxwright.types import AnyBatch
 logger = logging.getLogger(__name__)
 
 USED = 0.95  # share of the time that is planned; the rest is for checkpoints, plots and slower steps
-UNTIMED_STEPS, TIMED_STEPS = 3, 20  # loader processes start, and kernels are chosen, in the first
+UNTIMED_STEPS, TIMED_STEPS = 2, 20  # loader processes start, and kernels are chosen, in the first
 MEASURED = 0.03  # share of the time that timed steps may take
 EVALUATED = 64  # images a process of the timed evaluation, evenly spaced over the split
 
