@@ -62,14 +62,15 @@ def test_measuring_leaves_no_trace(tiny_coco: Any, tmp_path: Any, monkeypatch: A
 
 
 def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(time_budget, "measure", lambda *_: (1.0, 2.0))  # 6 s an epoch, evaluated once, and the best
-    folder = run(tiny_coco, tmp_path / "run", {"train.minutes": 18 / 60 / 0.95})
+    monkeypatch.setattr(time_budget, "measure", lambda *_: (100.0, 200.0))  # two epochs need 1,600 s, three 2,200 s
+    changes = {"train.minutes": 1900 / 60 / 0.95}
+    folder = run(tiny_coco, tmp_path / "run", changes)
     assert recipes.load(folder / "recipe.yaml").train.epochs == 2
     monkeypatch.setattr(time_budget, "measure", None)
     before = lines(folder)
-    run(tiny_coco, folder, {"train.minutes": 18 / 60 / 0.95}, resume=True)
+    run(tiny_coco, folder, changes, resume=True)
     assert lines(folder) == before
-    with pytest.raises(InputError, match=r"train\.minutes is 0\.3.* there and 1\.0 now"):
+    with pytest.raises(InputError, match=r"train\.minutes is 33\.3.* there and 1\.0 now"):
         run(tiny_coco, folder, MINUTES, resume=True)
 
 
