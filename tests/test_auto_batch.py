@@ -58,7 +58,8 @@ def test_memory_of_a_cpu(available: int, wanted: int, monkeypatch: Any) -> None:
     weight = torch.nn.Parameter(torch.ones(1000))
     monkeypatch.setattr(auto_batch, "available_memory", lambda: available)
 
-    def step(images: int) -> None:
+    def step(images: int, repeats: int) -> None:
+        assert repeats == 1, "tensors of two steps would be counted twice"
         (torch.zeros(images, 1000) + weight).exp().exp().sum().backward()
 
     found, taken, free = auto_batch._on_cpu(fake_trial(step), [1 << power for power in range(7)])

@@ -83,8 +83,8 @@ class Trial:
         recipe = self.recipe.with_overrides({"train.batch": images, "data.workers": 0})
         return self._task.loader(self._training, recipe, self.accelerator.process_index, self.accelerator.num_processes)
 
-    def step(self, images: int) -> None:
-        """One step of so many images, with all that a training has in memory."""
+    def step(self, images: int, repeats: int = 2) -> None:
+        """Steps of so many images, the second with all that a training has in memory."""
         config, device = self.recipe.train, self.accelerator.device
         network = copy.deepcopy(self._network).to(device)
         optimizer = optim.build(network, config)
@@ -92,7 +92,7 @@ class Trial:
         optim.training_mode(network, config)
         loaded = next(self._loader(images).epoch(0))
         batch = on_device(self._task, loaded, self.recipe, self.accelerator, 0, 0)
-        for _ in range(2):  # the second one with the optimizer's state
+        for _ in range(repeats):
             with self.accelerator.autocast():
                 terms = network.loss(batch)
             self.accelerator.backward(torch.stack(list(terms.values())).sum())
@@ -134,7 +134,7 @@ def _on_cpu(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trial.step(images)
+        trial.step(images, repeats=1)
     taken = sum(kept.values()) / images
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", trial.accelerator.num_processes))
     free = SHARE_ON_CPU * available_memory() / processes
