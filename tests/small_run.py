@@ -19,6 +19,7 @@ SMALL = {
     "train.schedule.warmup_epochs": 0,
     "train.log_every": 1,
     "train.evaluate_every": 0,
+    "train.precision": "no",  # also on a GPU: runs are compared to the last bits
 }
 MACHINE = {"images_per_second", "data_wait", "gpu_memory_gib"}
 
@@ -63,13 +64,13 @@ def lines(run: Path) -> list[dict]:
 
 
 def tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Network, EMA and momentum of a checkpoint."""
+    """Network, EMA and the optimizer's state (momentum, or AdamW's averages and steps) of a checkpoint."""
     found = {}
     for name in ("model", "ema"):
         if (checkpoint / f"{name}.safetensors").exists():
             found |= {f"{name}.{key}": value for key, value in load_file(checkpoint / f"{name}.safetensors").items()}
     state = torch.load(checkpoint / "state.pt", weights_only=True)["optimizer"]["state"]
-    return found | {f"momentum.{index}": each["momentum_buffer"] for index, each in state.items()}
+    return found | {f"{name}.{index}": value for index, each in state.items() for name, value in each.items()}
 
 
 # Float32 rounding when a sum is split differently: epsilon 1.2e-7 times the root of the 96 x 96 positions that a

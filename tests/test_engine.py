@@ -16,9 +16,10 @@ from torch import nn
 
 from boxwright.batches.loader import Loader
 from boxwright.config import validate
-from boxwright.engine import checkpointing, optim
+from boxwright.engine import checkpointing, optim, processes
 from boxwright.engine import train as training
 from boxwright.engine.ema import EMA
+from boxwright.engine.log import TrainLogger
 from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
@@ -78,6 +79,91 @@ class TestOptimizer:
             optimizer.step()
         for name, parameter in network.named_parameters():
             np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
+
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_steps_are_adamws(self, everything):
+        """Algorithm 2 of arXiv 1711.05101 as PyTorch documents it, in float64, with the rates of a schedule."""
+        network = small_network().double()
+        draw = np.random.default_rng(2)
+        schedule = Schedule(draw.uniform(0.01, 0.1, 4), draw.uniform(0.01, 0.1, 4), draw.uniform(0.5, 0.9, 4))
+        keys = {"kind": "adamw", "betas": [0.8, 0.95], "eps": 1e-3, "weight_decay": 0.05, "decay_all": everything}
+        optimizer = optim.build(network, config(optimizer=keys))
+        weights = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
+        first, second = ({name: np.zeros_like(value) for name, value in weights.items()} for _ in range(2))
+        for step in range(4):
+            optim.set_rates(optimizer, schedule, step)
+            for name, parameter in network.named_parameters():
+                gradient = draw.normal(size=parameter.shape)
+                parameter.grad = torch.from_numpy(gradient)
+                rate = (schedule.bias_lr if name.endswith("bias") else schedule.weight_lr)[step]
+                if parameter.ndim == 4 or everything:
+                    weights[name] = weights[name] - rate * 0.05 * weights[name]
+                first[name] = 0.8 * first[name] + 0.2 * gradient
+                second[name] = 0.95 * second[name] + 0.05 * gradient**2
+                mean, square = first[name] / (1 - 0.8 ** (step + 1)), second[name] / (1 - 0.95 ** (step + 1))
+                weights[name] = weights[name] - rate * mean / (np.sqrt(square) + 1e-3)
+            optimizer.step()
+        for name, parameter in network.named_parameters():
+            np.testing.assert_allclose(parameter.detach().numpy(), weights[name], rtol=1e-12)
+
+    def test_adamws_decay_is_decoupled(self):
+        """By hand: with gradients of 0 a weight of 2 shrinks to 2 x (1 - 0.1 x 0.5); a bias stays."""
+        network = small_network()
+        last = network[3]
+        with torch.no_grad():
+            last.weight.fill_(2), last.bias.fill_(2)
+        optimizer = optim.build(network, config(optimizer={"kind": "adamw", "weight_decay": 0.5}))
+        optim.set_rates(optimizer, Schedule(*np.full((3, 1), 0.1)), 0)
+        last.weight.grad, last.bias.grad = torch.zeros_like(last.weight), torch.zeros_like(last.bias)
+        optimizer.step()
+        assert last.weight.flatten().tolist() == pytest.approx([1.9] * 8)
+        assert last.bias.tolist() == [2, 2]
+
+    @pytest.mark.parametrize("kind", ["sgd", "adamw"])
+    def test_backbone_lr(self, kind):
+        """A factor of 1/4: both optimizers move a weight, from fresh states and without decay, in proportion to it."""
+        moved = {}
+        for factor in (1, 0.25):
+            network = nn.ModuleDict({"backbone": small_network(), "head": small_network()}).double()
+            keys = {"kind": kind, "weight_decay": 0, "backbone_lr": factor}
+            optimizer = optim.build(network, config(optimizer=keys))
+            before = {name: p.detach().clone() for name, p in network.named_parameters()}
+            optim.set_rates(optimizer, Schedule(np.array([0.1]), np.array([0.2]), np.array([0.9])), 0)
+            for parameter in network.parameters():
+                parameter.grad = torch.full_like(parameter, 0.5)
+            optimizer.step()
+            moved[factor] = {name: before[name] - p.detach() for name, p in network.named_parameters()}
+        assert moved[1]["head.0.weight"].abs().min() > 0.04
+        for name, distance in moved[0.25].items():
+            wanted = moved[1][name] * (0.25 if name.startswith("backbone.") else 1)
+            torch.testing.assert_close(distance, wanted, rtol=1e-9, atol=0)
+
+    def test_backbone_lr_keeps_the_groups(self):
+        network = nn.ModuleDict({"backbone": small_network(), "head": small_network()})
+        groups = optim.build(network, config(optimizer={"backbone_lr": 0.1})).param_groups
+        assert [(each["name"], len(each["params"]), each["weight_decay"]) for each in groups] == [
+            ("weight", 2, 0.0005), ("bias", 2, 0), ("scale", 1, 0),
+            ("backbone.weight", 2, 0.0005), ("backbone.bias", 2, 0), ("backbone.scale", 1, 0),
+        ]  # fmt: skip
+        with pytest.raises(InputError, match=r"backbone_lr: no parameter under 'backbone' is trained"):
+            optim.build(small_network(), config(optimizer={"backbone_lr": 0.1}))
+
+    @pytest.mark.parametrize(
+        ("keys", "words"),
+        [
+            ({"optimizer": {"kind": "adam"}}, "train.optimizer.kind: input should be 'sgd' or 'adamw' (found 'adam')"),
+            ({"optimizer": {"kind": "adamw", "momentum": 0.8, "nesterov": True}}, "momentum, nesterov set; kind adamw"),
+            ({"optimizer": {"eps": 1e-6}}, "eps set; kind sgd does not use this"),
+            ({"optimizer": {"betas": [0.9, 0.99]}}, "betas set; kind sgd does not use this"),
+            ({"optimizer": {"kind": "adamw", "betas": [0.9, 1]}}, "optimizer.betas.1: input should be less than 1"),
+            ({"optimizer": {"kind": "adamw"}, "schedule": {"warmup_momentum": 0.8}}, "adamw has no momentum"),
+        ],
+    )
+    def test_keys_of_another_optimizer(self, keys, words):
+        with pytest.raises(InputError) as caught:
+            training.recipes.load("demo", {"train": keys})
+        assert words in str(caught.value)
+        assert len(str(caught.value)) <= 200
 
     def test_gradient_scale_is_the_zoos_loss_scale_without_its_factor(self):
         """The zoo's YOLOv4: v = m v + g / 64 + decay w; w -= lr v, on a weight that is decayed and a bias that is not.
@@ -156,6 +242,30 @@ class TestEMA:
 
     def test_constant_without_ramp(self):
         assert EMA(nn.Linear(1, 1), EmaConfig(decay=0.95)).decay(1) == 0.95
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_a_step_reads_no_value(kind, tmp_path):
+    """Reading one makes a program wait for its GPU. On the device `meta`, where tensors have no values, it raises."""
+    network = small_network().to("meta")
+    settings = config(optimizer={"kind": kind, "clip": 1.0, "loss_scale": 2.0}, ema={"decay": 0.9, "ramp": 5})
+    accelerator = SimpleNamespace(
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=nn.utils.clip_grad_norm_,
+        sync_gradients=True,
+        is_main_process=False,
+        device=torch.device("meta"),
+    )
+    optimizer, ema = optim.build(network, settings), EMA(network, settings.ema)
+    log = TrainLogger(tmp_path, accelerator, settings, 0)
+    for step in range(3):
+        optim.set_rates(optimizer, Schedule(*np.full((3, 3), 0.1)), step)
+        terms = {"all": network(torch.rand(2, 3, 8, 8, device="meta")).square().mean()}
+        log.record(step + 1, SimpleNamespace(frames=()), terms)
+        training.optimizer_step(terms, network, optimizer, settings, accelerator)
+        ema.update(step + 1)
+    with pytest.raises(RuntimeError, match="meta"):
+        terms["all"].item()
 
 
 class TestReplacing:
@@ -396,6 +506,32 @@ def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
     assert furthest(plain, scaled)[0] == 0  # a power of two changes exponents only
 
 
+ADAMW = {"train.optimizer": {"kind": "adamw", "backbone_lr": 0.5}, "train.schedule.lr": 1e-3, "train.save_every": 2}
+
+
+def test_a_resumed_adamw_ends_equal(tiny_coco, tmp_path, monkeypatch):
+    whole = run(tiny_coco, tmp_path / "whole", ADAMW)
+    real, steps = training.optimizer_step, []
+
+    def interrupted(*args):
+        steps.append(len(steps))
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        real(*args)
+
+    monkeypatch.setattr(training, "optimizer_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_coco, tmp_path / "cut", ADAMW)
+    monkeypatch.undo()
+    resumed = run(tiny_coco, tmp_path / "cut", ADAMW, resume=True)
+    assert "exp_avg_sq.0" in tensors(resumed / "last")
+    assert tensors(resumed / "last")["step.0"] == 12
+    assert furthest(whole, resumed)[0] == 0
+    assert lines(whole) == lines(resumed)
+    with pytest.raises(InputError, match=r"backbone_lr is 0\.5 there and 1\.0 now"):
+        run(tiny_coco, resumed, ADAMW | {"train.optimizer": {"kind": "adamw"}}, resume=True)
+
+
 def test_classes_come_from_the_data(finished):
     recipe = training.recipes.load(finished / "recipe.yaml")
     assert recipe.data.names == ("blue", "red")
@@ -429,6 +565,97 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     best = load_file(folder / "best" / "ema.safetensors")
     assert all(torch.equal(best[name], kept[0][name]) for name in best)
     assert not all(torch.equal(best[name], kept[2][name]) for name in best)
+
+
+class TestPrecision:
+    def test_of_a_cpu(self, tiny_coco, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        changes = {"train.epochs": 1, "train.precision": "auto"}
+        folder = run(tiny_coco, tmp_path / "run", changes)
+        assert "train.precision: no on cpu\n" in capsys.readouterr().err
+        assert training.recipes.load(folder / "recipe.yaml").train.precision == "no"
+        run(tiny_coco, folder, changes, resume=True)
+        with pytest.raises(InputError, match=r"train\.precision is 'no' there and 'bf16' now"):
+            run(tiny_coco, folder, {"train.epochs": 1, "train.precision": "bf16"}, resume=True)
+
+    @pytest.mark.parametrize(
+        ("device", "has", "wanted"), [("cuda", True, "bf16"), ("cuda", False, "no"), ("mps", True, "no")]
+    )
+    def test_of_an_accelerator(self, device, has, wanted, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+        assert processes.best_precision(torch.device(device)) == wanted
+
+    def test_chosen_is_used(self, tiny_coco, tmp_path, monkeypatch):
+        """In bfloat16 the network's raw outputs have 8 bits; in the run's recipe it stays what was set."""
+        real, kinds = yolov3.YOLOv3Tiny.forward, set()
+
+        def forward(self, images):
+            raw = real(self, images)
+            kinds.add((self.training, raw[0].dtype))
+            return raw
+
+        monkeypatch.setattr(yolov3.YOLOv3Tiny, "forward", forward)
+        folder = run(tiny_coco, tmp_path / "run", {"train.epochs": 1, "train.precision": "bf16"})
+        assert (True, torch.bfloat16) in kinds
+        assert training.recipes.load(folder / "recipe.yaml").train.precision == "bf16"
+
+
+PATIENT = {"train.epochs": 9, "train.evaluate_every": 1, "train.patience": 2}
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluations with the quality 0.3, 0.2, 0.4, 0.4, 0.1, ...: the best is the third, two later ones end the run."""
+    real, scores = training._evaluate, [0.3, 0.2, 0.4, 0.4, 0.1, 0.9, 0.9, 0.9, 0.9]
+
+    def scored(job, out=None):
+        done = len([line for line in lines(scored.run) if "AP" in line])
+        metrics = real(job, out)
+        return metrics if out is not None else replace(metrics, summary=metrics.summary | {"AP": scores[done]})
+
+    monkeypatch.setattr(training, "_evaluate", scored)
+    return scored
+
+
+class TestPatience:
+    def test_ends_a_run_as_a_complete_one(self, tiny_coco, tmp_path, scripted, capsys):
+        scripted.run = tmp_path / "run"
+        folder = run(tiny_coco, scripted.run, PATIENT)
+        said = "stopped after epoch 5: 2 evaluations without a better network"
+        assert said in capsys.readouterr().err
+        assert [line["epoch"] for line in lines(folder) if "AP" in line] == [0, 1, 2, 3, 4]
+        assert torch.load(folder / "best" / "state.pt", weights_only=True)["step"] == 3 * 6
+        assert torch.load(folder / "last" / "state.pt", weights_only=True)["step"] == 5 * 6
+        assert (folder / "metrics.json").exists()
+        assert (folder / "curves.png").exists()
+        before, log = tensors(folder / "last"), lines(folder)
+        run(tiny_coco, folder, PATIENT, resume=True)
+        assert said in capsys.readouterr().err
+        assert lines(folder) == log
+        assert all(value.equal(before[name]) for name, value in tensors(folder / "last").items())
+        run(tiny_coco, folder, PATIENT | {"train.patience": 3}, resume=True)  # and with more of it goes on
+        assert [line["AP"] for line in lines(folder) if "AP" in line][:6] == [0.3, 0.2, 0.4, 0.4, 0.1, 0.9]
+
+    def test_counts_on_after_a_stop(self, tiny_coco, tmp_path, scripted, monkeypatch):
+        scripted.run = tmp_path / "cut"
+        real, steps = training.optimizer_step, []
+
+        def interrupted(*args):
+            steps.append(len(steps))
+            if len(steps) == 4 * 6 + 3:  # in the fifth epoch, after one evaluation without a better network
+                raise KeyboardInterrupt
+            real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "optimizer_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny_coco, scripted.run, PATIENT)
+        run(tiny_coco, scripted.run, PATIENT, resume=True)
+        assert max(line["epoch"] for line in lines(scripted.run)) == 4
+
+    def test_needs_evaluation(self, tiny_coco, tmp_path):
+        with pytest.raises(InputError, match="patience counts evaluations, and evaluate_every is 0"):
+            run(tiny_coco, tmp_path / "run", {"train.patience": 2, "train.evaluate_every": 0})
 
 
 def test_a_head_with_other_classes_is_logged(finished, capsys):

@@ -40,6 +40,7 @@ TINY = {
     "model.roi.samples": 32,
     "model.roi.max_positives": 8,
     "train.epochs": 1,
+    "train.precision": "no",
     "train.freeze": [],
     "train.freeze_norm": True,
     "train.schedule.warmup_min_steps": 0,

@@ -16,6 +16,7 @@ CHANGES = {
     "train.accumulate": 2,
     "train.save_every": 2,
     "train.evaluate_every": 1,
+    "train.patience": 4,  # counted, and not reached
     "train.ema.ramp": 5,
     "train.augment.mosaic": 0.5,
     "train.augment.mixup": 0.5,

@@ -24,7 +24,7 @@ from boxwright import weights
 from boxwright.engine.ema import EMA
 from boxwright.errors import InputError
 from boxwright.files import sync, write_bytes, write_errors
-from boxwright.recipe import Recipe
+from boxwright.recipe import Recipe, TrainConfig
 from boxwright.weights import checkpoint, torch_files
 from boxwright.weights.files import OLD
 
@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 NEW = ".boxwright-new"  # suffix of a checkpoint folder while it is written; OLD: see weights/files.py
 EPOCH_FOLDER = r"epoch-\d{4,}"
 SAVING = 0.03  # share of the time
-MOMENTUM = "momentum_buffer"  # the state that PyTorch's SGD has for a parameter
+# The state that PyTorch's optimizers have for a parameter: tensors of its shape, and for AdamW the number of its steps
+STATE_OF_OPTIMIZER = {"sgd": ("momentum_buffer",), "adamw": ("exp_avg", "exp_avg_sq", "step")}
 
 
 @dataclass
@@ -43,6 +44,7 @@ class TrainState:
     Attributes:
         step: Optimizer steps completed.
         best: Highest validation AP so far, or top-1 accuracy for a classifier.
+        since_best: Evaluations since the one with it.
         train_fingerprint: Fingerprint of the training images and labels.
         val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
         processes: Number of processes in the run.
@@ -51,10 +53,15 @@ class TrainState:
 
     step: int = 0
     best: float | None = None
+    since_best: int = 0
     train_fingerprint: str = ""
     val_fingerprint: str = ""
     processes: int = 1
     threads: int = 1
+
+    def out_of_patience(self, config: TrainConfig) -> bool:
+        """Whether `train.patience` ends the run here."""
+        return 0 < config.patience <= self.since_best
 
 
 @dataclass
@@ -139,13 +146,16 @@ class Checkpointer:
     def _restore_optimizer(self, saved: Any, scaler: Any, file: Path) -> None:
         """Load the state of each parameter. Raises InputError for that of a different optimizer or network."""
         own = self.optimizer.state_dict()["param_groups"]
+        names = STATE_OF_OPTIMIZER[self.recipe.train.optimizer.kind]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         try:
             for theirs, ours in zip(saved["param_groups"], own, strict=True):
                 if (theirs["name"], theirs["params"]) != (ours["name"], ours["params"]):
                     raise KeyError(ours["name"])
             for index, buffers in saved["state"].items():
-                if {key: value.shape for key, value in buffers.items()} != {MOMENTUM: parameters[index].shape}:
+                shape = parameters[index].shape
+                wanted = {name: torch.Size() if name == "step" else shape for name in names}
+                if {key: value.shape for key, value in buffers.items()} != wanted:
                     raise KeyError(index)
             self.optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
             if self.accelerator.scaler is not None:

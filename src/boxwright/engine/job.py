@@ -1,7 +1,7 @@
 """The objects of a training run: networks, optimizer, loader and schedule."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
     recipe = recipe.model_copy(update={"train": config})
     schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
     compiled = config.compile and compiler_works(accelerator.device)
+    network = network.to(accelerator.device)
     model, optimizer = accelerator.prepare(WithLoss(network, compiled), optim.build(network, config))
-    ema = EMA(network, config.ema) if config.ema.decay else None  # after prepare, which moves the network
+    ema = EMA(network, config.ema) if config.ema.decay else None
     return Job(
         recipe,
         task,
@@ -110,6 +111,13 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
         steps_per_epoch,
         compiled,
     )
+
+
+def with_epochs(job: Job, epochs: int) -> Job:
+    """The job with so many epochs, before its first step."""
+    config = job.recipe.train.model_copy(update={"epochs": epochs})
+    schedule = learning_rates(config.schedule, job.steps_per_epoch, epochs, config.optimizer.momentum)
+    return replace(job, recipe=job.recipe.model_copy(update={"train": config}), schedule=schedule)
 
 
 def build_network(recipe: Recipe) -> Network:

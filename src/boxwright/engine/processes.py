@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from boxwright.errors import InputError
 from boxwright.recipe import TrainConfig
@@ -20,18 +20,18 @@ TIMEOUT = timedelta(hours=2)
 
 @contextmanager
 def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
-    """The accelerator of one training run. Raises InputError for a precision that the device does not support."""
-    on_cpu = not torch.accelerator.is_available()
+    """The accelerator of one training run; its `mixed_precision` is what `train.precision: auto` means here.
+
+    Raises InputError for a precision that the device does not support.
+    """
+    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if on_cpu and config.precision == "fp16":
         raise InputError("train.precision: fp16 needs a GPU and there is none here; use bf16 or no")
     host = [(kind, dict(kind._shared_state)) for kind in (PartialState, AcceleratorState)]  # the host program's state
     AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=config.precision,
-        gradient_accumulation_steps=config.accumulate,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
-    )
+    device = PartialState(on_cpu, timeout=TIMEOUT).device
+    precision = best_precision(device) if config.precision == "auto" else config.precision
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
     try:
         yield accelerator
     finally:
@@ -40,6 +40,12 @@ def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
         AcceleratorState._reset_state(reset_partial_state=True)
         for kind, state in host:
             kind._shared_state.update(state)
+
+
+def best_precision(device: torch.device) -> str:
+    """bf16 on a GPU that computes in it, else no (float32). A CPU emulates bf16, or gains little; the numbers of a
+    training can leave the range of fp16."""
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def on_main(work: Callable[[], T], accelerator: Accelerator) -> T:

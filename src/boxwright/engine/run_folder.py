@@ -34,8 +34,8 @@ _guard = threading.Lock()
 # Recipe keys that may differ on resume: paths, loading speed, logging.
 MAY_CHANGE = (
     "summary", "data.root", "data.background", "data.cache", "data.workers", "train.log_every", "train.save_every",
-    "train.keep_checkpoints",
-    "train.evaluate_every", "train.evaluate_from", "train.profile", "evaluate.batch", "predict", "expect",
+    "train.keep_checkpoints", "train.evaluate_every", "train.evaluate_from", "train.patience", "train.profile",
+    "evaluate.batch", "predict", "expect",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, mo
         momentum: The optimizer's momentum, reached at the end of the warm-up.
     """
     step = np.arange(epochs * steps_per_epoch)
-    warmup = max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
+    warmup = warmup_steps(config, steps_per_epoch)
     weight = bias = _curve(config, step, warmup, steps_per_epoch, epochs)
     if config.warmup_bias_lr is not None:
         bias = _ramp(step, warmup, config.warmup_bias_lr, weight, config.warmup_power)
@@ -50,6 +50,10 @@ def learning_rates(config: ScheduleConfig, steps_per_epoch: int, epochs: int, mo
     if config.warmup_momentum is not None:
         momenta = _ramp(step, warmup, config.warmup_momentum, momenta)
     return Schedule(weight, bias, momenta)
+
+
+def warmup_steps(config: ScheduleConfig, steps_per_epoch: int) -> int:
+    return max(round(config.warmup_epochs * steps_per_epoch), config.warmup_min_steps)
 
 
 def _curve(config: ScheduleConfig, step: NDArray[np.int64], warmup: int, steps_per_epoch: int, epochs: int) -> Steps:

@@ -8,16 +8,15 @@ identical up to the rounding of the GPU's kernels.
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed, nn
+from torch import distributed
 
 from boxwright import progress, tasks
 from boxwright import recipe as recipes
@@ -27,18 +26,19 @@ from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import bands, optim, run_folder
+from boxwright.engine import auto_batch, bands, optim, run_folder, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
+from boxwright.engine.step import on_device, optimizer_step, warm_up
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
 from boxwright.metrics import plots, run_log
 from boxwright.predict.predictor import AnyPredictor
-from boxwright.recipe import Recipe, TrainConfig
+from boxwright.recipe import Recipe
 from boxwright.tasks.base import Score
 from boxwright.types import AnyBatch
 
@@ -94,35 +94,27 @@ def train(
         check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
-    run, config = Path(out), recipe.train
+    run, config, started = Path(out), recipe.train, time.perf_counter()
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
+        if config.precision == "auto" and accelerator.is_main_process:
+            logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
+        recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
+        recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
-        config = job.recipe.train
+        recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
         run_folder.prepare(run, recipe, resume, left_out, accelerator)
         checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
         state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
         accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
         if not state.step:
             checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-        first, done = divmod(state.step, job.steps_per_epoch)
-        batches: Iterator[AnyBatch] = job.loader.epochs(
-            first, config.epochs, done * config.accumulate, job.batches_per_epoch
-        )
-        if job.compiled:
-            batches = warm_up(job, batches)
-        with closing(TrainLogger(run, accelerator, config, state.step)) as log:
-            for epoch in range(first, config.epochs):
-                train_epoch(job, batches, epoch, state, log, checkpointer)
-                evaluate_epoch(job, epoch, state, log, checkpointer)
-                # after the evaluation, which is not repeated on resume
-                checkpointer.save_epoch(epoch + 1, state, final=epoch + 1 == config.epochs)
-                accelerator.wait_for_everyone()
+        _train_epochs(job, state, checkpointer, run)
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
             _evaluate(job, run)  # metrics.json and the plots are those of the best network
@@ -133,6 +125,29 @@ def train(
     return run
 
 
+def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+    """Train and evaluate from `state` to the last epoch, or until `train.patience` ends the run."""
+    config, accelerator = job.recipe.train, job.accelerator
+    first, done = divmod(state.step, job.steps_per_epoch)
+    batches: Iterator[AnyBatch] = job.loader.epochs(
+        first, config.epochs, done * config.accumulate, job.batches_per_epoch
+    )
+    if job.compiled and first < config.epochs and not state.out_of_patience(config):
+        batches = warm_up(job, batches)
+    with closing(TrainLogger(run, accelerator, config, state.step)) as log:
+        for epoch in range(first, config.epochs):
+            if state.out_of_patience(config):
+                if accelerator.is_main_process:
+                    without = counted(state.since_best, "evaluation[s]")
+                    logger.info("stopped after epoch %d: %s without a better network", epoch, without)
+                break
+            train_epoch(job, batches, epoch, state, log, checkpointer)
+            evaluate_epoch(job, epoch, state, log, checkpointer)
+            final = epoch + 1 == config.epochs or state.out_of_patience(config)
+            checkpointer.save_epoch(epoch + 1, state, final=final)  # after the evaluation, not repeated on resume
+            accelerator.wait_for_everyone()
+
+
 def _initial_state(
     task: tasks.AnyTask, training: Any, validation: Any, recipe: Recipe, accelerator: Accelerator
 ) -> TrainState:
@@ -140,7 +155,7 @@ def _initial_state(
         return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]
 
     train, val = on_main(fingerprints, accelerator)
-    return TrainState(0, None, train, val, accelerator.num_processes, torch.get_num_threads())
+    return TrainState(0, None, 0, train, val, accelerator.num_processes, torch.get_num_threads())
 
 
 def train_epoch(
@@ -155,7 +170,7 @@ def train_epoch(
     if accelerator.is_main_process:
         here = progress.track(here, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
     for number, loaded in enumerate(here, epoch * total + first):
-        batch = augmented(job, loaded, epoch, number)
+        batch = on_device(job.task, loaded, job.recipe, accelerator, epoch, number)
         torch.manual_seed(step_seed(config.seed, number, accelerator.process_index))  # of dropout
         optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):
@@ -176,48 +191,19 @@ def train_epoch(
     log.write(state.step, epoch, rates[state.step - 1])
 
 
-def augmented(job: Job, batch: AnyBatch, epoch: int, number: int) -> AnyBatch:
-    """The batch with this number, on the device of the training."""
-    batch = job.task.augment(batch.to(job.accelerator.device), job.recipe, epoch, number, job.accelerator.process_index)
-    if job.recipe.train.channels_last:
-        batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
-    return batch
-
-
-def warm_up(job: Job, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
-    """Compile what a step needs, once for each size of the input, and leave weights and statistics as they are.
-
-    Returns the same batches: the first of them is used here and then given out again.
-    """
-    start, first = time.perf_counter(), next(batches)
-    before = [buffer.clone() for buffer in job.network.buffers()]
-    sizes = job.recipe.train.augment.sizes or (job.recipe.data.canvas.size,)
-    optim.training_mode(job.network, job.recipe.train)
-    for size in sizes:
-        one_size = replace(job, recipe=job.recipe.with_overrides({"train.augment.sizes": [size]}))
-        terms = job.model(augmented(one_size, first, 0, 0))
-        job.accelerator.backward(torch.stack(list(terms.values())).sum())
-    job.optimizer.zero_grad()
-    with torch.no_grad():
-        for buffer, values in zip(job.network.buffers(), before, strict=True):
-            buffer.copy_(values)
-    if job.accelerator.is_main_process:
-        logger.info("compiled for %s in %.0f s", counted(len(sizes), "input size[s]"), time.perf_counter() - start)
-    return chain([first], batches)
-
-
 def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
     """Evaluate if it is due, save the best network, and log a summary of the epoch."""
     config = job.recipe.train
     summary = f"epoch {epoch + 1}/{config.epochs}: loss {log.last_loss:.4g}"
-    due = config.evaluate_every and epoch >= config.evaluate_from and (epoch + 1) % config.evaluate_every == 0
-    if job.validation is not None and (due or epoch + 1 == config.epochs):
+    if job.validation is not None and (config.evaluation_due(epoch) or epoch + 1 == config.epochs):
         metrics = _evaluate(job)
         log.evaluated(state.step, epoch, metrics.summary)
         summary += f", {metrics.headline}"
         if state.best is None or metrics.quality > state.best:
-            state.best = metrics.quality
+            state.best, state.since_best = metrics.quality, 0
             checkpointer.save("best", state)
+        else:
+            state.since_best += 1
     if job.accelerator.is_main_process:
         logger.info("%s", summary)
 
@@ -231,20 +217,3 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
     metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
     return metrics
-
-
-def optimizer_step(
-    terms: Mapping[str, Tensor],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> None:
-    """Backward pass, and an optimizer step after `train.accumulate` batches; accelerate divides the loss by them."""
-    accelerator.backward(torch.stack(list(terms.values())).sum() * config.optimizer.loss_scale)
-    if accelerator.sync_gradients:
-        optim.unscale(model.parameters(), config.optimizer)
-        if config.optimizer.clip:
-            accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip)
-    optimizer.step()
-    optimizer.zero_grad()

@@ -20,6 +20,7 @@ from boxwright.errors import InputError
 from boxwright.recipe.data import CanvasConfig, DataConfig
 from boxwright.recipe.of_cfg import read_names, recipe_of_cfg, with_training
 from boxwright.recipe.training import (
+    MAX_EPOCHS,
     AugmentConfig,
     ClassAugmentConfig,
     EmaConfig,
@@ -29,8 +30,8 @@ from boxwright.recipe.training import (
 )
 
 __all__ = [
-    "AugmentConfig", "CanvasConfig", "ClassAugmentConfig", "DataConfig", "EmaConfig", "EvaluateConfig", "Expect",
-    "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "TrainConfig", "class_names",
+    "MAX_EPOCHS", "AugmentConfig", "CanvasConfig", "ClassAugmentConfig", "DataConfig", "EmaConfig", "EvaluateConfig",
+    "Expect", "NMSConfig", "OptimizerConfig", "PredictConfig", "Recipe", "ScheduleConfig", "TrainConfig", "class_names",
     "from_tree", "load", "names", "of_cfg", "summaries",
 ]  # fmt: skip
 

@@ -28,12 +28,12 @@ def net_keys(recipe: Recipe) -> Keys:
     train, optimizer = recipe.train, recipe.train.optimizer
     height, width = recipe.data.canvas.size
     keys: Keys = {
-        "batch": train.batch * train.accumulate,
+        **({} if train.batch == "auto" else {"batch": train.batch * train.accumulate}),
         "subdivisions": train.accumulate,
         "width": width,
         "height": height,
         "channels": recipe.model.input_channels,
-        "momentum": optimizer.momentum,
+        **({"momentum": optimizer.momentum} if optimizer.kind == "sgd" else {}),
         "decay": optimizer.weight_decay,
         **_schedule(train.schedule),
     }

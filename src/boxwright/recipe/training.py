@@ -1,6 +1,6 @@
 """Sections of a recipe: augmentation, schedule, optimizer and the training loop."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -146,16 +146,35 @@ class ScheduleConfig(Config):
         return self
 
 
-class OptimizerConfig(Config):
-    """SGD with momentum."""
+Beta = Annotated[float, Field(ge=0, lt=1)]
+KEYS_OF_OPTIMIZER = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}  # that no other kind uses
 
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: NotNegative = 0.0005
+
+class OptimizerConfig(Config):
+    """SGD with momentum, or AdamW (arXiv 1711.05101); `engine/optim.py` has the formulas."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    momentum: Fraction = 0.9  # sgd
+    nesterov: bool = False  # sgd
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and of their squares
+    eps: Positive = 1e-8  # adamw: added to the root of the average of squares
+    weight_decay: NotNegative = 0.0005  # of adamw decoupled: weights shrink by lr * weight_decay a step
+    backbone_lr: Positive = 1.0  # factor on the learning rate of parameters under `backbone.`
     decay_all: bool = False  # also decay biases and batch norm, not only the weights of layers
     clip: NotNegative = 0.0  # largest norm of all gradients together; 0: no clipping
     loss_scale: Positive = 1.0  # multiplies the loss before backward, divided out before the step
     gradient_scale: Positive = 1.0  # multiplies the gradients before the step, but not the decay (zoo's YOLOv4: 1 / 64)
+
+    @pydantic.model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> Self:
+        fields = type(self).model_fields
+        keys = [key for kind, unused in KEYS_OF_OPTIMIZER.items() if kind != self.kind for key in unused]
+        if changed := [key for key in keys if getattr(self, key) != fields[key].default]:
+            raise ValueError(
+                f"{', '.join(changed)} set; kind {self.kind} does not use this, leave it out or replace the section: "
+                f"--set 'train.optimizer={{kind: {self.kind}}}'"
+            )
+        return self
 
 
 class EmaConfig(Config):
@@ -163,10 +182,22 @@ class EmaConfig(Config):
     ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
 
 
+def _batch(value: Any) -> Any:
+    if value != "auto" and not (type(value) is int and 1 <= value <= LARGEST_BATCH):
+        raise ValueError(f"needed a whole number from 1 to {LARGEST_BATCH}, or auto")
+    return value
+
+
+MAX_EPOCHS = 1_000_000
+LARGEST_BATCH = 65_536
+BatchOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_batch)]
+
+
 class TrainConfig(Config):
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 100
     max_steps: Annotated[int, Field(ge=1)] | None = None  # training ends with the epoch in which it has so many steps
-    batch: BatchSize = 8  # images a process and step
+    minutes: Positive | None = None  # `epochs` becomes what fits into this time, measured before the first step
+    batch: BatchOrAuto = 8  # images a process and step; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
@@ -179,7 +210,7 @@ class TrainConfig(Config):
     repeat_threshold: Fraction = 0.0
     # class -> factor of its objects (of a classifier, of its images) in the loss of classes; others: 1
     class_weights: dict[ClassName, NotNegative] = Field(default_factory=dict)
-    precision: Literal["no", "fp16", "bf16"] = "no"
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else no (float32)
     channels_last: bool = False
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
@@ -191,7 +222,38 @@ class TrainConfig(Config):
     evaluate_every: Annotated[int, Field(ge=0)] = 1  # epochs; 0: only after the last, and never without a split `val`
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
+    patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better network that end the run; 0: no end
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
+
+    @pydantic.model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.schedule.warmup_momentum is not None and self.optimizer.kind != "sgd":
+            raise ValueError(
+                f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
+            )
+        if self.minutes and self.max_steps:
+            raise ValueError("minutes and max_steps both end the training; set one of them to null")
+        if self.minutes and (self.schedule.kind in {"step", "multistep"} or self.schedule.T_max):
+            raise ValueError(
+                "minutes chooses the epochs, and the schedule has fixed ones; set schedule.kind to cosine, linear or "
+                "constant, and schedule.T_max to null"
+            )
+        if self.patience and not self.evaluate_every:
+            raise ValueError(
+                "patience counts evaluations, and evaluate_every is 0; set evaluate_every, or patience to 0"
+            )
+        return self
+
+    def evaluation_due(self, epoch: int) -> bool:
+        """Whether the network is evaluated after this epoch (from 0), also if it is not the last."""
+        every = self.evaluate_every
+        return every > 0 and epoch >= self.evaluate_from and (epoch + 1) % every == 0
+
+    @property
+    def batch_size(self) -> int:
+        """`batch` of a training, which `engine/auto_batch.py` has made a number."""
+        assert self.batch != "auto"
+        return self.batch
 
     def in_epochs(self, steps_per_epoch: int) -> Self:
         """The same with `epochs` and `evaluate_every` as `max_steps` and `evaluate_min_steps` ask for."""

@@ -124,7 +124,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         return ClassLoader(
             dataset,
             training_canvas(recipe),
-            config.batch,
+            config.batch_size,
             augment=config.class_augment,
             seed=config.seed,
             rank=rank,

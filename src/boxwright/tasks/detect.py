@@ -122,7 +122,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         return Loader(
             dataset,
             training_canvas(recipe),
-            config.batch,
+            config.batch_size,
             seed=config.seed,
             rank=rank,
             world=world,

@@ -1,0 +1,151 @@
+"""`train.batch: auto`: the largest power of two of images a process whose training step fits into its memory."""
+
+import copy
+import gc
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import get_max_memory
+from torch import Tensor
+
+from boxwright import recipe as recipes
+from boxwright import tasks
+from boxwright.engine import optim
+from boxwright.engine.ema import EMA
+from boxwright.engine.step import in_each_size, on_device
+from boxwright.errors import InputError
+from boxwright.nn.network import Network
+from boxwright.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 64  # a larger one makes no step faster, and has fewer steps an epoch
+FREE_ON_GPU = 0.1  # share of its memory that stays free: other batches have more boxes, several processes have buffers
+# Share of the available memory that tensors of the backward pass may take on a CPU: gradients, temporary tensors and
+# loader processes take as much again.
+SHARE_ON_CPU = 0.5
+GIB = 2**30
+
+
+def resolve(recipe: Recipe, training: Any, network: Network, run: Path | None, accelerator: Accelerator) -> Recipe:
+    """The recipe with a number for `train.batch`, the same in all processes.
+
+    Args:
+        recipe: Of the training.
+        training: The training images.
+        network: With its initial weights; steps are tried on a copy.
+        run: The folder of a run to resume, whose number is taken; None for a new run.
+        accelerator: Of the training.
+
+    Raises:
+        InputError: One image does not fit into memory, or cannot be read.
+    """
+    if recipe.train.batch != "auto":
+        return recipe
+    if run is not None:
+        return recipe.with_overrides({"train.batch": recipes.load(run / "recipe.yaml").train.batch})
+    trial = Trial(recipe, training, network, accelerator)
+    sizes = [1 << exponent for exponent in range(trial.limit.bit_length())]  # up to the limit
+    fitting, taken, free = _on_cpu(trial, sizes) if accelerator.device.type == "cpu" else _on_cuda(trial, sizes)
+    batch = int(accelerator.gather(torch.tensor([fitting], device=accelerator.device)).min())
+    if not batch:
+        height, width = (
+            trial.recipe.train.augment.sizes[0] if trial.recipe.train.augment.sizes else recipe.data.canvas.size
+        )
+        raise InputError(
+            f"train.batch: a step with one image of {width} x {height} px takes {taken / GIB:.3g} GiB, and "
+            f"{free / GIB:.3g} GiB are there for it; lower data.canvas.size or train.augment.sizes"
+        )
+    if accelerator.is_main_process:
+        logger.info("train.batch: %d, the largest that fits (at most %d)", batch, trial.limit)
+    return recipe.with_overrides({"train.batch": batch})
+
+
+class Trial:
+    """Training steps of a copy of the network, with images of the largest size.
+
+    Attributes:
+        recipe: With that size.
+        limit: Images that a step may have: `LARGEST`, or those of the data set.
+    """
+
+    def __init__(self, recipe: Recipe, training: Any, network: Network, accelerator: Accelerator) -> None:
+        self.recipe = max(in_each_size(recipe), key=lambda one: [h * w for h, w in one.train.augment.sizes])
+        self._training, self._network, self.accelerator = training, network, accelerator
+        self._task = tasks.of(recipe)
+        self.limit = max(1, min(LARGEST, self._loader(1).steps_per_epoch // recipe.train.accumulate))
+
+    def _loader(self, images: int) -> Any:
+        recipe = self.recipe.with_overrides({"train.batch": images, "data.workers": 0})
+        return self._task.loader(self._training, recipe, self.accelerator.process_index, self.accelerator.num_processes)
+
+    def step(self, images: int, repeats: int = 2) -> None:
+        """Steps of so many images, the second with all that a training has in memory."""
+        config, device = self.recipe.train, self.accelerator.device
+        network = copy.deepcopy(self._network).to(device)
+        optimizer = optim.build(network, config)
+        ema = EMA(network, config.ema) if config.ema.decay else None  # noqa: F841 (takes memory)
+        optim.training_mode(network, config)
+        loaded = next(self._loader(images).epoch(0))
+        batch = on_device(self._task, loaded, self.recipe, self.accelerator, 0, 0)
+        for _ in range(repeats):
+            with self.accelerator.autocast():
+                terms = network.loss(batch)
+            self.accelerator.backward(torch.stack(list(terms.values())).sum())
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def _on_cuda(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
+    """The largest of `sizes` with which a step fits, 0 for none, and bytes that the last trial took and of the GPU."""
+    device = trial.accelerator.device
+    if device.type != "cuda":
+        raise InputError(
+            f"train.batch: auto knows the memory of a CPU and of CUDA, not of {device.type}; give a number"
+        )
+    free, total = torch.cuda.mem_get_info(device)
+    for images in reversed(sizes):
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            trial.step(images)
+            fits = torch.cuda.mem_get_info(device)[0] >= FREE_ON_GPU * total  # PyTorch keeps what it had at most
+        except torch.OutOfMemoryError:
+            fits = False
+        gc.collect()
+        torch.cuda.empty_cache()
+        if fits:
+            return images, 0.0, 0.0
+    return 0, float(torch.cuda.max_memory_allocated(device)), free - FREE_ON_GPU * total
+
+
+def _on_cpu(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
+    """The same by the tensors that a step with two images keeps for its backward pass."""
+    images = min(2, trial.limit)  # batch norm without a spatial extent needs two
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trial.step(images, repeats=1)
+    taken = sum(kept.values()) / images
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", trial.accelerator.num_processes))
+    free = SHARE_ON_CPU * available_memory() / processes
+    return max((size for size in sizes if size * taken <= free), default=0), taken, free
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: those of the machine, or of its container (cgroup 2)."""
+    found = int(get_max_memory()["cpu"])
+    try:
+        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(found, int(limit) - int(used))
+    except (OSError, ValueError):  # none, or `max`
+        return found
