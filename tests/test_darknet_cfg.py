@@ -6,6 +6,7 @@ maps agree to 1e-4 of their largest value, boxes and scores to 1e-3 of the image
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from boxwright import recipe, weights
+from boxwright.darknet_cfg.layers import Layer
 from boxwright.darknet_cfg.plan import Plan, plan, with_size
 from boxwright.darknet_cfg.text import read_cfg
 from boxwright.models.darknet_cfg import CfgClassifier, CfgDetector
@@ -120,3 +122,29 @@ def test_any_other_size_of_the_same_network(tmp_path: Path) -> None:
     images = torch.from_numpy(np.random.default_rng(3).random((1, 3, 160, 224), dtype=np.float32))
     with torch.inference_mode():
         check_boxes(model, model(images), oracle["boxes"], (160, 224))
+
+
+def test_shipped_yolov4_csp_is_the_published_file() -> None:
+    """Layer by layer, at 640; loss and NMS are what the file says, too."""
+    text = with_size(read_cfg(ORACLES / "cfg" / "yolov4-csp.cfg"), 640, 640)
+    shipped = recipe.load("yolov4_csp_640")
+    ours, theirs = plan(shipped.model.cfg), plan(text)  # type: ignore[attr-defined]
+    assert (ours.image, ours.strides) == (theirs.image, theirs.strides)
+
+    def facts(layer: Layer) -> tuple[object, ...]:
+        return layer.section.kind, *(getattr(layer, each.name) for each in fields(layer) if each.name != "section")
+
+    assert [facts(layer) for layer in ours.layers] == [facts(layer) for layer in theirs.layers]
+
+
+def test_shipped_yolov4_csp_trains_with_the_loss_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "yolov4-csp.cfg"
+    file.write_text(with_size(read_cfg(ORACLES / "cfg" / file.name), 640, 640))
+    shipped, published = recipe.load("yolov4_csp_640"), recipe.load(file)
+    assert shipped.model.loss == published.model.loss  # type: ignore[attr-defined]
+    assert shipped.data.canvas == published.data.canvas
+    assert (shipped.evaluate, shipped.predict) == (published.evaluate, published.predict)
+    assert shipped.train.batch * shipped.train.accumulate == published.train.batch * published.train.accumulate
+    assert shipped.train.schedule.lr == published.train.schedule.lr
+    for key in ("jitter", "scale", "hue", "saturation", "value", "translate", "flip"):
+        assert getattr(shipped.train.augment, key) == getattr(published.train.augment, key), key

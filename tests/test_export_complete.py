@@ -273,6 +273,9 @@ def lively(name: str, **changes: Any) -> tuple[nn.Module, Recipe]:
                 model(images)
                 hook.remove()
                 layer.weight.mul_(2 / spread[0])  # scores from 0 to 1
+                if chosen.model.name == "yolox":  # a layer for each kind of number
+                    layer.weight.div_(4 if layer.out_channels == 4 else 1)
+                    continue
                 layer.weight.view(3, -1, layer.in_channels)[:, :4] /= 4  # boxes not far from the anchors in size
                 layer.bias.view(3, -1)[:, 4] = -4
     return model.eval(), chosen
@@ -294,6 +297,11 @@ DETECTORS = [
     ("demo", TINY | {"predict__nms__kind": "soft"}),
     ("yolov4_coco_608", TINY | {"data__canvas__resize": "linear"}),
     ("yolov3_640_coco", {"data__canvas__size": [64, 96], "predict__threshold": 0.001}),
+    # a gray level in some hundredths of the pixels, as `linear` rounds them, moves its random boxes by a pixel
+    (
+        "yolov3_640_modern",
+        {"data__canvas__size": [64, 96], "data__canvas__resize": "float", "predict__threshold": 0.001},
+    ),
     ("faster_rcnn_r50_dcn_coco", FEW),
     ("faster_rcnn_r50_dcn_coco_standard", FEW),
 ]

@@ -9,7 +9,7 @@ from boxwright import recipe
 from boxwright.config import validate
 from boxwright.errors import InputError
 from boxwright.models import yolov4
-from boxwright.nn.blocks import Style
+from boxwright.nn.blocks import Style, spp
 from boxwright.nn.cspdarknet import TinyStage
 from boxwright.ops.anchors import Cells
 
@@ -40,7 +40,7 @@ def test_pooling_over_several_extents() -> None:
         plain = [
             F.pad(x, (k // 2,) * 4, value=-torch.inf).unfold(2, k, 1).unfold(3, k, 1).amax((-1, -2)) for k in (13, 9, 5)
         ]
-        assert torch.equal(yolov4.spp(x), torch.cat((*plain, x), 1))
+        assert torch.equal(spp(x), torch.cat((*plain, x), 1))
 
 
 def test_only_the_second_half_of_the_channels_goes_through_a_tiny_stage() -> None:

@@ -10,13 +10,12 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from boxwright.config import Config as Section
 from boxwright.config import Fraction, NotNegative, Width
-from boxwright.nn.blocks import Activation, ConvNormAct, upsample2x
+from boxwright.nn.blocks import Activation, ConvNormAct, spp, upsample2x
 from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
 from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, TinyAnchorDetector, styles, trunk
 from boxwright.ops import losses
@@ -126,16 +125,6 @@ class YOLOv4CSPDarkNet53(YOLOv4):
     def _join(self, coarse: Tensor, lateral: Tensor) -> Tensor:
         """(B, c, h, w) twice -> (B, 2c, h, w)."""
         return torch.cat((lateral, coarse) if self.lateral_first else (coarse, lateral), 1)
-
-
-def spp(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, 4C, h, w): the maxima over 13x13, 9x9 and 5x5 places, and the map itself.
-
-    A maximum over 9x9 is one over 5x5 of those over 5x5, and so on; nothing beyond the edge counts.
-    """
-    five = F.max_pool2d(x, 5, 1, 2)
-    nine = F.max_pool2d(five, 5, 1, 2)
-    return torch.cat((F.max_pool2d(nine, 5, 1, 2), nine, five, x), 1)
 
 
 class YOLOv4Tiny(TinyAnchorDetector, YOLOv4):

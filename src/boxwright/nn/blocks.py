@@ -1,9 +1,10 @@
-"""Shared blocks: convolution with batch norm and activation, bottleneck."""
+"""Shared blocks: convolution with batch norm and activation, bottleneck, spatial pyramid pooling."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -48,6 +49,16 @@ def activation(style: Style) -> nn.Module:
 def upsample2x(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C, 2H, 2W), each value four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def spp(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 4C, h, w): the maxima over 13x13, 9x9 and 5x5 places, and the map itself.
+
+    A maximum over 9x9 is one over 5x5 of those over 5x5, and so on; nothing beyond the edge counts.
+    """
+    five = F.max_pool2d(x, 5, 1, 2)
+    nine = F.max_pool2d(five, 5, 1, 2)
+    return torch.cat((F.max_pool2d(nine, 5, 1, 2), nine, five, x), 1)
 
 
 def run_stages(x: Tensor, stages: Iterable[nn.Module]) -> tuple[Tensor, Tensor, Tensor]:

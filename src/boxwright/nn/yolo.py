@@ -87,6 +87,7 @@ class CellDetector(Network):
         counts: A of each map.
         scale_xy: Of each map (see `Cells`); none: 1.
         anchors: (K, 2) px, K the sum of A, in the order of the maps; given by the recipe, so not in the state dict.
+        cell_type: How numbers encode boxes.
     """
 
     strides: Sequence[Stride]
@@ -94,6 +95,7 @@ class CellDetector(Network):
     scale_xy: tuple[float, ...]
     anchors: Tensor
     config: CellConfig
+    cell_type: type[Cells] = Cells
 
     def logits(self, raw: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Raw maps -> maps (B, A*(5+C), h, w) of the numbers that the module's docstring says."""
@@ -131,7 +133,7 @@ class CellDetector(Network):
         """Where the cells of these maps lie."""
         ends = list(accumulate(self.counts))
         anchors = [self.anchors[end - count : end] for end, count in zip(ends, self.counts, strict=True)]
-        return Cells.of([level.shape[-2:] for level in raw], self.strides, anchors, self.scale_xy)
+        return self.cell_type.of([level.shape[-2:] for level in raw], self.strides, anchors, self.scale_xy)
 
 
 class AnchorDetector(CellDetector):

@@ -43,7 +43,7 @@ def identify(path: str | Path) -> Identified:
     kind = weights.kind_of(file)
     if kind in ("darknet", "mindspore"):
         what = "a file of Darknet" if kind == "darknet" else "a checkpoint of MindSpore"
-        of_kind = [each for each in _shipped() if each.name.endswith("_darknet") == (kind == "darknet")]
+        of_kind = [each for each in _shipped() if _is_for_darknet(each) == (kind == "darknet")]
         return Identified(what, tuple(each for each in of_kind if _fits(file, each)))
     stored = weights.stored_recipe(file)
     if stored is not None:
@@ -100,6 +100,11 @@ def adapted(recipe: Recipe, contents: Contents, depth: int | None = None) -> Rec
         return meta.with_own_names(recipe.with_overrides(changes), contents)
     except InputError:
         return None
+
+
+def _is_for_darknet(recipe: Recipe) -> bool:
+    """Whether its weights are Darknet's, rather than the MindSpore zoo's."""
+    return recipe.name.endswith("_darknet") or recipe.model.name == "darknet_cfg"
 
 
 def _shipped() -> list[Recipe]:
