@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import boxwright
+
 SMALL = {
     "model.width": 0.125,
     "data.canvas.size": [96, 96],
@@ -22,6 +24,18 @@ SMALL = {
     "train.precision": "no",  # also on a GPU: runs are compared to the last bits
 }
 MACHINE = {"images_per_second", "data_wait", "gpu_memory_gib"}
+
+
+def run(
+    data: Path, out: Path, changes: dict[str, object], recipe: str = "demo", small: dict[str, object] = SMALL
+) -> None:
+    """What `start` begins, in this process: without the seconds in which another one imports everything."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        boxwright.train(recipe, data, out, overrides=small | changes)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def start(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import boxwright
 import class_folder
 import oracle_weights
+import small_run
 from boxwright import cli
 from boxwright import recipe as recipes
 from boxwright.datatools.clean import Cleaning
@@ -212,7 +213,7 @@ class TestRun:
     @pytest.mark.slow
     def test_killed_and_resumed_is_the_same(self, data: Path, tmp_path: Path) -> None:
         words = {"recipe": class_folder.RECIPE, "small": class_folder.SMALL}
-        undisturbed = start(data, tmp_path / "left_alone", EVERYTHING, **words)
+        small_run.run(data, tmp_path / "left_alone", EVERYTHING, **words)
         process = start(data, tmp_path / "killed", EVERYTHING, **words)
         moment = random.randrange(2, 11)
         try:
@@ -226,11 +227,9 @@ class TestRun:
             assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
             process = start(data, tmp_path / "killed", EVERYTHING, "--resume", **words)
             finish(process)
-            finish(undisturbed)
         finally:
-            for each in (process, undisturbed):
-                each.kill()
-                each.communicate()
+            process.kill()
+            process.communicate()
         for name in ("last", "best"):
             expected, found = tensors(tmp_path / "left_alone" / name), tensors(tmp_path / "killed" / name)
             assert [key for key in expected if not expected[key].equal(found[key])] == [], f"killed at {moment}: {name}"
@@ -241,7 +240,7 @@ class TestRun:
         """Batch norm is held fixed, because its statistics are each process's own; blends are within a process."""
         changes = {"train.freeze_norm": True, "model.label_smoothing": 0.1, "train.class_augment.erase": 0.5}
         words = {"recipe": class_folder.RECIPE, "small": class_folder.SMALL}
-        finish(start(data, tmp_path / "whole", changes | {"train.batch": 4}, **words))
+        small_run.run(data, tmp_path / "whole", changes | {"train.batch": 4}, **words)
         finish(start(data, tmp_path / "halves", changes | {"train.batch": 2}, processes=2, **words))
         difference, where = furthest(tmp_path / "whole", tmp_path / "halves")
         assert difference < ROUNDING, where

@@ -19,14 +19,13 @@ from boxwright.runtimes.base.graph import Graph, raw_graph
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.open import open_runtime, read_metadata
 from boxwright.runtimes.base.runtime import RuntimeOptions
-from mmdet_oracle import ADAPTIVE, WITHIN
+from mmdet_oracle import ADAPTIVE
 from test_export_onnx import SIZE, assert_equal, examples, made
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_networks")]
 WRITERS = {"pt2": pt2.write, "torchscript": torchscript.write}
 SMALL = [
     ("tiny_darknet", {"last": "block"}),
-    ("faster_rcnn", WITHIN),
     ("faster_rcnn", ADAPTIVE),
     ("faster_rcnn", {"deform": "zoo", "plus_one": True}),
 ]

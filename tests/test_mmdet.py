@@ -280,12 +280,14 @@ def canvas_of(oracle: Any) -> dict[str, Any]:
 def check(loaded: Loaded, oracle: Any, predictor: AnyPredictor) -> None:
     model, yolo = loaded.predictor.model, loaded.case.network.startswith("yolo")
     prepared = predictor.preprocess(picture(tuple(oracle["picture_size"].tolist()), int(oracle["picture_seed"])))
-    raw = predictor.forward([prepared])
+    maps: list[tuple[Tensor, ...]] = []
+    with (model if yolo else model.neck).register_forward_hook(lambda *given: maps.append(given[-1])):
+        raw = predictor.forward([prepared])
     if yolo:
         for name, values in zip(("raw32", "raw16", "raw8"), raw.tensors, strict=True):
             assert apart(oracle, name, values) <= 1e-4, name
     else:
-        check_stages(model, oracle, prepared.pixels, raw.tensors)
+        check_stages(model, oracle, maps[0], raw.tensors)
     (found,) = predictor.postprocess(raw, [prepared], predictor.args(threshold=0.05))
     # mmdetection 3 takes no more than 1000 boxes of YOLOv3 by their class alone, mmdetection 2 all, as we do
     key = "uncapped" if yolo else "picture" if "detections.picture" in oracle else "canvas"
@@ -304,12 +306,9 @@ class _Columns:
     labels: Array
 
 
-def check_stages(model: FasterRCNN, oracle: Any, pixels: Array, raw: tuple[Tensor, ...]) -> None:
-    height, width = oracle["batch_input_shape"].tolist()
-    images = torch.from_numpy(pixels[:height, :width].astype(np.float32)).permute(2, 0, 1)[None] / 255
-    extents = torch.tensor([oracle["img_shape"].tolist()]).float()
+def check_stages(model: FasterRCNN, oracle: Any, maps: tuple[Tensor, ...], raw: tuple[Tensor, ...]) -> None:
+    """maps: of the pyramid, on the way to the raw outputs."""
     with torch.inference_mode():
-        maps = model.pyramid(images, extents)
         for number, level in enumerate(maps):
             if f"p{number + 2}" in oracle or f"p{number + 2}.sub" in oracle:
                 assert apart(oracle, f"p{number + 2}", level) <= 1e-4

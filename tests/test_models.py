@@ -1,4 +1,7 @@
-"""Every file in `models/`: what the protocol promises, on a small network and small images."""
+"""Every file in `models/`: what the protocol promises, on a small network and small images.
+
+The oracles' tests have the networks at full depth.
+"""
 
 import re
 
@@ -21,7 +24,7 @@ SMALL = {
         {"network": "tiny", "width": 0.25, "anchors": [[10, 14], [23, 27], [37, 58], [81, 82], [135, 169], [344, 319]]},
     ],
     "yolov4": [
-        {},
+        {"width": 0.25},
         {
             "network": "tiny",
             "width": 0.25,
@@ -62,7 +65,7 @@ def stir(model: torch.nn.Module) -> None:
 @pytest.fixture(
     params=CASES, ids=lambda case: "-".join([case[0], *(v for v in case[1].values() if isinstance(v, str))])
 )
-def model(request: pytest.FixtureRequest) -> torch.nn.Module:
+def model(request: pytest.FixtureRequest, short_networks: None) -> torch.nn.Module:
     name, changes = request.param
     module = models.module(name)
     torch.manual_seed(0)
@@ -194,7 +197,7 @@ def test_all_classifiers_are_here() -> None:
 
 
 @pytest.fixture(params=CLASSIFIERS, ids=lambda case: "-".join([case[0], *(str(v) for v in case[1].values())]))
-def classifier(request: pytest.FixtureRequest) -> torch.nn.Module:
+def classifier(request: pytest.FixtureRequest, short_networks: None) -> torch.nn.Module:
     name, changes = request.param
     module = models.module(name)
     torch.manual_seed(0)

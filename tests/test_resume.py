@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from small_run import finish, lines, start, tensors
+from small_run import finish, lines, run, start, tensors
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ STEPS = 4 * 3
 @pytest.mark.slow
 def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
     left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
-    undisturbed = start(tiny_coco, left_alone, CHANGES)
+    run(tiny_coco, left_alone, CHANGES)
     moments = sorted(random.sample(range(1, STEPS), 3))
     process = start(tiny_coco, killed, CHANGES)
     try:
@@ -43,11 +43,9 @@ def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
             assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
             process = start(tiny_coco, killed, CHANGES, "--resume")
         finish(process)
-        finish(undisturbed)
     finally:
-        for each in (process, undisturbed):
-            each.kill()
-            each.communicate()
+        process.kill()
+        process.communicate()
 
     for name in ("last", "best"):
         expected, found = tensors(left_alone / name), tensors(killed / name)

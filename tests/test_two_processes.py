@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from small_run import ROUNDING, finish, furthest, lines, start
+from small_run import ROUNDING, finish, furthest, lines, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,7 @@ except InputError as error:
 
 @pytest.mark.slow
 def test_two_halves_equal_the_whole(tiny_coco, tmp_path):
-    # one after the other, as three processes on two cores would make the pair wait for each other
-    finish(start(tiny_coco, tmp_path / "whole", CHANGES | {"train.batch": 4}))
+    run(tiny_coco, tmp_path / "whole", CHANGES | {"train.batch": 4})
     finish(start(tiny_coco, tmp_path / "halves", CHANGES | {"train.batch": 2}, processes=2))
 
     difference, where = furthest(tmp_path / "whole", tmp_path / "halves")
