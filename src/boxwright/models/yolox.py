@@ -164,7 +164,7 @@ def loss_terms(rows: Tensor, cells: Points, batch: Batch, with_l1: bool = False)
     sums = {
         "box": ((1 - overlap.square()) * positive).sum(),
         "objectness": (objectness * (positive | counted)).sum(),
-        "classes": (classes * positive).sum(),
+        "classes": (classes * positive * batch.label_weights.gather(1, index)).sum(),
     }
     if with_l1:
         objects = torch.where(positive[..., None], objects, boxes.detach())
