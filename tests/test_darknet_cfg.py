@@ -141,7 +141,10 @@ def test_shipped_yolov4_csp_trains_with_the_loss_of_its_file(tmp_path: Path) -> 
     file = tmp_path / "yolov4-csp.cfg"
     file.write_text(with_size(read_cfg(ORACLES / "cfg" / file.name), 640, 640))
     shipped, published = recipe.load("yolov4_csp_640"), recipe.load(file)
-    assert shipped.model.loss == published.model.loss  # type: ignore[attr-defined]
+    theirs, ours = (each.model.model_dump()["loss"] for each in (published, shipped))
+    # which would hold back objectness until boxes fit: see the recipe
+    assert (theirs.pop("objectness_smooth"), ours.pop("objectness_smooth")) == ((False, True, True), (False,))
+    assert ours == theirs
     assert shipped.data.canvas == published.data.canvas
     assert (shipped.evaluate, shipped.predict) == (published.evaluate, published.predict)
     assert shipped.train.batch * shipped.train.accumulate == published.train.batch * published.train.accumulate

@@ -96,7 +96,7 @@ def train(
     recipe = recipe.with_overrides({"data.root": stored(data)})
     run, config, started = Path(out), recipe.train, time.perf_counter()
     with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
-        if config.precision == "auto" and accelerator.is_main_process:
+        if config.precision == "auto" and accelerator.device.type != "cpu" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
