@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
 from types import ModuleType
@@ -79,8 +80,9 @@ def referee() -> ModuleType:
 
 @pytest.fixture(autouse=True, scope="session")
 def logged_to_stderr() -> None:
-    """As on the command line, so that tests see what is said."""
+    """As on the command line, so that tests see what is said; and for `caplog`, which listens to the root logger."""
     log_to_stderr()
+    logging.getLogger("boxwright").propagate = True
 
 
 @pytest.fixture(autouse=True)

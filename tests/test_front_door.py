@@ -205,15 +205,10 @@ def test_accelerate_is_left_as_the_host_program_has_it() -> None:
 def test_what_the_package_says_can_be_caught(caplog: pytest.LogCaptureFixture) -> None:
     from boxwright import progress
 
-    logger = logging.getLogger("boxwright")
-    logger.propagate = True
-    try:
-        with caplog.at_level(logging.INFO, "boxwright"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-            patch.setattr("sys.stderr.isatty", lambda: False)
-            list(progress.track([1], 1, "reading"))
-    finally:
-        logger.propagate = False
+    with caplog.at_level(logging.INFO, "boxwright"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+        patch.setattr("sys.stderr.isatty", lambda: False)
+        list(progress.track([1], 1, "reading"))
     assert {record.getMessage().partition(",")[0] for record in caplog.records} == {"reading: 1/1"}
 
 

@@ -158,7 +158,7 @@ def test_loss_falls(model: torch.nn.Module) -> None:
         total.backward()
         optimizer.step()
         losses.append(total.item())
-    assert losses[-1] < losses[0] * 0.9
+    assert 0 <= losses[-1] < losses[0] * 0.9
 
 
 def test_decode(model: torch.nn.Module) -> None:
@@ -250,7 +250,7 @@ def test_classifiers_loss_falls(classifier: torch.nn.Module) -> None:
         total.backward()
         optimizer.step()
         losses.append(total.item())
-    assert losses[-1] < losses[0] * 0.9
+    assert 0 <= losses[-1] < losses[0] * 0.9
 
 
 def test_classifier_decodes_each_image_alone(classifier: torch.nn.Module) -> None:

@@ -85,10 +85,10 @@ def test_resume_and_evaluation_have_the_same_split(
 
     real = training.train_epoch
 
-    def stop_at_the_second(job: Any, epoch: int, *words: Any) -> None:
+    def stop_at_the_second(job: Any, batches: Any, epoch: int, *words: Any) -> None:
         if epoch == 1:
             raise KeyboardInterrupt
-        real(job, epoch, *words)
+        real(job, batches, epoch, *words)
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "train_epoch", stop_at_the_second)
