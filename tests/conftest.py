@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import pkgutil
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
 from boxwright.runtimes import openvino
 from boxwright.runtimes.base.extras import silence_telemetry
+from boxwright.weights import names
 
 silence_telemetry()  # of what tests import by themselves
 if openvino.ISA_LIMIT in os.environ and importlib.util.find_spec("openvino"):
@@ -89,6 +91,11 @@ def logged_to_stderr() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No index is written into the cache folder of whoever runs the tests."""
     monkeypatch.setattr(index, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
+# Tables of names count the blocks of a network once, on import: before a test makes networks short.
+for module in pkgutil.iter_modules(names.__path__, f"{names.__name__}."):
+    importlib.import_module(module.name)
 
 
 @pytest.fixture
