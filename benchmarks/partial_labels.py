@@ -21,6 +21,7 @@ import boxwright as bw
 from boxwright.files import make_folder
 from boxwright.formats import open_boxes
 from boxwright.metrics.coco import Metrics
+from coco_tree import coco_tree
 
 RECIPE = "yolov3_tiny_coco_416_darknet"
 VARIANTS = ("all", "deleted", "ignored")
@@ -32,38 +33,19 @@ def write_set(root: Path, out: Path, variant: str, fraction: float, seed: int, i
     make_folder(out)
     for split in ("train", "val", "test"):
         dataset = open_boxes(root, split)
-        count = len(dataset) if images is None else min(images, len(dataset))
-        dataset = dataset.subset(range(count))
-        rows, ids = dataset.rows, dataset.images.ids.tolist()
-        chosen = np.random.default_rng(seed).random(len(rows)) < fraction
+        dataset = dataset.subset(range(len(dataset) if images is None else min(images, len(dataset))))
+        tree, count = coco_tree(dataset), len(dataset.rows)
+        chosen = np.random.default_rng(seed).random(count) < fraction
         chosen &= split == "train" and variant != "all"
-        annotations = [
-            {
-                "id": row + 1,
-                "image_id": ids[image],
-                "category_id": int(rows.categories[row]),
-                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-                "area": float(rows.areas[row]),
-                "iscrowd": int(rows.crowd[row]),
-                "ignore": int(chosen[row]),
-            }
-            for row, (image, (x1, y1, x2, y2)) in enumerate(
-                zip(dataset.image_indices().tolist(), rows.xyxy.astype(float), strict=True)
-            )
-            if variant != "deleted" or not chosen[row]
-        ]
-        tree = {
-            "images": [
-                {"id": ids[index], "file_name": str(Path(dataset.path(index)).resolve())} for index in range(count)
-            ],
-            "annotations": annotations,
-            "categories": [
-                {"id": number, "name": name} for number, name in zip(dataset.category_ids, dataset.names, strict=True)
-            ],
-        }
+        if variant == "deleted":
+            kept = zip(tree["annotations"], chosen.tolist(), strict=True)
+            tree["annotations"] = [annotation for annotation, deleted in kept if not deleted]
+        elif variant == "ignored":
+            for annotation, ignored in zip(tree["annotations"], chosen.tolist(), strict=True):
+                annotation["ignore"] = int(ignored)
         (out / f"{split}.json").write_text(json.dumps(tree))
         if split == "train":
-            print(f"{variant}: {count} images, {len(rows)} boxes, {int(chosen.sum())} of them changed", flush=True)
+            print(f"{variant}: {len(dataset)} images, {count} boxes, {int(chosen.sum())} of them changed", flush=True)
     file = out / "data.yaml"
     file.write_text(yaml.safe_dump({split: f"{split}.json" for split in ("train", "val", "test")}))
     return file

@@ -21,6 +21,7 @@ import boxwright as bw
 from boxwright.files import make_folder
 from boxwright.formats import open_boxes
 from boxwright.metrics import run_log
+from coco_tree import coco_tree
 
 IMAGES = {"train": 64, "val": 16}
 CHANGES = {
@@ -32,17 +33,7 @@ def subset(root: Path, out: Path) -> Path:
     """A data YAML of the first images of each split."""
     make_folder(out)
     for split, count in IMAGES.items():
-        dataset = open_boxes(root, split).subset(range(count))
-        ids, rows = dataset.images.ids.tolist(), dataset.rows
-        boxes = zip(dataset.image_indices().tolist(), rows.xyxy.tolist(), rows.labels.tolist(), strict=True)
-        tree = {
-            "images": [{"id": ids[i], "file_name": str(Path(dataset.path(i)).resolve())} for i in range(count)],
-            "annotations": [
-                {"id": row + 1, "image_id": ids[i], "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-                for row, (i, (x1, y1, x2, y2), label) in enumerate(boxes)
-            ],
-            "categories": [{"id": label + 1, "name": name} for label, name in enumerate(dataset.names)],
-        }
+        tree = coco_tree(open_boxes(root, split).subset(range(count)))
         (out / f"{split}.json").write_text(json.dumps(tree))
     file = out / "data.yaml"
     file.write_text(yaml.safe_dump({split: f"{split}.json" for split in IMAGES}))

@@ -23,8 +23,10 @@ import boxwright as bw
 from boxwright.files import make_folder
 from boxwright.formats import open_boxes
 from boxwright.json_text import JsonObject, write
+from coco_tree import coco_tree
 
 SAMPLES = 1000
+NOWHERE = {"bbox": [-9.0, -9.0, 1.0, 1.0], "score": 0.0}
 # The file's schedule is for 500,000 steps. What replaces it is that of YOLOv3-tiny's recipe.
 FASTEST = {
     "train.schedule": {"kind": "cosine", "lr": 0.01, "eta_min": 0.0002, "warmup_epochs": 1},
@@ -68,22 +70,10 @@ def row(data: Path, name: str, weights: Path, out: Path, minutes: float, seed: i
 
 def interval(data: Path, detections: Path) -> JsonObject:
     """AP and AP50 of the split test, each with the ends of its interval: the difference to a detector of nothing."""
-    dataset = open_boxes(data, "test")
-    labels = zip(dataset.image_indices().tolist(), dataset.rows.xyxy.astype(float).tolist(), strict=True)
-    annotations = [
-        {
-            "id": number + 1, "image_id": int(dataset.images.ids[image]), "iscrowd": int(dataset.rows.crowd[number]),
-            "category_id": int(dataset.rows.labels[number]) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1),
-        }
-        for number, (image, (x1, y1, x2, y2)) in enumerate(labels)
-    ]  # fmt: skip
-    categories = [{"id": label + 1, "name": each} for label, each in enumerate(dataset.names)]
-    images = [{"id": int(number), "width": 1, "height": 1} for number in dataset.images.ids.tolist()]
-    truth = COCO({"images": images, "annotations": annotations, "categories": categories})
-    number_of = dict(zip(dataset.category_ids, range(1, len(categories) + 1), strict=True))
-    results = [each | {"category_id": number_of[each["category_id"]]} for each in json.loads(detections.read_text())]
-    nothing = [{"image_id": images[0]["id"], "category_id": 1, "bbox": [-9.0, -9.0, 1.0, 1.0], "score": 0.0}]
+    tree = coco_tree(open_boxes(data, "test"))
+    truth = COCO(tree)
+    nothing = [{"image_id": tree["images"][0]["id"], "category_id": tree["categories"][0]["id"], **NOWHERE}]
+    results = json.loads(detections.read_text())
     counters = []
     for each in (nothing, [*results, *nothing]):
         counter = COCOeval(truth, truth.loadRes(each), "bbox")
