@@ -720,3 +720,27 @@ def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
         if not count:
             assert found[step].pop("objectness") > 0
             assert set(found[step].values()) == {0}
+
+
+def test_dropout_is_a_function_of_the_step(tiny_coco, tmp_path, monkeypatch):
+    """What PyTorch's generator, from which dropout draws, gives in each step, also after a resume."""
+    real, drawn = yolov3.YOLOv3.loss, []
+
+    def loss(self, batch):
+        if len(drawn) == stop:
+            raise KeyboardInterrupt
+        drawn.append(torch.rand(()).item())
+        return real(self, batch)
+
+    monkeypatch.setattr(yolov3.YOLOv3, "loss", loss)
+    stop = None
+    run(tiny_coco, tmp_path / "whole")
+    whole, stop = drawn.copy(), 8
+    drawn.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_coco, tmp_path / "cut")
+    drawn.clear()
+    stop = None
+    run(tiny_coco, tmp_path / "cut", resume=True)
+    assert len(set(whole)) == len(whole) == 12
+    assert drawn == whole[-len(drawn) :]

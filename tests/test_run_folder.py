@@ -375,14 +375,35 @@ def killed_at(call: int) -> Iterator[list[int]]:
             yield count
 
 
+def checkpointer_of(run: Path, network: nn.Module, **changes: Any) -> Checkpointer:
+    recipe = recipes.load("demo", {f"train.{key}": value for key, value in changes.items()})
+    optimizer = torch.optim.SGD([{"name": "weight", "params": list(network.parameters())}], momentum=0.9)
+    alone = SimpleNamespace(is_main_process=True, scaler=None, device=torch.device("cpu"))
+    return Checkpointer(run, recipe, network, None, optimizer, alone)
+
+
+def test_short_epochs_are_not_all_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving takes 3 s and an epoch 10: of 100 s one is saved, and the last."""
+    clock, saved = [0.0], []
+
+    def save(self: Checkpointer, name: str, state: TrainState) -> None:
+        clock[0] += 3
+        saved.append((name, state.step))
+
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(Checkpointer, "save", save)
+    checkpointer = checkpointer_of(tmp_path, nn.Linear(1, 1))
+    for epoch in range(1, 17):
+        clock[0] += 10
+        checkpointer.save_epoch(epoch, TrainState(step=epoch), final=epoch == 16)
+    assert saved == [("last", 1), ("last", 11), ("last", 16)]  # the second 100 s after the first
+
+
 def test_numbered_checkpoints_survive_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (files, checkpointing):
         monkeypatch.setattr(module, "sync", lambda path: None)  # no power cut is played
-    recipe = recipes.load("demo", {"train.keep_checkpoints": 1})
     network = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD([{"name": "weight", "params": list(network.parameters())}], momentum=0.9)
-    alone = SimpleNamespace(is_main_process=True, scaler=None, device=torch.device("cpu"))
-    checkpointer = Checkpointer(tmp_path / "run", recipe, network, None, optimizer, alone)
+    checkpointer = checkpointer_of(tmp_path / "run", network, keep_checkpoints=1)
 
     def epochs(until: int) -> None:
         """As in training: each epoch has its number for a weight."""
