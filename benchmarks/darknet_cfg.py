@@ -1,6 +1,6 @@
 """YOLOv4-tiny built from Darknet's .cfg against the hand-written one: a training step, and a prediction.
 
-    python benchmarks/bench_darknet_cfg.py --cfg yolov4-tiny.cfg [--rounds 30] [--batch 4]
+    python benchmarks/darknet_cfg.py --cfg yolov4-tiny.cfg [--rounds 30] [--batch 4]
 
 Both have the same layers, weights of the same shapes, images and labels, and the loss of the recipe
 yolov4_tiny_coco_416_darknet. A training step is forward, loss, backward and SGD; a prediction is forward with fused
