@@ -2,17 +2,20 @@
 
     python benchmarks/small_sets.py --data aquarium --data chess --weights WEIGHTS_FOLDER --out DIR [--minutes 10]
 
-Trains every system on every set (splits train and val) and evaluates the network that is best on val on test. A row
-that has been written is not computed again, so the command continues where it stopped. The table is printed, and
-written to DIR/table.md. Intervals are bootstraps of the images of test (hotcoco, 1000 samples, 95 %).
+Trains every system on every set (splits train and val) and evaluates the network that is best on val on test. Beside
+them stands torchvision's smallest Faster R-CNN from scratch, whose last network is evaluated (peer.py). A row that has
+been written is not computed again, so the command continues where it stopped. The table is printed, and written to
+DIR/table.md. Intervals are bootstraps of the images of test (hotcoco, 1000 samples, 95 %).
 """
 
 import argparse
 import json
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ import torch
 from hotcoco import COCO, COCOeval, compare
 
 import boxwright as bw
+import peer
 from boxwright.files import make_folder
 from boxwright.formats import open_boxes
 from boxwright.json_text import JsonObject, write
@@ -34,7 +38,6 @@ FASTEST = {
     "train.accumulate": 1,
     "train.optimizer.clip": 10,
     "train.ema.decay": 0.975,
-    "train.max_steps": None,
     "train.evaluate_min_steps": 0,
 }
 
@@ -49,23 +52,45 @@ class System(NamedTuple):
 
 SYSTEMS = {
     "YOLOv3-tiny": System("yolov3_tiny_coco_416_darknet", "yolov3-tiny.weights", {}),
+    "YOLOv4-tiny": System("yolov4_tiny_coco_416_darknet", "yolov4-tiny.weights", {}),
     "YOLO-Fastest 1.1": System("yolo-fastest-1.1.cfg", "yolo-fastest-1.1.weights", FASTEST),
 }
+PEER = "torchvision, from scratch"
 
 
-def row(data: Path, name: str, weights: Path, out: Path, minutes: float, seed: int) -> JsonObject:
-    """Train and evaluate one system on one set."""
+class Outcome(NamedTuple):
+    """Minutes of the training, its epochs, and the COCO results file of the split test."""
+
+    minutes: float
+    epochs: int
+    detections: Path
+
+
+def train_system(name: str, data: Path, folder: Path, args: argparse.Namespace, seed: int) -> Outcome:
     system, start = SYSTEMS[name], time.perf_counter()
-    recipe = str(weights / system.recipe) if system.recipe.endswith(".cfg") else system.recipe
-    overrides = {**system.overrides, "train.seed": seed, "train.minutes": minutes, "data.workers": 0}
+    recipe = str(args.weights / system.recipe) if system.recipe.endswith(".cfg") else system.recipe
+    overrides = {
+        "train.seed": seed,
+        "train.minutes": args.minutes,
+        "train.precision": args.precision,
+        "data.workers": 0,
+    }
     run = bw.train(
-        recipe, data, out / "run", weights=weights / system.weights, transfer=True, overrides=overrides,
+        recipe, data, folder / "run", weights=args.weights / system.weights, transfer=True,
+        overrides={**system.overrides, **overrides},
     )  # fmt: skip
-    trained = time.perf_counter() - start
-    bw.evaluate(run, data, split="test", out=out / "test")
-    found = interval(data, out / "test" / "detections.json")
-    epochs = bw.Recipe.load(str(run / "recipe.yaml")).train.epochs
-    return found | {"set": data.name, "system": name, "seed": seed, "minutes": trained / 60, "epochs": epochs}
+    minutes = (time.perf_counter() - start) / 60
+    bw.evaluate(run, data, split="test", out=folder / "test")
+    epochs = bw.Recipe.load(str(run / "recipe.yaml")).train.epoch_count
+    return Outcome(minutes, epochs, folder / "test" / "detections.json")
+
+
+def train_peer(data: Path, folder: Path, args: argparse.Namespace, seed: int) -> Outcome:
+    start = time.perf_counter()
+    network, epochs = peer.train(open_boxes(data, "train"), args.minutes, seed, args.precision == "bf16")
+    minutes = (time.perf_counter() - start) / 60
+    write(file := folder / "detections.json", peer.detections(network, open_boxes(data, "test")))
+    return Outcome(minutes, epochs, file)
 
 
 def interval(data: Path, detections: Path) -> JsonObject:
@@ -102,20 +127,24 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder with the weights and .cfg files of SYSTEMS")
     parser.add_argument("--out", type=Path, required=True, help="a folder, new or of an earlier run of this command")
     parser.add_argument("--minutes", type=float, default=10, help="of a training (train.minutes)")
-    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", default=[*SYSTEMS, PEER], choices=[*SYSTEMS, PEER])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="bf16 is faster on some CPUs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
-    rows = []
+    torch.set_num_threads(args.threads)
     for data in args.data:
         for name in args.systems:
             for seed in args.seeds:
                 folder = args.out / data.name / name.replace(" ", "-") / f"seed{seed}"
                 if not (file := folder / "row.json").exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
                     make_folder(folder)
-                    found = row(data, name, args.weights, folder, args.minutes, seed)
-                    write(file, found | {"budget": args.minutes})
-                rows.append(json.loads(file.read_text()))
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
+                    train = train_peer if name == PEER else partial(train_system, name)
+                    done = train(data, folder, args, seed)
+                    about = {"set": data.name, "system": name, "seed": seed, "epochs": done.epochs}
+                    write(file, about | {"minutes": done.minutes} | interval(data, done.detections))
+    rows = [json.loads(file.read_text()) for file in sorted(args.out.glob("*/*/*/row.json"))]
     text = table(rows)
     text += f"\n{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}\n"
     (args.out / "table.md").write_text(text)

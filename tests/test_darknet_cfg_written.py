@@ -195,7 +195,7 @@ def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
 def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
     """What `boxwright train net.cfg` would take from the text is what the recipe says."""
     model, chosen = made(
-        TINY4, train__batch=4, train__accumulate=3, train__max_steps=900, data__max_boxes=70,
+        TINY4, train__batch=4, train__accumulate=3, train__epochs="auto", train__min_steps=900, data__max_boxes=70,
         train__schedule={
             "kind": "multistep", "lr": 0.002, "lr_steps": [300, 600], "lr_gamma": [0.5, 0.1],
             "warmup_min_steps": 100, "warmup_power": 4, "warmup_from": 0, "by_step": True,
@@ -214,7 +214,7 @@ def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
     network = plan(text)
     train, data, found = training(network)
     own = chosen.train.model_dump(mode="json")
-    assert (train["batch"], train["accumulate"], train["max_steps"], data["max_boxes"]) == (4, 3, 900, 70)
+    assert (train["batch"], train["accumulate"], train["min_steps"], data["max_boxes"]) == (4, 3, 900, 70)
     for section in ("schedule", "optimizer"):
         assert train[section] == {key: own[section][key] for key in train[section]}
     for key in ("flip", "hue", "saturation", "value", "mosaic", "mixup"):
@@ -235,7 +235,7 @@ def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
 def test_a_classifiers_recipe_comes_back_from_its_cfg() -> None:
     augment = {"area": [0.25, 1.0], "aspect": [0.75, 4 / 3], "flip": 0.5, "hue": 0.1, "saturation": 0.4}
     model, chosen = made(
-        CLASSIFIER, data__canvas__size=[64, 64], model__label_smoothing=0.1, train__max_steps=50, train__ema__decay=0.9,
+        CLASSIFIER, data__canvas__size=[64, 64], model__label_smoothing=0.1, train__epochs="auto", train__min_steps=50, train__ema__decay=0.9,
         train__schedule={"kind": "linear", "lr": 0.1, "linear_power": 4, "by_step": True, "warmup_min_steps": 0},
         train__class_augment=augment | {"brightness": 0.5, "mixup": 0.5, "cutmix": 0.0},
     )  # fmt: skip

@@ -27,7 +27,7 @@ def test_recipe_of_a_detector(tmp_path: Path) -> None:
     """Each value by hand, as the table of Darknet's keys says."""
     found = load(cfg(), tmp_path).tree()
     train, loss = found["train"], found["model"]["loss"]
-    assert (train["batch"], train["accumulate"], train["max_steps"]) == (4, 16, 2000)
+    assert (train["batch"], train["accumulate"], train["epochs"], train["min_steps"]) == (4, 16, "auto", 2000)
     schedule = {
         "kind": "multistep", "lr": 0.00261, "lr_steps": [1600, 1800], "lr_gamma": 0.1, "warmup_min_steps": 100,
         "warmup_from": 0.0, "warmup_power": 4.0,

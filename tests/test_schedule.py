@@ -191,10 +191,17 @@ def test_powers_of_the_other_warmups():
 
 def test_epochs_of_steps():
     """10 steps of 4 an epoch take 3 epochs; an evaluation every 5 steps is one every 2 epochs."""
-    config = TrainConfig(epochs=100, max_steps=10, evaluate_min_steps=5).in_epochs(4)
+    config = TrainConfig(epochs="auto", min_steps=10, evaluate_min_steps=5).in_epochs(4)
     assert (config.epochs, config.evaluate_every) == (3, 2)
-    assert TrainConfig(epochs=2, max_steps=10).in_epochs(4).epochs == 2
+    assert TrainConfig(epochs="auto", min_epochs=5, min_steps=10).in_epochs(4).epochs == 5
+    assert TrainConfig(epochs=2, min_epochs=5, min_steps=10).in_epochs(4).epochs == 2
     assert TrainConfig(epochs=7).in_epochs(4) == TrainConfig(epochs=7)
+
+
+@pytest.mark.parametrize("epochs", ["all", 0, 1.5, True, 10_000_000, None])
+def test_epochs_are_a_number_or_auto(epochs):
+    with pytest.raises(InputError, match=r"train\.epochs: needed a whole number from 1 to 1000000, or auto"):
+        recipe.load("demo", {"train.epochs": epochs})
     assert TrainConfig(evaluate_every=0, evaluate_min_steps=5).in_epochs(4).evaluate_every == 0
 
 

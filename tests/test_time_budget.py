@@ -119,7 +119,6 @@ def test_too_little_time(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> Non
     [
         ({"train.minutes": 0}, "train.minutes: input should be greater than 0 (found 0)"),
         ({"train.minutes": -3}, "train.minutes: input should be greater than 0 (found -3)"),
-        (MINUTES | {"train.max_steps": 9}, "minutes and max_steps both end the training"),
         (MINUTES | {"train.schedule.T_max": 9}, "set schedule.kind to cosine"),
         (MINUTES | {"train.schedule.kind": "step", "train.schedule.lr_epochs": [3]}, "set schedule.kind to cosine"),
     ],

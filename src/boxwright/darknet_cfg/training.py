@@ -50,7 +50,7 @@ def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
     if net.number("loss_scale", 1.0) != 1:
         train["optimizer"]["loss_scale"] = net.number("loss_scale")
     if limit := net.whole("max_batches"):
-        train |= {"epochs": 1_000_000, "max_steps": limit}
+        train |= {"epochs": "auto", "min_steps": limit}
     if alpha := net.number("ema_alpha"):
         train["ema"] = {"decay": alpha, "ramp": EMA_RAMP}
     if frozen := _frozen(plan):

@@ -91,8 +91,10 @@ def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, 
             "lower it or train.batch"
         )
     config = config.in_epochs(steps_per_epoch)
+    if recipe.train.epochs == "auto" and accelerator.is_main_process:
+        logger.info("train.epochs: %d of %d steps", config.epoch_count, steps_per_epoch)
     recipe = recipe.model_copy(update={"train": config})
-    schedule = learning_rates(config.schedule, steps_per_epoch, config.epochs, config.optimizer.momentum)
+    schedule = learning_rates(config.schedule, steps_per_epoch, config.epoch_count, config.optimizer.momentum)
     compiled = config.compile and compiler_works(accelerator.device)
     network = network.to(accelerator.device)
     model, optimizer = accelerator.prepare(WithLoss(network, compiled), optim.build(network, config))

@@ -51,7 +51,7 @@ def resolve(recipe: Recipe, job: Job, run: Path | None, started: float, evaluate
     if minutes is None:
         return recipe, job
     if run is not None:
-        epochs = recipes.load(run / "recipe.yaml").train.epochs
+        epochs = recipes.load(run / "recipe.yaml").train.epoch_count
     else:
         step, evaluation = measure(job, minutes, evaluate)
         own = step * job.steps_per_epoch, evaluation, time.perf_counter() - started

@@ -130,12 +130,12 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
     config, accelerator = job.recipe.train, job.accelerator
     first, done = divmod(state.step, job.steps_per_epoch)
     batches: Iterator[AnyBatch] = job.loader.epochs(
-        first, config.epochs, done * config.accumulate, job.batches_per_epoch
+        first, config.epoch_count, done * config.accumulate, job.batches_per_epoch
     )
-    if job.compiled and first < config.epochs and not state.out_of_patience(config):
+    if job.compiled and first < config.epoch_count and not state.out_of_patience(config):
         batches = warm_up(job, batches)
     with closing(TrainLogger(run, accelerator, config, state.step)) as log:
-        for epoch in range(first, config.epochs):
+        for epoch in range(first, config.epoch_count):
             if state.out_of_patience(config):
                 if accelerator.is_main_process:
                     without = counted(state.since_best, "evaluation[s]")
@@ -143,7 +143,7 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
                 break
             train_epoch(job, batches, epoch, state, log, checkpointer)
             evaluate_epoch(job, epoch, state, log, checkpointer)
-            final = epoch + 1 == config.epochs or state.out_of_patience(config)
+            final = epoch + 1 == config.epoch_count or state.out_of_patience(config)
             checkpointer.save_epoch(epoch + 1, state, final=final)  # after the evaluation, not repeated on resume
             accelerator.wait_for_everyone()
 
@@ -168,7 +168,7 @@ def train_epoch(
     first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch already done
     here: Iterable[AnyBatch] = log.timed(islice(batches, total - first))
     if accelerator.is_main_process:
-        here = progress.track(here, total, f"epoch {epoch + 1}/{config.epochs}", "batches", first)
+        here = progress.track(here, total, f"epoch {epoch + 1}/{config.epoch_count}", "batches", first)
     for number, loaded in enumerate(here, epoch * total + first):
         batch = on_device(job.task, loaded, job.recipe, accelerator, epoch, number)
         torch.manual_seed(step_seed(config.seed, number, accelerator.process_index))  # of dropout
@@ -194,8 +194,8 @@ def train_epoch(
 def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
     """Evaluate if it is due, save the best network, and log a summary of the epoch."""
     config = job.recipe.train
-    summary = f"epoch {epoch + 1}/{config.epochs}: loss {log.last_loss:.4g}"
-    if job.validation is not None and (config.evaluation_due(epoch) or epoch + 1 == config.epochs):
+    summary = f"epoch {epoch + 1}/{config.epoch_count}: loss {log.last_loss:.4g}"
+    if job.validation is not None and (config.evaluation_due(epoch) or epoch + 1 == config.epoch_count):
         metrics = _evaluate(job)
         log.evaluated(state.step, epoch, metrics.summary)
         summary += f", {metrics.headline}"

@@ -37,8 +37,8 @@ def net_keys(recipe: Recipe) -> Keys:
         "decay": optimizer.weight_decay,
         **_schedule(train.schedule),
     }
-    if train.max_steps is not None:
-        keys["max_batches"] = train.max_steps
+    if train.epochs == "auto" and train.min_steps:
+        keys["max_batches"] = train.min_steps
     if train.ema.decay:
         keys["ema_alpha"] = train.ema.decay
     if recipe.model.task == "classify":

@@ -182,7 +182,7 @@ class EmaConfig(Config):
     ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
 
 
-def _batch(value: Any) -> Any:
+def _batch(value: object) -> object:
     if value != "auto" and not (type(value) is int and 1 <= value <= LARGEST_BATCH):
         raise ValueError(f"needed a whole number from 1 to {LARGEST_BATCH}, or auto")
     return value
@@ -193,9 +193,19 @@ LARGEST_BATCH = 65_536
 BatchOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_batch)]
 
 
+def _epochs(value: object) -> object:
+    if value != "auto" and not (type(value) is int and 1 <= value <= MAX_EPOCHS):
+        raise ValueError(f"needed a whole number from 1 to {MAX_EPOCHS}, or auto")
+    return value
+
+
+EpochsOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_epochs)]
+
+
 class TrainConfig(Config):
-    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 100
-    max_steps: Annotated[int, Field(ge=1)] | None = None  # training ends with the epoch in which it has so many steps
+    epochs: EpochsOrAuto = 100  # auto: at least min_epochs, and as many as make min_steps steps
+    min_epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] = 1  # of epochs: auto
+    min_steps: Annotated[int, Field(ge=0)] = 0  # of epochs: auto
     minutes: Positive | None = None  # `epochs` becomes what fits into this time, measured before the first step
     batch: BatchOrAuto = 8  # images a process and step; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
@@ -231,8 +241,6 @@ class TrainConfig(Config):
             raise ValueError(
                 f"schedule.warmup_momentum set; optimizer.kind {self.optimizer.kind} has no momentum, set it to null"
             )
-        if self.minutes and self.max_steps:
-            raise ValueError("minutes and max_steps both end the training; set one of them to null")
         if self.minutes and (self.schedule.kind in {"step", "multistep"} or self.schedule.T_max):
             raise ValueError(
                 "minutes chooses the epochs, and the schedule has fixed ones; set schedule.kind to cosine, linear or "
@@ -255,8 +263,15 @@ class TrainConfig(Config):
         assert self.batch != "auto"
         return self.batch
 
+    @property
+    def epoch_count(self) -> int:
+        """`epochs` of a training, which `in_epochs` has made a number."""
+        assert self.epochs != "auto"
+        return self.epochs
+
     def in_epochs(self, steps_per_epoch: int) -> Self:
-        """The same with `epochs` and `evaluate_every` as `max_steps` and `evaluate_min_steps` ask for."""
-        epochs = self.epochs if self.max_steps is None else min(self.epochs, -(-self.max_steps // steps_per_epoch))
+        """The same with `epochs` and `evaluate_every` as numbers of steps ask for."""
+        enough = max(self.min_epochs, -(-self.min_steps // steps_per_epoch))
+        epochs = enough if self.epochs == "auto" else self.epochs
         every = max(self.evaluate_every, -(-self.evaluate_min_steps // steps_per_epoch)) if self.evaluate_every else 0
         return self.model_copy(update={"epochs": epochs, "evaluate_every": every})

@@ -140,7 +140,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             seed=config.seed,
             step=number,
             rank=rank,
-            mosaic=epoch < config.epochs - config.augment.close_mosaic,
+            mosaic=epoch < config.epoch_count - config.augment.close_mosaic,
             fill=recipe.data.canvas.fill,
         )
         return with_class_weights(augmented, recipe)

@@ -1,0 +1,126 @@
+"""Which settings fine-tune YOLOv3-tiny best on small data sets: every variant on every set, AP on the split val.
+
+    python benchmarks/finetuning.py --data aquarium --data chess --weights yolov3-tiny.weights --out DIR
+
+Trains on the split train and evaluates the last network on val; the split test is not read. Runs are as long as their
+numbers of steps say, so other work on the machine changes the time and not the result. A run that has been written is
+not repeated: the command continues where it stopped.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+import boxwright as bw
+from boxwright.files import make_folder
+from boxwright.json_text import JsonObject, write
+
+RECIPE = "yolov3_tiny_coco_416_darknet"
+OLD = {
+    "train.epochs": 15, "train.batch": 4, "train.accumulate": 1, "train.ema.decay": 0.975,
+    "train.schedule": {"kind": "cosine", "lr": 0.01, "warmup_epochs": 1, "eta_min": 0.0002},
+    "train.optimizer": {"momentum": 0.9, "weight_decay": 0.0005, "clip": 10},
+    "train.augment": {
+        "flip": 0.5, "scale": [0.7, 1.4], "translate": None, "hue": 0.1, "saturation": [0.6667, 1.5],
+        "value": [0.6667, 1.5], "min_visible": 0.2,
+    },
+}  # fmt: skip
+
+
+def steps(count: int) -> JsonObject:
+    return {"train.epochs": 1_000_000, "train.max_steps": count}
+
+
+def adamw(lr: float, decay: float = 0.05) -> JsonObject:
+    return {
+        "train.optimizer": {"kind": "adamw", "weight_decay": decay, "clip": 10},
+        "train.schedule": {"kind": "cosine", "lr": lr, "warmup_epochs": 1, "eta_min": lr / 50},
+    }
+
+
+VARIANTS: dict[str, JsonObject] = {
+    "old": {},
+    "400": steps(400),
+    "400 lr 0.005": steps(400) | {"train.schedule.lr": 0.005},
+    "400 lr 0.02": steps(400) | {"train.schedule.lr": 0.02},
+    "400 adamw 0.0005": steps(400) | adamw(0.0005),
+    "400 adamw 0.001": steps(400) | adamw(0.001),
+    "400 batch 8": steps(200) | {"train.batch": 8},
+    "400 mosaic": steps(400) | {"train.augment.mosaic": 0.5},
+    "400 backbone 0.3": steps(400) | {"train.optimizer.backbone_lr": 0.3},
+    "400 anchors": steps(400) | {"model.anchors": "auto"},
+    "400 letterbox": steps(400) | {"data.canvas.fit": "letterbox"},
+    "400 no ema": steps(400) | {"train.ema.decay": 0.0},
+    "400 sizes": steps(400) | {"train.augment.sizes": [[320, 320], [416, 416], [512, 512]]},
+    "400 copy-paste": steps(400) | {"train.augment.copy_paste": 0.3},
+    "400 weak": steps(400) | {"train.augment.scale": [0.9, 1.1]},
+    "400 ignore 0.5": steps(400) | {"model.loss.ignore_iou": 0.5},
+    "400 544 px": steps(400) | {"data.canvas.size": [544, 544]},
+    "1200": steps(1200),
+}
+
+
+def run(data: Path, variant: str, weights: Path, folder: Path, precision: str, seed: int) -> JsonObject:
+    """Train one variant on one set and evaluate it on val."""
+    changes: Mapping[str, object] = VARIANTS[variant]
+    if changes.get("model.anchors") == "auto":
+        from boxwright.datatools.anchors import choose
+
+        changes = dict(changes) | {"model.anchors": choose(data, (416, 416), 6).anchors.tolist()}
+    overrides = OLD | {"train.evaluate_every": 0, "train.seed": seed, "train.precision": precision, "data.workers": 0}
+    start = time.perf_counter()
+    made = bw.train(RECIPE, data, folder / "run", weights=weights, transfer=True, overrides=overrides | changes)
+    metrics = json.loads((made / "metrics.json").read_text())
+    minutes = (time.perf_counter() - start) / 60
+    return {"set": data.name, "variant": variant, "seed": seed, "minutes": minutes, "precision": precision} | metrics
+
+
+def table(rows: Sequence[JsonObject], sets: Sequence[str]) -> str:
+    """In Markdown: AP of each variant (down) on each set, the mean of its seeds, and the mean over the sets."""
+    lines = [f"| variant | {' | '.join(sets)} | mean |", f"| --- |{' --- |' * (len(sets) + 1)}"]
+    for variant in VARIANTS:
+        means = []
+        for name in sets:
+            found = [each["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
+            means.append(sum(found) / len(found) if found else None)
+        if any(each is not None for each in means):
+            whole = [each for each in means if each is not None]
+            cells = ["" if each is None else f"{each:.3f}" for each in means]
+            lines.append(
+                f"| {variant} | {' | '.join(cells)} | {sum(whole) / len(sets):.3f} |"
+                if len(whole) == len(sets)
+                else f"| {variant} | {' | '.join(cells)} |  |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", required=True, help="a set with train and val")
+    parser.add_argument("--weights", type=Path, required=True, help="yolov3-tiny.weights")
+    parser.add_argument("--out", type=Path, required=True, help="a folder, new or of an earlier run of this command")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="bf16 is faster on some CPUs")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for variant in args.variants:
+        for seed in args.seeds:
+            for data in args.data:
+                folder = args.out / f"{data.name}-{variant.replace(' ', '_')}-{seed}"
+                if not (file := folder / "row.json").exists():
+                    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+                    make_folder(folder)
+                    write(file, run(data, variant, args.weights, folder, args.precision, seed))
+    rows = [json.loads(file.read_text()) for file in sorted(args.out.glob("*/row.json"))]
+    print(table(rows, [data.name for data in args.data]))
+
+
+if __name__ == "__main__":
+    main()
