@@ -33,7 +33,7 @@ OLD = {
 
 
 def steps(count: int) -> JsonObject:
-    return {"train.epochs": 1_000_000, "train.max_steps": count}
+    return {"train.epochs": "auto", "train.min_steps": count}
 
 
 def adamw(lr: float, decay: float = 0.05) -> JsonObject:
@@ -86,7 +86,7 @@ def table(rows: Sequence[JsonObject], sets: Sequence[str]) -> str:
     for variant in VARIANTS:
         means = []
         for name in sets:
-            found = [each["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
+            found = [each["summary"]["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
             means.append(sum(found) / len(found) if found else None)
         if any(each is not None for each in means):
             whole = [each for each in means if each is not None]
