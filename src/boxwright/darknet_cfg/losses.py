@@ -1,12 +1,12 @@
 """What the heads of a .cfg say about their loss, as keys of a recipe's section `model`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from boxwright.darknet_cfg.layers import Head
 from boxwright.darknet_cfg.text import Section
+from boxwright.json_text import JsonObject
 
-Keys = dict[str, Any]
+Keys = JsonObject  # of sections of a recipe
 
 # The keys that are read here, and those without effect
 YOLO = {

@@ -183,7 +183,7 @@ def _boxes(
             raise ValueError("other category ids")
         return _box_columns(values, np.arange(len(values)), category_ids, is_text)
     except UNUSUAL:
-        by_image: dict[Any, int] = {}
+        by_image: dict[str, int] = {}
 
         def clean(entry: Entry, note: Callable[[str], None]) -> Entry:
             return coco_entries.annotation(entry, note, by_text, is_text)
@@ -258,13 +258,13 @@ def _flags(values: Entries, key: str) -> NDArray[np.bool_]:
     return np.array(flags, dtype=bool)
 
 
-def _integers(values: list[Any]) -> NDArray[np.int64]:
+def _integers(values: list[object]) -> NDArray[np.int64]:
     if not set(map(type, values)) <= {int}:
         raise ValueError("no integers")
     return np.array(values, dtype=np.int64)
 
 
-def _numbers(values: list[Any]) -> NDArray[np.float64]:
+def _numbers(values: list[object]) -> NDArray[np.float64]:
     if not set(map(type, values)) <= {int, float}:
         raise ValueError("no numbers")
     return np.array(values, dtype=np.float64)

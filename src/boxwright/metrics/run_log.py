@@ -2,13 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 from boxwright import files, json_text
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 
 FILE = "log.jsonl"
-Line = dict[str, Any]
+Line = JsonObject
 
 
 def read(file: Path) -> list[tuple[bytes, Line]]:
@@ -31,7 +31,7 @@ def read(file: Path) -> list[tuple[bytes, Line]]:
     return lines
 
 
-def _is_valid(values: Any) -> bool:
+def _is_valid(values: object) -> bool:
     if not isinstance(values, dict) or not all(type(values.get(name)) is int for name in ("step", "epoch")):
         return False
     terms = values.get("terms", {})

@@ -1,6 +1,6 @@
 """Sections of a recipe: augmentation, schedule, optimizer and the training loop."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -182,7 +182,7 @@ class EmaConfig(Config):
     ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
 
 
-def _batch(value: Any) -> Any:
+def _batch(value: object) -> object:
     if value != "auto" and not (type(value) is int and 1 <= value <= LARGEST_BATCH):
         raise ValueError(f"needed a whole number from 1 to {LARGEST_BATCH}, or auto")
     return value
