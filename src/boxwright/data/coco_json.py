@@ -10,7 +10,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,12 +269,13 @@ def _numbers(values: list[object]) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
-def _ids(values: list[Any], is_text: bool | None = None) -> Array:
+def _ids(values: list[object], is_text: bool | None = None) -> Array:
     """All integers or all strings, as `is_text` says, or as the first one is."""
     if isinstance(values[0] if values else 0, str) if is_text is None else is_text:
-        if not set(map(type, values)) <= {str} or not all(map(coco_entries.is_id_text, values)):
+        texts = [value for value in values if isinstance(value, str)]
+        if len(texts) < len(values) or not all(map(coco_entries.is_id_text, texts)):
             raise ValueError("no texts")
-        return np.array(values, dtype=np.str_)
+        return np.array(texts, dtype=np.str_)
     return _integers(values)
 
 

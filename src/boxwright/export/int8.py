@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from boxwright.runtimes.base.graph import raw_graph
 from boxwright.runtimes.base.metadata import Metadata, fingerprint
 from boxwright.runtimes.base.open import open_runtime
 from boxwright.runtimes.serialization import onnx_file
+from boxwright.tasks.base import Result
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
@@ -146,7 +146,7 @@ class _Calibration:
         if not len(dataset):
             raise InputError(f"{data}: split train holds no image, needed at least one to calibrate on")
         indices = evenly_spaced(len(dataset), count)
-        self.pipeline = CanvasPipeline[Any](model, recipe, task, torch.device("cpu"), None)
+        self.pipeline = CanvasPipeline[Result](model, recipe, task, torch.device("cpu"), None)
         self.images = [self.pipeline.preprocess(dataset.source(index), index, keep_image=False) for index in indices]
         self.description = f"{len(indices)} of {len(dataset)} images of train"
 

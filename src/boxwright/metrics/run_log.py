@@ -8,10 +8,9 @@ from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 
 FILE = "log.jsonl"
-Line = JsonObject
 
 
-def read(file: Path) -> list[tuple[bytes, Line]]:
+def read(file: Path) -> list[tuple[bytes, JsonObject]]:
     """Read the log. A last line without a line break, which was being written when the run was killed, is ignored.
 
     Returns:

@@ -271,9 +271,10 @@ def _typed(value: object, kind: type[T]) -> T:
     return value
 
 
-def _float(value: Any) -> float:
+def _float(value: object) -> float:
     """A number; the words are how PyTorch writes those that JSON has not."""
-    if type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN"):
+    is_number = type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN")
+    if is_number and isinstance(value, int | float | str):
         return float(value)
     raise UnknownError(f"{value!r:.40}, where a number is needed")
 
