@@ -5,7 +5,7 @@ does not import torch.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from boxwright.version import __version__
 
@@ -76,7 +76,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _MODULES:
         value = getattr(importlib.import_module(f"boxwright.{_MODULES[name]}"), name)
     elif name == "interop":

@@ -3,13 +3,14 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
 from pydantic import Field
+from pydantic_core import ErrorDetails
 
 from boxwright import files
 from boxwright.errors import InputError, shortened
@@ -116,7 +117,7 @@ FileName = Annotated[str, pydantic.AfterValidator(_file_name)]  # or a part of o
 
 C = TypeVar("C", bound=pydantic.BaseModel)
 Tree = dict[str, Any]
-Overrides = Mapping[str, Any] | Sequence[str]  # by dotted key, or as "key=value"
+Overrides = Mapping[str, object] | Sequence[str]  # by dotted key, or as "key=value"
 
 
 class _Loader(yaml.SafeLoader):
@@ -126,7 +127,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.values = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # An alias can stand for itself or, nested, for more values than memory holds.
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -137,7 +138,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_VALUES:,} values", mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
@@ -148,11 +149,11 @@ class _Loader(yaml.SafeLoader):
         return yaml.constructor.BaseConstructor.construct_mapping(self, node, deep)  # SafeConstructor's merges `<<`
 
 
-def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], Any]) -> None:
+def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], object]) -> None:
     """Read words that match `pattern`, which start with one of `first`, as `tag`, and refuse `tag` before others."""
     full = re.compile(rf"(?:{pattern})\Z")
 
-    def construct(loader: _Loader, node: Any) -> Any:
+    def construct(loader: _Loader, node: yaml.ScalarNode) -> object:
         text = loader.construct_scalar(node)
         if not full.match(text):
             raise yaml.constructor.ConstructorError(
@@ -219,7 +220,7 @@ def override(tree: Tree, changes: Overrides) -> Tree:
     return result
 
 
-def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
+def validate(kind: type[C], tree: object, source: str, place: str = "") -> C:
     """`tree` as a `kind`; its faults become one line that names their places and, for keys, the nearest words.
 
     place: the dotted key under which `tree` itself stands in `source`.
@@ -227,7 +228,7 @@ def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
     try:
         return kind.model_validate(tree)
     except pydantic.ValidationError as error:
-        faults: list[Any] = []
+        faults: list[ErrorDetails] = []
         for fault in error.errors(include_url=False):
             if len(faults) > MAX_SHOWN:
                 break
@@ -238,7 +239,7 @@ def validate(kind: type[C], tree: Any, source: str, place: str = "") -> C:
         raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     try:
         return yaml.load(text, _Loader)
     except RecursionError as error:
@@ -247,7 +248,7 @@ def _parse(text: str) -> Any:
         raise yaml.constructor.ConstructorError(None, None, str(error)) from error
 
 
-def _read_assignment(word: str) -> tuple[str, Any]:
+def _read_assignment(word: str) -> tuple[str, object]:
     key, sign, value = word.partition("=")
     if not sign or not key:
         raise InputError(f"--set {word}: needed key=value, for example train.epochs=3")
@@ -261,7 +262,7 @@ def _copy(tree: Tree) -> Tree:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
 
 
-def _explain(kind: type[pydantic.BaseModel], fault: Any, above: str) -> str:
+def _explain(kind: type[pydantic.BaseModel], fault: ErrorDetails, above: str) -> str:
     """`place: what is wrong there`."""
     keys = fault["loc"]
     if fault["type"] == "missing" and isinstance(keys[-1], int):  # a list that ends too early: name the list
@@ -270,7 +271,7 @@ def _explain(kind: type[pydantic.BaseModel], fault: Any, above: str) -> str:
     return f"{place}: {_reason(kind, fault)}" if place else _reason(kind, fault)
 
 
-def _reason(kind: type[pydantic.BaseModel], fault: Any) -> str:
+def _reason(kind: type[pydantic.BaseModel], fault: ErrorDetails) -> str:
     keys, found = fault["loc"], fault["input"]
     match fault["type"]:
         case "extra_forbidden":
@@ -293,12 +294,12 @@ def _reason(kind: type[pydantic.BaseModel], fault: Any) -> str:
     return f"{message[0].lower()}{message[1:]}{shown}"
 
 
-def _shown(found: Any) -> str:
+def _shown(found: object) -> str:
     text = repr(found)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def _keys_at(kind: type[pydantic.BaseModel], path: Sequence[Any]) -> list[str]:
+def _keys_at(kind: type[pydantic.BaseModel], path: Sequence[int | str]) -> list[str]:
     for key in path:
         field = kind.model_fields.get(str(key))
         annotation = field.annotation if field else None

@@ -6,10 +6,11 @@ from types import ModuleType
 from typing import Any
 
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 from boxwright.types import Detections
 
 
-def to_dict(detections: Detections) -> list[dict[str, Any]]:
+def to_dict(detections: Detections) -> list[JsonObject]:
     """Plain Python values, as in `detections.json`.
 
     Args:
@@ -24,9 +25,7 @@ def to_dict(detections: Detections) -> list[dict[str, Any]]:
     return [{"label": d.label, "name": d.name, "score": d.score, "box": list(d.box)} for d in detections]
 
 
-def to_coco(
-    detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
+def to_coco(detections: Detections, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[JsonObject]:
     """Rows of a COCO results file.
 
     Args:

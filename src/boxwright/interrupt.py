@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 STATUS = 130  # 128 + SIGINT, as shells expect
 MESSAGE = "boxwright: interrupted"
@@ -51,7 +50,7 @@ def finish(status: int, line: str) -> int:
     return status
 
 
-def _handle(number: int, frame: FrameType | None, **_: Any) -> None:
+def _handle(number: int, frame: FrameType | None, **_: object) -> None:
     global _count
     if os.getpid() != _process:  # a forked process, which its parent ends
         return

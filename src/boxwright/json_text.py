@@ -39,7 +39,7 @@ def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonOb
             number of more than 4300 digits, or many more lists than label files have.
     """
 
-    def to_object(pairs: list[tuple[str, Any]]) -> JsonObject:
+    def to_object(pairs: list[tuple[str, object]]) -> JsonObject:
         result = dict(pairs)
         if len(result) < len(pairs):
             raise InputError(f"{source}: {_repeated(pairs)} is repeated in one object; merge the two, or remove one")
@@ -61,7 +61,7 @@ def parse(text: str | bytes, source: str, convert: Callable[[JsonObject], JsonOb
         raise InputError(f"{source}: not JSON ({str(error).partition(';')[0][:160]}); truncated?") from error
 
 
-def dumps(value: Any, indent: int | None = None) -> str:
+def dumps(value: object, indent: int | None = None) -> str:
     """`value` as JSON that can be encoded as UTF-8.
 
     An undecodable byte of a file name (a surrogate of `os.fsdecode`) becomes an escape such as `\\udce9`, which `parse`
@@ -71,13 +71,13 @@ def dumps(value: Any, indent: int | None = None) -> str:
     return text.encode("utf-8", "backslashreplace").decode()  # for a surrogate, this is JSON's escape too
 
 
-def write(path: str | Path, value: Any, indent: int | None = None) -> None:
+def write(path: str | Path, value: object, indent: int | None = None) -> None:
     """Write `dumps(value)` to `path` atomically. Raises InputError where it cannot be written."""
     with files.atomic_write(path) as tmp:
         tmp.write_text(dumps(value, indent), encoding="utf-8")
 
 
-def _repeated(pairs: list[tuple[str, Any]]) -> str:
+def _repeated(pairs: list[tuple[str, object]]) -> str:
     seen: set[str] = set()
     key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
     return f"key '{key[:60]}'"

@@ -258,11 +258,11 @@ def class_names(labels: Tensor, names: tuple[str, ...]) -> list[str]:
     return [names[label] if names else str(label) for label in labels.tolist()]
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: "Detections | Classes", b: object) -> bool:
     """Equality of two instances of a dataclass with tensor fields."""
     if type(a) is not type(b):
         return False
-    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(type(a)) if field.compare]
+    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(a) if field.compare]
     return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)
 
 

@@ -1,12 +1,10 @@
 """What the heads of a .cfg say about their loss, as keys of a recipe's section `model`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from boxwright.config import Tree
 from boxwright.darknet_cfg.layers import Head
 from boxwright.darknet_cfg.text import Section
-
-Keys = dict[str, Any]
 
 # The keys that are read here, and those without effect
 YOLO = {
@@ -22,7 +20,7 @@ REGION = {
 UNLIMITED = 1e9  # `max_delta` of a head without the key, beside one that has it
 
 
-def loss(heads: Sequence[Head]) -> Keys:
+def loss(heads: Sequence[Head]) -> Tree:
     """`loss` or `region_loss`, by the kind of the first head.
 
     Raises:
@@ -34,7 +32,7 @@ def loss(heads: Sequence[Head]) -> Keys:
     return {"loss": _yolo(sections)}
 
 
-def _region(section: Section) -> Keys:
+def _region(section: Section) -> Tree:
     focal_loss = bool(section.whole("focal_loss"))
     if focal_loss and not section.whole("softmax"):
         raise section.error("training needs softmax=1 with it", "focal_loss")
@@ -50,14 +48,14 @@ def _region(section: Section) -> Keys:
     }
 
 
-def _yolo(sections: Sequence[Section]) -> Keys:
+def _yolo(sections: Sequence[Section]) -> Tree:
     """A list of one number where all heads have the same."""
 
     def of_heads(value: Callable[[Section], float]) -> list[float]:
         values = [value(each) for each in sections]
         return values[:1] if len(set(values)) == 1 else values
 
-    keys: Keys = {
+    keys: Tree = {
         "box_loss": _overlap(sections, "iou_loss", "mse"),
         "box": of_heads(lambda each: each.number("iou_normalizer", 0.75)),
         "objectness": of_heads(lambda each: each.number("obj_normalizer", 1.0)),

@@ -5,9 +5,9 @@ An iteration of Darknet is an optimizer step here, of `batch` images in `subdivi
 
 import math
 
+from boxwright.config import Tree
 from boxwright.darknet_cfg import losses
 from boxwright.darknet_cfg.layers import Connected, Convolution, Norm, Shortcut
-from boxwright.darknet_cfg.losses import Keys
 from boxwright.darknet_cfg.plan import USED, Plan
 from boxwright.darknet_cfg.text import Section
 
@@ -37,10 +37,10 @@ EVERY_STEPS = 100  # between two evaluations: an epoch of a small data set is a 
 EMA_RAMP = 2000.0  # steps, as in MindYOLO: the average of the first steps would be that of random weights
 
 
-def training(plan: Plan) -> tuple[Keys, Keys, Keys]:
+def training(plan: Plan) -> tuple[Tree, Tree, Tree]:
     """The sections `train`, `data` and `model` of a recipe, as far as the file decides them."""
     net = plan.net
-    train: Keys = {
+    train: Tree = {
         "batch": max(1, net.whole("batch", 1) // max(1, net.whole("subdivisions", 1))),
         "accumulate": max(1, net.whole("subdivisions", 1)),
         "schedule": _schedule(net),
@@ -79,9 +79,9 @@ def not_taken_over(plan: Plan) -> list[str]:
     return sorted(found)
 
 
-def _schedule(net: Section) -> Keys:
+def _schedule(net: Section) -> Tree:
     rate, limit = net.number("learning_rate", 0.001), net.whole("max_batches")
-    schedule: Keys = {"lr": rate, "kind": "constant", "by_step": True}
+    schedule: Tree = {"lr": rate, "kind": "constant", "by_step": True}
     match net.word("policy", "constant"):
         case "step":
             schedule |= {"kind": "step", "lr_steps": [net.whole("step", 1)], "lr_gamma": net.number("scale", 1.0)}
@@ -122,7 +122,7 @@ def _cycles(net: Section, limit: int) -> list[int]:
     return ends
 
 
-def _falls(net: Section) -> Keys:
+def _falls(net: Section) -> Tree:
     """Darknet goes through the list in its order, so that a fall waits for those before it."""
     steps, scales = net.wholes("steps"), net.numbers("scales")
     if len(scales) < len(steps):
@@ -137,7 +137,7 @@ def _falls(net: Section) -> Keys:
     return {"kind": "multistep", "lr_steps": [*falls], "lr_gamma": scales[0] if same else [*falls.values()]}
 
 
-def _augment(plan: Plan) -> Keys:
+def _augment(plan: Plan) -> Tree:
     """Darknet moves each side of the visible part by up to `jitter` of the image, then two opposite ones together by
     up to `resize`. Here the part shrinks or grows by one factor for both axes and one for the aspect, uniform with the
     same deviations: the mean of both axes' +-2 j (triangular) is one of +-j, their difference one of +-sqrt(2) j each.
@@ -174,7 +174,7 @@ def _sizes(plan: Plan, factor: float) -> list[list[int]]:
     return [list(size) for size in sorted(found)]
 
 
-def _class_augment(plan: Plan) -> Keys:
+def _class_augment(plan: Plan) -> Tree:
     net, (_, height, width) = plan.net, plan.image
     aspect = _up(net.number("aspect", 1.0))
     smallest, largest = net.whole("min_crop", width), net.whole("max_crop", 2 * width)
@@ -192,7 +192,7 @@ def _class_augment(plan: Plan) -> Keys:
     }
 
 
-def _flip(net: Section) -> Keys:
+def _flip(net: Section) -> Tree:
     return {"flip": 0.5 if net.whole("flip", 1) else 0.0}
 
 

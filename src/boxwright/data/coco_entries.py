@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from boxwright.data.findings import Finding
 from boxwright.data.text import can_be_path
@@ -197,10 +196,10 @@ def _number(value: object, note: Note) -> float | None:
             return None
         note(TEXT_NUMBERS)
         return float(value)
-    return _as_float(value) if type(value) in (int, float) else None
+    return _as_float(value) if isinstance(value, int | float) and type(value) is not bool else None
 
 
-def _as_float(value: Any) -> float:
+def _as_float(value: float) -> float:
     try:
         return float(value)
     except OverflowError:  # more than 308 digits

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +106,7 @@ def _write(place: Path, contents: Contents, stamp: JsonObject) -> None:
         logger.warning("%s: its index cannot be written, so it is parsed at every start: %s", stamp["path"], error)
 
 
-def _from_columns(columns: Mapping[str, Array], metadata: Mapping[str, Any]) -> Contents:
+def _from_columns(columns: Mapping[str, Array], metadata: JsonObject) -> Contents:
     """Raises ValueError if types, lengths or values are not valid."""
     contents = Contents(
         rows=index.rows_of(columns),

@@ -10,7 +10,6 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +182,7 @@ def _boxes(
             raise ValueError("other category ids")
         return _box_columns(values, np.arange(len(values)), category_ids, is_text)
     except UNUSUAL:
-        by_image: dict[Any, int] = {}
+        by_image: dict[str, int] = {}
 
         def clean(entry: Entry, note: Callable[[str], None]) -> Entry:
             return coco_entries.annotation(entry, note, by_text, is_text)
@@ -258,24 +257,25 @@ def _flags(values: Entries, key: str) -> NDArray[np.bool_]:
     return np.array(flags, dtype=bool)
 
 
-def _integers(values: list[Any]) -> NDArray[np.int64]:
+def _integers(values: list[object]) -> NDArray[np.int64]:
     if not set(map(type, values)) <= {int}:
         raise ValueError("no integers")
     return np.array(values, dtype=np.int64)
 
 
-def _numbers(values: list[Any]) -> NDArray[np.float64]:
+def _numbers(values: list[object]) -> NDArray[np.float64]:
     if not set(map(type, values)) <= {int, float}:
         raise ValueError("no numbers")
     return np.array(values, dtype=np.float64)
 
 
-def _ids(values: list[Any], is_text: bool | None = None) -> Array:
+def _ids(values: list[object], is_text: bool | None = None) -> Array:
     """All integers or all strings, as `is_text` says, or as the first one is."""
     if isinstance(values[0] if values else 0, str) if is_text is None else is_text:
-        if not set(map(type, values)) <= {str} or not all(map(coco_entries.is_id_text, values)):
+        texts = [value for value in values if isinstance(value, str)]
+        if len(texts) < len(values) or not all(map(coco_entries.is_id_text, texts)):
             raise ValueError("no texts")
-        return np.array(values, dtype=np.str_)
+        return np.array(texts, dtype=np.str_)
     return _integers(values)
 
 

@@ -4,7 +4,6 @@ The functions raise ValueError for an unsuitable value. Its text is the fault: w
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from boxwright.json_text import JsonObject
 
@@ -27,7 +26,7 @@ def numbers(entry: Mapping[str, object], *keys: str) -> list[float]:
     return [number(value_of(entry, key), key) for key in keys]
 
 
-def value_of(entry: Mapping[str, object], key: str) -> Any:
+def value_of(entry: Mapping[str, object], key: str) -> object:
     """The value of a key that must exist."""
     if key not in entry:
         raise ValueError(f"no key '{key}'; complete the entry or remove it")
@@ -41,7 +40,7 @@ def mapping(value: object, what: str) -> JsonObject:
     return value
 
 
-def sequence(value: object, what: str) -> list[Any]:
+def sequence(value: object, what: str) -> list[object]:
     """A JSON list."""
     if not isinstance(value, list):
         raise ValueError(f"{what}: {found(value)}, needed a list [...]")

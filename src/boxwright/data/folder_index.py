@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import PIL
 
@@ -28,6 +27,7 @@ from boxwright.data.layout import Labels
 from boxwright.data.source import Source
 from boxwright.errors import InputError
 from boxwright.images import budget
+from boxwright.json_text import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _write(place: Path, dataset: Dataset, stamp: Mapping[str, object]) -> None:
         logger.warning("%s: its index cannot be written, so it is read at every start: %s", dataset.root, error)
 
 
-def _from_columns(source: Source, columns: Mapping[str, Array], metadata: Mapping[str, Any]) -> Dataset:
+def _from_columns(source: Source, columns: Mapping[str, Array], metadata: JsonObject) -> Dataset:
     """Raises ValueError if types, lengths or values are not valid."""
     images = Images(**{name: columns[f"image_{name}"] for name in IMAGE_COLUMNS}, labeled=columns.get(LABELED))
     values = {name: metadata[name] for name in METADATA}

@@ -23,6 +23,7 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import ANY_CLASS, Boxes, Images
 from boxwright.data.findings import TITLES, Finding
 from boxwright.files import cache_folder
+from boxwright.json_text import JsonObject
 
 T = TypeVar("T")
 
@@ -65,9 +66,7 @@ def save(
         np.savez(file, allow_pickle=False, **columns, metadata=np.frombuffer(text, dtype=np.uint8))
 
 
-def load(
-    index: Path, stamp: Mapping[str, Any], build: Callable[[Mapping[str, Array], Mapping[str, Any]], T]
-) -> T | None:
+def load(index: Path, stamp: Mapping[str, object], build: Callable[[Mapping[str, Array], JsonObject], T]) -> T | None:
     """What `build` makes of columns and metadata; None if there is no index, or if it is outdated or damaged.
 
     build: may raise any exception for columns that are not valid.

@@ -6,7 +6,6 @@ P images, T boxes, K classes
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,7 @@ def to_coco(labeled: NDArray[np.bool_] | None, names: Sequence[str]) -> dict[str
 
 
 def of_coco(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, object]],
     names: Sequence[str],
     category_ids: Sequence[int],
     rows: tuple[Array, Array],
@@ -68,8 +67,8 @@ def of_coco(
     present = np.zeros_like(labeled)
     known = rows[1] >= 0
     present[rows[0][known], rows[1][known]] = True
-    by_name: dict[Any, int] = {name: label for label, name in enumerate(names)}
-    by_id: dict[Any, int] = {number: label for label, number in enumerate(category_ids)}
+    by_name: dict[int | str, int] = {name: label for label, name in enumerate(names)}
+    by_id: dict[int | str, int] = {number: label for label, number in enumerate(category_ids)}
     for index in limited:
         named, absent, partial = (
             _class_mask(entries[index], key, lookup, f"{file} images[{index}].{key}")
@@ -85,7 +84,7 @@ def of_coco(
 
 
 def _class_mask(
-    entry: Mapping[str, object], key: str, lookup: Mapping[Any, int], place: str
+    entry: Mapping[str, object], key: str, lookup: Mapping[int | str, int], place: str
 ) -> NDArray[np.bool_] | None:
     """(K,) whether the list `key` of an entry has a class; None without the list."""
     if key not in entry:

@@ -6,7 +6,7 @@ P images, T boxes in total
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,8 @@ class Writer:
     unsupported: frozenset[str] = frozenset()  # additional kinds of findings (`check`) that cannot be written
     row_keys: frozenset[str] | None = frozenset()  # the supported Extras; None: any
     image_keys: frozenset[str] | None = frozenset()
-    read_back: Callable[[str, Any], Any] = lambda key, value: value  # the value of an extra key after write and read
+    # the value of an extra key after write and read
+    read_back: Callable[[str, object], object] = lambda key, value: value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

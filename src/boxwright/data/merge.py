@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from boxwright.data.layout import Labels
 from boxwright.data.members import Member, Members
 from boxwright.data.sets import SetConfig, Sets
 from boxwright.errors import InputError, MissingSplitError
+
+T = TypeVar("T", bound=np.generic)
 
 
 def open_sets(
@@ -165,7 +167,7 @@ def _concat_classes(
     shapes = {None if dataset.pixels is None else dataset.pixels.shape[1:] for dataset in datasets}
     if len(shapes) > 1:
         raise InputError(f"{root}: found images in files of their own and others without (cifar10); needed one kind")
-    pixels = None if shapes == {None} else _joined(dataset.pixels for dataset in datasets)
+    pixels = None if shapes == {None} else _joined(dataset.pixels for dataset in datasets if dataset.pixels is not None)
     labels: NDArray[np.int64] = _joined(in_order(dataset, names)[dataset.labels] for dataset in datasets)
     paths = _joined(dataset.paths for dataset in datasets)
     unused = tuple(file for dataset in datasets for file in dataset.unused)
@@ -173,5 +175,5 @@ def _concat_classes(
     return ClassSet(names, split, root, kind, paths, labels, pixels, unused, folders, members, notes)
 
 
-def _joined(columns: Iterable[Any]) -> Any:
+def _joined(columns: Iterable[NDArray[T]]) -> NDArray[T]:
     return np.concatenate([*columns])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pydantic
 from pydantic import Field
@@ -18,11 +18,11 @@ MAX_SETS = 1000
 MAX_WEIGHT = 100  # an epoch's list of visits stays small
 
 
-def _as_set(value: Any) -> Any:
+def _as_set(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _names(value: object) -> tuple[str, ...]:
     return tuple(text.parse_class_names(value).values())
 
 

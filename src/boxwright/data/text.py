@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import config, files
+from boxwright.arrays import Array
 from boxwright.data.source import Source
 from boxwright.data.yolo_labels import LabelFinder
 from boxwright.errors import InputError
@@ -304,7 +304,7 @@ def decimals(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return values.astype(np.str_).astype(np.float64)
 
 
-def shortest_decimals(values: NDArray[Any]) -> list[list[str]]:
+def shortest_decimals(values: Array) -> list[list[str]]:
     """The shortest decimals that restore each value, as text."""
     return [[value.removesuffix(".0") for value in row] for row in values.astype(np.str_).tolist()]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -291,7 +290,7 @@ def _partners(
 
 def _image_ids(dataset: Dataset) -> Iterator[Finding]:
     """Errors of ids that several files share, in all of them, or several entries of a file, after the first."""
-    places: dict[Any, list[int]] = defaultdict(list)
+    places: dict[int | str, list[int]] = defaultdict(list)
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)
     for indices in places.values():

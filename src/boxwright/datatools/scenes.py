@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from boxwright.arrays import Array
 from boxwright.images.draw import encode_image
 from boxwright.json_text import JsonObject
 from boxwright.progress import track
@@ -26,8 +27,6 @@ SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 GRASS = ((96, 122, 62), (118, 134, 74), (142, 138, 88), (158, 140, 104), (84, 108, 66), (128, 118, 84))
 PAINTS = ((232, 232, 230), (40, 42, 48), (168, 30, 34), (38, 70, 140), (176, 180, 184), (214, 196, 70), (60, 110, 84))
 ROOFS = ((150, 84, 66), (128, 128, 132), (170, 160, 148), (96, 74, 66))
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _write_json(path: Path, documents: list[tuple[dict[str, object], list[dict[s
 # --- drawing with subpixel outlines
 
 
-def _fill(image: Array, outline: Array, color: Any) -> None:
+def _fill(image: Array, outline: Array, color: npt.ArrayLike) -> None:
     """Half a drawn pixel is subtracted, since the origin of OpenCV is the center of the first pixel."""
     points = np.round((outline * SUPERSAMPLING - 0.5) * (1 << SHIFT)).astype(np.int32)
     cv2.fillPoly(image, [points], tuple(float(c) for c in np.atleast_1d(color)), cv2.LINE_AA, SHIFT)

@@ -10,6 +10,8 @@ from torch import distributed
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
+from boxwright.data.layout import Labels
+from boxwright.data.members import Members
 from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.errors import InputError
@@ -20,7 +22,7 @@ from boxwright.metrics.topk import TopK
 from boxwright.predict.predictor import AnyPredictor, Predictor, load
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import AnyTask, PostprocessArgs, of_dataset
-from boxwright.tasks.base import Examples, ImageSet
+from boxwright.tasks.base import D, Examples, ImageSet, R
 from boxwright.version import versions
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def evaluate(
     return metrics
 
 
-def cleaned(task: AnyTask, dataset: Any, cleaning: Cleaning, *, rgb: bool = False) -> Any:
+def cleaned(task: AnyTask, dataset: Labels, cleaning: Cleaning, *, rgb: bool = False) -> Labels:
     """The data set without errors that cannot be evaluated. Logs each item left out. rgb: as in `Task.check`.
 
     Raises InputError for errors that `cleaning` does not handle, before anything is computed.
@@ -84,14 +86,14 @@ def cleaned(task: AnyTask, dataset: Any, cleaning: Cleaning, *, rgb: bool = Fals
 
 def evaluate_dataset(
     predictor: AnyPredictor,
-    dataset: ImageSet,
+    dataset: Dataset | ClassSet,
     out: str | Path | None = None,
     threshold: float | None = None,
     *,
     args: PostprocessArgs | None = None,
     rank: int = 0,
     world: int = 1,
-) -> Any:
+) -> Metrics | TopK:
     """Evaluate `predictor` on all images of a data set of its task, including those without labels.
 
     Args:
@@ -110,19 +112,21 @@ def evaluate_dataset(
     examples = None if out is None else task.examples(dataset, recipe)
     folder = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
     results = predict_dataset(predictor, dataset, args, examples, rank=rank, world=world)
-    return score_and_write(predictor, dataset, args, results, folder, examples)
+    metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples)
+    return metrics
 
 
-def scored(predictor: AnyPredictor, dataset: ImageSet) -> Any:
+def scored(predictor: AnyPredictor, dataset: D) -> D:
     """The data set to score. Raises InputError if it has no images, and as `Task.scored`."""
     if not len(dataset):
         raise InputError(f"{dataset.root}: split {dataset.split} holds no image, needed at least one")
-    return predictor.task.scored(dataset, predictor.recipe)
+    result: D = predictor.task.scored(dataset, predictor.recipe)
+    return result
 
 
 def score_and_write(
     predictor: AnyPredictor,
-    dataset: Any,
+    dataset: Dataset | ClassSet,
     args: PostprocessArgs,
     results: Sequence[object],
     folder: Path | None,
@@ -140,18 +144,23 @@ def score_and_write(
     }
     metrics = task.score(dataset, results, info, recipe, args)
     if dataset.members is not None:
-        metrics = replace(metrics, sets=_each_set(predictor, dataset, args, results, info))
+        metrics = replace(metrics, sets=_each_set(predictor, dataset, dataset.members, args, results, info))
     if folder is not None and examples is not None:
         task.write_report(folder, metrics, dataset, results, examples, recipe)
     return metrics
 
 
 def _each_set(
-    predictor: AnyPredictor, dataset: Any, args: PostprocessArgs, results: Sequence[object], info: JsonObject
-) -> tuple[tuple[str, Any], ...]:
+    predictor: AnyPredictor,
+    dataset: Dataset | ClassSet,
+    members: Members,
+    args: PostprocessArgs,
+    results: Sequence[object],
+    info: JsonObject,
+) -> tuple[tuple[str, Metrics | TopK], ...]:
     """The title and the metrics of each set of several, without those that have no image."""
     metrics = []
-    for member, indices, _ in dataset.members.each():
+    for member, indices, _ in members.each():
         if len(indices):
             of_set = info | {"data": member.title, "images": len(indices)}
             chosen = [results[index] for index in indices.tolist()]
@@ -161,14 +170,14 @@ def _each_set(
 
 
 def predict_dataset(
-    predictor: AnyPredictor,
-    dataset: Any,
+    predictor: Predictor[R],
+    dataset: Dataset | ClassSet,
     args: PostprocessArgs,
     examples: Examples | None = None,
     *,
     rank: int = 0,
     world: int = 1,
-) -> list[Any]:
+) -> list[R]:
     """Predict all images of a data set, in its order and with its labels and names.
 
     examples: collects drawings while the pixels are in memory. rank, world: as in `evaluate_dataset`. Raises InputError
@@ -180,7 +189,7 @@ def predict_dataset(
     def needs_pixels(index: int) -> bool:
         return examples is not None and examples.wants(indices[index])
 
-    def add_example(index: int, result: Any) -> None:
+    def add_example(index: int, result: R) -> None:
         if examples is not None and needs_pixels(index):
             examples.add(indices[index], task.aligned(result, dataset, recipe))
 
@@ -208,7 +217,7 @@ def report_folder(out: str | Path, file_names: Sequence[str], datasets: Sequence
     return make_folder(out)
 
 
-def _gather(results: list[Any], total: int, examples: Examples | None) -> list[Any]:
+def _gather(results: list[R], total: int, examples: Examples | None) -> list[R]:
     """All-gather the results, in order, and the panels; each process has those of every world-th image."""
     gathered: list[Any] = [None] * distributed.get_world_size()
     panels = examples.panels if examples else {}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -22,8 +21,9 @@ from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write, make_folder
+from boxwright.json_text import JsonObject
 from boxwright.metrics.plots import disable_math
-from boxwright.predict.inputs import PreparedImage
+from boxwright.predict.inputs import Image, PreparedImage
 from boxwright.predict.loading import recipe_of
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import AnyPredictor, load
@@ -71,7 +71,7 @@ class Report:
 
     rows: tuple[Row, ...]
     absent: dict[str, str]
-    info: dict[str, Any]
+    info: JsonObject
     file: Path
 
     def __str__(self) -> str:
@@ -217,7 +217,7 @@ def _network(predictor: AnyPredictor, images: Sequence[PreparedImage]) -> Callab
     return lambda: forward(*inputs)
 
 
-def _end_to_end(predictor: AnyPredictor, images: Sequence[Any]) -> Callable[[], tuple[torch.Tensor, ...]]:
+def _end_to_end(predictor: AnyPredictor, images: Sequence[Image]) -> Callable[[], tuple[torch.Tensor, ...]]:
     args = predictor.args()
 
     def run() -> tuple[torch.Tensor, ...]:

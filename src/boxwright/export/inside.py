@@ -1,8 +1,7 @@
 """Finding the first tensor inside an ONNX file that differs from PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,13 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.tensors: list[Tensor] = []
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         result = operation(*args, **(kwargs or {}))
         leaves = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         self.tensors += [tensor.clone() for tensor in leaves if tensor.is_floating_point()]

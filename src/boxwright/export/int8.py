@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from boxwright import tasks
 from boxwright.config import Overrides
-from boxwright.data.dataset import evenly_spaced
+from boxwright.data.class_dataset import ClassSet
+from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.export import int8_files
@@ -33,6 +33,7 @@ from boxwright.runtimes.base.graph import raw_graph
 from boxwright.runtimes.base.metadata import Metadata, fingerprint
 from boxwright.runtimes.base.open import open_runtime
 from boxwright.runtimes.serialization import onnx_file
+from boxwright.tasks.base import Result
 from boxwright.version import __version__
 from boxwright.weights.files import keep_apart
 
@@ -101,7 +102,9 @@ def quantize(
     return report
 
 
-def _search(files: "_Files", val: object, quality: float, max_drop: float, layers: list[str]) -> list[Trial]:
+def _search(
+    files: "_Files", val: Dataset | ClassSet, quality: float, max_drop: float, layers: list[str]
+) -> list[Trial]:
     """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
@@ -143,7 +146,7 @@ class _Calibration:
         if not len(dataset):
             raise InputError(f"{data}: split train holds no image, needed at least one to calibrate on")
         indices = evenly_spaced(len(dataset), count)
-        self.pipeline = CanvasPipeline[Any](model, recipe, task, torch.device("cpu"), None)
+        self.pipeline = CanvasPipeline[Result](model, recipe, task, torch.device("cpu"), None)
         self.images = [self.pipeline.preprocess(dataset.source(index), index, keep_image=False) for index in indices]
         self.description = f"{len(indices)} of {len(dataset)} images of train"
 
@@ -177,7 +180,7 @@ class _Files:
         nodes = [node for layer in float_layers for node in self.nodes[layer]]
         int8_files.write_int8(self.backend, self.graph, self.int8, self.metadata, self.calibration, nodes)
 
-    def evaluate(self, file: Path, val: Any) -> float:
+    def evaluate(self, file: Path, val: Dataset | ClassSet) -> float:
         """AP, or top-1, of a file on the data set `val`."""
         quality: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), val).quality
         if quality < 0:

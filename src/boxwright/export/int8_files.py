@@ -7,7 +7,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from boxwright.errors import InputError
 from boxwright.runtimes import onnx, openvino
@@ -61,7 +62,7 @@ def write_int8(backend: str, file: Path, target: Path, metadata: str, images: Im
         target.write_bytes(quantized.SerializeToString())
 
 
-def import_nncf() -> Any:
+def import_nncf() -> ModuleType:
     """Import NNCF without its log and telemetry. Raises InputError if it is not installed."""
     silence_telemetry()
     try:

@@ -4,7 +4,6 @@ N and M detections of one image
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,8 @@ from boxwright.predict.inputs import Image
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.tasks import PostprocessArgs
+from boxwright.tasks.classify import ClassPrediction
+from boxwright.tasks.detect import Prediction
 from boxwright.types import Classes, Detections
 
 MIN_SCORE = 0.01  # of compared detections, if the file has no threshold inside
@@ -45,12 +46,15 @@ def compare_answers(
     return total
 
 
-def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> Any:
+def _predict(predictor: AnyPredictor, image: Image, args: PostprocessArgs) -> Prediction | ClassPrediction:
     prepared = [predictor.preprocess(image)]
-    return predictor.postprocess(predictor.forward(prepared), prepared, args)[0]
+    result: Prediction | ClassPrediction = predictor.postprocess(predictor.forward(prepared), prepared, args)[0]
+    return result
 
 
-def match(expected: Any, actual: Any, min_score: float, side: int, limits: Limits) -> tuple[int, int, list[JsonObject]]:
+def match(
+    expected: Detections | Classes, actual: Detections | Classes, min_score: float, side: int, limits: Limits
+) -> tuple[int, int, list[JsonObject]]:
     """Match two `Detections` or `Classes`.
 
     Args:
@@ -64,7 +68,7 @@ def match(expected: Any, actual: Any, min_score: float, side: int, limits: Limit
         The number of compared ones, the number of matched ones, and the unmatched ones.
     """
     cost = (expected.scores[:, None] - actual.scores[None]).abs() / limits.score
-    if isinstance(expected, Detections):
+    if isinstance(expected, Detections) and isinstance(actual, Detections):
         edges = (expected.boxes[:, None] - actual.boxes[None]).abs().amax(dim=2) / (limits.edge * side)
         cost = torch.maximum(cost, edges)
     cost = cost + (expected.labels[:, None] != actual.labels[None]) * 1e9

@@ -198,7 +198,7 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, object] = {}
 
     def step(self, name: str, argument: Any) -> str:
         """Execute one opcode; returns "", or a description of what is rejected."""

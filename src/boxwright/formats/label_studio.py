@@ -13,7 +13,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
 from boxwright import json_text
@@ -44,7 +43,7 @@ class _Task:
 
     place: str
     image: str
-    regions: list[tuple[str, Any]]
+    regions: list[tuple[str, object]]
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -117,7 +116,7 @@ def _config(names: tuple[str, ...]) -> str:
     return ET.tostring(view, encoding="unicode")
 
 
-def _tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]:
+def _tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
     """The tasks of a JSON export."""
     for index, value in enumerate(tree):
         place = f"{file} [{index}]"
@@ -140,7 +139,7 @@ def _tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]:
         yield _Task(place, image, [(f"{position}[{number}]", result) for number, result in enumerate(results)])
 
 
-def _min_tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]:
+def _min_tasks(tree: list[object], builder: Builder, file: Path) -> Iterator[_Task]:
     """The tasks of a JSON-MIN export, which has an entry per annotation, and regions under the name of a tag."""
     seen = set()
     for index, value in enumerate(tree):
@@ -156,7 +155,7 @@ def _min_tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]
             continue
         seen.add(key)
         lists = {key: value for key, value in entry.items() if isinstance(value, list)}
-        regions = [
+        regions: list[tuple[str, object]] = [
             (f"{place}.{key}[{number}]", region)
             for key, values in lists.items()
             for number, region in enumerate(values)
@@ -165,7 +164,7 @@ def _min_tasks(tree: list[Any], builder: Builder, file: Path) -> Iterator[_Task]
         yield _Task(place, image, regions)
 
 
-def _add(builder: Builder, image: int, place: str, number: int, value: Any, size: tuple[int, int]) -> None:
+def _add(builder: Builder, image: int, place: str, number: int, value: object, size: tuple[int, int]) -> None:
     """Add a result, or report why that is not possible."""
     try:
         result = mapping(value, "the result")
@@ -213,7 +212,7 @@ def _corners(region: Keys, size: tuple[int, int]) -> tuple[list[float], str]:
     return [value for dx, dy in sides for value in (x + cos * dx - sin * dy, y + sin * dx + cos * dy)], "rotated box"
 
 
-def _size(value: Any) -> tuple[int, int]:
+def _size(value: object) -> tuple[int, int]:
     """(height, width) px of the image of a result; -1 if it is not in the file."""
     return size_of(value.get("original_height"), value.get("original_width")) if isinstance(value, dict) else (-1, -1)
 

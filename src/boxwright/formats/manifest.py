@@ -6,7 +6,6 @@ top, width and height px, and their classes in the `class-map` of the key `NAME-
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.data import text
@@ -19,6 +18,7 @@ from boxwright.data.layout import Layout
 from boxwright.data.locate import locator
 from boxwright.data.source import Source
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 
 SUFFIXES = (".manifest", ".jsonl")
 TYPE = "groundtruth/object-detection"
@@ -72,7 +72,7 @@ def _add(builder: Builder, image: int, place: str, number: int, value: object, c
     builder.add_box(image, label, (left, top, left + width, top + height), number)
 
 
-def _label_key(entry: Mapping[str, Any]) -> str | None:
+def _label_key(entry: JsonObject) -> str | None:
     """The key of the latest labels of object detection; an adjustment repeats those of the first job."""
     keys = [key for key in entry if _is_detection(entry, key)]
     return max(keys, key=lambda key: str(entry[f"{key}-metadata"].get("creation-date", "")), default=None)

@@ -10,12 +10,13 @@ no number, and the value that the file declares to be no data, becomes 0.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.arrays import Array
 from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.images.budget import MAX_PIXELS
@@ -23,8 +24,12 @@ from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow
 from boxwright.images.tiff import first_line, open_pages, reject_rotated
 from boxwright.recipe import DataConfig
 
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
 Range = tuple[float, float]
-Samples = NDArray[Any]  # of any type
+Samples = Array  # of any type
+Span = tuple[tuple[int, int], tuple[int, int]]  # rows and columns, first and one after the last
 Stretched = NDArray[np.uint8]
 
 BandNumbers = tuple[int, ...] | Literal["all"]
@@ -79,7 +84,7 @@ class Bands:
 
 def stretch(samples: Samples, low: float, high: float, nodata: float | None = None) -> Stretched:
     """Samples of any shape and type -> 0..255, as in the module's docstring."""
-    scaled: NDArray[Any] = samples.astype(np.float32 if samples.itemsize <= 2 else np.float64)
+    scaled: Samples = samples.astype(np.float32 if samples.itemsize <= 2 else np.float64)
     invalid = ~np.isfinite(scaled) if samples.dtype.kind == "f" else np.zeros((), bool)
     if nodata is not None:
         invalid = invalid | (samples == nodata)
@@ -147,7 +152,7 @@ def count_bands(name: str, content: bytes) -> int:
 
 
 def read_window(
-    pages: Sequence[Any], numbers: Sequence[int], window: Any, path: str
+    pages: Sequence["DatasetReader"], numbers: Sequence[int], window: Span | None, path: str
 ) -> tuple[list[Samples], list[float | None]]:
     """`read_samples` of a window of a TIFF, from `open_pages`. window: ((top, bottom), (left, right)); None for all."""
     from rasterio.errors import RasterioError
@@ -184,7 +189,7 @@ def weight(bands: Bands | None) -> int:
     return 1 if bands is None else -(-len(bands.numbers) // RGB)
 
 
-def _check_memory(path: str, chosen: Sequence[tuple[Any, int]], pixels: int) -> None:
+def _check_memory(path: str, chosen: Sequence[tuple["DatasetReader", int]], pixels: int) -> None:
     """Raise InputError for bands (page, index) of which so many px, or a block, take more than `MAX_BYTES`."""
     sizes = [np.dtype(page.dtypes[index - 1]).itemsize for page, index in chosen]
     if pixels * sum(sizes) > MAX_BYTES:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from boxwright.errors import InputError
 
@@ -46,7 +46,7 @@ class Budget:
 
     def __init__(self) -> None:
         self._used, self._changed = 0, threading.Condition()
-        self._exclusive: AbstractContextManager[Any] = nullcontext()
+        self._exclusive: AbstractContextManager[object] = nullcontext()
         self._share = MAX_PIXELS
         if hasattr(os, "register_at_fork"):  # the threads that hold reservations do not exist in a forked process
             os.register_at_fork(after_in_child=self._reset)
@@ -54,7 +54,7 @@ class Budget:
     def _reset(self) -> None:
         self._used, self._changed = 0, threading.Condition()
 
-    def share(self, processes: int, lock: AbstractContextManager[Any]) -> None:
+    def share(self, processes: int, lock: AbstractContextManager[object]) -> None:
         """Share the budget with other processes, each of which calls this with the same lock.
 
         Images larger than an equal share are decoded one at a time, so the total is at most twice the limit.

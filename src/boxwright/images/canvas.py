@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from boxwright.arrays import Array
 from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.files import read_bytes
@@ -32,7 +33,7 @@ from boxwright.types import Frame
 
 Size = tuple[int, int]  # (height, width) px
 Crop = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
-Pixels = npt.NDArray[Any]  # (h, w, C): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
+Pixels = Array  # (h, w, C): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 WARP_IS_EXACT = int(cv2.__version__.split(".")[0]) >= 5  # OpenCV 4 rounds positions to 1/32 px

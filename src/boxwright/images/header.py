@@ -9,9 +9,9 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class _Quiet:
     """depth: how many blocks of `quiet` there are. saved: what the first has changed."""
 
     depth: int = 0
-    saved: tuple[Any, int | None] | None = None
+    saved: tuple[AbstractContextManager[object], int | None] | None = None
 
 
 _state = _Quiet()

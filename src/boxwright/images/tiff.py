@@ -6,19 +6,22 @@ import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.header import quiet, tiff_directory, tiff_orientation
 
+if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+    from rasterio.io import DatasetReader, MemoryFile
+
 CACHE_BYTES = 128 << 20  # of decoded blocks in GDAL, which neighboring windows share
 MAX_PAGES = 256  # each is an open file
 
 
 @contextmanager
-def open_tiff(path: str | Path, content: bytes | None = None) -> Iterator[Any]:
+def open_tiff(path: str | Path, content: bytes | None = None) -> Iterator["DatasetReader"]:
     """The first page as a rasterio data set.
 
     Args:
@@ -37,7 +40,7 @@ def open_tiff(path: str | Path, content: bytes | None = None) -> Iterator[Any]:
 
 
 @contextmanager
-def open_pages(path: str | Path, content: bytes | None = None) -> Iterator[list[Any]]:
+def open_pages(path: str | Path, content: bytes | None = None) -> Iterator[list["DatasetReader"]]:
     """All pages of the first page's size, each a rasterio data set. Thumbnails and overviews are left out.
 
     Arguments and errors are those of `open_tiff`.
@@ -95,13 +98,13 @@ def _environment(path: str | Path) -> Iterator[None]:
         yield
 
 
-def _memory_file(content: bytes) -> Any:
+def _memory_file(content: bytes) -> "MemoryFile":
     from rasterio.io import MemoryFile
 
     return MemoryFile(content)
 
 
-def _open(name: str | Path, path: str | Path) -> Any:
+def _open(name: str | Path, path: str | Path) -> "DatasetReader":
     import rasterio
     from rasterio.errors import RasterioError
 

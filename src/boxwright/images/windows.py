@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.bands import Bands, check_numbers, read_window
@@ -25,6 +26,9 @@ from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.canvas import read_image
 from boxwright.images.header import TIFF, read_header
 from boxwright.images.tiff import first_line, open_pages, open_tiff, reject_rotated
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +187,7 @@ def _decoded(path: str | Path, bands: Bands | None) -> Scene:
     return Scene(str(path), (image.shape[0], image.shape[1]), None, pixels)
 
 
-def _scene(source: Any, path: str, pixels: Callable[[Window], Pixels]) -> Scene:
+def _scene(source: "DatasetReader", path: str, pixels: Callable[[Window], Pixels]) -> Scene:
     """A TIFF, from rasterio."""
     georeference = None
     if source.crs is not None and not source.transform.is_identity:
@@ -191,7 +195,7 @@ def _scene(source: Any, path: str, pixels: Callable[[Window], Pixels]) -> Scene:
     return Scene(path, (source.height, source.width), georeference, pixels)
 
 
-def _bands_reader(pages: list[Any], path: str, bands: Bands) -> Callable[[Window], Pixels]:
+def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Callable[[Window], Pixels]:
     _check_stored(pages[0], path)
     check_numbers(path, bands.numbers, sum(page.count for page in pages))
 
@@ -202,7 +206,7 @@ def _bands_reader(pages: list[Any], path: str, bands: Bands) -> Callable[[Window
     return pixels
 
 
-def _rgb_reader(source: Any, path: str) -> Callable[[Window], Pixels]:
+def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window], Pixels]:
     from rasterio.errors import RasterioError
 
     _check_stored(source, path)
@@ -222,7 +226,7 @@ def _rgb_reader(source: Any, path: str) -> Callable[[Window], Pixels]:
     return pixels
 
 
-def _check_stored(source: Any, path: str) -> None:
+def _check_stored(source: "DatasetReader", path: str) -> None:
     """Raise InputError for a TIFF of which windows cannot be read."""
     reject_rotated(path)
     if math.prod(source.block_shapes[0]) > MAX_PIXELS:
@@ -232,7 +236,7 @@ def _check_stored(source: Any, path: str) -> None:
         )
 
 
-def _bands(source: Any, path: str) -> list[int]:
+def _bands(source: "DatasetReader", path: str) -> list[int]:
     """The band numbers of red, green and blue, or of the only gray or palette band. Raises InputError for others."""
     kinds = [kind.name for kind in source.colorinterp]
     visible = [band for band, kind in enumerate(kinds, 1) if kind != "alpha"]
@@ -250,7 +254,7 @@ def _bands(source: Any, path: str) -> list[int]:
     return bands
 
 
-def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]], Pixels]:
+def _colors(source: "DatasetReader", bands: list[int], path: str) -> Callable[[Array], Pixels]:
     """The conversion of samples (1 or 3, h, w) of the bands to RGB. Logs a warning if bands or bits are ignored."""
     if sum(kind.name != "alpha" for kind in source.colorinterp) > len(bands):
         logger.warning("%s: of %d bands only red, green and blue are used", path, source.count)
@@ -268,7 +272,7 @@ def _colors(source: Any, bands: list[int], path: str) -> Callable[[NDArray[Any]]
         remedy = "if that is too dark, gdal_translate -ot Byte -scale first"
         logger.warning("%s: of %d bits the upper 8 are used; %s", path, bits, remedy)
 
-    def to_rgb(samples: NDArray[Any]) -> Pixels:
+    def to_rgb(samples: Array) -> Pixels:
         upper = (samples >> max(bits - 8, 0)).astype(np.uint8) * np.uint8(factor) ^ np.uint8(white)
         return np.ascontiguousarray(np.broadcast_to(upper, (3, *upper.shape[1:])).transpose(1, 2, 0))
 

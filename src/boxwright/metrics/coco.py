@@ -5,7 +5,6 @@ N boxes, K classes, T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall thresho
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
@@ -180,7 +179,8 @@ def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, object]],
     counter = COCOeval(labels, labels.loadRes(results[np.isin(results[:, 6], ids)]), "bbox")
     counter.evaluate()
     counter.accumulate()
-    arrays: Any = counter.eval
+    arrays = counter.eval
+    assert arrays is not None
     return {key: np.asarray(arrays[key]) for key in ("precision", "recall", "scores")}
 
 

@@ -2,16 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 from boxwright import files, json_text
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 
 FILE = "log.jsonl"
-Line = dict[str, Any]
 
 
-def read(file: Path) -> list[tuple[bytes, Line]]:
+def read(file: Path) -> list[tuple[bytes, JsonObject]]:
     """Read the log. A last line without a line break, which was being written when the run was killed, is ignored.
 
     Returns:
@@ -31,7 +30,7 @@ def read(file: Path) -> list[tuple[bytes, Line]]:
     return lines
 
 
-def _is_valid(values: Any) -> bool:
+def _is_valid(values: object) -> bool:
     if not isinstance(values, dict) or not all(type(values.get(name)) is int for name in ("step", "epoch")):
         return False
     terms = values.get("terms", {})

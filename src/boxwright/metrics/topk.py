@@ -5,11 +5,11 @@ N images, C classes of the model, K = min(5, C)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwright.arrays import Array
 from boxwright.errors import printable
 from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Classes
@@ -112,7 +112,7 @@ def score(
     return TopK(summary, rows, confusion, dict(info or {}))
 
 
-def _row(label: int, confusion: NDArray[np.int64], hits: NDArray[Any], names: Sequence[str]) -> ClassRow:
+def _row(label: int, confusion: NDArray[np.int64], hits: Array, names: Sequence[str]) -> ClassRow:
     images, predicted = int(confusion[label].sum()), int(confusion[:, label].sum())
     correct = int(confusion[label, label])
     wrong = confusion[label].copy()

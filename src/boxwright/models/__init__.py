@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from boxwright.config import ModelConfig
 from boxwright.errors import InputError
@@ -85,7 +85,7 @@ def _imported(name: str) -> Model:
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name):
         raise InputError(f"model.name: found {name[:100]!r}, needed a name such as yolov3, or mypackage.mymodel")
     try:
-        found: Any = importlib.import_module(name)
+        found: object = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # it exists, and imports something that does not

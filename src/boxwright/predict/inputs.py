@@ -6,7 +6,7 @@ B images, C channels (3, RGB, or the bands), H x W canvas px, h x w px of an ima
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -139,7 +139,7 @@ def _extent(frame: Frame) -> tuple[int, int]:
     return round(bottom), round(right)
 
 
-def _as_pixels(image: Any, channels: int) -> Array:
+def _as_pixels(image: object, channels: int) -> Array:
     """Arrays, tensors (C, h, w), without a copy, and Pillow images in RGB (EXIF orientation applied), as (h, w, C)."""
     if isinstance(image, PIL.Image.Image):
         image = _pillow_rgb(PIL.ImageOps.exif_transpose(image))

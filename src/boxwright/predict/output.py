@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from boxwright import json_text
 from boxwright.arrays import Array
@@ -15,6 +14,7 @@ from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
 from boxwright.images.header import SUFFIXES, WRITTEN
+from boxwright.json_text import JsonObject
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
@@ -113,10 +113,10 @@ def write_results(
     predictor: AnyPredictor,
     out: Path,
     args: PostprocessArgs,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[JsonObject],
     failed: dict[str, str],
     results: Iterable[Result],
-    settings: dict[str, Any] | None = None,
+    settings: JsonObject | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
@@ -133,7 +133,7 @@ def write_results(
     return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
 
 
-def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> dict[str, Any]:
+def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> JsonObject:
     """The entry of an image in the JSON file; boxes are xyxy px. target: the drawn image."""
     return {
         "file": result.path,

@@ -94,7 +94,7 @@ class Predictor(Generic[R]):
         """The bands that are read of images, for `open_scene`; None for RGB."""
         return self.pipeline.bands
 
-    def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., "Predictor[R]"], tuple[object, ...]]:
         if self.origin is not None:
             return load, self.origin.arguments(self.recipe, self.device)
         if self.runtime is not None:
@@ -103,20 +103,20 @@ class Predictor(Generic[R]):
 
     @overload  # a str is a sequence of str, and a tensor an iterable, as well; the first overload has them
     def __call__(  # type: ignore[overload-overlap]
-        self, source: Image, threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
-        top_k: int | None = ..., bgr: bool = ...,
+        self, source: Image, threshold: float | None = ..., iou: float | None = ...,
+        classes: Sequence[str | int] | None = ..., *, top_k: int | None = ..., bgr: bool = ...,
     ) -> R: ...  # fmt: skip
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, source: Sequence[Image], threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
-        top_k: int | None = ..., bgr: bool = ...,
+        self, source: Sequence[Image], threshold: float | None = ..., iou: float | None = ...,
+        classes: Sequence[str | int] | None = ..., *, top_k: int | None = ..., bgr: bool = ...,
     ) -> list[R]: ...  # fmt: skip
 
     @overload
     def __call__(
-        self, source: Iterable[Image], threshold: float | None = ..., iou: float | None = ..., classes: Any = ..., *,
-        top_k: int | None = ..., bgr: bool = ...,
+        self, source: Iterable[Image], threshold: float | None = ..., iou: float | None = ...,
+        classes: Sequence[str | int] | None = ..., *, top_k: int | None = ..., bgr: bool = ...,
     ) -> Iterator[R]: ...  # fmt: skip
 
     def __call__(

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 
@@ -24,7 +24,7 @@ class Origin(NamedTuple):
         """Make the path absolute, since other processes may have other working directories."""
         return cls(str(Path(path).absolute()), runtime.name, runtime_options)
 
-    def arguments(self, recipe: Recipe, device: torch.device) -> tuple[Any, ...]:
+    def arguments(self, recipe: Recipe, device: torch.device) -> tuple[object, ...]:
         """The arguments with which `load` creates the same predictor."""
         return self.path, recipe, str(device), (), self.backend, self.runtime_options
 

@@ -4,13 +4,14 @@ H x W canvas px
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from boxwright import json_text, tasks
 from boxwright.arrays import Array
-from boxwright.data.dataset import evenly_spaced
+from boxwright.data.class_dataset import ClassSample
+from boxwright.data.dataset import Sample, evenly_spaced
 from boxwright.errors import InputError, printable
 from boxwright.files import new_folder
 from boxwright.images.bands import Bands
@@ -78,7 +79,7 @@ def write(
     return f"{summary}: written\n{printable(str(target))}"
 
 
-def _row(sample: Any, index: int, kind: Format) -> JsonObject:
+def _row(sample: Sample | ClassSample, index: int, kind: Format) -> JsonObject:
     """The entry of an image before it is read. index: in the split."""
     name = f"{index:06d}_{Path(sample.path).stem}.{kind}"
     row = {"file": name, "image": sample.path, "image_id": sample.image_id}

@@ -7,8 +7,9 @@ and written into every run folder and every checkpoint.
 import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import yaml
@@ -258,13 +259,13 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(lists[name].read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def _expand_names(data: Any) -> Any:
+def _expand_names(data: object) -> object:
     if isinstance(data, Mapping) and isinstance(data.get("names"), str):
         return {**data, "names": class_names(data["names"])}
     return {} if data is None else data
 
 
-def _folder() -> Any:
+def _folder() -> Traversable:
     return resources.files("boxwright") / "recipes"
 
 

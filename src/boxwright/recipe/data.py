@@ -1,6 +1,6 @@
 """Sections of a recipe: the data set and the canvas."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -71,10 +71,11 @@ class DataConfig(Config):
 
     @pydantic.field_validator("range", mode="before")
     @classmethod
-    def _one_range_for_all(cls, value: Any) -> Any:
+    def _one_range_for_all(cls, value: object) -> object:
         """[low, high] is [[low, high]]."""
-        is_pair = isinstance(value, list | tuple) and len(value) == 2
-        return (value,) if is_pair and not any(isinstance(each, list | tuple) for each in value) else value
+        if isinstance(value, list | tuple) and len(value) == 2 and not any(isinstance(v, list | tuple) for v in value):
+            return (value,)
+        return value
 
     @pydantic.model_validator(mode="after")
     def _bands_agree(self) -> Self:

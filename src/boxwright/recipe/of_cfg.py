@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from boxwright.config import LARGEST_YAML, MOST_CLASSES, Tree, class_name_fault
 from boxwright.darknet_cfg.plan import Plan, plan, with_size
@@ -50,7 +49,7 @@ def recipe_of_cfg(path: str | Path) -> Tree:
     }
 
 
-def with_training(recipe: Tree, source: str, data: Any) -> Tree:
+def with_training(recipe: Tree, source: str, data: object) -> Tree:
     """`recipe_of_cfg` with what the file says about training; keys without a counterpart are logged in one line.
 
     data: The section `data` as it will be: sizes to train at are about `canvas.size` there.

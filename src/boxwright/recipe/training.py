@@ -1,6 +1,6 @@
 """Sections of a recipe: augmentation, schedule, optimizer and the training loop."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from boxwright.runtimes.base.target import Target
 from boxwright.runtimes.serialization import onnx_file
 from boxwright.runtimes.serialization.onnx_file import OnnxFile
 
+if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+    from onnxruntime import InferenceSession
+
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 
 
@@ -26,7 +29,7 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     channels_last = False
 
-    def __init__(self, session: Any, streams: int) -> None:
+    def __init__(self, session: "InferenceSession", streams: int) -> None:
         self.session = session
         self.inputs = [(entry.name, TYPES[entry.type]) for entry in session.get_inputs()]
         shape = session.get_inputs()[0].shape  # of an axis that varies: its name
@@ -59,7 +62,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OnnxRuntime, str | N
     return OnnxRuntime(session, streams), model.text
 
 
-def _session(model: OnnxFile, streams: int) -> Any:
+def _session(model: OnnxFile, streams: int) -> "InferenceSession":
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; what it warns of are its own optimizations

@@ -11,7 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 from boxwright.runtimes.base.target import Target
 from boxwright.runtimes.serialization import onnx_file
 
+if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
+    from openvino import CompiledModel, Core, InferRequest, Model
+
 TYPES = {"f32", "f16", "u8"}
 # With which OpenVINO's own begins. Anything else would be offered to the reader of TensorFlow's files as well, which
 # prints by itself.
@@ -40,10 +44,10 @@ class OpenVino(Runtime):
     name = "openvino"
     channels_last = False
 
-    def __init__(self, compiled: Any, streams: int) -> None:
+    def __init__(self, compiled: "CompiledModel", streams: int) -> None:
         self.dtypes = [torch.from_numpy(np.zeros(0, port.element_type.to_dtype())).dtype for port in compiled.inputs]
         sides = compiled.inputs[0].partial_shape
-        self.free: SimpleQueue[Any] = SimpleQueue()
+        self.free: SimpleQueue[InferRequest] = SimpleQueue()
         for _ in range(streams):
             self.free.put(compiled.create_infer_request())
         super().__init__(tuple(side.get_length() if side.is_static else None for side in sides), streams)
@@ -89,7 +93,7 @@ def open_file(file: Path, options: RuntimeOptions) -> tuple[OpenVino, str | None
         raise InputError(f"{file}: not a model that OpenVINO can run ({first_line(error)})") from error
 
 
-def core() -> Any:
+def core() -> "Core":
     """OpenVINO's core: one for the process, never let go. Raises InputError where OpenVINO is not installed.
 
     Its CPU plugin gives the thread a stack for signals, and at its end puts back the one before. Of two cores that end
@@ -100,7 +104,7 @@ def core() -> Any:
 
 
 @functools.cache
-def _core(runtime: Any) -> Any:
+def _core(runtime: ModuleType) -> "Core":
     made = runtime.Core()
     if limit := os.environ.pop(ISA_LIMIT, None):
         # Of the plugin's kernels some heed it and others do not, and they do not go together ("bad combination"). It is
@@ -112,7 +116,7 @@ def _core(runtime: Any) -> Any:
     return made
 
 
-def _convolution() -> Any:
+def _convolution() -> "Model":
     operators = importlib.import_module("openvino.opset13")
     x = operators.parameter([1, 1, 3, 3], np.float32)
     kernel = operators.constant(np.ones((1, 1, 3, 3), np.float32))
@@ -120,7 +124,7 @@ def _convolution() -> Any:
     return importlib.import_module("openvino").Model([y], [x])
 
 
-def _read(file: Path) -> tuple[Any, str | None]:
+def _read(file: Path) -> tuple["Model", str | None]:
     """The model and its metadata. OpenVINO is given the checked bytes, so it opens no other file the model names."""
     runtime = core()
     if file.suffix == ".onnx":
@@ -133,7 +137,7 @@ def _read(file: Path) -> tuple[Any, str | None]:
     return model, str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
 
 
-def _parsed(runtime: Any, file: Path, *content: bytes) -> Any:
+def _parsed(runtime: "Core", file: Path, *content: bytes) -> "Model":
     try:
         return runtime.read_model(*content)
     except Exception as error:  # RuntimeError, or what comes of making text of its message
@@ -153,7 +157,7 @@ def write(graph: Graph, path: Path, metadata: str, *, half: bool = False) -> Non
         save(read(file), path, metadata, half=half)
 
 
-def read(file: Path) -> Any:
+def read(file: Path) -> "Model":
     """The model in an ONNX file. What is constant is computed at once, so that tools find the biases of its layers.
 
     Not by `convert_model`, which reports its use to its makers.
@@ -166,7 +170,7 @@ def read(file: Path) -> Any:
     return model
 
 
-def save(model: Any, path: Path, metadata: str, *, half: bool = False) -> None:
+def save(model: "Model", path: Path, metadata: str, *, half: bool = False) -> None:
     """Write a model that is in memory to `path` (.xml) and its .bin, atomically.
 
     Raises InputError where they cannot be written.

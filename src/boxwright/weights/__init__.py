@@ -8,12 +8,11 @@ best checkpoint in it.
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from boxwright import models
-from boxwright.config import Padding
+from boxwright.config import ModelConfig, Padding
 from boxwright.errors import InputError
 from boxwright.nn.channels import widen_tensors
 from boxwright.nn.network import Network
@@ -99,7 +98,7 @@ def renamed(model: nn.Module, contents: Contents, file: Path, recipe: Recipe) ->
     return foreign.adapt(tensors)
 
 
-def _translated(foreign: names.ForeignNames[Any], tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _translated(foreign: names.ForeignNames[ModelConfig], tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     try:
         return foreign.translate(tensors)
     except InputError as error:

@@ -16,12 +16,12 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from boxwright.config import ModelConfig
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.recipe import Recipe
@@ -92,7 +92,7 @@ def read(
     return tensors, unexpected
 
 
-def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[Any]) -> str | None:
+def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[ModelConfig]) -> str | None:
     """Our name for an entry: by its own name after a training cell's prefix, else as part of the zoo's classifier."""
     for prefix in PREFIXES:
         if tag.startswith(prefix) and tag[len(prefix) :] in ours:
@@ -101,7 +101,7 @@ def _own_name(tag: str, ours: dict[str, str], foreign: names.ForeignNames[Any]) 
     return own if own in ours.values() else None
 
 
-def _check_anchors(stored: Tensor, foreign: names.ForeignNames[Any], path: Path) -> None:
+def _check_anchors(stored: Tensor, foreign: names.ForeignNames[ModelConfig], path: Path) -> None:
     """stored: MindYOLO's (S, 1, A, 1, 1, 2) pairs of width and height px, small to large."""
     anchors = torch.tensor(foreign.anchors, dtype=torch.float32).flatten()
     if not torch.equal(stored.flatten().float(), anchors):

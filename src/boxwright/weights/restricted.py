@@ -10,10 +10,10 @@ file holds.
 import io
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -56,10 +56,10 @@ class Storage:
 class TensorEntry:
     """A tensor that is not made yet."""
 
-    storage: Any
-    offset: Any
-    size: Any
-    stride: Any
+    storage: object
+    offset: object
+    size: object
+    stride: object
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class ArrayEntry:
 
     state: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
@@ -76,10 +76,10 @@ class ArrayEntry:
 class ArrayType:
     """The type of an array. code: as `f4`."""
 
-    code: Any
-    order: Any = "="
+    code: object
+    order: object = "="
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Sequence[object]) -> None:
         self.order = state[1]
 
 
@@ -100,21 +100,21 @@ class Reader(pickle._Unpickler):
         self.skipped: dict[str, None] = {}
         self.storages: dict[str, Storage] = {}
 
-        class Table(dict[Any, Any]):
+        class Table(dict[object, object]):
             """Of this reader only, so that nothing in a file changes a class for the next one."""
 
         class Inert:
-            def __init__(self, *args: Any) -> None:
+            def __init__(self, *args: object) -> None:
                 pass
 
-            def __new__(cls, *args: Any) -> Any:
+            def __new__(cls, *args: object) -> Self:
                 return super().__new__(cls)
 
-            def __setstate__(self, state: Any) -> None:
+            def __setstate__(self, state: object) -> None:
                 pass
 
         self.inert = Inert
-        self.built: dict[str, Callable[..., Any]] = {
+        self.built: dict[str, Callable[..., object]] = {
             "OrderedDict": lambda *args: Table(*args),
             "Counter": lambda *args: Table(*args),
             "defaultdict": lambda *args: Table(*args[1:]),
@@ -130,7 +130,7 @@ class Reader(pickle._Unpickler):
             "_frombuffer": lambda data, kind, shape, order: ArrayEntry((1, shape, kind, order == "F", data)),
         }
 
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str, /) -> object:
         full = f"{module} {name}"
         if BUILT.fullmatch(full):
             found = self.built.get(name) or STORAGES.get(name.removesuffix("Storage"))
@@ -141,7 +141,7 @@ class Reader(pickle._Unpickler):
         self.skipped[f"{module}.{name}"] = None
         return self.inert
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: tuple[Any, ...]) -> Storage:
         """pid: ("storage", type, key, device, count) or, in the old form, with a view, None, behind."""
         word, dtype, key, _, numel, *view = pid
         if word != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int or numel < 0 or any(view):
@@ -149,7 +149,7 @@ class Reader(pickle._Unpickler):
         return self.storages.setdefault(str(key), Storage(dtype, str(key), numel))
 
 
-def read(file: Path) -> tuple[Any, tuple[str, ...]]:
+def read(file: Path) -> tuple[object, tuple[str, ...]]:
     """What a file holds, with `TensorEntry` and `ArrayEntry` in place of tensors, and the names of what was skipped.
 
     Raises InputError for a pickle that names anything else than `BUILT` and `SKIPPED`; for damaged files whatever
@@ -170,7 +170,7 @@ def read(file: Path) -> tuple[Any, tuple[str, ...]]:
         ) from error
 
 
-def _read_zip(file: Path) -> tuple[Any, tuple[str, ...]]:
+def _read_zip(file: Path) -> tuple[object, tuple[str, ...]]:
     archive = torch._C.PyTorchFileReader(str(file))
     reader = Reader(io.BytesIO(archive.get_record("data.pkl")))
     tree = reader.load()
@@ -179,7 +179,7 @@ def _read_zip(file: Path) -> tuple[Any, tuple[str, ...]]:
     return tree, tuple(reader.skipped)
 
 
-def _read_pickles(content: bytes) -> tuple[Any, tuple[str, ...]]:
+def _read_pickles(content: bytes) -> tuple[object, tuple[str, ...]]:
     """A bare pickle, or torch's old form: magic number, version, system, content, keys, and the storages."""
     stream = io.BytesIO(content)
     reader = Reader(stream)
@@ -199,25 +199,26 @@ def _read_pickles(content: bytes) -> tuple[Any, tuple[str, ...]]:
     return tree, tuple(reader.skipped)
 
 
-def tensor_of(entry: Any) -> Any:
+def tensor_of(entry: object) -> object:
     """The tensor that an entry describes; anything else as it is. Raises ValueError where it needs more numbers than
     there are, or other ones than plain."""
     if isinstance(entry, ArrayEntry):
         return _array(entry)
     if not isinstance(entry, TensorEntry):
         return entry
-    storage, size, stride = entry.storage, entry.size, entry.stride
+    storage, offset, size, stride = entry.storage, entry.offset, entry.size, entry.stride
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without numbers")
-    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in (entry.offset, *size, *stride)):
+    counts = (offset, *size, *stride)
+    if len(size) != len(stride) or not isinstance(offset, int) or any(type(n) is not int or n < 0 for n in counts):
         raise ValueError("a tensor of a negative size")
     if 0 in size:
         return torch.empty(size, dtype=storage.dtype)
-    last = entry.offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if (last + 1) * storage.dtype.itemsize > len(storage.content):
         raise ValueError("a tensor of more numbers than its storage")
     flat = torch.frombuffer(storage.content, dtype=storage.dtype)
-    return flat.as_strided(size, stride, entry.offset)
+    return flat.as_strided(size, stride, offset)
 
 
 def _array(entry: ArrayEntry) -> Tensor:

@@ -1,7 +1,6 @@
 """A network whose parameters take no memory: to compare it with a file, or where a runtime computes its outputs."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,14 +26,14 @@ class _Empty(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         words = dict(kwargs or {})
         if func is torch.empty:
-            return func(*args, **(words | {"device": "meta"}))
+            words["device"] = "meta"
         first = args[0] if args else words.get("tensor")
         in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")  # `normal_`, but not `__get__`
         if in_place and isinstance(first, Tensor) and first.is_meta:

@@ -6,7 +6,7 @@ import itertools
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ LEGACY = 5  # pickles at the start of a file from before PyTorch 1.6: magic numb
 
 
 SUFFIXES = {".pt", ".pth", ".pkl"}
+Operation = tuple[pickletools.OpcodeInfo, Any, int | None]  # of a pickle, as pickletools.genops gives them
 PREFIXES = ("module.", "d2_model.", "teacher.")  # of wrappers: DistributedDataParallel, mmdetection's
 
 
@@ -95,7 +96,7 @@ def contents(file: Path) -> Contents:
     return Contents(_unwrapped(state), _class_names(meta), config, version, skipped)
 
 
-def _weights_in(state: Any) -> Any:
+def _weights_in(state: object) -> object:
     """The state dict beside an epoch and an optimizer, if it lies so: `model` is Detectron2's."""
     if not isinstance(state, dict):
         return state
@@ -119,7 +120,7 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _class_names(meta: Any) -> tuple[str, ...]:
+def _class_names(meta: object) -> tuple[str, ...]:
     """Those of mmdetection's `meta`: CLASSES of 2.x, dataset_meta of 3.x; () where they are no proper names."""
     if not isinstance(meta, Mapping):
         return ()
@@ -132,13 +133,13 @@ def _class_names(meta: Any) -> tuple[str, ...]:
     return tuple(found) if proper else ()
 
 
-def unpickled(file: Path) -> Any:
+def unpickled(file: Path) -> object:
     """Tensors on the CPU and plain containers of them. Raises InputError for pickles of anything else, and what torch
     and zipfile raise for damaged files, half a dozen kinds."""
     return _unpickled(file)[0]
 
 
-def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
+def _unpickled(file: Path) -> tuple[object, tuple[str, ...]]:
     """The same, and the names of what was skipped; tensors may be entries (`restricted.tensor_of`)."""
     _check_declared(file)
     if not _names_tensors_only(file):
@@ -203,7 +204,7 @@ def _is_legacy(start: bytes) -> bool:
     )
 
 
-def _operations(content: bytes) -> Any:
+def _operations(content: bytes) -> Iterator[Operation]:
     """As pickletools.genops, and nothing for what is no pickle."""
     try:
         yield from pickletools.genops(content)
@@ -211,7 +212,7 @@ def _operations(content: bytes) -> Any:
         return
 
 
-def _depth_of_tuples(operations: Sequence[Any]) -> int:
+def _depth_of_tuples(operations: Sequence[Operation]) -> int:
     """Upper bound of how deep tuples lie in tuples, whose hashes take exponential time. ValueError for no pickle."""
     stack: list[int | None] = []  # None: a mark
     memo: dict[int, int | None] = {}

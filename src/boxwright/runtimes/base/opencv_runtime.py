@@ -1,7 +1,6 @@
 """Raw ONNX files in OpenCV's own networks (cv2.dnn), which need no further library to run."""
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +20,7 @@ class OpenCVRuntime(Runtime):
     name = "opencv"
     channels_last = False
 
-    def __init__(self, network: Any, shape: tuple[int | None, ...]) -> None:
+    def __init__(self, network: cv2.dnn.Net, shape: tuple[int | None, ...]) -> None:
         self.network = network
         self.outputs = network.getUnconnectedOutLayersNames()
         super().__init__(shape)

@@ -5,7 +5,7 @@ before it. What a value is below: the number of the layer whose output it is, -1
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, fx
 from torch.export import ExportedProgram
@@ -18,6 +18,7 @@ from boxwright.weights import darknet
 
 Section = tuple[str, JsonObject]  # name, keys
 Pair = Sequence[int]
+N = TypeVar("N", int, float)
 WORDS = {"relu": "relu", "mish": "mish", "silu": "swish"}
 SLOPES = {0.1: "leaky", 0.01: "relie"}  # of Darknet's activations.c
 PLACES = ((2, 3), (-2, -1))  # the axes of a map that [avgpool] is the mean over
@@ -64,7 +65,7 @@ class Sections:
         if self.weights != [layer[-1][0] for layer in darknet.layers(graph.module)]:
             raise InputError("its layers run in another order than that of their numbers in the file")
 
-    def add(self, kind: str, **keys: Any) -> int:
+    def add(self, kind: str, **keys: object) -> int:
         """A section. Returns its number."""
         self.found.append((kind, keys))
         return len(self.found) - 1
@@ -143,7 +144,7 @@ def _conv2d(
     return s.add("convolutional", filters=filters, size=size, stride=step, **pad, **more, activation="linear")
 
 
-def _batch_norm(s: Sections, x: int, *_: Any) -> int:
+def _batch_norm(s: Sections, x: int, *_: object) -> int:
     s.found[x] = ("convolutional", {"batch_normalize": 1, **s.convolution(x)})
     return x
 
@@ -227,13 +228,13 @@ def _unchanged(neutral: float) -> Callable[..., int]:
     return apply
 
 
-def _square(pair: Sequence[float], what: str) -> Any:
+def _square(pair: Sequence[N], what: str) -> N:
     if len(set(pair)) != 1:
         raise InputError(f"{what} differs between height and width")
     return pair[0]
 
 
-OPERATIONS: dict[str, Callable[..., Any]] = {
+OPERATIONS: dict[str, Callable[..., object]] = {
     "sub": _unchanged(0.0), "div": _unchanged(1.0), "conv2d": _conv2d, "batch_norm": _batch_norm,
     "leaky_relu": _activation(None), **{name: _activation(word) for name, word in WORDS.items()},
     "pad": _pad, "max_pool2d": _max_pool2d, "upsample_nearest2d": _upsample, "cat": _cat, "chunk": _chunk,

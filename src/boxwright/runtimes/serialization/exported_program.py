@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from boxwright import json_text
 from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
 from boxwright.runtimes.serialization import operators
 from boxwright.runtimes.serialization.archive import TYPES, Archive
 
@@ -28,7 +29,7 @@ ENTRIES = re.compile(
 )
 FORMAT, VERSION, SCHEMA = "pt2", "0", 8
 STRIDED, WHILE = 7, "torch.ops.higher_order.while_loop"
-TABLES: dict[str, dict[int, Any]] = {
+TABLES: dict[str, dict[int, object]] = {
     "as_scalar_type": {**TYPES},
     "as_layout": {STRIDED: torch.strided},
     "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
@@ -37,8 +38,9 @@ DEPTH = 8  # of loops in loops
 SYMBOLS = ("as_sym_int", "as_sym_bool")  # lengths that depend on the data, and what holds of them
 PLAIN = {"as_int": int, "as_bool": bool, "as_string": str}
 
-Values = dict[str, Any]
-Get = Callable[[Values], Any]
+T = TypeVar("T")
+Values = dict[str, object]
+Get = Callable[[Values], object]
 
 
 class UnknownError(Exception):
@@ -71,7 +73,7 @@ class Steps:
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
 
-    def __call__(self, *given: Any) -> tuple[Any, ...]:
+    def __call__(self, *given: object) -> tuple[object, ...]:
         """Run them. Whatever PyTorch raises for inputs that do not fit is raised."""
         values = dict(zip(self.inputs, given, strict=True))
         for step in self.steps:
@@ -100,9 +102,10 @@ class Exported:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the program gives of the inputs."""
         found = self.steps(*self.weights, *inputs)
-        if not all(isinstance(output, Tensor) for output in found):
+        tensors = tuple(output for output in found if isinstance(output, Tensor))
+        if len(tensors) < len(found):
             raise TypeError("it gives numbers in place of tensors")
-        return found
+        return tensors
 
 
 def read(archive: Archive) -> Exported:
@@ -150,7 +153,7 @@ def _tensors(archive: Archive, group: str, prefix: str) -> dict[str, Tensor]:
     return found
 
 
-def _stored(kind: str, spec: Any) -> str:
+def _stored(kind: str, spec: JsonObject) -> str:
     """The name in the archive of what is an input beside the images."""
     keys = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
     if kind not in keys:
@@ -158,7 +161,7 @@ def _stored(kind: str, spec: Any) -> str:
     return str(spec[keys[kind]])
 
 
-def _steps(graph: Any, depth: int) -> Steps:
+def _steps(graph: JsonObject, depth: int) -> Steps:
     if depth > DEPTH:
         raise UnknownError("loops in loops in loops")
     inputs = [_name(entry) for entry in graph["inputs"]]
@@ -185,7 +188,7 @@ def _freeing(parsed: Sequence[tuple[Step, list[str]]], outputs: tuple[str, ...])
     return steps[::-1]
 
 
-def _step(node: Any, depth: int) -> tuple[Step, list[str]]:
+def _step(node: JsonObject, depth: int) -> tuple[Step, list[str]]:
     """A node, and the names that it uses."""
     used: list[str] = []
     args = [(entry["name"], entry.get("kind"), _argument(entry["arg"], used, depth)) for entry in node["inputs"]]
@@ -199,13 +202,13 @@ def _step(node: Any, depth: int) -> tuple[Step, list[str]]:
     return Step(call, positional, named, results, is_list, ()), used
 
 
-def _results(outputs: Any) -> tuple[tuple[str, ...], bool]:
+def _results(outputs: Sequence[JsonObject]) -> tuple[tuple[str, ...], bool]:
     if len(outputs) == 1 and "as_tensors" in outputs[0]:
         return tuple(_typed(entry["name"], str) for entry in outputs[0]["as_tensors"]), True
     return tuple("" if "as_none" in entry else _name(entry) for entry in outputs), len(outputs) > 1
 
 
-def _name(argument: Any) -> str:
+def _name(argument: JsonObject) -> str:
     kind, value = _only(argument)
     name = value["name"] if kind == "as_tensor" else value["as_name"] if kind in SYMBOLS else None
     if not isinstance(name, str):
@@ -213,12 +216,12 @@ def _name(argument: Any) -> str:
     return name
 
 
-def _only(tree: Any) -> tuple[str, Any]:
+def _only(tree: JsonObject) -> tuple[str, Any]:
     ((kind, value),) = tree.items()
     return kind, value
 
 
-def _argument(argument: Any, used: list[str], depth: int) -> Get:
+def _argument(argument: JsonObject, used: list[str], depth: int) -> Get:
     """What finds the value of an argument among the values so far; the names that it needs are added to `used`."""
     kind, value = _only(argument)
     if kind in PLAIN:
@@ -246,7 +249,7 @@ def _argument(argument: Any, used: list[str], depth: int) -> Get:
     raise UnknownError(f"an argument of kind {kind}")
 
 
-def _variable(value: Any, used: list[str]) -> Get:
+def _variable(value: JsonObject, used: list[str]) -> Get:
     if "as_int" in value:
         return _constant(_typed(value["as_int"], int))
     name = value["name"] if "name" in value else value["as_name"]
@@ -258,24 +261,27 @@ def _list(items: list[Get]) -> Get:
     return lambda values: [get(values) for get in items]
 
 
-def _constant(value: Any) -> Get:
+def _constant(value: object) -> Get:
     return lambda _: value
 
 
-def _typed(value: Any, kind: type) -> Any:
+def _typed(value: object, kind: type[T]) -> T:
     if type(value) is not kind:
         raise UnknownError(f"{value!r:.40}, where {kind.__name__} is needed")
     return value
 
 
-def _float(value: Any) -> float:
+def _float(value: object) -> float:
     """A number; the words are how PyTorch writes those that JSON has not."""
-    if type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN"):
+    is_number = type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN")
+    if is_number and isinstance(value, int | float | str):
         return float(value)
     raise UnknownError(f"{value!r:.40}, where a number is needed")
 
 
-def _while(condition: Any, body: Any, carried: Any, more: Any = ()) -> tuple[Any, ...]:
+def _while(
+    condition: object, body: object, carried: Sequence[object], more: Sequence[object] = ()
+) -> tuple[object, ...]:
     """A loop as torch.export writes it: `carried` goes through `body` for as long as `condition` holds of it."""
     if not isinstance(condition, Steps) or not isinstance(body, Steps):
         raise UnknownError("a loop without graphs")

@@ -4,10 +4,11 @@ A file is checked before a runtime sees it.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from boxwright.runtimes.base.checks import check_input
 from boxwright.runtimes.base.extras import import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
+
+if TYPE_CHECKING:  # imported when they are needed, since they are in an extra
+    from onnx import GraphProto, ModelProto, TensorProto
+    from onnxscript import ir
 
 OPSET = 20  # of 19 and later DeformConv, of 20 GridSample as PyTorch has it
 LAYERS = ("Conv", "Gemm", "MatMul", "DeformConv")  # whose second input are their weights
@@ -69,7 +74,7 @@ def read(file: Path) -> OnnxFile:
     return OnnxFile(file, _content(file, model), texts[0] if texts else None, shapes)
 
 
-def _content(file: Path, model: Any) -> bytes:
+def _content(file: Path, model: "ModelProto") -> bytes:
     model.DiscardUnknownFields()
     for field in ("producer_name", "producer_version", "domain", "doc_string"):
         model.ClearField(field)
@@ -80,7 +85,7 @@ def _content(file: Path, model: Any) -> bytes:
     return content
 
 
-def _wrong(model: Any, onnx: Any) -> Iterator[str]:
+def _wrong(model: "ModelProto", onnx: ModuleType) -> Iterator[str]:
     yield from (f"operators of {opset.domain}" for opset in model.opset_import if opset.domain not in DOMAINS)
     if model.functions or model.training_info:
         yield "functions or a training"
@@ -102,7 +107,7 @@ def _wrong(model: Any, onnx: Any) -> Iterator[str]:
                 pending += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
 
 
-def _names(graph: Any) -> Iterator[Any]:
+def _names(graph: "GraphProto") -> Iterator[object]:
     yield graph.name
     values = graph.input, graph.output, graph.initializer, graph.value_info
     yield from (value.name for group in values for value in group)
@@ -111,13 +116,13 @@ def _names(graph: Any) -> Iterator[Any]:
         yield from (attribute.name for attribute in node.attribute)
 
 
-def _external(tensors: Any, onnx: Any) -> Iterator[str]:
+def _external(tensors: Iterable["TensorProto"], onnx: ModuleType) -> Iterator[str]:
     for tensor in tensors:
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             yield f"the weight {tensor.name[:60]}, which lies in another file"
 
 
-def _input_shapes(file: Path, graph: Any) -> Iterator[tuple[int | None, ...]]:
+def _input_shapes(file: Path, graph: "GraphProto") -> Iterator[tuple[int | None, ...]]:
     """The shapes of the inputs, checked."""
     weights = {tensor.name for tensor in graph.initializer}
     for value in graph.input:
@@ -176,7 +181,7 @@ def _program(graph: Graph, deform: Deform) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _optimize(model: Any) -> None:
+def _optimize(model: "ir.Model") -> None:
     """What `torch.onnx.export(optimize=True)` does, and the same graph, in half the time: onnxscript tries each of its
     rules on every node, and without constants and what is computed from them a quarter of the nodes is left."""
     optimizer = import_extra("onnxscript.optimizer", "onnx")
@@ -187,7 +192,7 @@ def _optimize(model: Any) -> None:
     optimizer.optimize_ir(model)
 
 
-def _halve(model: Any) -> None:
+def _halve(model: "ir.Model") -> None:
     """Store the weights of layers in 16 bits, each with a cast back, which runtimes carry out once, when they load."""
     ir = import_extra("onnxscript.ir", "onnx")
     graph, first = model.graph, model.graph[0]

@@ -16,7 +16,7 @@ Value = Any  # of the graph: onnxscript says no more
 BOOL = 9  # ONNX's number for the type
 
 
-def table() -> dict[Callable[..., Any], Callable[..., Any]]:
+def table() -> dict[Callable[..., object], Callable[..., object]]:
     """Operator -> translation, as PyTorch's exporter wants them."""
     ops = torch.ops.boxwright
     return {ops.nms.default: _nms, ops.roi_align.default: _roi_align, ops.deform_conv.default: _deform_conv}

@@ -6,7 +6,7 @@ A model without a file here, such as a user's own, has the defaults of `ForeignN
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -68,9 +68,9 @@ class ForeignNames(Generic[C]):
         return None
 
 
-def of(config: ModelConfig) -> ForeignNames[Any]:
+def of(config: ModelConfig) -> ForeignNames[ModelConfig]:
     """Those of the network of `config`."""
     if config.name not in {module.name for module in pkgutil.iter_modules(__path__)}:
         return ForeignNames(config)
-    kind: type[ForeignNames[Any]] = importlib.import_module(f"{__name__}.{config.name}").Names
+    kind: type[ForeignNames[ModelConfig]] = importlib.import_module(f"{__name__}.{config.name}").Names
     return kind(config)
