@@ -24,7 +24,7 @@ PRIMITIVES = frozenset({
     "Add", "AvgPool", "BatchNorm", "BiasAdd", "Concat", "Constant", "Conv2D", "Depend", "Div", "Equal", "Exp", "Floor",
     "FloorMod", "GeLU", "Greater", "Less", "Load", "MakeTuple", "MatMul", "MaxPool", "Maximum", "Minimum", "Mish",
     "Mul", "OnesLike", "PadV3", "ReLU", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "ResizeNearestNeighbor",
-    "Select", "Sigmoid", "Softmax", "Split", "StridedSlice", "Sub", "Tanh", "Transpose", "TupleGetItem", "UpdateState",
+    "Select", "Sigmoid", "Softmax", "Split", "StridedSlice", "Sub", "Transpose", "TupleGetItem", "UpdateState",
     "ZerosLike",
 })  # fmt: skip
 
@@ -201,6 +201,17 @@ def _leaky_relu(c: Construct, x: str, slope: float = 0.01) -> str:
     return c.add(c.ops.Maximum() if slope <= 1 else c.ops.Minimum(), x, c.add(c.ops.Mul(), x, slope))
 
 
+def _mish(c: Construct, x: str) -> str:
+    """MindSpore's own is not finite above 42 (2.10); from 20 on, mish(x) is x in float32."""
+    return c.add(c.ops.Select(), c.add(c.ops.Greater(), x, 20.0), x, c.add(c.ops.Mish(), x))
+
+
+def _tanh(c: Construct, x: str) -> str:
+    """MindSpore's own differs by 1e-4 (2.10)."""
+    share = c.add(c.ops.Sigmoid(), c.add(c.ops.Mul(), x, 2.0))
+    return c.add(c.ops.Sub(), c.add(c.ops.Mul(), share, 2.0), 1.0)
+
+
 def _elu(c: Construct, x: str, alpha: Number = 1) -> str:
     """MindSpore's own has only the alpha 1."""
     below = c.add(c.ops.Sub(), c.add(c.ops.Exp(), c.add(c.ops.Minimum(), x, 0.0)), 1.0)
@@ -264,8 +275,8 @@ OPERATIONS: dict[str, Operation] = {
     "aten.sum.dim_IntList": _reduced("ReduceSum"),
     "aten.relu.default": _same("ReLU"),
     "aten.sigmoid.default": _same("Sigmoid"),
-    "aten.tanh.default": _same("Tanh"),
-    "aten.mish.default": _same("Mish"),
+    "aten.tanh.default": _tanh,
+    "aten.mish.default": _mish,
     "aten.silu.default": lambda c, x: c.add(c.ops.Mul(), x, c.add(c.ops.Sigmoid(), x)),
     "aten.leaky_relu.default": _leaky_relu,
     "aten.elu.default": _elu,
