@@ -31,6 +31,7 @@ from boxwright.runtimes import mindir
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.base.metadata import KEY, Metadata
 from boxwright.runtimes.base.open import open_runtime
+from boxwright.runtimes.serialization.mindir_operations import OPERATIONS
 from boxwright.types import Detections
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_recipe, sampled_pair
@@ -287,8 +288,8 @@ def test_the_verb(tmp_path: Path) -> None:
 
 def test_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A translation with another slope is seen, and leaves nothing but the report."""
-    weights, before = saved(tmp_path), mindir.OPERATIONS["aten.leaky_relu.default"]
-    monkeypatch.setitem(mindir.OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
+    weights, before = saved(tmp_path), OPERATIONS["aten.leaky_relu.default"]
+    monkeypatch.setitem(OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
     with pytest.raises(InputError, match=r"x\.mindir: not written, for output stride32 differs from PyTorch's"):
         export_model(weights, "mindir", tmp_path / "x.mindir")
     assert left(tmp_path) == {"x.mindir.parity.json"}
