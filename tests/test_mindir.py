@@ -6,6 +6,7 @@ Truth: PyTorch on the same input, and numbers and names of the zoo's own network
 import gc
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ from torch import Tensor, nn
 import boxwright as bw
 from agreement import assert_same_detections
 from boxwright import models, recipe, runtimes
+from boxwright.darknet_cfg.layers import ACTIVATIONS
+from boxwright.darknet_cfg.plan import plan, with_size
+from boxwright.darknet_cfg.text import read_cfg
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
 from boxwright.export.run import export_model
+from boxwright.models import darknet_cfg
+from boxwright.nn.darknet_activations import activation
 from boxwright.runtimes import mindir
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.base.metadata import KEY, Metadata
 from boxwright.runtimes.base.open import open_runtime
+from boxwright.runtimes.serialization.mindir_operations import OPERATIONS
 from boxwright.types import Detections
 from boxwright.weights import mindspore
 from oracle_weights import ORACLES, Array, mindspore_recipe, sampled_pair
@@ -37,6 +44,7 @@ from mindspore.train import mind_ir_pb2  # noqa: E402
 
 pytestmark = pytest.mark.runtimes
 
+SHARED = Path(__file__).parents[2] / "shared"
 SIZE = (64, 96)
 ODD = (51, 77)  # for networks whose pools round up
 # two layers of YOLOv4 that the zoo's network holds and never runs (its NOTES)
@@ -45,21 +53,77 @@ NETWORKS = [(name, changes) for name in ("yolov3", "yolov3_640", "yolov4") for c
 NETWORKS += [("yolov3", {"padding": "same", "backbone_activation": "relu"})]
 # a leaky slope above 1 takes another branch
 NETWORKS += [*CLASSIFIERS, ("tiny_darknet", {"last": "block", "negative_slope": 1.5})]
+CFGS = ("custom-parts", "custom-classifier-7c", "resnet18", "yolov2", "Gaussian_yolov3_BDD", "yolo-fastest-1.1")
+OTHER_LAYERS = """[net]
+width=48
+height=32
+channels=1
+[convolutional]
+filters=16
+size=3
+pad=1
+activation=linear
+[maxpool]
+size=2
+stride=2
+antialiasing=1
+[convolutional]
+filters=24
+size=1
+activation=linear
+[upsample]
+stride=2
+[shortcut]
+from=2
+[shortcut]
+from=0
+[upsample]
+stride=-2
+[softmax]
+groups=2
+[batchnorm]
+[crop]
+crop_height=8
+crop_width=12
+[convolutional]
+filters=28
+size=1
+activation=linear
+[yolo]
+num=4
+classes=2
+anchors=9,8, 50,40, 5,5, 70,10
+scale_x_y=1.1
+[reorg]
+stride=2
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+num=2
+classes=2
+anchors=9,8, 50,40
+"""
 
 
 def network(name: str, changes: dict[str, Any]) -> Any:
-    """Random weights, with batch norms that have seen images: so all outputs are of the size 1 and depend on them."""
+    """Random weights, of the size 1."""
     torch.manual_seed(0)
     module = models.module(name)
-    model = module.build(module.Config.model_validate({"name": name, "classes": 3} | changes))
+    return in_the_range(module.build(module.Config.model_validate({"name": name, "classes": 3} | changes)), SIZE)
+
+
+def in_the_range(model: Any, size: tuple[int, int]) -> Any:
+    """`model` with batch norms that have seen images: so all outputs are of the size 1 and depend on them."""
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             part.momentum = 1.0
             nn.init.uniform_(part.weight, 0.5, 1.5)
         elif isinstance(part, nn.Conv2d) and part.bias is not None:
             nn.init.normal_(part.bias)
     with torch.no_grad():
-        model.train()(torch.rand(2, 3, *SIZE))
+        model.train()(torch.rand(4, 3, *size))
     return model.eval()
 
 
@@ -85,15 +149,58 @@ def in_mindspore(model: Any, images: Tensor, file: Path, batch: int) -> tuple[Te
     ids=lambda one: one if isinstance(one, str) else "-".join(map(str, one)),
 )
 def test_equal_to_pytorch(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
-    model, images = network(name, changes), torch.rand(3, 3, *(ODD if name == "tiny_darknet" else SIZE))
+    check_equal(network(name, changes), ODD if name == "tiny_darknet" else SIZE, tmp_path / "x.mindir")
+
+
+def check_equal(model: Any, size: tuple[int, int], file: Path) -> None:
+    """Three images, in MindSpore in batches of two."""
+    images = torch.rand(3, 3, *size)
     with torch.no_grad():
         ours = model(images)
-    theirs = in_mindspore(model, images, tmp_path / "x.mindir", batch=2)
+    theirs = in_mindspore(model, images, file, batch=2)
     assert [one.shape for one in theirs] == [one.shape for one in ours]
     for one, other in zip(ours, theirs, strict=True):
         assert one.std() > 0.1
         assert float((one - other).abs().max()) <= 1e-4 * float(one.abs().max())
     gc.collect()
+
+
+@pytest.mark.parametrize("name", CFGS)
+def test_networks_of_a_cfg(tmp_path: Path, name: str) -> None:
+    """Layers of all kinds, shortcuts between maps of other sizes, [reorg], [region], [Gaussian_yolo]."""
+    folder = SHARED / "weights" / "extra" if name.startswith("yolo-fastest") else SHARED / "oracles/darknet_cfg/cfg"
+    if not folder.is_dir():
+        pytest.skip("../shared is absent")
+    text = re.sub(r"filters=(\d+)", narrower, read_cfg(folder / f"{name}.cfg"))
+    size = plan(text).image[1:] if name.startswith("custom") else SIZE
+    torch.manual_seed(0)
+    model = darknet_cfg.build(darknet_cfg.Config(cfg=with_size(text, *size)))
+    check_equal(in_the_range(model, size), size, tmp_path / "x.mindir")
+
+
+def narrower(filters: re.Match[str]) -> str:
+    """An eighth of the filters, but for those before heads."""
+    count = int(filters[1])
+    return f"filters={count if count % 64 else count // 8}"
+
+
+def test_other_layers_of_a_cfg(tmp_path: Path) -> None:
+    """Those that the networks above lack, with the sum of gray values before, and a head whose output is read."""
+    model = in_the_range(darknet_cfg.build(darknet_cfg.Config(cfg=OTHER_LAYERS)), (32, 48))
+    check_equal(model, (32, 48), tmp_path / "x.mindir")
+
+
+def test_activations_of_a_cfg(tmp_path: Path) -> None:
+    class Side(nn.Module):  # one beside the other
+        raw_names = sorted(ACTIVATIONS)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(activation(name)(x.clone()) for name in self.raw_names)
+
+    model, images = Side(), (85 * torch.linspace(-1, 1, 1200) ** 3).view(1, 3, 20, 20)  # most are small
+    found = in_mindspore(model, images, tmp_path / "x.mindir", batch=1)
+    for name, one, other in zip(model.raw_names, found, model(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize(
@@ -181,18 +288,26 @@ def test_the_verb(tmp_path: Path) -> None:
 
 def test_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A translation with another slope is seen, and leaves nothing but the report."""
-    weights, before = saved(tmp_path), mindir.OPERATIONS["aten.leaky_relu.default"]
-    monkeypatch.setitem(mindir.OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
+    weights, before = saved(tmp_path), OPERATIONS["aten.leaky_relu.default"]
+    monkeypatch.setitem(OPERATIONS, "aten.leaky_relu.default", lambda c, x, slope: before(c, x, slope + 0.05))
     with pytest.raises(InputError, match=r"x\.mindir: not written, for output stride32 differs from PyTorch's"):
         export_model(weights, "mindir", tmp_path / "x.mindir")
     assert left(tmp_path) == {"x.mindir.parity.json"}
 
 
-def test_a_network_beyond_its_operators(tmp_path: Path) -> None:
-    layer = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Softmax(1), nn.Tanh())
-    words = r"the network has aten.softmax.int, aten.tanh.default, found no counterpart in MindIR; use --to onnx$"
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (nn.LogSoftmax(1), r"layer 1 has aten.log_softmax.int, found no counterpart in MindIR; use --to onnx$"),
+        (nn.GELU(), r"layer 1 has aten.gelu.default\(conv2d,\), found no"),
+        (nn.ReflectionPad2d(1), r"layer 1 has aten.pad.default\(conv2d, \[1, 1, 1, 1\], 'reflect'\), found no"),
+        (nn.AvgPool2d(2, ceil_mode=True), r"layer 1 has aten.avg_pool2d.default\(conv2d, .*True\), found no"),
+    ],
+)
+def test_a_network_beyond_its_operators(tmp_path: Path, layer: nn.Module, words: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), layer).eval()
     with pytest.raises(InputError, match=words):
-        mindir.write(Graph(layer, {"images": torch.rand(1, 3, 4, 4)}, ("a",), {}), tmp_path / "x.mindir", "")
+        mindir.write(Graph(network, {"images": torch.rand(1, 3, 4, 4)}, ("a",), {}), tmp_path / "x.mindir", "")
     assert not list(tmp_path.iterdir())
 
 

@@ -19,6 +19,7 @@ from boxwright import models, recipe, weights
 from boxwright.errors import InputError
 from boxwright.recipe import Recipe
 from boxwright.weights import mindspore
+from boxwright.weights.identify import the_recipe_of
 from boxwright.weights.names.yolov3 import Names
 
 WRITTEN = Path(__file__).parent / "oracles" / "mindspore_ckpt"
@@ -253,3 +254,34 @@ def test_network_that_mindspore_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such network"):
         mindspore.write(tmp_path / "x.ckpt", model, settings)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "classes"),
+    [
+        ("tiny_darknet_imagenet_224", "network.", 1000),
+        ("tiny_darknet_cifar10", "", 10),
+        pytest.param("yolov3_coco_416", "yolo_network.", 80, marks=pytest.mark.slow),
+        pytest.param("yolov3_640_coco", "ema.", 3, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn_r50_dcn_coco", "", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_the_recipe_of_a_file(tmp_path: Path, name: str, prefix: str, classes: int) -> None:
+    """By tensors alone, also of a training cell, and of other numbers of classes than the recipe has."""
+    shipped = recipe.load(name)
+    chosen = shipped.with_overrides(
+        {} if classes == shipped.model.classes else {"model.classes": classes, "data.names": []}
+    )
+    mindspore.write(tmp_path / "a.ckpt", models.build(chosen.model), chosen, prefix=prefix)
+    found, what = the_recipe_of(tmp_path / "a.ckpt")
+    (tmp_path / "a.ckpt").unlink()
+    assert (found.name, found.model) == (name, chosen.model)
+    assert what.startswith("a checkpoint of MindSpore")
+
+
+def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
+    chosen = recipe.load("tiny_darknet_cifar10", {"model.classes": 3, "data.names": []})
+    mindspore.write(tmp_path / "a.ckpt", models.build(chosen.model), chosen)
+    words = "a checkpoint of MindSpore of 3 classes; fits tiny_darknet_cifar10, tiny_darknet_imagenet_224; name the one"
+    with pytest.raises(InputError, match=words):
+        the_recipe_of(tmp_path / "a.ckpt")

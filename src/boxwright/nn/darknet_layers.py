@@ -185,10 +185,9 @@ def _add(x: Tensor, other: Tensor, factor: Tensor | None) -> Tensor:
         return torch.cat((x[:, :c2] + other, x[:, c2:]), 1)
     down, up = max(1, w2 // w), max(1, w // w2)
     part = other[:, :c, ::down, ::down][:, :, :h, :w]
-    grid = torch.zeros_like(x)
-    rows, columns = min(h, h2), min(w, w2)
-    grid[:, : min(c, c2), : rows * up : up, : columns * up : up] = part[:, :, :rows, :columns]
-    return x + grid
+    if up > 1:  # zeros between its places
+        part = F.pad(part[:, :, :, None, :, None], (0, up - 1, 0, 0, 0, up - 1)).flatten(4, 5).flatten(2, 3)
+    return x + F.pad(part, (0, w - part.shape[3], 0, h - part.shape[2], 0, c - part.shape[1]))
 
 
 class ScaleChannels(nn.Module):

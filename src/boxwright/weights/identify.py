@@ -44,7 +44,11 @@ def identify(path: str | Path) -> Identified:
     if kind in ("darknet", "mindspore"):
         what = "a file of Darknet" if kind == "darknet" else "a checkpoint of MindSpore"
         of_kind = [each for each in _shipped() if _is_for_darknet(each) == (kind == "darknet")]
-        return Identified(what, tuple(each for each in of_kind if _fits(file, each)))
+        fits = tuple(each for each in of_kind if _fits(file, each))
+        if not fits and kind == "mindspore":
+            fits = tuple(each for recipe in of_kind for each in _of_other_classes(file, recipe))
+            what += f" of {fits[0].model.classes} classes" if fits else ""
+        return Identified(what, fits)
     stored = weights.stored_recipe(file)
     if stored is not None:
         return Identified(f"a checkpoint of boxwright, trained with recipe {stored.name}", (stored,))
@@ -135,6 +139,22 @@ def _classes(contents: Contents) -> int:
             return (len(faster_rcnn.COCO_ROWS) if by_ids else rows) - 1
     last = tensors.get("bbox_head.convs_pred.0.bias")
     return last.shape[0] // 3 - 5 if last is not None and last.ndim else 0
+
+
+def _of_other_classes(file: Path, recipe: Recipe) -> list[Recipe]:
+    """`recipe` with the number of classes of a file of MindSpore's zoo, if the file fits it then."""
+    plan = without_memory(recipe.model)
+    own = plan.state_dict()
+    try:
+        tensors, _ = weights.read(plan, file, recipe, transfer=True)
+    except InputError:
+        return []
+    others = [each for name, each in tensors.items() if name in own and each.shape != own[name].shape]
+    rows = min((each.shape[0] for each in others if each.ndim), default=0)  # of the last layer
+    # a head of three anchors, a box head with the background, a classifier
+    counts = [count for count in (rows // 3 - 5, rows - 1, rows) if count > 0]
+    changed = [recipe.with_overrides({"model.classes": count, "data.names": []}) for count in counts]
+    return [each for each in changed if _fits(file, each)][:1]
 
 
 def _fits(file: Path, recipe: Recipe) -> bool:
