@@ -309,7 +309,7 @@ def _head(before: Before) -> Head:
     plain = section.kind == "yolo"
     return Head(
         section, (before.previous,), before.shape, anchors, classes, 1.0 if region else scale_xy,
-        plain and new_coords, region and bool(section.whole("softmax")), values,
+        plain and new_coords, region and bool(section.whole("softmax")), values, mask,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import auto_batch, bands, optim, run_folder, time_budget
+from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
@@ -104,6 +104,7 @@ def train(
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
+        recipe = auto_anchors.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)

@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from boxwright.config import BatchNormModelConfig, Padding, Positive
+from boxwright.config import Anchors, BatchNormModelConfig, Padding, numbers_of
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.network import Network
 from boxwright.ops.anchors import Cells, Stride, flatten, objectness, rows_at
@@ -59,9 +59,6 @@ class Head(nn.Module):
         """(B, inputs, h, w) -> the trunk's output (B, hidden, h, w), the map (B, A*(5+C), h, w)."""
         route = self.trunk(x)
         return route, self.out(self.last(route))
-
-
-Anchors = tuple[tuple[Positive, Positive], ...]  # (width, height) px, small to large
 
 
 class CellConfig(BatchNormModelConfig):
@@ -152,7 +149,7 @@ class AnchorDetector(CellDetector):
         self.scale_xy = tuple(reversed(scale_xy))
         self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
         self.counts = (A,) * len(self.strides)
-        pairs = torch.tensor(config.anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
+        pairs = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(-1, A, 2).flip(0)
         self.register_buffer("anchors", pairs.flatten(0, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
