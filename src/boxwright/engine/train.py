@@ -108,14 +108,15 @@ def train(
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
-        recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
-        run_folder.prepare(run, recipe, resume, left_out, accelerator)
-        checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
-        state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
-        accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
-        if not state.step:
-            checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-        _train_epochs(job, state, checkpointer, run)
+        with closing(job.loader):
+            recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
+            run_folder.prepare(run, recipe, resume, left_out, accelerator)
+            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+            state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
+            accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
+            if not state.step:
+                checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
+            _train_epochs(job, state, checkpointer, run)
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
             _evaluate(job, run)  # metrics.json and the plots are those of the best network
