@@ -26,7 +26,7 @@ from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, time_budget
+from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, small_objects, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
@@ -106,6 +106,8 @@ def train(
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
         recipe = auto_anchors.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
+        if accelerator.is_main_process and not resume:
+            small_objects.warn(recipe, training, network)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         with closing(job.loader):

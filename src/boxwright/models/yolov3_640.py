@@ -86,6 +86,7 @@ class YOLOv3At640(Network):
     classes, all before the sigmoid. Implements `types.Detector`."""
 
     raw_names = ("stride32", "stride16", "stride8")
+    strides = STRIDES
     config: Config
     anchors: Tensor
 

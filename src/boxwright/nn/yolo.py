@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from boxwright.config import Anchors, BatchNormModelConfig, Padding, numbers_of
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.network import Network
-from boxwright.ops.anchors import Cells, Stride, flatten, objectness, rows_at
+from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
 A = 3  # anchors of a scale of YOLOv3 and YOLOv4
@@ -87,7 +87,6 @@ class CellDetector(Network):
         cell_type: How numbers encode boxes.
     """
 
-    strides: Sequence[Stride]
     counts: tuple[int, ...]
     scale_xy: tuple[float, ...]
     anchors: Tensor
