@@ -169,7 +169,6 @@ class Head(Layer):
         new_coords: The map holds no logits, but what lies in [0, 1] already; sides are (2 t)^2 anchors.
         softmax: Of a [region]: over the classes.
         values: Numbers of an anchor before its classes.
-        mask: The places of `anchors` in the section's list.
     """
 
     anchors: tuple[tuple[float, float], ...]
@@ -178,4 +177,3 @@ class Head(Layer):
     new_coords: bool
     softmax: bool
     values: int
-    mask: tuple[int, ...]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from boxwright.darknet_cfg.layers import ACTIVATIONS, Connected, Convolution, Head, Layer, Shape
-from boxwright.darknet_cfg.readers import check_kind, read_layer
+from boxwright.darknet_cfg.readers import check_kind, head_mask, read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
 LARGEST_SIDE = 1 << 14  # px
@@ -141,7 +141,7 @@ def anchor_count(network: Plan) -> int:
     for head, found in zip(network.heads, lists, strict=True):
         if found != lists[0]:
             raise head.section.error("anchors are chosen for one list, needed the same as in the first head", "anchors")
-    return max((1 + max(head.mask) for head in network.heads), default=0)
+    return max((1 + max(head_mask(head.section)) for head in network.heads), default=0)
 
 
 def with_anchors(text: str, anchors: Sequence[tuple[float, float]]) -> str:
