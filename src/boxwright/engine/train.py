@@ -28,6 +28,7 @@ from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
 from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, small_objects, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
+from boxwright.engine.compiling import compiled_augmentation
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
@@ -110,7 +111,7 @@ def train(
             small_objects.warn(recipe, training, network)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
-        with closing(job.loader):
+        with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
             run_folder.prepare(run, recipe, resume, left_out, accelerator)
             checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
