@@ -46,13 +46,14 @@ CASES = {
     "bands": detection(SINGLE, 5),
     "classes": classes,
 }
-STEPS = 4
+STEPS = 3
+ON_CPU, ON_GPU = False, True
 
 
-@pytest.fixture(params=["image by image", "all at once"])
-def chunks(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a CPU, and as on a GPU."""
-    if request.param == "all at once":
+@pytest.fixture
+def together(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whether all images are one chunk, as on a GPU, or each is one."""
+    if request.param:
         for module in (class_transforms, transforms, warp):
             monkeypatch.setattr(module, "chunks", lambda images: [slice(0, len(images))])
     torch._dynamo.reset()
@@ -60,7 +61,8 @@ def chunks(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("together", [ON_CPU, ON_GPU], indirect=True)
+@pytest.mark.usefixtures("together")
 def test_each_function_is_one_graph() -> None:
     explained = {}
 
@@ -80,8 +82,10 @@ def test_each_function_is_one_graph() -> None:
     assert {(each.graph_count, each.graph_break_count) for each in explained.values()} == {(1, 0)}
 
 
-@pytest.mark.usefixtures("chunks")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("together")
+@pytest.mark.parametrize(
+    ("case", "together"), [("mosaic", ON_GPU), ("bands", ON_CPU), ("classes", ON_GPU)], indirect=["together"]
+)
 def test_pixels_are_those_of_the_eager_functions(case: str) -> None:
     """In several sizes, with other numbers of images by mixup: one graph for the first, and few for all others."""
     graphs: list[str] = []
