@@ -54,14 +54,14 @@ def compiled_loss(network: Network, backend: str = "inductor") -> Loss:
 def compiled_augmentation(enabled: bool, backend: str = "inductor") -> Iterator[None]:
     """Augmentation within this is compiled, if `enabled`: its functions for pixels, equal to them within rounding.
 
-    Each is one graph for the first size of images and number of them (mixup has others in each step), and another for
-    all that follow.
+    A graph is for all sizes and numbers of images (mixup has others in each step), with others for a single image and
+    for square ones. None has the first size inside, which may be another in a resumed run.
     """
-    with replaced(partial(_compiled, backend=backend, dynamic=None)) if enabled else nullcontext():
+    with replaced(partial(_compiled, backend=backend, dynamic=True)) if enabled else nullcontext():
         yield
 
 
-def _compiled(function: Callable[..., T], backend: str, dynamic: bool | None) -> Callable[..., T]:
+def _compiled(function: Callable[..., T], backend: str, dynamic: bool) -> Callable[..., T]:
     graphs = torch.compile(function, dynamic=dynamic, backend=backend)
 
     def call(*args: Any, **words: Any) -> T:
