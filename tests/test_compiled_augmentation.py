@@ -61,7 +61,7 @@ def together(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("together", [ON_CPU, ON_GPU], indirect=True)
+@pytest.mark.parametrize("together", [ON_GPU], indirect=True)
 @pytest.mark.usefixtures("together")
 def test_each_function_is_one_graph() -> None:
     explained = {}
@@ -89,8 +89,8 @@ def test_each_function_is_one_graph() -> None:
     indirect=["together"],
 )
 def test_pixels_are_those_of_the_eager_functions(case: str, backend: str, most: int) -> None:
-    """In three sizes, with other numbers of images by mixup. most: two graphs for each function, or four for the mosaic,
-    which may get a single image; square ones have one of their own."""
+    """In three sizes, with other numbers of images by mixup. most: two graphs for each function, as square images have
+    one of their own; four for the mosaic, which may get a single image."""
     graphs: list[torch.fx.GraphModule] = []
 
     def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
