@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.engine import compiling, job, train
-from boxwright.engine.compiling import Loss, compiled_loss, compiler_works
+from boxwright.engine.compiling import Loss, compiled_augmentation, compiled_loss, compiler_works
 from boxwright.types import Batch, ClassBatch
 from small_run import ROUNDING, SMALL, furthest, lines
 from test_models import CASES, CLASSIFIERS, batch, example_images
@@ -68,6 +68,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     torch._dynamo.reset()
     monkeypatch.setattr(job, "compiled_loss", partial(compiled_loss, backend=found))
     monkeypatch.setattr(job, "compiler_works", lambda device: True)
+    monkeypatch.setattr(train, "compiled_augmentation", partial(compiled_augmentation, backend="eager"))
     return found
 
 

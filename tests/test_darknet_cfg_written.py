@@ -235,7 +235,8 @@ def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
 def test_a_classifiers_recipe_comes_back_from_its_cfg() -> None:
     augment = {"area": [0.25, 1.0], "aspect": [0.75, 4 / 3], "flip": 0.5, "hue": 0.1, "saturation": 0.4}
     model, chosen = made(
-        CLASSIFIER, data__canvas__size=[64, 64], model__label_smoothing=0.1, train__epochs="auto", train__min_steps=50, train__ema__decay=0.9,
+        CLASSIFIER, data__canvas__size=[64, 64], model__label_smoothing=0.1, train__epochs="auto",
+        train__min_steps=50, train__ema__decay=0.9,
         train__schedule={"kind": "linear", "lr": 0.1, "linear_power": 4, "by_step": True, "warmup_min_steps": 0},
         train__class_augment=augment | {"brightness": 0.5, "mixup": 0.5, "cutmix": 0.0},
     )  # fmt: skip

@@ -106,6 +106,7 @@ def test_maps_of_one_stage_come_coarse_first(model: torch.nn.Module) -> None:
     strides = [SIZE // level.shape[2] for level in raw]
     assert strides == sorted(strides, reverse=True)
     assert [f"stride{stride}" for stride in strides] == list(model.raw_names)
+    assert model.finest_stride == strides[-1]
     boxes, scores = model.decode_padded(raw)
     anchors, left = divmod(boxes.shape[1], sum(level.shape[2] * level.shape[3] for level in raw))
     assert (anchors > 0, left, scores.shape) == (True, 0, (2, boxes.shape[1], model.config.classes))

@@ -4,8 +4,12 @@ import random
 import signal
 import time
 
+import cv2
+import numpy as np
 import pytest
 
+from boxwright import recipe
+from boxwright.engine import time_budget
 from small_run import finish, lines, run, start, tensors
 
 pytestmark = pytest.mark.slow
@@ -32,21 +36,61 @@ def test_killed_three_times_in_one_run(tiny_coco, tmp_path):
     left_alone, killed = tmp_path / "left_alone", tmp_path / "killed"
     run(tiny_coco, left_alone, CHANGES)
     moments = sorted(random.sample(range(1, STEPS), 3))
-    process = start(tiny_coco, killed, CHANGES)
+    run_and_kill(tiny_coco, killed, CHANGES, moments)
+    assert_equal(killed, left_alone, moments)
+
+
+@pytest.mark.slow
+def test_killed_with_all_that_chooses_images_and_the_end(tiny_coco, tmp_path, monkeypatch):
+    """Repeated images, images without objects, and a run whose number of epochs is measured and not reached."""
+    left_alone, killed, background = (tmp_path / name for name in ("left_alone", "killed", "background"))
+    background.mkdir()
+    for number in range(5):
+        cv2.imwrite(str(background / f"{number}.png"), np.full((96, 96, 3), 40 * number, np.uint8))
+    changes = {
+        "data.background": [str(background)],
+        "data.workers": 1,
+        "train.accumulate": 2,
+        "train.save_every": 2,
+        "train.repeat_threshold": 0.9,
+        "train.minutes": 1.5,
+        "train.evaluate_every": 1,
+        "evaluate.threshold": 1.0,  # no detections: no evaluation finds a better network than the first
+        "train.patience": 2,
+    }
+    moments = [random.randrange(1, 3 * 4)]  # of three epochs of at least four steps: 17 images and more
+    run_and_kill(tiny_coco, killed, changes, moments)
+
+    epochs = recipe.load(killed / "recipe.yaml").train.epochs
+    monkeypatch.setattr(time_budget, "fitting_epochs", lambda *measured: epochs)
+    run(tiny_coco, left_alone, changes)
+    assert_equal(killed, left_alone, moments)
+    evaluated = [line["epoch"] for line in lines(killed) if "AP" in line]
+    assert evaluated == [0, 1, 2], "train.patience ends the run after two evaluations without a better network"
+    assert epochs > 3
+    steps = [line["step"] for line in lines(killed) if "total" in line]
+    assert max(steps) > 3 * 4, "images are repeated"
+
+
+def run_and_kill(data, killed, changes, moments):
+    """A run that is killed when it has logged these steps, or somewhat later, and resumed each time."""
+    process = start(data, killed, changes)
     try:
         for moment in moments:
             while process.poll() is None and max((line["step"] for line in lines(killed)), default=0) < moment:
                 time.sleep(0.002)
             time.sleep(random.uniform(0, 0.1))  # in the step, while a checkpoint is written, in an evaluation
             process.kill()
-            process.communicate()
-            assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-            process = start(tiny_coco, killed, CHANGES, "--resume")
+            _, errors = process.communicate()
+            assert process.returncode == -signal.SIGKILL, f"it ended before it was killed: {errors.decode()}"
+            process = start(data, killed, changes, "--resume")
         finish(process)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
+
+def assert_equal(killed, left_alone, moments):
     for name in ("last", "best"):
         expected, found = tensors(left_alone / name), tensors(killed / name)
         assert expected.keys() == found.keys()

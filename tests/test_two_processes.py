@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 # Batch norm is held fixed, because its statistics are each process's own. Everything else is on; clipping and the
 # division by the number of boxes both need what the other process has.
-CHANGES = {"train.freeze_norm": True, "train.optimizer.clip": 1.0}
+CHANGES = {"train.freeze_norm": True, "train.optimizer.clip": 1.0, "model.anchors": "auto"}
 
 # Each process says in files what it looked through and how it was stopped.
 FAULTY = """

@@ -5,12 +5,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
-from pydantic import Field
-from pydantic_core import ErrorDetails
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from boxwright import files
 from boxwright.errors import InputError, shortened
@@ -33,6 +33,29 @@ Width = Annotated[float, Field(gt=0, le=100)]  # factor on channels
 Padding = Literal["symmetric", "same"]
 RGB = 3  # channels
 Channels = Annotated[int, Field(ge=1, le=512)]
+AUTO: Final = "auto"
+
+
+class OrAuto:
+    """Marks the type of a field `values | Literal["auto"]`: faults of the values keep their places, as without auto."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, validate: value if value == AUTO else validate(value),
+            handler(get_args(source)[0]),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
+        )
+
+
+Pair = tuple[Positive, Positive]
+Pairs = tuple[Pair, ...]
+Anchors = Annotated[Pairs | Literal["auto"], OrAuto()]  # (width, height) px, small to large; auto: see `anchor_count`
+
+
+def numbers_of(anchors: Pairs | Literal["auto"]) -> Pairs:
+    """The anchors of a network that is built; `models.build` rejects auto, which a training has replaced."""
+    assert anchors != AUTO
+    return anchors
 
 
 class ModelConfig(Config):
@@ -64,6 +87,11 @@ class ModelConfig(Config):
         """What the network's `forward` takes: `images`, and `extents` where it must know how far each image reaches
         on its canvas, whose top left it starts at."""
         return ("images",)
+
+    @property
+    def anchor_count(self) -> int:
+        """How many `anchors` a training chooses from its boxes where they are auto; 0 for a model without them."""
+        return 0
 
 
 class BatchNormModelConfig(ModelConfig):

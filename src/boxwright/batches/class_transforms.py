@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.batches import policies
+from boxwright.batches.compilable import compilable
 from boxwright.batches.rng import Array, SampleRNG, batch_indices, sample_keys, step_rng
 from boxwright.batches.transforms import change_hue
 from boxwright.batches.warp import chunks, empty_hugepages, to_device
@@ -106,15 +107,21 @@ def resized_crops(canvases: Tensor, crops: Tensor, size: tuple[int, int], fill: 
     line = torch.stack([x, torch.zeros_like(x)], -1).flatten(1)[:, None]  # (B, 1, 2w)
     odd = torch.arange(2 * size[1], device=x.device).remainder(2)
     for chunk in chunks(images):
-        grid = torch.addcmul(line[chunk], odd, y[chunk, :, None]).view(-1, *size, 2)
-        source = canvases[chunk].float()
-        if fill:  # subtracted and added again, since sampling pads with zeros
-            source.sub_(fill)
-        sampled = F.grid_sample(source, grid, align_corners=False)
-        if fill:
-            sampled.add_(fill)
-        torch.mul(sampled, 1 / 255, out=images[chunk]).clamp_(0, 1)
+        _write_crops(images[chunk], canvases[chunk], line[chunk], odd, y[chunk, :, None], fill)
     return images
+
+
+@compilable
+def _write_crops(images: Tensor, canvases: Tensor, line: Tensor, odd: Tensor, y: Tensor, fill: float) -> None:
+    """Fill images (B, 3, h, w) with samples of canvases (B, 3, H, W) at the grid line + odd * y (B, h, 2w)."""
+    grid = torch.addcmul(line, odd, y).view(len(images), *images.shape[2:], 2)
+    source = canvases.float()
+    if fill:  # subtracted and added again, since sampling pads with zeros
+        source.sub_(fill)
+    sampled = F.grid_sample(source, grid, align_corners=False)
+    if fill:
+        sampled.add_(fill)
+    torch.mul(sampled, 1 / 255, out=images).clamp_(0, 1)
 
 
 def _positions(start: Tensor, end: Tensor, count: int) -> Tensor:
@@ -139,6 +146,7 @@ def _jitter_colors(images: Tensor, config: ClassAugmentConfig, rng: SampleRNG, s
                 change_color(images[chunk], name, tensors[name][chunk])
 
 
+@compilable
 def change_color(images: Tensor, name: str, amount: Tensor) -> None:
     """Change (B, 3, h, w) RGB in [0, 1] in place, as torchvision. amount (B,): a factor; of hue, in turns."""
     factor = amount[:, None, None, None]

@@ -124,6 +124,12 @@ class EpochLoader(Generic[B]):
             fields = dict(zip(self.fields, result, strict=True))
             yield self.batch_type(**fields | {"frames": tuple(fields["frames"])})  # pinning makes a list of them
 
+    def close(self) -> None:
+        """End the worker processes, which otherwise wait for the next epoch until garbage is collected."""
+        if self._loader._iterator is not None:
+            self._loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self._loader._iterator = None
+
     def _iterate(self) -> Iterator[Any]:
         """Results of `BatchBuilder`. Raises InputError if a worker has died, which PyTorch reports in several ways."""
         batches: Iterator[Any] | None = None

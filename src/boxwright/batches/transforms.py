@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxwright.batches.compilable import compilable
 from boxwright.batches.copy_paste import copy_paste
 from boxwright.batches.rng import Array, Rows, SampleRNG, batch_indices, sample_keys
 from boxwright.batches.warp import WarpGeometry, chunks, to_device, warp
@@ -101,10 +102,16 @@ def change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor
     """
     hue, saturation, value = (each[:, None, None] for each in (hue, saturation, value))
     for chunk in chunks(images):
-        hue6, v, chroma = _split_colors(images[chunk])
-        chroma.div_(v.clamp(min=EPSILON)).mul_(saturation[chunk]).clamp_(max=1)  # now the saturation
-        v.mul_(value[chunk]).clamp_(max=1)
-        _join_colors(images[chunk], hue6, v, chroma.mul_(v), hue[chunk])
+        _change_colors(images[chunk], hue[chunk], saturation[chunk], value[chunk])
+
+
+@compilable
+def _change_colors(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
+    """`change_colors` of a chunk; hue, saturation, value (B, 1, 1)."""
+    hue6, v, chroma = _split_colors(images)
+    chroma.div_(v.clamp(min=EPSILON)).mul_(saturation).clamp_(max=1)  # now the saturation
+    v.mul_(value).clamp_(max=1)
+    _join_colors(images, hue6, v, chroma.mul_(v), hue)
 
 
 def change_value(images: Tensor, value: Tensor) -> None:
@@ -113,8 +120,14 @@ def change_value(images: Tensor, value: Tensor) -> None:
     Hue and saturation are those of three colors, and mean nothing for other bands.
     """
     for chunk in chunks(images):
-        limit = 1 / images[chunk].amax(1, keepdim=True).clamp(min=EPSILON)
-        images[chunk].mul_(torch.minimum(value[chunk, None, None, None], limit)).clamp_(max=1)
+        _change_value(images[chunk], value[chunk, None, None, None])
+
+
+@compilable
+def _change_value(images: Tensor, value: Tensor) -> None:
+    """`change_value` of a chunk; value (B, 1, 1, 1)."""
+    limit = 1 / images.amax(1, keepdim=True).clamp(min=EPSILON)
+    images.mul_(torch.minimum(value, limit)).clamp_(max=1)
 
 
 def change_hue(images: Tensor, hue: Tensor) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from boxwright.batches.compilable import compilable
 from boxwright.types import Batch
 
 HUGEPAGE_BYTES = 4 << 20  # from which NumPy requests huge pages
@@ -55,13 +56,11 @@ def warp(
     strip = None if single else _strip(batch.images).float().sub_(fill)
     images = empty_hugepages((len(tiles), batch.images.shape[1], *size), tiles.device)
     for chunk in chunks(images):
-        x, y = _plane_points(inverse[chunk], size, perspective)
         if strip is None:
-            sampled = _sample_canvas(batch.images[tiles[chunk, 0]].float().sub_(fill), x, y)
+            images[chunk] = _canvas_pixels(batch.images, tiles[chunk, 0], inverse[chunk], size, perspective, fill)
         else:
             areas = torch.cat([shift, content, tiles[..., None] * float(batch.images.shape[2])], 2)
-            sampled = _sample_mosaic(strip, areas[chunk], center[chunk], x, y)
-        images[chunk] = sampled.add_(fill).div_(255).clamp_(0, 1)
+            images[chunk] = _mosaic_pixels(strip, areas[chunk], center[chunk], inverse[chunk], size, perspective, fill)
 
     count, rows = len(tiles), tiles.shape[1] * batch.labels.shape[1]
     boxes = batch.boxes[tiles] + torch.cat([shift, shift], 2)[:, :, None]  # (K, T, M, 4) on the plane
@@ -80,6 +79,35 @@ def warp(
     return Batch(
         images, clipped * valid[..., None], labels.masked_fill(~valid, -1), crowd & valid, batch.frames, labeled=labeled
     )
+
+
+@compilable
+def _canvas_pixels(
+    images: Tensor, which: Tensor, inverse: Tensor, size: tuple[int, int], perspective: bool, fill: float
+) -> Tensor:
+    """(K, C, *size) in [0, 1] of a canvas each. images (B, C, H, W) uint8; which (K,); inverse: of `_plane_points`."""
+    x, y = _plane_points(inverse, size, perspective)
+    return _to_unit(_sample_canvas(images[which].float().sub_(fill), x, y), fill)
+
+
+@compilable
+def _mosaic_pixels(
+    strip: Tensor,
+    areas: Tensor,
+    center: Tensor,
+    inverse: Tensor,
+    size: tuple[int, int],
+    perspective: bool,
+    fill: float,
+) -> Tensor:
+    """The same of four canvases each, of the `_strip`. areas (K, 4, 7): shift, content and start in the strip."""
+    x, y = _plane_points(inverse, size, perspective)
+    return _to_unit(_sample_mosaic(strip, areas, center, x, y), fill)
+
+
+def _to_unit(sampled: Tensor, fill: float) -> Tensor:
+    """Gray levels less `fill` -> [0, 1]."""
+    return sampled.add_(fill).div_(255).clamp_(0, 1)
 
 
 def to_device(

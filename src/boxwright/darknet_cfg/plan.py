@@ -1,11 +1,12 @@
 """The network of a .cfg: its layers, its input, its heads, and what of the text has no effect on its answer."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from boxwright.darknet_cfg.layers import ACTIVATIONS, Connected, Convolution, Head, Layer, Shape
-from boxwright.darknet_cfg.readers import check_kind, read_layer
+from boxwright.darknet_cfg.readers import check_kind, head_mask, read_layer
 from boxwright.darknet_cfg.text import Section, parse
 
 LARGEST_SIDE = 1 << 14  # px
@@ -114,7 +115,7 @@ def with_classes(text: str, classes: int) -> str:
     now = plan(text)
     if now.classes == classes:
         return text
-    changes: list[tuple[Section, str, int]] = []
+    changes: list[tuple[Section, str, object]] = []
     for head in now.heads:
         before = now.layers[head.inputs[0]]
         if not isinstance(before, Convolution):
@@ -131,13 +132,36 @@ def with_classes(text: str, classes: int) -> str:
     return changed
 
 
+def anchor_count(network: Plan) -> int:
+    """How many anchors the heads have in the list from which each takes those of its mask; 0 for a classifier.
+
+    Raises InputError where the lists of two heads differ.
+    """
+    lists = [head.section.numbers("anchors") for head in network.heads]
+    for head, found in zip(network.heads, lists, strict=True):
+        if found != lists[0]:
+            raise head.section.error("anchors are chosen for one list, needed the same as in the first head", "anchors")
+    return max((1 + max(head_mask(head.section)) for head in network.heads), default=0)
+
+
+def with_anchors(text: str, anchors: Sequence[tuple[float, float]]) -> str:
+    """The text with this list of anchors, (width, height) px, in each head. [region] has them in cells."""
+    network = plan(text)
+    changes: list[tuple[Section, str, object]] = []
+    for head, (x, y) in zip(network.heads, network.strides, strict=True):
+        across, down = (x, y) if head.section.kind == "region" else (1, 1)
+        pairs = (f"{width / across:.9g},{height / down:.9g}" for width, height in anchors)
+        changes += [(head.section, "anchors", ", ".join(pairs)), (head.section, "num", len(anchors))]
+    return _rewritten(text, changes)
+
+
 def with_size(text: str, height: int, width: int) -> str:
     """The text for inputs of another size, px."""
     net = plan(text).net
     return _rewritten(text, [(net, "height", height), (net, "width", width)])
 
 
-def _rewritten(text: str, changes: list[tuple[Section, str, int]]) -> str:
+def _rewritten(text: str, changes: list[tuple[Section, str, object]]) -> str:
     """The text with other values of some keys."""
     lines = text.split("\n")
     missing = [change for change in changes if change[1] not in change[0].options]

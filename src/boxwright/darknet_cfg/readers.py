@@ -281,12 +281,18 @@ def _softmax(before: Before) -> Softmax:
     return Softmax(section, (before.previous,), before.shape, groups, temperature)
 
 
+def head_mask(section: Section) -> tuple[int, ...]:
+    """The places of a head's anchors in its list `anchors`."""
+    mask = () if section.kind == "region" else section.wholes("mask", end="#")
+    return mask or tuple(range(section.whole("num", 1)))
+
+
 def _head(before: Before) -> Head:
     section = before.section
     region = section.kind == "region"
-    classes, count = before.positive("classes", 20, MOST_CLASSES), before.positive("num", 1)
-    mask = () if region else section.wholes("mask", end="#")
-    mask = mask or tuple(range(count))
+    classes = before.positive("classes", 20, MOST_CLASSES)
+    before.positive("num", 1)  # in range, before the mask has as many places
+    mask = head_mask(section)
     values = 9 if section.kind == "Gaussian_yolo" else 5
     needed, found = len(mask) * (values + classes), before.shape[0]
     if found != needed:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError, printable
 from boxwright.formats import open_boxes
+from boxwright.images.canvas import frame_for
 from boxwright.images.header import read_headers
+from boxwright.recipe import CanvasConfig
 
 Sizes = NDArray[np.float64]  # (..., 2) width, height
 Fit = Literal["stretch", "letterbox"]
@@ -44,12 +46,17 @@ class Anchors:
     title: str
     left_out: dict[str, int]
 
+    @property
+    def quality(self) -> str:
+        """How well they fit, in words."""
+        return f"mean IoU {self.iou.mean():.4f}, {(self.iou > MATCHED).mean():.1%} of the boxes above {MATCHED:g}"
+
     def __str__(self) -> str:
         pairs = self.anchors.astype(int).tolist()
         reasons = [f"{count} {what}" for what, count in self.left_out.items() if count]
         lines = [
             self.title,
-            f"mean IoU {self.iou.mean():.4f}, {(self.iou > MATCHED).mean():.1%} of the boxes above {MATCHED:g}",
+            self.quality,
             "anchors = " + ",  ".join(f"{width},{height}" for width, height in pairs),
             f"model.anchors={pairs}".replace(" ", ""),
         ]
@@ -82,29 +89,32 @@ def choose(
     Raises:
         InputError: The data set cannot be opened, or has fewer than `count` boxes of different sizes.
     """
-    dataset = open_boxes(root, split, kind)
-    boxes, left_out = resized(dataset, size, fit)
+    return choose_for(open_boxes(root, split, kind), CanvasConfig(size=size, fit=fit), count, seed, "lower --count")
+
+
+def choose_for(dataset: Dataset, canvas: CanvasConfig, count: int, seed: int = 0, remedy: str = "") -> Anchors:
+    """As `choose`, for the boxes of a data set as they are on the canvas. remedy: what the error advises."""
+    boxes, left_out = resized(dataset, canvas)
     if (different := len(np.unique(boxes, axis=0))) < count:
-        raise InputError(
-            f"{root}: {split} has {different} boxes of different sizes, needed {count} at least; lower --count"
-        )
+        found = f"{dataset.split} has {different} boxes of different sizes"
+        raise InputError(f"{dataset.root}: {found}, needed {count} at least; {remedy}")
     anchors = np.maximum(np.rint(cluster(boxes, count, seed)), 1)
     anchors = anchors[np.argsort(anchors.prod(axis=1), kind="stable")]  # as calc_anchors prints them
     nearest, iou = match(boxes, anchors)
-    title = f"{len(boxes)} boxes of {len(dataset)} images of {split}, {fit} to {size[1]} x {size[0]} px"
+    height, width = canvas.size
+    title = f"{len(boxes)} boxes of {len(dataset)} images of {dataset.split}, {canvas.fit} to {width} x {height} px"
     return Anchors(boxes, anchors, nearest, iou, title, left_out)
 
 
-def resized(dataset: Dataset, size: tuple[int, int], fit: Fit) -> tuple[Sizes, dict[str, int]]:
-    """(T, 2) the sizes of boxes on an input of `size` (height, width) px, and how many labels are no such boxes."""
+def resized(dataset: Dataset, canvas: CanvasConfig) -> tuple[Sizes, dict[str, int]]:
+    """(T, 2) the sizes of boxes on the canvas, and how many labels are no such boxes."""
     rows = dataset.rows
-    images = _image_sizes(dataset)[dataset.image_indices()]
-    known = (images > 0).all(axis=1)
+    images, which = np.unique(_image_sizes(dataset), axis=0, return_inverse=True)  # many images, few sizes
+    scales = np.array([frame_for((max(h, 1), max(w, 1)), canvas, 0).scale for h, w in images.tolist()]).reshape(-1, 2)
+    owner = which.reshape(-1)[dataset.image_indices()]
+    known = (images > 0).all(axis=1).reshape(-1)[owner]
     with np.errstate(invalid="ignore", over="ignore"):
-        ratio = np.array(size, dtype=np.float64) / np.maximum(images, 1)
-        if fit == "letterbox":
-            ratio = ratio.min(axis=1, keepdims=True)
-        sides = (rows.xyxy[:, 2:].astype(np.float64) - rows.xyxy[:, :2]) * ratio[:, ::-1]
+        sides = (rows.xyxy[:, 2:].astype(np.float64) - rows.xyxy[:, :2]) * scales[owner, ::-1]
         has_area = np.isfinite(sides).all(axis=1) & (sides > 0).all(axis=1)
     left_out = {
         "crowd regions": int(rows.crowd.sum()),

@@ -1,22 +1,27 @@
-"""The loss as one compiled graph (`torch.compile`) for each size of the input.
+"""The loss as one compiled graph (`torch.compile`) for each size of the input, and augmentation as others.
 
 B images, M boxes an image after padding
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from boxwright.batches.compilable import replaced
 from boxwright.errors import one_line
 from boxwright.nn.network import Network
 from boxwright.types import AnyBatch, Batch
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Loss = Callable[[AnyBatch], dict[str, Tensor]]
 ROWS = 32  # boxes an image are padded to this number, or twice, four times as many: each number is a graph of its own
 GRAPHS = 128  # of one function, after which PyTorch would go on without compiling; its default is 8
@@ -41,13 +46,29 @@ def _probe(x: Tensor) -> Tensor:
 
 def compiled_loss(network: Network, backend: str = "inductor") -> Loss:
     """`network.loss`, compiled: equal to it within rounding."""
-    function = torch.compile(network.loss, dynamic=False, backend=backend)
+    loss = _compiled(network.loss, backend, dynamic=False)
+    return lambda batch: loss(static(batch))
 
-    def loss(batch: AnyBatch) -> dict[str, Tensor]:
+
+@contextmanager
+def compiled_augmentation(enabled: bool, backend: str = "inductor") -> Iterator[None]:
+    """Augmentation within this is compiled, if `enabled`: its functions for pixels, equal to them within rounding.
+
+    A graph is for all sizes and numbers of images (mixup has others in each step), with others for a single image and
+    for square ones. None has the first size inside, which may be another in a resumed run.
+    """
+    with replaced(partial(_compiled, backend=backend, dynamic=True)) if enabled else nullcontext():
+        yield
+
+
+def _compiled(function: Callable[..., T], backend: str, dynamic: bool) -> Callable[..., T]:
+    graphs = torch.compile(function, dynamic=dynamic, backend=backend)
+
+    def call(*args: Any, **words: Any) -> T:
         with torch._dynamo.config.patch(recompile_limit=GRAPHS):
-            return function(static(batch))
+            return graphs(*args, **words)
 
-    return loss
+    return call
 
 
 def static(batch: AnyBatch) -> AnyBatch:

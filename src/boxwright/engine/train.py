@@ -26,8 +26,9 @@ from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import auto_batch, bands, optim, run_folder, time_budget
+from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, small_objects, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
+from boxwright.engine.compiling import compiled_augmentation
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
@@ -104,17 +105,21 @@ def train(
         if training.names != recipe.data.names:
             recipe = recipe.with_names(training.names)
         recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
+        recipe = auto_anchors.resolve(recipe, training, run if resume else None, accelerator)
         network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
+        if accelerator.is_main_process and not resume:
+            small_objects.warn(recipe, training, network)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
-        recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
-        run_folder.prepare(run, recipe, resume, left_out, accelerator)
-        checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
-        state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
-        accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
-        if not state.step:
-            checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-        _train_epochs(job, state, checkpointer, run)
+        with closing(job.loader), compiled_augmentation(job.compiled):
+            recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
+            run_folder.prepare(run, recipe, resume, left_out, accelerator)
+            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+            state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
+            accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
+            if not state.step:
+                checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
+            _train_epochs(job, state, checkpointer, run)
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
             _evaluate(job, run)  # metrics.json and the plots are those of the best network

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
-from boxwright.config import ModelConfig
+from boxwright.config import AUTO, ModelConfig
 from boxwright.errors import InputError
 
 if TYPE_CHECKING:  # the command line lists names without importing torch
@@ -66,11 +66,16 @@ def build(config: ModelConfig) -> "Network":
 
     Raises:
         InputError: Where the `build` of a user's module returns something else, or a network that cannot have the
-            channels of `config`.
+            channels of `config`; or where anchors are still auto.
     """
     from boxwright.nn.channels import set_channels
     from boxwright.nn.network import Network
 
+    if getattr(config, "anchors", None) == AUTO:
+        raise InputError(
+            "model.anchors: found auto, which only a training replaces; needed numbers, as those of a run's recipe.yaml"
+            " or of `boxwright data anchors`"
+        )
     # a config of the user's can only have come from a module that was imported
     network = module(config.name, allow_import=True).build(config)
     if not isinstance(network, Network):

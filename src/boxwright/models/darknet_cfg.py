@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import RGB
+from boxwright.config import AUTO, RGB, Anchors, numbers_of
 from boxwright.darknet_cfg.layers import Connected, Convolution, Head, Softmax
-from boxwright.darknet_cfg.plan import Plan, plan, with_classes, with_size
+from boxwright.darknet_cfg.plan import Plan, anchor_count, plan, with_anchors, with_classes, with_size
 from boxwright.darknet_cfg.text import LARGEST
 from boxwright.errors import InputError
 from boxwright.nn import darknet_layers
@@ -38,11 +38,14 @@ class Config(CellConfig, LabelConfig):
     Attributes:
         cfg: The text of the .cfg.
         classes: Other than the text's: that many, with as many filters before each head as they need.
+        anchors: In place of the text's, (width, height) px of the input, which heads take by their masks; None for the
+            text's.
     """
 
     name: Literal["darknet_cfg"] = "darknet_cfg"
     cfg: Annotated[str, Field(max_length=LARGEST)]
     multi_label: bool = True
+    anchors: Anchors | None = None
     loss: LossConfig = LossConfig()  # of [yolo] and [Gaussian_yolo] heads
     region_loss: RegionLossConfig = RegionLossConfig()  # of a [region] head
 
@@ -55,6 +58,11 @@ class Config(CellConfig, LabelConfig):
 
     @pydantic.model_validator(mode="after")
     def _is_a_network(self) -> Self:
+        if self.anchors is not None:
+            if not (needed := self.anchor_count):
+                raise ValueError("anchors set, and this .cfg is a classifier; leave them out")
+            if self.anchors != AUTO and len(self.anchors) != needed:
+                raise ValueError(f"anchors holds {len(self.anchors)} pairs, the .cfg needs {needed}")
         if (found := len(self.loss.class_weights)) not in {0, self.classes}:
             raise ValueError(f"loss.class_weights holds {found} numbers, needed {self.classes}, one a class, or none")
         for key, values in self.loss:
@@ -68,12 +76,17 @@ class Config(CellConfig, LabelConfig):
 
     @property
     def text(self) -> str:
-        """The .cfg for these classes."""
-        return with_classes(self.cfg, self.classes)
+        """The .cfg for these classes and anchors."""
+        text = with_classes(self.cfg, self.classes)
+        return text if self.anchors in (None, AUTO) else with_anchors(text, numbers_of(self.anchors))
 
     @property
     def plan(self) -> Plan:
         return plan(self.text)
+
+    @property
+    def anchor_count(self) -> int:
+        return anchor_count(plan(self.cfg))
 
     @property
     def task(self) -> str:  # type: ignore[override]

@@ -149,6 +149,7 @@ class FasterRCNN(Network):
 
     raw_names = ("proposals", "logits", "deltas", "valid")
     two_stage = True  # raw tensors are of proposals: rows in no fixed order
+    strides = STRIDES
     config: Config
     base: Tensor
     unit: Tensor

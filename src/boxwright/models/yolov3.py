@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.config import AUTO, Anchors, Fraction, Width
 from boxwright.config import Config as Section
-from boxwright.config import Fraction, Width
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, TinyAnchorDetector, styles
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.targets import Targets, assign_best
@@ -45,12 +45,15 @@ class Config(AnchorConfig):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> Self:
-        needed = A * (3 if self.network == "darknet53" else 2)
-        if len(self.anchors) != needed:
-            raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {needed}")
+        if self.anchors != AUTO and len(self.anchors) != self.anchor_count:
+            raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {self.anchor_count}")
         if self.network == "darknet53" and self.width != 1:
             raise ValueError(f"width is {self.width}, only the tiny network has another than 1")
         return self
+
+    @property
+    def anchor_count(self) -> int:
+        return A * (3 if self.network == "darknet53" else 2)
 
 
 class YOLOv3(AnchorDetector):

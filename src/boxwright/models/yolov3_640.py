@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from boxwright.config import BatchNormModelConfig, ClassCount, Fraction, NotNegative, Positive, Triple
+from boxwright.config import (
+    BatchNormModelConfig,
+    ClassCount,
+    Fraction,
+    NotNegative,
+    OrAuto,
+    Pairs,
+    Positive,
+    Triple,
+    numbers_of,
+)
 from boxwright.config import Config as Section
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, upsample2x
 from boxwright.nn.darknet import DarkNet53
@@ -28,8 +38,6 @@ from boxwright.types import Batch, Detections
 STRIDES = (32, 16, 8)  # px a cell, in the order of the raw maps
 ANCHORS = 3  # a scale
 CELLS = 3  # a box: its own, the nearer of left and right, the nearer of above and below
-
-Pair = tuple[Positive, Positive]
 
 
 class LossConfig(Section):
@@ -47,12 +55,16 @@ class Config(BatchNormModelConfig):
     name: Literal["yolov3_640"] = "yolov3_640"
     classes: ClassCount = 80
     # (width, height) px, small to large: three for stride 8, three for 16, three for 32
-    anchors: Annotated[tuple[Pair, ...], Field(min_length=9, max_length=9)] = (
+    anchors: Annotated[Annotated[Pairs, Field(min_length=9, max_length=9)] | Literal["auto"], OrAuto()] = (
         (10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326),
     )  # fmt: skip
     norm_eps: Positive = 1e-3
     norm_momentum: Fraction = 0.03
     loss: LossConfig = LossConfig()
+
+    @property
+    def anchor_count(self) -> int:
+        return ANCHORS * len(STRIDES)
 
 
 class Head(nn.Module):
@@ -74,6 +86,7 @@ class YOLOv3At640(Network):
     classes, all before the sigmoid. Implements `types.Detector`."""
 
     raw_names = ("stride32", "stride16", "stride8")
+    strides = STRIDES
     config: Config
     anchors: Tensor
 
@@ -99,7 +112,7 @@ class YOLOv3At640(Network):
         self.head8 = Head(body8, plain(256, 256), 256, outputs)
 
         # (3, A, 2) px, coarse scale first like the raw maps; given by the recipe, so not in the state dict
-        anchors = torch.tensor(config.anchors, dtype=torch.float32).view(3, ANCHORS, 2).flip(0)
+        anchors = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(3, ANCHORS, 2).flip(0)
         self.register_buffer("anchors", anchors, persistent=False)
         self._set_priors()
 

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from boxwright.config import AUTO, Anchors, Fraction, NotNegative, Width
 from boxwright.config import Config as Section
-from boxwright.config import Fraction, NotNegative, Width
 from boxwright.nn.blocks import Activation, ConvNormAct, spp, upsample2x
 from boxwright.nn.cspdarknet import STEM, CSPDarkNet53, TinyBackbone
-from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Anchors, Head, TinyAnchorDetector, styles, trunk
+from boxwright.nn.yolo import A, AnchorConfig, AnchorDetector, Head, TinyAnchorDetector, styles, trunk
 from boxwright.ops import losses
 from boxwright.ops.anchors import Cells, flatten
 from boxwright.ops.boxes import relative
@@ -58,14 +58,18 @@ class Config(AnchorConfig):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> Self:
-        scales = 3 if self.network == "cspdarknet53" else 2
-        if len(self.anchors) != A * scales:
-            raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {A * scales}")
+        scales = self.anchor_count // A
+        if self.anchors != AUTO and len(self.anchors) != self.anchor_count:
+            raise ValueError(f"anchors holds {len(self.anchors)} pairs, {self.network} needs {self.anchor_count}")
         if self.loss.scales and len(self.loss.scales) != scales:
             raise ValueError(f"loss.scales holds {len(self.loss.scales)} numbers, {self.network} needs {scales}")
         if len(self.scale_xy) != scales:
             raise ValueError(f"scale_xy holds {len(self.scale_xy)} numbers, {self.network} needs {scales}")
         return self
+
+    @property
+    def anchor_count(self) -> int:
+        return A * (3 if self.network == "cspdarknet53" else 2)
 
 
 class YOLOv4(AnchorDetector):

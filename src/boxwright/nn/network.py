@@ -3,13 +3,16 @@
 B images, C channels (3, RGB, or `data.bands`), H x W px
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from boxwright.config import ModelConfig
 from boxwright.errors import InputError
 from boxwright.nn.channels import spread
+from boxwright.ops.anchors import Stride
 
 
 class Network(nn.Module):
@@ -22,11 +25,13 @@ class Network(nn.Module):
         mean: (C, 1, 1), of RGB in [0, 1]. In the state dict, so that weights carry their own normalization.
         std: (C, 1, 1), likewise.
         two_stage: Whether the raw outputs are of proposals, rows in no fixed order.
+        strides: Of the maps in which objects are found, px, or x, y; of classifiers there are none.
     """
 
     inputs: tuple[str, ...]
     raw_names: tuple[str, ...]
     two_stage: bool = False
+    strides: Sequence[Stride] = ()
     mean: Tensor
     std: Tensor
 
@@ -47,6 +52,11 @@ class Network(nn.Module):
         if height % step or width % step:
             raise InputError(f"data.canvas.size: found {height} x {width} px, the network needs multiples of {step}")
         return (images - self.mean) / self.std
+
+    @property
+    def finest_stride(self) -> float | None:
+        """Of `strides`, px; None for a network without."""
+        return min((float(side) for stride in self.strides for side in np.atleast_1d(stride)), default=None)
 
     def check_trainable(self) -> None:
         """Raise InputError for a network without a loss."""

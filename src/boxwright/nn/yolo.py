@@ -13,10 +13,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from boxwright.config import BatchNormModelConfig, Padding, Positive
+from boxwright.config import Anchors, BatchNormModelConfig, Padding, numbers_of
 from boxwright.nn.blocks import Activation, ConvNormAct, Style, upsample2x
 from boxwright.nn.network import Network
-from boxwright.ops.anchors import Cells, Stride, flatten, objectness, rows_at
+from boxwright.ops.anchors import Cells, flatten, objectness, rows_at
 from boxwright.types import Detections
 
 A = 3  # anchors of a scale of YOLOv3 and YOLOv4
@@ -61,9 +61,6 @@ class Head(nn.Module):
         return route, self.out(self.last(route))
 
 
-Anchors = tuple[tuple[Positive, Positive], ...]  # (width, height) px, small to large
-
-
 class CellConfig(BatchNormModelConfig):
     multi_label: bool = False  # a box may be reported as several classes; otherwise as its best one only
 
@@ -90,7 +87,6 @@ class CellDetector(Network):
         cell_type: How numbers encode boxes.
     """
 
-    strides: Sequence[Stride]
     counts: tuple[int, ...]
     scale_xy: tuple[float, ...]
     anchors: Tensor
@@ -152,7 +148,7 @@ class AnchorDetector(CellDetector):
         self.scale_xy = tuple(reversed(scale_xy))
         self.raw_names = tuple(f"stride{stride}" for stride in self.strides)
         self.counts = (A,) * len(self.strides)
-        pairs = torch.tensor(config.anchors, dtype=torch.float32).view(-1, A, 2).flip(0)
+        pairs = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(-1, A, 2).flip(0)
         self.register_buffer("anchors", pairs.flatten(0, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

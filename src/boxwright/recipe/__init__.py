@@ -242,6 +242,8 @@ def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = F
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     model = dict(model)
+    if model.get("anchors") == config.AUTO and "anchors" not in kind.model_fields:
+        raise InputError(f"{source}: model.anchors: {model['name']} has no list of anchors; leave it out")
     if isinstance(tree["data"], Mapping) and "bands" in tree["data"]:  # the channels follow them
         bands = tree["data"]["bands"]
         model["input_channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB

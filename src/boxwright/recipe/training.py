@@ -182,24 +182,19 @@ class EmaConfig(Config):
     ramp: NotNegative = 0.0  # decay * (1 - exp(-step / ramp)); 0: constant
 
 
-def _batch(value: object) -> object:
-    if value != "auto" and not (type(value) is int and 1 <= value <= LARGEST_BATCH):
-        raise ValueError(f"needed a whole number from 1 to {LARGEST_BATCH}, or auto")
-    return value
+def _whole_or_auto(largest: int) -> pydantic.PlainValidator:
+    def check(value: object) -> object:
+        if value != "auto" and not (type(value) is int and 1 <= value <= largest):
+            raise ValueError(f"needed a whole number from 1 to {largest}, or auto")
+        return value
+
+    return pydantic.PlainValidator(check)
 
 
 MAX_EPOCHS = 1_000_000
 LARGEST_BATCH = 65_536
-BatchOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_batch)]
-
-
-def _epochs(value: object) -> object:
-    if value != "auto" and not (type(value) is int and 1 <= value <= MAX_EPOCHS):
-        raise ValueError(f"needed a whole number from 1 to {MAX_EPOCHS}, or auto")
-    return value
-
-
-EpochsOrAuto = Annotated[int | Literal["auto"], pydantic.PlainValidator(_epochs)]
+EpochsOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(MAX_EPOCHS)]
+BatchOrAuto = Annotated[int | Literal["auto"], _whole_or_auto(LARGEST_BATCH)]
 
 
 class TrainConfig(Config):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from boxwright.config import numbers_of
 from boxwright.models import darknet_cls
 from boxwright.models.yolov3_640 import Config
 from boxwright.weights.names import MINDSPORE_NORM, ForeignNames, timm
@@ -22,7 +23,7 @@ LEAVES = {"conv.weight": "conv.weight"} | {f"norm.{ours}": f"bn.{theirs}" for ou
 class Names(ForeignNames[Config]):
     @property
     def anchors(self) -> tuple[tuple[float, float], ...]:
-        return self.config.anchors
+        return numbers_of(self.config.anchors)
 
     def mindspore(self, parameter: str) -> str | None:
         """MindYOLO's name (`model.model.LAYER...`).

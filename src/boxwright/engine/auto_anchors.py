@@ -1,0 +1,43 @@
+"""`model.anchors: auto`: anchors for the boxes of the training images, chosen before the network is built."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from boxwright import recipe as recipes
+from boxwright.config import AUTO
+from boxwright.datatools.anchors import choose_for
+from boxwright.engine.processes import on_main
+from boxwright.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+
+def resolve(recipe: Recipe, training: Any, run: Path | None, accelerator: Accelerator) -> Recipe:
+    """The recipe with numbers for `model.anchors`, the same in all processes; heads take theirs as by hand.
+
+    Args:
+        recipe: Of the training.
+        training: The training images.
+        run: The folder of a run to resume, whose numbers are taken; None for a new run.
+        accelerator: Of the training; the main process computes.
+
+    Raises:
+        InputError: There are fewer boxes of different sizes than anchors.
+    """
+    if getattr(recipe.model, "anchors", None) != AUTO:
+        return recipe
+
+    def choose() -> list[list[int]]:
+        count = recipe.model.anchor_count
+        remedy = "add images, or give model.anchors as numbers"
+        found = choose_for(training, recipe.data.canvas, count, recipe.train.seed, remedy)
+        pairs: list[list[int]] = found.anchors.astype(int).tolist()
+        logger.info("model.anchors: %s, %s", str(pairs).replace(" ", ""), found.quality)
+        return pairs
+
+    if run is not None:
+        return recipe.with_overrides({"model.anchors": recipes.load(run / "recipe.yaml").tree()["model"]["anchors"]})
+    return recipe.with_overrides({"model.anchors": on_main(choose, accelerator)})

@@ -1,0 +1,88 @@
+"""Between the epochs of a training: loaders work on, no processes start for evaluations, and nothing is drawn."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boxwright.batches import loader
+from boxwright.batches.loader import BatchSpec
+from boxwright.engine import train
+from boxwright.errors import InputError
+from boxwright.metrics import plots
+from small_run import SMALL, lines, run
+
+EPOCHS = 3
+EVALUATED = SMALL | {"train.epochs": EPOCHS, "train.evaluate_every": 1}
+
+
+Seen = tuple[set[int | None], int, int, int]
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """Of each evaluation: processes around it, how many started and panels drawn in it, batches asked for before it."""
+    found: list[Seen] = []
+    asked, started, drawn = [0], [0], [0]
+    order, evaluate, fork, panel = loader._BatchSampler.__iter__, train.evaluate_dataset, os.fork, plots.panel
+
+    def counted_order(sampler: Any) -> Iterator[BatchSpec]:
+        for spec in order(sampler):
+            asked[0] += 1
+            yield spec
+
+    def watched(*args: Any, **words: Any) -> Any:
+        before, started[0], drawn[0] = {child.pid for child in multiprocessing.active_children()}, 0, 0
+        ahead = asked[0]
+        result = evaluate(*args, **words)
+        after = {child.pid for child in multiprocessing.active_children()}
+        found.append((before | after, started[0], drawn[0], ahead))
+        return result
+
+    def counted_fork() -> int:
+        started[0] += 1
+        return fork()
+
+    def counted_panel(*args: Any) -> Any:
+        drawn[0] += 1
+        return panel(*args)
+
+    monkeypatch.setattr(loader._BatchSampler, "__iter__", counted_order)
+    monkeypatch.setattr(train, "evaluate_dataset", watched)
+    monkeypatch.setattr(os, "fork", counted_fork)
+    monkeypatch.setattr(plots, "panel", counted_panel)
+    return found
+
+
+def test_the_loaders_processes_live_through_evaluations(
+    tiny_coco: Path, tmp_path: Path, evaluations: list[Seen]
+) -> None:
+    """6 steps an epoch, of which PyTorch lets each of two processes be two batches ahead, also beyond its end."""
+    run(tiny_coco, tmp_path / "two", EVALUATED | {"data.workers": 2})
+    processes, started, drawn, asked = zip(*evaluations, strict=True)
+    assert len(processes[0]) == 2
+    assert processes == (processes[0],) * EPOCHS + (set(),), "they end before the evaluation of the best network"
+    assert started == (0,) * (EPOCHS + 1)
+    assert drawn == (0,) * EPOCHS + (4,), "4 images are drawn, once"
+    assert asked == (6 + 4, 12 + 4, 18, 18), "the next epoch is asked for before the evaluation"
+    assert not multiprocessing.active_children()
+
+    run(tiny_coco, tmp_path / "none", EVALUATED)
+    assert lines(tmp_path / "two") == lines(tmp_path / "none")
+
+
+def test_they_end_with_a_training_that_fails(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = []
+
+    def fail(*args: Any, **words: Any) -> None:
+        alive.extend(multiprocessing.active_children())
+        raise InputError("an image cannot be read")
+
+    monkeypatch.setattr(train, "evaluate_dataset", fail)
+    with pytest.raises(InputError, match="cannot be read"):
+        run(tiny_coco, tmp_path / "run", EVALUATED | {"data.workers": 2})
+    assert len(alive) == 2
+    assert not any(child.is_alive() for child in alive)
