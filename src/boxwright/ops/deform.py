@@ -27,7 +27,7 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
     offset: first the 9 vertical ones, then the 9 horizontal ones, of the kernel positions. mask: times each sample.
     Positions are float32 at least, because float16 has no quarter pixels beyond 512.
 
-    CUDA uses a kernel (`ops/kernels.py` chooses it). On a CPU torchvision's takes some 10 times as long as plain PyTorch.
+    `ops/kernels.py` chooses the implementation.
     """
     if exported.knows("deform_conv"):
         shift = _in_pairs(_shift(x, offset, stride, sampling))
@@ -35,7 +35,7 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
         return out
     if exported.knows("grid_sample"):
         return by_grid_sample(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
-    kernel = deform_kernel() if x.is_cuda and not torch.compiler.is_exporting() else None
+    kernel = deform_kernel(x.device.type)
     if kernel == "torchvision":
         return in_torchvision(x, _shift(x, offset, stride, sampling), mask, weight, stride)
     compute = in_triton if kernel == "triton" else in_plain_torch

@@ -40,9 +40,11 @@ def deform_samples_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad (B, h, w, 9, C) -> the gradients of the three others, in their shapes and types."""
     to_pixels = torch.zeros(pixels.shape, dtype=position.dtype, device=pixels.device)
-    to_position, to_mask = (torch.empty(part.shape, dtype=position.dtype, device=part.device) for part in (position, mask))
+    to_position, to_mask = (
+        torch.empty(part.shape, dtype=position.dtype, device=part.device) for part in (position, mask)
+    )
     _run(_backward, pixels, position, mask, grad.contiguous(), to_pixels, to_position, to_mask)
-    return to_pixels.to(pixels.dtype, copy=pixels.dtype != position.dtype), to_position, to_mask.type_as(mask)
+    return to_pixels.type_as(pixels), to_position, to_mask.type_as(mask)
 
 
 @deform_samples_backward.register_fake
@@ -56,7 +58,9 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return deform_samples_backward(grad, *ctx.saved_tensors)
+    pixels, position, mask = ctx.saved_tensors
+    gradients: tuple[Tensor, Tensor, Tensor] = deform_samples_backward(grad, pixels, position, mask)
+    return gradients
 
 
 deform_samples.register_autograd(_gradients, setup_context=_keep)
@@ -67,7 +71,7 @@ def _run(kernel: Any, pixels: Tensor, position: Tensor, mask: Tensor, *others: T
     batch, height, width, channels = pixels.shape
     made = position.shape[3] * position.shape[4]
     count = batch * made * 9
-    with torch.cuda.device_of(pixels):
+    with torch.cuda.device_of(pixels):  # type: ignore[no-untyped-call]
         kernel[(triton.cdiv(count, SAMPLES),)](
             pixels.contiguous(), position.contiguous(), mask.contiguous(), *others,
             count, made, height, width, channels, SAMPLES, CHANNELS,
@@ -75,14 +79,20 @@ def _run(kernel: Any, pixels: Tensor, position: Tensor, mask: Tensor, *others: T
 
 
 @triton.jit
-def _place(position, mask, index, live, made, height, width):
-    """Of the samples `index`: the row of `pixels` where their image begins, the pixel up and left, what is beyond it."""
+def _numbers(index, made):
+    """Of the samples `index`: their image, and where `position` (its rows) and `mask` hold them."""
     place, kernel = index // 9, index % 9
     image, pixel = place // made, place % made
-    start = position + (image * 18 + kernel) * made + pixel
-    down = tl.load(start, mask=live, other=0)
-    right = tl.load(start + 9 * made, mask=live, other=0)
-    factor = tl.load(mask + (image * 9 + kernel) * made + pixel, mask=live, other=0).to(down.dtype)
+    return image, (image * 18 + kernel) * made + pixel, (image * 9 + kernel) * made + pixel
+
+
+@triton.jit
+def _place(position, mask, index, live, made, height, width):
+    """Of the samples `index`: where `pixels` has their image, the pixel up and left, what is beyond it, the mask."""
+    image, at_row, at_mask = _numbers(index, made)
+    down = tl.load(position + at_row, mask=live, other=0)
+    right = tl.load(position + at_row + 9 * made, mask=live, other=0)
+    factor = tl.load(mask + at_mask, mask=live, other=0).to(down.dtype)
     top, left = tl.floor(down), tl.floor(right)
     down, right = down - top, right - left
     # Clamped to where both neighbors are outside, before it is an integer: even NaN does not index beyond the map.
@@ -95,20 +105,20 @@ def _place(position, mask, index, live, made, height, width):
 def _pixel(start, row, column, live, height, width):
     """The number of a pixel in `pixels`, and whether it is one."""
     inside = live & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return start + row * width + column, inside
+    return (start + row * width + column).to(tl.int64), inside
 
 
 @triton.jit
 def _sample(
     pixels, position, mask, out, count, made, height, width,
-    channels: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+    channels: tl.constexpr, samples: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    index = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
+    index = tl.program_id(0) * samples + tl.arange(0, samples)
     live = index < count
     start, row, column, down, right, factor = _place(position, mask, index, live, made, height, width)
-    for first in range(0, channels, CHANNELS):
-        channel = first + tl.arange(0, CHANNELS)
-        total = tl.zeros((SAMPLES, CHANNELS), down.dtype)
+    for first in range(0, channels, block):
+        channel = first + tl.arange(0, block)
+        total = tl.zeros((samples, block), down.dtype)
         for corner in tl.static_range(4):
             a, b = corner // 2, corner % 2
             share = factor * ((1 - a) + (2 * a - 1) * down) * ((1 - b) + (2 * b - 1) * right)
@@ -117,24 +127,28 @@ def _sample(
             value = tl.load(pixels + at[:, None] * channels + channel[None, :], mask=here, other=0)
             total += share[:, None] * value.to(down.dtype)
         here = live[:, None] & (channel < channels)[None, :]
-        tl.store(out + index[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), mask=here)
+        tl.store(
+            out + index.to(tl.int64)[:, None] * channels + channel[None, :], total.to(out.dtype.element_ty), mask=here
+        )
 
 
 @triton.jit
 def _backward(
     pixels, position, mask, grad, to_pixels, to_position, to_mask, count, made, height, width,
-    channels: tl.constexpr, SAMPLES: tl.constexpr, CHANNELS: tl.constexpr,
+    channels: tl.constexpr, samples: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    index = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
+    index = tl.program_id(0) * samples + tl.arange(0, samples)
     live = index < count
     start, row, column, down, right, factor = _place(position, mask, index, live, made, height, width)
-    by_row = tl.zeros((SAMPLES,), down.dtype)
-    by_column = tl.zeros((SAMPLES,), down.dtype)
-    by_mask = tl.zeros((SAMPLES,), down.dtype)
-    for first in range(0, channels, CHANNELS):
-        channel = first + tl.arange(0, CHANNELS)
+    by_row = tl.zeros((samples,), down.dtype)
+    by_column = tl.zeros((samples,), down.dtype)
+    by_mask = tl.zeros((samples,), down.dtype)
+    for first in range(0, channels, block):
+        channel = first + tl.arange(0, block)
         here = live[:, None] & (channel < channels)[None, :]
-        given = tl.load(grad + index[:, None] * channels + channel[None, :], mask=here, other=0).to(down.dtype)
+        given = tl.load(grad + index.to(tl.int64)[:, None] * channels + channel[None, :], mask=here, other=0).to(
+            down.dtype
+        )
         for corner in tl.static_range(4):
             a, b = corner // 2, corner % 2
             row_share = (1 - a) + (2 * a - 1) * down
@@ -149,9 +163,7 @@ def _backward(
             by_mask += row_share * column_share * product
             share = factor * row_share * column_share
             tl.atomic_add(to_pixels + where, given * share[:, None], mask=here, sem="relaxed")
-    place, kernel = index // 9, index % 9
-    image, pixel = place // made, place % made
-    first = (image * 18 + kernel) * made + pixel
-    tl.store(to_position + first, by_row * factor, mask=live)
-    tl.store(to_position + first + 9 * made, by_column * factor, mask=live)
-    tl.store(to_mask + (image * 9 + kernel) * made + pixel, by_mask, mask=live)
+    _, at_row, at_mask = _numbers(index, made)
+    tl.store(to_position + at_row, by_row * factor, mask=live)
+    tl.store(to_position + at_row + 9 * made, by_column * factor, mask=live)
+    tl.store(to_mask + at_mask, by_mask, mask=live)

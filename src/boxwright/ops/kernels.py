@@ -24,9 +24,13 @@ def prefer_deform_kernel(name: DeformKernel) -> None:
     _preferred = name
 
 
-@torch.compiler.assume_constant_result
-def deform_kernel() -> DeformKernel | None:
-    """The kernel of deformable convolutions on CUDA; None: plain PyTorch, where nothing else can be imported."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch.compile cannot trace imports
+def deform_kernel(device_type: str) -> DeformKernel | None:
+    """The kernel of deformable convolutions on this type of device; None: plain PyTorch."""
+    if device_type != "cuda":
+        return None  # there are no such kernels, or as on a CPU, where torchvision's takes some 10 times as long
+    if torch.compiler.is_exporting():
+        return None  # a program for any device, which runs where neither library is
     if _preferred == "triton" and triton_module() is not None:
         return "triton"
     return None if torchvision_ops() is None else "torchvision"
