@@ -15,6 +15,7 @@ from bench_faster_rcnn import made, seconds, torchvisions
 from boxwright import tasks
 from boxwright.datatools.clean import Cleaning
 from boxwright.engine import job as jobs
+from boxwright.engine import optim
 from boxwright.engine.checkpointing import TrainState
 from boxwright.engine.datasets import open_checked
 from boxwright.engine.log import TrainLogger
@@ -47,8 +48,10 @@ def measure(recipe: Recipe, spent: float, loader: float | None = None) -> dict[s
         run, task = Path(stack.enter_context(tempfile.TemporaryDirectory())), tasks.of(recipe)
         training: Any = open_checked(task, recipe, Cleaning(False, False), accelerator)[0]
         job = jobs.build_job(recipe, training, None, network_of(recipe), accelerator)
-        batches = job.loader.epochs(0, recipe.train.epochs)
-        first: Any = next(batches)
+        optim.training_mode(job.network, recipe.train)
+        loaded: Any = job.loader.epochs(0, recipe.train.epochs)
+        batches = stack.enter_context(closing(loaded))
+        first = next(batches)
         loader = loader or loader_alone(batches, recipe, spent)
         fixed = on_device(task, first, recipe, accelerator, 0, 0)
         row, count = steps_alone(partial(engine_step, job, fixed), recipe, spent, accelerator.device)
