@@ -151,7 +151,11 @@ def recipe_of(case: Case, data: Path, small: bool) -> Recipe:
         "train.max_steps": None,
         "train.log_every": 1000,  # once, at the end
     }
-    return recipe.with_overrides(changes | ({"data.canvas.size": [64, 64]} if small else {}))
+    if small:
+        changes |= {"data.canvas.size": [64, 64]} | (
+            {"model.roi": {"samples": 8, "max_positives": 4}} if case.system is FASTER else {}
+        )
+    return recipe.with_overrides(changes)
 
 
 def table(found: Mapping[str, Any]) -> str:
