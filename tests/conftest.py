@@ -14,6 +14,10 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # as on the command line; r
 import cv2
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # all that Triton can do here; read when it is imported
 
 import torchvision_on_cpu
 from boxwright.cli.output import log_to_stderr

@@ -64,7 +64,7 @@ def test_heads_of_a_cfg_take_theirs_by_their_masks(tmp_path: Path) -> None:
     """One list of five for both heads, of which the masks take some, in any order."""
     data = data_set(tmp_path / "data", SIZES[1:])
     (tmp_path / "net.cfg").write_text(cfg().replace("random=1\n", ""))
-    changes = {"model.anchors": "auto", "train.max_steps": 1, "train.batch": 1, "train.accumulate": 1}
+    changes = {"model.anchors": "auto", "train.epochs": 1, "train.batch": 1, "train.accumulate": 1}
     small = {"data.workers": 0, "train.evaluate_every": 0, "data.canvas.size": [64, 96], "train.precision": "no"}
     run(data, tmp_path / "run", changes, recipe=str(tmp_path / "net.cfg"), small=small)
     stored = weights.stored_recipe(tmp_path / "run")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.batches.transforms import augment
-from boxwright.ops import nms
+from boxwright.ops import kernels, nms
 from boxwright.ops.deform import Sampling, deform_conv
 from boxwright.ops.nms import suppress
 from boxwright.ops.roi_align import roi_align
@@ -145,6 +145,41 @@ def test_deformable_convolution(sampling: Sampling, stride: int, referee: Module
         return call(*(part.cuda() for part in parts)).cpu()
 
     assert_same(with_gradients(there, inputs), with_gradients(call, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [5, 128])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_kernels_of_deformable_convolution_are_equal(
+    stride: int, sampling: Sampling, channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours in Triton and torchvision's, on the same numbers, which bfloat16 rounds after sums; and ours never waits."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(kernels, "_preferred", "torchvision")  # and back afterwards
+    x, offset, mask, weight = made_for_deform(19, 24, stride, 3.0)
+    repeats = channels // 5 + 1
+    x, weight = x.repeat(1, repeats, 1, 1)[:, :channels], weight.repeat(1, repeats, 1, 1)[:, :channels]
+    inputs = tuple(part.cuda().to(dtype) for part in (x, offset, mask, weight))
+
+    def call(*parts: Tensor) -> Tensor:
+        return deform_conv(*parts, stride, sampling)
+
+    def with_gradients_there() -> list[Tensor]:
+        leaves = [part.detach().requires_grad_() for part in inputs]
+        out = call(*leaves)
+        probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+        return [out.detach(), *torch.autograd.grad((out * probe).sum(), leaves)]
+
+    wanted = with_gradients_there()
+    kernels.prefer_deform_kernel("triton")
+    assert kernels.deform_kernel("cuda") == "triton"
+    found = with_gradients_there()
+    for name, one, other in zip(("output", "map", "offset", "mask", "weight"), found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        assert_near(one.float(), other.float().cpu(), 1e-5 if dtype == torch.float32 else 0.03, name)
+    with no_waiting():
+        call(*inputs)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

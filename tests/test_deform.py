@@ -33,9 +33,10 @@ def made(height: int, width: int, stride: int, reach: float, dtype: torch.dtype 
     return x, offset * reach, mask.sigmoid(), weight
 
 
-def through_kernel(ops: ModuleType, inputs: Inputs, stride: int, sampling: Sampling) -> Tensor:
+def through_kernel(inputs: Inputs, stride: int, sampling: Sampling) -> Tensor:
+    """Needs the fixture `referee`."""
     x, offset, mask, weight = inputs
-    return deform.in_kernel(ops, x, deform._shift(x, offset, stride, sampling), mask, weight, stride)
+    return deform.in_torchvision(x, deform._shift(x, offset, stride, sampling), mask, weight, stride)
 
 
 def pairs(offset: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def test_zoo_sampling_gives_the_zoos_numbers(name: str, referee: ModuleType) -> 
         torch.testing.assert_close(layer.mask(x).sigmoid(), arrays["mask"], rtol=0, atol=2e-6)
         torch.testing.assert_close(layer(x), wanted, rtol=0, atol=1e-5)
     inputs = x, arrays["offset"], arrays["mask"], weights["weight"]
-    torch.testing.assert_close(through_kernel(referee, inputs, layer.stride, "zoo"), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(through_kernel(inputs, layer.stride, "zoo"), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -125,7 +126,7 @@ def test_kernel_and_plain_torch_are_equal(
 ) -> None:
     inputs = made(height, width, stride, reach)
     plain = with_gradients(lambda *given: deform_conv(*given, stride, sampling), inputs)
-    kernel = with_gradients(lambda *given: through_kernel(referee, given, stride, sampling), inputs)
+    kernel = with_gradients(lambda *given: through_kernel(given, stride, sampling), inputs)
     assert all(one.isfinite().all() for one in plain)
     assert_same(plain, kernel)
 
@@ -177,7 +178,7 @@ def test_positions_keep_their_fractions_far_from_the_corner(path: str, dtype: to
     weight = torch.zeros(1, 1, 3, 3, dtype=dtype)
     weight[..., 1, 1] = 1
     inputs = x, offset, torch.ones(1, 9, 1, 1001, dtype=dtype), weight
-    out = deform_conv(*inputs, 1, "standard") if path == "plain" else through_kernel(referee, inputs, 1, "standard")
+    out = deform_conv(*inputs, 1, "standard") if path == "plain" else through_kernel(inputs, 1, "standard")
     assert out.dtype == dtype
     assert out[0, 0, 0, :-1].tolist() == [0.75, 0.25] * 500
 
@@ -234,28 +235,31 @@ def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     assert "boxwright.deform_conv.default" in [str(node.target) for node in program.graph.nodes]
 
 
-class OnCuda(Tensor):
-    """Says that it lies on a GPU."""
-
-    is_cuda = True
-
-
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_cuda_goes_through_the_kernel(sampling: Sampling, referee: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, kernel = [], deform.in_kernel
-    monkeypatch.setattr(deform, "in_kernel", lambda *given: used.append(1) or kernel(*given))  # type: ignore[func-returns-value]
-    x, offset, mask, weight = made(9, 12, 2, 2.0)
-    plain = deform_conv(x, offset, mask, weight, 2, sampling)
-    assert not used
-    torch.testing.assert_close(
-        deform_conv(x.as_subclass(OnCuda), offset, mask, weight, 2, sampling).as_subclass(Tensor),
-        plain, rtol=0, atol=1e-5 * plain.abs().max().item(),
-    )  # fmt: skip
+    """With `torch.compile` in one graph."""
+    inputs = made(9, 12, 2, 2.0)
+    wanted = with_gradients(lambda *given: deform_conv(*given, 2, sampling), inputs)
+    assert [kernels.deform_kernel(device) for device in ("cpu", "cuda")] == [None, "torchvision"]
+    monkeypatch.setattr(deform, "deform_kernel", lambda device: kernels.deform_kernel("cuda"))
+    used, kernel = [], deform.in_torchvision
+    monkeypatch.setattr(deform, "in_torchvision", lambda *given: used.append(1) or kernel(*given))  # type: ignore[func-returns-value]
+    assert_same(with_gradients(lambda *given: deform_conv(*given, 2, sampling), inputs), wanted)
     assert used
-    monkeypatch.setattr(deform, "torchvision_ops", lambda: None)
-    without = deform_conv(x.as_subclass(OnCuda), offset, mask, weight, 2, sampling)
-    assert len(used) == 1
-    assert torch.equal(without.as_subclass(Tensor), plain)
+    torch._dynamo.reset()
+    compiled = torch.compile(deform_conv, backend="aot_eager", fullgraph=True)
+    assert_same(with_gradients(lambda *given: compiled(*given, 2, sampling), inputs), wanted)
+
+
+def test_cuda_does_without_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "torchvision_ops", lambda: None)
+    assert kernels.deform_kernel("cuda") is None
+    monkeypatch.setattr(kernels, "_preferred", "torchvision")  # and back afterwards
+    kernels.prefer_deform_kernel("triton")
+    monkeypatch.setattr(kernels, "triton_module", lambda: None)
+    assert kernels.deform_kernel("cuda") is None
+    monkeypatch.setattr(kernels, "triton_module", lambda: kernels)
+    assert [kernels.deform_kernel(device) for device in ("cpu", "cuda")] == [None, "triton"]
 
 
 def test_a_torchvision_that_does_not_fit_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

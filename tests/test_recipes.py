@@ -50,9 +50,9 @@ def test_shipped_builds_and_schedules(name):
         raw = network(torch.zeros(1, 3, side, side))
     assert len(raw) == len(network.raw_names)
     assert network.mean.shape == network.std.shape == (3, 1, 1)
-    train = loaded.train
-    plan = learning_rates(train.schedule, 5, train.epochs, train.optimizer.momentum)
-    assert len(plan.weight_lr) == 5 * train.epochs
+    train = loaded.train.in_epochs(5)
+    plan = learning_rates(train.schedule, 5, train.epoch_count, train.optimizer.momentum)
+    assert len(plan.weight_lr) == 5 * train.epoch_count
 
 
 @pytest.mark.parametrize("name", NAMES)

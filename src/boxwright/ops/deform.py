@@ -8,7 +8,6 @@ Two semantics:
 - zoo (the MindSpore model zoo): one row further down, one column further right, and the position is clamped to the map.
 """
 
-from types import ModuleType
 from typing import Literal
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from boxwright.ops import exported
 from boxwright.ops.bilinear import neighbors, table_of, weighted_rows
-from boxwright.ops.kernels import torchvision_ops
+from boxwright.ops.kernels import deform_kernel
 
 Sampling = Literal["standard", "zoo"]
 
@@ -28,7 +27,7 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
     offset: first the 9 vertical ones, then the 9 horizontal ones, of the kernel positions. mask: times each sample.
     Positions are float32 at least, because float16 has no quarter pixels beyond 512.
 
-    CUDA uses torchvision's kernel. On a CPU that kernel takes some 10 times as long as plain PyTorch.
+    `ops/kernels.py` chooses the implementation.
     """
     if exported.knows("deform_conv"):
         shift = _in_pairs(_shift(x, offset, stride, sampling))
@@ -36,10 +35,11 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride:
         return out
     if exported.knows("grid_sample"):
         return by_grid_sample(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
-    kernels = torchvision_ops() if x.is_cuda and not torch.compiler.is_exporting() else None
-    if kernels is None:
-        return in_plain_torch(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
-    return in_kernel(kernels, x, _shift(x, offset, stride, sampling), mask, weight, stride)
+    kernel = deform_kernel(x.device.type)
+    if kernel == "torchvision":
+        return in_torchvision(x, _shift(x, offset, stride, sampling), mask, weight, stride)
+    compute = in_triton if kernel == "triton" else in_plain_torch
+    return compute(x, _positions(x, _grid(offset, stride), offset, sampling), mask, weight)
 
 
 def _grid(offset: Tensor, stride: int) -> Tensor:
@@ -105,11 +105,24 @@ def by_grid_sample(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) ->
     return F.conv2d(samples.flatten(1, 2), weight.reshape(len(weight), 9 * channels, 1, 1))
 
 
-def in_kernel(kernels: ModuleType, x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
+def in_torchvision(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, stride: int) -> Tensor:
     """offset (B, 2, 9, h, w): against a convolution with padding 1; outside the map are zeros."""
+    from torchvision.ops import deform_conv2d
+
     same = [tensor.type_as(offset) for tensor in (x, _in_pairs(offset), weight, mask)]  # it takes one type only
-    out: Tensor = kernels.deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
+    out: Tensor = deform_conv2d(*same[:3], stride=stride, padding=1, mask=same[3])
     return out.type_as(x)
+
+
+def in_triton(x: Tensor, position: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """As `in_plain_torch`. Samples have the type of x and are kept for the gradient of the weights."""
+    from boxwright.ops.deform_triton import deform_samples
+
+    channels = 9 * x.shape[1]
+    samples = deform_samples(x.permute(0, 2, 3, 1).contiguous(), position.contiguous(), mask.contiguous())
+    # A convolution and no matrix product, so that float32 is multiplied as in the ordinary layers (TF32 by default).
+    kernel = weight.permute(0, 2, 3, 1).reshape(len(weight), channels, 1, 1)
+    return F.conv2d(samples.flatten(3).permute(0, 3, 1, 2), kernel)
 
 
 def _in_pairs(offset: Tensor) -> Tensor:
