@@ -56,9 +56,10 @@ def test_killed_with_all_that_chooses_images_and_the_end(tiny_coco, tmp_path, mo
         "train.minutes": 1.5,
         "train.evaluate_every": 1,
         "evaluate.threshold": 1.0,  # no detections: no evaluation finds a better network than the first
-        "train.patience": 2,
+        "train.patience": 4,
     }
-    moments = [random.randrange(1, 3 * 4)]  # of three epochs of at least four steps: 17 images and more
+    # of five epochs of five steps: when evaluations without a better network were counted, and this was saved
+    moments = [random.randrange(13, 24)]
     run_and_kill(tiny_coco, killed, changes, moments)
 
     epochs = recipe.load(killed / "recipe.yaml").train.epochs
@@ -66,10 +67,10 @@ def test_killed_with_all_that_chooses_images_and_the_end(tiny_coco, tmp_path, mo
     run(tiny_coco, left_alone, changes)
     assert_equal(killed, left_alone, moments)
     evaluated = [line["epoch"] for line in lines(killed) if "AP" in line]
-    assert evaluated == [0, 1, 2], "train.patience ends the run after two evaluations without a better network"
-    assert epochs > 3
+    assert evaluated == [0, 1, 2, 3, 4], "train.patience ends the run after four evaluations without a better network"
+    assert epochs > 5
     steps = [line["step"] for line in lines(killed) if "total" in line]
-    assert max(steps) > 3 * 4, "images are repeated"
+    assert max(steps) == 5 * 5, "17 images would be 4 steps an epoch; some are repeated"
 
 
 def run_and_kill(data, killed, changes, moments):
