@@ -148,7 +148,6 @@ def recipe_of(case: Case, data: Path, small: bool) -> Recipe:
         "train.augment.sizes": [],
         "train.schedule": {"kind": "cosine", "lr": 1e-6},  # so small that random weights do not diverge
         "train.epochs": 10_000,
-        "train.max_steps": None,
         "train.log_every": 1000,  # once, at the end
     }
     if small:
