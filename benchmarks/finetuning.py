@@ -44,34 +44,19 @@ def adamw(lr: float, decay: float = 0.05) -> JsonObject:
 
 
 VARIANTS: dict[str, JsonObject] = {
-    "old": {},
-    "400": steps(400),
-    "400 lr 0.005": steps(400) | {"train.schedule.lr": 0.005},
-    "400 lr 0.02": steps(400) | {"train.schedule.lr": 0.02},
-    "400 adamw 0.0005": steps(400) | adamw(0.0005),
-    "400 adamw 0.001": steps(400) | adamw(0.001),
-    "400 batch 8": steps(200) | {"train.batch": 8},
-    "400 mosaic": steps(400) | {"train.augment.mosaic": 0.5},
-    "400 backbone 0.3": steps(400) | {"train.optimizer.backbone_lr": 0.3},
-    "400 anchors": steps(400) | {"model.anchors": "auto"},
-    "400 letterbox": steps(400) | {"data.canvas.fit": "letterbox"},
-    "400 no ema": steps(400) | {"train.ema.decay": 0.0},
-    "400 sizes": steps(400) | {"train.augment.sizes": [[320, 320], [416, 416], [512, 512]]},
-    "400 copy-paste": steps(400) | {"train.augment.copy_paste": 0.3},
-    "400 weak": steps(400) | {"train.augment.scale": [0.9, 1.1]},
-    "400 ignore 0.5": steps(400) | {"model.loss.ignore_iou": 0.5},
-    "400 544 px": steps(400) | {"data.canvas.size": [544, 544]},
-    "1200": steps(1200),
+    "15 epochs": {},
+    "400 steps, AdamW 0.0005": steps(400) | adamw(0.0005),
+    "400 steps, anchors of the data": steps(400) | {"model.anchors": "auto"},
+    "400 steps, mosaic 0.5": steps(400) | {"train.augment.mosaic": 0.5},
+    "400 steps, backbone_lr 0.3": steps(400) | {"train.optimizer.backbone_lr": 0.3},
+    "200 steps of 8": steps(200) | {"train.batch": 8},
+    "1200 steps": steps(1200),
 }
 
 
 def run(data: Path, variant: str, weights: Path, folder: Path, precision: str, seed: int) -> JsonObject:
     """Train one variant on one set and evaluate it on val."""
     changes: Mapping[str, object] = VARIANTS[variant]
-    if changes.get("model.anchors") == "auto":
-        from boxwright.datatools.anchors import choose
-
-        changes = dict(changes) | {"model.anchors": choose(data, (416, 416), 6).anchors.tolist()}
     overrides = OLD | {"train.evaluate_every": 0, "train.seed": seed, "train.precision": precision, "data.workers": 0}
     start = time.perf_counter()
     made = bw.train(RECIPE, data, folder / "run", weights=weights, transfer=True, overrides=overrides | changes)
@@ -84,18 +69,13 @@ def table(rows: Sequence[JsonObject], sets: Sequence[str]) -> str:
     """In Markdown: AP of each variant (down) on each set, the mean of its seeds, and the mean over the sets."""
     lines = [f"| variant | {' | '.join(sets)} | mean |", f"| --- |{' --- |' * (len(sets) + 1)}"]
     for variant in VARIANTS:
-        means = []
-        for name in sets:
-            found = [each["summary"]["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
-            means.append(sum(found) / len(found) if found else None)
-        if any(each is not None for each in means):
-            whole = [each for each in means if each is not None]
-            cells = ["" if each is None else f"{each:.3f}" for each in means]
-            lines.append(
-                f"| {variant} | {' | '.join(cells)} | {sum(whole) / len(sets):.3f} |"
-                if len(whole) == len(sets)
-                else f"| {variant} | {' | '.join(cells)} |  |"
-            )
+        found = [
+            [each["summary"]["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
+            for name in sets
+        ]
+        if all(found):
+            means = [sum(aps) / len(aps) for aps in found]
+            lines.append(f"| {variant} | {' | '.join(f'{ap:.3f}' for ap in [*means, sum(means) / len(means)])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -113,7 +93,7 @@ def main() -> None:
     for variant in args.variants:
         for seed in args.seeds:
             for data in args.data:
-                folder = args.out / f"{data.name}-{variant.replace(' ', '_')}-{seed}"
+                folder = args.out / f"{data.name}-{variant.replace(' ', '_').replace(',', '')}-{seed}"
                 if not (file := folder / "row.json").exists():
                     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
                     make_folder(folder)
