@@ -5,7 +5,8 @@
 Trains every system on every set (splits train and val) and evaluates the network that is best on val on test. Beside
 them stands torchvision's smallest Faster R-CNN from scratch, whose last network is evaluated (peer.py). A row that has
 been written is not computed again, so the command continues where it stopped. The table is printed, and written to
-DIR/table.md. Intervals are bootstraps of the images of test (hotcoco, 1000 samples, 95 %).
+DIR/table.md; best_and_worst.jpg of a run shows two of the test images. Intervals are bootstraps of the images of test
+(hotcoco, 1000 samples, 95 %).
 """
 
 import argparse
@@ -19,14 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from hotcoco import COCO, COCOeval, compare
+from PIL import Image
 
 import boxwright as bw
 import peer
 from boxwright.files import make_folder
 from boxwright.formats import open_boxes
 from boxwright.json_text import JsonObject, write
+from boxwright.metrics import plots
 from coco_tree import coco_tree
 
 SAMPLES = 1000
@@ -82,6 +86,7 @@ def train_system(name: str, data: Path, folder: Path, args: argparse.Namespace, 
     minutes = (time.perf_counter() - start) / 60
     bw.evaluate(run, data, split="test", out=folder / "test")
     epochs = bw.Recipe.load(str(run / "recipe.yaml")).train.epoch_count
+    picture(data, run, folder / "best_and_worst.jpg")
     return Outcome(minutes, epochs, folder / "test" / "detections.json")
 
 
@@ -109,6 +114,21 @@ def interval(data: Path, detections: Path) -> JsonObject:
         key: [answer["metrics_b"][key], answer["ci"][key]["lower"], answer["ci"][key]["upper"]]
         for key in ("AP", "AP50")
     }
+
+
+def picture(data: Path, run: Path, file: Path) -> None:
+    """Truth and predictions of the two test images with the best and the worst F1 at IoU 0.5."""
+    dataset, predictor, scores = open_boxes(data, "test"), bw.load(run), dict[int, float]()
+    for index in range(len(dataset)):
+        sample, found = dataset[index], predictor(dataset.path(index))
+        counts = plots.confusion([sample], [found], len(dataset.names), predictor.recipe.predict.threshold)
+        if len(sample.boxes):
+            scores[index] = float(2 * counts.trace() / (counts[:-1].sum() + counts[:, :-1].sum()))
+    panels = []
+    for index in (max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)):
+        pixels = np.asarray(Image.open(dataset.path(index)).convert("RGB"))
+        panels.append(plots.panel(pixels, dataset[index], predictor(dataset.path(index))))
+    plots.sheet(panels, file)
 
 
 def table(rows: Sequence[JsonObject]) -> str:
