@@ -21,13 +21,12 @@ check: .venv/installed         ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# For two cores, processes of one thread each: small tensors gain nothing from a second thread. Three, because tests wait
-# for other processes and for files, too.
+# Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
 test: check                    ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-fast: .venv/installed     ## tests, without slow ones and other runtimes
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 -m 'not slow and not runtimes'
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'
 
 .venv-lowest/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
@@ -36,7 +35,7 @@ test-fast: .venv/installed     ## tests, without slow ones and other runtimes
 
 # In an environment of its own, with the oldest versions that pyproject.toml allows.
 test-lowest: .venv-lowest/installed  ## test-fast with the lowest versions of what is needed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest --numprocesses 3 -m 'not slow and not runtimes'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest --numprocesses 2 -m 'not slow and not runtimes'
 
 .venv-mindspore/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-mindspore

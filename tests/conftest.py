@@ -84,7 +84,7 @@ def referee() -> ModuleType:
     return ops
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def logged_to_stderr() -> None:
     """As on the command line, so that tests see what is said; and for `caplog`, which listens to the root logger."""
     log_to_stderr()
