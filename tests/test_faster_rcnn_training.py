@@ -64,7 +64,7 @@ BY_HEART = {
     "train.freeze_statistics": False,
     "train.augment.flip": 0,
     "train.batch": 2,
-    "train.epochs": 4,
+    "train.epochs": 5,
     "train.evaluate_every": 0,
     "train.schedule.lr": 0.02,
     "train.schedule.warmup_min_steps": 20,

@@ -153,7 +153,7 @@ def test_loss_falls(model: torch.nn.Module) -> None:
     full = batch(empty=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     losses = []
-    for _ in range(7):
+    for _ in range(12):
         optimizer.zero_grad()
         total = torch.stack(list(model.loss(full).values())).sum()
         total.backward()
