@@ -9,16 +9,16 @@ not repeated: the command continues where it stopped.
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import boxwright as bw
-from boxwright.files import make_folder
-from boxwright.json_text import JsonObject, write
+import rows
+from boxwright.json_text import JsonObject
 
 RECIPE = "yolov3_tiny_coco_416_darknet"
 OLD = {
@@ -54,23 +54,45 @@ VARIANTS: dict[str, JsonObject] = {
 }
 
 
-def run(data: Path, variant: str, weights: Path, folder: Path, precision: str, seed: int) -> JsonObject:
+def folder_of(data: Path, variant: str, args: argparse.Namespace, seed: int) -> Path:
+    return Path(args.out, f"{data.name}-{variant.replace(' ', '_').replace(',', '')}-{seed}")
+
+
+def run(data: Path, variant: str, args: argparse.Namespace, seed: int) -> JsonObject:
     """Train one variant on one set and evaluate it on val."""
     changes: Mapping[str, object] = VARIANTS[variant]
-    overrides = OLD | {"train.evaluate_every": 0, "train.seed": seed, "train.precision": precision, "data.workers": 0}
+    overrides = OLD | {
+        "train.evaluate_every": 0,
+        "train.seed": seed,
+        "train.precision": args.precision,
+        "data.workers": 0,
+    }
     start = time.perf_counter()
-    made = bw.train(RECIPE, data, folder / "run", weights=weights, transfer=True, overrides=overrides | changes)
+    made = bw.train(
+        RECIPE,
+        data,
+        folder_of(data, variant, args, seed) / "run",
+        weights=args.weights,
+        transfer=True,
+        overrides=overrides | changes,
+    )
     metrics = json.loads((made / "metrics.json").read_text())
     minutes = (time.perf_counter() - start) / 60
-    return {"set": data.name, "variant": variant, "seed": seed, "minutes": minutes, "precision": precision} | metrics
+    return {
+        "set": data.name,
+        "variant": variant,
+        "seed": seed,
+        "minutes": minutes,
+        "precision": args.precision,
+    } | metrics
 
 
-def table(rows: Sequence[JsonObject], sets: Sequence[str]) -> str:
+def table(measured: Sequence[JsonObject], sets: Sequence[str]) -> str:
     """In Markdown: AP of each variant (down) on each set, the mean of its seeds, and the mean over the sets."""
     lines = [f"| variant | {' | '.join(sets)} | mean |", f"| --- |{' --- |' * (len(sets) + 1)}"]
     for variant in VARIANTS:
         found = [
-            [each["summary"]["AP"] for each in rows if (each["variant"], each["set"]) == (variant, name)]
+            [each["summary"]["AP"] for each in measured if (each["variant"], each["set"]) == (variant, name)]
             for name in sets
         ]
         if all(found):
@@ -83,23 +105,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, help="a set with train and val")
     parser.add_argument("--weights", type=Path, required=True, help="yolov3-tiny.weights")
-    parser.add_argument("--out", type=Path, required=True, help="a folder, new or of an earlier run of this command")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="bf16 is faster on some CPUs")
+    rows.add_options(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    for variant in args.variants:
-        for seed in args.seeds:
-            for data in args.data:
-                folder = args.out / f"{data.name}-{variant.replace(' ', '_').replace(',', '')}-{seed}"
-                if not (file := folder / "row.json").exists():
-                    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-                    make_folder(folder)
-                    write(file, run(data, variant, args.weights, folder, args.precision, seed))
-    rows = [json.loads(file.read_text()) for file in sorted(args.out.glob("*/row.json"))]
-    print(table(rows, [data.name for data in args.data]))
+    found = [
+        rows.measure(folder_of(data, variant, args, seed), partial(run, data, variant, args, seed))
+        for variant in args.variants
+        for seed in args.seeds
+        for data in args.data
+    ]
+    print(table(found, [data.name for data in args.data]))
 
 
 if __name__ == "__main__":

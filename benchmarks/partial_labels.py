@@ -57,9 +57,8 @@ def train_and_evaluate(data: Path, out: Path, seed: int, args: argparse.Namespac
         overrides["data.canvas.size"] = [args.canvas, args.canvas]
     if args.epochs is not None:
         overrides["train.epochs"] = args.epochs
-    epochs = bw.Recipe.load(RECIPE, overrides).train.epochs
     folder = bw.train(
-        RECIPE, data, out, weights=args.weights, transfer=True, overrides=overrides | {"train.evaluate_every": epochs}
+        RECIPE, data, out, weights=args.weights, transfer=True, overrides=overrides | {"train.evaluate_every": 0}
     )
     metrics = bw.evaluate(folder, data, split="test")
     assert isinstance(metrics, Metrics)

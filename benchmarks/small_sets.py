@@ -12,7 +12,6 @@ DIR/table.md; best_and_worst.jpg of a run shows two of the test images. Interval
 import argparse
 import json
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -27,7 +26,7 @@ from PIL import Image
 
 import boxwright as bw
 import peer
-from boxwright.files import make_folder
+import rows
 from boxwright.formats import open_boxes
 from boxwright.json_text import JsonObject, write
 from boxwright.metrics import plots
@@ -98,6 +97,13 @@ def train_peer(data: Path, folder: Path, args: argparse.Namespace, seed: int) ->
     return Outcome(minutes, epochs, file)
 
 
+def row(name: str, data: Path, folder: Path, args: argparse.Namespace, seed: int) -> JsonObject:
+    """Train and evaluate one system, or the peer, on one set."""
+    done = train_peer(data, folder, args, seed) if name == PEER else train_system(name, data, folder, args, seed)
+    about = {"set": data.name, "system": name, "seed": seed, "minutes": done.minutes, "epochs": done.epochs}
+    return about | interval(data, done.detections)
+
+
 def interval(data: Path, detections: Path) -> JsonObject:
     """AP and AP50 of the split test, each with the ends of its interval: the difference to a detector of nothing."""
     tree = coco_tree(open_boxes(data, "test"))
@@ -131,10 +137,10 @@ def picture(data: Path, run: Path, file: Path) -> None:
     plots.sheet(panels, file)
 
 
-def table(rows: Sequence[JsonObject]) -> str:
+def table(found: Sequence[JsonObject]) -> str:
     """In Markdown."""
     lines = ["| set | system | AP | AP50 | minutes | epochs | seed |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for each in rows:
+    for each in found:
         scores = ["{:.3f} ({:.3f} to {:.3f})".format(*each[key]) for key in ("AP", "AP50")]
         cells = [each["set"], each["system"], *scores, f"{each['minutes']:.1f}", each["epochs"], each["seed"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -145,27 +151,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, help="a set with train, val and test")
     parser.add_argument("--weights", type=Path, required=True, help="folder with the weights and .cfg files of SYSTEMS")
-    parser.add_argument("--out", type=Path, required=True, help="a folder, new or of an earlier run of this command")
     parser.add_argument("--minutes", type=float, default=10, help="of a training (train.minutes)")
     parser.add_argument("--systems", nargs="+", default=[*SYSTEMS, PEER], choices=[*SYSTEMS, PEER])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", default="no", choices=["no", "bf16"], help="bf16 is faster on some CPUs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    rows.add_options(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for data in args.data:
         for name in args.systems:
             for seed in args.seeds:
                 folder = args.out / data.name / name.replace(" ", "-") / f"seed{seed}"
-                if not (file := folder / "row.json").exists():
-                    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-                    make_folder(folder)
-                    train = train_peer if name == PEER else partial(train_system, name)
-                    done = train(data, folder, args, seed)
-                    about = {"set": data.name, "system": name, "seed": seed, "epochs": done.epochs}
-                    write(file, about | {"minutes": done.minutes} | interval(data, done.detections))
-    rows = [json.loads(file.read_text()) for file in sorted(args.out.glob("*/*/*/row.json"))]
-    text = table(rows)
+                rows.measure(folder, partial(row, name, data, folder, args, seed))
+    found = [json.loads(file.read_text()) for file in sorted(args.out.glob("*/*/*/row.json"))]
+    text = table(found)
     text += f"\n{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}\n"
     (args.out / "table.md").write_text(text)
     print(text)

@@ -15,9 +15,8 @@ from boxwright.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 SHARE = 0.25  # of the boxes, above which the warning comes
-MEASURED_IMAGES = (
-    1000  # evenly spaced over the split: their boxes count, and headers are read where no size is declared
-)
+# Evenly spaced over the split: their boxes count, and headers are read where no size is declared
+MEASURED_IMAGES = 1000
 LARGEST_INPUT = 2048  # px of a side that is advised; beyond, images are cut into tiles
 # Finest stride -> the recipe to advise, coarse first
 FINER = {8: "yolov4_coco_608_darknet", 4: "faster_rcnn_r50_dcn_coco_standard"}
