@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -86,9 +87,19 @@ def referee() -> ModuleType:
 
 @pytest.fixture(autouse=True)
 def logged_to_stderr() -> None:
-    """As on the command line, so that tests see what is said; and for `caplog`, which listens to the root logger."""
+    """As on the command line, so that tests see what is said."""
     log_to_stderr()
-    logging.getLogger("boxwright").propagate = True
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The lines that the package logs. Not by `caplog`, since the command line's log does not reach the root logger."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("boxwright").addHandler(handler)
+    yield lines
+    logging.getLogger("boxwright").removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

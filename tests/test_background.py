@@ -1,6 +1,5 @@
 """Images without objects that are added to a training set."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -77,14 +76,14 @@ def test_unreadable_ones_are_errors_that_can_be_skipped(tiny_coco: Path, folder:
     assert line.startswith("left out the image: background, image empty/d.jpg, ")
 
 
-def test_the_command_and_resuming(tiny_coco: Path, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_command_and_resuming(tiny_coco: Path, folder: Path, log: list[str]) -> None:
     """The run's recipe has the folder, which may be moved, but not other images or none."""
     words = ["train", "demo", "--data", str(tiny_coco), "--out", "run", "--background", "empty"]
     settings = [word for key, value in ONE_EPOCH.items() for word in ("--set", f"{key}={value}")]
-    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as leaving:
         cli.main([*words, *settings])
     assert leaving.value.code == 0
-    assert "3 images without objects, from empty" in caplog.text
+    assert "3 images without objects, from empty" in "\n".join(log)
     assert lines(Path("run"))[-1]["step"] == (12 + 3) // 2
     assert recipe.load("run/recipe.yaml").data.background == ("empty",)
     shutil.move("empty", "moved")

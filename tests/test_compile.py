@@ -72,9 +72,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     return found
 
 
-def test_a_compiled_training_is_the_eager_one(
-    tiny_coco: Any, tmp_path: Any, graphs: Graphs, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_compiled_training_is_the_eager_one(tiny_coco: Any, tmp_path: Any, graphs: Graphs, log: list[str]) -> None:
     """With three sizes, each compiled before the first step, which leaves no trace in batch norm's statistics."""
     changes = {"train.augment.sizes": [[96, 96], [64, 64], [128, 128]], "train.augment.mosaic": 0.5}
     folders = []
@@ -82,7 +80,7 @@ def test_a_compiled_training_is_the_eager_one(
         overrides = SMALL | changes | {"train.compile": compile_}
         folders.append(train.train("demo", tiny_coco, tmp_path / str(compile_), overrides=overrides))
     assert len(graphs) == 3
-    assert any(line.startswith("compiled for 3 input sizes in") for line in caplog.messages)
+    assert any(line.startswith("compiled for 3 input sizes in") for line in log)
     difference, where = furthest(*folders)
     assert difference < ROUNDING, where
     eager, compiled = map(lines, folders)
@@ -109,14 +107,12 @@ def test_an_interrupted_compiled_training_ends_equal(tiny_coco: Any, tmp_path: A
     assert lines(whole) == lines(resumed)
 
 
-def test_without_a_compiler_one_line_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
-) -> None:
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, log: list[str], tmp_path: Any) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled before
     torch._dynamo.reset()
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert not compiler_works(torch.device("cpu"))
-    (line,) = caplog.messages
+    (line,) = log
     assert line.startswith("train.compile: no compiler works for cpu, so nothing is compiled: ")
     assert len(line) <= 200
     assert "\n" not in line

@@ -133,7 +133,7 @@ def test_odd_activations_are_said_by_every_command(mine: Path, capsys: pytest.Ca
         ("cat\na\tb\n", "my.names line 2: a control character in the class name"),
     ],
 )
-def test_names(mine: Path, caplog: pytest.LogCaptureFixture, text: str, expected: list[str] | str) -> None:
+def test_names(mine: Path, log: list[str], text: str, expected: list[str] | str) -> None:
     """Blank lines behind the names are no names; equal names, as in Darknet's list of ImageNet, are told apart."""
     (mine / "my.names").write_text(text)
     if isinstance(expected, str):
@@ -141,7 +141,7 @@ def test_names(mine: Path, caplog: pytest.LogCaptureFixture, text: str, expected
             recipe.of_cfg(mine / "net.cfg", mine / "my.names")
         return
     assert list(recipe.of_cfg(mine / "net.cfg", mine / "my.names").data.names) == expected
-    assert ("holds 3 names, the .cfg has classes=2" in caplog.text) == (text.count("\n") == 3)
+    assert ("holds 3 names, the .cfg has classes=2" in "\n".join(log)) == (text.count("\n") == 3)
 
 
 def test_the_summary_of_classes_without_names(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

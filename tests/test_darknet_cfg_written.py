@@ -1,6 +1,5 @@
 """The .cfg that `export --to darknet` makes of a network: read back, beside the published ones, and its refusals."""
 
-import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -141,12 +140,11 @@ def test_layer_by_layer_as_published(name: str, cfg: str) -> None:
     ],
 )
 def test_without_a_cfg_the_reason_is_told(
-    name: str, changes: dict[str, Any], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, changes: dict[str, Any], reason: str, tmp_path: Path, log: list[str]
 ) -> None:
     model, chosen = made(name, **changes)
-    with caplog.at_level(logging.WARNING, "boxwright"):
-        target.write(tmp_path / "net.weights", model, chosen)
-    (line,) = caplog.messages
+    target.write(tmp_path / "net.weights", model, chosen)
+    (line,) = log
     assert line.startswith("net.weights: no .cfg is written beside it: ")
     assert reason in line
     assert len(line) <= 200
@@ -163,15 +161,14 @@ def test_without_a_cfg_the_reason_is_told(
     ],
 )
 def test_a_network_that_computes_more_has_no_cfg(
-    change: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    change: Any, reason: str, tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its layer 1 is a pool, which `+ 1` must not be taken for."""
     model, chosen = made(TINY3)
     maps: Any = model.maps
     monkeypatch.setattr(model, "maps", lambda x: tuple(change(level) for level in maps(x)))
-    with caplog.at_level(logging.WARNING, "boxwright"):
-        target.write(tmp_path / "net.weights", model, chosen)
-    assert reason in caplog.text
+    target.write(tmp_path / "net.weights", model, chosen)
+    assert reason in "\n".join(log)
     assert not (tmp_path / "net.cfg").exists()
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -202,14 +201,14 @@ def test_accelerate_is_left_as_the_host_program_has_it() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_what_the_package_says_can_be_caught(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_package_says_can_be_caught(log: list[str]) -> None:
     from boxwright import progress
 
-    with caplog.at_level(logging.INFO, "boxwright"), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
         patch.setattr("sys.stderr.isatty", lambda: False)
         list(progress.track([1], 1, "reading"))
-    assert {record.getMessage().partition(",")[0] for record in caplog.records} == {"reading: 1/1"}
+    assert {line.partition(",")[0] for line in log} == {"reading: 1/1"}
 
 
 def test_what_is_published_stands_beside_what_was_measured(

@@ -1,7 +1,6 @@
 """Several data sets as one: classes by name, `class_map`, weights, findings, evaluation, `data merge`."""
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -356,10 +355,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def test_training_on_several_sets(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_on_several_sets(here: Path, log: list[str]) -> None:
     """The run stores all roots; it resumes with the same sets only."""
-    with caplog.at_level(logging.WARNING, "boxwright"):
-        run = bw.train("demo", ["a", "b"], "run", overrides=SMALL)
+    run = bw.train("demo", ["a", "b"], "run", overrides=SMALL)
     resolved = recipe.load(run / "recipe.yaml")
     assert resolved.data.root == ("a", "b")
     assert resolved.data.names == ("car", "lorry", "sign", "truck")

@@ -15,41 +15,41 @@ from test_auto_anchors import data_set
 QUARTER = [(40, 14), (90, 40), (40, 32), (60, 60)]  # halved on the demo's letterbox: one of four shorter sides below 16
 
 
-def warned(data: Path, name: str, caplog: Any, **changes: Any) -> list[str]:
+def warned(data: Path, name: str, log: list[str], **changes: Any) -> list[str]:
     chosen = recipe.load(name, changes.get("changes", {}))
     small_objects.warn(chosen, open_boxes(data, "train", "auto"), without_memory(chosen.model))
-    return [record.getMessage() for record in caplog.records]
+    return list(log)
 
 
 SMALL_INPUT = {"data.canvas.size": [96, 96]}
 
 
-def test_a_quarter_is_no_line_and_more_is(tmp_path: Path, caplog: Any) -> None:
-    assert not warned(data_set(tmp_path / "quarter", QUARTER), "demo", caplog, changes=SMALL_INPUT)
+def test_a_quarter_is_no_line_and_more_is(tmp_path: Path, log: list[str]) -> None:
+    assert not warned(data_set(tmp_path / "quarter", QUARTER), "demo", log, changes=SMALL_INPUT)
     more = [*QUARTER[1:], (40, 14), (31, 50)]
-    assert warned(data_set(tmp_path / "more", more), "demo", caplog, changes=SMALL_INPUT) == [
+    assert warned(data_set(tmp_path / "more", more), "demo", log, changes=SMALL_INPUT) == [
         "40 % of the boxes have a shorter side below 16 px, the finest stride, at 96 x 96 px (median 16.0 px): "
         "try --set data.canvas.size=[128,128] or recipe yolov4_coco_608_darknet"  # 96 * 16 / 15.5, in steps of 32
     ]
 
 
-def test_the_advised_size_is_enough(tmp_path: Path, caplog: Any) -> None:
+def test_the_advised_size_is_enough(tmp_path: Path, log: list[str]) -> None:
     data = data_set(tmp_path / "data", [(10, 20), (12, 30), (18, 18), (40, 40)])
-    (line,) = warned(data, "demo", caplog, changes=SMALL_INPUT)
-    caplog.clear()
+    (line,) = warned(data, "demo", log, changes=SMALL_INPUT)
+    log.clear()
     assert "data.canvas.size=[288,288]" in line  # the quartile, halved, is 5.75 px
-    assert not warned(data, "demo", caplog, changes={"data.canvas.size": [288, 288]})
+    assert not warned(data, "demo", log, changes={"data.canvas.size": [288, 288]})
 
 
-def test_sides_of_images_that_turn_and_the_next_finer_recipe(tmp_path: Path, caplog: Any) -> None:
+def test_sides_of_images_that_turn_and_the_next_finer_recipe(tmp_path: Path, log: list[str]) -> None:
     """192 x 96 px become 1333 x 667, 0.7 px 4.9, 0.5 px 3.47; 4 / 3.47 = 1.1523 times 800, 1333 and 1344."""
     data = data_set(tmp_path / "data", [(0.7, 30), (0.5, 30)])  # type: ignore[list-item]
-    (line,) = warned(data, "faster_rcnn_r50_coco_mmdet", caplog)
+    (line,) = warned(data, "faster_rcnn_r50_coco_mmdet", log)
     assert "try --set data.canvas.size=[1568,1568] --set data.canvas.short_side=922" in line
     assert int(line.partition("long_side=")[2]) in (1536, 1537)  # 1536 by hand
     assert "recipe" not in line
-    caplog.clear()
-    (line,) = warned(data, "yolov3_coco_416", caplog)
+    log.clear()
+    (line,) = warned(data, "yolov3_coco_416", log)
     assert line.endswith("try `boxwright data tile` or recipe faster_rcnn_r50_dcn_coco_standard")
 
 
@@ -59,14 +59,14 @@ def test_recipes_that_are_advised_have_these_strides() -> None:
     assert without_memory(recipe.load("tiny_darknet_imagenet_224").model).finest_stride is None
 
 
-def test_a_sample_of_headers_is_read(tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_headers_is_read(tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = anchors.read_headers
     monkeypatch.setattr(anchors, "read_headers", lambda paths: asked.append(len(paths)) or real(paths))
     monkeypatch.setattr(small_objects, "MEASURED_IMAGES", 1)
-    warned(data_set(tmp_path / "data"), "demo", caplog)
+    warned(data_set(tmp_path / "data"), "demo", log)
     assert asked == [1], "of two images"
 
 
-def test_no_boxes(tmp_path: Path, caplog: Any) -> None:
-    assert not warned(data_set(tmp_path / "data", []), "demo", caplog)
+def test_no_boxes(tmp_path: Path, log: list[str]) -> None:
+    assert not warned(data_set(tmp_path / "data", []), "demo", log)
