@@ -23,13 +23,15 @@ if not torch.cuda.is_available():
 import torchvision_on_cpu
 from boxwright.cli.output import log_to_stderr
 from boxwright.data import index
-from boxwright.nn import cspdarknet, darknet, resnet
+from boxwright.memory import tune_malloc
 from boxwright.ops.kernels import torchvision_ops
 from boxwright.runtimes import openvino
 from boxwright.runtimes.base.extras import silence_telemetry
 from boxwright.weights import names
+from short import make_networks_short
 
 silence_telemetry()  # of what tests import by themselves
+tune_malloc()  # as the command line does
 if openvino.ISA_LIMIT in os.environ and importlib.util.find_spec("openvino"):
     openvino.core()  # before NNCF and tests that make cores of their own; it says why
 torchvision_on_cpu.load()
@@ -115,7 +117,4 @@ for module in pkgutil.iter_modules(names.__path__, f"{names.__name__}."):
 
 @pytest.fixture
 def short_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One block a stage instead of up to 36: exports take as long as there are layers, whatever their width."""
-    monkeypatch.setattr(resnet, "BLOCKS", {50: (1, 1, 1, 1), 101: (1, 1, 2, 1)})
-    monkeypatch.setattr(darknet, "STAGES", tuple((channels, 1) for channels, _ in darknet.STAGES))
-    monkeypatch.setattr(cspdarknet, "BLOCKS", (1, 1, 1, 1, 1))
+    make_networks_short(monkeypatch)

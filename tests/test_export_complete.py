@@ -181,9 +181,8 @@ def test_candidates_are_the_best(per_class: int, most: int) -> None:
 class Canvases(nn.Module):
     """All kinds of resizing, each with a fit."""
 
-    pairs = (("linear", "letterbox"), ("area", "stretch"), ("zoo", "stretch"), ("darknet", "crop"))
-    pairs += (("linear", "zoo_corner"), ("float", "torchvision_corner"))
-    pairs += (("linear", "mmdet_corner"), ("pillow", "detectron2_corner"))
+    pairs = (("linear", "letterbox"), ("zoo", "stretch"), ("area", "zoo_corner"), ("darknet", "crop"))
+    pairs += (("float", "torchvision_corner"), ("linear", "mmdet_corner"), ("pillow", "detectron2_corner"))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(on_canvas(images, canvas_of(fit, kind))[0] for kind, fit in self.pairs)

@@ -24,19 +24,14 @@ from test_export_onnx import SIZE, assert_equal, examples, made
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_networks")]
 WRITERS = {"pt2": pt2.write, "torchscript": torchscript.write}
-SMALL = [
-    ("tiny_darknet", {"last": "block"}),
-    ("faster_rcnn", ADAPTIVE),
-    ("faster_rcnn", {"deform": "zoo", "plus_one": True}),
-]
+SMALL = [("tiny_darknet", {"last": "block"}), ("faster_rcnn", ADAPTIVE | {"rpn": {"test_proposals": 30}})]
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize(("name", "changes"), SMALL)
 @torch.no_grad()
 def test_read_back_and_equal(name: str, changes: dict[str, Any], kind: str, tmp_path: Path) -> None:
-    few = {"rpn": {"test_proposals": 30}} if name == "faster_rcnn" else {}
-    model, recipe = made(name, changes | few)
+    model, recipe = made(name, changes)
     for dynamic in (False, True) if name == "tiny_darknet" else (True,):
         graph = raw_graph(model, recipe, dynamic_batch=dynamic)
         metadata = Metadata(recipe, "raw", "float32", graph.outputs, "", "1")
@@ -61,7 +56,7 @@ assert not any("boxwright" in name for name in sys.modules)
 
 
 def test_another_program_runs_them(tmp_path: Path) -> None:
-    model, recipe = made("faster_rcnn", {"deform": "standard", "rpn": {"test_proposals": 30}})
+    model, recipe = made("faster_rcnn", {"deform": "zoo", "plus_one": True, "rpn": {"test_proposals": 30}})
     graph = raw_graph(model, recipe)
     for kind, write in WRITERS.items():
         write(graph, tmp_path / f"a.{kind}", "metadata")

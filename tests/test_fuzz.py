@@ -45,7 +45,7 @@ class Format:
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
-    many: int = 300
+    many: int = 200
     needs: str = ""  # the library without which it is skipped
 
 

@@ -132,4 +132,4 @@ def test_pyramid_equals_torchvisions(size: tuple[int, int], referee: ModuleType)
 def test_smallest_image() -> None:
     maps = ResNet(50, deform="standard", padding="same").eval()(torch.zeros(1, 3, 32, 32))
     assert [one.shape for one in maps] == [(1, 256, 8, 8), (1, 512, 4, 4), (1, 1024, 2, 2), (1, 2048, 1, 1)]
-    assert [one.shape[-2:] for one in FPN(ResNet.channels, 4)(maps)] == [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    assert [one.shape[-2:] for one in FPN((256, 512, 1024, 2048), 4)(maps)] == [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]

@@ -57,7 +57,7 @@ class Theirs(nn.Module):
         super().__init__()
         stages = [
             nn.Sequential(Conv(outputs // 2, outputs, 3, 2), *(Residual(outputs) for _ in range(count)))
-            for outputs, count in darknet.STAGES
+            for outputs, count in ((darknet.STEM * multiple, count) for multiple, count in darknet.STAGES)
         ]
         spp = [Conv(1024, 512, 1), Conv(512, 1024, 3), Pooling(), Conv(512, 1024, 3), Conv(1024, 512, 1)]
         trunk = nn.Module()
@@ -98,8 +98,8 @@ class Theirs(nn.Module):
         return maps
 
 
-@pytest.mark.usefixtures("short_networks")
-def test_a_file_of_yolox_gives_its_maps(tmp_path: Path) -> None:
+def test_a_file_of_yolox_gives_its_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(darknet, "STAGES", tuple((multiple, 1) for multiple, _ in darknet.STAGES))
     torch.manual_seed(3)
     theirs = Theirs(classes=4).eval()
     stir(theirs)

@@ -29,6 +29,7 @@ from boxwright.ops.losses import across_processes, was_looked_for
 from boxwright.ops.sampling import match, priorities, sample_balanced
 from boxwright.types import Batch, Detections
 
+PYRAMID, HIDDEN = 256, 1024  # channels of the pyramid's maps, outputs of the head's dense layers
 STRIDES = (4, 8, 16, 32, 64)  # of the pyramid; the second stage uses all but the last
 Count = Annotated[int, Field(ge=1, le=20_000)]  # of boxes or samples an image
 
@@ -166,9 +167,9 @@ class FasterRCNN(Network):
             bias=config.deform_bias,
             stride_in=config.stride_in,
         )
-        self.neck = FPN(self.backbone.channels, 256, config.neck_norm)
-        self.rpn = RegionProposals(256, len(config.anchor_ratios), config.rpn.convs)
-        self.head = BoxHead(256, config.classes, config.roi.convs, config.roi.dense)
+        self.neck = FPN(self.backbone.channels, PYRAMID, config.neck_norm)
+        self.rpn = RegionProposals(PYRAMID, len(config.anchor_ratios), config.rpn.convs)
+        self.head = BoxHead(PYRAMID, config.classes, config.roi.convs, config.roi.dense, HIDDEN)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = config.norm_eps, config.norm_momentum

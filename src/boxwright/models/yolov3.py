@@ -79,11 +79,11 @@ class YOLOv3DarkNet53(YOLOv3):
         backbone, neck = styles(config, config.backbone_activation, config.backbone_norm_momentum)
         self.backbone = DarkNet53(backbone)
         c3, c4, c5 = self.backbone.channels
-        self.head32 = Head(c5, 512, config.classes, 32, neck)
-        self.reduce16 = ConvNormAct(512, 256, 1, neck)
-        self.head16 = Head(256 + c4, 256, config.classes, 16, neck)
-        self.reduce8 = ConvNormAct(256, 128, 1, neck)
-        self.head8 = Head(128 + c3, 128, config.classes, 8, neck)
+        self.head32 = Head(c5, c4, config.classes, 32, neck)
+        self.reduce16 = ConvNormAct(c4, c3, 1, neck)
+        self.head16 = Head(c3 + c4, c3, config.classes, 16, neck)
+        self.reduce8 = ConvNormAct(c3, c3 // 2, 1, neck)
+        self.head8 = Head(c3 // 2 + c3, c3 // 2, config.classes, 8, neck)
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         c3, c4, c5 = self.backbone(x)

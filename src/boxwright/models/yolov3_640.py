@@ -102,14 +102,15 @@ class YOLOv3At640(Network):
             return Bottleneck(inputs, outputs, style, shortcut=False)
 
         self.backbone = DarkNet53(style)
-        body32 = nn.Sequential(plain(1024, 1024), conv(1024, 512, 1), conv(512, 1024, 3), conv(1024, 512, 1))
-        self.head32 = Head(body32, conv(512, 1024, 3), 1024, outputs)
-        self.reduce16 = conv(512, 256, 1)
-        body16 = nn.Sequential(plain(768, 512), plain(512, 512), conv(512, 256, 1))
-        self.head16 = Head(body16, conv(256, 512, 3), 512, outputs)
-        self.reduce8 = conv(256, 128, 1)
-        body8 = nn.Sequential(plain(384, 256), plain(256, 256))
-        self.head8 = Head(body8, plain(256, 256), 256, outputs)
+        c3, c4, c5 = self.backbone.channels
+        body32 = nn.Sequential(plain(c5, c5), conv(c5, c4, 1), conv(c4, c5, 3), conv(c5, c4, 1))
+        self.head32 = Head(body32, conv(c4, c5, 3), c5, outputs)
+        self.reduce16 = conv(c4, c3, 1)
+        body16 = nn.Sequential(plain(c3 + c4, c4), plain(c4, c4), conv(c4, c3, 1))
+        self.head16 = Head(body16, conv(c3, c4, 3), c4, outputs)
+        self.reduce8 = conv(c3, c3 // 2, 1)
+        body8 = nn.Sequential(plain(c3 // 2 + c3, c3), plain(c3, c3))
+        self.head8 = Head(body8, plain(c3, c3), c3, outputs)
 
         # (3, A, 2) px, coarse scale first like the raw maps; given by the recipe, so not in the state dict
         anchors = torch.tensor(numbers_of(config.anchors), dtype=torch.float32).view(3, ANCHORS, 2).flip(0)

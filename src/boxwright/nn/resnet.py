@@ -62,8 +62,6 @@ class ResNet(nn.Module):
     masks, groups, bias: of deformable layers (`nn/deform.py`). stride_in: the layer with the stride of a stage.
     """
 
-    channels = tuple(EXPANSION * width for width in WIDTHS)
-
     def __init__(
         self,
         depth: Literal[50, 101, 152],
@@ -76,6 +74,7 @@ class ResNet(nn.Module):
         stride_in: StrideIn = "conv2",
     ) -> None:
         super().__init__()
+        self.channels = tuple(EXPANSION * width for width in WIDTHS)
         conv: Conv = _conv3
         if deform != "none":
             conv = partial(DeformConv2d, sampling=deform, masks=masks, groups=groups, bias=bias)

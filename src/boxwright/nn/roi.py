@@ -28,7 +28,7 @@ class BoxHead(nn.Module):
         hidden: Outputs of each.
     """
 
-    def __init__(self, channels: int, classes: int, convs: int = 0, dense: int = 2, hidden: int = 1024) -> None:
+    def __init__(self, channels: int, classes: int, convs: int, dense: int, hidden: int) -> None:
         super().__init__()
         self.convs = nn.Sequential(*(_conv_norm_relu(channels) for _ in range(convs)))
         self.fc1 = nn.Linear(channels * BINS * BINS, hidden)
