@@ -190,6 +190,12 @@ def test_nothing_of_the_host_program_changes() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_no_compiler_is_imported_before_it_is_asked_for() -> None:
+    """It takes as long as PyTorch itself."""
+    code = "import sys, boxwright as bw; bw.load, bw.train, bw.evaluate; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_accelerate_is_left_as_the_host_program_has_it() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # of other tests
     host = Accelerator(cpu=True, mixed_precision="bf16")

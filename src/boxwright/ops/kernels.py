@@ -24,7 +24,6 @@ def prefer_deform_kernel(name: DeformKernel) -> None:
     _preferred = name
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch.compile cannot trace imports
 def deform_kernel(device_type: str) -> DeformKernel | None:
     """The kernel of deformable convolutions on this type of device; None: plain PyTorch."""
     if device_type != "cuda":
@@ -34,6 +33,11 @@ def deform_kernel(device_type: str) -> DeformKernel | None:
     if _preferred == "triton" and triton_module() is not None:
         return "triton"
     return None if torchvision_ops() is None else "torchvision"
+
+
+# torch.compile cannot trace imports. What torch.compiler.assume_constant_result does, which imports the compiler first;
+# that takes as long as PyTorch itself.
+deform_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
