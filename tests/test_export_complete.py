@@ -303,7 +303,6 @@ DETECTORS = [
         {"data__canvas__size": [64, 96], "data__canvas__resize": "float", "predict__threshold": 0.001},
     ),
     ("faster_rcnn_r50_dcn_coco", FEW),
-    ("faster_rcnn_r50_dcn_coco_standard", FEW),
 ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from boxwright import models
 from boxwright.errors import InputError
+from boxwright.nn.deform import DeformConv2d
 from boxwright.ops.nms import keep_each
 from boxwright.ops.roi_align import roi_align
 from boxwright.recipe import Recipe, from_tree
@@ -64,36 +65,38 @@ def assert_equal(found: list[Any], wanted: tuple[Tensor, ...], within: float = 1
         torch.testing.assert_close(torch.as_tensor(theirs), ours, rtol=0, atol=far)
 
 
+# Of Faster R-CNN one with standard sampling and all the layers that others have; test_export_complete.py has the zoo's
+TWO_STAGES = ADAPTIVE | NORMS | {"deform": "standard", "roi": ADAPTIVE["roi"] | NORMS["roi"]}
+MODELS = [case for case in CASES + CLASSIFIERS if case[0] != "faster_rcnn"]
+
+
+@pytest.mark.parametrize(("name", "changes"), [*MODELS, ("faster_rcnn", TWO_STAGES)])
 @torch.no_grad()
-def check(name: str, changes: dict[str, Any], folder: Path, form: onnx_file.Deform) -> None:
+def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     model, recipe = made(name, changes)
-    graph = raw_graph(model, recipe, dynamic_batch=True)
-    file = folder / "a.onnx"
-    onnx_file.write(graph, file, "metadata", deform=form)
+    graph, file = raw_graph(model, recipe, dynamic_batch=True), tmp_path / "a.onnx"
+    onnx_file.write(graph, file, "metadata", deform="plain")
     for batch in (1, 3):
         inputs = examples(graph, batch)
         wanted = model(*inputs)
         assert_equal(in_onnxruntime(file, inputs), wanted)
-        if form == "plain":
-            assert_equal(in_openvino(file, inputs), wanted)
-
-
-# ADAPTIVE and NORMS have what the others of their name have; test_export_complete.py has both samplings.
-MODELS = [case for case in CASES + CLASSIFIERS if case[0] != "faster_rcnn"]
-
-
-@pytest.mark.parametrize(("name", "changes"), [*MODELS, ("faster_rcnn", ADAPTIVE), ("faster_rcnn", NORMS)])
-def test_every_model_in_both_runtimes(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    check(name, changes, tmp_path, "plain")
+        assert_equal(in_openvino(file, inputs), wanted)
+    kinds = {node.op_type for node in checker.load(file).graph.node}
+    assert ({"NonMaxSuppression", "RoiAlign"} < kinds) == (name == "faster_rcnn")
 
 
 @pytest.mark.parametrize("sampling", ["standard", "zoo"])
-def test_deformable_layers_as_an_operator(sampling: str, tmp_path: Path) -> None:
-    few = {"rpn": {"test_proposals": 20}, "plus_one": sampling == "zoo"}
-    check("faster_rcnn", {"deform": sampling, **few}, tmp_path, "operator")
+@torch.no_grad()
+def test_deformable_layers_as_an_operator(sampling: Any, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    layer, x = DeformConv2d(8, 6, 2, sampling, groups=2).eval(), torch.rand(2, 8, 20, 24)
+    for parameter in layer.parameters():
+        parameter.normal_(std=0.1)
+    graph = Graph(layer, {"images": x}, ("map",), {"images": {0: "batch"}})
+    onnx_file.write(graph, tmp_path / "a.onnx", "metadata", deform="operator")
+    assert_equal(in_onnxruntime(tmp_path / "a.onnx", [x]), (layer(x),))
     kinds = [node.op_type for node in checker.load(tmp_path / "a.onnx").graph.node]
-    assert kinds.count("DeformConv") == 3
-    assert {"NonMaxSuppression", "RoiAlign"} < set(kinds)
+    assert kinds.count("DeformConv") == 2  # one for each group of offsets
 
 
 def test_names_axes_and_card(tmp_path: Path) -> None:
