@@ -52,7 +52,7 @@ def write_set(root: Path, out: Path, variant: str, fraction: float, seed: int, i
 
 
 def train_and_evaluate(data: Path, out: Path, seed: int, args: argparse.Namespace) -> Metrics:
-    overrides: dict[str, object] = {"train.seed": seed}
+    overrides: dict[str, object] = {"train.seed": seed, "train.precision": args.precision}
     if args.canvas is not None:
         overrides["data.canvas.size"] = [args.canvas, args.canvas]
     if args.epochs is not None:
@@ -72,6 +72,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--fraction", type=float, default=0.5, help="of the boxes that are deleted")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument(
+        "--precision", default="auto", help="train.precision; bf16 is faster on processors that have it"
+    )
     parser.add_argument("--canvas", type=int, help="px, a side of the input; default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of deletion and training; the mean counts")
     parser.add_argument("--images", type=int, help="of each split; default: all")
