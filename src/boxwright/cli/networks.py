@@ -28,6 +28,7 @@ from boxwright.cli.options import (
     class_list,
 )
 from boxwright.cli.output import echo
+from boxwright.cli.video import MaxFps, Start, Stop, Stride, the_video
 from boxwright.errors import InputError
 
 
@@ -164,7 +165,9 @@ def evaluate(
 
 def predict(
     weights: Weights,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs; or a video.")
+    ],
     recipe: RecipeOption = None,
     cfg: Cfg = None,
     names_file: ClassNames = None,
@@ -193,6 +196,10 @@ def predict(
         bool, typer.Option("--geojson", help="With --tile: require GeoJSON output, else only for georeferenced images.")
     ] = False,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
+    stride: Stride = None,
+    start: Start = None,
+    stop: Stop = None,
+    max_fps: MaxFps = None,
     set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -200,14 +207,16 @@ def predict(
     compile_: Compile = False,
     trust_file: TrustFile = False,
 ) -> None:
-    """Detect objects in images and draw them; with a classifier, predict the classes of images."""
+    """Detect objects in images or a video and draw them; with a classifier, predict the classes of images."""
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright import tasks
-    from boxwright.predict import loading, output, scene_output
+    from boxwright.predict import loading, output, scene_output, video
     from boxwright.predict.predictor import load
     from boxwright.predict.tiled import Tiling
     from boxwright.runtimes.base.runtime import RuntimeOptions
+    from boxwright.video.frames import Selection
+    from boxwright.video.sources import open_video
 
     resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
@@ -215,11 +224,16 @@ def predict(
     task.check_options(resolved, given)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
-    batch_size = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
+    source = the_video(sources, {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps})
+    batch_size = batch if tile or source else min(batch, len(output.find_images(sources, Path(out))))
     runtime_options = RuntimeOptions(batch_size, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     names = class_list(classes, predictor.recipe.data.names) if classes else None
-    if tile is None:
+    if source is not None:
+        args = task.args(predictor.recipe, threshold, nms, names, top_k)
+        with open_video(source, Selection(stride or 1, start or 0.0, stop, max_fps)) as opened:
+            summary = video.predict_video(predictor, opened, out, args, draw=draw)
+    elif tile is None:
         args = task.args(predictor.recipe, threshold, nms, names, top_k)
         summary = output.predict_to_folder(predictor, sources, out, args, draw=draw)
     else:

@@ -27,12 +27,13 @@ class Summary:
 
     Attributes:
         out: The folder.
-        images: Number of images read.
+        images: Number of images read, or of frames.
         counts: Detections, or images of a classifier, by class name; `of class 3` for classes without names.
         failed: File -> why it could not be read or drawn.
         file: Name of the JSON file in `out`.
-        drawn: Whether the images were drawn.
+        drawn: What was drawn, as the summary names it; "" for nothing.
         results: Classifiers: a line for each image.
+        item: What was counted in `images`, for `counted`.
     """
 
     out: Path
@@ -40,17 +41,18 @@ class Summary:
     counts: dict[str, int]
     failed: dict[str, str]
     file: str = "detections.json"
-    drawn: bool = True
+    drawn: str = "drawn images"
     results: tuple[str, ...] = ()
+    item: str = "image[s]"
 
     def lines(self) -> list[str]:
         """The summary as text."""
         ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {name}" for name, count in ranked)
-        written = f"drawn images, {self.file}" if self.drawn else self.file
+        written = ", ".join(filter(None, (self.drawn, self.file)))
         head = [
             *self.results,
-            f"{counted(self.images, 'image[s]')}: {counts or 'nothing found'}",
+            f"{counted(self.images, self.item)}: {counts or 'nothing found'}",
             f"{written}: {self.out}",
         ]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
@@ -130,7 +132,8 @@ def write_results(
         counts.update(name if result.names else f"of class {name}" for name in task.counted(result))
         if (line := task.line(result)) is not None:
             lines.append(line)
-    return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
+    drawn = "drawn images" if draw else ""
+    return Summary(out, len(rows), dict(counts), failed, task.results_file, drawn, tuple(lines))
 
 
 def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> JsonObject:
