@@ -224,14 +224,16 @@ def predict(
     task.check_options(resolved, given)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
-    source = the_video(sources, {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps})
-    batch_size = batch if tile or source else min(batch, len(output.find_images(sources, Path(out))))
+    given_of_video = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
+    source = the_video(sources, given_of_video, {"--tile": tile})
+    opened = open_video(source, Selection(stride or 1, start or 0.0, stop, max_fps)) if source else None
+    batch_size = batch if tile or opened else min(batch, len(output.find_images(sources, Path(out))))
     runtime_options = RuntimeOptions(batch_size, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
     predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     names = class_list(classes, predictor.recipe.data.names) if classes else None
-    if source is not None:
+    if opened is not None:
         args = task.args(predictor.recipe, threshold, nms, names, top_k)
-        with open_video(source, Selection(stride or 1, start or 0.0, stop, max_fps)) as opened:
+        with opened:
             summary = video.predict_video(predictor, opened, out, args, draw=draw)
     elif tile is None:
         args = task.args(predictor.recipe, threshold, nms, names, top_k)

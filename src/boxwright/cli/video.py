@@ -13,22 +13,24 @@ Stop = Annotated[float | None, typer.Option("--stop", min=0, help="Video: second
 MaxFps = Annotated[float | None, typer.Option("--max-fps", help="Video: predict at most so many frames per second.")]
 
 
-def the_video(sources: Sequence[str], given: Mapping[str, object]) -> str | None:
+def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images: Mapping[str, object]) -> str | None:
     """The only source if it is a video; None for images.
 
     Args:
         sources: Those of the command.
-        given: The options of videos with their values, None if not given.
+        of_videos: The options of videos with their values, None if not given.
+        of_images: The same of images.
 
     Raises:
-        InputError: A video is not the only source, or an option of videos is given for images.
+        InputError: A video is not the only source, or an option does not go with the source.
     """
     from boxwright.video.sources import is_video
 
     videos = [source for source in sources if is_video(source)]
     if videos and len(sources) > 1:
         raise InputError(f"{videos[0]}: found with {len(sources) - 1} other sources, needed one video at a time")
-    wrong = [option for option, value in given.items() if value is not None and not videos]
-    if wrong:
-        raise InputError(f"{wrong[0]}: goes with a video, found {sources[0]}; leave it out")
+    for option, value in (of_images if videos else of_videos).items():
+        if value is not None:
+            needed = "images" if videos else "a video"
+            raise InputError(f"{option}: goes with {needed}, found {sources[0]}; leave it out")
     return videos[0] if videos else None

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -26,7 +26,7 @@ MAX_NAME = 60  # characters of the drawn video's name that come from the source
 class FrameRows:
     """A JSON file of one object, with a list of frames that grows while the file is written.
 
-    The file is valid JSON after `close`, also if the last `write` was interrupted.
+    The file is valid JSON after `finish`, also if the last `write` was interrupted.
     """
 
     def __init__(self, path: Path, head: JsonObject) -> None:
@@ -42,12 +42,14 @@ class FrameRows:
         self.file.write(line)
         self._size, self._count = self._size + len(line), self._count + 1
 
-    def close(self, tail: JsonObject) -> None:
+    def finish(self, tail: JsonObject) -> None:
         """Complete the file. tail: the members after `frames`."""
         self.file.flush()
         self.file.truncate(self._size)
         self.file.seek(self._size)
         self.file.write(f"\n ],\n{json_text.dumps(tail, indent=1)[2:]}".encode())
+
+    def close(self) -> None:
         self.file.close()
 
 
@@ -77,7 +79,7 @@ class VideoOutput:
                 "drawn": self.target.name if self.target else None,
                 "rate": self.video.rate,
             }
-            self._rows = FrameRows(path, head)
+            self._rows = self._stack.enter_context(closing(FrameRows(path, head)))
             self._writer = None
             if self.target is not None:
                 path = self._stack.enter_context(atomic_write(self.target))
@@ -107,7 +109,7 @@ class VideoOutput:
     ) -> None:
         if error is None or (isinstance(error, KeyboardInterrupt) and self.frames):
             self.complete = error is None
-            self._rows.close({"left_out": self.video.left_out, "failed": self._failed(), "complete": self.complete})
+            self._rows.finish({"left_out": self.video.left_out, "failed": self._failed(), "complete": self.complete})
             self._stack.close()
         else:
             self._stack.__exit__(kind, error, trace)

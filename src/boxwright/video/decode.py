@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.extras import first_line, import_extra
+from boxwright.files import open_regular
 from boxwright.images.budget import ENV_VARIABLE, MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -30,28 +31,40 @@ MAX_FRAME_PIXELS = MAX_PIXELS // 4
 DEFAULT_RATE = 25.0  # frames per second where a container names none, as in FFmpeg
 
 
-def open_container(source: str | BinaryIO, name: str, timeout: float | None = None) -> InputContainer:
-    """Open an opened file, or the address of a stream.
+def open_file(path: str) -> InputContainer:
+    """Open a file. Raises InputError if the extra `video` is not installed, or the file is no regular file or video."""
+    import_extra("av", "video")
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    return _open(f"file:{path}", path, options, None)  # otherwise the name could be an address
+
+
+def open_address(address: str, name: str, timeout: float) -> InputContainer:
+    """Open a stream or a video on the network.
 
     Args:
-        source: The file or the address.
-        name: Of the source in messages.
-        timeout: Of the network, s.
+        address: With its protocol.
+        name: Of the source in messages, without a password.
+        timeout: Of opening and of each read, s.
 
     Raises:
-        InputError: The extra `video` is not installed, or the source is no video.
+        InputError: The extra `video` is not installed, or the address leads to no video.
     """
+    # Data is passed on at once, and 1 s is enough to find the streams.
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": NETWORK_DEMUXERS}
+    options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
+    if address.startswith("rtsp"):
+        options["rtsp_flags"] = "prefer_tcp"  # a lost packet of UDP damages frames
+    return _open(address, name, options, timeout)
+
+
+def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -> InputContainer:
     av = import_extra("av", "video")
-    options: dict[str, str] = {}
-    network: dict[str, Any] = {}
-    if isinstance(source, str):
-        # Data is passed on at once; TCP, since lost packets of UDP damage frames; 1 s is enough to find the streams.
-        options |= {"protocol_whitelist": PROTOCOLS, "fflags": "nobuffer", "analyzeduration": "1000000"}
-        options |= {"rtsp_flags": "prefer_tcp"} if source.startswith("rtsp") else {}
-        network = {"timeout": timeout}
-    options["format_whitelist"] = NETWORK_DEMUXERS if network else DEMUXERS
     try:
-        container: InputContainer = av.open(source, container_options=options, metadata_errors="replace", **network)
+        container: InputContainer = av.open(url, container_options=options, metadata_errors="replace", timeout=timeout)
     except av.error.FFmpegError as error:
         raise unreadable(name, error) from error
     return container

@@ -25,6 +25,8 @@ ENCODERS = {
 }
 TIME_BASE = Fraction(1, 90_000)  # s; that of MPEG, for any frame rate
 SUFFIX = ".mp4"
+PIXELS = "yuv420p"  # that every player shows
+BT709, LIMITED = 1, 1  # FFmpeg's numbers of the color matrix of HD video and of the range 16 to 235
 
 
 def encoder_name() -> str:
@@ -73,7 +75,8 @@ class VideoWriter:
             self._start, self._stream = time, self._add_stream(image.shape[0], image.shape[1])
             if self.sound is not None:
                 self.sound.connect(self.container, time)
-        frame = av.VideoFrame.from_ndarray(_fitted(image, self._stream.height, self._stream.width), format="rgb24")
+        pixels = _fitted(image, self._stream.height, self._stream.width)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=PIXELS, dst_colorspace="ITU709")
         self._last = frame.pts = max(round((time - self._start) / TIME_BASE), self._last + 1)
         frame.time_base = TIME_BASE
         self.container.mux(self._stream.encode(frame))
@@ -84,8 +87,9 @@ class VideoWriter:
         name = encoder_name()
         rate = Fraction(self.rate).limit_denominator(1001)
         stream = cast("VideoStream", self.container.add_stream(name, rate=rate, options=dict(ENCODERS[name])))
-        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, PIXELS
         stream.codec_context.time_base = TIME_BASE
+        stream.codec_context.colorspace, stream.codec_context.color_range = BT709, LIMITED
         return stream
 
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Self
 
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
-from boxwright.files import open_regular
 from boxwright.video.decode import (
     duration_of,
     frame_rate,
-    open_container,
+    open_file,
     stamp_of,
     to_rgb,
     unreadable,
@@ -60,12 +59,7 @@ class VideoFile:
     @classmethod
     def open(cls, path: str, selection: Selection) -> Self:
         """Open a file. Raises InputError if it cannot be read or is no video."""
-        import_extra("av", "video")
-        try:
-            file = open_regular(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        return cls(open_container(file, path), path, selection)
+        return cls(open_file(path), path, selection)
 
     def __enter__(self) -> Self:
         return self

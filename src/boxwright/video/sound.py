@@ -6,8 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from boxwright.extras import first_line, import_extra
-from boxwright.files import open_regular
-from boxwright.video.decode import open_container
+from boxwright.video.decode import open_file
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -34,7 +33,7 @@ class Sound:
     @classmethod
     def of(cls, path: str) -> Sound | None:
         """The sound of a file; None if it has none that can be decoded."""
-        container = open_container(open_regular(path), path)
+        container = open_file(path)
         streams = container.streams.audio
         if streams and streams[0].codec_context is not None and streams[0].codec_context.sample_rate:
             return cls(container, path)
