@@ -12,6 +12,10 @@ Start = Annotated[float | None, typer.Option("--start", min=0, help="Video: seco
 Stop = Annotated[float | None, typer.Option("--stop", min=0, help="Video: seconds to stop at.")]
 MaxFps = Annotated[float | None, typer.Option("--max-fps", help="Video: predict at most so many frames per second.")]
 
+Fps = Annotated[
+    float | None, typer.Option("--fps", help="Numbered images: frames per second. [default: 25]", show_default=False)
+]
+
 
 def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images: Mapping[str, object]) -> str | None:
     """The only source if it is a video; None for images.

@@ -3,7 +3,7 @@
 import glob
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Summary:
         failed: File -> why it could not be read or drawn.
         file: Name of the JSON file in `out`.
         drawn: What was drawn, as the summary names it; "" for nothing.
-        results: Classifiers: a line for each image.
+        notes: Lines before: of classifiers one for each image.
         item: What was counted in `images`, for `counted`.
     """
 
@@ -42,7 +42,7 @@ class Summary:
     failed: dict[str, str]
     file: str = "detections.json"
     drawn: str = "drawn images"
-    results: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     item: str = "image[s]"
 
     def lines(self) -> list[str]:
@@ -51,7 +51,7 @@ class Summary:
         counts = ", ".join(f"{count} {name}" for name, count in ranked)
         written = ", ".join(filter(None, (self.drawn, self.file)))
         head = [
-            *self.results,
+            *self.notes,
             f"{counted(self.images, self.item)}: {counts or 'nothing found'}",
             f"{written}: {self.out}",
         ]
@@ -65,6 +65,7 @@ def predict_to_folder(
     args: PostprocessArgs | None = None,
     *,
     draw: bool = True,
+    titles: Mapping[str, str] | None = None,
 ) -> Summary:
     """Predict many images; write drawn images and the task's JSON file.
 
@@ -74,6 +75,7 @@ def predict_to_folder(
         out: The output folder.
         args: From the predictor's task; None for the recipe's.
         draw: Write images with the predictions drawn.
+        titles: Path -> what results and messages call it; None: the paths.
 
     Returns:
         The summary; images that cannot be read or drawn are in `Summary.failed`.
@@ -101,12 +103,14 @@ def predict_to_folder(
     )
     rows, failed = [], {}
     for index, (file, result) in enumerate(zip(files, results, strict=True)):
+        title = (titles or {}).get(str(file), str(file))
         if isinstance(result, InputError):
-            failed[str(file)] = str(result)
+            failed[title] = str(result).replace(str(file), title)
             continue
         if index in undrawn:
-            failed[str(file)] = undrawn[index]
-        rows.append(image_row(predictor, result, targets[file] if draw and index not in undrawn else None))
+            failed[title] = undrawn[index]
+        row = image_row(predictor, result, targets[file] if draw and index not in undrawn else None)
+        rows.append(row | {"file": title})
     readable = [result for result in results if not isinstance(result, InputError)]
     return write_results(predictor, folder, args, rows, failed, readable, draw=draw)
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, Self
 
 from boxwright import json_text
 from boxwright.arrays import Array
+from boxwright.datatools.report import counted
 from boxwright.errors import InputError
 from boxwright.files import atomic_write
 from boxwright.json_text import JsonObject
@@ -118,7 +119,9 @@ class VideoOutput:
         """The summary of the complete files."""
         file = self.predictor.task.results_file
         drawn = self.target.name if self.target else ""
-        return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, item="frame[s]")
+        left_out = counted(self.video.left_out, "frame[s]")
+        notes = (f"{left_out} left out, newer ones were there",) if self.video.left_out else ()
+        return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, notes, "frame[s]")
 
     def _failed(self) -> dict[str, str]:
         return {self.video.name: "; ".join(self.video.faults)} if self.video.faults else {}

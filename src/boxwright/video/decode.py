@@ -10,12 +10,13 @@ import numpy as np
 
 from boxwright.arrays import Array
 from boxwright.errors import InputError
-from boxwright.extras import first_line, import_extra
+from boxwright.extras import import_extra
 from boxwright.files import open_regular
 from boxwright.images.budget import ENV_VARIABLE, MAX_PIXELS
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.error import FFmpegError
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -53,9 +54,9 @@ def open_address(address: str, name: str, timeout: float) -> InputContainer:
     Raises:
         InputError: The extra `video` is not installed, or the address leads to no video.
     """
-    # Data is passed on at once, and 1 s is enough to find the streams.
+    # 1 s is enough to find the streams of a live source, which come at once.
     options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": NETWORK_DEMUXERS}
-    options |= {"fflags": "nobuffer", "analyzeduration": "1000000"}
+    options["analyzeduration"] = "1000000"  # us
     if address.startswith("rtsp"):
         options["rtsp_flags"] = "prefer_tcp"  # a lost packet of UDP damages frames
     return _open(address, name, options, timeout)
@@ -66,14 +67,14 @@ def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -
     try:
         container: InputContainer = av.open(url, container_options=options, metadata_errors="replace", timeout=timeout)
     except av.error.FFmpegError as error:
-        raise unreadable(name, error) from error
+        raise unreadable(name, error, "is it complete?" if timeout is None else "is the address right?") from error
     return container
 
 
-def unreadable(name: str, error: BaseException) -> InputError:
-    """The error for a video that FFmpeg does not open or decode."""
-    reason = getattr(error, "strerror", None) or first_line(error)
-    return InputError(f"{name}: cannot be read as a video ({reason}); is it complete?")
+def unreadable(name: str, error: FFmpegError, hint: str = "is it complete?") -> InputError:
+    """The error for a video that FFmpeg does not open or read."""
+    reason = error.strerror or type(error).__name__  # its text has the address with the password
+    return InputError(f"{name}: cannot be read as a video ({reason}); {hint}")
 
 
 def video_stream(container: InputContainer, name: str, *, low_delay: bool = False) -> VideoStream:
