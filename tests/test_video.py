@@ -173,18 +173,19 @@ def test_what_is_no_video_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])  # without its index, which is at the end
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'whole.mp4'}'\n")
-    (tmp_path / "play.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'whole.mp4'}\n")
+    play = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'whole.mp4'}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "play.m3u8").write_text(play)
     for name, words in (
-        ("tone", "has no video, only audio"),
-        ("text", "cannot be read as a video"),
-        ("empty", "cannot be read as a video"),
-        ("half", "is it complete?"),
-        ("list", "cannot be read as a video"),
-        ("play", "cannot be read as a video"),
-        ("missing", "cannot be read \\(No such file"),
+        ("tone.mp4", "has no video, only audio"),
+        ("text.mp4", "cannot be read as a video"),
+        ("empty.mp4", "cannot be read as a video"),
+        ("half.mp4", "is it complete?"),
+        ("list.mp4", "cannot be read as a video"),
+        ("play.m3u8", "cannot be read as a video"),
+        ("missing.mp4", "cannot be read \\(No such file"),
     ):
         with pytest.raises(InputError, match=words):
-            frames_of(tmp_path / f"{name}.mp4")
+            frames_of(tmp_path / name)
     monkeypatch.setattr(decode, "MAX_FRAME_PIXELS", 3000)
     with pytest.raises(InputError, match="64 x 48 px, more than the 3000 of a frame"):
         frames_of(tmp_path / "whole.mp4")
