@@ -16,6 +16,11 @@ Fps = Annotated[
     float | None, typer.Option("--fps", help="Numbered images: frames per second. [default: 25]", show_default=False)
 ]
 
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="TOOL", help="Write labels for a tool instead: coco, yolo, cvat or label-studio."),
+]
+
 
 def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images: Mapping[str, object]) -> str | None:
     """The only source if it is a video; None for images.
