@@ -1,6 +1,8 @@
 """Video files: times, orientation, formats and damage; what `predict` writes of them."""
 
 import json
+import resource
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,13 +11,15 @@ import torch
 
 from boxwright import cli, models, recipe
 from boxwright.errors import InputError
+from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
+from boxwright.types import Detections
 from boxwright.video import decode
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
 from made_video import av, write_video
-from stand_in import rectangles_predictor, scene
+from stand_in import Rectangles, rectangles_predictor, scene
 
 BOX = (8, 12, 40, 44)
 
@@ -316,3 +320,36 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert len(errors) == 1
         assert said in errors[0]
         assert not (tmp_path / "two").exists()
+
+
+class Constant(Rectangles):
+    """Twenty boxes in each image."""
+
+    def decode(self, raw, threshold):
+        corner = torch.arange(20)[:, None] * 2.0
+        boxes = torch.cat([corner, corner, corner + 8, corner + 8], dim=1)
+        return [Detections(boxes, torch.full((20,), 0.9), torch.arange(20) % 3) for _ in raw[0]]
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("reads the size of the process from /proc")
+    clip = list(np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), np.uint8))
+    path = write_video(tmp_path / "a.mp4", clip * 300, [index / 30 for index in range(3000)], sound="aac")
+    predictor = Predictor(Constant(), rectangles_predictor(predict__batch=8).recipe)
+    for draw, count in ((False, 3000), (True, 1500)):
+        sizes = []
+        with open_video(str(path), Selection(stop=count / 30)) as video:
+
+            class Watched(type(video)):
+                def __iter__(self):
+                    for frame in super().__iter__():
+                        yield frame
+                        if frame.index in (count // 3, count - 1):  # noqa: B023
+                            sizes.append(int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20)  # noqa: B023
+
+            video.__class__ = Watched
+            summary = predict_video(predictor, video, tmp_path / "out", draw=draw)
+        assert summary.images == count
+        assert sizes[1] - sizes[0] < 6  # MB; 5 KB a frame would be 10, the results of the frames 24

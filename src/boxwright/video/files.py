@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Self
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.video.decode import (
+    RgbConverter,
     duration_of,
     frame_rate,
     open_file,
     stamp_of,
-    to_rgb,
     unreadable,
     video_stream,
 )
@@ -53,6 +53,7 @@ class VideoFile:
         rate = frame_rate(self.stream)
         about = self.duration if self.duration is not None else (container.duration or 0) / 1e6 or None
         self.rate, self.total = selection.rate(rate), selection.total(rate, about)
+        self._to_rgb = RgbConverter()
         self._clock = Clock((container.start_time or 0) / 1e6, 1 / rate)
         self._damaged, self._end = 0, 0.0  # places in the file; s, where the last frame ends
 
@@ -138,7 +139,7 @@ class VideoFile:
             time = self._clock.time(stamp_of(frame))
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else self._clock.interval
             self._end = time + float(lasts)
-            yield Decoded(0, time, partial(to_rgb, frame))
+            yield Decoded(0, time, partial(self._to_rgb, frame))
 
     def _check_end(self) -> None:
         """Add to `faults` what is damaged or missing of the frames up to the selection's end."""
