@@ -257,6 +257,15 @@ def test_odd_sizes_are_encoded(tmp_path):
     assert shapes == {(52, 78, 3)}
 
 
+def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264", "libopenh264"})
+    with open_video(str(write_video(tmp_path / "a.mp4", moving(5)[0]))) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "mpeg4"
+        assert len(list(container.decode(video=0))) == 5
+
+
 def test_ctrl_c_ends_with_complete_files(tmp_path):
     class Interrupted(type(rectangles_predictor())):
         def postprocess(self, raw, images, args):

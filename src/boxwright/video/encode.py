@@ -23,7 +23,7 @@ ENCODERS = {
     "libopenh264": {},
     "mpeg4": {"qscale": "4"},  # of 1, the best, to 31
 }
-TIME_BASE = Fraction(1, 90_000)  # s; that of MPEG, for any frame rate
+TIME_BASE = Fraction(1, 60_000)  # s; exact for usual frame rates, also 29.97. MPEG-4 part 2 has at most 65,535 a second
 SUFFIX = ".mp4"
 PIXELS = "yuv420p"  # that every player shows
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the color matrix of HD video and of the range 16 to 235
