@@ -31,15 +31,11 @@ def test_the_frame_in_work_is_never_older_than_two_intervals_and_one_inference(s
         taken = []
         for frame in video:
             number = number_of(frame.image)
-            behind = source.sent - number
-            began = time.monotonic()
+            taken.append((frame.index, number, source.sent - number))
             time.sleep(0.5)  # a network that is 2.5 times as slow as the source
-            age = time.monotonic() - source.begin - number / RATE
-            taken.append((frame.index, number, behind, age - (time.monotonic() - began)))
             if len(taken) == 6:
                 break
-    assert max(behind for _, _, behind, _ in taken) <= 2
-    assert max(age for *_, age in taken) <= 2 / RATE + 0.15  # of a busy machine
+    assert max(newer for *_, newer in taken) <= 2  # frames sent since; each is an interval
     indices = [index for index, *_ in taken]
     numbers = [number for _, number, *_ in taken]
     assert [number - numbers[0] for number in numbers] == [index - indices[0] for index in indices]

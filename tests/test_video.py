@@ -18,7 +18,7 @@ from boxwright.video import decode
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
-from made_video import av, write_video
+from made_video import av, set_matrix, write_video
 from stand_in import Rectangles, rectangles_predictor, scene
 
 BOX = (8, 12, 40, 44)
@@ -44,28 +44,30 @@ def test_times_are_those_of_the_time_stamps(tmp_path, name):
     assert video.faults == []
 
 
-@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_rotation_is_applied_as_by_opencv(tmp_path, rotation):
-    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=rotation)
-    _, expected = cv2.VideoCapture(str(path)).read()
-    frames, _ = frames_of(path)
-    assert np.array_equal(frames[0].image, expected[:, :, ::-1])
-    box = {0: BOX, 90: (12, 40, 44, 72), 180: (40, 4, 72, 36), -90: (4, 8, 36, 40)}[
-        rotation
-    ]  # by hand; 90: to the left
+ORIENTATIONS = {  # a, b, c, d -> the image as displayed, by the formula
+    (1, 0, 0, 1): lambda image: image,
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),  # clockwise, of a phone held upright
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, -1, 1, 0): lambda image: np.rot90(image, 1),
+    (-1, 0, 0, 1): lambda image: image[:, ::-1],  # of a front camera
+    (0, 1, 1, 0): lambda image: image.transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_videos_are_read_as_displayed(tmp_path, matrix):
+    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2)
+    plain, _ = frames_of(path)
+    frames, _ = frames_of(set_matrix(path, *matrix))
+    expected = ORIENTATIONS[matrix](plain[0].image)
+    assert np.array_equal(frames[0].image, expected)
+    if matrix[0] * matrix[3] - matrix[1] * matrix[2] > 0:  # OpenCV does not mirror
+        _, decoded = cv2.VideoCapture(str(path)).read()
+        assert np.array_equal(frames[0].image, decoded[:, :, ::-1])
     found = rectangles_predictor(data__canvas__fit="letterbox")(frames[0].image)
-    assert (found.boxes - torch.tensor([box])).abs().max() <= 2
-
-
-def test_a_mirrored_video_is_flipped(tmp_path):
-    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=180)
-    content = path.read_bytes()
-    half_turn = b"\xff\xff\0\0" + bytes(12) + b"\xff\xff\0\0"  # a = d = -1 as big-endian 16.16, b = c = 0
-    assert content.count(half_turn) == 1
-    path.write_bytes(content.replace(half_turn, b"\xff\xff\0\0" + bytes(12) + b"\0\1\0\0"))  # d = 1
-    frames, _ = frames_of(path)
-    assert frames[0].image[20, 60, 1] > 200
-    assert frames[0].image[20, 20, 1] < 50
+    rows, columns = np.nonzero(expected[:, :, 1] > 128)
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(found.boxes.numpy() - box).max() <= 2
 
 
 @pytest.mark.parametrize(
