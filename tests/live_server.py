@@ -47,7 +47,7 @@ class LiveServer:
 
     @property
     def address(self):
-        return f"http://127.0.0.1:{self.port}/live"
+        return f"http://user:secret@127.0.0.1:{self.port}/live?token=secret"
 
     def start(self):
         listener = socket.socket()

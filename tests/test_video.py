@@ -2,6 +2,7 @@
 
 import json
 import resource
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from boxwright import cli, models, recipe
 from boxwright.errors import InputError
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
+from boxwright.predict.video_output import FrameRows
 from boxwright.types import Detections
 from boxwright.video import decode
 from boxwright.video.frames import Clock, Selection
@@ -107,6 +109,19 @@ def test_selection_by_hand(tmp_path):
         frames_of(path, start=5)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264", "a.avi", "a.flv"])
+def test_start_is_found_in_all_containers(tmp_path, name):
+    """Also where seeking lands behind it, or is not possible."""
+    codec = {"a.flv": "flv1", "a.avi": "mpeg4"}.get(name, "libx264")
+    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=6)
+    rate = 25 if name == "a.h264" else 10  # it has no times
+    frames, _ = frames_of(path, start=12.5 / rate)
+    assert [round(frame.time * rate) for frame in frames] == [13, 14, 15, 16, 17, 18, 19]
+    for frame in frames:
+        left = np.flatnonzero(frame.image[24, :, 1] > 128)[0]
+        assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
+
+
 def test_selection_refuses_what_makes_no_sense():
     for wrong in (
         {"stride": 0},
@@ -160,6 +175,21 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
     assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(left)], abs=1e-3)
     (fault,) = video.faults
     assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_damage_within_a_video_is_reported(tmp_path, name):
+    path = write_video(tmp_path / name, noise(30), codec="libx264")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 10_000] = b"\xff" * 10_000
+    path.write_bytes(content)
+    frames, video = frames_of(path)
+    assert 15 <= len(frames) <= 30
+    (fault,) = video.faults
+    assert "damaged in " in fault
+    assert frames[0].time == 0
+    assert frames[-1].time == pytest.approx(2.9, abs=1e-3)
 
 
 def test_a_video_with_a_stop_is_not_truncated(tmp_path):
@@ -233,6 +263,16 @@ def test_boxes_times_and_files_of_a_video(tmp_path):
     for (_, image), frame in zip(drawn, frames, strict=True):
         expected = predictor(frame.image).draw().astype(int)
         assert np.abs(image - expected).mean() < 0.3 * np.abs(frame.image - expected).mean()
+
+
+def test_rows_are_valid_json_after_an_interrupted_write(tmp_path):
+    with closing(FrameRows(tmp_path / "a.json", {"names": ["a"]})) as rows:
+        rows.write({"index": 0})
+        rows.write({"index": 1})
+        rows.file.write(b',\n  {"index": 2, "time": 0.5, "detections": [{"label": 0, "name": "long enough')
+        rows.finish({"complete": False})
+    expected = {"names": ["a"], "frames": [{"index": 0}, {"index": 1}], "complete": False}
+    assert json.loads((tmp_path / "a.json").read_text()) == expected
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.avi", "pcm_s16le"), ("a.mkv", "libopus")])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
 
 
@@ -101,6 +102,8 @@ class VideoFile:
     def _seek(self, time: float) -> bool:
         """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible."""
         av = import_extra("av", "video")
+        if self.container.format.flags & WITHOUT_STAMPS:  # trying it leaves a raw stream at its end
+            return False
         try:
             self.container.seek(int((time + self._clock.start) * 1e6))
         except av.error.FFmpegError:
@@ -124,9 +127,7 @@ class VideoFile:
     def _frames(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
         """The frames of a packet, none for one that is damaged."""
         av = import_extra("av", "video")
-        if (
-            packet.is_corrupt
-        ):  # the cut end of a file; its error would take the frames that other threads decode with it
+        if packet.is_corrupt:  # the cut end of a file, whose error would hide frames of the decoder's other threads
             self._damaged += 1
             return
         try:
