@@ -17,6 +17,7 @@ from boxwright.predict.video import predict_video
 from boxwright.predict.video_output import FrameRows
 from boxwright.types import Detections
 from boxwright.video import decode
+from boxwright.video.encode import VideoWriter
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
@@ -297,6 +298,19 @@ def test_odd_sizes_are_encoded(tmp_path):
     with av.open(str(tmp_path / "out" / "a.mp4")) as container:
         shapes = {frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)}
     assert shapes == {(52, 78, 3)}
+
+
+def test_the_first_frame_determines_the_size_and_times_are_kept(tmp_path):
+    times = [5.0, 5.001, 5.5, 9.0]
+    with VideoWriter(tmp_path / "a.tmp", 30.0) as writer:
+        for size, time in zip([(64, 96), (31, 20), (200, 300), (64, 96)], times, strict=True):
+            writer.write(scene(*size, [(0, 0, size[1] // 2, size[0])], [1]), time)
+    with av.open(str(tmp_path / "a.tmp")) as container:
+        frames = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    assert [time for time, _ in frames] == pytest.approx([0.0, 0.001, 0.5, 4.0], abs=1e-4)
+    for _, image in frames:
+        assert image.shape == (64, 96, 3)
+        assert image[:, :40, 1].mean() > 200 > 60 > image[:, 56:, 1].mean()
 
 
 def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
