@@ -12,6 +12,7 @@ import torch
 
 from boxwright import cli, models, recipe
 from boxwright.errors import InputError
+from boxwright.predict import video as video_prediction
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
 from boxwright.predict.video_output import FrameRows
@@ -320,6 +321,18 @@ def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
     with av.open(str(tmp_path / "out" / "a.mp4")) as container:
         assert container.streams.video[0].codec_context.name == "mpeg4"
         assert len(list(container.decode(video=0))) == 5
+
+
+def test_reading_and_writing_beside_an_accelerator_changes_nothing(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", moving(13)[0])
+    found = []
+    for ahead in (0, 1):
+        monkeypatch.setattr(video_prediction, "_ahead", lambda predictor, ahead=ahead: ahead)
+        with open_video(str(path)) as video:
+            summary = predict_video(rectangles_predictor(predict__batch=4), video, tmp_path / "out")
+        assert summary.images == 13
+        found.append(json.loads((tmp_path / "out" / "detections.json").read_text()))
+    assert found[0] == found[1]
 
 
 def test_ctrl_c_ends_with_complete_files(tmp_path):
