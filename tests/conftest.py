@@ -23,10 +23,10 @@ if not torch.cuda.is_available():
 import torchvision_on_cpu
 from boxwright.cli.output import log_to_stderr
 from boxwright.data import index
+from boxwright.extras import silence_telemetry
 from boxwright.memory import tune_malloc
 from boxwright.ops.kernels import torchvision_ops
 from boxwright.runtimes import openvino
-from boxwright.runtimes.base.extras import silence_telemetry
 from boxwright.weights import names
 from short import make_networks_short
 
