@@ -41,8 +41,8 @@ class CountingConfig(Config):
             fraction of its size, the geometric mean of the sides of its box.
     """
 
-    lines: dict[ClassName, Line] = Field({}, max_length=MOST)
-    zones: dict[ClassName, Polygon] = Field({}, max_length=MOST)
+    lines: dict[ClassName, Line] = Field(default={}, max_length=MOST)
+    zones: dict[ClassName, Polygon] = Field(default={}, max_length=MOST)
     anchor: Literal["center", "bottom"] = "center"
     band: Fraction = 0.1
 

@@ -38,4 +38,5 @@ def inside_polygon(polygon: Sequence[float], points: Array) -> Array:
     upper, lower = relative[:, :, 1] < 0, relative[:, :, 1] - ways[:, 1] < 0
     turn = ways[:, 0] * relative[:, :, 1] - ways[:, 1] * relative[:, :, 0]
     crossed = (upper != lower) & ((turn > 0) == (ways[:, 1] > 0))
-    return np.where(crossed.sum(1) % 2 == 1, distance, -distance)
+    signed: Array = np.where(crossed.sum(1) % 2 == 1, distance, -distance)
+    return signed

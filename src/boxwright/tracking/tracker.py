@@ -5,6 +5,8 @@ first associated with detections of high score, then those left with detections 
 that are partly hidden. Here time is in seconds, so frames may be left out and have any rate.
 """
 
+from typing import Annotated
+
 import numpy as np
 from pydantic import Field
 
@@ -37,7 +39,7 @@ class TrackerConfig(Config):
 
     high: Fraction = 0.5
     low: Fraction = 0.1
-    confirm: int = Field(3, ge=1, le=1000)
+    confirm: Annotated[int, Field(ge=1, le=1000)] = 3
     memory: NotNegative = 1.5
     iou_high: Fraction = 0.2
     iou_low: Fraction = 0.5
@@ -57,6 +59,7 @@ class Tracker:
         self._time: float | None = None
         self._last_id = 0
         self._ids, self._hits, self._labels = (np.zeros(0, np.int64) for _ in range(3))
+        self._rows = np.zeros(0, np.int64)  # of each track in the detections of this frame, -1 for none
         self._seen = np.zeros(0)  # time of the last detection
         self._votes: list[dict[int, float]] = []  # of each track: label -> sum of its scores
 
@@ -82,8 +85,8 @@ class Tracker:
             self._filter.move(self._camera.update(frame))
         boxes = detections.boxes.numpy(force=True).astype(np.float64)
         scores, labels = detections.scores.numpy(force=True), detections.labels.numpy(force=True)
-        rows = self._associate(boxes, scores, labels)
-        self._correct(rows, boxes, scores, labels, time)
+        self._rows = self._associate(boxes, scores, labels)
+        self._correct(boxes, scores, labels, time)
         ended = self._forget(time)
         self._begin(self._unclaimed(boxes, scores), boxes, scores, labels, time)
         self._time = time
@@ -113,10 +116,9 @@ class Tracker:
             rows[left[pairs[0]]] = right[pairs[1]]
         return rows
 
-    def _correct(self, rows: Array, boxes: Array, scores: Array, labels: Array, time: float) -> None:
+    def _correct(self, boxes: Array, scores: Array, labels: Array, time: float) -> None:
         """Continue the tracks that have a detection."""
-        self._rows = rows
-        tracks = np.flatnonzero(rows >= 0)
+        rows, tracks = self._rows, np.flatnonzero(self._rows >= 0)
         self._filter.update(tracks, boxes[rows[tracks]])
         self._hits[tracks] += 1
         self._seen[tracks] = time
@@ -131,9 +133,8 @@ class Tracker:
         kept = np.where(confirmed, time - self._seen <= self.config.memory, self._rows >= 0)
         ended = self._ids[~kept]
         self._filter.keep(kept)
-        self._ids, self._hits, self._labels, self._seen, self._rows = (
-            values[kept] for values in (self._ids, self._hits, self._labels, self._seen, self._rows)
-        )
+        for name in ("_ids", "_hits", "_labels", "_seen", "_rows"):
+            setattr(self, name, getattr(self, name)[kept])
         self._votes = [votes for votes, keep in zip(self._votes, kept.tolist(), strict=True) if keep]
         return ended
 
