@@ -138,13 +138,13 @@ def test_an_object_that_is_found_as_two_classes_is_one_track() -> None:
 
 
 def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
-    """Detections that flicker anywhere for 3000 frames, as a live camera's do for months."""
+    """Detections that flicker anywhere for 1000 frames, as a live camera's do for months."""
     draw = np.random.default_rng(4)
     tracker = Tracker()
     born: dict[int, int] = {}
     ended: set[int] = set()
     steady: set[int] = set()
-    for frame in range(3000):
+    for frame in range(1000):
         objects = [(*draw.uniform(0, 2000, 2), 0.9, 0) for _ in range(draw.integers(0, 5))]
         tracks = tracker.update(detections(*objects, (50.0, 50.0, 0.9, 0)), None, frame / 25)
         assert not ended & set(tracks.ids.tolist())
@@ -153,7 +153,7 @@ def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
             born.setdefault(track, frame)
         steady |= set(tracks.ids[(tracks.boxes == [40, 40, 60, 60]).all(1)].tolist())
     assert sorted(born, key=lambda track: (born[track], track)) == sorted(born)
-    assert len(born) > 1000
+    assert len(born) > 300
     assert len(tracker._ids) == len(tracker._votes) == len(tracker._filter.values) < 20
     assert len(steady) == 1
 

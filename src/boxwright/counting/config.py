@@ -71,13 +71,9 @@ def load(file: str | Path | None = None, lines: Sequence[str] = (), zones: Seque
     }
     added = validate(CountingConfig, given, "--line, --zone")
     if repeated := sorted(added.lines.keys() & config.lines.keys() | added.zones.keys() & config.zones.keys()):
-        raise InputError(
-            f"{file}: found '{repeated[0]}', which is a name of --line or --zone; needed another name there"
-        )
+        raise InputError(f"{file}: found '{repeated[0]}', the name of a --line or --zone; needed another name")
     if not (added.lines or added.zones or config.lines or config.zones):
-        raise InputError(
-            f"{file}: found neither lines nor zones, needed one, such as lines: {{gate: [0, 200, 640, 200]}}"
-        )
+        raise InputError(f"{file}: found neither lines nor zones, needed one: lines: {{gate: [0, 200, 640, 200]}}")
     return config.model_copy(update={"lines": config.lines | added.lines, "zones": config.zones | added.zones})
 
 
