@@ -18,12 +18,12 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[T], total: int, what: str, unit: str = "images", start: int = 0) -> Iterator[T]:
+def track(items: Iterable[T], total: int | None, what: str, unit: str = "images", start: int = 0) -> Iterator[T]:
     """Yield `items` and show the progress on stderr.
 
     Args:
         items: What to iterate over.
-        total: Number of items, including `start`.
+        total: Number of items, including `start`; None if it is unknown.
         what: Title of the bar.
         unit: Name of the items, in the plural.
         start: Items done before.
@@ -35,7 +35,7 @@ def track(items: Iterable[T], total: int, what: str, unit: str = "images", start
     yield from show(items, total, printable(what), unit, start)
 
 
-def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
+def _bar(items: Iterable[T], total: int | None, what: str, unit: str, start: int) -> Iterator[T]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -53,7 +53,7 @@ def _bar(items: Iterable[T], total: int, what: str, unit: str, start: int) -> It
             progress.update(task, advance=1, rate=f"{rate:.1f} {unit}/s")
 
 
-def _lines(items: Iterable[T], total: int, what: str, unit: str, start: int) -> Iterator[T]:
+def _lines(items: Iterable[T], total: int | None, what: str, unit: str, start: int) -> Iterator[T]:
     begin = last = time.monotonic()
     for done, item in enumerate(items, 1):
         interrupt.check()
@@ -61,6 +61,8 @@ def _lines(items: Iterable[T], total: int, what: str, unit: str, start: int) -> 
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             rate = done / (now - begin)
-            left = (total - start - done) / rate
-            logger.info("%s: %d/%d, %.1f %s/s, %.0f s left", what, start + done, total, rate, unit, left)
+            count, left = f"{start + done}", ""
+            if total is not None:
+                count, left = f"{start + done}/{total}", f", {max(0, total - start - done) / rate:.0f} s left"
+            logger.info("%s: %s, %.1f %s/s%s", what, count, rate, unit, left)
             last = now

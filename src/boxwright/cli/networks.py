@@ -16,7 +16,6 @@ from boxwright.cli.options import (
     DataSets,
     Device,
     Name,
-    Overlap,
     Overrides,
     RecipeOption,
     SkipBad,
@@ -25,7 +24,6 @@ from boxwright.cli.options import (
     TrustFile,
     Weights,
     check_name,
-    class_list,
 )
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
@@ -160,75 +158,6 @@ def evaluate(
         echo(metrics)
         if published := resolved.expect.beside(metrics.summary):
             echo(published)
-
-
-def predict(
-    weights: Weights,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Images, folders, or quoted globs.")],
-    recipe: RecipeOption = None,
-    cfg: Cfg = None,
-    names_file: ClassNames = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            callback=check_name,
-            help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Classifier: classes per image. [default: 5]")
-    ] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Minimum score.")] = None,
-    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="IoU threshold of NMS.")] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", help="Only these classes, e.g. car,truck; a JSON list for names with a comma."),
-    ] = None,
-    tile: Annotated[
-        int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
-    ] = None,
-    overlap: Overlap = None,
-    geojson: Annotated[
-        bool, typer.Option("--geojson", help="With --tile: require GeoJSON output, else only for georeferenced images.")
-    ] = False,
-    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
-    set_: Overrides = None,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    bfloat16: BFloat16 = False,
-    compile_: Compile = False,
-    trust_file: TrustFile = False,
-) -> None:
-    """Detect objects in images and draw them; with a classifier, predict the classes of images."""
-    if tile is None and (overlap is not None or geojson):
-        raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
-    from boxwright import tasks
-    from boxwright.predict import loading, output, scene_output
-    from boxwright.predict.predictor import load
-    from boxwright.predict.tiled import Tiling
-    from boxwright.runtimes.base.runtime import RuntimeOptions
-
-    resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
-    task = tasks.of(resolved)
-    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
-    task.check_options(resolved, given)
-    out = out or task.results_key
-    batch = resolved.with_overrides(set_ or ()).predict.batch
-    batch_size = batch if tile else min(batch, len(output.find_images(sources, Path(out))))
-    runtime_options = RuntimeOptions(batch_size, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-    predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
-    names = class_list(classes, predictor.recipe.data.names) if classes else None
-    if tile is None:
-        args = task.args(predictor.recipe, threshold, nms, names, top_k)
-        summary = output.predict_to_folder(predictor, sources, out, args, draw=draw)
-    else:
-        tiling = Tiling(tile, 0.2 if overlap is None else overlap)
-        summary = scene_output.predict_scenes_to_folder(
-            predictor, sources, out, tiling, threshold, nms, names, geojson=geojson
-        )
-    echo("\n".join(summary.lines()))
-    raise typer.Exit(1 if summary.failed else 0)
 
 
 def import_(

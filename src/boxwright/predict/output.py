@@ -3,7 +3,7 @@
 import glob
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,13 @@ class Summary:
 
     Attributes:
         out: The folder.
-        images: Number of images read.
+        images: Number of images read, or of frames.
         counts: Detections, or images of a classifier, by class name; `of class 3` for classes without names.
         failed: File -> why it could not be read or drawn.
         file: Name of the JSON file in `out`.
-        drawn: Whether the images were drawn.
-        results: Classifiers: a line for each image.
+        drawn: What was drawn, as the summary names it; "" for nothing.
+        notes: Lines before: of classifiers one for each image.
+        item: What was counted in `images`, for `counted`.
     """
 
     out: Path
@@ -40,17 +41,18 @@ class Summary:
     counts: dict[str, int]
     failed: dict[str, str]
     file: str = "detections.json"
-    drawn: bool = True
-    results: tuple[str, ...] = ()
+    drawn: str = "drawn images"
+    notes: tuple[str, ...] = ()
+    item: str = "image[s]"
 
     def lines(self) -> list[str]:
         """The summary as text."""
         ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {name}" for name, count in ranked)
-        written = f"drawn images, {self.file}" if self.drawn else self.file
+        written = ", ".join(filter(None, (self.drawn, self.file)))
         head = [
-            *self.results,
-            f"{counted(self.images, 'image[s]')}: {counts or 'nothing found'}",
+            *self.notes,
+            f"{counted(self.images, self.item)}: {counts or 'nothing found'}",
             f"{written}: {self.out}",
         ]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
@@ -63,6 +65,7 @@ def predict_to_folder(
     args: PostprocessArgs | None = None,
     *,
     draw: bool = True,
+    titles: Mapping[str, str] | None = None,
 ) -> Summary:
     """Predict many images; write drawn images and the task's JSON file.
 
@@ -72,6 +75,7 @@ def predict_to_folder(
         out: The output folder.
         args: From the predictor's task; None for the recipe's.
         draw: Write images with the predictions drawn.
+        titles: Path -> what results and messages call it; None: the paths.
 
     Returns:
         The summary; images that cannot be read or drawn are in `Summary.failed`.
@@ -99,12 +103,14 @@ def predict_to_folder(
     )
     rows, failed = [], {}
     for index, (file, result) in enumerate(zip(files, results, strict=True)):
+        title = (titles or {}).get(str(file), str(file))
         if isinstance(result, InputError):
-            failed[str(file)] = str(result)
+            failed[title] = str(result).replace(str(file), title)
             continue
         if index in undrawn:
-            failed[str(file)] = undrawn[index]
-        rows.append(image_row(predictor, result, targets[file] if draw and index not in undrawn else None))
+            failed[title] = undrawn[index]
+        row = image_row(predictor, result, targets[file] if draw and index not in undrawn else None)
+        rows.append(row | {"file": title})
     readable = [result for result in results if not isinstance(result, InputError)]
     return write_results(predictor, folder, args, rows, failed, readable, draw=draw)
 
@@ -130,7 +136,8 @@ def write_results(
         counts.update(name if result.names else f"of class {name}" for name in task.counted(result))
         if (line := task.line(result)) is not None:
             lines.append(line)
-    return Summary(out, len(rows), dict(counts), failed, task.results_file, draw, tuple(lines))
+    drawn = "drawn images" if draw else ""
+    return Summary(out, len(rows), dict(counts), failed, task.results_file, drawn, tuple(lines))
 
 
 def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> JsonObject:

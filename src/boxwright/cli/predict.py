@@ -1,0 +1,123 @@
+"""The command `predict`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boxwright.cli.options import (
+    Backend,
+    BFloat16,
+    Cfg,
+    ClassNames,
+    Compile,
+    Device,
+    Overlap,
+    Overrides,
+    RecipeOption,
+    TrustFile,
+    Weights,
+    check_name,
+    class_list,
+)
+from boxwright.cli.output import echo
+from boxwright.cli.video import Fps, MaxFps, Start, Stop, Stride, the_video
+from boxwright.errors import InputError
+
+
+def predict(
+    weights: Weights,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Images, folders, or quoted globs; or a video: a file, rtsp:// or http://, a camera number, %06d.jpg.",
+        ),
+    ],
+    recipe: RecipeOption = None,
+    cfg: Cfg = None,
+    names_file: ClassNames = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            callback=check_name,
+            help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Classifier: classes per image. [default: 5]")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", min=0, max=1, help="Minimum score.")] = None,
+    nms: Annotated[float | None, typer.Option("--nms", min=0, max=1, help="IoU threshold of NMS.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Only these classes, e.g. car,truck; a JSON list for names with a comma."),
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option("--tile", min=1, help="Predict on tiles of this many px, for images of any size.")
+    ] = None,
+    overlap: Overlap = None,
+    geojson: Annotated[
+        bool, typer.Option("--geojson", help="With --tile: require GeoJSON output, else only for georeferenced images.")
+    ] = False,
+    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
+    stride: Stride = None,
+    start: Start = None,
+    stop: Stop = None,
+    max_fps: MaxFps = None,
+    fps: Fps = None,
+    set_: Overrides = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    bfloat16: BFloat16 = False,
+    compile_: Compile = False,
+    trust_file: TrustFile = False,
+) -> None:
+    """Detect objects in images or a video and draw them; with a classifier, predict the classes of images."""
+    if tile is None and (overlap is not None or geojson):
+        raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
+    from boxwright import tasks
+    from boxwright.images.fetch import fetched, is_image_address, shown
+    from boxwright.predict import loading, output, scene_output, video
+    from boxwright.predict.predictor import load
+    from boxwright.predict.tiled import Tiling
+    from boxwright.runtimes.base.runtime import RuntimeOptions
+    from boxwright.video.frames import Selection
+    from boxwright.video.sources import open_video
+
+    resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
+    task = tasks.of(resolved)
+    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
+    task.check_options(resolved, given)
+    out = out or task.results_key
+    batch = resolved.with_overrides(set_ or ()).predict.batch
+    of_videos = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps, "--fps": fps}
+    source = the_video(sources, of_videos, {"--tile": tile})
+    with ExitStack() as stack:
+        if source is not None:  # opened first, since loading takes seconds
+            selection = Selection(stride or 1, start or 0.0, stop, max_fps)
+            opened = stack.enter_context(open_video(source, selection, fps))
+            batch = 1 if opened.live else batch
+        else:
+            if tile is not None and (addresses := [shown(name) for name in sources if is_image_address(name)]):
+                raise InputError(f"--tile: goes with files, found {addresses[0]}; download it first")
+            titles = stack.enter_context(fetched(sources))
+            batch = batch if tile else min(batch, len(output.find_images(list(titles), Path(out))))
+        runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
+        predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
+        names = class_list(classes, predictor.recipe.data.names) if classes else None
+        if source is not None:
+            args = task.args(predictor.recipe, threshold, nms, names, top_k)
+            summary = video.predict_video(predictor, opened, out, args, draw=draw)
+        elif tile is None:
+            args = task.args(predictor.recipe, threshold, nms, names, top_k)
+            summary = output.predict_to_folder(predictor, list(titles), out, args, draw=draw, titles=titles)
+        else:
+            tiling = Tiling(tile, 0.2 if overlap is None else overlap)
+            summary = scene_output.predict_scenes_to_folder(
+                predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson
+            )
+    echo("\n".join(summary.lines()))
+    raise typer.Exit(1 if summary.failed else 0)

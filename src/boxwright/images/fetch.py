@@ -1,0 +1,87 @@
+"""Images on the network, at addresses that the user gives."""
+
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote, urlsplit
+
+from boxwright.errors import InputError
+from boxwright.images.header import SUFFIXES
+from boxwright.version import __version__
+
+PROTOCOLS = ("http", "https")
+MAX_BYTES = 200_000_000  # of a file; its pixels are limited where it is decoded
+TIMEOUT = 10.0  # s of connecting and of each read
+DEADLINE = 120.0  # s of a file
+CHUNK = 1 << 20  # bytes
+# Those of urllib for these protocols: no files, no FTP, no data, also after a redirection.
+HANDLERS = (
+    urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+    urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor, urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.UnknownHandler,
+)  # fmt: skip
+
+
+def is_image_address(source: str) -> bool:
+    """Whether `source` is the address of a single image, by the suffix of its path."""
+    return source.partition("://")[0] in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
+
+
+def shown(source: str) -> str:
+    """`source` for messages and results: an address without user, password and query, which may be secret."""
+    if "://" not in source:
+        return source
+    protocol, _, rest = source.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+@contextmanager
+def fetched(sources: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Fetch the images among `sources`, which are removed after the block.
+
+    Yields:
+        The path of each source, its own if it is no address -> what results call it.
+
+    Raises:
+        InputError: An image cannot be fetched, or is larger than 200 MB.
+    """
+    with TemporaryDirectory(prefix="boxwright-") as folder:
+        paths = {}
+        for number, source in enumerate(dict.fromkeys(sources)):
+            path = source
+            if is_image_address(source):
+                place = Path(folder, str(number))
+                place.mkdir()
+                file = place / (Path(unquote(urlsplit(source).path)).name[-100:] or "image")
+                file.write_bytes(fetch(source))
+                path = str(file)
+            paths[path] = shown(source)
+        yield paths
+
+
+def fetch(address: str) -> bytes:
+    """The content at an address. Raises InputError if it cannot be fetched, or is too large."""
+    opener = urllib.request.OpenerDirector()
+    for handler in HANDLERS:
+        opener.add_handler(handler())
+    content, deadline = bytearray(), time.monotonic() + DEADLINE
+    try:
+        request = urllib.request.Request(address, headers={"User-Agent": f"boxwright/{__version__}"})
+        with opener.open(request, timeout=TIMEOUT) as response:
+            while chunk := response.read(CHUNK):
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise InputError(f"{shown(address)}: larger than {MAX_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise InputError(f"{shown(address)}: not complete after {DEADLINE:g} s")
+    except InputError:
+        raise
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; ValueError: a faulty address
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise InputError(f"{shown(address)}: cannot be fetched ({reason})") from error
+    return bytes(content)

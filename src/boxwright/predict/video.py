@@ -1,0 +1,75 @@
+"""Prediction of videos: the frames of a source through the steps of a predictor."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from boxwright.images.budget import budget, within_budget
+from boxwright.predict.inputs import pixel_count
+from boxwright.predict.output import Summary
+from boxwright.predict.predictor import AnyPredictor, Predictor
+from boxwright.predict.video_output import VideoOutput
+from boxwright.progress import track
+from boxwright.tasks import PostprocessArgs
+from boxwright.tasks.base import Result
+from boxwright.video.frames import Video, VideoFrame
+
+R = TypeVar("R", bound=Result)
+
+
+def predict_frames(
+    predictor: Predictor[R], frames: Iterable[VideoFrame], args: PostprocessArgs, batch: int = 1
+) -> Iterator[tuple[VideoFrame, R]]:
+    """Predict the frames of a video in order.
+
+    Args:
+        predictor: The predictor.
+        frames: In the order of their times.
+        args: From the predictor's task.
+        batch: Batch size, at least 1. With 1 each frame is taken only when the results of the one before are used.
+
+    Yields:
+        Each frame with its result, whose `image` is that of the frame.
+    """
+    iterator = iter(frames)
+    while group := list(islice(iterator, batch)):
+        for part, pixels in within_budget(group, lambda frame: pixel_count(frame.image)):
+            with budget.reserve(pixels):
+                prepared = [predictor.preprocess(frame.image, frame.index) for frame in part]
+                results = predictor.postprocess(predictor.forward(prepared), prepared, args)
+            yield from zip(part, results, strict=True)
+
+
+def predict_video(
+    predictor: AnyPredictor,
+    video: Video,
+    out: str | Path,
+    args: PostprocessArgs | None = None,
+    *,
+    draw: bool = True,
+) -> Summary:
+    """Predict a video; write it with the predictions drawn, and the task's JSON file, both while frames come.
+
+    Memory does not grow with the number of frames. Ctrl-C ends the video early, with complete files.
+
+    Args:
+        predictor: The predictor.
+        video: From `open_video`.
+        out: The output folder.
+        args: From the predictor's task; None for the recipe's.
+        draw: Write a video with the predictions drawn.
+
+    Returns:
+        The summary; why frames are missing is in `Summary.failed`.
+
+    Raises:
+        InputError: No frame can be read, or the folder is not writable.
+    """
+    args = predictor.args() if args is None else args
+    batch = 1 if video.live else predictor.recipe.predict.batch
+    with VideoOutput(predictor, video, Path(out), args, draw=draw) as output:
+        frames = track(video, video.total, "predict", "frames")
+        for frame, result in predict_frames(predictor, frames, args, batch):
+            output.write(frame, result)
+    return output.summary()

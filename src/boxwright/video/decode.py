@@ -1,0 +1,162 @@
+"""Opening and decoding videos by PyAV (FFmpeg). Videos are untrusted: formats, protocols and sizes are limited."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from boxwright.arrays import Array
+from boxwright.errors import InputError
+from boxwright.extras import import_extra
+from boxwright.files import open_regular
+from boxwright.images.budget import ENV_VARIABLE, MAX_PIXELS
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.error import FFmpegError
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+# Containers and raw streams. Playlists and scripts, which name other files, are not among them.
+DEMUXERS = (
+    "asf,avi,dv,flv,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,wtv,yuv4mpegpipe,obu,av1"
+)
+# A playlist (HLS) from the network may name other addresses there, but no file.
+NETWORK_DEMUXERS = f"{DEMUXERS},hls,rtsp,rtp,sdp,mpjpeg,live_flv"
+PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto,udp,rtp,rtsp,rtsps,srtp,rtmp,rtmps"
+# A decoder keeps up to 16 reference frames (H.264) and one for each of its threads.
+MAX_FRAME_PIXELS = MAX_PIXELS // 4
+DEFAULT_RATE = 25.0  # frames per second where a container names none, as in FFmpeg
+
+
+def open_file(path: str) -> InputContainer:
+    """Open a file. Raises InputError if the extra `video` is not installed, or the file is no regular file or video."""
+    import_extra("av", "video")
+    try:
+        open_regular(path).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    return _open(f"file:{path}", path, options, None)  # otherwise the name could be an address
+
+
+def open_address(address: str, name: str, timeout: float) -> InputContainer:
+    """Open a stream or a video on the network.
+
+    Args:
+        address: With its protocol.
+        name: Of the source in messages, without a password.
+        timeout: Of opening and of each read, s.
+
+    Raises:
+        InputError: The extra `video` is not installed, or the address leads to no video.
+    """
+    # 1 s is enough to find the streams of a live source, which come at once.
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": NETWORK_DEMUXERS}
+    options["analyzeduration"] = "1000000"  # us
+    if address.startswith("rtsp"):
+        options["rtsp_flags"] = "prefer_tcp"  # a lost packet of UDP damages frames
+    return _open(address, name, options, timeout)
+
+
+def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -> InputContainer:
+    av = import_extra("av", "video")
+    try:
+        container: InputContainer = av.open(url, container_options=options, metadata_errors="replace", timeout=timeout)
+    except av.error.FFmpegError as error:
+        raise unreadable(name, error, "is it complete?" if timeout is None else "is the address right?") from error
+    return container
+
+
+def unreadable(name: str, error: FFmpegError, hint: str = "is it complete?") -> InputError:
+    """The error for a video that FFmpeg does not open or read."""
+    reason = error.strerror or type(error).__name__  # its text has the address with the password
+    return InputError(f"{name}: cannot be read as a video ({reason}); {hint}")
+
+
+def video_stream(container: InputContainer, name: str, *, low_delay: bool = False) -> VideoStream:
+    """The video stream of a container, ready to decode.
+
+    Args:
+        container: From `open_container`.
+        name: Of the source in messages.
+        low_delay: Decode without frame threads, which keep as many frames back.
+
+    Raises:
+        InputError: There is none, no decoder for it, or its frames are too large.
+    """
+    cover = "attached_pic"  # an image of a sound file
+    streams = [stream for stream in container.streams.video if cover not in str(stream.disposition)]
+    if not streams:
+        raise InputError(f"{name}: has no video, only {_contents(container)}; needed a video stream")
+    stream = streams[0]
+    context = stream.codec_context
+    if context is None:
+        raise InputError(f"{name}: there is no decoder for its video here; convert it to H.264")
+    if context.width * context.height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"{name}: {context.width} x {context.height} px, more than the {MAX_FRAME_PIXELS} of a frame; scale it "
+            f"down, or set {ENV_VARIABLE} to four times as many"
+        )
+    context.options = context.options | {"max_pixels": str(MAX_FRAME_PIXELS)}  # for sizes that change
+    context.thread_type = "SLICE" if low_delay else "AUTO"
+    return stream
+
+
+def frame_rate(stream: VideoStream) -> float:
+    """Nominal frames per second."""
+    rate = stream.average_rate or stream.guessed_rate
+    found = float(rate) if rate else 0.0
+    return found if 0 < found <= 1000 else DEFAULT_RATE  # raw streams and some containers state their clock's rate
+
+
+def to_rgb(frame: VideoFrame) -> Array:
+    """The pixels as displayed, uint8 RGB (h, w, 3): of any pixel format, rotated and flipped as the container says.
+
+    Raises InputError for a frame that is too large.
+    """
+    if frame.width * frame.height > MAX_FRAME_PIXELS:
+        raise InputError(
+            f"frame: {frame.width} x {frame.height} px, more than {MAX_FRAME_PIXELS}; scale the video down"
+        )
+    image: Array = frame.to_ndarray(format="rgb24")
+    a, b, c, d = _display_matrix(frame)
+    if abs(c) > abs(a):  # by 90 or 270 degrees: x is displayed as y
+        image, a, d = image.transpose(1, 0, 2), c, b
+    image = image[:, ::-1] if a < 0 else image
+    image = image[::-1] if d < 0 else image
+    return np.ascontiguousarray(image)
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of (x, y) displayed at (a x + c y, b x + d y), up to a factor (libavutil/display.h)."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or len(content := bytes(data)) != 36:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = struct.unpack("=9i", content)
+    return a, b, c, d
+
+
+def duration_of(container: InputContainer, stream: VideoStream) -> float | None:
+    """Seconds of video that the container declares; None if it does not, or only for other streams together."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    hours, *rest = stream.metadata.get("DURATION", "").split(":")  # Matroska's tag, 00:01:02.500000000
+    try:
+        return 3600 * float(hours) + 60 * float(rest[0]) + float(rest[1])
+    except (ValueError, IndexError):
+        alone = container.duration is not None and len(container.streams) == 1
+        return container.duration / 1e6 if alone and container.duration else None
+
+
+def stamp_of(frame: VideoFrame) -> float | None:
+    """The time stamp of a frame, s; None if it has none."""
+    time = frame.time
+    return time if time is not None and math.isfinite(time) else None
+
+
+def _contents(container: InputContainer) -> str:
+    return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

@@ -1,0 +1,152 @@
+"""Video files, read completely and in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from boxwright.errors import InputError
+from boxwright.extras import import_extra
+from boxwright.video.decode import (
+    duration_of,
+    frame_rate,
+    open_file,
+    stamp_of,
+    to_rgb,
+    unreadable,
+    video_stream,
+)
+from boxwright.video.frames import Clock, Decoded, Selection, VideoFrame
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
+
+
+class VideoFile:
+    """A video file, or a complete video on the network. See `Video`.
+
+    Truncated and damaged videos yield what can be decoded, and `faults` says what is missing.
+    """
+
+    live = False
+    left_out = 0
+
+    def __init__(self, container: InputContainer, name: str, selection: Selection) -> None:
+        """container: opened; it is closed with this object.
+
+        Raises InputError if it has no video stream that can be decoded.
+        """
+        self.container, self.name, self.selection = container, name, selection
+        try:
+            self.stream = video_stream(container, name)
+        except InputError:
+            container.close()
+            raise
+        self.duration, self.faults = duration_of(container, self.stream), list[str]()
+        rate = frame_rate(self.stream)
+        about = self.duration if self.duration is not None else (container.duration or 0) / 1e6 or None
+        self.rate, self.total = selection.rate(rate), selection.total(rate, about)
+        self._clock = Clock((container.start_time or 0) / 1e6, 1 / rate)
+        self._damaged, self._end = 0, 0.0  # places in the file; s, where the last frame ends
+
+    @classmethod
+    def open(cls, path: str, selection: Selection) -> Self:
+        """Open a file. Raises InputError if it cannot be read or is no video."""
+        return cls(open_file(path), path, selection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.container.close()
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Raises InputError if no frame can be decoded."""
+        frame = None
+        for frame in self.selection.of(self._decoded()):
+            yield frame.frame()
+        if frame is None and self._clock.last < 0:
+            raise InputError(f"{self.name}: no frame of its video can be decoded; is it complete?")
+        if frame is None:
+            raise InputError(
+                f"{self.name}: no frame from start, {self.selection.start} s, on; it ends at {self._end:.2f} s"
+            )
+        self._check_end()
+
+    def _decoded(self) -> Iterator[Decoded]:
+        """The frames from the start of the selection on, or from the one before it that can be decoded alone."""
+        start = self.selection.start
+        if start > 0 and self._seek(start):
+            frames = self._all()
+            first = next(frames, None)
+            if first is not None and first.time <= start:
+                yield from self._numbered(itertools.chain([first], frames))
+                return
+            self._seek(0)  # an index that is wrong
+        yield from self._numbered(self._all())
+
+    def _numbered(self, frames: Iterator[Decoded]) -> Iterator[Decoded]:
+        """Numbered from the first one that is selected."""
+        wanted = itertools.dropwhile(lambda frame: frame.time < self.selection.start, frames)
+        return (replace(frame, index=index) for index, frame in enumerate(wanted))
+
+    def _seek(self, time: float) -> bool:
+        """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible."""
+        av = import_extra("av", "video")
+        try:
+            self.container.seek(int((time + self._clock.start) * 1e6))
+        except av.error.FFmpegError:
+            return False
+        self._clock = Clock(self._clock.start, self._clock.interval)
+        return True
+
+    def _all(self) -> Iterator[Decoded]:
+        av = import_extra("av", "video")
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                self.faults.append(str(unreadable(self.name, error)))
+                return
+            if packet is None:
+                return
+            yield from self._frames(packet)
+
+    def _frames(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
+        """The frames of a packet, none for one that is damaged."""
+        av = import_extra("av", "video")
+        if (
+            packet.is_corrupt
+        ):  # the cut end of a file; its error would take the frames that other threads decode with it
+            self._damaged += 1
+            return
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self._damaged += 1
+            return
+        for frame in frames:
+            self._damaged += frame.is_corrupt
+            time = self._clock.time(stamp_of(frame))
+            lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else self._clock.interval
+            self._end = time + float(lasts)
+            yield Decoded(0, time, partial(to_rgb, frame))
+
+    def _check_end(self) -> None:
+        """Add to `faults` what is damaged or missing of the frames up to the selection's end."""
+        stopped = self.selection.stop is not None and self._clock.last >= self.selection.stop
+        if self.duration is not None and self._end < self.duration - EARLY and not stopped:
+            self.faults.append(
+                f"{self.name}: ends at {self._end:.1f} s, declared are {self.duration:.1f} s; is it truncated?"
+            )
+        elif self._damaged:
+            places = f"{self._damaged} place{'s' * (self._damaged > 1)}"
+            self.faults.append(f"{self.name}: damaged in {places}; frames are missing or faulty there")

@@ -1,0 +1,138 @@
+"""The frames of a video, their times, and which of them are read."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from boxwright.arrays import Array
+from boxwright.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoFrame:
+    """A frame of a video.
+
+    Attributes:
+        index: Number of the frame in the video from 0; with a start, from the first frame at or after it.
+        time: Seconds since the start of the video, by the time stamps of its container.
+        image: The pixels as displayed, uint8 RGB (h, w, 3).
+    """
+
+    index: int
+    time: float
+    image: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A frame whose pixels are not converted yet, which takes as long as decoding. Attributes as in `VideoFrame`."""
+
+    index: int
+    time: float
+    convert: Callable[[], Array]
+
+    def frame(self) -> VideoFrame:
+        return VideoFrame(self.index, self.time, self.convert())
+
+
+class Video(Protocol):
+    """An opened video. Iterating yields the selected frames, once.
+
+    Attributes:
+        name: What messages and results call it, without a password.
+        rate: Nominal frames per second of the selected frames, for encoding and for progress.
+        total: Estimated number of selected frames; None if unknown.
+        live: Whether frames that come too fast are left out.
+        left_out: Frames left out so far.
+        faults: Why frames are missing, a line each, known after the last frame.
+    """
+
+    name: str
+    rate: float
+    total: int | None
+    live: bool
+    left_out: int
+    faults: list[str]
+
+    def __iter__(self) -> Iterator[VideoFrame]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which frames are read.
+
+    Attributes:
+        stride: Every n-th frame, at least 1.
+        start: Seconds; frames before it are not read.
+        stop: Seconds; frames from it on are not read. None: to the end.
+        max_fps: At most so many frames per second of the video; None: all.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    stride: int = 1
+    start: float = 0.0
+    stop: float | None = None
+    max_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise InputError(f"stride: found {self.stride}, needed 1 or more")
+        if not (math.isfinite(self.start) and self.start >= 0):
+            raise InputError(f"start: found {self.start}, needed 0 or more seconds")
+        if self.stop is not None and not self.stop > self.start:
+            raise InputError(f"stop: found {self.stop}, needed more seconds than those of start, {self.start}")
+        if self.max_fps is not None and not 0 < self.max_fps < math.inf:
+            raise InputError(f"max_fps: found {self.max_fps}, needed more than 0 frames per second")
+
+    def of(self, frames: Iterable[Decoded]) -> Iterator[Decoded]:
+        """The selected ones of a video's frames, which are in the order of their times."""
+        first, due = None, -math.inf
+        for frame in frames:
+            if self.stop is not None and frame.time >= self.stop:
+                return
+            if 0 < self.start > frame.time:  # times before 0 are read as well
+                continue
+            first = frame.index if first is None else first
+            if (frame.index - first) % self.stride:
+                continue
+            if self.max_fps is not None:
+                if frame.time < due - 1e-6:  # for rounded time stamps
+                    continue
+                step = 1 / self.max_fps
+                due = due + step if due + step > frame.time else frame.time + step
+            yield frame
+
+    def rate(self, rate: float) -> float:
+        """Frames per second that are selected of `rate`."""
+        return min(rate / self.stride, self.max_fps or math.inf)
+
+    def total(self, rate: float, duration: float | None) -> int | None:
+        """About how many frames are selected of `duration` seconds at `rate`; None if that is unknown."""
+        end = min((value for value in (duration, self.stop) if value is not None), default=None)
+        return None if end is None else max(1, round((end - self.start) * self.rate(rate)))
+
+
+class Clock:
+    """Times of frames from their time stamps; they increase, also where stamps are missing, repeated or start anew."""
+
+    def __init__(self, start: float, interval: float) -> None:
+        """start: the stamp of time 0, s. interval: between frames without a usable stamp, s."""
+        self.start, self.interval, self.last = start, interval, -math.inf
+
+    def time(self, stamp: float | None) -> float:
+        """The time of the next frame. stamp: s; None if it has none."""
+        time = self.last + self.interval if stamp is None else round(stamp - self.start, 6) + 0.0  # us; no -0.0
+        if not math.isfinite(time):
+            time = 0.0  # the first frame has no stamp
+        if time <= self.last:
+            time = self.last + self.interval
+            self.start = self.start if stamp is None else stamp - time
+        self.last = time
+        return time

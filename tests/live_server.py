@@ -1,0 +1,129 @@
+"""A live source on loopback: MPEG-TS over HTTP, or RTSP, with the number of each frame in its pixels."""
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+
+from made_video import av
+
+BITS, SIDE = 12, 16  # a square for each bit
+
+
+def picture(number):
+    """(32, 192, 3) uint8: squares, white for 1, above squares of the opposite."""
+    bits = np.array([number >> place & 1 for place in range(BITS)], np.uint8) * 255
+    row = np.repeat(bits, SIDE)[None].repeat(SIDE, 0)
+    return np.concatenate([row, 255 - row])[:, :, None].repeat(3, 2)
+
+
+def number_of(image):
+    """The number in a picture."""
+    assert image.shape == (2 * SIDE, BITS * SIDE, 3)
+    squares = image[:SIDE, :, 1].reshape(SIDE, BITS, SIDE)[4:-4, :, 4:-4].mean((0, 2))
+    return sum(1 << place for place in range(BITS) if squares[place] > 128)
+
+
+class LiveServer:
+    """Serves one picture an interval, of the same clock for all connections, from `start` to `kill`."""
+
+    def __init__(self, rate=5):
+        self.rate, self.port, self.sent = rate, 0, -1
+        self.begin = time.monotonic()
+        self._sockets, self._running = [], None
+        self.connections = 0
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self.kill()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/live"
+
+    def start(self):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        self._running = threading.Event()
+        self._running.set()
+        self._sockets = [listener]
+        self._threads = [threading.Thread(target=self._accept, args=(listener, self._running))]
+        self._threads[0].start()
+
+    def kill(self):
+        """Break all connections off."""
+        self._running.clear()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self, listener, running):
+        while running.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            self._sockets.append(connection)
+            self.connections += 1
+            thread = threading.Thread(target=self._serve, args=(connection, running))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection, running):
+        with contextlib.suppress(OSError), connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nConnection: close\r\n\r\n")
+            self._stream(Sink(connection), running)
+
+    def _stream(self, sink, running):
+        container = av.open(sink, "w", format="mpegts", options={"flush_packets": "1"})
+        stream = container.add_stream("mpeg4", rate=self.rate, options={"qscale": "2"})
+        stream.height, stream.width, stream.pix_fmt = 2 * SIDE, BITS * SIDE, "yuv420p"
+        stream.codec_context.gop_size = 3
+        try:
+            for number, frame in self.frames(running):
+                container.mux(stream.encode(frame))
+                self.sent = max(self.sent, number)
+        finally:
+            sink.open = False
+            with contextlib.suppress(OSError, av.error.FFmpegError):
+                container.close()
+
+    def frames(self, running):
+        """Number and frame of each picture, when it is due."""
+        first = number = int((time.monotonic() - self.begin) * self.rate) + 1
+        while running.is_set():
+            time.sleep(max(0.0, self.begin + number / self.rate - time.monotonic()))
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = number - first, Fraction(1, self.rate)
+            yield number, frame
+            number += 1
+
+
+class Sink(io.RawIOBase):
+    """Writes to a socket."""
+
+    def __init__(self, connection):
+        super().__init__()
+        self.connection, self.open = connection, True
+
+    def write(self, data):
+        if self.open:
+            self.connection.sendall(bytes(data))
+        return len(data)
+
+    def writable(self):
+        return True

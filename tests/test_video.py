@@ -1,0 +1,317 @@
+"""Video files: times, orientation, formats and damage; what `predict` writes of them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from boxwright import cli, models, recipe
+from boxwright.errors import InputError
+from boxwright.predict.video import predict_video
+from boxwright.video import decode
+from boxwright.video.frames import Clock, Selection
+from boxwright.video.sources import open_video
+from boxwright.weights import checkpoint
+from made_video import av, write_video
+from stand_in import rectangles_predictor, scene
+
+BOX = (8, 12, 40, 44)
+
+
+def moving(count, height=64, width=96):
+    """Frames with a green rectangle that moves 4 px a frame to the right, and its boxes."""
+    boxes = [(8 + 4 * index, 12, 32 + 4 * index, 36) for index in range(count)]
+    return [scene(height, width, [box], [1]) for box in boxes], boxes
+
+
+def frames_of(path, **selection):
+    with open_video(str(path), Selection(**selection)) as video:
+        return list(video), video
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts"])
+def test_times_are_those_of_the_time_stamps(tmp_path, name):
+    times = [0, 0.04, 0.5, 0.52, 3.0]
+    frames, video = frames_of(write_video(tmp_path / name, moving(5)[0], times))
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    assert video.faults == []
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+def test_rotation_is_applied_as_by_opencv(tmp_path, rotation):
+    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=rotation)
+    _, expected = cv2.VideoCapture(str(path)).read()
+    frames, _ = frames_of(path)
+    assert np.array_equal(frames[0].image, expected[:, :, ::-1])
+    box = {0: BOX, 90: (12, 40, 44, 72), 180: (40, 4, 72, 36), -90: (4, 8, 36, 40)}[
+        rotation
+    ]  # by hand; 90: to the left
+    found = rectangles_predictor(data__canvas__fit="letterbox")(frames[0].image)
+    assert (found.boxes - torch.tensor([box])).abs().max() <= 2
+
+
+def test_a_mirrored_video_is_flipped(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=180)
+    content = path.read_bytes()
+    half_turn = b"\xff\xff\0\0" + bytes(12) + b"\xff\xff\0\0"  # a = d = -1 as big-endian 16.16, b = c = 0
+    assert content.count(half_turn) == 1
+    path.write_bytes(content.replace(half_turn, b"\xff\xff\0\0" + bytes(12) + b"\0\1\0\0"))  # d = 1
+    frames, _ = frames_of(path)
+    assert frames[0].image[20, 60, 1] > 200
+    assert frames[0].image[20, 20, 1] < 50
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt"),
+    [("ffv1", "yuv420p10le"), ("ffv1", "yuv422p10le"), ("ffv1", "gray16le"), ("ffv1", "rgb48le"), ("mpeg4", "yuv420p")],
+)
+@pytest.mark.parametrize("size", [(64, 96), (51, 77)])
+def test_pixel_formats_and_odd_sizes(tmp_path, codec, pix_fmt, size):
+    image = scene(*size, [BOX], [1])
+    frames, _ = frames_of(write_video(tmp_path / "a.mkv", [image] * 3, codec=codec, pix_fmt=pix_fmt))
+    assert len(frames) == 3
+    assert frames[0].image.shape == (*size, 3)
+    if "gray" in pix_fmt:
+        image = np.repeat((image @ [0.299, 0.587, 0.114]).round()[:, :, None], 3, axis=2)  # ITU-R BT.601 luma
+    for inside in (np.s_[20:36, 16:32], np.s_[:40, 56:]):  # away from edges, which take color from beside them
+        assert np.abs(frames[0].image[inside].astype(int) - image[inside]).max() <= 10
+
+
+def test_selection_by_hand(tmp_path):
+    path = write_video(tmp_path / "a.mp4", moving(20)[0])  # 10 frames per second
+    everything, _ = frames_of(path)
+
+    def times(**selection):
+        frames, video = frames_of(path, **selection)
+        assert abs(video.total - len(frames)) <= 1
+        for frame in frames:
+            assert np.array_equal(frame.image, everything[round(frame.time * 10)].image)
+        return [round(frame.time * 10) for frame in frames]
+
+    assert times(stride=6) == [0, 6, 12, 18]
+    assert times(start=1.25) == [13, 14, 15, 16, 17, 18, 19]
+    assert times(start=1.2, stop=1.5) == [12, 13, 14]
+    assert times(start=0.5, stride=4) == [5, 9, 13, 17]
+    assert times(max_fps=4) == [0, 3, 5, 8, 10, 13, 15, 18]
+    assert times(max_fps=100) == list(range(20))
+    with pytest.raises(InputError, match=r"no frame from start, 5 s, on; it ends at 2\.00 s"):
+        frames_of(path, start=5)
+
+
+def test_selection_refuses_what_makes_no_sense():
+    for wrong in (
+        {"stride": 0},
+        {"start": -1.0},
+        {"start": 2.0, "stop": 2.0},
+        {"max_fps": 0.0},
+        {"start": float("nan")},
+    ):
+        with pytest.raises(InputError, match="needed"):
+            Selection(**wrong)
+
+
+def test_times_increase_where_stamps_are_missing_repeated_or_start_anew():
+    clock = Clock(10.0, 0.1)
+    found = [clock.time(stamp) for stamp in (10.0, 10.5, None, 10.55, 10.8, 3.0, 3.2)]
+    assert found == pytest.approx([0.0, 0.5, 0.6, 0.7, 0.95, 1.05, 1.25])
+
+
+def truncated(path):
+    """The video with its index in front, as for the web, cut in half; and the number of packets that are left."""
+    front = path.with_name("front.mp4")
+    with av.open(str(path)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return cut(front, path)
+
+
+def cut(path, target):
+    """`target` with the first half of the bytes of `path`; and the number of packets that are left."""
+    half = path.stat().st_size // 2
+    with av.open(str(path)) as container:
+        left = sum(packet.size > 0 and packet.pos + packet.size <= half for packet in container.demux(video=0))
+    target.write_bytes(path.read_bytes()[:half])
+    assert 3 < left < 25
+    return target, left
+
+
+def noise(count):
+    return list(np.random.default_rng(1).integers(0, 256, (count, 48, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
+    path = write_video(tmp_path / name, noise(30))
+    path, left = truncated(path) if name == "a.mp4" else cut(path, path)
+    frames, video = frames_of(path)
+    assert len(frames) == left
+    assert [frame.time for frame in frames] == pytest.approx([index / 10 for index in range(left)], abs=1e-3)
+    (fault,) = video.faults
+    assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
+
+
+def test_a_video_with_a_stop_is_not_truncated(tmp_path):
+    assert frames_of(write_video(tmp_path / "a.mp4", noise(30)), stop=1.0)[1].faults == []
+
+
+def test_what_is_no_video_is_one_line(tmp_path, monkeypatch):
+    tone = tmp_path / "tone.mp4"
+    with av.open(str(tone), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    whole = write_video(tmp_path / "whole.mp4", noise(3)).read_bytes()
+    (tmp_path / "text.mp4").write_text("no video " * 100)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])  # without its index, which is at the end
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'whole.mp4'}'\n")
+    (tmp_path / "play.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'whole.mp4'}\n")
+    for name, words in (
+        ("tone", "has no video, only audio"),
+        ("text", "cannot be read as a video"),
+        ("empty", "cannot be read as a video"),
+        ("half", "is it complete?"),
+        ("list", "cannot be read as a video"),
+        ("play", "cannot be read as a video"),
+        ("missing", "cannot be read \\(No such file"),
+    ):
+        with pytest.raises(InputError, match=words):
+            frames_of(tmp_path / f"{name}.mp4")
+    monkeypatch.setattr(decode, "MAX_FRAME_PIXELS", 3000)
+    with pytest.raises(InputError, match="64 x 48 px, more than the 3000 of a frame"):
+        frames_of(tmp_path / "whole.mp4")
+
+
+def test_a_video_without_frames_is_one_line(tmp_path):
+    path = write_video(tmp_path / "a.avi", noise(3))
+    content = path.read_bytes()
+    start = content.index(b"movi") + 4
+    path.write_bytes(content[:start])
+    with pytest.raises(InputError, match=r"a\.avi: "):
+        frames_of(path)
+
+
+def test_boxes_times_and_files_of_a_video(tmp_path):
+    images, boxes = moving(12)
+    times = [0, 0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    path = write_video(tmp_path / "clip.mp4", images, times)
+    predictor = rectangles_predictor()
+    with open_video(str(path)) as video:
+        summary = predict_video(predictor, video, tmp_path / "out")
+    assert summary.lines() == ["12 frames: 12 green", f"clip.mp4, detections.json: {tmp_path / 'out'}"]
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [row["index"] for row in found["frames"]] == list(range(12))
+    assert [row["time"] for row in found["frames"]] == pytest.approx(times, abs=1e-3)
+    for row, box in zip(found["frames"], boxes, strict=True):
+        assert (row["height"], row["width"]) == (64, 96)
+        (detection,) = row["detections"]
+        assert detection["name"] == "green"
+        assert np.abs(np.array(detection["box"]) - box).max() <= 96 / 64 + 1
+    assert (found["complete"], found["failed"], found["left_out"]) == (True, {}, 0)
+    frames, _ = frames_of(path)
+    for frame, row in zip(frames, found["frames"], strict=True):  # as of images
+        assert predictor(frame.image).boxes.tolist() == [row["detections"][0]["box"]]
+    with av.open(str(tmp_path / "out" / "clip.mp4")) as container:
+        drawn = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        assert container.streams.video[0].codec_context.name == "h264"
+    assert [time for time, _ in drawn] == pytest.approx(times, abs=1e-3)
+    for (_, image), frame in zip(drawn, frames, strict=True):
+        expected = predictor(frame.image).draw().astype(int)
+        assert np.abs(image - expected).mean() < 0.3 * np.abs(frame.image - expected).mean()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.avi", "pcm_s16le"), ("a.mkv", "libopus")])
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_sound_is_kept_beside_its_frames(tmp_path, name, codec, start):
+    path = write_video(tmp_path / name, moving(20)[0], sound=codec)
+    with open_video(str(path), Selection(start=start)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        parts = [(frame.time, frame.to_ndarray().astype(float).ravel()) for frame in container.decode(audio=0)]
+        rate = container.streams.audio[0].codec_context.sample_rate
+    assert parts[-1][0] + len(parts[-1][1]) / rate == pytest.approx(2.0 - start, abs=0.1)
+    for time, wave in parts[:-3]:  # the amplitude says when it was: 30000 / 32768 at 2 s
+        if time > 0.15:  # Opus needs 80 ms after a start within
+            assert np.abs(wave).max() / 0.9155 * 2 == pytest.approx(time + start, abs=0.12)
+
+
+def test_odd_sizes_are_encoded(tmp_path):
+    path = write_video(tmp_path / "a.mkv", [scene(51, 77, [BOX], [1])] * 3, codec="ffv1", pix_fmt="yuv444p")
+    with open_video(str(path)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        shapes = {frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)}
+    assert shapes == {(52, 78, 3)}
+
+
+def test_ctrl_c_ends_with_complete_files(tmp_path):
+    class Interrupted(type(rectangles_predictor())):
+        def postprocess(self, raw, images, args):
+            if images[0].frame.image_id >= 6:
+                raise KeyboardInterrupt
+            return super().postprocess(raw, images, args)
+
+    base = rectangles_predictor()
+    path = write_video(tmp_path / "a.mp4", moving(20)[0])
+    with pytest.raises(KeyboardInterrupt), open_video(str(path)) as video:
+        predict_video(Interrupted(base.model, base.recipe), video, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [row["index"] for row in found["frames"]] == [0, 1, 2, 3, 4, 5]
+    assert found["complete"] is False
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 6
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    path = write_video(tmp_path / "a.mp4", moving(20)[0])
+    out = tmp_path / "out"
+    with pytest.raises(InputError), open_video(str(path), Selection(start=9)) as video:
+        predict_video(rectangles_predictor(), video, out)
+    assert list(out.iterdir()) == []
+    with pytest.raises(InputError, match="would be drawn over"), open_video(str(path)) as video:
+        predict_video(rectangles_predictor(), video, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Random weights of a small network."""
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    small = recipe.load("demo", {"model.width": 0.125, "data.canvas.size": [64, 64], "predict.batch": 2})
+    checkpoint.save(file, models.build(small.model), small)
+    return file
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(map(str, words)))
+    return end.value.code
+
+
+def test_the_command_line(tmp_path, saved, capsys):
+    path, left = truncated(write_video(tmp_path / "a.mp4", noise(30)))
+    out = tmp_path / "out"
+    assert run("predict", saved, path, "--out", out, "--stride", 4, "--no-draw") == 1
+    assert "declared are 3.0 s; is it truncated?" in capsys.readouterr().out
+    assert [file.name for file in out.iterdir()] == ["detections.json"]
+    found = json.loads((out / "detections.json").read_text())
+    assert [row["index"] for row in found["frames"]] == list(range(0, left, 4))
+    assert len(found["failed"]) == 1
+    for words, said in (
+        ((path, path), "needed one video at a time"),
+        ((path, "--tile", 64), "--tile"),
+        ((tmp_path / "a.png", "--stride", 2), "--stride: goes with a video"),
+        ((tmp_path / "none.mp4",), "No such file"),
+    ):
+        assert run("predict", saved, *words, "--out", tmp_path / "two") == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1
+        assert said in errors[0]
+        assert not (tmp_path / "two").exists()
