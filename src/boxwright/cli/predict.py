@@ -22,7 +22,20 @@ from boxwright.cli.options import (
     class_list,
 )
 from boxwright.cli.output import echo
-from boxwright.cli.video import Fps, MaxFps, Start, Stop, Stride, the_video
+from boxwright.cli.video import (
+    CameraMotion,
+    Counting,
+    Fps,
+    Lines,
+    MaxFps,
+    Start,
+    Stop,
+    Stride,
+    Track,
+    Zones,
+    the_video,
+    tracking_of,
+)
 from boxwright.errors import InputError
 
 
@@ -68,6 +81,11 @@ def predict(
     stop: Stop = None,
     max_fps: MaxFps = None,
     fps: Fps = None,
+    track: Track = False,
+    camera_motion: CameraMotion = False,
+    line: Lines = None,
+    zone: Zones = None,
+    counting: Counting = None,
     set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -89,12 +107,13 @@ def predict(
 
     resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
+    tracking = tracking_of(track, camera_motion, line, zone, counting)
     given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
-    task.check_options(resolved, given)
+    task.check_options(resolved, given | {"--track": tracking})
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
-    of_videos = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps, "--fps": fps}
-    source = the_video(sources, of_videos, {"--tile": tile})
+    of_videos: dict[str, object] = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
+    source = the_video(sources, of_videos | {"--fps": fps, "--track": tracking}, {"--tile": tile})
     with ExitStack() as stack:
         if source is not None:  # opened first, since loading takes seconds
             selection = Selection(stride or 1, start or 0.0, stop, max_fps)
@@ -110,7 +129,7 @@ def predict(
         names = class_list(classes, predictor.recipe.data.names) if classes else None
         if source is not None:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = video.predict_video(predictor, opened, out, args, draw=draw)
+            summary = video.predict_video(predictor, opened, out, args, tracking, draw=draw)
         elif tile is None:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
             summary = output.predict_to_folder(predictor, list(titles), out, args, draw=draw, titles=titles)
