@@ -4,10 +4,12 @@ import cv2
 import numpy as np
 
 from boxwright.arrays import Array
+from boxwright.counting.config import CountingConfig
 from boxwright.counting.counter import END, ENTER, EXIT, IN, OUT, START, Counter
-from boxwright.images.draw import OUTLINE, color, draw_texts
+from boxwright.images.draw import OUTLINE, Color, color, draw_texts
 
 ARROW = 0.05  # length of the arrow that shows `in`, as a fraction of the image's longer side
+WIDTH = 0.004  # of lines, as a fraction of the geometric mean of the image's sides
 
 
 def summary(counter: Counter) -> list[str]:
@@ -36,25 +38,32 @@ def details(counter: Counter) -> list[str]:
     return lines
 
 
-def draw(canvas: Array, counter: Counter) -> None:
-    """Draw on `canvas`, uint8 RGB (h, w, 3): lines with an arrow towards `in`, zones, and totals at the top left."""
+def draw_places(canvas: Array, config: CountingConfig) -> None:
+    """Draw zones, and lines with an arrow towards `in`, on `canvas`, uint8 RGB (h, w, 3)."""
     height, width = canvas.shape[:2]
-    thick = max(1, round((height * width) ** 0.5 * 0.004))
-    tints = {place: color(number) for number, place in enumerate(counter.totals())}
-    for place, corners in counter.config.zones.items():
+    thick, arrow = max(1, round((height * width) ** 0.5 * WIDTH)), ARROW * max(height, width)
+    tints = _tints(config)
+    for place, corners in config.zones.items():
         _path(canvas, np.array(corners).reshape(-1, 2), tints[place], thick, closed=True)
-    for place, line in counter.config.lines.items():
+    for place, line in config.lines.items():
         start, end = np.array(line).reshape(2, 2)
         right = np.array([start[1] - end[1], end[0] - start[0]]) / np.hypot(*(end - start))
         middle = (start + end) / 2
         _path(canvas, np.stack([start, end]), tints[place], thick)
-        _path(canvas, np.stack([middle, middle + right * ARROW * max(height, width)]), tints[place], thick, arrow=True)
-    draw_texts(canvas, list(zip(summary(counter), tints.values(), strict=True)))
+        _path(canvas, np.stack([middle, middle + right * arrow]), tints[place], thick, arrow=True)
 
 
-def _path(
-    canvas: Array, points: Array, tint: tuple[int, int, int], thick: int, *, closed: bool = False, arrow: bool = False
-) -> None:
+def draw_totals(canvas: Array, counter: Counter) -> None:
+    """Write the totals into the top left corner of `canvas`, uint8 RGB (h, w, 3)."""
+    draw_texts(canvas, list(zip(summary(counter), _tints(counter.config).values(), strict=True)))
+
+
+def _tints(config: CountingConfig) -> dict[str, Color]:
+    """A color for each place, lines first."""
+    return {place: color(number) for number, place in enumerate((*config.lines, *config.zones))}
+
+
+def _path(canvas: Array, points: Array, tint: Color, thick: int, *, closed: bool = False, arrow: bool = False) -> None:
     """Lines between points (N, 2), with an outline for contrast. Points far outside are brought near."""
     side = 4 * max(canvas.shape)
     corners = np.rint(points.clip(-side, side)).astype(np.int32)

@@ -112,9 +112,13 @@ class TrackedOutput(VideoOutput):
         tracks, ids, scores = self._tracks, self._tracks.ids.tolist(), self._tracks.scores.tolist()
         names = [tracks.name(label) for label in tracks.labels.tolist()]
         texts = [f"{name} {track}" for name, track in zip(names, ids, strict=True)]
-        canvas = draw_boxes(cast(Array, result.image), tracks.boxes, ids, texts, scores)
+        image = cast(Array, result.image)
         if self.counter is not None:
-            overlay.draw(canvas, self.counter)
+            image = image.copy()
+            overlay.draw_places(image, self.counter.config)
+        canvas = draw_boxes(image, tracks.boxes, ids, texts, scores)
+        if self.counter is not None:
+            overlay.draw_totals(canvas, self.counter)
         return canvas
 
     def finish(self) -> None:
