@@ -35,7 +35,7 @@ def follow(frames: Sequence[tuple[float, Sequence[Object]]], **settings: object)
 
 
 def test_filter_is_that_of_the_textbook() -> None:
-    """Predictions and updates with full 8 x 8 matrices, at irregular times."""
+    """Predictions and updates with full 8 x 8 matrices, at irregular times; the noise grows with the largest size."""
     draw = np.random.default_rng(1)
     tracks = KalmanFilter()
     box = np.array([[10.0, 20, 50, 60]])
@@ -43,9 +43,10 @@ def test_filter_is_that_of_the_textbook() -> None:
     state = np.array([30.0, 40, 40, 40, 0, 0, 0, 0])
     noise = (kalman.MEASURED * 40) ** 2
     covariance = np.diag([noise] * 4 + [(kalman.FIRST_VELOCITY * 40) ** 2] * 2 + [0, 0])
-    observed = np.eye(4, 8)
+    observed, largest = np.eye(4, 8), np.array([40.0, 40])
     for seconds in (0.04, 0.5, 0.0, 0.1, 1.3):
-        size = np.sqrt(state[2] * state[3])
+        largest = largest * np.exp(-seconds / kalman.FADING)
+        size = np.sqrt(largest.prod())
         step = np.eye(8)
         step[:4, 4:] = np.eye(4) * seconds
         density, drift = (kalman.ACCELERATION * size) ** 2, (kalman.DRIFT * size) ** 2
@@ -61,7 +62,9 @@ def test_filter_is_that_of_the_textbook() -> None:
         assert tracks.values[0] == pytest.approx(state[:4])
         measured = np.array([30, 40, 40, 40]) + draw.normal(0, 3, 4)
         center, sides = measured[:2], measured[2:]
-        measured_noise = np.eye(4) * (kalman.MEASURED**2 * sides[0] * sides[1])
+        largest = np.maximum(largest, sides)
+        cut_off = [*((largest - sides) / 2) ** 2, 0, 0]
+        measured_noise = np.eye(4) * (kalman.MEASURED**2 * largest.prod()) + np.diag(cut_off)
         gain = covariance @ observed.T @ np.linalg.inv(observed @ covariance @ observed.T + measured_noise)
         state = state + gain @ (measured - observed @ state)
         covariance = covariance - gain @ observed @ covariance

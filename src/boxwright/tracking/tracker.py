@@ -3,6 +3,9 @@
 Zhang et al., ECCV 2022, "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", algorithm 1: tracks are
 first associated with detections of high score, then those left with detections of low score, which often are objects
 that are partly hidden. Here time is in seconds, so frames may be left out and have any rate.
+
+One stage is added: a track without a box that overlaps with it takes one of its class whose center is near, as what is
+seen of an object that comes out from behind another does not overlap with its last box.
 """
 
 from typing import Annotated
@@ -95,19 +98,20 @@ class Tracker:
     def _associate(self, boxes: Array, scores: Array, labels: Array) -> Array:
         """(N,) the detection of each track, -1 for none."""
         config = self.config
-        fit = overlaps(self._filter.boxes, boxes)
-        fit *= np.where(self._labels[:, None] == labels, 1.0, config.other_class)
-        rows = np.full(len(self._ids), -1)
+        same = self._labels[:, None] == labels
+        iou = overlaps(self._filter.boxes, boxes) * np.where(same, 1.0, config.other_class)
         confirmed = self._hits >= config.confirm
         active = confirmed & (self._seen == self._time)  # detected in the last frame
         high = scores >= config.high
         low = (scores >= config.low) & ~high
         stages = (
-            (confirmed, high, config.iou_high),
-            (active, low, config.iou_low),
-            (~confirmed, high, config.iou_tentative),
+            (confirmed, high, iou, config.iou_high),
+            (active, low, iou, config.iou_low),
+            (confirmed, high, self._nearness(boxes) * same, 0.0),
+            (~confirmed, high, iou, config.iou_tentative),
         )
-        for tracks, wanted, minimum in stages:
+        rows = np.full(len(self._ids), -1)
+        for tracks, wanted, fit, minimum in stages:
             free = np.ones(len(boxes), np.bool_)
             free[rows[rows >= 0]] = False
             left, right = np.flatnonzero(tracks & (rows < 0)), np.flatnonzero(wanted & free)
@@ -115,6 +119,13 @@ class Tracker:
             pairs = assign(np.where(allowed >= minimum, allowed, 0.0))
             rows[left[pairs[0]]] = right[pairs[1]]
         return rows
+
+    def _nearness(self, boxes: Array) -> Array:
+        """(N, M) in [0, 1]: 1 where the center of a box is that of a track, 0 where it is out of reach."""
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        away = np.abs(self._filter.values[:, None, :2] - centers) / self._filter.reach[:, None]
+        nearness: Array = np.maximum(1 - away.max(2), 0)
+        return nearness
 
     def _correct(self, boxes: Array, scores: Array, labels: Array, time: float) -> None:
         """Continue the tracks that have a detection."""
