@@ -3,6 +3,7 @@
 import contextlib
 import io
 import socket
+import struct
 import threading
 import time
 from fractions import Fraction
@@ -46,7 +47,7 @@ class LiveServer:
 
     @property
     def address(self):
-        return f"http://127.0.0.1:{self.port}/live"
+        return f"http://user:secret@127.0.0.1:{self.port}/live?token=secret"
 
     def start(self):
         listener = socket.socket()
@@ -111,6 +112,47 @@ class LiveServer:
             frame.pts, frame.time_base = number - first, Fraction(1, self.rate)
             yield number, frame
             number += 1
+
+
+class RtspServer(LiveServer):
+    """The same by RTSP, over TCP: MPEG-4 in RTP as of RFC 6416, a frame a packet."""
+
+    @property
+    def address(self):
+        return f"rtsp://user:secret@127.0.0.1:{self.port}/live?token=secret"
+
+    def _serve(self, connection, running):
+        media = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 MP4V-ES/90000\r\n"
+        sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=live\r\nt=0 0\r\n" + media
+        answers = {
+            "OPTIONS": "Public: DESCRIBE, SETUP, PLAY, TEARDOWN\r\n\r\n",
+            "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n\r\n{sdp}",
+            "SETUP": "Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n",
+            "PLAY": "Session: 1\r\n\r\n",
+        }
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as requests:
+            while running.is_set():
+                method, *_ = requests.readline().decode().split() or [""]
+                headers = list(iter(lambda: requests.readline().decode().strip(), ""))
+                if method not in answers:
+                    return
+                number = next(header for header in headers if header.lower().startswith("cseq"))
+                connection.sendall(f"RTSP/1.0 200 OK\r\n{number}\r\n{answers[method]}".encode())
+                if method == "PLAY":
+                    self._stream(connection, running)
+                    return
+
+    def _stream(self, connection, running):
+        encoder = av.CodecContext.create("mpeg4", "w")
+        encoder.height, encoder.width, encoder.pix_fmt = 2 * SIDE, BITS * SIDE, "yuv420p"
+        encoder.time_base, encoder.gop_size, encoder.options = Fraction(1, self.rate), 3, {"qscale": "2"}
+        for count, (number, frame) in enumerate(self.frames(running)):
+            for packet in encoder.encode(frame):
+                stamp = count * 90_000 // self.rate
+                header = struct.pack(">BBHII", 0x80, 0x80 | 96, count & 0xFFFF, stamp, 1)  # a marker: the frame's end
+                content = header + bytes(packet)
+                connection.sendall(struct.pack(">cBH", b"$", 0, len(content)) + content)
+            self.sent = max(self.sent, number)
 
 
 class Sink(io.RawIOBase):

@@ -1,5 +1,7 @@
 """Small videos for tests, encoded by PyAV."""
 
+import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,11 +13,11 @@ av = pytest.importorskip("av", reason="needs the extra video")
 STAMPS = Fraction(1, 1000)  # s
 
 
-def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", rotation=None, sound=None, gop=12):
+def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", sound=None, gop=12):
     """Encode images, uint8 RGB (h, w, 3), at `times`, s.
 
-    times: None for 10 frames per second. rotation: as `set_display_rotation`. sound: codec of a tone as long as the
-    video, with an amplitude that grows from 0.
+    times: None for 10 frames per second. sound: codec of a tone as long as the video, with an amplitude that grows
+    from 0.
     """
     times = [index / 10 for index in range(len(images))] if times is None else times
     with av.open(str(path), "w") as container:
@@ -24,8 +26,6 @@ def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", rota
         stream.codec_context.gop_size = gop
         if codec == "mpeg4":
             stream.codec_context.options = {"qscale": "2"}
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         tones = None if sound is None else container.add_stream(sound, rate=16_000, layout="mono")
         if Path(path).suffix != ".avi":  # which has no time stamps but numbers of frames
             stream.codec_context.time_base = STAMPS
@@ -36,6 +36,18 @@ def write_video(path, images, times=None, codec="mpeg4", pix_fmt="yuv420p", rota
         container.mux(stream.encode(None))
         if tones is not None:
             _add_tone(container, tones, times[-1] + 0.1)
+    return path
+
+
+def set_matrix(path, a, b, c, d):
+    """Have an MP4 file displayed with (x, y) at (a x + c y, b x + d y): the matrix of its only track."""
+    content = bytearray(path.read_bytes())
+    (start,) = (match.end() for match in re.finditer(b"tkhd", content))
+    matrix = slice(start + 40, start + 76)  # after flags, times, track, length and layer (QuickTime File Format)
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    assert content[matrix] == identity
+    content[matrix] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
     return path
 
 

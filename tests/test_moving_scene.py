@@ -79,7 +79,7 @@ def test_what_is_written_of_a_video(tmp_path: Path) -> None:
     assert lines[1] == "gate: in 4 (1 green, 3 red), out 1 (1 green)"
     assert lines[-1].startswith("scene.mp4, detections.json, tracks.txt, tracks.json, events.csv: ")
 
-    rows = list(csv.DictReader((tmp_path / "out" / "events.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "events.csv").read_text().splitlines()))
     gate = [(row["class"], row["direction"]) for row in rows if row["place"] == "gate"]
     assert sorted(gate) == [("green", "in"), ("green", "out"), ("red", "in"), ("red", "in"), ("red", "in")]
     passing = next(row for row in rows if row["place"] == "gate" and row["direction"] == "out")
@@ -105,7 +105,8 @@ def test_what_is_written_of_a_video(tmp_path: Path) -> None:
 
     with open_video(str(tmp_path / "out" / "scene.mp4")) as video:
         frame = list(video)[79].image
-    assert frame[230, 161].astype(int).max() > 150  # the line, on gray of 90
+    line = frame[200:220, 158:163].astype(int)  # red on gray, whose channels are equal
+    assert (line[:, :, 0] - line[:, :, 2]).max() > 60
     assert np.abs(frame[:12, :60].astype(int) - 90).max() > 60  # totals at the top left
 
 
@@ -117,7 +118,7 @@ def test_tentative_tracks_have_no_id_in_the_files(tmp_path: Path) -> None:
     ids = [[one["track"] for one in frame["detections"]] for frame in frames]
     assert {one for found in ids[:2] for one in found} == {None}
     assert not (tmp_path / "out" / "events.csv").exists()
-    assert mot.read(tmp_path / "out" / "tracks.txt").frames.min() == 3
+    assert mot.read(tmp_path / "out" / "tracks.txt").frames.min() >= 3
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
@@ -149,7 +150,7 @@ def test_a_minute_counts_exactly(tmp_path: Path) -> None:
     with open_video(str(path)) as video:
         predict_video(predictor(), video, tmp_path / "out", tracking=Tracking(PLACES), draw=False)
     counts: dict[str, dict[str, int]] = {}
-    for row in csv.DictReader((tmp_path / "out" / "events.csv").open()):
+    for row in csv.DictReader((tmp_path / "out" / "events.csv").read_text().splitlines()):
         if row["place"] == "gate":
             classes = counts.setdefault(row["direction"], {})
             classes[row["class"]] = classes.get(row["class"], 0) + 1

@@ -1,6 +1,9 @@
 """Video files: times, orientation, formats and damage; what `predict` writes of them."""
 
 import json
+import resource
+from contextlib import closing
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,13 +12,16 @@ import torch
 
 from boxwright import cli, models, recipe
 from boxwright.errors import InputError
+from boxwright.predict.predictor import Predictor
 from boxwright.predict.video import predict_video
+from boxwright.predict.video_output import FrameRows
+from boxwright.types import Detections
 from boxwright.video import decode
 from boxwright.video.frames import Clock, Selection
 from boxwright.video.sources import open_video
 from boxwright.weights import checkpoint
-from made_video import av, write_video
-from stand_in import rectangles_predictor, scene
+from made_video import av, set_matrix, write_video
+from stand_in import Rectangles, rectangles_predictor, scene
 
 BOX = (8, 12, 40, 44)
 
@@ -40,28 +46,30 @@ def test_times_are_those_of_the_time_stamps(tmp_path, name):
     assert video.faults == []
 
 
-@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
-def test_rotation_is_applied_as_by_opencv(tmp_path, rotation):
-    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=rotation)
-    _, expected = cv2.VideoCapture(str(path)).read()
-    frames, _ = frames_of(path)
-    assert np.array_equal(frames[0].image, expected[:, :, ::-1])
-    box = {0: BOX, 90: (12, 40, 44, 72), 180: (40, 4, 72, 36), -90: (4, 8, 36, 40)}[
-        rotation
-    ]  # by hand; 90: to the left
+ORIENTATIONS = {  # a, b, c, d -> the image as displayed, by the formula
+    (1, 0, 0, 1): lambda image: image,
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),  # clockwise, of a phone held upright
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, -1, 1, 0): lambda image: np.rot90(image, 1),
+    (-1, 0, 0, 1): lambda image: image[:, ::-1],  # of a front camera
+    (0, 1, 1, 0): lambda image: image.transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_videos_are_read_as_displayed(tmp_path, matrix):
+    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2)
+    plain, _ = frames_of(path)
+    frames, _ = frames_of(set_matrix(path, *matrix))
+    expected = ORIENTATIONS[matrix](plain[0].image)
+    assert np.array_equal(frames[0].image, expected)
+    if matrix[0] * matrix[3] - matrix[1] * matrix[2] > 0:  # OpenCV does not mirror
+        _, decoded = cv2.VideoCapture(str(path)).read()
+        assert np.array_equal(frames[0].image, decoded[:, :, ::-1])
     found = rectangles_predictor(data__canvas__fit="letterbox")(frames[0].image)
-    assert (found.boxes - torch.tensor([box])).abs().max() <= 2
-
-
-def test_a_mirrored_video_is_flipped(tmp_path):
-    path = write_video(tmp_path / "a.mp4", [scene(48, 80, [BOX], [1])] * 2, rotation=180)
-    content = path.read_bytes()
-    half_turn = b"\xff\xff\0\0" + bytes(12) + b"\xff\xff\0\0"  # a = d = -1 as big-endian 16.16, b = c = 0
-    assert content.count(half_turn) == 1
-    path.write_bytes(content.replace(half_turn, b"\xff\xff\0\0" + bytes(12) + b"\0\1\0\0"))  # d = 1
-    frames, _ = frames_of(path)
-    assert frames[0].image[20, 60, 1] > 200
-    assert frames[0].image[20, 20, 1] < 50
+    rows, columns = np.nonzero(expected[:, :, 1] > 128)
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(found.boxes.numpy() - box).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,19 @@ def test_selection_by_hand(tmp_path):
     assert times(max_fps=100) == list(range(20))
     with pytest.raises(InputError, match=r"no frame from start, 5 s, on; it ends at 2\.00 s"):
         frames_of(path, start=5)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.h264", "a.avi", "a.flv"])
+def test_start_is_found_in_all_containers(tmp_path, name):
+    """Also where seeking lands behind it, or is not possible."""
+    codec = {"a.flv": "flv1", "a.avi": "mpeg4"}.get(name, "libx264")
+    path = write_video(tmp_path / name, moving(20)[0], codec=codec, gop=6)
+    rate = 25 if name == "a.h264" else 10  # it has no times
+    frames, _ = frames_of(path, start=12.5 / rate)
+    assert [round(frame.time * rate) for frame in frames] == [13, 14, 15, 16, 17, 18, 19]
+    for frame in frames:
+        left = np.flatnonzero(frame.image[24, :, 1] > 128)[0]
+        assert abs(left - 8 - 4 * round(frame.time * rate)) <= 1
 
 
 def test_selection_refuses_what_makes_no_sense():
@@ -156,6 +177,21 @@ def test_a_truncated_video_is_read_up_to_its_end(tmp_path, name):
     assert fault == f"{path}: ends at {left / 10:.1f} s, declared are 3.0 s; is it truncated?"
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
+def test_damage_within_a_video_is_reported(tmp_path, name):
+    path = write_video(tmp_path / name, noise(30), codec="libx264")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 10_000] = b"\xff" * 10_000
+    path.write_bytes(content)
+    frames, video = frames_of(path)
+    assert 15 <= len(frames) <= 30
+    (fault,) = video.faults
+    assert "damaged in " in fault
+    assert frames[0].time == 0
+    assert frames[-1].time == pytest.approx(2.9, abs=1e-3)
+
+
 def test_a_video_with_a_stop_is_not_truncated(tmp_path):
     assert frames_of(write_video(tmp_path / "a.mp4", noise(30)), stop=1.0)[1].faults == []
 
@@ -173,18 +209,19 @@ def test_what_is_no_video_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])  # without its index, which is at the end
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'whole.mp4'}'\n")
-    (tmp_path / "play.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'whole.mp4'}\n")
+    play = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path / 'whole.mp4'}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "play.m3u8").write_text(play)
     for name, words in (
-        ("tone", "has no video, only audio"),
-        ("text", "cannot be read as a video"),
-        ("empty", "cannot be read as a video"),
-        ("half", "is it complete?"),
-        ("list", "cannot be read as a video"),
-        ("play", "cannot be read as a video"),
-        ("missing", "cannot be read \\(No such file"),
+        ("tone.mp4", "has no video, only audio"),
+        ("text.mp4", "cannot be read as a video"),
+        ("empty.mp4", "cannot be read as a video"),
+        ("half.mp4", "is it complete?"),
+        ("list.mp4", "cannot be read as a video"),
+        ("play.m3u8", "cannot be read as a video"),
+        ("missing.mp4", "cannot be read \\(No such file"),
     ):
         with pytest.raises(InputError, match=words):
-            frames_of(tmp_path / f"{name}.mp4")
+            frames_of(tmp_path / name)
     monkeypatch.setattr(decode, "MAX_FRAME_PIXELS", 3000)
     with pytest.raises(InputError, match="64 x 48 px, more than the 3000 of a frame"):
         frames_of(tmp_path / "whole.mp4")
@@ -228,6 +265,16 @@ def test_boxes_times_and_files_of_a_video(tmp_path):
         assert np.abs(image - expected).mean() < 0.3 * np.abs(frame.image - expected).mean()
 
 
+def test_rows_are_valid_json_after_an_interrupted_write(tmp_path):
+    with closing(FrameRows(tmp_path / "a.json", {"names": ["a"]})) as rows:
+        rows.write({"index": 0})
+        rows.write({"index": 1})
+        rows.file.write(b',\n  {"index": 2, "time": 0.5, "detections": [{"label": 0, "name": "long enough')
+        rows.finish({"complete": False})
+    expected = {"names": ["a"], "frames": [{"index": 0}, {"index": 1}], "complete": False}
+    assert json.loads((tmp_path / "a.json").read_text()) == expected
+
+
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.avi", "pcm_s16le"), ("a.mkv", "libopus")])
 @pytest.mark.parametrize("start", [0.0, 1.0])
 def test_sound_is_kept_beside_its_frames(tmp_path, name, codec, start):
@@ -250,6 +297,15 @@ def test_odd_sizes_are_encoded(tmp_path):
     with av.open(str(tmp_path / "out" / "a.mp4")) as container:
         shapes = {frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)}
     assert shapes == {(52, 78, 3)}
+
+
+def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264", "libopenh264"})
+    with open_video(str(write_video(tmp_path / "a.mp4", moving(5)[0]))) as video:
+        predict_video(rectangles_predictor(), video, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "a.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "mpeg4"
+        assert len(list(container.decode(video=0))) == 5
 
 
 def test_ctrl_c_ends_with_complete_files(tmp_path):
@@ -315,3 +371,36 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert len(errors) == 1
         assert said in errors[0]
         assert not (tmp_path / "two").exists()
+
+
+class Constant(Rectangles):
+    """Twenty boxes in each image."""
+
+    def decode(self, raw, threshold):
+        corner = torch.arange(20)[:, None] * 2.0
+        boxes = torch.cat([corner, corner, corner + 8, corner + 8], dim=1)
+        return [Detections(boxes, torch.full((20,), 0.9), torch.arange(20) % 3) for _ in raw[0]]
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("reads the size of the process from /proc")
+    clip = list(np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), np.uint8))
+    path = write_video(tmp_path / "a.mp4", clip * 300, [index / 30 for index in range(3000)], sound="aac")
+    predictor = Predictor(Constant(), rectangles_predictor(predict__batch=8).recipe)
+    for draw, count in ((False, 3000), (True, 1500)):
+        sizes = []
+        with open_video(str(path), Selection(stop=count / 30)) as video:
+
+            class Watched(type(video)):
+                def __iter__(self):
+                    for frame in super().__iter__():
+                        yield frame
+                        if frame.index in (count // 3, count - 1):  # noqa: B023
+                            sizes.append(int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20)  # noqa: B023
+
+            video.__class__ = Watched
+            summary = predict_video(predictor, video, tmp_path / "out", draw=draw)
+        assert summary.images == count
+        assert sizes[1] - sizes[0] < 6  # MB; 5 KB a frame would be 10, the results of the frames 24

@@ -23,6 +23,7 @@ from boxwright.cli.options import (
 )
 from boxwright.cli.output import echo
 from boxwright.cli.video import (
+    As,
     CameraMotion,
     Counting,
     Fps,
@@ -76,6 +77,7 @@ def predict(
         bool, typer.Option("--geojson", help="With --tile: require GeoJSON output, else only for georeferenced images.")
     ] = False,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
+    as_: As = None,
     stride: Stride = None,
     start: Start = None,
     stop: Stop = None,
@@ -94,11 +96,13 @@ def predict(
     trust_file: TrustFile = False,
 ) -> None:
     """Detect objects in images or a video and draw them; with a classifier, predict the classes of images."""
+    if as_ is not None and tile is not None:
+        raise InputError("--as and --tile: found both, needed one; label tools take whole images")
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
     from boxwright import tasks
     from boxwright.images.fetch import fetched, is_image_address, shown
-    from boxwright.predict import loading, output, scene_output, video
+    from boxwright.predict import loading, output, prelabels, scene_output, video
     from boxwright.predict.predictor import load
     from boxwright.predict.tiled import Tiling
     from boxwright.runtimes.base.runtime import RuntimeOptions
@@ -108,8 +112,20 @@ def predict(
     resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
     tracking = tracking_of(track, camera_motion, line, zone, counting)
-    given = {"--threshold": threshold, "--nms": nms, "--classes": classes, "--tile": tile, "--top-k": top_k}
-    task.check_options(resolved, given | {"--track": tracking})
+    given = {
+        "--threshold": threshold,
+        "--nms": nms,
+        "--classes": classes,
+        "--tile": tile,
+        "--top-k": top_k,
+        "--as": as_,
+        "--track": tracking,
+    }
+    task.check_options(resolved, given)
+    if as_ is not None and tracking is not None:
+        raise InputError("--as and --track: found both, needed one; labels have no tracks")
+    if as_ is not None:
+        prelabels.check_layout(as_)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
     of_videos: dict[str, object] = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
@@ -127,7 +143,14 @@ def predict(
         runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
         predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
         names = class_list(classes, predictor.recipe.data.names) if classes else None
-        if source is not None:
+        if as_ is not None:
+            args = task.args(predictor.recipe, threshold, nms, names, top_k)
+            summary = (
+                prelabels.prelabel_images(predictor, list(titles), out, as_, args)
+                if source is None
+                else prelabels.prelabel_video(predictor, opened, out, as_, args)
+            )
+        elif source is not None:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
             summary = video.predict_video(predictor, opened, out, args, tracking, draw=draw)
         elif tile is None:

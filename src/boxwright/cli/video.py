@@ -54,6 +54,12 @@ def tracking_of(
     return Tracking(config.load(counting, lines or (), zones or ()) if counted else None, camera_motion)
 
 
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="TOOL", help="Write labels for a tool instead: coco, yolo, cvat or label-studio."),
+]
+
+
 def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images: Mapping[str, object]) -> str | None:
     """The only source if it is a video; None for images.
 

@@ -60,6 +60,8 @@ class Writer:
     """
 
     write: Callable[[Split, Path], list[Path]]  # writes the labels into a folder, returns the paths for the images
+    # the same for boxes of a predictor, with their `score` in the Extras; None: as labels
+    write_predictions: Callable[[Split, Path], list[Path]] | None = None
     crowd: bool = False
     ignored: bool = False  # ignore regions
     labeled: bool = False  # which classes were looked for in an image

@@ -4,7 +4,7 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -98,7 +98,7 @@ def write_splits(
                 reject_outside(dataset, root)
             strict = replace(cleaning, kinds=UNUSABLE | writer.unsupported)
             dataset, extras, _, left_out = cleaned(dataset, extras, strict, check(dataset), title)
-            split = _split(dataset, title, to, writer, extras, _image_names(dataset, writer))
+            split = _split(dataset, title, to, writer, extras)
             if names not in ((), dataset.names) and writer.class_list:
                 raise InputError(
                     f"{title}: classes of {name} are {', '.join(dataset.names)}, before {', '.join(names)}; make them "
@@ -106,11 +106,7 @@ def write_splits(
                 )
             names, boxes = dataset.names, boxes + len(dataset.rows)
             written.append(name)
-            targets = writer.write(split, folder)
-            sources = [dataset.path(index) for index in range(len(dataset))]
-            pairs = zip(sources, targets, strict=True)
-            for source, target in track(pairs, len(sources), f"images of {name}"):
-                link(source, target)
+            _write(split, writer.write, dataset, folder)
             lines += _summary(dataset, split, left_out, layout, writer, to)
         if writer.needs_box and not boxes:
             raise InputError(f"{title}: has no box, and {to} without any box is no {to}; choose another layout")
@@ -119,6 +115,33 @@ def write_splits(
             if name not in found:
                 raise InputError(f"{title}: split '{name}': in {to} that name stands for something else; rename it")
     return "\n".join(map(printable, [*lines, str(out)]))
+
+
+def write_predictions(dataset: Dataset, extras: Extras, to: str, folder: Path) -> None:
+    """Write predicted boxes in the layout `to` into `folder`, with links to the images.
+
+    Args:
+        dataset: The boxes of a predictor.
+        extras: `score` and `source` of each box; layouts leave out what they cannot hold.
+        to: The layout.
+        folder: An empty folder.
+
+    Raises:
+        InputError: The layout does not support a name.
+    """
+    writer = formats.layout(to).writer
+    assert writer is not None
+    split = _split(dataset, str(dataset.root), to, writer, extras)
+    _write(split, writer.write_predictions or writer.write, dataset, folder)
+
+
+def _write(split: Split, write: Callable[[Split, Path], list[Path]], dataset: Dataset, folder: Path) -> None:
+    """Write the labels of a split into `folder`, and link its images, those of `dataset`."""
+    targets = write(split, folder)
+    sources = [dataset.path(index) for index in range(len(dataset))]
+    pairs = zip(sources, targets, strict=True)
+    for source, target in track(pairs, len(sources), f"images of {dataset.split}"):
+        link(source, target)
 
 
 def _summary(
@@ -247,13 +270,14 @@ def _corners(values: list[float]) -> set[tuple[float, float]]:
     return {*zip(values[::2], values[1::2], strict=True)}
 
 
-def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras, images: list[PurePosixPath]) -> Split:
+def _split(dataset: Dataset, title: str, to: str, writer: Writer, extras: Extras) -> Split:
     """The arguments of a writer. Raises InputError if the names in the data set cannot be written."""
     for name in dataset.names:
         if writer.class_list and (name != name.strip() or any(ord(letter) < 32 for letter in name)):
             raise InputError(f"{title}: class {name!r} cannot stand on a line of its own; rename it")
     if len({*map(writer.class_name, dataset.names)}) < len(dataset.names):
         raise InputError(f"{title}: two classes differ only in white space, which {to} cannot write; rename one")
+    images = _image_names(dataset, writer)
     paths = [dataset.path(index) for index in range(len(dataset))]
     headers = track(read_headers(paths, decode=None), len(paths), "reading image sizes")
     sizes = np.array([header.size for header in headers], dtype=np.int64)

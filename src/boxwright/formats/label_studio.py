@@ -10,7 +10,7 @@ import math
 import os
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -78,6 +78,21 @@ def collect(source: Source) -> Builder:
 
 def write(split: Split, folder: Path) -> list[Path]:
     """Write {split}.json, to import where Label Studio serves the folder, and label_config.xml."""
+    return _write(split, folder, lambda results: {"annotations": [{"result": results}]})
+
+
+def write_predictions(split: Split, folder: Path) -> list[Path]:
+    """The same with predictions, which people accept or correct; their scores sort the tasks."""
+
+    def predicted(results: list[Keys]) -> Keys:
+        mean = sum(result["score"] for result in results) / max(1, len(results))
+        return {"predictions": [{"model_version": "boxwright", "score": mean, "result": results}]}
+
+    return _write(split, folder, predicted)
+
+
+def _write(split: Split, folder: Path, labeled: Callable[[list[Keys]], Keys]) -> list[Path]:
+    """labeled: the members of a task for its results."""
     dataset, rows, name = split.dataset, split.dataset.rows, split.dataset.split
     boxes = text.decimals(rows.xyxy).tolist()
     tasks = []
@@ -90,10 +105,11 @@ def write(split: Split, folder: Path) -> list[Path]:
                 "value": _percent(boxes[row], width, height)
                 | {"rotation": 0, "rectanglelabels": [dataset.names[rows.labels[row]]]},
             }
+            | {key: value for key, value in split.extras.rows[row].items() if key == "score"}
             for row in split.objects(index)
         ]  # fmt: skip
         url = URL + quote(f"images/{name}/{path}")
-        tasks.append({"id": index + 1, "data": {"image": url}, "annotations": [{"result": results}]})
+        tasks.append({"id": index + 1, "data": {"image": url}} | labeled(results))
     text.write_lines(folder / f"{name}.json", [json_text.dumps(tasks)])
     text.write_lines(folder / CONFIG, [_config(dataset.names)])
     text.write_lines(folder / "classes.txt", dataset.names)
@@ -268,5 +284,5 @@ LAYOUT = Layout(
     read=read_with(collect),
     accepts=lambda path: path.is_file() and bool(find(path)),
     extras=extras_with(collect),
-    writer=Writer(write=write, file_per_image=False),
+    writer=Writer(write=write, write_predictions=write_predictions, file_per_image=False),
 )

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import unquote, urlsplit
+from urllib.error import HTTPError
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
@@ -18,12 +19,6 @@ MAX_BYTES = 200_000_000  # of a file; its pixels are limited where it is decoded
 TIMEOUT = 10.0  # s of connecting and of each read
 DEADLINE = 120.0  # s of a file
 CHUNK = 1 << 20  # bytes
-# Those of urllib for these protocols: no files, no FTP, no data, also after a redirection.
-HANDLERS = (
-    urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
-    urllib.request.HTTPRedirectHandler, urllib.request.HTTPErrorProcessor, urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.UnknownHandler,
-)  # fmt: skip
 
 
 def is_image_address(source: str) -> bool:
@@ -65,14 +60,14 @@ def fetched(sources: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def fetch(address: str) -> bytes:
-    """The content at an address. Raises InputError if it cannot be fetched, or is too large."""
-    opener = urllib.request.OpenerDirector()
-    for handler in HANDLERS:
-        opener.add_handler(handler())
+    """The content at an address, which may have user and password. Raises InputError if it cannot be fetched, or is too
+    large."""
     content, deadline = bytearray(), time.monotonic() + DEADLINE
     try:
-        request = urllib.request.Request(address, headers={"User-Agent": f"boxwright/{__version__}"})
-        with opener.open(request, timeout=TIMEOUT) as response:
+        parts = urlsplit(address)
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        request = urllib.request.Request(plain, headers={"User-Agent": f"boxwright/{__version__}"})
+        with _opener(parts, plain).open(request, timeout=TIMEOUT) as response:
             while chunk := response.read(CHUNK):
                 content += chunk
                 if len(content) > MAX_BYTES:
@@ -81,7 +76,31 @@ def fetch(address: str) -> bytes:
                     raise InputError(f"{shown(address)}: not complete after {DEADLINE:g} s")
     except InputError:
         raise
+    except HTTPError as error:
+        error.close()
+        raise InputError(f"{shown(address)}: cannot be fetched ({error.code} {error.reason})") from error
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError; ValueError: a faulty address
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         raise InputError(f"{shown(address)}: cannot be fetched ({reason})") from error
     return bytes(content)
+
+
+def _opener(parts: SplitResult, address: str) -> urllib.request.OpenerDirector:
+    """Opens HTTP and HTTPS only, also after a redirection; urllib's own opens files, too."""
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        passwords.add_password(None, address, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPBasicAuthHandler(passwords),
+        urllib.request.HTTPDigestAuthHandler(passwords),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener

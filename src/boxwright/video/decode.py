@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.error import FFmpegError
     from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 # Containers and raw streams. Playlists and scripts, which name other files, are not among them.
@@ -113,22 +114,28 @@ def frame_rate(stream: VideoStream) -> float:
     return found if 0 < found <= 1000 else DEFAULT_RATE  # raw streams and some containers state their clock's rate
 
 
-def to_rgb(frame: VideoFrame) -> Array:
-    """The pixels as displayed, uint8 RGB (h, w, 3): of any pixel format, rotated and flipped as the container says.
+class RgbConverter:
+    """Converts the frames of a video to pixels as displayed: of any pixel format, rotated and flipped."""
 
-    Raises InputError for a frame that is too large.
-    """
-    if frame.width * frame.height > MAX_FRAME_PIXELS:
-        raise InputError(
-            f"frame: {frame.width} x {frame.height} px, more than {MAX_FRAME_PIXELS}; scale the video down"
-        )
-    image: Array = frame.to_ndarray(format="rgb24")
-    a, b, c, d = _display_matrix(frame)
-    if abs(c) > abs(a):  # by 90 or 270 degrees: x is displayed as y
-        image, a, d = image.transpose(1, 0, 2), c, b
-    image = image[:, ::-1] if a < 0 else image
-    image = image[::-1] if d < 0 else image
-    return np.ascontiguousarray(image)
+    def __init__(self) -> None:
+        # Made once for all frames: PyAV's shortcut makes one for each frame, which takes milliseconds.
+        self._reformatter: VideoReformatter = import_extra("av.video.reformatter", "video").VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix = (1, 0, 0, 1)
+
+    def __call__(self, frame: VideoFrame) -> Array:
+        """uint8 RGB (h, w, 3). Raises InputError for a frame that is too large."""
+        if frame.width * frame.height > MAX_FRAME_PIXELS:
+            raise InputError(f"a frame of {frame.width} x {frame.height} px, needed at most {MAX_FRAME_PIXELS} px")
+        if frame.rotation != self._rotation:  # the matrix is read once, since PyAV's objects for it are cycles
+            self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
+        image: Array = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        a, b, c, d = self._matrix
+        if abs(c) > abs(a):  # by 90 or 270 degrees: x is displayed as y
+            image, a, d = image.transpose(1, 0, 2), c, b
+        image = image[:, ::-1] if a < 0 else image
+        image = image[::-1] if d < 0 else image
+        return np.ascontiguousarray(image)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

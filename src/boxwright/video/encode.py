@@ -23,7 +23,7 @@ ENCODERS = {
     "libopenh264": {},
     "mpeg4": {"qscale": "4"},  # of 1, the best, to 31
 }
-TIME_BASE = Fraction(1, 90_000)  # s; that of MPEG, for any frame rate
+TIME_BASE = Fraction(1, 60_000)  # s; exact for usual frame rates, also 29.97. MPEG-4 part 2 has at most 65,535 a second
 SUFFIX = ".mp4"
 PIXELS = "yuv420p"  # that every player shows
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the color matrix of HD video and of the range 16 to 235
@@ -49,6 +49,7 @@ class VideoWriter:
         av = import_extra("av", "video")
         self.container: OutputContainer = av.open(str(path), "w", format="mp4")
         self.rate, self.sound = rate, sound
+        self._reformatter = import_extra("av.video.reformatter", "video").VideoReformatter()  # one for all frames
         self._stream: VideoStream | None = None  # with the first frame, which has the size
         self._start, self._last = 0.0, -1
 
@@ -76,7 +77,8 @@ class VideoWriter:
             if self.sound is not None:
                 self.sound.connect(self.container, time)
         pixels = _fitted(image, self._stream.height, self._stream.width)
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=PIXELS, dst_colorspace="ITU709")
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = self._reformatter.reformat(frame, format=PIXELS, dst_colorspace=BT709)
         self._last = frame.pts = max(round((time - self._start) / TIME_BASE), self._last + 1)
         frame.time_base = TIME_BASE
         self.container.mux(self._stream.encode(frame))

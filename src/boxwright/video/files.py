@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Self
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.video.decode import (
+    RgbConverter,
     duration_of,
     frame_rate,
     open_file,
     stamp_of,
-    to_rgb,
     unreadable,
     video_stream,
 )
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+WITHOUT_STAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS
 EARLY = 0.5  # s; a video that ends so much before its declared end is truncated. Players round by less.
 
 
@@ -53,6 +54,7 @@ class VideoFile:
         rate = frame_rate(self.stream)
         about = self.duration if self.duration is not None else (container.duration or 0) / 1e6 or None
         self.rate, self.total = selection.rate(rate), selection.total(rate, about)
+        self._to_rgb = RgbConverter()
         self._clock = Clock((container.start_time or 0) / 1e6, 1 / rate)
         self._damaged, self._end = 0, 0.0  # places in the file; s, where the last frame ends
 
@@ -100,6 +102,8 @@ class VideoFile:
     def _seek(self, time: float) -> bool:
         """Go to the last frame before `time`, s, that can be decoded alone. Whether that is possible."""
         av = import_extra("av", "video")
+        if self.container.format.flags & WITHOUT_STAMPS:  # trying it leaves a raw stream at its end
+            return False
         try:
             self.container.seek(int((time + self._clock.start) * 1e6))
         except av.error.FFmpegError:
@@ -123,9 +127,7 @@ class VideoFile:
     def _frames(self, packet: Packet[VideoStream]) -> Iterator[Decoded]:
         """The frames of a packet, none for one that is damaged."""
         av = import_extra("av", "video")
-        if (
-            packet.is_corrupt
-        ):  # the cut end of a file; its error would take the frames that other threads decode with it
+        if packet.is_corrupt:  # the cut end of a file, whose error would hide frames of the decoder's other threads
             self._damaged += 1
             return
         try:
@@ -138,7 +140,7 @@ class VideoFile:
             time = self._clock.time(stamp_of(frame))
             lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else self._clock.interval
             self._end = time + float(lasts)
-            yield Decoded(0, time, partial(to_rgb, frame))
+            yield Decoded(0, time, partial(self._to_rgb, frame))
 
     def _check_end(self) -> None:
         """Add to `faults` what is damaged or missing of the frames up to the selection's end."""

@@ -15,7 +15,7 @@ from boxwright import interrupt
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
-from boxwright.video.decode import DEFAULT_RATE, frame_rate, stamp_of, to_rgb, video_stream
+from boxwright.video.decode import DEFAULT_RATE, RgbConverter, frame_rate, stamp_of, video_stream
 from boxwright.video.frames import Clock, Decoded, Selection, VideoFrame
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class StreamConnection:
         except InputError:
             container.close()
             raise
-        self.rate = frame_rate(self.stream)
+        self.rate, self._to_rgb = frame_rate(self.stream), RgbConverter()
         self.stamped = container.format.name != WITHOUT_STAMPS
 
     def __iter__(self) -> Iterator[tuple[float | None, Callable[[], Array]]]:
@@ -73,7 +73,7 @@ class StreamConnection:
                 for frame in frames:
                     count += 1
                     if not behind:
-                        yield stamp_of(frame) if self.stamped else None, partial(to_rgb, frame)
+                        yield stamp_of(frame) if self.stamped else None, partial(self._to_rgb, frame)
         except av.error.FFmpegError as error:
             raise InputError(error.strerror or type(error).__name__) from error  # its text has the password
 
