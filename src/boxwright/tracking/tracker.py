@@ -23,16 +23,16 @@ from boxwright.types import Detections
 
 
 class TrackerConfig(Config):
-    """Settings of a tracker; the IoU values are ByteTrack's.
+    """Settings of a tracker.
 
     Attributes:
         high: Minimum score of a detection that begins a track, and of the first stage.
         low: Minimum score of a detection that continues a track, in the second stage.
         confirm: Detections after which a track is confirmed.
         memory: Time in s after which a track that is not detected is forgotten. ByteTrack keeps 30 frames.
-        iou_high: Minimum IoU in the first stage.
-        iou_low: The same in the second stage.
-        iou_tentative: The same for tracks that are not confirmed.
+        iou: Minimum IoU of a track and a detection. ByteTrack has 0.5 for low scores, but less finds more of an object
+            that is partly hidden, whose box is smaller.
+        iou_tentative: The same for tracks that are not confirmed, as ByteTrack's.
         other_class: Factor on the IoU of a track and a detection of another class. A track survives a detector that
             is wrong about the class for a frame, but a detection of its own class is preferred.
         duplicate: IoU with a detection that belongs to a track above which another one begins no track: detectors find
@@ -44,8 +44,7 @@ class TrackerConfig(Config):
     low: Fraction = 0.1
     confirm: Annotated[int, Field(ge=1, le=1000)] = 3
     memory: NotNegative = 1.5
-    iou_high: Fraction = 0.2
-    iou_low: Fraction = 0.5
+    iou: Fraction = 0.2
     iou_tentative: Fraction = 0.3
     other_class: Fraction = 0.5
     duplicate: Fraction = 0.8
@@ -101,12 +100,11 @@ class Tracker:
         same = self._labels[:, None] == labels
         iou = overlaps(self._filter.boxes, boxes) * np.where(same, 1.0, config.other_class)
         confirmed = self._hits >= config.confirm
-        active = confirmed & (self._seen == self._time)  # detected in the last frame
         high = scores >= config.high
         low = (scores >= config.low) & ~high
         stages = (
-            (confirmed, high, iou, config.iou_high),
-            (active, low, iou, config.iou_low),
+            (confirmed, high, iou, config.iou),
+            (confirmed, low, iou, config.iou),
             (confirmed, high, self._nearness(boxes) * same, 0.0),
             (~confirmed, high, iou, config.iou_tentative),
         )
@@ -151,13 +149,14 @@ class Tracker:
 
     def _unclaimed(self, boxes: Array, scores: Array) -> Array:
         """(M,) the detections that begin tracks, best first."""
+        free = scores >= self.config.high
+        free[self._rows[self._rows >= 0]] = False
         claimed = self._rows[self._rows >= 0].tolist()
         begun: list[int] = []
-        high = np.flatnonzero(scores >= self.config.high)
-        best_first = high[np.argsort(-scores[high], kind="stable")]
-        iou = overlaps(boxes, boxes)
+        best_first = np.flatnonzero(free)[np.argsort(-scores[free], kind="stable")]
+        iou = overlaps(boxes, boxes) if len(best_first) else np.zeros((0, 0))
         for row in best_first.tolist():
-            if row not in claimed and not (iou[row, claimed] > self.config.duplicate).any():
+            if not (iou[row, claimed] > self.config.duplicate).any():
                 claimed.append(row)
                 begun.append(row)
         return np.array(begun, np.int64)
