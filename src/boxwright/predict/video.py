@@ -1,6 +1,7 @@
 """Prediction of videos: the frames of a source through the steps of a predictor."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import pixel_count
 from boxwright.predict.output import Summary
 from boxwright.predict.predictor import AnyPredictor, Predictor
+from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.tracked_output import TrackedOutput, Tracking
 from boxwright.predict.video_output import VideoOutput
 from boxwright.progress import track
@@ -34,12 +36,24 @@ def predict_frames(
         Each frame with its result, whose `image` is that of the frame.
     """
     iterator = iter(frames)
-    while group := list(islice(iterator, batch)):
-        for part, pixels in within_budget(group, lambda frame: pixel_count(frame.image)):
-            with budget.reserve(pixels):
-                prepared = [predictor.preprocess(frame.image, frame.index) for frame in part]
-                results = predictor.postprocess(predictor.forward(prepared), prepared, args)
-            yield from zip(part, results, strict=True)
+    groups: Iterator[list[VideoFrame]] = iter(lambda: list(islice(iterator, batch)), [])
+    parts = (part for group in groups for part in within_budget(group, lambda frame: pixel_count(frame.image)))
+
+    def predict(part: tuple[list[VideoFrame], int]) -> list[tuple[VideoFrame, R]]:
+        taken, pixels = part
+        with budget.reserve(pixels):
+            prepared = [predictor.preprocess(frame.image, frame.index) for frame in taken]
+            results = predictor.postprocess(predictor.forward(prepared), prepared, args)
+        return list(zip(taken, results, strict=True))
+
+    with ThreadPoolExecutor(1) as pool:
+        for pairs in prefetch_map(pool, parts, predict, _ahead(predictor) if batch > 1 else 0):
+            yield from pairs
+
+
+def _ahead(predictor: AnyPredictor) -> int:
+    """How many batches are predicted while others are read and written: none on a CPU, whose cores share a batch."""
+    return 0 if predictor.device.type == "cpu" else 1
 
 
 def predict_video(
