@@ -25,6 +25,7 @@ from boxwright.video.sources import open_video
 from stand_in import NAMES, Rectangles, rectangles_predictor
 
 pytest.importorskip("scipy", reason="needs the extra video")
+RATE = 10  # frames per second
 PLACES = CountingConfig(lines={"gate": moving_scene.GATE}, zones={"yard": moving_scene.YARD})
 
 
@@ -121,6 +122,30 @@ def test_tentative_tracks_have_no_id_in_the_files(tmp_path: Path) -> None:
     assert mot.read(tmp_path / "out" / "tracks.txt").frames.min() >= 3
 
 
+def test_detections_of_low_score_are_in_the_files_if_they_belong_to_a_track(tmp_path: Path) -> None:
+    """A blue square becomes hollow and scores low, as a green one does always, and more; a red one scores high."""
+    from made_video import write_video
+
+    images = []
+    for k in range(10):
+        image = np.full((64, 96, 3), 90, np.uint8)
+        image[4:28, 4:28, 0] = image[36:60, 4:28, 2] = image[4:28, 60:84, 1] = 230
+        for rows, columns, width in ((slice(36, 60), slice(4, 28), 2), (slice(4, 28), slice(60, 84), 3)):
+            if width == 3 or k > 4:
+                image[rows, columns][width:-width, width:-width] = 90
+        images.append(image)
+    path = write_video(tmp_path / "a.mkv", images, codec="ffv1", pix_fmt="bgr0")
+    with open_video(str(path)) as video:
+        found = rectangles_predictor(data__canvas__size=[64, 96])
+        predict_video(found, video, tmp_path / "out", tracking=Tracking(), draw=False)
+    frames = json.loads((tmp_path / "out" / "detections.json").read_text())["frames"]
+    ids = {one["name"]: one["track"] for one in frames[4]["detections"]}
+    assert set(ids) == {"red", "blue"}
+    assert None not in ids.values()
+    last = [(one["name"], one["track"], one["score"] < 0.5) for one in frames[-1]["detections"]]
+    assert last == [("red", ids["red"], False), ("blue", ids["blue"], True)]
+
+
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[object, str]:
     with pytest.raises(SystemExit) as ended:
         cli.main(["predict", *map(str, arguments)])
@@ -145,8 +170,8 @@ def test_options_that_do_not_go_together_are_one_line(tmp_path: Path, capsys: py
 
 @pytest.mark.slow
 def test_a_minute_counts_exactly(tmp_path: Path) -> None:
-    """Three rounds, through an encoded video."""
-    path = write(tmp_path / "scene.mkv", 60, 25)
+    """Three rounds, through an encoded video; docs/results.md has the numbers at 25 frames per second."""
+    path = write(tmp_path / "scene.mkv", 60, RATE)
     with open_video(str(path)) as video:
         predict_video(predictor(), video, tmp_path / "out", tracking=Tracking(PLACES), draw=False)
     counts: dict[str, dict[str, int]] = {}
@@ -157,10 +182,9 @@ def test_a_minute_counts_exactly(tmp_path: Path) -> None:
     assert counts == {
         way: {name: 3 * count for name, count in classes.items()} for way, classes in moving_scene.COUNTS.items()
     }
-    truth = track_sequences.write_rows(tmp_path / "truth.txt", moving_scene.truth(60, 25))
+    truth = track_sequences.write_rows(tmp_path / "truth.txt", moving_scene.truth(60, RATE))
     found = mot.read(tmp_path / "out" / "tracks.txt")
     metrics = score(mot.read(truth), found)
-    print(metrics.summary)
     assert (metrics.switches, metrics.found_ids, metrics.truth_ids) == (0, 27, 27)
     begins = [int(found.frames[found.ids == track].min()) for track in np.unique(found.ids)]
     assert begins == sorted(begins)  # ids ascend, none is used again

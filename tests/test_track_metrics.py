@@ -73,6 +73,13 @@ def test_worked_by_hand(tmp_path: Path) -> None:
     assert found.hota == pytest.approx((12 * low + 7 * high) / 19)
 
 
+def test_a_match_stands_while_it_overlaps(tmp_path: Path) -> None:
+    """In the second frame another box is nearer, but id 1 keeps the object: no switch (CLEAR, step 1)."""
+    found = scored(tmp_path, rows((1, 7, 0), (2, 7, 0)), rows((1, 1, 0), (2, 1, 2.5), (2, 2, 0)))
+    assert (found.switches, found.tp, found.fp) == (0, 2, 1)
+    assert found.motp == pytest.approx((1 + 0.6) / 2)
+
+
 def test_nothing_found_and_nothing_there(tmp_path: Path) -> None:
     one = rows((1, 1, 0))
     assert scored(tmp_path, one, []).summary["MOTA"] == 0

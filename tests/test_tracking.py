@@ -1,7 +1,9 @@
 """The tracker: its filter against the textbook's matrices, and detections whose objects are known."""
 
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from boxwright.arrays import Array
 from boxwright.tracking import kalman
 from boxwright.tracking.association import assign
 from boxwright.tracking.camera import CameraMotion
+from boxwright.tracking.coco_video import CocoVideo
 from boxwright.tracking.kalman import KalmanFilter
 from boxwright.tracking.tracker import Tracker, TrackerConfig
 from boxwright.tracking.tracks import Tracks
@@ -135,6 +138,13 @@ def test_objects_of_two_classes_that_cover_each_other_keep_their_ids() -> None:
         assert tracks.labels.tolist() == [0, 1], k
 
 
+def test_a_detection_of_the_own_class_is_preferred() -> None:
+    """A car and a bus that overlap and move past each other: each box is nearer to the other's track."""
+    still = [(0.04 * k, [(50.0, 50.0, 0.9, 0), (60.0, 50.0, 0.9, 1)]) for k in range(10)]
+    last = follow([*still, (0.4, [(58.0, 50.0, 0.9, 0), (53.0, 50.0, 0.9, 1)])])[-1]
+    assert (last.ids.tolist(), last.rows.tolist(), last.labels.tolist()) == ([1, 2], [0, 1], [0, 1])
+
+
 def test_an_object_that_is_found_as_two_classes_is_one_track() -> None:
     twice = [(0.04 * k, [(50.0, 50.0, 0.9, 0), (51.0, 50.0, 0.6, 1)]) for k in range(10)]
     assert [tracks.ids.tolist() for tracks in follow(twice)] == [[1]] * 10
@@ -159,6 +169,17 @@ def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
     assert len(born) > 300
     assert len(tracker._ids) == len(tracker._votes) == len(tracker._filter.values) < 20
     assert len(steady) == 1
+
+
+def test_ended_tracks_are_written_and_forgotten(tmp_path: Path) -> None:
+    flicker = [(0.04 * k, [(100.0 * (k // 50) + 50, 50.0, 0.9, k // 50 % 2)]) for k in range(400)]
+    with CocoVideo(tmp_path / "a.json", "a") as coco:
+        for index, tracks in enumerate(follow(flicker)):
+            coco.write(index, index * 0.04, (100, 900), tracks)
+        assert len(coco._labels) == 1
+        coco.finish(("car", "bus"))
+    tracks = json.loads((tmp_path / "a.json").read_text())["tracks"]
+    assert [(row["id"], row["category_id"]) for row in tracks] == [(k + 1, k % 2 + 1) for k in range(8)]
 
 
 def test_times_must_ascend() -> None:
