@@ -1,6 +1,7 @@
 """Video files: times, orientation, formats and damage; what `predict` writes of them."""
 
 import json
+import re
 import resource
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright import cli, models, recipe
+from boxwright import cli, models, progress, recipe
 from boxwright.errors import InputError
 from boxwright.predict import video as video_prediction
 from boxwright.predict.predictor import Predictor
@@ -333,6 +334,17 @@ def test_reading_and_writing_beside_an_accelerator_changes_nothing(tmp_path, mon
         assert summary.images == 13
         found.append(json.loads((tmp_path / "out" / "detections.json").read_text()))
     assert found[0] == found[1]
+
+
+def test_progress_says_frames_per_second_and_the_time_left_where_it_is_known(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    caplog.set_level("INFO", "boxwright")
+    for total in (4, None):
+        list(progress.track([1], total, "predict", "frames"))
+    known, unknown = caplog.messages
+    assert re.fullmatch(r"predict: 1/4, [\d.]+ frames/s, \d+ s left", known)
+    assert re.fullmatch(r"predict: 1, [\d.]+ frames/s", unknown)
 
 
 def test_ctrl_c_ends_with_complete_files(tmp_path):
