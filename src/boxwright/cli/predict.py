@@ -22,7 +22,21 @@ from boxwright.cli.options import (
     class_list,
 )
 from boxwright.cli.output import echo
-from boxwright.cli.video import As, Fps, MaxFps, Start, Stop, Stride, the_video
+from boxwright.cli.video import (
+    As,
+    CameraMotion,
+    Counting,
+    Fps,
+    Lines,
+    MaxFps,
+    Start,
+    Stop,
+    Stride,
+    Track,
+    Zones,
+    the_video,
+    tracking_of,
+)
 from boxwright.errors import InputError
 
 
@@ -69,6 +83,11 @@ def predict(
     stop: Stop = None,
     max_fps: MaxFps = None,
     fps: Fps = None,
+    track: Track = False,
+    camera_motion: CameraMotion = False,
+    line: Lines = None,
+    zone: Zones = None,
+    counting: Counting = None,
     set_: Overrides = None,
     device: Device = "auto",
     backend: Backend = "auto",
@@ -92,6 +111,7 @@ def predict(
 
     resolved = loading.recipe_of(weights, loading.given_recipe(recipe, cfg, names_file))
     task = tasks.of(resolved)
+    tracking = tracking_of(track, camera_motion, line, zone, counting)
     given = {
         "--threshold": threshold,
         "--nms": nms,
@@ -99,14 +119,17 @@ def predict(
         "--tile": tile,
         "--top-k": top_k,
         "--as": as_,
+        "--track": tracking,
     }
     task.check_options(resolved, given)
+    if as_ is not None and tracking is not None:
+        raise InputError("--as and --track: found both, needed one; labels have no tracks")
     if as_ is not None:
         prelabels.check_layout(as_)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
-    of_videos = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps, "--fps": fps}
-    source = the_video(sources, of_videos, {"--tile": tile})
+    of_videos: dict[str, object] = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
+    source = the_video(sources, of_videos | {"--fps": fps, "--track": tracking}, {"--tile": tile})
     with ExitStack() as stack:
         if source is not None:  # opened first, since loading takes seconds
             selection = Selection(stride or 1, start or 0.0, stop, max_fps)
@@ -129,7 +152,7 @@ def predict(
             )
         elif source is not None:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = video.predict_video(predictor, opened, out, args, draw=draw)
+            summary = video.predict_video(predictor, opened, out, args, tracking, draw=draw)
         elif tile is None:
             args = task.args(predictor.recipe, threshold, nms, names, top_k)
             summary = output.predict_to_folder(predictor, list(titles), out, args, draw=draw, titles=titles)

@@ -1,11 +1,14 @@
 """Options of `predict` for videos."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from boxwright.predict.tracked_output import Tracking
 
 Stride = Annotated[int | None, typer.Option("--stride", min=1, help="Video: predict every n-th frame.")]
 Start = Annotated[float | None, typer.Option("--start", min=0, help="Video: seconds to start at.")]
@@ -15,6 +18,41 @@ MaxFps = Annotated[float | None, typer.Option("--max-fps", help="Video: predict 
 Fps = Annotated[
     float | None, typer.Option("--fps", help="Numbered images: frames per second. [default: 25]", show_default=False)
 ]
+Track = Annotated[bool, typer.Option("--track", help="Video: track objects; writes tracks.txt and tracks.json.")]
+CameraMotion = Annotated[
+    bool, typer.Option("--camera-motion", help="With --track: compensate the motion of the camera.")
+]
+Lines = Annotated[
+    list[str] | None,
+    typer.Option("--line", metavar="X1,Y1,X2,Y2", help="Video: count tracks that cross this line, px; repeatable."),
+]
+Zones = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--zone", metavar="X1,Y1,X2,Y2,...", help="Video: count tracks that enter and leave this polygon; repeatable."
+    ),
+]
+Counting = Annotated[
+    str | None, typer.Option("--counting", metavar="FILE", help="Video: YAML file with lines and zones to count at.")
+]
+
+
+def tracking_of(
+    track: bool, camera_motion: bool, lines: Sequence[str] | None, zones: Sequence[str] | None, counting: str | None
+) -> "Tracking | None":
+    """What --track and the options that imply it ask for; None for nothing.
+
+    Raises:
+        InputError: A value or the file is faulty.
+    """
+    from boxwright.counting import config
+    from boxwright.predict.tracked_output import Tracking
+
+    counted = bool(lines or zones or counting)
+    if not (track or camera_motion or counted):
+        return None
+    return Tracking(config.load(counting, lines or (), zones or ()) if counted else None, camera_motion)
+
 
 As = Annotated[
     str | None,

@@ -67,15 +67,24 @@ def draw_boxes(
 def draw_classes(image: Array, classes: Classes) -> Array:
     """A copy of `image` (as in `draw`) with the classes and their scores in the top left corner."""
     canvas = _rgb(image)
+    pairs = zip(classes.labels.tolist(), classes.scores.tolist(), strict=True)
+    draw_texts(canvas, [(f"{name_of(classes.names, label)} {score:.2f}", color(label)) for label, score in pairs], 2)
+    return canvas
+
+
+def draw_texts(canvas: Array, texts: Sequence[tuple[str, Color]], scale: float = 1) -> None:
+    """Write lines of text, each with the color of its background, into the top left corner of `canvas`.
+
+    Lines below the image are left out. scale: of the font, relative to that of boxes.
+    """
     height, width = canvas.shape[:2]
-    size, top = max(10, round((height * width) ** 0.5 * 2 * FONT_SCALE)), 0
-    for label, score in zip(classes.labels.tolist(), classes.scores.tolist(), strict=True):
-        tag = _tag(f"{name_of(classes.names, label)} {score:.2f}", color(label), size, width, height - top)
+    size, top = max(10, round((height * width) ** 0.5 * scale * FONT_SCALE)), 0
+    for text, tint in texts:
+        tag = _tag(text, tint, size, width, height - top)
         if tag is None:
             break
         canvas[top : top + tag.shape[0], : tag.shape[1]] = tag
         top += tag.shape[0]
-    return canvas
 
 
 def displayed(pixels: Array) -> Array:

@@ -11,6 +11,7 @@ from boxwright.predict.inputs import pixel_count
 from boxwright.predict.output import Summary
 from boxwright.predict.predictor import AnyPredictor, Predictor
 from boxwright.predict.prefetch import prefetch_map
+from boxwright.predict.tracked_output import TrackedOutput, Tracking
 from boxwright.predict.video_output import VideoOutput
 from boxwright.progress import track
 from boxwright.tasks import PostprocessArgs
@@ -60,6 +61,7 @@ def predict_video(
     video: Video,
     out: str | Path,
     args: PostprocessArgs | None = None,
+    tracking: Tracking | None = None,
     *,
     draw: bool = True,
 ) -> Summary:
@@ -72,6 +74,7 @@ def predict_video(
         video: From `open_video`.
         out: The output folder.
         args: From the predictor's task; None for the recipe's.
+        tracking: Track the objects, of a detector only; None for detections without ids.
         draw: Write a video with the predictions drawn.
 
     Returns:
@@ -82,8 +85,13 @@ def predict_video(
     """
     args = predictor.args() if args is None else args
     batch = 1 if video.live else predictor.recipe.predict.batch
-    with VideoOutput(predictor, video, Path(out), args, draw=draw) as output:
+    output = (
+        VideoOutput(predictor, video, Path(out), args, draw=draw)
+        if tracking is None
+        else TrackedOutput(predictor, video, Path(out), args, tracking, draw=draw)
+    )
+    with output:
         frames = track(video, video.total, "predict", "frames")
-        for frame, result in predict_frames(predictor, frames, args, batch):
+        for frame, result in predict_frames(predictor, frames, output.args, batch):
             output.write(frame, result)
     return output.summary()

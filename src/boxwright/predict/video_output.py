@@ -66,36 +66,44 @@ class VideoOutput:
         """
         self.predictor, self.video, self.out, self.args = predictor, video, out, args
         self.counts, self.frames, self.complete = Counter[str](), 0, True
-        self.target = out / f"{_stem(video.name)}{SUFFIX}" if draw else None
+        self.target = out / f"{stem_of(video.name)}{SUFFIX}" if draw else None
         if self.target is not None and self.target.resolve() == Path(video.name).resolve():
             raise InputError(f"{self.target}: would be drawn over; give another folder for the results than {out}")
         make_writable(out)
 
     def __enter__(self) -> Self:
-        task, self._stack = self.predictor.task, ExitStack()
+        self._stack = ExitStack()
         try:
-            path = self._stack.enter_context(atomic_write(self.out / task.results_file))
-            head = task.settings(self.predictor.recipe, self.args) | {
-                "video": self.video.name,
-                "drawn": self.target.name if self.target else None,
-                "rate": self.video.rate,
-            }
-            self._rows = self._stack.enter_context(closing(FrameRows(path, head)))
-            self._writer = None
-            if self.target is not None:
-                path = self._stack.enter_context(atomic_write(self.target))
-                sound = None if self.video.live else _sound(self.video.name)
-                self._writer = self._stack.enter_context(VideoWriter(path, self.video.rate, sound))
+            self.open(self._stack)
         except BaseException as error:
             self._stack.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
+    def open(self, stack: ExitStack) -> None:
+        """Begin the files, which `stack` completes or removes."""
+        task = self.predictor.task
+        path = stack.enter_context(atomic_write(self.out / task.results_file))
+        head = task.settings(self.predictor.recipe, self.args) | {
+            "video": self.video.name,
+            "drawn": self.target.name if self.target else None,
+            "rate": self.video.rate,
+        }
+        self._rows = stack.enter_context(closing(FrameRows(path, head)))
+        self._writer = None
+        if self.target is not None:
+            path = stack.enter_context(atomic_write(self.target))
+            sound = None if self.video.live else _sound(self.video.name)
+            self._writer = stack.enter_context(VideoWriter(path, self.video.rate, sound))
+
+    def row(self, frame: VideoFrame, result: Result) -> JsonObject:
+        """The entry of a frame in the JSON file."""
+        row = image_row(self.predictor, result, None)
+        return {"index": frame.index, "time": frame.time} | {k: v for k, v in row.items() if k not in ("file", "drawn")}
+
     def write(self, frame: VideoFrame, result: Result) -> None:
         """Write the result of a frame."""
-        row = image_row(self.predictor, result, None)
-        row = {"index": frame.index, "time": frame.time} | {k: v for k, v in row.items() if k not in ("file", "drawn")}
-        self._rows.write(row)
+        self._rows.write(self.row(frame, result))
         if self._writer is not None:
             self._writer.write(self.draw(result), frame.time)
         self.counts.update(name if result.names else f"of class {name}" for name in self.predictor.task.counted(result))
@@ -110,10 +118,14 @@ class VideoOutput:
     ) -> None:
         if error is None or (isinstance(error, KeyboardInterrupt) and self.frames):
             self.complete = error is None
-            self._rows.finish({"left_out": self.video.left_out, "failed": self._failed(), "complete": self.complete})
+            self.finish()
             self._stack.close()
         else:
             self._stack.__exit__(kind, error, trace)
+
+    def finish(self) -> None:
+        """Write the ends of the files."""
+        self._rows.finish({"left_out": self.video.left_out, "failed": self._failed(), "complete": self.complete})
 
     def summary(self) -> Summary:
         """The summary of the complete files."""
@@ -127,7 +139,7 @@ class VideoOutput:
         return {self.video.name: "; ".join(self.video.faults)} if self.video.faults else {}
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """A file name for the drawn video, from a path, the pattern of a sequence or an address."""
     path = Path(re.sub(r"[?#].*", "", name) if "://" in name else name)
     stem = path.parent.name if "%" in path.name else path.stem

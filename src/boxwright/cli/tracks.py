@@ -1,0 +1,27 @@
+"""The command for files of tracks."""
+
+from typing import Annotated
+
+import typer
+
+from boxwright.cli.options import check_name
+from boxwright.cli.output import echo
+
+
+def evaluate_tracks(
+    truth: Annotated[
+        str, typer.Argument(metavar="TRUTH", help="MOT text: a file, a folder of them, or of folders with gt/gt.txt.")
+    ],
+    found: Annotated[str, typer.Argument(metavar="FOUND", help="The tracks, in the same way.")],
+    out: Annotated[
+        str | None, typer.Option("--out", callback=check_name, help="JSON file for all metrics of each sequence.")
+    ] = None,
+) -> None:
+    """Compare tracks with their ground truth: HOTA, MOTA, IDF1, id switches."""
+    from boxwright import json_text
+    from boxwright.evaluation.tracks import evaluate_tracks as run
+
+    report = run(truth, found)
+    if out is not None:
+        json_text.write(out, report.to_json(), indent=1)
+    echo(report)
