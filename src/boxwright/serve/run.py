@@ -1,0 +1,116 @@
+"""Running a server: models are loaded, then it listens, then they are warmed up."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from boxwright.errors import InputError
+from boxwright.predict.predictor import AnyPredictor
+from boxwright.serve.app import State, create_app
+from boxwright.serve.batcher import Limits
+from boxwright.serve.bodies import Bodies
+from boxwright.serve.connections import Connection, Server
+from boxwright.serve.metrics import Metrics
+from boxwright.serve.models import Model
+
+BACKLOG = 256  # connections that the system accepts before the server does
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a server listens and what it takes.
+
+    Attributes:
+        host: Name or address to listen on.
+        port: 0 for any free one.
+        limits: Of each model.
+        timeout: Seconds for a request, from its head to its answer.
+        max_body: Bytes of a body.
+        token: Bearer token that requests need; None for none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    limits: Limits = field(default_factory=Limits)
+    timeout: float = 30.0
+    max_body: int = 32_000_000
+    token: str | None = None
+
+
+def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
+    """Serve predictors by name until SIGTERM or Ctrl-C; requests that were taken are answered first.
+
+    Raises:
+        InputError: It cannot listen there.
+    """
+    log = logging.getLogger("boxwright")
+    metrics = Metrics(predictors)
+    with _listen(settings.host, settings.port) as listener:
+        models = {
+            name: Model(name, predictor, settings.limits, metrics.models[name])
+            for name, predictor in predictors.items()
+        }
+        state = State(models, metrics, Bodies(settings.max_body), settings.timeout, settings.token)
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "serving %s on http://%s:%d (%s)", ", ".join(models), _in_url(host), port, _reach(host, settings.token)
+        )
+        warm_up = threading.Thread(target=_warm_up, args=(models,))
+        warm_up.start()
+        try:
+            asyncio.run(Server(_config(state), state).serve([listener]))
+        finally:
+            warm_up.join()
+            for model in reversed(models.values()):
+                model.batcher.close()
+    log.info("stopped; all requests that were taken are answered")
+
+
+def _warm_up(models: Mapping[str, Model]) -> None:
+    for model in models.values():
+        model.warm_up()
+        logging.getLogger("boxwright").info("%s is ready", model.name)
+
+
+def _config(state: State) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(state),
+        http=Connection,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(state.timeout) + 1,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reach(host: str, token: str | None) -> str:
+    """Who can send requests."""
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return "this machine only; --host 0.0.0.0 for others"
+    return "other machines too" + (", with the token" if token else ", WITHOUT a token: set BOXWRIGHT_TOKEN")
