@@ -220,13 +220,14 @@ def _answer(result: Result, draw: bool) -> Answer:
 def batch_size(predictor: AnyPredictor, max_batch: int) -> int:
     """How many images a thread runs together.
 
-    1 where that is no faster or changes results: images of complete files differ in size and run one at a time, and
-    canvases that are cropped to their images would be cropped to the largest of a batch. A file of fixed batch size
-    takes that many. Otherwise the streams share `max_batch`.
+    1 where that is no faster or changes results. Images of complete files differ in size, so they run one at a time.
+    Canvases that are cropped to their images would be cropped to the largest of a batch. PyTorch selects other kernels
+    for other batch sizes on a CPU, whose results differ in the last bits; ONNX Runtime and OpenVINO do not. A file of
+    fixed batch size takes that many. Otherwise the streams share `max_batch`.
     """
     runtime = predictor.runtime
-    if isinstance(predictor.pipeline, FilePipeline) or predictor.recipe.data.canvas.trim:
+    in_torch_on_cpu = predictor.device.type == "cpu" and (runtime is None or runtime.name == "torch")
+    if in_torch_on_cpu or isinstance(predictor.pipeline, FilePipeline) or predictor.recipe.data.canvas.trim:
         return 1
-    if runtime is None:
-        return max_batch
-    return min(max_batch, runtime.shape[0] or -(-max_batch // runtime.streams))
+    fixed, streams = (None, 1) if runtime is None else (runtime.shape[0], runtime.streams)
+    return min(max_batch, fixed or -(-max_batch // streams))

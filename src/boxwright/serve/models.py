@@ -112,8 +112,8 @@ def load_for_serving(
 ) -> AnyPredictor:
     """As `load`, fast for batches. Raises InputError as `load`.
 
-    Streams share the images of a batch where the network's bits do not depend on the number of threads. In PyTorch they
-    do, so there all cores work on the same batch, as they do for a single image.
+    Streams share the images where the network's bits do not depend on the number of threads. In PyTorch they do, so
+    there all cores work on one image, as `predict` does for a single one.
     """
     batch = max_batch if is_exported(path) else 1
     return load(path, recipe, device, overrides, backend, RuntimeOptions(batch, fuse=True))

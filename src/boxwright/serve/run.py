@@ -95,14 +95,29 @@ def _config(state: State) -> uvicorn.Config:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Not `socket.create_server`, which leaves the protocol at 0: for such sockets asyncio does
+    not disable Nagle's algorithm, so each answer would wait 40 ms for the client's delayed acknowledgment."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others") from error
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from error
     listener.setblocking(False)
     return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others")
 
 
 def _in_url(host: str) -> str:
