@@ -1,0 +1,152 @@
+"""A server beyond its limits: too many requests, slow clients, a token, and a stop under load."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serve_stand_in import ServerProcess, running, stand_in
+from test_serve import RED, Answer, ask, encoded, metrics
+
+for module in ("fastapi", "uvicorn", "python_multipart"):
+    pytest.importorskip(module, reason="needs the extra serve")
+
+DELAY, TIMEOUT, HEAD, QUEUE = 0.4, 3.0, 1.0, 4  # seconds of the network, for a request, for its head; images
+TOKEN = "k3y"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+PATIENCE = 30.0  # seconds, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[ServerProcess]:
+    with running(stand_in(delay=DELAY, timeout=TIMEOUT, head_seconds=HEAD, queue=QUEUE)) as process:
+        yield process
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def waiting(server: ServerProcess) -> float:
+    return metrics(server)['boxwright_queue_images{model="shapes"}']
+
+
+def test_surplus_is_rejected_at_once_and_the_rest_answered(slow: ServerProcess) -> None:
+    def one(_: int) -> tuple[Answer, float]:
+        start = time.monotonic()
+        return ask(slow, "POST", "/predict", encoded(RED)), time.monotonic() - start
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(one, range(16)))
+    answered = [seconds for answer, seconds in found if answer[0] == 200]
+    rejected = [(answer, seconds) for answer, seconds in found if answer[0] == 503]
+    assert len(answered) + len(rejected) == 16
+    assert QUEUE <= len(answered) <= QUEUE + 4, "those that wait, the one in the network, and some that came later"
+    for answer, _ in rejected:
+        assert int(answer[2]["retry-after"]) >= 1
+        assert "queue is full" in answer[1]["error"]
+    assert min(seconds for _, seconds in rejected) < DELAY, "sooner than the network could answer"
+    assert ask(slow, "POST", "/predict", encoded(RED))[0] == 200
+
+
+def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
+    body = encoded(RED) + bytes(1_000_000)
+
+    def many(_: int) -> set[int]:
+        return {ask(slow, "POST", "/predict", body)[0] for _ in range(20)}
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(many, range(8)))
+        before = slow.megabytes()
+        statuses = set().union(*pool.map(many, range(8)))
+    assert 503 in statuses
+    assert slow.megabytes() < before + 40, "160 MB were sent"
+
+
+def test_slow_clients_are_cut_off_while_others_are_answered(slow: ServerProcess) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+
+        def connect(start: bytes) -> socket.socket:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", slow.port), timeout=PATIENCE))
+            connection.sendall(start)
+            return connection
+
+        idle, slow_head, slow_body = connect(b""), connect(head[:20]), connect(head)
+        open_, answers = {idle, slow_head, slow_body}, []
+        end = time.monotonic() + PATIENCE
+        while open_:
+            assert time.monotonic() < end
+            for connection in list(open_):
+                with contextlib.suppress(OSError):  # closed
+                    if connection is not idle:
+                        connection.sendall(b"x")
+                connection.settimeout(0.1)
+                try:
+                    content = connection.recv(1000)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    content = b""
+                if content:
+                    answers.append(content)
+                else:
+                    open_.discard(connection)
+            assert ask(slow, "GET", "/v2/health/live")[0] == 200
+    assert any(answer.startswith(b"HTTP/1.1 408 ") for answer in answers)
+
+
+def test_token() -> None:
+    with running(stand_in(token=TOKEN)) as server:
+        for headers in ({}, {"authorization": "Bearer k3"}, {"authorization": "Basic k3y"}, {"authorization": TOKEN}):
+            for method, path in (("POST", "/predict"), ("GET", "/metrics"), ("GET", "/v2"), ("GET", "/nothing")):
+                status, answer, found = ask(server, method, path, encoded(RED), **headers)
+                assert (status, found["www-authenticate"]) == (401, "Bearer")
+                assert "token" in answer["error"]
+        assert ask(server, "POST", "/predict", encoded(RED), **BEARER)[0] == 200
+        assert ask(server, "GET", "/metrics", **BEARER)[0] == 200
+        assert ask(server, "GET", "/v2/health/ready")[0] == 200, "for probes"
+        assert TOKEN not in "".join(server.lines)
+
+
+def test_a_stop_under_load_answers_what_was_taken() -> None:
+    with running(stand_in(delay=DELAY, queue=64)) as server, ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(ask, server, "POST", "/predict", encoded(RED)) for _ in range(8)]
+        until(lambda: waiting(server) >= 6)
+        server.process.terminate()
+        assert [future.result()[0] for future in futures] == [200] * 8
+        assert server.process.wait(PATIENCE) == 0
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+    assert server.lines[-1] == "stopped; all requests that were taken are answered\n"
+
+
+def test_a_stop_answers_a_request_on_an_idle_connection() -> None:
+    """One that arrives just after the signal, on a connection that was open before."""
+    with running(stand_in()) as server:
+        request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(encoded(RED)) + encoded(RED)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+            server.process.terminate()
+            until(lambda: not is_listening(server.port))
+            connection.sendall(request)
+            answer = b""
+            while chunk := connection.recv(1000):
+                answer += chunk
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in answer
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
