@@ -128,7 +128,7 @@ HEADERS = "".join(f"\r\nX-{number}: y" for number in range(100))
         ("/predict", b"", "", 400, "found none, needed an image"),
         ("/predict", b"<html>", "image/png", 400, "not a readable image"),
         ("/predict", encoded(RED)[:100], "image/png", 400, "cut off"),
-        ("/predict", bomb(20_000), "image/png", 413, "more than the 200000000 that are decoded at once"),
+        ("/predict", bomb(20_000), "image/png", 413, "found more than 200000000 px, needed at most 1000000"),
         ("/predict", bomb(1001), "image/png", 413, "found 1002001 px, needed at most 1000000"),
         ("/predict", bytes(MAX_BODY + 1), "image/png", 413, "needed at most 200000 bytes"),
         ("/predict", form((FILE, b"x"))[0], "multipart/form-data", 400, "no boundary"),

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from boxwright.errors import InputError
-from boxwright.images.budget import budget, within_budget
+from boxwright.images.budget import MAX_PIXELS, budget, within_budget
 from boxwright.images.draw import encode_image
+from boxwright.images.header import read_header
 from boxwright.predict.inputs import Image, PreparedImage, pixel_count
 from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor
@@ -163,12 +164,12 @@ class Batcher:
     def _fits(self, job: Job) -> bool:
         """Whether an image may be decoded; otherwise its future raises TooLargeError. Sets `job.pixels`."""
         job.pixels, limit = pixel_count(job.image, self.predictor.bands), self.limits.max_pixels
-        if job.pixels <= limit:
-            return True
-        job.future.set_exception(
-            TooLargeError(f"image: found {job.pixels} px, needed at most {limit}; send it smaller")
-        )
-        return False
+        found = f"{job.pixels} px" if job.pixels > limit else ""
+        if not job.pixels and isinstance(job.image, bytes) and read_header(job.image, decode=None).too_large:
+            found = f"more than {MAX_PIXELS} px"
+        if found:
+            job.future.set_exception(TooLargeError(f"image: found {found}, needed at most {limit}; send it smaller"))
+        return not found
 
     def _predict(self, jobs: Sequence[Job]) -> None:
         """Set the futures of the jobs."""
