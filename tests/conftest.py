@@ -22,10 +22,10 @@ if not torch.cuda.is_available():
 import torchvision_on_cpu
 from boxwright.cli.output import log_to_stderr
 from boxwright.data import index
+from boxwright.extras import silence_telemetry
 from boxwright.nn import cspdarknet, darknet, resnet
 from boxwright.ops.kernels import torchvision_ops
 from boxwright.runtimes import openvino
-from boxwright.runtimes.base.extras import silence_telemetry
 from boxwright.weights import names
 
 silence_telemetry()  # of what tests import by themselves

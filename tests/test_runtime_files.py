@@ -12,11 +12,11 @@ import torch
 import boxwright as bw
 from boxwright import cli
 from boxwright.errors import InputError
+from boxwright.extras import first_line
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import Recipe, load
 from boxwright.runtimes import openvino as openvino_target
 from boxwright.runtimes.base.checks import check_input
-from boxwright.runtimes.base.extras import first_line
 from boxwright.runtimes.base.metadata import KEY, Metadata
 from boxwright.runtimes.base.open import open_runtime, read_metadata
 from boxwright.runtimes.base.runtime import MAX_NUMEL, Runtime

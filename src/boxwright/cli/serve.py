@@ -43,7 +43,7 @@ def serve(
 
     If the environment has BOXWRIGHT_TOKEN, requests need it as a bearer token.
     """
-    from boxwright.runtimes.base.extras import import_extra
+    from boxwright.extras import import_extra
 
     for module in ("fastapi", "uvicorn", "python_multipart"):
         import_extra(module, "serve")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from boxwright.runtimes.base.extras import import_extra
+from boxwright.extras import import_extra
 
 
 def first_difference(model: nn.Module, file: Path, inputs: Sequence[Tensor], limit: float) -> dict[str, object] | None:

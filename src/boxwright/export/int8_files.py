@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Protocol
 
 from boxwright.errors import InputError
+from boxwright.extras import silence_telemetry
 from boxwright.runtimes import onnx, openvino
-from boxwright.runtimes.base.extras import silence_telemetry
 from boxwright.runtimes.base.metadata import KEY
 
 SUFFIXES = {"openvino": openvino.TARGET.suffix, "onnxruntime": onnx.TARGET.suffix}

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from boxwright import files
 from boxwright.errors import InputError
+from boxwright.extras import first_line, import_extra
 from boxwright.runtimes.base.checks import check_input
-from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.graph import Graph
 from boxwright.runtimes.base.metadata import KEY
 from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions

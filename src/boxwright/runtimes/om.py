@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from boxwright.errors import InputError
-from boxwright.runtimes.base.extras import first_line
+from boxwright.extras import first_line
 from boxwright.runtimes.base.target import Compiler, Target
 from boxwright.runtimes.serialization import onnx_file
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
+from boxwright.extras import first_line, import_extra
 from boxwright.runtimes import openvino
 from boxwright.runtimes.base import opencv_runtime
 from boxwright.runtimes.base.checks import wrong_input
-from boxwright.runtimes.base.extras import first_line, import_extra
 from boxwright.runtimes.base.runtime import Inputs, Runtime, RuntimeOptions
 from boxwright.runtimes.base.target import Target
 from boxwright.runtimes.serialization import onnx_file

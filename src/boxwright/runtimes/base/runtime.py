@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from boxwright.errors import InputError
-from boxwright.runtimes.base.extras import first_line
+from boxwright.extras import first_line
 from boxwright.runtimes.base.streams import in_stream, stream_count, stream_pool
 
 Inputs = tuple[Tensor, ...]

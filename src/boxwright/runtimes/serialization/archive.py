@@ -14,7 +14,7 @@ from torch import Tensor
 
 from boxwright import files
 from boxwright.errors import InputError
-from boxwright.runtimes.base.extras import first_line
+from boxwright.extras import first_line
 from boxwright.runtimes.base.metadata import KEY
 
 AXES = 16  # of a tensor, at most

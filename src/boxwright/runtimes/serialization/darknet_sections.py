@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from boxwright.errors import InputError
+from boxwright.extras import first_line
 from boxwright.json_text import JsonObject
-from boxwright.runtimes.base.extras import first_line
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.weights import darknet
 

@@ -15,9 +15,9 @@ import torch
 
 from boxwright import files
 from boxwright.errors import InputError
+from boxwright.extras import import_extra
 from boxwright.ops.exported import Operator, written_with
 from boxwright.runtimes.base.checks import check_input
-from boxwright.runtimes.base.extras import import_extra
 from boxwright.runtimes.base.graph import Graph, exported
 from boxwright.runtimes.base.metadata import KEY
 
