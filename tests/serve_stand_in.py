@@ -30,7 +30,7 @@ class ServerProcess:
             self.lines.append(line)
             if "http://" in line:
                 self.port = int(line.partition("http://")[2].split()[0].rpartition(":")[2])
-            if line.endswith("is ready\n"):
+            if line == "ready\n":
                 break
         self.reader = threading.Thread(target=self.lines.extend, args=(self.process.stderr,))
         self.reader.start()

@@ -47,7 +47,7 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
     """Serve predictors by name until SIGTERM or Ctrl-C; requests that were taken are answered first.
 
     Raises:
-        InputError: It cannot listen there.
+        InputError: It cannot listen there, or a model cannot be run.
     """
     log = logging.getLogger("boxwright")
     metrics = Metrics(predictors)
@@ -61,21 +61,30 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
         log.info(
             "serving %s on http://%s:%d (%s)", ", ".join(models), _in_url(host), port, _reach(host, settings.token)
         )
-        warm_up = threading.Thread(target=_warm_up, args=(models,))
+        server, faults = Server(_config(state), state), list[str]()
+        warm_up = threading.Thread(target=_warm_up, args=(models, server, faults))
         warm_up.start()
         try:
-            asyncio.run(Server(_config(state), state).serve([listener]))
+            asyncio.run(server.serve([listener]))
         finally:
             warm_up.join()
             for model in reversed(models.values()):
                 model.batcher.close()
+    if faults:
+        raise InputError(faults[0])
     log.info("stopped; all requests that were taken are answered")
 
 
-def _warm_up(models: Mapping[str, Model]) -> None:
-    for model in models.values():
-        model.warm_up()
-        logging.getLogger("boxwright").info("%s is ready", model.name)
+def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> None:
+    """Warm up all models; if one cannot be run, add the reason to `faults` and stop the server."""
+    try:
+        for model in models.values():
+            model.warm_up()
+    except Exception as error:  # of a runtime
+        faults.append(f"{model.name}: cannot be run ({error})")
+        server.should_exit = True
+    else:
+        logging.getLogger("boxwright").info("ready")
 
 
 def _config(state: State) -> uvicorn.Config:
