@@ -89,13 +89,13 @@ def _add_prediction(app: FastAPI, state: State) -> None:
             _number(query.get("top_k"), "top_k", int),
         )
         model.batcher.check_room()  # before the body is read
-        body = await state.bodies.read(request, deadline)
         content_type = request.headers.get("content-type", "")
-        if content_type.startswith("multipart/"):
-            image = await asyncio.to_thread(file_of_multipart, body, content_type)
-        else:
-            image = bytes(body)
-        (answer,) = await model.predict([image], args, deadline, draw=FLAGS[draw])
+        async with state.bodies.read(request, deadline) as body:
+            if content_type.startswith("multipart/"):
+                image = await asyncio.to_thread(file_of_multipart, body, content_type)
+            else:
+                image = bytes(body)
+            (answer,) = await model.predict([image], args, deadline, draw=FLAGS[draw])
         if answer.drawing is not None:
             return Response(answer.drawing, media_type="image/jpeg")
         result, task = answer.result, model.predictor.task
@@ -130,10 +130,10 @@ def _add_inference(app: FastAPI, state: State) -> None:
         _known(request, state, name, version)
         model = _model(request, state, name)
         model.batcher.check_room()
-        body = await state.bodies.read(request, deadline)
         header_length = request.headers.get(inference.HEADER_LENGTH)
-        parsed = await asyncio.to_thread(inference.parse, body, header_length, model)
-        answers = await model.predict(parsed.images, model.args(**parsed.args), deadline)
+        async with state.bodies.read(request, deadline) as body:
+            parsed = await asyncio.to_thread(inference.parse, body, header_length, model)
+            answers = await model.predict(parsed.images, model.args(**parsed.args), deadline)
         content, headers = inference.response(model, parsed, answers)
         return Response(content, headers=headers)
 

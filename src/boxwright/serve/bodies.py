@@ -1,6 +1,8 @@
 """Reading the bodies of requests, within limits of size and time, and the file of a multipart body."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -9,22 +11,23 @@ from starlette.requests import Request
 from boxwright.serve.refusal import Refusal
 
 CLOSE = {"connection": "close"}  # where the rest of a body is not read
-TOTAL = 8  # bodies of the largest size that are in memory while they arrive
+TOTAL = 8  # bodies of the largest size that are in memory
 MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES = 16, 16, 8192  # of a multipart body; of a part
 
 
 class Bodies:
-    """Reads bodies. `limit`: bytes of one; all that arrive at a time have at most TOTAL times as many."""
+    """Reads bodies. `limit`: bytes of one; all that are in memory at a time have at most TOTAL times as many."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._arriving = 0  # bytes
+        self._held = 0  # bytes
 
-    async def read(self, request: Request, deadline: float) -> bytearray:
-        """The body of a request.
+    @asynccontextmanager
+    async def read(self, request: Request, deadline: float) -> AsyncIterator[bytearray]:
+        """The body of a request; it counts as one in memory until the block ends.
 
         Raises Refusal: it is empty (400), slower than `deadline` in seconds of the event loop (408), too large (413),
-        compressed (415), or too many others arrive (503).
+        compressed (415), or there are too many others (503).
         """
         if "content-encoding" in request.headers:
             raise Refusal(415, "content-encoding: found a compressed body, needed a plain one", CLOSE)
@@ -35,21 +38,22 @@ class Bodies:
         try:
             async with asyncio.timeout_at(deadline):
                 async for chunk in request.stream():
-                    body += chunk
-                    self._arriving += len(chunk)
-                    if len(body) > self.limit:
-                        raise self._too_large()
-                    if self._arriving > TOTAL * self.limit:
-                        raise Refusal(
-                            503, "too many large requests arrive at once; try again", CLOSE | {"retry-after": "1"}
-                        )
+                    self._add(body, chunk)
+            if not body:
+                raise Refusal(400, "body: found none, needed an image")
+            yield body
         except TimeoutError as error:
             raise Refusal(408, "the body did not arrive in time; send it faster, or raise --timeout", CLOSE) from error
         finally:
-            self._arriving -= len(body)
-        if not body:
-            raise Refusal(400, "body: found none, needed an image")
-        return body
+            self._held -= len(body)
+
+    def _add(self, body: bytearray, chunk: bytes) -> None:
+        if len(body) + len(chunk) > self.limit:
+            raise self._too_large()
+        if self._held + len(chunk) > TOTAL * self.limit:
+            raise Refusal(503, "too many large requests at once; try again in 1 s", CLOSE | {"retry-after": "1"})
+        body += chunk
+        self._held += len(chunk)
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"body: needed at most {self.limit} bytes; send a smaller one, or raise --max-mb", CLOSE)

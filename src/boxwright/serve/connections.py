@@ -17,7 +17,7 @@ LINGER_SECONDS = 0.5  # that an idle connection stays open when the server stops
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if no complete head of a request arrives in time."""
+    """A connection that is closed if no complete head of a request arrives in time, or an answer is not read."""
 
     _timer: asyncio.TimerHandle | None = None
     _stopping = False
@@ -56,7 +56,13 @@ class Connection(H11Protocol):
 
     def _expect_head(self, seconds: float) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(seconds, self.transport.close)
+        self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self.transport.get_write_buffer_size():  # a client that does not read its answer
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
