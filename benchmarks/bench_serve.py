@@ -171,6 +171,12 @@ def resident(process: subprocess.Popen[bytes]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """That the process has used."""
+    times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def made_images(width: int, height: int, count: int = 16) -> list[bytes]:
     """JPEGs of blurred noise at several scales."""
     draw, images = np.random.default_rng(0), []
@@ -187,11 +193,14 @@ def throughput(
     """Print the images a second of each way, in turns, and their ratios to the first in the same round."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     tallies: dict[str, list[Tally]] = {name: [] for name in ways}
+    used: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, command in ways.items():
-            with server(*command) as (_, port):
+            with server(*command) as (process, port):
                 asyncio.run(closed_loop(port, images, clients, 1))
+                before = cpu_seconds(process)
                 tally = asyncio.run(closed_loop(port, images, clients, seconds))
+                used[name].append((cpu_seconds(process) - before) / max(1, tally.count(200)))
             rates[name].append(tally.count(200) / seconds)
             tallies[name].append(tally)
     first = next(iter(ways))
@@ -199,6 +208,7 @@ def throughput(
         ratios = sorted(a / b for a, b in zip(rates[first], found, strict=True))
         p50, p95 = (statistics.median(tally.p(percent) for tally in tallies[name]) for percent in (50, 95))
         print(f"{name}: {statistics.median(found):.1f} images/s, p50 {p50:.0f} ms, p95 {p95:.0f} ms", end="")
+        print(f", {statistics.median(used[name]) * 1000:.0f} ms of CPU time an image", end="")
         print(f"; {first} is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

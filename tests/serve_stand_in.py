@@ -1,6 +1,6 @@
 """A server of the stand-in detector, as a process: `python serve_stand_in.py SETTINGS`, a JSON object.
 
-delay: seconds that the network takes. head_seconds: for the head of a request. All else: `Settings` and `Limits`.
+delay: seconds that the network takes. head_seconds, linger_seconds: of `connections`. All else: `Settings` and `Limits`.
 """
 
 import dataclasses
@@ -77,6 +77,7 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     delay = given.pop("delay", 0)
     connections.HEAD_SECONDS = given.pop("head_seconds", connections.HEAD_SECONDS)
+    connections.LINGER_SECONDS = given.pop("linger_seconds", connections.LINGER_SECONDS)
     forward = Rectangles.forward
 
     def slow(self, images):
