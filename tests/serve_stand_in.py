@@ -1,6 +1,6 @@
 """A server of the stand-in detector, as a process: `python serve_stand_in.py SETTINGS`, a JSON object.
 
-delay: seconds that the network takes. head_seconds, linger_seconds: of `connections`. All else: `Settings` and `Limits`.
+delay: seconds that the network takes. head_seconds, linger_seconds: of `connections`. All else: `Settings`, `Limits`.
 """
 
 import dataclasses
