@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -115,11 +115,11 @@ async def closed_loop(port: int, images: list[bytes], clients: int, seconds: flo
 async def open_loop(port: int, images: list[bytes], rate: float, seconds: float) -> Tally:
     """`rate` requests a second, whether answers come or not."""
     tally, content = Tally(), request(images[0])
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
     tasks = set()
 
     async def one() -> None:
-        pair = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+        pair = idle.popleft() if idle else await asyncio.open_connection("127.0.0.1", port)
         if await ask(*pair, content, tally):
             idle.append(pair)
 

@@ -151,3 +151,17 @@ def is_listening(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_slow_head_of_a_later_request(slow: ServerProcess) -> None:
+    """Between requests a connection may be idle for longer than a head may take."""
+    with socket.create_connection(("127.0.0.1", slow.port), timeout=PATIENCE) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            time.sleep(1.5 * HEAD)
+        connection.sendall(b"GET /v2/he")
+        assert connection.recv(1000) == b"", "closed"

@@ -11,7 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from boxwright.serve.app import State
 
-HEAD_SECONDS = 10.0  # for the head of a request, from the connection or the response before it
+HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte
+IDLE_SECONDS = 60.0  # between requests; clients that reuse connections may find them closed, so not a few
 MAX_CONNECTIONS = 900  # below 1024, the usual limit of open files
 LINGER_SECONDS = 0.5  # that an idle connection stays open when the server stops, for a request that is on its way
 
@@ -20,6 +21,7 @@ class Connection(H11Protocol):
     """A connection that is closed if no complete head of a request arrives in time, or an answer is not read."""
 
     _timer: asyncio.TimerHandle | None = None
+    _in_head = True  # and the timer is that of the head
     _stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -37,11 +39,15 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self._in_request():
             self._stop_timer()
+        elif not self._in_head:  # of a head, or of a body whose request has its answer
+            self._in_head = True
+            self._expect_head(HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not self._in_request():  # else the next one was there already
-            self._expect_head(LINGER_SECONDS if self._stopping else HEAD_SECONDS)
+            self._in_head = False
+            self._expect_head(LINGER_SECONDS if self._stopping else IDLE_SECONDS)
 
     def shutdown(self) -> None:
         """Called when the server stops: finishes the request, and waits a moment for one that is on its way."""

@@ -15,7 +15,7 @@ from boxwright.predict.predictor import AnyPredictor
 from boxwright.serve.app import State, create_app
 from boxwright.serve.batcher import Limits
 from boxwright.serve.bodies import Bodies
-from boxwright.serve.connections import Connection, Server
+from boxwright.serve.connections import IDLE_SECONDS, Connection, Server
 from boxwright.serve.metrics import Metrics
 from boxwright.serve.models import Model
 
@@ -99,6 +99,7 @@ def _config(state: State) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes before
         timeout_graceful_shutdown=int(state.timeout) + 1,
     )
 
