@@ -10,7 +10,7 @@ import pytest
 
 from boxwright.errors import InputError
 from boxwright.serve import batcher as batching
-from boxwright.serve.batcher import Answer, Batcher, BusyError, Limits, NetworkError, TooLargeError
+from boxwright.serve.batcher import Answer, Batcher, BusyError, Limits, PredictionError, TooLargeError
 from boxwright.serve.metrics import Histogram, ModelMetrics
 from boxwright.serve.models import Model, named_paths
 from boxwright.serve.refusal import Refusal
@@ -83,12 +83,18 @@ def test_faulty_images_fail_alone(batcher: Batcher, held: Held) -> None:
     assert held.sizes == [1, 1]
 
 
-def test_a_network_that_fails_is_no_end(batcher: Batcher, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["preprocess", "forward", "postprocess"])
+def test_a_step_that_fails_is_no_end(step: str, batcher: Batcher, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     held.go.set()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
     with monkeypatch.context() as patch:
-        patch.setattr(batcher.predictor, "forward", lambda images: 1 / 0)
-        with pytest.raises(NetworkError, match="ZeroDivisionError"):
-            submit(batcher, RED)[0].result(PATIENCE)
+        patch.setattr(batcher.predictor, step, fail)
+        for future in submit(batcher, RED, BLUE):
+            with pytest.raises(PredictionError, match="MemoryError"):
+                future.result(PATIENCE)
     assert boxes(submit(batcher, RED)[0]) == [[10, 20, 30, 40]]
 
 

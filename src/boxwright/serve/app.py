@@ -14,7 +14,7 @@ from boxwright import json_text
 from boxwright.errors import InputError, one_line
 from boxwright.json_text import JsonObject
 from boxwright.serve import inference
-from boxwright.serve.batcher import BusyError, NetworkError, TooLargeError
+from boxwright.serve.batcher import BusyError, PredictionError, TooLargeError
 from boxwright.serve.bodies import Bodies, file_of_multipart
 from boxwright.serve.metrics import CONTENT_TYPE, Metrics
 from boxwright.serve.models import Model, chosen
@@ -68,7 +68,7 @@ def create_app(state: State) -> ASGI:
         queued = {name: len(model.batcher) for name, model in state.models.items()}
         return Response(state.metrics.text(queued), media_type=CONTENT_TYPE)
 
-    for error in (Refusal, InputError, BusyError, NetworkError, HTTPException, ClientDisconnect, Exception):
+    for error in (Refusal, InputError, BusyError, PredictionError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(error, _error_response)
     return _Gate(app, state)
 
@@ -182,7 +182,7 @@ async def _error_response(request: Request, error: Exception) -> Response:
             status, line, headers = error.status_code, one_line(str(error.detail)), dict(error.headers or {})
         case ClientDisconnect():
             status, line, headers = 400, "the client is gone", {}
-        case NetworkError():
+        case PredictionError():
             status, line, headers = 500, one_line(str(error)), {}
         case _:
             status, line, headers = 500, "internal error; the log of the server has the reason", {}

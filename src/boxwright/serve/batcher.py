@@ -29,8 +29,8 @@ class TooLargeError(InputError):
     """An image has more pixels, or a request more images, than the server takes."""
 
 
-class NetworkError(Exception):
-    """A network failed on a batch; the reason is in the log."""
+class PredictionError(Exception):
+    """An image could not be decoded, run or postprocessed, through no fault of the request; the log says why."""
 
 
 class BusyError(Exception):
@@ -203,12 +203,15 @@ class Batcher:
         except InputError as error:
             job.future.set_exception(error)
             return None
+        except Exception as error:  # of a decoder, or out of memory
+            _fail(job, error)
+            return None
         return prepared if job.draw else prepared._replace(image=None)
 
 
 def _fail(job: Job, error: Exception) -> None:
     logging.getLogger("boxwright").error("an image could not be predicted", exc_info=error)
-    job.future.set_exception(NetworkError(f"the network failed ({type(error).__name__})"))
+    job.future.set_exception(PredictionError(f"the prediction failed ({type(error).__name__})"))
 
 
 def _answer(result: Result, draw: bool) -> Answer:
