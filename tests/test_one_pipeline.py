@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
 import boxwright as bw
 from boxwright import recipe as recipes
@@ -21,44 +19,21 @@ from boxwright.interop import to_coco
 from boxwright.predict.output import predict_to_folder
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Detections
-from boxwright.weights import checkpoint
 from class_folder import write as write_classes
-from small_run import SMALL
+from random_detector import NAMES, write_images, write_weights
 
-NAMES = ["car", "truck", "tank"]
 FITS = get_args(CanvasConfig.model_fields["fit"].annotation)
 RESIZES = get_args(CanvasConfig.model_fields["resize"].annotation)
-NMS = {"predict.threshold": 0.05, "evaluate.threshold": 0.05}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """JPEGs of other sizes than the canvas, one of them so large that a training loader decodes it at half its size."""
-    folder, draw = tmp_path_factory.mktemp("set") / "val", np.random.default_rng(3)
-    folder.mkdir()
-    files = []
-    for number, (height, width) in enumerate([(70, 130), (131, 61), (96, 96), (300, 401)]):
-        coarse = draw.integers(0, 256, (height // 10 + 1, width // 10 + 1, 3)).astype(np.uint8)
-        files.append(folder / f"{number}.jpg")
-        cv2.imwrite(str(files[-1]), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
-    return files
+    return write_images(tmp_path_factory.mktemp("set") / "val")
 
 
 @pytest.fixture(scope="module")
 def weights(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random network whose answers depend on what it sees."""
-    recipe = bw.Recipe.load("demo", SMALL | NMS | {"data.names": NAMES})
-    torch.manual_seed(2)
-    model = bw.create_model(recipe)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (96, 96)) for file in images])
-    with torch.no_grad():
-        model.train()(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    checkpoint.save(file, model, recipe)
-    return file
+    return write_weights(tmp_path_factory.mktemp("weights") / "w.safetensors", images)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def required(*extras: str) -> dict[str, str]:
     """Lower bound by name, "" where there is none, of the core and of these extras; extras of our own left out."""
     words = sum((PROJECT["optional-dependencies"][name] for name in extras), PROJECT["dependencies"])
     bounds = dict(word.lower().partition(">=")[::2] for word in words)
-    return {name: bound for name, bound in bounds.items() if not name.startswith("boxwright[")}
+    return {name.partition("[")[0]: bound for name, bound in bounds.items() if not name.startswith("boxwright[")}
 
 
 def test_constraints_pin_every_direct_dependency() -> None:

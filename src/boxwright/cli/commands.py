@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, tracks
+from boxwright.cli import data, deploy, networks, predict, serve, tracks
 
 app = typer.Typer(
     add_completion=False,
@@ -19,6 +19,7 @@ app.command("import")(networks.import_)
 app.command("export")(deploy.export)
 app.command("quantize")(deploy.quantize)
 app.command("bench")(deploy.bench)
+app.command("serve")(serve.serve)
 app.command("demo")(networks.demo)
 
 data_app = typer.Typer(help="Check, view, convert and split data sets; choose anchors.")

@@ -21,7 +21,7 @@ from boxwright.cli.output import echo
 
 def export(
     weights: Weights,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(runtimes.names())}.")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(runtimes.names())}, triton.")],
     out: Annotated[
         str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
     ] = None,

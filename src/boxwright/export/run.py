@@ -50,8 +50,8 @@ def export_model(
 
     Args:
         source: A run folder or a file of weights.
-        to: One of `onnx`, `openvino`, `torchscript`, `pt2`, `mindir`, `om`, `darknet`, `ckpt`.
-        out: The file; None for one in the working directory, named after `source`.
+        to: One of `onnx`, `openvino`, `torchscript`, `pt2`, `mindir`, `om`, `darknet`, `ckpt`, `triton`.
+        out: The file; None for one in the working directory, named after `source`. For triton the model repository.
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored with the weights.
         overrides: Changes to the recipe by dotted key.
         size: (height, width) px of the canvas; None for the recipe's.
@@ -74,6 +74,13 @@ def export_model(
     Example:
         >>> bw.export_model("runs/mine", "onnx", "mine.onnx", dynamic_batch=True)
     """
+    if to == "triton":
+        from boxwright.export import triton  # which calls this function
+
+        return triton.export_repository(
+            source, out, batch=batch, recipe=recipe, overrides=overrides, size=size, half=half, data=data, split=split,
+            chip=chip,
+        )  # fmt: skip
     if to == "air":
         raise InputError("--to air: MindSpore writes AIR on Ascend hardware only; use --to mindir or --to om")
     target = runtimes.target(to)

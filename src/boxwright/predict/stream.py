@@ -58,7 +58,7 @@ def predict_all(
         For each image the result, or the error if it cannot be read.
     """
     reject_fork(predictor.process)
-    with evaluating(predictor.model), _workers(predictor) as (pool, ahead, each):
+    with evaluating(predictor.model), workers(predictor) as (pool, ahead, each):
 
         def read(index: int) -> PreparedImage | InputError:
             try:
@@ -109,7 +109,7 @@ def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[rang
 
 
 @contextmanager
-def _workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
+def workers(predictor: AnyPredictor) -> Iterator[tuple[Executor, int, Callable[..., Iterator[Any]]]]:
     """The pool for the batches, how many of them to submit ahead, and the map over the images of a batch."""
     runtime = predictor.runtime
     if runtime is None or runtime.pool is None:

@@ -1,0 +1,68 @@
+"""A model repository for Triton Inference Server around a complete ONNX file.
+
+K output rows of an image, as the file has them
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from boxwright.errors import InputError
+from boxwright.export import parity, run
+from boxwright.extras import import_extra
+from boxwright.files import make_folder, new_folder
+
+MAX_BATCH = 8
+DELAY_MICROSECONDS = 5000  # that Triton waits for others to fill a batch; as `boxwright serve --max-wait-ms`
+TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32", "INT64": "TYPE_INT64"}  # ONNX -> Triton
+
+
+def export_repository(source: str | Path, out: str | Path | None, *, batch: int, **options: Any) -> parity.Report:
+    """Write `OUT/NAME/config.pbtxt` and `OUT/NAME/1/model.onnx`, completely or not at all.
+
+    NAME is that of the weights or their run. The file takes any batch size, so that Triton can batch requests whose
+    images have the same size.
+
+    Args:
+        source: A run folder or a file of weights.
+        out: The repository, which may hold other models; None for `model_repository`.
+        batch: Images of a batch in Triton at most; 1 for 8.
+        options: Of `export_model`; the file is complete and of dynamic batch in any case.
+
+    Raises:
+        InputError: As `export_model`, and if the repository has a model of this name.
+    """
+    repository = Path("model_repository" if out is None else out)
+    name = run.default_name(source)
+    target = repository / name
+    options |= {"complete": True, "dynamic_batch": True}
+    make_folder(repository)
+    with new_folder(target) as folder:
+        (folder / "1").mkdir()
+        file = folder / "1" / "model.onnx"
+        try:
+            report = run.export_model(source, "onnx", file, **options)
+        except (
+            InputError
+        ) as error:  # with the path that the user gave, and without that of the report, which is removed
+            reason = str(error).partition("; all of it: ")[0]
+            raise InputError(reason.replace(str(folder), str(target))) from error
+        (folder / "config.pbtxt").write_text(config(name, file, MAX_BATCH if batch == 1 else batch), encoding="utf-8")
+    return replace(report, file=target / "1" / "model.onnx")
+
+
+def config(name: str, file: Path, max_batch: int) -> str:
+    """Triton's configuration of a complete ONNX file, without the axis of the batch, which Triton adds."""
+    graph = import_extra("onnx", "onnx").load(file, load_external_data=False).graph
+    onnx_types = import_extra("onnx", "onnx").TensorProto.DataType
+    lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {max_batch}"]
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        entries = []
+        for value in values:
+            tensor = value.type.tensor_type
+            sides = [side.dim_value or -1 for side in tensor.shape.dim][1:]
+            data_type = TYPES[onnx_types.Name(tensor.elem_type)]
+            entries.append(f'  {{ name: "{value.name}", data_type: {data_type}, dims: {sides} }}')
+        lines += [f"{kind} [", ",\n".join(entries), "]"]
+    lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {DELAY_MICROSECONDS} }}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,104 @@
+"""uvicorn's server and connections, with the limits that it lacks: idle connections, slow heads, and a stop without
+lost requests."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from boxwright.serve.app import State
+
+HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte
+IDLE_SECONDS = 60.0  # between requests; clients that reuse connections may find them closed, so not a few
+MAX_CONNECTIONS = 900  # below 1024, the usual limit of open files
+LINGER_SECONDS = 0.5  # that an idle connection stays open when the server stops, for a request that is on its way
+
+
+class Connection(H11Protocol):
+    """A connection that is closed if no complete head of a request arrives in time, or an answer is not read."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = True  # and the timer is that of the head
+    _stopping = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self._expect_head(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_request():
+            self._stop_timer()
+        elif not self._in_head:  # of a head, or of a body whose request has its answer
+            self._in_head = True
+            self._expect_head(HEAD_SECONDS)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_request():  # else the next one was there already
+            self._in_head = False
+            self._expect_head(LINGER_SECONDS if self._stopping else IDLE_SECONDS)
+
+    def shutdown(self) -> None:
+        """Called when the server stops: finishes the request, and waits a moment for one that is on its way."""
+        self._stopping = True
+        if self._in_request():
+            super().shutdown()
+        else:
+            self._expect_head(LINGER_SECONDS)
+
+    def _in_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _expect_head(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self.transport.get_write_buffer_size():  # a client that does not read its answer
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Server(uvicorn.Server):
+    """Stops gracefully on SIGTERM and Ctrl-C, at once on a second one; sets `state.draining` first."""
+
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
+        super().__init__(config)
+        self.state = state
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Instead of uvicorn's, which raises the signal again when everything is done, and so ends in failure."""
+        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: object = None) -> None:
+        self.state.draining = True
+        await super().shutdown(sockets)  # type: ignore[arg-type]

@@ -1,0 +1,19 @@
+"""The exception for a request that is not answered."""
+
+from collections.abc import Mapping
+
+from boxwright.errors import one_line
+
+
+class Refusal(Exception):  # noqa: N818
+    """A request is answered with an error.
+
+    Attributes:
+        status: The HTTP status, from 400 on.
+        line: For the user, at most 200 characters.
+        headers: Of the response.
+    """
+
+    def __init__(self, status: int, line: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(one_line(line))
+        self.status, self.line, self.headers = status, one_line(line), dict(headers or {})

@@ -1,0 +1,141 @@
+"""Running a server: models are loaded, then it listens, then they are warmed up."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from boxwright.errors import InputError
+from boxwright.predict.predictor import AnyPredictor
+from boxwright.serve.app import State, create_app
+from boxwright.serve.batcher import Limits
+from boxwright.serve.bodies import Bodies
+from boxwright.serve.connections import IDLE_SECONDS, Connection, Server
+from boxwright.serve.metrics import Metrics
+from boxwright.serve.models import Model
+
+BACKLOG = 256  # connections that the system accepts before the server does
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a server listens and what it takes.
+
+    Attributes:
+        host: Name or address to listen on.
+        port: 0 for any free one.
+        limits: Of each model.
+        timeout: Seconds for a request, from its head to its answer.
+        max_body: Bytes of a body.
+        token: Bearer token that requests need; None for none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    limits: Limits = field(default_factory=Limits)
+    timeout: float = 30.0
+    max_body: int = 32_000_000
+    token: str | None = None
+
+
+def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
+    """Serve predictors by name until SIGTERM or Ctrl-C; requests that were taken are answered first.
+
+    Raises:
+        InputError: It cannot listen there, or a model cannot be run.
+    """
+    log = logging.getLogger("boxwright")
+    metrics = Metrics(predictors)
+    with _listen(settings.host, settings.port) as listener:
+        models = {
+            name: Model(name, predictor, settings.limits, metrics.models[name])
+            for name, predictor in predictors.items()
+        }
+        state = State(models, metrics, Bodies(settings.max_body), settings.timeout, settings.token)
+        host, port = listener.getsockname()[:2]
+        log.info(
+            "serving %s on http://%s:%d (%s)", ", ".join(models), _in_url(host), port, _reach(host, settings.token)
+        )
+        server, faults = Server(_config(state), state), list[str]()
+        warm_up = threading.Thread(target=_warm_up, args=(models, server, faults))
+        warm_up.start()
+        try:
+            asyncio.run(server.serve([listener]))
+        finally:
+            warm_up.join()
+            for model in reversed(models.values()):
+                model.batcher.close()
+    if faults:
+        raise InputError(faults[0])
+    log.info("stopped; all requests that were taken are answered")
+
+
+def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> None:
+    """Warm up all models; if one cannot be run, add the reason to `faults` and stop the server."""
+    try:
+        for model in models.values():
+            model.warm_up()
+    except Exception as error:  # of a runtime
+        faults.append(f"{model.name}: cannot be run ({error})")
+        server.should_exit = True
+    else:
+        logging.getLogger("boxwright").info("ready")
+
+
+def _config(state: State) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(state),
+        http=Connection,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes before
+        timeout_graceful_shutdown=int(state.timeout) + 1,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Not `socket.create_server`, which leaves the protocol at 0: for such sockets asyncio does
+    not disable Nagle's algorithm, so each answer would wait 40 ms for the client's delayed acknowledgment."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others")
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reach(host: str, token: str | None) -> str:
+    """Who can send requests."""
+    if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return "this machine only; --host 0.0.0.0 for others"
+    return "other machines too" + (", with the token" if token else ", WITHOUT a token: set BOXWRIGHT_TOKEN")
