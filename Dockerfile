@@ -1,14 +1,15 @@
 # `boxwright serve` on a CPU, from the wheel:
 #
 #     make wheel
-#     docker build -t boxwright .
+#     docker build --build-arg PIP_EXTRA_INDEX_URL=... -t boxwright .
 #     docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/models:/models:ro" -e BOXWRIGHT_TOKEN boxwright /models/mine.xml
 #
 # .dockerignore leaves only the wheel in the build context.
 FROM python:3.12-slim
 
-# PyTorch's CPU build, without gigabytes of CUDA
-ENV PIP_NO_CACHE_DIR=1 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# The address of PyTorch's index of CPU builds (pytorch.org, "Get Started") saves gigabytes of CUDA.
+ARG PIP_EXTRA_INDEX_URL
+ENV PIP_NO_CACHE_DIR=1
 COPY dist/boxwright-*.whl /tmp/
 RUN pip install "$(echo /tmp/boxwright-*.whl)[serve,onnx,openvino]" \
     && rm /tmp/boxwright-*.whl \

@@ -133,8 +133,9 @@ def test_every_row_of_the_page_has_its_files() -> None:
 
 @pytest.mark.parametrize("row", range(len(ROWS)), ids=[re.sub(r"[^\w.]+", "_", row) for row, _ in ROWS])
 def test_every_named_file_fills_the_backbone_of_every_named_recipe(
-    row: int, tmp_path: Path, short_networks: None
+    row: int, tmp_path: Path, short_networks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("boxwright.nn.darknet.STEM", 32)  # as timm's
     file, starts = ROWS[row]
     made = next(make for start, make in MAKERS.items() if file.startswith(start))(tmp_path)
     for name in re.findall(r"`(\w+)`", starts):

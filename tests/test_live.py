@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import logging
 import threading
 import time
 
@@ -44,8 +43,7 @@ def test_the_frame_in_work_is_never_older_than_two_intervals_and_one_inference(s
 
 
 @SERVERS
-def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(server, caplog):
-    caplog.set_level(logging.INFO, "boxwright")
+def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(server, log):
     with server(RATE) as source, open_video(source.address) as video:
         frames, restarted, after, last = [], None, [], 0
         for frame in video:
@@ -59,7 +57,7 @@ def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(se
             if len(frames) == 3 and restarted is None:
                 source.kill()
                 last = source.sent
-                while source.connections == 1 and not any("again in 0.5" in text for text in caplog.messages):
+                while source.connections == 1 and not any("again in 0.5" in text for text in log):
                     time.sleep(0.05)  # until a pause has grown
                 source.start()
                 restarted = time.monotonic()
@@ -68,8 +66,8 @@ def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(se
     assert times == sorted(set(times))
     by_number = (after[-1][2] - frames[0][1]) / RATE  # the server's clock went on
     assert times[-1] - times[0] == pytest.approx(by_number, abs=0.5)
-    assert sum("connected again" in text for text in caplog.messages) == 1
-    assert "secret" not in caplog.text
+    assert sum("connected again" in text for text in log) == 1
+    assert "secret" not in "\n".join(log)
 
 
 def test_a_source_that_does_not_come_back_ends_with_a_line(tmp_path):

@@ -336,13 +336,12 @@ def test_reading_and_writing_beside_an_accelerator_changes_nothing(tmp_path, mon
     assert found[0] == found[1]
 
 
-def test_progress_says_frames_per_second_and_the_time_left_where_it_is_known(monkeypatch, caplog):
+def test_progress_says_frames_per_second_and_the_time_left_where_it_is_known(monkeypatch, log):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    caplog.set_level("INFO", "boxwright")
     for total in (4, None):
         list(progress.track([1], total, "predict", "frames"))
-    known, unknown = caplog.messages
+    known, unknown = log
     assert re.fullmatch(r"predict: 1/4, [\d.]+ frames/s, \d+ s left", known)
     assert re.fullmatch(r"predict: 1, [\d.]+ frames/s", unknown)
 
