@@ -22,8 +22,9 @@ check: .venv/installed         ## style and types
 	$(BIN)/mypy
 
 # Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
+# With compiled modules kept, whatever the environment says: tests start many processes.
 test: check                    ## everything CI runs
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-fast: .venv/installed     ## tests, without slow ones and other runtimes
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m 'not slow and not runtimes'
