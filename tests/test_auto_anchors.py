@@ -37,6 +37,7 @@ def data_set(root: Path, sizes: list[tuple[int, int]] = SIZES) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """As many clusters as sizes of boxes: the anchors are these sizes, on the letterboxed input half as large."""
     data, out = data_set(tmp_path / "data"), tmp_path / "run"
@@ -60,6 +61,7 @@ def test_a_run_has_the_numbers_and_chooses_once(tmp_path: Path, capsys: Any, mon
     assert network.anchors[:3].tolist() == HALVED[3:], "the coarse map has the largest"
 
 
+@pytest.mark.slow
 def test_heads_of_a_cfg_take_theirs_by_their_masks(tmp_path: Path) -> None:
     """One list of five for both heads, of which the masks take some, in any order."""
     data = data_set(tmp_path / "data", SIZES[1:])

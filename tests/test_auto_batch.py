@@ -19,6 +19,7 @@ def run(data: Any, out: Any, changes: Any, **words: Any) -> Any:
     return train("demo", data, out, overrides=SMALL | changes, **words)
 
 
+@pytest.mark.slow
 def test_a_run_has_the_number_in_its_recipe(tiny_coco: Any, tmp_path: Any, capsys: Any, monkeypatch: Any) -> None:
     """12 images fill a step of 8; the trial leaves no trace in the weights; a resume takes the number of the run."""
     folder = run(tiny_coco, tmp_path / "auto", AUTO)
@@ -31,6 +32,7 @@ def test_a_run_has_the_number_in_its_recipe(tiny_coco: Any, tmp_path: Any, capsy
         run(tiny_coco, folder, AUTO | {"train.batch": 4}, resume=True)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_share_the_images(tiny_coco: Any, tmp_path: Any) -> None:
     folder = run(tiny_coco, tmp_path / "run", AUTO | {"train.accumulate": 3})
     assert recipes.load(folder / "recipe.yaml").train.batch == 4
@@ -66,6 +68,7 @@ def test_memory_of_a_cpu(available: int, wanted: int, monkeypatch: Any) -> None:
     assert (found, taken, free) == (wanted, 8000, available / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "wanted"), [(5, 4), (64, 64), (0, 0)])
 def test_memory_of_a_gpu(most: int, wanted: int, monkeypatch: Any) -> None:
     """A GPU of 100 bytes, of which a step takes one an image beyond 20: 90 may be taken."""
@@ -93,6 +96,7 @@ def test_memory_of_a_gpu(most: int, wanted: int, monkeypatch: Any) -> None:
         auto_batch._on_cuda(fake_trial(step, device="mps"), sizes)
 
 
+@pytest.mark.slow
 def test_a_gpu_keeps_a_reserve(monkeypatch: Any) -> None:
     taken = [0]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 - taken[0], 100))

@@ -76,6 +76,7 @@ def test_unreadable_ones_are_errors_that_can_be_skipped(tiny_coco: Path, folder:
     assert line.startswith("left out the image: background, image empty/d.jpg, ")
 
 
+@pytest.mark.slow
 def test_the_command_and_resuming(tiny_coco: Path, folder: Path, log: list[str]) -> None:
     """The run's recipe has the folder, which may be moved, but not other images or none."""
     words = ["train", "demo", "--data", str(tiny_coco), "--out", "run", "--background", "empty"]

@@ -149,6 +149,7 @@ def test_wrong_label(name: str, place: Path, capsys: pytest.CaptureFixture[str])
     refuse(capsys, "train", "demo", "--data", "data", *SETTINGS, told=("data", told, "--skip-bad"))
 
 
+@pytest.mark.slow
 def test_skip_bad_says_what_it_leaves_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(WRONG_LABELS["nan box"][0])
     assert run("train", "demo", "--data", "data", "--out", "out", "--skip-bad", *SETTINGS) == 0
@@ -471,6 +472,7 @@ def test_resume_where_nothing_is(place: Path, capsys: pytest.CaptureFixture[str]
     refuse(capsys, *words, "--out", "nothing", told=("nothing", "no run to resume"))
 
 
+@pytest.mark.slow
 def test_run_folder_that_is_taken_or_of_other_settings(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "demo", "--data", "data", "--out", "out", *SETTINGS]
     assert run(*words) == 0
@@ -483,6 +485,7 @@ def test_run_folder_that_is_taken_or_of_other_settings(place: Path, capsys: pyte
 # --- the whole program, once
 
 
+@pytest.mark.slow
 def test_as_a_program(place: Path) -> None:
     for words in (["predict", "gone.safetensors", "good.png"], ["train", "demo", "--data", "nowhere"]):
         done = subprocess.run([sys.executable, "-m", "boxwright", *words], capture_output=True, text=True)

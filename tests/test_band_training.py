@@ -199,6 +199,7 @@ def test_the_run_knows_bands_and_ranges(trained: Trained) -> None:
     assert predictor.model.state_dict()["backbone.layers.0.conv.weight"].shape[1] == 5
 
 
+@pytest.mark.slow
 def test_resuming_keeps_the_measured_range(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("measured again")
@@ -257,6 +258,7 @@ def test_evaluation_prediction_and_tensors(trained: Trained, tmp_path: Path) -> 
     assert np.array_equal(written, expected.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "torchscript", "pt2"])
 def test_exported_files_take_the_bands(trained: Trained, tmp_path: Path, to: str) -> None:
     if to == "onnx":
@@ -275,6 +277,7 @@ def test_exported_files_take_the_bands(trained: Trained, tmp_path: Path, to: str
             load(report.file, trust=True, overrides={"data.bands": [1, 2], "data.range": None})
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_weights_of_rgb(trained: Trained, tmp_path: Path) -> None:
     rgb = recipes.load("demo", SMALL | {"data.canvas.size": [64, 64]})
     network = build(rgb.model)
@@ -292,6 +295,7 @@ def test_a_run_starts_from_weights_of_rgb(trained: Trained, tmp_path: Path) -> N
     torch.testing.assert_close(found, network.state_dict()[name][:, :2] * 1.5, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHIPS.is_dir(), reason="the folder shared is not there")
 def test_ships_of_five_bands(tmp_path: Path) -> None:
     """Satellite scenes whose bands are interleaved in one file and planes in the other."""

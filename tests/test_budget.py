@@ -147,6 +147,7 @@ def reserve_for_a_while(lock: Any, barrier: Any, pixels: int, active: Any, peak:
             active.value -= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pixels", "concurrent"), [(budget.MAX_PIXELS, 1), (budget.MAX_PIXELS // 2, 2)])
 def test_loader_processes_decode_large_images_one_at_a_time(pixels: int, concurrent: int) -> None:
     context = torch.multiprocessing.get_context("spawn")

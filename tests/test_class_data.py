@@ -233,6 +233,7 @@ def places_shown(batch: ClassBatch) -> np.ndarray:
     return batch.images[:, :2].numpy() / 255 * (sizes - 1) + 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size"), [("png", (150, 200)), ("jpg", (150, 200)), ("jpg", (1600, 1200)), ("pixels", (150, 200))]
 )

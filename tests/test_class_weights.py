@@ -126,6 +126,7 @@ def test_classifiers_are_torchs(smoothing: float, blended: bool) -> None:
     assert torch.equal(equal, cross_entropy(logits, replace(given, class_weights=None), smoothing))
 
 
+@pytest.mark.slow
 def test_a_compiled_loss_has_them() -> None:
     torch._dynamo.reset()
     network, graphs = build("yolov3", SYSTEMS["yolov3"][1]).eval(), Graphs()
@@ -169,6 +170,7 @@ def test_errors(tiny_coco: Path, tmp_path: Path, weights: dict[str, float], mess
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_training_with_them(tiny_coco: Path, tmp_path: Path) -> None:
     """The first loss of classes is not that without them; the run stores them, and resumes with the same ones only."""
     overrides = SMALL | {"train.epochs": 1, "train.class_weights": {"red": 3}}

@@ -69,6 +69,7 @@ def test_a_box_beside_its_image_cannot_be_clipped(tmp_path: Path) -> None:
         Cleaning(clip_boxes=True).apply(dataset, check(dataset))
 
 
+@pytest.mark.slow
 def test_training_and_conversion_clip(over_the_edge: Path, run: Run) -> None:
     status, _, err = run("train", "demo", "--data", str(over_the_edge), "--out", "r", *SMALL)
     assert (status, "2 errors" in err) == (2, True)
@@ -82,6 +83,7 @@ def test_training_and_conversion_clip(over_the_edge: Path, run: Run) -> None:
     assert tree["annotations"][0]["bbox"] == pytest.approx([80, 10, 20, 20], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluation_and_conversion_leave_faults_out(tmp_path: Path, run: Run) -> None:
     """An undefined class, and an image cut off, which would end an evaluation in its middle."""
     data = yolo(tmp_path / "set", {"a": "0 0.5 0.5 0.2 0.4\n", "b": "5 0.5 0.5 0.2 0.4\n", "c": "0 0.5 0.5 0.2 0.4\n"})

@@ -44,6 +44,7 @@ def after_steps(network: nn.Module, loss: Loss, given: Batch | ClassBatch) -> tu
     return float(total.detach()), torch.cat([each.detach().flatten() for each in network.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize(("name", "changes"), EVERY_MODEL)
 def test_steps_are_one_graph_and_those_of_the_eager_network(name: str, changes: dict[str, Any]) -> None:
@@ -72,6 +73,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     return found
 
 
+@pytest.mark.slow
 def test_a_compiled_training_is_the_eager_one(tiny_coco: Any, tmp_path: Any, graphs: Graphs, log: list[str]) -> None:
     """With three sizes, each compiled before the first step, which leaves no trace in batch norm's statistics."""
     changes = {"train.augment.sizes": [[96, 96], [64, 64], [128, 128]], "train.augment.mosaic": 0.5}
@@ -87,6 +89,7 @@ def test_a_compiled_training_is_the_eager_one(tiny_coco: Any, tmp_path: Any, gra
     assert [line["step"] for line in compiled] == [line["step"] for line in eager]
 
 
+@pytest.mark.slow
 def test_an_interrupted_compiled_training_ends_equal(tiny_coco: Any, tmp_path: Any, graphs: Graphs) -> None:
     overrides = SMALL | {"train.compile": True, "train.save_every": 1}
     whole = train.train("demo", tiny_coco, tmp_path / "whole", overrides=overrides)

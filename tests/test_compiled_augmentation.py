@@ -82,6 +82,7 @@ def test_each_function_is_one_graph() -> None:
     assert {(each.graph_count, each.graph_break_count) for each in explained.values()} == {(1, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("together")
 @pytest.mark.parametrize(
     ("case", "together", "backend", "most"),

@@ -123,6 +123,7 @@ def test_voc_by_hand(tmp_path: Path) -> None:
     assert names == ["train/a", "train/in/b c", "train/in/bare"]
 
 
+@pytest.mark.slow
 def test_images_come_along(tmp_path: Path) -> None:
     """The same bytes; two splits may have images of the same name."""
     root = make(make(tmp_path / "from"), split="val")

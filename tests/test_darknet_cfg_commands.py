@@ -168,6 +168,7 @@ def run(mine: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_files_that_do_not_belong_together(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights, cfg, names = (str(mine / name) for name in ("net.weights", "net.cfg", "my.names"))
     out = ("-o", str(mine / "net.safetensors"))

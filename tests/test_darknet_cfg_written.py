@@ -258,6 +258,7 @@ def test_sections_are_written_as_they_are_read() -> None:
     assert (net.whole("width"), net.number("decay"), route.wholes("layers")) == (8, 1e-5, (-1, -3))
 
 
+@pytest.mark.slow
 def test_an_exported_pair_finds_the_same(tmp_path: Path) -> None:
     model, chosen = made(TINY3, model__classes=2, data__names=["cat", "dog"], predict__threshold=0.01)
     checkpoint.save(tmp_path / "w.safetensors", model, chosen)
@@ -272,6 +273,7 @@ def test_an_exported_pair_finds_the_same(tmp_path: Path) -> None:
     assert_same_detections(one, other, threshold=0.01, score=1e-4, box=0.05)
 
 
+@pytest.mark.slow
 def test_no_weights_beside_the_cfg_of_others(tmp_path: Path) -> None:
     model, chosen = made(TINY3, model__mean=[0.5, 0.5, 0.5], predict__threshold=0.01)
     checkpoint.save(tmp_path / "w.safetensors", model, chosen)

@@ -227,6 +227,7 @@ def assert_found(model: CfgDetector, own: Batch) -> None:
         assert ((overlaps > 0.5) & right).any(1).all(), image
 
 
+@pytest.mark.slow
 def test_a_network_with_a_region_head_learns() -> None:
     torch.manual_seed(0)
     keys = "softmax=1\nbias_match=1\nrescore=1\n"
@@ -247,6 +248,7 @@ def test_fresh_gaussian_heads_expect_few_objects() -> None:
     assert numbers[:, 4].abs().max() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["", "iou_loss=ciou\niou_normalizer=2\nuc_normalizer=.2\n"])
 def test_a_network_with_gaussian_heads_learns(keys: str) -> None:
     torch.manual_seed(0)

@@ -235,6 +235,7 @@ def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     assert "boxwright.deform_conv.default" in [str(node.target) for node in program.graph.nodes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_cuda_goes_through_the_kernel(sampling: Sampling, referee: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `torch.compile` in one graph."""

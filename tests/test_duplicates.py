@@ -49,6 +49,7 @@ def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -
             np.testing.assert_allclose(best, overlap, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.5, 3.0, 6.0])
 def test_stacked_boxes_have_a_partner_exactly_where_all_pairs_have_one(
     spread: float, monkeypatch: pytest.MonkeyPatch

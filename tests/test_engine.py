@@ -325,6 +325,7 @@ def finished(tiny_coco, tmp_path_factory):
     return run(tiny_coco, tmp_path_factory.mktemp("runs") / "finished", changes)
 
 
+@pytest.mark.slow
 def test_images_are_loaded_as_large_as_the_largest_step(tiny_coco, tmp_path, monkeypatch):
     real, seen = Detect.augment, set()
 
@@ -389,6 +390,7 @@ class TestRunFolder:
         with pytest.raises(InputError, match="images or labels have changed"):
             run(other, finished, resume=True)
 
+    @pytest.mark.slow
     def test_resume_of_a_finished_run_changes_nothing(self, finished, tiny_coco):
         before, log = tensors(finished / "last"), lines(finished)
         run(tiny_coco, finished, resume=True)
@@ -396,6 +398,7 @@ class TestRunFolder:
         assert all(before[name].equal(after[name]) for name in before)
         assert lines(finished) == log
 
+    @pytest.mark.slow
     def test_all_have_read_before_one_writes(self, tiny_coco, tmp_path, monkeypatch):
         """On resume at step 0 the first process writes `last` again, which the others may not have read yet."""
         done = []
@@ -415,6 +418,7 @@ class TestRunFolder:
         run(tiny_coco, tmp_path / "run", {"train.epochs": 1})
         assert done[done.index("restore") :][:3] == ["restore", "wait_for_everyone", "save"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("damage", [b"", b"not a state", None])
     def test_damaged_state(self, finished, tiny_coco, tmp_path, damage):
         copy = shutil.copytree(finished, tmp_path / "copy")
@@ -434,6 +438,7 @@ class TestRunFolder:
 
 
 class TestFaults:
+    @pytest.mark.slow
     def test_bad_labels_stop_the_run_or_are_left_out(self, tiny_coco, tmp_path, capsys):
         data = shutil.copytree(tiny_coco, tmp_path / "data")
         file = data / "annotations" / "train.json"
@@ -494,12 +499,14 @@ PLAIN = {  # nothing random but the order, a loss that is a mean over images, st
 }
 
 
+@pytest.mark.slow
 def test_accumulated_batches_equal_one_large_batch(tiny_coco, tmp_path):
     large = run(tiny_coco, tmp_path / "large", PLAIN | {"train.batch": 4})
     parts = run(tiny_coco, tmp_path / "parts", PLAIN | {"train.batch": 2, "train.accumulate": 2})
     assert furthest(large, parts)[0] < ROUNDING
 
 
+@pytest.mark.slow
 def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
     plain = run(tiny_coco, tmp_path / "plain", PLAIN)
     scaled = run(tiny_coco, tmp_path / "scaled", PLAIN | {"train.optimizer.loss_scale": 1024})
@@ -509,6 +516,7 @@ def test_loss_scale_leaves_no_trace(tiny_coco, tmp_path):
 ADAMW = {"train.optimizer": {"kind": "adamw", "backbone_lr": 0.5}, "train.schedule.lr": 1e-3, "train.save_every": 2}
 
 
+@pytest.mark.slow
 def test_a_resumed_adamw_ends_equal(tiny_coco, tmp_path, monkeypatch):
     whole = run(tiny_coco, tmp_path / "whole", ADAMW)
     real, steps = training.optimizer_step, []
@@ -538,6 +546,7 @@ def test_classes_come_from_the_data(finished):
     assert recipe.model.classes == 2
 
 
+@pytest.mark.slow
 def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.channels_last": True, "train.schedule.lr": 1e-9, "train.schedule.eta_min": 0}
     other_anchors = {"model.anchors": [[5, 5]] * 6}
@@ -547,6 +556,7 @@ def test_transfer_and_channels_last(finished, tiny_coco, tmp_path):
     torch.testing.assert_close(end[name], start[name], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
     """AP falls after the second of four epochs; the first is not evaluated."""
     scores, kept = iter([0.3, 0.2, 0.1]), []
@@ -568,6 +578,7 @@ def test_the_best_network_is_kept(tiny_coco, tmp_path, monkeypatch):
 
 
 class TestPrecision:
+    @pytest.mark.slow
     def test_of_a_cpu(self, tiny_coco, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
         changes = {"train.epochs": 1, "train.precision": "auto"}
@@ -585,6 +596,7 @@ class TestPrecision:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
         assert processes.best_precision(torch.device(device)) == wanted
 
+    @pytest.mark.slow
     def test_chosen_is_used(self, tiny_coco, tmp_path, monkeypatch):
         """In bfloat16 the network's raw outputs have 8 bits; in the run's recipe it stays what was set."""
         real, kinds = yolov3.YOLOv3Tiny.forward, set()
@@ -618,6 +630,7 @@ def scripted(monkeypatch):
 
 
 class TestPatience:
+    @pytest.mark.slow
     def test_ends_a_run_as_a_complete_one(self, tiny_coco, tmp_path, scripted, capsys):
         scripted.run = tmp_path / "run"
         folder = run(tiny_coco, scripted.run, PATIENT)
@@ -636,6 +649,7 @@ class TestPatience:
         run(tiny_coco, folder, PATIENT | {"train.patience": 3}, resume=True)  # and with more of it goes on
         assert [line["AP"] for line in lines(folder) if "AP" in line][:6] == [0.3, 0.2, 0.4, 0.4, 0.1, 0.9]
 
+    @pytest.mark.slow
     def test_counts_on_after_a_stop(self, tiny_coco, tmp_path, scripted, monkeypatch):
         scripted.run = tmp_path / "cut"
         real, steps = training.optimizer_step, []
@@ -668,6 +682,7 @@ def test_a_head_with_other_classes_is_logged(finished, capsys):
     assert "classes" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.freeze": ["backbone"]}
     with pytest.raises(InputError, match=r"backbone would stay as random.*--weights"):
@@ -678,6 +693,7 @@ def test_frozen_layers_must_come_from_a_file(finished, tiny_coco, tmp_path):
     run(tiny_coco, folder, changes, resume=True)  # which has its layers from the run
 
 
+@pytest.mark.slow
 def test_profile_counts_optimizer_steps(tiny_coco, tmp_path):
     changes = {"train.epochs": 1, "train.accumulate": 2, "train.profile": 2}
     folder = run(tiny_coco, tmp_path / "run", changes)
@@ -694,6 +710,7 @@ def test_all_batches_of_a_step_have_one_size(tiny_coco):
     assert len(set(sizes)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed", [0, 0.5])
 def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
     """Several training images have no box; some batches have none at all, and teach that nothing is there."""
@@ -722,6 +739,7 @@ def test_images_without_boxes(tiny_coco, tmp_path, monkeypatch, mixed):
             assert set(found[step].values()) == {0}
 
 
+@pytest.mark.slow
 def test_dropout_is_a_function_of_the_step(tiny_coco, tmp_path, monkeypatch):
     """What PyTorch's generator, from which dropout draws, gives in each step, also after a resume."""
     real, drawn = yolov3.YOLOv3.loss, []

@@ -299,6 +299,7 @@ def _one_of_two(rank, meeting, root, out):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path):
     write_set(tmp_path / "set", SCENES)
     alone = evaluate(rectangles_predictor(), open_dataset(tmp_path / "set", "val"), tmp_path / "alone")
@@ -322,6 +323,7 @@ class Cells(Rectangles):
         return Detections(table[:, :4], table[:, 4], table[:, 5].long())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs shared/data/bccd beside the checkout")
 def test_real_images_and_labels_score_as_pycocotools_scores_the_files(tmp_path):
     dataset = open_dataset(BCCD, "val")
@@ -373,6 +375,7 @@ def test_confusion_of_many_classes_shows_the_most_frequent():
     assert (len(shown), {5, 7, 9, 301} <= {*shown}) == (plots.MAX_CLASSES, True)
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
     step = {"epoch": 0, "lr": 0.01, "total": 3.0, "terms": {"box": 1.0, "objectness": 2.0}, "images_per_second": 9.0}
     lines = [step | {"step": 20 * n, "total": 3.0 / n} for n in range(1, 5)]
@@ -388,6 +391,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
         assert (quality > 300) == (name == "whole"), quality
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 80])
 def test_images_hold_few_and_many_classes_and_none_found(classes, tmp_path):
     names = [f"class {label}" for label in range(classes)]

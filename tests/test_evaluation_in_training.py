@@ -57,6 +57,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     return found
 
 
+@pytest.mark.slow
 def test_the_loaders_processes_live_through_evaluations(
     tiny_coco: Path, tmp_path: Path, evaluations: list[Seen]
 ) -> None:

@@ -54,6 +54,7 @@ def predicted(folder: str) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_from_darknet_and_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("data", "check", "data/obj.data")
     run("data", "anchors", "data/obj.data", "--count", "5", "--size", "64", "96", "-o", "anchors")
@@ -91,6 +92,7 @@ def test_from_darknet_and_back(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert "tensors loaded" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_darknet_to_onnx(home: Path) -> None:
     pytest.importorskip("onnxruntime")
     small = ("--set", "train.epochs=1", "--set", "data.workers=0", "--set", "train.evaluate_every=0")
@@ -102,6 +104,7 @@ def test_from_darknet_to_onnx(home: Path) -> None:
     assert len(predicted("again")) == len(predicted("found")) > 0
 
 
+@pytest.mark.slow
 def test_a_classifier_of_a_cfg_is_trained(home: Path) -> None:
     run("data", "convert", "data/obj.data", "--to", "folder", "-o", "crops")
     net = NET.replace("width=96", "width=32").replace("height=64", "height=32").replace("mosaic=1", "max_crop=40")

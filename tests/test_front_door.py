@@ -171,6 +171,7 @@ def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path
         bw.evaluate(weights, bw.open_dataset(folders, "val"))
 
 
+@pytest.mark.slow
 def test_nothing_of_the_host_program_changes() -> None:
     """Of Pillow, OpenCV, the umask, logging and what is printed."""
     code = """if True:
@@ -190,6 +191,7 @@ def test_nothing_of_the_host_program_changes() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_no_compiler_is_imported_before_it_is_asked_for() -> None:
     """It takes as long as PyTorch itself."""
     code = "import sys, boxwright as bw; bw.load, bw.train, bw.evaluate; sys.exit('torch._dynamo' in sys.modules)"

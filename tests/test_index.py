@@ -199,6 +199,7 @@ def test_index_of_another_file_does_not_count(tmp_path: Path, parsed: list[Path]
     assert len(parsed) == 3
 
 
+@pytest.mark.slow
 def test_damaged_index_is_made_anew(tmp_path: Path, parsed: list[Path]) -> None:
     make(tmp_path, labels())
     truth = told(open_dataset(tmp_path, "train", cache=tmp_path / "cache"))
@@ -388,6 +389,7 @@ def test_json_that_changes_while_it_is_read_is_not_indexed(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path: Path) -> None:
     make(tmp_path, labels())
     code = (

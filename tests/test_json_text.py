@@ -33,6 +33,7 @@ def test_many_more_lists_than_labels_have_are_refused_before_they_are_made() -> 
         json_text.parse("[" + "[]," * 599_999 + "[]]", "labels.json")
 
 
+@pytest.mark.slow
 def test_labels_as_dense_as_they_come_are_read() -> None:
     row = '{"id":1,"image_id":1,"category_id":1,"bbox":[1,1,9,9],"segmentation":[[1,1,9,1,9,9]]}'
     content = "[" + ",".join([row] * 20_000) + "]"

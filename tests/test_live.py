@@ -23,6 +23,7 @@ RATE = 5  # frames per second: a frame's time is longer than what a busy machine
 SERVERS = pytest.mark.parametrize("server", [LiveServer, RtspServer])
 
 
+@pytest.mark.slow
 @SERVERS
 def test_the_frame_in_work_is_never_older_than_two_intervals_and_one_inference(server):
     with server(RATE) as source, open_video(source.address) as video:
@@ -70,6 +71,7 @@ def test_reading_goes_on_within_5_s_after_the_server_was_killed_and_restarted(se
     assert "secret" not in "\n".join(log)
 
 
+@pytest.mark.slow
 def test_a_source_that_does_not_come_back_ends_with_a_line(tmp_path):
     predictor = rectangles_predictor()
     with LiveServer(RATE) as source, open_video(source.address, Selection(max_fps=RATE / 2)) as video:
@@ -92,6 +94,7 @@ def test_a_source_that_does_not_come_back_ends_with_a_line(tmp_path):
     assert found["complete"]
 
 
+@pytest.mark.slow
 def test_stop_ends_a_live_source():
     with LiveServer(RATE) as source, open_video(source.address, Selection(stop=0.7)) as video:
         times = [frame.time for frame in video]

@@ -40,6 +40,7 @@ def newly_mapped_blocks(*args: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_the_command_line_keeps_freed_blocks(thread: str) -> None:

@@ -151,6 +151,7 @@ def test_the_scenes_own_edge_cuts_nothing():
     assert merged.boxes.tolist() == [[0, 500, 60, 590]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "overlap"), [(600, 0.2), (300, 0.5), (600, 0.0)])
 @pytest.mark.parametrize(("count", "low", "high"), [(1500, 5, 120), (150, 80, 700)])
 @pytest.mark.parametrize("iou", [0.2, 0.45])
@@ -209,6 +210,7 @@ def test_a_chain_hangs_together_and_so_does_a_ring():
     assert connected(torch.zeros(0, 2, dtype=torch.int64), 2).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_boxes_take_a_moment():
     size = (20_000, 20_000)
     boxes, labels = scattered(68_000, 10, 60, size=size, classes=5)

@@ -328,6 +328,7 @@ def check_stages(model: FasterRCNN, oracle: Any, maps: tuple[Tensor, ...], raw: 
     assert len(missing) <= 1
 
 
+@pytest.mark.slow
 def test_small_picture(loaded: Loaded) -> None:
     oracle = np.load(FOLDER / loaded.case.network / "forward_250x310.npz")
     chosen = loaded.predictor.recipe
@@ -369,6 +370,7 @@ def test_recipes_of_another_project(name: str, given: str, needed: str, tmp_path
         weights.build(tmp_path / "a.pth", recipe.load(given))
 
 
+@pytest.mark.slow
 def test_own_classes_of_a_file(tmp_path: Path) -> None:
     """Three classes, with the file's names; without a configuration both styles fit."""
     values = state("faster_rcnn_r50")

@@ -40,6 +40,7 @@ def detected(frame: int, rate: float) -> Detections:
     return Detections(found.boxes.float(), found.scores.float(), found.labels, NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [25, 10])
 def test_counts_are_exact_and_ids_stay(tmp_path: Path, rate: float) -> None:
     """A round of 20 s."""
@@ -70,6 +71,7 @@ def write(path: Path, seconds: float, rate: float) -> Path:
     return write_video(path, images, times, codec="ffv1", pix_fmt="bgr0")
 
 
+@pytest.mark.slow
 def test_what_is_written_of_a_video(tmp_path: Path) -> None:
     """8 s at 10 frames per second."""
     path = write(tmp_path / "scene.mkv", 8, 10)

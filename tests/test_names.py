@@ -70,6 +70,7 @@ echo("\\n".join([*done.lines(), *sorted(sys.argv), "\\u00e9"]))
 """
 
 
+@pytest.mark.slow
 def test_names_beyond_ascii_in_the_locale_c(tmp_path: Path) -> None:
     write(tmp_path / "é" / "naïve.png")
     command = [sys.executable, "-X", "utf8=0", "-c", C_LOCALE, str(tmp_path / "é"), str(tmp_path / "öut")]
@@ -142,6 +143,7 @@ def test_labels_of_such_images_are_converted_or_refused_in_one_line(tmp_path: Pa
     assert not (tmp_path / "line").exists()
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_changes_nothing(tiny_coco: Path, tmp_path: Path) -> None:
     command = f"exec '{sys.executable}' -m boxwright data check '{tiny_coco}' --report '{tmp_path / 'r.json'}' 2>&-"
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)

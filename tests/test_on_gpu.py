@@ -35,6 +35,7 @@ def start(module: Any, out: Path, only: str, monkeypatch: pytest.MonkeyPatch) ->
     return found
 
 
+@pytest.mark.slow
 def test_measures_what_is_missing_and_writes_tables(
     on_gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

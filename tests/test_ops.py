@@ -141,6 +141,7 @@ def test_one_process_counts_alone() -> None:
     assert across_processes(torch.tensor(0), minimum=1).item() == 1
 
 
+@pytest.mark.slow
 def test_processes_share_their_mean(tmp_path: Path) -> None:
     mp.spawn(_mean_in_a_process, args=(str(tmp_path / "meeting"), tmp_path), nprocs=2)
     for rank in range(2):

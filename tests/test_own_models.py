@@ -164,6 +164,7 @@ def test_what_its_module_lacks_is_named(file: Path, package: Path) -> None:
         models.build(recipe.load(file).model)
 
 
+@pytest.mark.slow
 def test_trains_and_predicts(
     file: Path, package: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

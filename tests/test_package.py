@@ -41,6 +41,7 @@ def test_wheel_holds_what_the_checkout_holds(wheel: Path) -> None:
     assert len(licences) == 1
 
 
+@pytest.mark.slow
 def test_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -92,6 +93,7 @@ def test_bounds_are_the_versions_that_test_lowest_installs() -> None:
     assert bounds == {name: version for name, version in lowest.items() if name in bounds}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["accelerate", "tensorboard"])
 def test_training_without_its_extra_is_one_line(package: str) -> None:
     """Everything else goes without."""

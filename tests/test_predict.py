@@ -56,6 +56,7 @@ def test_a_list_is_the_same_as_one_by_one_in_order(tmp_path):
     assert predictor([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov3_tiny_coco_416_darknet", "yolov3_640_coco"])
 def test_a_real_network_gives_the_same_in_a_batch_as_alone(name):
     small = recipe.load(

@@ -40,6 +40,7 @@ def test_shipped(name):
     assert loaded.model.name in models.names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_builds_and_schedules(name):
     loaded = recipe.load(name)

@@ -86,6 +86,7 @@ def test_loaders_of_both_tasks(tiny_coco: Path, tmp_path: Path) -> None:
     assert classes.loader(chosen, settings, 0, 1).images_per_epoch == 6 + 3 + 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_equal(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = SMALL | {"train.repeat_threshold": 1.0, "train.save_every": 1, "train.epochs": 2}
     whole = train.train("demo", tiny_coco, tmp_path / "whole", overrides=overrides)

@@ -116,6 +116,7 @@ def test_task2_files_hold_each_object_once_in_scene_px(sets, tmp_path):
     assert {"metrics.json", "detections.json", "sheet.jpg"} <= {file.name for file in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_kit_counts_the_last_px_once(sets, tmp_path):
     """A recipe that adds the last px for COCO's numbers changes neither the kit's nor what its server gets."""
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")

@@ -24,6 +24,7 @@ def test_a_scene_depends_on_seed_and_index_only() -> None:
     assert not np.array_equal(first.image, scenes.render(4, 7, 96).image)
 
 
+@pytest.mark.slow
 def test_another_process_renders_the_same_scene() -> None:
     code = "import zlib; from boxwright.datatools import scenes; print(zlib.crc32(scenes.render(1, 2, 96).image))"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]

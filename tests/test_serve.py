@@ -218,6 +218,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
     return {"name": "images", "datatype": "UINT8", "shape": [1, 2, 2, 3], "data": [0] * 12} | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tree", "line"),
     [
@@ -260,6 +261,7 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
     assert len(answer["error"]) <= 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", ["-1", "5000", "nine", ""])
 def test_infer_with_a_wrong_length_of_the_header(length: str, server: ServerProcess) -> None:
     status, answer, _ = ask(

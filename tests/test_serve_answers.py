@@ -64,6 +64,7 @@ def rows_of_predict(weights: Path, image: Path, out: Path) -> Any:
     return row["detections"]
 
 
+@pytest.mark.slow
 def test_answers_of_the_command_line(weights: Path, images: list[Path], tmp_path: Path) -> None:
     wanted = [rows_of_predict(weights, image, tmp_path / image.stem) for image in images]
     assert all(wanted)

@@ -39,6 +39,7 @@ def waiting(server: ServerProcess) -> float:
     return metrics(server)['boxwright_queue_images{model="shapes"}']
 
 
+@pytest.mark.slow
 def test_surplus_is_rejected_at_once_and_the_rest_answered(slow: ServerProcess) -> None:
     def one(_: int) -> tuple[Answer, float]:
         start = time.monotonic()
@@ -57,6 +58,7 @@ def test_surplus_is_rejected_at_once_and_the_rest_answered(slow: ServerProcess) 
     assert ask(slow, "POST", "/predict", encoded(RED))[0] == 200
 
 
+@pytest.mark.slow
 def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
     body = encoded(RED) + bytes(1_000_000)
 
@@ -79,6 +81,7 @@ def test_rejected_requests_leave_nothing_in_memory(slow: ServerProcess) -> None:
     assert slow.megabytes() < before + 40, "150 MB were rejected"
 
 
+@pytest.mark.slow
 def test_slow_clients_are_cut_off_while_others_are_answered(slow: ServerProcess) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -112,6 +115,7 @@ def test_slow_clients_are_cut_off_while_others_are_answered(slow: ServerProcess)
     assert any(answer.startswith(b"HTTP/1.1 408 ") for answer in answers)
 
 
+@pytest.mark.slow
 def test_token() -> None:
     with running(stand_in(token=TOKEN)) as server:
         for headers in ({}, {"authorization": "Bearer k3"}, {"authorization": "Basic k3y"}, {"authorization": TOKEN}):
@@ -125,6 +129,7 @@ def test_token() -> None:
         assert TOKEN not in "".join(server.lines)
 
 
+@pytest.mark.slow
 def test_a_stop_under_load_answers_what_was_taken() -> None:
     """And a request that comes just after the signal, on a connection that was idle."""
     with running(stand_in(delay=DELAY, queue=64, linger_seconds=10)) as server, ThreadPoolExecutor(8) as pool:
@@ -153,6 +158,7 @@ def is_listening(port: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_slow_head_of_a_later_request(slow: ServerProcess) -> None:
     """Between requests a connection may be idle for longer than a head may take."""
     with socket.create_connection(("127.0.0.1", slow.port), timeout=PATIENCE) as connection:

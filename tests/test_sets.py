@@ -355,6 +355,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_on_several_sets(here: Path, log: list[str]) -> None:
     """The run stores all roots; it resumes with the same sets only."""
     run = bw.train("demo", ["a", "b"], "run", overrides=SMALL)
@@ -374,6 +375,7 @@ def test_training_on_several_sets(here: Path, log: list[str]) -> None:
     assert [row["data"] for row in metrics["sets"]] == ["a"]  # `b` has no val
 
 
+@pytest.mark.slow
 def test_the_commands_take_several_sets(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     sets = ["--data", "a", "--data", "b"]
@@ -441,6 +443,7 @@ def pycocotools_summary(sets: list[dict[str, Any]], results: list[list[dict[str,
     return [float(value) for value in judge.stats]
 
 
+@pytest.mark.slow
 def test_evaluation_is_that_of_the_concatenation(here: Path) -> None:
     """pycocotools on the joined JSONs, with detections of each set written by a run over it alone."""
     write_colored(here / "one", COLORED[0], ("red", "green"), moved=0)

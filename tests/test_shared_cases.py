@@ -144,6 +144,7 @@ def test_a_data_set_is_read_to_its_counts(root: str, run: Run, tmp_path: Path) -
     assert ("0 errors" in out.splitlines()[-1]) == (not expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "words", "status", "texts"), COMMANDS, ids=lambda value: str(value)[:60])
 def test_a_command_gives_its_result(
     case: str, words: str, status: int, texts: list[str], run: Run, tmp_path: Path
@@ -155,6 +156,7 @@ def test_a_command_gives_its_result(
         assert text in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

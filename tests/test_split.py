@@ -268,6 +268,7 @@ def test_parts_are_disjoint_and_complete(tmp_path: Path) -> None:
     assert original.samefile(dataset.path(0))
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path: Path) -> None:
     root = yolo(tmp_path / "from", NAMES)
 

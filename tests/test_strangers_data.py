@@ -272,6 +272,7 @@ def test_names_are_shown_escaped_and_kept_exactly(tmp_path: Path) -> None:
 LONG = 150  # characters of a name; file systems allow 255 bytes
 
 
+@pytest.mark.slow
 def test_one_line() -> None:
     """By hand: a third of what is left is from the start, so of 47 characters 15, then three dots and 29."""
     assert one_line("abc def", 7) == "abc def"

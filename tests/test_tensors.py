@@ -40,6 +40,7 @@ def read(folder: Path, tree: dict[str, Any], row: dict[str, Any]) -> torch.Tenso
     return torch.from_numpy(np.frombuffer((folder / row["file"]).read_bytes(), "<f4").reshape(tree["shape"]).copy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bin", "npy"])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_network_says_of_a_file_what_it_says_of_the_image(

@@ -45,6 +45,7 @@ def test_without_evaluation_only_epochs_count() -> None:
     assert fitting_epochs(TrainConfig(), 35, 10, 0) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"data.workers": 1, "train.accumulate": 2, "train.optimizer.kind": "adamw"}])
 def test_measuring_leaves_no_trace(tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any, more: Any) -> None:
     """Weights, statistics, average, optimizer and log are those of a run with that number of epochs, bit for bit."""
@@ -61,6 +62,7 @@ def test_measuring_leaves_no_trace(tiny_coco: Any, tmp_path: Any, monkeypatch: A
     assert lines(measured) == lines(fixed)
 
 
+@pytest.mark.slow
 def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(time_budget, "measure", lambda *_: (100.0, 200.0))  # two epochs need 1,600 s, three 2,200 s
     changes = {"train.minutes": 1900 / 60 / 0.95}
@@ -74,6 +76,7 @@ def test_a_resume_takes_the_number_of_the_run(tiny_coco: Any, tmp_path: Any, mon
         run(tiny_coco, folder, MINUTES, resume=True)
 
 
+@pytest.mark.slow
 def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: Any, monkeypatch: Any) -> None:
     """A batch is made to take 0.2 s, an evaluation of 4 images 0.5 s."""
     real, found = time_budget.on_device, []
@@ -101,6 +104,7 @@ def test_the_time_is_that_of_steps_with_their_images(tiny_coco: Any, tmp_path: A
     assert seconds < 57
 
 
+@pytest.mark.slow
 def test_a_warm_up_longer_than_half_is_logged(tiny_coco: Any, tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(time_budget, "measure", lambda *_: (5.0, 0.0))
     run(tiny_coco, tmp_path / "run", MINUTES | {"train.schedule.warmup_min_steps": 4})

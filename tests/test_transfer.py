@@ -33,6 +33,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_transfer_with_frozen_stages(
     start: Path, tiny_coco: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

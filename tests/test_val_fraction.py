@@ -72,6 +72,7 @@ def test_augmented_copies_are_not_divided(only_train: Path, tmp_path: Path) -> N
     assert not names[0] & names[1]
 
 
+@pytest.mark.slow
 def test_resume_and_evaluation_have_the_same_split(
     only_train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_resume_and_evaluation_have_the_same_split(
     assert all(expected[key].equal(found[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_training_without_val(only_train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The network is that of a training with evaluation, which draws no random number; `last` is the result."""
     out = run(only_train, tmp_path / "out")
@@ -116,6 +118,7 @@ def test_training_without_val(only_train: Path, tmp_path: Path, capsys: pytest.C
     run(only_train, out, resume=True)  # complete already
 
 
+@pytest.mark.slow
 def test_without_val_the_weights_are_those_with_it(only_train: Path, tiny_coco: Path, tmp_path: Path) -> None:
     without, with_val = run(only_train, tmp_path / "without"), run(tiny_coco, tmp_path / "with")
     assert (with_val / "best").exists()
@@ -146,6 +149,7 @@ def test_evaluation_on_a_set_with_its_own_val(tiny_coco: Path) -> None:
     assert opened(tiny_coco, 0.25)[1].images.ids.tolist() == open_boxes(tiny_coco, "val").images.ids.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["all", "train"])
 def test_folders_of_tools(tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Label Studio's YOLO export is one flat folder; Roboflow's has only `train` if nothing else was chosen."""
@@ -175,6 +179,7 @@ def test_folders_of_tools(tmp_path: Path, layout: str, capsys: pytest.CaptureFix
     assert recipes.load(tmp_path / "c" / "recipe.yaml").data.val_fraction == 0.25
 
 
+@pytest.mark.slow
 def test_classifier(tmp_path: Path) -> None:
     root = class_folder.write(tmp_path / "data", {"train": 8})
     changes = class_folder.SMALL | {"train.epochs": 1, "data.val_fraction": 0.25}

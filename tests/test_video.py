@@ -420,6 +420,7 @@ class Constant(Rectangles):
         return [Detections(boxes, torch.full((20,), 0.9), torch.arange(20) % 3) for _ in raw[0]]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_frames(tmp_path):
     statm = Path("/proc/self/statm")
     if not statm.exists():

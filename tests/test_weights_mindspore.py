@@ -279,6 +279,7 @@ def test_the_recipe_of_a_file(tmp_path: Path, name: str, prefix: str, classes: i
     assert what.startswith("a checkpoint of MindSpore")
 
 
+@pytest.mark.slow
 def test_a_file_that_several_recipes_fit(tmp_path: Path) -> None:
     chosen = recipe.load("tiny_darknet_cifar10", {"model.classes": 3, "data.names": []})
     mindspore.write(tmp_path / "a.ckpt", models.build(chosen.model), chosen)

@@ -257,6 +257,7 @@ def test_ckpt_of_many_small_parts(content: bytes, words: str, tmp_path: Path) ->
 # --- our own files
 
 
+@pytest.mark.slow
 def test_equal_networks_give_equal_bytes(network: nn.Module, tmp_path: Path) -> None:
     """Also from another process: safetensors' own writer orders the metadata by chance."""
     program = (

@@ -98,6 +98,7 @@ class Theirs(nn.Module):
         return maps
 
 
+@pytest.mark.slow
 def test_a_file_of_yolox_gives_its_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(darknet, "STAGES", tuple((multiple, 1) for multiple, _ in darknet.STAGES))
     torch.manual_seed(3)

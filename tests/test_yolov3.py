@@ -78,6 +78,7 @@ def test_names_are_those_of_the_zoo() -> None:
     assert {names.of(tiny.config).mindspore(name) for name in tiny.state_dict()} == {None}
 
 
+@pytest.mark.slow
 def test_zoo_forward_and_decode() -> None:
     model = zoo_model()
     for size in (320, 416):
@@ -118,6 +119,7 @@ def assert_decoded(boxes: Tensor, scores: Tensor, labels: Tensor, theirs: Tensor
     assert torch.equal(labels, label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cfg", "heads"),
     [("yolov3_coco_416_darknet", "yolov3", (81, 93, 105)), ("yolov3_tiny_coco_416_darknet", "yolov3-tiny", (15, 22))],
