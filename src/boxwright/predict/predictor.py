@@ -23,7 +23,7 @@ from boxwright.recipe import Recipe
 from boxwright.runtimes.base.metadata import Metadata
 from boxwright.runtimes.base.runtime import Runtime, RuntimeOptions
 from boxwright.tasks import PostprocessArgs, RawOutputs
-from boxwright.tasks.base import Result
+from boxwright.tasks.base import Result, with_image
 
 R = TypeVar("R", bound=Result)  # `Prediction` of a detector, `ClassPrediction` of a classifier
 
@@ -203,7 +203,7 @@ class Predictor(Generic[R]):
         """The results of the images, on the CPU. args: from `args`."""
         results = self.pipeline.postprocess(raw, [image.frame for image in images], args)
         pairs = zip(results, images, strict=True)
-        return [result if image.image is None else replace(result, image=image.image) for result, image in pairs]  # type: ignore[type-var]
+        return [result if image.image is None else with_image(result, image.image) for result, image in pairs]
 
 
 AnyPredictor = Predictor[Any]

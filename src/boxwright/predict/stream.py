@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import cv2
@@ -19,7 +18,7 @@ from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.processes import reject_fork
 from boxwright.progress import track
 from boxwright.tasks import PostprocessArgs
-from boxwright.tasks.base import Result
+from boxwright.tasks.base import Result, with_image
 
 R = TypeVar("R", bound=Result)
 T = TypeVar("T")
@@ -70,7 +69,7 @@ def predict_all(
             if isinstance(result, InputError):
                 return result
             callback(index, result)
-            return replace(result, image=None)  # type: ignore[type-var]
+            return with_image(result, None)
 
         def predict(indices: Sequence[int]) -> list[R | InputError]:
             prepared = list(each(read, indices))

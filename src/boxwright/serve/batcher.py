@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from boxwright.errors import InputError
 from boxwright.images.budget import MAX_PIXELS, budget, within_budget
@@ -20,7 +20,7 @@ from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import workers
 from boxwright.serve.metrics import ModelMetrics
 from boxwright.tasks import PostprocessArgs, RawOutputs
-from boxwright.tasks.base import Result
+from boxwright.tasks.base import Result, with_image
 
 SMOOTHING = 0.1  # weight of the newest batch in the mean time of an image; the mean of about the last ten
 
@@ -218,7 +218,7 @@ def _answer(result: Result, draw: bool) -> Answer:
     if not draw:
         return Answer(result, None)
     drawing = encode_image(result.draw(), ".jpg")
-    return Answer(replace(result, image=None), drawing)  # type: ignore[type-var]
+    return Answer(with_image(result, None), drawing)
 
 
 def batch_size(predictor: AnyPredictor, max_batch: int) -> int:

@@ -72,6 +72,11 @@ class Result(Protocol):
     def draw(self, image: Array | None = None) -> Array: ...
 
 
+def with_image(result: R, image: Array | None) -> R:
+    """A copy of the result with other pixels, uint8 (h, w, C), or without any."""
+    return replace(result, image=image)  # type: ignore[type-var]
+
+
 class Score(Protocol):
     """The metrics of a data set."""
 
