@@ -142,6 +142,20 @@ def test_images_at_addresses(tmp_path, server, monkeypatch):
     assert not any(Path(path).exists() for path in copies)
 
 
+@pytest.mark.parametrize("name", ["a%00b%1b%0a.png", "b\u00fc cher.png", "..%2f..%2fa.png", 40 * "%E2%82%AC" + ".png"])
+def test_images_at_addresses_with_odd_names(tmp_path, server, monkeypatch, name):
+    """A NUL, control characters, spaces and letters beyond ASCII, folders, and more bytes than a name may have."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "translate_path", lambda *_: str(tmp_path / "a.png"))
+    write(tmp_path / "a.png", scene(64, 96, [], []))
+    with fetch.fetched([f"http://{server}/{name}?q=\u00fc"]) as titles:
+        (path,) = map(Path, titles)
+        assert path.read_bytes() == (tmp_path / "a.png").read_bytes()
+        assert path.name.isprintable()
+        assert path.suffix == ".png"
+        assert path.parent.parent.name.startswith("boxwright-")
+
+
 def test_what_is_not_fetched(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "MAX_BYTES", 5_000_000)
@@ -158,6 +172,8 @@ def test_what_is_not_fetched(tmp_path, server, monkeypatch):
         fetch.fetch("http://127.0.0.1:1/a.jpg")
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch.fetch("http://[/a.jpg")
+    with pytest.raises(InputError, match="not a valid address"):
+        is_video("http://[::1/a.jpg")
     monkeypatch.setattr(fetch, "DEADLINE", 0.0)
     with pytest.raises(InputError, match="not complete after 0 s"):
         fetch.fetch(f"http://{server}/endless.jpg")
