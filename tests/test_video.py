@@ -132,6 +132,7 @@ def test_selection_refuses_what_makes_no_sense():
         {"start": 2.0, "stop": 2.0},
         {"max_fps": 0.0},
         {"start": float("nan")},
+        {"start": 1e13},  # beyond 64-bit us
     ):
         with pytest.raises(InputError, match="needed"):
             Selection(**wrong)
