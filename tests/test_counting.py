@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from boxwright.cli.video import tracking_of
 from boxwright.counting import config as counting_config
 from boxwright.counting.config import CountingConfig
 from boxwright.counting.counter import Counter, Event
@@ -243,6 +244,8 @@ def test_faulty_options_are_one_line() -> None:
         counting_config.load(lines=["1,2,3,4", "1,2,3"])
     with pytest.raises(InputError, match="finite"):
         counting_config.load(lines=["1,2,3,nan"])
+    with pytest.raises(InputError, match="needed a YAML file"):
+        tracking_of(False, False, None, None, "")
 
 
 def test_events_as_csv() -> None:
