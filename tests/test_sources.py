@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from boxwright.errors import InputError
 from boxwright.images import fetch
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.video import predict_video
+from boxwright.video import sources
 from boxwright.video.frames import Selection
 from boxwright.video.sources import is_video, open_video
 from made_video import write_video
@@ -59,6 +61,10 @@ def test_numbered_images_are_a_video(tmp_path):
     for row, box in zip(found["frames"], boxes.values(), strict=True):
         assert np.abs(np.array(row["detections"][0]["box"]) - box).max() <= 96 / 64
     assert (tmp_path / "out" / "frames.mp4").is_file()
+
+
+def test_a_number_of_too_many_digits_is_no_pattern():
+    assert not is_video("%099999999999d.png")
 
 
 def test_of_numbered_images_those_that_cannot_be_read_are_left_out(tmp_path):
@@ -154,6 +160,15 @@ def test_images_at_addresses_with_odd_names(tmp_path, server, monkeypatch, name)
         assert path.name.isprintable()
         assert path.suffix == ".png"
         assert path.parent.parent.name.startswith("boxwright-")
+
+
+def test_a_stream_without_data_is_one_line(monkeypatch):
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(InputError, match="no data came in time"),
+    ):
+        open_video(f"http://127.0.0.1:{silent.getsockname()[1]}/stream")
 
 
 def test_what_is_not_fetched(tmp_path, server, monkeypatch):
