@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from boxwright.cli.video import tracking_of
 from boxwright.counting import config as counting_config
 from boxwright.counting.config import CountingConfig
 from boxwright.counting.counter import Counter, Event
@@ -243,6 +244,17 @@ def test_faulty_options_are_one_line() -> None:
         counting_config.load(lines=["1,2,3,4", "1,2,3"])
     with pytest.raises(InputError, match="finite"):
         counting_config.load(lines=["1,2,3,nan"])
+    with pytest.raises(InputError, match="needed a YAML file"):
+        tracking_of(False, False, None, None, "")
+
+
+@pytest.mark.parametrize("line", ["0.1,0.5,0.9,0.5", "700,0,700,300", "0,-9,600,-1"])
+def test_places_where_nothing_can_be_counted_are_refused(line: str) -> None:
+    """Fractions instead of px, and a line outside of the video."""
+    with pytest.raises(InputError, match=r"line 1: lies .* px of its 640 x 360,"):
+        counting_config.check_size(counting_config.load(lines=[line]), 360, 640)
+    for fits in ("-5,100,700,100", "0,0,0,360", "640,360,900,900"):
+        counting_config.check_size(counting_config.load(lines=[fits]), 360, 640)
 
 
 def test_events_as_csv() -> None:

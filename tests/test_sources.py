@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from boxwright.errors import InputError
 from boxwright.images import fetch
 from boxwright.predict.output import predict_to_folder
 from boxwright.predict.video import predict_video
+from boxwright.video import sources
 from boxwright.video.frames import Selection
 from boxwright.video.sources import is_video, open_video
 from made_video import write_video
@@ -59,6 +61,10 @@ def test_numbered_images_are_a_video(tmp_path):
     for row, box in zip(found["frames"], boxes.values(), strict=True):
         assert np.abs(np.array(row["detections"][0]["box"]) - box).max() <= 96 / 64
     assert (tmp_path / "out" / "frames.mp4").is_file()
+
+
+def test_a_number_of_too_many_digits_is_no_pattern():
+    assert not is_video("%099999999999d.png")
 
 
 def test_of_numbered_images_those_that_cannot_be_read_are_left_out(tmp_path):
@@ -142,6 +148,29 @@ def test_images_at_addresses(tmp_path, server, monkeypatch):
     assert not any(Path(path).exists() for path in copies)
 
 
+@pytest.mark.parametrize("name", ["a%00b%1b%0a.png", "b\u00fc cher.png", "..%2f..%2fa.png", 40 * "%E2%82%AC" + ".png"])
+def test_images_at_addresses_with_odd_names(tmp_path, server, monkeypatch, name):
+    """A NUL, control characters, spaces and letters beyond ASCII, folders, and more bytes than a name may have."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "translate_path", lambda *_: str(tmp_path / "a.png"))
+    write(tmp_path / "a.png", scene(64, 96, [], []))
+    with fetch.fetched([f"http://{server}/{name}?q=\u00fc"]) as titles:
+        (path,) = map(Path, titles)
+        assert path.read_bytes() == (tmp_path / "a.png").read_bytes()
+        assert path.name.isprintable()
+        assert path.suffix == ".png"
+        assert path.parent.parent.name.startswith("boxwright-")
+
+
+def test_a_stream_without_data_is_one_line(monkeypatch):
+    monkeypatch.setattr(sources, "TIMEOUT", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(InputError, match="no data came in time"),
+    ):
+        open_video(f"http://127.0.0.1:{silent.getsockname()[1]}/stream")
+
+
 def test_what_is_not_fetched(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "MAX_BYTES", 5_000_000)
@@ -158,6 +187,8 @@ def test_what_is_not_fetched(tmp_path, server, monkeypatch):
         fetch.fetch("http://127.0.0.1:1/a.jpg")
     with pytest.raises(InputError, match="cannot be fetched"):
         fetch.fetch("http://[/a.jpg")
+    with pytest.raises(InputError, match="not a valid address"):
+        is_video("http://[::1/a.jpg")
     monkeypatch.setattr(fetch, "DEADLINE", 0.0)
     with pytest.raises(InputError, match="not complete after 0 s"):
         fetch.fetch(f"http://{server}/endless.jpg")

@@ -160,6 +160,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["sequences"]["made_2"]["MOTA"] == pytest.approx(NUMBERS["made_2"]["MOTA"], abs=1e-6)
     assert 0 < written["summary"]["IDF1"] < 1
+    file = tmp_path / "found" / "made_1.txt"
+    assert run(tmp_path / "truth" / "made_1", file, "--out", file) == 2
+    assert "a file of tracks that is compared" in capsys.readouterr().err
     (tmp_path / "found" / "made_2.txt").unlink()
     (tmp_path / "found" / "other.txt").write_text("")
     assert run(tmp_path / "truth", tmp_path / "found") == 2

@@ -132,6 +132,7 @@ def test_selection_refuses_what_makes_no_sense():
         {"start": 2.0, "stop": 2.0},
         {"max_fps": 0.0},
         {"start": float("nan")},
+        {"start": 1e13},  # beyond 64-bit us
     ):
         with pytest.raises(InputError, match="needed"):
             Selection(**wrong)
@@ -409,6 +410,9 @@ def test_the_command_line(tmp_path, saved, capsys):
         assert len(errors) == 1
         assert said in errors[0]
         assert not (tmp_path / "two").exists()
+    assert run("predict", saved, path, "--line", "0.1,0.5,0.9,0.5", "--out", tmp_path / "two") == 2
+    assert "line 1: lies within one pixel" in capsys.readouterr().err
+    assert list((tmp_path / "two").iterdir()) == []
 
 
 class Constant(Rectangles):

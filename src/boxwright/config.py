@@ -215,7 +215,7 @@ _scalar(
 def read_yaml(path: Path) -> Tree:
     """The mapping a YAML file holds; InputError with file and line where it does not hold one."""
     try:
-        tree = _parse(files.read_input(path, ", needed a recipe or a list of classes", LARGEST_YAML).decode())
+        tree = _parse(files.read_input(path, ", needed a YAML file", LARGEST_YAML).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8, if it is a text") from error
     except yaml.YAMLError as error:

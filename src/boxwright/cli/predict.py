@@ -1,8 +1,9 @@
 """The command `predict`."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +39,13 @@ from boxwright.cli.video import (
     tracking_of,
 )
 from boxwright.errors import InputError
+
+if TYPE_CHECKING:
+    from boxwright.predict.output import Summary
+    from boxwright.predict.predictor import AnyPredictor
+    from boxwright.predict.tracked_output import Tracking
+    from boxwright.tasks import PostprocessArgs
+    from boxwright.video.frames import Video
 
 
 def predict(
@@ -96,13 +104,10 @@ def predict(
     trust_file: TrustFile = False,
 ) -> None:
     """Detect objects in images or a video and draw them; with a classifier, predict the classes of images."""
-    if as_ is not None and tile is not None:
-        raise InputError("--as and --tile: found both, needed one; label tools take whole images")
-    if tile is None and (overlap is not None or geojson):
-        raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
+    _check_tiles(tile, overlap, geojson, as_)
     from boxwright import tasks
-    from boxwright.images.fetch import fetched, is_image_address, shown
-    from boxwright.predict import loading, output, prelabels, scene_output, video
+    from boxwright.images.fetch import fetched
+    from boxwright.predict import loading, output, scene_output
     from boxwright.predict.predictor import load
     from boxwright.predict.tiled import Tiling
     from boxwright.runtimes.base.runtime import RuntimeOptions
@@ -122,10 +127,7 @@ def predict(
         "--track": tracking,
     }
     task.check_options(resolved, given)
-    if as_ is not None and tracking is not None:
-        raise InputError("--as and --track: found both, needed one; labels have no tracks")
-    if as_ is not None:
-        prelabels.check_layout(as_)
+    _check_labels(as_, tracking)
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
     of_videos: dict[str, object] = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
@@ -136,30 +138,83 @@ def predict(
             opened = stack.enter_context(open_video(source, selection, fps))
             batch = 1 if opened.live else batch
         else:
-            if tile is not None and (addresses := [shown(name) for name in sources if is_image_address(name)]):
-                raise InputError(f"--tile: goes with files, found {addresses[0]}; download it first")
+            if tile is not None:
+                _check_files(sources)
             titles = stack.enter_context(fetched(sources))
             batch = batch if tile else min(batch, len(output.find_images(list(titles), Path(out))))
         runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
         predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
         names = class_list(classes, predictor.recipe.data.names) if classes else None
-        if as_ is not None:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = (
-                prelabels.prelabel_images(predictor, list(titles), out, as_, args)
-                if source is None
-                else prelabels.prelabel_video(predictor, opened, out, as_, args)
-            )
-        elif source is not None:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = video.predict_video(predictor, opened, out, args, tracking, draw=draw)
-        elif tile is None:
-            args = task.args(predictor.recipe, threshold, nms, names, top_k)
-            summary = output.predict_to_folder(predictor, list(titles), out, args, draw=draw, titles=titles)
-        else:
+        if tile is not None:
             tiling = Tiling(tile, 0.2 if overlap is None else overlap)
             summary = scene_output.predict_scenes_to_folder(
                 predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson
             )
+        else:
+            args = task.args(predictor.recipe, threshold, nms, names, top_k)
+            summary = (
+                _predict_images(predictor, titles, out, args, as_, draw)
+                if source is None
+                else _predict_video(predictor, opened, out, args, as_, tracking, draw)
+            )
     echo("\n".join(summary.lines()))
     raise typer.Exit(1 if summary.failed else 0)
+
+
+def _check_tiles(tile: int | None, overlap: float | None, geojson: bool, as_: str | None) -> None:
+    """Raises InputError for options that do not go with --tile, or without it."""
+    if as_ is not None and tile is not None:
+        raise InputError("--as and --tile: found both, needed one; label tools take whole images")
+    if tile is None and (overlap is not None or geojson):
+        raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
+
+
+def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
+    """Raises InputError for an unknown value of --as, or one together with tracks."""
+    from boxwright.predict.prelabels import check_layout
+
+    if as_ is not None and tracking is not None:
+        raise InputError("--as and --track: found both, needed one; labels have no tracks")
+    if as_ is not None:
+        check_layout(as_)
+
+
+def _check_files(sources: Sequence[str]) -> None:
+    """Raises InputError for addresses, which --tile does not go with."""
+    from boxwright.images.fetch import is_image_address, shown
+
+    if addresses := [shown(name) for name in sources if is_image_address(name)]:
+        raise InputError(f"--tile: goes with files, found {addresses[0]}; download it first")
+
+
+def _predict_images(
+    predictor: "AnyPredictor",
+    titles: Mapping[str, str],
+    out: str,
+    args: "PostprocessArgs",
+    as_: str | None,
+    draw: bool,
+) -> "Summary":
+    """Write the predictions or labels of whole images. titles: the path of each source -> what results call it."""
+    from boxwright.predict import output, prelabels
+
+    if as_ is not None:
+        return prelabels.prelabel_images(predictor, list(titles), out, as_, args)
+    return output.predict_to_folder(predictor, list(titles), out, args, draw=draw, titles=titles)
+
+
+def _predict_video(
+    predictor: "AnyPredictor",
+    opened: "Video",
+    out: str,
+    args: "PostprocessArgs",
+    as_: str | None,
+    tracking: "Tracking | None",
+    draw: bool,
+) -> "Summary":
+    """Write the predictions or labels of a video."""
+    from boxwright.predict import prelabels, video
+
+    if as_ is not None:
+        return prelabels.prelabel_video(predictor, opened, out, as_, args)
+    return video.predict_video(predictor, opened, out, args, tracking, draw=draw)

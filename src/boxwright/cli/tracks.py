@@ -1,5 +1,6 @@
 """The command for files of tracks."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +20,11 @@ def evaluate_tracks(
 ) -> None:
     """Compare tracks with their ground truth: HOTA, MOTA, IDF1, id switches."""
     from boxwright import json_text
+    from boxwright.errors import InputError
     from boxwright.evaluation.tracks import evaluate_tracks as run
 
+    if out is not None and Path(out).resolve() in (Path(truth).resolve(), Path(found).resolve()):
+        raise InputError(f"--out {out}: a file of tracks that is compared, needed another name")
     report = run(truth, found)
     if out is not None:
         json_text.write(out, report.to_json(), indent=1)

@@ -48,7 +48,7 @@ def tracking_of(
     from boxwright.counting import config
     from boxwright.predict.tracked_output import Tracking
 
-    counted = bool(lines or zones or counting)
+    counted = bool(lines or zones) or counting is not None
     if not (track or camera_motion or counted):
         return None
     return Tracking(config.load(counting, lines or (), zones or ()) if counted else None, camera_motion)

@@ -77,6 +77,17 @@ def load(file: str | Path | None = None, lines: Sequence[str] = (), zones: Seque
     return config.model_copy(update={"lines": config.lines | added.lines, "zones": config.zones | added.zones})
 
 
+def check_size(config: CountingConfig, height: int, width: int) -> None:
+    """Raises InputError if a place is outside of frames of that size, px, or within a pixel, as fractions are: nothing
+    would ever be counted there."""
+    for place, corners in (config.lines | config.zones).items():
+        x, y = corners[::2], corners[1::2]
+        outside = max(x) < 0 or max(y) < 0 or min(x) > width or min(y) > height
+        if outside or max(max(x) - min(x), max(y) - min(y)) <= 1:
+            where = "outside of the video" if outside else "within one pixel"
+            raise InputError(f"{place}: lies {where}, needed px of its {width} x {height}, no fractions")
+
+
 def _numbers(text: str, option: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]

@@ -8,7 +8,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.error import HTTPError
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
@@ -19,11 +19,16 @@ MAX_BYTES = 200_000_000  # of a file; its pixels are limited where it is decoded
 TIMEOUT = 10.0  # s of connecting and of each read
 DEADLINE = 120.0  # s of a file
 CHUNK = 1 << 20  # bytes
+ASCII = "".join(map(chr, range(0x21, 0x7F)))  # that stay in an address; others are escaped, as browsers do
 
 
 def is_image_address(source: str) -> bool:
-    """Whether `source` is the address of a single image, by the suffix of its path."""
-    return source.partition("://")[0] in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
+    """Whether `source` is the address of a single image, by the suffix of its path. Raises InputError for a faulty
+    address."""
+    try:
+        return source.partition("://")[0] in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
+    except ValueError as error:
+        raise InputError(f"{shown(source)}: not a valid address ({error})") from error
 
 
 def shown(source: str) -> str:
@@ -52,11 +57,17 @@ def fetched(sources: Iterable[str]) -> Iterator[dict[str, str]]:
             if is_image_address(source):
                 place = Path(folder, str(number))
                 place.mkdir()
-                file = place / (Path(unquote(urlsplit(source).path)).name[-100:] or "image")
+                file = place / _file_name(source)
                 file.write_bytes(fetch(source))
                 path = str(file)
             paths[path] = shown(source)
         yield paths
+
+
+def _file_name(address: str) -> str:
+    """The end of the path of an address, as the name of a file: printable, and at most 100 bytes."""
+    name = "".join(char if char.isprintable() else "_" for char in unquote(urlsplit(address).path).rpartition("/")[2])
+    return name.encode()[-100:].decode(errors="ignore")
 
 
 def fetch(address: str) -> bytes:
@@ -65,7 +76,8 @@ def fetch(address: str) -> bytes:
     content, deadline = bytearray(), time.monotonic() + DEADLINE
     try:
         parts = urlsplit(address)
-        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        host, path, query = parts.netloc.rpartition("@")[2], quote(parts.path, ASCII), quote(parts.query, ASCII)
+        plain = parts._replace(netloc=host, path=path, query=query).geturl()
         request = urllib.request.Request(plain, headers={"User-Agent": f"boxwright/{__version__}"})
         with _opener(parts, plain).open(request, timeout=TIMEOUT) as response:
             while chunk := response.read(CHUNK):

@@ -11,7 +11,7 @@ import torch
 
 from boxwright.arrays import Array
 from boxwright.counting import overlay
-from boxwright.counting.config import CountingConfig
+from boxwright.counting.config import CountingConfig, check_size
 from boxwright.counting.counter import Counter
 from boxwright.counting.table import EventTable
 from boxwright.files import atomic_write
@@ -88,6 +88,8 @@ class TrackedOutput(VideoOutput):
 
     def write(self, frame: VideoFrame, result: Result) -> None:
         found = cast(Prediction, result)
+        if self.counter is not None and not self.frames:
+            check_size(self.counter.config, *found.size)
         tracks = self.tracker.update(found, frame.image, frame.time)
         self._count(tracks, frame.time)
         mot.write_rows(self._mot, frame.index + 1, tracks)

@@ -75,6 +75,8 @@ def _open(url: str, name: str, options: dict[str, str], timeout: float | None) -
 def unreadable(name: str, error: FFmpegError, hint: str = "is it complete?") -> InputError:
     """The error for a video that FFmpeg does not open or read."""
     reason = error.strerror or type(error).__name__  # its text has the address with the password
+    if isinstance(error, import_extra("av", "video").error.ExitError):  # by which PyAV ends what takes too long
+        reason = "no data came in time"
     return InputError(f"{name}: cannot be read as a video ({reason}); {hint}")
 
 

@@ -8,6 +8,8 @@ from typing import Protocol, Self
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 
+MAX_START = 1e9  # s, 30 years; FFmpeg seeks in 64-bit us
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoFrame:
@@ -86,6 +88,8 @@ class Selection:
             raise InputError(f"stride: found {self.stride}, needed 1 or more")
         if not (math.isfinite(self.start) and self.start >= 0):
             raise InputError(f"start: found {self.start}, needed 0 or more seconds")
+        if self.start > MAX_START:
+            raise InputError(f"start: found {self.start}, needed at most {MAX_START:g} seconds")
         if self.stop is not None and not self.stop > self.start:
             raise InputError(f"stop: found {self.stop}, needed more seconds than those of start, {self.start}")
         if self.max_fps is not None and not 0 < self.max_fps < math.inf:

@@ -13,7 +13,7 @@ from boxwright.images.header import SUFFIXES
 from boxwright.video.decode import DEFAULT_RATE
 from boxwright.video.frames import Decoded, Selection, VideoFrame
 
-NUMBER = re.compile(r"%(?:0(\d+))?d")  # as in C and FFmpeg
+NUMBER = re.compile(r"%(?:0(\d{1,3}))?d")  # as in C and FFmpeg; names have at most 255 characters
 
 
 def is_sequence(source: str) -> bool:
@@ -36,7 +36,7 @@ class ImageSequence:
         self.name, self.selection, self.faults = pattern, selection, list[str]()
         self._rate = DEFAULT_RATE if rate is None else rate
         if not 0 < self._rate <= 1000:
-            raise InputError(f"fps: found {rate}, needed 0 to 1000 frames per second")
+            raise InputError(f"fps: found {rate}, needed more than 0 and at most 1000 frames per second")
         self._files = _files(Path(pattern))
         if not self._files:
             raise InputError(f"{pattern}: no image has such a name; needed the number as %d or %06d")
