@@ -2,9 +2,9 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -20,6 +20,7 @@ from boxwright.serve.metrics import CONTENT_TYPE, Metrics
 from boxwright.serve.models import Model, chosen
 from boxwright.serve.refusal import Refusal
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -95,7 +96,7 @@ def _add_prediction(app: FastAPI, state: State) -> None:
                 image = await asyncio.to_thread(file_of_multipart, body, content_type)
             else:
                 image = bytes(body)
-            (answer,) = await model.predict([image], args, deadline, draw=FLAGS[draw])
+            (answer,) = await _unless_gone(request, model.predict([image], args, deadline, draw=FLAGS[draw]))
         if answer.drawing is not None:
             return Response(answer.drawing, media_type="image/jpeg")
         result, task = answer.result, model.predictor.task
@@ -133,7 +134,8 @@ def _add_inference(app: FastAPI, state: State) -> None:
         header_length = request.headers.get(inference.HEADER_LENGTH)
         async with state.bodies.read(request, deadline) as body:
             parsed = await asyncio.to_thread(inference.parse, body, header_length, model)
-            answers = await model.predict(parsed.images, model.args(**parsed.args), deadline)
+            args = model.args(**parsed.args)
+            answers = await _unless_gone(request, model.predict(parsed.images, args, deadline))
         content, headers = inference.response(model, parsed, answers)
         return Response(content, headers=headers)
 
@@ -156,6 +158,24 @@ def _known(request: Request, state: State, name: str, version: str) -> Model:
         raise Refusal(404, f"model '{name[:80]}', version '{version[:20]}': not served")
     request.state.model = name
     return state.models[name]
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is canceled when the client closes its connection. The body was read before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 def _number(text: str | None, name: str, kind: type[float] | type[int]) -> Any:

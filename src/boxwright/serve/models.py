@@ -71,22 +71,21 @@ class Model:
     async def predict(
         self, images: Sequence[Image], args: PostprocessArgs, deadline: float, *, draw: bool = False
     ) -> list[Answer]:
-        """The answers of all images.
+        """The answers of all images. If it is canceled, those that still wait are not run.
 
         Raises:
             BusyError: The queue is full.
             InputError: An image cannot be read, or is too large.
             Refusal: It takes longer than until `deadline`, in seconds of the event loop.
         """
-        futures = [asyncio.wrap_future(future) for future in self.batcher.submit(images, args, draw=draw)]
+        futures = self.batcher.submit(images, args, draw=draw)
         try:
             async with asyncio.timeout_at(deadline):
-                return list(await asyncio.gather(*futures))
+                return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
         except TimeoutError as error:
             raise Refusal(504, "not answered in time; send fewer requests at once, or raise --timeout") from error
         finally:
-            for future in futures:
-                future.cancel()
+            self.batcher.cancel(futures)
 
 
 def named_paths(weights: Iterable[str]) -> dict[str, str]:
