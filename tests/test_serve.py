@@ -77,8 +77,9 @@ def test_an_image_as_the_body(server: ServerProcess) -> None:
 
 def test_an_image_in_a_form(server: ServerProcess) -> None:
     body, kind = form(('; name="note"', b"hello"), ('; name="file"; filename="a.png"\r\nX: y', encoded(RED_AND_BLUE)))
-    found = rows(ask(server, "POST", "/predict", body, content_type=kind))
-    assert sorted(found) == [("blue", [40, 8, 60, 16]), ("red", [10, 20, 30, 40])]
+    for content_type in (kind, kind.replace("multipart", "Multipart")):
+        found = rows(ask(server, "POST", "/predict", body, content_type=content_type))
+        assert sorted(found) == [("blue", [40, 8, 60, 16]), ("red", [10, 20, 30, 40])]
 
 
 def test_arguments_in_the_query(server: ServerProcess) -> None:
@@ -145,6 +146,13 @@ HEADERS = "".join(f"\r\nX-{number}: y" for number in range(100))
         ("/predict?threshold=high", encoded(RED), "", 400, "threshold: found 'high', needed a number"),
         ("/predict?class=violet", encoded(RED), "", 400, "class 'violet'"),
         ("/predict?top_k=3", encoded(RED), "", 400, "top_k"),
+        (
+            "/predict?treshold=0.5",
+            encoded(RED),
+            "",
+            400,
+            "query: found 'treshold', needed some of model, threshold, iou",
+        ),
         ("/predict?draw=maybe", encoded(RED), "", 400, "draw: found 'maybe'"),
         ("/predict?model=other%0a", encoded(RED), "", 404, "model 'other\\n': not served; needed one of shapes"),
         ("/v2/models/other/infer", b"{}", "", 404, "not served"),
@@ -258,6 +266,16 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
     assert status == (413 if "images, needed at most" in line else 400)
     assert line in answer["error"]
     assert len(answer["error"]) <= 200
+
+
+def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:
+    """As clients write it that make JSON of objects."""
+    given = {"inputs": [tensor(parameters=None)], "outputs": [{"name": "scores", "parameters": None}]}
+    status, answer, _ = ask(
+        server, "POST", "/v2/models/shapes/infer", json.dumps(given | {"id": None, "parameters": None})
+    )
+    assert (status, [entry["name"] for entry in answer["outputs"]]) == (200, ["scores"])
+    assert "id" not in answer
 
 
 @pytest.mark.parametrize("length", ["-1", "5000", "nine", ""])

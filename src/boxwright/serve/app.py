@@ -27,6 +27,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")  # need no token, since probes have none
+QUERY = ("model", "threshold", "iou", "class", "top_k", "draw")  # parameters of /predict
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -79,6 +80,8 @@ def _add_prediction(app: FastAPI, state: State) -> None:
     async def predict(request: Request) -> Response:
         """An image, as the body or as the file of a form -> its detections or classes, or with draw=1 a JPEG."""
         deadline, query = state.deadline(), request.query_params
+        if unknown := query.keys() - set(QUERY):
+            raise Refusal(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
         model = _model(request, state, query.get("model"))
         draw = query.get("draw", "0")
         if draw not in FLAGS:
@@ -92,7 +95,7 @@ def _add_prediction(app: FastAPI, state: State) -> None:
         model.batcher.check_room()  # before the body is read
         content_type = request.headers.get("content-type", "")
         async with state.bodies.read(request, deadline) as body:
-            if content_type.startswith("multipart/"):
+            if content_type.lower().startswith("multipart/"):
                 image = await asyncio.to_thread(file_of_multipart, body, content_type)
             else:
                 image = bytes(body)

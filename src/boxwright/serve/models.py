@@ -8,7 +8,7 @@ import numpy as np
 
 from boxwright.config import Overrides
 from boxwright.errors import InputError
-from boxwright.export.run import default_name
+from boxwright.export.run import default_name, is_model_name
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor, load
@@ -98,7 +98,7 @@ def named_paths(weights: Iterable[str]) -> dict[str, str]:
         name, separator, path = entry.partition("=")
         if not separator or Path(entry).exists():
             name, path = default_name(entry), entry
-        if not name or not all(char.isalnum() or char in "-_." for char in name) or name[0] == ".":
+        if not is_model_name(name):
             raise InputError(f"{entry}: found the model name '{name}', needed letters, digits, - _ .; say NAME={path}")
         if name in paths:
             raise InputError(f"{entry}: the model name '{name}' is taken by {paths[name]}; say another by NAME={path}")
