@@ -254,6 +254,10 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ({"inputs": [tensor(parameters={"binary_data_size": 12})]}, "found 12 as binary_data_size, needed 0"),
         ({"inputs": [tensor(parameters=[])]}, "images.parameters: needed a JSON object"),
         ({"inputs": [tensor()], "outputs": [{"name": "masks"}]}, "outputs: found 'masks', needed some of boxes"),
+        (
+            {"inputs": [tensor()], "outputs": [{"name": "scores", "parameters": {"classification": 3}}]},
+            "outputs: found classification of scores",
+        ),
         ({"inputs": [tensor()], "outputs": {}}, "outputs: needed a list"),
         ({"inputs": [tensor()], "parameters": {"threshold": "low"}}, "parameters.threshold: found low"),
         ({"inputs": [tensor()], "parameters": {"threshold": 7}}, "threshold: found 7, needed a number from 0 to 1"),
@@ -266,6 +270,15 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
     assert status == (413 if "images, needed at most" in line else 400)
     assert line in answer["error"]
     assert len(answer["error"]) <= 200
+
+
+def test_head_is_get_without_the_body(server: ServerProcess) -> None:
+    for path, status in (("/v2/health/ready", 200), ("/metrics", 200), ("/predict", 405)):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+            connection.request("HEAD", path)
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (status, b"")
+            assert int(response.headers["content-length"]) > 0
 
 
 def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:

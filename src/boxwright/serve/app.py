@@ -176,6 +176,8 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         if not working.done():
             raise ClientDisconnect
         return working.result()
+    except asyncio.CancelledError as error:
+        raise Refusal(503, "the server was stopped at once, before the answer") from error
     finally:
         working.cancel()
         leaving.cancel()
@@ -223,6 +225,8 @@ class _Gate:
         if scope["type"] != "http":  # a lifespan or a web socket, which uvicorn does not send here
             raise RuntimeError(f"found {scope['type']}, needed http")
         scope["state"] = {"model": ""}
+        # HEAD is answered as GET, and uvicorn, which has the other scope, leaves the body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -232,7 +236,7 @@ class _Gate:
             await send(message)
 
         if self.authorization is None or scope["path"] in OPEN_PATHS or self._is_authorized(scope):
-            await self.app(scope, receive, answer)
+            await self.app(inner, receive, answer)
         else:
             line = "authorization: needed the server's bearer token"
             response = _json({"error": line}, 401, {"www-authenticate": "Bearer"})

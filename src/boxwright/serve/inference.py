@@ -173,6 +173,8 @@ def _outputs(requested: object, binary: bool, model: Model) -> dict[str, bool]:
         if name not in names:
             raise _invalid(f"outputs: found '{str(name)[:40]}', needed some of {', '.join(names)}")
         parameters = _parameters(entry, "outputs.parameters")
+        if parameters.get("classification"):  # of Triton; a client that asks for it reads texts
+            raise _invalid(f"outputs: found classification of {name}, which is not supported; leave it out")
         outputs[name] = bool(parameters.get("binary_data", binary))
     return outputs
 
