@@ -272,25 +272,6 @@ def test_infer_with_a_wrong_tensor_is_one_line(tree: Any, line: str, server: Ser
     assert len(answer["error"]) <= 200
 
 
-def test_head_is_get_without_the_body(server: ServerProcess) -> None:
-    for path, status in (("/v2/health/ready", 200), ("/metrics", 200), ("/predict", 405)):
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
-            connection.request("HEAD", path)
-            response = connection.getresponse()
-            assert (response.status, response.read()) == (status, b"")
-            assert int(response.headers["content-length"]) > 0
-
-
-def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:
-    """As clients write it that make JSON of objects."""
-    given = {"inputs": [tensor(parameters=None)], "outputs": [{"name": "scores", "parameters": None}]}
-    status, answer, _ = ask(
-        server, "POST", "/v2/models/shapes/infer", json.dumps(given | {"id": None, "parameters": None})
-    )
-    assert (status, [entry["name"] for entry in answer["outputs"]]) == (200, ["scores"])
-    assert "id" not in answer
-
-
 @pytest.mark.parametrize("length", ["-1", "5000", "nine", ""])
 def test_infer_with_a_wrong_length_of_the_header(length: str, server: ServerProcess) -> None:
     status, answer, _ = ask(
@@ -371,3 +352,22 @@ def test_metrics(server: ServerProcess) -> None:
 def test_it_says_that_only_this_machine_is_served(server: ServerProcess) -> None:
     assert server.lines[0].startswith("serving shapes on http://127.0.0.1:")
     assert "(this machine only" in server.lines[0]
+
+
+def test_head_is_get_without_the_body(server: ServerProcess) -> None:
+    for path, status in (("/v2/health/ready", 200), ("/metrics", 200), ("/predict", 405)):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+            connection.request("HEAD", path)
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (status, b"")
+            assert int(response.headers["content-length"]) > 0
+
+
+def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:
+    """As clients write it that make JSON of objects."""
+    given = {"inputs": [tensor(parameters=None)], "outputs": [{"name": "scores", "parameters": None}]}
+    status, answer, _ = ask(
+        server, "POST", "/v2/models/shapes/infer", json.dumps(given | {"id": None, "parameters": None})
+    )
+    assert (status, [entry["name"] for entry in answer["outputs"]]) == (200, ["scores"])
+    assert "id" not in answer
