@@ -4,14 +4,16 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
 
 from boxwright.errors import InputError
+from boxwright.images.draw import encode_image
 from boxwright.serve import batcher as batching
 from boxwright.serve.batcher import Answer, Batcher, BusyError, Limits, PredictionError, TooLargeError
-from boxwright.serve.metrics import Histogram, ModelMetrics
+from boxwright.serve.metrics import Histogram, Metrics, ModelMetrics
 from boxwright.serve.models import Model, named_paths
 from boxwright.serve.refusal import Refusal
 from stand_in import Rectangles, rectangles_predictor, scene
@@ -145,6 +147,50 @@ def test_an_answer_that_takes_too_long(held: Held) -> None:
     finally:
         held.go.set()
         model.batcher.close()
+
+
+def test_images_of_a_client_that_goes_leave_the_queue(held: Held) -> None:
+    """They cost nothing, and others get their room."""
+    for module in ("fastapi", "python_multipart"):
+        pytest.importorskip(module, reason="needs the extra serve")
+    from boxwright.serve.app import State, create_app
+    from boxwright.serve.bodies import Bodies
+
+    model = Model("shapes", rectangles_predictor(), Limits(1, 0.001, 6, 10_000), ModelMetrics())
+    model.ready = True
+    app = create_app(State({"shapes": model}, Metrics(["shapes"]), Bodies(100_000), PATIENCE))
+    content = encode_image(RED, ".png")
+    running = model.batcher.submit([BLUE], model.args())
+    assert held.entered.wait(PATIENCE)
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        left = [{"type": "http.request", "body": content, "more_body": False}]
+
+        async def receive() -> Any:
+            if left:
+                return left.pop()
+            while not len(model.batcher):
+                await asyncio.sleep(0.001)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [],
+        }  # fmt: skip
+        await asyncio.wait_for(app(scope, receive, send), PATIENCE)
+        assert len(model.batcher) == 0
+
+    try:
+        asyncio.run(ask())
+    finally:
+        held.go.set()
+        model.batcher.close()
+    assert statuses == [400]
+    assert boxes(running[0]) == [[1, 2, 33, 44]]
+    assert held.sizes == [1]
 
 
 def test_pytorch_on_a_cpu_runs_one_image_at_a_time() -> None:

@@ -77,8 +77,9 @@ def test_an_image_as_the_body(server: ServerProcess) -> None:
 
 def test_an_image_in_a_form(server: ServerProcess) -> None:
     body, kind = form(('; name="note"', b"hello"), ('; name="file"; filename="a.png"\r\nX: y', encoded(RED_AND_BLUE)))
-    found = rows(ask(server, "POST", "/predict", body, content_type=kind))
-    assert sorted(found) == [("blue", [40, 8, 60, 16]), ("red", [10, 20, 30, 40])]
+    for content_type in (kind, kind.replace("multipart", "Multipart")):
+        found = rows(ask(server, "POST", "/predict", body, content_type=content_type))
+        assert sorted(found) == [("blue", [40, 8, 60, 16]), ("red", [10, 20, 30, 40])]
 
 
 def test_arguments_in_the_query(server: ServerProcess) -> None:
@@ -145,6 +146,13 @@ HEADERS = "".join(f"\r\nX-{number}: y" for number in range(100))
         ("/predict?threshold=high", encoded(RED), "", 400, "threshold: found 'high', needed a number"),
         ("/predict?class=violet", encoded(RED), "", 400, "class 'violet'"),
         ("/predict?top_k=3", encoded(RED), "", 400, "top_k"),
+        (
+            "/predict?treshold=0.5",
+            encoded(RED),
+            "",
+            400,
+            "query: found 'treshold', needed some of model, threshold, iou",
+        ),
         ("/predict?draw=maybe", encoded(RED), "", 400, "draw: found 'maybe'"),
         ("/predict?model=other%0a", encoded(RED), "", 404, "model 'other\\n': not served; needed one of shapes"),
         ("/v2/models/other/infer", b"{}", "", 404, "not served"),
@@ -247,6 +255,10 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ({"inputs": [tensor(parameters={"binary_data_size": 12})]}, "found 12 as binary_data_size, needed 0"),
         ({"inputs": [tensor(parameters=[])]}, "images.parameters: needed a JSON object"),
         ({"inputs": [tensor()], "outputs": [{"name": "masks"}]}, "outputs: found 'masks', needed some of boxes"),
+        (
+            {"inputs": [tensor()], "outputs": [{"name": "scores", "parameters": {"classification": 3}}]},
+            "outputs: found classification of scores",
+        ),
         ({"inputs": [tensor()], "outputs": {}}, "outputs: needed a list"),
         ({"inputs": [tensor()], "parameters": {"threshold": "low"}}, "parameters.threshold: found low"),
         ({"inputs": [tensor()], "parameters": {"threshold": 7}}, "threshold: found 7, needed a number from 0 to 1"),
@@ -342,3 +354,22 @@ def test_metrics(server: ServerProcess) -> None:
 def test_it_says_that_only_this_machine_is_served(server: ServerProcess) -> None:
     assert server.lines[0].startswith("serving shapes on http://127.0.0.1:")
     assert "(this machine only" in server.lines[0]
+
+
+def test_head_is_get_without_the_body(server: ServerProcess) -> None:
+    for path, status in (("/v2/health/ready", 200), ("/metrics", 200), ("/predict", 405)):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+            connection.request("HEAD", path)
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (status, b"")
+            assert int(response.headers["content-length"]) > 0
+
+
+def test_infer_with_null_for_what_is_not_given(server: ServerProcess) -> None:
+    """As clients write it that make JSON of objects."""
+    given = {"inputs": [tensor(parameters=None)], "outputs": [{"name": "scores", "parameters": None}]}
+    status, answer, _ = ask(
+        server, "POST", "/v2/models/shapes/infer", json.dumps(given | {"id": None, "parameters": None})
+    )
+    assert (status, [entry["name"] for entry in answer["outputs"]]) == (200, ["scores"])
+    assert "id" not in answer

@@ -117,6 +117,13 @@ def test_answers_in_batches(backend: str, onnx_file: Path, images: list[Path]) -
     assert measured.batch_images.lines("x", "m")[0].endswith(" 0"), "no batch of one"
 
 
+def test_a_name_that_triton_cannot_read(tmp_path: Path) -> None:
+    """It would end the text of the configuration."""
+    with pytest.raises(InputError, match="found the model name 'my \"run', needed letters, digits"):
+        export_model(tmp_path / 'my "run.safetensors', "triton", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.runtimes
 @needs_runtimes
 def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Path) -> None:

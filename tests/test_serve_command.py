@@ -19,7 +19,7 @@ for module in ("fastapi", "uvicorn", "python_multipart"):
 from boxwright import cli  # noqa: E402
 from boxwright.errors import InputError  # noqa: E402
 from boxwright.serve import run  # noqa: E402
-from boxwright.serve.bodies import TOTAL, Bodies  # noqa: E402
+from boxwright.serve.bodies import TOTAL, Bodies, file_of_multipart  # noqa: E402
 from boxwright.serve.models import Model, chosen  # noqa: E402
 from boxwright.serve.refusal import Refusal  # noqa: E402
 
@@ -134,6 +134,13 @@ class Sent:
     async def stream(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
             yield chunk
+
+
+def test_malformed_forms_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Anybody can send them, as many as they like."""
+    with pytest.raises(Refusal, match="malformed"):
+        file_of_multipart(b"no boundary", "multipart/form-data; boundary=edge")
+    assert capsys.readouterr().err == ""
 
 
 def test_all_bodies_together_are_bounded() -> None:

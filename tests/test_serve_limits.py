@@ -150,6 +150,25 @@ def test_a_stop_under_load_answers_what_was_taken() -> None:
         assert server.lines[-1] == "stopped; all requests that were taken are answered\n"
 
 
+def test_a_second_signal_ends_it_at_once() -> None:
+    """Without running what waits, and without a traceback for each request."""
+    with running(stand_in(delay=1.0, max_batch=1)) as server, ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(ask, server, "POST", "/predict", encoded(RED)) for _ in range(8)]
+        until(lambda: waiting(server) >= 6)
+        server.process.terminate()
+        until(lambda: not is_listening(server.port))
+        server.process.terminate()
+        answers = [future.result() for future in futures]
+        assert server.process.wait(PATIENCE) == 0
+        server.reader.join()
+        found = Counter(answer[0] for answer in answers)
+        assert found[503] >= 2, "of eight that take a second each"
+        assert found[200] + found[503] == 8
+        assert all("stopped at once" in answer[1]["error"] for answer in answers if answer[0] == 503)
+        assert "Traceback" not in "".join(server.lines)
+        assert server.lines[-1] == "stopped at once; requests that waited are not answered\n"
+
+
 def is_listening(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()

@@ -188,6 +188,11 @@ def default_name(source: str | Path) -> str:
     return path.stem
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a model may have this name in a server: in URLs, configurations and file names."""
+    return bool(name) and name[0] != "." and all(char.isalnum() or char in "-_." for char in name)
+
+
 def source_files(source: str | Path) -> list[Path]:
     """The files that are read for `source`."""
     file = locate(Path(source))

@@ -30,10 +30,12 @@ def export_repository(source: str | Path, out: str | Path | None, *, batch: int,
         options: Of `export_model`; the file is complete and of dynamic batch in any case.
 
     Raises:
-        InputError: As `export_model`, and if the repository has a model of this name.
+        InputError: As `export_model`, and if the repository has a model of this name, or it is none for a server.
     """
     repository = Path("model_repository" if out is None else out)
     name = run.default_name(source)
+    if not run.is_model_name(name):
+        raise InputError(f"{source}: found the model name '{name}', needed letters, digits, - _ .; rename it")
     target = repository / name
     options |= {"complete": True, "dynamic_batch": True}
     make_folder(repository)

@@ -2,9 +2,9 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -20,12 +20,14 @@ from boxwright.serve.metrics import CONTENT_TYPE, Metrics
 from boxwright.serve.models import Model, chosen
 from boxwright.serve.refusal import Refusal
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")  # need no token, since probes have none
+QUERY = ("model", "threshold", "iou", "class", "top_k", "draw")  # parameters of /predict
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -78,6 +80,8 @@ def _add_prediction(app: FastAPI, state: State) -> None:
     async def predict(request: Request) -> Response:
         """An image, as the body or as the file of a form -> its detections or classes, or with draw=1 a JPEG."""
         deadline, query = state.deadline(), request.query_params
+        if unknown := query.keys() - set(QUERY):
+            raise Refusal(400, f"query: found '{min(unknown)[:40]}', needed some of {', '.join(QUERY)}")
         model = _model(request, state, query.get("model"))
         draw = query.get("draw", "0")
         if draw not in FLAGS:
@@ -91,11 +95,11 @@ def _add_prediction(app: FastAPI, state: State) -> None:
         model.batcher.check_room()  # before the body is read
         content_type = request.headers.get("content-type", "")
         async with state.bodies.read(request, deadline) as body:
-            if content_type.startswith("multipart/"):
+            if content_type.lower().startswith("multipart/"):
                 image = await asyncio.to_thread(file_of_multipart, body, content_type)
             else:
                 image = bytes(body)
-            (answer,) = await model.predict([image], args, deadline, draw=FLAGS[draw])
+            (answer,) = await _unless_gone(request, model.predict([image], args, deadline, draw=FLAGS[draw]))
         if answer.drawing is not None:
             return Response(answer.drawing, media_type="image/jpeg")
         result, task = answer.result, model.predictor.task
@@ -133,7 +137,8 @@ def _add_inference(app: FastAPI, state: State) -> None:
         header_length = request.headers.get(inference.HEADER_LENGTH)
         async with state.bodies.read(request, deadline) as body:
             parsed = await asyncio.to_thread(inference.parse, body, header_length, model)
-            answers = await model.predict(parsed.images, model.args(**parsed.args), deadline)
+            args = model.args(**parsed.args)
+            answers = await _unless_gone(request, model.predict(parsed.images, args, deadline))
         content, headers = inference.response(model, parsed, answers)
         return Response(content, headers=headers)
 
@@ -156,6 +161,26 @@ def _known(request: Request, state: State, name: str, version: str) -> Model:
         raise Refusal(404, f"model '{name[:80]}', version '{version[:20]}': not served")
     request.state.model = name
     return state.models[name]
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is canceled when the client closes its connection. The body was read before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    except asyncio.CancelledError as error:
+        raise Refusal(503, "the server was stopped at once, before the answer") from error
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 def _number(text: str | None, name: str, kind: type[float] | type[int]) -> Any:
@@ -200,6 +225,8 @@ class _Gate:
         if scope["type"] != "http":  # a lifespan or a web socket, which uvicorn does not send here
             raise RuntimeError(f"found {scope['type']}, needed http")
         scope["state"] = {"model": ""}
+        # HEAD is answered as GET, and uvicorn, which has the other scope, leaves the body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -209,7 +236,7 @@ class _Gate:
             await send(message)
 
         if self.authorization is None or scope["path"] in OPEN_PATHS or self._is_authorized(scope):
-            await self.app(scope, receive, answer)
+            await self.app(inner, receive, answer)
         else:
             line = "authorization: needed the server's bearer token"
             response = _json({"error": line}, 401, {"www-authenticate": "Bearer"})

@@ -122,6 +122,13 @@ class Batcher:
             self._changed.notify_all()
         return [job.future for job in jobs]
 
+    def cancel(self, futures: "Sequence[Future[Answer]]") -> None:
+        """Take those images of `submit` that still wait out of the queue."""
+        canceled = [future.cancel() for future in futures]
+        if any(canceled):
+            with self._changed:
+                self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+
     def close(self) -> None:
         """Reject new images, work on those that wait, and end the threads."""
         with self._changed:

@@ -1,6 +1,7 @@
 """Reading the bodies of requests, within limits of size and time, and the file of a multipart body."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from boxwright.serve.refusal import Refusal
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs every malformed form; the answer says it
 
 CLOSE = {"connection": "close"}  # where the rest of a body is not read
 TOTAL = 8  # bodies of the largest size that are in memory

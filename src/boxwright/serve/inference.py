@@ -76,7 +76,7 @@ def parse(body: bytearray, header_length: str | None, model: Model) -> InferRequ
     if length > MAX_JSON:
         raise Refusal(413, f"JSON: found {length} bytes, needed at most {MAX_JSON}; send the tensor as binary data")
     tree = _object(_json(bytes(body[:length])), "request")
-    parameters = _object(tree.get("parameters", {}), "parameters")
+    parameters = _parameters(tree, "parameters")
     inputs = tree.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise _invalid(f"inputs: needed a list of one tensor, {INPUT}")
@@ -135,7 +135,7 @@ def _images(tensor: Mapping[str, Any], binary: memoryview, channels: int) -> Arr
     sides = shape if isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape) else []
     if len(sides) != 4 or sides[3] != channels:
         raise _invalid(f"{INPUT}: found the shape {str(shape)[:60]}, needed (images, height, width, {channels})")
-    size = _object(tensor.get("parameters", {}), f"{INPUT}.parameters").get("binary_data_size")
+    size = _parameters(tensor, f"{INPUT}.parameters").get("binary_data_size")
     if size is None:
         values = _numbers(tensor.get("data"))
     elif type(size) is not int or size != len(binary):
@@ -172,7 +172,9 @@ def _outputs(requested: object, binary: bool, model: Model) -> dict[str, bool]:
         name = _object(entry, "outputs").get("name")
         if name not in names:
             raise _invalid(f"outputs: found '{str(name)[:40]}', needed some of {', '.join(names)}")
-        parameters = _object(entry.get("parameters", {}), "outputs.parameters")
+        parameters = _parameters(entry, "outputs.parameters")
+        if parameters.get("classification"):  # of Triton; a client that asks for it reads texts
+            raise _invalid(f"outputs: found classification of {name}, which is not supported; leave it out")
         outputs[name] = bool(parameters.get("binary_data", binary))
     return outputs
 
@@ -188,6 +190,12 @@ def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _invalid(f"{name}: needed a JSON object")
     return value
+
+
+def _parameters(owner: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of a request or tensor; some clients write null for none."""
+    found = owner.get("parameters")
+    return {} if found is None else _object(found, name)
 
 
 def _invalid(line: str) -> Refusal:

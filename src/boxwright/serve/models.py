@@ -8,7 +8,7 @@ import numpy as np
 
 from boxwright.config import Overrides
 from boxwright.errors import InputError
-from boxwright.export.run import default_name
+from boxwright.export.run import default_name, is_model_name
 from boxwright.predict.inputs import Image
 from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor, load
@@ -71,22 +71,21 @@ class Model:
     async def predict(
         self, images: Sequence[Image], args: PostprocessArgs, deadline: float, *, draw: bool = False
     ) -> list[Answer]:
-        """The answers of all images.
+        """The answers of all images. If it is canceled, those that still wait are not run.
 
         Raises:
             BusyError: The queue is full.
             InputError: An image cannot be read, or is too large.
             Refusal: It takes longer than until `deadline`, in seconds of the event loop.
         """
-        futures = [asyncio.wrap_future(future) for future in self.batcher.submit(images, args, draw=draw)]
+        futures = self.batcher.submit(images, args, draw=draw)
         try:
             async with asyncio.timeout_at(deadline):
-                return list(await asyncio.gather(*futures))
+                return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
         except TimeoutError as error:
             raise Refusal(504, "not answered in time; send fewer requests at once, or raise --timeout") from error
         finally:
-            for future in futures:
-                future.cancel()
+            self.batcher.cancel(futures)
 
 
 def named_paths(weights: Iterable[str]) -> dict[str, str]:
@@ -99,7 +98,7 @@ def named_paths(weights: Iterable[str]) -> dict[str, str]:
         name, separator, path = entry.partition("=")
         if not separator or Path(entry).exists():
             name, path = default_name(entry), entry
-        if not name or not all(char.isalnum() or char in "-_." for char in name) or name[0] == ".":
+        if not is_model_name(name):
             raise InputError(f"{entry}: found the model name '{name}', needed letters, digits, - _ .; say NAME={path}")
         if name in paths:
             raise InputError(f"{entry}: the model name '{name}' is taken by {paths[name]}; say another by NAME={path}")

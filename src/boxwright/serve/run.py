@@ -72,7 +72,10 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
                 model.batcher.close()
     if faults:
         raise InputError(faults[0])
-    log.info("stopped; all requests that were taken are answered")
+    if server.force_exit:
+        log.info("stopped at once; requests that waited are not answered")
+    else:
+        log.info("stopped; all requests that were taken are answered")
 
 
 def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> None:
