@@ -114,8 +114,11 @@ def test_one_file_more_is_a_layout_that_is_opened(letters: Path, tmp_path: Path)
     assert len(formats.open_boxes(tmp_path / "mine.yaml", "val", "letters").rows) == 1
     assert len(formats.open_boxes(tmp_path / "mine.yaml", "val").rows) == 1
     assert len(formats.open_images(letters, "train").rows) == 0
-    with pytest.raises(InputError, match=r"formats: no data set found in it \(2 \.py\)"):
-        formats.open_boxes(tmp_path / "formats", "train")
+    (tmp_path / "code").mkdir()
+    for name in ("a.py", "b.py"):
+        (tmp_path / "code" / name).touch()
+    with pytest.raises(InputError, match=r"code: no data set found in it \(2 \.py\)"):
+        formats.open_boxes(tmp_path / "code", "train")
 
 
 @pytest.mark.usefixtures("more")

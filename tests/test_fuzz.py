@@ -45,7 +45,7 @@ class Format:
 
     make: Callable[[Path], Path]
     read: Callable[[Path], object]
-    many: int = 200
+    many: int = 120
     needs: str = ""  # the library without which it is skipped
 
 

@@ -121,9 +121,14 @@ def test_weights(
 
 
 @pytest.mark.runtimes
-@pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize(
-    ("fit", "resize"), [("letterbox", "darknet"), ("torchvision_corner", "float"), ("stretch", "linear")]
+    ("complete", "fit", "resize"),
+    [
+        (False, "letterbox", "darknet"),
+        (True, "letterbox", "darknet"),
+        (True, "torchvision_corner", "float"),
+        (True, "stretch", "linear"),
+    ],
 )
 def test_exported_files(
     complete: bool,
