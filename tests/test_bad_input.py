@@ -452,6 +452,7 @@ def test_full_disk_while_training_leaves_no_half_checkpoint(
     assert not Path("out/last").exists()
 
 
+@pytest.mark.slow
 def test_real_device_that_is_full(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

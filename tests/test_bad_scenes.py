@@ -72,6 +72,7 @@ def test_a_quadrilateral_over_the_edge_is_cut_there(dota: Path, capsys: pytest.C
     assert box == [90 - 36, 10, 10, 20]
 
 
+@pytest.mark.slow
 def test_an_empty_file_of_labels_is_a_scene_without_objects(dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LABELS.write_text("")
     assert run("data", "check", "dota") == 0

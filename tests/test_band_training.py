@@ -240,6 +240,7 @@ def test_files_windows_arrays_and_tensors_are_predicted_alike(trained: Trained, 
         predictor(tmp_path / "rgb.png")
 
 
+@pytest.mark.slow
 def test_evaluation_prediction_and_tensors(trained: Trained, tmp_path: Path) -> None:
     predictor = load(trained.run, device="cpu")
     assert evaluate(predictor, trained.data, "val", tmp_path / "evaluation").summary

@@ -232,6 +232,7 @@ def test_what_is_not_rgb_is_refused_and_not_misread(
     assert capfd.readouterr() == ("", "")  # nor does OpenCV say anything
 
 
+@pytest.mark.slow
 def test_what_is_not_rgb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A note of a check, which does not know the bands; without any chosen ones an error, which can be skipped."""
     monkeypatch.chdir(tmp_path)

@@ -145,6 +145,7 @@ def test_torch_file_that_unpacks_to_more_than_its_size(tmp_path: Path, tiny: Rec
         weights.load(build(tiny), tmp_path / "x.pt", tiny)
 
 
+@pytest.mark.slow
 def test_damaged_torch_files(tmp_path: Path, tiny: Recipe) -> None:
     """One byte of the archive's directory at the end changed, at many places: an InputError or a good load."""
     file = tmp_path / "x.pt"

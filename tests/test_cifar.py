@@ -200,6 +200,7 @@ def test_text_beyond_latin_1_is_no_pixels(tmp_path: Path) -> None:
     assert "data: character 0 is beyond Latin 1" in refusal(file)
 
 
+@pytest.mark.slow
 def test_many_empty_values_do_not_fill_the_memory(tmp_path: Path) -> None:
     file = tmp_path / "data_batch_1"
     file.write_bytes(b"\x80\x02" + b"}" * (1 << 20) + b".")

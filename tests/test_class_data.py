@@ -166,6 +166,7 @@ def test_check_names_unreadable_unused_and_shared_images(pets: Path, capsys: pyt
     assert json.loads((pets / "report.json").read_text())["checked"]["val"] == {"images": 3, "classes": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(100, 150), (37, 20), (30, 300)])
 def test_random_windows_are_those_of_torchvision(referee: ModuleType, size: tuple[int, int]) -> None:
     """Moments of area, aspect and place over many draws; whole px inside the image. Very wide: the fallback."""

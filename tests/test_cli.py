@@ -18,6 +18,7 @@ def status_of(*arguments: str) -> int | str | None:
     return leaving.value.code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--help"], []])
 def test_help_and_list_do_not_import_torch(arguments: list[str]) -> None:
     code = (
@@ -100,6 +101,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
         cli.main(["list"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     """`boxwright list | head -0`: the pipe is closed before anything is printed."""
     reading, writing = os.pipe()

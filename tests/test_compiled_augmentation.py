@@ -61,6 +61,7 @@ def together(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [ON_GPU], indirect=True)
 @pytest.mark.usefixtures("together")
 def test_each_function_is_one_graph() -> None:

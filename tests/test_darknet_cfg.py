@@ -74,6 +74,7 @@ def check_boxes(model: CfgDetector, raw: tuple[torch.Tensor, ...], wanted: Array
     assert apart.min(0).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_as_darknet_computes_them(case: str, tmp_path: Path) -> None:
     network, name = case.split()

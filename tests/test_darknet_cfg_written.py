@@ -151,6 +151,7 @@ def test_without_a_cfg_the_reason_is_told(
     assert [file.name for file in tmp_path.iterdir()] == ["net.weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -189,6 +190,7 @@ def test_an_epsilon_of_another_kind(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, state[name], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_a_run_comes_back_from_its_cfg() -> None:
     """What `boxwright train net.cfg` would take from the text is what the recipe says."""
     model, chosen = made(

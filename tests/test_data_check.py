@@ -192,6 +192,7 @@ def test_many_equal_boxes_name_the_first(tmp_path: Path) -> None:
     assert all("annotations[2] (annotation id 102)" in f.text for f in report.errors)
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_those_of_all_pairs(tmp_path: Path) -> None:
     """Against pycocotools' IoU of every pair, on crowded boxes of few widths and places."""
     from pycocotools import mask
@@ -342,6 +343,7 @@ def test_a_cut_off_tiff_is_seen_and_a_whole_one_not_decoded(tmp_path: Path, monk
     assert read_header(str(tmp_path / "a.tif")).size == (50, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "notes"), [("bccd", 7), ("aerial", 1)])
 def test_real_sets(name: str, notes: int) -> None:
     """BCCD's README knows seven cells boxed twice; aerial `large` has no truck. Nothing else is wrong with either."""

@@ -219,6 +219,7 @@ def test_no_image_is_no_output() -> None:
     assert DeformConv2d(4, 6, 2, "zoo")(torch.zeros(0, 4, 8, 10)).shape == (0, 6, 4, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_an_export_has_the_operators_of_its_format(sampling: Sampling) -> None:
     torch.manual_seed(0)

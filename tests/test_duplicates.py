@@ -34,6 +34,7 @@ def some_boxes(draw: np.random.Generator, count: int, spread: float) -> Boxes:
     return np.asarray((boxes * 2).round() / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.3, 1.5, 4.0])
 def test_the_same_as_all_pairs(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(int(spread * 10))
@@ -81,6 +82,7 @@ def test_no_boxes_and_one() -> None:
         assert best.tolist() == [0] * count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.1, 2.0])
 def test_forty_thousand_boxes_on_one_place(spread: float) -> None:
     """All pairs are 800 million: minutes. This takes a second or two; the limit is for slow machines."""

@@ -213,6 +213,7 @@ SCENES = [
 ]
 
 
+@pytest.mark.slow
 def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
     tree = write_set(tmp_path / "set", SCENES)
     predictor, out = rectangles_predictor(), tmp_path / "out"
@@ -241,6 +242,7 @@ def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
     assert evaluate(predictor, open_dataset(tmp_path / "set", "val"), threshold=1.0).ap == 0
 
 
+@pytest.mark.slow
 def test_plus_one_scores_boxes_one_px_wider_and_higher(tmp_path):
     """One box ends at the image's right edge: it was cut to the image before."""
     write_set(tmp_path / "set", [(64, 64, [(10, 12, 30, 40), (40, 8, 64, 20)], [0, 1])])

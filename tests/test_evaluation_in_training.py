@@ -75,6 +75,7 @@ def test_the_loaders_processes_live_through_evaluations(
     assert lines(tmp_path / "two") == lines(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_they_end_with_a_training_that_fails(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive = []
 

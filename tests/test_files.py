@@ -189,6 +189,7 @@ def scenes_of(folder: Path) -> Path:
     return folder / "set.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["show", "tile"])
 def test_nothing_is_written_among_the_images(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -150,6 +150,7 @@ def test_hooks_fire_and_edits_count(weights: Path) -> None:
     assert len(fast(image)) == len(before)
 
 
+@pytest.mark.slow
 def test_one_load_and_one_evaluate_for_both_tasks(weights: Path, tiny_coco: Path, tmp_path: Path) -> None:
     data = bw.open_dataset(tiny_coco, "val")
     assert len(data) == 4
@@ -219,6 +220,7 @@ def test_what_the_package_says_can_be_caught(log: list[str]) -> None:
     assert {line.partition(",")[0] for line in log} == {"reading: 1/1"}
 
 
+@pytest.mark.slow
 def test_what_is_published_stands_beside_what_was_measured(
     tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -357,6 +357,7 @@ def test_small_and_new_files_are_not_indexed(tmp_path: Path, monkeypatch: pytest
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_parse_makes_no_file_old(tmp_path: Path, parsed: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a JSON is old enough is asked of the moment before it was read."""
     file, real = make(tmp_path, labels()), coco.parse
@@ -449,6 +450,7 @@ def test_cap_on_boxes(crowded: Path, most: int | None, kept: int) -> None:
         assert lines == [f"{file}: image {image} has 300 boxes, data.max_boxes is 128: 172 left out"]
 
 
+@pytest.mark.slow
 def test_index_lies_where_the_recipe_says(crowded: Path, parsed: list[Path]) -> None:
     changes = {"data.root": str(crowded), "data.cache": str(crowded / "kept")}
     for _ in range(2):

@@ -113,6 +113,7 @@ def test_an_address_without_a_server_or_of_another_protocol_is_one_line():
     assert shown("rtsp://name:p@ss@host:554/a/b?token=word") == "rtsp://host:554/a/b"
 
 
+@pytest.mark.slow
 def test_a_playlist_from_the_network_opens_no_file(tmp_path):
     """Other addresses are all that it may name."""
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)

@@ -391,6 +391,7 @@ def test_own_classes_of_a_file(tmp_path: Path) -> None:
     assert torch.equal(weight, values[f"{head}.fc_cls.weight"][[3, 0, 1, 2]])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_networks")
 @pytest.mark.parametrize("changes", [ADAPTIVE, NORMS], ids=["adaptive", "norms"])
 def test_every_parameter_learns(changes: dict[str, Any]) -> None:

@@ -139,6 +139,7 @@ def test_loss_and_gradient(model: torch.nn.Module, empty: bool, rows: int) -> No
         assert bool((weight.grad != 0).any()) or (empty and ONLY_OF_OBJECTS.search(name)), f"{name} learns nothing"
 
 
+@pytest.mark.slow
 def test_loss_never_waits_for_a_gpu(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpn, "_kept", lambda boxes, _, *settings: rpn.kept_at_once(boxes, *settings))  # a GPU's way
     full = batch(empty=False)

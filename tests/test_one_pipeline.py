@@ -111,6 +111,7 @@ def check_one_pipeline(
     assert list(metrics.summary.values()) == pytest.approx(ap_of(rows, labels), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("resize", RESIZES)
 def test_weights(
@@ -147,6 +148,7 @@ def test_exported_files(
     check_one_pipeline(bw.load(file, backend="onnxruntime"), images, labels, tmp_path, decoded)
 
 
+@pytest.mark.slow
 def test_classifiers_decode_once_as_well(tmp_path: Path, decoded: list[int]) -> None:
     root = write_classes(tmp_path / "set", {"val": 3})
     recipe = recipes.load("tiny_darknet_cifar10").with_names(bw.open_dataset(root, "val").names)

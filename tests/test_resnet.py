@@ -33,6 +33,7 @@ def torchvision_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
     return maps
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_stages_equal_torchvisions(referee: ModuleType) -> None:
     import torchvision
@@ -59,6 +60,7 @@ def test_plans_are_torchvisions(depth: int, referee: ModuleType) -> None:
     assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes
 
 
+@pytest.mark.slow
 def test_padding_of_the_max_pool() -> None:
     """The stem passes every second cell on and the stages are skipped, so that the pool alone decides. Cells are
     numbered: the largest of a window is its last one."""
@@ -85,6 +87,7 @@ def test_deformable_layers_stand_in_the_last_three_stages() -> None:
         assert found == expected
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_starts_as_torchvisions(referee: ModuleType) -> None:
     """Deviation of every convolution, which is drawn from a normal distribution (bound: five standard errors)."""

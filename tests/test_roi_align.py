@@ -145,6 +145,7 @@ def test_no_number_goes_to_or_from_the_host() -> None:
         roi_align(maps, boxes, level, STRIDES, aligned=False, plus_one=True).sum().backward()
 
 
+@pytest.mark.slow
 def test_an_export_has_the_operator_of_its_format_or_is_equal() -> None:
     class Part(nn.Module):
         def forward(self, *given: Any) -> Tensor:

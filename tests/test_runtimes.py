@@ -40,6 +40,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     vars(runtimes).pop("added_target", None)
 
 
+@pytest.mark.slow
 def test_a_target_is_one_file(added: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is listed, exported to, compared, opened and run, and nothing else names it."""
     assert added in runtimes.names()

@@ -80,6 +80,7 @@ def task2(folder):
     return rows
 
 
+@pytest.mark.slow
 def test_whole_scenes_worked_by_hand(sets, tmp_path):
     """Red: found (0.9), one without label (0.9 * 0.95), found across a seam (0.9 * 0.91), and a third is not there.
 
@@ -99,6 +100,7 @@ def test_whole_scenes_worked_by_hand(sets, tmp_path):
     assert (result.covered, result.untiled) == (1, 0)
 
 
+@pytest.mark.slow
 def test_task2_files_hold_each_object_once_in_scene_px(sets, tmp_path):
     tiles, dota = open_dataset(sets / "tiles", "val"), open_dataset(sets / "dota", "val")
     whole.evaluate(predictor(), tiles, dota, tmp_path / "out")

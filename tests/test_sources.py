@@ -128,6 +128,7 @@ def server(tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_images_at_addresses(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     image = scene(64, 96, [(8, 8, 30, 30)], [2])
@@ -171,6 +172,7 @@ def test_a_stream_without_data_is_one_line(monkeypatch):
         open_video(f"http://127.0.0.1:{silent.getsockname()[1]}/stream")
 
 
+@pytest.mark.slow
 def test_what_is_not_fetched(tmp_path, server, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(fetch, "MAX_BYTES", 5_000_000)

@@ -280,6 +280,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert len({frozenset(validation(seed, f"s{seed}")) for seed in range(1, 5)}) > 1
 
 
+@pytest.mark.slow
 def test_near_duplicates_stay_together(tmp_path: Path) -> None:
     """Each photograph has a copy under another name: with another compression, or brighter."""
     root = yolo(tmp_path / "from", {f"{letter}.png": [0] for letter in "abcdefghijklmnopqrst"})

@@ -93,6 +93,7 @@ def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> Non
         assert "class name" in refusal(lambda: open_classes(tmp_path / "classes", "train", "folder"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$5_a_b$", "US$ or CA$", "a_b^c", "\\frac{", "日本語", "naïve"])
 def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
     """A `$` starts no formula, and letters that a font lacks are no reason to fail."""
@@ -283,6 +284,7 @@ def test_one_line() -> None:
     assert {len(one_line("ab " * count, 100)) for count in range(30, 400)} <= set(range(90, 101))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spaces", [False, True])
 @pytest.mark.parametrize("layout", writable())
 def test_messages_are_short_whatever_the_names(

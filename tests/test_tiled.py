@@ -66,6 +66,7 @@ def test_windows_find_what_the_whole_image_holds(tmp_path, name, window, overlap
     assert (found.path, found.size) == (str(file), (192, 320))
 
 
+@pytest.mark.slow
 def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
     """The small version of benchmarks/bench_big_image.py."""
     truth = objects(2500, 160)

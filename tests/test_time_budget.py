@@ -21,6 +21,7 @@ def run(data: Any, out: Any, changes: Any, **words: Any) -> Any:
     return train("demo", data, out, overrides=SMALL | changes, **words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "start", "seconds", "epochs"),
     [

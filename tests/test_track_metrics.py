@@ -26,6 +26,7 @@ def scored(tmp_path: Path, truth: Sequence[track_sequences.Row], found: Sequence
     return score(*map(mot.read, files))
 
 
+@pytest.mark.slow
 def test_made_sequences_agree_with_track_eval(tmp_path: Path) -> None:
     """50 random ones, with distractors and boxes that do not count."""
     names = [name for name in NUMBERS if name.startswith("made_")]
@@ -36,6 +37,7 @@ def test_made_sequences_agree_with_track_eval(tmp_path: Path) -> None:
         assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs the sample clips beside the checkout")
 def test_sample_sequences_and_the_sum_of_all_agree_with_track_eval(tmp_path: Path) -> None:
     total = sum(

@@ -150,6 +150,7 @@ def test_an_object_that_is_found_as_two_classes_is_one_track() -> None:
     assert [tracks.ids.tolist() for tracks in follow(twice)] == [[1]] * 10
 
 
+@pytest.mark.slow
 def test_ids_are_never_used_again_and_dead_tracks_are_forgotten() -> None:
     """Detections that flicker anywhere for 1000 frames, as a live camera's do for months."""
     draw = np.random.default_rng(4)

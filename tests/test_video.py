@@ -316,6 +316,7 @@ def test_the_first_frame_determines_the_size_and_times_are_kept(tmp_path):
         assert image[:, :40, 1].mean() > 200 > 60 > image[:, 56:, 1].mean()
 
 
+@pytest.mark.slow
 def test_without_an_encoder_for_h264_it_is_mpeg4(tmp_path, monkeypatch):
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264", "libopenh264"})
     with open_video(str(write_video(tmp_path / "a.mp4", moving(5)[0]))) as video:

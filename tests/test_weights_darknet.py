@@ -198,6 +198,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path, tiny: Recipe) -> None:
         weights.load(build(tiny), file, tiny)
 
 
+@pytest.mark.slow
 @trained
 def test_trained_file_comes_back_byte_for_byte(tmp_path: Path) -> None:
     settings, file = recipe.load("yolov3_tiny_coco_416_darknet"), SHARED / "yolov3-tiny.weights"

@@ -296,6 +296,7 @@ def test_our_files_are_read_by_the_library(tmp_path: Path) -> None:
         assert stream.metadata() == {"format": "pt", "recipe": json.dumps(CIFAR.tree())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["last", "best"])
 def test_reading_while_a_checkpoint_is_replaced(part: str, network: nn.Module, tmp_path: Path) -> None:
     """The old folder has stepped aside, the new one comes a moment later."""

@@ -336,6 +336,7 @@ def test_priors(fresh):
         assert bias[:, :4].abs().max() <= spread
 
 
+@pytest.mark.slow
 def test_gradient_reaches_every_weight(fresh):
     batch = batch_of([[[10.0, 12, 40, 50], [2, 2, 60, 60], [30, 5, 40, 25]]] * 2, [[0, 2, 1]] * 2)
     batch = replace(batch, images=torch.rand(2, 3, 64, 64))
