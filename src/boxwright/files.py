@@ -100,6 +100,8 @@ def local_file(path: str | Path) -> Path:
     place = mirrors.split(path)
     if place is None:
         return Path(path)
+    if (member := mirrors.find(path)) is not None and (local := mirrors.local_member(*member)) is not None:
+        return local
     target = Path(place[0], LOCAL, place[1])
     with open_regular(path) as file:  # also where it is there: an archive that has changed is an error
         if not target.exists():

@@ -82,6 +82,9 @@ class Reader(Protocol):
     def open_member(self, source: Source, member: Member) -> BinaryIO:
         """The content of a member, which can be read and sought from several threads. Raises OSError."""
 
+    def local_member(self, source: Source, member: Member) -> Path:
+        """A file with the content of a member, of a reader that has one (`remote`). Raises OSError."""
+
 
 def version_of(path: str | Path) -> str:
     """What identifies the content of a local file without reading it. Raises OSError."""
@@ -144,6 +147,17 @@ def open_member(source: Source, member: Member) -> BinaryIO:
         raise OSError(errno.ESTALE, f"{errors.printable(source.address)} has changed since it was opened; start again")
     raw = _Window(handle, member)
     return cast(BinaryIO, io.BytesIO(_inflated(raw, member)) if member.method == DEFLATED else io.BufferedReader(raw))
+
+
+def local_member(source: Source, member: Member) -> Path | None:
+    """A file with the content of a remote object, which is in the cache anyway; None for other members.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if source.kind != "remote":
+        return None
+    return cast(Reader, importlib.import_module(READERS[source.kind])).local_member(source, member)
 
 
 class Mirror:

@@ -50,13 +50,9 @@ class Helper:
 def helper() -> Helper:
     """The helper of this process, started at the first call."""
     with _lock:
-        return _helpers.setdefault(os.getpid(), None) or _start()  # type: ignore[arg-type]
-
-
-def _start() -> Helper:
-    _helpers.clear()
-    _helpers[os.getpid()] = Helper()
-    return _helpers[os.getpid()]
+        if os.getpid() not in _helpers:
+            _helpers[os.getpid()] = Helper()
+        return _helpers[os.getpid()]
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """Objects: what is there, fetching them into the cache, and writing them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from boxwright import progress
-from boxwright.errors import InputError
+from boxwright.errors import InputError, set_title
 from boxwright.remote import cache
 from boxwright.remote.address import Address, parse
 from boxwright.remote.stores import errors, is_usable, store_of
@@ -86,14 +85,16 @@ def fetch(objects: Sequence[RemoteObject], title: str = "") -> None:
         from boxwright.remote.helper import helper
 
         helper().fetch(missing)
-        return
-    with ThreadPoolExecutor(min(THREADS, len(missing))) as pool:
-        done: Iterator[None] = pool.map(_fetch, missing)
-        for _ in progress.track(done, len(missing), title, "objects") if title else done:
-            pass
+    elif len(missing) == 1:
+        _fetch(missing[0], title)
+    else:
+        with ThreadPoolExecutor(min(THREADS, len(missing))) as pool:
+            done: Iterator[None] = pool.map(_fetch, missing)
+            for _ in progress.track(done, len(missing), title, "objects") if title else done:
+                pass
 
 
-def _fetch(wanted: RemoteObject) -> None:
+def _fetch(wanted: RemoteObject, title: str = "") -> None:
     import obstore
 
     address = parse(wanted.uri)
@@ -103,7 +104,8 @@ def _fetch(wanted: RemoteObject) -> None:
         if stream is None:
             return
         received = 0
-        for chunk in obstore.get(store, key, options={"if_match": etag} if etag else None).stream(CHUNK):
+        chunks: Iterable[bytes] = obstore.get(store, key, options={"if_match": etag} if etag else None).stream(CHUNK)
+        for chunk in progress.track(chunks, -(-wanted.size // CHUNK), title, "x 4 MiB") if title else chunks:
             stream.write(chunk)
             received += len(chunk)
         if received != wanted.size:
@@ -126,6 +128,7 @@ def local_object(wanted: RemoteObject, title: str = "") -> Path:
     for _ in range(ATTEMPTS):
         fetch([wanted], title)
         if cache.keep(wanted.file):
+            set_title(str(wanted.file), str(parse(wanted.uri)))
             return wanted.file
     raise InputError(f"{parse(wanted.uri)}: removed from the cache again and again; raise {cache.SIZE}")
 
@@ -183,8 +186,3 @@ def delete(addresses: Sequence[Address]) -> None:
                 obstore.delete(store, key)
             except FileNotFoundError:
                 continue
-
-
-def is_whole(objects: Sequence[RemoteObject]) -> bool:
-    """Whether all of the objects are in the cache."""
-    return all(os.path.exists(each.file) for each in objects)  # noqa: PTH110
