@@ -132,6 +132,21 @@ def find(path: str | Path) -> tuple[Source, Member] | None:
     return None if place is None else mirror(place[0]).member(place[1], str(path))
 
 
+def origin(path: str) -> str:
+    """What a path stands for: the local file or the URI that its member is read from; other paths as they are."""
+    try:
+        found = find(path)
+    except OSError:
+        return path
+    return path if found is None else found[0].address
+
+
+def is_tree(path: str | Path) -> bool:
+    """Whether a path is the whole tree of a mirror."""
+    place = split(os.path.join(path, "x"))  # noqa: PTH118
+    return place is not None and place[1] == "x"
+
+
 def open_member(source: Source, member: Member) -> BinaryIO:
     """Open the content of a member for reading; it can be sought.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from boxwright.archives.folder import as_folder
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.members import Member, Members
 from boxwright.data.merge import join
@@ -30,9 +31,10 @@ def open_background(folders: Sequence[str], datasets: Sequence[Dataset]) -> Data
     """
     files: dict[tuple[int, int] | str, str] = {}
     for folder in folders:
-        if not Path(folder).expanduser().is_dir():
+        path = as_folder(Path(folder).expanduser(), folder)
+        if not path.is_dir():
             raise InputError(f"--background {folder}: there is no such folder; needed one of images without objects")
-        found = walk(Path(folder).expanduser(), SUFFIXES)
+        found = walk(path, SUFFIXES)
         if not found:
             raise InputError(f"--background {folder}: holds no image ({', '.join(SUFFIXES)}); leave it out")
         files = dict(zip(map(_identity, found), found, strict=True)) | files

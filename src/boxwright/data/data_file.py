@@ -4,7 +4,6 @@ Such files come from other machines: paths that are not there are also looked fo
 """
 
 import difflib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config
+from boxwright.archives.folder import as_folder, exists
 from boxwright.config import ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
@@ -114,10 +114,10 @@ def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
     """
     if not text.can_be_path(written):
         return None
-    bases = list(dict.fromkeys((file.parent / root, file.parent)))
+    bases = list(dict.fromkeys((as_folder(file.parent / root), file.parent)))
     parts = [part for part in re.split(r"[/\\]+", written) if part not in ("", ".", "..")]
     for index, path in enumerate([base / written for base in bases] + list(_ends(bases, parts))):
-        if os.path.exists(path):  # noqa: PTH110  (False for a name that is too long)
+        if exists(path):
             return path, index > 0
     return None
 

@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright import config, files
+from boxwright.archives.folder import as_folder
 from boxwright.data import text
 from boxwright.data.data_file import SUFFIXES, ClassMap
 from boxwright.errors import InputError
@@ -29,7 +30,7 @@ def _names(value: object) -> tuple[str, ...]:
 class SetConfig(config.Config):
     """One of several sets, in a data YAML or from a command."""
 
-    path: str = Field(min_length=1)  # a folder, a JSON file, or a data YAML of one set
+    path: str = Field(min_length=1)  # a folder, an archive, a JSON file, or a data YAML of one set
     weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] = 1.0  # how often an epoch visits its images
     class_map: ClassMap = Field(default_factory=dict)
 
@@ -67,13 +68,14 @@ Root = str | Path | Sequence[str | Path] | Sets  # what commands and functions t
 def find_sets(root: Root) -> Sets | Path:
     """The sets of several roots or of a data YAML with the key `sets`; else the root of the only set.
 
-    Raises InputError if a YAML file cannot be read, or has other keys beside `sets`.
+    An archive becomes its folder. Raises InputError if it or a YAML file cannot be read, or has other keys beside
+    `sets`.
     """
     if isinstance(root, Sets):
         return root
     if isinstance(root, str | Path):
         path = Path(root).expanduser()
-        return _of_yaml(path) or path
+        return _of_yaml(path) or as_folder(path)
     if len(root) == 1:
         return find_sets(root[0])
     return several(root)

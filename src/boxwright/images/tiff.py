@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boxwright import mirrors
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import local_file, open_regular
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.header import quiet, tiff_directory, tiff_orientation
+from boxwright.mirrors import STORED, Member, Source
 
 if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
     from rasterio.io import DatasetReader, MemoryFile
@@ -33,9 +35,7 @@ def open_tiff(path: str | Path, content: bytes | None = None) -> Iterator["Datas
     """
     with _environment(path), ExitStack() as stack:
         # An absolute path cannot be a URL, and this driver does not follow references to other files.
-        name: str | Path = Path(path).absolute()
-        if content is not None:
-            name = stack.enter_context(_memory_file(content)).name
+        name = stack.enter_context(_memory_file(content)).name if content is not None else _local(path)
         yield stack.enter_context(_open(name, path))
 
 
@@ -96,6 +96,23 @@ def _environment(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: TIFF is read by rasterio; pip install 'boxwright[geo]'") from error
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         yield
+
+
+def _local(path: str | Path) -> str | Path:
+    """What GDAL opens for a path: the bytes of an archive that are the file where they are stored as they are."""
+    try:
+        found = mirrors.find(path)
+        if found is not None and (name := _gdal_name(*found)) is not None:
+            open_regular(path).close()  # an archive that has changed is an error
+            return name
+        return local_file(path).absolute()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), needed a TIFF") from error
+
+
+def _gdal_name(source: Source, member: Member) -> str | None:
+    stored = source.kind == "file" and member.method == STORED
+    return f"/vsisubfile/{member.start}_{member.length},{source.address}" if stored else None
 
 
 def _memory_file(content: bytes) -> "MemoryFile":
