@@ -28,6 +28,7 @@ from boxwright.images.budget import budget
 from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
+from boxwright.remote.members import prefetch
 from boxwright.types import Batch, ClassBatch, Frame
 
 WORKER_DEATH = ("DataLoader worker (pid", "Pin memory thread exited")  # starts of PyTorch's messages
@@ -210,7 +211,9 @@ class BatchBuilder(ABC):
     def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
         """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
         try:
-            return self._collate([self.dataset[index] for index in spec.indices], spec)
+            samples = [self.dataset[index] for index in spec.indices]
+            prefetch(sample.path for sample in samples)
+            return self._collate(samples, spec)
         except InputError as error:
             return str(error)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright.archives.folder import as_folder
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.members import Member, Members
 from boxwright.data.merge import join
@@ -15,6 +14,7 @@ from boxwright.data.source import Source
 from boxwright.data.text import walk
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
+from boxwright.remote.folders import local_data
 
 SPLIT = "background"  # in findings
 
@@ -31,7 +31,7 @@ def open_background(folders: Sequence[str], datasets: Sequence[Dataset]) -> Data
     """
     files: dict[tuple[int, int] | str, str] = {}
     for folder in folders:
-        path = as_folder(Path(folder).expanduser(), folder)
+        path = local_data(folder, folder)
         if not path.is_dir():
             raise InputError(f"--background {folder}: there is no such folder; needed one of images without objects")
         found = walk(path, SUFFIXES)

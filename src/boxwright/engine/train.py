@@ -95,8 +95,12 @@ def train(
         check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
-    run, config, started = Path(out), recipe.train, time.perf_counter()
-    with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
+    config, started = recipe.train, time.perf_counter()
+    with (
+        accelerator_session(config) as accelerator,
+        run_folder.local_run(out, resume, accelerator) as (run, send),
+        run_folder.lock(run, resume, accelerator),
+    ):
         if config.precision == "auto" and accelerator.device.type != "cpu" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
@@ -114,7 +118,7 @@ def train(
         with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
             run_folder.prepare(run, recipe, resume, left_out, accelerator)
-            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator, send)
             state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
             accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
             if not state.step:
@@ -127,7 +131,7 @@ def train(
             logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
             plots.curves(run / run_log.FILE, run / "curves.png")
         accelerator.wait_for_everyone()
-    return run
+    return Path(out)
 
 
 def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from boxwright import mirrors
-from boxwright.archives.folder import as_folder
 from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import check_keys, map_classes
@@ -33,6 +32,7 @@ from boxwright.data.sets import Root, Sets, find_sets, mentions
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name, canonical_names
 from boxwright.errors import InputError, MissingSplitError
+from boxwright.remote.folders import local_data
 
 YAML = data_file.SUFFIXES
 MAX_INNER = 20  # folders in a folder that are looked into, for a message
@@ -67,13 +67,13 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
     Raises:
         InputError: No layout or several layouts match.
     """
-    path = _only_folder(as_folder(Path(root).expanduser(), str(root)))
+    path = _only_folder(local_data(root, str(root)))
     file = _data_file(path, kind)
     if file is None:
         return _in_folder(path, kind)
     spec = data_file.read(file)
     base = path if path.is_dir() else file.parent
-    named = as_folder(file.parent / spec.root)
+    named = local_data(file.parent / spec.root)
     folder = named if spec.root and named.is_dir() else base
     sources, notes = _named(file, spec, folder, spec.kind if kind == "auto" else kind)
     sources = sources or _in_folder(_only_folder(folder), spec.kind if kind == "auto" else kind)
@@ -308,7 +308,7 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
             if (located := data_file.locate(file, spec.root, name)) is None:
                 missing.append(f"{split}: there is no '{name[-60:]}'")
                 continue
-            paths.append(as_folder(located[0]))
+            paths.append(local_data(located[0]))
             if located[1] and file.suffix != data_file.DARKNET:
                 notes.append(f"{split}: '{name[-40:]}' is not there, read {os.path.relpath(located[0], file.parent)}")
         if len(paths) < len(written):

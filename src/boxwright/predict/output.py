@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright import json_text
-from boxwright.archives.folder import as_folder
 from boxwright.arrays import Array
 from boxwright.datatools.report import counted
 from boxwright.errors import InputError, printable, titled
@@ -18,6 +17,7 @@ from boxwright.images.header import SUFFIXES, WRITTEN
 from boxwright.json_text import JsonObject
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
+from boxwright.remote.folders import local_data
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
 from boxwright.video.sources import VIDEO_SUFFIXES
@@ -172,7 +172,7 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for source in sources:
-        source = as_folder(source)
+        source = local_data(source)
         if Path(source).is_file():
             paths = [Path(source)]
         elif Path(source).is_dir():

@@ -13,6 +13,9 @@ SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE
 BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # nothing that changes the host of an endpoint
 
 
+_secret: dict[str, str] = {}  # address without what may be secret -> the whole one, of this process
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """The place of an object, or of a folder, which is all objects below `key`.
@@ -58,7 +61,7 @@ def is_remote(path: str | Path) -> bool:
 
 def parse(path: str | Path) -> Address:
     """The address that `path` is, by `is_remote`. Raises InputError for one without a valid bucket or host."""
-    text = str(path)
+    text = _secret.get(str(path), str(path))
     match = SCHEME.match(text)
     assert match is not None
     scheme = match[1].lower()
@@ -72,7 +75,9 @@ def parse(path: str | Path) -> Address:
         valid = BUCKET_NAME.fullmatch(bucket) is not None
         key = key.strip("/")
     if not valid:
-        raise InputError(f"{shown(text)}: not a valid address, needed {scheme}://BUCKET/NAME of letters, digits, . and -")
+        raise InputError(
+            f"{shown(text)}: not a valid address, needed {scheme}://BUCKET/NAME of letters, digits, . and -"
+        )
     return Address(scheme, bucket, key)
 
 
@@ -83,3 +88,10 @@ def shown(text: str) -> str:
         return text
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def public(text: str) -> str:
+    """`text` to be stored, without user, password and query of an address; this process still finds what it names."""
+    if (bare := shown(text)) != text and is_remote(text):
+        _secret[bare] = text
+    return bare if is_remote(text) else text

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from boxwright.cache import cache_folder
 from boxwright.errors import InputError
-from boxwright.files import cache_folder, make_folder, write_errors
+from boxwright.files import make_folder, write_errors
 
 if sys.platform != "win32":
     import fcntl

@@ -52,7 +52,7 @@ def s3(bucket: str) -> Config:
     return config
 
 
-def obs(bucket: str) -> tuple[Config, Config]:
+def obs(bucket: str) -> tuple[Config, Any]:
     """Huawei's OBS: configuration and credentials. It refuses addresses with the bucket in the path.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A loader worker that was forked from a process that has used obstore (it lists the data set) inherits it without its
 threads, and would wait for ever. It starts `python -m boxwright.remote.helper` instead, which fetches objects into the
-cache. A request is a line of JSON, a list of objects; the answer is a line, an error message or "". The helper ends when
-its input ends, so with the process that started it.
+cache. A request is a line of JSON, a list of objects; the answer is a line, an error message or "". The helper ends
+when its input ends, so with the process that started it.
 """
 
 import json

@@ -102,17 +102,16 @@ class RunUpload:
             taken, self._linked = self._linked, {}
         try:
             self._send_files()
-            for folder in taken.values():
-                for file in sorted(folder.iterdir()) if folder else ():
+            for folder in filter(None, taken.values()):
+                for file in sorted(folder.iterdir()):
                     put(file, self._address / folder.name / file.name)
             self._point(taken)
         except BaseException:
             with self._lock:  # what was linked since replaces it
                 self._linked = taken | self._linked
             raise
-        for folder in taken.values():
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in filter(None, taken.values()):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _send_files(self) -> None:
         """Send the files outside of checkpoints that have changed."""

@@ -78,14 +78,16 @@ def _opened(address: Address) -> "ObjectStore":
 
     options: Any = {"client_options": CLIENT, "retry_config": RETRIES}
     if address.scheme == "s3":
-        return store.S3Store(address.bucket, config=credentials.s3(address.bucket), **options)
+        options["config"] = credentials.s3(address.bucket)
+        return store.S3Store(address.bucket, **options)
     if address.scheme == "obs":
-        config, keys = credentials.obs(address.bucket)
-        return store.S3Store(address.bucket, config=config, credential_provider=lambda: keys, **options)
+        options["config"], keys = credentials.obs(address.bucket)
+        return store.S3Store(address.bucket, credential_provider=lambda: keys, **options)
     if address.scheme == "gs":
         return store.GCSStore(address.bucket, **options)
     if address.scheme == "az":
-        return store.AzureStore(address.bucket, config=credentials.az(), **options)
+        options["config"] = credentials.az()
+        return store.AzureStore(address.bucket, **options)
     return store.HTTPStore(address.uri, **options)
 
 
