@@ -36,6 +36,7 @@ NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 CODE = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 STATUS = re.compile(r"status code: ([0-9]{3})")
 METADATA_SERVICE = ("169.254.169.254", "metadata.google.internal")  # asked for credentials where none are configured
+NO_KEYS = ("Generic S3 error: Missing", "Generic GCS error: Missing", "Generic MicrosoftAzure error: Missing")
 
 _stores: dict[tuple[str, str], "ObjectStore"] = {}
 _used = False  # obstore in this process or, before a fork, in its parent: its threads do not exist after it
@@ -110,7 +111,7 @@ def errors(address: Address, doing: str = "cannot be read") -> Iterator[None]:
 
 def _missing(address: Address, text: str) -> str:
     if (code := CODE.search(text)) and code[1] in NO_BUCKET:
-        return f"{address}: there is no bucket '{address.bucket}'; create it, or correct its name or the endpoint"
+        return f"{address.scheme}://{address.bucket}: there is no such bucket; create it, or correct its name"
     return f"{address}: there is no such object"
 
 
@@ -120,15 +121,17 @@ def _reason(address: Address, error: Exception) -> str:
     code, status = CODE.search(text), STATUS.search(text)
     name = code[1] if code else status[1] if status else ""
     variables = credentials.VARIABLES.get(address.scheme, "user and password")
-    if any(host in text for host in METADATA_SERVICE):
+    if any(host in text for host in METADATA_SERVICE) or text.startswith(NO_KEYS):
         return f"no credentials found; set {variables}"
     if name in NO_BUCKET:
-        return f"there is no bucket '{address.bucket}'; create it, or correct its name or the endpoint"
+        return "there is no such bucket; create it, or correct its name"
     if name in DENIED or name in ("401", "403") or type(error).__name__ in ("PermissionDeniedError",
                                                                            "UnauthenticatedError"):  # fmt: skip
         return f"access denied: {name or 'unauthorized'}; check {variables}"
     if name in ("301", "307", "PermanentRedirect", "AuthorizationHeaderMalformed"):
         return f"{name}: the bucket is in another region; set AWS_REGION"
+    if type(error).__name__ == "InvalidPathError":
+        return "a key with '//', '.' or '..' in it, which is no path; rename that object"
     if type(error).__name__ == "PreconditionError" or name == "412":
         return "it has changed since it was listed; start again"
     if "error sending request" in text or "timed out" in text.lower():
