@@ -37,7 +37,7 @@ def open_member(source: Source, member: Member) -> BinaryIO:
     """Open the content of a member. Raises OSError if it cannot be read."""
     wanted = remote_object(source, member)
     try:
-        if _is_ranged(wanted) and is_usable() and not cache.has(wanted.file):
+        if _has_ranges(wanted) and is_usable() and not cache.has(wanted.file):
             return cast(BinaryIO, Ranges(wanted))
         return open_object(wanted)
     except InputError as error:
@@ -59,10 +59,22 @@ def prefetch(paths: Iterable[str | Path]) -> None:
     """
     found = (mirrors.find(path) for path in paths if mirrors.split(path) is not None)
     objects = [remote_object(*place) for place in found if place is not None and place[0].kind == "remote"]
-    fetch([each for each in objects if not _is_ranged(each)])
+    fetch([each for each in objects if not _has_ranges(each)])
 
 
-def _is_ranged(wanted: RemoteObject) -> bool:
+def is_ranged(path: str | Path) -> bool:
+    """Whether a path is opened as ranges of an object; False for one that cannot be opened."""
+    try:
+        found = mirrors.find(path)
+    except OSError:
+        return False
+    if found is None or found[0].kind != "remote":
+        return False
+    wanted = remote_object(*found)
+    return _has_ranges(wanted) and is_usable() and not cache.has(wanted.file)
+
+
+def _has_ranges(wanted: RemoteObject) -> bool:
     return wanted.size >= RANGED and wanted.uri.lower().endswith(TIFF)
 
 
