@@ -4,15 +4,19 @@ The front also answers as Huawei's OBS, which takes the bucket from the host: as
 """
 
 import http.client
+import logging
 import re
 import socket
 import struct
 import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 KEY, SECRET = "TESTKEY", "very-secret"
 OBS_ENDPOINT = "http://obs.region-1.example.test"
@@ -43,6 +47,7 @@ class Store:
     latency: float = 0.0
     cut: set[str] = field(default_factory=set)
     broken: str = ""
+    public: bool = False  # whether requests need no credentials
     count: int = 0
 
     @property
@@ -52,7 +57,8 @@ class Store:
     def calm(self) -> None:
         """No faults, and nothing counted."""
         self.requests.clear()
-        self.fail_every, self.latency, self.cut, self.broken, self.count, self.reset = 0, 0.0, set(), "", 0, False
+        self.fail_every, self.latency, self.cut, self.broken, self.count = 0, 0.0, set(), "", 0
+        self.reset = self.public = False
 
     def read(self) -> list[str]:
         """The keys whose content was asked for, in this order."""
@@ -68,7 +74,7 @@ class Store:
         return answer.status, content
 
     def put(self, path: str, content: bytes) -> None:
-        assert self.call("PUT", f"/{path}", content)[0] == 200
+        assert self.call("PUT", f"/{quote(path)}", content)[0] == 200
 
     def put_folder(self, path: str, folder: Path) -> None:
         for file in sorted(folder.rglob("*")):
@@ -76,7 +82,7 @@ class Store:
                 self.put(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
 
     def get(self, path: str) -> bytes:
-        status, content = self.call("GET", f"/{path}")
+        status, content = self.call("GET", f"/{quote(path)}")
         assert status == 200, content
         return content
 
@@ -111,7 +117,7 @@ class Front(BaseHTTPRequestHandler):
         time.sleep(store.latency)
         if store.fail_every and store.count % store.fail_every == 0:
             self.fail()
-        elif f"Credential={KEY}/" not in self.headers.get("Authorization", ""):
+        elif f"Credential={KEY}/" not in self.headers.get("Authorization", "") and not store.public:
             self.send(403, DENIED)
         elif self.command == "PUT" and store.broken and re.search(store.broken, name):
             self.send(503, BUSY)
@@ -129,8 +135,11 @@ class Front(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def forward(self, path: str, body: bytes, name: str, index: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.store.moto)
+        store = self.store
+        connection = http.client.HTTPConnection("127.0.0.1", store.moto)
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
+        if store.public:
+            headers["Authorization"], path = SIGNATURE, path.partition("?")[0]
         connection.request(self.command, path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
@@ -161,15 +170,25 @@ class Server(ThreadingHTTPServer):
         """A client that has closed its connection is no error here."""
 
 
-def start() -> tuple[Store, "threading.Thread", Server, object]:
-    """Start moto and the front, each on a free port."""
-    from moto.server import ThreadedMotoServer
+@contextmanager
+def running() -> Iterator[Store]:
+    """Start moto and the front, each on a free port, until the block ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what moto imports
+        from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # which else logs each request
     moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     moto.start()
     store = Store(moto=moto.get_host_and_port()[1])
     server = Server(("127.0.0.1", 0), type("StoreFront", (Front,), {"store": store}))
     store.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    return store, thread, server, moto
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        moto.stop()

@@ -5,7 +5,8 @@ import re
 MAX_LINE = 200  # characters of a message
 MIN_PATH = 16  # characters that are left of a path before the whole line is shortened
 MIN_WORD = 40  # the same of other words, such as names
-SECRET = re.compile(r"(://)[^/\s@]*@|(?<=://)([^\s?]*)\?[^\s?]*=[^\s;,)'\"]*")  # user and password, or a query
+# of an address: user and password; the query, which may be a signature
+SECRETS = (re.compile(r"(://)[^/\s@]*@"), re.compile(r"(https?://[^\s?]*)\?\S*?(?=[:;,)'\"]?(?:\s|$))"))
 
 
 class InputError(ValueError):
@@ -44,7 +45,8 @@ def printable(text: str) -> str:
     undecodable bytes of file names. Paths have their titles, and addresses no user, password and query."""
     text = titled(text)
     if "://" in text:
-        text = SECRET.sub(lambda match: match[1] or match[2] or "", text)
+        for secret in SECRETS:
+            text = secret.sub(r"\1", text)
     return text if text.isprintable() else "".join(map(_escape, text))
 
 

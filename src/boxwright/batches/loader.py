@@ -8,8 +8,10 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain, islice, repeat, tee
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from boxwright import interrupt
+from boxwright import interrupt, mirrors
 from boxwright.config import RGB
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.errors import InputError
@@ -48,13 +50,15 @@ B = TypeVar("B", Batch, ClassBatch)
 class BatchSpec(NamedTuple):
     """What a batch consists of: `indices` of images, and the arguments of their random numbers.
 
-    step: from the start of the training. first: the index of the first image in the global batch (see `rng`).
+    step: from the start of the training. first: the index of the first image in the global batch (see `rng`). ahead:
+    the images of the batch that the same worker makes next, for what can be fetched before.
     """
 
     indices: list[int]
     seed: int
     step: int
     first: int
+    ahead: Sequence[int] = ()
 
 
 class EpochLoader(Generic[B]):
@@ -89,7 +93,7 @@ class EpochLoader(Generic[B]):
                 f"{len(visits)} images to train on do not fill one step of {batch} x {world} processes; "
                 "lower train.batch or add images"
             )
-        self._sampler = _BatchSampler(visits, batch, seed, rank, world)
+        self._sampler = _BatchSampler(visits, batch, seed, rank, world, workers)
         self._loader: DataLoader[Any] = DataLoader(
             self.builder(dataset, canvas),  # type: ignore[arg-type]
             batch_size=None,  # the sampler and the builder make whole batches
@@ -183,14 +187,24 @@ class Visits:
 
 
 class _BatchSampler:
-    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`."""
+    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`.
 
-    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int) -> None:
+    Of several workers each takes every `workers`-th batch.
+    """
+
+    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int, workers: int) -> None:
         self.visits, self.batch, self.seed, self.rank, self.world = visits, batch, seed, rank, world
+        self.workers = workers
         self.epochs, self.skip = range(0), 0
         self.steps: int | None = None
 
     def __iter__(self) -> Iterator[BatchSpec]:
+        specs, later = tee(self._specs())
+        following = chain(islice(later, max(1, self.workers), None), repeat(None))
+        for spec, after in zip(specs, following, strict=False):
+            yield spec if after is None else spec._replace(ahead=after.indices)
+
+    def _specs(self) -> Iterator[BatchSpec]:
         images_per_step, first = self.batch * self.world, self.rank * self.batch
         steps, skip = len(self.visits) // images_per_step, self.skip
         for epoch in self.epochs:
@@ -207,15 +221,24 @@ class BatchBuilder(ABC):
 
     def __init__(self, dataset: SampleDataset, canvas: CanvasConfig, bands: Bands | None = None) -> None:
         self.dataset, self.canvas, self.bands = dataset, canvas, bands
+        self._ahead: ThreadPoolExecutor | None = None  # of the worker
 
     def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
         """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
         try:
             samples = [self.dataset[index] for index in spec.indices]
-            prefetch(sample.path for sample in samples)
+            if samples and mirrors.split(samples[0].path) is not None:
+                self._prefetch(samples, spec)
             return self._collate(samples, spec)
         except InputError as error:
             return str(error)
+
+    def _prefetch(self, samples: Sequence[Any], spec: BatchSpec) -> None:
+        """Fetch the images of this batch if they are remote, and those of the next while this one is decoded."""
+        prefetch([sample.path for sample in samples])
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1)
+        self._ahead.submit(prefetch, [self.dataset[index].path for index in spec.ahead])  # errors: when it is its turn
 
     @abstractmethod
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
