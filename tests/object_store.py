@@ -49,6 +49,9 @@ class Store:
     broken: str = ""
     public: bool = False  # whether requests need no credentials
     count: int = 0
+    now: int = 0  # requests that are being answered
+    most: int = 0  # at a time
+    waited: threading.Event = field(default_factory=threading.Event)  # set at each request
 
     @property
     def url(self) -> str:
@@ -58,7 +61,7 @@ class Store:
         """No faults, and nothing counted."""
         self.requests.clear()
         self.fail_every, self.latency, self.cut, self.broken, self.count = 0, 0.0, set(), "", 0
-        self.reset = self.public = False
+        self.reset, self.public, self.now, self.most = False, False, 0, 0
 
     def read(self) -> list[str]:
         """The keys whose content was asked for, in this order."""
@@ -110,11 +113,14 @@ class Front(BaseHTTPRequestHandler):
                 self.send(404, NOT_FOUND)
                 return
             path = f"/{bucket}{path}"
-        store.count += 1
+        store.count, store.now = store.count + 1, store.now + 1
+        store.most = max(store.most, store.now)
         name = unquote(path.lstrip("/"))
         store.requests.append((self.command, name, 0))
         index = len(store.requests) - 1
+        store.waited.set()
         time.sleep(store.latency)
+        store.now -= 1
         if store.fail_every and store.count % store.fail_every == 0:
             self.fail()
         elif f"Credential={KEY}/" not in self.headers.get("Authorization", "") and not store.public:
