@@ -135,6 +135,7 @@ def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", object_store.KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.SECRET)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("BOXWRIGHT_CACHE_SIZE", "1GB")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(stores, "_stores", {})
     monkeypatch.setattr(apart, "_read", set())

@@ -128,7 +128,7 @@ def test_train_from_an_archive_to_a_run_folder(
     if start_method == "fork":
         monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
         store.fail_every = 3
-    train("s3://bucket/data", "s3://bucket/runs/one", **{"data.workers": 2})  # the folder of the archive, as ModelArts'
+    train("s3://bucket/data", "s3://bucket/runs/one", **{"data.workers": 2 if start_method == "fork" else 1})  # the folder of an archive, as in ModelArts
     store.calm()
     assert_equal(weights_of(store, "bucket/runs/one", tmp_path), load_file(run / "last" / "model.safetensors"))
     assert not list((tmp_path / "cache" / "runs").rglob("*.safetensors"))
@@ -154,9 +154,7 @@ def test_a_worker_fetches_what_was_removed(store: Store, made: Path, monkeypatch
     """With a cache too small for the set, under fork, where obstore does not work in the worker."""
     store.put_folder("bucket/set", made)
     dataset = open_boxes("s3://bucket/set", "train")
-    for file in (Path(folders.cache_folder()) / "objects").glob("*.png"):
-        file.unlink()
-    store.calm()
+    forget_images(store)
     loader = Loader(dataset, CanvasConfig(size=(32, 32)), 2, workers=1)
     local = Loader(open_boxes(made, "train"), CanvasConfig(size=(32, 32)), 2)
     for batch, wanted in zip(loader.epochs(0, 2), local.epochs(0, 2), strict=True):
@@ -165,11 +163,18 @@ def test_a_worker_fetches_what_was_removed(store: Store, made: Path, monkeypatch
     assert sorted(store.read()) == [f"bucket/set/images/train/{number}.png" for number in range(6)]
 
 
+def forget_images(store: Store) -> None:
+    """Remove the images from the cache, which read them for their sizes."""
+    for file in (folders.cache_folder() / "objects").glob("*.png"):
+        file.unlink()
+    store.calm()
+
+
 def test_latency_is_hidden(store: Store, made: Path) -> None:
     """All of a batch at a time, and the next one before it is needed."""
     store.put_folder("bucket/set", made)
     dataset = open_boxes("s3://bucket/set", "train")
-    store.calm()
+    forget_images(store)
     store.latency = 0.15
     loader = Loader(dataset, CanvasConfig(size=(32, 32)), 2)
     batches = loader.epochs(0, 1)
@@ -188,11 +193,11 @@ def test_labels_are_fetched_at_the_start(store: Store, made: Path) -> None:
     tree = local_data("s3://bucket/set/data.yaml")
     assert tree.name == "data.yaml"
     assert store.most > 4
-    count = len(store.read())
-    assert count == 9
+    labels = store.read()
+    assert len(labels) == 9
     assert sorted(splits("s3://bucket/set/data.yaml")) == ["train", "val"]
     assert len(open_boxes("s3://bucket/set/data.yaml", "val")) == 2
-    assert len(store.read()) == count
+    assert [path for path in store.read() if not path.endswith(".png")] == labels
 
 
 def test_data_files_name_remote_folders(store: Store, made: Path, archive: bytes, tmp_path: Path) -> None:
@@ -251,9 +256,12 @@ def test_commands_read_and_write(store: Store, made: Path, archive: bytes, run: 
                           ("s3://bucket/set.zip", 8)):  # fmt: skip
         assert f"{count} image" in command("predict", weights, source, "--no-draw", "--out", "s3://bucket/more")
     command("evaluate", weights, "--data", "s3://bucket/set", "--out", "s3://bucket/copied/evaluation")
-    assert "metrics" in json.loads(store.get("bucket/copied/evaluation/metrics.json")) or True
+    assert json.loads(store.get("bucket/copied/evaluation/metrics.json")) == json.loads(
+        (run / "metrics.json").read_text()
+    )
     command("data", "convert", "s3://bucket/set.zip", "--to", "coco", "-o", "s3://bucket/coco", "--outside")
-    assert store.get("bucket/coco/train/0.png") == (made / "images/train/0.png").read_bytes()
+    copies = [key for key in store.keys("bucket") if key.startswith("coco/") and key.endswith("train/5.png")]
+    assert store.get(f"bucket/{copies[0]}") == (made / "images/train/5.png").read_bytes()
     assert "needed a new or empty folder" in command(
         "data", "convert", "s3://bucket/set.zip", "--to", "coco", "-o", "s3://bucket/coco", status=2
     )
@@ -312,7 +320,7 @@ def test_windows_of_a_scene_are_read_in_ranges(store: Store, tmp_path: Path, mon
     rasterio = pytest.importorskip("rasterio")
     pixels = np.random.default_rng(3).integers(0, 255, (3, 1024, 1024)).astype(np.uint8)
     profile = {"driver": "GTiff", "height": 1024, "width": 1024, "count": 3, "dtype": "uint8", "tiled": True,
-               "blockxsize": 256, "blockysize": 256, "transform": rasterio.transform.from_origin(0, 0, 1, 1),
+               "blockxsize": 256, "blockysize": 256, "transform": rasterio.Affine(10, 0, 500000, 0, -10, 4000000),
                "crs": "EPSG:32650"}  # fmt: skip
     with rasterio.open(tmp_path / "scene.tif", "w", **profile) as written:
         written.write(pixels)

@@ -191,11 +191,11 @@ def _set_cache(value: str | None) -> str | None:
 
 
 def _set_cache_size(value: str | None) -> str | None:
-    from boxwright.remote.cache import SIZE, size_limit
+    from boxwright.remote.cache import SIZE, parse_size
 
     if value is not None:
+        parse_size(value, "--cache-size")
         os.environ[SIZE] = value
-        size_limit()
     return value
 
 

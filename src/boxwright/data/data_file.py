@@ -140,9 +140,18 @@ def _paths(value: object, place: str) -> tuple[str, ...]:
 
 
 def _local(value: Any) -> Any:
-    """A path in an object store as one in the cache, other values as they are. Files may not name web servers."""
-    is_stored = isinstance(value, str) and is_remote(value) and parse(value).scheme in BUCKETS
-    return str(local_data(value)) if is_stored else value
+    """A path in an object store as one in the cache, other values as they are. Files may not name web servers.
+
+    Of a folder of images, such as `s3://bucket/set/images/train`, the folder above is listed: labels may lie beside it.
+    """
+    if not (isinstance(value, str) and is_remote(value) and parse(value).scheme in BUCKETS):
+        return value
+    address = parse(value)
+    parts = address.key.split("/")
+    above = next((index for index, part in enumerate(parts) if part.lower() in IMAGE_FOLDERS), 0)
+    if not above:
+        return str(local_data(value))
+    return str(local_data(f"{address.scheme}://{address.bucket}/{'/'.join(parts[:above])}").joinpath(*parts[above:]))
 
 
 def _meant(key: str, known: set[str]) -> str:

@@ -35,10 +35,14 @@ _kept: dict[Path, int] = {}  # handles of files that this process uses by their 
 
 def size_limit() -> int:
     """Bytes that cached objects may take: $BOXWRIGHT_CACHE_SIZE, or 50 GB. Raises InputError for another value."""
-    text = os.environ.get(SIZE) or str(DEFAULT_SIZE)
+    return parse_size(os.environ.get(SIZE) or str(DEFAULT_SIZE), SIZE)
+
+
+def parse_size(text: str, title: str) -> int:
+    """Bytes of a text such as 50GB. title: of the value, for the error. Raises InputError for another text."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise InputError(f"{SIZE}: found '{text[:40]}', needed a size such as 500MB or 50GB")
+        raise InputError(f"{title}: found '{text[:40]}', needed a size such as 500MB or 50GB")
     return int(match[1]) * UNITS[match[2].upper()]
 
 

@@ -90,6 +90,7 @@ def _data(address: Address) -> Path:
     if objects and all(each.uri.lower().endswith(SUFFIXES) for each in objects):
         return _archives(objects, str(folder))
     tree = _folder(folder, objects)
+    apart.note_read(folder)
     if is_file and not (tree / address.name).is_file():
         raise InputError(f"{address}: there is no such object")
     labels = [each for each in objects if each.size <= LARGE and each.uri.lower().endswith(LABELS)]
@@ -155,7 +156,6 @@ def _file(found: RemoteObject, address: Address) -> Path:
 def _folder(folder: Address, objects: list[RemoteObject]) -> Path:
     if not objects:
         raise InputError(f"{folder}: there is no such object or folder; correct its name")
-    apart.note_read(folder)
     start = len(folder.uri) + 1
     return _mirror(folder, {each.uri[start:]: each for each in objects})
 
