@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from boxwright import errors
-from boxwright.cache import cache_folder
+from boxwright.cache import VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -95,12 +95,13 @@ def _version(found: os.stat_result) -> str:
 def root() -> str:
     """The folder of all mirrors, without links, so that a resolved path of a member is the same. Raises RuntimeError as
     `cache_folder`."""
-    return _resolved(str(cache_folder()))
+    return _root(*map(os.environ.get, (VARIABLE, "XDG_CACHE_HOME", "HOME")))
 
 
 @lru_cache(maxsize=8)
-def _resolved(cache: str) -> str:
-    return os.path.join(os.path.realpath(cache), FOLDER)  # noqa: PTH118
+def _root(*environment: str | None) -> str:
+    """For the variables that `cache_folder` reads, since it is asked for every file."""
+    return os.path.join(os.path.realpath(cache_folder()), FOLDER)  # noqa: PTH118
 
 
 def split(path: str | Path) -> tuple[str, str] | None:
