@@ -105,7 +105,10 @@ def _root(*environment: str | None) -> str:
 
 
 def split(path: str | Path) -> tuple[str, str] | None:
-    """The mirror of a path, and the name of the member; None for other paths. Fast, as it is asked for every file."""
+    """The mirror of a path, and the path below its tree, with `/`, "" for the tree itself; None for other paths.
+
+    Fast, as it is asked for every file.
+    """
     text = os.fspath(path)
     if f"{os.sep}{FOLDER}{os.sep}" not in text:
         return None
@@ -113,11 +116,11 @@ def split(path: str | Path) -> tuple[str, str] | None:
         base = root()
     except RuntimeError:  # a user without a home has no mirror
         return None
-    key, separator, rest = text.removeprefix(base + os.sep).partition(os.sep)
-    start = TREE + os.sep
-    if not (text.startswith(base + os.sep) and separator and rest.startswith(start)):
+    if not text.startswith(base + os.sep):
         return None
-    return os.path.join(base, key), os.path.normpath(rest[len(start) :]).replace(os.sep, "/")  # noqa: PTH118
+    key, _, rest = os.path.normpath(text[len(base) + 1 :]).replace(os.sep, "/").partition("/")
+    tree, _, name = rest.partition("/")
+    return (os.path.join(base, key), name) if tree == TREE else None  # noqa: PTH118
 
 
 def find(path: str | Path) -> tuple[Source, Member] | None:
@@ -141,8 +144,8 @@ def origin(path: str) -> str:
 
 def is_tree(path: str | Path) -> bool:
     """Whether a path is the whole tree of a mirror."""
-    place = split(os.path.join(path, "x"))  # noqa: PTH118
-    return place is not None and place[1] == "x"
+    place = split(path)
+    return place is not None and not place[1]
 
 
 def open_member(source: Source, member: Member) -> BinaryIO:
