@@ -128,7 +128,9 @@ def test_train_from_an_archive_to_a_run_folder(
     if start_method == "fork":
         monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
         store.fail_every = 3
-    train("s3://bucket/data", "s3://bucket/runs/one", **{"data.workers": 2 if start_method == "fork" else 1})  # the folder of an archive, as in ModelArts
+    train(
+        "s3://bucket/data", "s3://bucket/runs/one", **{"data.workers": 2 if start_method == "fork" else 1}
+    )  # the folder of an archive, as in ModelArts
     store.calm()
     assert_equal(weights_of(store, "bucket/runs/one", tmp_path), load_file(run / "last" / "model.safetensors"))
     assert not list((tmp_path / "cache" / "runs").rglob("*.safetensors"))
@@ -238,12 +240,16 @@ def test_shards(store: Store, made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_read_and_write(store: Store, made: Path, archive: bytes, run: Path, command: Callable[..., str]) -> None:
+def test_commands_read_and_write(
+    store: Store, made: Path, archive: bytes, run: Path, command: Callable[..., str]
+) -> None:
     store.put_folder("bucket/set", made)
     store.put("bucket/set.zip", archive)
     store.put_folder("bucket/copied", run)  # by another program, so without run.json
     weights = "s3://bucket/copied"
-    printed = command("predict", weights, "s3://bucket/set/images/val", "--out", "s3://bucket/found", "--threshold", "0")
+    printed = command(
+        "predict", weights, "s3://bucket/set/images/val", "--out", "s3://bucket/found", "--threshold", "0"
+    )
     assert "s3://bucket/found" in printed
     found = json.loads(store.get("bucket/found/detections.json"))
     local = command("predict", str(run), str(made / "images" / "val"), "--out", "found", "--threshold", "0")
@@ -256,9 +262,8 @@ def test_commands_read_and_write(store: Store, made: Path, archive: bytes, run: 
                           ("s3://bucket/set.zip", 8)):  # fmt: skip
         assert f"{count} image" in command("predict", weights, source, "--no-draw", "--out", "s3://bucket/more")
     command("evaluate", weights, "--data", "s3://bucket/set", "--out", "s3://bucket/copied/evaluation")
-    assert json.loads(store.get("bucket/copied/evaluation/metrics.json")) == json.loads(
-        (run / "metrics.json").read_text()
-    )
+    metrics = json.loads(store.get("bucket/copied/evaluation/metrics.json"))
+    assert metrics == json.loads((run / "metrics.json").read_text()) | {"data": "s3://bucket/set"}
     command("data", "convert", "s3://bucket/set.zip", "--to", "coco", "-o", "s3://bucket/coco", "--outside")
     copies = [key for key in store.keys("bucket") if key.startswith("coco/") and key.endswith("train/5.png")]
     assert store.get(f"bucket/{copies[0]}") == (made / "images/train/5.png").read_bytes()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from boxwright import errors
-from boxwright.cache import cache_folder
+from boxwright.cache import VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -98,16 +98,20 @@ def _version(found: os.stat_result) -> str:
 def root() -> str:
     """The folder of all mirrors, without links, so that a resolved path of a member is the same. Raises RuntimeError as
     `cache_folder`."""
-    return _resolved(str(cache_folder()))
+    return _root(*map(os.environ.get, (VARIABLE, "XDG_CACHE_HOME", "HOME")))
 
 
 @lru_cache(maxsize=8)
-def _resolved(cache: str) -> str:
-    return os.path.join(os.path.realpath(cache), FOLDER)  # noqa: PTH118
+def _root(*environment: str | None) -> str:
+    """For the variables that `cache_folder` reads, since it is asked for every file."""
+    return os.path.join(os.path.realpath(cache_folder()), FOLDER)  # noqa: PTH118
 
 
 def split(path: str | Path) -> tuple[str, str] | None:
-    """The mirror of a path, and the name of the member; None for other paths. Fast, as it is asked for every file."""
+    """The mirror of a path, and the path below its tree, with `/`, "" for the tree itself; None for other paths.
+
+    Fast, as it is asked for every file.
+    """
     text = os.fspath(path)
     if f"{os.sep}{FOLDER}{os.sep}" not in text:
         return None
@@ -115,11 +119,11 @@ def split(path: str | Path) -> tuple[str, str] | None:
         base = root()
     except RuntimeError:  # a user without a home has no mirror
         return None
-    key, separator, rest = text.removeprefix(base + os.sep).partition(os.sep)
-    start = TREE + os.sep
-    if not (text.startswith(base + os.sep) and separator and rest.startswith(start)):
+    if not text.startswith(base + os.sep):
         return None
-    return os.path.join(base, key), os.path.normpath(rest[len(start) :]).replace(os.sep, "/")  # noqa: PTH118
+    key, _, rest = os.path.normpath(text[len(base) + 1 :]).replace(os.sep, "/").partition("/")
+    tree, _, name = rest.partition("/")
+    return (os.path.join(base, key), name) if tree == TREE else None  # noqa: PTH118
 
 
 def find(path: str | Path) -> tuple[Source, Member] | None:
@@ -143,8 +147,8 @@ def origin(path: str) -> str:
 
 def is_tree(path: str | Path) -> bool:
     """Whether a path is the whole tree of a mirror."""
-    place = split(os.path.join(path, "x"))  # noqa: PTH118
-    return place is not None and place[1] == "x"
+    place = split(path)
+    return place is not None and not place[1]
 
 
 def open_member(source: Source, member: Member) -> BinaryIO:

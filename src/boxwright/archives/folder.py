@@ -10,6 +10,7 @@ from pathlib import Path
 
 from boxwright import mirrors
 from boxwright.archives import tar_members, zip_members
+from boxwright.archives.faults import is_of_macos
 from boxwright.archives.mirror import make_mirror
 from boxwright.errors import InputError
 from boxwright.mirrors import Member, Source
@@ -49,9 +50,11 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is a file or folder, or archives that a pattern names. False for a name that is too long."""
+    """Whether there is a file or folder, or an archive that a pattern names. False for a name that is too long."""
+    if os.path.exists(path) or not is_archive(path):  # noqa: PTH110
+        return os.path.exists(path)  # noqa: PTH110
     try:
-        return os.path.exists(path) or bool(is_archive(path) and _shards(path, str(path)))  # noqa: PTH110
+        return any(map(os.path.exists, _expanded(str(path), str(path)))) or bool(glob.glob(str(path)))  # noqa: PTH207
     except InputError:
         return False
 
@@ -111,12 +114,18 @@ def _expanded(pattern: str, title: str) -> list[str]:
 
 
 def _members(shards: Sequence[Path], title: str) -> Iterator[Member]:
-    what = f"index of {title}"
     each = (
         READERS[shard.suffix.lower()](shard, title if len(shards) == 1 else str(shard), number)
         for number, shard in enumerate(shards)
     )
-    return track(itertools.chain.from_iterable(each), None, what, "files")
+    left_out = 0
+    for member in track(itertools.chain.from_iterable(each), None, f"index of {title}", "files"):
+        if is_of_macos(member.name):
+            left_out += 1
+        else:
+            yield member
+    if left_out:
+        logger.info("%s: left out %d files of macOS (__MACOSX, ._*)", title, left_out)
 
 
 def _version(path: Path, title: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwright.archives.faults import clean_name, is_of_macos
+from boxwright.archives.faults import clean_name
 from boxwright.errors import InputError
 from boxwright.files import length, open_regular
 from boxwright.mirrors import Member
@@ -51,8 +51,6 @@ def _members(archive: tarfile.TarFile, title: str, source: int, size: int) -> It
         if len(archive.members) > KEPT:  # type: ignore[attr-defined]
             archive.members = []  # type: ignore[attr-defined]
         name = clean_name(info.name)
-        if is_of_macos(name):
-            continue
         if info.isdir():
             if name:
                 yield Member(f"{name.rstrip('/')}/", 0, source)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from boxwright.archives.faults import check_total, clean_name, is_of_macos
+from boxwright.archives.faults import check_total, clean_name
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.mirrors import DEFLATED, STORED, Member
@@ -38,8 +38,6 @@ def members(path: Path, title: str, source: int) -> Iterator[Member]:
             end = 0
             for info in infos:
                 name = clean_name(_name(info))
-                if is_of_macos(name):
-                    continue
                 _check(info, f"{title}/{name}")
                 file.seek(info.header_offset)
                 header = file.read(LOCAL_HEADER.size)

@@ -89,6 +89,14 @@ Name = Annotated[
     str,
     typer.Argument(metavar="RECIPE", callback=local_input, help="Recipe name, or YAML or Darknet .cfg file."),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on Ray: local starts it on this machine, auto is the cluster of this machine, or HOST:PORT.",
+    ),
+]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
 
 

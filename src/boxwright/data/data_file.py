@@ -60,6 +60,7 @@ class DataFile(config.Config):
     kind: str = "auto"
     images: str | None = None
     crowd: Literal["", "objects", "regions"] = ""
+    bbox: Literal["", "xywh", "xyxy"] = ""
     names: Annotated[dict[int, str], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None
     # the classes that were looked for, of all splits or by split; None: all

@@ -91,6 +91,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             images=images[0],
             keypoints=spec.keypoints,
             crowd=spec.crowd,
+            bbox=spec.bbox,
             data_file=file,
             labeled=labeled.get(canonical_name(split)),
             notes=tuple((str(file), note) for note in notes) if split == first else (),
