@@ -3,6 +3,7 @@
 The front also answers as Huawei's OBS, which takes the bucket from the host: as a proxy, so that any host leads to it.
 """
 
+import html
 import http.client
 import logging
 import re
@@ -91,7 +92,7 @@ class Store:
 
     def keys(self, bucket: str) -> list[str]:
         _, content = self.call("GET", f"/{bucket}?list-type=2")
-        return [unquote(key) for key in re.findall(r"<Key>([^<]*)</Key>", content.decode())]
+        return [html.unescape(key) for key in re.findall(r"<Key>([^<]*)</Key>", content.decode())]
 
 
 class Front(BaseHTTPRequestHandler):

@@ -175,6 +175,16 @@ def test_local_copies_and_links(pack: tuple[Path, list[Member]], tmp_path: Path)
     assert files.read_bytes(tmp_path / "link") == TEXT
 
 
+def test_a_mirror_of_another_cache_is_an_error(
+    pack: tuple[Path, list[Member]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process with another environment; its file would be read as zeros."""
+    tree = mirror_of(pack)
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "other"))
+    with pytest.raises(OSError, match="of another cache"):
+        files.read_bytes(tree / "a.txt")
+
+
 def test_missing_members_and_folders(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     with pytest.raises(FileNotFoundError):

@@ -96,7 +96,7 @@ def test_profiles_of_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(InputError, match="there is no profile 'none'"):
         credentials.s3("b")
     (tmp_path / "config").write_text("no section\n")
-    with pytest.raises(InputError, match="AWS_CONFIG_FILE .*cannot be read"):
+    with pytest.raises(InputError, match=r"AWS_CONFIG_FILE .*cannot be read"):
         credentials.s3("b")
 
 
@@ -137,13 +137,17 @@ def test_obs_refuses_the_bucket_in_the_path(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setenv("OBS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of another vendor")
     monkeypatch.setenv("HTTP_PROXY", store.url)  # so that all hosts lead to the server
-    with local_output("obs://bucket/out/a b.txt") as path:
-        path.write_bytes(b"12")
+
+    def write(uri: str) -> None:
+        with local_output(uri) as path:
+            path.write_bytes(b"12")
+
+    write("obs://bucket/out/a b.txt")
     assert store.get("bucket/out/a b.txt") == b"12"
     assert files.read_bytes(local_path("obs://bucket/out/a b.txt")) == b"12"
     monkeypatch.setenv("AWS_ENDPOINT_URL", OBS_ENDPOINT)  # with the bucket in the path
-    with pytest.raises(InputError, match="there is no such object"), local_output("s3://bucket/out/b.txt") as path:
-        path.write_bytes(b"12")
+    with pytest.raises(InputError, match="there is no such object"):
+        write("s3://bucket/out/b.txt")
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -274,6 +278,10 @@ def test_faulty_sizes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         cache.size_limit()
 
 
+def set_environment(variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+
+
 def read_all(paths: list[Path]) -> list[bytes]:
     members.prefetch(paths)
     return [files.read_bytes(path) for path in paths]
@@ -287,7 +295,8 @@ def test_other_processes_fetch(store: Store, method: str) -> None:
         store.put(f"bucket/set/{number}.bin", bytes([number]) * 10)
     tree = local_data("s3://bucket/set")
     paths = sorted(tree.iterdir())
-    with multiprocessing.get_context(method).Pool(1) as pool:
+    # the server of forks may have been started by another test
+    with multiprocessing.get_context(method).Pool(1, set_environment, [dict(os.environ)]) as pool:
         assert pool.apply_async(read_all, [paths]).get(60) == [bytes([number]) * 10 for number in range(4)]
         assert sorted(store.read()) == [f"bucket/set/{number}.bin" for number in range(4)]
         missing = RemoteObject("s3://bucket/set/none.bin", 1, "")

@@ -11,6 +11,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sqlite3
 import threading
 import zlib
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "mirrors"  # in the cache
 TREE, INDEX = "tree", "index.sqlite"
+FOREIGN = re.compile(rf"(.*/{FOLDER}/[0-9a-f]{{32}})/{TREE}/")
 STORED, DEFLATED = 0, 8  # how the bytes of a member are stored, as ZIP numbers it
 MAX_HANDLES = 64  # files that a process keeps open
 MAX_INFLATED = 1 << 28  # bytes of a compressed member that is read: the whole of it is kept in memory
@@ -124,6 +126,12 @@ def split(path: str | Path) -> tuple[str, str] | None:
     key, _, rest = os.path.normpath(text[len(base) + 1 :]).replace(os.sep, "/").partition("/")
     tree, _, name = rest.partition("/")
     return (os.path.join(base, key), name) if tree == TREE else None  # noqa: PTH118
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a file without content seems to be in a mirror of another cache; reading it would give zeros."""
+    match = FOREIGN.match(path.replace(os.sep, "/"))
+    return match is not None and os.path.isfile(os.path.join(match[1], INDEX))  # noqa: PTH113, PTH118
 
 
 def find(path: str | Path) -> tuple[Source, Member] | None:

@@ -3,6 +3,7 @@
 B images, C channels (3, RGB, or the bands), M boxes an image after padding, H x W canvas px
 """
 
+import os
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from boxwright import interrupt, mirrors
+from boxwright.cache import VARIABLE
 from boxwright.config import RGB
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.errors import InputError
@@ -101,7 +103,9 @@ class EpochLoader(Generic[B]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock()) if workers else None,
+            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock(), os.environ.get(VARIABLE))
+            if workers
+            else None,
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
@@ -312,7 +316,9 @@ class Loader(EpochLoader[Batch]):
         super().__init__(dataset, canvas, batch, **order)
 
 
-def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:
+def _start_worker(workers: int, lock: AbstractContextManager[Any], cache: str | None, number: int) -> None:
+    if cache is not None:  # of a server of forks, the environment may be an earlier one
+        os.environ[VARIABLE] = cache
     budget.share(workers, lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers
     sys.excepthook = lambda *_: None  # no traceback from the queue's thread when the main process stops reading
