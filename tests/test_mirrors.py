@@ -14,6 +14,7 @@ import pytest
 
 from boxwright import files, mirrors
 from boxwright.archives.mirror import make_mirror
+from boxwright.cache import VARIABLE
 from boxwright.errors import InputError, printable
 from boxwright.mirrors import DEFLATED, Member, Source, version_of
 
@@ -72,13 +73,18 @@ def tree_time(pack: tuple[Path, list[Member]]) -> int:
     return mirror_of(pack).stat().st_ctime_ns
 
 
+def set_cache(folder: str) -> None:
+    os.environ[VARIABLE] = folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_other_processes_read_members(pack: tuple[Path, list[Member]], method: str) -> None:
     tree = mirror_of(pack)
     assert files.read_bytes(tree / "a.txt") == b"abc"  # opened here before the others start
     paths = [tree / "a.txt", tree / "in" / "b.txt", tree / "in" / "more" / "c.txt"] * 4
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    # the server of forks may have been started by another test, with another cache
+    with multiprocessing.get_context(method).Pool(2, set_cache, [os.environ[VARIABLE]]) as pool:
         assert pool.map(files.read_bytes, paths) == [b"abc", TEXT, b"defgh"] * 4
 
 
