@@ -54,7 +54,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, or quoted globs; or a video: a file, rtsp:// or http://, a camera number, %06d.jpg.",
+            help="Images, folders, .zip, .tar, quoted globs; or a video: a file, rtsp://, http://, a camera, %06d.jpg.",
         ),
     ],
     recipe: RecipeOption = None,
