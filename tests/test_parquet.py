@@ -105,7 +105,7 @@ def test_classes_as_text_and_as_numbers(tmp_path: Path) -> None:
     dataset = open_boxes(tmp_path / "text", "train")
     assert (dataset.names, dataset.rows.labels.tolist()) == (("car", "ship"), [1, 0, 1, 0])
     write(tmp_path / "numbers" / "train.parquet", rows(2))
-    with pytest.raises(InputError, match="no class names; looked for classes.txt"):
+    with pytest.raises(InputError, match=r"no class names; looked for classes\.txt"):
         open_boxes(tmp_path / "numbers", "train")
     (tmp_path / "numbers" / "classes.txt").write_text("ship\ncar\n")
     assert open_boxes(tmp_path / "numbers", "train").names == ("ship", "car")
