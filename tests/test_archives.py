@@ -192,7 +192,7 @@ def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytes
     assert {f"{number:06}.txt" for number in range(150)} <= {*opened}
     opened.clear()
     assert_same(first, open_boxes(tmp_path / "set.tar", "all"))
-    assert sum(name.endswith(".txt") for name in opened) < 100  # what tells the layout
+    assert len({name for name in opened if name.endswith(".txt")}) < 100  # what tells the layout
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

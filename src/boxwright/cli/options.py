@@ -39,14 +39,19 @@ Weights = Annotated[
         help="A run folder, a .safetensors, .pth, .weights or .ckpt file, or an exported file.",
     ),
 ]
-Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML file that describes it.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Folder or archive of the data set, or a YAML file that describes it.")
+]
 DataSets = Annotated[
     list[str],
     typer.Option(
-        "--data", help="Folder of the data set, or a YAML file that describes it; repeatable for several sets."
+        "--data",
+        help="Folder or archive of the data set, or a YAML file that describes it; repeatable for several sets.",
     ),
 ]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML file that describes it.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder or archive of the data set, or a YAML file that describes it.")
+]
 RecipeOption = Annotated[
     str | None,
     typer.Option(

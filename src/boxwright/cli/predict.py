@@ -56,7 +56,7 @@ def predict(
         typer.Argument(
             metavar="SOURCE...",
             callback=local_sources,
-            help="Images, folders, or quoted globs; or a video: a file, rtsp:// or http://, a camera number, %06d.jpg.",
+            help="Images, folders, .zip, .tar, quoted globs; or a video: a file, rtsp://, http://, a camera, %06d.jpg.",
         ),
     ],
     recipe: RecipeOption = None,

@@ -61,9 +61,11 @@ def collect(source: Source) -> Builder:
     opened = [open_parquet(file, str(file)) for file in files]
     for file, one in zip(files, opened, strict=True):
         image_column(one.schema_arrow, str(file))
-        _fields(one.schema_arrow, str(file))
+        has_numbers = _check_objects(one.schema_arrow, str(file))
     builder.classes = _class_names(opened[0].schema_arrow)
-    names = dict(enumerate(builder.classes)) or _given_names(source)
+    names = dict(enumerate(builder.classes))
+    if has_numbers and not names:
+        names = text.numbered_classes(source)
     paths = make_parquet_mirror(str(files[0].parent), files)
     way = source.bbox or _way(files, opened, paths)
     for file, one, images in zip(files, opened, paths, strict=True):
@@ -108,7 +110,7 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
         for entry in entries:
             yield {name: entry.get(_first(keys, entry)) for name, keys in _FIELDS.items()}
         return
-    assert isinstance(value, dict)  # `_fields` has checked the schema
+    assert isinstance(value, dict)  # `_check_objects` has looked at the schema
     columns = {name: value.get(_first(keys, value)) for name, keys in _FIELDS.items()}
     lists = {name: sequence(column, name) for name, column in columns.items() if column is not None}
     if not lists.get("bbox"):
@@ -217,20 +219,27 @@ def _valid_boxes(value: object) -> list[tuple[list[float], float | None]]:
     return boxes
 
 
-def _fields(schema: Any, title: str) -> None:
-    """Raise InputError if the schema has no boxes with classes."""
+def _check_objects(schema: Any, title: str) -> bool:
+    """Whether classes are numbers. Raises InputError if the schema has no boxes with classes."""
     index = schema.get_field_index("objects")
-    names: list[str] = []
+    fields: dict[str, Any] = {}
     if index >= 0:
-        kind = schema.field(index).type
-        while not hasattr(kind, "get_field_index") and hasattr(kind, "value_type"):  # a list of structs
-            kind = kind.value_type
-        names = [kind.field(number).name for number in range(kind.num_fields)]
+        kind = _inner(schema.field(index).type)
+        fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
+    names = [*fields]
     if not ({*names} & {*BOXES} and {*names} & {*CLASSES}):
         inside = f", objects with {', '.join(names)}"[:60] if names else ""
         raise InputError(
             f"{title}: found the columns {', '.join(schema.names)[:60]}{inside}, needed objects with bbox and category"
         )
+    return str(_inner(fields[_first(CLASSES, fields)])).startswith(("int", "uint"))
+
+
+def _inner(kind: Any) -> Any:
+    """The type of the values of a list of any depth."""
+    while not hasattr(kind, "get_field_index") and hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return kind
 
 
 def _class_names(schema: Any) -> list[str]:
@@ -258,13 +267,6 @@ def _names_below(tree: object, *, inside: bool) -> list[object] | None:
         return names
     below = (_names_below(value, inside=inside or key in CLASSES) for key, value in tree.items())
     return next(filter(None, below), None)
-
-
-def _given_names(source: Source) -> dict[int, str]:
-    """Number -> class name from the data YAML or a file of names; {} if there is none: categories are names then."""
-    if source.names or text.find_class_file(source.root if source.root.is_dir() else source.path.parent) is not None:
-        return text.numbered_classes(source)
-    return {}
 
 
 def _split_of(file: Path) -> str:
