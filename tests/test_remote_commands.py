@@ -125,15 +125,29 @@ def test_train_from_an_archive_to_a_run_folder(
     store: Store, archive: bytes, run: Path, start_method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("bucket/data/set.zip", archive)
-    if start_method == "fork":
-        monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
-        store.fail_every = 3
+    monkeypatch.setitem(stores.RETRIES["backoff"], "init_backoff", stores.timedelta(seconds=0.01))
+    store.fail_every, store.reset = 0 if start_method == "spawn" else 3, start_method == "forkserver"
     # the folder of an archive, as in ModelArts
     workers = 2 if start_method == "fork" else 1
     train("s3://bucket/data", "s3://bucket/runs/one", **{"data.workers": workers})
     store.calm()
     assert_equal(weights_of(store, "bucket/runs/one", tmp_path), load_file(run / "last" / "model.safetensors"))
     assert not list((tmp_path / "cache" / "runs").rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_sent_completely_is_an_error(
+    store: Store, made: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
+    store.broken = "metrics.json"
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words = ["train", RECIPE, "--data", str(made), "--out", "s3://bucket/run", *settings, "--set", "data.workers=0"]
+    error = command(*words, status=2)
+    assert error.splitlines()[-1].startswith("boxwright: s3://bucket/run/metrics.json: cannot be written (")
+    store.calm()
+    assert command(*words, "--resume").splitlines()[-1] == "s3://bucket/run"
+    assert json.loads(store.get("bucket/run/metrics.json"))["images"] == 2
 
 
 @pytest.mark.slow

@@ -33,9 +33,9 @@ VARIABLES = {
 def s3(bucket: str) -> Config:
     """AWS, and other stores with its protocol by AWS_ENDPOINT_URL. Raises InputError for a profile without keys."""
     environment, profile = os.environ, _aws_profile()
-    config: Config = {}
+    config: Config = {"disable_bulk_delete": True}  # a request for many, which is not repeated after a reset
     if not any(environment.get(name) for name in AWS_SOURCES):
-        config = {ours: profile[theirs] for theirs, ours in AWS_KEYS.items() if theirs in profile}
+        config |= {ours: profile[theirs] for theirs, ours in AWS_KEYS.items() if theirs in profile}
         if "access_key_id" not in config and (indirect := next((key for key in AWS_INDIRECT if key in profile), None)):
             raise InputError(
                 f"s3://{bucket}: the AWS profile has {indirect} and no keys, needed keys; "
@@ -73,6 +73,7 @@ def obs(bucket: str) -> tuple[Config, Any]:
         "virtual_hosted_style_request": True,
         "region": labels[1] if labels[0] == "obs" and len(labels) > 2 else "region",  # it takes part in signatures
         "disable_tagging": True,
+        "disable_bulk_delete": True,
     }
     keys = {
         "access_key_id": os.environ["OBS_ACCESS_KEY_ID"],

@@ -65,7 +65,7 @@ class RunUpload:
         """Send everything that is not there yet, and wait for it. Raises InputError if that fails."""
         self._link()
         self._pool.submit(self._send).result()
-        delete(self._objects(self._stale))
+        self._delete(self._stale)
         self._stale = []
 
     def _try(self) -> None:
@@ -138,10 +138,15 @@ class RunUpload:
         old, self._stale = self._stale, [folder for folder in self._checkpoints.values() if folder not in
                                          current.values()]  # fmt: skip
         self._content, self._checkpoints = content, current
-        delete(self._objects(old))  # a reader of the previous run.json may still want what it names
+        self._delete(old)  # a reader of the previous run.json may still want what it names
 
-    def _objects(self, folders: list[str]) -> list[Address]:
-        return [parse(each.uri) for folder in folders for each in listing(self._address / folder)]
+    def _delete(self, folders: list[str]) -> None:
+        """Delete what no `run.json` names. That this fails is no fault of the run."""
+        try:
+            for folder in folders:
+                delete([parse(each.uri) for each in listing(self._address / folder)])
+        except InputError as error:
+            logger.warning("%s; an earlier checkpoint stays", error)
 
 
 @contextmanager
