@@ -72,7 +72,7 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
     Raises InputError if a remote image cannot be fetched."""
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(paths), CHUNK):
-            prefetch(paths[start : start + CHUNK])
+            prefetch(paths[start : start + CHUNK], whole=False)
             with quiet():
                 headers = list(pool.map(lambda path: _read(path, decode), paths[start : start + CHUNK]))
             yield from headers

@@ -52,14 +52,19 @@ def local_member(source: Source, member: Member) -> Path:
         raise _os_error(error) from error
 
 
-def prefetch(paths: Iterable[str | Path]) -> None:
+def prefetch(paths: Iterable[str | Path], *, whole: bool = True) -> None:
     """Fetch the objects that paths stand for, many at a time, since each alone takes the latency of the network.
 
-    Other paths are passed over, and so are objects that are read in ranges. Raises InputError if one cannot be read.
+    Args:
+        paths: Those that stand for no object are passed over.
+        whole: Whether they are read as a whole; else those that can be read in ranges are left out.
+
+    Raises:
+        InputError: One cannot be read.
     """
     found = (mirrors.find(path) for path in paths if mirrors.split(path) is not None)
     objects = [remote_object(*place) for place in found if place is not None and place[0].kind == "remote"]
-    fetch([each for each in objects if not _has_ranges(each)])
+    fetch([each for each in objects if whole or not _has_ranges(each)])
 
 
 def is_ranged(path: str | Path) -> bool:
