@@ -48,6 +48,7 @@ class Store:
     latency: float = 0.0
     cut: set[str] = field(default_factory=set)
     broken: str = ""
+    lost: str = ""  # pattern of keys whose PUTs are done, but answered by 503
     public: bool = False  # whether requests need no credentials
     count: int = 0
     now: int = 0  # requests that are being answered
@@ -61,7 +62,7 @@ class Store:
     def calm(self) -> None:
         """No faults, and nothing counted."""
         self.requests.clear()
-        self.fail_every, self.latency, self.cut, self.broken, self.count = 0, 0.0, set(), "", 0
+        self.fail_every, self.latency, self.cut, self.broken, self.lost, self.count = 0, 0.0, set(), "", "", 0
         self.reset, self.public, self.now, self.most = False, False, 0, 0
 
     def read(self) -> list[str]:
@@ -152,6 +153,9 @@ class Front(BaseHTTPRequestHandler):
         content = answer.read()
         connection.close()
         self.store.requests[index] = (self.command, name, len(content))
+        if self.command == "PUT" and store.lost and re.search(store.lost, name):
+            self.send(503, BUSY)
+            return
         kept = {key: value for key, value in answer.getheaders() if key.lower() not in (
             "connection", "transfer-encoding", "content-length", "server", "date")}  # fmt: skip
         length = answer.getheader("Content-Length") or str(len(content))

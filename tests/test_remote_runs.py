@@ -140,6 +140,25 @@ def test_resumed_elsewhere_after_another_machine_went_on(
     assert found(store) == {"elsewhere"}
 
 
+def test_an_answer_that_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run.json` has arrived then, and is not that of another process."""
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
+    store.put("bucket/runs/one/last-0123456789abcdef/state.pt", b"of a run that was killed")
+    with remote_run(RUN, resume=False) as upload:
+        save(upload, "last", "old")
+        upload.finish()
+        store.lost = "run.json"
+        save(upload, "last", "new")
+        with pytest.raises(InputError, match="cannot be written"):
+            upload.finish()
+        assert found(store) == {"new"}
+        store.lost = ""
+        save(upload, "last", "newer")
+        upload.finish()
+    assert found(store) == {"newer"}
+    assert len([key for key in store.keys("bucket") if key.endswith("state.pt")]) == 1
+
+
 def test_two_trainings_of_one_run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with remote_run(RUN, resume=False) as first:
         with pytest.raises(InputError, match="is being trained by another process"), remote_run(RUN, resume=False):

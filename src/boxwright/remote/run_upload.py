@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -23,7 +23,7 @@ from boxwright.errors import InputError, set_title
 from boxwright.files import make_folder, write_bytes
 from boxwright.remote.address import WEB, Address, parse
 from boxwright.remote.objects import delete, listing, local_object, put, put_bytes
-from boxwright.remote.runs import CHECKPOINT, POINTER, RemoteRun, read_run, written
+from boxwright.remote.runs import CHECKPOINT, POINTER, STORED, RemoteRun, read_run, written
 
 if sys.platform != "win32":
     import fcntl
@@ -48,11 +48,11 @@ class RunUpload:
         self._folder, self._address = folder, address
         self._content = sent.content if sent else None  # of run.json
         self._checkpoints = dict(sent.checkpoints) if sent else {}  # name -> its folder in the store
+        self._tried: dict[bytes, dict[str, str]] = {}  # `run.json` that was sent without an answer -> its checkpoints
         # of each checkpoint, when it was linked last
         self._states = {name: _state(self.path / name) for name in self._checkpoints} if copied else {}
         self._files: dict[str, tuple[int, int]] = {}  # plain files as they were sent
         self._linked: dict[str, Path | None] = {}  # checkpoints to be sent; None for those that were removed
-        self._stale: list[str] = []  # folders in the store that run.json no longer names
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, "run upload")
 
@@ -65,8 +65,7 @@ class RunUpload:
         """Send everything that is not there yet, and wait for it. Raises InputError if that fails."""
         self._link()
         self._pool.submit(self._send).result()
-        self._delete(self._stale)
-        self._stale = []
+        self._clean()
 
     def _try(self) -> None:
         try:
@@ -130,21 +129,29 @@ class RunUpload:
         if current == self._checkpoints:
             return
         there = read_run(self._address)
+        if there is not None and there.content in self._tried:
+            self._content, self._checkpoints = there.content, self._tried[there.content]
         if (there.content if there else None) != self._content:
             raise InputError(f"{self._address}: another process trains there, too; choose another --out")
         content = written(current)
+        self._tried[content] = current
         put_bytes(content, self._address / POINTER)
         write_bytes(self._folder / SENT, content)
-        old, self._stale = self._stale, [folder for folder in self._checkpoints.values() if folder not in
-                                         current.values()]  # fmt: skip
-        self._content, self._checkpoints = content, current
-        self._delete(old)  # a reader of the previous run.json may still want what it names
+        self._tried.clear()
+        # a reader of the previous run.json may still want what it names
+        named, self._content, self._checkpoints = {*self._checkpoints.values()}, content, current
+        self._clean(named)
 
-    def _delete(self, folders: list[str]) -> None:
-        """Delete what no `run.json` names. That this fails is no fault of the run."""
+    def _clean(self, keep: Collection[str] = ()) -> None:
+        """Delete the folders of checkpoints that `run.json` does not name, also those of a run that was killed.
+
+        keep: Further folders that stay. That an object cannot be deleted is no fault of the run.
+        """
+        start = len(self._address.uri) + 1
+        named = {*self._checkpoints.values(), *keep}
         try:
-            for folder in folders:
-                delete([parse(each.uri) for each in listing(self._address / folder)])
+            found = [(each, STORED.match(each.uri[start:])) for each in listing(self._address)]
+            delete([parse(each.uri) for each, match in found if match is not None and match[0] not in named])
         except InputError as error:
             logger.warning("%s; an earlier checkpoint stays", error)
 
