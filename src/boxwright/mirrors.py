@@ -30,6 +30,7 @@ FOLDER = "mirrors"  # in the cache
 TREE, INDEX = "tree", "index.sqlite"
 STORED, DEFLATED = 0, 8  # how the bytes of a member are stored, as ZIP numbers it
 MAX_HANDLES = 64  # files that a process keeps open
+SMALL = 1 << 16  # bytes of a stored member that is read at once, which is faster than in pieces
 MAX_INFLATED = 1 << 28  # bytes of a compressed member that is read: the whole of it is kept in memory
 # Kind of a source -> the module that opens its members, a `Reader`; `file` is here. By name, since they are packages to
 # the right, which a loader's worker has not imported.
@@ -162,7 +163,9 @@ def open_member(source: Source, member: Member) -> BinaryIO:
         _handle.cache_clear()
         raise OSError(errno.ESTALE, f"{errors.printable(source.address)} has changed since it was opened; start again")
     raw = _Window(handle, member)
-    return cast(BinaryIO, io.BytesIO(_inflated(raw, member)) if member.method == DEFLATED else io.BufferedReader(raw))
+    if member.method == DEFLATED:
+        return cast(BinaryIO, io.BytesIO(_inflated(raw, member)))
+    return cast(BinaryIO, io.BytesIO(raw.readall()) if member.length <= SMALL else io.BufferedReader(raw))
 
 
 class Mirror:
