@@ -232,6 +232,16 @@ def test_a_row_group_that_is_too_large(tmp_path: Path, monkeypatch: pytest.Monke
         open_boxes(tmp_path, "train")
 
 
+def test_large_row_groups_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
+    monkeypatch.setattr(rows_of_parquet, "SLOW_GROUP", 20_000)
+    write(tmp_path / "a" / "train.parquet", rows(3), FEATURES["lists"], group=1)
+    open_boxes(tmp_path / "a", "train")
+    assert log == []
+    write(tmp_path / "b" / "train.parquet", rows(3), FEATURES["lists"], group=3)
+    open_boxes(tmp_path / "b", "train")
+    assert [line.partition(" of up to")[0] for line in log] == [f"{tmp_path}/b: row groups"]
+
+
 def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train.parquet", rows(8), FEATURES["lists"], group=2)
     dataset = open_boxes(tmp_path, "train")

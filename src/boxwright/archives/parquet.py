@@ -7,6 +7,7 @@ import bisect
 import errno
 import io
 import itertools
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -23,7 +24,10 @@ from boxwright.files import local_file, open_regular
 from boxwright.mirrors import Member, Source
 from boxwright.progress import track
 
+logger = logging.getLogger(__name__)
+
 MAX_GROUP = 1 << 28  # bytes of images in a row group, which is read as a whole
+SLOW_GROUP = 1 << 25  # bytes above which training is slow, as it visits images in random order
 CACHE_BYTES = 1 << 28  # of row groups that a process keeps
 MAX_FILES = 16  # that a process keeps open
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
@@ -49,7 +53,7 @@ class ParquetFile:
 
     def group(self, number: int) -> Any:
         """The images of a row group, a pyarrow array of bytes. Raises InputError if it cannot be read, or is large."""
-        size = self._size(number)
+        size = self.size(number)
         if size > MAX_GROUP:
             raise InputError(
                 f"{self.address}: its row group {number} has {size:,} bytes of images, of {MAX_GROUP:,} that are read "
@@ -67,7 +71,7 @@ class ParquetFile:
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{self.address}: row group {number} is damaged ({first_line(error)})") from error
 
-    def _size(self, number: int) -> int:
+    def size(self, number: int) -> int:
         """Bytes of the column in a row group, uncompressed."""
         group = self._file.metadata.row_group(number)
         columns = (group.column(index) for index in range(group.num_columns))
@@ -109,16 +113,24 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
 
     Raises:
         InputError: A file cannot be read, or has a row group that is too large.
+
+    Logs a warning for row groups that are large.
     """
     places = [str(local_file(file).resolve()) for file in files]
     sources = [Source("parquet", place, mirrors.version_of(place)) for place in places]
     tree = make_mirror(title, sources, lambda: track(_members(files, sources), None, f"index of {title}", "images"))
     paths = []
-    for file, source in zip(files, sources, strict=True):
+    opened = [_file(source.address, source.version) for source in sources]
+    largest = max((file.size(number) for file in opened for number in range(len(file.starts) - 1)), default=0)
+    if largest > SLOW_GROUP:
+        logger.warning(
+            "%s: row groups of up to %d MiB of images, which are read whole for each image; before training, convert it "
+            "or write it with fewer rows a group", title, largest >> 20,
+        )  # fmt: skip
+    for file, one in zip(files, opened, strict=True):
         folder = tree / file.stem
         names = {path.stem: path for path in folder.iterdir()} if folder.is_dir() else {}
-        rows = _file(source.address, source.version).starts[-1]
-        paths.append([str(names.get(_stem(row), "")) for row in range(rows)])
+        paths.append([str(names.get(_stem(row), "")) for row in range(one.starts[-1])])
     return paths
 
 
