@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_GROUP = 1 << 28  # bytes of images in a row group, which is read as a whole
 SLOW_GROUP = 1 << 25  # bytes above which training is slow, as it visits images in random order
 CACHE_BYTES = 1 << 28  # of row groups that a process keeps
-MAX_FILES = 16  # that a process keeps open
+MAX_FILES = 64  # that a process keeps open
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
          b"GI": ".gif"}  # fmt: skip
 
@@ -39,12 +39,13 @@ class ParquetFile:
 
     Attributes:
         address: Its path.
+        version: As of its source.
         column: The path of the column with the bytes of the images, such as `image.bytes`.
         starts: The first row of each row group.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, version: str) -> None:
+        self.address, self.version = address, version
         self._file = open_parquet(address, address)
         self._lock = threading.Lock()
         self.column = image_column(self._file.schema_arrow, address)
@@ -124,8 +125,8 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
     largest = max((file.size(number) for file in opened for number in range(len(file.starts) - 1)), default=0)
     if largest > SLOW_GROUP:
         logger.warning(
-            "%s: row groups of up to %d MiB of images, which are read whole for each image; before training, convert it "
-            "or write it with fewer rows a group", title, largest >> 20,
+            "%s: row groups of up to %d MiB of images, each read as a whole for an image; before training, convert "
+            "it or write it with fewer rows a group", title, largest >> 20,
         )  # fmt: skip
     for file, one in zip(files, opened, strict=True):
         folder = tree / file.stem
@@ -168,11 +169,11 @@ class _Groups:
     """The row groups that were read last, of up to `CACHE_BYTES`, and always the last one."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[ParquetFile, int], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, file: ParquetFile, number: int) -> Any:
-        key = (file, number)
+        key = (file.address, file.version, number)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -197,8 +198,7 @@ def _after_fork() -> None:
 
 @lru_cache(maxsize=MAX_FILES)
 def _file(address: str, version: str) -> ParquetFile:
-    """version: so that a file that was replaced is opened anew."""
-    return ParquetFile(address)
+    return ParquetFile(address, version)
 
 
 if hasattr(os, "register_at_fork"):
