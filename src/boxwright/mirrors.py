@@ -158,7 +158,10 @@ def open_member(source: Source, member: Member) -> BinaryIO:
     if source.kind != "file":
         reader = cast(Reader, importlib.import_module(READERS[source.kind]))
         return reader.open_member(source, member)
-    handle = _handle(source.address)
+    try:
+        handle = _handle(source.address)
+    except FileNotFoundError as error:
+        raise OSError(errno.ESTALE, f"{errors.printable(source.address)} was removed while it was in use") from error
     if _version(os.fstat(handle.number)) != source.version:
         _handle.cache_clear()
         raise OSError(errno.ESTALE, f"{errors.printable(source.address)} has changed since it was opened; start again")
@@ -187,6 +190,7 @@ class Mirror:
             self.title = str(self._database.execute("SELECT title FROM mirror").fetchone()[0])
             rows = self._database.execute("SELECT kind, address, version FROM source ORDER BY number").fetchall()
         except (sqlite3.Error, TypeError) as error:
+            self._database.close()
             raise OSError(errno.EIO, f"a damaged index ({error}); remove the folder {folder}", path) from error
         self.sources = tuple(Source(*row) for row in rows)
         self._tree = os.path.join(folder, TREE)  # noqa: PTH118
