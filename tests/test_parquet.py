@@ -257,6 +257,15 @@ def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert sum(kept.nbytes for kept in groups._kept.values()) <= 70_000
 
 
+def test_links_as_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    write(tmp_path / "blobs" / "0a1b", rows(3), FEATURES["lists"])
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}-00000-of-00001.parquet").symlink_to("../blobs/0a1b")
+        dataset = open_boxes(tmp_path / name, name)
+        assert [files.read_bytes(dataset.path(index)) for index in range(3)] == [png(index) for index in range(3)]
+
+
 def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(4), FEATURES["lists"])
     dataset = open_boxes(tmp_path, "train")

@@ -117,7 +117,7 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
 
     Logs a warning for row groups that are large.
     """
-    places = [str(local_file(file).resolve()) for file in files]
+    places = [str(local_file(file).absolute()) for file in files]  # not a link's target, which has another name
     sources = [Source("parquet", place, mirrors.version_of(place)) for place in places]
     tree = make_mirror(title, sources, lambda: track(_members(files, sources), None, f"index of {title}", "images"))
     paths = []
@@ -174,16 +174,14 @@ class _Groups:
 
     def get(self, file: ParquetFile, number: int) -> Any:
         key = (file.address, file.version, number)
-        with self._lock:
+        with self._lock:  # also while it is read: threads that read images in turn want the same one
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-        images = file.group(number)
-        with self._lock:
-            self._kept[key] = images
-            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-                self._kept.popitem(last=False)
-        return images
+            else:
+                self._kept[key] = file.group(number)
+                while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+                    self._kept.popitem(last=False)
+            return self._kept[key]
 
 
 _groups = _Groups()
