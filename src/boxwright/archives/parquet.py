@@ -53,7 +53,7 @@ class ParquetFile:
         self.starts = [0, *itertools.accumulate(counts)]
 
     def group(self, number: int) -> Any:
-        """The images of a row group, a pyarrow array of bytes. Raises InputError if it cannot be read, or is large."""
+        """The images of a row group, a chunked array of bytes. Raises InputError if it cannot be read, or is large."""
         size = self.size(number)
         if size > MAX_GROUP:
             raise InputError(
@@ -68,7 +68,7 @@ class ParquetFile:
             values = table.column(0)
             for name in self.column.split(".")[1:]:
                 values = compute.struct_field(values, name)
-            return arrow.concat_arrays(values.chunks) if values.num_chunks != 1 else values.chunk(0)
+            return values
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{self.address}: row group {number} is damaged ({first_line(error)})") from error
 
@@ -166,7 +166,7 @@ def open_member(source: Source, member: Member) -> BinaryIO:
 
 
 class _Groups:
-    """The row groups that were read last, of up to `CACHE_BYTES`, and always the last one."""
+    """The row groups that were read last, of up to `CACHE_BYTES`, or a single one."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
@@ -178,10 +178,13 @@ class _Groups:
             if key in self._kept:
                 self._kept.move_to_end(key)
             else:
-                self._kept[key] = file.group(number)
-                while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
+                while self._kept and self._bytes() + file.size(number) > CACHE_BYTES:
                     self._kept.popitem(last=False)
+                self._kept[key] = file.group(number)
             return self._kept[key]
+
+    def _bytes(self) -> int:
+        return sum(int(images.nbytes) for images in self._kept.values())
 
 
 _groups = _Groups()
