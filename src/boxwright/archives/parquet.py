@@ -26,9 +26,9 @@ from boxwright.progress import track
 
 logger = logging.getLogger(__name__)
 
-MAX_GROUP = 1 << 28  # bytes of images in a row group, which is read as a whole
+MAX_GROUP = 1 << 27  # bytes of images in a row group, which is read as a whole and takes four times as much then
 SLOW_GROUP = 1 << 25  # bytes above which training is slow, as it visits images in random order
-CACHE_BYTES = 1 << 28  # of row groups that a process keeps
+CACHE_BYTES = 1 << 27  # of row groups that a process keeps
 MAX_FILES = 64  # that a process keeps open
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
          b"GI": ".gif"}  # fmt: skip
@@ -58,7 +58,7 @@ class ParquetFile:
         if size > MAX_GROUP:
             raise InputError(
                 f"{self.address}: its row group {number} has {size:,} bytes of images, of {MAX_GROUP:,} that are read "
-                "at once; write it anew with 100 rows a group"
+                "at once; write it anew with fewer rows a group"
             )
         compute = import_extra("pyarrow.compute", "parquet")
         arrow = import_extra("pyarrow", "parquet")
