@@ -95,6 +95,20 @@ def test_a_set_in_several_zips_as_coco_is_published(tiny_coco: Path, tmp_path: P
     assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path, "train"))
 
 
+def test_archives_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    tarred(tiny_coco, f"{tmp_path}/shards/data-%.tar", 2)
+    for prefix in ("", "in/"):
+        root = zipped(tmp_path / "shards", tmp_path / "all.zip", prefix=prefix)
+        assert_same(open_boxes(tiny_coco, "train"), open_boxes(root, "train"))
+
+
+def test_a_link_to_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    zipped(tiny_coco, tmp_path / "0a1b2c")
+    (tmp_path / "set.zip").symlink_to("0a1b2c")
+    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "set.zip", "train"))
+
+
 def test_classes_in_an_archive(tmp_path: Path) -> None:
     for name in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -141,6 +142,24 @@ def test_a_source_that_changes(pack: tuple[Path, list[Member]]) -> None:
         files.read_bytes(tree / "a.txt")
     with pytest.raises(OSError, match="has changed since it was opened"):
         files.local_file(tree / "a.txt")
+
+
+def test_a_source_that_is_removed(pack: tuple[Path, list[Member]]) -> None:
+    tree = mirror_of(pack)
+    pack[0].unlink()
+    with pytest.raises(OSError, match="was removed while it was in use"):
+        files.read_bytes(tree / "a.txt")
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and no more"])
+def test_a_damaged_index(pack: tuple[Path, list[Member]], content: bytes) -> None:
+    folder = mirror_of(pack).parent
+    mirrors._opened.clear()
+    (folder / "index.sqlite").write_bytes(content)
+    with pytest.raises(InputError, match=r"my\.pack: a damaged index .*; remove the folder "):
+        mirror_of(pack)
+    shutil.rmtree(folder)
+    assert files.read_bytes(mirror_of(pack) / "a.txt") == b"abc"
 
 
 def test_damage(pack: tuple[Path, list[Member]]) -> None:

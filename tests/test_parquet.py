@@ -232,6 +232,16 @@ def test_a_row_group_that_is_too_large(tmp_path: Path, monkeypatch: pytest.Monke
         open_boxes(tmp_path, "train")
 
 
+def test_large_row_groups_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
+    monkeypatch.setattr(rows_of_parquet, "SLOW_GROUP", 20_000)
+    write(tmp_path / "a" / "train.parquet", rows(3), FEATURES["lists"], group=1)
+    open_boxes(tmp_path / "a", "train")
+    assert log == []
+    write(tmp_path / "b" / "train.parquet", rows(3), FEATURES["lists"], group=3)
+    open_boxes(tmp_path / "b", "train")
+    assert [line.partition(" of up to")[0] for line in log] == [f"{tmp_path}/b: row groups"]
+
+
 def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train.parquet", rows(8), FEATURES["lists"], group=2)
     dataset = open_boxes(tmp_path, "train")
@@ -245,6 +255,15 @@ def test_few_row_groups_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert files.read_bytes(dataset.path(index)) == png(index)
     assert read == [0, 1, 3, 2, 1]  # two are kept, those read last
     assert sum(kept.nbytes for kept in groups._kept.values()) <= 70_000
+
+
+def test_links_as_in_the_cache_of_hugging_face(tmp_path: Path) -> None:
+    write(tmp_path / "blobs" / "0a1b", rows(3), FEATURES["lists"])
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}-00000-of-00001.parquet").symlink_to("../blobs/0a1b")
+        dataset = open_boxes(tmp_path / name, name)
+        assert [files.read_bytes(dataset.path(index)) for index in range(3)] == [png(index) for index in range(3)]
 
 
 def test_a_file_that_is_replaced_while_it_is_open(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ TREE, INDEX = "tree", "index.sqlite"
 FOREIGN = re.compile(rf"(.*/{FOLDER}/[0-9a-f]{{32}})/{TREE}/")
 STORED, DEFLATED = 0, 8  # how the bytes of a member are stored, as ZIP numbers it
 MAX_HANDLES = 64  # files that a process keeps open
+SMALL = 1 << 16  # bytes of a stored member that is read at once, which is faster than in pieces
 MAX_INFLATED = 1 << 28  # bytes of a compressed member that is read: the whole of it is kept in memory
 # Kind of a source -> the module that opens its members, a `Reader`; `file` is here. By name, since they are packages to
 # the right, which a loader's worker has not imported.
@@ -168,12 +169,17 @@ def open_member(source: Source, member: Member) -> BinaryIO:
     if source.kind != "file":
         reader = cast(Reader, importlib.import_module(READERS[source.kind]))
         return reader.open_member(source, member)
-    handle = _handle(source.address)
+    try:
+        handle = _handle(source.address)
+    except FileNotFoundError as error:
+        raise OSError(errno.ESTALE, f"{errors.printable(source.address)} was removed while it was in use") from error
     if _version(os.fstat(handle.number)) != source.version:
         _handle.cache_clear()
         raise OSError(errno.ESTALE, f"{errors.printable(source.address)} has changed since it was opened; start again")
     raw = _Window(handle, member)
-    return cast(BinaryIO, io.BytesIO(_inflated(raw, member)) if member.method == DEFLATED else io.BufferedReader(raw))
+    if member.method == DEFLATED:
+        return cast(BinaryIO, io.BytesIO(_inflated(raw, member)))
+    return cast(BinaryIO, io.BytesIO(raw.readall()) if member.length <= SMALL else io.BufferedReader(raw))
 
 
 def local_member(source: Source, member: Member) -> Path | None:
@@ -206,6 +212,7 @@ class Mirror:
             self.title = str(self._database.execute("SELECT title FROM mirror").fetchone()[0])
             rows = self._database.execute("SELECT kind, address, version FROM source ORDER BY number").fetchall()
         except (sqlite3.Error, TypeError) as error:
+            self._database.close()
             raise OSError(errno.EIO, f"a damaged index ({error}); remove the folder {folder}", path) from error
         self.sources = tuple(Source(*row) for row in rows)
         self._tree = os.path.join(folder, TREE)  # noqa: PTH118

@@ -13,6 +13,7 @@ from boxwright.archives import tar_members, zip_members
 from boxwright.archives.faults import is_of_macos
 from boxwright.archives.mirror import make_mirror
 from boxwright.errors import InputError
+from boxwright.files import local_file
 from boxwright.mirrors import Member, Source
 from boxwright.progress import track
 
@@ -45,8 +46,9 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
     shards = _shards(path, title)
     if not shards:
         return Path(path)
-    sources = [Source("file", os.path.realpath(shard), _version(shard, title)) for shard in shards]
-    return make_mirror(title, sources, lambda: _members(shards, title))
+    places = [_local(shard, title) for shard in shards]
+    sources = [Source("file", str(place), mirrors.version_of(place)) for place in places]
+    return make_mirror(title, sources, lambda: _members(shards, places, title))
 
 
 def exists(path: str | Path) -> bool:
@@ -113,10 +115,11 @@ def _expanded(pattern: str, title: str) -> list[str]:
     return ["".join(words) for words in itertools.product(*parts, [pattern[end:]])] if parts else []
 
 
-def _members(shards: Sequence[Path], title: str) -> Iterator[Member]:
+def _members(shards: Sequence[Path], places: Sequence[Path], title: str) -> Iterator[Member]:
+    """The files of all shards. places: where these are."""
     each = (
-        READERS[shard.suffix.lower()](shard, title if len(shards) == 1 else str(shard), number)
-        for number, shard in enumerate(shards)
+        READERS[shard.suffix.lower()](place, title if len(shards) == 1 else str(shard), number)
+        for number, (shard, place) in enumerate(zip(shards, places, strict=True))
     )
     left_out = 0
     for member in track(itertools.chain.from_iterable(each), None, f"index of {title}", "files"):
@@ -128,8 +131,9 @@ def _members(shards: Sequence[Path], title: str) -> Iterator[Member]:
         logger.info("%s: left out %d files of macOS (__MACOSX, ._*)", title, left_out)
 
 
-def _version(path: Path, title: str) -> str:
+def _local(shard: Path, title: str) -> Path:
+    """The archive itself; a copy in the cache of one that is in another archive or a remote folder."""
     try:
-        return mirrors.version_of(path)
+        return local_file(shard).resolve(strict=True)
     except OSError as error:
-        raise InputError(f"{title}: {path} cannot be read ({error.strerror})") from error
+        raise InputError(f"{title}: {shard} cannot be read ({error.strerror})") from error

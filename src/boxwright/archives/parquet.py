@@ -7,6 +7,7 @@ import bisect
 import errno
 import io
 import itertools
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -23,9 +24,12 @@ from boxwright.files import local_file, open_regular
 from boxwright.mirrors import Member, Source
 from boxwright.progress import track
 
-MAX_GROUP = 1 << 28  # bytes of images in a row group, which is read as a whole
-CACHE_BYTES = 1 << 28  # of row groups that a process keeps
-MAX_FILES = 16  # that a process keeps open
+logger = logging.getLogger(__name__)
+
+MAX_GROUP = 1 << 27  # bytes of images in a row group, which is read as a whole and takes four times as much then
+SLOW_GROUP = 1 << 25  # bytes above which training is slow, as it visits images in random order
+CACHE_BYTES = 1 << 27  # of row groups that a process keeps
+MAX_FILES = 64  # that a process keeps open
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"II": ".tif", b"MM": ".tif",
          b"GI": ".gif"}  # fmt: skip
 
@@ -35,12 +39,13 @@ class ParquetFile:
 
     Attributes:
         address: Its path.
+        version: As of its source.
         column: The path of the column with the bytes of the images, such as `image.bytes`.
         starts: The first row of each row group.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, version: str) -> None:
+        self.address, self.version = address, version
         self._file = open_parquet(address, address)
         self._lock = threading.Lock()
         self.column = image_column(self._file.schema_arrow, address)
@@ -48,12 +53,12 @@ class ParquetFile:
         self.starts = [0, *itertools.accumulate(counts)]
 
     def group(self, number: int) -> Any:
-        """The images of a row group, a pyarrow array of bytes. Raises InputError if it cannot be read, or is large."""
-        size = self._size(number)
+        """The images of a row group, a chunked array of bytes. Raises InputError if it cannot be read, or is large."""
+        size = self.size(number)
         if size > MAX_GROUP:
             raise InputError(
                 f"{self.address}: its row group {number} has {size:,} bytes of images, of {MAX_GROUP:,} that are read "
-                "at once; write it anew with 100 rows a group"
+                "at once; write it anew with fewer rows a group"
             )
         compute = import_extra("pyarrow.compute", "parquet")
         arrow = import_extra("pyarrow", "parquet")
@@ -63,11 +68,11 @@ class ParquetFile:
             values = table.column(0)
             for name in self.column.split(".")[1:]:
                 values = compute.struct_field(values, name)
-            return arrow.concat_arrays(values.chunks) if values.num_chunks != 1 else values.chunk(0)
+            return values
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{self.address}: row group {number} is damaged ({first_line(error)})") from error
 
-    def _size(self, number: int) -> int:
+    def size(self, number: int) -> int:
         """Bytes of the column in a row group, uncompressed."""
         group = self._file.metadata.row_group(number)
         columns = (group.column(index) for index in range(group.num_columns))
@@ -109,16 +114,24 @@ def make_parquet_mirror(title: str, files: Sequence[Path]) -> list[list[str]]:
 
     Raises:
         InputError: A file cannot be read, or has a row group that is too large.
+
+    Logs a warning for row groups that are large.
     """
-    places = [str(local_file(file).resolve()) for file in files]
+    places = [str(local_file(file).absolute()) for file in files]  # not a link's target, which has another name
     sources = [Source("parquet", place, mirrors.version_of(place)) for place in places]
     tree = make_mirror(title, sources, lambda: track(_members(files, sources), None, f"index of {title}", "images"))
     paths = []
-    for file, source in zip(files, sources, strict=True):
+    opened = [_file(source.address, source.version) for source in sources]
+    largest = max((file.size(number) for file in opened for number in range(len(file.starts) - 1)), default=0)
+    if largest > SLOW_GROUP:
+        logger.warning(
+            "%s: row groups of up to %d MiB of images, each read as a whole for an image; before training, convert "
+            "it or write it with fewer rows a group", title, largest >> 20,
+        )  # fmt: skip
+    for file, one in zip(files, opened, strict=True):
         folder = tree / file.stem
         names = {path.stem: path for path in folder.iterdir()} if folder.is_dir() else {}
-        rows = _file(source.address, source.version).starts[-1]
-        paths.append([str(names.get(_stem(row), "")) for row in range(rows)])
+        paths.append([str(names.get(_stem(row), "")) for row in range(one.starts[-1])])
     return paths
 
 
@@ -153,24 +166,25 @@ def open_member(source: Source, member: Member) -> BinaryIO:
 
 
 class _Groups:
-    """The row groups that were read last, of up to `CACHE_BYTES`, and always the last one."""
+    """The row groups that were read last, of up to `CACHE_BYTES`, or a single one."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[ParquetFile, int], Any] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int], Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, file: ParquetFile, number: int) -> Any:
-        key = (file, number)
-        with self._lock:
+        key = (file.address, file.version, number)
+        with self._lock:  # also while it is read: threads that read images in turn want the same one
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-        images = file.group(number)
-        with self._lock:
-            self._kept[key] = images
-            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > CACHE_BYTES:
-                self._kept.popitem(last=False)
-        return images
+            else:
+                while self._kept and self._bytes() + file.size(number) > CACHE_BYTES:
+                    self._kept.popitem(last=False)
+                self._kept[key] = file.group(number)
+            return self._kept[key]
+
+    def _bytes(self) -> int:
+        return sum(int(images.nbytes) for images in self._kept.values())
 
 
 _groups = _Groups()
@@ -185,8 +199,7 @@ def _after_fork() -> None:
 
 @lru_cache(maxsize=MAX_FILES)
 def _file(address: str, version: str) -> ParquetFile:
-    """version: so that a file that was replaced is opened anew."""
-    return ParquetFile(address)
+    return ParquetFile(address, version)
 
 
 if hasattr(os, "register_at_fork"):
