@@ -331,7 +331,7 @@ def _only_folder(root: Path) -> Path:
     """The folder that holds all of an archive, if there is one and the archive is no data set without it."""
     if not mirrors.is_tree(root) or len(os.listdir(root)) != 1 or _is_data_set(root):  # noqa: PTH208
         return root
-    return next(map(as_folder, text.subfolders(root)), root)
+    return next(map(local_data, text.subfolders(root)), root)
 
 
 def _is_data_set(folder: Path) -> bool:
