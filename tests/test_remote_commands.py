@@ -186,6 +186,7 @@ def forget_images(store: Store) -> None:
     store.calm()
 
 
+@pytest.mark.slow
 def test_latency_is_hidden(store: Store, made: Path) -> None:
     """All of a batch at a time, and the next one before it is needed."""
     store.put_folder("bucket/set", made)
@@ -335,6 +336,7 @@ def test_no_result_replaces_what_is_read(store: Store) -> None:
     assert store.get("bucket/in/1.jpg") == b"x"
 
 
+@pytest.mark.slow
 def test_windows_of_a_scene_are_read_in_ranges(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rasterio = pytest.importorskip("rasterio")
     pixels = np.random.default_rng(3).integers(0, 255, (3, 1024, 1024)).astype(np.uint8)

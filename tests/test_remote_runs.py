@@ -206,6 +206,7 @@ def test_a_faulty_pointer(store: Store, content: bytes, fault: str) -> None:
         local_path("s3://bucket/runs/one")
 
 
+@pytest.mark.slow
 def test_sending_does_not_wait(store: Store) -> None:
     """Checkpoints that come faster than they are sent are left out, but not the last one."""
     with remote_run(RUN, resume=False) as upload:

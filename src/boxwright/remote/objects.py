@@ -9,7 +9,7 @@ from boxwright import progress
 from boxwright.errors import InputError, set_title
 from boxwright.remote import cache
 from boxwright.remote.address import Address, parse
-from boxwright.remote.stores import errors, is_usable, store_of
+from boxwright.remote.stores import errors, is_usable, library, store_of
 
 THREADS = 32  # requests at a time, most of whose time is latency
 CHUNK = 4 << 20  # bytes that are received at a time
@@ -37,9 +37,8 @@ class RemoteObject(NamedTuple):
 
 def find(address: Address) -> RemoteObject | None:
     """The object at an address; None if there is none. Raises InputError if that cannot be found out."""
-    import obstore
-
     store, key = store_of(address)
+    obstore = library()
     with errors(address):
         try:
             # a server may refuse HEAD, for example for a signed address
@@ -53,9 +52,8 @@ def find(address: Address) -> RemoteObject | None:
 
 def listing(folder: Address) -> list[RemoteObject]:
     """All objects below a folder, sorted by key. Raises InputError if it cannot be listed."""
-    import obstore
-
     store, key = store_of(folder)
+    obstore = library()
     found: list[RemoteObject] = []
     with errors(folder, "cannot be listed"):
         for page in progress.track(obstore.list(store, prefix=key or None), None, f"list {folder}", "requests"):
@@ -95,10 +93,9 @@ def fetch(objects: Sequence[RemoteObject], title: str = "") -> None:
 
 
 def _fetch(wanted: RemoteObject, title: str = "") -> None:
-    import obstore
-
     address = parse(wanted.uri)
     store, key = store_of(address)
+    obstore = library()
     etag = wanted.version if wanted.version.startswith('"') else None
     with cache.added(wanted.file) as stream, errors(address):
         if stream is None:
@@ -135,37 +132,33 @@ def local_object(wanted: RemoteObject, title: str = "") -> Path:
 
 def read_range(wanted: RemoteObject, start: int, length: int) -> bytes:
     """A part of an object. Raises InputError if it cannot be read."""
-    import obstore
-
     address = parse(wanted.uri)
     store, key = store_of(address)
+    obstore = library()
     with errors(address):
         return bytes(obstore.get_range(store, key, start=start, length=length))
 
 
 def put(file: Path, address: Address) -> None:
     """Write a file as an object; a reader sees the old or the new one. Raises InputError if it cannot be written."""
-    import obstore
-
     store, key = store_of(address)
+    obstore = library()
     with errors(address, "cannot be written"):
         obstore.put(store, key, file)
 
 
 def put_bytes(content: bytes, address: Address) -> None:
     """Write an object. Raises InputError as `put`."""
-    import obstore
-
     store, key = store_of(address)
+    obstore = library()
     with errors(address, "cannot be written"):
         obstore.put(store, key, content)
 
 
 def read_bytes(address: Address) -> bytes | None:
     """The content of a small object that changes; None if there is none. Raises InputError if it cannot be read."""
-    import obstore
-
     store, key = store_of(address)
+    obstore = library()
     with errors(address):
         try:
             return bytes(obstore.get(store, key).bytes())
@@ -177,10 +170,9 @@ def read_bytes(address: Address) -> bytes | None:
 
 def delete(addresses: Sequence[Address]) -> None:
     """Delete objects, also such that are gone. Raises InputError if one cannot be deleted."""
-    import obstore
-
     for address in addresses:
         store, key = store_of(address)
+        obstore = library()
         with errors(address, "cannot be deleted"):
             try:
                 obstore.delete(store, key)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from boxwright.errors import InputError
@@ -58,6 +59,11 @@ def is_usable() -> bool:
     return not _forked
 
 
+def library() -> ModuleType:
+    """obstore. Raises InputError if the extra `cloud` is not installed."""
+    return import_extra("obstore", "cloud")
+
+
 def store_of(address: Address) -> tuple["ObjectStore", str]:
     """The store of an address and the key there. Opened once in each process.
 
@@ -67,7 +73,7 @@ def store_of(address: Address) -> tuple["ObjectStore", str]:
     global _used
     place, key = (address.uri, "") if address.scheme in WEB else (address.bucket, address.key)
     if (address.scheme, place) not in _stores:
-        import_extra("obstore", "cloud")
+        library()
         _used = True
         with errors(address):
             _stores[address.scheme, place] = _opened(address)
