@@ -292,6 +292,24 @@ def test_commands_read_and_write(
     assert "which is read" in command("predict", weights, "s3://bucket/set", "--out", "s3://bucket/set/x", status=2)
 
 
+@pytest.mark.slow
+def test_a_video(store: Store, run: Path, command: Callable[..., str]) -> None:
+    av = pytest.importorskip("av")
+    with av.open("clip.mp4", "w") as written:
+        stream = written.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 64
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * number, np.uint8), format="rgb24")
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode())
+    store.put("bucket/in/clip.mp4", Path("clip.mp4").read_bytes())
+    command("predict", str(run), "s3://bucket/in/clip.mp4", "--out", "s3://bucket/found")
+    found = json.loads(store.get("bucket/found/detections.json"))
+    assert found["video"] == "s3://bucket/in/clip.mp4"
+    assert len(found["frames"]) == 3
+    assert store.get("bucket/found/clip.mp4")[4:8] == b"ftyp"
+
+
 def test_results_of_a_command_that_finds_problems(store: Store, made: Path, command: Callable[..., str]) -> None:
     store.put_folder("bucket/set", made)
     store.put("bucket/set/labels/train/0.txt", b"0 2 2 2 2\n")
