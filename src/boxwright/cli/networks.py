@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from boxwright import interrupt
 from boxwright.cli.options import (
     Backend,
     BFloat16,
@@ -56,6 +57,9 @@ def train(
     weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Resume the run in --out if there is one, else start it.")
+    ] = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     val_fraction: Annotated[
@@ -71,6 +75,7 @@ def train(
     ] = False,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
+    interrupt.install_stop()
     from boxwright.engine.train import train as run
 
     overrides = [*(set_ or ())]
@@ -86,7 +91,7 @@ def train(
         out or f"runs/{Path(name).stem}",
         weights=weights,
         transfer=transfer,
-        resume=resume,
+        resume="auto" if auto_resume else resume,
         skip_bad=skip_bad,
         clip_boxes=clip_boxes,
         overrides=overrides,
