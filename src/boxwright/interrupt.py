@@ -100,6 +100,9 @@ def finish(status: int, line: str) -> int:
     _exiting = True  # from here on Ctrl-C ends the process at once
     if _count:
         status, line = STATUS, MESSAGE
+    if status == STATUS_STOPPED:
+        for number in STOP_SIGNALS:  # Python restores the default at its end, and torchrun signals twice
+            signal.signal(number, signal.SIG_IGN)
     if line:
         print(line, file=sys.stderr)
     return status

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.extras import first_line, import_extra
 
 LOCAL = "local"  # the address that starts Ray on this machine
+MARK = "boxwright| "  # before each line of the package's log in a worker
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_CONNECT = 10
 
@@ -75,3 +77,26 @@ def _start(ray: ModuleType, cpus: int | None) -> None:
     finally:
         if resolve is not None:
             services.resolve_ip_for_localhost = resolve  # type: ignore[attr-defined]
+
+
+def log_in_worker() -> None:
+    """Have the package's log in a worker reach the driver, where `show_log` prints it."""
+    logger = logging.getLogger("boxwright")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{MARK}%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def show_log() -> None:
+    """Of what workers print, show the lines of `log_in_worker` only, without what Ray says of itself."""
+    dispatcher = import_extra("ray._private.ray_logging", "ray").global_worker_stdstream_dispatcher
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("ray_print_logs", _show)
+
+
+def _show(data: dict[str, Any]) -> None:
+    for line in data["lines"]:
+        if MARK in line:
+            print(printable(line.partition(MARK)[2]), file=sys.stderr)
