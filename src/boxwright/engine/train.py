@@ -128,15 +128,20 @@ def train(
                 checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
             with stoppable(checkpointer, state):
                 _train_epochs(job, state, checkpointer, run)
-        if validation is not None:
-            with stoppable(checkpointer, state, save=False):
-                weight_files.load(job.eval_network, run / "best", recipe)
-                _evaluate(job, run)  # metrics.json and the plots are those of the best network
-        elif accelerator.is_main_process:
-            logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
-            plots.curves(run / run_log.FILE, run / "curves.png")
+        _evaluate_best(job, state, checkpointer, run)
         accelerator.wait_for_everyone()
     return run
+
+
+def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+    """Write metrics and plots of the best network; without validation data, the curves of the training only."""
+    if job.validation is not None:
+        with stoppable(checkpointer, state, save=False):
+            weight_files.load(job.eval_network, run / "best", checkpointer.recipe)
+            _evaluate(job, run)
+    elif job.accelerator.is_main_process:
+        logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
+        plots.curves(run / run_log.FILE, run / "curves.png")
 
 
 def _check_not_read(recipe: Recipe | str, run: Path) -> None:
