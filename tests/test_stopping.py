@@ -21,7 +21,7 @@ from boxwright import interrupt
 from boxwright.engine.log import TrainLogger
 from boxwright.errors import InputError
 from boxwright.recipe import TrainConfig
-from small_run import SMALL, arguments, lines, start, tensors
+from small_run import SMALL, arguments, lines, tensors
 
 slow = pytest.mark.slow
 LOOPBACK = "127.0.0.1"
@@ -35,7 +35,8 @@ HALF = CHANGES | {"train.batch": 2}  # for each of two processes
 # Two processes, with their numbers in the environment as schedulers set them; forked, so that they import once.
 FORKED = """
 import json, os, sys
-import boxwright.engine.train
+import hotcoco, matplotlib.pyplot
+import boxwright.engine.events, boxwright.engine.train
 from boxwright.cli import main
 
 for port, *words in map(json.loads, sys.stdin):
@@ -60,6 +61,10 @@ def state(run: Path) -> dict[str, object]:
     return torch.load(run / "last" / "state.pt", weights_only=True)  # type: ignore[no-any-return]
 
 
+def children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
 def wait_for_step(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:
     while process.poll() is None and max((line["step"] for line in lines(run)), default=0) < step:
         time.sleep(0.02)
@@ -75,14 +80,21 @@ def assert_equal(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stopped(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of torchrun on two "nodes" with a process each, one of which gets SIGTERM."""
+    """A run of torchrun on two "nodes" with a process each, one of which gets SIGTERM.
+
+    Processes that load images get the signals as well, as SLURM sends them to all processes of a job.
+    """
     run, port = tmp_path_factory.mktemp("stopped") / "run", free_port()
     launch = ["torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     launch += ["--rdzv-endpoint", f"{LOOPBACK}:{port}", "--rdzv-id", "test", "--local-addr", LOOPBACK]
-    command = [sys.executable, "-m", *launch, "-m", "boxwright", *arguments(tiny_coco, run, HALF)]
+    command = [sys.executable, "-m", *launch, "-m", "boxwright", *arguments(tiny_coco, run, HALF | {"data.workers": 1})]
     nodes = [subprocess.Popen(command, env=SINGLE_THREAD, stderr=subprocess.PIPE) for _ in range(2)]
     try:
         wait_for_step(nodes[1], run, 4)
+        (worker,) = children(nodes[1].pid)
+        (loader,) = children(worker)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(loader, number)
         nodes[1].terminate()
         errors = [node.communicate(timeout=120)[1].decode() for node in nodes]
     finally:
@@ -178,22 +190,6 @@ def test_stopped_everywhere_in_one_process(tiny_coco: Path, tmp_path: Path, monk
     assert any(step == 3 * (epochs + 1) for _, _, step, epochs in places), "in the evaluation after it"  # type: ignore[operator]
     assert places[-1][2:] == (9, 3), "in the evaluation of the best network"
     assert_equal(tmp_path / "left_alone", run)
-
-
-@slow
-def test_a_signal_to_all_processes_of_a_job(tiny_coco: Path, tmp_path: Path) -> None:
-    """As SLURM sends it, to those that load images as well."""
-    process = start(tiny_coco, tmp_path / "run", {"train.epochs": 10_000, "data.workers": 2}, session=True)
-    wait_for_step(process, tmp_path / "run", 2)
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGUSR1)
-    stderr = process.communicate(timeout=60)[1].decode().splitlines()
-    step = state(tmp_path / "run")["step"]
-    assert process.returncode == 143, stderr
-    assert stderr[-1].endswith(f"/run: stopped by a signal and saved after step {step}; continue with --resume")
-    assert [line for line in stderr[:-1] if not line.startswith("epoch ")] == []
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
