@@ -278,8 +278,8 @@ class TrainConfig(Config):
         Raises:
             InputError: The processes cannot have equal shares of a step.
         """
-        if processes == self.process_count:
-            return self
+        if self.processes in ("auto", processes):
+            return self.model_copy(update={"processes": processes})
         each, rest = divmod(self.step_images, processes)
         if rest:
             raise InputError(
