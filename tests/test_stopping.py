@@ -179,6 +179,7 @@ def test_stopped_everywhere_in_one_process(tiny_coco: Path, tmp_path: Path, monk
     run, places, looks = tmp_path / "run", [], itertools.count(1)
     monkeypatch.setattr(interrupt, "stop_requested", lambda: next(looks) % 6 == 0)  # each step and each image looks
     while not (run / "metrics.json").exists():
+        assert len(places) < 20, "no step and no evaluation is completed between two stops"
         try:
             boxwright.train("demo", tiny_coco, run, overrides=changes, resume="auto")
         except interrupt.Stopped as stop:
