@@ -196,11 +196,15 @@ def test_stopped_everywhere_in_one_process(tiny_coco: Path, tmp_path: Path, monk
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_before_and_within_a_training(name: str) -> None:
     code = f"""
-import os, signal
+import os, signal, subprocess
 from boxwright import interrupt
-os.kill(os.getpid(), signal.SIGURG)  # ignored
 interrupt.install()
 interrupt.install_stop()
+with interrupt.stop_blocked():
+    child = subprocess.Popen(["sleep", "60"])  # as a start by forkserver or spawn, which inherit no handler
+child.send_signal(signal.{name})
+child.kill()
+assert child.wait() == -signal.SIGKILL
 with interrupt.stop_deferred():
     os.kill(os.getpid(), signal.{name})
     print(interrupt.stop_requested(), interrupt.requested(), flush=True)
