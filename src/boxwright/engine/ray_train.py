@@ -43,6 +43,7 @@ def _fit(workers: int, use_gpu: bool, arguments: dict[str, Any]) -> None:
     ray_train, of_torch = import_extra("ray.train", "ray"), import_extra("ray.train.torch", "ray")
     # its watcher of nodes that are about to vanish asks the dashboard, which does not run
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # a cluster may have to start nodes; 60
     with tempfile.TemporaryDirectory() as storage:
         trainer = of_torch.TorchTrainer(
             _work,
