@@ -17,6 +17,7 @@ def silence_telemetry() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it is an ImportError now
     os.environ.setdefault("NNCF_CI", "1")  # for whoever imported that module before us
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from boxwright.arrays import Array
-from boxwright.extras import import_extra
+from boxwright.errors import InputError
+from boxwright.extras import first_line, import_extra
 from boxwright.images.windows import Georeference
 from boxwright.json_text import JsonObject, dumps
 from boxwright.predict.geojson import is_georeferenced, rings
@@ -56,17 +57,30 @@ def to_wkb(polygons: Array) -> list[bytes]:
     return [record.tobytes() for record in records]
 
 
-def metadata(crs: str, bounds: Sequence[float] | None) -> bytes:
-    """The value of the key `geo` of a file. bounds: of all geometries, as `EDGES`; None if there are none."""
-    from rasterio.crs import CRS
+def metadata(crs: str, bounds: Sequence[float] | None) -> str:
+    """The value of the key `geo` of a file.
 
+    Args:
+        crs: As in `Georeference`.
+        bounds: Of all geometries, as `EDGES`; None if there are none.
+
+    Raises:
+        InputError: There is no such system.
+    """
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        system = CRS.from_string(crs).to_dict(projjson=True)
+    except CRSError as error:
+        raise InputError(f"coordinate reference system '{crs[:80]}': not known ({first_line(error)})") from error
     column: JsonObject = {
         "encoding": "WKB",
         "geometry_types": ["Polygon"],
-        "crs": CRS.from_string(crs).to_dict(projjson=True),
+        "crs": system,
         "orientation": "counterclockwise",
         "covering": {"bbox": {edge: ["bbox", edge] for edge in EDGES}},
     }
     if bounds is not None:
         column["bbox"] = list(bounds)
-    return dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}).encode()
+    return dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})

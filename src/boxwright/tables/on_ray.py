@@ -1,0 +1,160 @@
+"""Rows of a table by Ray: actors on this machine or on a cluster hold the network, and call `predict_rows`.
+
+Ray Data hands blocks of images to actors, holds back when rows are not taken (back-pressure), starts actors again that
+died, and gives their blocks to others. The process that writes the table takes the rows of each block once, so nothing
+is in it twice.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import torch
+
+from boxwright.errors import InputError
+from boxwright.extras import first_line, import_extra
+from boxwright.memory import tune_malloc
+from boxwright.predict.predictor import AnyPredictor, load
+from boxwright.runtimes.base.open import is_exported
+from boxwright.tables.rows import Settings, Source, of_block, predict_rows, schema, to_block
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+else:
+    pa = import_extra("pyarrow", "parquet")
+    pc = import_extra("pyarrow.compute", "parquet")
+
+ADDRESS = re.compile(r"local|auto|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
+BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
+BLOCKS_EACH = 4  # at least, so that actors end at the same time
+RETRIES = 3  # of a block: an image on which actors die must not keep them busy for ever
+OBJECT_STORE = 128 << 20  # bytes of shared memory; rows are small
+
+
+def check_address(address: str) -> str:
+    """`address`. Raises InputError for what is none."""
+    if ADDRESS.fullmatch(address):
+        return address
+    raise InputError(f"--ray: found '{address[:60]}', needed local, auto, HOST:PORT or ray://HOST:PORT")
+
+
+def predict_on_ray(
+    predictor: AnyPredictor, sources: Sequence[Source], settings: Settings, *, address: str, device: str = "auto"
+) -> Iterator["pa.RecordBatch"]:
+    """`predict_rows` on Ray, with the images in any order.
+
+    Args:
+        predictor: From `load`; each actor loads the same file, so all machines need it under the same path, as the
+            images.
+        sources: As in `predict_rows`.
+        settings: As in `predict_rows`.
+        address: `local` starts Ray on this machine, with as many CPUs as PyTorch has threads; `auto` or an address
+            connects to a cluster.
+        device: Of the actors: `cpu`; `cuda`, one GPU each; `auto`: cuda where the cluster has GPUs.
+
+    Raises:
+        InputError: Ray is not installed or cannot be reached, the network cannot be loaded there, or actors die on the
+            same images again and again.
+    """
+    ray = _import(address)
+    assert predictor.origin is not None
+    with _connected(ray, address):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0)) if device != "cpu" and not is_exported(predictor.origin.path) else 0
+        if device.startswith("cuda") and not gpus:
+            raise InputError(f"--device {device}: the Ray cluster has no GPU; use cpu or auto")
+        workers = max(1, gpus or int(resources.get("CPU", 1)))
+        size = max(1, min(BLOCK, -(-len(sources) // (BLOCKS_EACH * workers))))
+        blocks = [to_block(sources[start : start + size]) for start in range(0, len(sources), size)]
+        arguments = predictor.origin.arguments(predictor.recipe, torch.device("cuda" if gpus else "cpu"))
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            _Actor,
+            fn_constructor_args=(arguments, settings),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
+        try:
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from _each_image(table)
+        except ray.exceptions.RayError as error:
+            raise _as_input_error(error) from error
+
+
+class _Actor:
+    """A network in a process of its own."""
+
+    def __init__(self, arguments: tuple[Any, ...], settings: Settings) -> None:
+        """arguments: of `load`."""
+        tune_malloc()
+        cv2.setNumThreads(torch.get_num_threads())  # Ray gives PyTorch as many as the actor has CPUs
+        self.predictor, self.settings = load(*arguments), settings
+
+    def __call__(self, block: "pa.Table") -> "pa.Table":
+        rows = predict_rows(self.predictor, of_block(block), self.settings)
+        return pa.Table.from_batches(rows, schema(self.settings.crs))
+
+
+def _import(address: str) -> Any:
+    """Ray, without telemetry and log lines. Raises InputError if it is not installed."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address == "local":
+        # Read on import. In spite of its name it decides on Linux, too, whether Ray listens on loopback only.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    ray: Any = import_extra("ray", "ray")
+    import_extra("ray.data", "ray")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """Ray, started or connected to; left as it is where the program has done so."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
+        options |= {"object_store_memory": OBJECT_STORE}
+    try:
+        ray.init(**options)
+    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
+        raise InputError(f"--ray {address}: cannot be reached ({first_line(error)})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _each_image(table: "pa.Table") -> Iterator["pa.RecordBatch"]:
+    """The rows of each image, which follow each other."""
+    (batch,) = table.combine_chunks().to_batches() or [None]
+    if batch is None:
+        return
+    lengths = pc.run_end_encode(batch["image"]).run_ends.to_pylist()
+    start = 0
+    for end in lengths:
+        yield batch.slice(start, end - start)
+        start = end
+
+
+def _as_input_error(error: Exception) -> InputError:
+    """The message of an InputError that an actor raised, or what Ray says."""
+    found = re.search(r"boxwright\.errors\.InputError: (.*)", str(error))
+    if found:
+        return InputError(found[1])
+    advice = "what was written is kept, run the same command again"
+    return InputError(f"Ray gave up ({type(error).__name__}: {first_line(error)}); {advice}")
