@@ -167,7 +167,8 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
     """Lock a shard for this process. Raises InputError where another one works on it."""
     path = folder / f".{path_of(folder, shard).stem}.lock"
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        handle = os.open(path, flags, 0o666)
     except OSError as error:
         raise InputError(f"{path}: cannot be locked ({error.strerror}); name another folder by --out") from error
     try:

@@ -8,6 +8,8 @@ is in it twice.
 import logging
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ else:
 ADDRESS = re.compile(r"local|auto|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
 BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
 BLOCKS_EACH = 4  # at least, so that actors end at the same time
-RETRIES = 3  # of a block: an image on which actors die must not keep them busy for ever
+ATTEMPTS = 4  # at a block: an image on which actors die must not keep them busy for ever
 OBJECT_STORE = 128 << 20  # bytes of shared memory; rows are small
 
 
@@ -71,36 +73,60 @@ def predict_on_ray(
         workers = max(1, gpus or int(resources.get("CPU", 1)))
         size = max(1, min(BLOCK, -(-len(sources) // (BLOCKS_EACH * workers))))
         blocks = [to_block(sources[start : start + size]) for start in range(0, len(sources), size)]
+        attempts = ray.remote(num_cpus=0)(_Attempts).remote()
         arguments = predictor.origin.arguments(predictor.recipe, torch.device("cuda" if gpus else "cpu"))
         dataset = ray.data.from_arrow(blocks).map_batches(
             _Actor,
-            fn_constructor_args=(arguments, settings),
+            fn_constructor_args=(arguments, settings, attempts),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
             num_cpus=1,
             num_gpus=1 if gpus else 0,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
+        missing = {source.name for source in sources}
         try:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from _each_image(table)
+                for batch in _each_image(table):
+                    missing.remove(batch["image"][0].as_py())  # a KeyError for an image that comes twice
+                    yield batch
         except ray.exceptions.RayError as error:
             raise _as_input_error(error) from error
+        if missing:
+            raise RuntimeError(f"Ray ended without the rows of {len(missing)} images")
+
+
+class _Attempts:
+    """How often each block was begun: Ray gives it to another actor as long as actors die on it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def begin(self, block: str) -> int:
+        self.counts[block] += 1
+        return self.counts[block]
 
 
 class _Actor:
     """A network in a process of its own."""
 
-    def __init__(self, arguments: tuple[Any, ...], settings: Settings) -> None:
-        """arguments: of `load`."""
+    def __init__(self, arguments: tuple[Any, ...], settings: Settings, attempts: Any) -> None:
+        """arguments: of `load`. attempts: a handle of `_Attempts`."""
         tune_malloc()
         cv2.setNumThreads(torch.get_num_threads())  # Ray gives PyTorch as many as the actor has CPUs
-        self.predictor, self.settings = load(*arguments), settings
+        self.predictor, self.settings, self.attempts = load(*arguments), settings, attempts
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        rows = predict_rows(self.predictor, of_block(block), self.settings)
+        """The rows of a block. Raises InputError where too many actors have died on it."""
+        import ray
+
+        sources = of_block(block)
+        if ray.get(self.attempts.begin.remote(sources[0].name)) > ATTEMPTS:
+            raise InputError(
+                f"{sources[0].name}: {ATTEMPTS} processes died on it or on the {len(sources) - 1} images after it "
+                "(killed, out of memory, or by a damaged file); leave the image out"
+            )
+        rows = predict_rows(self.predictor, sources, self.settings)
         return pa.Table.from_batches(rows, schema(self.settings.crs))
 
 
@@ -130,13 +156,28 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
         options |= {"object_store_memory": OBJECT_STORE}
     try:
-        ray.init(**options)
+        with _without_stderr():
+            ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         raise InputError(f"--ray {address}: cannot be reached ({first_line(error)})") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Leave out what Ray's native code prints; what fails is an exception."""
+    sys.stderr.flush()
+    saved, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nothing)
 
 
 def _each_image(table: "pa.Table") -> Iterator["pa.RecordBatch"]:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,9 @@ def predict_table(
         if crs is not None:
             _check_crs(pending, crs)
         batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
-        counts, failed = _counted(track(batches, len(own), "predict", start=len(own) - len(pending)))
+        first = list(islice(batches, 1))  # what takes its time to start is not part of the rate
+        done = len(own) - len(pending)
+        counts, failed = _counted(track(chain(first, batches), len(own), "predict", start=done))
         table.finish(table.errors & {source.name for source in found} - {source.name for source in own})
     note = f"{len(own) - len(pending)} of {len(own)} images were in the table already"
     notes = (note,) if len(pending) < len(own) else ()
