@@ -12,11 +12,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from boxwright import json_text
 from boxwright.errors import InputError
@@ -142,7 +144,7 @@ class Table:
         """Put all parts into the finished file. moved: images to leave out, which belong to other shards now."""
         files, moved = self.files(), set(moved)
         if files != [self.file] or moved:
-            write(self.file, _latest(files, moved), self.head)
+            write(self.file, _latest(files, moved), self.head, bounds_of(files, self.settings.crs))
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
@@ -212,20 +214,28 @@ def head_of(path: Path) -> JsonObject:
     return head
 
 
-def write(path: Path, batches: Iterable["pa.RecordBatch"], head: JsonObject) -> None:
-    """Write a file atomically; memory holds one row group. head: as in `head_of`.
+def write(
+    path: Path, batches: Iterable["pa.RecordBatch"], head: JsonObject, bounds: Sequence[float] | None = None
+) -> None:
+    """Write a file atomically; memory holds one row group.
 
-    Raises InputError if it cannot be written.
+    Args:
+        path: The file.
+        batches: Its rows.
+        head: As in `head_of`.
+        bounds: Of all geometries, from `bounds_of`; None if there are none, or for a part.
+
+    Raises:
+        InputError: It cannot be written.
     """
     crs: str | None = head.get("crs")
-    columns = schema(crs).with_metadata({KEY: json_text.dumps({"boxwright": __version__, **head}).encode()})
-    bounds: list[float] | None = None
+    metadata = {KEY: json_text.dumps({"boxwright": __version__, **head}).encode()}
+    if crs is not None:
+        metadata[b"geo"] = geometry.metadata(crs, bounds).encode()
+    columns = schema(crs).with_metadata(metadata)
     with atomic_write(path) as tmp, pq.ParquetWriter(tmp, columns, compression="zstd") as file:
         for table in _groups(batches):
             file.write_table(table, row_group_size=GROUP_ROWS)
-            bounds = _extended(bounds, table) if crs is not None else None
-        if crs is not None:
-            file.add_key_value_metadata({"geo": geometry.metadata(crs, bounds)})
 
 
 def _groups(batches: Iterable["pa.RecordBatch"]) -> Iterator["pa.Table"]:
@@ -242,13 +252,16 @@ def _groups(batches: Iterable["pa.RecordBatch"]) -> Iterator["pa.Table"]:
         yield pa.Table.from_batches(rows)
 
 
-def _extended(bounds: list[float] | None, table: "pa.Table") -> list[float] | None:
-    """Bounds that also contain the geometries of a table."""
-    boxes = table["bbox"].combine_chunks().drop_null()
-    if not len(boxes):
-        return bounds
-    low = [pc.min(boxes.field(edge)).as_py() for edge in geometry.EDGES[:2]]
-    high = [pc.max(boxes.field(edge)).as_py() for edge in geometry.EDGES[2:]]
-    if bounds is None:
-        return low + high
-    return [*map(min, bounds[:2], low), *map(max, bounds[2:], high)]
+def bounds_of(files: Iterable[Path], crs: str | None) -> list[float] | None:
+    """xmin, ymin, xmax, ymax of all geometries in files of a coordinate reference system; None if there are none."""
+    found = []
+    for path in files if crs is not None else ():
+        for batch in read(path, ["bbox"]):
+            boxes = batch["bbox"].drop_null()
+            if len(boxes):
+                corners = np.array([boxes.field(edge).to_numpy() for edge in geometry.EDGES])
+                found.append([*corners[:2].min(1), *corners[2:].max(1)])
+    if not found:
+        return None
+    low, high = np.min(found, 0)[:2], np.max(found, 0)[2:]
+    return [*low.tolist(), *high.tolist()]

@@ -11,7 +11,7 @@ from boxwright.extras import import_extra
 from boxwright.files import check_outputs
 from boxwright.json_text import JsonObject
 from boxwright.progress import track
-from boxwright.tables.folder import Shard, head_of, parts_of, path_of, read, write
+from boxwright.tables.folder import Shard, bounds_of, head_of, parts_of, path_of, read, write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ def merge_shards(folder: str | Path, out: str | Path) -> str:
         for path in track(paths, len(paths), "merge", "shards"):
             yield from read(path)
 
-    write(out, batches(), {key: head[key] for key in ("run", "crs")})
+    write(out, batches(), {key: head.get(key) for key in ("run", "crs")}, bounds_of(paths, head.get("crs")))
     found = [counted(len(shards), "shard[s]"), counted(images, "image[s]"), counted(detections, "detection[s]")]
     return f"{', '.join(found)}: {out}"
 
