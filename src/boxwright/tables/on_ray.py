@@ -8,10 +8,11 @@ is in it twice.
 import logging
 import os
 import re
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -35,6 +36,7 @@ ADDRESS = re.compile(r"local|auto|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\
 BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
 BLOCKS_EACH = 4  # at least, so that actors end at the same time
 ATTEMPTS = 4  # at a block: an image on which actors die must not keep them busy for ever
+CONNECT_SECONDS = 10.0
 OBJECT_STORE = 128 << 20  # bytes of shared memory; rows are small
 
 
@@ -156,14 +158,18 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
         options |= {"object_store_memory": OBJECT_STORE}
     try:
+        if ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         with _without_stderr():
             ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         raise InputError(f"--ray {address}: cannot be reached ({first_line(error)})") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints that a worker died
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

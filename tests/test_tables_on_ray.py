@@ -1,0 +1,150 @@
+"""A table made by Ray: a worker is killed, and the rows are those of a plain run."""
+
+import importlib.util
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from boxwright.errors import InputError
+from boxwright.predict.predictor import AnyPredictor
+from random_detector import write_images, write_weights
+
+pa = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+pq = pytest.importorskip("pyarrow.parquet")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs the extra ray", allow_module_level=True)
+
+from boxwright.tables.on_ray import check_address, predict_on_ray  # noqa: E402 (it is an InputError without pyarrow)
+from boxwright.tables.predict import predict_table  # noqa: E402
+from boxwright.tables.rows import Settings, Source  # noqa: E402
+
+IMAGES = 200
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Small ones, and one that cannot be read."""
+    draw = np.random.default_rng(1)
+    place = tmp_path / "images"
+    place.mkdir()
+    for number in range(IMAGES):
+        coarse = draw.integers(0, 256, (8, 10, 3)).astype(np.uint8)
+        image = cv2.resize(coarse, (100, 70 + number % 7), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(place / f"{number:03d}.png"), image)
+    (place / "broken.png").write_bytes(b"nothing")
+    return place
+
+
+@pytest.fixture
+def predictor(tmp_path: Path) -> AnyPredictor:
+    weights = write_weights(tmp_path / "w.safetensors", write_images(tmp_path / "others"))
+    return bw.load(weights, device="cpu", overrides={"predict.threshold": 0.005})
+
+
+def descendants(process: int) -> dict[int, str]:
+    """Process id -> command line."""
+    parents, commands = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            commands[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+        except OSError:  # it has ended
+            continue
+    found = {process}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: commands[child] for child in found - {process} if child in commands}
+
+
+def environment(process: int) -> bytes:
+    return Path(f"/proc/{process}/environ").read_bytes()
+
+
+def listening(processes: Sequence[int]) -> set[str]:
+    """The addresses at which these processes take TCP connections, as in /proc."""
+    inodes = set()
+    for process in processes:
+        try:
+            for handle in Path(f"/proc/{process}/fd").iterdir():
+                inodes.add(str(handle.readlink()).removeprefix("socket:[").removesuffix("]"))
+        except OSError:
+            continue
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    words = [line.split() for line in lines]
+    return {word[1].partition(":")[0] for word in words if word[3] == "0A" and word[9] in inodes}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
+    imported_before = "ray" in sys.modules  # by another test: it reads on import whether it is for this machine only
+    seen: dict[str, Any] = {}
+
+    def rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator[object]:
+        batches = predict_on_ray(predictor, sources, settings, address="local")
+        for number, batch in enumerate(batches):
+            if number == 1:
+                ours = descendants(os.getpid())
+                workers = [process for process, command in ours.items() if "MapWorker" in command]
+                seen["places"], seen["workers"] = listening([os.getpid(), *ours]), len(workers)
+                seen["dashboard"] = [command for command in ours.values() if "dashboard/dashboard.py" in command]
+                seen["told"] = [b"RAY_USAGE_STATS_ENABLED=0" in environment(process) for process in ours]
+                os.kill(workers[0], signal.SIGKILL)
+            yield batch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # so Ray has two CPUs
+    try:
+        predict_table(predictor, [images], tmp_path / "ray", rows=rows)
+    finally:
+        torch.set_num_threads(threads)
+    loopback = {socket.inet_aton("127.0.0.1")[::-1].hex().upper()}
+    loopback |= {"0000000000000000FFFF0000" + next(iter(loopback)), "0" * 24 + "01000000"}
+    assert seen["workers"] == 2
+    assert seen["places"]
+    assert seen["places"] <= loopback or imported_before
+    assert all("--disable-frontend" in command for command in seen["dashboard"])
+    assert all(seen["told"])
+    assert not sys.modules["ray"].is_initialized()
+    torch.set_num_threads(1)
+    try:
+        predict_table(predictor, [images], tmp_path / "plain")
+    finally:
+        torch.set_num_threads(threads)
+    order = [("image", "ascending"), ("score", "descending"), ("x1", "ascending"), ("y1", "ascending")]
+    plain, by_ray = (
+        pq.read_table(tmp_path / name / "detections.parquet").drop(["time"]).sort_by(order) for name in ("plain", "ray")
+    )
+    assert len(plain) > 5 * IMAGES
+    assert by_ray.equals(plain)
+    assert len(set(plain["image"].to_pylist())) == IMAGES + 1
+
+
+def test_addresses() -> None:
+    for address in ("local", "auto", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"):
+        assert check_address(address) == address
+    for address in ("", "photos/", "a.jpg", "ray://head", "http://head:8265", "local\x1b"):
+        with pytest.raises(InputError, match="needed local, auto, HOST:PORT"):
+            check_address(address)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"--ray {address}: cannot be reached"):
+        predict_table(predictor, [images], tmp_path / "out", rows=partial(predict_on_ray, address=address))
+    assert list((tmp_path / "out").glob("*.parquet")) == []
