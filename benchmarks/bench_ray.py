@@ -28,6 +28,8 @@ from boxwright import recipe
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from test_tables_on_ray import descendants
 
+KILL_AFTER = 8.0  # s from the start of an actor, which imports PyTorch first
+
 
 def run(words: list[str], out: Path, kill: bool) -> float:
     """Seconds of the whole command."""
@@ -41,13 +43,13 @@ def run(words: list[str], out: Path, kill: bool) -> float:
 
 
 def kill_a_worker(command: "subprocess.Popen[bytes]") -> None:
-    """A worker of `command` that has been at work for a second."""
+    """A worker of `command` that has loaded its network."""
     while command.poll() is None:
         workers = [
             pid for pid, line in descendants(command.pid).items() if "ray::MapWorker" in line and "()" not in line
         ]
         if workers:
-            time.sleep(1)
+            time.sleep(KILL_AFTER)
             os.kill(workers[0], signal.SIGKILL)
             print("killed a worker", flush=True)
             return
