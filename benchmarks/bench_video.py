@@ -3,8 +3,8 @@
     python benchmarks/bench_video.py [--frames 3000] [--size 360 640]
 
 A clip of 300 frames (H.264, with a moving rectangle and noise) is repeated to the number of frames. Measured: reading
-it, predicting with 20 boxes a frame to detections.json, and the same with a drawn video. Prints frames per second, the
-CPU time a frame, and the size of the process after a tenth of the frames and at the end.
+it, predicting with 20 boxes a frame to detections.json, the same with tracks of them, and with a drawn video. Prints
+frames per second, the CPU time a frame, and the size of the process after a tenth of the frames and at the end.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from boxwright import recipe
 from boxwright.predict.predictor import Predictor
+from boxwright.predict.tracked_output import Tracking
 from boxwright.predict.video import predict_video
 from boxwright.types import Detections
 from boxwright.video.files import VideoFile
@@ -97,13 +98,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.mp4")
         write_clip(path, words.frames, tuple(words.size))
-        for what in ("read", "predict --no-draw", "predict"):
+        for what in ("read", "predict --no-draw", "predict --no-draw --track", "predict"):
             begin, cpu = time.perf_counter(), time.process_time()
             with Watched.open(str(path), Selection()) as video:
                 if what == "read":
                     count = sum(1 for _ in video)
                 else:
-                    count = predict_video(predictor, video, Path(folder, "out"), draw=what == "predict").images
+                    tracking = Tracking() if "--track" in what else None
+                    out = Path(folder, "out")
+                    count = predict_video(predictor, video, out, None, tracking, draw=what == "predict").images
             seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
             assert count == words.frames
             tenth, end = video.sizes

@@ -21,8 +21,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # all that Triton can do here; read when it is imported
 
 import torchvision_on_cpu
+from boxwright.cache import VARIABLE
 from boxwright.cli.output import log_to_stderr
-from boxwright.data import index
 from boxwright.extras import silence_telemetry
 from boxwright.memory import tune_malloc
 from boxwright.ops.kernels import torchvision_ops
@@ -106,8 +106,8 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No index is written into the cache folder of whoever runs the tests."""
-    monkeypatch.setattr(index, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+    """Nothing is written into the cache folder of whoever runs the tests."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 # Tables of names count the blocks of a network once, on import: before a test makes networks short.

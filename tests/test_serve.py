@@ -233,6 +233,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         (b"\xff\xfe", "not JSON"),
+        ('{"inputs": [], "inputs": []}', "a key is repeated in one JSON object"),
         ([], "request: needed a JSON object"),
         ({}, "inputs: needed a list of one tensor"),
         ({"inputs": [tensor(), tensor()]}, "inputs: needed a list of one tensor"),

@@ -36,9 +36,9 @@ def test_what_is_a_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "7").write_bytes(b"an image without a suffix")
     (tmp_path / "shots.mp4").mkdir()
-    for source in ("a.mp4", "b.MKV", "0", "12", "rtsp://host/1", "http://host/live", "f/%06d.jpg", "f/x_%d.PNG"):
+    for source in ("a.mp4", "b.MKV", "0", "12", "rtsp://host/1", "HTTP://host/live", "f/%06d.jpg", "f/x_%d.PNG"):
         assert is_video(source), source
-    for source in ("a.jpg", "7", "photos", "photos/*.jpg", "http://host/a.jpg?x=1", "shots.mp4", "1000", "100%.jpg"):
+    for source in ("a.jpg", "7", "photos", "photos/*.jpg", "HTTP://host/a.jpg?x=1", "shots.mp4", "1000", "100%.jpg"):
         assert not is_video(source), source
 
 

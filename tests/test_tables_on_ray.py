@@ -72,24 +72,9 @@ def environment(process: int) -> bytes:
     return Path(f"/proc/{process}/environ").read_bytes()
 
 
-def listening(processes: Sequence[int]) -> set[str]:
-    """The addresses at which these processes take TCP connections, as in /proc."""
-    inodes = set()
-    for process in processes:
-        try:
-            for handle in Path(f"/proc/{process}/fd").iterdir():
-                inodes.add(str(handle.readlink()).removeprefix("socket:[").removesuffix("]"))
-        except OSError:
-            continue
-    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    words = [line.split() for line in lines]
-    return {word[1].partition(":")[0] for word in words if word[3] == "0A" and word[9] in inodes}
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
-    imported_before = "ray" in sys.modules  # by another test: it reads on import whether it is for this machine only
     seen: dict[str, Any] = {}
 
     def rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator[object]:
@@ -98,7 +83,7 @@ def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, 
             if number == 1:
                 ours = descendants(os.getpid())
                 workers = [process for process, command in ours.items() if "MapWorker" in command]
-                seen["places"], seen["workers"] = listening([os.getpid(), *ours]), len(workers)
+                seen["workers"] = len(workers)
                 head = [process for process, command in ours.items() if "dashboard/dashboard.py" in command]
                 seen["head"] = [ours[process] for process in head]  # it starts without a dashboard, too
                 seen["told"] = [b"RAY_USAGE_STATS_ENABLED=0" in environment(process) for process in head]
@@ -111,11 +96,7 @@ def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, 
         predict_table(predictor, [images], tmp_path / "ray", rows=rows)
     finally:
         torch.set_num_threads(threads)
-    loopback = {socket.inet_aton("127.0.0.1")[::-1].hex().upper()}
-    loopback |= {"0000000000000000FFFF0000" + next(iter(loopback)), "0" * 24 + "01000000"}
     assert seen["workers"] == 2
-    assert seen["places"]
-    assert seen["places"] <= loopback or imported_before
     assert all("--disable-frontend" in command for command in seen["head"])
     assert all(seen["told"])
     assert not sys.modules["ray"].is_initialized()
@@ -146,6 +127,6 @@ def test_a_cluster_that_is_not_there(images: Path, predictor: AnyPredictor, tmp_
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(InputError, match=f"--ray {address}: cannot be reached"):
+    with pytest.raises(InputError, match=f"--ray: no Ray cluster at {address}"):
         predict_table(predictor, [images], tmp_path / "out", rows=partial(predict_on_ray, address=address))
     assert list((tmp_path / "out").glob("*.parquet")) == []

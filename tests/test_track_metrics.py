@@ -10,6 +10,7 @@ import pytest
 import track_sequences
 from boxwright.cli import main
 from boxwright.errors import InputError
+from boxwright.evaluation.tracks import evaluate_tracks
 from boxwright.metrics import tracks as metrics
 from boxwright.metrics.tracks import TrackMetrics, score
 from boxwright.tracking import mot
@@ -87,6 +88,8 @@ def test_nothing_found_and_nothing_there(tmp_path: Path) -> None:
     assert scored(tmp_path, one, []).summary["MOTA"] == 0
     assert scored(tmp_path, [], one).fp == 1
     assert scored(tmp_path, [], []).hota == 0
+    with pytest.raises(InputError, match=r"f\.txt: found no object that counts"):
+        evaluate_tracks(tmp_path / "f.txt", tmp_path / "t.txt")
 
 
 @pytest.mark.parametrize(

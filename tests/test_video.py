@@ -400,11 +400,21 @@ def test_the_command_line(tmp_path, saved, capsys):
     found = json.loads((out / "detections.json").read_text())
     assert [row["index"] for row in found["frames"]] == list(range(0, left, 4))
     assert len(found["failed"]) == 1
+    assert run("predict", saved, path.with_name(f"[{path.name[0]}]{path.name[1:]}"), "--out", out, "--no-draw") == 1
+    assert json.loads((out / "detections.json").read_text())["video"] == str(path)
+    (tmp_path / "clips").mkdir()
+    for name in ("b.mp4", "c.mp4"):
+        (tmp_path / "clips" / name).write_bytes(path.read_bytes())
+    capsys.readouterr()
     for words, said in (
         ((path, path), "needed one video at a time"),
         ((path, "--tile", 64), "--tile"),
         ((tmp_path / "a.png", "--stride", 2), "--stride: goes with a video"),
         ((tmp_path / "none.mp4",), "No such file"),
+        ((tmp_path / "*.avi",), "found 0 videos"),
+        ((tmp_path / "clips" / "*.mp4",), "found 2 videos, needed one at a time"),
+        ((tmp_path / "clips",), "holds no image, but 2 videos"),
+        (("",), "SOURCE: found an empty text"),
     ):
         assert run("predict", saved, *words, "--out", tmp_path / "two") == 2
         errors = capsys.readouterr().err.splitlines()

@@ -20,9 +20,26 @@ class MissingSplitError(InputError):
     """A data set has no split of that name."""
 
 
+_titles: dict[str, str] = {}  # path -> what people call it
+
+
+def set_title(path: str, title: str) -> None:
+    """Have messages show `title` in place of a path in the cache, which the user has never named."""
+    _titles[path] = title
+
+
+def titled(text: str) -> str:
+    """`text` with the titles of paths in it; for file names in results, which keep their characters."""
+    for path, title in _titles.items():
+        if path in text:
+            text = text.replace(path, title)
+    return text
+
+
 def printable(text: str) -> str:
     """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
-    undecodable bytes of file names."""
+    undecodable bytes of file names. Paths have their titles."""
+    text = titled(text)
     return text if text.isprintable() else "".join(map(_escape, text))
 
 

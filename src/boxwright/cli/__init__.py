@@ -11,8 +11,8 @@ import sys
 from typing import NoReturn
 
 from boxwright import interrupt
+from boxwright.cache import cache_folder
 from boxwright.errors import InputError, one_line
-from boxwright.files import cache_folder
 from boxwright.memory import tune_malloc
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # in RuntimeErrors of PyTorch

@@ -29,7 +29,10 @@ def export(
     cfg: Cfg = None,
     names: ClassNames = None,
     size: Annotated[tuple[int, int] | None, typer.Option("--size", metavar="H W", help="Canvas size in px.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=4096, help="Batch size of the file.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, max=4096, help="Batch size of the file, 1 by default; triton: the largest, 8."),
+    ] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="Variable batch size.")] = False,
     half: Annotated[bool, typer.Option("--half", help="16-bit weights (onnx, openvino).")] = False,
     complete: Annotated[

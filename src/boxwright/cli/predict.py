@@ -16,6 +16,7 @@ from boxwright.cli.options import (
     Device,
     Overlap,
     Overrides,
+    Ray,
     RecipeOption,
     TrustFile,
     Weights,
@@ -23,7 +24,7 @@ from boxwright.cli.options import (
     class_list,
 )
 from boxwright.cli.output import echo
-from boxwright.cli.tables import TABLE, Ray, ShardOption, table_form, write_table
+from boxwright.cli.tables import TABLE, ShardOption, table_form, write_table
 from boxwright.cli.video import (
     As,
     CameraMotion,

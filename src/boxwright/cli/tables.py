@@ -22,14 +22,6 @@ ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Predict one of N shares of the images, such as 3/16, as a table."),
 ]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Predict by Ray, as a table: local, or the address of a cluster (auto, HOST:PORT, ray://HOST:PORT).",
-    ),
-]
 
 
 def table_form(as_: str | None, shard: str | None, ray: str | None) -> str | None:

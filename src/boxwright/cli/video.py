@@ -73,10 +73,12 @@ def the_video(sources: Sequence[str], of_videos: Mapping[str, object], of_images
         of_images: The same of images.
 
     Raises:
-        InputError: A video is not the only source, or an option does not go with the source.
+        InputError: A video is not the only source, or an option does not go with the source; or a source is empty, as
+            an unset variable of a shell is.
     """
-    from boxwright.video.sources import is_video
+    from boxwright.video.sources import is_video, without_pattern
 
+    sources = [without_pattern(source) for source in sources]
     videos = [source for source in sources if is_video(source)]
     if videos and len(sources) > 1:
         raise InputError(f"{videos[0]}: found with {len(sources) - 1} other sources, needed one video at a time")

@@ -42,7 +42,7 @@ def image_digest(path: str, kind: Kind) -> bytes:
     digest = hashlib.sha256(os.fsencode(os.path.basename(path)))  # noqa: PTH119
     try:
         with files.open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size = files.length(file)
             digest.update(b"\0%d\0" % size)
             if kind == "content":
                 while block := file.read(BLOCK):

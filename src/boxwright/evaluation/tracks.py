@@ -53,7 +53,7 @@ def evaluate_tracks(truth: str | Path, found: str | Path) -> TrackReport:
         found: The tracks, as a file if there is one sequence, else for each sequence a file in the same ways.
 
     Raises:
-        InputError: A file is missing or faulty.
+        InputError: A file is missing or faulty, or there is no object in any sequence.
     """
     expected, given = find_sequences(Path(truth)), find_sequences(Path(found))
     if len(expected) == 1 and len(given) == 1:  # whose names may differ
@@ -66,7 +66,10 @@ def evaluate_tracks(truth: str | Path, found: str | Path) -> TrackReport:
             )
         pairs = [(name, file, given[name]) for name, file in expected.items()]
     steps = track(pairs, len(pairs), "evaluate-tracks", "sequences")
-    return TrackReport({name: score(mot.read(truth), mot.read(found), name) for name, truth, found in steps})
+    report = TrackReport({name: score(mot.read(file), mot.read(other), name) for name, file, other in steps})
+    if not report.total.summary["truth ids"]:
+        raise InputError(f"{truth}: found no object that counts, needed one; are ground truth and tracks exchanged?")
+    return report
 
 
 def find_sequences(path: Path) -> dict[str, Path]:

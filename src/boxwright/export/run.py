@@ -36,7 +36,7 @@ def export_model(
     recipe: str | Path | Recipe | None = None,
     overrides: Overrides = (),
     size: tuple[int, int] | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     dynamic_batch: bool = False,
     half: bool = False,
     complete: bool = False,
@@ -55,7 +55,7 @@ def export_model(
         recipe: A shipped name, a YAML file or a Recipe; None for the one stored with the weights.
         overrides: Changes to the recipe by dotted key.
         size: (height, width) px of the canvas; None for the recipe's.
-        batch: Batch size of the file.
+        batch: Batch size of the file; None for 1. For triton the largest of a batch; None for 8.
         dynamic_batch: Support any batch size.
         half: FP16 weights.
         complete: Include preprocessing, decoding and NMS: from uint8 images to detections or classes. Otherwise from
@@ -83,7 +83,7 @@ def export_model(
         )  # fmt: skip
     if to == "air":
         raise InputError("--to air: MindSpore writes AIR on Ascend hardware only; use --to mindir or --to om")
-    target = runtimes.target(to)
+    target, batch = runtimes.target(to), 1 if batch is None else batch
     _check_options(to, target, batch, dynamic_batch, half, complete, chip)
     split = _split(split, data)
     if target.compiler is not None:

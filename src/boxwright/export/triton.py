@@ -3,6 +3,7 @@
 K output rows of an image, as the file has them
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 from boxwright.errors import InputError
 from boxwright.export import parity, run
 from boxwright.extras import import_extra
-from boxwright.files import make_folder, new_folder
+from boxwright.files import new_folder
 
 MAX_BATCH = 8
 DELAY_MICROSECONDS = 5000  # that Triton waits for others to fill a batch; as `boxwright serve --max-wait-ms`
 TYPES = {"UINT8": "TYPE_UINT8", "FLOAT": "TYPE_FP32", "INT64": "TYPE_INT64"}  # ONNX -> Triton
 
 
-def export_repository(source: str | Path, out: str | Path | None, *, batch: int, **options: Any) -> parity.Report:
+def export_repository(
+    source: str | Path, out: str | Path | None, *, batch: int | None, **options: Any
+) -> parity.Report:
     """Write `OUT/NAME/config.pbtxt` and `OUT/NAME/1/model.onnx`, completely or not at all.
 
     NAME is that of the weights or their run. The file takes any batch size, so that Triton can batch requests whose
@@ -26,7 +29,7 @@ def export_repository(source: str | Path, out: str | Path | None, *, batch: int,
     Args:
         source: A run folder or a file of weights.
         out: The repository, which may hold other models; None for `model_repository`.
-        batch: Images of a batch in Triton at most; 1 for 8.
+        batch: Images of a batch in Triton at most; None for 8.
         options: Of `export_model`; the file is complete and of dynamic batch in any case.
 
     Raises:
@@ -38,18 +41,18 @@ def export_repository(source: str | Path, out: str | Path | None, *, batch: int,
         raise InputError(f"{source}: found the model name '{name}', needed letters, digits, - _ .; rename it")
     target = repository / name
     options |= {"complete": True, "dynamic_batch": True}
-    make_folder(repository)
-    with new_folder(target) as folder:
-        (folder / "1").mkdir()
-        file = folder / "1" / "model.onnx"
-        try:
-            report = run.export_model(source, "onnx", file, **options)
-        except (
-            InputError
-        ) as error:  # with the path that the user gave, and without that of the report, which is removed
-            reason = str(error).partition("; all of it: ")[0]
-            raise InputError(reason.replace(str(folder), str(target))) from error
-        (folder / "config.pbtxt").write_text(config(name, file, MAX_BATCH if batch == 1 else batch), encoding="utf-8")
+    is_new = not repository.exists()
+    try:
+        with new_folder(target) as folder:
+            (folder / "1").mkdir()
+            report = run.export_model(source, "onnx", folder / "1" / "model.onnx", **options)
+            text = config(name, report.file, MAX_BATCH if batch is None else batch)
+            (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    except InputError as error:
+        if is_new:
+            with suppress(OSError):
+                repository.rmdir()
+        raise InputError(str(error).partition("; all of it: ")[0]) from error  # the report is removed, too
     return replace(report, file=target / "1" / "model.onnx")
 
 

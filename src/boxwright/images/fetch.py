@@ -26,7 +26,7 @@ def is_image_address(source: str) -> bool:
     """Whether `source` is the address of a single image, by the suffix of its path. Raises InputError for a faulty
     address."""
     try:
-        return source.partition("://")[0] in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
+        return source.partition("://")[0].lower() in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
     except ValueError as error:
         raise InputError(f"{shown(source)}: not a valid address ({error})") from error
 

@@ -19,6 +19,7 @@ from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
+from boxwright.video.sources import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +180,16 @@ def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
             matches = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             paths = sorted(path for path in matches if path.is_file())
         if not paths:
-            what = "this folder holds no image" if Path(source).is_dir() else "there is no such image or folder"
+            what = _without_images(Path(source)) if Path(source).is_dir() else "there is no such image or folder"
             raise InputError(f"{source}: {what}; needed a file, a folder or a pattern such as 'photos/*.jpg'")
         files |= dict.fromkeys(paths)
     return list(files)
+
+
+def _without_images(folder: Path) -> str:
+    videos = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    found = f", but {len(videos)} videos, which are sources of their own, one at a time ({videos[0]})" if videos else ""
+    return f"this folder holds no image{found}"
 
 
 def drawing_paths(files: Sequence[Path], out: Path, suffix: str = "") -> dict[Path, Path]:

@@ -20,7 +20,7 @@ from boxwright.json_text import JsonObject
 from boxwright.predict.output import Summary
 from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor
-from boxwright.predict.video_output import VideoOutput, stem_of
+from boxwright.predict.video_output import COCO, EVENTS, TRACKS, VideoOutput, stem_of
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
 from boxwright.tasks.detect import Prediction
@@ -29,8 +29,6 @@ from boxwright.tracking.coco_video import CocoVideo
 from boxwright.tracking.tracker import Tracker, TrackerConfig
 from boxwright.tracking.tracks import Tracks
 from boxwright.video.frames import Video, VideoFrame
-
-TRACKS, COCO, EVENTS = "tracks.txt", "tracks.json", "events.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,7 @@ class TrackedOutput(VideoOutput):
         super().__init__(predictor, video, out, replace(args, threshold=config.low), draw=draw)
         self.tracker = Tracker(config)
         self.counter = None if tracking.counting is None else Counter(tracking.counting)
+        self.names = (TRACKS, COCO) if self.counter is None else (TRACKS, COCO, EVENTS)
         self._tracks = Tracks.empty()
         self._current: dict[int, str] = {}  # class of each confirmed track that has not ended
         self._ended = Tally[str]()  # by class
@@ -135,11 +134,9 @@ class TrackedOutput(VideoOutput):
         tally = self._ended + Tally(self._current.values())
         ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
         notes = [f"tracks: {', '.join(f'{count} {name}' for name, count in ranked) or 'none'}"]
-        files = [TRACKS, COCO]
         if self.counter is not None:
             notes += overlay.details(self.counter)
-            files.append(EVENTS)
-        return replace(summary, notes=(*summary.notes, *notes), file=", ".join([summary.file, *files]))
+        return replace(summary, notes=(*summary.notes, *notes), file=", ".join([summary.file, *self.names]))
 
     def _count(self, tracks: Tracks, time: float) -> None:
         """The totals of tracks and of places."""

@@ -21,6 +21,7 @@ from boxwright.video.encode import SUFFIX, VideoWriter
 from boxwright.video.frames import Video, VideoFrame
 from boxwright.video.sound import Sound
 
+TRACKS, COCO, EVENTS = TRACK_FILES = ("tracks.txt", "tracks.json", "events.csv")
 MAX_NAME = 60  # characters of the drawn video's name that come from the source
 
 
@@ -55,7 +56,13 @@ class FrameRows:
 
 
 class VideoOutput:
-    """The files of a video's predictions. They appear when the `with` block ends, also by Ctrl-C, else not at all."""
+    """The files of a video's predictions. They appear when the `with` block ends, also by Ctrl-C, else not at all.
+
+    Attributes:
+        names: The `TRACK_FILES` that are written.
+    """
+
+    names: tuple[str, ...] = ()
 
     def __init__(
         self, predictor: AnyPredictor, video: Video, out: Path, args: PostprocessArgs, *, draw: bool = True
@@ -132,8 +139,10 @@ class VideoOutput:
         file = self.predictor.task.results_file
         drawn = self.target.name if self.target else ""
         left_out = counted(self.video.left_out, "frame[s]")
-        notes = (f"{left_out} left out, newer ones were there",) if self.video.left_out else ()
-        return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, notes, "frame[s]")
+        notes = [f"{left_out} left out, newer ones were there"] if self.video.left_out else []
+        if earlier := [name for name in TRACK_FILES if name not in self.names and (self.out / name).is_file()]:
+            notes.append(f"{', '.join(earlier)}: of an earlier run into this folder, not of this one")
+        return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, tuple(notes), "frame[s]")
 
     def _failed(self) -> dict[str, str]:
         return {self.video.name: "; ".join(self.video.faults)} if self.video.faults else {}

@@ -181,9 +181,16 @@ def _outputs(requested: object, binary: bool, model: Model) -> dict[str, bool]:
 
 def _json(text: bytes) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, too many digits or levels
         raise _invalid(f"not JSON ({str(error)[:80]}); binary data needs the header {HEADER_LENGTH}") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        raise _invalid("a key is repeated in one JSON object, needed once")
+    return tree
 
 
 def _object(value: object, name: str) -> dict[str, Any]:

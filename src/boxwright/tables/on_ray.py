@@ -8,11 +8,10 @@ is in it twice.
 import logging
 import os
 import re
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -22,6 +21,7 @@ from boxwright.errors import InputError
 from boxwright.extras import first_line, import_extra
 from boxwright.memory import tune_malloc
 from boxwright.predict.predictor import AnyPredictor, load
+from boxwright.ray_cluster import session
 from boxwright.runtimes.base.open import is_exported
 from boxwright.tables.rows import Settings, Source, of_block, predict_rows, schema, to_block
 
@@ -36,7 +36,6 @@ ADDRESS = re.compile(r"local|auto|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\
 BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
 BLOCKS_EACH = 4  # at least, so that actors end at the same time
 ATTEMPTS = 4  # at a block: an image on which actors die must not keep them busy for ever
-CONNECT_SECONDS = 10.0
 OBJECT_STORE = 128 << 20  # bytes of shared memory; rows are small
 
 
@@ -65,9 +64,8 @@ def predict_on_ray(
         InputError: Ray is not installed or cannot be reached, the network cannot be loaded there, or actors die on the
             same images again and again.
     """
-    ray = _import(address)
     assert predictor.origin is not None
-    with _connected(ray, address):
+    with _connected(address) as ray:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0)) if device != "cpu" and not is_exported(predictor.origin.path) else 0
         if device.startswith("cuda") and not gpus:
@@ -132,44 +130,19 @@ class _Actor:
         return pa.Table.from_batches(rows, schema(self.settings.crs))
 
 
-def _import(address: str) -> Any:
-    """Ray, without telemetry and log lines. Raises InputError if it is not installed."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address == "local":
-        # Read on import. In spite of its name it decides on Linux, too, whether Ray listens on loopback only.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    ray: Any = import_extra("ray", "ray")
-    import_extra("ray.data", "ray")
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    return ray
-
-
 @contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Ray, started or connected to; left as it is where the program has done so."""
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE}
-    try:
-        if ":" in address:  # Ray itself would try for minutes
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+def _connected(address: str) -> Iterator[Any]:
+    """Ray as in `ray_cluster.session`, without log lines. What it prints, as that a worker died, goes to stderr."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
         with _without_stderr():
-            ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
-        raise InputError(f"--ray {address}: cannot be reached ({first_line(error)})") from error
-    with redirect_stdout(sys.stderr):  # Ray prints that a worker died
-        try:
-            yield
-        finally:
-            ray.shutdown()
+            ray: Any = stack.enter_context(session(address, torch.get_num_threads(), OBJECT_STORE))
+        import_extra("ray.data", "ray")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        yield ray
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a source on the command line is: a video of some kind, or images."""
 
+import glob
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def is_address(source: str) -> bool:
     protocol, colon, _ = source.partition("://")
     if not colon or Path(source).exists():
         return False
-    if protocol not in STREAMS:
+    if protocol.lower() not in STREAMS:
         raise InputError(f"{shown(source)}: protocol '{protocol[:20]}', needed one of {', '.join(STREAMS)}")
     return True
 
@@ -41,6 +42,22 @@ def is_video(source: str) -> bool:
     if _is_camera(source) or is_sequence(source):
         return True
     return Path(source).suffix.lower() in VIDEO_SUFFIXES and not Path(source).is_dir()
+
+
+def without_pattern(source: str) -> str:
+    """The video of a quoted pattern such as `clips/*.mp4`; other sources as they are.
+
+    Raises:
+        InputError: Several videos, or none, have such a name; or `source` is empty.
+    """
+    if not source:
+        raise InputError("SOURCE: found an empty text, needed a file, a folder, a pattern or an address")
+    if "://" in source or not glob.has_magic(source) or not is_video(source) or Path(source).exists():
+        return source
+    found = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    if len(found) != 1:
+        raise InputError(f"{source}: found {len(found)} videos, needed one at a time; name one, or loop in the shell")
+    return found[0]
 
 
 def open_video(source: str, selection: Selection | None = None, fps: float | None = None) -> Video:
@@ -65,7 +82,8 @@ def open_video(source: str, selection: Selection | None = None, fps: float | Non
         raise InputError(f"fps: goes with numbered images, found {shown(source)}, which has times; leave it out")
     import_extra("av", "video")
     if is_address(source):
-        return _open_address(source, selection)
+        protocol, _, rest = source.partition("://")
+        return _open_address(f"{protocol.lower()}://{rest}", selection)
     if _is_camera(source):
         connect = partial(CameraConnection, int(source))
         return LiveVideo(f"camera {source}", connect(), connect, selection)
