@@ -18,17 +18,41 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from bench_predict import random_weights, write_images
-from boxwright import recipe
+from boxwright import models, recipe
+from boxwright.recipe import Recipe
+from boxwright.weights import checkpoint
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from test_tables_on_ray import descendants
 
 KILL_AFTER = 8.0  # s from the start of an actor, which imports PyTorch first
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Small JPEGs, 320 x 240 px."""
+    draw = np.random.default_rng(0)
+    for index in range(count):
+        layers = [cv2.resize(draw.normal(0, 40, (240 // k, 320 // k, 3)), (320, 240)) for k in (4, 40)]
+        cv2.imwrite(str(folder / f"{index:05d}.jpg"), np.clip(sum(layers) + 128, 0, 255).astype(np.uint8))
+
+
+def write_weights(chosen: Recipe, images: list[Path], file: Path) -> None:
+    """Random ones that find boxes: batch norms have the statistics of the images."""
+    torch.manual_seed(2)
+    model = models.build(chosen.model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    height, width = chosen.data.canvas.size
+    pixels = np.stack([cv2.resize(cv2.imread(str(image)), (width, height)) for image in images])
+    with torch.no_grad():
+        model.train()(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    checkpoint.save(file, model, chosen)
 
 
 def run(words: list[str], out: Path, kill: bool) -> float:
@@ -68,9 +92,10 @@ def throughput(file: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="yolov3_tiny_coco_416_darknet")
+    parser.add_argument("--recipe", default="demo")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threshold", type=float, default=0.01, help="for boxes with random weights")
     parser.add_argument("--kill", action="store_true")
     words = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {words.count} images", flush=True)
@@ -79,8 +104,9 @@ def main() -> None:
         root = Path(place)
         (root / "images").mkdir()
         write_images(root / "images", words.count)
-        random_weights(recipe.load(words.recipe), root / "random.safetensors")
-        common = [str(root / "random.safetensors"), str(root / "images"), "--threshold", "0.2"]
+        some = sorted((root / "images").iterdir())[:16]
+        write_weights(recipe.load(words.recipe), some, root / "random.safetensors")
+        common = [str(root / "random.safetensors"), str(root / "images"), "--threshold", str(words.threshold)]
         tables = []
         for number in range(words.rounds):
             for name, options in (("plain", ["--as", "parquet"]), ("ray", ["--ray", "local"])):
