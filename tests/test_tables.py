@@ -151,6 +151,7 @@ def test_what_does_not_go_together_is_refused(images: Path, tmp_path: Path) -> N
         predict_table(predictor, [images], out, shard=Shard(1, 2))
 
 
+@pytest.mark.slow
 def test_merging_wants_finished_disjoint_shards_of_one_run(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

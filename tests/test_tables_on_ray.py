@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -25,9 +26,10 @@ pq = pytest.importorskip("pyarrow.parquet")
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs the extra ray", allow_module_level=True)
 
-from boxwright.tables.on_ray import check_address, predict_on_ray  # noqa: E402 (it is an InputError without pyarrow)
+from boxwright.tables.on_ray import ATTEMPTS, _Actor, _Attempts, check_address, predict_on_ray  # noqa: E402 (it is an InputError without pyarrow)
 from boxwright.tables.predict import predict_table  # noqa: E402
-from boxwright.tables.rows import Settings, Source  # noqa: E402
+from boxwright.tables.rows import Settings, Source, to_block  # noqa: E402
+from boxwright.tables.run import settings_of  # noqa: E402
 
 IMAGES = 200
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
@@ -112,6 +114,26 @@ def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, 
     assert len(plain) > 5 * IMAGES
     assert by_ray.equals(plain)
     assert len(set(plain["image"].to_pylist())) == IMAGES + 1
+
+
+def test_images_on_which_every_actor_dies_end_the_run(
+    images: Path, predictor: AnyPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for ever. Without Ray: what is counted is that a block begins."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+    counts = _Attempts()
+    actor = _Actor.__new__(_Actor)
+    actor.predictor, actor.settings = predictor, settings_of(predictor)
+    actor.attempts = SimpleNamespace(begin=SimpleNamespace(remote=counts.begin))
+    monkeypatch.chdir(images)
+    one, other = (to_block([Source.of(name)]) for name in ("000.png", "broken.png"))
+    monkeypatch.chdir("/")  # of another machine
+    assert actor(one)["error"][0].as_py() is None
+    for _ in range(ATTEMPTS):
+        assert actor(other)["image"].to_pylist() == ["broken.png"]
+    with pytest.raises(InputError, match=r"^broken\.png: 4 processes died on it"):
+        actor(other)
+    assert actor(one)["error"][0].as_py() is None
 
 
 def test_addresses() -> None:

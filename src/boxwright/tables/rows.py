@@ -154,13 +154,13 @@ def _rows(
 
 
 def to_block(sources: Sequence[Source]) -> "pa.Table":
-    """Images as a table, to send them to another process."""
-    paths = [os.fsencode(source.path) for source in sources]
+    """Images as a table, to send them to another process, which may have another working directory."""
+    paths = [os.fsencode(os.path.abspath(source.path)) for source in sources]  # noqa: PTH100
     names, digests = [source.name for source in sources], [source.digest for source in sources]
     return pa.table({"path": pa.array(paths, pa.binary()), "name": names, "digest": digests})
 
 
 def of_block(block: "pa.Table") -> list[Source]:
-    """The inverse of `to_block`."""
+    """The inverse of `to_block`, with absolute paths."""
     columns = (block[name].to_pylist() for name in ("path", "name", "digest"))
     return [Source(os.fsdecode(path), name, digest) for path, name, digest in zip(*columns, strict=True)]
