@@ -138,7 +138,7 @@ def _connected(address: str) -> Iterator[Any]:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
         with _without_stderr():
-            ray: Any = stack.enter_context(session(address, torch.get_num_threads(), OBJECT_STORE))
+            ray: Any = stack.enter_context(session(address, torch.get_num_threads(), OBJECT_STORE, worker_logs=False))
         import_extra("ray.data", "ray")
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
