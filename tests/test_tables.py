@@ -16,6 +16,7 @@ import pytest
 from boxwright import cli
 from boxwright.errors import InputError
 from boxwright.predict.tiled import Tiling
+from random_detector import write_images, write_weights
 from stand_in import rectangles_predictor, scene
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -213,6 +214,33 @@ def test_options_that_do_not_go_together(words: list[str], told: str, capsys: py
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_commands(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a network, as a newcomer runs them; status 1 for an image that cannot be read."""
+    weights = write_weights(tmp_path / "w.safetensors", write_images(tmp_path / "others"))
+    statuses = []
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            cli.main([str(word) for word in words])
+        statuses.append(leaving.value.code)
+        return capsys.readouterr().out
+
+    common = [str(weights), str(images), "--threshold", "0.005", "--out"]
+    told = run("predict", *common, str(tmp_path / "plain"), "--as", "parquet")
+    assert re.search(r"^12 images: .*\ndetections\.parquet: .*plain\nfailed: .*broken\.png: not a", told)
+    for number in (2, 1):
+        run("predict", *common, str(tmp_path / "out"), "--shard", f"{number}/2")
+    file = tmp_path / "all.parquet"
+    assert re.search(
+        r"^2 shards, 13 images, \d+ detections: .*all\.parquet$",
+        run("merge-shards", str(tmp_path / "out"), "-o", str(file)),
+    )
+    assert sorted(statuses) == [0, 0, 1, 1]
+    assert rows(file) == rows(tmp_path / "plain" / "detections.parquet")
+    assert sum(row["score"] is not None for row in rows(file)) > 50
+
+
 # Children are forked before any thread is started.
 SHARDS = """
 import os, random, signal, sys, time
@@ -224,6 +252,7 @@ from boxwright.tables.folder import Shard, parts_of
 from boxwright.tables.predict import predict_table
 from boxwright.tables.rows import predict_rows
 sys.path.append(sys.argv[3])
+from random_detector import write_images, write_weights
 from stand_in import rectangles_predictor
 
 folder.PART_IMAGES = 1

@@ -137,10 +137,10 @@ def test_images_on_which_every_actor_dies_end_the_run(
 
 
 def test_addresses() -> None:
-    for address in ("local", "auto", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"):
+    for address in ("local", "auto", "10.0.0.1:6379", "head:6379", "[::1]:6379"):
         assert check_address(address) == address
-    for address in ("", "photos/", "a.jpg", "ray://head", "http://head:8265", "local\x1b"):
-        with pytest.raises(InputError, match="needed local, auto, HOST:PORT"):
+    for address in ("", "photos/", "a.jpg", "ray://head:10001", "http://head:8265", "local\x1b"):
+        with pytest.raises(InputError, match="needed local, auto, or HOST:PORT"):
             check_address(address)
 
 

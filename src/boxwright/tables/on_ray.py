@@ -32,7 +32,7 @@ else:
     pa = import_extra("pyarrow", "parquet")
     pc = import_extra("pyarrow.compute", "parquet")
 
-ADDRESS = re.compile(r"local|auto|(ray://)?[\w.-]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+")
+ADDRESS = re.compile(r"local|auto|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 BLOCK = 64  # images that an actor takes at a time, and predicts again if it dies
 BLOCKS_EACH = 4  # at least, so that actors end at the same time
 ATTEMPTS = 4  # at a block: an image on which actors die must not keep them busy for ever
@@ -43,7 +43,7 @@ def check_address(address: str) -> str:
     """`address`. Raises InputError for what is none."""
     if ADDRESS.fullmatch(address):
         return address
-    raise InputError(f"--ray: found '{address[:60]}', needed local, auto, HOST:PORT or ray://HOST:PORT")
+    raise InputError(f"--ray: found '{address[:60]}', needed local, auto, or HOST:PORT of a head node")
 
 
 def predict_on_ray(
