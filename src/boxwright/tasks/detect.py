@@ -80,7 +80,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
 
     title = "a detector"
     measure = "AP"
-    options = frozenset({"threshold", "iou", "nms", "classes", "tile", "scenes", "no-truth", "as", "track"})
+    options = frozenset(
+        {"threshold", "iou", "nms", "classes", "tile", "scenes", "no-truth", "as", "shard", "ray", "track"}
+    )
     results_file = "detections.json"
     results_key = "detections"
     graph_outputs = ("boxes", "scores", "labels")
