@@ -116,6 +116,27 @@ def test_what_was_not_sent_is_resumed_here(store: Store, monkeypatch: pytest.Mon
     assert found(store) == {"new"}
 
 
+def test_a_run_of_which_nothing_was_sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stores.RETRIES, "max_retries", 0)
+
+    def unsent() -> None:
+        with remote_run(RUN, "auto") as upload:
+            save(upload, "last", "kept")
+            store.broken = "."
+            upload.finish()
+
+    store.broken = "."
+    with pytest.raises(InputError, match="cannot be written"):
+        unsent()
+    store.calm()
+    reason = "an earlier run was not sent; continue it with --resume"
+    with pytest.raises(InputError, match=reason), remote_run(RUN, resume=False):
+        pass
+    with remote_run(RUN, "auto") as upload:
+        upload.finish()
+    assert found(store) == {"kept"}
+
+
 def test_resumed_elsewhere_after_another_machine_went_on(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tracks
+from boxwright.cli import data, deploy, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app.command("train")(with_cache(networks.train))
 app.command("evaluate")(with_cache(networks.evaluate))
 app.command("evaluate-tracks")(with_cache(tracks.evaluate_tracks))
 app.command("predict")(with_cache(predict.predict))
+app.command("merge-shards")(with_cache(tables.merge_shards))
 app.command("import")(with_cache(networks.import_))
 app.command("export")(with_cache(deploy.export))
 app.command("quantize")(with_cache(deploy.quantize))

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from boxwright import progress
 from boxwright.cache import cache_folder
@@ -157,7 +158,7 @@ class RunUpload:
 
 
 @contextmanager
-def remote_run(address: Address, resume: bool) -> Iterator[RunUpload]:
+def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[RunUpload]:
     """The run folder at an address as a folder of the cache; with `resume`, with its files in it.
 
     The copy that an interrupted run has left in the cache is used if the store has nothing newer. The folder is removed
@@ -171,13 +172,17 @@ def remote_run(address: Address, resume: bool) -> Iterator[RunUpload]:
     folder = make_folder(cache_folder() / FOLDER / sha256(address.uri.encode()).hexdigest()[:32])
     with _locked(folder, address):
         there = read_run(address)
+        path, sent = folder / address.name, folder / SENT
+        content = sent.read_bytes() if sent.is_file() else None
+        is_left = (path / "last").exists() and content == (there.content if there else None)  # by an interrupted run
+        if resume == "auto":
+            resume = there is not None or is_left
         if there is not None and not resume:
             raise InputError(f"{address}: holds a run already; continue it with --resume, or choose another --out")
-        path = folder / address.name
-        sent = folder / SENT
-        content = sent.read_bytes() if sent.is_file() else None
+        if is_left and not resume:
+            raise InputError(f"{address}: an earlier run was not sent; continue it with --resume, or remove {folder}")
         shutil.rmtree(folder / "linked", ignore_errors=True)
-        copied = not (resume and (path / "last").exists() and content == (there.content if there else None))
+        copied = not (resume and is_left)
         if copied:
             shutil.rmtree(path, ignore_errors=True)
             sent.unlink(missing_ok=True)
