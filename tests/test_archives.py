@@ -134,6 +134,13 @@ def test_yaml_files_name_archives(tiny_coco: Path, tmp_path: Path) -> None:
     assert [member.title for member in both.members.sets] == [str(tmp_path / "set.zip")] * 2
 
 
+def test_images_of_loose_labels_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    zipped(tiny_coco / "train", tmp_path / "photos.zip")
+    shutil.copy(tiny_coco / "annotations" / "train.json", tmp_path / "labels.json")
+    (tmp_path / "d.yaml").write_text("train: labels.json\nimages: photos.zip\n")
+    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "d.yaml", "train"))
+
+
 def write_yolo(folder: Path, count: int) -> Path:
     """Images and labels beside each other, as WebDataset's samples."""
     folder.mkdir()
@@ -194,6 +201,7 @@ def test_an_archive_that_is_replaced_while_it_is_open(
         read_image(dataset.path(0))
 
 
+@pytest.mark.slow
 def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_index, "MIN_FILES", 149)
     write_yolo(tmp_path / "data", 150)
@@ -287,6 +295,7 @@ def test_names_in_other_encodings(tmp_path: Path) -> None:
     assert files.read_bytes(as_folder(tmp_path / "set.zip") / "straße" / "größe.txt") == b"1"
 
 
+@pytest.mark.slow
 def test_scenes_in_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
     rasterio = pytest.importorskip("rasterio", reason="the extra `geo` is not installed")
