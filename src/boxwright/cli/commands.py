@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tracks
+from boxwright.cli import data, deploy, networks, predict, serve, tables, tracks
 
 app = typer.Typer(
     add_completion=False,
@@ -15,6 +15,7 @@ app.command("train")(networks.train)
 app.command("evaluate")(networks.evaluate)
 app.command("evaluate-tracks")(tracks.evaluate_tracks)
 app.command("predict")(predict.predict)
+app.command("merge-shards")(tables.merge_shards)
 app.command("import")(networks.import_)
 app.command("export")(deploy.export)
 app.command("quantize")(deploy.quantize)
