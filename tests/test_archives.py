@@ -256,6 +256,17 @@ def test_images_in_archives_are_predicted(tiny_coco: Path, tmp_path: Path) -> No
         assert (tmp_path / "found" / row["drawn"]).read_bytes() == (tmp_path / "loose" / row["drawn"]).read_bytes()
 
 
+def test_tables_name_images_by_their_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+    from boxwright.tables.predict import predict_table
+
+    zipped(tiny_coco / "val", tmp_path / "set.zip")
+    predict_table(rectangles_predictor(), [tmp_path / "set.zip"], tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    rows = parquet.read_table(file).to_pylist()
+    assert {row["image"] for row in rows} == {f"{tmp_path}/set.zip/{number}.png" for number in range(1, 5)}
+
+
 def test_what_is_wrong_in_an_archive_is_reported_by_its_name_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
