@@ -134,6 +134,13 @@ def test_yaml_files_name_archives(tiny_coco: Path, tmp_path: Path) -> None:
     assert [member.title for member in both.members.sets] == [str(tmp_path / "set.zip")] * 2
 
 
+def test_images_of_loose_labels_in_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    zipped(tiny_coco / "train", tmp_path / "photos.zip")
+    shutil.copy(tiny_coco / "annotations" / "train.json", tmp_path / "labels.json")
+    (tmp_path / "d.yaml").write_text("train: labels.json\nimages: photos.zip\n")
+    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "d.yaml", "train"))
+
+
 def write_yolo(folder: Path, count: int) -> Path:
     """Images and labels beside each other, as WebDataset's samples."""
     folder.mkdir()
@@ -194,6 +201,7 @@ def test_an_archive_that_is_replaced_while_it_is_open(
         read_image(dataset.path(0))
 
 
+@pytest.mark.slow
 def test_the_index_of_a_large_archive_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_index, "MIN_FILES", 149)
     write_yolo(tmp_path / "data", 150)
@@ -248,6 +256,17 @@ def test_images_in_archives_are_predicted(tiny_coco: Path, tmp_path: Path) -> No
         assert (tmp_path / "found" / row["drawn"]).read_bytes() == (tmp_path / "loose" / row["drawn"]).read_bytes()
 
 
+def test_tables_name_images_by_their_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+    from boxwright.tables.predict import predict_table
+
+    zipped(tiny_coco / "val", tmp_path / "set.zip")
+    predict_table(rectangles_predictor(), [tmp_path / "set.zip"], tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    rows = parquet.read_table(file).to_pylist()
+    assert {row["image"] for row in rows} == {f"{tmp_path}/set.zip/{number}.png" for number in range(1, 5)}
+
+
 def test_what_is_wrong_in_an_archive_is_reported_by_its_name_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +306,7 @@ def test_names_in_other_encodings(tmp_path: Path) -> None:
     assert files.read_bytes(as_folder(tmp_path / "set.zip") / "straße" / "größe.txt") == b"1"
 
 
+@pytest.mark.slow
 def test_scenes_in_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
     rasterio = pytest.importorskip("rasterio", reason="the extra `geo` is not installed")
