@@ -88,7 +88,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             source,
             names=names,
             ids=ids,
-            images=None if images[0] is None else as_folder(images[0]),
+            images=None if images[0] is None else local_data(images[0]),
             keypoints=spec.keypoints,
             crowd=spec.crowd,
             bbox=spec.bbox,
