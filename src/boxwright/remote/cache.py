@@ -1,7 +1,8 @@
 """The cache of remote objects: one file for each version of an object, the least recently used removed first.
 
 Several processes share the folder. An object is written as `NAME.part`, locked, and renamed when it is complete, so a
-second process that wants the same one waits for it. The time of change of a file is that of its last use.
+second process that wants the same one waits for it. The time of access of a file is that of its last use; its time of
+change stays, since the index of an archive is that of one size and time (`mirrors.version_of`).
 """
 
 import hashlib
@@ -61,7 +62,7 @@ def place(identity: str, name: str) -> Path:
 def has(file: Path) -> bool:
     """Whether the file is there; it counts as used now."""
     try:
-        os.utime(file)
+        os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
     except OSError:
         return False
     return True
@@ -143,7 +144,7 @@ def _evict(size: int) -> None:
         for entry in entries:
             with suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
-                files.append((status.st_mtime, status.st_size, entry.path))
+                files.append((max(status.st_atime, status.st_mtime), status.st_size, entry.path))
     total = sum(size for _, size, _ in files)
     if total <= limit:
         return
