@@ -5,6 +5,7 @@ import multiprocessing
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -352,6 +353,49 @@ def test_no_result_replaces_what_is_read(store: Store) -> None:
     with pytest.raises(InputError, match=r"s3://bucket/in/1\.jpg: is read, and would be replaced"):
         write("s3://bucket/in", "1.jpg")
     assert store.get("bucket/in/1.jpg") == b"x"
+
+
+@pytest.mark.slow
+def test_tables_are_merged(store: Store, made: Path, run: Path, command: Callable[..., str]) -> None:
+    """Whose folder also has a `run.json`, of another kind."""
+    store.put_folder("bucket/set", made)
+    tables = pytest.importorskip("pyarrow.parquet")
+    common = ["predict", str(run), "s3://bucket/set", "--threshold", "0"]
+    for number in (1, 2):
+        command(*common, "--shard", f"{number}/2", "--out", "s3://bucket/tables")
+    assert "2 shards, 8 images" in command("merge-shards", "s3://bucket/tables", "-o", "s3://bucket/all.parquet")
+    command(*common, "--as", "parquet", "--out", "plain")
+    found, wanted = (tables.read_table(file).drop(["time"]).to_pylist() for file in
+                     (BytesIO(store.get("bucket/all.parquet")), "plain/detections.parquet"))  # fmt: skip
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+
+
+@pytest.mark.parametrize("data", ["set", "zips"])
+def test_no_result_lies_in_what_is_read(store: Store, made: Path, archive: bytes, data: str) -> None:
+    store.put_folder("bucket/set", made)
+    store.put("bucket/zips/set.zip", archive)
+    local_data(f"s3://bucket/{data}")
+    with pytest.raises(InputError, match=rf"^s3://bucket/{data}/out: lies in s3://bucket/{data}, which is read"):
+        write(f"s3://bucket/{data}/out", "1.jpg")
+    with pytest.raises(InputError, match=rf"^s3://bucket/{data}/run: lies in s3://bucket/{data}, which is read"):
+        train(f"s3://bucket/{data}", f"s3://bucket/{data}/run")
+    assert not any("/out/" in key or "/run/" in key for key in store.keys("bucket"))
+
+
+def test_a_missing_bucket_is_an_error_before_the_work(store: Store) -> None:
+    def work() -> None:
+        with local_output("s3://missing/out"):
+            pytest.fail("worked for nothing")
+
+    with pytest.raises(InputError, match=r"there is no such bucket; create it"):
+        work()
+
+
+def test_an_error_before_the_training(store: Store, tmp_path: Path) -> None:
+    """Is told, although there is no run folder to send yet; and nothing is sent."""
+    with pytest.raises(InputError, match=r"^s3://bucket/typo: there is no such object"):
+        train("s3://bucket/typo", "s3://bucket/run")
+    assert store.keys("bucket") == []
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from boxwright.errors import InputError
 from boxwright.files import make_folder
 from boxwright.mirrors import Member, Source
 from boxwright.remote import apart, runs
-from boxwright.remote.address import WEB, Address, is_remote, parse
+from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
 from boxwright.remote.objects import RemoteObject, fetch, find, listing, local_object
 
 LABELS = (".txt", ".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".data", ".names")
@@ -37,7 +37,7 @@ def local_path(path: str | Path) -> Path:
         InputError: There is nothing, access is denied, the server cannot be reached, or the extra `cloud` is missing.
     """
     if not is_remote(path):
-        return Path(path)
+        return local_name(path)
     address = parse(path)
     if (found := _object(address)) is not None:
         return _file(found, address)
@@ -64,7 +64,7 @@ def local_data(path: str | Path, title: str | None = None) -> Path:
         InputError: As `local_path`, or an archive is missing, damaged, or not safe.
     """
     if not is_remote(path):
-        return as_folder(Path(path).expanduser(), title)
+        return as_folder(local_name(path).expanduser(), title)
     address = parse(path)
     found, used = _recent.get(address.uri, (None, 0.0))
     if found is None or not found.exists() or time.monotonic() - used > RECENT:
@@ -87,10 +87,11 @@ def _data(address: Address) -> Path:
         return _matching(address, *pattern)
     folder = address.parent if is_file else address
     objects = listing(folder)
+    if objects:
+        apart.note_read(folder)
     if objects and all(each.uri.lower().endswith(SUFFIXES) for each in objects):
         return _archives(objects, str(folder))
     tree = _folder(folder, objects)
-    apart.note_read(folder)
     if is_file and not (tree / address.name).is_file():
         raise InputError(f"{address}: there is no such object")
     labels = [each for each in objects if each.size <= LARGE and each.uri.lower().endswith(LABELS)]

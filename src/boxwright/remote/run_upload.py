@@ -22,6 +22,7 @@ from boxwright import progress
 from boxwright.cache import cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import make_folder, write_bytes
+from boxwright.remote import apart
 from boxwright.remote.address import WEB, Address, parse
 from boxwright.remote.objects import delete, listing, local_object, put, put_bytes
 from boxwright.remote.runs import CHECKPOINT, POINTER, STORED, RemoteRun, read_run, written
@@ -77,6 +78,8 @@ class RunUpload:
 
     def _link(self) -> None:
         """Link the files of new checkpoints, which may be replaced while they are sent."""
+        if not self.path.exists():  # the training was stopped by an error before it started
+            return
         names = {each.name for each in self.path.iterdir() if re.fullmatch(CHECKPOINT, each.name)}
         with self._lock:
             for name in self._states.keys() - names:
@@ -165,7 +168,8 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
     when the block succeeds, after `RunUpload.finish`.
 
     Raises:
-        InputError: There is a run already, or none to resume; another process trains in it; it cannot be read.
+        InputError: There is a run already, or none to resume; another process trains in it; it cannot be read; it lies
+            in a folder that is read.
     """
     if address.scheme in WEB or not address.key:
         raise InputError(f"{address}: a run cannot be stored there, needed s3://, gs://, az:// or obs:// and a name")
@@ -192,7 +196,11 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
         if resume and not path.exists():
             raise InputError(f"{address}: there is no run to resume (no {POINTER}); train without --resume first")
         set_title(str(path), str(address))
-        yield RunUpload(folder, address, there, copied=copied)
+        apart.note_written(address)
+        try:
+            yield RunUpload(folder, address, there, copied=copied)
+        finally:
+            apart.forget_written(address)
         for done in (path, folder / "linked"):
             shutil.rmtree(done, ignore_errors=True)
         sent.unlink(missing_ok=True)
