@@ -16,10 +16,13 @@ from boxwright.errors import InputError
 def local_input(value: str | None) -> str | None:
     """Callback of options and arguments that name a file or a folder to read: an address becomes a path in the cache.
     Data sets are not among them, since recipes store their addresses."""
-    from boxwright.remote.address import is_remote
+    from boxwright.remote.address import is_remote, local_name
     from boxwright.remote.folders import local_path
 
-    return str(local_path(value)) if value is not None and is_remote(value) else value
+    if value is not None and is_remote(value):
+        return str(local_path(value))
+    local_name(value or "")
+    return value
 
 
 def local_sources(values: list[str]) -> list[str]:
@@ -124,9 +127,12 @@ def new_output(context: typer.Context, param: typer.CallbackParam, value: str | 
 
 
 def _output(context: typer.Context, value: str | None, *, new: bool) -> str | None:
-    from boxwright.remote.address import is_remote
+    from boxwright.remote.address import is_remote, local_name
 
-    return str(context.with_resource(_sent(value, new))) if value is not None and is_remote(value) else value
+    if value is not None and is_remote(value):
+        return str(context.with_resource(_sent(value, new)))
+    local_name(value or "")
+    return value
 
 
 @contextmanager

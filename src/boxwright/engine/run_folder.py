@@ -20,7 +20,7 @@ from boxwright.engine.processes import on_main
 from boxwright.errors import InputError, set_title
 from boxwright.files import atomic_write, remove_leftovers
 from boxwright.recipe import Recipe
-from boxwright.remote.address import is_remote, parse
+from boxwright.remote.address import is_remote, local_name, parse
 from boxwright.remote.run_upload import RunUpload, remote_run
 from boxwright.weights.files import OLD
 
@@ -54,7 +54,7 @@ def local_run(
     Raises InputError in every process where there is another run or none to resume, and where it cannot be sent.
     """
     if not is_remote(out):
-        yield Path(out), lambda: None
+        yield local_name(out), lambda: None
         return
     address = parse(out)
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ from boxwright.errors import InputError
 BUCKETS = ("s3", "gs", "az", "obs")  # stores with buckets and keys; az calls a bucket a container
 WEB = ("http", "https")
 SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE)  # `Path` makes one slash of two
+OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # nothing that changes the host of an endpoint
 
 
@@ -57,6 +58,16 @@ class Address:
 def is_remote(path: str | Path) -> bool:
     """Whether `path` is an address, also after `Path` has made one slash of two."""
     return SCHEME.match(str(path)) is not None
+
+
+def local_name(path: str | Path) -> Path:
+    """A path that is no address. Raises InputError for one of another kind, such as `gcs://`, which else would be the
+    name of a local folder."""
+    if match := OTHER.match(str(path)):
+        raise InputError(
+            f"{shown(str(path))}: {match[0]} is not known, needed {'://, '.join((*BUCKETS, *WEB))}:// or a local path"
+        )
+    return Path(path)
 
 
 def parse(path: str | Path) -> Address:

@@ -62,6 +62,15 @@ def listing(folder: Address) -> list[RemoteObject]:
     return sorted(found)
 
 
+def check_bucket(address: Address) -> None:
+    """Raise InputError if there is no such bucket, or access is denied. By a list, since the answer to HEAD has no
+    reason: a missing object and a missing bucket look the same."""
+    store, key = store_of(address)
+    obstore = library()
+    with errors(address, "cannot be listed"):
+        next(iter(obstore.list(store, prefix=key or None, chunk_size=1)), None)
+
+
 def _described(uri: str, meta: Any) -> RemoteObject:
     return RemoteObject(uri, meta["size"], meta["e_tag"] or str(meta["last_modified"] or ""))
 

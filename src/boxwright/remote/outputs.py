@@ -13,8 +13,8 @@ from boxwright.cache import cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import local_file, make_folder
 from boxwright.remote import apart
-from boxwright.remote.address import WEB, Address, is_remote, parse
-from boxwright.remote.objects import THREADS, find, listing, put
+from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
+from boxwright.remote.objects import THREADS, check_bucket, find, listing, put
 
 FOLDER = "outputs"  # in the cache
 
@@ -35,7 +35,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
             stay in the cache, at the place that the message says.
     """
     if not is_remote(path):
-        yield Path(path)
+        yield local_name(path)
         return
     address = parse(path)
     if address.scheme in WEB or not address.key:
@@ -43,7 +43,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     if new and (listing(address) or find(address)):
         raise InputError(f"{address}: is there already, needed a new or empty folder; remove it or name another")
     if not new:
-        find(address)  # a wrong bucket or key is an error before the work
+        check_bucket(address)  # before the work
     apart.note_written(address)
     folder = Path(tempfile.mkdtemp(prefix="", dir=make_folder(cache_folder() / FOLDER)))
     local = folder / address.name

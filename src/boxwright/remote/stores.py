@@ -37,7 +37,8 @@ NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 CODE = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 STATUS = re.compile(r"status code: ([0-9]{3})")
 METADATA_SERVICE = ("169.254.169.254", "metadata.google.internal")  # asked for credentials where none are configured
-NO_KEYS = ("Generic S3 error: Missing", "Generic GCS error: Missing", "Generic MicrosoftAzure error: Missing")
+NO_KEYS = ("Generic S3 error: Missing", "Generic GCS error: Missing", "Generic MicrosoftAzure error: Missing",
+           "Generic MicrosoftAzure error: Account must be specified")  # fmt: skip
 
 _stores: dict[tuple[str, str], "ObjectStore"] = {}
 _used = False  # obstore in this process or, before a fork, in its parent: its threads do not exist after it
