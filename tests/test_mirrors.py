@@ -1,9 +1,11 @@
 """Mirrors: folders that stand for members of other files."""
 
+import gc
 import multiprocessing
 import os
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +74,26 @@ def test_a_mirror_is_made_once_for_each_version(pack: tuple[Path, list[Member]])
 
 def tree_time(pack: tuple[Path, list[Member]]) -> int:
     return mirror_of(pack).stat().st_ctime_ns
+
+
+def test_mirrors_that_were_not_used_for_a_month_are_removed(pack: tuple[Path, list[Member]]) -> None:
+    month = 30 * 24 * 3600
+    folders = []
+    for _ in range(4):  # of four versions
+        pack[0].write_bytes(pack[0].read_bytes() + b"!")
+        folders.append(mirror_of(pack).parent)
+    now = time.time()
+    for folder, age in zip(folders, (1.1, 0.9, 1.1, 1.1), strict=True):
+        os.utime(folder, (now - age * month, now - age * month))
+    kept = mirrors._opened[str(folders[2])]  # as another process may have it open
+    mirrors._opened.clear()
+    gc.collect()
+    assert mirror_of(pack).parent == folders[3]  # used now
+    (pack[0].parent / "other").write_bytes(b"12345")
+    make_mirror("other", [source_of(pack[0].parent / "other")], lambda: [Member("a", 5, length=5)])
+    assert [folder.exists() for folder in folders] == [False, True, True, True]
+    assert not list(folders[0].parent.glob(".*"))
+    del kept
 
 
 def set_cache(folder: str) -> None:

@@ -179,6 +179,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder that others may look for: they find all of it or nothing. Raises OSError."""
+    tmp = _temporary(Path(path).parent)
+    Path(path).replace(tmp)
+    shutil.rmtree(tmp, ignore_errors=True)
+
+
 @contextmanager
 def atomic_write_group(path: str | Path) -> Iterator[Path]:
     """Like `atomic_write`, for a file with companions (OpenVINO's .xml and .bin).

@@ -3,6 +3,7 @@
 A mirror is `<cache>/mirrors/<key>/`. Its `tree/` has an empty (sparse) file of the true size for each member, so that
 whatever lists folders works as on loose files. Its `index.sqlite` says where the content of each member is;
 `files.open_regular` reads it from there. `archives/mirror.py` makes mirrors; they never change afterwards.
+The folder's time of change is that of the last use, and those that were not used for long are removed.
 
 Nothing here is shared between processes: the database and the archives are opened by the process that reads them.
 """
@@ -13,9 +14,11 @@ import io
 import os
 import re
 import sqlite3
+import sys
 import threading
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +26,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from boxwright import errors
 from boxwright.cache import VARIABLE, cache_folder
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -194,7 +200,7 @@ def local_member(source: Source, member: Member) -> Path | None:
 
 
 class Mirror:
-    """An open mirror: the index of its members.
+    """An open mirror: the index of its members. It is not removed while it is open.
 
     Attributes:
         title: What messages call its tree.
@@ -207,6 +213,8 @@ class Mirror:
             raise OSError(errno.ENOENT, "the cache was removed while it was in use; start again", path)
         uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"  # without locks, since nobody writes
         self._lock = threading.Lock()
+        self._kept = _Handle(path)
+        lock(self._kept.number, exclusive=False)
         self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         try:
             self.title = str(self._database.execute("SELECT title FROM mirror").fetchone()[0])
@@ -235,6 +243,16 @@ class Mirror:
             raise OSError(code, os.strerror(code), path)
         member = Member(os.fsdecode(row[0]), *row[1:])
         return self.sources[member.source], member
+
+
+def lock(number: int, *, exclusive: bool) -> bool:
+    """Lock the opened index of a mirror, shared by all who have it open, or exclusively to remove it. Whether it is
+    locked: not where others have it open, and there are no locks on some file systems and on Windows."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(number, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 _opened: dict[str, Mirror] = {}

@@ -4,16 +4,19 @@ import hashlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
 from boxwright import mirrors
 from boxwright.errors import InputError, printable
-from boxwright.files import make_folder, new_folder, sync
+from boxwright.files import make_folder, new_folder, remove_folder, sync
 from boxwright.mirrors import INDEX, TREE, Member, Source
 
 FORMAT = 1  # of mirrors; another one has other keys
+UNUSED = 30 * 24 * 3600  # s without a use, after which a mirror is removed
 MAX_MEMBERS = 20_000_000
 MAX_NAME, MAX_PART = 2048, 255  # bytes of a name, and of a part of it; Linux's limits, the cache's path deducted
 SCHEMA = """
@@ -44,14 +47,28 @@ def make_mirror(title: str, sources: Sequence[Source], members: Callable[[], Ite
             make_folder(folder.parent)
             with new_folder(folder) as tmp:
                 _write(tmp, title, sources, members())
+            _remove_unused(folder.parent)
         except InputError:
             if not (folder / INDEX).exists():  # else another process was faster
                 raise
+    with suppress(OSError):  # a cache of another user
+        os.utime(folder)
     try:
         mirrors.mirror(str(folder)).retitle(title)
     except OSError as error:
         raise InputError(f"{title}: {error.strerror}") from error
     return folder / TREE
+
+
+def _remove_unused(root: Path) -> None:
+    """Remove the mirrors that no process has open and none has opened for long."""
+    for folder in root.iterdir():
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime < UNUSED:
+                continue
+            with (folder / INDEX).open("rb") as index:
+                if mirrors.lock(index.fileno(), exclusive=True) and time.time() - folder.stat().st_mtime > UNUSED:
+                    remove_folder(folder)
 
 
 def _key(sources: Sequence[Source]) -> str:
