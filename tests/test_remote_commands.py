@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import boxwright
-from boxwright import cli
+from boxwright import cli, files
 from boxwright.batches.loader import Loader
 from boxwright.cache import VARIABLE
 from boxwright.errors import InputError
@@ -23,7 +25,7 @@ from boxwright.formats import open_boxes, splits
 from boxwright.images import tiff
 from boxwright.images.windows import Window, open_scene
 from boxwright.recipe import CanvasConfig
-from boxwright.remote import cache, folders, members, run_upload, stores
+from boxwright.remote import cache, folders, members, outputs, run_upload, stores
 from boxwright.remote.folders import local_data, local_path
 from boxwright.remote.outputs import local_output
 from object_store import Store
@@ -345,6 +347,26 @@ def test_results_that_cannot_be_sent_stay(store: Store, tmp_path: Path, monkeypa
     assert store.keys("bucket") == []
     shutil.rmtree(kept)
     assert list((tmp_path / "cache" / "outputs").iterdir()) == []
+
+
+def test_results_of_a_killed_process_are_removed(store: Store, tmp_path: Path) -> None:
+    left = tmp_path / "cache" / "outputs"
+    process = multiprocessing.get_context("fork").Process(target=killed, args=("s3://bucket/out",))
+    process.start()
+    process.join()
+    assert [path.read_text() for path in left.rglob("*.txt")] == ["half"]
+    files.remove_leftovers.cache_clear()  # as in a new process
+    write("s3://bucket/out", "b.txt")
+    assert list(left.iterdir()) == []
+    assert store.keys("bucket") == ["out/b.txt"]
+
+
+def killed(uri: str) -> None:
+    outputs.check_bucket = lambda address: None  # type: ignore[assignment]  # no obstore after a fork
+    with local_output(uri) as out:
+        out.mkdir()
+        (out / "a.txt").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_no_result_replaces_what_is_read(store: Store) -> None:

@@ -179,6 +179,16 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+def temporary_folder(parent: Path) -> Path:
+    """A new folder in `parent`, for this process: if it is killed, another one removes the folder.
+
+    Raises:
+        InputError: It cannot be created.
+    """
+    tmp = _temporary(make_folder(parent))
+    return make_folder(tmp)
+
+
 def remove_folder(path: str | Path) -> None:
     """Remove a folder that others may look for: they find all of it or nothing. Raises OSError."""
     tmp = _temporary(Path(path).parent)

@@ -1,8 +1,8 @@
 """Results in an object store: the context manager that all commands use for what they write."""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from pathlib import Path
 from boxwright import progress
 from boxwright.cache import cache_folder
 from boxwright.errors import InputError, set_title
-from boxwright.files import local_file, make_folder
+from boxwright.files import local_file, temporary_folder
 from boxwright.remote import apart
 from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
 from boxwright.remote.objects import THREADS, check_bucket, find, listing, put
@@ -45,7 +45,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     if not new:
         check_bucket(address)  # before the work
     apart.note_written(address)
-    folder = Path(tempfile.mkdtemp(prefix="", dir=make_folder(cache_folder() / FOLDER)))
+    folder = temporary_folder(cache_folder() / FOLDER)
     local = folder / address.name
     set_title(str(local), str(address))
     try:
@@ -57,7 +57,8 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
         try:
             upload(folder, address.parent, last=local)
         except InputError as error:
-            raise InputError(f"{error}; the results are in {folder}") from error
+            kept = folder.rename(folder.with_name(secrets.token_hex(8)))
+            raise InputError(f"{error}; the results are in {kept}") from error
         shutil.rmtree(folder)
     finally:
         apart.forget_written(address)
