@@ -22,7 +22,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_boxes, open_classes, splits
 from boxwright.images.canvas import read_image
-from boxwright.predict.output import predict_to_folder
+from boxwright.predict.output import find_images, predict_to_folder
 from boxwright.recipe import CanvasConfig
 from stand_in import rectangles_predictor
 
@@ -71,6 +71,8 @@ FORMS: dict[str, Callable[[Path, Path], str]] = {
     "zip": lambda data, at: str(zipped(data, at / "set.zip")),
     "stored": lambda data, at: str(zipped(data, at / "set.zip", zipfile.ZIP_STORED)),
     "folder in a zip": lambda data, at: str(zipped(data, at / "set.zip", prefix="my set/")),
+    "folders in a zip": lambda data, at: str(zipped(data, at / "set.zip", prefix="home/mé/my set/")),
+    "folder of a zip": lambda data, at: f"{zipped(data, at / 'set.zip', prefix='other/my set/')}/other/my set",
     "tar": lambda data, at: str(tarred(data, f"{at}/set.tar")),
     "range": lambda data, at: f"{tarred(data, f'{at}/data-%.tar', 3).parent}/data-{{000000..000002}}.tar",
     "pattern": lambda data, at: f"{tarred(data, f'{at}/data-%.tar', 3).parent}/data-*.tar",
@@ -254,6 +256,17 @@ def test_images_in_archives_are_predicted(tiny_coco: Path, tmp_path: Path) -> No
         assert row["file"] == f"{tmp_path}/set.zip/in/{Path(expected['file']).name}"
         assert row["detections"] == expected["detections"]
         assert (tmp_path / "found" / row["drawn"]).read_bytes() == (tmp_path / "loose" / row["drawn"]).read_bytes()
+
+
+def test_paths_go_on_inside_an_archive(tiny_coco: Path, tmp_path: Path) -> None:
+    """As results and messages name the files in it."""
+    archive = zipped(tiny_coco, tmp_path / "set.zip", prefix="in/")
+    for end, count in (("in/train/1.png", 1), ("in/train/1*.png", 4), ("in/val", 4)):
+        assert len(find_images([archive / end], tmp_path / "out")) == count
+    with pytest.raises(InputError, match=r"set\.zip/in/none: there is no such image or folder"):
+        find_images([archive / "in" / "none"], tmp_path / "out")
+    (tmp_path / "data.yaml").write_text("root: set.zip/in\ntrain: annotations/train.json\n")
+    assert_same(open_boxes(tiny_coco, "train"), open_boxes(tmp_path / "data.yaml", "train"))
 
 
 def test_tables_name_images_by_their_archive(tiny_coco: Path, tmp_path: Path) -> None:

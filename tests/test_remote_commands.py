@@ -277,7 +277,7 @@ def test_commands_read_and_write(
     assert [row["file"] for row in found["images"]] == [f"s3://bucket/set/images/val/{n}.png" for n in range(2)]
     assert store.get("bucket/found/0.png") == Path("found/0.png").read_bytes()
     for source, count in (("s3://bucket/set/images/train/*.png", 6), ("s3://bucket/set/images/val/1.png", 1),
-                          ("s3://bucket/set.zip", 8)):  # fmt: skip
+                          ("s3://bucket/set.zip", 8), ("s3://bucket/set.zip/images/val", 2)):  # fmt: skip
         assert f"{count} image" in command("predict", weights, source, "--no-draw", "--out", "s3://bucket/more")
     command("evaluate", weights, "--data", "s3://bucket/set", "--out", "s3://bucket/copied/evaluation")
     metrics = json.loads(store.get("bucket/copied/evaluation/metrics.json"))
@@ -375,6 +375,17 @@ def test_no_result_replaces_what_is_read(store: Store) -> None:
     with pytest.raises(InputError, match=r"s3://bucket/in/1\.jpg: is read, and would be replaced"):
         write("s3://bucket/in", "1.jpg")
     assert store.get("bucket/in/1.jpg") == b"x"
+
+
+@pytest.mark.slow
+def test_an_archive_on_a_web_server_is_no_video(
+    store: Store, archive: bytes, run: Path, command: Callable[..., str], tmp_path: Path
+) -> None:
+    store.put("bucket/set.zip", archive)
+    store.public = True
+    address = f"{store.url.replace('//', '//me:secret@')}/bucket/set.zip?sig=secret"
+    assert "8 images" in command("predict", str(run), address, "--no-draw", "--out", "found")
+    assert "secret" not in (tmp_path / "found" / "detections.json").read_text()
 
 
 @pytest.mark.slow

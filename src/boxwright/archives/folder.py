@@ -36,7 +36,7 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
 
     Args:
         path: A `.zip` or `.tar` file, a pattern of them (`data-{000000..000099}.tar`, `shard-*.tar`), or a folder that
-            holds nothing else.
+            holds nothing else. It may go on inside an archive (`set.zip/images/1.jpg`).
         title: What messages call it; None for `path`.
 
     Raises:
@@ -45,10 +45,16 @@ def as_folder(path: str | Path, title: str | None = None) -> Path:
     title = str(path) if title is None else title
     shards = _shards(path, title)
     if not shards:
-        return Path(path)
+        archive = None if os.path.exists(path) else _archive_of(Path(path))  # noqa: PTH110
+        return Path(path) if archive is None else as_folder(archive) / Path(path).relative_to(archive)
     places = [_local(shard, title) for shard in shards]
     sources = [Source("file", str(place), mirrors.version_of(place)) for place in places]
     return make_mirror(title, sources, lambda: _members(shards, places, title))
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The archive that a path goes on inside of; None if there is none."""
+    return next((above for above in path.parents if above.name.lower().endswith(SUFFIXES) and above.is_file()), None)
 
 
 def exists(path: str | Path) -> bool:

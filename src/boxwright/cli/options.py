@@ -28,10 +28,14 @@ def local_input(value: str | None) -> str | None:
 def local_sources(values: list[str]) -> list[str]:
     """`local_input` of each image, folder, archive or video to predict. Images and videos on web servers stay, since
     they are streamed."""
+    from boxwright.archives.folder import is_archive
     from boxwright.remote.address import WEB, is_remote, parse
     from boxwright.remote.folders import local_data
 
-    return [str(local_data(each)) if is_remote(each) and parse(each).scheme not in WEB else each for each in values]
+    def is_read(value: str) -> bool:
+        return is_remote(value) and (parse(value).scheme not in WEB or is_archive(parse(value).name))
+
+    return [str(local_data(each)) if is_read(each) else each for each in values]
 
 
 Weights = Annotated[

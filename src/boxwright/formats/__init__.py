@@ -328,10 +328,15 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
 
 
 def _only_folder(root: Path) -> Path:
-    """The folder that holds all of an archive, if there is one and the archive is no data set without it."""
-    if not mirrors.is_tree(root) or len(os.listdir(root)) != 1 or _is_data_set(root):  # noqa: PTH208
+    """The folder that holds all of an archive, also several levels deep, as far as it is no data set without it."""
+    if not mirrors.is_tree(root):
         return root
-    return next(map(local_data, text.subfolders(root)), root)
+    while len(os.listdir(root)) == 1 and not _is_data_set(root):  # noqa: PTH208
+        inner = next(iter(text.subfolders(root)), None)
+        if inner is None:
+            break
+        root = local_data(inner)
+    return root
 
 
 def _is_data_set(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from boxwright.remote.objects import RemoteObject, fetch, find, listing, local_o
 
 LABELS = (".txt", ".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".data", ".names")
 LARGE = 16 << 20  # bytes of a file of labels that is fetched only when it is read
+INSIDE = re.compile(r"(.*?\.(?:zip|tar))/(.+)", re.IGNORECASE)  # an archive, and a path in it
 WILDCARD = re.compile(r"[*?[{]")
 RECENT = 60  # s without a use, after which a data set is listed again
 
@@ -83,6 +84,10 @@ def _data(address: Address) -> Path:
     if not is_file and (found := _object(address)) is not None:
         file = _file(found, address)
         return _archives([found], str(address)) if file.name.lower().endswith(SUFFIXES) else file
+    if (inside := INSIDE.match(address.key)) is not None and address.scheme not in WEB:
+        archive = Address(address.scheme, address.bucket, inside[1])
+        if (found := _object(archive)) is not None:
+            return _archives([found], str(archive)) / inside[2]
     if (pattern := _pattern(address)) is not None:
         return _matching(address, *pattern)
     folder = address.parent if is_file else address
