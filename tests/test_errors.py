@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import error_cases
-from boxwright.data.dataset import ANY_CLASS, Sample
+from boxwright.data.dataset import Sample
 from boxwright.metrics import coco, error_split
 from boxwright.metrics.error_split import split_errors
-from boxwright.metrics.matching import ERRORS, Kind, Matches, match
+from boxwright.metrics.matching import ERRORS, match
 from boxwright.types import Detections
 
 NUMBERS = json.loads((Path(__file__).parent / "oracles" / "errors" / "numbers.json").read_text())

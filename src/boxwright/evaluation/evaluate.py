@@ -220,9 +220,9 @@ def report_folder(out: str | Path, file_names: Sequence[str], datasets: Sequence
 def _gather(results: list[R], total: int, examples: Examples | None) -> list[R]:
     """All-gather the results, in order, and the panels; each process has those of every world-th image."""
     gathered: list[Any] = [None] * distributed.get_world_size()
-    panels = examples.panels if examples else {}
-    distributed.all_gather_object(gathered, (results, panels))
+    panels, looks = (examples.panels, examples.looks) if examples else ({}, {})
+    distributed.all_gather_object(gathered, (results, panels, looks))
     if examples:
-        for _, other in gathered:
-            examples.merge(other)
+        for _, panels, looks in gathered:
+            examples.merge(panels, looks)
     return [gathered[index % len(gathered)][0][index // len(gathered)] for index in range(total)]

@@ -164,6 +164,6 @@ def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data:
     dataset = task.open(data, split, metadata.recipe.data)
     if metadata.kind == "complete":  # with the threshold and NMS of prediction inside
         default = task.evaluation_args(dataset, metadata.recipe)
-        args = replace(default, threshold=config.threshold, nms=config.nms)
+        args = replace(default, threshold=config.threshold, nms=config.nms, of_network=False)
     quality = [evaluate_dataset(predictor, dataset, args=args).quality for predictor in (ours, theirs)]
     return {"measure": task.measure, "pytorch": quality[0], "file": quality[1]}

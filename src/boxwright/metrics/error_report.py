@@ -13,7 +13,6 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import ANY_CLASS, Sample
 from boxwright.errors import printable
 from boxwright.files import atomic_write
-from boxwright.images.draw import name_of
 from boxwright.metrics import slices
 from boxwright.metrics.calibration import BINS, Calibration, calibration
 from boxwright.metrics.error_split import ErrorSplit, split_errors

@@ -1,4 +1,4 @@
-"""Which detection is right, and what is wrong with the others, at IoU 0.5: the kinds of error of TIDE (arXiv 2008.08115).
+"""Which detections are right at IoU 0.5, and what is wrong with the others: TIDE's kinds of error (arXiv 2008.08115).
 
 N detections and M objects of one image
 """
@@ -237,4 +237,4 @@ def intersections(boxes: Array, others: Array) -> NDArray[np.float64]:
 def areas(boxes: Array) -> NDArray[np.float64]:
     """(N, 4) xyxy px -> (N,) px."""
     sides: NDArray[np.float64] = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]
+    return np.prod(sides, axis=1)

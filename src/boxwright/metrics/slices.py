@@ -92,4 +92,3 @@ def _slices(matches: Matches, indices: NDArray[np.int64], values: NDArray[np.flo
 
 def to_json(slices: Mapping[str, tuple[Slice, ...]]) -> JsonObject:
     return {name: [asdict(row) for row in rows] for name, rows in slices.items()}
-

@@ -1,5 +1,6 @@
 """Temperature scaling of scores (arXiv 1706.04599): logits are divided by a temperature, so that their order stays."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -17,3 +18,14 @@ def scale(scores: A, temperatures: A) -> A:
     yes = scores ** (1 / temperatures)
     scaled: A = yes / (yes + (1 - scores) ** (1 / temperatures))
     return scaled
+
+
+def lowest_before(threshold: float, temperatures: Sequence[float]) -> float:
+    """The lowest score, before scaling by any of `temperatures`, of one that is at least `threshold` after it.
+
+    A little below that, since scores are rounded; without temperatures the threshold itself.
+    """
+    if not temperatures:
+        return threshold
+    inverse = 1 / np.array([min(temperatures), max(temperatures)])
+    return float(scale(np.full(2, threshold), inverse).min()) * (1 - 1e-5)

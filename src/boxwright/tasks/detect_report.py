@@ -1,0 +1,90 @@
+"""The files of a detector's evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from boxwright import json_text
+from boxwright.data.dataset import Dataset, evenly_spaced
+from boxwright.interop import to_coco
+from boxwright.metrics import error_report, plots, sheet, slices
+from boxwright.metrics.coco import Metrics
+from boxwright.metrics.matching import Kind, Matches, match
+from boxwright.metrics.sheet import Panel
+from boxwright.tasks.base import Examples
+
+if TYPE_CHECKING:
+    from boxwright.tasks.detect import Prediction
+
+EXAMPLES, WORST = "sheet.jpg", "errors.jpg"
+FILES = (
+    "metrics.json", "detections.json", "precision_recall.png", "confusion.png", EXAMPLES, *error_report.FILES, WORST,
+    "curves.png",
+)  # fmt: skip
+
+
+class DetectionExamples(Examples):
+    """Images evenly spaced over the data set with ground truth and prediction, and those with the most errors."""
+
+    limits: ClassVar[Mapping[str, int]] = {EXAMPLES: 8, WORST: 12}
+
+    def __init__(self, dataset: Dataset, threshold: float) -> None:
+        super().__init__()
+        self.dataset, self.threshold = dataset, threshold
+        self.indices = frozenset(evenly_spaced(len(dataset), self.limits[EXAMPLES]))
+
+    def wants(self, index: int) -> bool:
+        return True
+
+    def add(self, index: int, result: "Prediction") -> None:
+        assert result.image is not None
+        self.looks[index] = slices.appearance(result.image)
+        super().add(index, result[result.scores >= self.threshold])
+
+    def ranks(self, index: int, result: "Prediction") -> Mapping[str, float]:
+        matches = self._matches(index, result)
+        errors = sum(kind not in sheet.NO_ERRORS for kind in matches.found.kinds.tolist())
+        errors += int((matches.objects.kinds == Kind.MISSED).sum())
+        found = {EXAMPLES: float(index)} if index in self.indices else {}
+        return found | ({WORST: -float(errors)} if errors else {})
+
+    def panel(self, sheet_name: str, index: int, result: "Prediction") -> Panel:
+        assert result.image is not None
+        if sheet_name == EXAMPLES:
+            return sheet.truth_and_prediction(result.image, self.dataset[index], result)
+        return sheet.errors(result.image, self.dataset[index], self._matches(index, result), self.dataset.names)
+
+    def _matches(self, index: int, result: "Prediction") -> Matches:
+        return match([self.dataset[index]], [result])
+
+
+def write_report(
+    folder: Path,
+    metrics: Metrics,
+    dataset: Dataset,
+    results: Sequence["Prediction"],
+    examples: Examples,
+    threshold: float,
+) -> None:
+    """Write `FILES`. Drawings and the confusion matrix use the detections from the score `threshold` on."""
+    samples = [dataset[index] for index in range(len(dataset))]
+    json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
+    pairs = zip(samples, results, strict=True)
+    rows = [
+        row | ({} if dataset.members is None else {"file": sample.path})  # where image ids are new
+        for sample, result in pairs
+        for row in to_coco(result, sample.image_id, dataset.category_ids)
+    ]
+    json_text.write(folder / "detections.json", rows)
+    plots.precision_recall(metrics, folder / "precision_recall.png")
+    shown = plots.shown_classes(metrics)
+    counts = plots.confusion(samples, results, len(dataset.names), threshold, shown)
+    others = ["other classes"] * (len(shown) < len(dataset.names))
+    ticks = [*(dataset.names[label] for label in shown), *others, "background"]
+    title = f"boxes at IoU 0.50, scores from {threshold:g}"
+    plots.confusion_matrix(counts, ticks, ticks, title, folder / "confusion.png")
+    error_report.write(folder, samples, match(samples, results), dataset.names, threshold, examples.looks)
+    sheet.write(examples.of_sheet(EXAMPLES), folder / EXAMPLES)
+    sheet.write(examples.of_sheet(WORST), folder / WORST, sheet.kind_legend())
+    title = "average precision on the validation images"
+    plots.curves(folder / "log.jsonl", folder / "curves.png", ("AP50", "AP"), title)
