@@ -179,7 +179,8 @@ def _classify(
 ) -> NDArray[np.int64]:
     """Write TIDE's kinds into `kinds`; returns the column of the object that each refers to."""
     of_others = np.where(same, 0, overlaps)
-    best_same, best_other, best = of_class.argmax(axis=1), of_others.argmax(axis=1), overlaps.argmax(axis=1)
+    best_same, best_other = of_class.argmax(axis=1), of_others.argmax(axis=1)
+    best: NDArray[np.int64] = overlaps.argmax(axis=1)
     every = np.arange(len(kinds))
     iou_same, iou_other, iou = of_class[every, best_same], of_others[every, best_other], overlaps[every, best]
     tests = (
@@ -237,4 +238,5 @@ def intersections(boxes: Array, others: Array) -> NDArray[np.float64]:
 def areas(boxes: Array) -> NDArray[np.float64]:
     """(N, 4) xyxy px -> (N,) px."""
     sides: NDArray[np.float64] = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
-    return np.prod(sides, axis=1)
+    product: NDArray[np.float64] = np.prod(sides, axis=1)
+    return product

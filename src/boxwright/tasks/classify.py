@@ -242,10 +242,9 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         ]
         json_text.write(folder / "predictions.json", {"names": list(dataset.names), "images": rows})
         class_plots.confusion(metrics, dataset.names, folder / "confusion.png")
-        scores, labels = (
-            np.array([float(getattr(result, key)[0]) for result in results]) for key in ("scores", "labels")
-        )
-        error_report.write_calibration(folder, scores, labels == dataset.labels)
+        best = torch.stack([result.labels[0] for result in results]).numpy()
+        scores = torch.stack([result.scores[0] for result in results]).double().numpy()
+        error_report.write_calibration(folder, scores, best == dataset.labels)
         sheet_of.write(examples.of_sheet("mistakes.jpg"), folder / "mistakes.jpg")
         title = "right on the validation images"
         plots.curves(folder / "log.jsonl", folder / "curves.png", ("top1", "top5"), title)
