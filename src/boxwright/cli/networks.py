@@ -160,6 +160,20 @@ def evaluate(
             echo(published)
 
 
+def calibrate(
+    weights: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors file with a recipe.")],
+    data: DataSets,
+    split: Split = "val",
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
+    device: Device = "auto",
+) -> None:
+    """Find temperatures that make scores match how often they are right, and store them in the checkpoint."""
+    from boxwright.evaluation.calibrate import calibrate as run
+
+    echo(run(weights, data, split, device=device, skip_bad=skip_bad, clip_boxes=clip_boxes))
+
+
 def import_(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file.")

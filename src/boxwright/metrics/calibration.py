@@ -87,6 +87,8 @@ def temperature(scores: Array, correct: Array) -> float:
 
 def softmax_temperature(log_probabilities: Array, truth: Array) -> float:
     """As `temperature`, of a classifier. log_probabilities: (N, C), before or after softmax. truth: (N,) labels."""
+    if not len(truth):
+        return 1.0
     logits = log_probabilities - log_probabilities.max(axis=1, keepdims=True)
     right = logits[np.arange(len(truth)), truth]
 

@@ -127,16 +127,16 @@ def _plot(file: Path, errors: ErrorSplit, found: Calibration, parts: Mapping[str
     bars = split.barh(ticks, [errors.gains[kind] for kind in ERRORS], color="tab:red")
     split.bar_label(bars, [f" {errors.gains[kind]:.3f}  ({errors.counts[kind]})" for kind in ERRORS], fontsize=8)
     split.invert_yaxis()
-    split.margins(x=0.3)
+    split.margins(x=0.35)
     split.set(title=f"AP50 lost to errors (their number); AP50 {max(0.0, errors.ap50):.3f}", xlabel="AP50")
     _plot_calibration(reliability, found)
     for number, (name, rows) in enumerate(parts.items()):
         x = [number * 5 + index for index in range(len(rows))]
         drawn = quarters.bar(x, [max(0.0, row.ap50) for row in rows], color=f"C{number}", label=name)
-        quarters.bar_label(drawn, [f"{row.low:.3g} to\n{row.high:.3g}" for row in rows], fontsize=6)
+        quarters.bar_label(drawn, [f" {row.low:.3g} to {row.high:.3g}" for row in rows], fontsize=7, rotation=90)
     quarters.set_xticks([])
-    quarters.set(title="AP50 by quarters of the images, from low to high values", ylim=(0, 1.1))
-    quarters.legend(frameon=False, fontsize=8)
+    quarters.set(title="AP50 of quarters of the images", ylim=(0, 1.35))
+    quarters.legend(frameon=False, fontsize=8, ncols=len(parts), loc="upper center")
     for axes in (split, quarters):
         tidy(axes)
     save(figure, file)

@@ -67,7 +67,8 @@ def split_errors(matches: Matches, threshold: float) -> ErrorSplit:
             if kind in MENDABLE:
                 mended[objects.detections[objects.kinds == kind]] = True
                 right = correct | mended
-                classes = np.where(mended, objects.labels[found.objects], classes)
+                classes = classes.copy()
+                classes[mended] = objects.labels[found.objects[mended]]
             kept = order[((found.kinds != kind) | mended)[order]]
         gains[kind] = max(0.0, mean_ap(kept, right, classes, positives, totals > 0) - base) if base >= 0 else 0.0
     counts = {kind: int((found.kinds == kind).sum()) for kind in ERRORS}

@@ -137,19 +137,19 @@ def write(panels: Sequence[Panel], file: Path, legend: Sequence[tuple[str, Color
 
     legend: Above it; () for that of the panels.
     """
-    if not panels:
+    if panels:
+        write_bytes(file, encode_image(draw_sheet(panels, legend), ".jpg", 90))
+    else:
         file.unlink(missing_ok=True)
-        return
+
+
+def draw_sheet(panels: Sequence[Panel], legend: Sequence[tuple[str, Color]] = ()) -> Array:
+    """The sheet, uint8 RGB (h, WIDTH, 3)."""
     entries = list(legend) or list(dict(entry for panel in panels for entry in panel.legend).items())
     bands = [_legend(entries[:MAX_CLASSES])] if entries else []
     for row in _rows([_aspect(panel) for panel in panels]):
         bands.append(_row([panels[index] for index in row]))
-    write_jpeg(np.concatenate(bands), file)
-
-
-def write_jpeg(image: Array, file: Path) -> None:
-    """Write uint8 RGB (h, w, 3) as JPEG."""
-    write_bytes(file, encode_image(image, ".jpg", 90))
+    return np.concatenate(bands)
 
 
 def _aspect(panel: Panel) -> float:
