@@ -83,7 +83,9 @@ def calibrate(
     """
     file = locate(Path(weights))
     if kind_of(file) != "safetensors" or stored_recipe(file) is None:
-        raise InputError(f"{file}: stores no recipe that could hold temperatures; `boxwright import` makes one that does")
+        raise InputError(
+            f"{file}: found no stored recipe, needed one for the temperatures; `boxwright import` stores it"
+        )
     predictor = load(file, device=device, overrides={f"predict.{KEY}": []})
     task, recipe = predictor.task, predictor.recipe
     dataset: Any = task.open(data, split, recipe.data)
