@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import boxwright as bw
+from boxwright import tasks
 from boxwright.cli.commands import app
 from boxwright.errors import InputError
 from boxwright.evaluation import calibrate as module
-from boxwright.export.run import export_model
 from boxwright.metrics import coco
 from boxwright.metrics.calibration import calibration, class_temperatures, softmax_temperature, temperature
 from boxwright.metrics.matching import Kind, match
 from boxwright.ops.temperature import lowest_before, scale
+from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import load
+from boxwright.runtimes.base.metadata import Metadata
 from boxwright.types import Detections
 from boxwright.weights import checkpoint
 from random_detector import write_images, write_weights
@@ -173,6 +175,7 @@ def with_temperatures(weights: Path, values: list[float]) -> Path:
     return weights
 
 
+@pytest.mark.slow
 def test_temperatures_change_scores_but_neither_their_order_nor_ap(
     images: list[Path], weights: Path, data: Path
 ) -> None:
@@ -194,8 +197,8 @@ def test_temperatures_change_scores_but_neither_their_order_nor_ap(
     assert float(limited.scores.min()) >= 0.3
 
 
-def test_the_command_stores_them_and_exports_have_them(
-    images: list[Path], weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_stores_them(
+    images: list[Path], weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = checkpoint.read_tree(weights)
     tensors = checkpoint.read_tensors(weights)
@@ -217,16 +220,23 @@ def test_the_command_stores_them_and_exports_have_them(
     matches = match([dataset[index] for index in range(len(dataset))], results).found
     wanted = class_temperatures(matches.scores, matches.kinds == Kind.CORRECT, matches.labels, 3)
     assert found == pytest.approx(wanted, abs=0.02)
-    calibrated = load(weights, device="cpu")
-    for complete in (False, True):
-        file = tmp_path / f"{complete}.onnx"
-        export_model(weights, "onnx", file, complete=complete, overrides={"predict.threshold": 0.1})
-        ours = calibrated(str(images[0]), 0.1)
-        theirs = load(file, device="cpu")(str(images[0]), 0.1)
-        assert len(theirs) == pytest.approx(len(ours), abs=1)
-        assert theirs.scores[:5].tolist() == pytest.approx(ours.scores[:5].tolist(), abs=1e-3)
-        with pytest.raises(InputError, match=r"temperatures") if complete else torch.inference_mode():
-            load(file, device="cpu", overrides={"predict.temperatures": [1.0, 2.0, 3.0]})
+
+
+def test_raw_exports_have_them_in_their_metadata() -> None:
+    """Complete ones have them inside, see test_export_complete.py."""
+    chosen = bw.Recipe.load("demo", {"predict.temperatures": [1.0, 2.0, 0.5]})
+    text = Metadata(chosen, "raw", "float32", ("a",), "", "").to_text()
+    assert Metadata.from_text(text, "x.onnx").recipe.predict.temperatures == (1.0, 2.0, 0.5)
+
+
+def test_complete_exports_have_no_others_than_those_inside() -> None:
+    chosen = bw.Recipe.load("demo", {"predict.temperatures": [1.0, 2.0, 0.5]})
+    metadata = Metadata(chosen, "complete", "float32", ("boxes", "scores", "labels"), "", "")
+    other = chosen.with_overrides({"predict.temperatures": []})
+    runtime: Any = None
+    FilePipeline(chosen, tasks.of(chosen), runtime, metadata)
+    with pytest.raises(InputError, match=r"predict\.temperatures: found other numbers than the file has inside"):
+        FilePipeline(other, tasks.of(chosen), runtime, metadata)
 
 
 def test_faults(weights: Path, data: Path, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 """Files of an evaluation that show errors: errors.json, errors.csv and errors.png."""
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,8 +53,10 @@ def write(
     shown = counted & (found.scores >= threshold)
     of_shown = calibration(found.scores[shown], correct[shown])
     of_classes = {}
+    by_class = np.flatnonzero(counted)[np.argsort(found.labels[counted], kind="stable")]
+    ends = np.cumsum(np.bincount(found.labels[counted], minlength=len(names)))
     for label, name in enumerate(names):
-        chosen = counted & (found.labels == label)
+        chosen = by_class[ends[label - 1] if label else 0 : ends[label]]
         of_classes[name] = calibration(found.scores[chosen], correct[chosen]).ece
     tree = {
         "errors": errors.to_json(),
@@ -79,32 +80,40 @@ def write_calibration(folder: Path, scores: Array, correct: Array) -> None:
 def _write_table(file: Path, samples: Sequence[Sample], matches: Matches, names: Sequence[str]) -> None:
     """A row for each object and each detection, image by image. match: the id of the row that the status refers to."""
     found, objects = matches.found, matches.objects
-    count, first = len(objects.images), len(objects.images)
+    count = len(objects.images)
     order = np.argsort(np.concatenate([objects.images, found.images]), kind="stable")
     ids = np.empty(len(order), np.int64)
     ids[order] = np.arange(1, len(order) + 1)
-    paths = [_field(sample.path) for sample in samples]
-    classes = {label: _field(name) for label, name in enumerate(names)} | {ANY_CLASS: "ignore region"}
+    paths = [_text(sample.path) for sample in samples]
+    classes = {label: _text(name) for label, name in enumerate(names)} | {ANY_CLASS: "ignore region"}
     statuses = [kind.name.lower().replace("_", " ") for kind in Kind]
     ious = np.where(objects.detections < 0, 0.0, found.ious[objects.detections] if len(found.ious) else 0.0)
-    lines: list[str] = []
+    rows: list[tuple[object, ...]] = []
     for numbers, part, box, scores, overlaps, others in (
-        (ids[:count], objects, "object", None, ious, _ids(ids[first:], objects.detections)),
-        (ids[first:], found, "detection", found.scores.tolist(), found.ious, _ids(ids[:count], found.objects)),
+        (ids[:count], objects, "object", [""] * count, ious, _ids(ids[count:], objects.detections)),
+        (ids[count:], found, "detection", _rounded(found.scores, 5), found.ious, _ids(ids[:count], found.objects)),
     ):
-        texts = [""] * count if scores is None else [f"{score:.5f}" for score in scores]
-        rows = zip(
-            numbers.tolist(), part.images.tolist(), part.labels.tolist(), part.boxes.tolist(), texts,
-            part.kinds.tolist(), overlaps.tolist(), others, strict=True,
-        )  # fmt: skip
-        lines += [
-            f"{number},{paths[image]},{box},{classes.get(label, label)},"
-            f"{x1:.2f},{y1:.2f},{x2:.2f},{y2:.2f},{text},{statuses[kind]},{iou:.3f},{other}\n"
-            for number, image, label, (x1, y1, x2, y2), text, kind, iou, other in rows
-        ]
+        rows += zip(
+            numbers.tolist(),
+            [paths[image] for image in part.images.tolist()],
+            [box] * len(numbers),
+            [classes[label] for label in part.labels.tolist()],
+            *_rounded(part.boxes.T, 2),
+            scores,
+            [statuses[kind] for kind in part.kinds.tolist()],
+            _rounded(overlaps, 3),
+            others,
+            strict=True,
+        )
     with atomic_write(file) as tmp, tmp.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-        stream.write(",".join(COLUMNS) + "\n")
-        stream.writelines(lines[index] for index in order.tolist())
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows(rows[index] for index in order.tolist())
+
+
+def _rounded(values: Array, digits: int) -> list[Any]:
+    rounded: list[Any] = np.round(values, digits).tolist()
+    return rounded
 
 
 def _ids(ids: Array, rows: Array) -> Iterable[str]:
@@ -112,12 +121,10 @@ def _ids(ids: Array, rows: Array) -> Iterable[str]:
     return ["" if row < 0 else str(ids[row]) for row in rows.tolist()]
 
 
-def _field(text: str) -> str:
-    """A name as a field of a CSV file, which no spreadsheet takes for a formula."""
-    text = printable(text)
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(["'" + text if text.lstrip().startswith(FORMULA) else text])
-    return buffer.getvalue()
+def _text(name: str) -> str:
+    """A name for a table, which no spreadsheet takes for a formula."""
+    text = printable(name)
+    return "'" + text if text.lstrip().startswith(FORMULA) else text
 
 
 def _plot(file: Path, errors: ErrorSplit, found: Calibration, parts: Mapping[str, Sequence[Slice]]) -> None:

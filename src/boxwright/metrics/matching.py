@@ -39,6 +39,10 @@ class Kind(IntEnum):
     NOT_COUNTED = 8
 
 
+# access to a member of an enumeration takes Python as long as a small operation takes NumPy
+_CORRECT, _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND, _MISSED, _IGNORED, _NOT_COUNTED = map(
+    int, Kind
+)
 ERRORS = (Kind.CLASSIFICATION, Kind.LOCALIZATION, Kind.BOTH, Kind.DUPLICATE, Kind.BACKGROUND, Kind.MISSED)
 
 
@@ -136,29 +140,29 @@ def _match_image(sample: Sample, result: Detections) -> tuple[tuple[Array, Array
     order = np.argsort(-scores, kind="stable")
     labels, boxes = labels[order], result.boxes.numpy(force=True)[order].astype(np.float64)
     usable = np.flatnonzero((sample.labels >= 0) & ~sample.crowd)
-    object_kinds = np.full(len(sample), Kind.IGNORED, np.int8)
-    object_kinds[usable] = Kind.MISSED
+    object_kinds = np.full(len(sample), _IGNORED, np.int8)
+    object_kinds[usable] = _MISSED
     object_rows = np.full(len(sample), -1)
-    kinds = np.full(len(order), Kind.BACKGROUND, np.int8)
+    kinds = np.full(len(order), _BACKGROUND, np.int8)
     if len(order) > MAX_DETECTIONS:
-        kinds[_ranks(labels) >= MAX_DETECTIONS] = Kind.NOT_COUNTED
+        kinds[_ranks(labels) >= MAX_DETECTIONS] = _NOT_COUNTED
     rows, ious = np.full(len(order), -1), np.zeros(len(order))
     if len(usable) and len(order):
-        counted = kinds != Kind.NOT_COUNTED
+        counted = kinds != _NOT_COUNTED
         overlaps, same = pairwise_iou(boxes, sample.boxes[usable]), labels[:, None] == sample.labels[usable][None]
         of_class = np.where(same & counted[:, None], overlaps, 0)
         matched, taken = _assign(of_class)
         best = _classify(kinds, overlaps, of_class, same, matched)
         ious = np.take_along_axis(overlaps, best[:, None], axis=1)[:, 0]
         rows = np.where(ious > 0, usable[best], -1)
-        object_kinds[usable[taken >= 0]] = Kind.CORRECT
+        object_kinds[usable[taken >= 0]] = _CORRECT
         object_rows[usable] = taken
     if len(order) and (sample.crowd.any() or sample.labeled is not None):
-        unmatched = (kinds != Kind.CORRECT) & (kinds != Kind.NOT_COUNTED)
-        kinds[unmatched & _ignored(sample, result, boxes, labels)] = Kind.IGNORED
-    errors = np.flatnonzero((kinds == Kind.CLASSIFICATION) | (kinds == Kind.LOCALIZATION))
+        unmatched = (kinds != _CORRECT) & (kinds != _NOT_COUNTED)
+        kinds[unmatched & _ignored(sample, result, boxes, labels)] = _IGNORED
+    errors = np.flatnonzero((kinds == _CLASSIFICATION) | (kinds == _LOCALIZATION))
     for row in errors[::-1].tolist():  # the best last
-        if object_kinds[rows[row]] != Kind.CORRECT:
+        if object_kinds[rows[row]] != _CORRECT:
             object_kinds[rows[row]], object_rows[rows[row]] = kinds[row], row
     return (kinds, rows, ious, order), (object_kinds, object_rows)
 
@@ -184,13 +188,13 @@ def _classify(
     every = np.arange(len(kinds))
     iou_same, iou_other, iou = of_class[every, best_same], of_others[every, best_other], overlaps[every, best]
     tests = (
-        (Kind.CORRECT, matched >= 0, matched),
-        (Kind.LOCALIZATION, (iou_same >= BACKGROUND_IOU) & (iou_same <= MIN_IOU), best_same),
-        (Kind.CLASSIFICATION, iou_other >= MIN_IOU, best_other),
-        (Kind.DUPLICATE, iou_same >= MIN_IOU, best_same),  # whose object is taken, else it would match
-        (Kind.BOTH, iou > BACKGROUND_IOU, best),
+        (_CORRECT, matched >= 0, matched),
+        (_LOCALIZATION, (iou_same >= BACKGROUND_IOU) & (iou_same <= MIN_IOU), best_same),
+        (_CLASSIFICATION, iou_other >= MIN_IOU, best_other),
+        (_DUPLICATE, iou_same >= MIN_IOU, best_same),  # whose object is taken, else it would match
+        (_BOTH, iou > BACKGROUND_IOU, best),
     )
-    open_ = kinds != Kind.NOT_COUNTED
+    open_ = kinds != _NOT_COUNTED
     for kind, holds, column in tests:
         chosen = open_ & holds
         kinds[chosen], best[chosen] = kind, column[chosen]

@@ -55,7 +55,7 @@ def write(path: str | Path, state: Mapping[str, Tensor], tree: Mapping[str, obje
     with atomic_write(path) as tmp, tmp.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            stream.write(tensor.flatten().view(torch.uint8).numpy())
+            stream.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], Recipe | None]:
