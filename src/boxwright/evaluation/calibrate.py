@@ -32,7 +32,7 @@ class Calibrated:
     """What `calibrate` has found.
 
     Attributes:
-        file: The checkpoint that has it now.
+        file: The checkpoint.
         names: What each temperature belongs to.
         temperatures: Of each class; a single one for a classifier.
         images: Their number.
@@ -47,13 +47,19 @@ class Calibrated:
     before: float
     after: float
 
+    @property
+    def stored(self) -> bool:
+        """Whether the checkpoint has the temperatures: they lower the error."""
+        return self.after < self.before
+
     def __str__(self) -> str:
         width = max(map(len, ["class", *self.names]))
         lines = [f"{'class':<{width}}  temperature"]
         lines += [f"{name:<{width}}  {value:>11.3f}" for name, value in zip(self.names, self.temperatures, strict=True)]
         lines.append(f"ECE {self.before:.4f}; on halves of {self.images} images, each with those of the other, ")
         lines[-1] += f"{self.after:.4f}"
-        return "\n".join(printable(line) for line in [*lines, str(self.file)])
+        lines.append(str(self.file) if self.stored else f"{self.file}: unchanged, as these do not lower the error")
+        return "\n".join(map(printable, lines))
 
 
 def calibrate(
@@ -65,7 +71,7 @@ def calibrate(
     skip_bad: bool = False,
     clip_boxes: bool = False,
 ) -> Calibrated:
-    """Find the temperatures of a network's scores, and write them into the recipe in its checkpoint.
+    """Find the temperatures of a network's scores, and write them into the recipe in its checkpoint if they help.
 
     Predictions, evaluations and later exports use them. Scores keep their order within each class, so average precision
     stays as it is. Temperatures that the checkpoint already has are replaced.
@@ -97,10 +103,12 @@ def calibrate(
     else:
         names = recipe.data.names
         found, before, after = _of_detector(predictor, dataset)
-    tree = checkpoint.read_tree(file)
-    tree["predict"] = {**tree.get("predict", {}), KEY: found}
-    checkpoint.write(file, checkpoint.read_tensors(file), tree)
-    return Calibrated(file, names, tuple(found), len(dataset), before, after)
+    result = Calibrated(file, names, tuple(found), len(dataset), before, after)
+    if result.stored:
+        tree = checkpoint.read_tree(file)
+        tree["predict"] = {**tree.get("predict", {}), KEY: found}
+        checkpoint.write(file, checkpoint.read_tensors(file), tree)
+    return result
 
 
 def _of_detector(predictor: AnyPredictor, dataset: Dataset) -> tuple[list[float], float, float]:
