@@ -90,6 +90,10 @@ def test_errors_have_the_colors_of_their_kind() -> None:
     for kind in (Kind.CORRECT, Kind.CLASSIFICATION, Kind.BACKGROUND, Kind.MISSED):
         assert has(drawn, KIND_COLORS[kind]) > 100, kind
     assert not has(drawn, KIND_COLORS[Kind.LOCALIZATION])
+    for guesses in (found([[0, 0, 100, 100]], [0]), found([], [])):
+        sheet.draw_sheet([sheet.errors(image, sample, match([sample], [guesses]), ("a", "b"))])
+    nothing = truth([], [])
+    sheet.draw_sheet([sheet.errors(image, nothing, match([nothing], [found([[0, 0, 9, 9]], [0])]), ("a", "b"))])
 
 
 def test_a_file_is_written_and_that_of_an_earlier_evaluation_goes(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def errors(image: Array, sample: Sample, matches: Matches, names: Sequence[str])
     kinds = [*map(Kind, found.kinds.tolist()), *[Kind.MISSED] * int(missed.sum())]
     texts += [name_of(names, label) for label in objects.labels[missed].tolist()]
     # errors above what is right, and missed objects above both, as none of them has a score
-    scores = tuple(kind != Kind.CORRECT if kind != Kind.MISSED else 2.0 for kind in kinds)
+    scores = tuple({Kind.CORRECT: 0.0, Kind.MISSED: 2.0}.get(kind, 1.0) for kind in kinds)
     view = View("", boxes, tuple(KIND_COLORS[kind] for kind in kinds), tuple(texts), scores)
     number = sum(kind not in NO_ERRORS for kind in kinds)
     return Panel(small, (view,), (f"{number} errors: {Path(sample.path).name}",))
