@@ -102,3 +102,10 @@ def test_a_file_is_written_and_that_of_an_earlier_evaluation_goes(tmp_path: Path
     assert cv2.imread(str(file)).shape[1] == WIDTH
     sheet.write([], file)
     assert not file.exists()
+
+
+def test_images_wait_for_their_sheet_at_a_size_that_it_can_show() -> None:
+    small, factors = sheet.fitted(np.zeros((300, 400, 3), np.uint8))
+    assert (small.shape, factors.tolist()) == ((300, 400, 3), [1] * 4)
+    large, factors = sheet.fitted(np.zeros((4000, 2800, 3), np.uint8))
+    assert (large.shape, factors.tolist()) == ((1000, 700, 3), [0.25] * 4)
