@@ -34,7 +34,17 @@ def made(images: int) -> tuple[list[Sample], list[Detections]]:
         low, side = rng.uniform(0, 400, (OBJECTS, 2)), rng.uniform(10, 200, (OBJECTS, 2))
         boxes, labels = np.concatenate([low, low + side], 1).astype(np.float32), rng.integers(0, CLASSES, OBJECTS)
         samples.append(
-            Sample(index, "", None, boxes, labels, np.zeros(OBJECTS, bool), side.prod(1), np.arange(OBJECTS), np.zeros(OBJECTS, bool))
+            Sample(
+                index,
+                "",
+                None,
+                boxes,
+                labels,
+                np.zeros(OBJECTS, bool),
+                side.prod(1),
+                np.arange(OBJECTS),
+                np.zeros(OBJECTS, bool),
+            )
         )
         near = np.tile(boxes, (5, 1)) + rng.normal(0, 6, (5 * OBJECTS, 4))
         wild = rng.uniform(0, 400, (FOUND - len(near), 2))

@@ -220,5 +220,5 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
             distributed.broadcast(tensor, 0)
     predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
-    metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, intervals=out is not None, **group)
     return metrics

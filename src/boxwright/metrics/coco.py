@@ -21,14 +21,14 @@ from boxwright.metrics.resampling import (
     Intervals,
     Resampled,
     after,
+    class_cell,
     class_json,
     draw_weights,
+    heading_cell,
     intervals,
     note_lines,
-    of_class,
     resamples_for,
     summary_json,
-    title,
 )
 from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Detections
@@ -132,13 +132,13 @@ class Metrics:
         """A heading and a line per class."""
         width, ends = max([len("class"), *(len(row.name) for row in self.classes)]), self.intervals
         heading = (
-            f"{'class':<{width}}  {'AP':>6}{title(ends)}  {'AP50':>6}{title(ends)}  {'AR':>6}  {'images':>8}  "
-            f"{'objects':>7}  detections"
+            f"{'class':<{width}}  {'AP':>6}{heading_cell(ends)}  {'AP50':>6}{heading_cell(ends)}  {'AR':>6}  "
+            f"{'images':>8}  {'objects':>7}  detections"
         )
         return [heading] + [
             printable(
-                f"{row.name:<{width}}  {cell(row.ap)}{of_class('ap', row.name, ends)}  "
-                f"{cell(row.ap50)}{of_class('ap50', row.name, ends)}  {cell(row.ar)}  "
+                f"{row.name:<{width}}  {cell(row.ap)}{class_cell('ap', row.name, ends)}  "
+                f"{cell(row.ap50)}{class_cell('ap50', row.name, ends)}  {cell(row.ar)}  "
                 f"{row.images:>8}  {row.objects:>7}  {row.detections:>10}"
             )
             for row in self.classes
@@ -194,10 +194,10 @@ def score(
     rows = _classes(samples, detections, names, precision, recall, best)
     ends = None
     if groups is not None:
-        weights = draw_weights(groups, resamples_for(len(results)))
+        weights = draw_weights(groups, resamples_for(max(len(results), len(samples))))
         resampled = coco_resampling.resample(match(columns, results, len(names)), weights)
-        values = {"ap": {row.name: row.ap for row in rows}, "ap50": {row.name: row.ap50 for row in rows}}
-        ends = intervals(resampled, summary, values, names, groups)
+        of_classes = {"ap": {row.name: row.ap for row in rows}, "ap50": {row.name: row.ap50 for row in rows}}
+        ends = intervals(resampled, summary, of_classes, names, groups)
     return Metrics(summary, rows, precision, dict(info or {}), intervals=ends)
 
 

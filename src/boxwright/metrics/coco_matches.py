@@ -148,13 +148,14 @@ def _pairs(
 
 
 def _iou(found: Array, boxes: Array, crowd: Array) -> Array:
-    """(P, 4), (P, 4) xywh -> (P,), with a crowd region the share of the detection in it. In COCO's order of rounding."""
+    """(P, 4), (P, 4) xywh -> (P,), with a crowd region the share of the detection in it; rounded as by COCO's code."""
     low = np.maximum(found[:, :2], boxes[:, :2])
     high = np.minimum(found[:, :2] + found[:, 2:], boxes[:, :2] + boxes[:, 2:])
     inside = (high - low).clip(min=0).prod(axis=1)
     area = found[:, 2] * found[:, 3]
     union = np.where(crowd, area, area + boxes[:, 2] * boxes[:, 3] - inside)
-    return np.divide(inside, union, out=np.zeros(len(union)), where=union > 0)
+    iou: Array = np.divide(inside, union, out=np.zeros(len(union)), where=union > 0)
+    return iou
 
 
 def _assign(of_pair: Array, candidate: Array, iou: Array, ranks: Array, crowd: Array) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from boxwright.metrics.resampling import Resampled, mean_of_valid
 
 RECALLS = np.linspace(0, 1, 101)
 # Shares of 100 whose number in RECALLS is above the share itself by rounding: to reach one exactly is not enough there.
-ROUNDED_UP = RECALLS > np.arange(101) / 100
+ROUNDED_UP = np.arange(101) / 100 < RECALLS
 EXACT_IN_FLOAT32 = 20_000  # objects of a class, for which 100 times a recall is told from the next whole number
 ELEMENTS_AT_ONCE = 2_000_000  # true positives of a class at all thresholds, times resamples
 AREA_KEYS = ("AP", "AP_small", "AP_medium", "AP_large")  # of AREA_RANGES
@@ -143,10 +143,10 @@ def _skipped(ignored: Array, own: Array, threshold: Array, points: Array) -> Arr
 def _recalls_reached(found: Array, objects: Array) -> NDArray[np.float32]:
     """(S, C, B), (B,) -> (S, C, B) how many of RECALLS are at most `found / objects`."""
     exact = np.float64 if objects.max() > EXACT_IN_FLOAT32 else np.float32
-    reached = found * (100 / objects.astype(np.float64)).astype(exact)
+    reached: Array = found * (100 / objects.astype(np.float64)).astype(exact)
     reached += (1 + 0.5 / objects).astype(exact)
     reached = np.floor(reached, out=reached)
-    # Where a hundredth of the objects is a whole number, shares are reached exactly, and the rounding of RECALLS counts.
+    # Where a hundredth of the objects is a whole number, shares are reached exactly, and RECALLS' rounding counts.
     tied = np.flatnonzero(objects % 10 == 0)  # no recall of ROUNDED_UP is one of objects in another number
     if len(tied):
         hundredths = reached[..., tied].astype(np.int64) - 1

@@ -88,12 +88,12 @@ def note_lines(ends: Intervals | None) -> list[str]:
     return ["", ends.note] if ends else []
 
 
-def title(ends: Intervals | None) -> str:
-    """The heading of the column of `of_class`."""
+def heading_cell(ends: Intervals | None) -> str:
+    """The heading of the column of `class_cell`."""
     return f"  {'95 % interval':>14}" if ends else ""
 
 
-def of_class(metric: str, name: str, ends: Intervals | None) -> str:
+def class_cell(metric: str, name: str, ends: Intervals | None) -> str:
     """The cell of a class in a table; "" without intervals."""
     found = ends.classes.get(metric, {}).get(name) if ends else None
     return f"  {str(found) if found else '-':>14}" if ends else ""
