@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tracks
+from boxwright.cli import compare, data, deploy, networks, predict, serve, tracks
 
 app = typer.Typer(
     add_completion=False,
@@ -13,6 +13,7 @@ app.command("list")(networks.list_)
 app.command("show")(networks.show)
 app.command("train")(networks.train)
 app.command("evaluate")(networks.evaluate)
+app.command("compare")(compare.compare)
 app.command("evaluate-tracks")(tracks.evaluate_tracks)
 app.command("predict")(predict.predict)
 app.command("import")(networks.import_)
