@@ -22,7 +22,7 @@ from boxwright.metrics.comparison import Comparison, class_differences, differen
 from boxwright.metrics.resampling import draw_weights, resamples_for
 from boxwright.predict.predictor import AnyPredictor, Predictor, load
 from boxwright.recipe import DataConfig
-from boxwright.tasks import PostprocessArgs, of_dataset
+from boxwright.tasks import AnyTask, PostprocessArgs, of_dataset
 from boxwright.tasks.detect import TASK as DETECT
 from boxwright.types import Detections
 
@@ -42,6 +42,10 @@ class Predicted:
     title: str
     dataset: Any
     results: Sequence[Any]
+
+    @property
+    def task(self) -> AnyTask:
+        return of_dataset(self.dataset)
 
 
 def compare(
@@ -87,7 +91,10 @@ def compare(
         predicted(source, dataset, title=str(path)) if isinstance(source, Predictor) else read(source, dataset)
         for source, path in zip(sources, (a, b), strict=True)
     ]
-    return compare_predicted(*found)
+    comparison = compare_predicted(*found)
+    if comparison.groups < 2:
+        raise InputError(f"{dataset.root}: found one image or group of images, needed at least 2 to compare on")
+    return comparison
 
 
 def predicted(
@@ -102,20 +109,20 @@ def predicted(
 def compare_predicted(a: Predicted, b: Predicted) -> Comparison:
     """Compare what two models found on the same images.
 
-    Raises InputError for images that are one group, and where no metric is defined, without an object.
+    Images that are one group have no intervals. Raises InputError where no metric is defined, without an object.
     """
     groups = of_evaluation(a.dataset)
     number = int(groups.max(initial=-1)) + 1
-    if number < 2:
-        raise InputError(f"{a.dataset.root}: found {number} image or group of images, needed at least 2 to compare on")
     results = sum(len(result) for side in (a, b) for result in side.results)
-    count = max(MIN_RESAMPLES, resamples_for(max(results // 2, len(groups))))
+    count = max(MIN_RESAMPLES, resamples_for(max(results // 2, len(groups)))) if number > 1 else 0
     as_it_is = np.ones((len(groups), 1), np.float32)
     weights = np.concatenate([as_it_is, draw_weights(groups, count)], axis=1)
-    values = [of_dataset(side.dataset).resample(side.dataset, side.results, weights) for side in (a, b)]
+    values = [side.task.resample(side.dataset, side.results, weights) for side in (a, b)]
     summary = differences(*values)
     if not summary:
-        raise InputError(f"{a.dataset.root}: split {a.dataset.split} holds no object, needed some to compare on")
+        raise InputError(
+            f"{a.dataset.root}: split {a.dataset.split} holds no object, needed some to measure {a.task.measure} on"
+        )
     classes = class_differences((values[0], a.dataset.names), (values[1], b.dataset.names))
     return Comparison(a.title, b.title, len(groups), number, count, summary, classes)
 

@@ -27,8 +27,8 @@ class Difference:
         metric: Such as AP.
         a: Of model A, in [0, 1].
         b: Of model B.
-        deviation: Standard deviation of `b - a` over the resamples.
-        better: Share of the resamples in which B is better; equal ones count half.
+        deviation: Standard deviation of `b - a` over the resamples; NaN without any.
+        better: Share of the resamples in which B is better; equal ones count half; NaN without any.
     """
 
     metric: str
@@ -61,8 +61,8 @@ class Difference:
             "a": self.a,
             "b": self.b,
             "difference": self.difference,
-            "interval": list(self.interval),
-            "b_is_better": self.better,
+            "interval": None if math.isnan(self.deviation) else list(self.interval),
+            "b_is_better": None if math.isnan(self.better) else self.better,
         }
 
     def _ends(self, deviations: float) -> tuple[float, float]:
