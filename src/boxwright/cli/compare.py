@@ -62,3 +62,17 @@ def compare(
         echo(f"a difference of less than {equivalent:g} in {found.main.metric} is {'' if shown else 'not '}shown")
         failed = failed or not shown
     raise typer.Exit(int(failed))
+
+
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.")],
+    out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for the table.")] = None,
+) -> None:
+    """List runs: recipe, data, AP or top-1 with its interval, minutes, epochs, and settings that most runs lack."""
+    from boxwright import json_text
+    from boxwright.evaluation.runs import list_runs
+
+    found = list_runs(folder)
+    if out is not None:
+        json_text.write(out, found.to_json(), indent=1)
+    echo(found)

@@ -17,13 +17,13 @@ from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
+from boxwright.evaluation.runs import LOCK
 from boxwright.files import atomic_write, remove_leftovers
 from boxwright.recipe import Recipe, flatten
 from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 MAGIC = b"process "  # at the start of a lock file
 
 # The folders in which this process trains: POSIX locks do not exclude threads of one process, and closing any handle
