@@ -22,7 +22,7 @@ from boxwright.types import Detections
 
 CLASSES = ("a", "b", "c")
 RESAMPLES = 400  # as `boxwright compare` takes at least
-WORSE, BETTER = 0.80, 0.825  # chance to find an object; AP differs by 0.02
+WORSE, BETTER = 0.80, 0.832  # chance to find an object; AP differs by 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +112,14 @@ def holds_truth(seed: int, images: int, expected: float) -> bool:
 def main() -> None:
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     print(f"{date.today()}, {pairs} pairs each, AP over {len(CLASSES)} classes, {RESAMPLES} resamples")
-    for images, shared in ((100, 0.0), (200, 0.0), (200, 0.7), (500, 0.7)):
+    for images, shared in ((100, 0.0), (200, 0.7)):
         rows = [compared(seed, images, shared, (WORSE, WORSE)) for seed in range(pairs)]
         held = sum(row.interval[0] <= 0 <= row.interval[1] for row in rows)
         print(
             f"equal models, {images} images, {shared:.0%} shared: 0 is in {held / pairs:.1%} of the intervals",
             flush=True,
         )
-    for shared in (0.0, 0.7, 0.9):
+    for shared in (0.7, 0.0):
         rows = [compared(seed, 500, shared, (WORSE, BETTER)) for seed in range(pairs)]
         found = sum(row.interval[0] > 0 for row in rows)
         gain, spread = np.mean([row.difference for row in rows]), np.std([row.difference for row in rows])
@@ -131,7 +131,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     samples = truth(rng, 20_000)
     expected = coco.score(samples, pair(rng, samples, 0.0, (WORSE, WORSE))[0], CLASSES).ap
-    for images in (20, 50, 100, 200):
+    for images in (20, 50, 200):
         held = sum(holds_truth(seed, images, expected) for seed in range(pairs))
         print(f"AP of one model, {images} images: the interval holds AP of 20,000 in {held / pairs:.1%}", flush=True)
 

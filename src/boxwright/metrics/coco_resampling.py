@@ -40,16 +40,25 @@ def resample(matches: Matches, weights: NDArray[np.float32]) -> Resampled:
     ap50, ap75 = (np.full((resamples, classes), math.nan) for _ in range(2))
     by_label = np.argsort(matches.object_labels, kind="stable")
     ends = np.searchsorted(matches.object_labels[by_label], np.arange(classes + 1))
-    for label, area in product(range(classes), range(len(AREA_RANGES))):
+
+    def fill(label: int, area: int) -> None:
         objects = by_label[ends[label] : ends[label + 1]]
         images = matches.object_images[objects[matches.object_in_range[area, objects]]]
         if not len(images):
-            continue
+            return
         count = weights[images].sum(axis=0)
         values = np.where(count > 0, _class(matches, weights, label, area, count), math.nan)
         ap[area, :, label] = values.mean(axis=0)
         if area == ALL:
             ap50[:, label], ap75[:, label] = values[0], values[5]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors of a class are small; on a busy machine, threads would wait for each other
+    try:
+        for label, area in product(range(classes), range(len(AREA_RANGES))):
+            fill(label, area)
+    finally:
+        torch.set_num_threads(threads)
     summary = {key: mean_of_valid(values) for key, values in zip(AREA_KEYS, ap, strict=True)}
     summary |= {"AP50": mean_of_valid(ap50), "AP75": mean_of_valid(ap75)}
     return Resampled(summary, {"ap": ap[ALL], "ap50": ap50})
