@@ -55,6 +55,14 @@ NoInterval = Annotated[
 ]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name, or YAML or Darknet .cfg file.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on Ray: local starts it on this machine, auto is the cluster of this machine, or HOST:PORT.",
+    ),
+]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
 
 
