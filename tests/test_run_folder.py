@@ -459,9 +459,11 @@ class TestFullDisk:
     def test_the_log_and_the_curves(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
         """TensorBoard's own writer would raise this in a thread."""
         from boxwright.engine.log import TrainLogger
+        from boxwright.engine.trackers import Trackers
 
         alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
-        log = TrainLogger(tmp_path, alone, recipes.load("demo").train, 0)
+        chosen = recipes.load("demo")
+        log = TrainLogger(tmp_path, alone, chosen.train, 0, Trackers(tmp_path, chosen, 0, alone))
         line = {"x" * 100: 1.0} if name == "events" else {"x": 1.0}
 
         def write() -> None:

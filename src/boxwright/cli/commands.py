@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tracks
+from boxwright.cli import compare, data, deploy, networks, predict, serve, tracks
 
 app = typer.Typer(
     add_completion=False,
@@ -14,6 +14,8 @@ app.command("show")(networks.show)
 app.command("train")(networks.train)
 app.command("evaluate")(networks.evaluate)
 app.command("calibrate")(networks.calibrate)
+app.command("compare")(compare.compare)
+app.command("runs")(compare.runs)
 app.command("evaluate-tracks")(tracks.evaluate_tracks)
 app.command("predict")(predict.predict)
 app.command("import")(networks.import_)

@@ -16,6 +16,7 @@ from boxwright.cli.options import (
     DataSets,
     Device,
     Name,
+    NoInterval,
     Overrides,
     RecipeOption,
     SkipBad,
@@ -113,6 +114,7 @@ def evaluate(
     out: Annotated[
         str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
+    no_interval: NoInterval = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     set_: Overrides = None,
@@ -152,9 +154,11 @@ def evaluate(
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
-        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
+        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval))
     else:
-        metrics = evaluation.evaluate(predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes)
+        metrics = evaluation.evaluate(
+            predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes, intervals=not no_interval
+        )
         echo(metrics)
         if published := resolved.expect.beside(metrics.summary):
             echo(published)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSet
@@ -18,6 +19,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.datatools.image_hash import Rows, merge, near_duplicates
 from boxwright.datatools.placement import scene_names
 from boxwright.errors import InputError
+from boxwright.formats import coco
 
 KINDS = ("image", "folder", "video", "scene")
 # Roboflow writes each augmented copy of photo.jpg as photo_jpg.rf.HASH.jpg, with a different HASH.
@@ -78,6 +80,33 @@ def _copies_key(path: str) -> str:
     """The name of the original for an augmented copy, else the path."""
     match = COPY.fullmatch(Path(path).stem)
     return f"copy {match[1]}" if match else path
+
+
+def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
+    """(P,) numbers from 0 of the groups of images that are no independent measurements.
+
+    They are the tiles of a scene, the frames of a video (`video_id` in a COCO file), and the augmented copies of an
+    image by Roboflow. Of several sets, none has a group with another.
+    """
+    if dataset.members is None:
+        keys = [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
+        return np.unique(keys, return_inverse=True)[1].astype(np.int64) if keys else np.zeros(0, np.int64)
+    numbers, total = np.zeros(len(dataset), np.int64), 0
+    for member, indices, places in dataset.members.each():
+        own = of_evaluation(member.dataset)[places]
+        numbers[indices] = np.unique(own, return_inverse=True)[1] + total
+        total = int(numbers.max(initial=-1)) + 1
+    return numbers
+
+
+def _video_ids(dataset: Dataset | ClassSet) -> list[str]:
+    """The `video_id` of each image of a COCO file; "" for none."""
+    if not isinstance(dataset, Dataset) or dataset.kind != "coco" or not len(dataset):
+        return [""] * len(dataset)
+    entries = coco.image_entries(Path(dataset.label_file(0)))
+    ids = {entry["id"]: entry.get("video_id") for entry in entries}
+    found = (ids.get(image_id) for image_id in dataset.images.ids.tolist())
+    return [f"video {number}" if isinstance(number, int | str) else "" for number in found]
 
 
 def _video_key(path: str) -> str:

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.engine.step import on_device, optimizer_step, warm_up
+from boxwright.engine.trackers import Trackers, check_installed
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
@@ -96,7 +97,8 @@ def train(
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
     run, config, started = Path(out), recipe.train, time.perf_counter()
-    with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
+    check_installed(config)
+    with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator), ExitStack() as stack:
         if config.precision == "auto" and accelerator.device.type != "cpu" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
@@ -119,18 +121,21 @@ def train(
             accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
             if not state.step:
                 checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-            _train_epochs(job, state, checkpointer, run)
+            trackers = stack.enter_context(closing(Trackers(run, recipe, state.step, accelerator)))
+            _train_epochs(job, state, checkpointer, run, trackers)
         if validation is not None:
             weight_files.load(job.eval_network, run / "best", recipe)
             _evaluate(job, run)  # metrics.json and the plots are those of the best network
         elif accelerator.is_main_process:
             logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
             plots.curves(run / run_log.FILE, run / "curves.png")
+        if accelerator.is_main_process:
+            trackers.pictures(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
     return run
 
 
-def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path, trackers: Trackers) -> None:
     """Train and evaluate from `state` to the last epoch, or until `train.patience` ends the run."""
     config, accelerator = job.recipe.train, job.accelerator
     first, done = divmod(state.step, job.steps_per_epoch)
@@ -139,7 +144,7 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
     )
     if job.compiled and first < config.epoch_count and not state.out_of_patience(config):
         batches = warm_up(job, batches)
-    with closing(TrainLogger(run, accelerator, config, state.step)) as log:
+    with closing(TrainLogger(run, accelerator, config, state.step, trackers)) as log:
         for epoch in range(first, config.epoch_count):
             if state.out_of_patience(config):
                 if accelerator.is_main_process:
@@ -220,5 +225,5 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
             distributed.broadcast(tensor, 0)
     predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
-    metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, intervals=out is not None, **group)
     return metrics

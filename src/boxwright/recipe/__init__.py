@@ -258,6 +258,14 @@ def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = F
     return config.validate(Recipe, tree, source)
 
 
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """The values of nested mappings by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def class_names(name: str) -> tuple[str, ...]:
     """The shipped list of class names called `name`, for example coco."""
     lists = {file.name.removesuffix(".txt"): file for file in (_folder() / "names").iterdir()}

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwright.arrays import Array
@@ -18,6 +19,7 @@ from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
 from boxwright.json_text import JsonObject
+from boxwright.metrics.resampling import Intervals, Resampled
 from boxwright.metrics.sheet import Panel
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Batch, ClassBatch, Frame
@@ -89,6 +91,9 @@ class Score(Protocol):
 
     @property
     def headline(self) -> str: ...
+
+    @property
+    def intervals(self) -> Intervals | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +305,20 @@ class Task(ABC, Generic[D, B, R, M]):
         """The result with the data set's labels and names."""
 
     @abstractmethod
-    def score(self, dataset: D, results: Sequence[R], info: JsonObject, recipe: Recipe, args: PostprocessArgs) -> M:
-        """Compute the metrics; info: how they were measured."""
+    def score(
+        self,
+        dataset: D,
+        results: Sequence[R],
+        info: JsonObject,
+        recipe: Recipe,
+        args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
+    ) -> M:
+        """Compute the metrics. info: how they were measured. groups: of the images, for intervals; None for none."""
+
+    @abstractmethod
+    def resample(self, dataset: D, results: Sequence[R], weights: NDArray[np.float32]) -> Resampled:
+        """The metrics of resampled images; weights: as `metrics.resampling.draw_weights`."""
 
     @abstractmethod
     def examples(self, dataset: D, recipe: Recipe) -> Examples:

@@ -10,6 +10,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwright import json_text
@@ -29,6 +30,7 @@ from boxwright.formats import open_classes
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
 from boxwright.metrics import class_plots, error_report, plots, topk
 from boxwright.metrics import sheet as sheet_of
+from boxwright.metrics.resampling import Resampled
 from boxwright.metrics.sheet import Panel, View
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
@@ -220,8 +222,14 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         info: dict[str, object],
         recipe: Recipe,
         args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
     ) -> TopK:
-        return topk.score(dataset.labels, results, dataset.names, info)
+        return topk.score(dataset.labels, results, dataset.names, info, groups)
+
+    def resample(
+        self, dataset: ClassSet, results: Sequence[ClassPrediction], weights: NDArray[np.float32]
+    ) -> Resampled:
+        return topk.resample(dataset.labels, results, dataset.names, weights)
 
     def examples(self, dataset: ClassSet, recipe: Recipe) -> Examples:
         return _Mistakes(dataset)

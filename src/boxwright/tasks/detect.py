@@ -11,6 +11,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwright.arrays import Array
@@ -32,6 +33,7 @@ from boxwright.interop import to_dict
 from boxwright.json_text import JsonObject
 from boxwright.metrics import coco
 from boxwright.metrics.coco import Metrics
+from boxwright.metrics.resampling import Resampled
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
 from boxwright.ops.temperature import lowest_before, scale
@@ -273,9 +275,13 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         info: JsonObject,
         recipe: Recipe,
         args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
     ) -> Metrics:
         info = info | {"threshold": args.threshold, "plus_one": recipe.evaluate.plus_one, "nms": args.nms.model_dump()}
-        return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
+        return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info, groups)
+
+    def resample(self, dataset: Dataset, results: Sequence[Prediction], weights: NDArray[np.float32]) -> Resampled:
+        return coco.resample([dataset[index] for index in range(len(dataset))], results, dataset.names, weights)
 
     def examples(self, dataset: Dataset, recipe: Recipe) -> Examples:
         return DetectionExamples(dataset, recipe.predict.threshold)
