@@ -20,13 +20,12 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from boxwright import json_text
 from boxwright.data.dataset import Sample
-from boxwright.interop import to_coco
 from boxwright.memory import tune_malloc
 from boxwright.metrics import error_report
 from boxwright.metrics.coco import Metrics, score
 from boxwright.metrics.matching import match
+from boxwright.tasks.detect_report import write_detections
 from boxwright.types import Detections
 
 IMAGES = int(sys.argv[1]) if len(sys.argv) > 1 else 5000
@@ -105,15 +104,12 @@ def theirs(samples: list[Sample], found: list[Detections]) -> tuple[list[float],
 
 
 def files(samples: list[Sample], found: list[Detections]) -> tuple[float, float]:
-    """Seconds of processor time that metrics with intervals and detections.json take, and those of the errors and their files."""
+    """Seconds of processor time of metrics with intervals and detections.json, and of the errors and their files."""
     names = [str(label) for label in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
-        score(samples, found, names)
-        pairs = zip(samples, found, strict=True)
-        json_text.write(
-            Path(folder) / "d.json", [row for one, result in pairs for row in to_coco(result, one.image_id)]
-        )
+        score(samples, found, names, groups=np.arange(len(samples)))
+        write_detections(Path(folder) / "d.json", samples, found, range(1, CLASSES + 1), files=False)
         middle = time.process_time()
         looks = {index: (index % 83 / 83, float(index % 97)) for index in range(len(samples))}
         error_report.write(Path(folder), samples, match(samples, found), names, 0.25, looks)
@@ -136,7 +132,9 @@ def main() -> None:
         f"{IMAGES} images x {FOUND} detections: {plain[0]:.2f} s, with intervals {with_intervals[0]:.2f} s; processor "
         f"time {plain[1]:.2f} and {with_intervals[1]:.2f} s, so intervals add {with_intervals[1] / plain[1] - 1:.0%}"
     )
-    print(f"with detections.json {before:.2f} s; errors.json, errors.csv and errors.png {errors:.2f} s more")
+    print(
+        f"processor time with intervals and detections.json {before:.2f} s; errors and their files {errors:.2f} s more"
+    )
     print(
         f"{SHARE} images: boxwright {our_share:.2f} s, pycocotools {their_share:.2f} s, "
         f"{their_share / our_share:.0f} times; numbers differ by at most {apart:.1e}"

@@ -13,7 +13,7 @@ from boxwright import tasks
 from boxwright.cli.commands import app
 from boxwright.errors import InputError
 from boxwright.evaluation import calibrate as module
-from boxwright.metrics import coco
+from boxwright.interop import to_coco
 from boxwright.metrics.calibration import calibration, class_temperatures, softmax_temperature, temperature
 from boxwright.metrics.matching import Kind, match
 from boxwright.ops.temperature import lowest_before, scale
@@ -63,14 +63,20 @@ def test_ece_of_detections_is_hotcocos(seed: int) -> None:
 
     samples, results = made(seed)
     found = match(samples, results).found
+    annotations = [
+        {"image_id": image, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 1.0, "iscrowd": 0}
+        for image, one in enumerate(samples, 1)
+        for (x1, y1, x2, y2), label in zip(one.boxes.tolist(), one.labels.tolist(), strict=True)
+    ]
+    rows = [row for image, result in enumerate(results, 1) for row in to_coco(result, image, range(1, 5))]
     labels = COCO(
         {
             "images": [{"id": image} for image in range(1, len(samples) + 1)],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(NAMED)],
-            "annotations": coco._truth(samples, results),
+            "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, 1)],
         }
     )
-    judge = COCOeval(labels, labels.loadRes(coco._results(results)), "bbox")
+    judge = COCOeval(labels, labels.loadRes(rows), "bbox")
     judge.evaluate()
     wanted: dict[str, Any] = judge.calibration(n_bins=10)
     ours = calibration(found.scores, found.kinds == Kind.CORRECT)

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from boxwright.data.dataset import ANY_CLASS, Sample
+from boxwright.interop import to_coco
 from boxwright.metrics import coco, error_report, slices
 from boxwright.metrics.matching import match
+from boxwright.tasks.detect_report import write_detections
 from boxwright.types import Detections
 from test_errors import FAR, NAMED, OBJECT, detections, made, sample
 
@@ -114,3 +117,20 @@ def test_calibration_of_a_classifier(tmp_path: Path) -> None:
 def test_nothing_at_all(tmp_path: Path) -> None:
     assert written(tmp_path, [sample([], [])], [Detections.empty()], ["cat"]) == []
     assert json.loads((tmp_path / "errors.json").read_text())["errors"]["ap50"] == -1
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_detections_are_written_as_the_rows_of_coco(files: bool, tmp_path: Path) -> None:
+    samples, found = made(2)
+    names = ['a "b".jpg', "Größe\\.jpg", "\udce9.jpg"]
+    samples = [replace(one, image_id=f"i{n}" if n % 2 else n, path=names[n % 3]) for n, one in enumerate(samples)]
+    found[1] = Detections.empty()
+    write_detections(tmp_path / "d.json", samples, found, [7, 3, 9, 1], files=files)
+    wanted = [
+        row | ({"file": one.path} if files else {})
+        for one, result in zip(samples, found, strict=True)
+        for row in to_coco(result, one.image_id, [7, 3, 9, 1])
+    ]
+    assert json.loads((tmp_path / "d.json").read_text(encoding="utf-8")) == wanted
+    write_detections(tmp_path / "d.json", samples[1:2], found[1:2], [7, 3, 9, 1], files=files)
+    assert json.loads((tmp_path / "d.json").read_text()) == []

@@ -70,7 +70,7 @@ def match(truth: Truth, results: Array, classes: int) -> Matches:
     images, labels, boxes = results[:, 0].astype(np.int64) - 1, results[:, 6].astype(np.int64) - 1, results[:, 1:5]
     detection, candidate, iou = _pairs(truth, images, labels, boxes, classes)
     candidates, of_pair = np.unique(detection, return_inverse=True)
-    ranks = _ranks(images[candidates] * classes + labels[candidates])
+    ranks = ranks_in(images[candidates] * classes + labels[candidates])
     outside = np.array([_outside(truth.areas, ends) for ends in AREA_RANGES])
     in_range = np.array([~_outside(boxes[:, 2] * boxes[:, 3], ends) for ends in AREA_RANGES])
     best = np.lexsort((-candidate, -iou, of_pair, ranks[of_pair]))  # equal IoU: the last box, as COCO's evaluation
@@ -101,10 +101,10 @@ def _order(results: Array) -> NDArray[np.int64]:
     if np.bincount(results[:, 0].astype(np.int64)).max(initial=0) <= MAX_DETECTIONS:
         return order
     group = results[order, 6] * (results[:, 0].max(initial=0) + 1) + results[order, 0]
-    return order[_ranks(group) < MAX_DETECTIONS]
+    return order[ranks_in(group) < MAX_DETECTIONS]
 
 
-def _ranks(groups: Array) -> NDArray[np.int64]:
+def ranks_in(groups: Array) -> NDArray[np.int64]:
     """(D,) how many of the same group come before each."""
     order = np.argsort(groups, kind="stable")
     first = np.flatnonzero(np.diff(groups[order], prepend=np.nan))

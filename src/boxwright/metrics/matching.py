@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
+from boxwright.metrics.coco_matches import MAX_DETECTIONS, ranks_in
 from boxwright.metrics.regions import class_regions
 from boxwright.types import Detections
 
 MIN_IOU = 0.5  # of a match
 BACKGROUND_IOU = 0.1  # up to which a detection lies on no object
-MAX_DETECTIONS = 100  # an image and class, as in COCO's AP
 
 
 class Kind(IntEnum):
@@ -145,7 +145,7 @@ def _match_image(sample: Sample, result: Detections) -> tuple[tuple[Array, Array
     object_rows = np.full(len(sample), -1)
     kinds = np.full(len(order), _BACKGROUND, np.int8)
     if len(order) > MAX_DETECTIONS:
-        kinds[_ranks(labels) >= MAX_DETECTIONS] = _NOT_COUNTED
+        kinds[ranks_in(labels) >= MAX_DETECTIONS] = _NOT_COUNTED
     rows, ious = np.full(len(order), -1), np.zeros(len(order))
     if len(usable) and len(order):
         counted = kinds != _NOT_COUNTED
@@ -211,16 +211,6 @@ def _ignored(sample: Sample, result: Detections, boxes: Array, labels: Array) ->
     inside = intersections(boxes, regions) >= MIN_IOU * np.maximum(areas(boxes), 1e-9)[:, None]
     ignored: NDArray[np.bool_] = (inside & (labels[:, None] == region_labels[None])).any(axis=1)
     return ignored
-
-
-def _ranks(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) how many earlier rows have the same label."""
-    order = np.argsort(labels, kind="stable")
-    grouped = labels[order]
-    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
-    ranks = np.empty(len(labels), np.int64)
-    ranks[order] = np.arange(len(labels)) - np.repeat(starts, np.diff(np.r_[starts, len(labels)]))
-    return ranks
 
 
 def pairwise_iou(boxes: Array, others: Array) -> NDArray[np.float64]:
