@@ -31,7 +31,8 @@ def compare(
             min=0,
             max=1,
             help="Exit with status 1 unless AP or top-1 is shown to differ by less than this, as 0.005: by two "
-            "one-sided tests of 5 %, which is the 90 % interval of the difference within the margin.",
+            "one-sided tests of 5 %, which is the 90 % interval of the difference within the margin, on 50 images or "
+            "more.",
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for all numbers.")] = None,
@@ -58,7 +59,7 @@ def compare(
         failed = found.main.is_worse
         echo(f"B is {'' if failed else 'not '}significantly worse in {found.main.metric}")
     if equivalent is not None:
-        shown = found.main.is_equivalent(equivalent)
+        shown = found.is_equivalent(equivalent)
         echo(f"a difference of less than {equivalent:g} in {found.main.metric} is {'' if shown else 'not '}shown")
         failed = failed or not shown
     raise typer.Exit(int(failed))

@@ -59,8 +59,8 @@ def resample(matches: Matches, weights: NDArray[np.float32]) -> Resampled:
             fill(label, area)
     finally:
         torch.set_num_threads(threads)
-    summary = {key: mean_of_valid(values) for key, values in zip(AREA_KEYS, ap, strict=True)}
-    summary |= {"AP50": mean_of_valid(ap50), "AP75": mean_of_valid(ap75)}
+    of_classes = {"AP": ap[ALL], "AP50": ap50, "AP75": ap75, **dict(zip(AREA_KEYS, ap, strict=True))}
+    summary = {key: mean_of_valid(values) for key, values in of_classes.items()}
     return Resampled(summary, {"ap": ap[ALL], "ap50": ap50})
 
 

@@ -102,6 +102,11 @@ class Comparison:
         """AP or top-1."""
         return self.summary[0]
 
+    def is_equivalent(self, margin: float) -> bool:
+        """As `Difference.is_equivalent` of `main`; never on fewer than FEW images or groups, which may be equal by
+        chance."""
+        return self.groups >= FEW and self.main.is_equivalent(margin)
+
     def __str__(self) -> str:
         what = "images" if self.groups == self.images else "groups of images"
         lines = [f"A: {self.a}", f"B: {self.b}", ""]
