@@ -46,6 +46,7 @@ class Trackers:
 
         Raises InputError where one is not installed, or cannot be started.
         """
+        self.run = run
         self.all: list[Tracker] = []
         for name in recipe.train.track if accelerator.is_main_process else ():
             if name == "tensorboard":
@@ -61,8 +62,11 @@ class Trackers:
 
     def pictures(self, step: int, files: Sequence[Path]) -> None:
         shown = [file for file in files if file.suffix in {".png", ".jpg"} and file.is_file()]
-        for tracker in self.all:
-            tracker.pictures(step, shown)
+        try:
+            for tracker in self.all:
+                tracker.pictures(step, shown)
+        except OSError as error:
+            raise InputError(f"{self.run}: pictures cannot be written ({error.strerror}); make space") from error
 
     def close(self) -> None:
         for tracker in self.all:
