@@ -463,7 +463,8 @@ class TestFullDisk:
 
         alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
         chosen = recipes.load("demo")
-        log = TrainLogger(tmp_path, alone, chosen.train, 0, Trackers(tmp_path, chosen, 0, alone))
+        trackers = Trackers(tmp_path, chosen, 0, alone)
+        log = TrainLogger(tmp_path, alone, chosen.train, 0, trackers)
         line = {"x" * 100: 1.0} if name == "events" else {"x": 1.0}
 
         def write() -> None:
@@ -473,6 +474,7 @@ class TestFullDisk:
         with pytest.raises(InputError, match=r"log\.jsonl: cannot be written \(File too large\)"), no_file_beyond(300):
             write()
         log.close()
+        trackers.close()
 
 
 def test_a_run_folder_that_is_deleted_is_one_line(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:
