@@ -17,8 +17,8 @@ MAX_RESAMPLES, MIN_RESAMPLES = 1000, 64  # of 64, 19 times of 20 the standard de
 DETECTIONS_TIMES_RESAMPLES = 32_000_000  # which take about as long as the metrics (benchmarks/bench_evaluate.py)
 SEED = 0
 LEVEL, DEVIATIONS = 0.95, 1.959964  # the share of a normal distribution within so many standard deviations
-# With fewer images an interval is rough: the spread of n values is itself known to 1 / sqrt(2 n) of it, so with 50 images
-# the width is right within a fifth, 19 times of 20.
+# With fewer images an interval is rough: the spread of n values is itself known to 1 / sqrt(2 n) of it, so with 50
+# images the width is right within a fifth, 19 times of 20.
 FEW = 50
 
 
