@@ -7,23 +7,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, printable
 from boxwright.extras import first_line, import_extra
 
 LOCAL = "local"  # the address that starts Ray on this machine
+MARK = "boxwright| "  # before each line of the package's log in a worker
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_CONNECT = 10
 
 
 @contextmanager
-def session(address: str, cpus: int | None = None) -> Iterator[ModuleType]:
+def session(
+    address: str, cpus: int | None = None, object_store: int | None = None, *, worker_logs: bool = True
+) -> Iterator[ModuleType]:
     """The module `ray`, connected to a cluster until the end of the block.
 
     Args:
         address: `local` starts Ray on this machine and ends it with the block; `auto` is the cluster of this machine,
             that of RAY_ADDRESS if it is set; or HOST:PORT of a cluster's head.
         cpus: CPUs that a local start offers; None for those of the machine.
+        object_store: Bytes of shared memory that a local start takes; None for a third of the machine's memory.
+        worker_logs: Print what other processes print.
 
     Raises:
         InputError: Ray is not installed, there is no such cluster, or this process is connected already.
@@ -35,10 +41,10 @@ def session(address: str, cpus: int | None = None) -> Iterator[ModuleType]:
         raise InputError("--ray: this process is connected to Ray already; call ray.shutdown() first")
     try:
         if address == LOCAL:
-            _start(ray, cpus)
+            _start(ray, cpus, object_store, worker_logs)
         else:
             _check_reachable(address)
-            ray.init(address=address, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=worker_logs, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()
         what = "Ray does not start here" if address == LOCAL else f"no Ray cluster at {address}"
@@ -58,7 +64,7 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
-def _start(ray: ModuleType, cpus: int | None) -> None:
+def _start(ray: ModuleType, cpus: int | None, object_store: int | None, worker_logs: bool) -> None:
     """Start Ray on this machine, closed to others; other processes of this user connect by the token in ~/.ray."""
     services = import_extra("ray._private.services", "ray")
     resolve = getattr(services, "resolve_ip_for_localhost", None)
@@ -69,9 +75,34 @@ def _start(ray: ModuleType, cpus: int | None) -> None:
             address=LOCAL,
             include_dashboard=False,
             num_cpus=cpus,
+            object_store_memory=object_store,
+            log_to_driver=worker_logs,
             logging_level=logging.WARNING,
             _node_ip_address=LOOPBACK,
         )
     finally:
         if resolve is not None:
             services.resolve_ip_for_localhost = resolve  # type: ignore[attr-defined]
+
+
+def log_in_worker() -> None:
+    """Have the package's log in a worker reach the driver, where `show_log` prints it."""
+    logger = logging.getLogger("boxwright")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{MARK}%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def show_log() -> None:
+    """Of what workers print, show the lines of `log_in_worker` only, without what Ray says of itself."""
+    dispatcher = import_extra("ray._private.ray_logging", "ray").global_worker_stdstream_dispatcher
+    dispatcher.remove_handler("ray_print_logs")
+    dispatcher.add_handler("ray_print_logs", _show)
+
+
+def _show(data: dict[str, Any]) -> None:
+    for line in data["lines"]:
+        if MARK in line:
+            print(printable(line.partition(MARK)[2]), file=sys.stderr)

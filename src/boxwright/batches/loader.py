@@ -47,7 +47,7 @@ B = TypeVar("B", Batch, ClassBatch)
 class BatchSpec(NamedTuple):
     """What a batch consists of: `indices` of images, and the arguments of their random numbers.
 
-    step: from the start of the training. first: the index of the first image in the global batch (see `rng`).
+    step: of the optimizer, from the start. first: the index of the first image in the global batch (see `rng`).
     """
 
     indices: list[int]
@@ -61,8 +61,9 @@ class EpochLoader(Generic[B]):
 
     The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
     them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
-    one process would see. An incomplete last step is dropped. weights: (P,) how often an epoch visits each image, as in
-    `Visits`; None for once. JPEGs may be decoded at reduced size.
+    one process would see. An incomplete last one is dropped. accumulate: such steps in one step of the optimizer.
+    weights: (P,) how often an epoch visits each image, as in `Visits`; None for once. JPEGs may be decoded at reduced
+    size.
     """
 
     batch_type: type[B]
@@ -79,6 +80,7 @@ class EpochLoader(Generic[B]):
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        accumulate: int = 1,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         visits = Visits(np.ones(len(dataset)) if weights is None else weights)
@@ -88,7 +90,7 @@ class EpochLoader(Generic[B]):
                 f"{len(visits)} images to train on do not fill one step of {batch} x {world} processes; "
                 "lower train.batch or add images"
             )
-        self._sampler = _BatchSampler(visits, batch, seed, rank, world)
+        self._sampler = _BatchSampler(visits, batch, seed, rank, world, accumulate)
         self._loader: DataLoader[Any] = DataLoader(
             self.builder(dataset, canvas),  # type: ignore[arg-type]
             batch_size=None,  # the sampler and the builder make whole batches
@@ -152,7 +154,8 @@ class EpochLoader(Generic[B]):
     def _start_workers(self) -> Iterator[Any]:
         """PyTorch's iterator, without its SIGCHLD handler, which would raise anywhere in the program, also at exit."""
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        batches = iter(self._loader)
+        with interrupt.stop_blocked():
+            batches = iter(self._loader)
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         return batches
@@ -184,20 +187,23 @@ class Visits:
 class _BatchSampler:
     """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`."""
 
-    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int) -> None:
+    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int, accumulate: int) -> None:
         self.visits, self.batch, self.seed, self.rank, self.world = visits, batch, seed, rank, world
+        self.accumulate = accumulate
         self.epochs, self.skip = range(0), 0
         self.steps: int | None = None
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        images_per_step, first = self.batch * self.world, self.rank * self.batch
-        steps, skip = len(self.visits) // images_per_step, self.skip
+        images_per_step, skip = self.batch * self.world, self.skip
+        steps = len(self.visits) // images_per_step
         for epoch in self.epochs:
             order = self.visits.order(np.random.default_rng([self.seed % 2**64, epoch]))
             for step in range(skip, steps if self.steps is None else self.steps):
-                start = step * images_per_step + first
+                start = step * images_per_step + self.rank * self.batch
                 indices = order[start : start + self.batch].tolist()
-                yield BatchSpec(indices, self.seed, epoch * steps + step, first)
+                optimizer_step, turn = divmod(step, self.accumulate)
+                number = epoch * (steps // self.accumulate) + optimizer_step
+                yield BatchSpec(indices, self.seed, number, (turn * self.world + self.rank) * self.batch)
             skip = 0
 
 

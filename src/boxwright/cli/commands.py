@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import compare, data, deploy, networks, predict, serve, tracks
+from boxwright.cli import compare, data, deploy, networks, predict, serve, tables, tracks
 
 app = typer.Typer(
     add_completion=False,
@@ -17,6 +17,7 @@ app.command("compare")(compare.compare)
 app.command("runs")(compare.runs)
 app.command("evaluate-tracks")(tracks.evaluate_tracks)
 app.command("predict")(predict.predict)
+app.command("merge-shards")(tables.merge_shards)
 app.command("import")(networks.import_)
 app.command("export")(deploy.export)
 app.command("quantize")(deploy.quantize)

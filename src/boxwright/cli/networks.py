@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from boxwright import interrupt
 from boxwright.cli.options import (
     Backend,
     BFloat16,
@@ -18,6 +19,7 @@ from boxwright.cli.options import (
     Name,
     NoInterval,
     Overrides,
+    Ray,
     RecipeOption,
     SkipBad,
     Split,
@@ -57,6 +59,9 @@ def train(
     weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Resume the run in --out if there is one, else start it.")
+    ] = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     val_fraction: Annotated[
@@ -70,10 +75,15 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the loss (train.compile): minutes first, then faster steps.")
     ] = False,
+    ray: Ray = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option("--ray-workers", min=1, help="With --ray: processes. [default: one a GPU, or one without GPUs]"),
+    ] = None,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
-    from boxwright.engine.train import train as run
-
+    if ray_workers is not None and ray is None:
+        raise InputError("--ray-workers: found without --ray, whose workers it counts; add it, or use torchrun")
     overrides = [*(set_ or ())]
     if val_fraction is not None:
         overrides.append(f"data.val_fraction={val_fraction}")
@@ -81,18 +91,26 @@ def train(
         overrides.append(f"data.background={json.dumps(background)}")
     if compile_:
         overrides.append("train.compile=true")
-    folder = run(
-        name,
-        data,
-        out or f"runs/{Path(name).stem}",
-        weights=weights,
-        transfer=transfer,
-        resume=resume,
-        skip_bad=skip_bad,
-        clip_boxes=clip_boxes,
-        overrides=overrides,
-    )
-    echo(folder)
+    arguments: dict[str, Any] = {
+        "recipe": name,
+        "data": data,
+        "out": out or f"runs/{Path(name).stem}",
+        "weights": weights,
+        "transfer": transfer,
+        "resume": "auto" if auto_resume else resume,
+        "skip_bad": skip_bad,
+        "clip_boxes": clip_boxes,
+        "overrides": overrides,
+    }
+    if ray is not None:
+        from boxwright.engine.ray_train import train_on_ray
+
+        echo(train_on_ray(ray, ray_workers, **arguments))
+        return
+    interrupt.install_stop()
+    from boxwright.engine.train import train as run
+
+    echo(run(**arguments))
 
 
 def evaluate(

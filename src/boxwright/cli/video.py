@@ -56,7 +56,11 @@ def tracking_of(
 
 As = Annotated[
     str | None,
-    typer.Option("--as", metavar="TOOL", help="Write labels for a tool instead: coco, yolo, cvat or label-studio."),
+    typer.Option(
+        "--as",
+        metavar="FORM",
+        help="Write labels for a tool instead: coco, yolo, cvat or label-studio; or a table: parquet.",
+    ),
 ]
 
 

@@ -47,7 +47,7 @@ class TrainState:
         since_best: Evaluations since the one with it.
         train_fingerprint: Fingerprint of the training images and labels.
         val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
-        processes: Number of processes in the run.
+        epochs: Complete ones, with their evaluation. After a stop `step` may be at the end of the next one.
         threads: CPU threads of each process.
     """
 
@@ -56,7 +56,7 @@ class TrainState:
     since_best: int = 0
     train_fingerprint: str = ""
     val_fingerprint: str = ""
-    processes: int = 1
+    epochs: int = 0
     threads: int = 1
 
     def out_of_patience(self, config: TrainConfig) -> bool:
@@ -116,7 +116,7 @@ class Checkpointer:
             The state of `last`; `initial` if there is no checkpoint yet.
 
         Raises:
-            InputError: The data or the number of processes changed since, or a file is damaged.
+            InputError: The data changed since, or a file is damaged.
         """
         folder = self.run / "last"
         if not folder.exists():
@@ -132,10 +132,6 @@ class Checkpointer:
                 raise InputError(
                     f"{folder}: the {split} images or labels have changed since; train into another folder"
                 )
-        if state.processes != initial.processes:
-            raise InputError(
-                f"{folder}: made by {state.processes} processes, there are {initial.processes} now; resume with as many"
-            )
         if state.threads != initial.threads and self.accelerator.device.type == "cpu":
             threads = f"made with {state.threads} threads, there are {initial.threads} now: the last bits will differ"
             if self.accelerator.is_main_process:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from boxwright import interrupt
 from boxwright.engine.trackers import Trackers
 from boxwright.errors import InputError
 from boxwright.files import write_bytes, write_errors
@@ -22,11 +23,13 @@ from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
+CHECKED = 10  # steps at most between two checks on a GPU: one synchronization, and seconds until a signal is followed
+
 
 class TrainLogger:
     """Writes a line every `log_every` steps, at the end of each epoch and for each evaluation; main process only.
 
-    Losses stay on the device until a line is due, so that no step synchronizes; on a CPU each step is checked.
+    Losses stay on the device for up to `CHECKED` steps, so that few steps synchronize; on a CPU each step is checked.
     """
 
     def __init__(
@@ -39,7 +42,8 @@ class TrainLogger:
         Raises InputError where the log cannot be written, or is not one.
         """
         self.accelerator, self.path = accelerator, run / run_log.FILE
-        self.check_every = 1 if accelerator.device.type == "cpu" else config.log_every
+        self.check_every = 1 if accelerator.device.type == "cpu" else min(config.log_every, CHECKED)
+        self.stop = False  # whether a signal has asked any process to stop; the same in all
         self.names: list[str] = []
         self.pending: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)
         self.sums: list[list[float]] = []
@@ -81,11 +85,15 @@ class TrainLogger:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Fetch the losses of the last S batches, averaged over the processes, and check them."""
+        """Fetch the losses of the last S batches, averaged over the processes, and check them; with them goes whether
+        a process was asked to stop."""
         if not self.pending:
             return
         local = torch.stack([terms for _, _, terms in self.pending])  # (S, K)
-        mean = self.accelerator.reduce(local.clone(), reduction="mean").tolist()
+        stop = local.new_tensor([float(interrupt.stop_requested())])
+        *values, stops = self.accelerator.reduce(torch.cat([local.flatten(), stop]), reduction="mean").tolist()
+        mean = [values[start : start + len(self.names)] for start in range(0, len(values), len(self.names))]
+        self.stop = stops > 0
         for row, finite, (step, ids, _) in zip(mean, local.isfinite().all(1).tolist(), self.pending, strict=True):
             if not all(map(math.isfinite, row)):
                 found = ", ".join(f"{name} {value:g}" for name, value in zip(self.names, row, strict=True))

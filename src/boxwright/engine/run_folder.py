@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 
@@ -40,22 +41,26 @@ MAY_CHANGE = (
 
 
 @contextmanager
-def lock(run: Path, resume: bool, accelerator: Accelerator) -> Iterator[None]:
+def lock(run: Path, resume: bool | Literal["auto"], accelerator: Accelerator) -> Iterator[bool]:
     """Create the folder if it is missing, and lock it for this run. It is removed again if it stays empty.
+
+    Yields whether a run is resumed: with `auto`, if there is one.
 
     Raises InputError in every process where another run trains in it, where there is no run to resume or one that would
     be overwritten, and where it cannot be created.
     """
     with ExitStack() as stack:
 
-        def acquire() -> None:
-            if resume:
+        def acquire() -> bool:
+            if resume is True:
                 _check_run(run, resume)  # before a folder is created
             stack.enter_context(_locked(run))
+            if resume == "auto":
+                return _exists(run)
             _check_run(run, resume)
+            return resume
 
-        on_main(acquire, accelerator)
-        yield
+        yield on_main(acquire, accelerator)
 
 
 @contextmanager
@@ -137,11 +142,15 @@ def _acquire(run: Path, handle: int) -> None:
 
 def _check_run(run: Path, resume: bool) -> None:
     """Raise InputError for a resume without a run, or a new run where there is one."""
-    exists = (run / "last").exists() or (run / f"last{OLD}").exists()
+    exists = _exists(run)
     if resume and not exists:
         raise InputError(f"{run}: there is no run to resume (no checkpoint `last`); train without --resume first")
     if exists and not resume:
         raise InputError(f"{run}: holds a run already; continue it with --resume, or choose another --out")
+
+
+def _exists(run: Path) -> bool:
+    return (run / "last").exists() or (run / f"last{OLD}").exists()
 
 
 def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Accelerator) -> None:

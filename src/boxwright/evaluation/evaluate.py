@@ -1,7 +1,7 @@
 """Evaluation of a detector or a classifier on a data set."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import distributed
 
+from boxwright import interrupt
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Labels
@@ -97,6 +98,7 @@ def evaluate_dataset(
     *,
     args: PostprocessArgs | None = None,
     intervals: bool = False,
+    check: Callable[[], None] = lambda: None,
     rank: int = 0,
     world: int = 1,
 ) -> Metrics | TopK:
@@ -109,6 +111,7 @@ def evaluate_dataset(
         threshold: As in `evaluate`.
         args: Arguments of postprocessing; None for the recipe's.
         intervals: As in `evaluate`.
+        check: Called after each image; it may raise `interrupt.Stopped`, which is raised in all processes then.
         rank: Of this process, if torch.distributed is initialized and all processes call this function. Each predicts
             every world-th image, all return the same metrics, and process 0 writes the files.
         world: Number of processes.
@@ -118,7 +121,7 @@ def evaluate_dataset(
     args = args or task.evaluation_args(dataset, recipe, threshold)
     examples = None if out is None else task.examples(dataset, recipe)
     folder = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
-    results = predict_dataset(predictor, dataset, args, examples, rank=rank, world=world)
+    results = predict_dataset(predictor, dataset, args, examples, check=check, rank=rank, world=world)
     groups = of_evaluation(dataset) if intervals else None
     metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples, groups)
     return metrics
@@ -189,13 +192,14 @@ def predict_dataset(
     args: PostprocessArgs,
     examples: Examples | None = None,
     *,
+    check: Callable[[], None] = lambda: None,
     rank: int = 0,
     world: int = 1,
 ) -> list[R]:
     """Predict all images of a data set, in its order and with its labels and names.
 
-    examples: collects drawings while the pixels are in memory. rank, world: as in `evaluate_dataset`. Raises InputError
-    if an image cannot be read.
+    examples: collects drawings while the pixels are in memory. check, rank, world: as in `evaluate_dataset`. Raises
+    InputError if an image cannot be read.
     """
     task, recipe = predictor.task, predictor.recipe
     indices = range(rank, len(dataset), world)
@@ -204,18 +208,24 @@ def predict_dataset(
         return examples is not None and examples.wants(indices[index])
 
     def add_example(index: int, result: R) -> None:
+        check()
         if examples is not None and needs_pixels(index):
             examples.add(indices[index], task.aligned(result, dataset, recipe))
 
-    predicted = predict_all(
-        predictor,
-        [dataset.source(index) for index in indices],
-        args,
-        batch=recipe.evaluate.batch,
-        needs_pixels=needs_pixels,
-        callback=add_example,
-        title="evaluate" if rank == 0 else "",
-    )
+    try:
+        predicted = predict_all(
+            predictor,
+            [dataset.source(index) for index in indices],
+            args,
+            batch=recipe.evaluate.batch,
+            needs_pixels=needs_pixels,
+            callback=add_example,
+            title="evaluate" if rank == 0 else "",
+        )
+    except interrupt.Stopped:
+        if world > 1:  # the others wait for the results of this process
+            _gather(None, len(dataset), examples)
+        raise
     for result in predicted:
         if isinstance(result, InputError):
             raise result
@@ -231,11 +241,16 @@ def report_folder(out: str | Path, file_names: Sequence[str], datasets: Sequence
     return make_folder(out)
 
 
-def _gather(results: list[R], total: int, examples: Examples | None) -> list[R]:
-    """All-gather the results, in order, and the panels; each process has those of every world-th image."""
+def _gather(results: list[R] | None, total: int, examples: Examples | None) -> list[R]:
+    """All-gather the results, in order, and the panels; each process has those of every world-th image.
+
+    Raises `interrupt.Stopped` if a process has none.
+    """
     gathered: list[Any] = [None] * distributed.get_world_size()
     panels = examples.panels if examples else {}
     distributed.all_gather_object(gathered, (results, panels))
+    if any(own is None for own, _ in gathered):
+        raise interrupt.Stopped
     if examples:
         for _, other in gathered:
             examples.merge(other)

@@ -34,7 +34,7 @@ QUALITY = 95  # of their JPEG files
 def check_layout(name: str) -> str:
     """The layout in `formats` for a label tool. Raises InputError for an unknown one."""
     if name not in LAYOUTS:
-        raise InputError(f"--as: found '{name[:40]}', needed one of {', '.join(LAYOUTS)}")
+        raise InputError(f"--as: found '{name[:40]}', needed one of {', '.join(LAYOUTS)}, parquet")
     return LAYOUTS[name]
 
 

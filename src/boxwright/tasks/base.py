@@ -224,7 +224,7 @@ class Task(ABC, Generic[D, B, R, M]):
 
     @abstractmethod
     def augment(self, batch: B, recipe: Recipe, epoch: int, number: int, rank: int) -> B:
-        """Augment a batch on its device. number: index of the batch in this process."""
+        """Augment a batch on its device. number: index of the batch in this process; rank: that of the process."""
 
     @abstractmethod
     def draw_sample(self, dataset: D, index: int, image: Array | None = None) -> Array:

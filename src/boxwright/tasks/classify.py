@@ -132,13 +132,15 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
             rank=rank,
             world=world,
             workers=recipe.data.workers,
+            accumulate=config.accumulate,
             weights=visit_weights(images, dataset.labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: ClassBatch, recipe: Recipe, epoch: int, number: int, rank: int) -> ClassBatch:
         config = recipe.train
+        step, index = config.place(number, rank)
         augmented = augment(
-            batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=number, rank=rank
+            batch, config.class_augment, canvas=recipe.data.canvas, seed=config.seed, step=step, rank=index
         )
         return with_class_weights(augmented, recipe)
 

@@ -82,7 +82,9 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
 
     title = "a detector"
     measure = "AP"
-    options = frozenset({"threshold", "iou", "nms", "classes", "tile", "scenes", "no-truth", "as", "track"})
+    options = frozenset(
+        {"threshold", "iou", "nms", "classes", "tile", "scenes", "no-truth", "as", "shard", "ray", "track"}
+    )
     results_file = "detections.json"
     results_key = "detections"
     graph_outputs = ("boxes", "scores", "labels")
@@ -130,18 +132,21 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             world=world,
             workers=recipe.data.workers,
             bands=Bands.of(recipe.data),
+            accumulate=config.accumulate,
             weights=visit_weights(images, labels, len(dataset), config.repeat_threshold, dataset.members),
         )
 
     def augment(self, batch: Batch, recipe: Recipe, epoch: int, number: int, rank: int) -> Batch:
         config = recipe.train
+        step, index = config.place(number, rank)
         augmented = augment(
             batch,
             config.augment,
-            size=step_size(config.augment, recipe.data.canvas.size, config.seed, number // config.accumulate),
+            size=step_size(config.augment, recipe.data.canvas.size, config.seed, step),
             seed=config.seed,
-            step=number,
-            rank=rank,
+            step=step,
+            rank=index,
+            seen=(number + 1) * config.process_count * len(batch.images),
             mosaic=epoch < config.epoch_count - config.augment.close_mosaic,
             fill=recipe.data.canvas.fill,
         )
