@@ -254,7 +254,6 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
             distributed.broadcast(tensor, 0)
     predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
-    metrics: Score = evaluate_dataset(
-        predictor, job.validation, out, intervals=out is not None, check=StopCheck(job.accelerator), **group
-    )
+    check, final = StopCheck(job.accelerator), out is not None
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, check=check, intervals=final, **group)
     return metrics
