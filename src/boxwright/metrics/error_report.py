@@ -10,7 +10,7 @@ import numpy as np
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.data.dataset import ANY_CLASS, Sample
-from boxwright.errors import printable
+from boxwright.errors import printable, titled
 from boxwright.files import atomic_write
 from boxwright.metrics import slices
 from boxwright.metrics.calibration import BINS, Calibration, calibration
@@ -84,7 +84,7 @@ def _write_table(file: Path, samples: Sequence[Sample], matches: Matches, names:
     order = np.argsort(np.concatenate([objects.images, found.images]), kind="stable")
     ids = np.empty(len(order), np.int64)
     ids[order] = np.arange(1, len(order) + 1)
-    paths = [_text(sample.path) for sample in samples]
+    paths = [_text(titled(sample.path)) for sample in samples]
     classes = {label: _text(name) for label, name in enumerate(names)} | {ANY_CLASS: "ignore region"}
     statuses = [kind.name.lower().replace("_", " ") for kind in Kind]
     ious = np.where(objects.detections < 0, 0.0, found.ious[objects.detections] if len(found.ious) else 0.0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from boxwright import json_text
 from boxwright.data.dataset import Dataset, Sample, evenly_spaced
+from boxwright.errors import titled
 from boxwright.files import atomic_write
 from boxwright.metrics import error_report, plots, sheet, slices
 from boxwright.metrics.coco import Metrics
@@ -70,7 +71,7 @@ def write_detections(
         separator = "["
         for sample, result in zip(samples, results, strict=True):
             image = json_text.dumps(sample.image_id)
-            path = f', "file": {json_text.dumps(sample.path)}' if files else ""
+            path = f', "file": {json_text.dumps(titled(sample.path))}' if files else ""
             boxes = result.boxes.double().cpu()
             boxes[:, 2:] -= boxes[:, :2]
             columns = (result.labels.tolist(), boxes.tolist(), result.scores.tolist())
