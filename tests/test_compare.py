@@ -47,6 +47,7 @@ def run(*words: object) -> int:
     return int(status.value.code or 0)
 
 
+@pytest.mark.slow
 def test_the_same_results_are_equivalent_and_not_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
     again = shutil.copy(results, tmp_path / "again.json")
     out = tmp_path / "compare.json"
@@ -69,6 +70,7 @@ def test_the_same_results_are_equivalent_and_not_worse(data: Path, results: Path
     assert content["summary"].keys() >= {"AP", "AP50", "AP75", "AP_medium"}
 
 
+@pytest.mark.slow
 def test_boxes_that_are_shifted_are_significantly_worse(data: Path, results: Path, tmp_path: Path, capsys: Any) -> None:
     worse = changed(results, tmp_path / "worse.json", bbox=[12, 12, 32, 32])
     assert run(results, worse, "--data", data) == 0

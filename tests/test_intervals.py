@@ -101,6 +101,7 @@ def test_images_of_a_group_are_drawn_together():
     assert set(np.unique(weights[3])) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_copies_of_each_image_do_not_narrow_the_interval():
     samples, found, _ = made(1, images=30)
     found = untied(found)
@@ -132,6 +133,7 @@ def test_top1_of_resamples_worked_by_hand():
     assert resampled.classes["top1"].ravel().tolist() == pytest.approx([1, 0.5, 1, 1, np.nan, 0], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_intervals_of_voc_are_those_of_repeated_scenes():
     samples, found, _ = made(2, images=12)
     found = untied(found)
@@ -170,6 +172,7 @@ def write_scenes(root, scenes=3, tiles=2):
     return root
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_writes_intervals_over_scenes(tmp_path):
     data = open_dataset(write_scenes(tmp_path / "tiles"), "val")
     assert of_evaluation(data).tolist() == [0, 1, 2, 0, 1, 2]
@@ -205,3 +208,7 @@ def test_frames_of_a_video_are_one_group(tmp_path):
         entry["video_id"] = 7 if entry["id"] < 4 else 8
     file.write_text(json.dumps(tree))
     assert of_evaluation(open_dataset(root, "val")).tolist() == [0, 0, 0, 0, 1, 1]
+    tree["images"][:2] = [tree["images"][0] | {"id": "0"}, tree["images"][1] | {"id": "1", "video_id": [3]}]
+    file.write_text(json.dumps(tree | {"images": [*tree["images"], {"file_name": "no id.png"}]}))
+    groups = of_evaluation(open_dataset(root, "val")).tolist()
+    assert groups[0] == groups[2] == groups[3] != groups[1]

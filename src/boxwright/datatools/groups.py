@@ -17,9 +17,8 @@ from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.image_hash import Rows, merge, near_duplicates
-from boxwright.datatools.placement import scene_names
+from boxwright.datatools.placement import entry_values, scene_names
 from boxwright.errors import InputError
-from boxwright.formats import coco
 
 KINDS = ("image", "folder", "video", "scene")
 # Roboflow writes each augmented copy of photo.jpg as photo_jpg.rf.HASH.jpg, with a different HASH.
@@ -101,12 +100,10 @@ def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
 
 def _video_ids(dataset: Dataset | ClassSet) -> list[str]:
     """The `video_id` of each image of a COCO file; "" for none."""
-    if not isinstance(dataset, Dataset) or dataset.kind != "coco" or not len(dataset):
+    if not isinstance(dataset, Dataset):
         return [""] * len(dataset)
-    entries = coco.image_entries(Path(dataset.label_file(0)))
-    ids = {entry["id"]: entry.get("video_id") for entry in entries}
-    found = (ids.get(image_id) for image_id in dataset.images.ids.tolist())
-    return [f"video {number}" if isinstance(number, int | str) else "" for number in found]
+    ids = entry_values(dataset, "video_id")
+    return [f"video {number}" if isinstance(number, int | str) else "" for number in ids]
 
 
 def _video_key(path: str) -> str:
