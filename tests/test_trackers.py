@@ -98,7 +98,7 @@ def test_a_training_and_its_resume_are_one_run(tiny_coco: Path, tmp_path: Path, 
     sent = {(step, key): value for step, values in library.of("metrics") for key, value in values.items()}
     assert logged.items() <= sent.items()
     assert {call[0] for call in library.of("picture")} == {
-        "precision_recall.png", "confusion.png", "sheet.jpg", "errors.png", "errors.jpg", "curves.png"
+        "precision_recall.png", "confusion.png", "sheet.jpg", "errors.png", "error_images.jpg", "curves.png"
     }  # fmt: skip
     assert library.calls[-1] == ("end",)
     number = json.loads((out / "trackers.json").read_text())[name]

@@ -18,7 +18,7 @@ from boxwright.types import Detections
 if TYPE_CHECKING:
     from boxwright.tasks.detect import Prediction
 
-EXAMPLES, WORST = "sheet.jpg", "errors.jpg"
+EXAMPLES, WORST = "sheet.jpg", "error_images.jpg"
 FILES = (
     "metrics.json", "detections.json", "precision_recall.png", "confusion.png", EXAMPLES, *error_report.FILES, WORST,
     "curves.png",
