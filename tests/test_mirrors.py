@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from boxwright import files, mirrors
 from boxwright.archives.mirror import make_mirror
+from boxwright.cache import VARIABLE
 from boxwright.errors import InputError, printable
 from boxwright.mirrors import DEFLATED, Member, Source, version_of
 
@@ -72,13 +74,18 @@ def tree_time(pack: tuple[Path, list[Member]]) -> int:
     return mirror_of(pack).stat().st_ctime_ns
 
 
+def set_cache(folder: str) -> None:
+    os.environ[VARIABLE] = folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_other_processes_read_members(pack: tuple[Path, list[Member]], method: str) -> None:
     tree = mirror_of(pack)
     assert files.read_bytes(tree / "a.txt") == b"abc"  # opened here before the others start
     paths = [tree / "a.txt", tree / "in" / "b.txt", tree / "in" / "more" / "c.txt"] * 4
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    # the server of forks may have been started by another test, with another cache
+    with multiprocessing.get_context(method).Pool(2, set_cache, [os.environ[VARIABLE]]) as pool:
         assert pool.map(files.read_bytes, paths) == [b"abc", TEXT, b"defgh"] * 4
 
 
@@ -137,6 +144,24 @@ def test_a_source_that_changes(pack: tuple[Path, list[Member]]) -> None:
         files.local_file(tree / "a.txt")
 
 
+def test_a_source_that_is_removed(pack: tuple[Path, list[Member]]) -> None:
+    tree = mirror_of(pack)
+    pack[0].unlink()
+    with pytest.raises(OSError, match="was removed while it was in use"):
+        files.read_bytes(tree / "a.txt")
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\0 and no more"])
+def test_a_damaged_index(pack: tuple[Path, list[Member]], content: bytes) -> None:
+    folder = mirror_of(pack).parent
+    mirrors._opened.clear()
+    (folder / "index.sqlite").write_bytes(content)
+    with pytest.raises(InputError, match=r"my\.pack: a damaged index .*; remove the folder "):
+        mirror_of(pack)
+    shutil.rmtree(folder)
+    assert files.read_bytes(mirror_of(pack) / "a.txt") == b"abc"
+
+
 def test_damage(pack: tuple[Path, list[Member]]) -> None:
     content = bytearray(pack[0].read_bytes())
     content[1] ^= 1  # of a.txt
@@ -173,6 +198,16 @@ def test_local_copies_and_links(pack: tuple[Path, list[Member]], tmp_path: Path)
     assert files.local_file(tmp_path / "pack") == tmp_path / "pack"
     (tmp_path / "link").symlink_to(tree / "in" / "b.txt")
     assert files.read_bytes(tmp_path / "link") == TEXT
+
+
+def test_a_mirror_of_another_cache_is_an_error(
+    pack: tuple[Path, list[Member]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a process with another environment; its file would be read as zeros."""
+    tree = mirror_of(pack)
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "other"))
+    with pytest.raises(OSError, match="of another cache"):
+        files.read_bytes(tree / "a.txt")
 
 
 def test_missing_members_and_folders(pack: tuple[Path, list[Member]]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from boxwright.predict.predictor import Predictor, load
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
+    from boxwright.remote.folders import local_path
+    from boxwright.remote.outputs import local_output
     from boxwright.runtimes.base.runtime import RuntimeOptions
     from boxwright.tasks.classify import ClassPrediction
     from boxwright.tasks.detect import Prediction
@@ -45,6 +47,8 @@ __all__ = [
     "interop",
     "list_recipes",
     "load",
+    "local_output",
+    "local_path",
     "open_dataset",
     "open_scene",
     "predict_scene",
@@ -69,6 +73,8 @@ _MODULES = {
     "export_model": "export.run",
     "list_recipes": "zoo",
     "load": "predict.predictor",
+    "local_output": "remote.outputs",
+    "local_path": "remote.folders",
     "open_dataset": "formats",
     "open_scene": "images.windows",
     "predict_scene": "predict.tiled",

@@ -1,8 +1,12 @@
 """The exception for invalid user input."""
 
+import re
+
 MAX_LINE = 200  # characters of a message
 MIN_PATH = 16  # characters that are left of a path before the whole line is shortened
 MIN_WORD = 40  # the same of other words, such as names
+# of an address: user and password; the query, which may be a signature
+SECRETS = (re.compile(r"(://)[^/\s@]*@"), re.compile(r"(https?://[^\s?]*)\?\S*?(?=[:;,)'\"]?(?:\s|$))"))
 
 
 class InputError(ValueError):
@@ -38,8 +42,11 @@ def titled(text: str) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
-    undecodable bytes of file names. Paths have their titles."""
+    undecodable bytes of file names. Paths have their titles, and addresses no user, password and query."""
     text = titled(text)
+    if "://" in text:
+        for secret in SECRETS:
+            text = secret.sub(r"\1", text)
     return text if text.isprintable() else "".join(map(_escape, text))
 
 

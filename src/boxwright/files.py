@@ -44,10 +44,13 @@ def open_regular(path: str | Path) -> BinaryIO:
     if stat.S_ISREG(mode) and not (status.st_size and getattr(status, "st_blocks", 1) == 0):
         return os.fdopen(handle, "rb")
     if stat.S_ISREG(mode):  # without content: a link may lead into a mirror
-        found = mirrors.find(os.path.realpath(path))
-        if found is None:
+        real = os.path.realpath(path)
+        found = mirrors.find(real)
+        if found is None and not mirrors.is_foreign(real):
             return os.fdopen(handle, "rb")
         os.close(handle)
+        if found is None:
+            raise OSError(errno.ENXIO, "of another cache than that of this process; set BOXWRIGHT_CACHE", str(path))
         return mirrors.open_member(*found)
     os.close(handle)
     code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
@@ -100,6 +103,8 @@ def local_file(path: str | Path) -> Path:
     place = mirrors.split(path)
     if place is None:
         return Path(path)
+    if (member := mirrors.find(path)) is not None and (local := mirrors.local_member(*member)) is not None:
+        return local
     target = Path(place[0], LOCAL, place[1])
     with open_regular(path) as file:  # also where it is there: an archive that has changed is an error
         if not target.exists():

@@ -11,6 +11,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sqlite3
 import threading
 import zlib
@@ -21,15 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from boxwright import errors
-from boxwright.cache import cache_folder
+from boxwright.cache import VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 FOLDER = "mirrors"  # in the cache
 TREE, INDEX = "tree", "index.sqlite"
+FOREIGN = re.compile(rf"(.*/{FOLDER}/[0-9a-f]{{32}})/{TREE}/")
 STORED, DEFLATED = 0, 8  # how the bytes of a member are stored, as ZIP numbers it
 MAX_HANDLES = 64  # files that a process keeps open
+SMALL = 1 << 16  # bytes of a stored member that is read at once, which is faster than in pieces
 MAX_INFLATED = 1 << 28  # bytes of a compressed member that is read: the whole of it is kept in memory
 # Kind of a source -> the module that opens its members, a `Reader`; `file` is here. By name, since they are packages to
 # the right, which a loader's worker has not imported.
@@ -82,6 +85,9 @@ class Reader(Protocol):
     def open_member(self, source: Source, member: Member) -> BinaryIO:
         """The content of a member, which can be read and sought from several threads. Raises OSError."""
 
+    def local_member(self, source: Source, member: Member) -> Path:
+        """A file with the content of a member, of a reader that has one (`remote`). Raises OSError."""
+
 
 def version_of(path: str | Path) -> str:
     """What identifies the content of a local file without reading it. Raises OSError."""
@@ -95,16 +101,20 @@ def _version(found: os.stat_result) -> str:
 def root() -> str:
     """The folder of all mirrors, without links, so that a resolved path of a member is the same. Raises RuntimeError as
     `cache_folder`."""
-    return _resolved(str(cache_folder()))
+    return _root(*map(os.environ.get, (VARIABLE, "XDG_CACHE_HOME", "HOME")))
 
 
 @lru_cache(maxsize=8)
-def _resolved(cache: str) -> str:
-    return os.path.join(os.path.realpath(cache), FOLDER)  # noqa: PTH118
+def _root(*environment: str | None) -> str:
+    """For the variables that `cache_folder` reads, since it is asked for every file."""
+    return os.path.join(os.path.realpath(cache_folder()), FOLDER)  # noqa: PTH118
 
 
 def split(path: str | Path) -> tuple[str, str] | None:
-    """The mirror of a path, and the name of the member; None for other paths. Fast, as it is asked for every file."""
+    """The mirror of a path, and the path below its tree, with `/`, "" for the tree itself; None for other paths.
+
+    Fast, as it is asked for every file.
+    """
     text = os.fspath(path)
     if f"{os.sep}{FOLDER}{os.sep}" not in text:
         return None
@@ -112,11 +122,17 @@ def split(path: str | Path) -> tuple[str, str] | None:
         base = root()
     except RuntimeError:  # a user without a home has no mirror
         return None
-    key, separator, rest = text.removeprefix(base + os.sep).partition(os.sep)
-    start = TREE + os.sep
-    if not (text.startswith(base + os.sep) and separator and rest.startswith(start)):
+    if not text.startswith(base + os.sep):
         return None
-    return os.path.join(base, key), os.path.normpath(rest[len(start) :]).replace(os.sep, "/")  # noqa: PTH118
+    key, _, rest = os.path.normpath(text[len(base) + 1 :]).replace(os.sep, "/").partition("/")
+    tree, _, name = rest.partition("/")
+    return (os.path.join(base, key), name) if tree == TREE else None  # noqa: PTH118
+
+
+def is_foreign(path: str) -> bool:
+    """Whether a file without content seems to be in a mirror of another cache; reading it would give zeros."""
+    match = FOREIGN.match(path.replace(os.sep, "/"))
+    return match is not None and os.path.isfile(os.path.join(match[1], INDEX))  # noqa: PTH113, PTH118
 
 
 def find(path: str | Path) -> tuple[Source, Member] | None:
@@ -129,6 +145,21 @@ def find(path: str | Path) -> tuple[Source, Member] | None:
     return None if place is None else mirror(place[0]).member(place[1], str(path))
 
 
+def origin(path: str) -> str:
+    """What a path stands for: the local file or the URI that its member is read from; other paths as they are."""
+    try:
+        found = find(path)
+    except OSError:
+        return path
+    return path if found is None else found[0].address
+
+
+def is_tree(path: str | Path) -> bool:
+    """Whether a path is the whole tree of a mirror."""
+    place = split(path)
+    return place is not None and not place[1]
+
+
 def open_member(source: Source, member: Member) -> BinaryIO:
     """Open the content of a member for reading; it can be sought.
 
@@ -138,12 +169,28 @@ def open_member(source: Source, member: Member) -> BinaryIO:
     if source.kind != "file":
         reader = cast(Reader, importlib.import_module(READERS[source.kind]))
         return reader.open_member(source, member)
-    handle = _handle(source.address)
+    try:
+        handle = _handle(source.address)
+    except FileNotFoundError as error:
+        raise OSError(errno.ESTALE, f"{errors.printable(source.address)} was removed while it was in use") from error
     if _version(os.fstat(handle.number)) != source.version:
         _handle.cache_clear()
         raise OSError(errno.ESTALE, f"{errors.printable(source.address)} has changed since it was opened; start again")
     raw = _Window(handle, member)
-    return cast(BinaryIO, io.BytesIO(_inflated(raw, member)) if member.method == DEFLATED else io.BufferedReader(raw))
+    if member.method == DEFLATED:
+        return cast(BinaryIO, io.BytesIO(_inflated(raw, member)))
+    return cast(BinaryIO, io.BytesIO(raw.readall()) if member.length <= SMALL else io.BufferedReader(raw))
+
+
+def local_member(source: Source, member: Member) -> Path | None:
+    """A file with the content of a remote object, which is in the cache anyway; None for other members.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if source.kind != "remote":
+        return None
+    return cast(Reader, importlib.import_module(READERS[source.kind])).local_member(source, member)
 
 
 class Mirror:
@@ -165,6 +212,7 @@ class Mirror:
             self.title = str(self._database.execute("SELECT title FROM mirror").fetchone()[0])
             rows = self._database.execute("SELECT kind, address, version FROM source ORDER BY number").fetchall()
         except (sqlite3.Error, TypeError) as error:
+            self._database.close()
             raise OSError(errno.EIO, f"a damaged index ({error}); remove the folder {folder}", path) from error
         self.sources = tuple(Source(*row) for row in rows)
         self._tree = os.path.join(folder, TREE)  # noqa: PTH118

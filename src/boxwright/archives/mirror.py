@@ -78,18 +78,20 @@ def _write(folder: Path, title: str, sources: Sequence[Source], members: Iterabl
 
 
 def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tuple[object, ...]]:
-    """Rows of the index; the file of each is created in the tree."""
+    """Rows of the index; the file of each is created in the tree. A name that ends with `/` is a folder."""
     base, made = os.path.join(tree, ""), {""}  # noqa: PTH118
     for count, member in enumerate(members, 1):
         if count > MAX_MEMBERS:
             raise InputError(f"{title}: more than {MAX_MEMBERS:,} files; divide it")
-        if fault := name_fault(member.name):
+        if fault := name_fault(member.name.removesuffix("/")):
             raise InputError(f"{title}: a file called '{member.name[-80:]}', {fault}; pack it anew")
-        folder = member.name.rpartition("/")[0]
+        folder, _, last = member.name.rpartition("/")
         try:
             if folder not in made:
                 os.makedirs(base + folder, exist_ok=True)  # noqa: PTH103
                 made.add(folder)
+            if not last:
+                continue
             handle = os.open(base + member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
         except (FileExistsError, NotADirectoryError) as error:
             other = "twice, as a file or a folder, or again in other case where case does not matter"

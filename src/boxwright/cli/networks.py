@@ -27,6 +27,8 @@ from boxwright.cli.options import (
     TrustFile,
     Weights,
     check_name,
+    local_input,
+    output,
 )
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
@@ -56,7 +58,7 @@ def train(
         str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
     set_: Overrides = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", callback=local_input, help="Initial weights.")] = None,
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     auto_resume: Annotated[
@@ -91,10 +93,11 @@ def train(
         overrides.append(f"data.background={json.dumps(background)}")
     if compile_:
         overrides.append("train.compile=true")
+    out = out or f"runs/{Path(name).stem}"
     arguments: dict[str, Any] = {
         "recipe": name,
         "data": data,
-        "out": out or f"runs/{Path(name).stem}",
+        "out": out,
         "weights": weights,
         "transfer": transfer,
         "resume": "auto" if auto_resume else resume,
@@ -105,12 +108,14 @@ def train(
     if ray is not None:
         from boxwright.engine.ray_train import train_on_ray
 
-        echo(train_on_ray(ray, ray_workers, **arguments))
+        train_on_ray(ray, ray_workers, **arguments)
+        echo(out)
         return
     interrupt.install_stop()
     from boxwright.engine.train import train as run
 
-    echo(run(**arguments))
+    run(**arguments)
+    echo(out)
 
 
 def evaluate(
@@ -130,7 +135,7 @@ def evaluate(
         int | None, typer.Option("--top-k", min=1, help="With --no-truth: detections per image. [default: 100]")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
+        str, typer.Option("--out", callback=output, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
     no_interval: NoInterval = False,
     skip_bad: SkipBad = False,
@@ -184,11 +189,17 @@ def evaluate(
 
 def import_(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file.")
+        str,
+        typer.Argument(
+            metavar="FILE", callback=local_input, help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file."
+        ),
     ],
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="Output .safetensors file.")],
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Recipe of the network; left out, the only one that fits the file.")
+        str | None,
+        typer.Option(
+            "--recipe", callback=local_input, help="Recipe of the network; left out, the only one that fits the file."
+        ),
     ] = None,
     cfg: Cfg = None,
     names: ClassNames = None,
@@ -221,7 +232,7 @@ def import_(
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for data and runs.")] = "demo",
+    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for data and runs.")] = "demo",
     set_: Overrides = None,
 ) -> None:
     """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""

@@ -20,8 +20,9 @@ from boxwright.cli.options import (
     RecipeOption,
     TrustFile,
     Weights,
-    check_name,
     class_list,
+    local_sources,
+    output,
 )
 from boxwright.cli.output import echo
 from boxwright.cli.tables import TABLE, ShardOption, table_form, write_table
@@ -56,7 +57,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, or quoted globs; or a video: a file, rtsp:// or http://, a camera number, %06d.jpg.",
+            callback=local_sources,
+            help="Images, folders, .zip, .tar, quoted globs; or a video: a file, rtsp://, http://, a camera, %06d.jpg.",
         ),
     ],
     recipe: RecipeOption = None,
@@ -66,7 +68,7 @@ def predict(
         str | None,
         typer.Option(
             "--out",
-            callback=check_name,
+            callback=output,
             help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
         ),
     ] = None,
@@ -196,7 +198,8 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
 
 def _check_files(sources: Sequence[str], option: str) -> None:
     """Raises InputError for addresses, which `option` does not go with."""
-    from boxwright.images.fetch import is_image_address, shown
+    from boxwright.images.fetch import is_image_address
+    from boxwright.remote.address import shown
 
     if addresses := [shown(name) for name in sources if is_image_address(name)]:
         raise InputError(f"{option}: goes with files, found {addresses[0]}; download it first")

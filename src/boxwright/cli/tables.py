@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boxwright.cli.options import check_name
+from boxwright.cli.options import local_input, output
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
 
@@ -67,8 +67,8 @@ def write_table(
 
 
 def merge_shards(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The --out of `predict --shard`.")],
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The Parquet file to write.")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", callback=local_input, help="The --out of `predict --shard`.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="The Parquet file to write.")],
 ) -> None:
     """Merge the tables of all shards of a run into one; missing shards are an error."""
     from boxwright.tables.merge import merge_shards as run

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -69,6 +69,7 @@ class Checkpointer:
     """Saves and restores all that a run needs to resume exactly.
 
     Attributes:
+        saved: Called after each save, by the main process.
         due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `SAVING` of the time.
     """
 
@@ -78,6 +79,7 @@ class Checkpointer:
     ema: EMA | None
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    saved: Callable[[], None] = lambda: None
     due: float = 0.0
 
     def save(self, name: str, state: TrainState) -> None:
@@ -106,6 +108,7 @@ class Checkpointer:
             stream = io.BytesIO()  # torch.save hides why a write failed; write_bytes does not
             torch.save(values, stream)
             write_bytes(folder / "state.pt", stream.getbuffer())
+        self.saved()
 
     def restore(self, initial: TrainState) -> TrainState:
         """Load network, EMA and optimizer from the checkpoint `last`.

@@ -7,7 +7,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -17,10 +17,12 @@ from accelerate import Accelerator
 from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
-from boxwright.errors import InputError
+from boxwright.errors import InputError, set_title
 from boxwright.evaluation.runs import LOCK
 from boxwright.files import atomic_write, remove_leftovers
 from boxwright.recipe import Recipe, flatten
+from boxwright.remote.address import is_remote, parse
+from boxwright.remote.run_upload import RunUpload, remote_run
 from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,47 @@ MAY_CHANGE = (
     "train.keep_checkpoints", "train.evaluate_every", "train.evaluate_from", "train.patience", "train.profile",
     "train.track",    "evaluate.batch", "predict", "expect",
 )  # fmt: skip
+
+
+@contextmanager
+def local_run(
+    out: str | Path, resume: bool | Literal["auto"], accelerator: Accelerator
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The run folder as a local path, and a function that sends what was saved since; for a local one it does nothing.
+
+    A remote run folder is complete when the block ends, also if the run was stopped by an error or a signal, but not
+    after Ctrl-C: what is missing then stays in the cache for `resume`.
+
+    Raises InputError in every process where there is another run or none to resume, and where it cannot be sent.
+    """
+    if not is_remote(out):
+        yield Path(out), lambda: None
+        return
+    address = parse(out)
+    with ExitStack() as stack:
+        uploads: list[RunUpload] = []  # of the main process
+
+        def enter() -> str:
+            uploads.append(stack.enter_context(remote_run(address, resume)))
+            return str(uploads[0].path)
+
+        def finish() -> None:
+            for upload in uploads:
+                upload.finish()
+
+        path = on_main(enter, accelerator)
+        set_title(path, str(address))
+        try:
+            yield Path(path), uploads[0].send if uploads else lambda: None
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            try:
+                finish()
+            except InputError as error:
+                logger.warning("%s", error)
+            raise
+        on_main(finish, accelerator)
 
 
 @contextmanager

@@ -100,10 +100,11 @@ def train(
     given = recipe
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
-    run, config, started = Path(out), recipe.train, time.perf_counter()
+    config, started = recipe.train, time.perf_counter()
     check_installed(config)
     with (
         accelerator_session(config) as accelerator,
+        run_folder.local_run(out, resume, accelerator) as (run, send),
         run_folder.lock(run, resume, accelerator) as resume,
         ExitStack() as stack,
     ):
@@ -127,7 +128,7 @@ def train(
         with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
             run_folder.prepare(run, recipe, resume, left_out, accelerator)
-            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator, send)
             state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
             accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
             if not state.step:
@@ -139,7 +140,7 @@ def train(
         if accelerator.is_main_process:
             trackers.pictures(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
-    return run
+    return Path(out)
 
 
 def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:

@@ -18,7 +18,7 @@ from boxwright.data.members import Members
 from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.datatools.groups import of_evaluation
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.files import check_outputs, make_folder
 from boxwright.json_text import JsonObject
 from boxwright.metrics.coco import Metrics
@@ -151,7 +151,7 @@ def score_and_write(
     task, recipe = predictor.task, predictor.recipe
     info = {
         "recipe": recipe.name,
-        "data": str(dataset.root),
+        "data": titled(str(dataset.root)),
         "split": dataset.split,
         "images": len(dataset),
         "canvas": recipe.data.canvas.model_dump(),

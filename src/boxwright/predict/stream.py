@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -18,6 +19,7 @@ from boxwright.predict.predictor import AnyPredictor, Predictor
 from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.processes import reject_fork
 from boxwright.progress import track
+from boxwright.remote.members import prefetch
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result, with_image
 
@@ -94,6 +96,8 @@ def predict_each(
 
         def work(indices: Sequence[int]) -> list[R | InputError]:
             results: list[R | InputError] = []
+            with suppress(InputError):  # reported where the image is read
+                prefetch(image for index in indices if isinstance(image := images[index], str | Path))
             for group, pixels in within_budget(indices, lambda index: pixel_count(images[index], predictor.bands)):
                 with budget.reserve(pixels):
                     results += predict(group)

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.images.windows import georeference_of
 from boxwright.predict.output import Summary, find_images, make_writable
 from boxwright.predict.predictor import AnyPredictor
@@ -91,7 +91,7 @@ def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:
     """The images with their digests, in the order of their names, without duplicates."""
     paths = [str(file) for file in files]
     with ThreadPoolExecutor(READERS) as pool:
-        read = prefetch_map(pool, paths, lambda path: Source.of(path, titles.get(path)), 4 * READERS)
+        read = prefetch_map(pool, paths, lambda path: Source.of(path, titles.get(path, titled(path))), 4 * READERS)
         found = {source.name: source for source in track(read, len(paths), "reading both ends of files")}
     return [found[name] for name in sorted(found)]
 

@@ -25,7 +25,7 @@ from boxwright.datatools.check import skip_bad
 from boxwright.datatools.class_check import check, check_splits
 from boxwright.datatools.report import Report, check_all
 from boxwright.datatools.val_fraction import open_split
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.formats import open_classes
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
 from boxwright.metrics import class_plots, plots, topk
@@ -242,7 +242,12 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     ) -> None:
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         rows = [
-            {"file": dataset.path(i), "label": label, "best": result.labels.tolist(), "scores": result.scores.tolist()}
+            {
+                "file": titled(dataset.path(i)),
+                "label": label,
+                "best": result.labels.tolist(),
+                "scores": result.scores.tolist(),
+            }
             for i, (label, result) in enumerate(zip(dataset.labels.tolist(), results, strict=True))
         ]
         json_text.write(folder / "predictions.json", {"names": list(dataset.names), "images": rows})

@@ -25,7 +25,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report, check_all
 from boxwright.datatools.val_fraction import open_split
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.bands import Bands
 from boxwright.images.canvas import read_image
@@ -299,7 +299,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
         pairs = zip(samples, results, strict=True)
         rows = [
-            row | ({} if dataset.members is None else {"file": sample.path})  # where image ids are new
+            row | ({} if dataset.members is None else {"file": titled(sample.path)})  # where image ids are new
             for sample, result in pairs
             for row in to_coco(result, sample.image_id, dataset.category_ids)
         ]
