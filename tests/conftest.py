@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import quote
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # as on the command line; read when OpenCV is imported
 
@@ -20,14 +21,16 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # all that Triton can do here; read when it is imported
 
+import object_store
 import torchvision_on_cpu
+from boxwright.cache import VARIABLE
 from boxwright.cli.output import log_to_stderr
-from boxwright.data import index
 from boxwright.extras import silence_telemetry
 from boxwright.memory import tune_malloc
 from boxwright.ops.kernels import torchvision_ops
 from boxwright.runtimes import openvino
 from boxwright.weights import names
+from object_store import Store
 from short import make_networks_short
 
 silence_telemetry()  # of what tests import by themselves
@@ -106,8 +109,43 @@ def log() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No index is written into the cache folder of whoever runs the tests."""
-    monkeypatch.setattr(index, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "cache")
+    """Nothing is written into the cache folder of whoever runs the tests."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Store]:
+    """An S3 server on loopback; see `store`."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    with object_store.running() as started:
+        yield started
+
+
+@pytest.fixture
+def store(s3_server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The S3 server with an empty `s3://bucket`, calm, named by the environment, and a cache that is empty."""
+    from boxwright.remote import apart, folders, stores
+
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "OBS_", "GOOGLE_", "AZURE_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", object_store.KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", object_store.SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("BOXWRIGHT_CACHE_SIZE", "1GB")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(stores, "_stores", {})
+    monkeypatch.setattr(apart, "_read", set())
+    folders.forget()
+    s3_server.calm()
+    for key in s3_server.keys("bucket"):
+        s3_server.call("DELETE", f"/bucket/{quote(key)}")
+    s3_server.call("PUT", "/bucket")
+    yield s3_server
+    s3_server.calm()
 
 
 # Tables of names count the blocks of a network once, on import: before a test makes networks short.

@@ -38,6 +38,12 @@ def run(
         torch.set_num_threads(threads)
 
 
+def arguments(data: Path, out: Path, settings: dict[str, object], recipe: str = "demo") -> list[str]:
+    """Of `boxwright`."""
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    return ["train", recipe, "--data", str(data), "--out", str(out), *changes]
+
+
 def start(
     data: Path,
     out: Path,
@@ -49,13 +55,12 @@ def start(
     session: bool = False,
 ) -> "subprocess.Popen[bytes]":
     """`boxwright train` of a recipe made small, with one thread a process. session: in its own process group."""
-    settings = [word for key, value in (small | changes).items() for word in ("--set", f"{key}={json.dumps(value)}")]
     launch = (
         ["torch.distributed.run", "--nproc-per-node", str(processes), "--standalone", "-m"] if processes > 1 else []
     )
-    command = [sys.executable, "-m", *launch, "boxwright", "train", recipe, "--data", str(data), "--out", str(out)]
+    command = [sys.executable, "-m", *launch, "boxwright", *arguments(data, out, small | changes, recipe)]
     return subprocess.Popen(
-        [*command, *settings, *words],
+        [*command, *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

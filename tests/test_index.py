@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from boxwright import recipe
+from boxwright.cache import cache_folder
 from boxwright.data import coco_index, coco_json, index
 from boxwright.data.dataset import Dataset
-from boxwright.data.index import cache_folder
 from boxwright.data.source import Source
 from boxwright.datatools.clean import Cleaning
 from boxwright.engine import datasets
@@ -407,7 +407,10 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
 
 
 def test_place_of_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "chosen"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_folder() == tmp_path / "chosen"
+    monkeypatch.delenv("BOXWRIGHT_CACHE")
     assert cache_folder() == tmp_path / "x" / "boxwright"
     monkeypatch.setenv("HOME", str(tmp_path))
     for unset in ("", None):

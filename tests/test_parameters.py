@@ -1,7 +1,10 @@
 """docs/parameters.md: a row for each published key, and every place it points to exists."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -85,7 +88,7 @@ def test_every_place_named_exists(system: str) -> None:
         places = re.findall(r"`([^`]+)`", ours)
         if not places:
             assert ours == "none", key
-            assert len(remark) > 10 or remark == "cloud service", f"{key}: no reason given"
+            assert len(remark) > 10, f"{key}: no reason given"
         for place in places:
             if place.startswith("boxwright "):
                 assert command_fault(place) == "", f"{key}: {place}"
@@ -122,3 +125,32 @@ def test_the_check_itself_sees_what_is_missing() -> None:
     assert command_fault("boxwright exports WEIGHTS") == "command exports"
     assert command_fault("boxwright data tensors --count") == ""
     assert command_fault("boxwright data tensor --count") == "command tensor"
+
+
+def test_the_boot_file_for_modelarts(tmp_path: Path) -> None:
+    """The script on the page, with a program in place of `boxwright` that prints its arguments."""
+    page = (ROOT / "docs" / "modelarts.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) <= 12
+    (tmp_path / "boot.py").write_text(code)
+    (tmp_path / "boxwright").write_text('#!/bin/sh\necho "boxwright $*"\nexit 3\n')
+    (tmp_path / "boxwright").chmod(0o755)
+    shown = page.rpartition("\n\n`python boot.py ")[2].replace("\n", " ")
+    arguments, command = shown.split("` then runs `")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "boot.py", *arguments.split()],
+        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (3, command.strip().rstrip(".").rstrip("`"))
+    assert command_fault(" ".join(word for word in command.split("`")[0].split() if "obs:" not in word
+                                  and not word.startswith("yolov3"))) == ""  # fmt: skip
+
+
+def test_every_key_of_the_cloud_service_has_a_counterpart() -> None:
+    assert "cloud service" not in PAGE
+    page = (ROOT / "docs" / "modelarts.md").read_text(encoding="utf-8")
+    keys = {key for system in MODELS for key, _, _ in rows(system) if "modelarts" in key or key.endswith("_url")}
+    assert len(keys) == 6
+    for key in {*keys, "data_path", "output_path", "load_path"}:
+        assert f"`{key}`" in page, key
+        assert all(ours != "none" for system in MODELS for name, ours, _ in rows(system) if name == key), key

@@ -133,6 +133,8 @@ def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Pa
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    from boxwright.export import triton
+
     report = export_model(weights, "triton", tmp_path / "models", batch=4)
     folder = tmp_path / "models" / "det"
     assert report.file == folder / "1" / "model.onnx"
@@ -151,8 +153,7 @@ def test_a_repository_for_triton(weights: Path, images: list[Path], tmp_path: Pa
     with pytest.raises(InputError, match="det: is there already"):
         export_model(weights, "triton", tmp_path / "models")
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["det"]
-    export_model(weights, "triton", tmp_path / "one", batch=1)
-    assert "max_batch_size: 1\n" in (tmp_path / "one" / "det" / "config.pbtxt").read_text()
+    assert "max_batch_size: 1\n" in triton.config("det", report.file, 1)
     with pytest.raises(InputError):
         export_model(weights, "triton", tmp_path / "none", size=(33, 33))
     assert not (tmp_path / "none").exists()

@@ -17,6 +17,7 @@ from boxwright.batches.transforms import augment, change_colors, step_size
 from boxwright.batches.warp import to_device
 from boxwright.images.canvas import frame_for, resize_to_canvas
 from boxwright.recipe import AugmentConfig, CanvasConfig
+from boxwright.tasks.detect import TASK
 from boxwright.types import Batch, Frame
 from from_the_host import NoNumbersFromTheHost
 from test_canvas import waves
@@ -378,13 +379,15 @@ def test_two_processes_use_the_random_numbers_of_one() -> None:
         torch.testing.assert_close(result.boxes, single.boxes[own])
 
 
-def test_images_are_counted() -> None:
-    """As Darknet's `seen`: with those of the batch, whatever the size of the input is."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_images_are_counted(processes: int) -> None:
+    """As Darknet's `seen`: of all processes, with those of the batch, whatever the size of the input is."""
     batch = noise(3)
-    count = len(batch.images)
-    for size in (tuple(batch.images.shape[2:]), (8, 8)):
-        found = [augment(batch, AugmentConfig(), size=size, seed=1, step=step, rank=0).seen for step in (0, 4)]
-        assert found == [count, 5 * count]
+    for size in (64, 32):
+        changes = {"train.processes": processes, "train.accumulate": 2, "data.canvas.size": [size, size]}
+        chosen = recipe.load("demo", changes)
+        found = [TASK.augment(batch, chosen, 0, number, 0).seen for number in (0, 4)]
+        assert found == [3 * processes, 5 * 3 * processes]
 
 
 def test_keys_depend_on_seed_step_and_index_only() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from boxwright import interop
     from boxwright.engine.train import train
     from boxwright.errors import InputError
+    from boxwright.evaluation.calibrate import calibrate
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.formats import open_dataset
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from boxwright.predict.predictor import Predictor, load
     from boxwright.predict.tiled import Tiling, predict_scene
     from boxwright.recipe import Recipe
+    from boxwright.remote.folders import local_path
+    from boxwright.remote.outputs import local_output
     from boxwright.runtimes.base.runtime import RuntimeOptions
     from boxwright.tasks.classify import ClassPrediction
     from boxwright.tasks.detect import Prediction
@@ -39,12 +42,15 @@ __all__ = [
     "RuntimeOptions",
     "Tiling",
     "__version__",
+    "calibrate",
     "create_model",
     "evaluate",
     "export_model",
     "interop",
     "list_recipes",
     "load",
+    "local_output",
+    "local_path",
     "open_dataset",
     "open_scene",
     "predict_scene",
@@ -64,11 +70,14 @@ _MODULES = {
     "Recipe": "recipe",
     "RuntimeOptions": "runtimes.base.runtime",
     "Tiling": "predict.tiled",
+    "calibrate": "evaluation.calibrate",
     "create_model": "zoo",
     "evaluate": "evaluation.evaluate",
     "export_model": "export.run",
     "list_recipes": "zoo",
     "load": "predict.predictor",
+    "local_output": "remote.outputs",
+    "local_path": "remote.folders",
     "open_dataset": "formats",
     "open_scene": "images.windows",
     "predict_scene": "predict.tiled",

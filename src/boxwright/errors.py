@@ -1,8 +1,12 @@
 """The exception for invalid user input."""
 
+import re
+
 MAX_LINE = 200  # characters of a message
 MIN_PATH = 16  # characters that are left of a path before the whole line is shortened
 MIN_WORD = 40  # the same of other words, such as names
+# of an address: user and password; the query, which may be a signature
+SECRETS = (re.compile(r"(://)[^/\s@]*@"), re.compile(r"(https?://[^\s?]*)\?\S*?(?=[:;,)'\"]?(?:\s|$))"))
 
 
 class InputError(ValueError):
@@ -20,9 +24,29 @@ class MissingSplitError(InputError):
     """A data set has no split of that name."""
 
 
+_titles: dict[str, str] = {}  # path -> what people call it
+
+
+def set_title(path: str, title: str) -> None:
+    """Have messages show `title` in place of a path in the cache, which the user has never named."""
+    _titles[path] = title
+
+
+def titled(text: str) -> str:
+    """`text` with the titles of paths in it; for file names in results, which keep their characters."""
+    for path, title in _titles.items():
+        if path in text:
+            text = text.replace(path, title)
+    return text
+
+
 def printable(text: str) -> str:
     """`text` on one line, with escapes for control characters, line breaks, invisible and bidirectional characters, and
-    undecodable bytes of file names."""
+    undecodable bytes of file names. Paths have their titles, and addresses no user, password and query."""
+    text = titled(text)
+    if "://" in text:
+        for secret in SECRETS:
+            text = secret.sub(r"\1", text)
     return text if text.isprintable() else "".join(map(_escape, text))
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from boxwright import mirrors
 from boxwright.errors import InputError, printable
 
 # A temporary name holds the machine, the process and a random word. Not the target's name, which may already have the
@@ -23,24 +24,44 @@ TEMPORARY = re.compile(r"\.boxwright-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[
 WEEK = 7 * 24 * 3600  # s after which a temporary file counts as abandoned
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota exceeded, file size limit
 PROBE = bytes(1 << 16)
+LOCAL = "local"  # folder in a mirror: copies of members
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open `path` for reading.
+    """Open `path` for reading. A member of an archive or a remote object is opened where it is (`mirrors.py`).
 
     Raises:
         OSError: it cannot be opened, or is no regular file (FIFOs, devices and sockets could block for ever).
     """
+    if (found := mirrors.find(path)) is not None:
+        return mirrors.open_member(*found)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:  # a NUL, or characters outside the file system's encoding
         raise OSError(errno.EINVAL, "no file can have this name", str(path)) from error
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode):
+    status = os.fstat(handle)
+    mode = status.st_mode
+    if stat.S_ISREG(mode) and not (status.st_size and getattr(status, "st_blocks", 1) == 0):
         return os.fdopen(handle, "rb")
+    if stat.S_ISREG(mode):  # without content: a link may lead into a mirror
+        real = os.path.realpath(path)
+        found = mirrors.find(real)
+        if found is None and not mirrors.is_foreign(real):
+            return os.fdopen(handle, "rb")
+        os.close(handle)
+        if found is None:
+            raise OSError(errno.ENXIO, "of another cache than that of this process; set BOXWRIGHT_CACHE", str(path))
+        return mirrors.open_member(*found)
     os.close(handle)
     code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
     raise OSError(code, os.strerror(code) if code == errno.EISDIR else "not a regular file", str(path))
+
+
+def length(file: BinaryIO) -> int:
+    """The size in bytes of an opened file, which may be a member of an archive; its position is 0 afterwards."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -70,10 +91,27 @@ def read_input(path: str | Path, needed: str = "", limit: int | None = None) -> 
     return content
 
 
-def cache_folder() -> Path:
-    """The cache: $XDG_CACHE_HOME/boxwright, or ~/.cache/boxwright. Raises RuntimeError for a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "boxwright"
+def local_file(path: str | Path) -> Path:
+    """A file with the content of `path` for libraries that open files themselves.
+
+    It is `path` itself, except for members of archives and remote objects, which are copied into the cache.
+
+    Raises:
+        OSError: As `open_regular`.
+        InputError: The cache cannot be written.
+    """
+    place = mirrors.split(path)
+    if place is None:
+        return Path(path)
+    if (member := mirrors.find(path)) is not None and (local := mirrors.local_member(*member)) is not None:
+        return local
+    target = Path(place[0], LOCAL, place[1])
+    with open_regular(path) as file:  # also where it is there: an archive that has changed is an error
+        if not target.exists():
+            make_folder(target.parent)
+            with atomic_write(target) as tmp, tmp.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+    return target
 
 
 def make_folder(path: str | Path) -> Path:

@@ -1,20 +1,38 @@
-"""Ctrl-C on the command line: one line and exit status 130.
+"""Signals that end the command line: Ctrl-C, and SIGTERM or SIGUSR1 for a training.
 
-Python's KeyboardInterrupt can be lost: raised in a destructor it is only printed, and libraries turn it into other
-errors while they are imported. So a flag is set as well, and long loops check it at each step.
+Ctrl-C: one line and exit status 130. Python's KeyboardInterrupt can be lost: raised in a destructor it is only printed,
+and libraries turn it into other errors while they are imported. So a flag is set as well, and long loops check it at
+each step.
+
+SIGTERM and SIGUSR1, which schedulers send before they take the machine away: while a training can be saved, they only
+set a flag (`stop_requested`), and the training saves and raises `Stopped`; before and after, the process ends at once.
+The exit status is 143 in both cases.
 """
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 STATUS = 130  # 128 + SIGINT, as shells expect
 MESSAGE = "boxwright: interrupted"
+STATUS_STOPPED = 143  # 128 + SIGTERM, also after SIGUSR1: one status for schedulers to look for
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 _process = _count = 0  # the process with the handler; signals received
 _exiting = False
+_stop = _deferred = False  # whether a stop was asked for, and whether that only sets a flag
+
+
+class Stopped(SystemExit):
+    """A training was stopped by SIGTERM or SIGUSR1, and can be resumed. `line` says where it stands."""
+
+    def __init__(self, line: str = "") -> None:
+        super().__init__(STATUS_STOPPED)
+        self.line = line
 
 
 def install() -> None:
@@ -28,9 +46,46 @@ def install() -> None:
     threading.excepthook = lambda error: None if _count else in_thread(error)
 
 
+def install_stop() -> None:
+    """Have SIGTERM and SIGUSR1 stop a training; without effect unless this is the command line (`install`)."""
+    if _process == os.getpid():
+        for number in STOP_SIGNALS:
+            signal.signal(number, _handle_stop)
+
+
 def requested() -> bool:
     """Whether Ctrl-C was pressed."""
     return _count > 0
+
+
+def stop_requested() -> bool:
+    """Whether SIGTERM or SIGUSR1 has reached this process."""
+    return _stop
+
+
+@contextmanager
+def stop_blocked() -> Iterator[None]:
+    """Processes that are started in this block never receive SIGTERM and SIGUSR1: schedulers signal all processes of a
+    job, and those that load images are needed until the training is saved."""
+    if signal.getsignal(signal.SIGTERM) is not _handle_stop or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # inherited, whatever starts them
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def stop_deferred() -> Iterator[None]:
+    """While a training can be saved: SIGTERM and SIGUSR1 only set the flag."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
 
 
 def check() -> None:
@@ -45,6 +100,9 @@ def finish(status: int, line: str) -> int:
     _exiting = True  # from here on Ctrl-C ends the process at once
     if _count:
         status, line = STATUS, MESSAGE
+    if status == STATUS_STOPPED:
+        for number in STOP_SIGNALS:  # Python restores the default at its end, and torchrun signals twice
+            signal.signal(number, signal.SIG_IGN)
     if line:
         print(line, file=sys.stderr)
     return status
@@ -60,3 +118,16 @@ def _handle(number: int, frame: FrameType | None, **_: object) -> None:
     if not _exiting:
         os.write(2, f"{MESSAGE}\n".encode())
     os._exit(STATUS)  # the second Ctrl-C
+
+
+def _handle_stop(number: int, frame: FrameType | None, **_: object) -> None:
+    global _stop
+    if os.getpid() != _process:
+        return
+    _stop = True
+    if _deferred or _exiting:  # a second one, as torchrun may send, changes nothing
+        return
+    if os.environ.get("RANK", "0") == "0":  # one line for all processes
+        name = signal.Signals(number).name
+        os.write(2, f"boxwright: stopped by {name}; no step was made since the last save\n".encode())
+    os._exit(STATUS_STOPPED)

@@ -69,7 +69,7 @@ class Batch:
             step, index in the global batch). None: 0 for each image.
         labeled: (B, C) bool, the classes that were looked for in each image; others may be there without a label. None:
             all classes in all images.
-        seen: () int64, images that this process has had in training, with these; None: not in training.
+        seen: () int64, images that the training has had, with these; None: not in training.
         class_weights: (C,) float32, the factor of each class in the loss of classes; None: 1 each.
     """
 

@@ -1,14 +1,13 @@
 """Strict reading of untrusted XML: no entities, bounded memory, and only encodings of a fixed list."""
 
 import io
-import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.files import open_regular
+from boxwright.files import length, open_regular
 
 MAX_BYTES = 1 << 24  # of a file that is read as a whole; an object takes about 300
 MAX_STREAM = 1 << 28  # bytes of a file that is read piece by piece
@@ -111,7 +110,7 @@ def _chunks(file: str | Path, max_bytes: int) -> Iterator[str]:
     """The text of a file."""
     try:
         with open_regular(file) as opened:
-            size = os.fstat(opened.fileno()).st_size
+            size = length(opened)
             if not size:
                 raise XmlError("the file is empty, needed XML")
             if size > max_bytes:

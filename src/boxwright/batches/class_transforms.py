@@ -36,7 +36,8 @@ def augment(
             `ClassLoader`.
         config: The default changes nothing.
         canvas: The canvas of evaluation, on which images without random crops are placed.
-        seed, step, rank: Determine the random numbers. step: from the start of the training.
+        seed, step, rank: Determine the random numbers. step: of the optimizer, from the start of the training. rank:
+            index among the batches of the step, of all processes.
 
     Returns:
         Images (B, 3, *canvas.size) float32 in [0, 1]; `keys` for the random numbers of the loss.

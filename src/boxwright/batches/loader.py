@@ -3,13 +3,16 @@
 B images, C channels (3, RGB, or the bands), M boxes an image after padding, H x W canvas px
 """
 
+import os
 import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain, islice, repeat, tee
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -19,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from boxwright import interrupt
+from boxwright import interrupt, mirrors
+from boxwright.cache import VARIABLE
 from boxwright.config import RGB
 from boxwright.data.dataset import ANY_CLASS
 from boxwright.errors import InputError
@@ -28,6 +32,7 @@ from boxwright.images.budget import budget
 from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
 from boxwright.memory import tune_malloc
 from boxwright.recipe import CanvasConfig
+from boxwright.remote.members import prefetch
 from boxwright.types import Batch, ClassBatch, Frame
 
 WORKER_DEATH = ("DataLoader worker (pid", "Pin memory thread exited")  # starts of PyTorch's messages
@@ -47,13 +52,15 @@ B = TypeVar("B", Batch, ClassBatch)
 class BatchSpec(NamedTuple):
     """What a batch consists of: `indices` of images, and the arguments of their random numbers.
 
-    step: from the start of the training. first: the index of the first image in the global batch (see `rng`).
+    step: of the optimizer, from the start. first: the index of the first image in the global batch (see `rng`). ahead:
+    the images of the batch that the same worker makes next, for what can be fetched before.
     """
 
     indices: list[int]
     seed: int
     step: int
     first: int
+    ahead: Sequence[int] = ()
 
 
 class EpochLoader(Generic[B]):
@@ -61,8 +68,9 @@ class EpochLoader(Generic[B]):
 
     The order of the images is a permutation that depends on (seed, epoch). A step takes the next `batch * world` of
     them, and process `rank` the rank-th `batch` of those, so two processes with half the batch size see the images that
-    one process would see. An incomplete last step is dropped. weights: (P,) how often an epoch visits each image, as in
-    `Visits`; None for once. JPEGs may be decoded at reduced size.
+    one process would see. An incomplete last one is dropped. accumulate: such steps in one step of the optimizer.
+    weights: (P,) how often an epoch visits each image, as in `Visits`; None for once. JPEGs may be decoded at reduced
+    size.
     """
 
     batch_type: type[B]
@@ -79,6 +87,7 @@ class EpochLoader(Generic[B]):
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        accumulate: int = 1,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         visits = Visits(np.ones(len(dataset)) if weights is None else weights)
@@ -88,7 +97,7 @@ class EpochLoader(Generic[B]):
                 f"{len(visits)} images to train on do not fill one step of {batch} x {world} processes; "
                 "lower train.batch or add images"
             )
-        self._sampler = _BatchSampler(visits, batch, seed, rank, world)
+        self._sampler = _BatchSampler(visits, batch, seed, rank, world, accumulate, workers)
         self._loader: DataLoader[Any] = DataLoader(
             self.builder(dataset, canvas),  # type: ignore[arg-type]
             batch_size=None,  # the sampler and the builder make whole batches
@@ -96,7 +105,9 @@ class EpochLoader(Generic[B]):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock()) if workers else None,
+            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock(), os.environ.get(VARIABLE))
+            if workers
+            else None,
         )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
@@ -152,7 +163,8 @@ class EpochLoader(Generic[B]):
     def _start_workers(self) -> Iterator[Any]:
         """PyTorch's iterator, without its SIGCHLD handler, which would raise anywhere in the program, also at exit."""
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        batches = iter(self._loader)
+        with interrupt.stop_blocked():
+            batches = iter(self._loader)
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         return batches
@@ -182,22 +194,36 @@ class Visits:
 
 
 class _BatchSampler:
-    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`."""
+    """The batches of `epochs`; these, `skip` and `steps` are set before each iteration, as in `EpochLoader.epochs`.
 
-    def __init__(self, visits: "Visits", batch: int, seed: int, rank: int, world: int) -> None:
+    Of several workers each takes every `workers`-th batch.
+    """
+
+    def __init__(
+        self, visits: "Visits", batch: int, seed: int, rank: int, world: int, accumulate: int, workers: int
+    ) -> None:
         self.visits, self.batch, self.seed, self.rank, self.world = visits, batch, seed, rank, world
+        self.accumulate, self.workers = accumulate, workers
         self.epochs, self.skip = range(0), 0
         self.steps: int | None = None
 
     def __iter__(self) -> Iterator[BatchSpec]:
-        images_per_step, first = self.batch * self.world, self.rank * self.batch
-        steps, skip = len(self.visits) // images_per_step, self.skip
+        specs, later = tee(self._specs())
+        following = chain(islice(later, max(1, self.workers), None), repeat(None))
+        for spec, after in zip(specs, following, strict=False):
+            yield spec if after is None else spec._replace(ahead=after.indices)
+
+    def _specs(self) -> Iterator[BatchSpec]:
+        images_per_step, skip = self.batch * self.world, self.skip
+        steps = len(self.visits) // images_per_step
         for epoch in self.epochs:
             order = self.visits.order(np.random.default_rng([self.seed % 2**64, epoch]))
             for step in range(skip, steps if self.steps is None else self.steps):
-                start = step * images_per_step + first
+                start = step * images_per_step + self.rank * self.batch
                 indices = order[start : start + self.batch].tolist()
-                yield BatchSpec(indices, self.seed, epoch * steps + step, first)
+                optimizer_step, turn = divmod(step, self.accumulate)
+                number = epoch * (steps // self.accumulate) + optimizer_step
+                yield BatchSpec(indices, self.seed, number, (turn * self.world + self.rank) * self.batch)
             skip = 0
 
 
@@ -206,13 +232,24 @@ class BatchBuilder(ABC):
 
     def __init__(self, dataset: SampleDataset, canvas: CanvasConfig, bands: Bands | None = None) -> None:
         self.dataset, self.canvas, self.bands = dataset, canvas, bands
+        self._ahead: ThreadPoolExecutor | None = None  # of the worker
 
     def __getitem__(self, spec: BatchSpec) -> tuple[Any, ...] | str:
         """The fields, or the message of an InputError, since exceptions from workers contain a traceback."""
         try:
-            return self._collate([self.dataset[index] for index in spec.indices], spec)
+            samples = [self.dataset[index] for index in spec.indices]
+            if samples and mirrors.split(samples[0].path) is not None:
+                self._prefetch(samples, spec)
+            return self._collate(samples, spec)
         except InputError as error:
             return str(error)
+
+    def _prefetch(self, samples: Sequence[Any], spec: BatchSpec) -> None:
+        """Fetch the images of this batch if they are remote, and those of the next while this one is decoded."""
+        prefetch([sample.path for sample in samples])
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1)
+        self._ahead.submit(prefetch, [self.dataset[index].path for index in spec.ahead])  # errors: when it is its turn
 
     @abstractmethod
     def _collate(self, samples: Sequence[Any], spec: BatchSpec) -> tuple[Any, ...]:
@@ -286,7 +323,9 @@ class Loader(EpochLoader[Batch]):
         super().__init__(dataset, canvas, batch, **order)
 
 
-def _start_worker(workers: int, lock: AbstractContextManager[Any], number: int) -> None:
+def _start_worker(workers: int, lock: AbstractContextManager[Any], cache: str | None, number: int) -> None:
+    if cache is not None:  # of a server of forks, the environment may be an earlier one
+        os.environ[VARIABLE] = cache
     budget.share(workers, lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process ends its workers
     sys.excepthook = lambda *_: None  # no traceback from the queue's thread when the main process stops reading

@@ -1,6 +1,7 @@
 """Per-sample random numbers: functions of seed, step, and the index of an image in the global batch.
 
-K images. The global batch is that of all processes together.
+K images. The global batch has all images of an optimizer step: of all processes, and of all batches that
+`train.accumulate` averages. `rank` is the index of a batch among those of a step.
 """
 
 import numpy as np
@@ -42,7 +43,7 @@ class SampleRNG:
 
 
 def batch_indices(rank: int, count: int) -> range:
-    """The indices in the global batch of the images of process `rank`."""
+    """The indices in the global batch of the images of batch `rank`."""
     return range(rank * count, (rank + 1) * count)
 
 
@@ -53,7 +54,7 @@ def sample_keys(seed: int, step: int, indices: range) -> Rows:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """In [0, 2^64), for PyTorch's generator in one batch of a process (dropout); independent of the others."""
+    """In [0, 2^64), for PyTorch's generator in one batch (dropout); independent of the others."""
     source = np.random.SeedSequence([seed % 2**64, step, rank], spawn_key=(4,))
     return int(source.generate_state(1, np.uint64)[0])
 

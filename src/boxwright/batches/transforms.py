@@ -34,6 +34,7 @@ def augment(
     seed: int,
     step: int,
     rank: int,
+    seen: int = 0,
     mosaic: bool = True,
     fill: float = 114.0,
 ) -> Batch:
@@ -46,7 +47,9 @@ def augment(
         batch: uint8 canvases.
         config: The default changes nothing.
         size: (height, width) px of the result.
-        seed, step, rank: Determine the random numbers. step: from the start of the training.
+        seed, step, rank: Determine the random numbers. step: of the optimizer, from the start of the training. rank:
+            index among the batches of the step, of all processes.
+        seen: Images that the training has had, with these.
         mosaic: False: no copy-paste, mosaic and mixup (in the last epochs).
         fill: Gray level, 0 to 255, where there is no image; that of the canvas.
 
@@ -72,9 +75,9 @@ def augment(
         else:
             change_value(result.images, colors[2])
     indices = batch_indices(rank, len(batch.images))
-    numbers = sample_keys(seed, step, indices), np.array((step + 1) * len(batch.images))
-    keys, seen = to_device(numbers, batch.images.device, np.int64)
-    return replace(result, keys=keys, seen=seen)
+    numbers = sample_keys(seed, step, indices), np.array(seen)
+    keys, images_seen = to_device(numbers, batch.images.device, np.int64)
+    return replace(result, keys=keys, seen=images_seen)
 
 
 def step_size(config: AugmentConfig, canvas_size: tuple[int, int], seed: int, step: int) -> tuple[int, int]:

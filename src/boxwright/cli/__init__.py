@@ -11,15 +11,16 @@ import sys
 from typing import NoReturn
 
 from boxwright import interrupt
+from boxwright.cache import cache_folder
 from boxwright.errors import InputError, one_line
-from boxwright.files import cache_folder
 from boxwright.memory import tune_malloc
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # in RuntimeErrors of PyTorch
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 success, 1 problems found, 2 invalid input (one line on stderr), 130 Ctrl-C.
+    """Run the command line and exit: 0 success, 1 problems found, 2 invalid input (one line on stderr), 130 Ctrl-C,
+    143 a training was stopped by SIGTERM or SIGUSR1.
 
     Args:
         arguments: None for `sys.argv[1:]`.
@@ -50,6 +51,8 @@ def _run(arguments: list[str]) -> tuple[int, str]:
     except (InputError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         return 2, _error_line(message)
+    except interrupt.Stopped as stopped:
+        return interrupt.STATUS_STOPPED, _error_line(stopped.line) if stopped.line else ""
     except BrokenPipeError:  # the reader of stdout is gone (`| head`); keep Python from reporting it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""

@@ -2,7 +2,8 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tracks
+from boxwright.cli import compare, data, deploy, networks, predict, serve, tables, tracks
+from boxwright.cli.options import with_cache
 
 app = typer.Typer(
     add_completion=False,
@@ -11,24 +12,28 @@ app = typer.Typer(
 )
 app.command("list")(networks.list_)
 app.command("show")(networks.show)
-app.command("train")(networks.train)
-app.command("evaluate")(networks.evaluate)
-app.command("evaluate-tracks")(tracks.evaluate_tracks)
-app.command("predict")(predict.predict)
-app.command("import")(networks.import_)
-app.command("export")(deploy.export)
-app.command("quantize")(deploy.quantize)
-app.command("bench")(deploy.bench)
-app.command("serve")(serve.serve)
-app.command("demo")(networks.demo)
+app.command("train")(with_cache(networks.train))
+app.command("evaluate")(with_cache(networks.evaluate))
+app.command("calibrate")(with_cache(networks.calibrate))
+app.command("compare")(with_cache(compare.compare))
+app.command("runs")(compare.runs)
+app.command("evaluate-tracks")(with_cache(tracks.evaluate_tracks))
+app.command("predict")(with_cache(predict.predict))
+app.command("merge-shards")(with_cache(tables.merge_shards))
+app.command("import")(with_cache(networks.import_))
+app.command("export")(with_cache(deploy.export))
+app.command("quantize")(with_cache(deploy.quantize))
+app.command("bench")(with_cache(deploy.bench))
+app.command("serve")(with_cache(serve.serve))
+app.command("demo")(with_cache(networks.demo))
 
 data_app = typer.Typer(help="Check, view, convert and split data sets; choose anchors.")
-data_app.command("check")(data.check)
-data_app.command("show")(data.show)
-data_app.command("tile")(data.tile)
-data_app.command("convert")(data.convert)
-data_app.command("split")(data.split)
-data_app.command("merge")(data.merge)
-data_app.command("anchors")(data.anchors)
-data_app.command("tensors")(data.tensors)
+data_app.command("check")(with_cache(data.check))
+data_app.command("show")(with_cache(data.show))
+data_app.command("tile")(with_cache(data.tile))
+data_app.command("convert")(with_cache(data.convert))
+data_app.command("split")(with_cache(data.split))
+data_app.command("merge")(with_cache(data.merge))
+data_app.command("anchors")(with_cache(data.anchors))
+data_app.command("tensors")(with_cache(data.tensors))
 app.add_typer(data_app, name="data")

@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from boxwright.cli.options import ClipBoxes, Folder, Kind, Overlap, Overrides, SkipBad, Split, Splits, check_name
+from boxwright.cli.options import (
+    ClipBoxes,
+    Folder,
+    Kind,
+    Overlap,
+    Overrides,
+    SkipBad,
+    Split,
+    Splits,
+    local_input,
+    new_output,
+    output,
+)
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
 from boxwright.files import check_outside
@@ -16,7 +28,7 @@ def check(
     split: Splits = None,
     report: Annotated[
         str | None,
-        typer.Option("--report", callback=check_name, help="JSON file for the findings. [default: data_check.json]"),
+        typer.Option("--report", callback=output, help="JSON file for the findings. [default: data_check.json]"),
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, not only its header.")] = False,
     fast: Annotated[
@@ -48,7 +60,7 @@ def show(
     split: Annotated[
         str | None, typer.Option("--split", help="Split of the data set. [default: train, or the only one]")
     ] = None,
-    out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for the drawn images.")] = "labels",
+    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for the drawn images.")] = "labels",
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 16,
     kind: Kind = "auto",
     bands: Annotated[
@@ -68,7 +80,7 @@ def show(
 
 def tile(
     folder: Folder,
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Folder for the tiles.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="Folder for the tiles.")],
     window: Annotated[int, typer.Option("--window", min=1, help="Tile side in px.")] = 600,
     overlap: Overlap = None,
     gap: Annotated[int | None, typer.Option("--gap", help="Overlap in px, instead of --overlap.")] = None,
@@ -111,7 +123,7 @@ def tile(
 def convert(
     folder: Folder,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Such as coco; folder for a classifier.")],
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     outside: Annotated[bool, typer.Option("--outside", help="Include images outside DIR.")] = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
@@ -133,7 +145,7 @@ def convert(
 
 def split(
     folder: Folder,
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     parts: Annotated[
         str, typer.Option("--parts", metavar="NAME=FRACTION,...", help="Such as train=0.8,val=0.1,test=0.1.")
     ],
@@ -172,7 +184,7 @@ def merge(
     folders: Annotated[
         list[str], typer.Argument(metavar="DIR DIR...", help="Folders of data sets, or YAML files that describe them.")
     ],
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout of the new folder.")] = "coco",
     class_map: Annotated[
         list[str] | None,
@@ -201,7 +213,7 @@ def anchors(
         Literal["stretch", "letterbox"], typer.Option("--fit", help="How images are resized to it (data.canvas.fit).")
     ] = "stretch",
     out: Annotated[
-        str | None, typer.Option("-o", "--out", callback=check_name, help="Folder for a picture of boxes and anchors.")
+        str | None, typer.Option("-o", "--out", callback=output, help="Folder for a picture of boxes and anchors.")
     ] = None,
     split: Split = "train",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first centers of the clusters.")] = 0,
@@ -224,10 +236,13 @@ def anchors(
 
 def tensors(
     folder: Folder,
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="The new folder.")],
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Recipe name or YAML file.")] = None,
+    out: Annotated[str, typer.Option("-o", "--out", callback=new_output, help="The new folder.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", callback=local_input, help="Recipe name or YAML file.")
+    ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Take the recipe from weights or an exported file.")
+        str | None,
+        typer.Option("--weights", callback=local_input, help="Take the recipe from weights or an exported file."),
     ] = None,
     split: Split = "val",
     count: Annotated[

@@ -14,7 +14,7 @@ from boxwright.cli.options import (
     RecipeOption,
     TrustFile,
     Weights,
-    check_name,
+    output,
 )
 from boxwright.cli.output import echo
 
@@ -23,7 +23,7 @@ def export(
     weights: Weights,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(runtimes.names())}, triton.")],
     out: Annotated[
-        str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
+        str | None, typer.Option("-o", "--out", callback=output, help="Output file. [default: the name of WEIGHTS]")
     ] = None,
     recipe: RecipeOption = None,
     cfg: Cfg = None,
@@ -71,7 +71,7 @@ def quantize(
     weights: Weights,
     data: Data,
     out: Annotated[
-        str | None, typer.Option("-o", "--out", callback=check_name, help="Output file. [default: the name of WEIGHTS]")
+        str | None, typer.Option("-o", "--out", callback=output, help="Output file. [default: the name of WEIGHTS]")
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="Runtime of the file: openvino or onnxruntime.")
@@ -102,9 +102,7 @@ def bench(
     recipe: RecipeOption = None,
     cfg: Cfg = None,
     names: ClassNames = None,
-    out: Annotated[
-        str, typer.Option("--out", callback=check_name, help="Folder for bench.png and bench.json.")
-    ] = "bench",
+    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for bench.png and bench.json.")] = "bench",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timings per runtime; the median is reported.")] = 10,
     compile_: Compile = False,
     trust_file: TrustFile = False,

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from boxwright import interrupt
 from boxwright.cli.options import (
     Backend,
     BFloat16,
@@ -16,7 +17,9 @@ from boxwright.cli.options import (
     DataSets,
     Device,
     Name,
+    NoInterval,
     Overrides,
+    Ray,
     RecipeOption,
     SkipBad,
     Split,
@@ -24,6 +27,8 @@ from boxwright.cli.options import (
     TrustFile,
     Weights,
     check_name,
+    local_input,
+    output,
 )
 from boxwright.cli.output import echo
 from boxwright.errors import InputError
@@ -53,9 +58,12 @@ def train(
         str | None, typer.Option("--out", callback=check_name, help="Run folder. [default: runs/RECIPE]")
     ] = None,
     set_: Overrides = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Initial weights.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", callback=local_input, help="Initial weights.")] = None,
     transfer: Transfer = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Resume the run in --out if there is one, else start it.")
+    ] = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     val_fraction: Annotated[
@@ -69,10 +77,15 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the loss (train.compile): minutes first, then faster steps.")
     ] = False,
+    ray: Ray = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option("--ray-workers", min=1, help="With --ray: processes. [default: one a GPU, or one without GPUs]"),
+    ] = None,
 ) -> None:
     """Train the recipe's network on a data set. Also runs under torchrun or accelerate launch."""
-    from boxwright.engine.train import train as run
-
+    if ray_workers is not None and ray is None:
+        raise InputError("--ray-workers: found without --ray, whose workers it counts; add it, or use torchrun")
     overrides = [*(set_ or ())]
     if val_fraction is not None:
         overrides.append(f"data.val_fraction={val_fraction}")
@@ -80,18 +93,29 @@ def train(
         overrides.append(f"data.background={json.dumps(background)}")
     if compile_:
         overrides.append("train.compile=true")
-    folder = run(
-        name,
-        data,
-        out or f"runs/{Path(name).stem}",
-        weights=weights,
-        transfer=transfer,
-        resume=resume,
-        skip_bad=skip_bad,
-        clip_boxes=clip_boxes,
-        overrides=overrides,
-    )
-    echo(folder)
+    out = out or f"runs/{Path(name).stem}"
+    arguments: dict[str, Any] = {
+        "recipe": name,
+        "data": data,
+        "out": out,
+        "weights": weights,
+        "transfer": transfer,
+        "resume": "auto" if auto_resume else resume,
+        "skip_bad": skip_bad,
+        "clip_boxes": clip_boxes,
+        "overrides": overrides,
+    }
+    if ray is not None:
+        from boxwright.engine.ray_train import train_on_ray
+
+        train_on_ray(ray, ray_workers, **arguments)
+        echo(out)
+        return
+    interrupt.install_stop()
+    from boxwright.engine.train import train as run
+
+    run(**arguments)
+    echo(out)
 
 
 def evaluate(
@@ -111,8 +135,9 @@ def evaluate(
         int | None, typer.Option("--top-k", min=1, help="With --no-truth: detections per image. [default: 100]")
     ] = None,
     out: Annotated[
-        str, typer.Option("--out", callback=check_name, help="Folder for metrics.json, results and plots.")
+        str, typer.Option("--out", callback=output, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
+    no_interval: NoInterval = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     set_: Overrides = None,
@@ -152,21 +177,43 @@ def evaluate(
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
-        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
+        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval))
     else:
-        metrics = evaluation.evaluate(predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes)
+        metrics = evaluation.evaluate(
+            predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes, intervals=not no_interval
+        )
         echo(metrics)
         if published := resolved.expect.beside(metrics.summary):
             echo(published)
 
 
+def calibrate(
+    weights: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors file with a recipe.")],
+    data: DataSets,
+    split: Split = "val",
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
+    device: Device = "auto",
+) -> None:
+    """Find temperatures that make scores match how often they are right, and store them in the checkpoint."""
+    from boxwright.evaluation.calibrate import calibrate as run
+
+    echo(run(weights, data, split, device=device, skip_bad=skip_bad, clip_boxes=clip_boxes))
+
+
 def import_(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file.")
+        str,
+        typer.Argument(
+            metavar="FILE", callback=local_input, help="A .weights, .ckpt, .pth, .pt, .pkl or .safetensors file."
+        ),
     ],
-    out: Annotated[str, typer.Option("-o", "--out", callback=check_name, help="Output .safetensors file.")],
+    out: Annotated[str, typer.Option("-o", "--out", callback=output, help="Output .safetensors file.")],
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Recipe of the network; left out, the only one that fits the file.")
+        str | None,
+        typer.Option(
+            "--recipe", callback=local_input, help="Recipe of the network; left out, the only one that fits the file."
+        ),
     ] = None,
     cfg: Cfg = None,
     names: ClassNames = None,
@@ -199,7 +246,7 @@ def import_(
 
 
 def demo(
-    out: Annotated[str, typer.Option("--out", callback=check_name, help="Folder for data and runs.")] = "demo",
+    out: Annotated[str, typer.Option("--out", callback=output, help="Folder for data and runs.")] = "demo",
     set_: Overrides = None,
 ) -> None:
     """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""

@@ -1,31 +1,70 @@
 """Options that several commands share."""
 
-from collections.abc import Sequence
-from typing import Annotated
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from boxwright.errors import InputError
 
+
+def local_input(value: str | None) -> str | None:
+    """Callback of options and arguments that name a file or a folder to read: an address becomes a path in the cache.
+    Data sets are not among them, since recipes store their addresses."""
+    from boxwright.remote.address import is_remote
+    from boxwright.remote.folders import local_path
+
+    return str(local_path(value)) if value is not None and is_remote(value) else value
+
+
+def local_sources(values: list[str]) -> list[str]:
+    """`local_input` of each image, folder, archive or video to predict. Images and videos on web servers stay, since
+    they are streamed."""
+    from boxwright.remote.address import WEB, is_remote, parse
+    from boxwright.remote.folders import local_data
+
+    return [str(local_data(each)) if is_remote(each) and parse(each).scheme not in WEB else each for each in values]
+
+
 Weights = Annotated[
     str,
     typer.Argument(
-        metavar="WEIGHTS", help="A run folder, a .safetensors, .pth, .weights or .ckpt file, or an exported file."
+        metavar="WEIGHTS",
+        callback=local_input,
+        help="A run folder, a .safetensors, .pth, .weights or .ckpt file, or an exported file.",
     ),
 ]
-Data = Annotated[str, typer.Option("--data", help="Folder of the data set, or a YAML file that describes it.")]
+Data = Annotated[
+    str, typer.Option("--data", help="Folder or archive of the data set, or a YAML file that describes it.")
+]
 DataSets = Annotated[
     list[str],
     typer.Option(
-        "--data", help="Folder of the data set, or a YAML file that describes it; repeatable for several sets."
+        "--data",
+        help="Folder or archive of the data set, or a YAML file that describes it; repeatable for several sets.",
     ),
 ]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="Folder of the data set, or a YAML file that describes it.")]
-RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", help="Recipe name or YAML file, for weights without an embedded recipe.")
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder or archive of the data set, or a YAML file that describes it.")
 ]
-Cfg = Annotated[str | None, typer.Option("--cfg", help="Darknet .cfg of a .weights file, instead of a recipe.")]
-ClassNames = Annotated[str | None, typer.Option("--names", help="With --cfg: file with a class name a line.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", callback=local_input, help="Recipe name or YAML file, for weights without an embedded recipe."
+    ),
+]
+Cfg = Annotated[
+    str | None,
+    typer.Option("--cfg", callback=local_input, help="Darknet .cfg of a .weights file, instead of a recipe."),
+]
+ClassNames = Annotated[
+    str | None, typer.Option("--names", callback=local_input, help="With --cfg: file with a class name a line.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value of the recipe; repeatable.")
 ]
@@ -50,8 +89,22 @@ SkipBad = Annotated[
 ClipBoxes = Annotated[
     bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
 ]
+NoInterval = Annotated[
+    bool, typer.Option("--no-interval", help="Without the 95 % intervals, which are a bootstrap over the images.")
+]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe name, or YAML or Darknet .cfg file.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", callback=local_input, help="Recipe name, or YAML or Darknet .cfg file."),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on Ray: local starts it on this machine, auto is the cluster of this machine, or HOST:PORT.",
+    ),
+]
 Transfer = Annotated[bool, typer.Option("--transfer", help="Load matching tensors only; the others stay random.")]
 
 
@@ -60,6 +113,38 @@ def check_name(param: typer.CallbackParam, value: str | None) -> str | None:
     if value == "":
         raise InputError(f"--{param.name}: found an empty name, needed that of a file or folder to write")
     return value
+
+
+def output(context: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """Callback of options that name an output: an address becomes a path in the cache, which is sent when the command
+    succeeds. Raises InputError for an empty name, or an address that cannot be written to."""
+    return _output(context, check_name(param, value), new=False)
+
+
+def new_output(context: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """`output` for a folder that must be new."""
+    return _output(context, check_name(param, value), new=True)
+
+
+def _output(context: typer.Context, value: str | None, *, new: bool) -> str | None:
+    from boxwright.remote.address import is_remote
+
+    return str(context.with_resource(_sent(value, new))) if value is not None and is_remote(value) else value
+
+
+@contextmanager
+def _sent(value: str, new: bool) -> Iterator[Path]:
+    """`local_output`; also a command that has found problems, and leaves with status 1, has results."""
+    from boxwright.remote.outputs import local_output
+
+    leaving: typer.Exit | None = None
+    with local_output(value, new=new) as path:
+        try:
+            yield path
+        except typer.Exit as exit_:
+            leaving = exit_
+    if leaving is not None:
+        raise leaving
 
 
 def class_list(value: str, names: Sequence[str]) -> list[str]:
@@ -92,5 +177,53 @@ Backend = Annotated[
     str,
     typer.Option(
         "--backend", callback=known_runtime, help="Runtime for an exported file; auto: the fastest one installed."
+    ),
+]
+
+
+def with_cache(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of the cache, which reach all its processes by the environment."""
+
+    @functools.wraps(command)
+    def run(*args: Any, cache: str | None, cache_size: str | None, **kwargs: Any) -> None:
+        command(*args, **kwargs)
+
+    signature = inspect.signature(command)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in (("cache", CacheFolder), ("cache_size", CacheSize))
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "cache": CacheFolder, "cache_size": CacheSize}
+    return run
+
+
+def _set_cache(value: str | None) -> str | None:
+    from boxwright.cache import VARIABLE
+
+    if value is not None:
+        os.environ[VARIABLE] = os.path.abspath(value)  # noqa: PTH100  (~ is the shell's)
+    return value
+
+
+def _set_cache_size(value: str | None) -> str | None:
+    from boxwright.remote.cache import SIZE, parse_size
+
+    if value is not None:
+        parse_size(value, "--cache-size")
+        os.environ[SIZE] = value
+    return value
+
+
+CacheFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--cache", metavar="DIR", callback=_set_cache, is_eager=True, help="Cache of remote files and archives."
+    ),
+]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-size", callback=_set_cache_size, is_eager=True, help="Limit of remote files in it. [default: 50GB]"
     ),
 ]

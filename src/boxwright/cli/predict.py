@@ -16,13 +16,16 @@ from boxwright.cli.options import (
     Device,
     Overlap,
     Overrides,
+    Ray,
     RecipeOption,
     TrustFile,
     Weights,
-    check_name,
     class_list,
+    local_sources,
+    output,
 )
 from boxwright.cli.output import echo
+from boxwright.cli.tables import TABLE, ShardOption, table_form, write_table
 from boxwright.cli.video import (
     As,
     CameraMotion,
@@ -54,7 +57,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, or quoted globs; or a video: a file, rtsp:// or http://, a camera number, %06d.jpg.",
+            callback=local_sources,
+            help="Images, folders, .zip, .tar, quoted globs; or a video: a file, rtsp://, http://, a camera, %06d.jpg.",
         ),
     ],
     recipe: RecipeOption = None,
@@ -64,7 +68,7 @@ def predict(
         str | None,
         typer.Option(
             "--out",
-            callback=check_name,
+            callback=output,
             help="Folder for the drawn images and the predictions. [default: detections; classes for a classifier]",
         ),
     ] = None,
@@ -86,6 +90,8 @@ def predict(
     ] = False,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Write images with the predictions drawn.")] = True,
     as_: As = None,
+    shard: ShardOption = None,
+    ray: Ray = None,
     stride: Stride = None,
     start: Start = None,
     stop: Stop = None,
@@ -104,6 +110,7 @@ def predict(
     trust_file: TrustFile = False,
 ) -> None:
     """Detect objects in images or a video and draw them; with a classifier, predict the classes of images."""
+    as_ = table_form(as_, shard, ray)
     _check_tiles(tile, overlap, geojson, as_)
     from boxwright import tasks
     from boxwright.images.fetch import fetched
@@ -123,6 +130,8 @@ def predict(
         "--classes": classes,
         "--tile": tile,
         "--top-k": top_k,
+        "--shard": shard,
+        "--ray": ray,
         "--as": as_,
         "--track": tracking,
     }
@@ -131,22 +140,28 @@ def predict(
     out = out or task.results_key
     batch = resolved.with_overrides(set_ or ()).predict.batch
     of_videos: dict[str, object] = {"--stride": stride, "--start": start, "--stop": stop, "--max-fps": max_fps}
-    source = the_video(sources, of_videos | {"--fps": fps, "--track": tracking}, {"--tile": tile})
+    of_tables = {"--shard": shard, "--ray": ray, f"--as {TABLE}": as_ if as_ == TABLE else None}
+    source = the_video(sources, of_videos | {"--fps": fps, "--track": tracking}, {"--tile": tile, **of_tables})
     with ExitStack() as stack:
         if source is not None:  # opened first, since loading takes seconds
             selection = Selection(stride or 1, start or 0.0, stop, max_fps)
             opened = stack.enter_context(open_video(source, selection, fps))
             batch = 1 if opened.live else batch
         else:
-            if tile is not None:
-                _check_files(sources)
+            for option in [name for name, value in (("--tile", tile), ("--ray", ray)) if value is not None]:
+                _check_files(sources, option)
             titles = stack.enter_context(fetched(sources))
-            batch = batch if tile else min(batch, len(output.find_images(list(titles), Path(out))))
+            if tile is None and as_ != TABLE:  # a table has the same bits for few images and for many
+                batch = min(batch, len(output.find_images(list(titles), Path(out))))
         runtime_options = RuntimeOptions(batch, fuse=True, bfloat16=bfloat16, compile=compile_, trust=trust_file)
-        predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
+        here = "cpu" if ray else device  # the actors have a device of their own
+        predictor = load(weights, resolved, here, set_ or (), backend, runtime_options)
         names = class_list(classes, predictor.recipe.data.names) if classes else None
-        if tile is not None:
-            tiling = Tiling(tile, 0.2 if overlap is None else overlap)
+        tiling = None if tile is None else Tiling(tile, 0.2 if overlap is None else overlap)
+        if as_ == TABLE:
+            args = task.args(predictor.recipe, threshold, nms, names, top_k)
+            summary = write_table(predictor, titles, out, args, tiling, shard, ray, device)
+        elif tiling is not None:
             summary = scene_output.predict_scenes_to_folder(
                 predictor, list(titles), out, tiling, threshold, nms, names, geojson=geojson
             )
@@ -163,8 +178,10 @@ def predict(
 
 def _check_tiles(tile: int | None, overlap: float | None, geojson: bool, as_: str | None) -> None:
     """Raises InputError for options that do not go with --tile, or without it."""
-    if as_ is not None and tile is not None:
+    if as_ not in (None, TABLE) and tile is not None:
         raise InputError("--as and --tile: found both, needed one; label tools take whole images")
+    if geojson and as_ == TABLE:
+        raise InputError(f"--geojson and --as {TABLE}: found both, needed one; the table has the polygons")
     if tile is None and (overlap is not None or geojson):
         raise InputError("--overlap and --geojson go with --tile; add for example --tile 600")
 
@@ -175,16 +192,17 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
 
     if as_ is not None and tracking is not None:
         raise InputError("--as and --track: found both, needed one; labels have no tracks")
-    if as_ is not None:
+    if as_ not in (None, TABLE):
         check_layout(as_)
 
 
-def _check_files(sources: Sequence[str]) -> None:
-    """Raises InputError for addresses, which --tile does not go with."""
-    from boxwright.images.fetch import is_image_address, shown
+def _check_files(sources: Sequence[str], option: str) -> None:
+    """Raises InputError for addresses, which `option` does not go with."""
+    from boxwright.images.fetch import is_image_address
+    from boxwright.remote.address import shown
 
     if addresses := [shown(name) for name in sources if is_image_address(name)]:
-        raise InputError(f"--tile: goes with files, found {addresses[0]}; download it first")
+        raise InputError(f"{option}: goes with files, found {addresses[0]}; download it first")
 
 
 def _predict_images(

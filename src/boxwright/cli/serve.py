@@ -48,6 +48,7 @@ def serve(
     for module in ("fastapi", "uvicorn", "python_multipart"):
         import_extra(module, "serve")
     from boxwright.predict.loading import given_recipe
+    from boxwright.remote.folders import local_path
     from boxwright.serve.batcher import Limits
     from boxwright.serve.models import load_for_serving, named_paths
     from boxwright.serve.run import Settings
@@ -58,7 +59,7 @@ def serve(
         raise InputError(f"{TOKEN}: found an empty or unprintable token, needed ASCII characters; set another, or none")
     given = given_recipe(recipe, cfg, names)
     predictors = {
-        name: load_for_serving(path, given, device, set_ or (), backend, max_batch)
+        name: load_for_serving(str(local_path(path)), given, device, set_ or (), backend, max_batch)
         for name, path in named_paths(weights).items()
     }
     limits = Limits(max_batch, max_wait_ms / 1000, queue, round(max_megapixels * 1e6))

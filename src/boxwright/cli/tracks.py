@@ -5,17 +5,22 @@ from typing import Annotated
 
 import typer
 
-from boxwright.cli.options import check_name
+from boxwright.cli.options import local_input, output
 from boxwright.cli.output import echo
 
 
 def evaluate_tracks(
     truth: Annotated[
-        str, typer.Argument(metavar="TRUTH", help="MOT text: a file, a folder of them, or of folders with gt/gt.txt.")
+        str,
+        typer.Argument(
+            metavar="TRUTH",
+            callback=local_input,
+            help="MOT text: a file, a folder of them, or of folders with gt/gt.txt.",
+        ),
     ],
-    found: Annotated[str, typer.Argument(metavar="FOUND", help="The tracks, in the same way.")],
+    found: Annotated[str, typer.Argument(metavar="FOUND", callback=local_input, help="The tracks, in the same way.")],
     out: Annotated[
-        str | None, typer.Option("--out", callback=check_name, help="JSON file for all metrics of each sequence.")
+        str | None, typer.Option("--out", callback=output, help="JSON file for all metrics of each sequence.")
     ] = None,
 ) -> None:
     """Compare tracks with their ground truth: HOTA, MOTA, IDF1, id switches."""

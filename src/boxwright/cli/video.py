@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.options import local_input
 from boxwright.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ Zones = Annotated[
     ),
 ]
 Counting = Annotated[
-    str | None, typer.Option("--counting", metavar="FILE", help="Video: YAML file with lines and zones to count at.")
+    str | None,
+    typer.Option(
+        "--counting",
+        metavar="FILE",
+        callback=local_input,
+        help="Video: YAML file with lines and zones to count at.",
+    ),
 ]
 
 
@@ -56,7 +63,11 @@ def tracking_of(
 
 As = Annotated[
     str | None,
-    typer.Option("--as", metavar="TOOL", help="Write labels for a tool instead: coco, yolo, cvat or label-studio."),
+    typer.Option(
+        "--as",
+        metavar="FORM",
+        help="Write labels for a tool instead: coco, yolo, cvat or label-studio; or a table: parquet.",
+    ),
 ]
 
 

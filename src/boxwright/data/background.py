@@ -14,6 +14,7 @@ from boxwright.data.source import Source
 from boxwright.data.text import walk
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
+from boxwright.remote.folders import local_data
 
 SPLIT = "background"  # in findings
 
@@ -30,9 +31,10 @@ def open_background(folders: Sequence[str], datasets: Sequence[Dataset]) -> Data
     """
     files: dict[tuple[int, int] | str, str] = {}
     for folder in folders:
-        if not Path(folder).expanduser().is_dir():
+        path = local_data(folder, folder)
+        if not path.is_dir():
             raise InputError(f"--background {folder}: there is no such folder; needed one of images without objects")
-        found = walk(Path(folder).expanduser(), SUFFIXES)
+        found = walk(path, SUFFIXES)
         if not found:
             raise InputError(f"--background {folder}: holds no image ({', '.join(SUFFIXES)}); leave it out")
         files = dict(zip(map(_identity, found), found, strict=True)) | files

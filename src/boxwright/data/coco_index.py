@@ -17,7 +17,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright import config
+from boxwright import config, mirrors
 from boxwright.arrays import Array
 from boxwright.data import dataset, findings, index
 from boxwright.data.dataset import Boxes, Images
@@ -70,7 +70,8 @@ def read_indexed(
     contents = index.load(place, stamp, _from_columns)
     if contents is None:
         contents = parse()
-        if now - stamp["ctime_ns"] > index.CLOCK_TICK and _unchanged(file, modules, stamp):
+        is_old = now - stamp["ctime_ns"] > index.CLOCK_TICK or mirrors.split(file) is not None
+        if is_old and _unchanged(file, modules, stamp):
             _write(place, contents, stamp)
     return contents
 

@@ -4,24 +4,27 @@ Such files come from other machines: paths that are not there are also looked fo
 """
 
 import difflib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 
 from boxwright import config
+from boxwright.archives.folder import exists
 from boxwright.config import ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import IMAGE_FOLDERS
 from boxwright.errors import InputError
+from boxwright.remote.address import BUCKETS, is_remote, parse
+from boxwright.remote.folders import local_data
 
 DARKNET = ".data"
 SUFFIXES = (".yaml", ".yml", DARKNET)
+PATHS = {"root", "path", "images"}  # keys that hold one
 DARKNET_KEYS = {"backup", "eval", "results", "labels", "top", "map", "hier"}  # of its programs, not of the data set
 MAX_SHOWN = 60  # characters of a value in a message
 MIN_LIKENESS = 0.75  # of an unknown key to a known one to be a typing error; that of `roboflow` to `root` is 0.5
@@ -57,6 +60,7 @@ class DataFile(config.Config):
     kind: str = "auto"
     images: str | None = None
     crowd: Literal["", "objects", "regions"] = ""
+    bbox: Literal["", "xywh", "xyxy"] = ""
     names: Annotated[dict[int, str], pydantic.BeforeValidator(text.parse_class_names)] | None = None
     nc: int | None = None
     # the classes that were looked for, of all splits or by split; None: all
@@ -95,7 +99,7 @@ def read(file: Path) -> DataFile:
     tree = _darknet_tree(file) if file.suffix == DARKNET else config.read_yaml(file)
     own = {"path", *DataFile.model_fields} - {"splits", "unknown"}
     given = {str(key): value for key, value in tree.items() if value is not None}
-    content = {key: value for key, value in given.items() if key in own}
+    content = {key: _local(value) if key in PATHS else value for key, value in given.items() if key in own}
     splits = {key: value for key, value in given.items() if key not in own and canonical_name(key) in STANDARD}
     content["splits"] = {key: _paths(value, f"{file}: {key}") for key, value in splits.items()}
     content["unknown"] = {key: _meant(key, own) for key in given if key not in own | splits.keys()}
@@ -114,10 +118,10 @@ def locate(file: Path, root: str, written: str) -> tuple[Path, bool] | None:
     """
     if not text.can_be_path(written):
         return None
-    bases = list(dict.fromkeys((file.parent / root, file.parent)))
+    bases = list(dict.fromkeys((local_data(file.parent / root), file.parent)))
     parts = [part for part in re.split(r"[/\\]+", written) if part not in ("", ".", "..")]
     for index, path in enumerate([base / written for base in bases] + list(_ends(bases, parts))):
-        if os.path.exists(path):  # noqa: PTH110  (False for a name that is too long)
+        if exists(path):
             return path, index > 0
     return None
 
@@ -133,7 +137,22 @@ def _paths(value: object, place: str) -> tuple[str, ...]:
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
         raise InputError(f"{place}: found {str(value)[:MAX_SHOWN]}, needed a path or a list of paths")
-    return tuple(paths)
+    return tuple(map(_local, paths))
+
+
+def _local(value: Any) -> Any:
+    """A path in an object store as one in the cache, other values as they are. Files may not name web servers.
+
+    Of a folder of images, such as `s3://bucket/set/images/train`, the folder above is listed: labels may lie beside it.
+    """
+    if not (isinstance(value, str) and is_remote(value) and parse(value).scheme in BUCKETS):
+        return value
+    address = parse(value)
+    parts = address.key.split("/")
+    above = next((index for index, part in enumerate(parts) if part.lower() in IMAGE_FOLDERS), 0)
+    if not above:
+        return str(local_data(value))
+    return str(local_data(f"{address.scheme}://{address.bucket}/{'/'.join(parts[:above])}").joinpath(*parts[above:]))
 
 
 def _meant(key: str, known: set[str]) -> str:

@@ -32,16 +32,17 @@ def fingerprint(columns: Sequence[Array], names: Sequence[str], paths: Sequence[
         digest.update(str(column.shape).encode())
         digest.update(column.tobytes())
     with ThreadPoolExecutor(16) as pool:  # hides the latency of network file systems
-        for image in pool.map(lambda path: _image_digest(path, kind), paths):
+        for image in pool.map(lambda path: image_digest(path, kind), paths):
             digest.update(image)
     return f"{kind} {digest.hexdigest()}"
 
 
-def _image_digest(path: str, kind: Kind) -> bytes:
+def image_digest(path: str, kind: Kind) -> bytes:
+    """SHA-256 of an image's file name, size and content, as `fingerprint` has it; of "unreadable" for its content."""
     digest = hashlib.sha256(os.fsencode(os.path.basename(path)))  # noqa: PTH119
     try:
         with files.open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size = files.length(file)
             digest.update(b"\0%d\0" % size)
             if kind == "content":
                 while block := file.read(BLOCK):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import PIL
 
+from boxwright import mirrors
 from boxwright.arrays import Array
 from boxwright.data import index
 from boxwright.data.dataset import Dataset, Images
@@ -133,6 +134,9 @@ def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limi
     visited = {_identity(skipped.stat())} if skipped.is_dir() else set()
     queue = [str(folder) for folder in folders]
     for folder in queue:
+        if mirrors.split(folder) is not None:  # never changes; its name says which version of an archive it is
+            digest.update(os.fsencode(folder + "\0"))
+            continue
         own = Path(folder).stat()
         if _identity(own) in visited:
             continue

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from boxwright import files, json_text
 from boxwright.arrays import Array
+from boxwright.cache import cache_folder
 from boxwright.data.dataset import ANY_CLASS, Boxes, Images
 from boxwright.data.findings import TITLES, Finding
-from boxwright.files import cache_folder
 from boxwright.json_text import JsonObject
 
 T = TypeVar("T")

@@ -12,6 +12,9 @@ from boxwright import config, files
 from boxwright.data import text
 from boxwright.data.data_file import SUFFIXES, ClassMap
 from boxwright.errors import InputError
+from boxwright.remote import address
+from boxwright.remote.address import BUCKETS, is_remote, parse
+from boxwright.remote.folders import local_data
 
 DROP, IGNORE = "drop", "ignore"  # in place of a new name
 MAX_SETS = 1000
@@ -29,7 +32,7 @@ def _names(value: object) -> tuple[str, ...]:
 class SetConfig(config.Config):
     """One of several sets, in a data YAML or from a command."""
 
-    path: str = Field(min_length=1)  # a folder, a JSON file, or a data YAML of one set
+    path: str = Field(min_length=1)  # a folder, an archive, a JSON file, or a data YAML of one set
     weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] = 1.0  # how often an epoch visits its images
     class_map: ClassMap = Field(default_factory=dict)
 
@@ -67,12 +70,13 @@ Root = str | Path | Sequence[str | Path] | Sets  # what commands and functions t
 def find_sets(root: Root) -> Sets | Path:
     """The sets of several roots or of a data YAML with the key `sets`; else the root of the only set.
 
-    Raises InputError if a YAML file cannot be read, or has other keys beside `sets`.
+    An archive becomes its folder. Raises InputError if it or a YAML file cannot be read, or has other keys beside
+    `sets`.
     """
     if isinstance(root, Sets):
         return root
     if isinstance(root, str | Path):
-        path = Path(root).expanduser()
+        path = local_data(root)
         return _of_yaml(path) or path
     if len(root) == 1:
         return find_sets(root[0])
@@ -86,7 +90,9 @@ def several(roots: Sequence[str | Path], class_map: Mapping[str, str] | None = N
     for root in roots:
         if is_list(Path(root).expanduser()):
             raise InputError(f"{root}: lists several sets itself; name it alone, and list the other sets in it")
-    return Sets(shown(roots), tuple(SetConfig(path=str(root)) for root in roots), None, dict(class_map or {}))
+    return Sets(
+        shown(roots), tuple(SetConfig(path=address.public(str(root))) for root in roots), None, dict(class_map or {})
+    )
 
 
 def read_class_map(words: Sequence[str]) -> dict[str, str]:
@@ -123,16 +129,18 @@ def shown(root: Root) -> str:
     """The root in a message."""
     if isinstance(root, Sets):
         return root.title
-    return str(root) if isinstance(root, str | Path) else ", ".join(map(str, root))
+    return address.shown(str(root)) if isinstance(root, str | Path) else ", ".join(map(shown, root))
 
 
 def stored(root: Root) -> str | list[str]:
-    """The root as `data.root` of a recipe. Raises InputError for sets that are in no file."""
+    """The root as `data.root` of a recipe, without what may be secret in an address.
+
+    Raises InputError for sets that are in no file."""
     if isinstance(root, Sets):
         raise InputError("data: found sets that are in no file, needed paths; write them into a data YAML")
     if isinstance(root, str | Path):
-        return str(root)
-    return str(root[0]) if len(root) == 1 else [str(path) for path in root]
+        return address.public(str(root))
+    return address.public(str(root[0])) if len(root) == 1 else [address.public(str(path)) for path in root]
 
 
 def _of_yaml(path: Path) -> Sets | None:
@@ -141,7 +149,8 @@ def _of_yaml(path: Path) -> Sets | None:
     file = config.validate(SetsFile, config.read_yaml(path), str(path))
     sets = []
     for entry in file.sets:
-        resolved = path.parent / Path(entry.path).expanduser()
+        stored_there = is_remote(entry.path) and parse(entry.path).scheme in BUCKETS
+        resolved = local_data(entry.path) if stored_there else path.parent / Path(entry.path).expanduser()
         if is_list(resolved):
             raise InputError(
                 f"{path}: {entry.path}: lists several sets itself, needed a single one; list its sets here"

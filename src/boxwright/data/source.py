@@ -16,6 +16,7 @@ class Source:
     ids: tuple[int, ...] = ()  # their numbers in label files; (): 0, 1, ...
     images: Path | None = None  # base folder of relative paths, from a data YAML
     crowd: str = ""  # from a data YAML: `objects` if `iscrowd` marks single objects, `regions` if it does not
+    bbox: str = ""  # from a data YAML: what the numbers of a box are, `xywh` or `xyxy`, where a layout leaves it open
     data_file: Path | None = None  # the data YAML
     labeled: tuple[str, ...] | None = None  # the classes that were looked for, from a data YAML; None: all
     others: tuple[Path, ...] = ()  # `path` of the other splits

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from boxwright import formats
+from boxwright import formats, mirrors
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Extras, Layout, Split, Writer
 from boxwright.data.outlines import areas_of, corners_of, quadrilateral
@@ -20,7 +20,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.report import Report, agreeing, counted
 from boxwright.errors import InputError, one_line, printable
-from boxwright.files import new_folder
+from boxwright.files import new_folder, open_regular
 from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
@@ -182,12 +182,17 @@ def reject_outside(dataset: Dataset, root: Root) -> None:
         base = path.parent if path.suffix in formats.YAML else own.root
         folder = os.path.realpath(base if base.is_dir() else base.parent)
         paths = (own.path(index) for index in range(len(own)))
-        outside = [path for path in paths if not Path(os.path.realpath(path)).is_relative_to(folder)]
+        outside = [path for path in paths if not _is_inside(os.path.realpath(path), folder)]
         if outside:
             raise InputError(
                 f"{outside[0]}: lies outside {folder}, like {len(outside)} of the {len(own)} images of "
                 f"{own.split}; say --outside where the new folder may hold them"
             )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    """Whether a file, or the archive that holds it, is in a folder. Both without links."""
+    return any(Path(place).is_relative_to(folder) for place in (path, mirrors.origin(path)))
 
 
 def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:
@@ -372,7 +377,15 @@ def link(source: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return
+    real = os.path.realpath(source)
+    if mirrors.split(real) is not None:  # which has no content of its own
+        try:
+            with open_regular(real) as file, target.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        except OSError as error:
+            raise InputError(f"{source}: cannot be copied ({error.strerror})") from error
+        return
     try:
-        os.link(os.path.realpath(source), target)
+        os.link(real, target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)

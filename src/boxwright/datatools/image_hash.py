@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from boxwright import files
 from boxwright.arrays import Array
+from boxwright.cache import cache_folder
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
 from boxwright.progress import track
@@ -151,7 +152,7 @@ def _cache_file(sources: Sequence[str | Array], cache: str | Path | None) -> Pat
     """The file of the hashes of these image files as they are now; None if they are not all files."""
     digest = hashlib.sha256(str(VERSION).encode())
     try:
-        folder = Path(cache) if cache else files.cache_folder()
+        folder = Path(cache) if cache else cache_folder()
         for source in sources:
             if not isinstance(source, str):
                 return None

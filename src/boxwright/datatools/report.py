@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from boxwright import json_text
 from boxwright.data.findings import TITLES, Finding
-from boxwright.errors import InputError, one_line
+from boxwright.errors import InputError, one_line, titled
 from boxwright.files import open_regular
 from boxwright.json_text import JsonObject
 
@@ -71,7 +71,7 @@ class Report:
             "errors": len(self.errors),
             "notes": len(self.notes),
             "checked": {split: {"images": n, self.unit: count} for split, (n, count) in self.checked.items()},
-            "findings": [{field: getattr(finding, field) for field in FIELDS} for finding in self.findings],
+            "findings": [{field: _titled(getattr(finding, field)) for field in FIELDS} for finding in self.findings],
         }
 
     def write(self, file: Path) -> None:
@@ -93,6 +93,10 @@ class Report:
                 lines.append(f"  and {len(group) - MAX_PRINTED} more")
         lines.append(f"{counted(len(self.errors), 'error[s]')}, {counted(len(self.notes), 'note[s]')}")
         return "\n".join(lines)
+
+
+def _titled(value: object) -> object:
+    return titled(value) if isinstance(value, str) else value
 
 
 def counted(count: int, phrase: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright import formats
+from boxwright import formats, mirrors
 from boxwright.data import text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
@@ -113,6 +113,8 @@ def split(
     if lists:
         if kind != "yolo_txt":
             raise InputError(f"{root}: --lists: labels are {kind}, needed yolo_txt; leave --lists out")
+        if mirrors.split(dataset.path(0)) is not None:
+            raise InputError(f"{root}: --lists: an archive holds the images, needed files; leave --lists out")
         summary = _write_lists([*(part for part, _ in divided_sets), *kept], out)
     else:
         to = to or (kind if kind in writable() else "coco")
@@ -270,7 +272,7 @@ def _split_classes(
         sets, left_out = [each for each, _ in clean], [line for _, lines in clean for line in lines]
     if sets[0].kind != "folder":
         raise InputError(f"{root}: images are in the layout {sets[0].kind}, needed a folder for each class, or boxes")
-    found = {canonical_name(name): path for name, path in class_folders.find(Path(root)).items()}
+    found = {canonical_name(name): path for name, path in class_folders.find(sets[0].root).items()}
     bases = [found[canonical_name(each.split)] for each in sets]
     count = len(divided)
     dataset = replace(

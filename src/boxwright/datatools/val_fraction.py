@@ -14,7 +14,7 @@ import numpy as np
 
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
-from boxwright.data.sets import Root, shown
+from boxwright.data.sets import Root, find_sets, shown
 from boxwright.datatools.groups import group, keys_of
 from boxwright.datatools.split import assign
 from boxwright.errors import InputError
@@ -75,7 +75,8 @@ def names_to_open(recipe: Recipe) -> tuple[str, str | None]:
     if "val" in names and data.val_fraction:
         raise InputError(f"{title}: has a split val, needed none with --val-fraction; leave one of them out")
     # a file of labels serves as any split
-    is_file = isinstance(root, str) and not Path(root).is_dir() and Path(root).suffix not in YAML
+    path = find_sets(root)
+    is_file = isinstance(path, Path) and not path.is_dir() and path.suffix not in YAML
     if "val" in names or data.val_fraction or is_file:
         return PARTS
     if recipe.train.evaluate_every:

@@ -10,7 +10,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -47,7 +47,7 @@ class TrainState:
         since_best: Evaluations since the one with it.
         train_fingerprint: Fingerprint of the training images and labels.
         val_fingerprint: Fingerprint of the validation images and labels; "" if there are none.
-        processes: Number of processes in the run.
+        epochs: Complete ones, with their evaluation. After a stop `step` may be at the end of the next one.
         threads: CPU threads of each process.
     """
 
@@ -56,7 +56,7 @@ class TrainState:
     since_best: int = 0
     train_fingerprint: str = ""
     val_fingerprint: str = ""
-    processes: int = 1
+    epochs: int = 0
     threads: int = 1
 
     def out_of_patience(self, config: TrainConfig) -> bool:
@@ -69,6 +69,7 @@ class Checkpointer:
     """Saves and restores all that a run needs to resume exactly.
 
     Attributes:
+        saved: Called after each save, by the main process.
         due: When the end of an epoch is saved again, by `time.monotonic`: saving takes at most `SAVING` of the time.
     """
 
@@ -78,6 +79,7 @@ class Checkpointer:
     ema: EMA | None
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    saved: Callable[[], None] = lambda: None
     due: float = 0.0
 
     def save(self, name: str, state: TrainState) -> None:
@@ -106,6 +108,7 @@ class Checkpointer:
             stream = io.BytesIO()  # torch.save hides why a write failed; write_bytes does not
             torch.save(values, stream)
             write_bytes(folder / "state.pt", stream.getbuffer())
+        self.saved()
 
     def restore(self, initial: TrainState) -> TrainState:
         """Load network, EMA and optimizer from the checkpoint `last`.
@@ -116,7 +119,7 @@ class Checkpointer:
             The state of `last`; `initial` if there is no checkpoint yet.
 
         Raises:
-            InputError: The data or the number of processes changed since, or a file is damaged.
+            InputError: The data changed since, or a file is damaged.
         """
         folder = self.run / "last"
         if not folder.exists():
@@ -132,10 +135,6 @@ class Checkpointer:
                 raise InputError(
                     f"{folder}: the {split} images or labels have changed since; train into another folder"
                 )
-        if state.processes != initial.processes:
-            raise InputError(
-                f"{folder}: made by {state.processes} processes, there are {initial.processes} now; resume with as many"
-            )
         if state.threads != initial.threads and self.accelerator.device.type == "cpu":
             threads = f"made with {state.threads} threads, there are {initial.threads} now: the last bits will differ"
             if self.accelerator.is_main_process:

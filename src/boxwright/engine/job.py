@@ -43,6 +43,7 @@ class Job:
     """A training run.
 
     Attributes:
+        recipe: `train` is divided among the processes that there are.
         validation: The validation data set, of the task's type; None if there is none.
         network: The bare network.
         model: The network with its loss, wrapped by accelerate.
@@ -78,7 +79,9 @@ class Job:
 
 def build_job(recipe: Recipe, training: Any, validation: Any, network: Network, accelerator: Accelerator) -> Job:
     """Build the job and move it to its device. Raises InputError when an epoch has too few images for one step."""
-    config = recipe.train
+    config = recipe.train.divided(accelerator.num_processes)
+    accelerator.gradient_accumulation_steps = config.accumulate
+    recipe = recipe.model_copy(update={"train": config})
     task = tasks.of(recipe)
     class_weights(recipe)  # an unknown class is an error before the first batch
     loader = task.loader(training, recipe, accelerator.process_index, accelerator.num_processes)

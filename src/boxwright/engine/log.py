@@ -1,4 +1,4 @@
-"""Training log: log.jsonl, TensorBoard events, the check for non-finite losses, and the profiler.
+"""Training log: log.jsonl, trackers, the check for non-finite losses, and the profiler.
 
 K named loss terms, S steps since the last check
 """
@@ -15,40 +15,46 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from boxwright import interrupt
+from boxwright.engine.trackers import Trackers
 from boxwright.errors import InputError
 from boxwright.files import write_bytes, write_errors
 from boxwright.metrics import run_log
 from boxwright.recipe import TrainConfig
 from boxwright.types import AnyBatch
 
+CHECKED = 10  # steps at most between two checks on a GPU: one synchronization, and seconds until a signal is followed
+
 
 class TrainLogger:
     """Writes a line every `log_every` steps, at the end of each epoch and for each evaluation; main process only.
 
-    Losses stay on the device until a line is due, so that no step synchronizes; on a CPU each step is checked.
+    Losses stay on the device for up to `CHECKED` steps, so that few steps synchronize; on a CPU each step is checked.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
-        """Open the log of a run at step `start`; later lines and events, of an interrupted run, are dropped.
+    def __init__(
+        self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int, trackers: Trackers
+    ) -> None:
+        """Open the log of a run at step `start`; later lines, of an interrupted run, are dropped.
+
+        trackers: get the same numbers, and stay open.
 
         Raises InputError where the log cannot be written, or is not one.
         """
         self.accelerator, self.path = accelerator, run / run_log.FILE
-        self.check_every = 1 if accelerator.device.type == "cpu" else config.log_every
+        self.check_every = 1 if accelerator.device.type == "cpu" else min(config.log_every, CHECKED)
+        self.stop = False  # whether a signal has asked any process to stop; the same in all
         self.names: list[str] = []
         self.pending: list[tuple[int, tuple[int | str, ...], Tensor]] = []  # (step, image ids, (K,) terms)
         self.sums: list[list[float]] = []
         self.images, self.data_time, self.since = 0, 0.0, time.perf_counter()
         self.last_loss = math.nan  # mean of the latest line
-        self.file, self.events, self.profiler = None, None, None
+        self.file, self.profiler, self.trackers = None, None, trackers
         if accelerator.is_main_process:
-            from boxwright.engine.events import Events  # slow to import, and only needed here
-
             self.profiler = _profiler(run / "trace.json", config.profile)
             _truncate(self.path, start)
             with write_errors(self.path, self.path):
                 self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
-                self.events = Events(run, start + 1)
 
     def timed(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
         """Yield the batches and measure the time spent waiting for them."""
@@ -79,11 +85,15 @@ class TrainLogger:
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Fetch the losses of the last S batches, averaged over the processes, and check them."""
+        """Fetch the losses of the last S batches, averaged over the processes, and check them; with them goes whether
+        a process was asked to stop."""
         if not self.pending:
             return
         local = torch.stack([terms for _, _, terms in self.pending])  # (S, K)
-        mean = self.accelerator.reduce(local.clone(), reduction="mean").tolist()
+        stop = local.new_tensor([float(interrupt.stop_requested())])
+        *values, stops = self.accelerator.reduce(torch.cat([local.flatten(), stop]), reduction="mean").tolist()
+        mean = [values[start : start + len(self.names)] for start in range(0, len(values), len(self.names))]
+        self.stop = stops > 0
         for row, finite, (step, ids, _) in zip(mean, local.isfinite().all(1).tolist(), self.pending, strict=True):
             if not all(map(math.isfinite, row)):
                 found = ", ".join(f"{name} {value:g}" for name, value in zip(self.names, row, strict=True))
@@ -122,21 +132,20 @@ class TrainLogger:
         self._write({"step": step, "epoch": epoch, **summary})
 
     def close(self) -> None:
-        for file in (self.file, self.events):
-            with suppress(OSError):  # each line was flushed, or raised this before
-                if file is not None:
-                    file.close()
+        with suppress(OSError):  # each line was flushed, or raised this before
+            if self.file is not None:
+                self.file.close()
         if self.profiler is not None:
             self.profiler.stop()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self.file is None or self.events is None:
+        if self.file is None:
             return
         values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
         with write_errors(self.path, self.path):
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
-            self.events.write(line["step"], values | line.get("terms", {}))
+            self.trackers.write(line["step"], values | line.get("terms", {}))
 
     def _reset(self) -> None:
         self.sums, self.images, self.data_time, self.since = [], 0, 0.0, time.perf_counter()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -10,8 +11,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
+from boxwright import recipe as recipes
 from boxwright.errors import InputError
-from boxwright.recipe import TrainConfig
+from boxwright.recipe import Recipe, TrainConfig
 
 T = TypeVar("T")
 # The main process may check a large data set on a slow disk while the others wait; NCCL's default is 10 min.
@@ -31,7 +33,7 @@ def accelerator_session(config: TrainConfig) -> Iterator[Accelerator]:
     AcceleratorState._reset_state()
     device = PartialState(on_cpu, timeout=TIMEOUT).device
     precision = best_precision(device) if config.precision == "auto" else config.precision
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
     try:
         yield accelerator
     finally:
@@ -46,6 +48,14 @@ def best_precision(device: torch.device) -> str:
     """bf16 on a GPU that computes in it, else no (float32). A CPU emulates bf16, or gains little; the numbers of a
     training can leave the range of fp16."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def resolve(recipe: Recipe, run: Path | None, accelerator: Accelerator) -> Recipe:
+    """The recipe with a number for `train.processes`: that of the run to resume, or else of these processes."""
+    if recipe.train.processes != "auto":
+        return recipe
+    stored = "auto" if run is None else recipes.load(run / "recipe.yaml").train.processes
+    return recipe.with_overrides({"train.processes": accelerator.num_processes if stored == "auto" else stored})
 
 
 def on_main(work: Callable[[], T], accelerator: Accelerator) -> T:

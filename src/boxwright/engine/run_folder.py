@@ -7,23 +7,26 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 
 from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
-from boxwright.errors import InputError
+from boxwright.errors import InputError, set_title
+from boxwright.evaluation.runs import LOCK
 from boxwright.files import atomic_write, remove_leftovers
-from boxwright.recipe import Recipe
+from boxwright.recipe import Recipe, flatten
+from boxwright.remote.address import is_remote, parse
+from boxwright.remote.run_upload import RunUpload, remote_run
 from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 MAGIC = b"process "  # at the start of a lock file
 
 # The folders in which this process trains: POSIX locks do not exclude threads of one process, and closing any handle
@@ -35,27 +38,72 @@ _guard = threading.Lock()
 MAY_CHANGE = (
     "summary", "data.root", "data.background", "data.cache", "data.workers", "train.log_every", "train.save_every",
     "train.keep_checkpoints", "train.evaluate_every", "train.evaluate_from", "train.patience", "train.profile",
-    "evaluate.batch", "predict", "expect",
+    "train.track",    "evaluate.batch", "predict", "expect",
 )  # fmt: skip
 
 
 @contextmanager
-def lock(run: Path, resume: bool, accelerator: Accelerator) -> Iterator[None]:
+def local_run(
+    out: str | Path, resume: bool | Literal["auto"], accelerator: Accelerator
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The run folder as a local path, and a function that sends what was saved since; for a local one it does nothing.
+
+    A remote run folder is complete when the block ends, also if the run was stopped by an error or a signal, but not
+    after Ctrl-C: what is missing then stays in the cache for `resume`.
+
+    Raises InputError in every process where there is another run or none to resume, and where it cannot be sent.
+    """
+    if not is_remote(out):
+        yield Path(out), lambda: None
+        return
+    address = parse(out)
+    with ExitStack() as stack:
+        uploads: list[RunUpload] = []  # of the main process
+
+        def enter() -> str:
+            uploads.append(stack.enter_context(remote_run(address, resume)))
+            return str(uploads[0].path)
+
+        def finish() -> None:
+            for upload in uploads:
+                upload.finish()
+
+        path = on_main(enter, accelerator)
+        set_title(path, str(address))
+        try:
+            yield Path(path), uploads[0].send if uploads else lambda: None
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            try:
+                finish()
+            except InputError as error:
+                logger.warning("%s", error)
+            raise
+        on_main(finish, accelerator)
+
+
+@contextmanager
+def lock(run: Path, resume: bool | Literal["auto"], accelerator: Accelerator) -> Iterator[bool]:
     """Create the folder if it is missing, and lock it for this run. It is removed again if it stays empty.
+
+    Yields whether a run is resumed: with `auto`, if there is one.
 
     Raises InputError in every process where another run trains in it, where there is no run to resume or one that would
     be overwritten, and where it cannot be created.
     """
     with ExitStack() as stack:
 
-        def acquire() -> None:
-            if resume:
+        def acquire() -> bool:
+            if resume is True:
                 _check_run(run, resume)  # before a folder is created
             stack.enter_context(_locked(run))
+            if resume == "auto":
+                return _exists(run)
             _check_run(run, resume)
+            return resume
 
-        on_main(acquire, accelerator)
-        yield
+        yield on_main(acquire, accelerator)
 
 
 @contextmanager
@@ -137,11 +185,15 @@ def _acquire(run: Path, handle: int) -> None:
 
 def _check_run(run: Path, resume: bool) -> None:
     """Raise InputError for a resume without a run, or a new run where there is one."""
-    exists = (run / "last").exists() or (run / f"last{OLD}").exists()
+    exists = _exists(run)
     if resume and not exists:
         raise InputError(f"{run}: there is no run to resume (no checkpoint `last`); train without --resume first")
     if exists and not resume:
         raise InputError(f"{run}: holds a run already; continue it with --resume, or choose another --out")
+
+
+def _exists(run: Path) -> bool:
+    return (run / "last").exists() or (run / f"last{OLD}").exists()
 
 
 def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], accelerator: Accelerator) -> None:
@@ -169,18 +221,10 @@ def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], ac
 
 def _check_recipe(file: Path, recipe: Recipe) -> None:
     """Raise InputError where the run's recipe differs in a key that must not change."""
-    then, now = _flatten(recipes.load(file).tree()), _flatten(recipe.tree())
+    then, now = flatten(recipes.load(file).tree()), flatten(recipe.tree())
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in MAY_CHANGE)):
             raise InputError(
                 f"{file}: {key} is {then.get(key)!r} there and {now.get(key)!r} now; "
                 "resume with the run's own settings, or train into another folder"
             )
-
-
-def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

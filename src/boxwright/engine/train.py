@@ -6,19 +6,20 @@ identical up to the rounding of the GPU's kernels.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from boxwright import progress, tasks
+from boxwright import interrupt, progress, tasks
 from boxwright import recipe as recipes
 from boxwright import weights as weight_files
 from boxwright.batches.rng import step_seed
@@ -26,7 +27,7 @@ from boxwright.config import Overrides
 from boxwright.data.sets import Root, stored
 from boxwright.datatools.clean import Cleaning
 from boxwright.datatools.report import counted
-from boxwright.engine import auto_anchors, auto_batch, bands, optim, run_folder, small_objects, time_budget
+from boxwright.engine import auto_anchors, auto_batch, bands, optim, processes, run_folder, small_objects, time_budget
 from boxwright.engine.checkpointing import Checkpointer, TrainState
 from boxwright.engine.compiling import compiled_augmentation
 from boxwright.engine.datasets import open_checked
@@ -34,6 +35,8 @@ from boxwright.engine.job import Job, build_job, build_network, initial_network
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.engine.step import on_device, optimizer_step, warm_up
+from boxwright.engine.stopping import StopCheck, stoppable
+from boxwright.engine.trackers import Trackers, check_installed
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
@@ -53,7 +56,7 @@ def train(
     *,
     weights: str | Path | None = None,
     transfer: bool = False,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     skip_bad: bool = False,
     clip_boxes: bool = False,
     overrides: Overrides = (),
@@ -68,7 +71,7 @@ def train(
         out: The run folder to create: `last/` and `best/`, the log, metrics and plots.
         weights: A file or run folder with initial weights; None for random weights.
         transfer: Load the tensors of `weights` whose shapes match; the others stay random.
-        resume: Continue the run in `out`.
+        resume: Continue the run in `out`; "auto": if there is one, and else start it.
         skip_bad: Leave out faulty labels and images, and log which; an image is ignored where its label is left out.
         clip_boxes: Clip boxes that are partly outside their image, and log their number.
         overrides: Changes to the recipe by dotted key.
@@ -79,11 +82,12 @@ def train(
     Raises:
         InputError: The recipe, the data set, a file or a folder cannot be used; another process trains in `out`; a loss
             is not finite; or a loader process was killed.
+        interrupt.Stopped: SIGTERM or SIGUSR1 has stopped the command line; `last/` was saved.
 
     Example:
         >>> bw.train("yolov3_tiny_coco_416_darknet", "data/mine", "runs/mine", overrides={"train.epochs": 3})
     """
-    if resume and (weights is not None or transfer):
+    if resume is True and (weights is not None or transfer):
         raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
     if transfer and weights is None:
         raise InputError(
@@ -91,12 +95,21 @@ def train(
         )
     if not str(out):
         raise InputError("--out: found an empty name, needed a folder")
-    if isinstance(recipe, str) and not resume:
-        check_outputs(Path(out), ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
+    if not resume:
+        _check_not_read(recipe, Path(out))
+    given = recipe
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
-    run, config, started = Path(out), recipe.train, time.perf_counter()
-    with accelerator_session(config) as accelerator, run_folder.lock(run, resume, accelerator):
+    config, started = recipe.train, time.perf_counter()
+    check_installed(config)
+    with (
+        accelerator_session(config) as accelerator,
+        run_folder.local_run(out, resume, accelerator) as (run, send),
+        run_folder.lock(run, resume, accelerator) as resume,
+        ExitStack() as stack,
+    ):
+        if not resume:
+            _check_not_read(given, run)
         if config.precision == "auto" and accelerator.device.type != "cpu" and accelerator.is_main_process:
             logger.info("train.precision: %s on %s", accelerator.mixed_precision, accelerator.device)
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
@@ -110,36 +123,53 @@ def train(
         if accelerator.is_main_process and not resume:
             small_objects.warn(recipe, training, network)
         recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
+        recipe = processes.resolve(recipe, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
             run_folder.prepare(run, recipe, resume, left_out, accelerator)
-            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator)
+            checkpointer = Checkpointer(run, recipe, network, job.ema, job.optimizer, accelerator, send)
             state = checkpointer.restore(_initial_state(task, training, validation, recipe, accelerator))
             accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
             if not state.step:
                 checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
-            _train_epochs(job, state, checkpointer, run)
-        if validation is not None:
-            weight_files.load(job.eval_network, run / "best", recipe)
-            _evaluate(job, run)  # metrics.json and the plots are those of the best network
-        elif accelerator.is_main_process:
-            logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
-            plots.curves(run / run_log.FILE, run / "curves.png")
+            trackers = stack.enter_context(closing(Trackers(run, recipe, state.step, accelerator)))
+            with stoppable(checkpointer, state):
+                _train_epochs(job, state, checkpointer, run, trackers)
+        _evaluate_best(job, state, checkpointer, run)
+        if accelerator.is_main_process:
+            trackers.pictures(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
-    return run
+    return Path(out)
 
 
-def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+    """Write metrics and plots of the best network; without validation data, the curves of the training only."""
+    if job.validation is not None:
+        with stoppable(checkpointer, state, save=False):
+            weight_files.load(job.eval_network, run / "best", checkpointer.recipe)
+            _evaluate(job, run)
+    elif job.accelerator.is_main_process:
+        logger.info("%s: not evaluated, there is no split val; last/ is the result", run)
+        plots.curves(run / run_log.FILE, run / "curves.png")
+
+
+def _check_not_read(recipe: Recipe | str, run: Path) -> None:
+    """Raise InputError where the run's recipe would be written over the file that it comes from."""
+    if isinstance(recipe, str):
+        check_outputs(run, ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
+
+
+def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path, trackers: Trackers) -> None:
     """Train and evaluate from `state` to the last epoch, or until `train.patience` ends the run."""
     config, accelerator = job.recipe.train, job.accelerator
-    first, done = divmod(state.step, job.steps_per_epoch)
+    first, done = state.epochs, state.step - state.epochs * job.steps_per_epoch
     batches: Iterator[AnyBatch] = job.loader.epochs(
         first, config.epoch_count, done * config.accumulate, job.batches_per_epoch
     )
-    if job.compiled and first < config.epoch_count and not state.out_of_patience(config):
+    if job.compiled and state.step < config.epoch_count * job.steps_per_epoch and not state.out_of_patience(config):
         batches = warm_up(job, batches)
-    with closing(TrainLogger(run, accelerator, config, state.step)) as log:
+    with closing(TrainLogger(run, accelerator, config, state.step, trackers)) as log:
         for epoch in range(first, config.epoch_count):
             if state.out_of_patience(config):
                 if accelerator.is_main_process:
@@ -148,6 +178,7 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
                 break
             train_epoch(job, batches, epoch, state, log, checkpointer)
             evaluate_epoch(job, epoch, state, log, checkpointer)
+            state.epochs = epoch + 1
             final = epoch + 1 == config.epoch_count or state.out_of_patience(config)
             checkpointer.save_epoch(epoch + 1, state, final=final)  # after the evaluation, not repeated on resume
             accelerator.wait_for_everyone()
@@ -160,7 +191,7 @@ def _initial_state(
         return ["" if split is None else task.fingerprint(split, recipe) for split in (training, validation)]
 
     train, val = on_main(fingerprints, accelerator)
-    return TrainState(0, None, 0, train, val, accelerator.num_processes, torch.get_num_threads())
+    return TrainState(train_fingerprint=train, val_fingerprint=val, threads=torch.get_num_threads())
 
 
 def train_epoch(
@@ -170,13 +201,13 @@ def train_epoch(
     config, accelerator, rates = job.recipe.train, job.accelerator, job.schedule.weight_lr
     optim.training_mode(job.network, config)
     total = job.batches_per_epoch
-    first = state.step % job.steps_per_epoch * config.accumulate  # batches of this epoch already done
+    first = (state.step - epoch * job.steps_per_epoch) * config.accumulate  # batches of this epoch already done
     here: Iterable[AnyBatch] = log.timed(islice(batches, total - first))
     if accelerator.is_main_process:
         here = progress.track(here, total, f"epoch {epoch + 1}/{config.epoch_count}", "batches", first)
     for number, loaded in enumerate(here, epoch * total + first):
         batch = on_device(job.task, loaded, job.recipe, accelerator, epoch, number)
-        torch.manual_seed(step_seed(config.seed, number, accelerator.process_index))  # of dropout
+        torch.manual_seed(step_seed(config.seed, *config.place(number, accelerator.process_index)))  # of dropout
         optim.set_rates(job.optimizer, job.schedule, state.step)
         with accelerator.accumulate(job.model):
             terms = job.model(batch)
@@ -193,13 +224,17 @@ def train_epoch(
         if config.save_every and state.step % config.save_every == 0 and state.step % job.steps_per_epoch:
             log.check_finite()  # before anything is written
             checkpointer.save("last", state)
+        if log.stop:
+            log.write(state.step, epoch, rates[state.step - 1])
+            raise interrupt.Stopped
     log.write(state.step, epoch, rates[state.step - 1])
 
 
 def evaluate_epoch(job: Job, epoch: int, state: TrainState, log: TrainLogger, checkpointer: Checkpointer) -> None:
     """Evaluate if it is due, save the best network, and log a summary of the epoch."""
     config = job.recipe.train
-    summary = f"epoch {epoch + 1}/{config.epoch_count}: loss {log.last_loss:.4g}"
+    summary = f"epoch {epoch + 1}/{config.epoch_count}: "
+    summary += "resumed at its end" if math.isnan(log.last_loss) else f"loss {log.last_loss:.4g}"
     if job.validation is not None and (config.evaluation_due(epoch) or epoch + 1 == config.epoch_count):
         metrics = _evaluate(job)
         log.evaluated(state.step, epoch, metrics.summary)
@@ -220,5 +255,6 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
             distributed.broadcast(tensor, 0)
     predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
-    metrics: Score = evaluate_dataset(predictor, job.validation, out, **group)
+    check, final = StopCheck(job.accelerator), out is not None
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, check=check, intervals=final, **group)
     return metrics

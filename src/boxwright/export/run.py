@@ -11,7 +11,7 @@ from torch import nn
 
 from boxwright import runtimes
 from boxwright.config import Overrides
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.export import parity
 from boxwright.export.complete import complete_graph
 from boxwright.export.parity_answers import MIN_SCORE
@@ -183,7 +183,8 @@ def default_name(source: str | Path) -> str:
     Not the name of the stored recipe, which an untrusted file could choose to overwrite another file.
     """
     path = Path(source).resolve()
-    if path.is_dir():
+    is_folder, path = path.is_dir(), Path(titled(str(path)))  # the name in an archive or an object store
+    if is_folder:
         return (path.parent if path.name in {"best", "last"} else path).name or "model"
     return path.stem
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from boxwright import mirrors
 from boxwright.data import contents, data_file, text
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.class_map import check_keys, map_classes
@@ -31,6 +32,7 @@ from boxwright.data.sets import Root, Sets, find_sets, mentions
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name, canonical_names
 from boxwright.errors import InputError, MissingSplitError
+from boxwright.remote.folders import local_data
 
 YAML = data_file.SUFFIXES
 MAX_INNER = 20  # folders in a folder that are looked into, for a message
@@ -56,7 +58,7 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
     """Decide what a data set is, for all commands.
 
     Args:
-        root: A folder, a file of labels, or a YAML file that names the files (docs/data.md).
+        root: A folder, an archive or shards, a file of labels, or a YAML file that names the files (docs/data.md).
         kind: The layout; `auto` detects it.
 
     Returns:
@@ -65,15 +67,16 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
     Raises:
         InputError: No layout or several layouts match.
     """
-    path = Path(root).expanduser()
+    path = _only_folder(local_data(root, str(root)))
     file = _data_file(path, kind)
     if file is None:
         return _in_folder(path, kind)
     spec = data_file.read(file)
     base = path if path.is_dir() else file.parent
-    folder = file.parent / spec.root if spec.root and (file.parent / spec.root).is_dir() else base
+    named = local_data(file.parent / spec.root)
+    folder = named if spec.root and named.is_dir() else base
     sources, notes = _named(file, spec, folder, spec.kind if kind == "auto" else kind)
-    sources = sources or _in_folder(folder, spec.kind if kind == "auto" else kind)
+    sources = sources or _in_folder(_only_folder(folder), spec.kind if kind == "auto" else kind)
     images = data_file.locate(file, spec.root, spec.images) if spec.images is not None else (None, False)
     if images is None:
         raise InputError(f"{file}: images: there is no '{str(spec.images)[-60:]}'")
@@ -85,9 +88,10 @@ def find(root: str | Path, kind: str = "auto") -> dict[str, Source]:
             source,
             names=names,
             ids=ids,
-            images=images[0],
+            images=None if images[0] is None else local_data(images[0]),
             keypoints=spec.keypoints,
             crowd=spec.crowd,
+            bbox=spec.bbox,
             data_file=file,
             labeled=labeled.get(canonical_name(split)),
             notes=tuple((str(file), note) for note in notes) if split == first else (),
@@ -305,7 +309,7 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
             if (located := data_file.locate(file, spec.root, name)) is None:
                 missing.append(f"{split}: there is no '{name[-60:]}'")
                 continue
-            paths.append(located[0])
+            paths.append(local_data(located[0]))
             if located[1] and file.suffix != data_file.DARKNET:
                 notes.append(f"{split}: '{name[-40:]}' is not there, read {os.path.relpath(located[0], file.parent)}")
         if len(paths) < len(written):
@@ -321,6 +325,13 @@ def _named(file: Path, spec: data_file.DataFile, folder: Path, kind: str) -> tup
     if missing and not sources:
         raise InputError(f"{file}: {missing[0]}, needed a path from this file's folder or from 'path'")
     return sources, notes + [f"{text}; the split is left out" for text in missing]
+
+
+def _only_folder(root: Path) -> Path:
+    """The folder that holds all of an archive, if there is one and the archive is no data set without it."""
+    if not mirrors.is_tree(root) or len(os.listdir(root)) != 1 or _is_data_set(root):  # noqa: PTH208
+        return root
+    return next(map(local_data, text.subfolders(root)), root)
 
 
 def _is_data_set(folder: Path) -> bool:

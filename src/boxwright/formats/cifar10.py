@@ -6,7 +6,6 @@ Loading a pickle can execute any code, so the opcodes are interpreted here: they
 calls of NumPy. Anything else is rejected, and nothing is ever called.
 """
 
-import os
 import pickletools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from boxwright.data.dataset import paths_column
 from boxwright.data.layout import Layout
 from boxwright.data.source import Source
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import length, open_regular
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # batches.meta
 SIDE = 32  # px
@@ -78,7 +77,7 @@ def read_files(files: Sequence[Path], split: str, root: Path) -> ClassSet:
 def _bytes(file: Path) -> bytes:
     try:
         with open_regular(file) as opened:
-            if (size := os.fstat(opened.fileno()).st_size) > MAX_BYTES:
+            if (size := length(opened)) > MAX_BYTES:
                 raise InputError(f"{file}: {size} bytes, needed at most {MAX_BYTES}; this is no file of CIFAR-10")
             return opened.read()
     except OSError as error:

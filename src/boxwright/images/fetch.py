@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from boxwright.errors import InputError
 from boxwright.images.header import SUFFIXES
+from boxwright.remote.address import shown
 from boxwright.version import __version__
 
 PROTOCOLS = ("http", "https")
@@ -29,15 +30,6 @@ def is_image_address(source: str) -> bool:
         return source.partition("://")[0].lower() in PROTOCOLS and urlsplit(source).path.lower().endswith(SUFFIXES)
     except ValueError as error:
         raise InputError(f"{shown(source)}: not a valid address ({error})") from error
-
-
-def shown(source: str) -> str:
-    """`source` for messages and results: an address without user, password and query, which may be secret."""
-    if "://" not in source:
-        return source
-    protocol, _, rest = source.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 from boxwright.files import open_regular
 from boxwright.images.budget import size_fault
+from boxwright.remote.members import prefetch
 
 WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of drawn images as well
 SUFFIXES = (*WRITTEN, ".gif", ".avif", ".heic", ".heif")  # HEIC is told apart, not read
@@ -66,9 +67,12 @@ def read_header(source: str | bytes, decode: bool | None = False) -> Header:
 
 
 def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[Header]:
-    """Headers in the order of `paths`, read in a thread pool. decode: as in `read_header`."""
+    """Headers in the order of `paths`, read in a thread pool. decode: as in `read_header`.
+
+    Raises InputError if a remote image cannot be fetched."""
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for start in range(0, len(paths), CHUNK):
+            prefetch(paths[start : start + CHUNK], whole=False)
             with quiet():
                 headers = list(pool.map(lambda path: _read(path, decode), paths[start : start + CHUNK]))
             yield from headers

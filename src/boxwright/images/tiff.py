@@ -3,15 +3,18 @@
 import importlib.util
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from boxwright import mirrors
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import local_file, open_regular
 from boxwright.images.budget import MAX_PIXELS
 from boxwright.images.header import quiet, tiff_directory, tiff_orientation
+from boxwright.mirrors import STORED, Member, Source
+from boxwright.remote.members import is_ranged
 
 if TYPE_CHECKING:  # imported when it is needed, since it is in an extra
     from rasterio.io import DatasetReader, MemoryFile
@@ -33,9 +36,10 @@ def open_tiff(path: str | Path, content: bytes | None = None) -> Iterator["Datas
     """
     with _environment(path), ExitStack() as stack:
         # An absolute path cannot be a URL, and this driver does not follow references to other files.
-        name: str | Path = Path(path).absolute()
-        if content is not None:
-            name = stack.enter_context(_memory_file(content)).name
+        if content is None and is_ranged(path):
+            yield stack.enter_context(_open(Path(path).absolute(), path, _opener(path)))
+            return
+        name = stack.enter_context(_memory_file(content)).name if content is not None else _local(path)
         yield stack.enter_context(_open(name, path))
 
 
@@ -98,19 +102,47 @@ def _environment(path: str | Path) -> Iterator[None]:
         yield
 
 
+def _local(path: str | Path) -> str | Path:
+    """What GDAL opens for a path: the bytes of an archive that are the file where they are stored as they are."""
+    try:
+        found = mirrors.find(path)
+        if found is not None and (name := _gdal_name(*found)) is not None:
+            open_regular(path).close()  # an archive that has changed is an error
+            return name
+        return local_file(path).absolute()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), needed a TIFF") from error
+
+
+def _gdal_name(source: Source, member: Member) -> str | None:
+    stored = source.kind == "file" and member.method == STORED
+    return f"/vsisubfile/{member.start}_{member.length},{source.address}" if stored else None
+
+
 def _memory_file(content: bytes) -> "MemoryFile":
     from rasterio.io import MemoryFile
 
     return MemoryFile(content)
 
 
-def _open(name: str | Path, path: str | Path) -> "DatasetReader":
+def _opener(path: str | Path) -> Callable[..., BinaryIO]:
+    """What GDAL opens a remote file by: the ranges that it reads are fetched, and it finds no files beside it."""
+
+    def opened(name: str, mode: str = "rb", **_: object) -> BinaryIO:
+        if Path(name) != Path(path).absolute():
+            raise FileNotFoundError(name)
+        return open_regular(path)
+
+    return opened
+
+
+def _open(name: str | Path, path: str | Path, opener: Callable[..., BinaryIO] | None = None) -> "DatasetReader":
     import rasterio
     from rasterio.errors import RasterioError
 
     try:
         with quiet():  # else it warns of files without a georeference
-            return rasterio.open(name, driver="GTiff")
+            return rasterio.open(name, driver="GTiff", **({"opener": opener} if opener else {}))
     except RasterioError as error:
         raise InputError(
             f"{path}: not a readable TIFF ({first_line(error)}); replace the file or leave it out"

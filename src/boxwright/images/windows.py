@@ -150,6 +150,17 @@ def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
             yield _scene(pages[0], str(path), _bands_reader(pages, str(path), bands))
 
 
+def georeference_of(path: str | Path) -> tuple[Georeference | None, tuple[int, int]]:
+    """The location of a scene, None if the file has none, and its (height, width) px; (0, 0) for other images.
+
+    Only the header of a TIFF is read. Raises InputError if it cannot be read.
+    """
+    if not _is_tiff(path):
+        return None, (0, 0)
+    with open_tiff(path) as source:
+        return _georeference(source), (source.height, source.width)
+
+
 def scene_fault(path: str, *, rgb: bool = True) -> str:
     """Why `open_scene` rejects a TIFF; empty if it does not, and for other images, which it would have to decode.
 
@@ -189,10 +200,13 @@ def _decoded(path: str | Path, bands: Bands | None) -> Scene:
 
 def _scene(source: "DatasetReader", path: str, pixels: Callable[[Window], Pixels]) -> Scene:
     """A TIFF, from rasterio."""
-    georeference = None
-    if source.crs is not None and not source.transform.is_identity:
-        georeference = Georeference(source.crs.to_string(), tuple(source.transform)[:6])
-    return Scene(path, (source.height, source.width), georeference, pixels)
+    return Scene(path, (source.height, source.width), _georeference(source), pixels)
+
+
+def _georeference(source: "DatasetReader") -> Georeference | None:
+    if source.crs is None or source.transform.is_identity:
+        return None
+    return Georeference(source.crs.to_string(), tuple(source.transform)[:6])
 
 
 def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Callable[[Window], Pixels]:

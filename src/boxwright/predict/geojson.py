@@ -39,14 +39,14 @@ def is_georeferenced(georeference: Georeference | None, size: tuple[int, int]) -
         return False
     height, width = size
     corners = np.array([[0.0, 0.0, width, height]])
-    return bool(np.isfinite(_to_wgs84(_rings(corners, georeference), georeference.crs)).all())
+    return bool(np.isfinite(_to_wgs84(rings(corners, georeference), georeference.crs)).all())
 
 
 def write_geojson(detections: Detections, georeference: Georeference, folder: Path, stem: str) -> list[str]:
     """Write the boxes (px of the scene) of a georeferenced scene; returns the names of the files."""
     from rasterio.crs import CRS
 
-    rings = _rings(detections.boxes.double().numpy(force=True), georeference)
+    polygons = rings(detections.boxes.double().numpy(force=True), georeference)
     system = CRS.from_string(georeference.crs)
     code = system.to_authority()
     written = []
@@ -54,19 +54,19 @@ def write_geojson(detections: Detections, georeference: Georeference, folder: Pa
         urn = CRS84 if code == ("EPSG", "4326") else f"urn:ogc:def:crs:{code[0]}::{code[1]}"
         digits = DEGREE_DIGITS if system.is_geographic else METER_DIGITS
         member = {"crs": {"type": "name", "properties": {"name": urn}}}
-        written.append(_write(folder / f"{stem}.geojson", detections, rings.round(digits), member))
-    rings = _to_wgs84(rings, georeference.crs).round(DEGREE_DIGITS)
-    if np.isfinite(rings).all():
-        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, rings, {}))
+        written.append(_write(folder / f"{stem}.geojson", detections, polygons.round(digits), member))
+    polygons = _to_wgs84(polygons, georeference.crs).round(DEGREE_DIGITS)
+    if np.isfinite(polygons).all():
+        written.append(_write(folder / f"{stem}{WGS84_TAG}.geojson", detections, polygons, {}))
     return written
 
 
-def _rings(boxes: Points, georeference: Georeference) -> Points:
+def rings(boxes: Points, georeference: Georeference) -> Points:
     """(N, 4) xyxy px -> (N, 5, 2) in the scene's coordinate system, counterclockwise."""
     a, b, c, d, e, f = georeference.transform
     x, y = boxes[:, np.array(RING)].transpose(2, 0, 1)
-    rings = np.stack((a * x + b * y + c, d * x + e * y + f), axis=-1)
-    return rings if a * e - b * d < 0 else rings[:, ::-1]  # negative on north-up maps, as image rows go down
+    corners = np.stack((a * x + b * y + c, d * x + e * y + f), axis=-1)
+    return corners if a * e - b * d < 0 else corners[:, ::-1]  # negative on north-up maps, as image rows go down
 
 
 def _to_wgs84(rings: Points, crs: str) -> Points:

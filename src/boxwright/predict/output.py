@@ -10,13 +10,14 @@ from pathlib import Path
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.datatools.report import counted
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, printable, titled
 from boxwright.files import make_folder, write_bytes
 from boxwright.images.draw import encode_image
 from boxwright.images.header import SUFFIXES, WRITTEN
 from boxwright.json_text import JsonObject
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.predict.stream import predict_all
+from boxwright.remote.folders import local_data
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result
 from boxwright.video.sources import VIDEO_SUFFIXES
@@ -104,9 +105,9 @@ def predict_to_folder(
     )
     rows, failed = [], {}
     for index, (file, result) in enumerate(zip(files, results, strict=True)):
-        title = (titles or {}).get(str(file), str(file))
+        title = (titles or {}).get(str(file), titled(str(file)))
         if isinstance(result, InputError):
-            failed[title] = str(result).replace(str(file), title)
+            failed[title] = str(result).replace(printable(str(file)), title)
             continue
         if index in undrawn:
             failed[title] = undrawn[index]
@@ -144,7 +145,7 @@ def write_results(
 def image_row(predictor: AnyPredictor, result: Result, target: Path | None) -> JsonObject:
     """The entry of an image in the JSON file; boxes are xyxy px. target: the drawn image."""
     return {
-        "file": result.path,
+        "file": titled(result.path),
         "drawn": target.name if target else None,
         "height": result.size[0],
         "width": result.size[1],
@@ -165,12 +166,13 @@ def write_image(image: Array, target: Path) -> None:
 
 
 def find_images(sources: Sequence[str | Path], out: Path) -> list[Path]:
-    """The image files in `sources` (files, folders, glob patterns), without duplicates.
+    """The image files in `sources` (files, folders, archives, glob patterns), without duplicates.
 
     Folders are searched recursively, except for `out`, which may contain earlier results.
     """
     files: dict[Path, None] = {}
     for source in sources:
+        source = local_data(source)
         if Path(source).is_file():
             paths = [Path(source)]
         elif Path(source).is_dir():

@@ -12,7 +12,7 @@ from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.layout import Extras
 from boxwright.data.source import Source
 from boxwright.datatools.convert import write_predictions
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.files import new_folder
 from boxwright.images.draw import encode_image
 from boxwright.predict.output import Summary, find_images
@@ -34,7 +34,7 @@ QUALITY = 95  # of their JPEG files
 def check_layout(name: str) -> str:
     """The layout in `formats` for a label tool. Raises InputError for an unknown one."""
     if name not in LAYOUTS:
-        raise InputError(f"--as: found '{name[:40]}', needed one of {', '.join(LAYOUTS)}")
+        raise InputError(f"--as: found '{name[:40]}', needed one of {', '.join(LAYOUTS)}, parquet")
     return LAYOUTS[name]
 
 
@@ -108,7 +108,7 @@ def prelabel_video(
             labeled.append((str(path), Detections(result.boxes, result.scores, result.labels, result.names)))
         _write(predictor, labeled, layout, folder)
         shutil.rmtree(staging)
-    failed = {video.name: "; ".join(video.faults)} if video.faults else {}
+    failed = {titled(video.name): titled("; ".join(video.faults))} if video.faults else {}
     return _summary(out, name, [result for _, result in labeled], failed, "frame[s]")
 
 

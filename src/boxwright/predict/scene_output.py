@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.images.bands import Bands
 from boxwright.images.windows import Georeference, grid, open_scene
 from boxwright.json_text import JsonObject
@@ -65,14 +65,14 @@ def predict_scenes_to_folder(
                 overview = Overview(scene.size)
                 prediction = predict_scene(predictor, scene, tiling, threshold, iou, classes, overview)
         except InputError as error:
-            failed[str(path)] = str(error)
+            failed[titled(str(path))] = str(error)
             continue
         results.append(prediction)
         rows.append(output.image_row(predictor, prediction, None))
         try:
             rows[-1] |= _write(prediction, overview, scene.georeference, targets[path])
         except InputError as error:
-            failed[str(path)] = str(error)
+            failed[titled(str(path))] = str(error)
     settings = {"tile": tiling.window, "overlap": tiling.overlap}
     return output.write_results(predictor, folder, args, rows, failed, results, settings)
 

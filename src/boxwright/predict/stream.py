@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -13,10 +14,12 @@ from boxwright.errors import InputError
 from boxwright.images.budget import budget, within_budget
 from boxwright.predict.inputs import Image, PreparedImage, pixel_count
 from boxwright.predict.loading import evaluating
+from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor, Predictor
 from boxwright.predict.prefetch import prefetch_map
 from boxwright.predict.processes import reject_fork
 from boxwright.progress import track
+from boxwright.remote.members import prefetch
 from boxwright.tasks import PostprocessArgs
 from boxwright.tasks.base import Result, with_image
 
@@ -37,6 +40,20 @@ def predict_all(
     callback: Callable[[int, R], None] = lambda index, result: None,
     title: str = "",
 ) -> list[R | InputError]:
+    """The results of `predict_each`, of all images. title: of the progress bar; "" for none."""
+    results = predict_each(predictor, images, args, batch=batch, needs_pixels=needs_pixels, callback=callback)
+    return list(track(results, len(images), title) if title else results)
+
+
+def predict_each(
+    predictor: Predictor[R],
+    images: Sequence[Image],
+    args: PostprocessArgs,
+    *,
+    batch: int,
+    needs_pixels: Callable[[int], bool] = lambda index: False,
+    callback: Callable[[int, R], None] = lambda index, result: None,
+) -> Iterator[R | InputError]:
     """Predict many images, in parallel where it helps.
 
     `budget` limits the pixels in memory. If the runtime has streams, they share a batch and each does all the work for
@@ -51,10 +68,9 @@ def predict_all(
         batch: Batch size.
         needs_pixels: Whether `callback` needs the pixels of the image with that index.
         callback: Called with each index and result, in any thread and order, with `image` set if `needs_pixels`.
-        title: Of the progress bar; "" for none.
 
-    Returns:
-        For each image the result, or the error if it cannot be read.
+    Yields:
+        For each image in order the result, or the error if it cannot be read; at most a few batches are done ahead.
     """
     reject_fork(predictor.process)
     with evaluating(predictor.model), workers(predictor) as (pool, ahead, each):
@@ -80,18 +96,16 @@ def predict_all(
 
         def work(indices: Sequence[int]) -> list[R | InputError]:
             results: list[R | InputError] = []
+            with suppress(InputError):  # reported where the image is read
+                prefetch(image for index in indices if isinstance(image := images[index], str | Path))
             for group, pixels in within_budget(indices, lambda index: pixel_count(images[index], predictor.bands)):
                 with budget.reserve(pixels):
                     results += predict(group)
             return results
 
-        groups = _split_batches(len(images), batch, predictor)
-        batches = prefetch_map(pool, groups, work, ahead)
-        results: list[R | InputError] = []
-        for predicted in track(batches, len(groups), title, "batches") if title else batches:
+        for predicted in prefetch_map(pool, _split_batches(len(images), batch, predictor), work, ahead):
             interrupt.check()
-            results += predicted
-    return results
+            yield from predicted
 
 
 def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[range]:
@@ -105,6 +119,22 @@ def _split_batches(count: int, batch: int, predictor: AnyPredictor) -> list[rang
         ranges.append(range(start, end))
         start = end
     return ranges
+
+
+def batch_size(predictor: AnyPredictor, max_batch: int) -> int:
+    """How many images a thread runs together, so that results do not depend on which images these are.
+
+    1 where that is no faster or changes results. Images of complete files differ in size, so they run one at a time.
+    Canvases that are cropped to their images would be cropped to the largest of a batch. PyTorch selects other kernels
+    for other batch sizes on a CPU, whose results differ in the last bits; ONNX Runtime and OpenVINO do not. A file of
+    fixed batch size takes that many. Otherwise the streams share `max_batch`.
+    """
+    runtime = predictor.runtime
+    in_torch_on_cpu = predictor.device.type == "cpu" and (runtime is None or runtime.name == "torch")
+    if in_torch_on_cpu or isinstance(predictor.pipeline, FilePipeline) or predictor.recipe.data.canvas.trim:
+        return 1
+    fixed, streams = (None, 1) if runtime is None else (runtime.shape[0], runtime.streams)
+    return min(max_batch, fixed or -(-max_batch // streams))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from boxwright import json_text, tasks
 from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSample
 from boxwright.data.dataset import Sample, evenly_spaced
-from boxwright.errors import InputError, printable
+from boxwright.errors import InputError, printable, titled
 from boxwright.files import new_folder
 from boxwright.images.bands import Bands
 from boxwright.json_text import JsonObject
@@ -82,7 +82,7 @@ def write(
 def _row(sample: Sample | ClassSample, index: int, kind: Format) -> JsonObject:
     """The entry of an image before it is read. index: in the split."""
     name = f"{index:06d}_{Path(sample.path).stem}.{kind}"
-    row = {"file": name, "image": sample.path, "image_id": sample.image_id}
+    row = {"file": name, "image": titled(sample.path), "image_id": sample.image_id}
     label = getattr(sample, "label", None)  # of classification data
     return row if label is None else row | {"label": label}
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, Self
 from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.datatools.report import counted
-from boxwright.errors import InputError
+from boxwright.errors import InputError, titled
 from boxwright.files import atomic_write
 from boxwright.json_text import JsonObject
 from boxwright.predict.output import Summary, image_row, make_writable
@@ -92,7 +92,7 @@ class VideoOutput:
         task = self.predictor.task
         path = stack.enter_context(atomic_write(self.out / task.results_file))
         head = task.settings(self.predictor.recipe, self.args) | {
-            "video": self.video.name,
+            "video": titled(self.video.name),
             "drawn": self.target.name if self.target else None,
             "rate": self.video.rate,
         }
@@ -145,7 +145,7 @@ class VideoOutput:
         return Summary(self.out, self.frames, dict(self.counts), self._failed(), file, drawn, tuple(notes), "frame[s]")
 
     def _failed(self) -> dict[str, str]:
-        return {self.video.name: "; ".join(self.video.faults)} if self.video.faults else {}
+        return {titled(self.video.name): titled("; ".join(self.video.faults))} if self.video.faults else {}
 
 
 def stem_of(name: str) -> str:

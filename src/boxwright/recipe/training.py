@@ -6,6 +6,7 @@ import pydantic
 from pydantic import Field
 
 from boxwright.config import BatchSize, ClassName, Config, Fraction, NotNegative, Positive
+from boxwright.errors import InputError
 from boxwright.recipe.data import Size
 
 
@@ -204,6 +205,9 @@ class TrainConfig(Config):
     minutes: Positive | None = None  # `epochs` becomes what fits into this time, measured before the first step
     batch: BatchOrAuto = 8  # images a process and step; auto: as many as fit into memory
     accumulate: BatchSize = 1  # batches averaged into one step of the optimizer
+    # that share a step of batch x processes x accumulate images; auto: as many as there are when a run starts. With
+    # another number of processes a step keeps its images
+    processes: BatchOrAuto = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -228,6 +232,8 @@ class TrainConfig(Config):
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better network that end the run; 0: no end
+    # where losses, metrics and final pictures go beside log.jsonl; mlflow and wandb are extras of their names
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
 
     @pydantic.model_validator(mode="after")
@@ -257,6 +263,42 @@ class TrainConfig(Config):
         """`batch` of a training, which `engine/auto_batch.py` has made a number."""
         assert self.batch != "auto"
         return self.batch
+
+    @property
+    def process_count(self) -> int:
+        """`processes`, 1 where nothing has set them."""
+        return 1 if self.processes == "auto" else self.processes
+
+    @property
+    def step_images(self) -> int:
+        """Images of all processes in one step of the optimizer."""
+        return self.batch_size * self.process_count * self.accumulate
+
+    def divided(self, processes: int) -> Self:
+        """The same steps for another number of processes: `batch` never grows, `accumulate` is as small as it can be.
+
+        Raises:
+            InputError: The processes cannot have equal shares of a step.
+        """
+        if self.processes in ("auto", processes):
+            return self.model_copy(update={"processes": processes})
+        each, rest = divmod(self.step_images, processes)
+        if rest:
+            raise InputError(
+                f"train.processes: a step takes {self.step_images} images (batch {self.batch} x {self.process_count} "
+                f"processes x accumulate {self.accumulate}), and {processes} processes cannot take equal shares; start "
+                f"a number that divides {self.step_images}, or a new run"
+            )
+        accumulate = next(n for n in range(1, each + 1) if each % n == 0 and each // n <= self.batch_size)
+        return self.model_copy(update={"batch": each // accumulate, "accumulate": accumulate, "processes": processes})
+
+    def place(self, number: int, rank: int) -> tuple[int, int]:
+        """The step of the `number`-th batch of a process, and the batch's index in it among those of all processes.
+
+        They do not depend on how processes and `accumulate` divide the batches of a step.
+        """
+        step, turn = divmod(number, self.accumulate)
+        return step, turn * self.process_count + rank
 
     @property
     def epoch_count(self) -> int:

@@ -15,9 +15,8 @@ from boxwright.images.budget import MAX_PIXELS, budget, within_budget
 from boxwright.images.draw import encode_image
 from boxwright.images.header import read_header
 from boxwright.predict.inputs import Image, PreparedImage, pixel_count
-from boxwright.predict.pipeline import FilePipeline
 from boxwright.predict.predictor import AnyPredictor
-from boxwright.predict.stream import workers
+from boxwright.predict.stream import batch_size, workers
 from boxwright.serve.metrics import ModelMetrics
 from boxwright.tasks import PostprocessArgs, RawOutputs
 from boxwright.tasks.base import Result, with_image
@@ -226,19 +225,3 @@ def _answer(result: Result, draw: bool) -> Answer:
         return Answer(result, None)
     drawing = encode_image(result.draw(), ".jpg")
     return Answer(with_image(result, None), drawing)
-
-
-def batch_size(predictor: AnyPredictor, max_batch: int) -> int:
-    """How many images a thread runs together.
-
-    1 where that is no faster or changes results. Images of complete files differ in size, so they run one at a time.
-    Canvases that are cropped to their images would be cropped to the largest of a batch. PyTorch selects other kernels
-    for other batch sizes on a CPU, whose results differ in the last bits; ONNX Runtime and OpenVINO do not. A file of
-    fixed batch size takes that many. Otherwise the streams share `max_batch`.
-    """
-    runtime = predictor.runtime
-    in_torch_on_cpu = predictor.device.type == "cpu" and (runtime is None or runtime.name == "torch")
-    if in_torch_on_cpu or isinstance(predictor.pipeline, FilePipeline) or predictor.recipe.data.canvas.trim:
-        return 1
-    fixed, streams = (None, 1) if runtime is None else (runtime.shape[0], runtime.streams)
-    return min(max_batch, fixed or -(-max_batch // streams))

@@ -11,7 +11,7 @@ import numpy as np
 from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
-from boxwright.files import open_regular
+from boxwright.files import local_file, open_regular
 from boxwright.images.budget import ENV_VARIABLE, MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ def open_file(path: str) -> InputContainer:
     import_extra("av", "video")
     try:
         open_regular(path).close()
+        local = local_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
-    return _open(f"file:{path}", path, options, None)  # otherwise the name could be an address
+    return _open(f"file:{local}", path, options, None)  # otherwise the name could be an address
 
 
 def open_address(address: str, name: str, timeout: float) -> InputContainer:

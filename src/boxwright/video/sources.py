@@ -7,7 +7,8 @@ from pathlib import Path
 from boxwright.errors import InputError
 from boxwright.extras import import_extra
 from boxwright.images.fetch import PROTOCOLS as WEB
-from boxwright.images.fetch import is_image_address, shown
+from boxwright.images.fetch import is_image_address
+from boxwright.remote.address import shown
 from boxwright.video.decode import open_address
 from boxwright.video.files import VideoFile
 from boxwright.video.frames import Selection, Video

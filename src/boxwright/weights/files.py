@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from boxwright.errors import InputError
-from boxwright.files import open_regular
+from boxwright.files import local_file, open_regular
 
 OLD = ".boxwright-old"  # what follows the name of a checkpoint folder while the new one takes its place
 PATIENCE = 0.2  # s; a checkpoint folder that is replaced is away for less than a millisecond
@@ -15,15 +15,25 @@ def locate(path: Path) -> Path:
     """`path` itself, or for a folder the checkpoint in it: best/ before last/, the average before the plain model."""
     _wait_for(path)
     if not path.is_dir():
-        return path
+        return _local(path)
     for folder in (path / "best", path / "last", path):
         _wait_for(folder)
         for name in ("ema.safetensors", "model.safetensors"):
             if (folder / name).is_file():
-                return folder / name
+                return _local(folder / name)
     raise InputError(
         f"{path}: holds no weights; needed model.safetensors in this folder, or in best/ or last/ below it"
     )
+
+
+def _local(path: Path) -> Path:
+    """`path`, or the file in the cache that libraries can open for a remote one."""
+    try:
+        return local_file(path)
+    except FileNotFoundError:  # `require` reports it
+        return path
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def require(path: Path) -> Path:

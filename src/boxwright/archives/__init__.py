@@ -1,0 +1,1 @@
+"""Archives and Parquet files read as folders, without unpacking them."""

@@ -1,0 +1,97 @@
+"""Addresses of objects and folders: `s3://`, `gs://`, `az://`, `obs://`, and `http(s)://` for single files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from boxwright.errors import InputError
+
+BUCKETS = ("s3", "gs", "az", "obs")  # stores with buckets and keys; az calls a bucket a container
+WEB = ("http", "https")
+SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE)  # `Path` makes one slash of two
+BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # nothing that changes the host of an endpoint
+
+
+_secret: dict[str, str] = {}  # address without what may be secret -> the whole one, of this process
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The place of an object, or of a folder, which is all objects below `key`.
+
+    Attributes:
+        scheme: In lower case.
+        bucket: Its name; for http(s) the host, which may have user, password and port.
+        key: The name of the object without a leading slash; for http(s) path and query.
+    """
+
+    scheme: str
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        """The address without user, password and query, which may be secret."""
+        return shown(self.uri)
+
+    @property
+    def uri(self) -> str:
+        """The whole address, with what may be secret."""
+        return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """The last part of the key; the bucket's name for the bucket itself."""
+        path = unquote(urlsplit(self.uri).path) if self.scheme in WEB else self.key
+        return path.rstrip("/").rpartition("/")[2] or self.bucket.rpartition("@")[2]
+
+    @property
+    def parent(self) -> "Address":
+        """The folder that it is in."""
+        return Address(self.scheme, self.bucket, self.key.rstrip("/").rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> "Address":
+        return Address(self.scheme, self.bucket, "/".join(part for part in (self.key.rstrip("/"), name) if part))
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether `path` is an address, also after `Path` has made one slash of two."""
+    return SCHEME.match(str(path)) is not None
+
+
+def parse(path: str | Path) -> Address:
+    """The address that `path` is, by `is_remote`. Raises InputError for one without a valid bucket or host."""
+    text = _secret.get(str(path), str(path))
+    match = SCHEME.match(text)
+    assert match is not None
+    scheme = match[1].lower()
+    bucket, _, key = text[match.end() :].partition("/")
+    if scheme in WEB:
+        try:
+            valid = bool(urlsplit(f"{scheme}://{bucket}").hostname)
+        except ValueError:
+            valid = False
+    else:
+        valid = BUCKET_NAME.fullmatch(bucket) is not None
+        key = key.strip("/")
+    if not valid:
+        raise InputError(
+            f"{shown(text)}: not a valid address, needed {scheme}://BUCKET/NAME of letters, digits, . and -"
+        )
+    return Address(scheme, bucket, key)
+
+
+def shown(text: str) -> str:
+    """`text` for messages and results: an address without user, password and query, which may be secret."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def public(text: str) -> str:
+    """`text` to be stored, without user, password and query of an address; this process still finds what it names."""
+    if (bare := shown(text)) != text and is_remote(text):
+        _secret[bare] = text
+    return bare if is_remote(text) else text

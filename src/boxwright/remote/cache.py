@@ -1,0 +1,168 @@
+"""The cache of remote objects: one file for each version of an object, the least recently used removed first.
+
+Several processes share the folder. An object is written as `NAME.part`, locked, and renamed when it is complete, so a
+second process that wants the same one waits for it. The time of change of a file is that of its last use.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from boxwright.cache import cache_folder
+from boxwright.errors import InputError
+from boxwright.files import make_folder, write_errors
+
+if sys.platform != "win32":
+    import fcntl
+
+SIZE = "BOXWRIGHT_CACHE_SIZE"
+DEFAULT_SIZE = 50 * 10**9  # bytes
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+PART = ".part"
+ABANDONED = 24 * 3600  # s without a change, after which an incomplete file is removed
+EVICTED_TO = 0.9  # of the limit, so that not each further object leads to a search
+NAME_BYTES = 100  # of the object's name in that of the file
+
+_unchecked: float = float("inf")  # bytes added by this process since the cache was last measured
+_kept: dict[Path, int] = {}  # handles of files that this process uses by their path
+
+
+def size_limit() -> int:
+    """Bytes that cached objects may take: $BOXWRIGHT_CACHE_SIZE, or 50 GB. Raises InputError for another value."""
+    return parse_size(os.environ.get(SIZE) or str(DEFAULT_SIZE), SIZE)
+
+
+def parse_size(text: str, title: str) -> int:
+    """Bytes of a text such as 50GB. title: of the value, for the error. Raises InputError for another text."""
+    match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise InputError(f"{title}: found '{text[:40]}', needed a size such as 500MB or 50GB")
+    return int(match[1]) * UNITS[match[2].upper()]
+
+
+def place(identity: str, name: str) -> Path:
+    """The file of an object in the cache.
+
+    Args:
+        identity: Its address and version.
+        name: Its name, of which the end is kept for readers that look at suffixes.
+    """
+    safe = "".join(char if char.isprintable() and char not in '/\\:*?"<>|' else "_" for char in name)
+    end = safe.encode()[-NAME_BYTES:].decode(errors="ignore")
+    return cache_folder() / "objects" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}-{end}"
+
+
+def has(file: Path) -> bool:
+    """Whether the file is there; it counts as used now."""
+    try:
+        os.utime(file)
+    except OSError:
+        return False
+    return True
+
+
+def keep(file: Path) -> bool:
+    """Keep the file in the cache until this process ends, for readers that take its path. False if it is not there."""
+    if file in _kept:
+        return True
+    try:
+        handle = os.open(file, os.O_RDONLY)
+    except OSError:
+        return False
+    if sys.platform != "win32":  # where open files cannot be removed anyway
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+    _kept[file] = handle
+    return has(file)
+
+
+@contextmanager
+def added(file: Path) -> Iterator[BinaryIO | None]:
+    """Add a file to the cache, while other processes that want it wait.
+
+    Yields:
+        The stream to write the content to; None if another process has added it in the meantime.
+
+    Raises:
+        InputError: The cache cannot be written.
+    """
+    make_folder(file.parent)
+    part = file.with_name(file.name + PART)
+    with write_errors(file, part, what="the cache cannot be written"), _locked(part) as stream:
+        if has(file):
+            part.unlink(missing_ok=True)
+            yield None
+            return
+        try:
+            stream.truncate(0)
+            yield stream
+            stream.flush()
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        size = stream.tell()
+        part.replace(file)
+    _evict(size)
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[BinaryIO]:
+    """The incomplete file, opened and locked."""
+    while True:
+        with part.open("ab") as stream:
+            if sys.platform == "win32":
+                yield stream
+                return
+            with suppress(OSError):  # a file system without locks: two processes may write the same at a time
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):  # renamed by the process that had the lock
+                if os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+                    yield stream
+                    return
+            if has(part.with_name(part.name.removesuffix(PART))):
+                yield stream
+                return
+
+
+def _evict(size: int) -> None:
+    """Note that `size` bytes were added, and remove the least recently used files if there are too many."""
+    global _unchecked
+    limit = size_limit()
+    _unchecked += size
+    if _unchecked <= limit / 50:
+        return
+    _unchecked = 0
+    files = []
+    with os.scandir(cache_folder() / "objects") as entries:
+        for entry in entries:
+            with suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                files.append((status.st_mtime, status.st_size, entry.path))
+    total = sum(size for _, size, _ in files)
+    if total <= limit:
+        return
+    for used, size, path in sorted(files):
+        if path.endswith(PART) and time.time() - used < ABANDONED:
+            continue
+        if _removed(path):
+            total -= size
+        if total <= EVICTED_TO * limit:
+            return
+
+
+def _removed(path: str) -> bool:
+    """Remove a file that no process keeps. Whether it is gone."""
+    try:
+        with open(path, "rb") as stream:
+            if sys.platform != "win32":
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Path(path).unlink()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,118 @@
+"""The configuration of each vendor's store, from its usual environment variables and files.
+
+obstore reads the variables of AWS, Google and Azure itself, and the roles of their machines. What it does not read is
+added here: AWS's files with profiles, Azure's connection string, and all of Huawei's.
+"""
+
+import configparser
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from boxwright.errors import InputError
+
+Config = dict[str, Any]
+AWS_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
+            "aws_session_token": "session_token"}  # fmt: skip
+# Sources of credentials in AWS's environment, of which each takes precedence over the files
+AWS_SOURCES = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+               "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE")  # fmt: skip
+AWS_INDIRECT = ("role_arn", "sso_session", "sso_start_url", "credential_process")
+AZURE_PARTS = {"AccountName": "account_name", "AccountKey": "account_key", "SharedAccessSignature": "sas_key",
+               "BlobEndpoint": "endpoint"}  # fmt: skip
+# What to check where access is denied
+VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "obs": "OBS_ACCESS_KEY_ID and OBS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
+}
+
+
+def s3(bucket: str) -> Config:
+    """AWS, and other stores with its protocol by AWS_ENDPOINT_URL. Raises InputError for a profile without keys."""
+    environment, profile = os.environ, _aws_profile()
+    config: Config = {"disable_bulk_delete": True}  # a request for many, which is not repeated after a reset
+    if not any(environment.get(name) for name in AWS_SOURCES):
+        config |= {ours: profile[theirs] for theirs, ours in AWS_KEYS.items() if theirs in profile}
+        if "access_key_id" not in config and (indirect := next((key for key in AWS_INDIRECT if key in profile), None)):
+            raise InputError(
+                f"s3://{bucket}: the AWS profile has {indirect} and no keys, needed keys; "
+                "eval $(aws configure export-credentials --format env)"
+            )
+    if region := environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or profile.get("region"):
+        config["region"] = region
+    endpoint = next((environment[name] for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+                     if environment.get(name)), profile.get("endpoint_url"))  # fmt: skip
+    if endpoint:
+        if environment.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true"):
+            endpoint = _with_bucket(endpoint, bucket)
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # the second has precedence in obstore
+    return config
+
+
+def obs(bucket: str) -> tuple[Config, Any]:
+    """Huawei's OBS: configuration and credentials. It refuses addresses with the bucket in the path.
+
+    Raises:
+        InputError: A variable is missing.
+    """
+    names = ("OBS_ENDPOINT", "OBS_ACCESS_KEY_ID", "OBS_SECRET_ACCESS_KEY")
+    if missing := [name for name in names if not os.environ.get(name)]:
+        raise InputError(
+            f"obs://{bucket}: needed {', '.join(missing)} in the environment, such as "
+            "OBS_ENDPOINT=obs.cn-north-4.myhuaweicloud.com"
+        )
+    endpoint = os.environ["OBS_ENDPOINT"]
+    endpoint = _with_bucket(endpoint if "://" in endpoint else f"https://{endpoint}", bucket)
+    labels = (urlsplit(endpoint).hostname or "").removeprefix(f"{bucket}.").split(".")
+    config = {
+        "endpoint": endpoint,
+        "aws_endpoint_url_s3": endpoint,
+        "virtual_hosted_style_request": True,
+        "region": labels[1] if labels[0] == "obs" and len(labels) > 2 else "region",  # it takes part in signatures
+        "disable_tagging": True,
+        "disable_bulk_delete": True,
+    }
+    keys = {
+        "access_key_id": os.environ["OBS_ACCESS_KEY_ID"],
+        "secret_access_key": os.environ["OBS_SECRET_ACCESS_KEY"],
+        "token": os.environ.get("OBS_SECURITY_TOKEN") or None,
+        "expires_at": None,
+    }
+    return config, keys
+
+
+def az() -> Config:
+    """Azure: the parts of AZURE_STORAGE_CONNECTION_STRING, if there is one."""
+    parts = [part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")]
+    return {AZURE_PARTS[key]: value for key, _, value in parts if key in AZURE_PARTS}
+
+
+def _with_bucket(endpoint: str, bucket: str) -> str:
+    """The endpoint of a bucket as the first part of the host."""
+    scheme, _, rest = endpoint.rstrip("/").partition("://")
+    return f"{scheme}://{rest}" if rest.startswith(f"{bucket}.") else f"{scheme}://{bucket}.{rest}"
+
+
+def _aws_profile() -> dict[str, str]:
+    """The values of the profile AWS_PROFILE, or `default`, in AWS's two files. Raises InputError if it is missing."""
+    name = os.environ.get("AWS_PROFILE", "")
+    values: dict[str, str] = {}
+    for variable, place, prefix in (
+        ("AWS_CONFIG_FILE", "~/.aws/config", "profile "),
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", ""),
+    ):
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(Path(os.environ.get(variable) or place).expanduser(), encoding="utf-8")
+        except (configparser.Error, OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise InputError(f"{variable} ({place}): cannot be read ({type(error).__name__}); correct it") from error
+        section = name or "default"
+        for title in (section, prefix + section):
+            if parser.has_section(title):
+                values |= parser[title]
+    if name and not values:
+        raise InputError(f"AWS_PROFILE: there is no profile '{name}' in ~/.aws/credentials or ~/.aws/config")
+    return values

@@ -1,0 +1,172 @@
+"""A user's path as a local one: the functions that all commands call for what they read."""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from boxwright.archives.folder import RANGE, SUFFIXES, as_folder
+from boxwright.archives.mirror import make_mirror
+from boxwright.cache import cache_folder
+from boxwright.errors import InputError
+from boxwright.files import make_folder
+from boxwright.mirrors import Member, Source
+from boxwright.remote import apart, runs
+from boxwright.remote.address import WEB, Address, is_remote, parse
+from boxwright.remote.objects import RemoteObject, fetch, find, listing, local_object
+
+LABELS = (".txt", ".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".data", ".names")
+LARGE = 16 << 20  # bytes of a file of labels that is fetched only when it is read
+WILDCARD = re.compile(r"[*?[{]")
+RECENT = 60  # s without a use, after which a data set is listed again
+
+_recent: dict[str, tuple[Path, float]] = {}  # data sets of this process: URI -> path, time of the last use
+
+
+def local_path(path: str | Path) -> Path:
+    """A path for reading what the user named: `path` itself, or if it is an address, a path in the cache.
+
+    An object is a file in a mirror (`mirrors.py`), a folder the mirror of its listing, and a run folder that of its
+    complete checkpoints. Content is fetched when `files.open_regular` or `files.local_file` reads it; a file of the web
+    is fetched here. The end of a pattern such as `s3://bucket/folder/*.jpg` is kept. Messages show the address.
+
+    Raises:
+        InputError: There is nothing, access is denied, the server cannot be reached, or the extra `cloud` is missing.
+    """
+    if not is_remote(path):
+        return Path(path)
+    address = parse(path)
+    if (found := _object(address)) is not None:
+        return _file(found, address)
+    if (pattern := _pattern(address)) is not None:
+        folder, end = pattern
+        return _folder(folder, listing(folder)) / end
+    if (run := runs.find_run(address)) is not None:
+        return _mirror(run.address, run.members()) / address.key[len(run.address.key) :].strip("/")
+    return _folder(address, listing(address))
+
+
+def local_data(path: str | Path, title: str | None = None) -> Path:
+    """A folder or file of a data set or of images to predict, as a local path; an archive or shards become a folder.
+
+    Of an address, small files of labels are fetched at once, since each alone would take the latency of the network,
+    and archives are fetched whole. A file of labels has with it what lies beside it. What was listed is not listed
+    again as long as it is in use.
+
+    Args:
+        path: A local path, which may start with `~`, or an address.
+        title: What messages call an archive; None for `path`.
+
+    Raises:
+        InputError: As `local_path`, or an archive is missing, damaged, or not safe.
+    """
+    if not is_remote(path):
+        return as_folder(Path(path).expanduser(), title)
+    address = parse(path)
+    found, used = _recent.get(address.uri, (None, 0.0))
+    if found is None or not found.exists() or time.monotonic() - used > RECENT:
+        found = _data(address)
+    _recent[address.uri] = found, time.monotonic()
+    return found
+
+
+def forget() -> None:
+    """List each data set again when it is opened next."""
+    _recent.clear()
+
+
+def _data(address: Address) -> Path:
+    is_file = address.key.lower().endswith(LABELS) and address.scheme not in WEB
+    if not is_file and (found := _object(address)) is not None:
+        file = _file(found, address)
+        return _archives([found], str(address)) if file.name.lower().endswith(SUFFIXES) else file
+    if (pattern := _pattern(address)) is not None:
+        return _matching(address, *pattern)
+    folder = address.parent if is_file else address
+    objects = listing(folder)
+    if objects and all(each.uri.lower().endswith(SUFFIXES) for each in objects):
+        return _archives(objects, str(folder))
+    tree = _folder(folder, objects)
+    apart.note_read(folder)
+    if is_file and not (tree / address.name).is_file():
+        raise InputError(f"{address}: there is no such object")
+    labels = [each for each in objects if each.size <= LARGE and each.uri.lower().endswith(LABELS)]
+    fetch(labels, f"fetch labels of {folder}")
+    return tree / address.name if is_file else tree
+
+
+def _object(address: Address) -> RemoteObject | None:
+    """The object at an address; None for a folder. Raises InputError where there is no file on the web."""
+    found = find(address) if address.key or address.scheme in WEB else None
+    if found is None and address.scheme in WEB:
+        raise InputError(f"{address}: there is no such file")
+    return found
+
+
+def _pattern(address: Address) -> tuple[Address, str] | None:
+    """The folder that a pattern starts with, and the rest of it; None for an address without wildcards."""
+    wildcard = WILDCARD.search(address.key)
+    if wildcard is None or address.scheme in WEB:
+        return None
+    start = address.key[: wildcard.start()].rpartition("/")[0]
+    return Address(address.scheme, address.bucket, start), address.key[len(start) :].strip("/")
+
+
+def _matching(address: Address, folder: Address, end: str) -> Path:
+    """The files that a pattern names; of shards one folder."""
+    objects = listing(folder)
+    if not end.lower().endswith(SUFFIXES):
+        return _folder(folder, objects) / end
+    loose = RANGE.sub("*", end)  # `as_folder` looks which are missing
+    shards = [each for each in objects if fnmatchcase(each.uri[len(folder.uri) + 1 :], loose)]
+    if not shards:
+        raise InputError(f"{address}: there is no such archive")
+    return _archives(shards, str(address), end)
+
+
+def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") -> Path:
+    """The folder of archives, which are fetched. pattern: of their names, if it names more than are there."""
+    files = {parse(each.uri).name: local_object(each, f"fetch {parse(each.uri)}") for each in objects}
+    if len(files) == 1:
+        return as_folder(next(iter(files.values())), title)
+    key = hashlib.sha256("\n".join(map(str, files.values())).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    links = make_folder(cache_folder() / "shards" / key)
+    for name, file in files.items():
+        if not (links / name).exists():
+            (links / name).unlink(missing_ok=True)
+            os.symlink(file.absolute(), links / name)  # noqa: PTH211
+    return as_folder(links / pattern if pattern else links, title)
+
+
+def _file(found: RemoteObject, address: Address) -> Path:
+    """One object. Those beside it that exported models consist of belong to it."""
+    apart.note_read(address)
+    if address.scheme in WEB or address.name.lower().endswith(SUFFIXES):
+        return local_object(found, f"fetch {address}")
+    members = {address.name: found}
+    for name in (f"{address.name}.json", re.sub(r"\.xml$", ".bin", address.name)):
+        if name not in members and (other := find(address.parent / name)) is not None:
+            members[name] = other
+    return _mirror(address.parent, members) / address.name
+
+
+def _folder(folder: Address, objects: list[RemoteObject]) -> Path:
+    if not objects:
+        raise InputError(f"{folder}: there is no such object or folder; correct its name")
+    start = len(folder.uri) + 1
+    return _mirror(folder, {each.uri[start:]: each for each in objects})
+
+
+def _mirror(folder: Address, members: Mapping[str, RemoteObject]) -> Path:
+    """The tree of a mirror with these files, by their names below the folder."""
+    version = hashlib.sha256(repr(sorted(members.items())).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def described(name: str, found: RemoteObject) -> Member:
+        moved = "" if found.uri == f"{folder.uri}/{name}" else f"\n{found.uri}"  # a file of a checkpoint
+        return Member(name, found.size, version=found.version + moved)
+
+    source = Source("remote", folder.uri, version)
+    return make_mirror(str(folder), [source], lambda: (described(*item) for item in sorted(members.items())))

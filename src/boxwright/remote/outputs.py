@@ -1,0 +1,105 @@
+"""Results in an object store: the context manager that all commands use for what they write."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from boxwright import progress
+from boxwright.cache import cache_folder
+from boxwright.errors import InputError, set_title
+from boxwright.files import local_file, make_folder
+from boxwright.remote import apart
+from boxwright.remote.address import WEB, Address, is_remote, parse
+from boxwright.remote.objects import THREADS, find, listing, local_object, put
+
+FOLDER = "outputs"  # in the cache
+
+_places: dict[Path, Address] = {}  # path that a block of `local_output` writes to -> where it is sent
+
+
+@contextmanager
+def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
+    """A local path for what is written to `path`: `path` itself, or if it is an address, a path in the cache.
+
+    What the block has written there, a folder, or a file with others of the same name beside it, is sent when the block
+    ends without an error. Objects of the same names are replaced.
+
+    Args:
+        path: A file or a folder.
+        new: Whether `path` must be a new folder.
+
+    Raises:
+        InputError: `path` is on the web or not new, cannot be reached, or was not sent completely; the results then
+            stay in the cache, at the place that the message says.
+    """
+    if not is_remote(path):
+        yield Path(path)
+        return
+    address = parse(path)
+    if address.scheme in WEB or not address.key:
+        raise InputError(f"{address}: results cannot be written there, needed s3://, gs://, az:// or obs:// and a name")
+    if new and (listing(address) or find(address)):
+        raise InputError(f"{address}: is there already, needed a new or empty folder; remove it or name another")
+    if not new:
+        find(address)  # a wrong bucket or key is an error before the work
+    apart.note_written(address)
+    folder = Path(tempfile.mkdtemp(prefix="", dir=make_folder(cache_folder() / FOLDER)))
+    local = folder / address.name
+    set_title(str(local), str(address))
+    _places[local] = address
+    try:
+        try:
+            yield local
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            upload(folder, address.parent, last=local)
+        except InputError as error:
+            raise InputError(f"{error}; the results are in {folder}") from error
+        shutil.rmtree(folder)
+    finally:
+        del _places[local]
+        apart.forget_written(address)
+
+
+def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
+    """Fetch the results of an earlier run into a folder from `local_output`, for a command that continues them.
+
+    Args:
+        folder: Nothing is fetched into one that stands for no address.
+        names: Of the files; those that are not there are passed over.
+
+    Raises:
+        InputError: One cannot be read.
+    """
+    if (address := _places.get(folder)) is not None:
+        for name in names:
+            if (found := find(address / name)) is not None:
+                shutil.copyfile(local_object(found), make_folder(folder) / name)
+
+
+def upload(folder: Path, address: Address, last: Path | None = None) -> None:
+    """Send the files of a folder, with their names below it. last: a file that is sent after all others.
+
+    Raises:
+        InputError: One cannot be sent.
+    """
+    files = [Path(base, name) for base, _, names in os.walk(folder, followlinks=True) for name in names]
+    first = sorted(file for file in files if file != last)
+    targets = {file: address / file.relative_to(folder).as_posix() for file in files}
+    for target in targets.values():
+        apart.check_object(target)
+
+    def send(file: Path) -> None:
+        put(local_file(file.resolve()), targets[file])  # a link may lead to a member of an archive
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in progress.track(pool.map(send, first), len(first), f"send {address}", "files"):
+            pass
+    if last in files:
+        send(last)

@@ -1,0 +1,85 @@
+"""Run folders in an object store.
+
+Plain files have the names of a local run folder. A checkpoint is several objects, which are not replaced together, so
+each is written below a new name, `last-0123456789abcdef/`, and then `run.json`, which names the current folder of each
+checkpoint, is replaced. Whoever reads `run.json` therefore finds complete checkpoints only.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+
+from boxwright import json_text
+from boxwright.errors import InputError
+from boxwright.remote.address import WEB, Address
+from boxwright.remote.objects import RemoteObject, listing, read_bytes
+
+POINTER = "run.json"
+CHECKPOINT = r"(?:last|best|epoch-\d{4,})"
+STORED = re.compile(rf"(?P<name>{CHECKPOINT})-[0-9a-f]{{16}}")  # the folder of a checkpoint
+ATTEMPTS = 3  # to list a run that is being written
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """A run folder.
+
+    Attributes:
+        address: Of the folder.
+        content: Of `run.json`.
+        checkpoints: Name, such as `last` -> the name of its folder.
+    """
+
+    address: Address
+    content: bytes
+    checkpoints: dict[str, str]
+
+    def members(self) -> dict[str, RemoteObject]:
+        """Its files by their names in a local run folder. Raises InputError if they cannot be listed."""
+        run = self
+        for _ in range(ATTEMPTS):
+            names = {folder: name for name, folder in run.checkpoints.items()}
+            files, seen = {}, set()
+            for each in listing(run.address):
+                first, _, rest = each.uri[len(run.address.uri) + 1 :].partition("/")
+                seen.add(first)
+                if first in names:
+                    files[f"{names[first]}/{rest}"] = each
+                elif not STORED.fullmatch(first) and first != POINTER:
+                    files[f"{first}/{rest}".rstrip("/")] = each
+            if names.keys() <= seen:
+                return files
+            run = read_run(run.address) or run  # replaced since it was read
+        raise InputError(f"{self.address}: a checkpoint that {POINTER} names is missing; copy the run anew")
+
+
+def find_run(address: Address) -> RemoteRun | None:
+    """The run folder at an address, or in which that of a checkpoint lies; None if there is none."""
+    if address.scheme in WEB:
+        return None
+    if (run := read_run(address)) is None and re.fullmatch(CHECKPOINT, address.name):
+        run = read_run(address.parent)
+    return run
+
+
+def read_run(address: Address) -> RemoteRun | None:
+    """The run folder at an address; None if there is none. Raises InputError for a `run.json` that is not one."""
+    content = read_bytes(address / POINTER)
+    return None if content is None else RemoteRun(address, content, _parsed(content, str(address / POINTER)))
+
+
+def written(checkpoints: dict[str, str]) -> bytes:
+    """The content of `run.json`."""
+    return json.dumps({"checkpoints": checkpoints}, indent=1, sort_keys=True).encode()
+
+
+def _parsed(content: bytes, title: str) -> dict[str, str]:
+    tree = json_text.parse(content, title)
+    checkpoints = tree.get("checkpoints") if isinstance(tree, dict) else None
+    if not isinstance(checkpoints, dict):
+        raise InputError(f"{title}: not that of a run folder, needed the key 'checkpoints'; remove it")
+    for name, folder in checkpoints.items():
+        match = STORED.fullmatch(folder) if isinstance(folder, str) else None
+        if match is None or match["name"] != name:
+            raise InputError(f"{title}: checkpoints: found '{str(folder)[:40]}' for '{name[:20]}'; copy the run anew")
+    return checkpoints

@@ -1,0 +1,146 @@
+"""Predictions of many images as a Parquet table in a folder: all of them, or one shard."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boxwright.errors import InputError, titled
+from boxwright.images.windows import georeference_of
+from boxwright.predict.output import Summary, find_images, make_writable
+from boxwright.predict.predictor import AnyPredictor
+from boxwright.predict.prefetch import prefetch_map
+from boxwright.predict.tiled import Tiling
+from boxwright.progress import track
+from boxwright.tables import geometry, run
+from boxwright.tables.folder import Shard, Table, locked
+from boxwright.tables.rows import Settings, Source, predict_rows
+from boxwright.tasks import PostprocessArgs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+READERS = 16  # threads that read the ends of files, which hide the latency of network file systems
+
+Rows = Callable[[AnyPredictor, Sequence[Source], Settings], Iterator["pa.RecordBatch"]]
+
+
+def predict_table(
+    predictor: AnyPredictor,
+    sources: Sequence[str | Path],
+    out: str | Path,
+    args: PostprocessArgs | None = None,
+    *,
+    shard: Shard | None = None,
+    tiling: Tiling | None = None,
+    titles: Mapping[str, str] | None = None,
+    rows: Rows = predict_rows,
+) -> Summary:
+    """Predict many images, and write `detections.parquet`, or the file of a shard.
+
+    Images that are in the table already, from an earlier call that may have been killed, are skipped; those that could
+    not be read are tried again.
+
+    Args:
+        predictor: A detector.
+        sources: Image files, folders and glob patterns.
+        out: The folder, which may hold other shards of the same run.
+        args: From the predictor's task; None for the recipe's.
+        shard: The share of the images to predict; None for all.
+        tiling: Predict scenes, window by window; None for whole images.
+        titles: Path -> what the table calls it; None: the paths.
+        rows: Makes the rows: `predict_rows`, or the same on other machines.
+
+    Returns:
+        The summary of the images that were predicted now; those that cannot be read are in `Summary.failed`.
+
+    Raises:
+        InputError: A source does not exist, an image has changed since it was predicted, the folder holds a run of
+            other weights or settings or is written by another process, or scenes have several coordinate reference
+            systems. Raised before anything is predicted.
+    """
+    folder, args = Path(out), predictor.args() if args is None else args
+    files = find_images(sources, folder)
+    crs = None if tiling is None else _crs(files)
+    make_writable(folder)
+    found = _sources(files, titles or {})
+    own = [source for source in found if shard is None or shard.holds(source)]
+    settings = run.describe(predictor, args, tiling, crs)
+    table = Table(folder, shard, Settings(run.fingerprint(settings), args, tiling, crs))
+    with locked(folder, shard):
+        run.enter(folder, settings, None if shard is None else shard.count)
+        table.read_done()
+        _check_unchanged(found, table)
+        pending = [source for source in own if source.name not in table.done]
+        if crs is not None:
+            _check_crs(pending, crs)
+        batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
+        first = list(islice(batches, 1))  # what takes its time to start is not part of the rate
+        done = len(own) - len(pending)
+        counts, failed = _counted(track(chain(first, batches), len(own), "predict", start=done))
+        table.finish(table.errors & {source.name for source in found} - {source.name for source in own})
+    note = f"{len(own) - len(pending)} of {len(own)} images were in the table already"
+    notes = (note,) if len(pending) < len(own) else ()
+    return Summary(folder, len(pending) - len(failed), counts, failed, table.file.name, "", notes)
+
+
+def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:
+    """The images with their digests, in the order of their names, without duplicates."""
+    paths = [str(file) for file in files]
+    with ThreadPoolExecutor(READERS) as pool:
+        read = prefetch_map(pool, paths, lambda path: Source.of(path, titles.get(path, titled(path))), 4 * READERS)
+        found = {source.name: source for source in track(read, len(paths), "reading both ends of files")}
+    return [found[name] for name in sorted(found)]
+
+
+def _check_unchanged(sources: Sequence[Source], table: Table) -> None:
+    """Raise InputError for an image in the table whose file is another one now."""
+    for source in sources:
+        if table.done.get(source.name, source.digest) != source.digest:
+            raise InputError(
+                f"{source.name}: has changed since it was predicted into {table.file}; name another folder by --out"
+            )
+
+
+def _counted(batches: Iterator["pa.RecordBatch"]) -> tuple[dict[str, int], dict[str, str]]:
+    """The detections by class, and why images cannot be read. batches: of an image each."""
+    counts: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+    for batch in batches:
+        counts.update(name for name in batch["class"].to_pylist() if name is not None)
+        if (error := batch["error"][0].as_py()) is not None:
+            failed[batch["image"][0].as_py()] = error
+    return dict(counts), failed
+
+
+def _crs(files: Sequence[Path]) -> str | None:
+    """The coordinate reference system of the first scene, by name, that has a usable one.
+
+    It is the same in all shards, which have the same sources.
+    """
+    for path in sorted(files, key=os.fspath):
+        if (system := _system(path)) is not None:
+            return system
+    return None
+
+
+def _check_crs(sources: Sequence[Source], crs: str) -> None:
+    for source in sources:
+        if (system := _system(source.path)) not in (None, crs):
+            raise InputError(
+                f"{source.name}: its coordinate reference system is {system}, that of the table {crs}; predict scenes "
+                "of each system into a folder of their own"
+            )
+
+
+def _system(path: str | Path) -> str | None:
+    """The coordinate reference system of a scene; None for one that has none or cannot be read."""
+    try:
+        georeference, size = georeference_of(path)
+    except InputError:  # becomes a row
+        return None
+    usable = geometry.usable(georeference, size)
+    return None if usable is None else usable.crs

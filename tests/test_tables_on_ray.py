@@ -1,0 +1,154 @@
+"""A table made by Ray: a worker is killed, and the rows are those of a plain run."""
+
+import importlib.util
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import boxwright as bw
+from boxwright.errors import InputError
+from boxwright.predict.predictor import AnyPredictor
+from random_detector import write_images, write_weights
+
+pa = pytest.importorskip("pyarrow", reason="needs the extra parquet")
+pq = pytest.importorskip("pyarrow.parquet")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs the extra ray", allow_module_level=True)
+
+from boxwright.tables.on_ray import ATTEMPTS, _Actor, _Attempts, check_address, predict_on_ray  # noqa: E402 (it is an InputError without pyarrow)
+from boxwright.tables.predict import predict_table  # noqa: E402
+from boxwright.tables.rows import Settings, Source, to_block  # noqa: E402
+from boxwright.tables.run import settings_of  # noqa: E402
+
+IMAGES = 200
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Small ones, and one that cannot be read."""
+    draw = np.random.default_rng(1)
+    place = tmp_path / "images"
+    place.mkdir()
+    for number in range(IMAGES):
+        coarse = draw.integers(0, 256, (8, 10, 3)).astype(np.uint8)
+        image = cv2.resize(coarse, (100, 70 + number % 7), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(place / f"{number:03d}.png"), image)
+    (place / "broken.png").write_bytes(b"nothing")
+    return place
+
+
+@pytest.fixture
+def predictor(tmp_path: Path) -> AnyPredictor:
+    weights = write_weights(tmp_path / "w.safetensors", write_images(tmp_path / "others"))
+    return bw.load(weights, device="cpu", overrides={"predict.threshold": 0.005})
+
+
+def descendants(process: int) -> dict[int, str]:
+    """Process id -> command line."""
+    parents, commands = {}, {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            commands[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+        except OSError:  # it has ended
+            continue
+    found = {process}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: commands[child] for child in found - {process} if child in commands}
+
+
+def environment(process: int) -> bytes:
+    return Path(f"/proc/{process}/environ").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator[object]:
+        batches = predict_on_ray(predictor, sources, settings, address="local")
+        for number, batch in enumerate(batches):
+            if number == 1:
+                ours = descendants(os.getpid())
+                workers = [process for process, command in ours.items() if "MapWorker" in command]
+                seen["workers"] = len(workers)
+                head = [process for process, command in ours.items() if "dashboard/dashboard.py" in command]
+                seen["head"] = [ours[process] for process in head]  # it starts without a dashboard, too
+                seen["told"] = [b"RAY_USAGE_STATS_ENABLED=0" in environment(process) for process in head]
+                os.kill(workers[0], signal.SIGKILL)
+            yield batch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # so Ray has two CPUs
+    try:
+        predict_table(predictor, [images], tmp_path / "ray", rows=rows)
+    finally:
+        torch.set_num_threads(threads)
+    assert seen["workers"] == 2
+    assert all("--disable-frontend" in command for command in seen["head"])
+    assert all(seen["told"])
+    assert not sys.modules["ray"].is_initialized()
+    torch.set_num_threads(1)
+    try:
+        predict_table(predictor, [images], tmp_path / "plain")
+    finally:
+        torch.set_num_threads(threads)
+    order = [("image", "ascending"), ("score", "descending"), ("x1", "ascending"), ("y1", "ascending")]
+    plain, by_ray = (
+        pq.read_table(tmp_path / name / "detections.parquet").drop(["time"]).sort_by(order) for name in ("plain", "ray")
+    )
+    assert len(plain) > 5 * IMAGES
+    assert by_ray.equals(plain)
+    assert len(set(plain["image"].to_pylist())) == IMAGES + 1
+
+
+def test_images_on_which_every_actor_dies_end_the_run(
+    images: Path, predictor: AnyPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for ever. Without Ray: what is counted is that a block begins."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+    counts = _Attempts()
+    actor = _Actor.__new__(_Actor)
+    actor.predictor, actor.settings = predictor, settings_of(predictor)
+    actor.attempts = SimpleNamespace(begin=SimpleNamespace(remote=counts.begin))
+    monkeypatch.chdir(images)
+    one, other = (to_block([Source.of(name)]) for name in ("000.png", "broken.png"))
+    monkeypatch.chdir("/")  # of another machine
+    assert actor(one)["error"][0].as_py() is None
+    for _ in range(ATTEMPTS):
+        assert actor(other)["image"].to_pylist() == ["broken.png"]
+    with pytest.raises(InputError, match=r"^broken\.png: 4 processes died on it"):
+        actor(other)
+    assert actor(one)["error"][0].as_py() is None
+
+
+def test_addresses() -> None:
+    for address in ("local", "auto", "10.0.0.1:6379", "head:6379", "[::1]:6379"):
+        assert check_address(address) == address
+    for address in ("", "photos/", "a.jpg", "ray://head:10001", "http://head:8265", "local\x1b"):
+        with pytest.raises(InputError, match="needed local, auto, or HOST:PORT"):
+            check_address(address)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"--ray: no Ray cluster at {address}"):
+        predict_table(predictor, [images], tmp_path / "out", rows=partial(predict_on_ray, address=address))
+    assert list((tmp_path / "out").glob("*.parquet")) == []
