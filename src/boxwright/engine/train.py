@@ -41,6 +41,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
 from boxwright.metrics import plots, run_log
+from boxwright.nn.network import Network
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.recipe import Recipe
 from boxwright.tasks.base import Score
@@ -87,14 +88,7 @@ def train(
     Example:
         >>> bw.train("yolov3_tiny_coco_416_darknet", "data/mine", "runs/mine", overrides={"train.epochs": 3})
     """
-    if resume is True and (weights is not None or transfer):
-        raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
-    if transfer and weights is None:
-        raise InputError(
-            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
-        )
-    if not str(out):
-        raise InputError("--out: found an empty name, needed a folder")
+    _check_arguments(out, weights, transfer, resume)
     if not resume:
         _check_not_read(recipe, Path(out))
     given = recipe
@@ -115,15 +109,7 @@ def train(
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
-        if training.names != recipe.data.names:
-            recipe = recipe.with_names(training.names)
-        recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
-        recipe = auto_anchors.resolve(recipe, training, run if resume else None, accelerator)
-        network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
-        if accelerator.is_main_process and not resume:
-            small_objects.warn(recipe, training, network)
-        recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
-        recipe = processes.resolve(recipe, run if resume else None, accelerator)
+        recipe, network = _resolve(recipe, training, weights, transfer, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
@@ -141,6 +127,43 @@ def train(
             trackers.pictures(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
     return Path(out)
+
+
+def _check_arguments(
+    out: str | Path, weights: str | Path | None, transfer: bool, resume: bool | Literal["auto"]
+) -> None:
+    """Raises InputError for arguments of `train` that do not go together."""
+    if resume is True and (weights is not None or transfer):
+        raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
+    if transfer and weights is None:
+        raise InputError(
+            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
+        )
+    if not str(out):
+        raise InputError("--out: found an empty name, needed a folder")
+
+
+def _resolve(
+    recipe: Recipe,
+    training: Any,
+    weights: str | Path | None,
+    transfer: bool,
+    resumed: Path | None,
+    accelerator: Accelerator,
+) -> tuple[Recipe, Network]:
+    """The recipe with everything that it leaves to the data and to the machine, and the network that begins.
+
+    resumed: The run to continue, which has decided all that; None for a new one.
+    """
+    if training.names != recipe.data.names:
+        recipe = recipe.with_names(training.names)
+    recipe = bands.resolve(recipe, training, resumed, accelerator)
+    recipe = auto_anchors.resolve(recipe, training, resumed, accelerator)
+    network = initial_network(recipe, weights, transfer, accelerator) if resumed is None else build_network(recipe)
+    if accelerator.is_main_process and resumed is None:
+        small_objects.warn(recipe, training, network)
+    recipe = auto_batch.resolve(recipe, training, network, resumed, accelerator)
+    return processes.resolve(recipe, resumed, accelerator), network
 
 
 def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
