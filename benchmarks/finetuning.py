@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ import rows
 from boxwright.json_text import JsonObject
 
 RECIPE = "yolov3_tiny_coco_416_darknet"
-OLD = {
+OLD: dict[str, Any] = {
     "train.epochs": 15, "train.batch": 4, "train.accumulate": 1, "train.ema.decay": 0.975,
     "train.schedule": {"kind": "cosine", "lr": 0.01, "warmup_epochs": 1, "eta_min": 0.0002},
     "train.optimizer": {"momentum": 0.9, "weight_decay": 0.0005, "clip": 10},
@@ -49,6 +50,12 @@ VARIANTS: dict[str, JsonObject] = {
     "400 steps, anchors of the data": steps(400) | {"model.anchors": "auto"},
     "400 steps, mosaic 0.5": steps(400) | {"train.augment.mosaic": 0.5},
     "400 steps, backbone_lr 0.3": steps(400) | {"train.optimizer.backbone_lr": 0.3},
+    "400 steps, lr 0.003": steps(400) | {"train.schedule": OLD["train.schedule"] | {"lr": 0.003}},
+    "400 steps, lr 0.03": steps(400) | {"train.schedule": OLD["train.schedule"] | {"lr": 0.03}},
+    "400 steps, no EMA": steps(400) | {"train.ema.decay": 0},
+    "400 steps, 320 to 512 px": steps(400) | {"train.augment.sizes": [[s, s] for s in range(320, 513, 64)]},
+    "400 steps, weak augmentation": steps(400) | {"train.augment": {"flip": 0.5}},
+    "400 steps at 608 px": steps(400) | {"data.canvas.size": [608, 608]},
     "200 steps of 8": steps(200) | {"train.batch": 8},
     "1200 steps": steps(1200),
 }

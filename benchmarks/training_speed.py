@@ -21,6 +21,7 @@ from boxwright.engine.datasets import open_checked
 from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session
 from boxwright.engine.step import on_device, optimizer_step
+from boxwright.engine.trackers import Trackers
 from boxwright.engine.train import train_epoch
 from boxwright.metrics import run_log
 from boxwright.recipe import Recipe
@@ -55,7 +56,8 @@ def measure(recipe: Recipe, spent: float, loader: float | None = None) -> dict[s
         loader = loader or loader_alone(batches, recipe, spent)
         fixed = on_device(task, first, recipe, accelerator, 0, 0)
         row, count = steps_alone(partial(engine_step, job, fixed), recipe, spent, accelerator.device)
-        log = stack.enter_context(closing(TrainLogger(run, accelerator, recipe.train, 0)))
+        trackers = stack.enter_context(closing(Trackers(run, recipe, 0, accelerator)))
+        log = stack.enter_context(closing(TrainLogger(run, accelerator, recipe.train, 0, trackers)))
         for steps in (2, count):  # the workers load some batches ahead meanwhile
             part = replace(job, steps_per_epoch=steps)
             train_epoch(part, batches, 0, TrainState(), log, None)  # type: ignore[arg-type]

@@ -302,7 +302,7 @@ class TestPredict:
         with pytest.raises(SystemExit) as leaving:
             cli.main(["evaluate", str(finished), "--data", str(data), "--out", str(tmp_path / "out")])
         assert leaving.value.code == 0
-        assert "top-1 1.0000, top-5 1.0000" in capsys.readouterr().out
+        assert "top-1 1.0000 [1.000, 1.000], top-5 1.0000 [1.000, 1.000]" in capsys.readouterr().out
         assert (tmp_path / "out" / "metrics.json").exists()
 
     @pytest.mark.parametrize(

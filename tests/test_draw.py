@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.data.dataset import Sample
 from boxwright.errors import InputError
 from boxwright.images.draw import OUTLINE, color, draw
-from boxwright.metrics.plots import truth_and_prediction
 from boxwright.types import Detections
 
 
@@ -119,17 +117,3 @@ def test_odd_values_and_missing_names():
     for image in (np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)):
         with pytest.raises(InputError, match="image: found"):
             draw(image, detections())
-
-
-def test_truth_beside_prediction():
-    image = np.zeros((100, 120, 3), np.uint8)
-    truth = Sample(1, "", None, np.array([[10, 40, 60, 90]], np.float32), np.array([2]), np.array([True]),
-                   np.ones(1), np.ones(1, np.int64), np.zeros(1, bool))  # fmt: skip
-    both = truth_and_prediction(image, truth, detections([50, 20, 110, 80], label=1))
-    left, right = both[:, :120], both[:, -120:]
-    assert both.shape[1] > 240
-    assert both.shape[0] > 100
-    assert (left == color(2)).all(axis=2).any()
-    assert not (left == color(1)).all(axis=2).any()
-    assert (right == color(1)).all(axis=2).any()
-    assert not (right == color(2)).all(axis=2).any()

@@ -257,7 +257,7 @@ def test_a_step_reads_no_value(kind, tmp_path):
         device=torch.device("meta"),
     )
     optimizer, ema = optim.build(network, settings), EMA(network, settings.ema)
-    log = TrainLogger(tmp_path, accelerator, settings, 0)
+    log = TrainLogger(tmp_path, accelerator, settings, 0, SimpleNamespace())
     for step in range(3):
         optim.set_rates(optimizer, Schedule(*np.full((3, 3), 0.1)), step)
         terms = {"all": network(torch.rand(2, 3, 8, 8, device="meta")).square().mean()}

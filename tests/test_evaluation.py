@@ -237,7 +237,7 @@ def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
     assert saved["versions"]["boxwright"]
     assert {row["name"]: row["objects"] for row in saved["classes"]} == {"red": 2, "green": 2, "blue": 1}
     drawn = {path.name: path for path in out.iterdir() if path.suffix in {".png", ".jpg"}}
-    assert set(drawn) == {"precision_recall.png", "confusion.png", "sheet.jpg"}
+    assert set(drawn) == {"precision_recall.png", "confusion.png", "errors.png", "sheet.jpg"}, "and no error"
     assert all(min(cv2.imread(str(path)).shape[:2]) > 300 for path in drawn.values())
     assert evaluate(predictor, open_dataset(tmp_path / "set", "val"), threshold=1.0).ap == 0
 

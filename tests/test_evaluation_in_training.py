@@ -12,7 +12,7 @@ from boxwright.batches import loader
 from boxwright.batches.loader import BatchSpec
 from boxwright.engine import train
 from boxwright.errors import InputError
-from boxwright.metrics import plots
+from boxwright.metrics import sheet
 from small_run import SMALL, lines, run
 
 EPOCHS = 3
@@ -27,7 +27,8 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """Of each evaluation: processes around it, how many started and panels drawn in it, batches asked for before it."""
     found: list[Seen] = []
     asked, started, drawn = [0], [0], [0]
-    order, evaluate, fork, panel = loader._BatchSampler.__iter__, train.evaluate_dataset, os.fork, plots.panel
+    order, evaluate, fork = loader._BatchSampler.__iter__, train.evaluate_dataset, os.fork
+    panel = sheet.truth_and_prediction
 
     def counted_order(sampler: Any) -> Iterator[BatchSpec]:
         for spec in order(sampler):
@@ -53,7 +54,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     monkeypatch.setattr(loader._BatchSampler, "__iter__", counted_order)
     monkeypatch.setattr(train, "evaluate_dataset", watched)
     monkeypatch.setattr(os, "fork", counted_fork)
-    monkeypatch.setattr(plots, "panel", counted_panel)
+    monkeypatch.setattr(sheet, "truth_and_prediction", counted_panel)
     return found
 
 

@@ -293,7 +293,7 @@ FEW = {"model__rpn__test_proposals": 60, "predict__threshold": 0.02, "data__canv
 DETECTORS = [
     ("yolov3_tiny_coco_416_darknet", TINY),
     ("yolov4_tiny_coco_416_darknet", TINY),
-    ("demo", TINY | {"predict__nms__kind": "soft"}),
+    ("demo", TINY | {"predict__nms__kind": "soft", "predict__temperatures": [0.5, 2.0, 1.5]}),
     ("yolov4_coco_608", TINY | {"data__canvas__resize": "linear"}),
     ("yolov3_640_coco", {"data__canvas__size": [64, 96], "predict__threshold": 0.001}),
     # a gray level in some hundredths of the pixels, as `linear` rounds them, moves its random boxes by a pixel
@@ -355,7 +355,8 @@ def test_detections_are_those_of_the_predictor(
 def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
     from boxwright.runtimes import pt2, torchscript
 
-    model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY)
+    temperatures = np.linspace(0.5, 2, 80).tolist()
+    model, chosen = lively("yolov4_tiny_coco_416_darknet", **TINY, predict__temperatures=temperatures)
     chosen = without_close_calls(model, chosen, [image for some in IMAGES for image in some])
     graph = complete_graph(model, chosen, dynamic_batch=True)
     torchscript.write(graph, tmp_path / "a.torchscript", "{}")
@@ -375,7 +376,9 @@ def test_detections_in_programs_of_pytorch(tmp_path: Path) -> None:
 
 @needs_runtimes
 def test_classes_are_those_of_the_predictor(tmp_path: Path) -> None:
-    model, chosen = lively("tiny_darknet_imagenet_224_darknet", data__canvas__size=[64, 64])
+    model, chosen = lively(
+        "tiny_darknet_imagenet_224_darknet", data__canvas__size=[64, 64], predict__temperatures=[2.0]
+    )
     predictor = Predictor(model, chosen)
     for run in runs(complete_graph(model, chosen, dynamic_batch=True), tmp_path).values():
         for images in IMAGES:

@@ -124,6 +124,8 @@ def test_messages_name_the_source(pack: tuple[Path, list[Member]]) -> None:
     tree = mirror_of(pack)
     assert str(InputError(f"{tree / 'in' / 'b.txt'}: line 3")) == "my.pack/in/b.txt: line 3"
     assert printable(f"{tree}") == "my.pack"
+    other = make_mirror(f"{tree}/in", [source_of(pack[0].parent)], lambda: [Member("x", 1)])  # of files in a mirror
+    assert printable(f"{other}/x") == "my.pack/in/x"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from boxwright.datatools.convert import convert
 from boxwright.datatools.report import Finding, Report
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
-from boxwright.metrics import coco, plots, voc
+from boxwright.metrics import coco, plots, sheet, voc
 from boxwright.models import faster_rcnn, yolov3, yolov3_640, yolov4, yolox
 from boxwright.models.faster_rcnn import Targets
 from boxwright.recipe import AugmentConfig, CanvasConfig
@@ -182,10 +182,10 @@ def test_tiles_keep_both(tmp_path: Path) -> None:
 def test_drawings_show_ignore_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     monkeypatch.setattr("boxwright.tasks.detect.draw_boxes", lambda image, boxes, labels, words: texts.extend(words))
-    monkeypatch.setattr(plots, "draw_boxes", lambda image, boxes, labels, words: (texts.extend(words), image)[1])
     dataset = opened(make(tmp_path, [{}], {"bbox": [1, 2, 3, 4]}, REGION))
     TASK.draw_sample(dataset, 0)
-    plots.truth_and_prediction(np.zeros((40, 60, 3), np.uint8), dataset[0], Detections.empty())
+    panel = sheet.truth_and_prediction(np.zeros((40, 60, 3), np.uint8), dataset[0], Detections.empty())
+    texts.extend(panel.views[0].texts)
     assert texts == ["car", "ignore region", "0", "ignore region"]
 
 

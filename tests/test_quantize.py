@@ -19,6 +19,7 @@ from boxwright.errors import InputError
 from boxwright.export import int8, int8_files, sensitivity
 from boxwright.export.int8 import quantize
 from boxwright.export.timing import side_by_side
+from boxwright.metrics.comparison import Difference
 from boxwright.predict import predictor
 from boxwright.runtimes.base.graph import raw_graph
 from boxwright.runtimes.base.open import read_metadata
@@ -84,10 +85,11 @@ class TestFiles:
     def test_openvino(self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a scorer in place of AP: INT8 is worth less than float32 as long as all layers are in 8 bits."""
 
-        def evaluate(files: Any, file: Path, val: Any) -> float:
-            return 0.8 if file == files.float32 or len(int8_layers(file)) < LAYERS else 0.5
+        def compare(files: Any, file: Path, val: Any) -> Difference:
+            kept = file == files.float32 or len(int8_layers(file)) < LAYERS
+            return Difference("AP", 0.8, 0.8 if kept else 0.5, 0.01, 0.5)
 
-        monkeypatch.setattr(int8._Files, "evaluate", evaluate)
+        monkeypatch.setattr(int8._Files, "compare", compare)
         out = tmp_path / "m.xml"
         core().get_versions("CPU")
         before = signal_stack()  # NNCF makes cores of its own
@@ -105,6 +107,8 @@ class TestFiles:
         content = json.loads((tmp_path / "m.xml.int8.json").read_text())
         assert content["floats"] == list(report.floats)
         assert content["drop"] == 0
+        assert content["difference"]["interval"] == pytest.approx([-0.0196, 0.0196], abs=1e-4)
+        assert report.rows()[0][3] == "drop 0.0000 [-0.0196, 0.0196] of 0.005"
         assert len(content["layers"]) == LAYERS
         assert (tmp_path / "m.xml.int8.md").read_text().count("| float |") == 1
         self._card_and_answers(out, weights)
@@ -155,28 +159,28 @@ class Falling:
     def quantize(self, kept: list[str]) -> None:
         self.kept.append(kept)
 
-    def evaluate(self, file: Path, val: Any) -> float:
-        return 0.8 if len(self.kept[-1]) >= self.needed else 0.8 - 0.0051
+    def compare(self, file: Path, val: Any) -> Difference:
+        return Difference("AP", 0.8, 0.8 if len(self.kept[-1]) >= self.needed else 0.8 - 0.0051, 0.001, 0.5)
 
 
 class TestSearch:
     @pytest.mark.parametrize(("needed", "tried"), [(0, [0]), (1, [0, 1]), (3, [0, 1, 2, 4])])
     def test_the_first_layers_stay_float_until_it_is_enough(self, needed: int, tried: list[int]) -> None:
         work = Falling(needed)
-        trials = int8._search(work, None, 0.8, 0.005, list("abcdefg"))  # type: ignore[arg-type]
+        trials, difference = int8._search(work, None, 0.005, list("abcdefg"))  # type: ignore[arg-type]
         assert work.kept == [list("abcdefg")[:count] for count in tried]
         assert [trial.floats for trial in trials] == [tuple(kept) for kept in work.kept]
-        assert trials[-1].quality == 0.8
+        assert trials[-1].quality == difference.b == 0.8
 
     def test_a_limit_just_met_is_met(self) -> None:
-        assert len(int8._search(Falling(9), None, 0.8, 0.0052, list("ab"))) == 1  # type: ignore[arg-type]
+        assert len(int8._search(Falling(9), None, 0.0052, list("ab"))[0]) == 1  # type: ignore[arg-type]
 
     def test_a_limit_that_cannot_be_met(self) -> None:
         work = Falling(9)
         with pytest.raises(
             InputError, match=r"found 0.005; 0.7949 is further below 0.8000, even with 4 of 8 layers in"
         ):
-            int8._search(work, None, 0.8, 0.005, list("abcdefgh"))  # type: ignore[arg-type]
+            int8._search(work, None, 0.005, list("abcdefgh"))  # type: ignore[arg-type]
         assert [len(kept) for kept in work.kept] == [0, 1, 2, 4]
 
 

@@ -147,6 +147,20 @@ def test_azure_without_an_account(store: Store) -> None:
         local_path("az://b/x")
 
 
+@pytest.mark.parametrize("endpoint", ["minio:9000", "https//host", "http://a b", "http://me:secret@ho st"])
+def test_endpoints_that_are_no_addresses(store: Store, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(InputError, match=r"^AWS_ENDPOINT_URL: found '.*', needed such as https://host:9000") as raised:
+        local_path("s3://bucket/x")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_of_credentials_that_is_missing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/none/key.json")
+    with pytest.raises(InputError, match="check GOOGLE_APPLICATION_CREDENTIALS"):
+        local_path("gs://b/x")
+
+
 def test_obs_refuses_the_bucket_in_the_path(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OBS_ENDPOINT", OBS_ENDPOINT)
     monkeypatch.setenv("OBS_ACCESS_KEY_ID", "TESTKEY")
@@ -244,6 +258,16 @@ def test_odd_names(store: Store) -> None:
 
 
 @pytest.mark.slow
+def test_objects_that_stand_for_folders(store: Store) -> None:
+    """As the consoles of stores make them."""
+    for key in ("set/", "set/in/", "set/in/more/", "set/in/more/a.txt", "set/empty.txt"):
+        store.put(f"bucket/{key}", b"abc" if key.endswith("a.txt") else b"")
+    assert [each.uri for each in listing(parse("s3://bucket/set"))] == [
+        "s3://bucket/set/empty.txt", "s3://bucket/set/in/more/a.txt"]  # fmt: skip
+    tree = local_data("s3://bucket/set")
+    assert files.read_bytes(tree / "in" / "more" / "a.txt") == b"abc"
+
+
 def test_nothing_is_fetched_twice(store: Store) -> None:
     for number in range(6):
         store.put(f"bucket/set/{number}.bin", bytes(1000))

@@ -7,7 +7,6 @@ import shutil
 import signal
 import zipfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -296,6 +295,25 @@ def test_commands_read_and_write(
 
 
 @pytest.mark.slow
+def test_shards_of_a_table(store: Store, made: Path, run: Path, command: Callable[..., str]) -> None:
+    """Shards that are in the store already are not predicted again, and merged from there."""
+    pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    store.put_folder("bucket/set", made)
+    table = ("--out", "s3://bucket/table")
+    first = [command("predict", str(run), "s3://bucket/set", "--shard", f"{n}/2", *table) for n in (1, 2)]
+    again = [command("predict", str(run), "s3://bucket/set", "--shard", f"{n}/2", *table) for n in (1, 2)]
+    assert [line.partition(" images were in the table already")[0] for line in again] == [
+        f"{count} of {count}" for count in (int(line.split()[0]) for line in first)
+    ]
+    error = command("predict", str(run), "s3://bucket/set", "--shard", "1/2", "--threshold", "0.9", *table, status=2)
+    assert "threshold" in error
+    assert "8 images" in command("merge-shards", "s3://bucket/table", "-o", "s3://bucket/all.parquet")
+    assert sorted(key for key in store.keys("bucket") if key.endswith((".parquet", "table.json"))) == [
+        "all.parquet", *(f"table/detections-0000{n}-of-00002.parquet" for n in (1, 2)), "table/table.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_video(store: Store, run: Path, command: Callable[..., str]) -> None:
     av = pytest.importorskip("av")
     with av.open("clip.mp4", "w") as written:
@@ -386,21 +404,6 @@ def test_an_archive_on_a_web_server_is_no_video(
     address = f"{store.url.replace('//', '//me:secret@')}/bucket/set.zip?sig=secret"
     assert "8 images" in command("predict", str(run), address, "--no-draw", "--out", "found")
     assert "secret" not in (tmp_path / "found" / "detections.json").read_text()
-
-
-@pytest.mark.slow
-def test_tables_are_merged(store: Store, made: Path, run: Path, command: Callable[..., str]) -> None:
-    """Whose folder also has a `run.json`, of another kind."""
-    store.put_folder("bucket/set", made)
-    tables = pytest.importorskip("pyarrow.parquet")
-    common = ["predict", str(run), "s3://bucket/set", "--threshold", "0"]
-    for number in (1, 2):
-        command(*common, "--shard", f"{number}/2", "--out", "s3://bucket/tables")
-    assert "2 shards, 8 images" in command("merge-shards", "s3://bucket/tables", "-o", "s3://bucket/all.parquet")
-    command(*common, "--as", "parquet", "--out", "plain")
-    found, wanted = (tables.read_table(file).drop(["time"]).to_pylist() for file in
-                     (BytesIO(store.get("bucket/all.parquet")), "plain/detections.parquet"))  # fmt: skip
-    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
 
 
 @pytest.mark.parametrize("data", ["set", "zips"])

@@ -459,9 +459,12 @@ class TestFullDisk:
     def test_the_log_and_the_curves(self, tiny_coco: Path, tmp_path: Path, name: str) -> None:
         """TensorBoard's own writer would raise this in a thread."""
         from boxwright.engine.log import TrainLogger
+        from boxwright.engine.trackers import Trackers
 
         alone = SimpleNamespace(device=torch.device("cpu"), is_main_process=True)
-        log = TrainLogger(tmp_path, alone, recipes.load("demo").train, 0)
+        chosen = recipes.load("demo")
+        trackers = Trackers(tmp_path, chosen, 0, alone)
+        log = TrainLogger(tmp_path, alone, chosen.train, 0, trackers)
         line = {"x" * 100: 1.0} if name == "events" else {"x": 1.0}
 
         def write() -> None:
@@ -471,6 +474,7 @@ class TestFullDisk:
         with pytest.raises(InputError, match=r"log\.jsonl: cannot be written \(File too large\)"), no_file_beyond(300):
             write()
         log.close()
+        trackers.close()
 
 
 def test_a_run_folder_that_is_deleted_is_one_line(tiny_coco: Path, tmp_path: Path, monkeypatch: Any) -> None:

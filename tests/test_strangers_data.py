@@ -113,7 +113,7 @@ def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:
 def test_drawing_a_name_never_fails(name: str) -> None:
     """Also of names that readers refuse: weights may carry them."""
     image = np.zeros((200, 300, 3), np.uint8)
-    drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [0], [name])
+    drawn = draw_boxes(image, np.array([[10.0, 50, 250, 150]]), [(255, 0, 0)], [name])
     assert drawn.any()
     assert add_caption(image, (200, 200), [name]).shape[1] == 200
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from boxwright import interop
     from boxwright.engine.train import train
     from boxwright.errors import InputError
+    from boxwright.evaluation.calibrate import calibrate
     from boxwright.evaluation.evaluate import evaluate
     from boxwright.export.run import export_model
     from boxwright.formats import open_dataset
@@ -41,6 +42,7 @@ __all__ = [
     "RuntimeOptions",
     "Tiling",
     "__version__",
+    "calibrate",
     "create_model",
     "evaluate",
     "export_model",
@@ -68,6 +70,7 @@ _MODULES = {
     "Recipe": "recipe",
     "RuntimeOptions": "runtimes.base.runtime",
     "Tiling": "predict.tiled",
+    "calibrate": "evaluation.calibrate",
     "create_model": "zoo",
     "evaluate": "evaluation.evaluate",
     "export_model": "export.run",

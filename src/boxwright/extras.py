@@ -9,15 +9,17 @@ from boxwright.errors import InputError, printable
 
 
 def silence_telemetry() -> None:
-    """Have OpenVINO, NNCF, ONNX Runtime and Ray, if imported after this, send nothing to their makers.
+    """Have OpenVINO, NNCF, ONNX Runtime, Ray, MLflow and wandb, if imported after this, send nothing to their makers.
 
     Unasked, the first two report each import and each call, ONNX Runtime a process of more than some seconds, and Ray
-    each cluster; the first three write an identifier of the user into the home folder. OpenVINO and NNCF go on without
-    the module that does it.
+    each cluster; the first three write an identifier of the user into the home folder. MLflow reports calls, and wandb
+    its own errors. OpenVINO and NNCF go on without the module that does it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it is an ImportError now
     os.environ.setdefault("NNCF_CI", "1")  # for whoever imported that module before us
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 

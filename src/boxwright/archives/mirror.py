@@ -54,7 +54,7 @@ def make_mirror(title: str, sources: Sequence[Source], members: Callable[[], Ite
     with suppress(OSError):  # a cache of another user
         os.utime(folder)
     try:
-        mirrors.mirror(str(folder)).retitle(title)
+        mirrors.mirror(str(folder)).retitle(printable(title))
     except OSError as error:
         raise InputError(f"{title}: {error.strerror}") from error
     return folder / TREE

@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import data, deploy, networks, predict, serve, tables, tracks
+from boxwright.cli import compare, data, deploy, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
 app = typer.Typer(
@@ -14,6 +14,9 @@ app.command("list")(networks.list_)
 app.command("show")(networks.show)
 app.command("train")(with_cache(networks.train))
 app.command("evaluate")(with_cache(networks.evaluate))
+app.command("calibrate")(with_cache(networks.calibrate))
+app.command("compare")(with_cache(compare.compare))
+app.command("runs")(compare.runs)
 app.command("evaluate-tracks")(with_cache(tracks.evaluate_tracks))
 app.command("predict")(with_cache(predict.predict))
 app.command("merge-shards")(with_cache(tables.merge_shards))

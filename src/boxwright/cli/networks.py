@@ -17,6 +17,7 @@ from boxwright.cli.options import (
     DataSets,
     Device,
     Name,
+    NoInterval,
     Overrides,
     Ray,
     RecipeOption,
@@ -136,6 +137,7 @@ def evaluate(
     out: Annotated[
         str, typer.Option("--out", callback=output, help="Folder for metrics.json, results and plots.")
     ] = "evaluation",
+    no_interval: NoInterval = False,
     skip_bad: SkipBad = False,
     clip_boxes: ClipBoxes = False,
     set_: Overrides = None,
@@ -175,12 +177,28 @@ def evaluate(
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
-        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out))
+        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval))
     else:
-        metrics = evaluation.evaluate(predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes)
+        metrics = evaluation.evaluate(
+            predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes, intervals=not no_interval
+        )
         echo(metrics)
         if published := resolved.expect.beside(metrics.summary):
             echo(published)
+
+
+def calibrate(
+    weights: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors file with a recipe.")],
+    data: DataSets,
+    split: Split = "val",
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
+    device: Device = "auto",
+) -> None:
+    """Find temperatures that make scores match how often they are right, and store them in the checkpoint."""
+    from boxwright.evaluation.calibrate import calibrate as run
+
+    echo(run(weights, data, split, device=device, skip_bad=skip_bad, clip_boxes=clip_boxes))
 
 
 def import_(

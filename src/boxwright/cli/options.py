@@ -96,6 +96,9 @@ SkipBad = Annotated[
 ClipBoxes = Annotated[
     bool, typer.Option("--clip-boxes", help="Clip boxes that are partly outside their image, and count them.")
 ]
+NoInterval = Annotated[
+    bool, typer.Option("--no-interval", help="Without the 95 % intervals, which are a bootstrap over the images.")
+]
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,7 +54,9 @@ def write_table(
     device: str,
 ) -> "Summary":
     """Predict images or scenes as a table. titles: the path of each source -> what results call it."""
-    from boxwright.tables.folder import Shard
+    from boxwright.remote.outputs import fetch_earlier
+    from boxwright.tables import run
+    from boxwright.tables.folder import Shard, path_of
     from boxwright.tables.predict import predict_table
     from boxwright.tables.rows import predict_rows
 
@@ -62,7 +65,8 @@ def write_table(
         from boxwright.tables.on_ray import predict_on_ray
 
         rows = partial(predict_on_ray, address=ray, device=device)
-    number = None if shard is None else Shard.parse(shard)
+    number, folder = None if shard is None else Shard.parse(shard), Path(out)
+    fetch_earlier(folder, [run.FILE, path_of(folder, number).name])
     return predict_table(predictor, list(titles), out, args, shard=number, tiling=tiling, titles=titles, rows=rows)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset
 from boxwright.datatools.image_hash import Rows, merge, near_duplicates
-from boxwright.datatools.placement import scene_names
+from boxwright.datatools.placement import entry_values, scene_names
 from boxwright.errors import InputError
 
 KINDS = ("image", "folder", "video", "scene")
@@ -78,6 +79,31 @@ def _copies_key(path: str) -> str:
     """The name of the original for an augmented copy, else the path."""
     match = COPY.fullmatch(Path(path).stem)
     return f"copy {match[1]}" if match else path
+
+
+def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
+    """(P,) numbers from 0 of the groups of images that are no independent measurements.
+
+    They are the tiles of a scene, the frames of a video (`video_id` in a COCO file), and the augmented copies of an
+    image by Roboflow. Of several sets, none has a group with another.
+    """
+    if dataset.members is None:
+        keys = [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
+        return np.unique(keys, return_inverse=True)[1].astype(np.int64) if keys else np.zeros(0, np.int64)
+    numbers, total = np.zeros(len(dataset), np.int64), 0
+    for member, indices, places in dataset.members.each():
+        own = of_evaluation(member.dataset)[places]
+        numbers[indices] = np.unique(own, return_inverse=True)[1] + total
+        total = int(numbers.max(initial=-1)) + 1
+    return numbers
+
+
+def _video_ids(dataset: Dataset | ClassSet) -> list[str]:
+    """The `video_id` of each image of a COCO file; "" for none."""
+    if not isinstance(dataset, Dataset):
+        return [""] * len(dataset)
+    ids = entry_values(dataset, "video_id")
+    return [f"video {number}" if isinstance(number, int | str) else "" for number in ids]
 
 
 def _video_key(path: str) -> str:

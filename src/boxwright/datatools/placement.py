@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from boxwright.config import Positive
+from boxwright.data.coco_entries import id_text
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.formats import coco
@@ -92,11 +93,16 @@ def placements(tiles: Dataset) -> list[Placement]:
 
 def scene_names(dataset: Dataset) -> list[str]:
     """The scene of each image of a complete split; "" for an image that is no tile."""
+    return [scene if isinstance(scene, str) else "" for scene in entry_values(dataset, "scene")]
+
+
+def entry_values(dataset: Dataset, key: str) -> list[object]:
+    """What the entry of each image in a COCO JSON has under a key; None where it has nothing, or there is no entry."""
     if dataset.kind != "coco" or dataset.members is not None or not len(dataset):
-        return [""] * len(dataset)
-    scenes = {entry["id"]: entry.get("scene") for entry in coco.image_entries(Path(dataset.label_file(0)))}
-    found = (scenes.get(image_id) for image_id in dataset.images.ids.tolist())
-    return [scene if isinstance(scene, str) else "" for scene in found]
+        return [None] * len(dataset)
+    entries = [entry for entry in coco.image_entries(Path(dataset.label_file(0))) if isinstance(entry, dict)]
+    values = {id_text(entry.get("id")): entry.get(key) for entry in entries}
+    return [values.get(str(image_id)) for image_id in dataset.images.ids.tolist()]
 
 
 def _placement(entry: _Entry) -> Placement:

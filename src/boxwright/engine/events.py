@@ -1,11 +1,12 @@
-"""TensorBoard scalars, written synchronously: PyTorch's SummaryWriter does it in a thread, where errors are lost."""
+"""TensorBoard's scalars and pictures. PyTorch's SummaryWriter would write them in a thread, where errors are lost."""
 
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -28,6 +29,16 @@ class Events:
         """Write one point for each tag."""
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+        self.file.flush()
+
+    def pictures(self, step: int, files: Sequence[Path]) -> None:
+        """Write image files, each under its name without suffix."""
+        for file in files:
+            with Image.open(file) as image:
+                width, height = image.size
+            content = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=file.read_bytes())
+            value = Summary.Value(tag=file.stem, image=content)
+            self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
         self.file.flush()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Training log: log.jsonl, TensorBoard events, the check for non-finite losses, and the profiler.
+"""Training log: log.jsonl, trackers, the check for non-finite losses, and the profiler.
 
 K named loss terms, S steps since the last check
 """
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright import interrupt
+from boxwright.engine.trackers import Trackers
 from boxwright.errors import InputError
 from boxwright.files import write_bytes, write_errors
 from boxwright.metrics import run_log
@@ -31,8 +32,12 @@ class TrainLogger:
     Losses stay on the device for up to `CHECKED` steps, so that few steps synchronize; on a CPU each step is checked.
     """
 
-    def __init__(self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int) -> None:
-        """Open the log of a run at step `start`; later lines and events, of an interrupted run, are dropped.
+    def __init__(
+        self, run: Path, accelerator: Accelerator, config: TrainConfig, start: int, trackers: Trackers
+    ) -> None:
+        """Open the log of a run at step `start`; later lines, of an interrupted run, are dropped.
+
+        trackers: get the same numbers, and stay open.
 
         Raises InputError where the log cannot be written, or is not one.
         """
@@ -44,15 +49,12 @@ class TrainLogger:
         self.sums: list[list[float]] = []
         self.images, self.data_time, self.since = 0, 0.0, time.perf_counter()
         self.last_loss = math.nan  # mean of the latest line
-        self.file, self.events, self.profiler = None, None, None
+        self.file, self.profiler, self.trackers = None, None, trackers
         if accelerator.is_main_process:
-            from boxwright.engine.events import Events  # slow to import, and only needed here
-
             self.profiler = _profiler(run / "trace.json", config.profile)
             _truncate(self.path, start)
             with write_errors(self.path, self.path):
                 self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
-                self.events = Events(run, start + 1)
 
     def timed(self, batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
         """Yield the batches and measure the time spent waiting for them."""
@@ -130,21 +132,20 @@ class TrainLogger:
         self._write({"step": step, "epoch": epoch, **summary})
 
     def close(self) -> None:
-        for file in (self.file, self.events):
-            with suppress(OSError):  # each line was flushed, or raised this before
-                if file is not None:
-                    file.close()
+        with suppress(OSError):  # each line was flushed, or raised this before
+            if self.file is not None:
+                self.file.close()
         if self.profiler is not None:
             self.profiler.stop()
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self.file is None or self.events is None:
+        if self.file is None:
             return
         values = {name: value for name, value in line.items() if name not in {"step", "epoch", "terms"}}
         with write_errors(self.path, self.path):
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
-            self.events.write(line["step"], values | line.get("terms", {}))
+            self.trackers.write(line["step"], values | line.get("terms", {}))
 
     def _reset(self) -> None:
         self.sums, self.images, self.data_time, self.since = [], 0, 0.0, time.perf_counter()

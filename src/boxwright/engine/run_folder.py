@@ -7,7 +7,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -18,15 +18,15 @@ from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError, set_title
+from boxwright.evaluation.runs import LOCK
 from boxwright.files import atomic_write, remove_leftovers
-from boxwright.recipe import Recipe
+from boxwright.recipe import Recipe, flatten
 from boxwright.remote.address import is_remote, local_name, parse
 from boxwright.remote.run_upload import RunUpload, remote_run
 from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 MAGIC = b"process "  # at the start of a lock file
 
 # The folders in which this process trains: POSIX locks do not exclude threads of one process, and closing any handle
@@ -38,7 +38,7 @@ _guard = threading.Lock()
 MAY_CHANGE = (
     "summary", "data.root", "data.background", "data.cache", "data.workers", "train.log_every", "train.save_every",
     "train.keep_checkpoints", "train.evaluate_every", "train.evaluate_from", "train.patience", "train.profile",
-    "evaluate.batch", "predict", "expect",
+    "train.track",    "evaluate.batch", "predict", "expect",
 )  # fmt: skip
 
 
@@ -221,18 +221,10 @@ def prepare(run: Path, recipe: Recipe, resume: bool, left_out: Sequence[str], ac
 
 def _check_recipe(file: Path, recipe: Recipe) -> None:
     """Raise InputError where the run's recipe differs in a key that must not change."""
-    then, now = _flatten(recipes.load(file).tree()), _flatten(recipe.tree())
+    then, now = flatten(recipes.load(file).tree()), flatten(recipe.tree())
     for key in sorted(then.keys() | now.keys()):
         if then.get(key) != now.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in MAY_CHANGE)):
             raise InputError(
                 f"{file}: {key} is {then.get(key)!r} there and {now.get(key)!r} now; "
                 "resume with the run's own settings, or train into another folder"
             )
-
-
-def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

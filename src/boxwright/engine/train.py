@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -36,10 +36,12 @@ from boxwright.engine.log import TrainLogger
 from boxwright.engine.processes import accelerator_session, on_main
 from boxwright.engine.step import on_device, optimizer_step, warm_up
 from boxwright.engine.stopping import StopCheck, stoppable
+from boxwright.engine.trackers import Trackers, check_installed
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate_dataset
 from boxwright.files import check_outputs
 from boxwright.metrics import plots, run_log
+from boxwright.nn.network import Network
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.recipe import Recipe
 from boxwright.tasks.base import Score
@@ -86,24 +88,19 @@ def train(
     Example:
         >>> bw.train("yolov3_tiny_coco_416_darknet", "data/mine", "runs/mine", overrides={"train.epochs": 3})
     """
-    if resume is True and (weights is not None or transfer):
-        raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
-    if transfer and weights is None:
-        raise InputError(
-            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
-        )
-    if not str(out):
-        raise InputError("--out: found an empty name, needed a folder")
+    _check_arguments(out, weights, transfer, resume)
     if not resume:
         _check_not_read(recipe, Path(out))
     given = recipe
     recipe = recipes.load(recipe, overrides) if isinstance(recipe, str) else recipe.with_overrides(overrides)
     recipe = recipe.with_overrides({"data.root": stored(data)})
     config, started = recipe.train, time.perf_counter()
+    check_installed(config)
     with (
         accelerator_session(config) as accelerator,
         run_folder.local_run(out, resume, accelerator) as (run, send),
         run_folder.lock(run, resume, accelerator) as resume,
+        ExitStack() as stack,
     ):
         if not resume:
             _check_not_read(given, run)
@@ -112,15 +109,7 @@ def train(
         recipe = recipe.with_overrides({"train.precision": accelerator.mixed_precision})
         task = tasks.of(recipe)
         training, validation, left_out = open_checked(task, recipe, Cleaning(skip_bad, clip_boxes), accelerator)
-        if training.names != recipe.data.names:
-            recipe = recipe.with_names(training.names)
-        recipe = bands.resolve(recipe, training, run if resume else None, accelerator)
-        recipe = auto_anchors.resolve(recipe, training, run if resume else None, accelerator)
-        network = build_network(recipe) if resume else initial_network(recipe, weights, transfer, accelerator)
-        if accelerator.is_main_process and not resume:
-            small_objects.warn(recipe, training, network)
-        recipe = auto_batch.resolve(recipe, training, network, run if resume else None, accelerator)
-        recipe = processes.resolve(recipe, run if resume else None, accelerator)
+        recipe, network = _resolve(recipe, training, weights, transfer, run if resume else None, accelerator)
         job = build_job(recipe, training, validation, network, accelerator)
         with closing(job.loader), compiled_augmentation(job.compiled):
             recipe, job = time_budget.resolve(recipe, job, run if resume else None, started, _evaluate)
@@ -130,11 +119,51 @@ def train(
             accelerator.wait_for_everyone()  # all have read `last` before the main process replaces it
             if not state.step:
                 checkpointer.save("last", state)  # a run killed before its first checkpoint resumes from these weights
+            trackers = stack.enter_context(closing(Trackers(run, recipe, state.step, accelerator)))
             with stoppable(checkpointer, state):
-                _train_epochs(job, state, checkpointer, run)
+                _train_epochs(job, state, checkpointer, run, trackers)
         _evaluate_best(job, state, checkpointer, run)
+        if accelerator.is_main_process:
+            trackers.pictures(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
     return Path(out)
+
+
+def _check_arguments(
+    out: str | Path, weights: str | Path | None, transfer: bool, resume: bool | Literal["auto"]
+) -> None:
+    """Raises InputError for arguments of `train` that do not go together."""
+    if resume is True and (weights is not None or transfer):
+        raise InputError("--resume continues with the run's own weights; leave --weights and --transfer out")
+    if transfer and weights is None:
+        raise InputError(
+            "--transfer: found without --weights, from which it takes what fits; name a file, or leave it out"
+        )
+    if not str(out):
+        raise InputError("--out: found an empty name, needed a folder")
+
+
+def _resolve(
+    recipe: Recipe,
+    training: Any,
+    weights: str | Path | None,
+    transfer: bool,
+    resumed: Path | None,
+    accelerator: Accelerator,
+) -> tuple[Recipe, Network]:
+    """The recipe with everything that it leaves to the data and to the machine, and the network that begins.
+
+    resumed: The run to continue, which has decided all that; None for a new one.
+    """
+    if training.names != recipe.data.names:
+        recipe = recipe.with_names(training.names)
+    recipe = bands.resolve(recipe, training, resumed, accelerator)
+    recipe = auto_anchors.resolve(recipe, training, resumed, accelerator)
+    network = initial_network(recipe, weights, transfer, accelerator) if resumed is None else build_network(recipe)
+    if accelerator.is_main_process and resumed is None:
+        small_objects.warn(recipe, training, network)
+    recipe = auto_batch.resolve(recipe, training, network, resumed, accelerator)
+    return processes.resolve(recipe, resumed, accelerator), network
 
 
 def _evaluate_best(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
@@ -154,7 +183,7 @@ def _check_not_read(recipe: Recipe | str, run: Path) -> None:
         check_outputs(run, ["recipe.yaml"], [recipe, os.path.realpath(recipe)])
 
 
-def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path) -> None:
+def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: Path, trackers: Trackers) -> None:
     """Train and evaluate from `state` to the last epoch, or until `train.patience` ends the run."""
     config, accelerator = job.recipe.train, job.accelerator
     first, done = state.epochs, state.step - state.epochs * job.steps_per_epoch
@@ -163,7 +192,7 @@ def _train_epochs(job: Job, state: TrainState, checkpointer: Checkpointer, run: 
     )
     if job.compiled and state.step < config.epoch_count * job.steps_per_epoch and not state.out_of_patience(config):
         batches = warm_up(job, batches)
-    with closing(TrainLogger(run, accelerator, config, state.step)) as log:
+    with closing(TrainLogger(run, accelerator, config, state.step, trackers)) as log:
         for epoch in range(first, config.epoch_count):
             if state.out_of_patience(config):
                 if accelerator.is_main_process:
@@ -249,5 +278,6 @@ def _evaluate(job: Job, out: Path | None = None) -> Score:
             distributed.broadcast(tensor, 0)
     predictor = AnyPredictor(job.eval_network, job.recipe, job.accelerator.device)
     group = {"rank": job.accelerator.process_index, "world": job.accelerator.num_processes}
-    metrics: Score = evaluate_dataset(predictor, job.validation, out, check=StopCheck(job.accelerator), **group)
+    check, final = StopCheck(job.accelerator), out is not None
+    metrics: Score = evaluate_dataset(predictor, job.validation, out, check=check, intervals=final, **group)
     return metrics

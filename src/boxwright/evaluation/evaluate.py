@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import distributed
 
 from boxwright import interrupt
@@ -15,6 +17,7 @@ from boxwright.data.layout import Labels
 from boxwright.data.members import Members
 from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
+from boxwright.datatools.groups import of_evaluation
 from boxwright.errors import InputError, titled
 from boxwright.files import check_outputs, make_folder
 from boxwright.json_text import JsonObject
@@ -37,6 +40,7 @@ def evaluate(
     threshold: float | None = None,
     skip_bad: bool = False,
     clip_boxes: bool = False,
+    intervals: bool = True,
 ) -> Metrics | TopK:
     """Evaluate a detector or a classifier on labeled images.
 
@@ -48,6 +52,7 @@ def evaluate(
         threshold: Detectors: minimum score; None for the recipe's.
         skip_bad: As in `train`; without it, errors that cannot be evaluated are raised.
         clip_boxes: As in `train`.
+        intervals: With a 95 % interval of each AP, or of top-1 and top-5.
 
     Returns:
         COCO metrics, or top-1 and top-5 for a classifier.
@@ -70,7 +75,7 @@ def evaluate(
     for note in dataset.notes:
         logger.warning("%s", note)
     dataset = cleaned(task, dataset, Cleaning(skip_bad, clip_boxes), rgb=recipe.data.bands is None)
-    metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold)
+    metrics: Metrics | TopK = evaluate_dataset(predictor, dataset, out, threshold, intervals=intervals)
     return metrics
 
 
@@ -92,6 +97,7 @@ def evaluate_dataset(
     threshold: float | None = None,
     *,
     args: PostprocessArgs | None = None,
+    intervals: bool = False,
     check: Callable[[], None] = lambda: None,
     rank: int = 0,
     world: int = 1,
@@ -104,6 +110,7 @@ def evaluate_dataset(
         out: As in `evaluate`.
         threshold: As in `evaluate`.
         args: Arguments of postprocessing; None for the recipe's.
+        intervals: As in `evaluate`.
         check: Called after each image; it may raise `interrupt.Stopped`, which is raised in all processes then.
         rank: Of this process, if torch.distributed is initialized and all processes call this function. Each predicts
             every world-th image, all return the same metrics, and process 0 writes the files.
@@ -115,7 +122,8 @@ def evaluate_dataset(
     examples = None if out is None else task.examples(dataset, recipe)
     folder = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
     results = predict_dataset(predictor, dataset, args, examples, check=check, rank=rank, world=world)
-    metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples)
+    groups = of_evaluation(dataset) if intervals else None
+    metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples, groups)
     return metrics
 
 
@@ -134,8 +142,12 @@ def score_and_write(
     results: Sequence[object],
     folder: Path | None,
     examples: Examples | None,
+    groups: NDArray[np.int64] | None = None,
 ) -> Any:
-    """Compute the metrics from the results of all images; write them and the examples into `folder`."""
+    """Compute the metrics from the results of all images; write them and the examples into `folder`.
+
+    groups: of the images, for intervals; None for none.
+    """
     task, recipe = predictor.task, predictor.recipe
     info = {
         "recipe": recipe.name,
@@ -145,9 +157,9 @@ def score_and_write(
         "canvas": recipe.data.canvas.model_dump(),
         "versions": versions("torch", "hotcoco"),
     }
-    metrics = task.score(dataset, results, info, recipe, args)
+    metrics = task.score(dataset, results, info, recipe, args, groups)
     if dataset.members is not None:
-        metrics = replace(metrics, sets=_each_set(predictor, dataset, dataset.members, args, results, info))
+        metrics = replace(metrics, sets=_each_set(predictor, dataset, dataset.members, args, results, info, groups))
     if folder is not None and examples is not None:
         task.write_report(folder, metrics, dataset, results, examples, recipe)
     return metrics
@@ -160,6 +172,7 @@ def _each_set(
     args: PostprocessArgs,
     results: Sequence[object],
     info: JsonObject,
+    groups: NDArray[np.int64] | None,
 ) -> tuple[tuple[str, Metrics | TopK], ...]:
     """The title and the metrics of each set of several, without those that have no image."""
     metrics = []
@@ -167,7 +180,8 @@ def _each_set(
         if len(indices):
             of_set = info | {"data": member.title, "images": len(indices)}
             chosen = [results[index] for index in indices.tolist()]
-            score = predictor.task.score(dataset.subset(indices), chosen, of_set, predictor.recipe, args)
+            own = None if groups is None else np.unique(groups[indices], return_inverse=True)[1].astype(np.int64)
+            score = predictor.task.score(dataset.subset(indices), chosen, of_set, predictor.recipe, args, own)
             metrics.append((member.title, score))
     return tuple(metrics)
 
@@ -233,11 +247,11 @@ def _gather(results: list[R] | None, total: int, examples: Examples | None) -> l
     Raises `interrupt.Stopped` if a process has none.
     """
     gathered: list[Any] = [None] * distributed.get_world_size()
-    panels = examples.panels if examples else {}
-    distributed.all_gather_object(gathered, (results, panels))
-    if any(own is None for own, _ in gathered):
+    panels, looks = (examples.panels, examples.looks) if examples else ({}, {})
+    distributed.all_gather_object(gathered, (results, panels, looks))
+    if any(own is None for own, _, _ in gathered):
         raise interrupt.Stopped
     if examples:
-        for _, other in gathered:
-            examples.merge(other)
+        for _, panels, looks in gathered:
+            examples.merge(panels, looks)
     return [gathered[index % len(gathered)][0][index // len(gathered)] for index in range(total)]

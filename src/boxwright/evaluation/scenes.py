@@ -21,6 +21,7 @@ from boxwright.files import atomic_write
 from boxwright.images.windows import Window
 from boxwright.metrics import voc
 from boxwright.metrics.coco import Metrics
+from boxwright.metrics.resampling import after
 from boxwright.metrics.voc import VocMetrics
 from boxwright.predict.merge import merge
 from boxwright.predict.predictor import Predictor
@@ -56,7 +57,8 @@ class SceneMetrics:
             title += f"; tiles show {self.covered:.1%} of their px, and the rest was not searched"
         if self.untiled:
             title += f"; scenes without any tile: {self.untiled}"
-        kit = f"with both end pixels counted, as DOTA's kit does: VOC07 {self.kit.ap07:.3f}, VOC12 {self.kit.ap12:.3f}"
+        values = (f"{key} {value:.3f}{after(key, self.kit.intervals)}" for key, value in self.kit.summary.items())
+        kit = f"with both end pixels counted, as DOTA's kit does: {', '.join(values)}"
         return "\n".join([str(self.tiles), "", title, "", str(self.scenes), kit])
 
 
@@ -66,6 +68,7 @@ def evaluate(
     scenes: Dataset,
     out: str | Path | None = None,
     threshold: float | None = None,
+    intervals: bool = True,
 ) -> SceneMetrics:
     """Evaluate `predictor` on tiles with COCO metrics, and on their scenes with VOC metrics.
 
@@ -77,6 +80,7 @@ def evaluate(
         out: A folder for the files of the tiles' evaluation, scenes.json with VOC metrics, and `Task2_CLASS.txt` for
             DOTA's server; None to write nothing.
         threshold: Minimum score; None for the recipe's.
+        intervals: With a 95 % interval of each AP, by a bootstrap over scenes.
 
     Raises:
         InputError: The tiles have no position, belong to other scenes, or have other classes; and as `evaluate`.
@@ -95,16 +99,19 @@ def evaluate(
         folder, examples = report_folder(out, file_names, [tiles, scenes]), task.examples(tiles, recipe)
     args = task.evaluation_args(tiles, recipe, threshold)
     results = predict_dataset(predictor, tiles, args, examples)
-    metrics = score_and_write(predictor, tiles, args, results, folder, examples)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(position.scene for position in positions))}
+    of_tiles = np.array([numbers[position.scene] for position in positions], np.int64) if intervals else None
+    of_scenes = np.arange(len(truth)) if intervals else None
+    metrics = score_and_write(predictor, tiles, args, results, folder, examples, of_tiles)
     results = [replace(result, labels=labels[result.labels], names=scenes.names) for result in results]
     merged = merge_scenes(results, positions, groups, args.nms.iou)
     covered, untiled = _covered(positions, groups), sum(not group for group in groups)
     info = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
-    scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info)
+    scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info, groups=of_scenes)
     # The kit and its server add the last px themselves, so it is subtracted where `Detect.aligned` has added it.
     last = int(recipe.evaluate.plus_one)
     inclusive = [replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged]
-    kit = voc.score(truth, inclusive, scenes.names, plus_one=True)
+    kit = voc.score(truth, inclusive, scenes.names, plus_one=True, groups=of_scenes)
     if folder is not None:
         tree = {**scene_metrics.to_json(), "development_kit": kit.to_json()}
         json_text.write(folder / "scenes.json", tree, indent=1)

@@ -18,7 +18,7 @@ from boxwright.config import Overrides
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import evaluate_dataset
+from boxwright.evaluation.compare import Predicted, compare_predicted, predicted
 from boxwright.export import int8_files
 from boxwright.export.int8_files import SUFFIXES
 from boxwright.export.int8_report import FileStats, Report, Trial
@@ -26,6 +26,7 @@ from boxwright.export.run import default_name, load_for_export, source_files
 from boxwright.export.sensitivity import sensitivity
 from boxwright.export.timing import side_by_side
 from boxwright.files import atomic_write_group
+from boxwright.metrics.comparison import Difference
 from boxwright.predict.pipeline import CanvasPipeline
 from boxwright.predict.predictor import load
 from boxwright.recipe import Recipe
@@ -79,10 +80,11 @@ def quantize(
     calibration, val = _Calibration(data, model, resolved, images), task.open(data, "val", resolved.data)
     with tempfile.TemporaryDirectory() as folder, atomic_write_group(target) as final:
         files = _Files(backend, model, resolved, calibration, Path(folder))
-        quality = files.evaluate(files.float32, val)
+        files.compare(files.float32, val)  # an error without objects, before the long computation
         count = min(SENSITIVITY_IMAGES, len(calibration))
         layers = sensitivity(model, [calibration.image(index) for index in range(count)])
-        trials = _search(files, val, quality, max_drop, [row.layer for row in layers if row.layer in files.nodes])
+        names = [row.layer for row in layers if row.layer in files.nodes]
+        trials, difference = _search(files, val, max_drop, names)
         ms = files.latencies()
         files.save(final)
         report = Report(
@@ -93,29 +95,31 @@ def quantize(
             measured_on=f"{len(val)} images of val of {data}",
             measure=task.measure,
             limit=max_drop,
-            before=FileStats(quality, _size(files.float32), ms[0]),
-            after=FileStats(trials[-1].quality, _size(files.int8), ms[1]),
+            before=FileStats(difference.a, _size(files.float32), ms[0]),
+            after=FileStats(difference.b, _size(files.int8), ms[1]),
             trials=tuple(trials),
             layers=tuple(layers),
+            difference=difference,
         )
     report.save()
     return report
 
 
 def _search(
-    files: "_Files", val: Dataset | ClassSet, quality: float, max_drop: float, layers: list[str]
-) -> list[Trial]:
+    files: "_Files", val: Dataset | ClassSet, max_drop: float, layers: list[str]
+) -> tuple[list[Trial], Difference]:
     """Quantize with 0, 1, 2, 4, ... of `layers` (most sensitive first) in float, until the drop is small enough."""
     trials: list[Trial] = []
     for count in (0, *(1 << power for power in range(len(layers).bit_length()))):
         if count >= len(layers):
             break
         files.quantize(layers[:count])
-        trials.append(Trial(tuple(layers[:count]), files.evaluate(files.int8, val)))
-        if quality - trials[-1].quality <= max_drop:
-            return trials
+        difference = files.compare(files.int8, val)
+        trials.append(Trial(tuple(layers[:count]), difference.b))
+        if -difference.difference <= max_drop:
+            return trials, difference
     raise InputError(
-        f"--max-drop: found {max_drop:g}; {trials[-1].quality:.4f} is further below {quality:.4f}, even with "
+        f"--max-drop: found {max_drop:g}; {trials[-1].quality:.4f} is further below {difference.a:.4f}, even with "
         f"{len(trials[-1].floats)} of {len(layers)} layers in float; nothing is written, allow more"
     )
 
@@ -174,18 +178,22 @@ class _Files:
         onnx_file.write(graph, self.graph, metadata.to_text())
         int8_files.write_float32(backend, self.graph, self.float32, metadata.to_text())
         self.nodes = onnx_file.layers(self.graph)
+        self.before: Predicted | None = None  # of float32
 
     def quantize(self, float_layers: Sequence[str]) -> None:
         """Write `int8`, with the layers `float_layers` in float."""
         nodes = [node for layer in float_layers for node in self.nodes[layer]]
         int8_files.write_int8(self.backend, self.graph, self.int8, self.metadata, self.calibration, nodes)
 
-    def evaluate(self, file: Path, val: Dataset | ClassSet) -> float:
-        """AP, or top-1, of a file on the data set `val`."""
-        quality: float = evaluate_dataset(load(file, device="cpu", backend=self.backend), val).quality
-        if quality < 0:
-            raise InputError(f"{val.root}: split val holds no object, needed some to measure AP on")
-        return quality
+    def compare(self, file: Path, val: Dataset | ClassSet) -> Difference:
+        """AP, or top-1, of `float32` and of a file on the data set `val`."""
+        if self.before is None:
+            self.before = self._predict(self.float32, val)
+        after = self.before if file == self.float32 else self._predict(file, val)
+        return compare_predicted(self.before, after).main
+
+    def _predict(self, file: Path, val: Dataset | ClassSet) -> Predicted:
+        return predicted(load(file, device="cpu", backend=self.backend), val, title=file.name)
 
     def latencies(self) -> list[float]:
         """Median ms of the network for one image, of both files."""

@@ -1,5 +1,6 @@
 """The report of a quantization, as text, JSON, Markdown and an image."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from boxwright import json_text
 from boxwright.export.sensitivity import LayerSensitivity
 from boxwright.files import atomic_write
+from boxwright.metrics.comparison import Difference
 from boxwright.version import versions
 
 MAX_LAYERS = 30  # in the image, the most sensitive ones; text and JSON have all
@@ -46,6 +48,7 @@ class Report:
         after: The INT8 file.
         trials: In order; the last one was kept.
         layers: Most sensitive first.
+        difference: Of the measure, from the float32 file to the INT8 file.
     """
 
     file: Path
@@ -59,6 +62,7 @@ class Report:
     after: FileStats
     trials: tuple[Trial, ...]
     layers: tuple[LayerSensitivity, ...]
+    difference: Difference
 
     @property
     def drop(self) -> float:
@@ -72,8 +76,10 @@ class Report:
     def rows(self) -> list[tuple[str, str, str, str]]:
         """(quantity, float32, INT8, comparison) as text."""
         old, new = self.before, self.after
+        low, high = self.difference.interval
+        ends = "" if math.isnan(low) else f" [{-high:.4f}, {-low:.4f}]"
         return [
-            (self.measure, f"{old.quality:.4f}", f"{new.quality:.4f}", f"drop {self.drop:.4f} of {self.limit:g}"),
+            (self.measure, f"{old.quality:.4f}", f"{new.quality:.4f}", f"drop {self.drop:.4f}{ends} of {self.limit:g}"),
             ("ms an image", f"{old.ms:.1f}", f"{new.ms:.1f}", f"{old.ms / new.ms:.2f}x as fast"),
             ("MB", f"{old.size / 1e6:.1f}", f"{new.size / 1e6:.1f}", f"{new.size / old.size:.2f}x the size"),
         ]
@@ -97,6 +103,7 @@ class Report:
 
     def _json(self) -> str:
         content = asdict(self) | {"file": self.file.name, "drop": self.drop, "floats": self.floats}
+        content["difference"] = self.difference.to_json()
         return json_text.dumps(content | {"versions": versions("torch")}, indent=1)
 
     def _markdown(self) -> str:

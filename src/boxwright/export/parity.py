@@ -11,7 +11,7 @@ from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.datatools import scenes
 from boxwright.errors import InputError
-from boxwright.evaluation.evaluate import evaluate_dataset
+from boxwright.evaluation.compare import compare_predicted, predicted
 from boxwright.export import inside
 from boxwright.export.parity_answers import compare_answers
 from boxwright.export.parity_limits import LIMITS, Limits
@@ -63,6 +63,8 @@ class Report:
             results.insert(0, f"raw tensors within {max(row['worst'] for row in rows):.1e}")
         if quality := self.content.get("quality"):
             results.append("{measure} {pytorch:.4f} in PyTorch, {file:.4f} in the file".format(**quality))
+            if quality.get("interval"):
+                results[-1] += " (95 % interval of the difference [{:+.4f}, {:+.4f}])".format(*quality["interval"])
         return f"{self.file}: as PyTorch on {self.content['images']}: {', '.join(results)}"
 
 
@@ -159,11 +161,19 @@ def _first_inside(
 
 
 def _quality(ours: AnyPredictor, theirs: AnyPredictor, metadata: Metadata, data: str, split: str) -> JsonObject:
-    """AP, or top-1, of both on the whole split."""
+    """AP, or top-1, of both on the whole split, with the interval of their difference."""
     task, config, args = ours.task, metadata.recipe.predict, None
     dataset = task.open(data, split, metadata.recipe.data)
     if metadata.kind == "complete":  # with the threshold and NMS of prediction inside
         default = task.evaluation_args(dataset, metadata.recipe)
-        args = replace(default, threshold=config.threshold, nms=config.nms)
-    quality = [evaluate_dataset(predictor, dataset, args=args).quality for predictor in (ours, theirs)]
-    return {"measure": task.measure, "pytorch": quality[0], "file": quality[1]}
+        args = replace(default, threshold=config.threshold, nms=config.nms, of_network=False)
+    found = [
+        predicted(predictor, dataset, args, title=title) for predictor, title in ((ours, "PyTorch"), (theirs, "file"))
+    ]
+    difference = compare_predicted(*found).main
+    return {
+        "measure": task.measure,
+        "pytorch": difference.a,
+        "file": difference.b,
+        "interval": difference.to_json()["interval"],
+    }

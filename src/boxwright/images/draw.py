@@ -35,26 +35,36 @@ def draw(image: Array, detections: Detections) -> Array:
     scores = detections.scores.tolist()
     labels = detections.labels.tolist()
     texts = [f"{name_of(detections.names, label)} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    return draw_boxes(image, detections.boxes.numpy(force=True), labels, texts, scores)
+    return draw_boxes(image, detections.boxes.numpy(force=True), list(map(color, labels)), texts, scores)
 
 
 def draw_boxes(
-    image: Array, boxes: Array, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float] | None = None
+    image: Array,
+    boxes: Array,
+    tints: Sequence[Color],
+    texts: Sequence[str],
+    scores: Sequence[float] | None = None,
+    line: int | None = None,
+    size: int | None = None,
 ) -> Array:
-    """As `draw`, for boxes (N, 4) xyxy px. The highest-scoring are drawn on top; `MAX_TEXTS` of them have a text."""
+    """As `draw`, for boxes (N, 4) xyxy px with their colors and texts, "" for none.
+
+    The highest-scoring are drawn on top; `MAX_TEXTS` of them have a text. line, size: of lines and of the font in px;
+    None for those that go with the image.
+    """
     canvas = _rgb(image)
     height, width = canvas.shape[:2]
     corners = _corners(boxes, width, height)
     side, median = (height * width) ** 0.5, _median_side(corners)
-    line = max(1, round(min(side * LINE_SCALE, median * MAX_OF_OBJECT[0])))
-    size = max(10, round(min(side * FONT_SCALE, median * MAX_OF_OBJECT[1])))
-    best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(labels))), kind="stable")
+    line = line or max(1, round(min(side * LINE_SCALE, median * MAX_OF_OBJECT[0])))
+    size = size or max(10, round(min(side * FONT_SCALE, median * MAX_OF_OBJECT[1])))
+    best_first = np.argsort(-np.asarray(scores if scores is not None else np.zeros(len(tints))), kind="stable")
     for index in best_first[::-1]:
-        _rectangle(canvas, corners[index], color(labels[index]), line)
+        _rectangle(canvas, corners[index], tints[index], line)
     occupied = np.zeros((0, 4), np.int64)
     tags: list[tuple[Array, Rect]] = []
     for index in best_first[:MAX_TEXTS]:
-        tag = _tag(texts[index], color(labels[index]), size, width, height)
+        tag = _tag(texts[index], tints[index], size, width, height) if texts[index] else None
         if tag is not None:
             rect = _free_rect(corners[index], tag.shape[1], tag.shape[0], width, height, occupied)
             occupied = np.concatenate([occupied, [rect]])

@@ -1,19 +1,14 @@
-"""Plots of a classifier's evaluation: the confusion matrix, and a sheet of misclassified images."""
+"""Plots of a classifier's evaluation: the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from boxwright.arrays import Array
-from boxwright.images.draw import BACKGROUND
-from boxwright.metrics.plots import confusion_matrix, write_jpeg
+from boxwright.metrics.plots import confusion_matrix
 from boxwright.metrics.topk import TopK
 
 MAX_CLASSES = 60  # in the confusion matrix; if there are more, those with the most errors
-MAX_MISTAKES, COLUMNS = 24, 6  # images
-PANEL = (220, 220)  # px: maximum width, height of an image on the sheet
-GAP = 12  # px between images
 
 
 def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
@@ -32,22 +27,3 @@ def confusion(metrics: TopK, names: Sequence[str], file: Path) -> None:
         table = np.column_stack([table, counts[shown].sum(1) - table.sum(1)])
         title += ", those with the most errors"
     confusion_matrix(table, ticks, [*ticks, "others"][: table.shape[1]], title, file)
-
-
-def mistakes(panels: Sequence[Array], file: Path) -> None:
-    """Write a sheet of misclassified images; no file if there are none."""
-    if panels:
-        write_jpeg(_grid(panels), file)
-    else:
-        file.unlink(missing_ok=True)  # from an earlier evaluation
-
-
-def _grid(panels: Sequence[Array]) -> Array:
-    """Panels of the same size in rows."""
-    height, width = (side + GAP for side in panels[0].shape[:2])
-    columns = min(COLUMNS, len(panels))
-    sheet = np.full((-(-len(panels) // columns) * height + GAP, columns * width + GAP, 3), BACKGROUND, np.uint8)
-    for index, panel in enumerate(panels):
-        top, left = index // columns * height + GAP, index % columns * width + GAP
-        sheet[top : top + height - GAP, left : left + width - GAP] = panel
-    return sheet

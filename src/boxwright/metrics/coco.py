@@ -8,12 +8,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from hotcoco import COCO, COCOeval
+from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.errors import printable
 from boxwright.json_text import JsonObject
+from boxwright.metrics import coco_resampling
+from boxwright.metrics.coco_matches import Truth, match
 from boxwright.metrics.regions import class_regions
+from boxwright.metrics.resampling import (
+    Intervals,
+    Resampled,
+    after,
+    class_cell,
+    class_json,
+    draw_weights,
+    heading_cell,
+    intervals,
+    note_lines,
+    resamples_for,
+    summary_json,
+)
 from boxwright.metrics.sets import set_lines, set_summaries
 from boxwright.types import Detections
 
@@ -73,6 +89,7 @@ class Metrics:
         precision: (T, R, K) over all areas; -1 for a class without ground truth.
         info: Recipe, thresholds, versions and number of images.
         sets: Of several sets evaluated together: the title and the metrics of each.
+        intervals: Of AP in the summary and of each class; None if they were not asked for.
     """
 
     summary: dict[str, float]
@@ -80,6 +97,7 @@ class Metrics:
     precision: Array
     info: JsonObject = field(default_factory=dict)
     sets: tuple[tuple[str, "Metrics"], ...] = ()
+    intervals: Intervals | None = None
 
     @property
     def ap(self) -> float:
@@ -96,27 +114,31 @@ class Metrics:
 
     @property
     def headline(self) -> str:
-        return f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}"
+        return f"AP {self.ap:.3f}{after('AP', self.intervals)}, AP50 {self.ap50:.3f}{after('AP50', self.intervals)}"
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines(), *set_lines(self.sets), "", *self.table()])
+        return "\n".join([*self.lines(), *note_lines(self.intervals), *set_lines(self.sets), "", *self.table()])
 
     def lines(self) -> list[str]:
         """The twelve lines in the format of pycocotools."""
         titles = {"AP": "Average Precision", "AR": "Average Recall"}
         return [
             f" {titles[kind]:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6} | maxDets={detections:>3} ] "
-            f"= {self.summary[key]:0.3f}"
+            f"= {self.summary[key]:0.3f}{after(key, self.intervals)}"
             for key, kind, iou, area, detections in SUMMARY
         ]
 
     def table(self) -> list[str]:
         """A heading and a line per class."""
-        width = max([len("class"), *(len(row.name) for row in self.classes)])
-        heading = f"{'class':<{width}}  {'AP':>6}  {'AP50':>6}  {'AR':>6}  {'images':>8}  {'objects':>7}  detections"
+        width, ends = max([len("class"), *(len(row.name) for row in self.classes)]), self.intervals
+        heading = (
+            f"{'class':<{width}}  {'AP':>6}{heading_cell(ends)}  {'AP50':>6}{heading_cell(ends)}  {'AR':>6}  "
+            f"{'images':>8}  {'objects':>7}  detections"
+        )
         return [heading] + [
             printable(
-                f"{row.name:<{width}}  {cell(row.ap)}  {cell(row.ap50)}  {cell(row.ar)}  "
+                f"{row.name:<{width}}  {cell(row.ap)}{class_cell('ap', row.name, ends)}  "
+                f"{cell(row.ap50)}{class_cell('ap50', row.name, ends)}  {cell(row.ar)}  "
                 f"{row.images:>8}  {row.objects:>7}  {row.detections:>10}"
             )
             for row in self.classes
@@ -125,8 +147,11 @@ class Metrics:
     def to_json(self) -> JsonObject:
         """The content of `metrics.json`."""
         fields = ClassMetrics.__slots__
-        rows = [{name: getattr(row, name) for name in fields} for row in self.classes]
-        return {**self.info, "summary": self.summary, "classes": rows, **set_summaries(self.sets)}
+        rows = [
+            {name: getattr(row, name) for name in fields} | class_json(row.name, self.intervals) for row in self.classes
+        ]
+        ends = summary_json(self.intervals)
+        return {**self.info, "summary": self.summary, **ends, "classes": rows, **set_summaries(self.sets)}
 
 
 def score(
@@ -134,6 +159,7 @@ def score(
     detections: Sequence[Detections],
     names: Sequence[str],
     info: Mapping[str, object] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> Metrics:
     """Compute the COCO metrics.
 
@@ -146,9 +172,11 @@ def score(
         detections: Of each sample.
         names: The class names.
         info: For `Metrics.info`.
+        groups: (number of samples,) the group of each, as in `resampling.draw_weights`, for intervals; None for none.
     """
-    truth, results = _truth(samples, detections), _results(detections)
-    used = np.unique([entry["category_id"] for entry in truth]).astype(int)  # others have no precision and no recall
+    columns, results = truth_columns(samples, detections), result_rows(detections)
+    truth = _annotations(columns)
+    used = np.unique(columns.labels) + 1  # others have no precision and no recall
     precision = np.full((10, len(RECALLS), len(names)), -1.0)
     recall, best = np.full((10, len(names)), -1.0), np.full(len(names), -1.0)
     valid: dict[str, list[Array]] = {row[0]: [] for row in SUMMARY}
@@ -163,7 +191,22 @@ def score(
             values = values[..., MAX_DETECTIONS.index(count)]
             valid[key].append(values[values > -1])
     summary = {key: _mean(np.concatenate([*parts, np.zeros(0)])) for key, parts in valid.items()}
-    return Metrics(summary, _classes(samples, detections, names, precision, recall, best), precision, dict(info or {}))
+    rows = _classes(samples, detections, names, precision, recall, best)
+    ends = None
+    if groups is not None:
+        weights = draw_weights(groups, resamples_for(max(len(results), len(samples))))
+        resampled = coco_resampling.resample(match(columns, results, len(names)), weights)
+        of_classes = {"ap": {row.name: row.ap for row in rows}, "ap50": {row.name: row.ap50 for row in rows}}
+        ends = intervals(resampled, summary, of_classes, names, groups)
+    return Metrics(summary, rows, precision, dict(info or {}), intervals=ends)
+
+
+def resample(
+    samples: Sequence[Sample], detections: Sequence[Detections], names: Sequence[str], weights: NDArray[np.float32]
+) -> Resampled:
+    """The metrics of resampled images. Arguments as in `score` and `coco_resampling.resample`."""
+    truth, results = truth_columns(samples, detections), result_rows(detections)
+    return coco_resampling.resample(match(truth, results, len(names)), weights)
 
 
 def _accumulated(images: int, ids: Array, truth: Sequence[Mapping[str, object]], results: Array) -> dict[str, Array]:
@@ -192,10 +235,10 @@ def _best_scores(precision: Array, scores: Array) -> Array:
     return np.where(f1.max(axis=0) > 0, best, -1.0)
 
 
-def _truth(samples: Sequence[Sample], detections: Sequence[Detections]) -> list[JsonObject]:
-    """The ground truth as COCO's annotations. Ids start at 1, since matching treats annotation id 0 as unmatched."""
-    annotations: list[JsonObject] = []
-    for image, (sample, result) in enumerate(zip(samples, detections, strict=True), 1):
+def truth_columns(samples: Sequence[Sample], detections: Sequence[Detections]) -> Truth:
+    """The ground truth with the regions of `class_regions` as crowd regions."""
+    parts = []
+    for image, (sample, result) in enumerate(zip(samples, detections, strict=True)):
         regions, region_labels = class_regions(sample, result)
         known, more = sample.labels >= 0, len(regions)
         labels = np.append(sample.labels[known], region_labels)
@@ -203,21 +246,22 @@ def _truth(samples: Sequence[Sample], detections: Sequence[Detections]) -> list[
         boxes[:, 2:] -= boxes[:, :2]
         areas = np.append(sample.areas[known], boxes[len(boxes) - more :, 2:].prod(axis=1))
         crowds = np.append(sample.crowd[known], np.ones(more, dtype=bool))
-        for label, box, area, crowd in zip(*(x.tolist() for x in (labels, boxes, areas, crowds)), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": label + 1,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-            )
-    return annotations
+        parts.append((np.full(len(labels), image), labels, boxes, areas, crowds))
+    empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.bool_)
+    return Truth(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
 
 
-def _results(detections: Sequence[Detections]) -> Array:
+def _annotations(truth: Truth) -> list[JsonObject]:
+    """The ground truth as COCO's annotations. Ids start at 1, since matching treats annotation id 0 as unmatched."""
+    columns = (truth.images + 1, truth.labels + 1, truth.boxes, truth.areas, truth.crowd.astype(int))
+    rows = enumerate(zip(*(column.tolist() for column in columns), strict=True), 1)
+    return [
+        {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd}
+        for number, (image, category, box, area, crowd) in rows
+    ]
+
+
+def result_rows(detections: Sequence[Detections]) -> Array:
     """(N, 7) float64 rows of image, x, y, width, height, score, category."""
     counts = [len(result) for result in detections]
     rows = np.zeros((sum(counts), 7))

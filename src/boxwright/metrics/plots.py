@@ -1,34 +1,22 @@
-"""Plots of a run: loss and metrics, precision-recall curves, the confusion matrix, a sheet of examples.
+"""Plots of a run: loss and metrics, precision-recall curves, the confusion matrix.
 
 N detections and M ground-truth boxes of one image, K classes, R = 101 recall thresholds
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from boxwright.arrays import Array
-from boxwright.data.dataset import ANY_CLASS, Sample
-from boxwright.files import atomic_write, write_bytes
-from boxwright.images.draw import (
-    BACKGROUND,
-    FONT_SCALE,
-    FOREGROUND,
-    color,
-    draw,
-    draw_boxes,
-    encode_image,
-    font,
-    name_of,
-)
+from boxwright.data.dataset import Sample
+from boxwright.files import atomic_write
+from boxwright.images.draw import color
 from boxwright.metrics import run_log
 from boxwright.metrics.coco import RECALLS, Metrics
+from boxwright.metrics.matching import MIN_IOU, areas, intersections, pairwise_iou
 from boxwright.types import Detections
 
 if TYPE_CHECKING:
@@ -40,8 +28,6 @@ if TYPE_CHECKING:
 MAX_CURVES = 12  # classes with their own curve; the others only count in the mean
 MAX_CLASSES = 100  # of the confusion matrix; the others share a row and a column
 MAX_LABELED = 25  # classes up to which the confusion matrix shows its counts
-MIN_IOU = 0.5  # of a match in the confusion matrix
-PANEL = (640, 480)  # px: maximum width, height of an image on the sheet
 
 
 def curves(log: Path, file: Path, scores: Sequence[str] = (), title: str = "") -> None:
@@ -137,9 +123,8 @@ def confusion(
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= threshold]
         boxes, labels = result.boxes.numpy(force=True)[order], result.labels.numpy(force=True)[order]
-        inter, area = _overlaps(boxes, sample.boxes)
-        union = area[:, None] + _area(sample.boxes)[None] - inter
-        overlap = np.where(sample.crowd[None], 0, inter / np.maximum(union, 1e-9))
+        inter, area = intersections(boxes, sample.boxes), areas(boxes)
+        overlap = np.where(sample.crowd[None], 0, pairwise_iou(boxes, sample.boxes))
         in_crowd = ((inter * sample.crowd[None]).max(axis=1, initial=0) >= MIN_IOU * area) & sample.crowd.any()
         best = overlap.argmax(axis=1) if overlap.shape[1] else np.zeros(len(boxes), np.int64)
         assigned = np.flatnonzero(overlap.max(axis=1, initial=0) >= MIN_IOU)
@@ -173,73 +158,6 @@ def confusion_matrix(counts: Array, rows: Sequence[str], columns: Sequence[str],
             ink = "white" if share[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count}", ha="center", va="center", fontsize=small, color=ink if count else "0.75")
     save(figure, file)
-
-
-def sheet(panels: Sequence[Array], file: Path) -> None:
-    """Write panels in one column, or in two from four panels on."""
-    if not panels:
-        return
-    width = max(panel.shape[1] for panel in panels)
-    margin, columns = 16, 2 if len(panels) > 3 else 1
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    bands = []
-    for row in rows:
-        height = max(panel.shape[0] for panel in row)
-        band = np.full((height + 2 * margin, columns * (width + 2 * margin), 3), BACKGROUND, np.uint8)
-        for column, panel in enumerate(row):
-            left = column * (width + 2 * margin) + margin
-            band[margin : margin + panel.shape[0], left : left + panel.shape[1]] = panel
-        bands.append(band)
-    write_jpeg(np.concatenate(bands), file)
-
-
-def write_jpeg(image: Array, file: Path) -> None:
-    """Write uint8 RGB (h, w, 3) as JPEG."""
-    write_bytes(file, encode_image(image, ".jpg", 90))
-
-
-def panel(image: Array, sample: Sample, result: Detections) -> Array:
-    """Ground truth and prediction side by side for the sheet, resized before drawing so that all text has one size."""
-    height, width = image.shape[:2]
-    scale = min(PANEL[0] / width, PANEL[1] / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    factor = np.array([size[0] / width, size[1] / height] * 2, np.float32)
-    truth = replace(sample, boxes=sample.boxes * factor)
-    prediction = replace(result, boxes=result.boxes * result.boxes.new_tensor(factor))
-    return truth_and_prediction(small, truth, prediction)
-
-
-def truth_and_prediction(image: Array, sample: Sample, prediction: Detections) -> Array:
-    """`image` with ground-truth boxes and with predicted boxes, side by side under headings."""
-    texts = [
-        "ignore region" if label == ANY_CLASS else name_of(prediction.names, label) + (" (crowd)" if crowd else "")
-        for label, crowd in zip(sample.labels.tolist(), sample.crowd.tolist(), strict=True)
-    ]
-    truth = draw_boxes(image, sample.boxes, sample.labels.tolist(), texts)
-    panels = [_under_heading("truth", truth), _under_heading("prediction", draw(image, prediction))]
-    gap = np.full((panels[0].shape[0], max(2, image.shape[1] // 50), 3), BACKGROUND, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1]], axis=1)
-
-
-def _under_heading(text: str, panel: Array) -> Array:
-    height, width = panel.shape[:2]
-    size = max(8, round((height * width) ** 0.5 * FONT_SCALE * 1.3))
-    band = Image.new("RGB", (width, size * 8 // 5), (BACKGROUND,) * 3)
-    ImageDraw.Draw(band).text((size // 4, size // 5), text, fill=(FOREGROUND,) * 3, font=font(size))
-    return np.concatenate([np.asarray(band), panel], axis=0)
-
-
-def _overlaps(boxes: Array, others: Array) -> tuple[Array, Array]:
-    """(N, 4), (M, 4) -> intersection areas (N, M) and areas of the first (N,), px."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2), _area(boxes)
-
-
-def _area(boxes: Array) -> Array:
-    sides: Array = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-    return sides[:, 0] * sides[:, 1]
 
 
 def disable_math(texts: Sequence["Text"]) -> None:

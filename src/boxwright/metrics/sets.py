@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from boxwright.errors import printable
+from boxwright.metrics.resampling import Intervals, summary_json
 
 
 class Summary(Protocol):
@@ -16,6 +17,9 @@ class Summary(Protocol):
     def headline(self) -> str: ...
 
     @property
+    def intervals(self) -> Intervals | None: ...
+
+    @property
     def info(self) -> Mapping[str, object]: ...
 
 
@@ -26,5 +30,8 @@ def set_lines(sets: Sequence[tuple[str, Summary]]) -> list[str]:
 
 def set_summaries(sets: Sequence[tuple[str, Summary]]) -> dict[str, object]:
     """For `metrics.json`: the key `sets` if there are several."""
-    rows = [{"data": title, "images": found.info["images"], "summary": found.summary} for title, found in sets]
+    rows = [
+        {"data": title, "images": found.info["images"], "summary": found.summary, **summary_json(found.intervals)}
+        for title, found in sets
+    ]
     return {"sets": rows} if rows else {}

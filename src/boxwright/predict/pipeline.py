@@ -87,6 +87,8 @@ class FilePipeline(Generic[R]):
         self.bands = Bands.of(recipe.data)
         if recipe.data.canvas != self.inside.data.canvas:
             reject_inside("data.canvas: found other numbers than the file has inside")
+        if recipe.predict.temperatures != self.inside.predict.temperatures:
+            reject_inside("predict.temperatures: found other numbers than the file has inside")
         # an evaluation has the settings of prediction, which the file contains, unless others are asked for
         predict, evaluate, stored = recipe.predict, recipe.evaluate, self.inside.evaluate
         threshold = predict.threshold if evaluate.threshold == stored.threshold else evaluate.threshold

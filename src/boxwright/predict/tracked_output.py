@@ -15,7 +15,7 @@ from boxwright.counting.config import CountingConfig, check_size
 from boxwright.counting.counter import Counter
 from boxwright.counting.table import EventTable
 from boxwright.files import atomic_write
-from boxwright.images.draw import draw_boxes
+from boxwright.images.draw import color, draw_boxes
 from boxwright.json_text import JsonObject
 from boxwright.predict.output import Summary
 from boxwright.predict.pipeline import FilePipeline
@@ -117,7 +117,7 @@ class TrackedOutput(VideoOutput):
         if self.counter is not None:
             image = image.copy()
             overlay.draw_places(image, self.counter.config)
-        canvas = draw_boxes(image, tracks.boxes, ids, texts, scores)
+        canvas = draw_boxes(image, tracks.boxes, [color(number) for number in ids], texts, scores)
         if self.counter is not None:
             overlay.draw_totals(canvas, self.counter)
         return canvas

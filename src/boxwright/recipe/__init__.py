@@ -62,7 +62,7 @@ class NMSConfig(Config):
 
 
 class EvaluateConfig(Config):
-    threshold: Fraction = 0.001  # lowest score that counts
+    threshold: Fraction = 0.001  # lowest score that counts, before `predict.temperatures`, which then change no AP
     plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     nms: NMSConfig = NMSConfig()
     batch: BatchSize = 8
@@ -72,6 +72,9 @@ class PredictConfig(Config):
     threshold: Fraction = 0.25
     nms: NMSConfig = NMSConfig()
     batch: BatchSize = 8
+    # logits of the scores of each class are divided by these, those of a classifier by one; (): by 1. They belong to
+    # the weights: `boxwright calibrate` finds them
+    temperatures: tuple[Annotated[float, Field(ge=0.125, le=8)], ...] = ()
 
 
 class Expect(Config):
@@ -117,6 +120,9 @@ class Recipe(Config):
             raise ValueError(f"model.classes is {model.classes}, data.names holds {len(data.names)} names")
         if len(set(data.names)) < len(data.names):
             raise ValueError("data.names holds a name more than once, needed different ones")
+        found, needed = len(self.predict.temperatures), model.classes if model.task == "detect" else 1
+        if found not in (0, needed):
+            raise ValueError(f"predict.temperatures: found {found}, needed {needed} or none")
         sizes = [
             ("data.canvas.size", data.canvas.size),
             *(("train.augment.sizes", size) for size in train.augment.sizes),
@@ -166,6 +172,7 @@ class Recipe(Config):
         """This recipe for other classes."""
         tree = self.tree()
         tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
+        tree["predict"]["temperatures"] = []
         return from_tree(tree, self.name, allow_import=True)
 
     def with_overrides(self, changes: Overrides) -> "Recipe":
@@ -249,6 +256,14 @@ def from_tree(tree: Mapping[str, object], source: str, *, allow_import: bool = F
         model["input_channels"] = (len(bands) if isinstance(bands, list | tuple) else 0) or RGB
     tree["model"] = config.validate(kind, model, source, "model")
     return config.validate(Recipe, tree, source)
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """The values of nested mappings by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def class_names(name: str) -> tuple[str, ...]:

@@ -6,13 +6,16 @@ added here: AWS's files with profiles, Azure's connection string, and all of Hua
 
 import configparser
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from boxwright.errors import InputError
+from boxwright.remote.address import shown
 
 Config = dict[str, Any]
+ENDPOINT = re.compile(r"https?://([^\s/@]+@)?([\w.-]+|\[[0-9a-fA-F:]+\])(:\d+)?(/[^\s?#]*)?")
 AWS_KEYS = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key",
             "aws_session_token": "session_token"}  # fmt: skip
 # Sources of credentials in AWS's environment, of which each takes precedence over the files
@@ -48,6 +51,7 @@ def s3(bucket: str) -> Config:
     if endpoint:
         if environment.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in ("1", "true"):
             endpoint = _with_bucket(endpoint, bucket)
+        _check_endpoint(endpoint, "AWS_ENDPOINT_URL")
         config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint  # the second has precedence in obstore
     return config
 
@@ -66,6 +70,7 @@ def obs(bucket: str) -> tuple[Config, Any]:
         )
     endpoint = os.environ["OBS_ENDPOINT"]
     endpoint = _with_bucket(endpoint if "://" in endpoint else f"https://{endpoint}", bucket)
+    _check_endpoint(endpoint, "OBS_ENDPOINT")
     labels = (urlsplit(endpoint).hostname or "").removeprefix(f"{bucket}.").split(".")
     config = {
         "endpoint": endpoint,
@@ -88,6 +93,12 @@ def az() -> Config:
     """Azure: the parts of AZURE_STORAGE_CONNECTION_STRING, if there is one."""
     parts = [part.partition("=") for part in os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "").split(";")]
     return {AZURE_PARTS[key]: value for key, _, value in parts if key in AZURE_PARTS}
+
+
+def _check_endpoint(endpoint: str, title: str) -> None:
+    """Raise InputError for an endpoint that is no address of a server. title: of the variable."""
+    if ENDPOINT.fullmatch(endpoint) is None:
+        raise InputError(f"{title}: found '{shown(endpoint)[:80]}', needed such as https://host:9000")
 
 
 def _with_bucket(endpoint: str, bucket: str) -> str:

@@ -51,7 +51,8 @@ def find(address: Address) -> RemoteObject | None:
 
 
 def listing(folder: Address) -> list[RemoteObject]:
-    """All objects below a folder, sorted by key. Raises InputError if it cannot be listed."""
+    """All objects below a folder, sorted by key, without the empty ones that stand for folders, as the consoles of
+    stores make them. Raises InputError if it cannot be listed."""
     store, key = store_of(folder)
     obstore = library()
     found: list[RemoteObject] = []
@@ -59,7 +60,15 @@ def listing(folder: Address) -> list[RemoteObject]:
         for page in progress.track(obstore.list(store, prefix=key or None), None, f"list {folder}", "requests"):
             for meta in page:
                 found.append(_described(Address(folder.scheme, folder.bucket, meta["path"]).uri, meta))
-    return sorted(found)
+    folders = {folder.uri, *(above for each in found for above in _folders_of(each.uri, len(folder.uri)))}
+    return sorted(each for each in found if each.size or each.uri not in folders)
+
+
+def _folders_of(uri: str, start: int) -> Iterator[str]:
+    """The folders that an object lies in, below the one whose address has `start` characters."""
+    while (end := uri.rfind("/", start + 1)) > 0:
+        uri = uri[:end]
+        yield uri
 
 
 def check_bucket(address: Address) -> None:

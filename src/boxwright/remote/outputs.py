@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +11,14 @@ from pathlib import Path
 from boxwright import progress
 from boxwright.cache import cache_folder
 from boxwright.errors import InputError, set_title
-from boxwright.files import local_file, temporary_folder
+from boxwright.files import local_file, make_folder, temporary_folder
 from boxwright.remote import apart
 from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
-from boxwright.remote.objects import THREADS, check_bucket, find, listing, put
+from boxwright.remote.objects import THREADS, check_bucket, find, listing, local_object, put
 
 FOLDER = "outputs"  # in the cache
+
+_places: dict[Path, Address] = {}  # path that a block of `local_output` writes to -> where it is sent
 
 
 @contextmanager
@@ -48,6 +50,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     folder = temporary_folder(cache_folder() / FOLDER)
     local = folder / address.name
     set_title(str(local), str(address))
+    _places[local] = address
     try:
         try:
             yield local
@@ -61,7 +64,24 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
             raise InputError(f"{error}; the results are in {kept}") from error
         shutil.rmtree(folder)
     finally:
+        del _places[local]
         apart.forget_written(address)
+
+
+def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
+    """Fetch the results of an earlier run into a folder from `local_output`, for a command that continues them.
+
+    Args:
+        folder: Nothing is fetched into one that stands for no address.
+        names: Of the files; those that are not there are passed over.
+
+    Raises:
+        InputError: One cannot be read.
+    """
+    if (address := _places.get(folder)) is not None:
+        for name in names:
+            if (found := find(address / name)) is not None:
+                shutil.copyfile(local_object(found), make_folder(folder) / name)
 
 
 def upload(folder: Path, address: Address, last: Path | None = None) -> None:

@@ -54,15 +54,12 @@ class RemoteRun:
 
 
 def find_run(address: Address) -> RemoteRun | None:
-    """The run folder at an address, or in which that of a checkpoint lies; None if there is none, or if `run.json` is
-    that of a folder of tables (`tables/folder.py`)."""
+    """The run folder at an address, or in which that of a checkpoint lies; None if there is none."""
     if address.scheme in WEB:
         return None
-    for folder in (address, address.parent) if re.fullmatch(CHECKPOINT, address.name) else (address,):
-        content = read_bytes(folder / POINTER)
-        if content is not None and not (content.lstrip().startswith(b"{") and b'"checkpoints"' not in content):
-            return RemoteRun(folder, content, _parsed(content, str(folder / POINTER)))
-    return None
+    if (run := read_run(address)) is None and re.fullmatch(CHECKPOINT, address.name):
+        run = read_run(address.parent)
+    return run
 
 
 def read_run(address: Address) -> RemoteRun | None:

@@ -145,4 +145,4 @@ def _reason(address: Address, error: Exception) -> str:
         return "its endpoint cannot be reached; check the network and the endpoint"
     if "end of file before message length" in text or "error decoding response body" in text:
         return "truncated, it ends before its length"
-    return f"the server answers {name}" if name else type(error).__name__
+    return f"the server answers {name}" if name else f"{type(error).__name__}; check {variables}"

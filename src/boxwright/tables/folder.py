@@ -23,7 +23,7 @@ import numpy as np
 from boxwright import json_text
 from boxwright.errors import InputError
 from boxwright.extras import first_line, import_extra
-from boxwright.files import atomic_write, local_file, make_folder
+from boxwright.files import atomic_write, make_folder, open_regular
 from boxwright.json_text import JsonObject
 from boxwright.tables import geometry
 from boxwright.tables.rows import Settings, Source, schema
@@ -192,7 +192,7 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
 def read(path: Path, columns: list[str] | None = None) -> Iterator["pa.RecordBatch"]:
     """The rows of a file of ours, in bounded memory. Raises InputError where it cannot be read."""
     try:
-        with pq.ParquetFile(local_file(path)) as file:
+        with open_regular(path) as stream, pq.ParquetFile(stream) as file:
             yield from file.iter_batches(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); remove it, and run again") from error
@@ -204,7 +204,7 @@ def head_of(path: Path) -> JsonObject:
     Raises InputError for any other file.
     """
     try:
-        with pq.ParquetFile(local_file(path)) as file:
+        with open_regular(path) as stream, pq.ParquetFile(stream) as file:
             text = (file.schema_arrow.metadata or {}).get(KEY)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}), needed a table of predictions") from error

@@ -1,4 +1,4 @@
-"""What makes two runs the same: weights and settings, their fingerprint, and the file `run.json` of a folder."""
+"""What makes two runs the same: weights and settings, their fingerprint, and the file `table.json` of a folder."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from boxwright.tables.rows import DIGITS, Settings
 from boxwright.tasks import PostprocessArgs
 from boxwright.version import __version__
 
-FILE = "run.json"
+FILE = "table.json"
 LIMIT = 1 << 22  # bytes of that file
 SHOWN = 30  # characters of a value in a message
 
@@ -68,7 +68,7 @@ def fingerprint(settings: JsonObject) -> str:
 
 
 def enter(folder: Path, settings: JsonObject, shards: int | None) -> None:
-    """Write `run.json` into a folder for tables, or compare it with the one that is there.
+    """Write `table.json` into a folder for tables, or compare it with the one that is there.
 
     Args:
         folder: It exists.

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwright.arrays import Array
@@ -18,6 +19,8 @@ from boxwright.datatools.report import Report
 from boxwright.errors import InputError
 from boxwright.images.canvas import read_image
 from boxwright.json_text import JsonObject
+from boxwright.metrics.resampling import Intervals, Resampled
+from boxwright.metrics.sheet import Panel
 from boxwright.recipe import DataConfig, NMSConfig, Recipe
 from boxwright.types import Batch, ClassBatch, Frame
 
@@ -89,6 +92,9 @@ class Score(Protocol):
     @property
     def headline(self) -> str: ...
 
+    @property
+    def intervals(self) -> Intervals | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class PostprocessArgs:
@@ -96,6 +102,8 @@ class PostprocessArgs:
 
     Attributes:
         threshold: Minimum score, in [0, 1].
+        of_network: The threshold is that of the network's scores, before `predict.temperatures`; a complete file knows
+            only scores after them.
         nms: Non-maximum suppression.
         labels: Classes to keep; None for all.
         top_k: Classes per image.
@@ -105,6 +113,7 @@ class PostprocessArgs:
     nms: NMSConfig = field(default_factory=NMSConfig)
     labels: tuple[int, ...] | None = None
     top_k: int = TOP_K
+    of_network: bool = False
 
 
 class RawOutputs(NamedTuple):
@@ -120,46 +129,57 @@ class RawOutputs(NamedTuple):
 
 
 class Examples(ABC):
-    """Drawings of a few evaluated images, made while their pixels are in memory.
+    """Images for the sheets of an evaluation, kept while their pixels are in memory, and what else pixels are for.
 
     Attributes:
-        limit: Maximum number of panels.
-        panels: Image index -> rank and panel; the lowest ranks are kept.
+        limits: Maximum number of panels of each sheet.
+        panels: Sheet -> image index -> rank and panel; the lowest ranks are kept.
+        looks: Image index -> `slices.appearance`, where a task needs it.
     """
 
-    limit: int
+    limits: ClassVar[Mapping[str, int]]
 
     def __init__(self) -> None:
-        self.panels: dict[int, tuple[float, Array]] = {}
+        self.panels: dict[str, dict[int, tuple[float, Panel]]] = {sheet: {} for sheet in self.limits}
+        self.looks: dict[int, tuple[float, float]] = {}
         self._lock = Lock()
 
     @abstractmethod
     def wants(self, index: int) -> bool:
-        """Whether image `index` may be drawn, so that its pixels must be kept."""
+        """Whether the pixels of image `index` must be kept for `add`."""
 
     @abstractmethod
-    def rank(self, index: int, result: Any) -> float | None:
-        """The rank of an image, the lowest first; None to leave it out."""
+    def ranks(self, index: int, result: Any) -> Mapping[str, float]:
+        """The rank of an image on each sheet that may show it, the lowest first."""
 
     @abstractmethod
-    def draw(self, index: int, result: Any) -> Array:
-        """The panel, uint8 RGB. `result.image` contains the pixels."""
+    def panel(self, sheet: str, index: int, result: Any) -> Panel:
+        """The image for a sheet. `result.image` contains the pixels."""
 
     def add(self, index: int, result: Any) -> None:
-        """Draw the image if it ranks among the first `limit` so far. Thread-safe."""
-        rank = self.rank(index, result)
-        if rank is None:
-            return
-        with self._lock:
-            last = max((rank, index) for index, (rank, _) in self.panels.items()) if self.panels else (0.0, 0)
-            if len(self.panels) < self.limit or (rank, index) < last:
-                self.merge({index: (rank, self.draw(index, result))})
+        """Keep the image for each sheet on which it ranks among the first so far. Thread-safe."""
+        for sheet, rank in self.ranks(index, result).items():
+            with self._lock:
+                shown = [(rank, index) for index, (rank, _) in self.panels[sheet].items()]
+                wanted = len(shown) < self.limits[sheet] or (rank, index) < max(shown)
+            if wanted:
+                panel = self.panel(sheet, index, result)
+                with self._lock:
+                    self.merge({sheet: {index: (rank, panel)}}, {})
 
-    def merge(self, panels: Mapping[int, tuple[float, Array]]) -> None:
-        """Add panels, for example of another process, and keep the first `limit`."""
-        merged = {**self.panels, **panels}
-        first = sorted(merged, key=lambda index: (merged[index][0], index))[: self.limit]
-        self.panels = {index: merged[index] for index in first}
+    def merge(
+        self, panels: Mapping[str, Mapping[int, tuple[float, Panel]]], looks: Mapping[int, tuple[float, float]]
+    ) -> None:
+        """Add panels and looks, for example of another process, and keep the first panels of each sheet."""
+        self.looks |= looks
+        for sheet, others in panels.items():
+            merged = {**self.panels[sheet], **others}
+            first = sorted(merged, key=lambda index: (merged[index][0], index))[: self.limits[sheet]]
+            self.panels[sheet] = {index: merged[index] for index in first}
+
+    def of_sheet(self, sheet: str) -> list[Panel]:
+        """The panels of a sheet in the order of their ranks."""
+        return [panel for _, (_, panel) in sorted(self.panels[sheet].items(), key=lambda item: (item[1][0], item[0]))]
 
 
 class Task(ABC, Generic[D, B, R, M]):
@@ -285,8 +305,20 @@ class Task(ABC, Generic[D, B, R, M]):
         """The result with the data set's labels and names."""
 
     @abstractmethod
-    def score(self, dataset: D, results: Sequence[R], info: JsonObject, recipe: Recipe, args: PostprocessArgs) -> M:
-        """Compute the metrics; info: how they were measured."""
+    def score(
+        self,
+        dataset: D,
+        results: Sequence[R],
+        info: JsonObject,
+        recipe: Recipe,
+        args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
+    ) -> M:
+        """Compute the metrics. info: how they were measured. groups: of the images, for intervals; None for none."""
+
+    @abstractmethod
+    def resample(self, dataset: D, results: Sequence[R], weights: NDArray[np.float32]) -> Resampled:
+        """The metrics of resampled images; weights: as `metrics.resampling.draw_weights`."""
 
     @abstractmethod
     def examples(self, dataset: D, recipe: Recipe) -> Examples:

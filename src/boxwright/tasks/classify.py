@@ -3,13 +3,14 @@
 C classes of the model, K of them after top-k
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwright import json_text
@@ -27,7 +28,10 @@ from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError, titled
 from boxwright.formats import open_classes
 from boxwright.images.draw import add_caption, draw_classes, encode_image, name_of
-from boxwright.metrics import class_plots, plots, topk
+from boxwright.metrics import class_plots, error_report, plots, topk
+from boxwright.metrics import sheet as sheet_of
+from boxwright.metrics.resampling import Resampled
+from boxwright.metrics.sheet import Panel, View
 from boxwright.metrics.topk import TopK
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
 from boxwright.tasks.base import (
@@ -43,6 +47,7 @@ from boxwright.tasks.base import (
 from boxwright.tasks.graph_canvas import on_canvas
 from boxwright.types import ClassBatch, Classes, Classifier, Frame
 
+MAX_MISTAKES = 24  # images
 DRAWN_SIZE = (320, 320)  # px: maximum width, height of an image drawn with its label
 
 
@@ -82,7 +87,9 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
     results_file = "classes.json"
     results_key = "classes"
     graph_outputs = ("scores", "labels")
-    report_files = ("metrics.json", "predictions.json", "confusion.png", "mistakes.jpg", "curves.png")
+    report_files = (
+        "metrics.json", "predictions.json", "confusion.png", "errors.json", "errors.png", "mistakes.jpg", "curves.png",
+    )  # fmt: skip
     dataset_type: ClassVar[type] = ClassSet
 
     def open(self, root: Root, split: str, config: DataConfig) -> ClassSet:
@@ -164,7 +171,7 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[ClassPrediction]:
         with torch.inference_mode():
-            decoded = cast(Classifier, model).decode(raw.tensors, args.top_k)
+            decoded = cast(Classifier, model).decode(divided(raw.tensors, recipe), args.top_k)
         return [_prediction(classes.to("cpu"), frame, recipe) for classes, frame in zip(decoded, frames, strict=True)]
 
     def read_outputs(
@@ -217,8 +224,14 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         info: dict[str, object],
         recipe: Recipe,
         args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
     ) -> TopK:
-        return topk.score(dataset.labels, results, dataset.names, info)
+        return topk.score(dataset.labels, results, dataset.names, info, groups)
+
+    def resample(
+        self, dataset: ClassSet, results: Sequence[ClassPrediction], weights: NDArray[np.float32]
+    ) -> Resampled:
+        return topk.resample(dataset.labels, results, dataset.names, weights)
 
     def examples(self, dataset: ClassSet, recipe: Recipe) -> Examples:
         return _Mistakes(dataset)
@@ -244,12 +257,15 @@ class Classify(Task[ClassSet, ClassBatch, ClassPrediction, TopK]):
         ]
         json_text.write(folder / "predictions.json", {"names": list(dataset.names), "images": rows})
         class_plots.confusion(metrics, dataset.names, folder / "confusion.png")
-        class_plots.mistakes([panel for _, panel in examples.panels.values()], folder / "mistakes.jpg")
+        best = torch.stack([result.labels[0] for result in results]).numpy()
+        scores = torch.stack([result.scores[0] for result in results]).double().numpy()
+        error_report.write_calibration(folder, scores, best == dataset.labels)
+        sheet_of.write(examples.of_sheet("mistakes.jpg"), folder / "mistakes.jpg")
         title = "right on the validation images"
         plots.curves(folder / "log.jsonl", folder / "curves.png", ("top1", "top5"), title)
 
     def graph(self, model: nn.Module, recipe: Recipe) -> nn.Module:
-        return ClassifyGraph(model, recipe.data.canvas)
+        return ClassifyGraph(model, recipe)
 
 
 class ClassifyGraph(nn.Module):
@@ -258,20 +274,21 @@ class ClassifyGraph(nn.Module):
     images (B, h, w, 3) uint8 -> scores (B, K) float32 in [0, 1], labels (B, K), best first; K = min(TOP_K, C).
     """
 
-    def __init__(self, model: nn.Module, canvas: CanvasConfig) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
-        self.canvas = canvas
+        self.canvas = recipe.data.canvas
+        self.recipe = recipe
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         canvases, _ = on_canvas(images, self.canvas)
-        return cast(Classifier, self.model).topk(self.model(canvases / 255), TOP_K)
+        return cast(Classifier, self.model).topk(divided(self.model(canvases / 255), self.recipe), TOP_K)
 
 
 class _Mistakes(Examples):
     """Misclassified images, the highest score first."""
 
-    limit = class_plots.MAX_MISTAKES
+    limits: ClassVar[Mapping[str, int]] = {"mistakes.jpg": MAX_MISTAKES}
 
     def __init__(self, dataset: ClassSet) -> None:
         super().__init__()
@@ -280,14 +297,22 @@ class _Mistakes(Examples):
     def wants(self, index: int) -> bool:
         return True
 
-    def rank(self, index: int, result: ClassPrediction) -> float | None:
-        return None if int(result.labels[0]) == self.dataset.labels[index] else -float(result.scores[0])
+    def ranks(self, index: int, result: ClassPrediction) -> Mapping[str, float]:
+        is_right = int(result.labels[0]) == self.dataset.labels[index]
+        return {} if is_right else {"mistakes.jpg": -float(result.scores[0])}
 
-    def draw(self, index: int, result: ClassPrediction) -> Array:
+    def panel(self, sheet: str, index: int, result: ClassPrediction) -> Panel:
         assert result.image is not None
         names, label = self.dataset.names, int(self.dataset.labels[index])
         text = f"{float(result.scores[0]):.2f} taken for {name_of(names, int(result.labels[0]))}"
-        return add_caption(result.image, class_plots.PANEL, [name_of(names, label), text])
+        image, _ = sheet_of.fitted(result.image)
+        return Panel(image, (View("", np.zeros((0, 4))),), (name_of(names, label), text))
+
+
+def divided(raw: tuple[Tensor, ...], recipe: Recipe) -> tuple[Tensor, ...]:
+    """The logits divided by the temperature."""
+    temperatures = recipe.predict.temperatures
+    return (raw[0] / temperatures[0],) if temperatures else raw
 
 
 def training_canvas(recipe: Recipe) -> CanvasConfig:

@@ -11,30 +11,32 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from boxwright import json_text
 from boxwright.arrays import Array
 from boxwright.batches.loader import Loader
 from boxwright.batches.repeat_factors import visit_weights
 from boxwright.batches.transforms import augment, step_size
 from boxwright.data import fingerprint as fingerprints
-from boxwright.data.dataset import ANY_CLASS, Dataset, evenly_spaced
+from boxwright.data.dataset import ANY_CLASS, Dataset
 from boxwright.data.sets import Root
 from boxwright.datatools.check import check, check_splits, skip_bad
 from boxwright.datatools.report import Report, check_all
 from boxwright.datatools.val_fraction import open_split
-from boxwright.errors import InputError, titled
+from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.bands import Bands
 from boxwright.images.canvas import read_image
-from boxwright.images.draw import draw, draw_boxes, encode_image
-from boxwright.interop import to_coco, to_dict
+from boxwright.images.draw import color, draw, draw_boxes, encode_image
+from boxwright.interop import to_dict
 from boxwright.json_text import JsonObject
-from boxwright.metrics import coco, plots
+from boxwright.metrics import coco
 from boxwright.metrics.coco import Metrics
+from boxwright.metrics.resampling import Resampled
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms import suppress
+from boxwright.ops.temperature import lowest_before, scale
 from boxwright.recipe import CanvasConfig, DataConfig, Recipe
 from boxwright.tasks.base import (
     Examples,
@@ -47,9 +49,9 @@ from boxwright.tasks.base import (
     with_class_weights,
 )
 from boxwright.tasks.detect_graph import DetectGraph
+from boxwright.tasks.detect_report import FILES as REPORT_FILES
+from boxwright.tasks.detect_report import DetectionExamples, write_report
 from boxwright.types import Batch, Detections, Detector, Frame
-
-MAX_EXAMPLES = 8  # images, evenly spaced over the data set
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,9 +88,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     results_file = "detections.json"
     results_key = "detections"
     graph_outputs = ("boxes", "scores", "labels")
-    report_files = (
-        "metrics.json", "detections.json", "precision_recall.png", "confusion.png", "sheet.jpg", "curves.png",
-    )  # fmt: skip
+    report_files = REPORT_FILES
     dataset_type: ClassVar[type] = Dataset
 
     def open(self, root: Root, split: str, config: DataConfig) -> Dataset:
@@ -159,7 +159,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             for label, crowd, difficult in flags
         ]
         pixels = read_image(sample.path) if image is None else image
-        return draw_boxes(pixels, sample.boxes, sample.labels.tolist(), texts)
+        return draw_boxes(pixels, sample.boxes, list(map(color, sample.labels.tolist())), texts)
 
     def args(
         self,
@@ -182,9 +182,14 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
     def postprocess(
         self, model: nn.Module, raw: RawOutputs, frames: Sequence[Frame], args: PostprocessArgs, recipe: Recipe
     ) -> list[Prediction]:
-        """Boxes are clipped before NMS as `nms.clip` says, and to the image after it; empty ones are dropped."""
+        """Boxes are clipped before NMS as `nms.clip` says, and to the image after it; empty ones are dropped.
+
+        Temperatures come last: they keep the order within a class, and so what NMS does.
+        """
+        temperatures = recipe.predict.temperatures
+        lowest = args.threshold if args.of_network else lowest_before(args.threshold, temperatures)
         with torch.inference_mode():
-            decoded = cast(Detector, model).decode(raw.tensors, args.threshold)
+            decoded = cast(Detector, model).decode(raw.tensors, lowest)
         if args.nms.clip == "canvas":
             decoded = [replace(result, boxes=clip(result.boxes, raw.canvas)) for result in decoded]
         decoded = [
@@ -195,7 +200,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
             decoded = [clipped(result, frame.size) for result, frame in zip(decoded, frames, strict=True)]
         if args.labels is not None:
             decoded = [result[torch.isin(result.labels, result.labels.new_tensor(args.labels))] for result in decoded]
-        kept = suppress(decoded, args.nms, [frame.size for frame in frames], args.threshold)
+        kept = suppress(decoded, args.nms, [frame.size for frame in frames], lowest)
+        if temperatures:
+            least = 0.0 if args.of_network else args.threshold
+            kept = [calibrated(result, temperatures, least) for result in kept]
         return [
             _prediction(clipped(result, frame.size).to("cpu"), frame, recipe)
             for result, frame in zip(kept, frames, strict=True)
@@ -257,7 +265,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         config, labels = recipe.evaluate, dataset_labels(dataset, recipe)
         threshold = config.threshold if threshold is None else fraction("threshold", threshold)
         used = tuple((labels >= 0).nonzero().flatten().tolist())
-        return PostprocessArgs(threshold, config.nms, None if len(used) == len(labels) else used)
+        return PostprocessArgs(threshold, config.nms, None if len(used) == len(labels) else used, of_network=True)
 
     def aligned(self, result: Prediction, dataset: Dataset, recipe: Recipe) -> Prediction:
         last = recipe.evaluate.plus_one
@@ -272,12 +280,16 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         info: JsonObject,
         recipe: Recipe,
         args: PostprocessArgs,
+        groups: NDArray[np.int64] | None = None,
     ) -> Metrics:
         info = info | {"threshold": args.threshold, "plus_one": recipe.evaluate.plus_one, "nms": args.nms.model_dump()}
-        return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info)
+        return coco.score([dataset[index] for index in range(len(dataset))], results, dataset.names, info, groups)
+
+    def resample(self, dataset: Dataset, results: Sequence[Prediction], weights: NDArray[np.float32]) -> Resampled:
+        return coco.resample([dataset[index] for index in range(len(dataset))], results, dataset.names, weights)
 
     def examples(self, dataset: Dataset, recipe: Recipe) -> Examples:
-        return _Examples(dataset, recipe)
+        return DetectionExamples(dataset, recipe.predict.threshold)
 
     def write_report(
         self,
@@ -288,50 +300,10 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         examples: Examples,
         recipe: Recipe,
     ) -> None:
-        """Drawings and the confusion matrix use the detections from `predict.threshold`."""
-        samples, threshold = [dataset[index] for index in range(len(dataset))], recipe.predict.threshold
-        json_text.write(folder / "metrics.json", metrics.to_json(), indent=1)
-        pairs = zip(samples, results, strict=True)
-        rows = [
-            row | ({} if dataset.members is None else {"file": titled(sample.path)})  # where image ids are new
-            for sample, result in pairs
-            for row in to_coco(result, sample.image_id, dataset.category_ids)
-        ]
-        json_text.write(folder / "detections.json", rows)
-        plots.precision_recall(metrics, folder / "precision_recall.png")
-        shown = plots.shown_classes(metrics)
-        counts = plots.confusion(samples, results, len(dataset.names), threshold, shown)
-        others = ["other classes"] * (len(shown) < len(dataset.names))
-        ticks = [*(dataset.names[label] for label in shown), *others, "background"]
-        title = f"boxes at IoU 0.50, scores from {threshold:g}"
-        plots.confusion_matrix(counts, ticks, ticks, title, folder / "confusion.png")
-        plots.sheet([panel for _, (_, panel) in sorted(examples.panels.items())], folder / "sheet.jpg")
-        title = "average precision on the validation images"
-        plots.curves(folder / "log.jsonl", folder / "curves.png", ("AP50", "AP"), title)
+        write_report(folder, metrics, dataset, results, examples, recipe.predict.threshold)
 
     def graph(self, model: nn.Module, recipe: Recipe) -> nn.Module:
         return DetectGraph(model, recipe)
-
-
-class _Examples(Examples):
-    """Ground truth and predictions of images that are evenly spaced over the data set."""
-
-    limit = MAX_EXAMPLES
-
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
-        super().__init__()
-        self.dataset, self.threshold = dataset, recipe.predict.threshold
-        self.indices = frozenset(evenly_spaced(len(dataset), MAX_EXAMPLES))
-
-    def wants(self, index: int) -> bool:
-        return index in self.indices
-
-    def rank(self, index: int, result: Prediction) -> float | None:
-        return 0.0 if index in self.indices else None
-
-    def draw(self, index: int, result: Prediction) -> Array:
-        assert result.image is not None
-        return plots.panel(result.image, self.dataset[index], result[result.scores >= self.threshold])
 
 
 def training_canvas(recipe: Recipe) -> CanvasConfig:
@@ -397,6 +369,13 @@ def dataset_labels(dataset: Dataset, recipe: Recipe) -> Tensor:
         )
     labels = {name: label for label, name in enumerate(dataset.names)}
     return torch.tensor([labels.get(name, -1) for name in names])
+
+
+def calibrated(result: Detections, temperatures: Sequence[float], least: float) -> Detections:
+    """With scores scaled by the temperature of their class, from the score `least` on, best first."""
+    scores = scale(result.scores, result.scores.new_tensor(temperatures)[result.labels])
+    scaled = replace(result, scores=scores)[scores.argsort(descending=True, stable=True)]
+    return scaled[scaled.scores >= least]
 
 
 def clipped(result: Detections, size: tuple[int, int]) -> Detections:

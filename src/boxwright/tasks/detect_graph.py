@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from boxwright.ops.boxes import clip
 from boxwright.ops.nms_loop import nms_loop
+from boxwright.ops.temperature import lowest_before, scale
 from boxwright.recipe import Recipe
 from boxwright.tasks.graph_canvas import GraphFrame, on_canvas
 from boxwright.types import Detector
@@ -30,6 +31,8 @@ class DetectGraph(nn.Module):
         self.canvas = recipe.data.canvas
         self.threshold = recipe.predict.threshold
         self.nms = recipe.predict.nms
+        self.lowest = lowest_before(self.threshold, recipe.predict.temperatures)
+        self.temperatures = torch.tensor(recipe.predict.temperatures)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         canvases, frame = on_canvas(images, self.canvas)
@@ -45,8 +48,11 @@ class DetectGraph(nn.Module):
         if self.nms.clip == "image":
             boxes, scores = _clip(boxes, scores, frame)
         nms_boxes = frame.relative(boxes) if self.nms.kind == "greedy" else boxes
-        keep, scores = nms_loop(nms_boxes, scores, labels, classes, self.nms, self.threshold)
+        keep, scores = nms_loop(nms_boxes, scores, labels, classes, self.nms, self.lowest)
         boxes, scores = _clip(_rows(boxes, keep), scores, frame)
+        if len(self.temperatures):
+            calibrated = scale(scores.clamp(min=0), self.temperatures[labels.gather(1, keep)])
+            scores = torch.where((scores >= 0) & (calibrated >= self.threshold), calibrated, -1.0)
         scores, order = scores.topk(scores.shape[1])  # moves the dropped rows to the end
         boxes, labels = _rows(boxes, order), labels.gather(1, keep.gather(1, order))
         valid = scores >= 0

@@ -5,7 +5,9 @@ the other.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -36,9 +38,14 @@ def save(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
     Equal networks with equal recipes give equal bytes, which safetensors' own writer does not promise: it puts the
     metadata in an order that differs from process to process.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write(path, model.state_dict(), recipe.tree())
+
+
+def write(path: str | Path, state: Mapping[str, Tensor], tree: Mapping[str, object]) -> None:
+    """As `save`, from the tensors and the recipe as plain values."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     tensors = dict(sorted(state.items(), key=lambda item: (-item[1].itemsize, item[0])))  # wide ones first: aligned
-    header: dict[str, object] = {"__metadata__": {"format": "pt", RECIPE_KEY: json.dumps(recipe.tree())}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", RECIPE_KEY: json.dumps(tree)}}
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.nbytes
@@ -48,7 +55,7 @@ def save(path: str | Path, model: nn.Module, recipe: Recipe) -> None:
     with atomic_write(path) as tmp, tmp.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            stream.write(tensor.flatten().view(torch.uint8).numpy())
+            stream.write(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], Recipe | None]:
@@ -70,6 +77,12 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def read_recipe(file: Path) -> Recipe | None:
     """The recipe in a safetensors file; None where it was written by others and has none."""
+    tree = read_tree(file)
+    return None if tree is None else untrusted(tree, f"{file}: stored recipe")
+
+
+def read_tree(file: Path) -> Any:
+    """As `read_recipe`, all values as they are stored, unchecked."""
     try:
         _check_header(require(file))
         with safetensors.safe_open(file, "pt") as stream:
@@ -78,8 +91,7 @@ def read_recipe(file: Path) -> Recipe | None:
         raise _not_safetensors(file, error) from error
     if text is None:
         return None
-    tree = json_text.parse(text, f"{file}: the recipe in its metadata")
-    return untrusted(tree, f"{file}: stored recipe")
+    return json_text.parse(text, f"{file}: the recipe in its metadata")
 
 
 def _check_header(file: Path) -> None:

@@ -17,9 +17,9 @@ C = TypeVar("C", EvaluateConfig, PredictConfig)
 
 def untrusted(tree: Mapping[str, object], source: str) -> Recipe:
     """What is taken of a stored recipe: its name, the model, the canvas, the bands and their ranges, the classes and
-    how they are laid out, the share of validation images, the thresholds and NMS. Folders, processes and training
-    settings are this machine's and keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which changes no
-    result.
+    how they are laid out, the share of validation images, thresholds, temperatures and NMS. Folders, processes and
+    training settings are this machine's and keep their defaults; batches are cut to what `LARGEST_BATCH` holds, which
+    changes no result.
 
     source: names where `tree` came from in an error. Raises InputError for what is no recipe, left out parts included,
     and for a canvas beyond `LARGEST_CANVAS`.

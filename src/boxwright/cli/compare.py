@@ -1,0 +1,79 @@
+"""The commands that compare models and runs."""
+
+from typing import Annotated
+
+import typer
+
+from boxwright.cli.options import ClipBoxes, DataSets, Device, SkipBad, Split, TrustFile, check_name
+from boxwright.cli.output import echo
+
+MODEL = "A run folder, weights, an exported file, or COCO results (detections.json of evaluate)."
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=MODEL)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same, of the other model.")],
+    data: DataSets,
+    split: Split = "val",
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit with status 1 if B is significantly worse: the 95 % interval of its AP or top-1 less that of A "
+            "is below 0.",
+        ),
+    ] = False,
+    equivalent: Annotated[
+        float | None,
+        typer.Option(
+            "--equivalent",
+            metavar="MARGIN",
+            min=0,
+            max=1,
+            help="Exit with status 1 unless AP or top-1 is shown to differ by less than this, as 0.005: by two "
+            "one-sided tests of 5 %, which is the 90 % interval of the difference within the margin, on 50 images or "
+            "more.",
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for all numbers.")] = None,
+    skip_bad: SkipBad = False,
+    clip_boxes: ClipBoxes = False,
+    device: Device = "auto",
+    trust_file: TrustFile = False,
+) -> None:
+    """Compare two models on the same images: differences of AP or top-1 with 95 % intervals, also by class and size."""
+    from pathlib import Path
+
+    from boxwright import json_text
+    from boxwright.errors import InputError
+    from boxwright.evaluation.compare import compare as run
+
+    if out is not None and Path(out).resolve() in (Path(a).resolve(), Path(b).resolve()):
+        raise InputError(f"--out {out}: one of the files that are compared, needed another name")
+    found = run(a, b, data, split, skip_bad=skip_bad, clip_boxes=clip_boxes, device=device, trust=trust_file)
+    if out is not None:
+        json_text.write(out, found.to_json(), indent=1)
+    echo(found)
+    failed = False
+    if fail_if_worse:
+        failed = found.main.is_worse
+        echo(f"B is {'' if failed else 'not '}significantly worse in {found.main.metric}")
+    if equivalent is not None:
+        shown = found.is_equivalent(equivalent)
+        echo(f"a difference of less than {equivalent:g} in {found.main.metric} is {'' if shown else 'not '}shown")
+        failed = failed or not shown
+    raise typer.Exit(int(failed))
+
+
+def runs(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder with runs, at any depth.")],
+    out: Annotated[str | None, typer.Option("--out", callback=check_name, help="JSON file for the table.")] = None,
+) -> None:
+    """List runs: recipe, data, AP or top-1 with its interval, minutes, epochs, and settings that most runs lack."""
+    from boxwright import json_text
+    from boxwright.evaluation.runs import list_runs
+
+    found = list_runs(folder)
+    if out is not None:
+        json_text.write(out, found.to_json(), indent=1)
+    echo(found)
