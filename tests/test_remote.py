@@ -258,6 +258,25 @@ def test_odd_names(store: Store) -> None:
 
 
 @pytest.mark.slow
+def test_a_cache_that_cannot_be_written(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is in it is read."""
+    store.put("bucket/set/a.txt", b"abc")
+    tree = local_data("s3://bucket/set")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError
+
+    store.calm()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.os, "utime", refuse)
+        assert files.read_bytes(tree / "a.txt") == b"abc"
+    assert store.requests == []
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"file/outputs/.*: the cache cannot be written; set BOXWRIGHT_CACHE to"):
+        local_output("s3://bucket/out").__enter__()
+
+
 def test_objects_that_stand_for_folders(store: Store) -> None:
     """As the consoles of stores make them."""
     for key in ("set/", "set/in/", "set/in/more/", "set/in/more/a.txt", "set/empty.txt"):

@@ -406,6 +406,17 @@ def test_an_archive_on_a_web_server_is_no_video(
     assert "secret" not in (tmp_path / "found" / "detections.json").read_text()
 
 
+def test_images_of_parquet_files_are_inside(store: Store, command: Callable[..., str], tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    encoded = cv2.imencode(".png", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
+    row = {"image": {"bytes": encoded, "path": "a.png"}, "objects": {"bbox": [[20, 20, 8, 10]], "category": ["box"]}}
+    parquet.write_table(arrow.Table.from_pylist([row] * 3), tmp_path / "train.parquet")
+    store.put("bucket/set/train.parquet", (tmp_path / "train.parquet").read_bytes())
+    command("data", "convert", "s3://bucket/set", "--to", "coco", "-o", "s3://bucket/coco")
+    images = [key for key in store.keys("bucket") if key.endswith(".png")]
+    assert [store.get(f"bucket/{key}") for key in images] == [encoded] * 3
+
+
 @pytest.mark.parametrize("data", ["set", "zips"])
 def test_no_result_lies_in_what_is_read(store: Store, made: Path, archive: bytes, data: str) -> None:
     store.put_folder("bucket/set", made)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 VARIABLE = "BOXWRIGHT_CACHE"
+NOT_WRITTEN = f"the cache cannot be written; set {VARIABLE} to another folder"
 
 
 def cache_folder() -> Path:

@@ -114,13 +114,14 @@ def local_file(path: str | Path) -> Path:
     return target
 
 
-def make_folder(path: str | Path) -> Path:
-    """`path`, created with its parents where it is missing. Raises InputError where it cannot be created."""
+def make_folder(path: str | Path, what: str = "results cannot be written there") -> Path:
+    """`path`, created with its parents where it is missing. Raises InputError, with `what` failed, where it cannot be
+    created."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: results cannot be written there ({error.strerror})") from error
+        raise InputError(f"{folder}: {what} ({error.strerror})") from error
     return folder
 
 
@@ -179,14 +180,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-def temporary_folder(parent: Path) -> Path:
+def temporary_folder(parent: Path, what: str) -> Path:
     """A new folder in `parent`, for this process: if it is killed, another one removes the folder.
 
     Raises:
-        InputError: It cannot be created.
+        InputError: It cannot be created; `what` says what failed.
     """
-    tmp = _temporary(make_folder(parent))
-    return make_folder(tmp)
+    return make_folder(_temporary(parent), what)
 
 
 def remove_folder(path: str | Path) -> None:

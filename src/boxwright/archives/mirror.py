@@ -11,6 +11,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from boxwright import mirrors
+from boxwright.cache import NOT_WRITTEN
 from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, new_folder, remove_folder, sync
 from boxwright.mirrors import INDEX, TREE, Member, Source
@@ -44,7 +45,7 @@ def make_mirror(title: str, sources: Sequence[Source], members: Callable[[], Ite
         raise InputError(f"{title}: no folder for the cache; set the variable BOXWRIGHT_CACHE to one") from error
     if not folder.exists():
         try:
-            make_folder(folder.parent)
+            make_folder(folder.parent, NOT_WRITTEN)
             with new_folder(folder) as tmp:
                 _write(tmp, title, sources, members())
             _remove_unused(folder.parent)

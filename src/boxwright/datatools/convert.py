@@ -191,8 +191,12 @@ def reject_outside(dataset: Dataset, root: Root) -> None:
 
 
 def _is_inside(path: str, folder: str) -> bool:
-    """Whether a file, or the archive that holds it, is in a folder. Both without links."""
-    return any(Path(place).is_relative_to(folder) for place in (path, mirrors.origin(path)))
+    """Whether a file, or the archive that holds it, is in a folder. Both without links.
+
+    A Parquet file of an object store is in the cache, and only its title says that it belongs to the folder.
+    """
+    places = ((path, folder), (mirrors.origin(path), folder), (printable(path), printable(folder)))
+    return any(Path(place).is_relative_to(base) for place, base in places)
 
 
 def count_losses(split: Split, layout: Layout[Dataset], writer: Writer) -> dict[str, int]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwright.cache import cache_folder
+from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError
 from boxwright.files import make_folder, write_errors
 
@@ -60,11 +60,13 @@ def place(identity: str, name: str) -> Path:
 
 
 def has(file: Path) -> bool:
-    """Whether the file is there; it counts as used now."""
+    """Whether the file is there; it counts as used now, if the cache can be written."""
     try:
-        os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))
+        status = file.stat()
     except OSError:
         return False
+    with suppress(OSError):
+        os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))
     return True
 
 
@@ -93,9 +95,9 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
     Raises:
         InputError: The cache cannot be written.
     """
-    make_folder(file.parent)
+    make_folder(file.parent, NOT_WRITTEN)
     part = file.with_name(file.name + PART)
-    with write_errors(file, part, what="the cache cannot be written"), _locked(part) as stream:
+    with write_errors(file, part, what=NOT_WRITTEN), _locked(part) as stream:
         if has(file):
             part.unlink(missing_ok=True)
             yield None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from boxwright.archives.folder import RANGE, SUFFIXES, as_folder
 from boxwright.archives.mirror import make_mirror
-from boxwright.cache import cache_folder
+from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError
 from boxwright.files import make_folder
 from boxwright.mirrors import Member, Source
@@ -139,7 +139,7 @@ def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") ->
     if len(files) == 1:
         return as_folder(next(iter(files.values())), title)
     key = hashlib.sha256("\n".join(map(str, files.values())).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    links = make_folder(cache_folder() / "shards" / key)
+    links = make_folder(cache_folder() / "shards" / key, NOT_WRITTEN)
     for name, file in files.items():
         if not (links / name).exists():
             (links / name).unlink(missing_ok=True)

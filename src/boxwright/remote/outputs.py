@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from boxwright import progress
-from boxwright.cache import cache_folder
+from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import local_file, make_folder, temporary_folder
 from boxwright.remote import apart
@@ -47,7 +47,7 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     if not new:
         check_bucket(address)  # before the work
     apart.note_written(address)
-    folder = temporary_folder(cache_folder() / FOLDER)
+    folder = temporary_folder(cache_folder() / FOLDER, NOT_WRITTEN)
     local = folder / address.name
     set_title(str(local), str(address))
     _places[local] = address

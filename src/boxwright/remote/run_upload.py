@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from boxwright import progress
-from boxwright.cache import cache_folder
+from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import make_folder, write_bytes
 from boxwright.remote import apart
@@ -173,7 +173,7 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
     """
     if address.scheme in WEB or not address.key:
         raise InputError(f"{address}: a run cannot be stored there, needed s3://, gs://, az:// or obs:// and a name")
-    folder = make_folder(cache_folder() / FOLDER / sha256(address.uri.encode()).hexdigest()[:32])
+    folder = make_folder(cache_folder() / FOLDER / sha256(address.uri.encode()).hexdigest()[:32], NOT_WRITTEN)
     with _locked(folder, address):
         there = read_run(address)
         path, sent = folder / address.name, folder / SENT
