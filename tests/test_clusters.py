@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,8 +23,9 @@ import torch
 from torch import Tensor
 
 import boxwright
-from boxwright import cli
+from boxwright import cli, ray_cluster
 from boxwright.engine.log import TrainLogger
+from boxwright.extras import silence_telemetry
 from boxwright.predict.predictor import AnyPredictor
 from random_detector import write_images, write_weights
 from small_run import SMALL, arguments, assert_equal, lines, state
@@ -54,57 +58,6 @@ for port, *words in map(json.loads, sys.stdin):
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 """
-
-
-# Ray as `--ray local` starts it, in a process of its own until its stdin ends, and what is seen of it from there.
-RAY = """
-import json, os, sys
-from pathlib import Path
-from boxwright import ray_cluster
-from boxwright.errors import InputError
-
-def listening():
-    rows = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
-    return {row[9]: row[1].rpartition(":")[0] for row in rows if row[3] == "0A"}
-
-def below(parent):
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [parent, *(each for child in children for each in below(int(child)))]
-
-def sockets(process):
-    for handle in Path(f"/proc/{process}/fd").iterdir():
-        try:
-            target = os.readlink(handle)
-        except OSError:  # closed meanwhile
-            continue
-        if target.startswith("socket:["):
-            yield target[8:-1]
-
-with ray_cluster.session("local", cpus=2, object_store=128 << 20) as ray:
-    told = ray.get(ray.remote(lambda: os.environ["RAY_USAGE_STATS_ENABLED"]).remote())
-    rows = listening()
-    found = [rows[inode] for process in below(os.getpid()) for inode in sockets(process) if inode in rows]
-    address = ray.get_runtime_context().gcs_address
-    print(json.dumps([address, ray.cluster_resources()["CPU"], told, found]), flush=True)
-    sys.stdin.read()
-assert not ray.is_initialized()
-for address in ("auto", "127.0.0.1:1"):
-    try:
-        with ray_cluster.session(address):
-            pass
-    except InputError as error:
-        print(error)
-"""
-
-
-class Cluster(NamedTuple):
-    """Ray on this machine: HOST:PORT, CPUs, RAY_USAGE_STATS_ENABLED of a worker, addresses listened at, process id."""
-
-    address: str
-    cpus: float
-    usage_stats: str
-    addresses: list[str]
-    process: int
 
 
 def free_port() -> int:
@@ -140,24 +93,41 @@ def environment(process: int) -> bytes:
     return Path(f"/proc/{process}/environ").read_bytes()
 
 
+def listening() -> list[str]:
+    """The addresses, as the kernel writes them, at which this process and those below it listen."""
+    rows = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
+    places = {f"socket:[{row[9]}]": row[1].rpartition(":")[0] for row in rows if row[3] == "0A"}
+    handles = [link for each in (os.getpid(), *descendants(os.getpid())) for link in Path(f"/proc/{each}/fd").glob("*")]
+    found = []
+    for handle in handles:
+        with suppress(OSError):  # closed meanwhile
+            found.append(str(handle.readlink()))
+    return [places[name] for name in found if name in places]
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """One for all tests: a start costs seconds."""
+def ray() -> Iterator[ModuleType]:
+    """Ray as `--ray local` starts it, once for all tests, since that takes seconds."""
     pytest.importorskip("ray", reason="needs the extra ray")
-    environment = {name: value for name, value in SINGLE_THREAD.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-c", RAY]
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
-    ):
-        patch.setenv("RAY_AUTH_MODE", "token")  # as whoever connects sets it
-        assert process.stdout is not None
-        yield Cluster(*json.loads(process.stdout.readline()), process.pid)
-        told, _ = process.communicate("", timeout=60)
-    assert process.returncode == 0
-    for line, address in zip(told.splitlines(), ("auto", "127.0.0.1:1"), strict=True):
-        assert line.startswith(f"--ray: no Ray cluster at {address} ("), line
-        assert line.endswith("; needed local, auto, or HOST:PORT of a head node"), line
+    on_ray = pytest.importorskip("boxwright.tables.on_ray", reason="needs the extra parquet")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's, of its own settings
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        silence_telemetry()
+        terminate = signal.getsignal(signal.SIGTERM)
+        with ray_cluster.session("local", cpus=2, object_store=on_ray.OBJECT_STORE) as started:
+
+            @contextmanager
+            def running(address: str, *_: object, **__: object) -> Iterator[ModuleType]:
+                assert address == "local"
+                yield started
+
+            assert signal.getsignal(signal.SIGTERM) == terminate, "on Ray's own, its native code aborts"
+            patch.setattr(ray_cluster, "session", running)
+            patch.setattr(on_ray, "session", running)
+            yield started
+        assert not started.is_initialized()
 
 
 @pytest.fixture(scope="module")
@@ -239,30 +209,32 @@ def test_resumed_with_one_process(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_local_start_listens_on_loopback_only(cluster: Cluster) -> None:
+def test_a_local_start_listens_on_loopback_only(ray: ModuleType) -> None:
     """And reports nothing."""
-    assert (cluster.cpus, cluster.usage_stats) == (2, "0")
-    assert len(cluster.addresses) > 2, "Ray's processes listen, or the walk has missed them"
-    as_the_kernel_writes_it = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and mapped to IPv6
-    assert set(cluster.addresses) <= as_the_kernel_writes_it
-    head = [number for number, command in descendants(cluster.process).items() if "dashboard/dashboard.py" in command]
-    assert all("--disable-frontend" in descendants(cluster.process)[number] for number in head)  # without a dashboard
+    assert ray.cluster_resources()["CPU"] == 2
+    assert ray.get(ray.remote(lambda: os.environ["RAY_USAGE_STATS_ENABLED"]).remote()) == "0"
+    found = listening()
+    assert len(found) > 2, "Ray's processes listen, or the walk has missed them"
+    assert set(found) <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and mapped to IPv6
+    head = {number: line for number, line in descendants(os.getpid()).items() if "dashboard/dashboard.py" in line}
+    assert all("--disable-frontend" in line for line in head.values())  # it starts without a dashboard, too
     assert all(b"RAY_USAGE_STATS_ENABLED=0" in environment(number) for number in head)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_ray_trains_as_torchrun_does(
-    cluster: Cluster,
+    ray: ModuleType,
     tiny_coco: Path,
     left_alone: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run = tmp_path / "run"
+    run, interrupted = tmp_path / "run", signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as leaving:
-        cli.main([*arguments(tiny_coco, run, HALF), "--ray", cluster.address, "--ray-workers", "2"])
+        cli.main([*arguments(tiny_coco, run, HALF), "--ray", "local", "--ray-workers", "2"])
     told = capsys.readouterr()
     assert leaving.value.code == 0, told.err
+    assert signal.getsignal(signal.SIGINT) == interrupted, "Ray's own ends the command with status 0 or 1"
     assert_equal(left_alone[0], run)
     assert told.out == f"{run}\n"
     assert [line for line in told.err.splitlines() if not line.startswith("epoch ")] == []
@@ -291,7 +263,7 @@ def predictor(tmp_path: Path) -> AnyPredictor:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_killed_worker_changes_nothing_in_a_table(
-    cluster: Cluster, images: Path, predictor: AnyPredictor, tmp_path: Path
+    ray: ModuleType, images: Path, predictor: AnyPredictor, tmp_path: Path
 ) -> None:
     pq = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     from boxwright.tables.on_ray import predict_on_ray
@@ -301,17 +273,16 @@ def test_a_killed_worker_changes_nothing_in_a_table(
     seen: list[int] = []
 
     def rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator[Any]:
-        batches = predict_on_ray(predictor, sources, settings, address=cluster.address)
+        batches = predict_on_ray(predictor, sources, settings, address="local")
         for number, batch in enumerate(batches):
             if number == 1:
-                ours = descendants(cluster.process)
+                ours = descendants(os.getpid())
                 seen.extend(process for process, command in ours.items() if "MapWorker" in command)
                 os.kill(seen[0], signal.SIGKILL)
             yield batch
 
     predict_table(predictor, [images], tmp_path / "ray", rows=rows)
     assert len(seen) == 2
-    assert not sys.modules["ray"].is_initialized()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

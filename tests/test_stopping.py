@@ -1,7 +1,6 @@
 """SIGTERM and SIGUSR1 end a training after the same step in all its processes, and it goes on as if they had not."""
 
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,6 @@ from boxwright.recipe import TrainConfig
 from small_run import SMALL, assert_equal, state
 
 slow = pytest.mark.slow
-LOOPBACK = "127.0.0.1"
-SINGLE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @slow
