@@ -26,7 +26,7 @@ from boxwright.tables.predict import predict_table  # noqa: E402
 from boxwright.tables.rows import Source, to_block  # noqa: E402
 from boxwright.tables.run import settings_of  # noqa: E402
 
-IMAGES = 200
+IMAGES = 2
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
 
 
