@@ -102,3 +102,16 @@ def furthest(one: Path, other: Path) -> tuple[float, str]:
     a, b = tensors(one / "last"), tensors(other / "last")
     assert a.keys() == b.keys()
     return max((float((a[k] - b[k]).abs().max() / a[k].abs().max().clamp(min=1e-9)), k) for k in a)
+
+
+def state(run: Path) -> dict[str, object]:
+    return torch.load(run / "last" / "state.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Two runs have the same bits in their checkpoints, and the same log."""
+    for name in ("last", "best"):
+        expected, found = tensors(one / name), tensors(other / name)
+        assert expected.keys() == found.keys()
+        assert [key for key in expected if not expected[key].equal(found[key])] == []
+    assert lines(one) == lines(other)

@@ -152,6 +152,32 @@ def test_what_does_not_go_together_is_refused(images: Path, tmp_path: Path) -> N
         predict_table(predictor, [images], out, shard=Shard(1, 2))
 
 
+def test_what_was_refused_does_not_take_the_folder(images: Path, tmp_path: Path) -> None:
+    predictor, out = rectangles_predictor(), tmp_path / "out"
+    predict_table(predictor, [images], out)
+    (out / "table.json").unlink()
+    with pytest.raises(InputError, match="of run"):
+        predict_table(predictor, [images], out, predictor.args(0.6))
+    assert predict_table(predictor, [images], out).notes == ("12 of 13 images were in the table already",)
+
+
+def test_rows_of_images_that_are_no_sources_any_more_are_told(images: Path, tmp_path: Path) -> None:
+    predictor, out = rectangles_predictor(), tmp_path / "out"
+    predict_table(predictor, [images], out)
+    first, *_ = sorted(images.iterdir())
+    first.rename(images / "renamed.png")
+    told = f"1 image of the table not among these sources, such as {first}: rows of earlier calls are kept"
+    assert told in predict_table(predictor, [images], out).notes
+    assert predict_table(predictor, [images], tmp_path / "new").notes == ()
+
+
+def test_results_in_the_folder_of_the_images_itself(images: Path) -> None:
+    for out in (images, images.parent):
+        with pytest.raises(InputError, match=r"images: is the folder for the results, or lies in it"):
+            predict_table(rectangles_predictor(), [images], out)
+        assert not (out / "table.json").exists()
+
+
 @pytest.mark.slow
 def test_merging_wants_finished_disjoint_shards_of_one_run(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,6 +192,8 @@ def test_merging_wants_finished_disjoint_shards_of_one_run(
     first, second = (out / f"detections-0000{index}-of-00002.parquet" for index in (1, 2))
     with pytest.raises(InputError, match="is read, and would be written over"):
         merge_shards(out, first)
+    with pytest.raises(InputError, match=r"all\.csv: found the suffix '\.csv', needed \.parquet"):
+        merge_shards(out, tmp_path / "all.csv")
     kept = second.read_bytes()
     second.write_bytes(first.read_bytes())
     with pytest.raises(InputError, match="is another shard than its name says"):
@@ -203,7 +231,8 @@ def test_shards_that_are_none(text: str) -> None:
         (["--shard", "3/2"], "needed a number from 1 to 2"),
         (["--as", "parquet", "--geojson", "--tile", "64"], "the table has the polygons"),
         (["--as", "tables"], "label-studio, parquet"),
-        (["--as", "parquet", "--track"], "--as and --track"),
+        (["--as", "coco", "--track"], "--as and --track"),
+        (["--shard", "1/2", "--track"], "--as parquet, --shard or --ray and --track"),
     ],
 )
 def test_options_that_do_not_go_together(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,7 +387,9 @@ def test_scenes_of_two_coordinate_systems_are_two_tables(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"b\.tif: its coordinate reference system is EPSG:32651, that of the table"):
         predict_table(predictor, [place], tmp_path / "out", tiling=Tiling(400))
     assert not list(tmp_path.glob("out/*.parquet"))
-    predict_table(predictor, [place / "b.tif"], tmp_path / "b", tiling=Tiling(400))
+    predict_table(
+        predictor, [place / "b.tif"], tmp_path / "out", tiling=Tiling(400)
+    )  # which is not taken by what failed
     plain = tmp_path / "plain"
     predict_table(predictor, [place], plain)  # without --tile they are images
     assert "geometry" not in pq.read_schema(plain / "detections.parquet").names

@@ -1,20 +1,15 @@
 """A table made by Ray: a worker is killed, and the rows are those of a plain run."""
 
 import importlib.util
-import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 import boxwright as bw
 from boxwright.errors import InputError
@@ -28,10 +23,10 @@ if importlib.util.find_spec("ray") is None:
 
 from boxwright.tables.on_ray import ATTEMPTS, _Actor, _Attempts, check_address, predict_on_ray  # noqa: E402 (it is an InputError without pyarrow)
 from boxwright.tables.predict import predict_table  # noqa: E402
-from boxwright.tables.rows import Settings, Source, to_block  # noqa: E402
+from boxwright.tables.rows import Source, to_block  # noqa: E402
 from boxwright.tables.run import settings_of  # noqa: E402
 
-IMAGES = 200
+IMAGES = 2
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of its own settings
 
 
@@ -53,67 +48,6 @@ def images(tmp_path: Path) -> Path:
 def predictor(tmp_path: Path) -> AnyPredictor:
     weights = write_weights(tmp_path / "w.safetensors", write_images(tmp_path / "others"))
     return bw.load(weights, device="cpu", overrides={"predict.threshold": 0.005})
-
-
-def descendants(process: int) -> dict[int, str]:
-    """Process id -> command line."""
-    parents, commands = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            commands[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has ended
-            continue
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {child: commands[child] for child in found - {process} if child in commands}
-
-
-def environment(process: int) -> bytes:
-    return Path(f"/proc/{process}/environ").read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_killed_worker_changes_nothing(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
-    seen: dict[str, Any] = {}
-
-    def rows(predictor: AnyPredictor, sources: Sequence[Source], settings: Settings) -> Iterator[object]:
-        batches = predict_on_ray(predictor, sources, settings, address="local")
-        for number, batch in enumerate(batches):
-            if number == 1:
-                ours = descendants(os.getpid())
-                workers = [process for process, command in ours.items() if "MapWorker" in command]
-                seen["workers"] = len(workers)
-                head = [process for process, command in ours.items() if "dashboard/dashboard.py" in command]
-                seen["head"] = [ours[process] for process in head]  # it starts without a dashboard, too
-                seen["told"] = [b"RAY_USAGE_STATS_ENABLED=0" in environment(process) for process in head]
-                os.kill(workers[0], signal.SIGKILL)
-            yield batch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # so Ray has two CPUs
-    try:
-        predict_table(predictor, [images], tmp_path / "ray", rows=rows)
-    finally:
-        torch.set_num_threads(threads)
-    assert seen["workers"] == 2
-    assert all("--disable-frontend" in command for command in seen["head"])
-    assert all(seen["told"])
-    assert not sys.modules["ray"].is_initialized()
-    torch.set_num_threads(1)
-    try:
-        predict_table(predictor, [images], tmp_path / "plain")
-    finally:
-        torch.set_num_threads(threads)
-    order = [("image", "ascending"), ("score", "descending"), ("x1", "ascending"), ("y1", "ascending")]
-    plain, by_ray = (
-        pq.read_table(tmp_path / name / "detections.parquet").drop(["time"]).sort_by(order) for name in ("plain", "ray")
-    )
-    assert len(plain) > 5 * IMAGES
-    assert by_ray.equals(plain)
-    assert len(set(plain["image"].to_pylist())) == IMAGES + 1
 
 
 def test_images_on_which_every_actor_dies_end_the_run(
@@ -144,7 +78,6 @@ def test_addresses() -> None:
             check_address(address)
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there(images: Path, predictor: AnyPredictor, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

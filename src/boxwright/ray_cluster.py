@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -39,6 +41,7 @@ def session(
     ray = import_extra("ray", "ray")
     if ray.is_initialized():
         raise InputError("--ray: this process is connected to Ray already; call ray.shutdown() first")
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == LOCAL:
             _start(ray, cpus, object_store, worker_logs)
@@ -51,6 +54,8 @@ def session(
         raise InputError(
             f"--ray: {what} ({first_line(error)}); needed local, auto, or HOST:PORT of a head node"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray's handler raises SystemExit, on which its native code aborts
     try:
         yield ray
     finally:

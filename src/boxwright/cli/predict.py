@@ -191,7 +191,8 @@ def _check_labels(as_: str | None, tracking: "Tracking | None") -> None:
     from boxwright.predict.prelabels import check_layout
 
     if as_ is not None and tracking is not None:
-        raise InputError("--as and --track: found both, needed one; labels have no tracks")
+        option, what = (f"--as {TABLE}, --shard or --ray", "tables") if as_ == TABLE else ("--as", "labels")
+        raise InputError(f"{option} and --track: found both, needed one; {what} have no tracks")
     if as_ not in (None, TABLE):
         check_layout(as_)
 

@@ -52,6 +52,7 @@ def _fit(workers: int, use_gpu: bool, arguments: dict[str, Any]) -> None:
             scaling_config=ray_train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
             run_config=ray_train.RunConfig(storage_path=storage),
         )
+        trainer._register_sigint_handler = lambda controller: None  # it would end this process with status 0 or 1
         try:
             trainer.fit()
         except ray_train.TrainingFailedError as error:

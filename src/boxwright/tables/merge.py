@@ -11,7 +11,7 @@ from boxwright.extras import import_extra
 from boxwright.files import check_outputs
 from boxwright.json_text import JsonObject
 from boxwright.progress import track
-from boxwright.tables.folder import Shard, bounds_of, head_of, parts_of, path_of, read, write
+from boxwright.tables.folder import SUFFIX, Shard, bounds_of, head_of, parts_of, path_of, read, write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +39,8 @@ def merge_shards(folder: str | Path, out: str | Path) -> str:
             image is in several of them, or a file cannot be read or written.
     """
     folder, out = Path(folder), Path(out)
+    if out.suffix != SUFFIX:
+        raise InputError(f"{out}: found the suffix '{out.suffix}', needed {SUFFIX}, the only format of a merged table")
     shards = _all_shards(folder)
     paths = [path_of(folder, shard) for shard in shards]
     check_outputs(out.parent, [out.name], paths)

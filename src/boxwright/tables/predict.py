@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boxwright.datatools.report import counted
 from boxwright.errors import InputError, titled
 from boxwright.images.windows import georeference_of
 from boxwright.predict.output import Summary, find_images, make_writable
@@ -71,20 +72,32 @@ def predict_table(
     settings = run.describe(predictor, args, tiling, crs)
     table = Table(folder, shard, Settings(run.fingerprint(settings), args, tiling, crs))
     with locked(folder, shard):
-        run.enter(folder, settings, None if shard is None else shard.count)
+        shards = None if shard is None else shard.count
+        run.check(folder, settings, shards)
         table.read_done()
         _check_unchanged(found, table)
         pending = [source for source in own if source.name not in table.done]
         if crs is not None:
             _check_crs(pending, crs)
+        run.enter(folder, settings, shards)  # what was refused leaves no `table.json`, which would refuse the right run
         batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
         first = list(islice(batches, 1))  # what takes its time to start is not part of the rate
         done = len(own) - len(pending)
         counts, failed = _counted(track(chain(first, batches), len(own), "predict", start=done))
         table.finish(table.errors & {source.name for source in found} - {source.name for source in own})
-    note = f"{len(own) - len(pending)} of {len(own)} images were in the table already"
-    notes = (note,) if len(pending) < len(own) else ()
+    notes = _notes(
+        len(own) - len(pending), len(own), (table.done.keys() | table.errors) - {source.name for source in found}
+    )
     return Summary(folder, len(pending) - len(failed), counts, failed, table.file.name, "", notes)
+
+
+def _notes(done: int, count: int, others: Set[str]) -> tuple[str, ...]:
+    """What the summary says of earlier calls. others: images in the table that are not among the sources."""
+    notes = [f"{done} of {count} images were in the table already"] if done else []
+    if others:
+        found = counted(len(others), "image[s] of the table")
+        notes.append(f"{found} not among these sources, such as {min(others)}: rows of earlier calls are kept")
+    return tuple(notes)
 
 
 def _sources(files: Sequence[Path], titles: Mapping[str, str]) -> list[Source]:

@@ -78,25 +78,27 @@ def enter(folder: Path, settings: JsonObject, shards: int | None) -> None:
     Raises:
         InputError: The folder holds a run with other weights, settings or shards.
     """
+    if not check(folder, settings, shards):
+        tree = {"run": fingerprint(settings), "shards": shards, "boxwright": __version__, "settings": settings}
+        json_text.write(folder / FILE, tree, indent=1)
+
+
+def check(folder: Path, settings: JsonObject, shards: int | None) -> bool:
+    """Whether the folder has a `table.json`. Arguments and errors as those of `enter`."""
     path = folder / FILE
-    tree = {"run": fingerprint(settings), "shards": shards, "boxwright": __version__, "settings": settings}
-    if path.exists():
-        _compare(path, folder, tree)
-    else:
-        json_text.write(path, tree, indent=1)
-
-
-def _compare(path: Path, folder: Path, tree: JsonObject) -> None:
+    if not path.exists():
+        return False
     there = json_text.parse(files.read_input(path, limit=LIMIT), str(path))
     if not isinstance(there, dict) or not {"run", "shards", "settings"} <= there.keys():
         raise InputError(f"{path}: not of a table of predictions; name another folder for the results")
     advice = "run with the same, or name another folder by --out"
-    if there["run"] != tree["run"]:
-        differing = _difference(tree["settings"], there["settings"])
+    if there["run"] != fingerprint(settings):
+        differing = _difference(settings, there["settings"])
         raise InputError(f"{folder}: holds a run with {differing}; {advice}")
-    if there["shards"] != tree["shards"]:
-        found, needed = ("no shards" if run["shards"] is None else f"{run['shards']} shards" for run in (tree, there))
+    if there["shards"] != shards:
+        found, needed = ("no shards" if count is None else f"{count} shards" for count in (shards, there["shards"]))
         raise InputError(f"{folder}: holds a run with {needed}, found {found}; {advice}")
+    return True
 
 
 def _difference(now: JsonObject, there: Any) -> str:
