@@ -285,9 +285,9 @@ FORMATS = {
     ".weights": Format(darknet_file, filled, 200),
     ".ckpt": Format(mindspore_file, lambda file: list(mindspore.entries(file)), 300),
     ".pt2": Format(exported("pt2", ".pt2"), predicted, 120),
-    ".onnx": Format(exported("onnx", ".onnx"), predicted, 120, "onnxruntime"),
-    ".xml": Format(exported("openvino", ".xml"), predicted, 120, "openvino"),
-    ".bin": Format(beside(exported("openvino", ".xml"), ".bin"), predicted, 100, "openvino"),
+    ".onnx": Format(exported("onnx", ".onnx"), predicted, 60, "onnxruntime"),
+    ".xml": Format(exported("openvino", ".xml"), predicted, 60, "openvino"),
+    ".bin": Format(beside(exported("openvino", ".xml"), ".bin"), predicted, 50, "openvino"),
 }
 
 
