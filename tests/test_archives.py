@@ -438,9 +438,10 @@ def test_one_line_for_an_archive_that_is_not_read(
     make, fault = BAD[case]
     file = make(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "cache"))
-    assert status("data", "check", str(file)) == 2
+    monkeypatch.chdir(tmp_path)  # long paths are shortened
+    assert status("data", "check", file.name) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"boxwright: {tmp_path}/s.")
+    assert line.startswith("boxwright: s.")
     assert any(each in line for each in fault.split("|")), line
     assert len(line) <= 200
     assert line.isprintable()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 import cv2
@@ -283,6 +283,7 @@ def test_a_killed_worker_changes_nothing_in_a_table(
 
     predict_table(predictor, [images], tmp_path / "ray", rows=rows)
     assert len(seen) == 2
+    assert isinstance(print, BuiltinFunctionType), "Ray's progress bars replace it"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

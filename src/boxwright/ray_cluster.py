@@ -38,6 +38,7 @@ def session(
     """
     if address == LOCAL and "ray" not in sys.modules:  # read when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default, without its warning
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # else Ray replaces Python's print for good
     ray = import_extra("ray", "ray")
     if ray.is_initialized():
         raise InputError("--ray: this process is connected to Ray already; call ray.shutdown() first")
