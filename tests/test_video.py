@@ -87,7 +87,9 @@ def test_pixel_formats_and_odd_sizes(tmp_path, codec, pix_fmt, size):
     assert frames[0].image.shape == (*size, 3)
     if "gray" in pix_fmt:
         image = np.repeat((image @ [0.299, 0.587, 0.114]).round()[:, :, None], 3, axis=2)  # ITU-R BT.601 luma
-    for inside in (np.s_[20:36, 16:32], np.s_[:40, 56:]):  # away from edges, which take color from beside them
+    # Away from edges, which take color from beside them, and from the first 17 columns: of an odd width, libswscale's
+    # conversion from RGB, which wrote this video, sometimes leaves the color there undefined.
+    for inside in (np.s_[20:36, 18:32], np.s_[:40, 56:]):
         assert np.abs(frames[0].image[inside].astype(int) - image[inside]).max() <= 10
 
 
