@@ -29,7 +29,7 @@ from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from test_clusters import descendants
+from process_tree import descendants
 
 KILL_AFTER = 8.0  # s from the start of an actor, which imports PyTorch first
 

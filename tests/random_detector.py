@@ -27,6 +27,18 @@ def write_images(folder: Path) -> list[Path]:
     return files
 
 
+def write_small_images(folder: Path, count: int) -> Path:
+    """A folder of small PNGs, `000.png` and so on, and `broken.png`, which cannot be read."""
+    draw = np.random.default_rng(1)
+    folder.mkdir()
+    for number in range(count):
+        coarse = draw.integers(0, 256, (8, 10, 3)).astype(np.uint8)
+        image = cv2.resize(coarse, (100, 70 + number % 7), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{number:03d}.png"), image)
+    (folder / "broken.png").write_bytes(b"nothing")
+    return folder
+
+
 def write_weights(file: Path, images: list[Path]) -> Path:
     """A checkpoint whose batch norms have the statistics of the images."""
     recipe = bw.Recipe.load("demo", SMALL | NMS | {"data.names": NAMES})

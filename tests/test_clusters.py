@@ -16,8 +16,6 @@ from pathlib import Path
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +25,8 @@ from boxwright import cli, ray_cluster
 from boxwright.engine.log import TrainLogger
 from boxwright.extras import silence_telemetry
 from boxwright.predict.predictor import AnyPredictor
-from random_detector import write_images, write_weights
+from process_tree import descendants
+from random_detector import write_images, write_small_images, write_weights
 from small_run import SMALL, arguments, assert_equal, lines, state
 
 pytestmark = pytest.mark.slow
@@ -72,21 +71,6 @@ def children(process: int) -> list[int]:
 def wait_for_step(process: "subprocess.Popen[bytes]", run: Path, step: int) -> None:
     while process.poll() is None and max((line["step"] for line in lines(run)), default=0) < step:
         time.sleep(0.02)
-
-
-def descendants(process: int) -> dict[int, str]:
-    """Process id -> command line."""
-    parents, commands = {}, {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            commands[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has ended
-            continue
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {child: commands[child] for child in found - {process} if child in commands}
 
 
 def environment(process: int) -> bytes:
@@ -242,16 +226,7 @@ def test_ray_trains_as_torchrun_does(
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Small ones, and one that cannot be read."""
-    draw = np.random.default_rng(1)
-    place = tmp_path / "images"
-    place.mkdir()
-    for number in range(IMAGES):
-        coarse = draw.integers(0, 256, (8, 10, 3)).astype(np.uint8)
-        image = cv2.resize(coarse, (100, 70 + number % 7), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(place / f"{number:03d}.png"), image)
-    (place / "broken.png").write_bytes(b"nothing")
-    return place
+    return write_small_images(tmp_path / "images", IMAGES)
 
 
 @pytest.fixture

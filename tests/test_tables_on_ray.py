@@ -7,14 +7,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
 import pytest
 
 import boxwright as bw
 from boxwright.errors import InputError
 from boxwright.predict.predictor import AnyPredictor
-from random_detector import write_images, write_weights
+from random_detector import write_images, write_small_images, write_weights
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra parquet")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -32,16 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Small ones, and one that cannot be read."""
-    draw = np.random.default_rng(1)
-    place = tmp_path / "images"
-    place.mkdir()
-    for number in range(IMAGES):
-        coarse = draw.integers(0, 256, (8, 10, 3)).astype(np.uint8)
-        image = cv2.resize(coarse, (100, 70 + number % 7), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(place / f"{number:03d}.png"), image)
-    (place / "broken.png").write_bytes(b"nothing")
-    return place
+    return write_small_images(tmp_path / "images", IMAGES)
 
 
 @pytest.fixture
