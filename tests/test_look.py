@@ -355,7 +355,7 @@ def test_windows_of_a_large_tiff_are_read_alone(tmp_path: Path, monkeypatch: pyt
     scene = np.stack([x // 16, y // 12, np.full_like(x, 60)]).astype(np.uint8)
     path = str(tmp_path / "a.tif")
     profile = {"driver": "GTiff", "width": 4000, "height": 3000, "count": 3, "dtype": "uint8", "tiled": True}
-    profile |= {"transform": rasterio.Affine(1, 0, 0, 0, -1, 0)}
+    profile |= {"transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
     with rasterio.open(path, "w", photometric="RGB", compress="deflate", **profile) as file:
         file.write(scene)
     for module in ("look.images", "images.windows"):
