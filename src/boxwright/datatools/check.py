@@ -24,11 +24,11 @@ from boxwright.data.layout import Labels
 from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
+from boxwright.datatools.headers import checked_headers
 from boxwright.datatools.report import Report, check_all, counted, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
-from boxwright.progress import track
 
 MAX_LISTED = 100  # files named in one finding
 MAX_SHOWN = 10  # classes named in one finding
@@ -54,7 +54,7 @@ def check(
     headers: list[Header] = []
     if images:
         paths = [dataset.path(index) for index in range(len(dataset))]
-        headers = list(track(read_headers(paths, decode=decode), len(paths), f"checking {dataset.split}"))
+        headers = checked_headers(paths, dataset.split, decode)
         if scenes:
             from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 

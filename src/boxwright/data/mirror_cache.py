@@ -1,0 +1,85 @@
+"""A cache of what was read from each image of an archive, so that 100,000s of images are not read at every start.
+
+    P images
+
+The files of a mirror (`mirrors.py`) never change, so what depends on nothing but their content stays valid. It is kept
+in the folder of the mirror, as an index (`data/index.py`), for each list of images. Labels, class names and settings are
+not in it: they may change, and are read, checked and hashed at every start.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from boxwright import mirrors
+from boxwright.arrays import Array
+from boxwright.data import index
+from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
+
+logger = logging.getLogger(__name__)
+
+MIN_IMAGES = 2000  # fewer are read in less than half a second
+
+
+class MirrorCache:
+    """A row of numbers for each of P images, kept if all of them are in mirrors.
+
+    Attributes:
+        rows: (P, N); zeros for an image that was not read yet, or that cannot be read.
+    """
+
+    def __init__(self, kind: str, paths: Sequence[str], width: int, dtype: DTypeLike) -> None:
+        """Load the rows.
+
+        Args:
+            kind: What was read, the first word of the file's name.
+            paths: The P images.
+            width: N.
+            dtype: Of the rows.
+        """
+        self.rows: Array = np.zeros((len(paths), width), dtype)
+        self._place: Path | None = None
+        self._is_changed = False
+        folder = _mirror(paths) if len(paths) >= MIN_IMAGES else None
+        if folder is None:
+            return
+        files = hashlib.sha256("\0".join(paths).encode("utf-8", "surrogateescape")).hexdigest()
+        self._stamp = {"kind": kind, "files": files, **index.versions()}
+        self._place = index.place(kind, files, folder)
+        stored = index.load(self._place, self._stamp, self._checked)
+        self.rows = self.rows if stored is None else stored
+
+    def _checked(self, columns: Mapping[str, Array], _: JsonObject) -> Array:
+        rows = columns["rows"]
+        index.check_fits(rows, self.rows.dtype.str, *self.rows.shape)
+        return rows
+
+    def missing(self) -> list[int]:
+        """The indices of the images that are to be read."""
+        return np.flatnonzero(~self.rows.any(axis=1)).tolist()  # type: ignore[no-any-return]
+
+    def add(self, number: int, row: Sequence[int] | Array) -> None:
+        """Set the row of an image that was read."""
+        self.rows[number] = row
+        self._is_changed = True
+
+    def save(self) -> None:
+        """Keep the rows, if there are new ones. Logs a warning if they cannot be written."""
+        if self._place is not None and self._is_changed:
+            try:
+                index.save(self._place, self._stamp, {"rows": self.rows}, {})
+            except InputError as error:
+                logger.warning("images are read again at the next start: %s", error)
+
+
+def _mirror(paths: Sequence[str]) -> str | None:
+    """A mirror of the images; None if one of them is in none, so that its content may change."""
+    folders = {os.path.dirname(path) for path in paths}  # noqa: PTH120  (100,000s)
+    found = [mirrors.split(folder) for folder in folders]
+    return None if None in found else min(place[0] for place in found if place is not None)
