@@ -56,7 +56,7 @@ export class Chart {
     const context = this.canvas.getContext("2d");
     context.scale(ratio, ratio);
     const style = getComputedStyle(this.canvas);
-    const [text, line] = [style.getPropertyValue("--muted"), style.getPropertyValue("--line")];
+    const [text, line] = [style.color, style.borderTopColor];
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = text;
     const points = this.series.flatMap((one) => one.points);
@@ -81,7 +81,7 @@ export class Chart {
     context.lineWidth = 1;
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const tick of ticks(low, high, height / 50)) {
+    for (const tick of ticks(low, high, height / 45)) {
       const y = toY(this.isLog ? 10 ** tick : tick);
       context.beginPath();
       context.moveTo(LEFT, Math.round(y) + 0.5);
@@ -91,7 +91,7 @@ export class Chart {
     }
     context.textBaseline = "top";
     context.textAlign = "center";
-    for (const tick of ticks(x1, x2, width / 110)) context.fillText(tick.toLocaleString("en"), toX(tick), height - BOTTOM + 6);
+    for (const tick of ticks(x1, x2, width / 110)) context.fillText(tick.toLocaleString("en"), Math.min(toX(tick), width - RIGHT - 10), height - BOTTOM + 6);
     for (const one of this.series) this.curve(context, one, toX, toY);
     if (this.hover !== undefined) this.drawHover(context, line);
   }

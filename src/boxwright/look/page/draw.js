@@ -37,8 +37,9 @@ function isSeen([x1, y1, x2, y2], seen) {
  * @param view    {scale, dx, dy}: image px times scale plus (dx, dy) are CSS px; width, height: of the canvas.
  * @param labels  Whether to draw labels.
  * @param width   Of lines in px.
+ * @param margin  Of the dark line below the colored one, in px; 0 for none.
  */
-export function drawBoxes(context, boxes, view, labels, width = 1.75) {
+export function drawBoxes(context, boxes, view, labels, width = 1.75, margin = 1.5) {
   const { scale, dx, dy } = view;
   const seen = [-dx / scale, -dy / scale, (view.width - dx) / scale, (view.height - dy) / scale];
   const visible = boxes.filter((one) => isSeen(one.box, seen));
@@ -48,32 +49,38 @@ export function drawBoxes(context, boxes, view, labels, width = 1.75) {
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(one);
   }
-  const dark = visible.length <= 400; // a dark line below the colored one, for bright images
+  const isDark = margin > 0 && visible.length <= 400;
   context.lineJoin = "round";
   for (const group of groups.values()) {
     context.beginPath();
     for (const { box: [x1, y1, x2, y2] } of group) {
       context.rect(x1 * scale + dx, y1 * scale + dy, (x2 - x1) * scale, (y2 - y1) * scale);
     }
-    context.setLineDash([]);
-    if (dark) {
-      context.strokeStyle = "rgba(0, 0, 0, 0.45)";
-      context.lineWidth = width + 1.5;
+    context.setLineDash(group[0].dash);
+    if (isDark) {
+      context.strokeStyle = "rgba(0, 0, 0, 0.5)";
+      context.lineWidth = width + margin;
       context.stroke();
     }
-    context.setLineDash(group[0].dash);
     context.strokeStyle = group[0].color;
     context.lineWidth = width;
     context.stroke();
   }
   context.setLineDash([]);
-  if (labels && visible.length <= MAX_LABELS) for (const one of visible) drawLabel(context, one, view);
+  if (labels && visible.length <= MAX_LABELS) drawLabels(context, visible, view);
 }
 
-/** The text of a box on its upper edge, within the canvas. */
-export function drawLabel(context, one, view, always = false) {
-  const [x1, y1, x2] = one.box;
-  if (!always && (x2 - x1) * view.scale < MIN_LABEL_WIDTH) return;
+/** Labels that do not cover each other, those of errors first. */
+function drawLabels(context, boxes, view) {
+  const taken = [];
+  const wide = boxes.filter(({ box: [x1, , x2] }) => (x2 - x1) * view.scale >= MIN_LABEL_WIDTH);
+  const isError = (one) => Number(Boolean(one.status) && one.status !== "correct");
+  for (const one of wide.sort((a, b) => isError(b) - isError(a))) drawLabel(context, one, view, taken);
+}
+
+/** The text of a box on its upper edge, within the canvas; taken: rectangles of labels that it must not cover. */
+function drawLabel(context, one, view, taken = []) {
+  const [x1, y1] = one.box;
   context.font = FONT;
   if (!widths.has(one.label)) {
     if (widths.size > 5000) widths.clear();
@@ -83,6 +90,8 @@ export function drawLabel(context, one, view, always = false) {
   const top = y1 * view.scale + view.dy;
   const x = Math.max(0, Math.min(x1 * view.scale + view.dx, view.width - width));
   const y = top >= 15 ? top - 15 : Math.max(0, top);
+  if (taken.some(([u, v, w]) => x < u + w && u < x + width && Math.abs(y - v) < 15)) return;
+  taken.push([x, y, width]);
   context.fillStyle = one.color;
   context.fillRect(x, y, width, 15);
   context.fillStyle = "#000000";
@@ -117,7 +126,7 @@ export function drawSelected(context, one, view, editable) {
   context.setLineDash(one.dash);
   context.strokeRect(...rect);
   context.setLineDash([]);
-  drawLabel(context, one, view, true);
+  drawLabel(context, one, view);
   if (!editable) return;
   context.lineWidth = 1.5;
   for (const [x, y] of handlePoints(one.box, view)) {

@@ -9,7 +9,7 @@ import { announce, showError } from "./messages.js";
 
 const PAGE = 100; // rows of the list that are requested together
 const GAP = 8;
-const FOOT = 40; // px of text below a thumbnail
+const LINE = 18; // px of a line of text below a thumbnail
 
 export class Grid {
   constructor(main, context) {
@@ -93,10 +93,10 @@ export class Grid {
     this.columns = Math.max(width < 480 ? 2 : 1, Math.floor(width / (wanted + GAP)));
     this.width = Math.floor(width / this.columns) - GAP;
     this.picture = Math.round(this.width * 0.75);
-    this.height = this.picture + FOOT;
+    this.height = this.picture + LINE * (this.context.state.now.a ? 3 : 2) + 4;
     const lines = Math.ceil(this.total / this.columns);
     this.space.style.height = `${lines * (this.height + GAP) + GAP}px`;
-    const size = `${this.columns} ${this.width}`;
+    const size = `${this.columns} ${this.width} ${this.height}`;
     if (size !== this.size) this.clear();
     this.size = size;
     this.draw();
@@ -181,9 +181,9 @@ export class Grid {
       const open = answer.findings.filter((one) => one.state === "open").length;
       fill(
         notes,
-        now.a && answer.detections?.[now.a]
-          ? `${objects.length} obj · ${answer.detections[now.a].length} det`
-          : count(objects.length, "object"),
+        count(objects.length, "object"),
+        now.a && answer.detections?.[now.a] ? ` · ${count(answer.detections[now.a].length, "detection")}` : null,
+        errors.length > 0 && el("br"),
         errors.map(([status, number]) => chip(STATUSES[status], `${number} ${SHORT[status] ?? status}`, status)),
         open > 0 && chip("#ffe14d", count(open, "finding"), "open findings"),
       );
@@ -206,7 +206,7 @@ export class Grid {
       width: this.width,
       height: this.picture,
     };
-    drawBoxes(context, boxes, view, false, 1.25);
+    drawBoxes(context, boxes, view, false, 1.5, 0);
   }
 
   setFocus(position) {

@@ -33,7 +33,7 @@ export class ImageView extends Repair {
     this.panes = el("div", { class: "panes" });
     this.message = el("p", { class: "warning", role: "alert" });
     this.buildToolbar();
-    fill(main, this.heading, this.toolbar, this.message, this.panes);
+    fill(main, this.heading, this.toolbar, this.message, el("div", { class: "stage" }, this.panes, this.zoom));
     const editor = el("details", { class: "section", open: true }, el("summary", {}, "Selected box"), this.editor.element);
     fill(panel, this.findings.element, editor, this.list.element, this.display.element, this.filters.element);
   }
@@ -55,15 +55,16 @@ export class ImageView extends Repair {
     this.saveButton = button("Save", "Save changes to the labels (Ctrl+S)", () => this.save(), { class: "primary" });
     this.zoomText = el("output", { "aria-label": "Zoom" });
     const zoom = el(
-      "span", { class: "buttons" },
+      "div", { class: "zoom", role: "group", "aria-label": "Zoom" },
       button("−", "Zoom out (-)", () => this.camera?.zoom(1 / 1.5)), this.zoomText,
       button("+", "Zoom in (+)", () => this.camera?.zoom(1.5)), button("Fit", "Show the whole image (0)", () => this.camera?.fit()),
     );
     this.toolbar = el(
       "div", { class: "toolbar", role: "toolbar", "aria-label": "Image" },
       this.back, this.previous, this.next, this.position, this.name, el("span", { class: "space" }),
-      this.edit, this.addButton, this.undoButton, this.discardButton, this.saveButton, zoom,
+      this.edit, this.addButton, this.undoButton, this.discardButton, this.saveButton,
     );
+    this.zoom = zoom;
     this.back.addEventListener("click", (event) => {
       event.preventDefault();
       state.set({ view: "images", id: "", place: "" });

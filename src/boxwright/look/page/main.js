@@ -58,13 +58,15 @@ function toggleLayer(key) {
   context.state.set({ layers: layers.includes(key) ? layers.replaceAll(key, "") : layers + key });
 }
 
-const THEMES = { "": "System", light: "Light", dark: "Dark" };
+const THEMES = { "": "as the system", light: "light", dark: "dark" };
 
 function setTheme(name) {
   if (name) document.documentElement.dataset.theme = name;
   else delete document.documentElement.dataset.theme;
   const button = byId("theme");
-  button.textContent = `Theme: ${THEMES[name] ?? name}`;
+  button.textContent = { "": "◐", light: "○", dark: "●" }[name];
+  button.title = `Theme: ${THEMES[name]} (T)`;
+  button.setAttribute("aria-label", `Theme: ${THEMES[name]}`);
   try {
     localStorage.setItem("theme", name);
   } catch {
@@ -137,7 +139,8 @@ async function start() {
   const classes = new Map(set.classes.map((name, index) => [name, index]));
   context = { set, classes, isFiltered: () => FILTERS.some((name) => context.state.now[name]) };
   context.drafts = new Drafts(showUnsaved);
-  context.state = new State({ a: usable[0] ?? set.runs[0]?.name ?? "", b: usable[1] ?? "" }, show);
+  const [a, b] = [usable[0] ?? set.runs[0]?.name ?? "", usable[1] ?? ""];
+  context.state = new State({ a, b, mode: b ? "side" : "overlay" }, show);
   byId("unsaved").addEventListener("click", () => context.state.set({ view: "image", id: context.drafts.changed[0], at: "", place: "" }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.update(context.state.now, context.state.now));
   startKeys();
