@@ -110,14 +110,14 @@ def list_runs(folder: str | Path) -> Runs:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, needed one with runs")
-    found = [_read(path, root) for path in _find(root)]
+    found = [_read(path, root) for path in find_runs(root)]
     if not found:
         raise InputError(f"{root}: found no run, needed folders as `boxwright train` writes them, with {RECIPE}")
     _compare(found)
     return Runs(tuple(found))
 
 
-def _find(root: Path) -> Iterator[Path]:
+def find_runs(root: Path) -> Iterator[Path]:
     """Run folders in order; nothing below a run, behind a link, or in a hidden folder."""
     for path, folders, files in os.walk(root):
         if {RECIPE, run_log.FILE, LOCK} & set(files):
