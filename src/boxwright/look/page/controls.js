@@ -12,7 +12,7 @@ export class Filters {
     this.state = state;
     const change = (name) => (value) => state.set({ [name]: value, at: "" });
     const statuses = set.statuses ?? Object.keys(STATUSES).filter((name) => !["ignored", "not counted"].includes(name));
-    const kinds = Object.entries(set.audit?.kinds ?? {});
+    const kinds = Object.entries(set.audit?.kinds ?? KINDS);
     const total = set.splits.reduce((sum, split) => sum + split.images, 0);
     this.selects = {
       split: select(
@@ -24,7 +24,7 @@ export class Filters {
       size: select(SIZES, "", change("size")),
       status: select([["", "Any"], ...statuses.map((name) => [name, name])], "", change("status")),
       finding: select(
-        [["", "Any"], ["any", "all findings"], ...kinds.map(([name, number]) => [name, `${KINDS[name] ?? name} (${number})`])],
+        [["", "Any"], ["any", "all findings"], ...kinds.map(([name, number]) => [name, typeof number === "number" ? `${KINDS[name] ?? name} (${number})` : KINDS[name]])],
         "", change("finding"),
       ),
     };

@@ -62,7 +62,7 @@ export class Findings {
 
   accept(one) {
     const { view } = this;
-    if (!view.context.set.editable) return this.set(one, "accepted");
+    if (view.reason) return this.set(one, "accepted");
     const accepted = [...view.draft.accepted, one.id];
     const box = one.suggested_box ?? one.box;
     const object = this.object(one);

@@ -177,12 +177,12 @@ export class Grid {
         const boxes = layersOf(answer, objects, now, classes).flatMap((layer) => layer.boxes);
         this.paint(canvas, boxes, width, height);
       }
-      const errors = now.a ? errorCounts(answer, now.a) : [];
+      const errors = now.a && this.context.isEvaluated(now.a, answer.split) ? errorCounts(answer, now.a) : [];
       const open = answer.findings.filter((one) => one.state === "open").length;
       fill(
         notes,
         count(objects.length, "object"),
-        now.a && answer.detections?.[now.a] ? ` · ${count(answer.detections[now.a].length, "detection")}` : null,
+        this.detections(answer, now.a),
         errors.length > 0 && el("br"),
         errors.map(([status, number]) => chip(STATUSES[status], `${number} ${SHORT[status] ?? status}`, status)),
         open > 0 && chip("#ffe14d", count(open, "finding"), "open findings"),
@@ -190,6 +190,12 @@ export class Grid {
     } catch (error) {
       if (error.name !== "AbortError") fill(notes, el("span", { class: "bad" }, error.message));
     }
+  }
+
+  detections(answer, run) {
+    if (!answer.detections?.[run]) return null;
+    if (!this.context.isEvaluated(run, answer.split)) return ` · ${answer.split}: not evaluated`;
+    return ` · ${count(answer.detections[run].length, "detection")}`;
   }
 
   paint(canvas, boxes, width, height) {

@@ -31,6 +31,8 @@ export class ImageView extends Repair {
     this.filters = new Filters(context);
     this.filters.element.open = false;
     this.panes = el("div", { class: "panes" });
+    this.watcher = new ResizeObserver(() => this.arrange());
+    this.watcher.observe(this.panes);
     this.message = el("p", { class: "warning", role: "alert" });
     this.buildToolbar();
     fill(main, this.heading, this.toolbar, this.message, el("div", { class: "stage" }, this.panes, this.zoom));
@@ -75,6 +77,13 @@ export class ImageView extends Repair {
     return this.context.drafts.get(this.answer.id);
   }
 
+  /** Why boxes of this image cannot be changed; "" if they can. */
+  get reason() {
+    const { set } = this.context;
+    if (!set.editable) return set.reason || "The labels of this set cannot be changed.";
+    return this.answer.editable === false ? this.answer.reason || "The labels of this image cannot be changed." : "";
+  }
+
   get selectedBox() {
     for (const layer of this.layers) for (const one of layer.boxes) if (one.id === this.selected) return one;
     return null;
@@ -82,7 +91,7 @@ export class ImageView extends Repair {
 
   /** The selected box if it is one of the ground truth that can be changed. */
   get selectedObject() {
-    return this.answer && this.context.set.editable ? (this.draft?.boxes.find((one) => one.id === this.selected) ?? null) : null;
+    return this.answer && !this.reason ? (this.draft?.boxes.find((one) => one.id === this.selected) ?? null) : null;
   }
 
   boxesOf(key) {
@@ -92,6 +101,7 @@ export class ImageView extends Repair {
   leave() {
     this.abort?.abort();
     this.tiles?.stop();
+    this.watcher.disconnect();
     clearTimeout(this.timer);
     for (const viewer of this.viewers) viewer.stop();
   }
@@ -149,7 +159,7 @@ export class ImageView extends Repair {
 
   /** Make layers and panes of the answer and the draft. */
   show() {
-    const { state, classes, set } = this.context;
+    const { state, classes } = this.context;
     const { now } = state;
     if (!this.answer) return;
     this.layers = layersOf(this.answer, this.draft.boxes, now, classes);
@@ -161,8 +171,8 @@ export class ImageView extends Repair {
       const number = this.boxesOf(viewer.key).length;
       viewer.canvas.setAttribute("aria-label", `${this.answer.name} with ${number} boxes; the list of boxes has them as text`);
     }
-    this.edit.disabled = !set.editable;
-    this.edit.title = set.editable ? "Edit boxes (E)" : set.reason;
+    this.edit.title = this.reason || "Edit boxes (E)";
+    this.edit.setAttribute("aria-disabled", String(Boolean(this.reason)));
     this.list.update();
     this.editor.update();
     this.findings.update();
@@ -175,8 +185,20 @@ export class ImageView extends Repair {
     const title = (key) => this.layers.filter((layer) => key.includes(layer.key)).map((layer) => layer.title).join(" + ");
     this.viewers = keys.map((key) => new Viewer(key, title(key), this.camera, (pane) => this.content(pane)));
     for (const viewer of this.viewers) listen(viewer, this.tool);
-    this.panes.dataset.count = String(keys.length);
     fill(this.panes, this.viewers.map((viewer) => viewer.element));
+    this.arrange();
+  }
+
+  /** As many columns of panes as show the image largest. */
+  arrange() {
+    const { clientWidth: width, clientHeight: height } = this.panes;
+    const count = this.viewers.length;
+    if (!count || !width || !this.answer.width) return;
+    const scale = (columns) =>
+      Math.min(width / columns / this.answer.width, (height / Math.ceil(count / columns) - 20) / this.answer.height);
+    let best = 1;
+    for (let columns = 2; columns <= count; columns += 1) if (scale(columns) > scale(best)) best = columns;
+    this.panes.style.gridTemplateColumns = `repeat(${best}, minmax(0, 1fr))`;
   }
 
   content(key) {

@@ -17,13 +17,15 @@ export const KINDS = {
  */
 export function layersOf(answer, objects, state, classes) {
   const found = [];
+  const isApart = state.view === "image" && state.mode === "side"; // then lines need not say which layer they are of
+  const dash = (key) => (isApart ? [] : DASHES[key]);
   if (state.layers.includes("t")) {
-    found.push({ key: "t", title: "Ground truth", boxes: prepare(objects, DASHES.t, state.color, classes) });
+    found.push({ key: "t", title: "Ground truth", boxes: prepare(objects, dash("t"), state.color, classes) });
   }
   for (const key of ["a", "b"]) {
     const run = state[key];
     if (!run || !state.layers.includes(key) || (key === "b" && run === state.a)) continue;
-    const boxes = prepare(answer.detections?.[run] ?? [], DASHES[key], state.color, classes);
+    const boxes = prepare(answer.detections?.[run] ?? [], dash(key), state.color, classes);
     found.push({ key, title: run, boxes: boxes.map((one, index) => ({ ...one, id: `${key}${index}` })) });
   }
   return found;

@@ -138,9 +138,12 @@ async function start() {
   const usable = set.runs.filter((run) => run.predictions).map((run) => run.name);
   const classes = new Map(set.classes.map((name, index) => [name, index]));
   context = { set, classes, isFiltered: () => FILTERS.some((name) => context.state.now[name]) };
+  context.isEvaluated = (name, split) => [undefined, null, split].includes(set.runs.find((run) => run.name === name)?.split);
   context.drafts = new Drafts(showUnsaved);
   const [a, b] = [usable[0] ?? set.runs[0]?.name ?? "", usable[1] ?? ""];
-  context.state = new State({ a, b, mode: b ? "side" : "overlay" }, show);
+  const evaluated = set.runs.find((run) => run.name === a)?.split; // the images that there are predictions of
+  const split = set.splits.some((one) => one.name === evaluated) ? evaluated : "";
+  context.state = new State({ a, b, split, mode: b ? "side" : "overlay" }, show);
   byId("unsaved").addEventListener("click", () => context.state.set({ view: "image", id: context.drafts.changed[0], at: "", place: "" }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.update(context.state.now, context.state.now));
   startKeys();

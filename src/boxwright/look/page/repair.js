@@ -16,8 +16,8 @@ export class Repair {
   }
 
   setEditing(on) {
-    const { set, state } = this.context;
-    if (on && !set.editable) return showError(set.reason || "The labels cannot be changed.");
+    const { state } = this.context;
+    if (on && this.reason) return showError(this.reason);
     this.isEditing = on;
     if (!on) this.setAdding(false);
     if (on && !state.now.layers.includes("t")) state.set({ layers: `t${state.now.layers}` });

@@ -77,7 +77,7 @@ export class RunsView {
         this.fillTable();
       }
       const answer = await get("curves", { after: this.cursor });
-      this.cursor = answer.cursor;
+      this.cursor = answer.cursor ?? "";
       for (const run of answer.runs) this.curves.set(run.name, run);
       if (answer.runs.length && !this.isLeft) this.draw();
       this.failed = false;
@@ -145,14 +145,14 @@ export class RunsView {
     const { now } = this.context.state;
     const shown = this.rows.filter((row) => this.isShown(row.name));
     const all = shown.map((row) => [row, this.curves.get(row.name) ?? { points: [], evaluations: [] }]);
-    const terms = new Set(["total", ...all.flatMap(([, run]) => Object.keys(run.points.at(-1)?.terms ?? {})), "lr"]);
+    const terms = new Set(["loss", ...all.flatMap(([, run]) => Object.keys(run.points.at(-1) ?? {}))]);
+    for (const name of ["step", "epoch"]) terms.delete(name);
     const metrics = new Set(all.flatMap(([, run]) => Object.keys(run.evaluations.at(-1) ?? {})));
     for (const name of ["step", "epoch"]) metrics.delete(name);
     const chosen = metrics.has(now.metric) ? now.metric : ([...metrics][0] ?? "");
-    options(this.lossChoice, [...terms], now.loss);
+    options(this.lossChoice, [...terms], now.loss); // losses, and what else is measured at each step
     options(this.metricChoice, [...metrics], chosen);
-    const loss = (point) => point.terms?.[now.loss] ?? point[now.loss];
-    this.loss.set(all.map(([row, run]) => this.series(row, run.points.map((one) => [one.step, loss(one)]))), this.isLog);
+    this.loss.set(all.map(([row, run]) => this.series(row, run.points.map((one) => [one.step, one[now.loss]]))), this.isLog);
     this.metric.set(all.map(([row, run]) => this.series(row, run.evaluations.map((one) => [one.step, one[chosen]]))));
     const measured = shown.filter((row) => row.metrics?.summary);
     this.fillMetrics(measured);

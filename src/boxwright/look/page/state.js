@@ -19,7 +19,7 @@ const DEFAULTS = {
   tile: "200", // width of a thumbnail in px
   place: "", // center and scale of the image
   metric: "AP",
-  loss: "total",
+  loss: "loss",
 };
 
 /** The names of what restricts the list of images. */
