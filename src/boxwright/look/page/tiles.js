@@ -14,8 +14,8 @@ export class Tiles {
     this.isTiled = longest > WHOLE;
     this.kept = new Map(); // address -> image
     this.thumbnail = this.load(url(`images/${this.id}/thumbnail`));
-    this.base = this.window(0, 0, this.width, this.height, this.isTiled ? OVERVIEW / longest : 1);
-    this.levels = Math.ceil(Math.log2(longest / OVERVIEW)); // of tiles that are finer than the overview
+    this.scale = this.isTiled ? OVERVIEW / longest : 1; // of the base
+    this.base = this.window(0, 0, this.width, this.height, this.scale);
   }
 
   window(x, y, width, height, scale) {
@@ -42,9 +42,8 @@ export class Tiles {
     context.imageSmoothingEnabled = scale * ratio < 3; // from there on, pixels are what one wants to see
     const whole = isReady(this.base) ? this.base : this.thumbnail;
     if (isReady(whole)) context.drawImage(whole, dx, dy, this.width * scale, this.height * scale);
-    if (!this.isTiled) return;
+    if (!this.isTiled || scale * ratio <= this.scale) return;
     const level = Math.max(0, Math.floor(-Math.log2(scale * ratio)));
-    if (level >= this.levels) return;
     const side = TILE * 2 ** level; // image px of a tile
     const left = Math.max(0, Math.floor(-dx / scale / side));
     const top = Math.max(0, Math.floor(-dy / scale / side));

@@ -1,0 +1,376 @@
+"""The page of `boxwright look`, in a real browser."""
+
+import gc
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from look_set import HTML, LARGE, MANY, RUN_A, RUN_B, log_lines, looking, write_audit, write_run, write_set
+
+for module in ("fastapi", "uvicorn"):
+    pytest.importorskip(module, reason="needs the extra web")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra dev)")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("Chromium is not installed (Debian's package chromium)", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+STYLE = Path(__file__).parents[1] / "src" / "boxwright" / "look" / "page" / "style.css"
+SECONDS = 4  # for anything that is waited for, on a busy machine
+
+
+class Site:
+    """The set's folder, the address of its page, and all hosts that were requested."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.address = folder, address
+        self.hosts: set[str] = set()
+
+    def labels(self, name: str) -> Path:
+        return self.folder / "set" / "labels" / "train" / f"{name}.txt"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with warnings.catch_warnings():  # Playwright leaves its event loop to the garbage collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        with sync_api.sync_playwright() as tool:
+            started = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            yield started
+            started.close()
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("look")
+    data = folder / "set"
+    write_set(data)
+    write_run(folder / "runs" / "a", data, RUN_A, 0.4)
+    write_run(folder / "runs" / "b", data, RUN_B, 0.5)
+    write_run(folder / "runs" / "new", data, [], 0.3)
+    write_run(folder / "runs" / "other", data, ["1,{path},object,dog,1,1,9,9,,missed,0,"], 0.2, ("dog",))
+    write_audit(folder / "audit.json")
+    with looking(str(data), str(folder / "runs"), "--audit", str(folder / "audit.json")) as address:
+        (data / "images" / "train" / "gone.png").unlink()
+        yield Site(folder, address)
+
+
+class Tab:
+    """A tab of the browser with shorthands."""
+
+    def __init__(self, context: Any, address: str) -> None:
+        self.address = address
+        self.page = context.new_page()
+        self.page.set_default_timeout(SECONDS * 1000)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, **state: object) -> None:
+        """Show a state of the page, as a fresh start."""
+        self.page.goto("about:blank")
+        self.page.goto(self.address + "#" + "&".join(f"{name}={value}" for name, value in state.items()))
+        self.page.wait_for_selector("#panel *", state="attached")
+
+    def see(self, text: str, place: str = "body") -> None:
+        """Wait until a place shows a text."""
+        self.page.locator(place, has_text=text).first.wait_for()
+
+    def wait(self, condition: str) -> None:
+        """Wait until a condition in JavaScript holds."""
+        for _ in range(20 * SECONDS):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"after {SECONDS} s not yet: {condition}")
+
+    def open_image(self, name: str, **state: object) -> None:
+        """Show one image of the set, by the grid's list."""
+        found = self.page.request.get(f"{self.address}api/images?limit=100").json()["images"]
+        (number,) = (row["id"] for row in found if row["name"].endswith(f"/{name}.png"))
+        self.open(view="image", id=number, **state)
+        self.see(name, ".toolbar .name")
+        self.wait("document.querySelector('canvas.view').drawTimes.length > 0")
+
+    def point(self, x: float, y: float, pane: int = 0) -> tuple[float, float]:
+        """Where a pixel of an image of 640 x 480 px, which is shown as a whole, is on the screen."""
+        frame = self.page.locator("canvas.view").nth(pane).bounding_box()
+        scale = 0.98 * min(frame["width"] / 640, frame["height"] / 480)
+        center = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+        return center[0] + (x - 320) * scale, center[1] + (y - 240) * scale
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        self.page.mouse.move(*self.point(*start))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.point((start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
+        self.page.mouse.move(*self.point(*end))
+        self.page.mouse.up()
+
+    def color(self, x: float, y: float, pane: int = 0) -> list[int]:
+        """RGB of the screen at a pixel of the image."""
+        left, top = self.point(x, y, pane)
+        frame = self.page.locator("canvas.view").nth(pane).bounding_box()
+        script = """([pane, x, y]) => {
+            const canvas = document.querySelectorAll("canvas.view")[pane];
+            return [...canvas.getContext("2d").getImageData(Math.round(x), Math.round(y), 1, 1).data.slice(0, 3)];
+        }"""
+        found: list[int] = self.page.evaluate(script, [pane, left - frame["x"], top - frame["y"]])
+        return found
+
+
+@pytest.fixture
+def tab(browser: Any, site: Site) -> Iterator[Tab]:
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    context.on("request", lambda request: site.hosts.add(request.url.partition("://")[2].partition("/")[0]))
+    opened = Tab(context, site.address)
+    yield opened
+    context.close()
+    assert opened.errors == []
+
+
+def test_grid_filters_and_keyboard(tab: Tab) -> None:
+    tab.open()
+    tab.see("4 images match")  # of the split that the run was evaluated on
+    tab.page.get_by_label("Split", exact=True).select_option("")
+    tab.see("6 images")
+    tab.page.get_by_label("Class", exact=True).select_option(HTML)
+    tab.see("1 image match")
+    tab.page.get_by_label("Class", exact=True).select_option("")
+    tab.page.get_by_label("Object size").select_option("small")
+    tab.see("2 images match")  # 20 x 10 and 30 x 26 px; not 64 x 48
+    tab.page.keyboard.press("Tab")  # out of the select
+    tab.page.get_by_role("button", name="Reset filters").click()
+    tab.see("6 images")
+    tab.page.get_by_label("Status (run A)").select_option("background")
+    tab.see("1 image match")
+    tab.see("1 missed", ".cell")
+    tab.page.reload()
+    tab.see("1 image match")
+    tab.open(split="train")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("ArrowRight")
+    assert "gone.png" in tab.page.evaluate("document.activeElement.ariaLabel")
+    tab.page.keyboard.press("Home")
+    tab.page.keyboard.press("Enter")
+    tab.see("first", ".toolbar .name")
+    tab.see("1 / 4", ".position")
+    tab.page.keyboard.press("PageDown")
+    tab.see("2 / 4", ".position")
+    tab.page.keyboard.press("Escape")
+    tab.see("4 images match")
+
+
+def test_class_names_are_text(tab: Tab) -> None:
+    tab.open_image("first")
+    tab.see(HTML, "[role=option]")
+    assert tab.page.locator("option", has_text=HTML).count() > 0
+    assert tab.page.locator("img[src=x]").count() == 0
+    assert tab.page.evaluate("window.hit") is None
+
+
+def test_two_runs_side_by_side_and_as_overlay(tab: Tab) -> None:
+    tab.open_image("first", a="a", b="b")
+    assert tab.page.locator("figcaption").all_inner_texts() == ["Ground truth", "a", "b"]
+    groups = tab.page.locator(".group").all_inner_texts()
+    assert groups == ["Ground truth (2)", "a (2)", "b (2)"]  # the detection with a score of 0.1 is not shown
+    tab.page.get_by_label("Color by").select_option("status")
+    tab.wait("document.querySelectorAll('.legend li').length > 3")
+    tab.page.wait_for_timeout(300)
+    assert np.ptp(tab.color(200, 180, 1)) < 3  # the gray of the image, within a box
+    green, red = tab.color(102, 180, 1), tab.color(10, 35, 1)  # on the left sides of a correct and of a wrong box
+    assert green[1] > green[0] + 60
+    assert red[0] > red[1] + 60
+    assert np.ptp(tab.color(10, 35, 2)) < 3  # the other run has no box there
+    tab.page.keyboard.press("m")
+    tab.wait("document.querySelectorAll('figure').length === 1")
+    tab.page.keyboard.press("a")
+    tab.wait("document.querySelectorAll('.group').length === 2")
+    assert "layers=tbf" in tab.page.url
+
+
+def test_run_and_other_classes_and_vanished_image_have_messages(tab: Tab) -> None:
+    tab.open_image("first", a="new", b="other")
+    tab.see("boxwright evaluate", ".panel .warning")
+    tab.see("1 of its 1 classes are not in this set, such as dog", ".panel .warning")
+    tab.open_image("gone")
+    tab.see("gone.png", ".main > .warning")
+    assert len(tab.page.locator(".main > .warning").inner_text().splitlines()) == 1
+    tab.open(split="train")
+    tab.see("The image cannot be read.", ".cell")
+
+
+def test_keyboard_selects_and_help_lists_shortcuts(tab: Tab) -> None:
+    tab.open_image("first", a="", b="")
+    tab.page.keyboard.press("ArrowDown")
+    tab.wait("document.querySelector('[role=option][aria-selected=true]')")
+    assert "cell" in tab.page.locator("[aria-selected=true]").inner_text()
+    tab.page.get_by_role("listbox").focus()
+    tab.page.keyboard.press("ArrowDown")
+    assert HTML in tab.page.locator("[aria-selected=true]").inner_text()
+    assert HTML in tab.page.locator("#announce").inner_text()
+    tab.page.keyboard.press("?")
+    tab.see("Keyboard shortcuts", "dialog")
+    assert tab.page.locator("dialog dt").count() > 20
+    tab.page.keyboard.press("Escape")
+    assert tab.page.locator("dialog").is_hidden()
+
+
+def test_large_image_is_shown_by_tiles(tab: Tab) -> None:
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.open_image("large", a="", b="")
+    tab.page.wait_for_timeout(300)
+    windows = [url for url in asked if "/window?" in url]
+    assert len(windows) == 1  # the overview
+    assert f"scale={1024 / LARGE[0]}" in windows[0]
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("z")
+    with tab.page.expect_response(
+        lambda response: "/window?x=4096&y=2048&width=512&height=512&scale=1" in response.url
+    ) as got:
+        tab.page.keyboard.press("+")
+    assert got.value.status == 200
+    assert len([url for url in asked if "scale=1" in url]) < 30  # what is seen, not all 60
+
+
+def test_a_thousand_boxes_are_fluid(tab: Tab) -> None:
+    tab.open_image("many", a="", b="")
+    assert tab.page.locator("[role=option]").count() == MANY
+    script = """async () => {
+        const canvas = document.querySelector("canvas.view");
+        const frame = canvas.getBoundingClientRect();
+        const at = (type, step) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerId: 1, button: 0, bubbles: true, clientX: frame.left + 300 + step, clientY: frame.top + 300 + step,
+        }));
+        canvas.setPointerCapture = () => {};
+        at("pointerdown", 0);
+        const times = [];
+        canvas.drawTimes.length = 0;
+        for (let step = 1; step <= 60; step += 1) {
+            at("pointermove", 5 * (step % 20));
+            times.push(await new Promise(requestAnimationFrame));
+        }
+        at("pointerup", 0);
+        return { own: canvas.drawTimes.slice(), times };
+    }"""
+    found = tab.page.evaluate(script)
+    frames = np.diff(found["times"])
+    print(f"{np.median(found['own']):.1f} ms a draw, {np.median(frames):.1f} ms a frame, of {len(found['own'])} draws")
+    assert len(found["own"]) >= 50  # one a frame
+    assert np.median(found["own"]) < 1000 / 30
+
+
+def test_curves_move_while_a_run_trains(tab: Tab, site: Site) -> None:
+    log = site.folder / "runs" / "new" / "log.jsonl"
+    tab.open(view="runs")
+    tab.see("4 runs")
+    tab.wait("document.querySelector('canvas.chart').ariaLabel.includes('new: 3.7 at step 40')")
+    with log.open("a") as stream:
+        stream.write(log_lines(range(50, 70, 10), 1.25))
+    tab.wait("document.querySelector('canvas.chart').ariaLabel.includes('new: 1.25 at step 60')")
+    tab.page.get_by_label("Term of the loss").select_option("xy")
+    tab.wait("document.querySelector('canvas.chart').ariaLabel.includes('new: 0.625 at step 60')")
+
+
+def test_metrics_have_intervals(tab: Tab) -> None:
+    tab.open(view="runs")
+    tab.see("0.400 [0.350, 0.450]", ".numbers td")
+    tab.see("0.500 [0.400, 0.600]", ".numbers td")  # of a class
+    tab.see("the intervals are rough", ".muted")
+    tab.page.get_by_role("button", name="Metric").click()
+    tab.wait("document.querySelector('table.runs tbody th').textContent === 'b'")
+
+
+def test_theme(browser: Any, site: Site) -> None:
+    context = browser.new_context(color_scheme="dark")
+    tab = Tab(context, site.address)
+    tab.open()
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = tab.page.evaluate(background)
+    assert max(map(int, re.findall(r"\d+", dark))) < 60
+    tab.page.keyboard.press("t")
+    assert min(map(int, re.findall(r"\d+", tab.page.evaluate(background)))) > 200
+    tab.page.reload()
+    tab.page.wait_for_selector("#panel *")
+    assert tab.page.get_by_role("button", name="Theme: light").is_visible()
+    context.close()
+
+
+def test_phone(browser: Any, site: Site) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    tab = Tab(context, site.address)
+    for state in ({}, {"view": "runs"}):
+        tab.open(**state)
+        tab.page.wait_for_timeout(200)
+        assert tab.page.evaluate("document.scrollingElement.scrollWidth") == 390
+    tab.open_image("first")
+    assert tab.page.evaluate("document.scrollingElement.scrollWidth") == 390
+    before = tab.page.locator(".zoom output").inner_text()
+    fingers = context.new_cdp_session(tab.page)
+    x, y = tab.point(320, 240)
+    for kind, apart in (("touchStart", 20), ("touchMove", 30), ("touchMove", 60), ("touchEnd", 0)):
+        points = [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}] if apart else []
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tab.wait(f"document.querySelector('.zoom output').textContent !== '{before}'")
+    assert int(tab.page.locator(".zoom output").inner_text()[:-2]) > int(before[:-2])
+    context.close()
+
+
+def test_everything_has_a_name(tab: Tab) -> None:
+    script = """() => [...document.querySelectorAll("button, a, input, select, [role=option], canvas[role]")]
+        .filter((one) => one.checkVisibility() && !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))
+        .map((one) => one.outerHTML)"""
+    for state in ({}, {"view": "runs"}, {"view": "image", "id": 0}):
+        tab.open(**state)
+        tab.page.wait_for_timeout(300)
+        assert tab.page.evaluate(script) == []
+
+
+def test_wrong_token_is_refused(tab: Tab, site: Site) -> None:
+    root = site.address.rstrip("/").rpartition("/")[0]
+    for path in ("/", "/wrong/", "/wrong/api/set", "/page/main.js"):
+        response = tab.page.goto(root + path)
+        assert response.status == 403
+        assert "token" in response.json()["error"]
+
+
+def test_no_request_leaves_the_machine(tab: Tab, site: Site) -> None:
+    tab.open_image("first")
+    script = """() => new Promise((resolve) => {
+        addEventListener("securitypolicyviolation", (event) => resolve(event.blockedURI));
+        fetch("http://192.0.2.1/").catch(() => {});
+    })"""
+    assert "192.0.2.1" in tab.page.evaluate(script)
+    assert site.hosts - {"192.0.2.1"} == {site.address.partition("://")[2].partition("/")[0]}
+
+
+def luminance(color: str) -> float:
+    """WCAG 2's relative luminance of #rrggbb."""
+    values = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_contrast(theme: int) -> None:
+    colors = {
+        name: pair[theme]
+        for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", STYLE.read_text())
+    }
+
+    def ratio(one: str, other: str) -> float:
+        low, high = sorted([luminance(colors[one]), luminance(colors[other])])
+        return (high + 0.05) / (low + 0.05)
+
+    text = [(one, other) for one in ("text", "muted", "accent", "bad", "warn") for other in ("page", "raised")]
+    text += [("text", "soft"), ("accent", "soft"), ("on-accent", "accent"), ("bad", "bad-soft"), ("warn", "warn-soft")]
+    text += [("muted", "stage"), ("bad", "stage"), ("good", "raised")]
+    assert {pair: ratio(*pair) for pair in text if ratio(*pair) < 4.5} == {}
+    assert ratio("control", "raised") >= 3
+    assert ratio("accent", "stage") >= 3
