@@ -139,7 +139,7 @@ def _read(path: Path, root: Path) -> Run:
     except (InputError, OSError) as error:
         run.state = f"broken: {error}"
     run.minutes = _minutes(path)
-    if _is_locked(path / LOCK):
+    if is_locked(path / LOCK):
         run.state = "running"
     return run
 
@@ -200,7 +200,7 @@ def _minutes(path: Path) -> float | None:
     return sum(seconds) / 60 if min(seconds) >= 0 else None
 
 
-def _is_locked(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Whether another process has locked a file."""
     if sys.platform == "win32":
         return False

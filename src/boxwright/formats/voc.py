@@ -106,7 +106,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
         if unusual:
             builder.note(unusual, file)
         for number, element in enumerate(tree.findall("object"), 1):
-            _add_object(builder, image, element, (file, number), keys)
+            add_object(builder, image, element, (file, number), keys)
     for extra in sorted(images.all() - {*builder.paths}) if path.is_dir() else ():
         builder.note("an image without an XML file is not in the set", extra)
     return builder
@@ -162,7 +162,7 @@ def _read_back(key: str, value: object) -> object:
     return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
 
 
-def _add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
+def add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
     """place: label file, number of the object from 1."""
     file, number = place
     where = f"{file} object[{number}]"

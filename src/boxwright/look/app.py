@@ -107,8 +107,8 @@ def _add_lists(app: FastAPI, state: State) -> None:
         return _json({"runs": state.runs.table()})
 
     @app.get("/api/curves")
-    def curves(after: int = -1) -> Response:
-        return _json({"runs": state.runs.curves(after)})
+    def curves(after: str = "") -> Response:
+        return _json(state.runs.curves(after))
 
 
 def _add_images(app: FastAPI, state: State) -> None:

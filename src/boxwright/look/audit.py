@@ -1,7 +1,8 @@
 """Findings of an audit of labels, and which of them were accepted or dismissed, in a file beside the audit's."""
 
 import threading
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwright import json_text
+from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
@@ -17,7 +19,8 @@ from boxwright.look.entries import box_of
 FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 1"
 KINDS = ("missing", "spurious", "class", "location")
 STATES = ("open", "accepted", "dismissed")
-SHOWN = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score", "object")
+SHOWN = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score")
+SAME_BOX = 0.02  # px; an audit and a table of predictions have two decimals
 
 
 @dataclass(slots=True)
@@ -46,32 +49,52 @@ class Audit:
         if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("findings"), list):
             raise InputError(f"{self.file}: no audit, needed audit.json of `boxwright data audit`; write it again")
         self._lock = threading.Lock()
-        known = catalog.by_name()
+        known = catalog.by_split_and_name()
         self.findings: dict[int, Finding] = {}
         for number, values in enumerate(tree["findings"]):
             if not _is_valid(values):
                 raise InputError(f"{self.file}: findings[{number}]: not as an audit writes it; write it again")
-            self.findings[values["id"]] = Finding(values, _image(values["image"], known))
-        self.missing = sum(finding.image < 0 for finding in self.findings.values())
+            self.findings[values["id"]] = Finding(values, known.get(_key(values), -1))
+        missing = sum(finding.image < 0 for finding in self.findings.values())
+        self.message = ""
+        if missing:
+            self.message = f"{self.file}: {missing} of {len(self.findings)} findings are of images not in this set"
         self.states = self._read_states()
-        self.of_image: dict[int, list[int]] = {}
+        self._of_image: dict[int, list[int]] = {}
         for number, finding in self.findings.items():
-            self.of_image.setdefault(finding.image, []).append(number)
+            self._of_image.setdefault(finding.image, []).append(number)
 
-    def select(self, kind: str, count: int) -> NDArray[np.bool_]:
-        """(count,) the images with an open finding of a kind; `any` for all kinds. Raises InputError for others."""
+    def describe(self) -> JsonObject:
+        """The file, and the number of findings of each kind."""
+        counts = Counter(finding.values["kind"] for finding in self.findings.values())
+        return {"file": str(self.file), "findings": len(self.findings), "kinds": dict(counts)}
+
+    def order(self, kind: str) -> NDArray[np.int64]:
+        """The images with an open finding of a kind (`any`: of all), that with the highest score first.
+
+        Raises InputError for another word.
+        """
         if kind not in (*KINDS, "any"):
             raise InputError(f"finding: found '{kind[:20]}', needed any, {', '.join(KINDS)}")
-        mask = np.zeros(count, dtype=bool)
+        found: dict[int, float] = {}
         for number, finding in self.findings.items():
             if finding.image >= 0 and kind in ("any", finding.values["kind"]) and self.state(number) == "open":
-                mask[finding.image] = True
-        return mask
+                found[finding.image] = max(found.get(finding.image, 0.0), float(finding.values["score"]))
+        return np.array(sorted(found, key=lambda image: -found[image]), dtype=np.int64)
+
+    def of_image(self, image: int, objects: Sequence[JsonObject]) -> list[JsonObject]:
+        """The findings of an image. objects: as they are now; `object` is the id of the one that a finding is about."""
+        found = []
+        for number in self._of_image.get(image, []):
+            finding = self._shown(number)
+            same = None if finding["box"] is None else same_object(objects, finding["box"], finding["class"])
+            found.append(finding | {"object": None if same is None else same["id"]})
+        return found
 
     def state(self, number: int) -> str:
         return self.states.get(number, "open")
 
-    def describe(self, number: int) -> JsonObject:
+    def _shown(self, number: int) -> JsonObject:
         """A finding for the page."""
         values = self.findings[number].values
         return {name: values.get(name) for name in SHOWN} | {"state": self.state(number)}
@@ -87,7 +110,7 @@ class Audit:
             kept = {str(key): value for key, value in sorted(states.items()) if value != "open"}
             json_text.write(self.states_file, {"format": STATES_FORMAT, "states": kept}, indent=1)
             self.states = states
-        return self.describe(number)
+        return self._shown(number)
 
     def _read_states(self) -> dict[int, str]:
         if not self.states_file.exists():
@@ -101,8 +124,16 @@ class Audit:
         return {int(key): state for key, state in states.items()}
 
 
-def _image(name: str, known: Mapping[str, int]) -> int:
-    return known.get(name, -1)
+def same_object(objects: Sequence[JsonObject], box: Sequence[float], name: str | None) -> JsonObject | None:
+    """The object with that box and class; None if there is none, or no more."""
+    for each in objects:
+        if each["class"] == name and all(abs(a - b) <= SAME_BOX for a, b in zip(each["box"], box, strict=True)):
+            return each
+    return None
+
+
+def _key(values: JsonObject) -> tuple[str, str]:
+    return canonical_name(str(values.get("split"))), values["image"]
 
 
 def _is_valid(values: object) -> bool:
@@ -112,6 +143,7 @@ def _is_valid(values: object) -> bool:
     boxes = (values.get("box"), values.get("suggested_box"))
     return (
         isinstance(values.get("image"), str)
+        and type(values.get("score")) in (int, float)
         and all(text is None or isinstance(text, str) for text in texts)
         and all(box is None or box_of(box) is not None for box in boxes)
     )

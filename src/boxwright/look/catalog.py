@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from boxwright import formats
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.sets import Sets, find_sets
+from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError, titled
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # px of area, as in COCO
@@ -71,8 +72,7 @@ class Catalog:
 
     def __init__(self, data: str, kind: str = "auto", only: str | None = None) -> None:
         self.data, self.kind = data, kind
-        self.root = find_sets(data)
-        self.is_single = not isinstance(self.root, Sets)
+        self.root: Path | Sets = find_sets(data)
         self.splits: list[OpenSplit] = []
         faults = []
         found: list[tuple[str, Dataset | None, str]] = []
@@ -118,19 +118,28 @@ class Catalog:
         _, dataset, index = self.place(image)
         return dataset.rows.take(np.arange(dataset.starts[index], dataset.starts[index + 1]))
 
-    def replace_rows(self, image: int, rows: Boxes) -> None:
-        """Set the objects of an image."""
+    def replace_rows(self, image: int, rows: Boxes, deleted: Sequence[int] = ()) -> None:
+        """Set the objects of an image. deleted: entries that are no more in the label file of all images."""
         split, dataset, index = self.place(image)
         start, end = int(dataset.starts[index]), int(dataset.starts[index + 1])
+        old = dataset.rows
+        if deleted:
+            old = replace(old, entries=old.entries - np.searchsorted(sorted(deleted), old.entries))
         columns = {
-            name: np.concatenate(
-                [getattr(dataset.rows, name)[:start], getattr(rows, name), getattr(dataset.rows, name)[end:]]
-            )
+            name: np.concatenate([getattr(old, name)[:start], getattr(rows, name), getattr(old, name)[end:]])
             for name in Boxes.__slots__
         }
         starts = dataset.starts.copy()
         starts[index + 1 :] += len(rows) - (end - start)
         split.dataset = replace(dataset, rows=Boxes(**columns), starts=starts)
+
+    def read_again(self, split: OpenSplit) -> None:
+        """Read the labels of a split whose files have changed. Raises InputError if its images or classes have, too."""
+        old, new = split.dataset, formats.open_boxes(self.root, split.name, self.kind)
+        assert old is not None
+        if old.names != new.names or not np.array_equal(old.images.paths, new.images.paths):
+            raise InputError(f"{new.label_file(0)}: has other images or classes now; start `boxwright look` again")
+        split.dataset = new
 
     def select(self, filters: Filters) -> NDArray[np.bool_]:
         """(P,) images with the properties. Raises InputError for a split, class or size that there is not."""
@@ -174,14 +183,15 @@ class Catalog:
             counts.append(int(dataset.starts[index + 1] - dataset.starts[index]))
         return counts
 
-    def by_name(self) -> Mapping[str, int]:
-        """Short name -> id, of all images. The first, if two splits have the same image."""
-        found: dict[str, int] = {}
+    def by_split_and_name(self) -> Mapping[tuple[str, str], int]:
+        """Canonical name of a split and short name -> id, of all images."""
+        found: dict[tuple[str, str], int] = {}
         for split in self.splits:
             if split.dataset is not None:
+                name = canonical_name(split.name)
                 for index in range(len(split)):
-                    name = short_name(split.dataset.path(index), split.dataset.root)
-                    found.setdefault(name, split.first + index)
+                    key = name, short_name(split.dataset.path(index), split.dataset.root)
+                    found.setdefault(key, split.first + index)
         return found
 
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from boxwright import files
 from boxwright.arrays import Array
+from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
 from boxwright.look.catalog import Catalog, Filters, in_size, short_name
-from boxwright.metrics.error_report import COLUMNS, cell
-from boxwright.metrics.matching import Kind
+from boxwright.look.runs import STATUSES
+from boxwright.metrics.error_report import COLUMNS, table_text
 
 CHUNK = 50_000  # rows that are converted together
 MAX_BYTES = 4 << 30  # of the table
-STATUSES = tuple(kind.name.lower().replace("_", " ") for kind in Kind)
 NO_TABLE = "no table of errors, needed that of `boxwright evaluate`; evaluate again"
 IS_OBJECT = {"object": True, "detection": False}
 
@@ -54,19 +54,23 @@ class Predictions:
     message: str = ""
 
     @classmethod
-    def read(cls, file: Path, root: str, catalog: Catalog) -> "Predictions":
+    def read(cls, file: Path, root: str, split: str, catalog: Catalog) -> "Predictions":
         """Read a table.
 
         Args:
             file: The table.
             root: The folder of the set when it was written, which may have another name now.
+            split: The split that was evaluated; others may have images of the same name.
             catalog: The images that its rows are of.
 
         Raises:
             InputError: It is no such table, or has no row of this set.
         """
-        known = {cell(name): image for name, image in catalog.by_name().items()}
-        numbers = {cell(name): number for number, name in enumerate(catalog.classes)}
+        wanted, known = canonical_name(split), dict[str, int]()
+        for (of, name), image in catalog.by_split_and_name().items():
+            if of == wanted or table_text(name) not in known:
+                known[table_text(name)] = image
+        numbers = {table_text(name): number for number, name in enumerate(catalog.classes)}
         columns: list[tuple[Array, ...]] = []
         for rows in _chunks(file):
             try:

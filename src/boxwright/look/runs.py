@@ -1,22 +1,27 @@
 """The runs beside a set: what they are, their curves, and whether there are predictions of them."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright import json_text
+from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, titled
-from boxwright.evaluation.runs import find_runs, list_runs
+from boxwright.evaluation.runs import LOCK, find_runs, is_locked, list_runs
 from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
 from boxwright.metrics import run_log
+from boxwright.metrics.matching import Kind
 
 if TYPE_CHECKING:
     from boxwright.look.predictions import Predictions
 
 METRICS, TABLE = "metrics.json", "errors.csv"  # of `evaluate`
+STATUSES = tuple(kind.name.lower().replace("_", " ") for kind in Kind)  # of detections and objects, in the table
+COUNTED = tuple(name for kind, name in zip(Kind, STATUSES, strict=True) if kind < Kind.IGNORED)
+MAX_POINTS = 2000  # of a curve
 
 
 @dataclass(slots=True)
@@ -61,8 +66,17 @@ class Run:
                 if not description["predictions"]:
                     raise InputError(f"{self.name}: {description['message']}")
                 root = str(_metrics(self.folder).get("data", ""))
-                self._predictions = Predictions.read(self.folder / TABLE, root, catalog)
+                split = str(_metrics(self.folder).get("split", ""))
+                self._predictions = Predictions.read(self.folder / TABLE, root, split, catalog)
             return self._predictions
+
+    def stamp(self) -> str:
+        """What changes with its log, and when it stops."""
+        try:
+            found = (self.folder / run_log.FILE).stat()
+        except OSError:
+            return "-"
+        return f"{found.st_size}-{found.st_mtime_ns}-{int(is_locked(self.folder / LOCK))}"
 
     def log(self) -> list[JsonObject]:
         """The lines of its log, [] without one. Raises InputError if it is damaged."""
@@ -123,29 +137,46 @@ class Runs:
             except InputError:  # an evaluation
                 continue
             for row in listed.to_json():
-                folder = path if row["name"] == path.resolve().name and path in names else path / row["name"]
-                rows.append(row | {"name": names.get(folder, row["name"])})
+                folder = path if path in names else path / row["name"]
+                try:
+                    metrics = _metrics(folder) or None
+                except InputError:  # its state says that it is broken
+                    metrics = None
+                rows.append(row | {"name": names.get(folder, row["name"]), "metrics": metrics})
         return rows
 
-    def curves(self, after: int) -> list[JsonObject]:
-        """Of each run its lines with losses (`points`) and with metrics (`evaluations`) after a step."""
+    def curves(self, after: str) -> JsonObject:
+        """The curves of the runs whose logs have changed, and what `after` is then.
+
+        Each has lines with losses (`points`) and with metrics (`evaluations`), all of them, but not more than
+        `MAX_POINTS` points. after: the `cursor` of the last answer; "" for all runs.
+        """
+        stamps = {run.name: run.stamp() for run in self.runs}
+        known = dict(part.split(":", 1) for part in after.split(",") if ":" in part)
         found = []
-        for run in self.runs:
+        for number, run in enumerate(self.runs):
+            if known.get(str(number)) == stamps[run.name]:
+                continue
             message, lines = "", list[JsonObject]()
             try:
-                lines = [line for line in run.log() if line["step"] > after]
+                lines = run.log()
             except InputError as error:
                 message = str(error)
-            points = [_flat(line) for line in lines if "terms" in line]
+            points = [line for line in lines if "terms" in line]
             evaluations = [line for line in lines if "terms" not in line]
-            found.append({"name": run.name, "points": points, "evaluations": evaluations, "message": message})
-        return found
+            found.append(
+                {"name": run.name, "state": "running" if is_locked(run.folder / LOCK) else "stopped",
+                 "points": thinned(points), "evaluations": thinned(evaluations), "message": message}
+            )  # fmt: skip
+        cursor = ",".join(f"{number}:{stamps[run.name]}" for number, run in enumerate(self.runs))
+        return {"cursor": cursor, "runs": found}
 
 
-def _flat(line: JsonObject) -> JsonObject:
-    """A line of a log with the losses among its other numbers; `loss` is their sum."""
-    others: Mapping[str, object] = {name: value for name, value in line.items() if name not in ("terms", "total")}
-    return {**others, "loss": line["total"], **line["terms"]}
+def thinned(lines: Sequence[JsonObject]) -> Sequence[JsonObject]:
+    """At most `MAX_POINTS` of the lines, evenly spaced, with the first and the last."""
+    if len(lines) <= MAX_POINTS:
+        return lines
+    return [lines[place] for place in evenly_spaced(len(lines), MAX_POINTS)]
 
 
 def _metrics(folder: Path) -> JsonObject:

@@ -8,13 +8,13 @@ from boxwright.data.dataset import Boxes
 from boxwright.errors import InputError, one_line, titled
 from boxwright.images.header import read_header
 from boxwright.json_text import JsonObject
-from boxwright.look.audit import Audit
+from boxwright.look.audit import Audit, same_object
 from boxwright.look.catalog import Catalog, Filters
 from boxwright.look.repair import Repair
-from boxwright.look.runs import Runs
+from boxwright.look.runs import COUNTED, STATUSES, Runs
+from boxwright.version import __version__
 
 MAX_RUNS = 4  # of one request
-SAME_BOX = 0.02  # px; the table of predictions has two decimals
 
 
 class View:
@@ -32,8 +32,7 @@ class View:
 
     def describe(self) -> JsonObject:
         """The set, its runs and its audit."""
-        catalog, audit = self.catalog, self.audit
-        reason = self.repair.reason()
+        catalog, audit, reason = self.catalog, self.audit, self.repair.reason()
         return {
             "data": titled(catalog.data),
             "layout": catalog.layout,
@@ -45,7 +44,12 @@ class View:
             "editable": not reason,
             "reason": reason,
             "runs": [run.describe(catalog) for run in self.runs.runs],
-            "audit": None if audit is None else {"file": str(audit.file), "findings": len(audit.findings)},
+            "audit": None if audit is None else audit.describe(),
+            "statuses": list(COUNTED),
+            "message": "\n".join(
+                one_line(text) for text in (audit.message if audit else "", *self._unopened()) if text
+            ),
+            "version": __version__,
         }
 
     def path(self, image: int) -> str:
@@ -72,16 +76,17 @@ class View:
         if finding:
             if self.audit is None:
                 raise InputError("finding: needs an audit; start with --audit audit.json")
-            mask &= self.audit.select(finding, catalog.count)
-        chosen = np.flatnonzero(mask)
+            order = self.audit.order(finding)
+            chosen = order[mask[order]]
+        else:
+            chosen = np.flatnonzero(mask)
         ids = chosen[offset : offset + limit].tolist()
         counts = [0] * len(ids) if predictions is None else predictions.counts(ids, min_score)
         found = []
-        for image, objects, detections in zip(ids, catalog.object_counts(ids), counts, strict=True):
-            height, width = self.size(image)
+        for place, (image, objects, detections) in enumerate(zip(ids, catalog.object_counts(ids), counts, strict=True)):
+            split, (height, width) = catalog.place(image)[0].name, self.size(image)
             found.append(
-                {"id": image, "name": catalog.name(image), "height": height, "width": width, "objects": objects,
-                 "detections": detections}
+                {"id": image, "index": offset + place, "name": catalog.name(image), "split": split, "height": height, "width": width, "objects": objects, "detections": detections}
             )  # fmt: skip
         return {"total": len(chosen), "images": found}
 
@@ -104,14 +109,18 @@ class View:
         if header.fault:
             messages.insert(0, f"{dataset.path(index)}: {header.fault}")
         height, width = header.size if not header.fault else self.size(image)
-        objects = self._objects(image, labels.rows)
+        usable = np.isfinite(labels.rows.xyxy).all(axis=1)
+        if not usable.all():
+            messages.append(f"{int((~usable).sum())} boxes are no numbers, so they are not shown")
+        objects = self._objects(image, labels.rows.take(np.flatnonzero(usable)))
         detections: dict[str, list[JsonObject]] = {}
-        for number, name in enumerate(names):
+        for name in names:
             try:
-                detections[name] = self._detections(image, name, min_score, objects, mark=number == 0)
+                detections[name] = self._detections(image, name, min_score, objects)
             except InputError as error:
                 messages.append(str(error))
-        findings = self.audit.of_image.get(image, []) if self.audit else []
+        for each in objects:
+            each["status"] = each["statuses"].get(names[0]) if names else None
         return {
             "id": image,
             "name": self.catalog.name(image),
@@ -121,7 +130,7 @@ class View:
             "revision": labels.revision,
             "objects": objects,
             "detections": detections,
-            "findings": [self.audit.describe(each) for each in findings] if self.audit else [],
+            "findings": [] if self.audit is None else self.audit.of_image(image, objects),
             "editable": not labels.reason,
             "reason": labels.reason,
             "message": "\n".join(map(one_line, messages)),
@@ -131,6 +140,14 @@ class View:
         """Change objects of an image, and return it as `image` does."""
         self.repair.change(image, values)
         return self.image(image, (), 0.0)
+
+    def _unopened(self) -> list[str]:
+        """Why splits could not be opened."""
+        return [f"split {split.name}: {split.message}" for split in self.catalog.splits if split.message]
+
+    def _class(self, name: str) -> str | None:
+        """A class of a table of predictions, None for an ignore region."""
+        return name if name in self.catalog.classes else None
 
     def _objects(self, image: int, rows: Boxes) -> list[JsonObject]:
         _, dataset, _ = self.catalog.place(image)
@@ -142,6 +159,7 @@ class View:
                 "crowd": crowd,
                 "difficult": difficult,
                 "status": None,
+                "statuses": {},
             }
             for entry, box, label, crowd, difficult in zip(
                 rows.entries.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
@@ -149,26 +167,20 @@ class View:
             )
         ]  # fmt: skip
 
-    def _detections(
-        self, image: int, name: str, min_score: float, objects: list[JsonObject], *, mark: bool
-    ) -> list[JsonObject]:
-        """The detections of a run. mark: whether objects get their status.
+    def _detections(self, image: int, name: str, min_score: float, objects: list[JsonObject]) -> list[JsonObject]:
+        """The detections of a run; `objects` get their status in it.
 
         The table knows objects by their boxes when the run was evaluated; those that were changed since have none.
         """
-        from boxwright.look.predictions import STATUSES
-
         table = self.runs.by_name(name).predictions(self.catalog)
         own = table.of_image(image)
         of_row: dict[int, JsonObject] = {}
         for row in np.flatnonzero(table.objects[own]).tolist():
-            box = table.boxes[own][row]
-            same = (each for each in objects if np.allclose(each["box"], box, rtol=0, atol=SAME_BOX))
-            found = next((each for each in same if each["class"] == table.names[own][row]), None)
+            place = own.start + row
+            found = same_object(objects, table.boxes[place].tolist(), self._class(table.names[place]))
             if found is not None:
-                of_row[own.start + row] = found
-                if mark:
-                    found["status"] = STATUSES[table.statuses[own][row]]
+                of_row[place] = found
+                found["statuses"][name] = STATUSES[table.statuses[place]]
         return [
             {
                 "box": table.boxes[row].tolist(),
