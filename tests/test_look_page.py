@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from look_set import HTML, LARGE, MANY, RUN_A, RUN_B, log_lines, looking, write_audit, write_run, write_set
+from look_set import HTML, LARGE, MANY, RUN_A, RUN_B, line, log_lines, looking, write_audit, write_run, write_set
 
 for module in ("fastapi", "uvicorn"):
     pytest.importorskip(module, reason="needs the extra web")
@@ -22,7 +22,7 @@ if CHROMIUM is None:
 
 pytestmark = pytest.mark.slow
 STYLE = Path(__file__).parents[1] / "src" / "boxwright" / "look" / "page" / "style.css"
-SECONDS = 4  # for anything that is waited for, on a busy machine
+SECONDS = 20  # for anything that is waited for, on a busy machine
 
 
 class Site:
@@ -194,6 +194,117 @@ def test_two_runs_side_by_side_and_as_overlay(tab: Tab) -> None:
     assert "layers=tbf" in tab.page.url
 
 
+def test_boxes_are_repaired_and_saved(tab: Tab, site: Site) -> None:
+    file = site.labels("first")
+    before = file.read_text()
+    tab.open_image("first", a="", b="", split="")
+    save = tab.page.locator("button.primary")
+    tab.page.mouse.click(*tab.point(200, 180))
+    tab.wait("document.querySelector('.editor input').disabled")  # looking does not change anything
+    tab.page.get_by_role("button", name="Edit boxes (E)").click()
+    tab.drag((200, 180), (230, 200))  # move
+    assert side_values(tab) == [130, 120, 330, 280]
+    tab.drag((330, 280), (350, 300))  # resize by the corner
+    assert side_values(tab) == [130, 120, 350, 300]
+    tab.page.keyboard.press("ArrowLeft")
+    tab.page.keyboard.press("Shift+ArrowUp")
+    tab.page.keyboard.press("Alt+ArrowRight")
+    assert side_values(tab) == [129, 110, 350, 290]
+    tab.page.keyboard.press("Control+z")
+    assert side_values(tab) == [129, 110, 349, 290]
+    tab.page.get_by_label("y2").fill("291")
+    tab.page.get_by_label("y2").press("Enter")
+    tab.page.get_by_label("Class", exact=True).first.select_option(HTML)
+    tab.page.locator("[role=option]").nth(1).click()
+    tab.page.keyboard.press("Delete")
+    tab.page.keyboard.press("n")
+    tab.drag((32, 48), (96, 144))
+    tab.page.keyboard.press("1")  # the first class
+    assert file.read_text() == before
+    assert "Unsaved: 1 image" in tab.page.locator(".bar").inner_text()
+    tab.page.keyboard.press("PageDown")  # unsaved changes stay
+    tab.see("gone", ".toolbar .name")
+    tab.page.keyboard.press("PageUp")
+    tab.see("first", ".toolbar .name")
+    assert "3" in save.inner_text()
+    tab.page.keyboard.press("Control+s")
+    tab.see("Saved 3 changes", "#notice")
+    assert_labels(file, [(1, [129, 110, 349, 291]), (0, [32, 48, 96, 144])])
+    assert save.is_disabled()
+    tab.page.reload()
+    tab.see("Boxes (2)")
+    file.write_text(before)
+
+
+def assert_labels(file: Path, boxes: list[tuple[int, list[float]]]) -> None:
+    """A YOLO file of an image of 640 x 480 px has these boxes, (class, xyxy px), but for what a hand misses."""
+    found = np.array([[float(word) for word in row.split()] for row in file.read_text().splitlines()])
+    center, half = found[:, 1:3] * (640, 480), found[:, 3:] * (640, 480) / 2
+    assert found[:, 0].tolist() == [number for number, _ in boxes]
+    np.testing.assert_allclose(np.hstack([center - half, center + half]), [box for _, box in boxes], atol=0.5)
+
+
+def side_values(tab: Tab) -> list[float]:
+    """The coordinates of the selected box as the panel has them, in whole px: a hand is not more exact."""
+    return [round(float(tab.page.get_by_label(side, exact=True).input_value())) for side in ("x1", "y1", "x2", "y2")]
+
+
+def test_labels_that_changed_meanwhile_are_not_overwritten(tab: Tab, site: Site) -> None:
+    file = site.labels("second")
+    before = file.read_text()
+    tab.open_image("second", a="", b="")
+    tab.page.keyboard.press("e")
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("Delete")
+    other = before + line("cell", [1, 1, 9, 9], 640, 480) + "\n"
+    file.write_text(other)
+    tab.page.keyboard.press("Control+s")
+    tab.see("has changed since", "#error")
+    assert file.read_text() == other
+    tab.see("Boxes (0)")  # the change is still there, unsaved
+    tab.page.get_by_role("button", name="Load the labels again").click()
+    tab.see("Boxes (2)")
+    assert tab.page.locator("button.primary").is_disabled()
+    file.write_text(before)
+
+
+def test_findings_are_accepted_and_dismissed(tab: Tab, site: Site) -> None:
+    file = site.labels("third")
+    tab.open(finding="any", split="train")
+    tab.see("2 images match")
+    tab.page.locator(".thumb").first.click()  # the one with the highest score
+    tab.see("missing box: → cell", ".finding")
+    tab.page.get_by_role("button", name="Accept finding 0").click()
+    tab.see("accepted, not saved", ".finding")
+    assert file.read_text() == ""
+    tab.page.keyboard.press("Control+s")
+    tab.see("Saved 1 change", "#notice")
+    tab.see("Findings (0 open)")
+    assert "not saved" not in tab.page.locator(".finding").inner_text()
+    assert_labels(file, [(0, [200, 100, 300, 200])])
+    tab.open_image("second")
+    tab.page.get_by_role("button", name="Dismiss finding 1").click()
+    tab.see("0.80 · dismissed", ".finding")
+    tab.open(finding="any", split="train")
+    tab.see("No image matches the filters")
+    tab.open_image("second")
+    tab.page.get_by_role("button", name="Reopen finding 1").click()
+    tab.see("0.80 · open", ".finding")
+    file.write_text("")
+
+
+def test_a_set_that_cannot_be_changed(browser: Any, site: Site) -> None:
+    archive = shutil.make_archive(str(site.folder / "packed"), "zip", site.folder / "set")
+    context = browser.new_context()
+    with looking(archive) as address:
+        tab = Tab(context, address)
+        tab.open_image("first")
+        tab.page.keyboard.press("e")
+        tab.see("in an archive", "#error")
+        assert tab.page.locator("button.primary").is_hidden()
+        context.close()
+
+
 def test_run_and_other_classes_and_vanished_image_have_messages(tab: Tab) -> None:
     tab.open_image("first", a="new", b="other")
     tab.see("boxwright evaluate", ".panel .warning")
@@ -264,6 +375,7 @@ def test_a_thousand_boxes_are_fluid(tab: Tab) -> None:
     print(f"{np.median(found['own']):.1f} ms a draw, {np.median(frames):.1f} ms a frame, of {len(found['own'])} draws")
     assert len(found["own"]) >= 50  # one a frame
     assert np.median(found["own"]) < 1000 / 30
+    assert np.median(frames) < 100  # 17 on a machine that has nothing else to do
 
 
 def test_curves_move_while_a_run_trains(tab: Tab, site: Site) -> None:
@@ -324,7 +436,8 @@ def test_phone(browser: Any, site: Site) -> None:
 
 def test_everything_has_a_name(tab: Tab) -> None:
     script = """() => [...document.querySelectorAll("button, a, input, select, [role=option], canvas[role]")]
-        .filter((one) => one.checkVisibility() && !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))
+        .filter((one) => one.checkVisibility())
+        .filter((one) => !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()))
         .map((one) => one.outerHTML)"""
     for state in ({}, {"view": "runs"}, {"view": "image", "id": 0}):
         tab.open(**state)

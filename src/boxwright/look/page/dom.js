@@ -35,9 +35,14 @@ export function short(number, digits = 1) {
   return typeof number === "number" && Number.isFinite(number) ? String(+number.toFixed(digits)) : "–";
 }
 
-/** A labeled control: the label's text, then the control. */
-export function field(text, control, extra = {}) {
-  return el("label", { class: "field", ...extra }, el("span", {}, text), control);
+let fields = 0;
+
+/** A labeled control. control: an input or a select, or an element with one. */
+export function field(text, control) {
+  const input = control.matches("input, select") ? control : control.querySelector("input, select");
+  fields += 1;
+  input.id = `field-${fields}`;
+  return el("div", { class: "field" }, el("label", { for: input.id }, text), control);
 }
 
 /** A select element; options are [value, text] pairs. */

@@ -115,7 +115,7 @@ export class ImageView extends Repair {
     else if (differs("a", "b", "score")) this.load(false);
     else if (differs("layers", "mode", "color")) this.show();
     else if (differs("labels")) this.request();
-    if (!fresh && differs(...FILTERS)) this.locate();
+    if (!fresh && differs("at", ...FILTERS)) this.locate();
   }
 
   /** Get the image; fresh: another one than before. */
@@ -257,6 +257,7 @@ export class ImageView extends Repair {
   /** The image's position among those that match the filters. */
   async locate() {
     const { state } = this.context;
+    if (state.now.at === "" && !this.context.isFiltered()) return state.set({ at: state.now.id }); // an id is a position
     const at = Number(state.now.at);
     const text = filterText(state.now, FILTERS);
     try {
@@ -270,6 +271,7 @@ export class ImageView extends Repair {
     } catch (error) {
       showError(error);
     }
+    return undefined;
   }
 
   /** Show the next image, or the one before, among those that match the filters. */

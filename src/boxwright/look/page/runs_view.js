@@ -78,7 +78,7 @@ export class RunsView {
       }
       const answer = await get("curves", { after: this.cursor });
       this.cursor = answer.cursor ?? "";
-      for (const run of answer.runs) this.curves.set(run.name, run);
+      for (const run of answer.runs) this.curves.set(run.name, { ...run, points: run.points.map(flat) });
       if (answer.runs.length && !this.isLeft) this.draw();
       this.failed = false;
     } catch (error) {
@@ -185,6 +185,11 @@ export class RunsView {
     };
     fill(this.classes, names.length ? grid("Class (AP)", rows, names, cell, this) : el("p", { class: "muted" }, "–"));
   }
+}
+
+/** A line of a log with the terms of the loss among its other numbers. */
+function flat({ total, terms, ...others }) {
+  return { loss: total, ...terms, ...others };
 }
 
 function grid(corner, rows, names, cell, view) {
