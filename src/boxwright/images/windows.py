@@ -3,7 +3,7 @@
     h, w px of a scene or a window, height first; x, y px from the scene's left and top
 
 A TIFF, georeferenced or not, may have any size: only the blocks of a window are read, by rasterio (the extra `geo`).
-Any other image is decoded once and kept while it is open. Pixels are converted as in `canvas.read_image`: gray and
+Any other image is decoded once and kept while it is open. Pixels are converted as in `decode.read_image`: gray and
 palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped, unless bands are chosen (`images/bands.py`).
 """
 
@@ -24,7 +24,7 @@ from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.bands import Bands, check_numbers, read_window
 from boxwright.images.budget import MAX_PIXELS
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import TIFF, read_header
 from boxwright.images.tiff import first_line, open_pages, open_tiff, reject_rotated
 

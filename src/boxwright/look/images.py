@@ -14,7 +14,7 @@ from boxwright.arrays import Array
 from boxwright.errors import InputError
 from boxwright.images import windows
 from boxwright.images.budget import budget
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import read_header
 from boxwright.images.windows import Scene, Window, open_scene
 

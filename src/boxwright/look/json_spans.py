@@ -16,6 +16,7 @@ Spans = Sequence[tuple[int, int]] | NDArray[np.int64]  # start and end of each e
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BLANK = re.compile("[ \t]*")
 _NUMBER = re.compile(r"-?\d[\d.eE+-]*")
 
 
@@ -131,7 +132,7 @@ def insertion(text: str, start: int, spans: Spans, values: Sequence[object]) -> 
     newline = "\r\n" if "\r\n" in text else "\n"
     before = text[text.rfind("\n", 0, first) + 1 : first]
     base = before if not before.strip() else ""
-    if newline in text[first:last]:
+    if text.startswith(newline, _BLANK.match(text, first + 1).end()):  # type: ignore[union-attr]
         unit = len(base) // 2 or 2
         written = [json.dumps(value, indent=unit).replace("\n", newline + base) for value in values]
         tight = False

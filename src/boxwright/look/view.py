@@ -47,7 +47,7 @@ class View:
             "audit": None if audit is None else audit.describe(),
             "statuses": list(COUNTED),
             "message": "\n".join(
-                one_line(text) for text in (audit.message if audit else "", *self._unopened()) if text
+                map(one_line, [*self._unopened(), *([audit.message] if audit and audit.message else [])])
             ),
             "version": __version__,
         }
@@ -82,13 +82,18 @@ class View:
             chosen = np.flatnonzero(mask)
         ids = chosen[offset : offset + limit].tolist()
         counts = [0] * len(ids) if predictions is None else predictions.counts(ids, min_score)
-        found = []
-        for place, (image, objects, detections) in enumerate(zip(ids, catalog.object_counts(ids), counts, strict=True)):
-            split, (height, width) = catalog.place(image)[0].name, self.size(image)
-            found.append(
-                {"id": image, "index": offset + place, "name": catalog.name(image), "split": split, "height": height, "width": width, "objects": objects, "detections": detections}
-            )  # fmt: skip
+        rows = zip(ids, catalog.object_counts(ids), counts, strict=True)
+        found = [
+            self._row(image, offset + place) | {"objects": objects, "detections": detections}
+            for place, (image, objects, detections) in enumerate(rows)
+        ]
         return {"total": len(chosen), "images": found}
+
+    def _row(self, image: int, index: int) -> JsonObject:
+        """An image in a list. index: its place there."""
+        split, (height, width) = self.catalog.place(image)[0].name, self.size(image)
+        name = self.catalog.name(image)
+        return {"id": image, "index": index, "name": name, "split": split, "height": height, "width": width}
 
     def size(self, image: int) -> tuple[int | None, int | None]:
         """(height, width) px as the set declares it, else of the file; None if neither says it."""
