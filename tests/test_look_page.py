@@ -221,7 +221,7 @@ def test_boxes_are_repaired_and_saved(tab: Tab, site: Site) -> None:
     tab.drag((32, 48), (96, 144))
     tab.page.keyboard.press("1")  # the first class
     assert file.read_text() == before
-    assert "Unsaved: 1 image" in tab.page.locator(".bar").inner_text()
+    assert "1 unsaved" in tab.page.locator(".bar").inner_text()
     tab.page.keyboard.press("PageDown")  # unsaved changes stay
     tab.see("gone", ".toolbar .name")
     tab.page.keyboard.press("PageUp")

@@ -60,9 +60,17 @@ export class BoxList {
     this.list.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
     const row = this.rows?.get(this.view.selected);
     row?.setAttribute("aria-selected", "true");
-    row?.scrollIntoView({ block: "nearest" });
+    if (row) this.reveal(row);
     if (row) this.list.setAttribute("aria-activedescendant", row.id);
     else this.list.removeAttribute("aria-activedescendant");
+  }
+
+  /** Scroll the list, and nothing around it, so that a row is seen. */
+  reveal(row) {
+    const [outer, inner] = [this.list, row].map((one) => one.getBoundingClientRect());
+    const heading = 26; // px that the heading of a group covers
+    if (inner.top < outer.top + heading) this.list.scrollTop -= outer.top + heading - inner.top;
+    else if (inner.bottom > outer.bottom) this.list.scrollTop += inner.bottom - outer.bottom;
   }
 
   /** Select the next box, or the one before. */

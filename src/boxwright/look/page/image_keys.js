@@ -36,7 +36,8 @@ export function imageKeys(view, toggleLayer) {
     [["Ctrl+z"], "undo", [() => view().undo()]],
     [["Ctrl+s"], "save", [() => view().save()]],
   ];
-  return rows.map(([keys, what, runs]) => [keys, what, (event, place) => runs[place]()]);
+  const isReady = (key) => view().answer !== null || key === "Escape"; // there is no image before the first answer
+  return rows.map(([keys, what, runs]) => [keys, what, (event, place) => (isReady(keys[place]) ? runs[place]() : false)]);
 }
 
 function escape(view) {

@@ -33,7 +33,8 @@ export class ImageView extends Repair {
     this.panes = el("div", { class: "panes" });
     this.watcher = new ResizeObserver(() => this.arrange());
     this.watcher.observe(this.panes);
-    this.message = el("p", { class: "warning", role: "alert" });
+    this.message = el("p", { class: "warning", role: "alert", hidden: true });
+    fill(this.panes, el("p", { class: "muted loading" }, "Loading…"));
     this.buildToolbar();
     fill(main, this.heading, this.toolbar, this.message, el("div", { class: "stage" }, this.panes, this.zoom));
     const editor = el("details", { class: "section", open: true }, el("summary", {}, "Selected box"), this.editor.element);

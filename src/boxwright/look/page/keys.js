@@ -51,6 +51,13 @@ function shown(key) {
   return el("kbd", {}, parts.map((part) => SHOWN[part] ?? (part.length === 1 ? part.toUpperCase() : part)).join("+"));
 }
 
+/** Without keys that do the same, and arrows with the same key before them together. */
+function grouped(keys) {
+  const arrows = keys.every((key) => key.includes("Arrow")) && keys[0].includes("+");
+  if (!arrows) return keys.filter((key) => key !== "Backspace");
+  return [`${keys[0].split("+")[0]}+${keys.map((key) => SHOWN[key.split("+")[1]]).join("")}`];
+}
+
 /** The dialog that lists all shortcuts. */
 export function showHelp() {
   const dialog = byId("shortcuts");
@@ -66,7 +73,7 @@ export function showHelp() {
           "dl",
           {},
           ...(lists.get(view) ?? []).flatMap(([keys, what]) => [
-            el("dt", {}, ...keys.filter((key) => key !== "Backspace").map(shown)),
+            el("dt", {}, ...grouped(keys).map(shown)),
             el("dd", {}, what),
           ]),
         ),

@@ -95,7 +95,8 @@ function showUnsaved() {
   const { changed } = context.drafts;
   const button = byId("unsaved");
   button.hidden = !changed.length;
-  button.textContent = `Unsaved: ${count(changed.length, "image")}`;
+  button.textContent = `${changed.length} unsaved`;
+  button.setAttribute("aria-label", `Unsaved changes in ${count(changed.length, "image")}; show the first`);
 }
 
 function startKeys() {
