@@ -1,5 +1,4 @@
 // The boxes of an image as text, beside the canvas: the same selection, for keyboards and screen readers.
-import { classColor, statusColor } from "./colors.js";
 import { count, el, field, fill, select, short } from "./dom.js";
 
 /** The list of all boxes that are shown. */
@@ -29,10 +28,9 @@ export class BoxList {
   }
 
   row(one, position) {
-    const { color } = this.view.context.state.now;
     const dot = el("i", { class: "dot" });
-    dot.style.background =
-      color === "status" && one.status ? statusColor(one.status) : classColor(this.view.context.classes.get(one.class) ?? -1);
+    dot.style.background = one.color;
+    const title = one.class ?? "ignore region";
     const notes = [
       typeof one.score === "number" ? one.score.toFixed(2) : "",
       one.status ?? "",
@@ -44,11 +42,11 @@ export class BoxList {
       "div",
       {
         class: "row", role: "option", id: `box-${this.rows.size}`, "aria-selected": "false",
-        "aria-label": [position, one.class ?? "ignore region", ...notes, coordinates(one.box)].filter(Boolean).join(", "),
+        "aria-label": [position, title, ...notes, coordinates(one.box)].filter(Boolean).join(", "),
         onclick: () => this.view.select(one.id, true),
       },
       dot,
-      el("span", { class: "name" }, one.class ?? "ignore region"),
+      el("span", { class: "name" }, title),
       el("span", { class: "muted" }, notes.filter(Boolean).join(" · ")),
     );
     this.rows.set(one.id, row);

@@ -12,9 +12,9 @@ export function ticks(low, high, wanted) {
   const rough = (high - low) / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(rough || 1));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= rough) ?? power;
-  const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-6; value += step) found.push(+value.toPrecision(12));
-  return found;
+  const first = Math.ceil(low / step);
+  const count = Math.floor(high / step + 1e-6) - first + 1;
+  return Array.from({ length: Math.max(0, count) }, (_, place) => +((first + place) * step).toPrecision(12));
 }
 
 export class Chart {
@@ -37,7 +37,8 @@ export class Chart {
 
   /** series: [{name, index, points: [[x, y], ...]}]; index chooses the color. isLog: of the values' axis. */
   set(series, isLog = false) {
-    this.series = series.map((one) => ({ ...one, points: one.points.filter(([, y]) => Number.isFinite(y) && (!isLog || y > 0)) }));
+    const isDrawn = ([, y]) => Number.isFinite(y) && (!isLog || y > 0);
+    this.series = series.map((one) => ({ ...one, points: one.points.filter(isDrawn) }));
     this.isLog = isLog;
     const last = this.series.filter((one) => one.points.length).map((one) => {
       const [x, y] = one.points.at(-1);
@@ -91,7 +92,9 @@ export class Chart {
     }
     context.textBaseline = "top";
     context.textAlign = "center";
-    for (const tick of ticks(x1, x2, width / 110)) context.fillText(tick.toLocaleString("en"), Math.min(toX(tick), width - RIGHT - 10), height - BOTTOM + 6);
+    for (const tick of ticks(x1, x2, width / 110).filter(Number.isInteger)) {
+      context.fillText(tick.toLocaleString("en"), Math.min(toX(tick), width - RIGHT - 10), height - BOTTOM + 6);
+    }
     for (const one of this.series) this.curve(context, one, toX, toY);
     if (this.hover !== undefined) this.drawHover(context, line);
   }

@@ -3,7 +3,12 @@ import { STATUSES } from "./colors.js";
 import { checkbox, el, field, fill, section, select } from "./dom.js";
 import { KINDS } from "./layers.js";
 
-const SIZES = [["", "All sizes"], ["small", "Small (below 32² px)"], ["medium", "Medium (to 96² px)"], ["large", "Large (above 96² px)"]];
+const SIZES = [
+  ["", "All sizes"],
+  ["small", "Small (below 32² px)"],
+  ["medium", "Medium (to 96² px)"],
+  ["large", "Large (above 96² px)"],
+];
 
 /** Filters. They also decide what the next image is while one is shown. */
 export class Filters {
@@ -12,7 +17,7 @@ export class Filters {
     this.state = state;
     const change = (name) => (value) => state.set({ [name]: value, at: "" });
     const statuses = set.statuses ?? Object.keys(STATUSES).filter((name) => !["ignored", "not counted"].includes(name));
-    const kinds = Object.entries(set.audit?.kinds ?? KINDS);
+    const kinds = Object.entries(set.audit?.kinds ?? {}).map(([name, number]) => [name, `${KINDS[name]} (${number})`]);
     const total = set.splits.reduce((sum, split) => sum + split.images, 0);
     this.selects = {
       split: select(
@@ -24,8 +29,7 @@ export class Filters {
       size: select(SIZES, "", change("size")),
       status: select([["", "Any"], ...statuses.map((name) => [name, name])], "", change("status")),
       finding: select(
-        [["", "Any"], ["any", "all findings"], ...kinds.map(([name, number]) => [name, typeof number === "number" ? `${KINDS[name] ?? name} (${number})` : KINDS[name]])],
-        "", change("finding"),
+        [["", "Any"], ["any", "all findings"], ...kinds], "", change("finding"),
       ),
     };
     const cleared = { split: "", class: "", size: "", status: "", finding: "", at: "" };
@@ -59,9 +63,10 @@ export class Display {
     const { set, state } = context;
     Object.assign(this, { set, state });
     const runs = [["", "None"], ...set.runs.map(({ name }) => [name, name])];
-    this.runs = Object.fromEntries(
-      ["a", "b"].map((key) => [key, select(runs, "", (value) => state.set({ [key]: value, ...(key === "a" && !value && { status: "" }) }))]),
-    );
+    this.runs = {
+      a: select(runs, "", (value) => state.set(value ? { a: value } : { a: "", status: "" })),
+      b: select(runs, "", (value) => state.set({ b: value })),
+    };
     this.messages = { a: el("p", { class: "warning" }), b: el("p", { class: "warning" }) };
     this.score = el("input", { type: "range", min: "0", max: "1", step: "0.01", oninput: () => this.slide() });
     this.value = el("output");
@@ -70,9 +75,10 @@ export class Display {
       t: layer("t", "Ground truth"), a: layer("a", "Run A"), b: layer("b", "Run B"), f: layer("f", "Findings"),
     };
     this.color = select([["class", "Class"], ["status", "Status"]], "class", (value) => state.set({ color: value }));
-    this.mode = select([["overlay", "Overlay"], ["side", "Side by side"]], "overlay", (value) => state.set({ mode: value }));
+    this.mode = select([["overlay", "Overlay"], ["side", "Side by side"]], "", (value) => state.set({ mode: value }));
     this.labels = checkbox("Labels", true, (on) => state.set({ labels: on ? "1" : "0" }));
-    this.tile = el("input", { type: "range", min: "120", max: "480", step: "20", onchange: () => state.set({ tile: this.tile.value }) });
+    const resize = () => state.set({ tile: this.tile.value });
+    this.tile = el("input", { type: "range", min: "120", max: "480", step: "20", onchange: resize });
     this.legend = el("ul", { class: "legend", "aria-label": "Colors of statuses" });
     this.element = section(
       "Display", isSingle || matchMedia("(min-width: 721px)").matches,
@@ -110,7 +116,9 @@ export class Display {
       const box = this.layers[key].querySelector("input");
       box.disabled = !run;
     }
-    for (const [key, label] of Object.entries(this.layers)) label.querySelector("input").checked = now.layers.includes(key);
+    for (const [key, label] of Object.entries(this.layers)) {
+      label.querySelector("input").checked = now.layers.includes(key);
+    }
     this.score.value = now.score;
     this.value.textContent = Number(now.score).toFixed(2);
     this.color.value = now.color;

@@ -1,4 +1,4 @@
-// Boxes of images, as the server gives them: kept for thumbnails that scroll out and in again, a few requests at a time.
+// Boxes of images, as the server gives them: kept for thumbnails that are scrolled back, a few requests at a time.
 import { get } from "./api.js";
 
 const KEPT = 600;

@@ -18,7 +18,8 @@ export function el(tag, attributes = {}, ...children) {
 
 /** Replace the children of an element. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== false && child !== undefined));
+  const isLeftOut = (child) => child === null || child === undefined || child === false;
+  element.replaceChildren(...children.flat().filter((child) => !isLeftOut(child)));
 }
 
 export function byId(id) {

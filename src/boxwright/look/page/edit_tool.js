@@ -18,7 +18,9 @@ export class EditTool {
     if (!this.edits(viewer)) return null;
     const start = viewer.camera.toImage(...point);
     const size = view.answer;
-    if (this.isAdding) return this.drag((to) => between(start, viewer.camera.toImage(...to), size), (box) => view.add(box));
+    if (this.isAdding) {
+      return this.drag((to) => between(start, viewer.camera.toImage(...to), size), (box) => view.add(box));
+    }
     const one = view.selectedObject;
     if (!one) return null;
     const sides = viewer.handleAt(point, one.box, isFinger);

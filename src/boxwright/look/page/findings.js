@@ -23,7 +23,8 @@ export class Findings {
     const { view } = this;
     const pending = view.draft.accepted.includes(one.id);
     const state = pending ? "accepted, not saved" : one.state;
-    const button = (text, run) => el("button", { type: "button", onclick: run, "aria-label": `${text} finding ${one.id}` }, text);
+    const button = (text, onclick) =>
+      el("button", { type: "button", onclick, "aria-label": `${text} finding ${one.id}` }, text);
     const suggestion = one.suggested_class && one.suggested_class !== one.class ? ` → ${one.suggested_class}` : "";
     return el(
       "div",
@@ -54,8 +55,8 @@ export class Findings {
   /** The labeled box that a finding is about. */
   object(one) {
     const { boxes } = this.view.draft;
-    const byId = boxes.find((box) => one.object !== null && one.object !== undefined && String(box.id) === String(one.object));
-    if (byId || one.kind === "missing" || !one.box) return byId ?? null;
+    const same = boxes.find((box) => box.id === one.object);
+    if (same || one.kind === "missing" || !one.box) return same ?? null;
     const overlaps = boxes.map((box) => [iou(box.box, one.box), box]).sort(([a], [b]) => b - a);
     return overlaps.length && overlaps[0][0] > 0.9 ? overlaps[0][1] : null;
   }

@@ -160,7 +160,8 @@ export class Grid {
 
   image(row) {
     const image = el("img", { alt: "", decoding: "async", src: url(`images/${row.id}/thumbnail`) });
-    image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone" }, "The image cannot be read.")));
+    const fault = () => image.replaceWith(el("span", { class: "gone" }, "The image cannot be read."));
+    image.addEventListener("error", fault);
     return image;
   }
 

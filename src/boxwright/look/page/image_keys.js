@@ -1,5 +1,7 @@
 // Keyboard shortcuts of the view of one image.
 
+const DIGITS = [..."123456789"];
+
 /** view(): the ImageView that is shown. Rows as of `setKeys`. */
 export function imageKeys(view, toggleLayer) {
   const arrow = (dx, dy, step) => () => {
@@ -9,8 +11,10 @@ export function imageKeys(view, toggleLayer) {
     return true;
   };
   const rows = [
-    [["ArrowLeft", "ArrowRight"], "previous, next image (moves a box that is selected for editing by 1 px)", [arrow(-1, 0, 1), arrow(1, 0, 1)]],
-    [["ArrowUp", "ArrowDown"], "previous, next box (moves a box that is selected for editing by 1 px)", [arrow(0, -1, 1), arrow(0, 1, 1)]],
+    [["ArrowLeft", "ArrowRight"], "previous, next image; a box that is selected for editing is moved by 1 px",
+      [arrow(-1, 0, 1), arrow(1, 0, 1)]],
+    [["ArrowUp", "ArrowDown"], "previous, next box; a box that is selected for editing is moved by 1 px",
+      [arrow(0, -1, 1), arrow(0, 1, 1)]],
     [["Shift+ArrowLeft", "Shift+ArrowRight", "Shift+ArrowUp", "Shift+ArrowDown"], "move the box by 10 px",
       [arrow(-10, 0), arrow(10, 0), arrow(0, -10), arrow(0, 10)]],
     [["Alt+ArrowLeft", "Alt+ArrowRight", "Alt+ArrowUp", "Alt+ArrowDown"], "resize the box by 1 px",
@@ -27,7 +31,7 @@ export function imageKeys(view, toggleLayer) {
     [["n"], "add a box (Enter: in the center)", [() => view().setAdding(true)]],
     [["Enter"], "add the box in the center", [() => (view().tool.isAdding ? view().addInCenter() : false)]],
     [["c"], "choose the class of the selected box", [() => view().editor.element.querySelector("select")?.focus()]],
-    [["1", "2", "3", "4", "5", "6", "7", "8", "9"], "give the selected box the class of this number", "123456789".split("").map((digit) => () => {
+    [DIGITS, "give the selected box the class of this number", DIGITS.map((digit) => () => {
       const name = view().context.set.classes[Number(digit) - 1];
       if (name !== undefined) view().change({ class: name });
     })],
@@ -37,7 +41,8 @@ export function imageKeys(view, toggleLayer) {
     [["Ctrl+s"], "save", [() => view().save()]],
   ];
   const isReady = (key) => view().answer !== null || key === "Escape"; // there is no image before the first answer
-  return rows.map(([keys, what, runs]) => [keys, what, (event, place) => (isReady(keys[place]) ? runs[place]() : false)]);
+  const run = (keys, runs) => (event, place) => (isReady(keys[place]) ? runs[place]() : false);
+  return rows.map(([keys, what, runs]) => [keys, what, run(keys, runs)]);
 }
 
 function escape(view) {

@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { BoxEditor, BoxList } from "./box_list.js";
 import { Camera } from "./camera.js";
 import { Display, Filters, filterText } from "./controls.js";
-import { fill, el } from "./dom.js";
+import { el, fill, section } from "./dom.js";
 import { prepare, DASHES } from "./draw.js";
 import { EditTool } from "./edit_tool.js";
 import { Findings } from "./findings.js";
@@ -37,7 +37,7 @@ export class ImageView extends Repair {
     fill(this.panes, el("p", { class: "muted loading" }, "Loading…"));
     this.buildToolbar();
     fill(main, this.heading, this.toolbar, this.message, el("div", { class: "stage" }, this.panes, this.zoom));
-    const editor = el("details", { class: "section", open: true }, el("summary", {}, "Selected box"), this.editor.element);
+    const editor = section("Selected box", true, this.editor.element);
     fill(panel, this.findings.element, editor, this.list.element, this.display.element, this.filters.element);
   }
 
@@ -51,8 +51,9 @@ export class ImageView extends Repair {
     this.next = button("›", "Next image (→)", () => this.go(1));
     this.position = el("span", { class: "position" });
     this.name = el("span", { class: "name" });
-    this.edit = button("Edit", "Edit boxes (E)", () => this.setEditing(!this.isEditing), { "aria-pressed": "false" });
-    this.addButton = button("Add box", "Add a box (N)", () => this.setAdding(!this.tool.isAdding), { "aria-pressed": "false" });
+    const released = { "aria-pressed": "false" };
+    this.edit = button("Edit", "Edit boxes (E)", () => this.setEditing(!this.isEditing), released);
+    this.addButton = button("Add box", "Add a box (N)", () => this.setAdding(!this.tool.isAdding), released);
     this.undoButton = button("Undo", "Undo (Ctrl+Z)", () => this.undo());
     this.discardButton = button("Discard", "Discard all unsaved changes of this image", () => this.discard());
     this.saveButton = button("Save", "Save changes to the labels (Ctrl+S)", () => this.save(), { class: "primary" });
@@ -60,7 +61,8 @@ export class ImageView extends Repair {
     const zoom = el(
       "div", { class: "zoom", role: "group", "aria-label": "Zoom" },
       button("−", "Zoom out (-)", () => this.camera?.zoom(1 / 1.5)), this.zoomText,
-      button("+", "Zoom in (+)", () => this.camera?.zoom(1.5)), button("Fit", "Show the whole image (0)", () => this.camera?.fit()),
+      button("+", "Zoom in (+)", () => this.camera?.zoom(1.5)),
+      button("Fit", "Show the whole image (0)", () => this.camera?.fit()),
     );
     this.toolbar = el(
       "div", { class: "toolbar", role: "toolbar", "aria-label": "Image" },
@@ -167,10 +169,12 @@ export class ImageView extends Repair {
     this.marks = now.layers.includes("f") ? findingBoxes(this.answer.findings, classes) : [];
     const keys = this.layers.map((layer) => layer.key);
     const panes = now.mode === "side" && keys.length > 1 ? keys : [keys.join("")];
-    if (panes.join(" ") !== this.viewers.map((viewer) => viewer.key).join(" ") || !this.viewers.length) this.buildPanes(panes);
+    const isSame = this.viewers.length > 0 && String(panes) === String(this.viewers.map((viewer) => viewer.key));
+    if (!isSame) this.buildPanes(panes);
     for (const viewer of this.viewers) {
       const number = this.boxesOf(viewer.key).length;
-      viewer.canvas.setAttribute("aria-label", `${this.answer.name} with ${number} boxes; the list of boxes has them as text`);
+      const text = `${this.answer.name} with ${number} boxes; the list of boxes has them as text`;
+      viewer.canvas.setAttribute("aria-label", text);
     }
     this.edit.title = this.reason || "Edit boxes (E)";
     this.edit.setAttribute("aria-disabled", String(Boolean(this.reason)));
@@ -183,8 +187,10 @@ export class ImageView extends Repair {
 
   buildPanes(keys) {
     for (const viewer of this.viewers) viewer.stop();
-    const title = (key) => this.layers.filter((layer) => key.includes(layer.key)).map((layer) => layer.title).join(" + ");
-    this.viewers = keys.map((key) => new Viewer(key, title(key), this.camera, (pane) => this.content(pane)));
+    this.viewers = keys.map((key) => {
+      const titles = this.layers.filter((layer) => key.includes(layer.key)).map((layer) => layer.title);
+      return new Viewer(key, titles.join(" + "), this.camera, (pane) => this.content(pane));
+    });
     for (const viewer of this.viewers) listen(viewer, this.tool);
     fill(this.panes, this.viewers.map((viewer) => viewer.element));
     this.arrange();
@@ -207,9 +213,9 @@ export class ImageView extends Repair {
     const boxes = this.boxesOf(key);
     const isFirst = this.viewers[0]?.key === key;
     const selected = boxes.find((one) => one.id === this.selected);
-    const [preview] = this.preview && key.includes("t")
-      ? prepare([{ ...(this.selectedObject ?? { class: this.newClass }), box: this.preview }], DASHES.t, "class", this.context.classes)
-      : [];
+    const moving = { class: this.newClass, ...(this.tool.isAdding ? {} : this.selectedObject), box: this.preview };
+    const previews = this.preview && key.includes("t") ? [moving] : [];
+    const [preview] = prepare(previews, DASHES.t, "class", this.context.classes);
     return {
       tiles: this.tiles,
       boxes: isFirst ? [...boxes, ...this.marks] : boxes,
@@ -258,7 +264,8 @@ export class ImageView extends Repair {
   /** The image's position among those that match the filters. */
   async locate() {
     const { state } = this.context;
-    if (state.now.at === "" && !this.context.isFiltered()) return state.set({ at: state.now.id }); // an id is a position
+    // Without filters, ids are positions.
+    if (state.now.at === "" && !this.context.isFiltered()) return state.set({ at: state.now.id });
     const at = Number(state.now.at);
     const text = filterText(state.now, FILTERS);
     try {

@@ -79,7 +79,8 @@ export function showHelp() {
         ),
       ),
     );
+  const title = el("h2", { id: "shortcuts-title" }, "Keyboard shortcuts");
   const close = el("button", { type: "button", onclick: () => dialog.close() }, "Close");
-  fill(dialog, el("h2", { id: "shortcuts-title" }, "Keyboard shortcuts"), el("div", { class: "columns" }, ...parts), close);
+  fill(dialog, title, el("div", { class: "columns" }, ...parts), close);
   dialog.showModal();
 }

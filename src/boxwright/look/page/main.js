@@ -53,6 +53,16 @@ function show(now, before) {
   view.update(now, isNew ? null : before);
 }
 
+/** Show another view, or another image. */
+function open(name, id = "") {
+  context.state.set({ view: name, id, at: "", place: "" });
+}
+
+/** After a change of colors. */
+function redraw() {
+  view?.update(context.state.now, context.state.now);
+}
+
 function toggleLayer(key) {
   const { layers } = context.state.now;
   context.state.set({ layers: layers.includes(key) ? layers.replaceAll(key, "") : layers + key });
@@ -72,7 +82,7 @@ function setTheme(name) {
   } catch {
     // a browser that keeps nothing
   }
-  if (view && context) view.update(context.state.now, context.state.now);
+  redraw();
 }
 
 function nextTheme() {
@@ -103,7 +113,7 @@ function startKeys() {
   setKeys("", [
     [["?"], "this list", showHelp],
     [["t"], "theme: system, light, dark", nextTheme],
-    [["i", "r"], "images, runs", (event, place) => context.state.set({ view: ["images", "runs"][place], id: "", place: "" })],
+    [["i", "r"], "images, runs", (event, place) => open(["images", "runs"][place])],
     [["/"], "to the filters", () => {
       const section = view.filters?.element;
       if (!section) return false;
@@ -139,14 +149,15 @@ async function start() {
   const usable = set.runs.filter((run) => run.predictions).map((run) => run.name);
   const classes = new Map(set.classes.map((name, index) => [name, index]));
   context = { set, classes, isFiltered: () => FILTERS.some((name) => context.state.now[name]) };
-  context.isEvaluated = (name, split) => [undefined, null, split].includes(set.runs.find((run) => run.name === name)?.split);
+  const splits = new Map(set.runs.map((run) => [run.name, run.split]));
+  context.isEvaluated = (run, split) => [undefined, null, split].includes(splits.get(run));
   context.drafts = new Drafts(showUnsaved);
   const [a, b] = [usable[0] ?? set.runs[0]?.name ?? "", usable[1] ?? ""];
   const evaluated = set.runs.find((run) => run.name === a)?.split; // the images that there are predictions of
   const split = set.splits.some((one) => one.name === evaluated) ? evaluated : "";
   context.state = new State({ a, b, split, mode: b ? "side" : "overlay" }, show);
-  byId("unsaved").addEventListener("click", () => context.state.set({ view: "image", id: context.drafts.changed[0], at: "", place: "" }));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.update(context.state.now, context.state.now));
+  byId("unsaved").addEventListener("click", () => open("image", context.drafts.changed[0]));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   startKeys();
   show(context.state.now, null);
   if (set.message) showError(set.message);

@@ -20,8 +20,10 @@ export class RunsView {
     this.order = { key: "", isUp: false };
     this.loss = new Chart("Loss by step");
     this.metric = new Chart("Metric by step");
-    this.lossChoice = select([], "", (value) => context.state.set({ loss: value }), { "aria-label": "Term of the loss" });
-    this.metricChoice = select([], "", (value) => context.state.set({ metric: value }), { "aria-label": "Metric" });
+    const choice = (name, label) =>
+      select([], "", (value) => context.state.set({ [name]: value }), { "aria-label": label });
+    this.lossChoice = choice("loss", "Term of the loss");
+    this.metricChoice = choice("metric", "Metric");
     this.table = el("table", { class: "runs" });
     this.metrics = el("div", { class: "wide" });
     this.classes = el("div", { class: "wide" });
@@ -86,7 +88,8 @@ export class RunsView {
       this.failed = true;
     }
     this.isPolling = false;
-    if (!this.isLeft && document.visibilityState === "visible") this.timer = setTimeout(() => this.poll(), CURVES_EVERY);
+    if (this.isLeft || document.visibilityState !== "visible") return;
+    this.timer = setTimeout(() => this.poll(), CURVES_EVERY);
   }
 
   isShown(name) {
@@ -111,8 +114,7 @@ export class RunsView {
       ["minutes", "Minutes", (row) => (row.minutes === null ? "" : short(row.minutes, 1))],
       ["recipe", "Recipe", (row) => row.recipe],
       ["data", "Data", (row) => row.data],
-      ["", "Other settings than most runs of the recipe", (row) =>
-        Object.entries(row.differences).map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ")],
+      ["", "Other settings than most runs of the recipe", (row) => settings(row.differences)],
     ];
     const { key, isUp } = this.order;
     const rows = [...this.rows];
@@ -152,25 +154,27 @@ export class RunsView {
     const chosen = metrics.has(now.metric) ? now.metric : ([...metrics][0] ?? "");
     options(this.lossChoice, [...terms], now.loss); // losses, and what else is measured at each step
     options(this.metricChoice, [...metrics], chosen);
-    this.loss.set(all.map(([row, run]) => this.series(row, run.points.map((one) => [one.step, one[now.loss]]))), this.isLog);
-    this.metric.set(all.map(([row, run]) => this.series(row, run.evaluations.map((one) => [one.step, one[chosen]]))));
+    const series = (lines, key) =>
+      all.map(([row, run]) => ({
+        name: row.name, index: this.index(row.name), points: run[lines].map((one) => [one.step, one[key]]),
+      }));
+    this.loss.set(series("points", now.loss), this.isLog);
+    this.metric.set(series("evaluations", chosen));
     const measured = shown.filter((row) => row.metrics?.summary);
     this.fillMetrics(measured);
     this.fillClasses(measured);
-  }
-
-  series(row, points) {
-    return { name: row.name, index: this.index(row.name), points };
   }
 
   fillMetrics(rows) {
     const names = [...new Set(rows.flatMap((row) => Object.keys(row.metrics.summary)))];
     const cell = (row, name) => withInterval("", row.metrics.summary[name], row.metrics.intervals?.summary?.[name]);
     const rough = rows.filter((row) => row.metrics.intervals?.rough).map((row) => row.name);
+    const note = (text) => el("p", { class: "muted" }, text);
+    const none = "No run shown has metrics yet: boxwright evaluate RUN --data DATA --out RUN";
     fill(
       this.metrics,
-      rows.length ? grid("Metric", rows, names, cell, this) : el("p", { class: "muted" }, "No run shown has metrics yet: boxwright evaluate RUN --data DATA --out RUN"),
-      rough.length > 0 && el("p", { class: "muted" }, `From few images, so the intervals are rough: ${rough.join(", ")}`),
+      rows.length ? grid("Metric", rows, names, cell, this) : note(none),
+      rough.length > 0 && note(`From few images, so the intervals are rough: ${rough.join(", ")}`),
     );
   }
 
@@ -185,6 +189,11 @@ export class RunsView {
     };
     fill(this.classes, names.length ? grid("Class (AP)", rows, names, cell, this) : el("p", { class: "muted" }, "–"));
   }
+}
+
+function settings(values) {
+  const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  return Object.entries(values).map(([key, value]) => `${key}=${text(value)}`).join(" ");
 }
 
 /** A line of a log with the terms of the loss among its other numbers. */

@@ -77,7 +77,7 @@ export class Viewer {
     const margin = 3 / this.camera.scale;
     const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
     return boxes
-      .filter(({ box: [x1, y1, x2, y2] }) => x >= x1 - margin && x <= x2 + margin && y >= y1 - margin && y <= y2 + margin)
+      .filter(({ box }) => box[0] - margin <= x && x <= box[2] + margin && box[1] - margin <= y && y <= box[3] + margin)
       .sort((one, other) => area(one) - area(other));
   }
 }
