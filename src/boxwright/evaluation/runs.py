@@ -132,7 +132,7 @@ def _read(path: Path, root: Path) -> Run:
         _read_recipe(run, path / RECIPE)
         _read_log(run, path / run_log.FILE)
         if (path / METRICS).exists():
-            _read_metrics(run, path / METRICS)
+            read_metrics(run, path / METRICS)
             run.state = "done"
         elif run.planned and run.epochs == run.planned:
             run.state = "done"
@@ -162,7 +162,8 @@ def _read_log(run: Run, file: Path) -> None:
                     run.measure, run.value = title, float(values[key])
 
 
-def _read_metrics(run: Run, file: Path) -> None:
+def read_metrics(run: Run, file: Path) -> None:
+    """Fill in the metric of a metrics.json. Raises InputError if there is none."""
     content = json_text.read(file)
     summary = _mapping(content, "summary")
     key = next((key for key in MEASURES if _is_number(summary.get(key))), "")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from boxwright import formats
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.sets import Sets, find_sets
-from boxwright.data.split_names import canonical_name
+from boxwright.data.split_names import canonical_name, canonical_names
 from boxwright.errors import InputError, titled
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # px of area, as in COCO
@@ -71,14 +71,13 @@ class Catalog:
     """
 
     def __init__(self, data: str, kind: str = "auto", only: str | None = None) -> None:
-        self.data, self.kind = data, kind
-        self.root: Path | Sets = find_sets(data)
-        self.splits: list[OpenSplit] = []
-        faults = []
-        found: list[tuple[str, Dataset | None, str]] = []
-        for name in [only] if only is not None else formats.splits(self.root, kind):
+        self.data, self.root = data, find_sets(data)
+        self.kind, available = _layout(self.root, kind)
+        faults = list[InputError]()
+        found = list[tuple[str, Dataset | None, str]]()
+        for name in [only] if only is not None else available:
             try:
-                found.append((name, formats.open_boxes(self.root, name, kind), ""))
+                found.append((name, formats.open_boxes(self.root, name, self.kind), ""))
             except InputError as error:
                 faults.append(error)
                 found.append((name, None, str(error)))
@@ -87,6 +86,7 @@ class Catalog:
         names = dict.fromkeys(name for _, dataset, _ in found if dataset is not None for name in dataset.names)
         self.classes: tuple[str, ...] = tuple(names)
         numbers = {name: number for number, name in enumerate(self.classes)}
+        self.splits: list[OpenSplit] = []
         first = 0
         for name, dataset, message in found:
             own = () if dataset is None else dataset.names
@@ -193,6 +193,15 @@ class Catalog:
                     key = name, short_name(split.dataset.path(index), split.dataset.root)
                     found.setdefault(key, split.first + index)
         return found
+
+
+def _layout(root: Path | Sets, kind: str) -> tuple[str, list[str]]:
+    """The layout, so that it is detected once and not for each split, and the splits. Several sets have several."""
+    if isinstance(root, Sets):
+        return kind, formats.splits(root, kind)
+    sources = formats.find(root, kind)
+    kinds = {source.kind for source in sources.values()}
+    return kinds.pop() if len(kinds) == 1 else kind, canonical_names(sources)
 
 
 def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:

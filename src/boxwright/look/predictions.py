@@ -17,7 +17,7 @@ from boxwright import files
 from boxwright.arrays import Array
 from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
-from boxwright.look.catalog import Catalog, Filters, in_size, short_name
+from boxwright.look.catalog import Catalog, Filters, in_size
 from boxwright.look.runs import STATUSES
 from boxwright.metrics.error_report import COLUMNS, table_text
 
@@ -147,8 +147,7 @@ def _chunks(file: Path) -> Iterator[list[list[str]]]:
 def _columns(rows: list[list[str]], known: dict[str, int], numbers: dict[str, int], root: str) -> tuple[Array, ...]:
     """The columns of some rows: ids, images, and as in `Predictions`, with ids in place of `matches`."""
     ids, paths, kinds, classes, x1, y1, x2, y2, scores, statuses, _, matches = zip(*rows, strict=True)
-    folder = Path(root)
-    images = {path: known.get(short_name(path, folder), known.get(path, -1)) for path in set(paths)}
+    images = {path: known.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
     order = {name: number for number, name in enumerate(STATUSES)}
     return (
         np.array(ids, dtype=np.int64),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from boxwright import json_text
 from boxwright.data.dataset import evenly_spaced
+from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError, titled
+from boxwright.evaluation import runs
 from boxwright.evaluation.runs import LOCK, find_runs, is_locked, list_runs
 from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
@@ -41,10 +43,11 @@ class Run:
 
     def describe(self, catalog: Catalog) -> JsonObject:
         """What the page needs to know without reading all predictions."""
-        message, matching = "", True
+        message, matching, split = "", True, None
         has_table = (self.folder / TABLE).is_file()
         try:
             metrics = _metrics(self.folder)
+            split = canonical_name(str(metrics["split"])) if "split" in metrics else None
             names = [str(row.get("name")) for row in metrics.get("classes", []) if isinstance(row, dict)]
             if unknown := [name for name in names if name not in catalog.classes]:
                 matching = False
@@ -54,7 +57,9 @@ class Run:
         if not has_table:
             command = f"boxwright evaluate {self.folder} --data {catalog.data} --out {self.folder}"
             message = message or f"no predictions: found no {TABLE}; run `{command}`"
-        return {"name": self.name, "classes_match": matching, "predictions": has_table, "message": message}
+        return {
+            "name": self.name, "split": split, "classes_match": matching, "predictions": has_table, "message": message,
+        }  # fmt: skip
 
     def predictions(self, catalog: Catalog) -> "Predictions":
         """What `evaluate` has written, read once. Raises InputError if there is nothing, or it is damaged."""
@@ -132,11 +137,7 @@ class Runs:
         rows = []
         names = {run.folder: run.name for run in self.runs}
         for path in self.paths:
-            try:
-                listed = list_runs(path)
-            except InputError:  # an evaluation
-                continue
-            for row in listed.to_json():
+            for row in _rows(path):
                 folder = path if path in names else path / row["name"]
                 try:
                     metrics = _metrics(folder) or None
@@ -170,6 +171,20 @@ class Runs:
             )  # fmt: skip
         cursor = ",".join(f"{number}:{stamps[run.name]}" for number, run in enumerate(self.runs))
         return {"cursor": cursor, "runs": found}
+
+
+def _rows(path: Path) -> list[JsonObject]:
+    """The rows of `boxwright runs`; one for the folder of an evaluation, which knows no settings."""
+    if any(find_runs(path)):
+        return list_runs(path).to_json()
+    row = runs.Run(path.name, state="evaluated")
+    try:
+        metrics = _metrics(path)
+        row.recipe, row.data = (str(metrics.get(key, "")) for key in ("recipe", "data"))
+        runs.read_metrics(row, path / METRICS)
+    except InputError as error:
+        row.state = f"broken: {error}"
+    return [row.to_json()]
 
 
 def thinned(lines: Sequence[JsonObject]) -> Sequence[JsonObject]:
