@@ -153,7 +153,7 @@ def test_grid_filters_and_keyboard(tab: Tab) -> None:
     tab.page.reload()
     tab.see("1 image match")
     tab.open(split="train")
-    tab.page.keyboard.press("ArrowRight")
+    tab.wait("document.activeElement.className === 'thumb'")
     tab.page.keyboard.press("ArrowRight")
     assert "gone.png" in tab.page.evaluate("document.activeElement.ariaLabel")
     tab.page.keyboard.press("Home")
