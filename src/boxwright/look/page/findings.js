@@ -71,7 +71,7 @@ export class Findings {
       return showError("The box of this finding is not in the labels any more; dismiss the finding.");
     }
     view.setEditing(true);
-    if (one.kind === "missing") view.selected = view.draft.add(box, one.suggested_class ?? one.class, accepted);
+    if (one.kind === "missing") view.selected = view.draft.add(box, one.suggested_class ?? view.newClass, accepted);
     else if (one.kind === "spurious") view.draft.remove(object.id, accepted);
     else {
       const change = {

@@ -1,6 +1,6 @@
 // The grid of images. Only cells that can be seen are elements, so a set may have any number of images.
 import { get, url } from "./api.js";
-import { STATUSES } from "./colors.js";
+import { FINDING, STATUSES } from "./colors.js";
 import { detail } from "./details.js";
 import { count, el, fill } from "./dom.js";
 import { drawBoxes } from "./draw.js";
@@ -135,9 +135,7 @@ export class Grid {
         class: "thumb",
         title: row.name,
         tabindex: position === this.focus ? "0" : "-1",
-        "aria-label": `${row.name}, ${count(row.objects, "object")}${
-          typeof row.detections === "number" ? `, ${count(row.detections, "detection")}` : ""
-        }`,
+        "aria-label": `${row.name}, ${count(row.objects, "object")}`,
         onfocus: () => this.setFocus(position),
         onkeydown: (event) => this.move(event, position),
       },
@@ -155,7 +153,7 @@ export class Grid {
     this.cells.set(position, { element, abort, link });
     this.space.append(element);
     if (position === this.wanted && document.activeElement === document.body) link.focus({ preventScroll: true });
-    this.decorate(row, canvas, notes, abort.signal);
+    this.decorate(row, link, canvas, notes, abort.signal);
   }
 
   image(row) {
@@ -165,7 +163,8 @@ export class Grid {
     return image;
   }
 
-  async decorate(row, canvas, notes, signal) {
+  /** Draw the boxes, and write what is known of them. */
+  async decorate(row, link, canvas, notes, signal) {
     const { state, drafts, classes } = this.context;
     const now = state.now;
     fill(notes, count(row.objects, "object"));
@@ -180,14 +179,12 @@ export class Grid {
       }
       const errors = now.a && this.context.isEvaluated(now.a, answer.split) ? errorCounts(answer, now.a) : [];
       const open = answer.findings.filter((one) => one.state === "open").length;
-      fill(
-        notes,
-        count(objects.length, "object"),
-        this.detections(answer, now.a),
-        errors.length > 0 && el("br"),
-        errors.map(([status, number]) => chip(STATUSES[status], `${number} ${SHORT[status] ?? status}`, status)),
-        open > 0 && chip("#ffe14d", count(open, "finding"), "open findings"),
-      );
+      const numbers = [count(objects.length, "object"), this.detections(answer, now.a)].filter(Boolean);
+      const named = ([status, number]) => [STATUSES[status], `${number} ${SHORT[status] ?? status}`, status];
+      const chips = errors.map(named);
+      if (open) chips.push([FINDING, count(open, "finding"), "open findings"]);
+      fill(notes, numbers.join(" · "), chips.length > 0 && el("br"), chips.map((one) => chip(...one)));
+      link.setAttribute("aria-label", [row.name, ...numbers, ...chips.map(([, text]) => text)].join(", "));
     } catch (error) {
       if (error.name !== "AbortError") fill(notes, el("span", { class: "bad" }, error.message));
     }
@@ -195,8 +192,8 @@ export class Grid {
 
   detections(answer, run) {
     if (!answer.detections?.[run]) return null;
-    if (!this.context.isEvaluated(run, answer.split)) return ` · ${answer.split}: not evaluated`;
-    return ` · ${count(answer.detections[run].length, "detection")}`;
+    if (!this.context.isEvaluated(run, answer.split)) return `${answer.split}: not evaluated`;
+    return count(answer.detections[run].length, "detection");
   }
 
   paint(canvas, boxes, width, height) {

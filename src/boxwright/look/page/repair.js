@@ -92,6 +92,7 @@ export class Repair {
     if (!one || !this.isEditing) return;
     this.selected = null;
     this.draft.remove(one.id);
+    if (this.editor.element.contains(document.activeElement)) this.list.list.focus(); // the button goes
     this.changed();
     announce("Box deleted");
   }
@@ -125,6 +126,7 @@ export class Repair {
   }
 
   async save() {
+    if (document.activeElement?.matches("input")) document.activeElement.blur(); // takes a number that is being typed
     const { draft, answer } = this;
     const { changes, accepted, revision } = draft;
     if (!changes.length || this.isSaving) return;
