@@ -52,7 +52,7 @@ class Audit:
         known = catalog.by_split_and_name()
         self.findings: dict[int, Finding] = {}
         for number, values in enumerate(tree["findings"]):
-            if not _is_valid(values):
+            if not _is_valid(values) or values["id"] in self.findings:
                 raise InputError(f"{self.file}: findings[{number}]: not as an audit writes it; write it again")
             self.findings[values["id"]] = Finding(values, known.get(_key(values), -1))
         missing = sum(finding.image < 0 for finding in self.findings.values())

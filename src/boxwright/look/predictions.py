@@ -35,7 +35,7 @@ class Predictions:
         images: (N,) ids in the catalog.
         objects: (N,) whether it is an object, not a detection.
         labels: (N,) the number in `Catalog.classes`; -1 for others.
-        names: (N,) names of classes.
+        names: (N,) names of classes, also of others.
         boxes: (N, 4) xyxy px.
         scores: (N,) NaN for objects.
         statuses: (N,) index in `STATUSES`.
@@ -70,11 +70,11 @@ class Predictions:
         for (of, name), image in catalog.by_split_and_name().items():
             if of == wanted or table_text(name) not in known:
                 known[table_text(name)] = image
-        numbers = {table_text(name): number for number, name in enumerate(catalog.classes)}
+        classes = {table_text(name): (number, name) for number, name in enumerate(catalog.classes)}
         columns: list[tuple[Array, ...]] = []
         for rows in _chunks(file):
             try:
-                columns.append(_columns(rows, known, numbers, root))
+                columns.append(_columns(rows, known, classes, root))
             except (ValueError, KeyError, OverflowError) as error:
                 raise InputError(f"{file}: {NO_TABLE}") from error
         if not columns:
@@ -144,17 +144,19 @@ def _chunks(file: Path) -> Iterator[list[list[str]]]:
         raise InputError(f"{file}: damaged, no CSV; evaluate again") from error
 
 
-def _columns(rows: list[list[str]], known: dict[str, int], numbers: dict[str, int], root: str) -> tuple[Array, ...]:
+def _columns(
+    rows: list[list[str]], known: dict[str, int], classes: dict[str, tuple[int, str]], root: str
+) -> tuple[Array, ...]:
     """The columns of some rows: ids, images, and as in `Predictions`, with ids in place of `matches`."""
-    ids, paths, kinds, classes, x1, y1, x2, y2, scores, statuses, _, matches = zip(*rows, strict=True)
+    ids, paths, kinds, names, x1, y1, x2, y2, scores, statuses, _, matches = zip(*rows, strict=True)
     images = {path: known.get(path.removeprefix(f"{root}/"), -1) for path in set(paths)}
     order = {name: number for number, name in enumerate(STATUSES)}
     return (
         np.array(ids, dtype=np.int64),
         np.array([images[path] for path in paths], dtype=np.int64),
         np.array([IS_OBJECT[kind] for kind in kinds], dtype=bool),
-        np.array([numbers.get(name, -1) for name in classes], dtype=np.int64),
-        np.array(classes, dtype=object),
+        np.array([classes.get(name, (-1, name))[0] for name in names], dtype=np.int64),
+        np.array([classes.get(name, (-1, name))[1] for name in names], dtype=object),
         np.array([x1, y1, x2, y2], dtype=np.float64).T,
         np.array([score or "nan" for score in scores], dtype=np.float64),
         np.array([order[status] for status in statuses], dtype=np.int8),

@@ -87,7 +87,7 @@ class View:
             self._row(image, offset + place) | {"objects": objects, "detections": detections}
             for place, (image, objects, detections) in enumerate(rows)
         ]
-        return {"total": len(chosen), "images": found}
+        return {"total": len(chosen), "images": found, "message": predictions.message if predictions else ""}
 
     def _row(self, image: int, index: int) -> JsonObject:
         """An image in a list. index: its place there."""
