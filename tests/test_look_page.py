@@ -307,12 +307,16 @@ def test_a_set_that_cannot_be_changed(browser: Any, site: Site) -> None:
 
 def test_run_and_other_classes_and_vanished_image_have_messages(tab: Tab) -> None:
     tab.open_image("first", a="new", b="other")
-    tab.see("boxwright evaluate", ".panel .warning")
-    tab.see("1 of its 1 classes are not in this set, such as dog", ".panel .warning")
+    lines = tab.page.locator(".main > .warning").inner_text().splitlines()
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("new: ")
+    assert "boxwright evaluate" in lines[0]
+    assert lines[1].startswith("other: 1 of its 1 classes are not in this set, such as dog")
     tab.open_image("gone")
     tab.see("gone.png", ".main > .warning")
     assert len(tab.page.locator(".main > .warning").inner_text().splitlines()) == 1
-    tab.open(split="train")
+    tab.open(split="train", b="new")
+    tab.see("boxwright evaluate", ".main > .warning")
     tab.see("The image cannot be read.", ".cell")
 
 

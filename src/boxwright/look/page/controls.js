@@ -67,7 +67,6 @@ export class Display {
       a: select(runs, "", (value) => state.set(value ? { a: value } : { a: "", status: "" })),
       b: select(runs, "", (value) => state.set({ b: value })),
     };
-    this.messages = { a: el("p", { class: "warning" }), b: el("p", { class: "warning" }) };
     this.score = el("input", { type: "range", min: "0", max: "1", step: "0.01", oninput: () => this.slide() });
     this.value = el("output");
     const layer = (key, text) => checkbox(text, true, (on) => this.toggle(key, on), { name: `layer-${key}` });
@@ -83,7 +82,7 @@ export class Display {
     this.element = section(
       "Display", isSingle || matchMedia("(min-width: 721px)").matches,
       ...(set.runs.length
-        ? [field("Run A", this.runs.a), this.messages.a, field("Run B", this.runs.b), this.messages.b,
+        ? [field("Run A", this.runs.a), field("Run B", this.runs.b),
           field("Minimum score", el("span", { class: "slider" }, this.score, this.value))]
         : [el("p", { class: "muted" }, "No runs were given: boxwright look DATA RUN …")]),
       el("fieldset", {}, el("legend", {}, "Layers"), this.layers.t, set.runs.length > 0 && this.layers.a,
@@ -110,11 +109,7 @@ export class Display {
   update(now) {
     for (const key of ["a", "b"]) {
       this.runs[key].value = now[key];
-      const run = this.set.runs.find(({ name }) => name === now[key]);
-      this.messages[key].textContent = run?.message ?? "";
-      this.messages[key].hidden = !run?.message;
-      const box = this.layers[key].querySelector("input");
-      box.disabled = !run;
+      this.layers[key].querySelector("input").disabled = !now[key];
     }
     for (const [key, label] of Object.entries(this.layers)) {
       label.querySelector("input").checked = now.layers.includes(key);
@@ -132,6 +127,20 @@ export class Display {
       return el("li", {}, dot, name);
     }));
   }
+}
+
+/** What is wrong with the runs that are chosen, as [name, message] pairs. */
+function runMessages(set, now) {
+  const chosen = set.runs.filter((run) => run.message && (run.name === now.a || run.name === now.b));
+  return chosen.map((run) => [run.name, run.message]);
+}
+
+/** Show in an element, a line each, what is wrong with the chosen runs, and lines about an image. */
+export function showMessages(element, set, now, text = "") {
+  const ofRuns = runMessages(set, now);
+  const others = text.split("\n").filter((line) => line && !ofRuns.some(([name]) => line.startsWith(`${name}: `)));
+  element.textContent = [...others, ...ofRuns.map((pair) => pair.join(": "))].join("\n");
+  element.hidden = !element.textContent;
 }
 
 /** One line that names the filters in use; "" without any. */

@@ -1,6 +1,7 @@
 // The grid of images. Only cells that can be seen are elements, so a set may have any number of images.
 import { get, url } from "./api.js";
 import { FINDING, STATUSES } from "./colors.js";
+import { showMessages } from "./controls.js";
 import { detail } from "./details.js";
 import { count, el, fill } from "./dom.js";
 import { drawBoxes } from "./draw.js";
@@ -17,7 +18,8 @@ export class Grid {
     this.space = el("div", { class: "space", role: "list", "aria-label": "Images" });
     this.scroller = el("div", { class: "scroller", onscroll: () => this.draw() }, this.space);
     this.status = el("p", { class: "status", role: "status" });
-    fill(main, el("h1", { class: "hidden" }, "Images"), this.status, this.scroller);
+    this.message = el("p", { class: "warning", role: "status", hidden: true });
+    fill(main, el("h1", { class: "hidden" }, "Images"), this.message, this.status, this.scroller);
     this.cells = new Map(); // position -> {element, abort}
     this.watcher = new ResizeObserver(() => this.layout());
     this.watcher.observe(this.scroller);
@@ -44,6 +46,7 @@ export class Grid {
 
   update(state, before) {
     const key = JSON.stringify(this.context.state.filter());
+    showMessages(this.message, this.context.set, state);
     if (key !== this.key) {
       this.key = key;
       for (const page of this.pages.values()) page.abort();

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { BoxEditor, BoxList } from "./box_list.js";
 import { Camera } from "./camera.js";
-import { Display, Filters, filterText } from "./controls.js";
+import { Display, Filters, filterText, showMessages } from "./controls.js";
 import { el, fill, section } from "./dom.js";
 import { prepare, DASHES } from "./draw.js";
 import { EditTool } from "./edit_tool.js";
@@ -151,13 +151,11 @@ export class ImageView extends Repair {
     this.name.title = `${answer.name}, ${answer.width} × ${answer.height} px, ${answer.split}`;
     this.heading.textContent = answer.name;
     document.title = `${answer.name} – boxwright look`;
-    this.message.textContent = answer.message || "";
-    this.message.hidden = !answer.message;
   }
 
   imageFailed() {
-    if (!this.answer.message) this.message.textContent = `${this.answer.name}: the image cannot be read.`;
-    this.message.hidden = false;
+    this.answer.message ||= `${this.answer.name}: the image cannot be read.`;
+    this.show();
   }
 
   /** Make layers and panes of the answer and the draft. */
@@ -176,6 +174,7 @@ export class ImageView extends Repair {
       const text = `${this.answer.name} with ${number} boxes; the list of boxes has them as text`;
       viewer.canvas.setAttribute("aria-label", text);
     }
+    showMessages(this.message, this.context.set, now, this.answer.message);
     this.edit.title = this.reason || "Edit boxes (E)";
     this.edit.setAttribute("aria-disabled", String(Boolean(this.reason)));
     this.list.update();
