@@ -5,7 +5,7 @@ The text was parsed before, so it is valid.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def decoded(content: bytes) -> tuple[str, Callable[[str], bytes]]:
     encoding = json.detect_encoding(content)
     try:
         text = content.decode(encoding)
-        same = text.encode(encoding) == content
+        same = encoding == "utf-8" or text.encode(encoding) == content  # UTF-8 has one form of each text
     except UnicodeError:
         same = False
     if not same:
@@ -70,25 +70,30 @@ def elements_after(text: str, place: int, count: int) -> Iterator[tuple[int, int
         place = end
 
 
-def end_of_array(text: str, start: int) -> int:
-    """Where the array at `start` ends. Its elements are parsed one by one, which needs little memory."""
-    end = start + 1
-    for _, end, _ in elements(text, start):  # noqa: B007
-        pass
-    return skip_space(text, end) + 1
+def members(text: str, start: int, ends: Mapping[int, int] | None = None) -> Iterator[tuple[str, int]]:
+    """Key, and start of the value, of each member of the object at `start`.
 
-
-def members(text: str, start: int) -> Iterator[tuple[str, int]]:
-    """Key, and start of the value, of each member of the object at `start`."""
+    ends: where arrays end that the caller has gone through already, by their start.
+    """
     place = skip_space(text, start + 1)
     while text[place] != "}":
         key, end = value_at(text, place)
         place = skip_space(text, skip_space(text, end) + 1)
         yield str(key), place
-        end = end_of_array(text, place) if text[place] == "[" else value_at(text, place)[1]
+        if ends is not None and place in ends:
+            end = ends[place]
+        elif text[place] == "[":  # one element after another, which needs little memory
+            end = end_of_array(text, place, [end for _, end, _ in elements(text, place)])
+        else:
+            end = value_at(text, place)[1]
         place = skip_space(text, end)
         if text[place] == ",":
             place = skip_space(text, place + 1)
+
+
+def end_of_array(text: str, start: int, ends: Sequence[int]) -> int:
+    """Where the array at `start` ends, whose elements end at `ends`."""
+    return skip_space(text, ends[-1] if len(ends) else start + 1) + 1
 
 
 def spans_of(text: str, start: int) -> dict[str, tuple[int, int]]:

@@ -22,6 +22,7 @@ from boxwright.look.json_spans import (
     decoded,
     elements,
     elements_after,
+    end_of_array,
     insertion,
     members,
     numbers_replaced,
@@ -89,24 +90,27 @@ def _places(text: str, content: bytes) -> _Places:
     digest = _digest(content)
     if _last and _last[0].digest == digest:
         return _last[0]
-    starts = dict(members(text, skip_space(text, 0)))
-    spans, largest = [], 0
-    for start, end, value in elements(text, starts["annotations"]):
-        spans.append((start, end))
-        number = value.get("id") if isinstance(value, dict) else None
-        largest = max(largest, number) if type(number) is int else largest
-    images, classes = dict[str, str](), dict[str, str]()
-    categories = list[JsonObject]()
-    for start, _, value in elements(text, starts["images"]):
-        if isinstance(value, dict) and "id" in value:
-            images.setdefault(id_text(value["id"]) or "", _written(text, start, "id"))
-    for start, _, value in elements(text, starts["categories"]):
-        assert isinstance(value, dict)
-        categories.append(value)
-        classes[str(value["name"])] = _written(text, start, "id")
-    array = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    _last[:] = [_Places(digest, starts["annotations"], array, largest, classes, images, categories)]
-    return _last[0]
+    found = _Places(digest, 0, np.zeros((0, 2), dtype=np.int64), 0, {}, {}, [])
+    ends: dict[int, int] = {}
+    for key, array in members(text, skip_space(text, 0), ends):
+        if key not in ("images", "annotations", "categories"):
+            continue
+        spans = []
+        for start, end, value in elements(text, array):
+            spans.append((start, end))
+            entry = value if isinstance(value, dict) else {}
+            if key == "annotations":
+                found.largest = max(found.largest, entry["id"]) if type(entry.get("id")) is int else found.largest
+            elif key == "images" and "id" in entry:
+                found.images.setdefault(id_text(entry["id"]) or "", _written(text, start, "id"))
+            elif key == "categories":
+                found.categories.append(entry)
+                found.classes[str(entry["name"])] = _written(text, start, "id")
+        ends[array] = end_of_array(text, array, [end for _, end in spans])
+        if key == "annotations":
+            found.array, found.spans = array, np.array(spans, dtype=np.int64).reshape(-1, 2)
+    _last[:] = [found]
+    return found
 
 
 def _written(text: str, start: int, key: str) -> str:
