@@ -192,6 +192,12 @@ def test_two_runs_side_by_side_and_as_overlay(tab: Tab) -> None:
     tab.page.keyboard.press("a")
     tab.wait("document.querySelectorAll('.group').length === 2")
     assert "layers=tbf" in tab.page.url
+    tab.page.keyboard.press("e")  # take a detection over
+    tab.page.locator("[role=option]").nth(2).click()
+    tab.page.keyboard.press("k")
+    tab.see("Ground truth (3)")
+    tab.page.keyboard.press("Control+z")
+    tab.see("Ground truth (2)")
 
 
 def test_boxes_are_repaired_and_saved(tab: Tab, site: Site) -> None:
@@ -334,6 +340,16 @@ def test_keyboard_selects_and_help_lists_shortcuts(tab: Tab) -> None:
     assert tab.page.locator("dialog dt").count() > 20
     tab.page.keyboard.press("Escape")
     assert tab.page.locator("dialog").is_hidden()
+    tab.page.keyboard.press("e")  # a box without a mouse
+    tab.page.keyboard.press("n")
+    tab.page.keyboard.press("Enter")
+    tab.see("Boxes (3)")
+    assert "new" in tab.page.locator("[aria-selected=true]").inner_text()
+    tab.page.keyboard.press("Control+z")
+    tab.see("Boxes (2)")
+    tab.page.route("**/api/**", lambda route: route.abort())
+    tab.page.keyboard.press("PageDown")
+    tab.see("The server does not answer", "[role=alert]")
 
 
 def test_large_image_is_shown_by_tiles(tab: Tab) -> None:

@@ -86,7 +86,7 @@ export class BoxList {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") this.step(event.key === "ArrowDown" ? 1 : -1);
     else if (event.key === "Home" && ids.length) this.view.select(ids[0], true);
     else if (event.key === "End" && ids.length) this.view.select(ids.at(-1), true);
-    else if (event.key === "Enter") this.view.zoomToSelected();
+    else if (event.key === "Enter" && !this.view.tool.isAdding) this.view.zoomToSelected();
     else return;
     event.preventDefault();
   }

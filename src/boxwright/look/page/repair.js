@@ -32,7 +32,9 @@ export class Repair {
     if (on) this.setEditing(true);
     this.tool.isAdding = on && this.isEditing;
     this.addButton.setAttribute("aria-pressed", String(this.tool.isAdding));
-    if (this.tool.isAdding) announce("Drag in the image to add a box; Enter adds one in the center.");
+    if (!this.tool.isAdding) return;
+    this.list.list.focus({ preventScroll: true }); // not on the button, which takes Enter
+    announce("Drag in the image to add a box; Enter adds one in the center.");
   }
 
   setPreview(box) {

@@ -37,7 +37,9 @@ export class State {
   read() {
     const found = { ...this.defaults };
     for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in found) found[name] = value;
-    if (!["images", "image", "runs"].includes(found.view)) found.view = "images";
+    for (const name of ["id", "at"]) if (!/^\d*$/.test(found[name])) found[name] = "";
+    const views = found.id ? ["images", "image", "runs"] : ["images", "runs"];
+    if (!views.includes(found.view)) found.view = "images";
     return found;
   }
 
