@@ -40,8 +40,8 @@ export class Filters {
       field("Split", this.selects.split),
       field("Class", this.selects.class),
       field("Object size", this.selects.size),
-      field("Status (run A)", this.selects.status),
-      this.hint,
+      set.runs.length > 0 && field("Status (run A)", this.selects.status),
+      set.runs.length > 0 && this.hint,
       set.audit && field("Audit finding", this.selects.finding),
       this.reset,
     );
