@@ -25,14 +25,16 @@ export class RunsView {
     this.lossChoice = choice("loss", "Term of the loss");
     this.metricChoice = choice("metric", "Metric");
     this.table = el("table", { class: "runs" });
-    this.metrics = el("div", { class: "wide" });
-    this.classes = el("div", { class: "wide" });
+    const wide = (label, ...children) => // scrolls sideways, also by keys
+      el("div", { class: "wide", role: "region", tabindex: "0", "aria-label": label }, ...children);
+    this.metrics = wide("Metrics");
+    this.classes = wide("Metrics of classes");
     this.live = el("p", { class: "muted", role: "status" });
     fill(
       main,
       el(
         "div", { class: "page", tabindex: "-1" },
-        el("h1", {}, "Runs"), this.live, el("div", { class: "wide" }, this.table),
+        el("h1", {}, "Runs"), this.live, wide("Table of runs", this.table),
         el(
           "div", { class: "charts" },
           el("section", {}, el("h2", {}, "Loss ", this.lossChoice), this.loss.element),
