@@ -1,6 +1,6 @@
 // Requests to the server that served this page. Addresses are relative: the page lies below the token.
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;

@@ -14,20 +14,34 @@ export class BoxList {
   }
 
   update() {
-    const { view } = this;
-    const names = view.layers.map((layer) => layer.title);
-    this.rows = new Map();
-    const parts = view.layers.flatMap((layer, place) => {
-      const rows = layer.boxes.map((one, index) => this.row(one, `${names[place]} ${index + 1}`));
-      return [el("div", { class: "group", role: "presentation" }, `${layer.title} (${layer.boxes.length})`), ...rows];
-    });
-    const total = view.layers.reduce((sum, layer) => sum + layer.boxes.length, 0);
-    this.title.textContent = `Boxes (${total})`;
-    fill(this.list, total ? parts : el("p", { class: "muted" }, "No boxes are shown."));
+    const { layers } = this.view;
+    const key = JSON.stringify(layers.map((layer) => [layer.title, layer.boxes.map((one) => one.id)]));
+    if (key !== this.key) this.build(layers);
+    else for (const layer of layers) layer.boxes.forEach((one, index) => this.renew(layer, one, index));
+    this.key = key;
     this.mark();
   }
 
-  row(one, position) {
+  build(layers) {
+    this.rows = new Map(); // id -> element
+    this.shown = new Map(); // id -> box that it shows
+    const parts = layers.flatMap((layer) => {
+      const rows = layer.boxes.map((one, index) => this.row(layer, one, index, `box-${this.rows.size}`));
+      return [el("div", { class: "group", role: "presentation" }, `${layer.title} (${layer.boxes.length})`), ...rows];
+    });
+    this.title.textContent = `Boxes (${this.rows.size})`;
+    fill(this.list, this.rows.size ? parts : el("p", { class: "muted" }, "No boxes are shown."));
+  }
+
+  /** Replace a row if its box has changed: most of a thousand have not. */
+  renew(layer, one, index) {
+    const before = this.shown.get(one.id);
+    if (before.source === one.source && before.color === one.color) return;
+    const old = this.rows.get(one.id);
+    old.replaceWith(this.row(layer, one, index, old.id));
+  }
+
+  row(layer, one, index, id) {
     const dot = el("i", { class: "dot" });
     dot.style.background = one.color;
     const title = one.class ?? "ignore region";
@@ -41,8 +55,8 @@ export class BoxList {
     const row = el(
       "div",
       {
-        class: "row", role: "option", id: `box-${this.rows.size}`, "aria-selected": "false",
-        "aria-label": [position, title, ...notes, coordinates(one.box)].filter(Boolean).join(", "),
+        class: "row", role: "option", id, "aria-selected": "false",
+        "aria-label": [`${layer.title} ${index + 1}`, title, ...notes, coordinates(one.box)].filter(Boolean).join(", "),
         onclick: () => this.view.select(one.id, true),
       },
       dot,
@@ -50,6 +64,7 @@ export class BoxList {
       el("span", { class: "muted" }, notes.filter(Boolean).join(" · ")),
     );
     this.rows.set(one.id, row);
+    this.shown.set(one.id, one);
     return row;
   }
 

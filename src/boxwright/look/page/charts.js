@@ -8,7 +8,7 @@ const TOP = 10;
 const BOTTOM = 22;
 
 /** About `wanted` round numbers from low to high. */
-export function ticks(low, high, wanted) {
+function ticks(low, high, wanted) {
   const rough = (high - low) / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(rough || 1));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((value) => value >= rough) ?? power;

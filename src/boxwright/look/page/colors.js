@@ -40,7 +40,7 @@ export function lineColor(index) {
   return colors[index % colors.length];
 }
 
-export function isDark() {
+function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }

@@ -1,6 +1,6 @@
 // Boxes [x1, y1, x2, y2] in image px.
 
-export const SMALLEST = 1; // px of a side
+const SMALLEST = 1; // px of a side
 
 function limit(value, low, high) {
   return Math.min(high, Math.max(low, value));
