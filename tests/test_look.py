@@ -22,7 +22,7 @@ from boxwright.errors import InputError  # noqa: E402
 from boxwright.images.windows import Window  # noqa: E402
 from boxwright.look import images as look_images  # noqa: E402
 from boxwright.look.images import Cache, ImageReader  # noqa: E402
-from boxwright.metrics import error_report  # noqa: E402
+from boxwright.metrics import error_table  # noqa: E402
 from boxwright.metrics.matching import match  # noqa: E402
 from look_client import PORT, TOKEN, Client  # noqa: E402
 
@@ -94,7 +94,7 @@ def write_run(folder: Path, root: Path, split: str = "val", names: tuple[str, ..
             )
         )  # fmt: skip
         results.append(Found(DETECTIONS.get(name, [])))
-    error_report._write_table(folder / "errors.csv", samples, match(samples, results), names)
+    error_table.write(folder / "errors.csv", samples, match(samples, results), names)
     metrics = {
         "recipe": "demo", "data": str(root), "split": split, "summary": {"AP": 0.5},
         "intervals": {"summary": {"AP": [0.4, 0.6]}}, "classes": [{"name": name} for name in names],
@@ -462,7 +462,7 @@ def test_predictions_of_other_images_are_told(data: Path, tmp_path: Path) -> Non
                                   "{head}\n4000000000,a.png,object,cat,1,2,3,4,,missed,1,\n"])  # fmt: skip
 def test_damaged_tables(data: Path, tmp_path: Path, text: str) -> None:
     run = write_run(tmp_path / "run", data)
-    (run / "errors.csv").write_text(text.format(head=",".join(error_report.COLUMNS)))
+    (run / "errors.csv").write_text(text.format(head=",".join(error_table.COLUMNS)))
     answer = Client(data, run).ask("GET", f"/{TOKEN}/api/images?run=run")
     assert (answer.status, "errors.csv: " in answer.json["error"]) == (400, True), answer
 

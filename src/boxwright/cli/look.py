@@ -30,5 +30,6 @@ def look(
     for module in ("fastapi", "uvicorn"):
         import_extra(module, "web")
     from boxwright.look.run import run
+    from boxwright.remote.folders import local_path
 
-    run(data, runs or (), split=split, audit=audit, kind=kind, port=port)
+    run(data, [str(local_path(path)) for path in runs or ()], split=split, audit=audit, kind=kind, port=port)

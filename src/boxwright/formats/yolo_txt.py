@@ -20,6 +20,7 @@ from boxwright.data import data_file, text, yolo_labels
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.findings import Finding, FindingList, orphan
 from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright.data.listing import listing
 from boxwright.data.locate import Locator
 from boxwright.data.outlines import areas_of
 from boxwright.data.source import Source
@@ -47,7 +48,7 @@ def find(root: Path) -> dict[str, Path]:
         labels = [folder for folder in yolo_labels.label_folders(root) if yolo_labels.can_hold_labels(folder)]
         if not labels:
             continue
-        if any(file.suffix.lower() in SUFFIXES for file in images.iterdir()):
+        if not listing(images).by_suffix().keys().isdisjoint(SUFFIXES):
             flat = images
             continue
         inner = text.subfolders(images)

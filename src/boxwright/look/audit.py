@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwright import json_text
+from boxwright import json_text, mirrors
 from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
@@ -105,6 +105,8 @@ class Audit:
             raise InputError(f"finding {number}: there is none in {self.file.name}")
         if state not in STATES:
             raise InputError(f"state: found '{str(state)[:20]}', needed {', '.join(STATES)}")
+        if mirrors.split(self.states_file) is not None:
+            raise InputError(f"{self.file}: is in an object store, where states are not written; copy it to a folder")
         with self._lock:
             states = self.states | {number: str(state)}
             kept = {str(key): value for key, value in sorted(states.items()) if value != "open"}

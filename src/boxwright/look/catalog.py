@@ -145,14 +145,15 @@ class Catalog:
         """(P,) images with the properties. Raises InputError for a split, class or size that there is not."""
         mask = np.zeros(self.count, dtype=bool)
         for split in self._chosen(filters.split):
-            assert split.dataset is not None
-            own = slice(split.first, split.first + len(split))
+            dataset = split.dataset  # another one after a change of labels
+            assert dataset is not None
+            own = slice(split.first, split.first + len(dataset))
             if not filters.name and not filters.size:
                 mask[own] = True
                 continue
-            rows = self.row_mask(split, split.dataset.rows, filters)
+            rows = self.row_mask(split, dataset.rows, filters)
             counts = np.concatenate([[0], np.cumsum(rows)])
-            mask[own] = np.diff(counts[split.dataset.starts]) > 0
+            mask[own] = np.diff(counts[dataset.starts]) > 0
         return mask
 
     def row_mask(self, split: OpenSplit, rows: Boxes, filters: Filters) -> NDArray[np.bool_]:

@@ -18,11 +18,13 @@ from boxwright.arrays import Array
 from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
 from boxwright.look.catalog import Catalog, Filters, in_size
-from boxwright.look.runs import STATUSES
-from boxwright.metrics.error_report import COLUMNS, table_text
+from boxwright.metrics.error_table import COLUMNS, table_text
+from boxwright.metrics.matching import Kind
 
 CHUNK = 50_000  # rows that are converted together
 MAX_BYTES = 4 << 30  # of the table
+STATUSES = tuple(kind.name.lower().replace("_", " ") for kind in Kind)  # of detections and objects, in the table
+COUNTED = tuple(name for kind, name in zip(Kind, STATUSES, strict=True) if kind < Kind.IGNORED)
 NO_TABLE = "no table of errors, needed that of `boxwright evaluate`; evaluate again"
 IS_OBJECT = {"object": True, "detection": False}
 
@@ -80,13 +82,15 @@ class Predictions:
         if not columns:
             raise InputError(f"{file}: has no rows; evaluate again")
         ids, images, *others = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        if not np.array_equal(np.sort(ids), np.arange(1, len(ids) + 1)):
+            raise InputError(f"{file}: {NO_TABLE}")
         order = np.argsort(images, kind="stable")[int((images < 0).sum()) :]
         if not len(order):
             raise InputError(f"{file}: none of its images is in {catalog.data}; evaluate on this set")
         missing, message = len(np.unique(ids[images < 0])), ""
         if missing:
             message = f"{missing} rows of {file.name} are of images that are not in this set"
-        places = np.full(int(ids.max()) + 1, -1, dtype=np.int64)
+        places = np.full(len(ids) + 1, -1, dtype=np.int64)
         places[ids[order]] = np.arange(len(order))
         objects, labels, names, boxes, scores, statuses, matched = (column[order] for column in others)
         valid = (matched > 0) & (matched < len(places))

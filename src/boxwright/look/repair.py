@@ -34,6 +34,7 @@ from boxwright.serve.refusal import Refusal
 
 JOURNAL, BACKUP = "look-journal.jsonl", ".backup"
 SMALL = 1 << 22  # bytes of a label file whose content tells whether it has changed; of larger ones its times do
+SAME_PIXEL = 1.01  # px between a box and how it is read again; a layout may hold whole pixels only
 NEW = "new"  # revision of a label file that is not there
 CONFLICT, FORBIDDEN = 409, 403
 
@@ -148,7 +149,8 @@ class Repair:
             tmp.write_bytes(edited.content)
             rows = edited.rows if found.read is None else found.read(target, tmp)[0]
             assert rows is not None
-            _check(rows, labels.rows, changes, file)
+            if not _is_as_wanted(rows, labels.rows, changes):
+                raise RuntimeError(f"{file}: would not be read as it was changed, so it was not written")
         if mode is not None:
             real.chmod(mode)
         self.catalog.replace_rows(image, rows, edited.deleted)
@@ -225,12 +227,28 @@ def _write_as(file: Path, content: bytes, mode: int) -> None:
     file.chmod(mode)
 
 
-def _check(rows: Boxes, before: Boxes, changes: Sequence[Change], file: Path) -> None:
-    """Raise Refusal unless a file with changes has the objects that it should have."""
-    deleted = sum(change.deletes for change in changes)
-    added = sum(change.entry is None for change in changes)
-    if len(rows) != len(before) - deleted + added:
-        raise Refusal(500, f"{file}: would not be read as it was changed, so it was not written; please report this")
+def _is_as_wanted(rows: Boxes, before: Boxes, changes: Sequence[Change]) -> bool:
+    """Whether the objects of a changed file are those of before with the changes, new ones last."""
+    wanted = {change.entry: change for change in changes if change.entry is not None}
+    expected: list[tuple[int, Sequence[float], float]] = []  # label, box, tolerance in px
+    for entry, label, box in zip(before.entries.tolist(), before.labels.tolist(), before.xyxy.tolist(), strict=True):
+        change = wanted.get(entry)
+        if change is None:
+            expected.append((label, box, 0.0))
+        elif not change.deletes:
+            new = label if change.label is None else change.label
+            expected.append((new, box, 0.0) if change.box is None else (new, change.box, SAME_PIXEL))
+    for change in changes:
+        if change.entry is None:
+            assert change.box is not None
+            assert change.label is not None
+            expected.append((change.label, change.box, SAME_PIXEL))
+    return len(rows) == len(expected) and all(
+        label == new and np.allclose(box, expected_box, rtol=0, atol=tolerance, equal_nan=True)
+        for label, box, (new, expected_box, tolerance) in zip(
+            rows.labels.tolist(), rows.xyxy.tolist(), expected, strict=True
+        )
+    )
 
 
 def _messages(dataset: Dataset, index: int) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from boxwright import json_text
 from boxwright.data.dataset import evenly_spaced
@@ -14,15 +13,10 @@ from boxwright.evaluation import runs
 from boxwright.evaluation.runs import LOCK, find_runs, is_locked, list_runs
 from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
+from boxwright.look.predictions import Predictions
 from boxwright.metrics import run_log
-from boxwright.metrics.matching import Kind
-
-if TYPE_CHECKING:
-    from boxwright.look.predictions import Predictions
 
 METRICS, TABLE = "metrics.json", "errors.csv"  # of `evaluate`
-STATUSES = tuple(kind.name.lower().replace("_", " ") for kind in Kind)  # of detections and objects, in the table
-COUNTED = tuple(name for kind, name in zip(Kind, STATUSES, strict=True) if kind < Kind.IGNORED)
 MAX_POINTS = 2000  # of a curve
 
 
@@ -38,7 +32,7 @@ class Run:
     name: str
     folder: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _predictions: "Predictions | None" = None
+    _predictions: Predictions | None = None
     _log: tuple[tuple[int, int], list[JsonObject]] = ((0, 0), [])
 
     def describe(self, catalog: Catalog) -> JsonObject:
@@ -61,10 +55,8 @@ class Run:
             "name": self.name, "split": split, "classes_match": matching, "predictions": has_table, "message": message,
         }  # fmt: skip
 
-    def predictions(self, catalog: Catalog) -> "Predictions":
+    def predictions(self, catalog: Catalog) -> Predictions:
         """What `evaluate` has written, read once. Raises InputError if there is nothing, or it is damaged."""
-        from boxwright.look.predictions import Predictions
-
         with self._lock:
             if self._predictions is None:
                 description = self.describe(catalog)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from boxwright.data.dataset import Boxes
-from boxwright.errors import InputError, one_line, titled
+from boxwright.data.sets import shown
+from boxwright.errors import InputError, one_line
 from boxwright.images.header import read_header
 from boxwright.json_text import JsonObject
 from boxwright.look.audit import Audit, same_object
 from boxwright.look.catalog import Catalog, Filters
+from boxwright.look.predictions import COUNTED, STATUSES
 from boxwright.look.repair import Repair
-from boxwright.look.runs import COUNTED, STATUSES, Runs
+from boxwright.look.runs import Runs
 from boxwright.version import __version__
 
 MAX_RUNS = 4  # of one request
@@ -34,7 +36,7 @@ class View:
         """The set, its runs and its audit."""
         catalog, audit, reason = self.catalog, self.audit, self.repair.reason()
         return {
-            "data": titled(catalog.data),
+            "data": shown(catalog.data),
             "layout": catalog.layout,
             "splits": [
                 {"name": split.name, "images": len(split), "message": one_line(split.message)}
@@ -114,6 +116,9 @@ class View:
         if header.fault:
             messages.insert(0, f"{dataset.path(index)}: {header.fault}")
         height, width = header.size if not header.fault else self.size(image)
+        declared = tuple(dataset.images.sizes[index].tolist())
+        if not header.fault and declared not in ((-1, -1), header.size):
+            messages.append(f"the labels say {declared[1]} x {declared[0]} px, the image has {width} x {height} px")
         usable = np.isfinite(labels.rows.xyxy).all(axis=1)
         if not usable.all():
             messages.append(f"{int((~usable).sum())} boxes are no numbers, so they are not shown")
