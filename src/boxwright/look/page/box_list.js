@@ -16,9 +16,9 @@ export class BoxList {
   update() {
     const { layers } = this.view;
     const key = JSON.stringify(layers.map((layer) => [layer.title, layer.boxes.map((one) => one.id)]));
-    if (key !== this.key) this.build(layers);
+    if (key !== this.built) this.build(layers);
     else for (const layer of layers) layer.boxes.forEach((one, index) => this.renew(layer, one, index));
-    this.key = key;
+    this.built = key;
     this.mark();
   }
 
