@@ -166,6 +166,22 @@ def test_grid_filters_and_keyboard(tab: Tab) -> None:
     tab.see("4 images match")
 
 
+def test_grid_of_many_images_has_few_elements(tab: Tab) -> None:
+    def answer(route: Any) -> None:
+        first = int(re.search(r"offset=(\d+)", route.request.url)[1])
+        names = [(number, f"{number}.png") for number in range(first, min(118_287, first + 100))]
+        rows = [{"id": number % 6, "name": name, "height": 480, "width": 640, "objects": 1} for number, name in names]
+        route.fulfill(json={"total": 118_287, "images": rows})
+
+    tab.page.route("**/api/images?*", answer)
+    tab.open(split="")
+    tab.see("118,287 images")
+    tab.wait("document.activeElement.title === '0.png'")
+    tab.page.keyboard.press("End")
+    tab.wait("document.activeElement.title === '118286.png'")
+    assert tab.page.locator(".cell").count() < 60
+
+
 def test_class_names_are_text(tab: Tab) -> None:
     tab.open_image("first")
     tab.see(HTML, "[role=option]")
@@ -181,11 +197,14 @@ def test_two_runs_side_by_side_and_as_overlay(tab: Tab) -> None:
     assert groups == ["Ground truth (2)", "a (2)", "b (2)"]  # the detection with a score of 0.1 is not shown
     tab.page.get_by_label("Color by").select_option("status")
     tab.wait("document.querySelectorAll('.legend li').length > 3")
-    tab.page.wait_for_timeout(300)
+    for _ in range(20 * SECONDS):
+        green, red = tab.color(102, 180, 1), tab.color(10, 35, 1)  # on the left sides of a correct and of a wrong box
+        if green[1] > green[0] + 60 and red[0] > red[1] + 60:
+            break
+        tab.page.wait_for_timeout(50)
+    else:
+        raise AssertionError(f"found {green} and {red}, needed green and red")
     assert np.ptp(tab.color(200, 180, 1)) < 3  # the gray of the image, within a box
-    green, red = tab.color(102, 180, 1), tab.color(10, 35, 1)  # on the left sides of a correct and of a wrong box
-    assert green[1] > green[0] + 60
-    assert red[0] > red[1] + 60
     assert np.ptp(tab.color(10, 35, 2)) < 3  # the other run has no box there
     tab.page.keyboard.press("m")
     tab.wait("document.querySelectorAll('figure').length === 1")
@@ -355,8 +374,8 @@ def test_keyboard_selects_and_help_lists_shortcuts(tab: Tab) -> None:
 def test_large_image_is_shown_by_tiles(tab: Tab) -> None:
     asked: list[str] = []
     tab.page.on("request", lambda request: asked.append(request.url))
-    tab.open_image("large", a="", b="")
-    tab.page.wait_for_timeout(300)
+    with tab.page.expect_response(lambda response: "/window?" in response.url):
+        tab.open_image("large", a="", b="")
     windows = [url for url in asked if "/window?" in url]
     assert len(windows) == 1  # the overview
     assert f"scale={1024 / LARGE[0]}" in windows[0]

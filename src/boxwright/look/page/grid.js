@@ -155,7 +155,7 @@ export class Grid {
     element.style.top = `${GAP + Math.floor(position / this.columns) * (this.height + GAP)}px`;
     this.cells.set(position, { element, abort, link });
     this.space.append(element);
-    if (position === this.wanted && document.activeElement === document.body) link.focus({ preventScroll: true });
+    if (position === this.wanted && this.hasFocus()) link.focus({ preventScroll: true });
     this.decorate(row, link, canvas, notes, abort.signal);
   }
 
@@ -214,6 +214,11 @@ export class Grid {
       height: this.picture,
     };
     drawBoxes(context, boxes, view, false, 1.5, 0);
+  }
+
+  /** Whether the focus is in the grid, or nowhere. */
+  hasFocus() {
+    return document.activeElement === document.body || this.space.contains(document.activeElement);
   }
 
   setFocus(position) {
