@@ -234,7 +234,7 @@ def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (folder_index, "code", "")]
+    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (index, "code", "")]
 )
 def test_index_of_other_code_does_not_count(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
@@ -243,15 +243,15 @@ def test_index_of_other_code_does_not_count(
     root, module = yolo(tmp_path / "set"), tmp_path / "package" / "inner" / "module.py"
     module.parent.mkdir(parents=True)
     module.touch()
-    monkeypatch.setattr(folder_index, "PACKAGE", module.parent.parent)
+    monkeypatch.setattr(index, "PACKAGE", module.parent.parent)
     for number in range(3):
-        folder_index._code.cache_clear()
+        index._code.cache_clear()
         opened(root, "train", tmp_path / "cache")
         if number == 1 and name == "code":
             module.write_text("# another reader")
         elif number == 1:
             monkeypatch.setattr(owner, name, value)
-    folder_index._code.cache_clear()
+    index._code.cache_clear()
     assert len(reads) == 2
 
 

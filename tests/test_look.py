@@ -348,6 +348,7 @@ def test_windows_that_are_refused(client: Client, query: str) -> None:
     assert (answer.status, list(answer.json)) == (400, ["error"])
 
 
+@pytest.mark.slow
 def test_windows_of_a_large_tiff_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a scene needs it that is too large to be decoded; here at a tenth of its size."""
     rasterio = pytest.importorskip("rasterio")
@@ -467,6 +468,7 @@ def test_damaged_tables(data: Path, tmp_path: Path, text: str) -> None:
     assert (answer.status, "errors.csv: " in answer.json["error"]) == (400, True), answer
 
 
+@pytest.mark.slow
 def test_curves_and_the_table_of_runs(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     for name, steps in (("one", 3), ("two", 5000)):
@@ -605,6 +607,7 @@ def test_a_split_that_cannot_be_opened_is_told(data: Path, tmp_path: Path) -> No
     assert len(client.get("images")["images"]) == 5
 
 
+@pytest.mark.slow
 def test_the_command(data: Path, tmp_path: Path) -> None:
     """The address is printed when the server listens, nothing else is, and Ctrl-C ends it."""
     command = [sys.executable, "-W", "error", "-m", "boxwright", "look", str(data), "--split", "val"]
@@ -660,6 +663,7 @@ def test_wrong_arguments_are_one_line(
     assert line in found
 
 
+@pytest.mark.slow
 def test_help_imports_neither_torch_nor_the_server() -> None:
     code = (
         "import sys\nfrom boxwright import cli\ntry:\n    cli.main(['look', '--help'])\n"
@@ -671,9 +675,10 @@ def test_help_imports_neither_torch_nor_the_server() -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_server_starts_without_torch() -> None:
     """Which takes seconds to import, and is not needed to show images."""
-    code = "import sys\nimport boxwright.look.run\nprint('torch' in sys.modules)"
+    code = "import sys\nimport boxwright.look.run\nimport boxwright.look.editors.coco\nprint('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "False"

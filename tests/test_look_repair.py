@@ -65,7 +65,7 @@ COCO = """{
     {"id": 9, "file_name": "b.png", "height": 100, "width": 200}],
   "annotations": [
     {"id": 11, "image_id": 7, "category_id": 5, "bbox": [20, 10, 40.0, 20], "area": 800, "iscrowd": 0, "by": "Ann"},
-    {"id": 12, "image_id": 9, "category_id": 2, "bbox": [ 1.5,2, 30,4 ], "area": 120, "segmentation": [], "iscrowd":0},
+    {"id": 70, "image_id": 9, "category_id": 2, "bbox": [ 1.5,2, 30,4 ], "area": 120, "segmentation": [], "iscrowd":0},
     {"id": 40, "image_id": 7, "category_id": 2, "bbox": [100, 50, 50, 40], "area": 1000.0,
      "segmentation": [[100, 50, 150, 50, 125, 90]], "iscrowd": 0, "attributes": {"occluded": true}}
   ],
@@ -171,6 +171,17 @@ def test_coco_only_the_changed_values_differ(tmp_path: Path) -> None:
     same(rows(tmp_path), [("cat", [22.5, 10, 60, 30]), ("cat", [100, 50, 150, 90])])
 
 
+def test_coco_the_file_is_not_parsed_again_for_own_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes a large one many seconds."""
+    file = coco(tmp_path)
+    client = Client(tmp_path)
+    monkeypatch.setattr(client.state.catalog, "read_again", None)
+    for x in (1, 2, 3):
+        assert client.change(1, {"action": "set", "id": 1, "box": [x, 2, 40, 50], "class": "dog"}).status == 200
+        assert client.get("images/1")["objects"][0]["box"] == [x, 2, 40, 50]
+    assert json.loads(file.read_text())["annotations"][1]["bbox"] == [3, 2, 37, 48]
+
+
 def test_coco_outlines_move_with_their_box(tmp_path: Path) -> None:
     file = coco(tmp_path)
     assert Client(tmp_path).change(0, {"action": "set", "id": 2, "box": [0, 50, 100, 70], "class": "dog"}).status == 200
@@ -188,7 +199,7 @@ def test_coco_add_and_delete(tmp_path: Path) -> None:
     assert client.change(0, {"action": "delete", "id": 0}, add).status == 200
     lines = COCO.split("\n")
     del lines[5]
-    new = '{"id": 41, "image_id": 7, "category_id": 5, "bbox": [10, 20, 30.25, 30], "area": 907.5, "iscrowd": 0}'
+    new = '{"id": 71, "image_id": 7, "category_id": 5, "bbox": [10, 20, 30.25, 30], "area": 907.5, "iscrowd": 0}'
     lines[7] += f",\n    {new}"
     assert file.read_text() == "\n".join(lines)
     same(rows(tmp_path), [("dog", [100, 50, 150, 90]), ("cat", [10, 20, 40.25, 50])])
@@ -214,7 +225,12 @@ def test_coco_on_one_line_in_another_order_with_names_that_are_no_ascii(tmp_path
     add = {"action": "add", "box": [10, 20, 40, 50], "class": "Kätzchen \U0001f408"}
     assert client.change(0, add, {"action": "set", "id": 0, "box": [20, 10, 60, 40], "class": "dog"}).status == 200
     tree["annotations"][0] |= {"bbox": [20, 10, 40.0, 30], "area": 1200, "category_id": 2}
-    new = {"id": tree["annotations"][-1]["id"] + 1, "image_id": 7, "category_id": 5, "bbox": [10, 20, 30, 30]}
+    new = {
+        "id": max(each["id"] for each in tree["annotations"]) + 1,
+        "image_id": 7,
+        "category_id": 5,
+        "bbox": [10, 20, 30, 30],
+    }
     tree["annotations"].append(new | {"area": 900, "iscrowd": 0})
     assert json.loads(file.read_text()) == tree
     assert len(file.read_text()) < len(text) + 120, "as tight as before"

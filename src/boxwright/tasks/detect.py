@@ -114,8 +114,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         columns = [dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas]
         columns += [] if dataset.images.labeled is None else [dataset.images.labeled]
         columns += [] if dataset.members is None else [dataset.members.weights()]
-        paths = [dataset.path(index) for index in range(len(dataset))]
-        return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
+        return fingerprints.fingerprint(columns, dataset.names, dataset.paths(), recipe.data.fingerprint)
 
     def loader(self, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> Loader:
         config, rows = recipe.train, dataset.rows
