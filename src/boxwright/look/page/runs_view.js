@@ -30,11 +30,12 @@ export class RunsView {
     this.metrics = wide("Metrics");
     this.classes = wide("Metrics of classes");
     this.live = el("p", { class: "muted", role: "status" });
+    this.message = el("p", { class: "warning", role: "status", hidden: true }); // logs that cannot be read
     fill(
       main,
       el(
         "div", { class: "page", tabindex: "-1" },
-        el("h1", {}, "Runs"), this.live, wide("Table of runs", this.table),
+        el("h1", {}, "Runs"), this.live, this.message, wide("Table of runs", this.table),
         el(
           "div", { class: "charts" },
           el("section", {}, el("h2", {}, "Loss ", this.lossChoice), this.loss.element),
@@ -147,6 +148,9 @@ export class RunsView {
 
   draw() {
     const { now } = this.context.state;
+    const faults = [...this.curves.values()].filter((run) => run.message).map((run) => `${run.name}: ${run.message}`);
+    this.message.textContent = faults.join("\n");
+    this.message.hidden = !faults.length;
     const shown = this.rows.filter((row) => this.isShown(row.name));
     const all = shown.map((row) => [row, this.curves.get(row.name) ?? { points: [], evaluations: [] }]);
     const terms = new Set(["loss", ...all.flatMap(([, run]) => Object.keys(run.points.at(-1) ?? {}))]);
