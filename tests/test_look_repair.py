@@ -586,6 +586,22 @@ def test_a_set_in_an_archive_is_shown_but_not_changed(tmp_path: Path) -> None:
     assert Path(archive).read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_set_in_an_object_store_is_shown_but_not_changed(store: Any, tmp_path: Path) -> None:
+    SETS["coco"](tmp_path / "set")
+    store.put_folder("bucket/set", tmp_path / "set")
+    keys = store.keys("bucket")
+    client = Client("s3://bucket/set")
+    described = client.get("set")
+    assert (described["data"], described["editable"]) == ("s3://bucket/set", False)
+    assert "object store" in described["reason"]
+    assert [each["class"] for each in client.get("images/0")["objects"]] == ["cat", "dog"]
+    assert client.get("images")["images"][0]["name"] == "images/a.png"
+    assert client.ask("GET", "/a-token/api/images/0/thumbnail").status == 200
+    assert client.change(0, {"action": "delete", "id": 0}).status == 403
+    assert store.keys("bucket") == keys
+
+
 def test_two_pages_of_a_set(tmp_path: Path) -> None:
     """The second reads what the first has written."""
     SETS["coco"](tmp_path)

@@ -14,7 +14,7 @@ from boxwright.data.split_names import canonical_name
 from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
 from boxwright.look.catalog import Catalog
-from boxwright.look.entries import box_of
+from boxwright.look.editing import box_of
 
 FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 1"
 KINDS = ("missing", "spurious", "class", "location")

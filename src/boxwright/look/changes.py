@@ -8,8 +8,7 @@ import numpy as np
 from boxwright.data.dataset import Boxes
 from boxwright.errors import InputError
 from boxwright.json_text import JsonObject
-from boxwright.look.editing import DIGITS, Box, Change, Target
-from boxwright.look.entries import box_of
+from boxwright.look.editing import DIGITS, Box, Change, Target, box_of
 
 ACTIONS = ("set", "delete", "add")
 MAX_CHANGES = 5000  # of one request

@@ -1,5 +1,6 @@
-"""What the editors of layouts share: changes, and replacing spans of a text so that all else stays as it is."""
+"""What the editors of layouts share: boxes, changes, and replacing spans of a text so that all else stays as it is."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,17 @@ class Span:
     start: int
     end: int
     text: str | bytes
+
+
+def box_of(value: object) -> Box | None:
+    """A box of JSON; None for anything else than four finite numbers."""
+    if not isinstance(value, list) or len(value) != 4 or not all(type(number) in (int, float) for number in value):
+        return None
+    try:
+        x1, y1, x2, y2 = map(float, value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
 
 
 def spliced(content: AnyStr, spans: Sequence[Span]) -> AnyStr:

@@ -91,16 +91,16 @@ class Repair:
         header = read_header(dataset.path(index))
         size = header.size if not header.fault else _declared(dataset, index)
         reason = reason or _reason(dataset, index, found, header.fault)
-        target = Target(dataset, index, size)
+        target, now = Target(dataset, index, size), revision(file)  # before it is read, so that a change is seen
         if dataset.relative and header.fault:
-            return Labels(self.catalog.rows(image), revision(file), (), reason)
+            return Labels(self.catalog.rows(image), now, (), reason)
         try:
             rows, messages = found.read(target, file)
         except EditError as error:
             empty = self.catalog.rows(image).take(np.zeros(0, dtype=np.int64))
             fault = f"{file}: {error}"
-            return Labels(empty, revision(file), (fault,), reason or fault)
-        return Labels(rows, revision(file), tuple(messages), reason)
+            return Labels(empty, now, (fault,), reason or fault)
+        return Labels(rows, now, tuple(messages), reason)
 
     def change(self, image: int, values: JsonObject) -> None:
         """Change objects of an image in its label file.
@@ -122,7 +122,7 @@ class Repair:
                 raise Refusal(CONFLICT, labels.reason)
             file = Path(dataset.label_file(index))
             if values.get("revision") != labels.revision:
-                raise Refusal(CONFLICT, f"{file}: has changed since it was shown; load the image again")
+                raise _changed_meanwhile(file)
             target = Target(dataset, index, read_header(dataset.path(index)).size)
             wanted = checked(values.get("changes"), labels.rows, target)
             if changes := [each.change for each in wanted if each.change is not None]:
@@ -136,6 +136,8 @@ class Repair:
         assert found is not None
         real = Path(os.path.realpath(file))
         content = files.read_input(real) if real.exists() else b""
+        if revision(file) != labels.revision:
+            raise _changed_meanwhile(file)
         try:
             edited = found.edit(target, content, changes)
         except EditError as error:
@@ -161,11 +163,13 @@ class Repair:
         """The labels of an image of a file that holds all images; the file is read again if it has changed."""
         _, dataset, index = self.catalog.place(image)
         file = Path(dataset.label_file(index))
-        with self._lock:
-            now = revision(file)
-            if self._revisions.get(split.name) != now:
-                self.catalog.read_again(split)
-                self._revisions[split.name] = now
+        now = revision(file)
+        if self._revisions.get(split.name) != now:
+            with self._lock:  # of a change that is being written
+                now = revision(file)
+                if self._revisions.get(split.name) != now:
+                    self.catalog.read_again(split)
+                    self._revisions[split.name] = now
         _, dataset, index = self.catalog.place(image)
         header = read_header(dataset.path(index))
         return Labels(
@@ -182,6 +186,10 @@ class Repair:
         ]
         os.write(journal, "".join(lines).encode())
         os.fsync(journal)
+
+
+def _changed_meanwhile(file: Path) -> Refusal:
+    return Refusal(CONFLICT, f"{file}: has changed since it was shown; load the image again")
 
 
 def revision(file: Path) -> str:
