@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from look_set import HTML, LARGE, MANY, RUN_A, RUN_B, line, log_lines, looking, write_audit, write_run, write_set
+from look_tab import SECONDS, Site, Tab
 
 for module in ("fastapi", "uvicorn"):
     pytest.importorskip(module, reason="needs the extra web")
@@ -21,19 +22,6 @@ if CHROMIUM is None:
     pytest.skip("Chromium is not installed (Debian's package chromium)", allow_module_level=True)
 
 pytestmark = pytest.mark.slow
-STYLE = Path(__file__).parents[1] / "src" / "boxwright" / "look" / "page" / "style.css"
-SECONDS = 20  # for anything that is waited for, on a busy machine
-
-
-class Site:
-    """The set's folder, the address of its page, and all hosts that were requested."""
-
-    def __init__(self, folder: Path, address: str) -> None:
-        self.folder, self.address = folder, address
-        self.hosts: set[str] = set()
-
-    def labels(self, name: str) -> Path:
-        return self.folder / "set" / "labels" / "train" / f"{name}.txt"
 
 
 @pytest.fixture(scope="module")
@@ -60,68 +48,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with looking(str(data), str(folder / "runs"), "--audit", str(folder / "audit.json")) as address:
         (data / "images" / "train" / "gone.png").unlink()
         yield Site(folder, address)
-
-
-class Tab:
-    """A tab of the browser with shorthands."""
-
-    def __init__(self, context: Any, address: str) -> None:
-        self.address = address
-        self.page = context.new_page()
-        self.page.set_default_timeout(SECONDS * 1000)
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def open(self, **state: object) -> None:
-        """Show a state of the page, as a fresh start."""
-        self.page.goto("about:blank")
-        self.page.goto(self.address + "#" + "&".join(f"{name}={value}" for name, value in state.items()))
-        self.page.wait_for_selector("#panel *", state="attached")
-
-    def see(self, text: str, place: str = "body") -> None:
-        """Wait until a place shows a text."""
-        self.page.locator(place, has_text=text).first.wait_for()
-
-    def wait(self, condition: str) -> None:
-        """Wait until a condition in JavaScript holds."""
-        for _ in range(20 * SECONDS):
-            if self.page.evaluate(condition):
-                return
-            self.page.wait_for_timeout(50)
-        raise AssertionError(f"after {SECONDS} s not yet: {condition}")
-
-    def open_image(self, name: str, **state: object) -> None:
-        """Show one image of the set, by the grid's list."""
-        found = self.page.request.get(f"{self.address}api/images?limit=100").json()["images"]
-        (number,) = (row["id"] for row in found if row["name"].endswith(f"/{name}.png"))
-        self.open(view="image", id=number, **state)
-        self.see(name, ".toolbar .name")
-        self.wait("document.querySelector('canvas.view').drawTimes.length > 0")
-
-    def point(self, x: float, y: float, pane: int = 0) -> tuple[float, float]:
-        """Where a pixel of an image of 640 x 480 px, which is shown as a whole, is on the screen."""
-        frame = self.page.locator("canvas.view").nth(pane).bounding_box()
-        scale = 0.98 * min(frame["width"] / 640, frame["height"] / 480)
-        center = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
-        return center[0] + (x - 320) * scale, center[1] + (y - 240) * scale
-
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        self.page.mouse.move(*self.point(*start))
-        self.page.mouse.down()
-        self.page.mouse.move(*self.point((start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
-        self.page.mouse.move(*self.point(*end))
-        self.page.mouse.up()
-
-    def color(self, x: float, y: float, pane: int = 0) -> list[int]:
-        """RGB of the screen at a pixel of the image."""
-        left, top = self.point(x, y, pane)
-        frame = self.page.locator("canvas.view").nth(pane).bounding_box()
-        script = """([pane, x, y]) => {
-            const canvas = document.querySelectorAll("canvas.view")[pane];
-            return [...canvas.getContext("2d").getImageData(Math.round(x), Math.round(y), 1, 1).data.slice(0, 3)];
-        }"""
-        found: list[int] = self.page.evaluate(script, [pane, left - frame["x"], top - frame["y"]])
-        return found
 
 
 @pytest.fixture
@@ -504,29 +430,3 @@ def test_no_request_leaves_the_machine(tab: Tab, site: Site) -> None:
     })"""
     assert "192.0.2.1" in tab.page.evaluate(script)
     assert site.hosts - {"192.0.2.1"} == {site.address.partition("://")[2].partition("/")[0]}
-
-
-def luminance(color: str) -> float:
-    """WCAG 2's relative luminance of #rrggbb."""
-    values = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_contrast(theme: int) -> None:
-    colors = {
-        name: pair[theme]
-        for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", STYLE.read_text())
-    }
-
-    def ratio(one: str, other: str) -> float:
-        low, high = sorted([luminance(colors[one]), luminance(colors[other])])
-        return (high + 0.05) / (low + 0.05)
-
-    text = [(one, other) for one in ("text", "muted", "accent", "bad", "warn") for other in ("page", "raised")]
-    text += [("text", "soft"), ("accent", "soft"), ("on-accent", "accent"), ("bad", "bad-soft"), ("warn", "warn-soft")]
-    text += [("muted", "stage"), ("bad", "stage"), ("good", "raised")]
-    assert {pair: ratio(*pair) for pair in text if ratio(*pair) < 4.5} == {}
-    assert ratio("control", "raised") >= 3
-    assert ratio("accent", "stage") >= 3
