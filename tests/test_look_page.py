@@ -123,6 +123,7 @@ def test_two_runs_side_by_side_and_as_overlay(tab: Tab) -> None:
     assert groups == ["Ground truth (2)", "a (2)", "b (2)"]  # the detection with a score of 0.1 is not shown
     tab.page.get_by_label("Color by").select_option("status")
     tab.wait("document.querySelectorAll('.legend li').length > 3")
+    assert tab.page.locator("figcaption").first.inner_text() == "Ground truth (status against a)"
     for _ in range(20 * SECONDS):
         green, red = tab.color(102, 180, 1), tab.color(10, 35, 1)  # on the left sides of a correct and of a wrong box
         if green[1] > green[0] + 60 and red[0] > red[1] + 60:

@@ -170,6 +170,7 @@ export class ImageView extends Repair {
     const isSame = this.viewers.length > 0 && String(panes) === String(this.viewers.map((viewer) => viewer.key));
     if (!isSame) this.buildPanes(panes);
     for (const viewer of this.viewers) {
+      viewer.caption.textContent = this.caption(viewer.key);
       const number = this.boxesOf(viewer.key).length;
       const text = `${this.answer.name} with ${number} boxes; the list of boxes has them as text`;
       viewer.canvas.setAttribute("aria-label", text);
@@ -184,12 +185,16 @@ export class ImageView extends Repair {
     this.request();
   }
 
+  /** The layers of a pane; the status of objects is that against run A, also beside run B. */
+  caption(key) {
+    const { color, a } = this.context.state.now;
+    const note = color === "status" && a && key.includes("t") ? ` (status against ${a})` : "";
+    return this.layers.filter((layer) => key.includes(layer.key)).map((layer) => layer.title).join(" + ") + note;
+  }
+
   buildPanes(keys) {
     for (const viewer of this.viewers) viewer.stop();
-    this.viewers = keys.map((key) => {
-      const titles = this.layers.filter((layer) => key.includes(layer.key)).map((layer) => layer.title);
-      return new Viewer(key, titles.join(" + "), this.camera, (pane) => this.content(pane));
-    });
+    this.viewers = keys.map((key) => new Viewer(key, this.camera, (pane) => this.content(pane)));
     for (const viewer of this.viewers) listen(viewer, this.tool);
     fill(this.panes, this.viewers.map((viewer) => viewer.element));
     this.arrange();

@@ -6,11 +6,12 @@ const NEAR = 8; // CSS px from a handle; twice that for fingers
 
 export class Viewer {
   /** key: of its layer. content(): {tiles, boxes, selected, editable, labels, preview}, read at each frame. */
-  constructor(key, title, camera, content) {
+  constructor(key, camera, content) {
     Object.assign(this, { key, camera, content });
     this.canvas = el("canvas", { class: "view", role: "img" });
     this.times = this.canvas.drawTimes = []; // ms of the latest frames
-    this.element = el("figure", { class: "pane" }, el("figcaption", {}, title), this.canvas);
+    this.caption = el("figcaption");
+    this.element = el("figure", { class: "pane" }, this.caption, this.canvas);
     this.watcher = new ResizeObserver(() => this.resize());
     this.watcher.observe(this.canvas);
   }
