@@ -432,7 +432,10 @@ def test_runs_without_predictions_and_with_other_classes(data: Path, tmp_path: P
     client = Client(data, training, other, elsewhere)
     first, second, _ = client.get("set")["runs"]
     assert (first["predictions"], first["split"]) == (False, None)
-    assert f"boxwright evaluate {training} --data {data}" in first["message"]
+    command = f"boxwright evaluate {training} --data {data} --out {training}"
+    assert first["message"] == f"no predictions: found no errors.csv; run `{command}`"
+    (alone,) = Client(data, training, only="train").get("set")["runs"]
+    assert f"{command} --split train`" in alone["message"]
     assert (second["classes_match"], second["predictions"]) == (False, True)
     assert second["message"] == "2 of its 3 classes are not in this set, such as horse"
     answer = client.ask("GET", f"/{TOKEN}/api/images?run=training&status=missed")

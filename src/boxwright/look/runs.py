@@ -1,5 +1,6 @@
 """The runs beside a set: what they are, their curves, and whether there are predictions of them."""
 
+import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,9 @@ class Run:
         except InputError as error:
             message = str(error)
         if not has_table:
-            command = f"boxwright evaluate {self.folder} --data {catalog.data} --out {self.folder}"
+            names = [split.name for split in catalog.splits]
+            words = ["boxwright", "evaluate", str(self.folder), "--data", catalog.data, "--out", str(self.folder)]
+            command = shlex.join(words if "val" in names else [*words, "--split", names[0]])
             message = message or f"no predictions: found no {TABLE}; run `{command}`"
         return {
             "name": self.name, "split": split, "classes_match": matching, "predictions": has_table, "message": message,
