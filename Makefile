@@ -62,7 +62,7 @@ wheel: .venv/installed         ## build the wheel
 
 # What users get: the newest versions, in an environment without any of ours. mindspore is left out: its wheels end at
 # Python 3.12. The wheel is built from the sdist.
-EXTRAS := train mlflow wandb geo onnx openvino video serve cloud parquet ray
+EXTRAS := train mlflow wandb geo onnx openvino video web serve cloud parquet ray
 comma := ,
 release-check: .venv/installed ## build wheel and sdist, try them in a fresh environment, list licences
 	rm -rf dist build .venv-release

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from boxwright import formats
-from boxwright.data import folder_index, index, label_files
+from boxwright.data import folder_index, index, label_files, listing
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.layout import Labels
@@ -451,21 +451,21 @@ def test_classification_data_has_no_index(tmp_path: Path, reads: list[Source]) -
 
 def test_folders_are_listed_once_while_the_layout_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By all layouts together, and anew when the folder is opened again."""
-    root, real, listed = voc(tmp_path / "set"), os.listdir, list[str]()
+    root, real, listed = voc(tmp_path / "set"), os.scandir, list[str]()
 
-    def listdir(folder: Any) -> list[str]:
+    def scandir(folder: Any) -> Any:
         listed.append(str(folder))
         return real(folder)
 
-    monkeypatch.setattr(label_files.os, "listdir", listdir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     for name in ("b.CSV", "a.csv", ".csv", "c.txt"):
         (root / name).touch()
-    with label_files.listed_once():
+    with listing.listed_once():
         for suffixes in ((".csv",), (".json",), (".csv", ".txt")):
             found = label_files.candidates(root, suffixes)
     assert [file.name for file in found] == ["a.csv", "b.CSV", "c.txt", "classes.txt"]
     assert listed == [str(root), f"{root}/Annotations", f"{root}/JPEGImages"]
     (root / "d.csv").touch()
-    with label_files.listed_once():
+    with listing.listed_once():
         assert len(label_files.candidates(root, (".csv",))) == 3
     assert len(label_files.candidates(root, (".csv",))) == 3

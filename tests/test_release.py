@@ -85,6 +85,13 @@ def test_templates_and_settings_can_be_read() -> None:
     assert re.search(rf"^{re.escape(container['postCreateCommand'].split()[1])}:", MAKEFILE, re.M)
 
 
+def test_licences_of_every_extra_are_checked_but_those_that_the_pages_name() -> None:
+    (extras,) = re.findall(r"^EXTRAS := (.*)$", MAKEFILE, re.M)
+    project = set(tomllib.loads(PROJECT)["project"]["optional-dependencies"])
+    assert project - set(extras.split()) == {"test", "dev", "mindspore"}
+    assert "MindSpore (Apache-2.0) is not checked" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("program", ["actionlint", "hadolint"])
 def test_linters_find_nothing(program: str) -> None:
     linter = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))

@@ -29,6 +29,7 @@ NEEDED_FOR = {
     "openvino": "export --to openvino, quantize, .xml files",
     "mindspore": "running .mindir files",
     "video": "predict of videos, streams and cameras, predict --track",
+    "web": "look",
     "serve": "serve",
     "cloud": "s3://, gs://, az://, obs:// and http:// in place of paths",
     "parquet": "predict --as parquet, merge-shards, data sets in Parquet",

@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import compare, data, deploy, doctor, networks, predict, serve, tables, tracks
+from boxwright.cli import compare, data, deploy, doctor, look, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
 EXIT_STATUS = (
@@ -29,6 +29,7 @@ app.command("export")(with_cache(deploy.export))
 app.command("quantize")(with_cache(deploy.quantize))
 app.command("bench")(with_cache(deploy.bench))
 app.command("serve")(with_cache(serve.serve))
+app.command("look")(with_cache(look.look))
 app.command("demo")(with_cache(networks.demo))
 app.command("doctor")(with_cache(doctor.doctor))
 

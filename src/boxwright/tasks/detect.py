@@ -27,7 +27,7 @@ from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.bands import Bands
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.draw import color, draw, draw_boxes, encode_image
 from boxwright.interop import to_dict
 from boxwright.json_text import JsonObject
