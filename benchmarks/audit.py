@@ -1,6 +1,6 @@
 """How many of the label errors that were put into rendered scenes are among the first findings of `data audit`.
 
-    python benchmarks/audit.py --out DIR [--scenes 240] [--share 0.05] [--minutes 15]
+    python benchmarks/audit.py --out DIR [--scenes 240] [--share 0.05] [--epochs 20]
 
 Renders scenes with exact labels, drops, shifts by half a side or relabels a share of the boxes, a third each, runs the
 audit with networks from random weights, and counts: of the first N findings, N the number of errors put in, how many
@@ -12,7 +12,6 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,24 +67,21 @@ def corrupt(file: Path, share: float, kinds: list[str], seed: int) -> list[JsonO
 def shifted(box: list[float], image: JsonObject, rng: np.random.Generator) -> list[float]:
     """The box moved by half of its width or height, to where it stays in the image; IoU with the true one is 1/3."""
     x, y, w, h = box
-    moves = [(w / 2, 0), (-w / 2, 0), (0, h / 2), (0, -h / 2)]
-    inside = [
-        (dx, dy)
-        for dx, dy in moves
-        if 0 <= x + dx and 0 <= y + dy and x + dx + w <= image["width"] and y + dy + h <= image["height"]
-    ]
-    dx, dy = inside[rng.integers(len(inside))]
-    return [round(x + dx, 2), round(y + dy, 2), w, h]
+    moves = np.array([(w / 2, 0), (-w / 2, 0), (0, h / 2), (0, -h / 2)]) + [x, y]
+    inside = ((moves >= 0) & (moves <= [image["width"] - w, image["height"] - h])).all(axis=1)
+    return [*rng.choice(moves[inside]).round(2).tolist(), w, h]
 
 
-def empty_place(boxes: list[list[float]], size: tuple[float, float], image: JsonObject, rng: Any) -> list[float]:
+def empty_place(
+    boxes: list[list[float]], size: tuple[float, float], image: JsonObject, rng: np.random.Generator
+) -> list[float]:
     """A box of this size that no other box touches."""
     corners = np.array(boxes).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     while True:
-        x, y = (float(rng.uniform(0, image[side] - length)) for side, length in zip(("width", "height"), size))
-        if not pairwise_iou(np.array([[x, y, x + size[0], y + size[1]]]), corners).any():
-            return [round(x, 2), round(y, 2), *size]
+        place = rng.uniform(0, np.array([image["width"], image["height"]]) - size).round(2)
+        if not pairwise_iou(np.append(place, place + size)[None], corners).any():
+            return [*place.tolist(), *size]
 
 
 def is_found(finding: JsonObject, error: JsonObject) -> bool:
@@ -126,7 +122,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--epochs", type=int, default=20, help="of each network; so the load does not change results")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -140,12 +136,17 @@ def main() -> None:
         errors = corrupt(data / "annotations" / "train.json", args.share, args.kinds, args.seed)
         (args.out / "errors.json").write_text(json.dumps(errors))
     start = time.perf_counter()
-    training = Training(folds=args.folds, minutes=args.minutes, overrides={"data.workers": 0})
+    changes = {"data.workers": 0, "train.epochs": args.epochs}
+    training = Training(folds=args.folds, minutes=0, overrides=changes)
     found = audit(data, args.out / "audit", training=training)
     findings = json.loads((args.out / "audit" / "audit.json").read_text())["findings"]
     minutes = (time.perf_counter() - start) / 60
     print(found)
-    print({"minutes": round(minutes, 1)} | versions("torch") | count(findings, json.loads((args.out / "errors.json").read_text())))
+    print(
+        {"minutes": round(minutes, 1)}
+        | versions("torch")
+        | count(findings, json.loads((args.out / "errors.json").read_text()))
+    )
 
 
 if __name__ == "__main__":

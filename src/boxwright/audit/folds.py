@@ -6,7 +6,7 @@ P images
 import logging
 import os
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -40,18 +40,18 @@ class Training:
 
     Attributes:
         folds: Their number, at least 2.
-        minutes: Of all trainings together; None for the recipe's epochs.
+        minutes: Of all trainings together; 0 for the recipe's epochs.
         recipe: A shipped name, the path of a YAML or .cfg file, or a Recipe; None for `RECIPE`.
         start: Weights that each network starts from, where they fit; None for random ones.
-        overrides: Changes to a recipe that is given by name or file, by dotted key.
+        overrides: Changes to the recipe by dotted key.
         seed: Another one gives other folds.
     """
 
     folds: int = 3
-    minutes: float | None = 15
+    minutes: float = 15
     recipe: Recipe | str | None = None
     start: str | Path | None = None
-    overrides: Overrides = field(default_factory=dict)
+    overrides: Overrides = ()
     seed: int = 0
 
 
@@ -113,15 +113,8 @@ def _train(
     data = work / "data"
     (data / "annotations").mkdir(parents=True)
     writer.write(Split(dataset, extras, names, sizes[chosen]), data)
-    changes: dict[str, object] = {} if training.recipe is not None else dict(OWN)
-    if training.minutes is not None:
-        changes["train.minutes"] = training.minutes / training.folds
-    given = training.recipe or RECIPE
-    recipe = given if isinstance(given, Recipe) else recipes.load(given, training.overrides)
-    # without evaluation, `last` is the result
-    recipe = recipe.with_overrides(changes | {"train.evaluate_every": 0, "train.patience": 0, "data.kind": "coco"})
     return train(
-        recipe,
+        _recipe(training),
         data,
         work / "run",
         weights=training.start,
@@ -129,3 +122,16 @@ def _train(
         skip_bad=True,
         clip_boxes=True,
     )
+
+
+def _recipe(training: Training) -> Recipe:
+    """The recipe of each fold. It is not evaluated, so `last` is the result."""
+    if training.recipe is None:
+        recipe = recipes.load(RECIPE, OWN).with_overrides(training.overrides)
+    elif isinstance(training.recipe, Recipe):
+        recipe = training.recipe.with_overrides(training.overrides)
+    else:
+        recipe = recipes.load(training.recipe, training.overrides)
+    minutes = training.minutes / training.folds or None
+    fixed = {"train.minutes": minutes, "train.evaluate_every": 0, "train.patience": 0, "data.kind": "coco"}
+    return recipe.with_overrides(fixed)

@@ -84,8 +84,8 @@ def _write_table(file: Path, samples: Sequence[Sample], matches: Matches, names:
     order = np.argsort(np.concatenate([objects.images, found.images]), kind="stable")
     ids = np.empty(len(order), np.int64)
     ids[order] = np.arange(1, len(order) + 1)
-    paths = [_text(titled(sample.path)) for sample in samples]
-    classes = {label: _text(name) for label, name in enumerate(names)} | {ANY_CLASS: "ignore region"}
+    paths = [table_text(titled(sample.path)) for sample in samples]
+    classes = {label: table_text(name) for label, name in enumerate(names)} | {ANY_CLASS: "ignore region"}
     statuses = [kind.name.lower().replace("_", " ") for kind in Kind]
     ious = np.where(objects.detections < 0, 0.0, found.ious[objects.detections] if len(found.ious) else 0.0)
     rows: list[tuple[object, ...]] = []
@@ -121,7 +121,7 @@ def _ids(ids: Array, rows: Array) -> Iterable[str]:
     return ["" if row < 0 else str(ids[row]) for row in rows.tolist()]
 
 
-def _text(name: str) -> str:
+def table_text(name: str) -> str:
     """A name for a table, which no spreadsheet takes for a formula."""
     text = printable(name)
     return "'" + text if text.lstrip().startswith(FORMULA) else text
