@@ -67,7 +67,7 @@ def corrupt(file: Path, share: float, kinds: list[str], seed: int) -> list[JsonO
 def shifted(box: list[float], image: JsonObject, rng: np.random.Generator) -> list[float]:
     """The box moved by half of its width or height, to where it stays in the image; IoU with the true one is 1/3."""
     x, y, w, h = box
-    moves = np.array([(w / 2, 0), (-w / 2, 0), (0, h / 2), (0, -h / 2)]) + [x, y]
+    moves = np.array([(w / 2, 0), (-w / 2, 0), (0, h / 2), (0, -h / 2)]) + np.array([x, y])
     inside = ((moves >= 0) & (moves <= [image["width"] - w, image["height"] - h])).all(axis=1)
     return [*rng.choice(moves[inside]).round(2).tolist(), w, h]
 

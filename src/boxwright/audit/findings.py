@@ -13,7 +13,7 @@ N detections and M objects of one image
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -23,6 +23,9 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import Dataset, Sample
 from boxwright.metrics.matching import BACKGROUND_IOU, MIN_IOU, areas, in_regions, pairwise_iou
 from boxwright.types import Detections
+
+ALIKE = 0.2  # difference of scores that means little
+PRIOR = 0.02  # share of labels of which an error of a kind is expected, before anything is seen
 
 
 class Kind(StrEnum):
@@ -70,7 +73,7 @@ class _Evidence:
         classes: (M,) scores of wrong classes.
         places: (M,) scores of wrong places.
         class_of, place_of: (M,) the detections that say so.
-        presence: (M,) how surely something is at the place.
+        empty: (M,) scores of boxes where nothing is.
     """
 
     boxes: Array
@@ -81,7 +84,7 @@ class _Evidence:
     places: NDArray[np.float64]
     class_of: NDArray[np.int64]
     place_of: NDArray[np.int64]
-    presence: NDArray[np.float64]
+    empty: NDArray[np.float64]
 
 
 def find(dataset: Dataset, results: Sequence[Detections], least: float = 0.0) -> list[Finding]:
@@ -97,10 +100,10 @@ def find(dataset: Dataset, results: Sequence[Detections], least: float = 0.0) ->
     """
     samples = [dataset[index] for index in range(len(dataset))]
     found = [_examine(sample, result) for sample, result in zip(samples, results, strict=True)]
-    expected = _expected_presence(dataset, found)
+    found = _discounted(samples, found)
     findings = []
     for index, (sample, evidence) in enumerate(zip(samples, found, strict=True)):
-        findings += _of_image(index, int(dataset.starts[index]), sample, evidence, expected, least)
+        findings += _of_image(index, int(dataset.starts[index]), sample, evidence, least)
     return sorted(findings, key=lambda finding: -finding.score)
 
 
@@ -112,7 +115,7 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     objects = np.flatnonzero((sample.labels >= 0) & ~sample.crowd & (areas(sample.boxes) > 0))
     if not len(order):
         nothing, none = np.zeros(len(objects)), np.zeros(len(objects), np.int64)
-        return _Evidence(boxes, labels, scores, objects, nothing, nothing, none, none, nothing)
+        return _Evidence(boxes, labels, scores, objects, nothing, nothing, none, none, nothing + 1)
     says = scores * ~in_regions(sample, result, boxes, labels)  # of what is not labeled as it is detected
     iou = pairwise_iou(boxes, sample.boxes[objects])
     same, at = labels[:, None] == sample.labels[objects][None], iou >= MIN_IOU
@@ -120,15 +123,24 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     presence = (scores[:, None] * np.minimum(1, iou / MIN_IOU)).max(axis=0)
     free = ~at.any(axis=1)  # detections that no object explains
     of_others = says[:, None] * (at & ~same)
-    nearby = (says * free)[:, None] * (same & (iou >= BACKGROUND_IOU))
+    nearby = (says * free)[:, None] * (same & (iou >= BACKGROUND_IOU)) * _alone(iou)
     classes, places = of_others.max(axis=0) * (1 - support), nearby.max(axis=0) * (1 - support)
     place_of = nearby.argmax(axis=0)
-    used = np.zeros(len(order), dtype=bool)
-    used[place_of[places > classes]] = True
-    on_objects = (iou * support[None]).max(axis=1, initial=0)
-    missing = says * free * ~used * np.maximum(0, 1 - on_objects / MIN_IOU)
+    missing = says * free * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU)
+    # a detection near an object is one finding: the object is at a wrong place, or it is another object
+    moved = (places > classes) & (places > missing[place_of])
+    places = places * moved
+    missing[place_of[moved]] = 0
     missing[_repeated(boxes, missing)] = 0
-    return _Evidence(boxes, labels, missing, objects, classes, places, of_others.argmax(axis=0), place_of, presence)
+    return _Evidence(boxes, labels, missing, objects, classes, places, of_others.argmax(axis=0), place_of, 1 - presence)
+
+
+def _alone(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, M) IoUs -> (N, M) how much less each detection lies on any other object, from 0 for as much to 1."""
+    best = np.sort(np.concatenate([np.zeros((len(iou), 2)), iou], axis=1), axis=1)[:, -2:]
+    others = np.where(iou == best[:, 1:], best[:, :1], best[:, 1:])
+    alone: NDArray[np.float64] = np.maximum(0, 1 - others / np.maximum(iou, 1e-9))
+    return alone
 
 
 def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -140,24 +152,34 @@ def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
     return repeated
 
 
-def _expected_presence(dataset: Dataset, found: Sequence[_Evidence]) -> NDArray[np.float64]:
-    """(K,) the mean `presence` of the objects of each class, 0 for one without objects."""
-    rows = np.concatenate(
-        [each.objects + start for each, start in zip(found, dataset.starts.tolist(), strict=False)]
-    ).astype(np.int64)
-    presence, labels = np.concatenate([each.presence for each in found]), dataset.rows.labels[rows]
-    counts = np.bincount(labels, minlength=len(dataset.names))
-    expected: NDArray[np.float64] = np.bincount(labels, presence, len(dataset.names)) / np.maximum(counts, 1)
-    return expected
+def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_Evidence]:
+    """The evidence with scores for empty and wrong places that count how often this network misses and misplaces."""
+    labels = np.concatenate([sample.labels[each.objects] for sample, each in zip(samples, found, strict=True)])
+    empty, places = (np.concatenate([getattr(each, name) for each in found]) for name in ("empty", "places"))
+    ends = np.cumsum([len(each.objects) for each in found])[:-1]
+    empty = np.split(empty * _trust(empty, labels), ends)
+    places = np.split(places * _trust(places, np.zeros(len(labels), np.int64)), ends)
+    return [replace(each, empty=e, places=p) for each, e, p in zip(found, empty, places, strict=True)]
 
 
-def _of_image(
-    index: int, start: int, sample: Sample, evidence: _Evidence, expected: NDArray[np.float64], least: float
-) -> list[Finding]:
+def _trust(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(V,) how far to trust each value that it is an error and no failure of the network.
+
+    PRIOR / (PRIOR + q), with q the share of the other values of its group that are about as high or higher: 1 for one
+    that stands out, and little where many labels are so.
+    """
+    trust = np.ones(len(values))
+    for label in np.unique(groups).tolist():
+        own = values[groups == label]
+        others = len(own) - 1 - np.searchsorted(np.sort(own), own - ALIKE, side="left")
+        trust[groups == label] = PRIOR / (PRIOR + others / max(1, len(own) - 1))
+    return trust
+
+
+def _of_image(index: int, start: int, sample: Sample, evidence: _Evidence, least: float) -> list[Finding]:
     """The findings of one image: at most one for each object."""
     doubted = ~sample.difficult[evidence.objects]
-    labels = sample.labels[evidence.objects]
-    kinds = np.stack([(1 - evidence.presence) * expected[labels], evidence.classes, evidence.places]) * doubted
+    kinds = np.stack([evidence.empty, evidence.classes, evidence.places]) * doubted
     best, findings = kinds.argmax(axis=0), []
     scores = np.take_along_axis(kinds, best[None], axis=0)[0] if len(best) else np.zeros(0)
     detections = np.choose(best, [np.full(len(best), -1), evidence.class_of, evidence.place_of])
