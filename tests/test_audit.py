@@ -84,7 +84,7 @@ def test_a_network_that_misses_many_objects_says_little_of_a_label() -> None:
     )
     assert (len(few), few[0].kind, len(many)) == (1, Kind.SPURIOUS, 21)
     assert few[0].score == pytest.approx(1)
-    assert many[0].score == pytest.approx(0.02 / (0.02 + 20 / 99))
+    assert many[0].score == pytest.approx(0.05 / (0.05 + 20 / 99))
 
 
 def test_a_low_score_at_its_place_speaks_for_a_label() -> None:
@@ -100,11 +100,18 @@ def test_another_class_at_the_place_is_a_wrong_class() -> None:
     assert finding.score == pytest.approx(0.8 * (1 - 0.25))
 
 
+def test_two_labels_at_one_place_explain_the_detection_of_one() -> None:
+    """A rider and the motorcycle: the one that is not found may be spurious, but it is not of the other's class."""
+    (finding,) = single([RIGHT, (PLACE, 1), ((50, 48, 70, 70), 2)], [FOUND, (PLACE, 1, 0.8)], 0.1)
+    assert (finding.kind, finding.row) == (Kind.SPURIOUS, 2)
+    assert finding.score == pytest.approx(1 - 0.8)  # something is there
+
+
 def test_the_class_elsewhere_is_a_wrong_place() -> None:
     moved: Box = (60, 50, 80, 70)  # by half of its width: IoU 1/3
     (finding,) = single([RIGHT, (moved, 0)], [FOUND, (PLACE, 0, 0.8)])
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.LOCATION, 1, PLACE, 0)
-    assert finding.score == pytest.approx(0.8)
+    assert finding.score == pytest.approx(0.8 * (2 - 4 / 3))
 
 
 def test_a_neighbor_that_is_found_itself_is_not_at_a_wrong_place() -> None:
@@ -458,3 +465,14 @@ def test_sets_of_other_classes_are_compared_by_name(data: Path, tmp_path: Path) 
     assert brightness[0] == pytest.approx(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean() / 255, abs=1e-3)
     drift.plot(found, drift.compare(found), tmp_path / "drift.png")
     assert cv2.imread(str(tmp_path / "drift.png")) is not None
+
+
+@pytest.mark.slow
+def test_a_set_without_boxes(tmp_path: Path) -> None:
+    copy = write_set(tmp_path / "data", {"train": 2, "val": 2})
+    for file in (copy / "annotations").iterdir():
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    found = drift.measure({"data": open_subject(copy)})
+    drifts = drift.compare(found)
+    assert {each.quantity for each in drifts} == {"objects", "brightness"}
+    drift.plot(found, drifts, tmp_path / "drift.png")

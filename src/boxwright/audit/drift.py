@@ -197,6 +197,8 @@ def _brightness(paths: Sequence[str]) -> Iterator[float]:
 
 def plot(measured: Measured, drifts: Sequence[Drift], file: Path) -> None:
     """Write a PNG: the shares of the classes, and the cumulative distribution of each quantity."""
+    from matplotlib.ticker import FormatStrFormatter
+
     figure = new_figure(16, 8)
     axes = figure.subplots(2, 3).ravel().tolist()
     largest = {
@@ -217,9 +219,11 @@ def plot(measured: Measured, drifts: Sequence[Drift], file: Path) -> None:
             if len(own):
                 panel.step(own, np.arange(1, len(own) + 1) / len(own), where="post", lw=1.6, label=part)
         panel.set(title=title(name, text), ylim=(0, 1.02), ylabel="share of values up to here")
-        if name in ("size", "aspect") and len(values):
-            panel.set_xscale("log")
-        panel.legend(frameon=False, fontsize=8)
+        if len(values):
+            panel.legend(frameon=False, fontsize=8)
+        if len(values) and name in ("size", "aspect"):
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         tidy(panel)
     axes[-1].set_axis_off()
     save(figure, file)

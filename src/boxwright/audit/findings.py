@@ -1,13 +1,17 @@
 """Labels that may be wrong, by comparison with the detections of a network that was not trained on the image.
 
-As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own, from what the detections say; here it is
-an estimate of the probability that the label is wrong, so that kinds share one ranking. With s the score of a
-detection, and support the highest score of a detection of the object's class at an IoU of at least 0.5 with it:
+As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. Here all are in [0, 1] and made from scores
+of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of a
+detection of the object's class at an IoU of at least 0.5 with it:
 
-- missing: no object at IoU 0.5 with the detection. s, less where it partly lies on an object that has support.
-- class: another class at IoU 0.5, with a higher score than support. s (1 - support).
-- location: no support, but a detection of the class at an IoU from 0.1 to 0.5 that no other object explains. s.
-- spurious: nothing at the place, not even with a low score, where most objects of the class are found.
+- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU), of the object that it overlaps most.
+- class: another class at IoU 0.5. s (1 - support).
+- location: a detection of the class at an IoU from 0.1 to 0.5 that lies on no other object as well. s (1 - support),
+  from an IoU of 0.25 on less, to 0 at 0.5.
+- spurious: 1 - the highest s near the object, of any class.
+
+In the last two a label is doubted since the network did not find the object at its place, which is as often the fault of
+the network. How often is measured on all labels (`_trust`).
 
 N detections and M objects of one image
 """
@@ -24,8 +28,8 @@ from boxwright.data.dataset import Dataset, Sample
 from boxwright.metrics.matching import BACKGROUND_IOU, MIN_IOU, areas, in_regions, pairwise_iou
 from boxwright.types import Detections
 
-ALIKE = 0.2  # difference of scores that means little
-PRIOR = 0.02  # share of labels of which an error of a kind is expected, before anything is seen
+ALIKE = 0.25  # difference of scores that means little
+PRIOR = 0.05  # share of labels that may be spurious or at a wrong place, before anything is seen
 
 
 class Kind(StrEnum):
@@ -122,8 +126,9 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     support = (scores[:, None] * (same & at)).max(axis=0)
     presence = (scores[:, None] * np.minimum(1, iou / MIN_IOU)).max(axis=0)
     free = ~at.any(axis=1)  # detections that no object explains
-    of_others = says[:, None] * (at & ~same)
-    nearby = (says * free)[:, None] * (same & (iou >= BACKGROUND_IOU)) * _alone(iou)
+    of_others = (says * ~(same & at).any(axis=1))[:, None] * (at & ~same)
+    apart = np.clip(2 - 2 * iou / MIN_IOU, 0, 1)  # a small network's own boxes are often near an IoU of 0.5
+    nearby = (says * free)[:, None] * (same & (iou >= BACKGROUND_IOU)) * apart * _alone(iou)
     classes, places = of_others.max(axis=0) * (1 - support), nearby.max(axis=0) * (1 - support)
     place_of = nearby.argmax(axis=0)
     missing = says * free * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU)
@@ -153,7 +158,7 @@ def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_Evidence]:
-    """The evidence with scores for empty and wrong places that count how often this network misses and misplaces."""
+    """The evidence, with scores of empty and wrong places that take into account how often the network fails so."""
     labels = np.concatenate([sample.labels[each.objects] for sample, each in zip(samples, found, strict=True)])
     empty, places = (np.concatenate([getattr(each, name) for each in found]) for name in ("empty", "places"))
     ends = np.cumsum([len(each.objects) for each in found])[:-1]
