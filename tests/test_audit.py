@@ -101,10 +101,11 @@ def test_another_class_at_the_place_is_a_wrong_class() -> None:
 
 
 def test_two_labels_at_one_place_explain_the_detection_of_one() -> None:
-    """A rider and the motorcycle: the one that is not found may be spurious, but it is not of the other's class."""
-    (finding,) = single([RIGHT, (PLACE, 1), ((50, 48, 70, 70), 2)], [FOUND, (PLACE, 1, 0.8)], 0.15)
-    assert (finding.kind, finding.row) == (Kind.SPURIOUS, 2)
-    assert finding.score == pytest.approx(1 - 0.8)  # something is there
+    """A rider and the motorcycle: the one that is not found is not of the other's class."""
+    findings = single([RIGHT, (PLACE, 1), ((50, 48, 70, 70), 2)], [FOUND, (PLACE, 1, 0.8)], 0.15)
+    assert {(finding.kind, finding.row, round(finding.score, 6)) for finding in findings} == {
+        (Kind.SPURIOUS, 1, 0.2), (Kind.SPURIOUS, 2, 0.2),
+    }  # fmt: skip
 
 
 def test_the_class_elsewhere_is_a_wrong_place() -> None:
