@@ -162,9 +162,12 @@ def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_
     labels = np.concatenate([sample.labels[each.objects] for sample, each in zip(samples, found, strict=True)])
     empty, places = (np.concatenate([getattr(each, name) for each in found]) for name in ("empty", "places"))
     ends = np.cumsum([len(each.objects) for each in found])[:-1]
-    empty = np.split(empty * _trust(empty, labels), ends)
-    places = np.split(places * _trust(places, np.zeros(len(labels), np.int64)), ends)
-    return [replace(each, empty=e, places=p) for each, e, p in zip(found, empty, places, strict=True)]
+    pairs = zip(
+        np.split(empty * _trust(empty, labels), ends),
+        np.split(places * _trust(places, np.zeros(len(labels), np.int64)), ends),
+        strict=True,
+    )
+    return [replace(each, empty=e, places=p) for each, (e, p) in zip(found, pairs, strict=True)]
 
 
 def _trust(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,49 +8,53 @@ from boxwright.cli.options import Device, Folder, Kind, Overrides, SkipBad, Spli
 from boxwright.cli.output import echo
 
 
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        callback=local_input,
+        help="Compare the labels with this network, or with detections.json of evaluate, instead of --folds.",
+    ),
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        "--folds", min=2, max=100, help="Train so many networks, each without the images that it predicts. [default: 3]"
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0, help="Time of all trainings together; 0: as long as the recipe says. [default: 15]"
+    ),
+]
+RecipeOfFolds = Annotated[
+    str | None, typer.Option("--recipe", callback=local_input, help="Recipe of the folds: a name, YAML or .cfg file.")
+]
+Start = Annotated[
+    str | None,
+    typer.Option("--start", callback=local_input, help="Weights that the folds start from, where they fit."),
+]
+Against = Annotated[
+    str | None, typer.Option("--against", metavar="DIR", help="Compare with this data set, and not the splits.")
+]
+Group = Annotated[
+    str, typer.Option("--group", help="Images that stay in one fold: image, folder, video, scene, or a REGEX.")
+]
+
+
 def audit(
     folder: Folder,
     out: Annotated[str, typer.Option("--out", callback=output, help="Folder for the findings.")] = "audit",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            callback=local_input,
-            help="Compare the labels with this network, or with detections.json of evaluate, instead of --folds.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            "--folds",
-            min=2,
-            max=100,
-            help="Train so many networks, each without the images that it predicts. [default: 3]",
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            "--minutes", min=0, help="Time of all trainings together; 0: as long as the recipe says. [default: 15]"
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", callback=local_input, help="Recipe of the folds: a name, YAML or .cfg file."),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--start", callback=local_input, help="Weights that the folds start from, where they fit."),
-    ] = None,
+    weights: Network = None,
+    folds: Folds = None,
+    minutes: Minutes = None,
+    recipe: RecipeOfFolds = None,
+    start: Start = None,
     set_: Overrides = None,
     split: Splits = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="DIR", help="Compare with this data set, and not the splits.")
-    ] = None,
-    group: Annotated[
-        str,
-        typer.Option("--group", help="Images that stay in one fold: image, folder, video, scene, or a REGEX."),
-    ] = "image",
+    against: Against = None,
+    group: Group = "image",
     count: Annotated[int, typer.Option("--count", min=0, max=500, help="Number of findings to draw.")] = 24,
     skip_bad: SkipBad = False,
     kind: Kind = "auto",
