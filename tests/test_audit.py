@@ -11,10 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from boxwright import recipe
 from boxwright.audit import drift, folds
 from boxwright.audit.findings import Finding, Kind, find
 from boxwright.audit.report import Report
-from boxwright.audit.run import across, audit
+from boxwright.audit.run import _was_trained_on, across, audit
 from boxwright.audit.subject import open_subject
 from boxwright.cli import main
 from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset, Images, paths_column
@@ -326,6 +327,20 @@ def test_folds_are_trained(data: Path, tmp_path: Path) -> None:
     report = audit(data, tmp_path / "out", training=training)
     assert len(report.subject.dataset) == 12
     assert not list((tmp_path / "out").glob(".fold*"))  # runs are removed
+
+
+@pytest.mark.parametrize(
+    ("root", "splits", "expected"),
+    [("{data}", ["train", "val"], True), ("{data}", ["val"], None), ("elsewhere", ["train"], None)],
+)
+def test_a_network_that_was_trained_on_the_images(
+    root: str, splits: list[str], expected: bool | None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = recipe.load("demo", {"data.root": root.format(data=data)})
+    monkeypatch.setattr("boxwright.audit.run.stored_recipe", lambda path: stored)
+    subject = open_subject(data, splits)
+    assert _was_trained_on(tmp_path, subject) is expected
+    assert _was_trained_on(tmp_path / "net.onnx", subject) is None
 
 
 def run(*words: object) -> int:

@@ -1,8 +1,8 @@
 """Labels that may be wrong, by comparison with the detections of a network that was not trained on the image.
 
-As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. Here all are in [0, 1] and made from scores
-of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of a
-detection of the object's class at an IoU of at least 0.5 with it:
+As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. Here all are in [0, 1] and made from
+scores of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of
+a detection of the object's class at an IoU of at least 0.5 with it:
 
 - missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU), of the object that it overlaps most.
 - class: another class at IoU 0.5. s (1 - support).
@@ -10,8 +10,8 @@ detection of the object's class at an IoU of at least 0.5 with it:
   from an IoU of 0.25 on less, to 0 at 0.5.
 - spurious: 1 - the highest s near the object, of any class.
 
-In the last two a label is doubted since the network did not find the object at its place, which is as often the fault of
-the network. How often is measured on all labels (`_trust`).
+In the last two a label is doubted since the network did not find the object at its place, which may be a failure of the
+network. How often it fails so is measured on all labels (`_trust`).
 
 N detections and M objects of one image
 """

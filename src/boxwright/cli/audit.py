@@ -7,7 +7,6 @@ import typer
 from boxwright.cli.options import Device, Folder, Kind, Overrides, SkipBad, Splits, local_input, output
 from boxwright.cli.output import echo
 
-
 Network = Annotated[
     str | None,
     typer.Option(
