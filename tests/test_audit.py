@@ -111,9 +111,16 @@ def test_two_labels_at_one_place_explain_the_detection_of_one() -> None:
 
 def test_the_class_elsewhere_is_a_wrong_place() -> None:
     moved: Box = (60, 50, 80, 70)  # by half of its width: IoU 1/3
-    (finding,) = single([RIGHT, (moved, 0)], [FOUND, (PLACE, 0, 0.8)])
+    (finding,) = single([RIGHT, (moved, 0)], [FOUND, (PLACE, 0, 0.8)], 0.15)  # and no missing box there
     assert (finding.kind, finding.row, finding.box, finding.label) == (Kind.LOCATION, 1, PLACE, 0)
     assert finding.score == pytest.approx(0.8 * (2 - 4 / 3))
+
+
+def test_a_detection_between_two_objects_is_a_failure_of_the_network() -> None:
+    left: Box = (40, 50, 60, 70)
+    right: Box = (60, 50, 80, 70)
+    findings = single([RIGHT, (left, 0), (right, 0)], [FOUND, (PLACE, 0, 0.8)])
+    assert [finding for finding in findings if finding.kind in (Kind.LOCATION, Kind.MISSING)] == []
 
 
 def test_a_neighbor_that_is_found_itself_is_not_at_a_wrong_place() -> None:

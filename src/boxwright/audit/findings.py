@@ -125,13 +125,12 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     same, at = labels[:, None] == sample.labels[objects][None], iou >= MIN_IOU
     support = (scores[:, None] * (same & at)).max(axis=0)
     presence = (scores[:, None] * np.minimum(1, iou / MIN_IOU)).max(axis=0)
-    free = ~at.any(axis=1)  # detections that no object explains
     of_others = (says * ~(same & at).any(axis=1))[:, None] * (at & ~same)
     apart = np.clip(2 - 2 * iou / MIN_IOU, 0, 1)  # a small network's own boxes are often near an IoU of 0.5
-    nearby = (says * free)[:, None] * (same & (iou >= BACKGROUND_IOU)) * apart * _alone(iou)
+    nearby = says[:, None] * (same & (iou >= BACKGROUND_IOU)) * apart * _alone(iou)
     classes, places = of_others.max(axis=0) * (1 - support), nearby.max(axis=0) * (1 - support)
     place_of = nearby.argmax(axis=0)
-    missing = says * free * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU)
+    missing = says * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU)
     # a detection near an object is one finding: the object is at a wrong place, or it is another object
     moved = (places > classes) & (places > missing[place_of])
     places = places * moved
