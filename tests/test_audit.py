@@ -119,8 +119,8 @@ def test_the_class_elsewhere_is_a_wrong_place() -> None:
 def test_a_detection_between_two_objects_is_a_failure_of_the_network() -> None:
     left: Box = (40, 50, 60, 70)
     right: Box = (60, 50, 80, 70)
-    findings = single([RIGHT, (left, 0), (right, 0)], [FOUND, (PLACE, 0, 0.8)])
-    assert [finding for finding in findings if finding.kind in (Kind.LOCATION, Kind.MISSING)] == []
+    findings = single([RIGHT, (left, 0), (right, 0)], [FOUND, (PLACE, 0, 0.8)], 0.1)
+    assert Kind.LOCATION not in {finding.kind for finding in findings}
 
 
 def test_a_neighbor_that_is_found_itself_is_not_at_a_wrong_place() -> None:
