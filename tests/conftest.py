@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 
 import object_store
 import torchvision_on_cpu
+from boxwright import interrupt
 from boxwright.cache import VARIABLE
 from boxwright.cli.output import log_to_stderr
 from boxwright.extras import silence_telemetry
@@ -94,6 +95,12 @@ def referee() -> ModuleType:
 def logged_to_stderr() -> None:
     """As on the command line, so that tests see what is said."""
     log_to_stderr()
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the command line would stay: later tests would fork processes that SIGTERM does not end."""
+    monkeypatch.delattr(interrupt, "install")  # which `cli.main` calls unless it is given arguments
 
 
 @pytest.fixture

@@ -15,4 +15,5 @@ def make_networks_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(faster_rcnn, "HIDDEN", 256)
     patch.setattr(darknet, "STAGES", tuple((multiple, 1) for multiple, _ in darknet.STAGES))
     patch.setattr(darknet, "STEM", 8)
+    patch.setattr(cspdarknet, "STEM", 8)
     patch.setattr(cspdarknet, "BLOCKS", (1, 1, 1, 1, 1))

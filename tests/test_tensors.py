@@ -1,7 +1,6 @@
 """`data tensors`: what a foreign runtime reads is what our own network is given, and can be mapped back."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +139,15 @@ def test_a_damaged_image_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cells"]
 
 
-def test_the_command(
-    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
-    words = ["boxwright", "data", "tensors", str(tiny_coco), "-o", out, "--count", "1", "--format", "npy"]
-    monkeypatch.setattr(sys, "argv", [*words, "--recipe", TINY, "--set", "data.canvas.size=[32, 64]"])
+    words = ["data", "tensors", str(tiny_coco), "-o", out, "--count", "1", "--format", "npy"]
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        cli.main([*words, "--recipe", TINY, "--set", "data.canvas.size=[32, 64]"])
     assert not ended.value.code
     assert capsys.readouterr().out == f"1 of 4 images of val as npy, 1 x 3 x 32 x 64: written\n{out}\n"
     assert [file.name for file in sorted(Path(out).iterdir())] == ["000000_1.npy", "tensors.json"]
-    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        cli.main(words)
     assert ended.value.code == 2
     assert "--recipe and --weights: needed exactly one" in capsys.readouterr().err

@@ -8,9 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from boxwright.config import Padding
+from boxwright.nn import cspdarknet
 from boxwright.nn.blocks import Activation, Style
 from boxwright.nn.classifier import ClassifierConfig, ImageClassifier
-from boxwright.nn.cspdarknet import CSPDarkNet53
 from boxwright.nn.darknet import DarkNet53
 
 
@@ -30,7 +30,8 @@ class BackboneClassifier(ImageClassifier):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         style = Style(config.activation, config.padding, config.norm_eps, config.norm_momentum, config.negative_slope)
-        self.backbone = DarkNet53(style) if config.network == "darknet53" else CSPDarkNet53(style)
+        csp = config.network == "cspdarknet53"
+        self.backbone = cspdarknet.CSPDarkNet53(style, cspdarknet.STEM) if csp else DarkNet53(style)
         self.classifier = nn.Conv2d(self.backbone.channels[-1], config.classes, 1)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from boxwright.nn.blocks import Bottleneck, ConvNormAct, Style, run_stages
 
-STEM = 32  # channels of the first layer; all others are multiples
+STEM = 32  # channels of the first layer as published; all others are multiples
 BLOCKS = (1, 2, 8, 8, 4)  # residual blocks of the stages at strides 2 to 32
 
 
@@ -39,7 +39,7 @@ class Stage(nn.Module):
 class CSPDarkNet53(nn.Module):
     """(B, 3, H, W) -> maps of 8, 16 and 32 times `stem` channels at strides 8, 16 and 32. H and W: multiples of 32."""
 
-    def __init__(self, style: Style, stem: int = STEM) -> None:
+    def __init__(self, style: Style, stem: int) -> None:
         super().__init__()
         self.channels = (8 * stem, 16 * stem, 32 * stem)
         self.stem = ConvNormAct(3, stem, 3, style)
