@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from boxwright.audit.findings import Finding, Kind, find
 from boxwright.audit.report import Report
 from boxwright.audit.run import _was_trained_on, across, audit
 from boxwright.audit.subject import open_subject
+from boxwright.cache import VARIABLE
 from boxwright.cli import main
 from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset, Images, paths_column
 from boxwright.errors import InputError
@@ -328,11 +330,15 @@ def test_labels_reach_the_folds_as_they_are(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_folds_are_trained(data: Path, tmp_path: Path) -> None:
+def test_folds_are_trained_on_an_archive(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", data)
     changes = {"model.width": 0.125, "data.canvas.size": [64, 64], "data.workers": 0, "train.batch": 2}
     training = folds.Training(folds=2, minutes=0, overrides=changes | {"train.epochs": 1})
-    report = audit(data, tmp_path / "out", training=training)
-    assert len(report.subject.dataset) == 12
+    audit(archive, tmp_path / "out", training=training)
+    tree = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (tree["data"], tree["splits"]) == (archive, COUNTS)
+    assert {row["image"].split("/")[0] for row in tree["findings"]} <= {"train", "val"}
     assert not list((tmp_path / "out").glob(".fold*"))  # runs are removed
 
 
