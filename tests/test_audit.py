@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from boxwright import recipe
+from boxwright import models, recipe
 from boxwright.audit import drift, folds
 from boxwright.audit.findings import Finding, Kind, find
 from boxwright.audit.report import Report
@@ -24,6 +24,7 @@ from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset, Images, paths_colu
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.types import Detections
+from boxwright.weights import checkpoint
 from stand_in import NAMES, rectangles_predictor, scene
 
 Box = tuple[int, int, int, int]
@@ -354,6 +355,14 @@ def test_a_network_that_was_trained_on_the_images(
     subject = open_subject(data, splits)
     assert _was_trained_on(tmp_path, subject) is expected
     assert _was_trained_on(tmp_path / "net.onnx", subject) is None
+
+
+def test_a_classifier_cannot_audit_boxes(data: Path, tmp_path: Path, capsys: Any) -> None:
+    settings = {"model.classes": 3, "data.names": list(NAMES), "data.canvas.size": [32, 32]}
+    classifier = recipe.load("tiny_darknet_cifar10", settings)
+    checkpoint.save(tmp_path / "net.safetensors", models.build(classifier.model), classifier)
+    assert run(data, "--weights", tmp_path / "net.safetensors", "--out", tmp_path / "out") == 2
+    assert "found a classifier, needed a detector" in capsys.readouterr().err
 
 
 def run(*words: object) -> int:

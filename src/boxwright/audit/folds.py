@@ -20,11 +20,13 @@ from boxwright.data.layout import Extras, Split
 from boxwright.datatools.groups import group
 from boxwright.datatools.split import assign
 from boxwright.engine.train import train
+from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, scored
 from boxwright.images.header import read_headers
 from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.recipe import Recipe
 from boxwright.tasks.base import PostprocessArgs
+from boxwright.tasks.detect import TASK as DETECT
 from boxwright.tasks.detect import Prediction
 
 logger = logging.getLogger(__name__)
@@ -94,8 +96,10 @@ def divide(subject: Subject, folds: int, seed: int = 0) -> NDArray[np.int64]:
 def predict_subject(predictor: AnyPredictor, subject: Subject) -> list[Prediction]:
     """The detections of a network from `MIN_SCORE` on, with the labels of the data set.
 
-    Raises InputError if the network does not know a class, or an image cannot be read.
+    Raises InputError if it is no detector or does not know a class, or an image cannot be read.
     """
+    if predictor.task.title != DETECT.title:
+        raise InputError(f"--weights: found {predictor.task.title}, needed {DETECT.title} for labels of boxes")
     dataset = scored(predictor, subject.dataset)
     args: PostprocessArgs = predictor.task.evaluation_args(dataset, predictor.recipe, MIN_SCORE)
     return predict_dataset(predictor, dataset, args)

@@ -69,9 +69,9 @@ def audit(
         if shown(against) == shown(data):
             raise InputError(f"--against {shown(against)}: is the same data set, needed another one")
         subjects[shown(against)] = open_subject(against, skip_bad=skip_bad)
+    results, network, trained_here = _detections(subject, folder, weights, training or folds.Training(), device)
     measured = drift.measure(subjects)
     drifts = drift.compare(measured)
-    results, network, trained_here = _detections(subject, folder, weights, training or folds.Training(), device)
     found = findings.find(subject.dataset, results, MIN_FINDING)
     report = Report(subject, network, trained_here, found, across(subjects), drifts)
     report.write_sheet(folder / SHEET, count)
