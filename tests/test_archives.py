@@ -21,7 +21,7 @@ from boxwright.data import folder_index
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_boxes, open_classes, splits
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.predict.output import find_images, predict_to_folder
 from boxwright.recipe import CanvasConfig
 from stand_in import rectangles_predictor

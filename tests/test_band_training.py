@@ -20,7 +20,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import evaluate
 from boxwright.export.run import export_model
 from boxwright.images.bands import Bands
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.models import build
 from boxwright.nn.channels import set_channels, spread, widen
 from boxwright.predict import tensors

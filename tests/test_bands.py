@@ -27,9 +27,10 @@ from boxwright.engine.bands import measure
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes
 from boxwright.images import bands as bands_module
-from boxwright.images import canvas, header
+from boxwright.images import canvas, decode, header
 from boxwright.images.bands import Bands, parse_numbers, stretch
-from boxwright.images.canvas import frame_for, read_for_display, read_image, resize_to_canvas
+from boxwright.images.canvas import frame_for, read_for_display, resize_to_canvas
+from boxwright.images.decode import read_image
 from boxwright.images.windows import Window, open_scene
 from boxwright.predict.labels import draw_labels
 from boxwright.recipe import CanvasConfig
@@ -144,7 +145,7 @@ def test_pages_are_bands(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has bands 1 to 3, needed 4 too") as error:
         read_image(tmp_path / "a.tif", bands=Bands((4,)))
     message_of(error)
-    assert canvas.all_bands(str(tmp_path / "a.tif")) == (1, 2, 3)
+    assert decode.all_bands(str(tmp_path / "a.tif")) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])

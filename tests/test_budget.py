@@ -20,7 +20,8 @@ from boxwright.batches.loader import Loader
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
 from boxwright.images import budget
-from boxwright.images.canvas import read_canvas, read_crop, read_image
+from boxwright.images.canvas import read_canvas, read_crop
+from boxwright.images.decode import read_image
 from boxwright.images.header import read_header
 from boxwright.predict import output
 from boxwright.recipe import CanvasConfig

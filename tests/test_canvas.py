@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 
 from boxwright.errors import InputError
 from boxwright.images import canvas as canvas_module
-from boxwright.images.canvas import Pixels, frame_for, read_canvas, read_image, resize_to_canvas
+from boxwright.images.canvas import Pixels, frame_for, read_canvas, resize_to_canvas
+from boxwright.images.decode import read_image
 from boxwright.recipe import CanvasConfig
 
 ORACLES = Path(__file__).parent / "oracles" / "preprocess"

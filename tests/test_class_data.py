@@ -22,7 +22,8 @@ from boxwright.engine.datasets import open_checked
 from boxwright.errors import InputError
 from boxwright.formats import holds_classes, open_classes, splits
 from boxwright.formats.imagenet import imagenet_names
-from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
+from boxwright.images.canvas import frame_for, resize_to_canvas
+from boxwright.images.decode import read_image
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.tasks.classify import training_canvas
 from boxwright.types import ClassBatch

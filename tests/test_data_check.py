@@ -17,7 +17,7 @@ from boxwright.datatools.check import check, check_folder, check_splits, skip_ba
 from boxwright.datatools.report import Report, counted
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import read_header, read_headers
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -291,7 +291,6 @@ def without_close_calls(model: nn.Module, chosen: Recipe, images: list[Pixels]) 
 TINY = {"model__width": 0.25, "data__canvas__size": [96, 128], "predict__threshold": 0.02}
 FEW = {"model__rpn__test_proposals": 60, "predict__threshold": 0.02, "data__canvas__size": [96, 128]}
 DETECTORS = [
-    ("yolov3_tiny_coco_416_darknet", TINY),
     ("yolov4_tiny_coco_416_darknet", TINY),
     ("demo", TINY | {"predict__nms__kind": "soft", "predict__temperatures": [0.5, 2.0, 1.5]}),
     ("yolov4_coco_608", TINY | {"data__canvas__resize": "linear"}),
@@ -304,7 +303,7 @@ DETECTORS = [
     ("faster_rcnn_r50_dcn_coco", FEW),
 ]
 # for any number of images, which takes an export almost twice as long
-DYNAMIC = {"yolov3_tiny_coco_416_darknet", "demo", "faster_rcnn_r50_dcn_coco"}
+DYNAMIC = {"demo", "faster_rcnn_r50_dcn_coco"}
 
 
 def same_detections(rows: list[np.ndarray[Any, Any]], wanted: Detections) -> None:

@@ -48,6 +48,7 @@ def check_read_back(model: nn.Module, recipe: Recipe, graph: Graph, file: Path, 
 
 FOREIGN = """
 import pathlib, sys, numpy, torch
+torch.set_grad_enabled(False)
 names = sys.argv[1:]
 inputs = [torch.from_numpy(numpy.load(name)) for name in sorted(pathlib.Path().glob("*.npy"))]
 for name in names:

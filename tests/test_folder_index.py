@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from boxwright import formats
-from boxwright.data import folder_index, index, label_files
+from boxwright.data import folder_index, index, label_files, listing
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.layout import Labels
@@ -234,7 +234,7 @@ def test_a_link_to_another_folder_is_noticed(tmp_path: Path, reads: list[Source]
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (folder_index, "code", "")]
+    ("owner", "name", "value"), [(PIL, "__version__", "0"), (budget, "MAX_PIXELS", 100), (index, "code", "")]
 )
 def test_index_of_other_code_does_not_count(
     tmp_path: Path, reads: list[Source], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: object
@@ -243,15 +243,15 @@ def test_index_of_other_code_does_not_count(
     root, module = yolo(tmp_path / "set"), tmp_path / "package" / "inner" / "module.py"
     module.parent.mkdir(parents=True)
     module.touch()
-    monkeypatch.setattr(folder_index, "PACKAGE", module.parent.parent)
+    monkeypatch.setattr(index, "PACKAGE", module.parent.parent)
     for number in range(3):
-        folder_index._code.cache_clear()
+        index._code.cache_clear()
         opened(root, "train", tmp_path / "cache")
         if number == 1 and name == "code":
             module.write_text("# another reader")
         elif number == 1:
             monkeypatch.setattr(owner, name, value)
-    folder_index._code.cache_clear()
+    index._code.cache_clear()
     assert len(reads) == 2
 
 
@@ -451,21 +451,21 @@ def test_classification_data_has_no_index(tmp_path: Path, reads: list[Source]) -
 
 def test_folders_are_listed_once_while_the_layout_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By all layouts together, and anew when the folder is opened again."""
-    root, real, listed = voc(tmp_path / "set"), os.listdir, list[str]()
+    root, real, listed = voc(tmp_path / "set"), os.scandir, list[str]()
 
-    def listdir(folder: Any) -> list[str]:
+    def scandir(folder: Any) -> Any:
         listed.append(str(folder))
         return real(folder)
 
-    monkeypatch.setattr(label_files.os, "listdir", listdir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     for name in ("b.CSV", "a.csv", ".csv", "c.txt"):
         (root / name).touch()
-    with label_files.listed_once():
+    with listing.listed_once():
         for suffixes in ((".csv",), (".json",), (".csv", ".txt")):
             found = label_files.candidates(root, suffixes)
     assert [file.name for file in found] == ["a.csv", "b.CSV", "c.txt", "classes.txt"]
     assert listed == [str(root), f"{root}/Annotations", f"{root}/JPEGImages"]
     (root / "d.csv").touch()
-    with label_files.listed_once():
+    with listing.listed_once():
         assert len(label_files.candidates(root, (".csv",))) == 3
     assert len(label_files.candidates(root, (".csv",))) == 3

@@ -29,7 +29,7 @@ from boxwright.errors import InputError
 from boxwright.export.run import export_model
 from boxwright.formats import open_boxes
 from boxwright.images import header
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.recipe import Recipe
 from boxwright.weights import checkpoint, darknet, mindspore
 

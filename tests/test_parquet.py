@@ -13,7 +13,7 @@ from boxwright import cli, files
 from boxwright.archives import parquet as rows_of_parquet
 from boxwright.errors import InputError
 from boxwright.formats import describe, open_boxes, splits
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 
 arrow: Any = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 parquet: Any = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")

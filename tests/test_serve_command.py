@@ -18,8 +18,9 @@ for module in ("fastapi", "uvicorn", "python_multipart"):
 
 from boxwright import cli  # noqa: E402
 from boxwright.errors import InputError  # noqa: E402
-from boxwright.serve import run  # noqa: E402
-from boxwright.serve.bodies import TOTAL, Bodies, file_of_multipart  # noqa: E402
+from boxwright.serve import connections, run  # noqa: E402
+from boxwright.serve.bodies import TOTAL, Bodies  # noqa: E402
+from boxwright.serve.forms import file_of_multipart  # noqa: E402
 from boxwright.serve.models import Model, chosen  # noqa: E402
 from boxwright.serve.refusal import Refusal  # noqa: E402
 
@@ -69,17 +70,17 @@ def test_help_does_not_import_the_server() -> None:
 
 
 def test_an_address_in_use() -> None:
-    with run._listen("127.0.0.1", 0) as listener:
+    with connections.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(InputError, match=rf"--host 127.0.0.1 --port {port}: cannot listen there \(Address already"):
-            run._listen("127.0.0.1", port)
+            connections.listen("127.0.0.1", port)
     with pytest.raises(InputError, match="cannot listen there"):
-        run._listen("no.such.host.invalid", 0)
+        connections.listen("no.such.host.invalid", 0)
 
 
 def test_answers_are_not_held_back() -> None:
     """asyncio disables Nagle's algorithm only for sockets that say that they are TCP."""
-    with run._listen("127.0.0.1", 0) as listener:
+    with connections.listen("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 

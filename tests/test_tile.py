@@ -18,7 +18,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.tile import Cut, Cutting, cut_boxes
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.windows import Window
 
 H, W = 100, 150  # px of the scenes

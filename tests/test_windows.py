@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from boxwright.errors import InputError
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import read_header
 from boxwright.images.windows import Georeference, Window, grid, open_scene
 

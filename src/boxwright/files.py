@@ -9,14 +9,17 @@ import socket
 import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from boxwright import mirrors
 from boxwright.errors import InputError, printable
+
+T = TypeVar("T")
 
 # A temporary name holds the machine, the process and a random word. Not the target's name, which may already have the
 # maximum length.
@@ -25,6 +28,7 @@ WEEK = 7 * 24 * 3600  # s after which a temporary file counts as abandoned
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # disk full, quota exceeded, file size limit
 PROBE = bytes(1 << 16)
 LOCAL = "local"  # folder in a mirror: copies of members
+SLICE = 16  # files that a thread takes at a time; to hand over one takes as long as to read a small one
 
 
 def open_regular(path: str | Path) -> BinaryIO:
@@ -89,6 +93,15 @@ def read_input(path: str | Path, needed: str = "", limit: int | None = None) -> 
     if limit is not None and len(content) > limit:
         raise InputError(f"{path}: larger than {limit:,} bytes{needed}")
     return content
+
+
+def read_in_threads(read: Callable[[str], T], paths: Sequence[str], threads: int) -> Iterator[T]:
+    """`read(path)` of each of the paths, in their order. Threads hide the latency of network file systems."""
+    count = max(1, min(SLICE, len(paths) // threads))
+    slices = [paths[start : start + count] for start in range(0, len(paths), count)]
+    with ThreadPoolExecutor(threads) as pool:
+        for results in pool.map(lambda part: [read(path) for path in part], slices):
+            yield from results
 
 
 def local_file(path: str | Path) -> Path:

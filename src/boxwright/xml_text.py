@@ -14,6 +14,7 @@ MAX_STREAM = 1 << 28  # bytes of a file that is read piece by piece
 MAX_ELEMENTS = 1 << 19  # at a time, 150 bytes of memory each; an object has about ten
 MAX_DEPTH = 32  # of nested elements; label files have 5
 CHUNK = 1 << 16  # characters
+START = 256  # bytes, enough for `codec_of`
 LINE = " line"  # attribute of an element of `children`: its line in the file; no attribute in XML has this name
 INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # characters that XML cannot contain
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""", re.ASCII)
@@ -115,7 +116,7 @@ def _chunks(file: str | Path, max_bytes: int) -> Iterator[str]:
                 raise XmlError("the file is empty, needed XML")
             if size > max_bytes:
                 raise XmlError(f"more than {max_bytes:,} bytes, needed labels")
-            codec = _codec(opened.read(256))
+            codec = codec_of(opened.read(START))
             opened.seek(0)
             with io.TextIOWrapper(opened, encoding=codec) as decoded:
                 yield from iter(lambda: decoded.read(CHUNK), "")
@@ -125,8 +126,8 @@ def _chunks(file: str | Path, max_bytes: int) -> Iterator[str]:
         raise XmlError(f"not in the encoding {codec.removesuffix('-sig')}; save it as UTF-8") from error
 
 
-def _codec(start: bytes) -> str:
-    """The codec of a file that begins so."""
+def codec_of(start: bytes) -> str:
+    """The codec of a file that begins so. Raises XmlError for an encoding that is not read."""
     for mark, codec in MARKS.items():
         if start.startswith(mark):
             return codec

@@ -19,7 +19,7 @@ from boxwright.images.canvas import read_image
 from boxwright.images.draw import Color
 from boxwright.json_text import JsonObject
 from boxwright.metrics import sheet
-from boxwright.metrics.error_report import table_text
+from boxwright.metrics.error_table import table_text
 from boxwright.metrics.sheet import Panel, View, fitted
 
 FORMAT = "boxwright audit 1"

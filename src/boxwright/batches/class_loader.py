@@ -17,7 +17,8 @@ from torch import Tensor
 
 from boxwright.batches.loader import BatchBuilder, BatchSpec, EpochLoader, SampleDataset
 from boxwright.batches.rng import crop_rng
-from boxwright.images.canvas import Crop, Pixels, Size, read_crop, resized_crop
+from boxwright.images.canvas import Crop, Pixels, read_crop, resized_crop
+from boxwright.images.decode import Size
 from boxwright.recipe import CanvasConfig, ClassAugmentConfig
 from boxwright.types import ClassBatch, Frame
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import audit, compare, data, deploy, networks, predict, serve, tables, tracks
+from boxwright.cli import audit, compare, data, deploy, look, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("export")(with_cache(deploy.export))
 app.command("quantize")(with_cache(deploy.quantize))
 app.command("bench")(with_cache(deploy.bench))
 app.command("serve")(with_cache(serve.serve))
+app.command("look")(with_cache(look.look))
 app.command("demo")(with_cache(networks.demo))
 
 data_app = typer.Typer(help="Check, audit, view, convert and split data sets; choose anchors.")

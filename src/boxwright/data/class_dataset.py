@@ -27,7 +27,7 @@ class ClassSample:
 
     def image(self) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises InputError if the file is not a readable image."""
-        from boxwright.images.canvas import read_image  # imports torch, which opening a data set does not need
+        from boxwright.images.decode import read_image  # imports torch, which opening a data set does not need
 
         return read_image(self.path) if self.pixels is None else self.pixels
 

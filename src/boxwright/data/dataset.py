@@ -170,13 +170,17 @@ class Dataset:
         """The file of an image."""
         return os.fsdecode(self.images.paths[index].item())
 
+    def paths(self) -> list[str]:
+        """The files of all images."""
+        return [os.fsdecode(path) for path in self.images.paths.tolist()]
+
     def source(self, index: int) -> str:
         """The input of a predictor: the file of an image."""
         return self.path(index)
 
     def folders(self) -> set[str]:
         """The folders of the images."""
-        return {os.path.dirname(self.path(index)) for index in range(len(self))}  # noqa: PTH120  (100,000s)
+        return {os.path.dirname(path) for path in self.paths()}  # noqa: PTH120  (100,000s)
 
     def label_file(self, index: int) -> str:
         """The label file of an image."""

@@ -11,14 +11,11 @@ import hashlib
 import logging
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-
-import PIL
 
 from boxwright import mirrors
 from boxwright.arrays import Array
@@ -27,12 +24,10 @@ from boxwright.data.dataset import Dataset, Images
 from boxwright.data.layout import Labels
 from boxwright.data.source import Source
 from boxwright.errors import InputError
-from boxwright.images import budget
 from boxwright.json_text import JsonObject
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent.parent  # whose code determines what is read
 MIN_FILES = 2000  # label files of a split; fewer are read in less than half a second
 MAX_RATIO = 10  # files below the folders per label file; with more, looking at them takes as long as reading the labels
 IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
@@ -101,18 +96,10 @@ def _stamp(
         return {
             "source": _key(source),
             "files": _files_hash(folders, skipped, before, limit),
-            "code": _code(),
-            "path_encoding": sys.getfilesystemencoding(),
-            "pillow": PIL.__version__,  # which reads the sizes of images
-            "max_pixels": budget.MAX_PIXELS,
+            **index.versions(),
         }
     except (OSError, ValueError):
         return {}
-
-
-@cache
-def _code() -> str:
-    return index.code_hash(sorted(PACKAGE.rglob("*.py")))
 
 
 def _files_hash(folders: Sequence[Path], skipped: Path, before: int | None, limit: int | None) -> str:

@@ -10,12 +10,15 @@ expected one, and its content is consistent; else the labels are read again. The
 import hashlib
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from boxwright import files, json_text
@@ -23,10 +26,12 @@ from boxwright.arrays import Array
 from boxwright.cache import cache_folder
 from boxwright.data.dataset import ANY_CLASS, Boxes, Images
 from boxwright.data.findings import TITLES, Finding
+from boxwright.images import budget
 from boxwright.json_text import JsonObject
 
 T = TypeVar("T")
 
+PACKAGE = Path(__file__).parent.parent  # whose code determines what is read
 # A second change within one tick of the file system's clock does not alter the timestamps, so a file is indexed only if
 # it is older than that. FAT has the longest tick.
 CLOCK_TICK = 2 * 10**9  # ns
@@ -55,6 +60,21 @@ def place(kind: str, key: str, cache: str | Path | None = None) -> Path:
 def code_hash(modules: Iterable[Path]) -> str:
     """A hash of Python files. Raises OSError if one cannot be read."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in modules)).hexdigest()
+
+
+def versions() -> dict[str, object]:
+    """What determines the result of reading a data set besides its files. Raises OSError if the code cannot be read."""
+    return {
+        "code": _code(),
+        "path_encoding": sys.getfilesystemencoding(),
+        "pillow": PIL.__version__,  # which reads the sizes of images
+        "max_pixels": budget.MAX_PIXELS,
+    }
+
+
+@cache
+def _code() -> str:
+    return code_hash(sorted(PACKAGE.rglob("*.py")))
 
 
 def save(

@@ -1,31 +1,17 @@
 """Label files of a whole split: which files of a folder may be such, and of which split they are."""
 
 import heapq
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from boxwright.data.contents import MAX_HEADS
+from boxwright.data.listing import listing
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.text import subfolders
 
 AFFIX = re.compile(r"(?:[-_. ]?(?:annotations?|labels?|bbox|images?|with|rotation|createml))+$", re.IGNORECASE)
-
-_listed: ContextVar[dict[Path, Mapping[str, list[str]]] | None] = ContextVar("_listed", default=None)
-
-
-@contextmanager
-def listed_once() -> Iterator[None]:
-    """In the block, `candidates` lists each folder once, since many layouts look into the same 100,000s of files."""
-    token = _listed.set({})
-    try:
-        yield
-    finally:
-        _listed.reset(token)
 
 
 def find_files(root: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]) -> dict[str, Path]:
@@ -63,21 +49,9 @@ def by_split(files: Sequence[Path], root: Path) -> dict[str, Path]:
 
 
 def _first_names(folder: Path, suffixes: tuple[str, ...], limit: int) -> list[str]:
-    names = [name for suffix in suffixes for name in _names_by_suffix(folder).get(suffix, ())]
+    by_suffix = listing(folder).by_suffix()
+    names = [name for suffix in suffixes for name in by_suffix.get(suffix, ())]
     return heapq.nsmallest(limit, (name for name in names if name[0] != "."))
-
-
-def _names_by_suffix(folder: Path) -> Mapping[str, list[str]]:
-    """Suffix in lower case -> the names in a folder that end so."""
-    known = _listed.get()
-    if known is not None and folder in known:
-        return known[folder]
-    names: dict[str, list[str]] = {}
-    for name in os.listdir(folder):  # noqa: PTH208  (100,000s of them)
-        names.setdefault(name[name.rfind(".") :].lower(), []).append(name)
-    if known is not None:
-        known[folder] = names
-    return names
 
 
 def _split_in(name: str) -> str | None:

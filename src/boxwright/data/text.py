@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from boxwright import config, files
 from boxwright.arrays import Array
+from boxwright.data.listing import listing
 from boxwright.data.source import Source
 from boxwright.data.yolo_labels import LabelFinder
 from boxwright.errors import InputError
@@ -79,7 +80,7 @@ def find_lists(root: Path, kind: str) -> dict[str, Path]:
     """Split -> list file of that kind, directly in `root`."""
     if not root.is_dir():
         return {}
-    names = sorted(os.listdir(root))  # noqa: PTH208  (100,000s of them)
+    names = sorted(listing(root).names)
     images = {os.path.splitext(name)[0] for name in names if name.lower().endswith(SUFFIXES)}  # noqa: PTH122
     texts = (name for name in names if name.lower().endswith(".txt") and name not in NAME_FILES)
     # a text with the name of an image holds its labels
@@ -232,8 +233,7 @@ def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder`, sorted; [] if it does not exist. Fast also with 100,000s of files in it."""
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:  # which knows the folders among its entries without a look at each
-        return sorted(folder / entry.name for entry in entries if entry.is_dir())
+    return sorted(folder / name for name in listing(folder).folders)
 
 
 def walk(folder: Path, suffixes: tuple[str, ...]) -> list[str]:

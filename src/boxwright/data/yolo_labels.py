@@ -8,6 +8,7 @@ import re
 from itertools import islice
 from pathlib import Path
 
+from boxwright.data.listing import listing
 from boxwright.files import open_regular
 from boxwright.images.header import SUFFIXES
 
@@ -59,7 +60,7 @@ class LabelFinder:
 def label_folders(parent: Path) -> list[Path]:
     """The folders of labels in `parent`: `labels` in any capitals, else makesense's dated one without a like CSV."""
     try:
-        names = sorted(os.listdir(parent))  # noqa: PTH208
+        names = sorted(listing(parent).names)
     except OSError:
         return []
     found = [parent / name for name in names if name.lower() == "labels"]
@@ -71,7 +72,7 @@ def label_folders(parent: Path) -> list[Path]:
 def image_folders(parent: Path) -> list[Path]:
     """The folders of images in `parent`: `images` or `JPEGImages`, in any capitals."""
     try:
-        names = sorted(os.listdir(parent))  # noqa: PTH208  (100,000s of them)
+        names = sorted(listing(parent).names)
     except OSError:
         return []
     return [folder for name in names if name.lower() in IMAGE_FOLDERS and (folder := parent / name).is_dir()]
@@ -91,8 +92,7 @@ def can_hold_labels(folder: Path) -> bool:
 def has_labels_beside(folder: Path, limit: int | None = None) -> bool:
     """Whether a folder holds images with YOLO's labels beside them. limit: entries that are looked at."""
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, limit)]
+        names = listing(folder).names[:limit]
     except OSError:
         return False
     texts = [name for name in names if name.lower().endswith(".txt") and name not in NOT_LABELS]

@@ -12,7 +12,7 @@ import numpy as np
 from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.bands import BandNumbers, Samples, check_numbers, count_bands, read_samples, read_window
-from boxwright.images.canvas import open_image
+from boxwright.images.decode import open_image
 from boxwright.images.header import TIFF, quiet
 from boxwright.images.tiff import open_pages
 from boxwright.images.windows import Window

@@ -24,11 +24,11 @@ from boxwright.data.layout import Labels
 from boxwright.data.sets import Root
 from boxwright.datatools import class_check, set_check
 from boxwright.datatools.duplicates import EQUAL, MIN_IOU, same_object
+from boxwright.datatools.headers import checked_headers
 from boxwright.datatools.report import Report, check_all, counted, reject_other_files
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_classes
 from boxwright.images.header import Header, read_headers
-from boxwright.progress import track
 
 MAX_LISTED = 100  # files named in one finding
 MAX_SHOWN = 10  # classes named in one finding
@@ -53,8 +53,8 @@ def check(
         return set_check.check_sets(dataset, each)
     headers: list[Header] = []
     if images:
-        paths = [dataset.path(index) for index in range(len(dataset))]
-        headers = list(track(read_headers(paths, decode=decode), len(paths), f"checking {dataset.split}"))
+        paths = dataset.paths()
+        headers = checked_headers(paths, dataset.split, decode)
         if scenes:
             from boxwright.images.windows import scene_fault  # brings torch, which checking labels can do without
 
@@ -77,9 +77,9 @@ def check_splits(first: Dataset, second: Dataset) -> Report:
     if (first.names, first.category_ids) != (second.names, second.category_ids):
         text = f"classes are {_classes(second)}, those of {first.split} are {_classes(first)}; make them the same"
         findings.append(Finding("classes_differ", second.split, str(second.root), text))
-    seen = {os.path.abspath(first.path(index)) for index in range(len(first))}  # noqa: PTH100  (100,000s of them)
-    for index in range(len(second)):
-        if os.path.abspath(second.path(index)) in seen:  # noqa: PTH100
+    seen = {os.path.abspath(path) for path in first.paths()}  # noqa: PTH100  (100,000s of them)
+    for index, path in enumerate(second.paths()):
+        if os.path.abspath(path) in seen:  # noqa: PTH100
             text = f"is also in {first.split}, which makes results look better than they are"
             findings.append(_of_image(second, index, "shared_image", text))
     return Report(tuple(findings))
@@ -294,6 +294,8 @@ def _image_ids(dataset: Dataset) -> Iterator[Finding]:
     for index, image_id in enumerate(dataset.images.ids.tolist()):
         places[image_id].append(index)
     for indices in places.values():
+        if len(indices) == 1:
+            continue
         files = {dataset.path(index) for index in indices}
         named = ", ".join(sorted(files)[:MAX_LISTED]) + (" and so on" if len(files) > MAX_LISTED else "")
         for index in indices[0 if len(files) > 1 else 1 :]:
@@ -325,8 +327,8 @@ def _images(dataset: Dataset, headers: list[Header]) -> Iterator[Finding]:
 def _image_twice(dataset: Dataset) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     ids = dataset.images.ids.tolist()
-    for index in range(len(dataset)):
-        first = seen.setdefault(dataset.path(index), index)
+    for index, path in enumerate(dataset.paths()):
+        first = seen.setdefault(path, index)
         if first != index and ids[first] != ids[index]:
             yield _of_image(dataset, index, "image_twice", f"is also image id {ids[first]}")
 

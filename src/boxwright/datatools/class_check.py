@@ -12,9 +12,8 @@ import numpy as np
 from boxwright.data.class_dataset import ClassSet
 from boxwright.data.findings import Finding
 from boxwright.datatools import set_check
+from boxwright.datatools.headers import checked_headers
 from boxwright.datatools.report import Report
-from boxwright.images.header import read_headers
-from boxwright.progress import track
 
 
 def check(dataset: ClassSet, *, decode: bool | None = False) -> Report:
@@ -39,8 +38,7 @@ def _images(dataset: ClassSet, *, decode: bool | None) -> Iterator[Finding]:
     if dataset.pixels is not None:
         return
     paths = [dataset.path(index) for index in range(len(dataset))]
-    headers = read_headers(paths, decode=decode)
-    for index, header in enumerate(track(headers, len(paths), f"checking {dataset.split}")):
+    for index, header in enumerate(checked_headers(paths, dataset.split, decode)):
         if fault := header.fault or header.not_rgb:
             kind = "missing_image" if header.missing else "unreadable_image"
             yield Finding(kind, dataset.split, paths[index], fault, index=index)

@@ -18,7 +18,7 @@ from boxwright.errors import InputError, one_line, printable
 from boxwright.files import new_folder
 from boxwright.formats import open_boxes, splits
 from boxwright.formats.folder import SPLITS
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.draw import encode_image
 from boxwright.progress import track
 

@@ -22,7 +22,7 @@ from boxwright import files
 from boxwright.arrays import Array
 from boxwright.cache import cache_folder
 from boxwright.errors import InputError
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.progress import track
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from boxwright.data.dataset import Dataset, evenly_spaced
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError
 from boxwright.images.bands import Range, read_samples, valid
-from boxwright.images.canvas import all_bands, open_image
+from boxwright.images.decode import all_bands, open_image
 from boxwright.recipe import Recipe
 
 logger = logging.getLogger(__name__)

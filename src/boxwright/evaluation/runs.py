@@ -110,14 +110,14 @@ def list_runs(folder: str | Path) -> Runs:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder, needed one with runs")
-    found = [_read(path, root) for path in _find(root)]
+    found = [_read(path, root) for path in find_runs(root)]
     if not found:
         raise InputError(f"{root}: found no run, needed folders as `boxwright train` writes them, with {RECIPE}")
     _compare(found)
     return Runs(tuple(found))
 
 
-def _find(root: Path) -> Iterator[Path]:
+def find_runs(root: Path) -> Iterator[Path]:
     """Run folders in order; nothing below a run, behind a link, or in a hidden folder."""
     for path, folders, files in os.walk(root):
         if {RECIPE, run_log.FILE, LOCK} & set(files):
@@ -132,14 +132,14 @@ def _read(path: Path, root: Path) -> Run:
         _read_recipe(run, path / RECIPE)
         _read_log(run, path / run_log.FILE)
         if (path / METRICS).exists():
-            _read_metrics(run, path / METRICS)
+            read_metrics(run, path / METRICS)
             run.state = "done"
         elif run.planned and run.epochs == run.planned:
             run.state = "done"
     except (InputError, OSError) as error:
         run.state = f"broken: {error}"
     run.minutes = _minutes(path)
-    if _is_locked(path / LOCK):
+    if is_locked(path / LOCK):
         run.state = "running"
     return run
 
@@ -162,7 +162,8 @@ def _read_log(run: Run, file: Path) -> None:
                     run.measure, run.value = title, float(values[key])
 
 
-def _read_metrics(run: Run, file: Path) -> None:
+def read_metrics(run: Run, file: Path) -> None:
+    """Fill in the metric of a metrics.json. Raises InputError if there is none."""
     content = json_text.read(file)
     summary = _mapping(content, "summary")
     key = next((key for key in MEASURES if _is_number(summary.get(key))), "")
@@ -200,7 +201,7 @@ def _minutes(path: Path) -> float | None:
     return sum(seconds) / 60 if min(seconds) >= 0 else None
 
 
-def _is_locked(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Whether another process has locked a file."""
     if sys.platform == "win32":
         return False

@@ -24,9 +24,9 @@ from boxwright.data.class_map import check_keys, map_classes
 from boxwright.data.dataset import Dataset
 from boxwright.data.findings import Finding
 from boxwright.data.folder_index import read_indexed
-from boxwright.data.label_files import listed_once
 from boxwright.data.labeled_classes import limit_classes
 from boxwright.data.layout import Labels, Layout
+from boxwright.data.listing import listed_once
 from boxwright.data.merge import open_sets
 from boxwright.data.sets import Root, Sets, find_sets, mentions
 from boxwright.data.source import Source

@@ -7,7 +7,6 @@ pycocotools' `sorted(getCatIds())`. A box's area is the JSON's `area`, which for
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from boxwright.data.contents import head, json_keys
 from boxwright.data.dataset import Dataset, Images, paths_column
 from boxwright.data.findings import Finding
 from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright.data.listing import listing
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.text import decimals, write_lines
@@ -268,8 +268,7 @@ def _is_known(file: Path) -> bool:
 def _json_files(folder: Path) -> list[Path]:
     """The JSON files in a folder, sorted; [] if there are more than `MAX_FILES`."""
     try:
-        with os.scandir(folder) as found:
-            names = [*islice((entry.name for entry in found if entry.name.endswith(".json")), MAX_FILES + 1)]
+        names = [name for name in listing(folder).by_suffix().get(".json", []) if name.endswith(".json")]
     except OSError:
         return []
     return sorted(folder / name for name in names) if len(names) <= MAX_FILES else []

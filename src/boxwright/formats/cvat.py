@@ -7,13 +7,11 @@ polylines, cuboids and skeletons have no box and are errors. CVAT for video has 
 
 import html
 import math
-import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from boxwright import xml_text
@@ -22,6 +20,7 @@ from boxwright.data import contents, text
 from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Keys, Layout, Split, Writer
+from boxwright.data.listing import listing
 from boxwright.data.locate import Locator
 from boxwright.data.outlines import area_of, bounds_of, corners_of, rotated_corners
 from boxwright.data.source import Source
@@ -269,9 +268,8 @@ def _files(folder: Path) -> list[Path]:
     """CVAT's XML files directly in a folder."""
     if ROOT.search(contents.head(folder / FILE)):
         return [folder / FILE]
-    with os.scandir(folder) as entries:
-        xmls = (Path(entry.path) for entry in entries if entry.name.lower().endswith(".xml"))
-        return sorted(file for file in islice(xmls, MAX_HEADS) if ROOT.search(contents.head(file)))
+    xmls = [folder / name for name in listing(folder).by_suffix().get(".xml", [])[:MAX_HEADS]]
+    return sorted(file for file in xmls if ROOT.search(contents.head(file)))
 
 
 LAYOUT = Layout(

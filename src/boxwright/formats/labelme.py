@@ -53,7 +53,7 @@ def collect(source: Source) -> Builder:
     used = set()
     for file in track(files, len(files), f"reading labels of {source.split}"):
         try:
-            tree = _load(Path(file))
+            tree = load(Path(file))
             shapes = sequence(tree.get("shapes", []), "shapes")
         except ValueError as fault:
             builder.error(file, str(fault))
@@ -67,7 +67,7 @@ def collect(source: Source) -> Builder:
         size = size_of(tree.get("imageHeight"), tree.get("imageWidth"))
         image = builder.add_image(name, file, size, {"flags": flags} if flags else {})
         for index, shape in enumerate(shapes):
-            _add(builder, image, f"{file} shapes[{index}]", index, shape)
+            add_shape(builder, image, f"{file} shapes[{index}]", index, shape)
     for path in text.walk(source.path, SUFFIXES) if source.path.is_dir() else []:
         if not {os.path.normpath(path), os.path.splitext(path)[0]} & used:  # noqa: PTH122  (100,000s of them)
             builder.note("image without a JSON file, which is not labeled yet, is not used", path)
@@ -95,7 +95,7 @@ def write(split: Split, folder: Path) -> list[Path]:
     return [folder / name / path for path in split.images]
 
 
-def _load(file: Path) -> Keys:
+def load(file: Path) -> Keys:
     """The content of a JSON file without the copy of the image."""
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -113,7 +113,7 @@ def _without_image(entry: Keys) -> Keys:
     return entry
 
 
-def _add(builder: Builder, image: int, place: str, index: int, value: object) -> None:
+def add_shape(builder: Builder, image: int, place: str, index: int, value: object) -> None:
     """Add a shape, or report why that is not possible."""
     try:
         shape = mapping(value, "the shape")

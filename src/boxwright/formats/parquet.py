@@ -18,6 +18,7 @@ from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.dataset import Dataset
 from boxwright.data.entries import found, number, numbers, sequence, size_of
 from boxwright.data.layout import Layout
+from boxwright.data.listing import listing
 from boxwright.data.source import Source
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.errors import InputError
@@ -40,7 +41,7 @@ def find(root: Path) -> dict[str, Path]:
         return {_split_of(root) or "all": root} if root.suffix == SUFFIX else {}
     splits: dict[str, Path] = {}
     for folder in (root, root / "data"):
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []  # noqa: PTH208
+        names = sorted(listing(folder).names) if folder.is_dir() else []
         files = [folder / name for name in names if name.endswith(SUFFIX)]
         for file in files:
             splits.setdefault(_split_of(file), file)

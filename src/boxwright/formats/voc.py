@@ -11,7 +11,6 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,6 +20,7 @@ from boxwright.data import contents, text
 from boxwright.data.builder import Builder, extras_with, read_with
 from boxwright.data.dataset import Dataset
 from boxwright.data.layout import Keys, Layout, Split, Writer
+from boxwright.data.listing import listing
 from boxwright.data.locate import Locator
 from boxwright.data.outlines import area_of, bounds_of, rotated_corners
 from boxwright.data.source import Source
@@ -106,7 +106,7 @@ def collect(source: Source, keys: bool = True) -> Builder:
         if unusual:
             builder.note(unusual, file)
         for number, element in enumerate(tree.findall("object"), 1):
-            _add_object(builder, image, element, (file, number), keys)
+            add_object(builder, image, element, (file, number), keys)
     for extra in sorted(images.all() - {*builder.paths}) if path.is_dir() else ():
         builder.note("an image without an XML file is not in the set", extra)
     return builder
@@ -162,7 +162,7 @@ def _read_back(key: str, value: object) -> object:
     return _other_keys(ET.fromstring(ET.tostring(tree)), set()).get(key)
 
 
-def _add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
+def add_object(builder: Builder, image: int, element: ET.Element, place: tuple[str, int], keys: bool) -> None:
     """place: label file, number of the object from 1."""
     file, number = place
     where = f"{file} object[{number}]"
@@ -325,9 +325,8 @@ def _xmls_in(folder: Path) -> Path | None:
 
 def _holds_xml(folder: Path) -> bool:
     """Whether an XML file directly in `folder` has the outer element `annotation`."""
-    with os.scandir(folder) as entries:
-        xmls = (Path(entry.path) for entry in entries if entry.name.lower().endswith(".xml"))
-        return any(ROOT.search(contents.head(file).replace(b"\0", b"")) for file in islice(xmls, MAX_HEADS))
+    xmls = [folder / name for name in listing(folder).by_suffix().get(".xml", [])[:MAX_HEADS]]
+    return any(ROOT.search(contents.head(file).replace(b"\0", b"")) for file in xmls)
 
 
 def _is_plain(file: Path, xmls: Path) -> bool:

@@ -20,6 +20,7 @@ from boxwright.data import data_file, text, yolo_labels
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.findings import Finding, FindingList, orphan
 from boxwright.data.layout import Extras, Keys, Layout, Split, Writer
+from boxwright.data.listing import listing
 from boxwright.data.locate import Locator
 from boxwright.data.outlines import areas_of
 from boxwright.data.source import Source
@@ -47,7 +48,7 @@ def find(root: Path) -> dict[str, Path]:
         labels = [folder for folder in yolo_labels.label_folders(root) if yolo_labels.can_hold_labels(folder)]
         if not labels:
             continue
-        if any(file.suffix.lower() in SUFFIXES for file in images.iterdir()):
+        if not listing(images).by_suffix().keys().isdisjoint(SUFFIXES):
             flat = images
             continue
         inner = text.subfolders(images)
@@ -91,7 +92,7 @@ def read(source: Source) -> Dataset:
         found.note("no image of this split has a label file; all are taken as images without objects", str(source.path))
     _note_shared(entries, found)
     sizes = np.array([header.size for header in headers], dtype=np.int64)
-    rows, counts = _read_labels(paths, labels, _keypoints(source), found)
+    rows, counts = read_labels(paths, labels, keypoints_of(source), found)
     boxes = rows.boxes(np.repeat(sizes, counts, axis=0), tuple(classes))
     files = [file for file, _ in labels]
     dataset = Dataset.without_ids(source, tuple(classes.values()), paths, files, boxes, counts)
@@ -106,7 +107,7 @@ def read(source: Source) -> Dataset:
 
 def extras(dataset: Dataset) -> Extras:
     """The outlines."""
-    keypoints = _keypoints(dataset.origin) if dataset.origin else 0
+    keypoints = keypoints_of(dataset.origin) if dataset.origin else 0
     rows: list[Keys] = [{} for _ in range(len(dataset.rows))]
     entries = dataset.rows.entries.tolist()
     for index in range(len(dataset)):
@@ -114,8 +115,8 @@ def extras(dataset: Dataset) -> Extras:
         lines = _lines(dataset.label_file(index)) if own else []
         width_height = dataset.images.sizes[index, ::-1]
         for row in own:
-            values = _numbers(lines[entries[row] - 1], keypoints)
-            if _is_outline(values, keypoints):
+            values = numbers_of(lines[entries[row] - 1], keypoints)
+            if is_outline(values, keypoints):
                 outline = np.array(values[1:]).reshape(-1, 2) * width_height
                 rows[row]["segmentation"] = [outline.reshape(-1).tolist()]
     return Extras(rows, [{} for _ in range(len(dataset))])
@@ -247,7 +248,7 @@ def _is_labeled(path: Path, source: Source) -> bool:
     return any(exists for _, (_, exists) in _images(path, source, finder, FindingList(source.split)))
 
 
-def _keypoints(source: Source) -> int:
+def keypoints_of(source: Source) -> int:
     """Numbers of keypoints in a line, from the data YAML that was opened or that is in the folder."""
     if source.keypoints or not source.root.is_dir():
         return source.keypoints
@@ -255,7 +256,7 @@ def _keypoints(source: Source) -> int:
     return next((data_file.read(file).keypoints for file in files if file.is_file()), 0)
 
 
-def _read_labels(
+def read_labels(
     images: Sequence[str], labels: Sequence[tuple[str, bool]], keypoints: int, found: FindingList
 ) -> tuple[_Rows, list[int]]:
     """The rows, and their number per image."""
@@ -268,14 +269,14 @@ def _read_labels(
             found.error(file, str(error).removeprefix(f"{file}: "), images[index], index)
             lines = []
         for number, line in enumerate(lines, 1):
-            values = _numbers(line, keypoints)
+            values = numbers_of(line, keypoints)
             if len(values) == 5:
                 rows.table.append(values)
             elif not values:
                 if line.strip():
                     found.error(f"{file} line {number}", _fault(line, keypoints), images[index], index)
                 continue
-            elif _is_outline(values, keypoints):
+            elif is_outline(values, keypoints):
                 _add_outline(rows, values)
                 found.note("outline, read as the box around it", f"{file} line {number}")
             else:
@@ -302,7 +303,7 @@ def _lines(file: str) -> list[bytes]:
     return content.removeprefix(codecs.BOM_UTF8).splitlines()
 
 
-def _numbers(line: bytes, keypoints: int) -> list[float]:
+def numbers_of(line: bytes, keypoints: int) -> list[float]:
     """The numbers of a line: a box, an outline, a box with a confidence or with keypoints; [] if it is none of them."""
     try:
         values = [float(word) for word in line.split()]
@@ -316,7 +317,7 @@ def _numbers(line: bytes, keypoints: int) -> list[float]:
     return values if count % 2 and all(map(np.isfinite, values)) else []
 
 
-def _is_outline(values: Sequence[float], keypoints: int) -> bool:
+def is_outline(values: Sequence[float], keypoints: int) -> bool:
     return len(values) > 6 and not (keypoints and len(values) == 5 + keypoints)
 
 

@@ -1,17 +1,12 @@
-"""Decoding image files, and resizing images to the canvas, the input of the network.
+"""Resizing images to the canvas, the input of the network.
 
     H x W canvas px, h x w image px, C channels; sizes (height, width)
 
-The EXIF orientation is applied, so sizes and boxes refer to the image as displayed. Unless bands are chosen
-(`images/bands.py`), pixels are RGB: gray becomes RGB, 16 bits are reduced to the upper 8, CMYK is converted, and alpha
-is dropped without blending.
+Images are decoded as `images/decode.py` says.
 """
 
-import io
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,50 +17,17 @@ from torch.nn import functional
 
 from boxwright.arrays import Array
 from boxwright.config import RGB
-from boxwright.errors import InputError
-from boxwright.files import read_bytes
-from boxwright.images.bands import BandNumbers, Bands, count_bands, decode_bands, read_samples, valid, weight
-from boxwright.images.budget import MAX_PIXELS, budget, size_fault
+from boxwright.images.bands import BandNumbers, Bands, decode_bands, read_samples, valid, weight
+from boxwright.images.budget import budget
+from boxwright.images.decode import Size, all_bands, decode, open_image, reduction
 from boxwright.images.draw import displayed
-from boxwright.images.header import TIFF, first_frame, is_cut_png, needs_pillow, read_header, rgb_fault, tiff_directory
 from boxwright.recipe import CanvasConfig
 from boxwright.types import Frame
 
-Size = tuple[int, int]  # (height, width) px
 Crop = tuple[int, int, int, int]  # image px: (top, left, bottom, right)
 Pixels = Array  # (h, w, C): uint8, or float32 in 0..255 for resize kinds `darknet` and `float`
 
-MAX_BYTES = 8 * MAX_PIXELS  # of a file: four uncompressed channels of 16 bits
 WARP_IS_EXACT = int(cv2.__version__.split(".")[0]) >= 5  # OpenCV 4 rounds positions to 1/32 px
-REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-
-
-def read_image(
-    image: str | Path | bytes, min_size: Size | None = None, bands: Bands | None = None
-) -> npt.NDArray[np.uint8]:
-    """Decode an image.
-
-    Args:
-        image: A path, or the content of a file.
-        min_size: (height, width) px. A JPEG at least 2, 4 or 8 times as large on both sides is decoded at 1/2, 1/4 or
-            1/8 of its size, which is much faster. None: full size. Without `bands` only.
-        bands: The bands to read; None for RGB.
-
-    Returns:
-        (h, w, 3) uint8 RGB, or (h, w, C) uint8 of `bands`.
-
-    Raises:
-        InputError: The file is not a readable image, has more pixels than may be decoded, or does not have the bands.
-    """
-    source = open_image(image)
-    if bands is not None:
-        return decode_bands(source.name, source.data, source.orientation, bands)
-    return _decode(source, _reduction(source.size, min_size) if min_size and source.is_jpeg else 1)
-
-
-def all_bands(path: str) -> tuple[int, ...]:
-    """The numbers of all bands of an image. Raises InputError as `read_image`."""
-    return tuple(range(1, count_bands(path, open_image(path).data) + 1))
 
 
 def read_for_display(path: str, numbers: BandNumbers) -> npt.NDArray[np.uint8]:
@@ -135,11 +97,11 @@ def read_canvas(
             frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
             return resize_to_canvas(image, frame, canvas), frame
         if not source.is_jpeg:
-            image = _decode(source, 1)
+            image = decode(source, 1)
             frame = frame_for((image.shape[0], image.shape[1]), canvas, image_id, path)
         else:
             frame = frame_for(source.size, canvas, image_id, path)
-            image = _decode(source, _reduction(source.size, _sizes(source.size, canvas)[0]))
+            image = decode(source, reduction(source.size, _sizes(source.size, canvas)[0]))
         return resize_to_canvas(image, frame, canvas), frame
 
 
@@ -155,9 +117,9 @@ def read_crop(
         if source.is_jpeg:
             size = source.size
             top, left, bottom, right = crop = choose(size)
-            image = _decode(source, _reduction((bottom - top, right - left), canvas.size))
+            image = decode(source, reduction((bottom - top, right - left), canvas.size))
         else:
-            image = _decode(source, 1)
+            image = decode(source, 1)
             size = (image.shape[0], image.shape[1])
             crop = choose(size)
         return resized_crop(image, size, crop, canvas, image_id, path)
@@ -231,87 +193,6 @@ def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:
 def _scaled(size: Size, factor: float) -> Size:
     h, w = (max(int(side * factor + 0.5), 1) for side in size)
     return h, w
-
-
-class Source(NamedTuple):
-    """The content of an image file. name: for messages. size: (height, width) px as displayed. orientation: of EXIF."""
-
-    name: str
-    data: bytes
-    size: Size
-    orientation: int
-
-    @property
-    def is_jpeg(self) -> bool:
-        return self.data.startswith(b"\xff\xd8")
-
-
-def open_image(image: str | Path | bytes) -> Source:
-    """The file, not decoded. Raises InputError if it cannot be read, is not an image, or has more pixels than may be
-    decoded."""
-    content, name = (image, "image") if isinstance(image, bytes) else (None, str(image))
-    header = read_header(name if content is None else content, decode=None)
-    if reason := header.fault if header.too_large else size_fault(header.size):  # TIFF headers are not limited
-        raise InputError(f"{name}: {reason}")
-    source = Source(name, _read(name) if content is None else content, header.size, header.orientation)
-    if header.fault:
-        raise _unreadable(source)
-    return source
-
-
-def _read(path: str) -> bytes:
-    try:
-        if (length := Path(path).stat().st_size) > MAX_BYTES:
-            raise InputError(
-                f"{path}: has {length} bytes, needed {MAX_BYTES} at most; replace the file or leave it out"
-            )
-        data = read_bytes(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}), needed an image; restore it or leave it out"
-        ) from error
-    if not data:
-        raise InputError(f"{path}: is empty (0 bytes), needed an image; replace the file or leave it out")
-    return data
-
-
-def _reduction(size: Size, min_size: Size) -> int:
-    return next((factor for factor in REDUCED if all(factor * n <= s for n, s in zip(min_size, size, strict=True))), 1)
-
-
-def _decode(source: Source, reduction: int) -> npt.NDArray[np.uint8]:
-    data = source.data
-    if needs_pillow(data):
-        try:
-            return first_frame(data)
-        except Exception as error:  # Pillow raises many types of errors for damaged files
-            raise _unreadable(source) from error
-    if data[:4] in TIFF and (reason := _rgb_fault(data)):
-        raise InputError(f"{source.name}: {reason}")
-    try:
-        flag = REDUCED.get(reduction, cv2.IMREAD_COLOR_RGB)
-        image = None if is_cut_png(data) else cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error as error:
-        raise _unreadable(source) from error
-    if image is None:
-        raise _unreadable(source)
-    if reduction > 1:  # OpenCV has no flag for reduced and RGB
-        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-    return image  # type: ignore[return-value]
-
-
-def _rgb_fault(data: bytes) -> str:
-    try:
-        return rgb_fault(tiff_directory(io.BytesIO(data)))
-    except Exception:  # damaged tags: OpenCV decides
-        return ""
-
-
-def _unreadable(source: Source) -> InputError:
-    return InputError(
-        f"{source.name}: not a readable image ({len(source.data)} bytes: damaged, cut off, or no image at all), "
-        "needed JPEG, PNG, BMP, GIF, WebP or TIFF; replace the file or leave it out"
-    )
 
 
 def warp_aligned(image: Pixels, size: Size) -> Pixels:

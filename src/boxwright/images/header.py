@@ -8,16 +8,16 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from boxwright.files import open_regular
+from boxwright.files import open_regular, read_in_threads
 from boxwright.images.budget import size_fault
 from boxwright.remote.members import prefetch
 
@@ -70,12 +70,12 @@ def read_headers(paths: Sequence[str], decode: bool | None = False) -> Iterator[
     """Headers in the order of `paths`, read in a thread pool. decode: as in `read_header`.
 
     Raises InputError if a remote image cannot be fetched."""
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        for start in range(0, len(paths), CHUNK):
-            prefetch(paths[start : start + CHUNK], whole=False)
-            with quiet():
-                headers = list(pool.map(lambda path: _read(path, decode), paths[start : start + CHUNK]))
-            yield from headers
+    threads = min(16, 4 * (os.cpu_count() or 1))
+    for start in range(0, len(paths), CHUNK):
+        prefetch(paths[start : start + CHUNK], whole=False)
+        with quiet():
+            headers = list(read_in_threads(partial(_read, decode=decode), paths[start : start + CHUNK], threads))
+        yield from headers
 
 
 @dataclass(slots=True)

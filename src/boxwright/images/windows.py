@@ -3,7 +3,7 @@
     h, w px of a scene or a window, height first; x, y px from the scene's left and top
 
 A TIFF, georeferenced or not, may have any size: only the blocks of a window are read, by rasterio (the extra `geo`).
-Any other image is decoded once and kept while it is open. Pixels are converted as in `canvas.read_image`: gray and
+Any other image is decoded once and kept while it is open. Pixels are converted as in `decode.read_image`: gray and
 palettes become RGB, 16 bits are reduced to the upper 8, alpha is dropped, unless bands are chosen (`images/bands.py`).
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ from boxwright.errors import InputError
 from boxwright.files import open_regular
 from boxwright.images.bands import Bands, check_numbers, read_window
 from boxwright.images.budget import MAX_PIXELS
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import TIFF, read_header
 from boxwright.images.tiff import first_line, open_pages, open_tiff, reject_rotated
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]  # (h, w, 3) RGB, or (h, w, C) of bands
+Size = tuple[int, int]  # (height, width) px
 
 MAX_WINDOWS = 1_000_000  # of one scene: with windows of 600 px, a side of 480,000 px or more
 COLORS = ("red", "green", "blue")
@@ -73,10 +75,14 @@ class Scene:
     path: str
     size: tuple[int, int]
     georeference: Georeference | None
-    _pixels: Callable[[Window], Pixels]
+    _pixels: Callable[[Window, Size | None], Pixels]
 
-    def read(self, window: Window) -> Pixels:
+    def read(self, window: Window, size: Size | None = None) -> Pixels:
         """Read a window: (height, width, 3) uint8 RGB, or (height, width, C) of the bands.
+
+        Args:
+            window: The region.
+            size: (height, width) px to reduce it to; None for its own. Of a TIFF with overviews, these are read.
 
         Raises:
             InputError: The file is damaged there.
@@ -85,7 +91,15 @@ class Scene:
         x1, y1, x2, y2 = window.xyxy
         if not (0 <= x1 < x2 <= self.size[1] and 0 <= y1 < y2 <= self.size[0]):
             raise ValueError(f"{window} is not inside a scene of {self.size} px")
-        return self._pixels(window)
+        return self._pixels(window, size)
+
+
+def resized(image: Pixels, size: Size) -> Pixels:
+    """The image, (h, w, C), reduced to (height, width) px."""
+    if image.shape[:2] == size:
+        return image
+    reduced = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return reduced.reshape(*size, image.shape[2])  # type: ignore[return-value]
 
 
 def grid(size: tuple[int, int], window: int, overlap: float) -> list[Window]:
@@ -140,7 +154,7 @@ def open_scene(path: str | Path, bands: Bands | None = None) -> Iterator[Scene]:
         >>> with bw.open_scene("scene.tif") as scene:
         ...     found = bw.predict_scene(predictor, scene, bw.Tiling(600, 0.2))
     """
-    if not _is_tiff(path):
+    if not is_tiff(path):
         yield _decoded(path, bands)
     elif bands is None:
         with open_tiff(path) as source:
@@ -155,7 +169,7 @@ def georeference_of(path: str | Path) -> tuple[Georeference | None, tuple[int, i
 
     Only the header of a TIFF is read. Raises InputError if it cannot be read.
     """
-    if not _is_tiff(path):
+    if not is_tiff(path):
         return None, (0, 0)
     with open_tiff(path) as source:
         return _georeference(source), (source.height, source.width)
@@ -167,7 +181,7 @@ def scene_fault(path: str, *, rgb: bool = True) -> str:
     rgb: Whether it is read as RGB.
     """
     try:
-        if _is_tiff(path):
+        if is_tiff(path):
             with open_tiff(path) as source:
                 _check_stored(source, path)
                 if rgb:
@@ -177,7 +191,8 @@ def scene_fault(path: str, *, rgb: bool = True) -> str:
     return ""
 
 
-def _is_tiff(path: str | Path) -> bool:
+def is_tiff(path: str | Path) -> bool:
+    """Whether a file is a TIFF. Raises InputError if it cannot be read."""
     try:
         with open_regular(path) as file:
             return file.read(4) in TIFF
@@ -191,14 +206,14 @@ def _decoded(path: str | Path, bands: Bands | None) -> Scene:
         raise InputError(f"{path}: {header.fault}; replace the file or leave it out")
     image = read_image(path, bands=bands)
 
-    def pixels(window: Window) -> Pixels:
+    def pixels(window: Window, size: Size | None) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
-        return image[y1:y2, x1:x2].copy()
+        return image[y1:y2, x1:x2].copy() if size is None else resized(image[y1:y2, x1:x2], size)
 
     return Scene(str(path), (image.shape[0], image.shape[1]), None, pixels)
 
 
-def _scene(source: "DatasetReader", path: str, pixels: Callable[[Window], Pixels]) -> Scene:
+def _scene(source: "DatasetReader", path: str, pixels: Callable[[Window, Size | None], Pixels]) -> Scene:
     """A TIFF, from rasterio."""
     return Scene(path, (source.height, source.width), _georeference(source), pixels)
 
@@ -209,28 +224,30 @@ def _georeference(source: "DatasetReader") -> Georeference | None:
     return Georeference(source.crs.to_string(), tuple(source.transform)[:6])
 
 
-def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Callable[[Window], Pixels]:
+def _bands_reader(pages: list["DatasetReader"], path: str, bands: Bands) -> Callable[[Window, Size | None], Pixels]:
     _check_stored(pages[0], path)
     check_numbers(path, bands.numbers, sum(page.count for page in pages))
 
-    def pixels(window: Window) -> Pixels:
+    def pixels(window: Window, size: Size | None) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
-        return bands.stretch(*read_window(pages, bands.numbers, ((y1, y2), (x1, x2)), path), path)
+        image = bands.stretch(*read_window(pages, bands.numbers, ((y1, y2), (x1, x2)), path), path)
+        return image if size is None else resized(image, size)
 
     return pixels
 
 
-def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window], Pixels]:
+def _rgb_reader(source: "DatasetReader", path: str) -> Callable[[Window, Size | None], Pixels]:
     from rasterio.errors import RasterioError
 
     _check_stored(source, path)
     bands = _bands(source, path)
     to_rgb = _colors(source, bands, path)
 
-    def pixels(window: Window) -> Pixels:
+    def pixels(window: Window, size: Size | None) -> Pixels:
         x1, y1, x2, y2 = window.xyxy
+        shape = None if size is None else (len(bands), *size)
         try:
-            samples = source.read(bands, window=((y1, y2), (x1, x2)))
+            samples = source.read(bands, window=((y1, y2), (x1, x2)), out_shape=shape)
         except RasterioError as error:
             raise InputError(
                 f"{path}: cannot be decoded at {window} ({first_line(error)}); replace the file"

@@ -6,6 +6,7 @@ N detections and M objects of one image
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from boxwright.arrays import Array
 from boxwright.data.dataset import Sample
 from boxwright.metrics.coco_matches import MAX_DETECTIONS, ranks_in
 from boxwright.metrics.regions import class_regions
-from boxwright.types import Detections
+
+if TYPE_CHECKING:
+    from boxwright.types import Detections
 
 MIN_IOU = 0.5  # of a match
 BACKGROUND_IOU = 0.1  # up to which a detection lies on no object
@@ -103,7 +106,7 @@ class Matches:
     images: int
 
 
-def match(samples: Sequence[Sample], detections: Sequence[Detections]) -> Matches:
+def match(samples: Sequence[Sample], detections: Sequence["Detections"]) -> Matches:
     """Match detections to objects and say what is wrong with the others.
 
     As in COCO's metrics, each detection in the order of scores takes the free object of its class with the highest IoU,
@@ -134,7 +137,7 @@ def match(samples: Sequence[Sample], detections: Sequence[Detections]) -> Matche
     )
 
 
-def _match_image(sample: Sample, result: Detections) -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array]]:
+def _match_image(sample: Sample, result: "Detections") -> tuple[tuple[Array, Array, Array, Array], tuple[Array, Array]]:
     """Of the detections their kinds, rows of objects (-1: none), IoUs and order; of objects kinds and detections."""
     scores, labels = result.scores.numpy(force=True), result.labels.numpy(force=True)
     order = np.argsort(-scores, kind="stable")
@@ -202,7 +205,7 @@ def _classify(
     return best
 
 
-def in_regions(sample: Sample, result: Detections, boxes: Array, labels: Array) -> NDArray[np.bool_]:
+def in_regions(sample: Sample, result: "Detections", boxes: Array, labels: Array) -> NDArray[np.bool_]:
     """(N,) detections of which half lies in a region of their class, as in `coco.score`."""
     regions, region_labels = class_regions(sample, result)
     crowd = sample.crowd & (sample.labels >= 0)

@@ -3,15 +3,19 @@
 N boxes, R regions, K classes
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import ANY_CLASS, Sample
-from boxwright.types import Detections
+
+if TYPE_CHECKING:
+    from boxwright.types import Detections
 
 
-def class_regions(sample: Sample, detections: Detections) -> tuple[Array, NDArray[np.int64]]:
+def class_regions(sample: Sample, detections: "Detections") -> tuple[Array, NDArray[np.int64]]:
     """Crowd regions of single classes that ignore what the sample says of several: boxes (R, 4) and labels (R,).
 
     They are the ignore regions, and for each class that was not looked for a region around all detections: then only

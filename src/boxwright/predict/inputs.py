@@ -19,7 +19,8 @@ from boxwright.batches.warp import empty_hugepages
 from boxwright.config import RGB
 from boxwright.errors import InputError
 from boxwright.images.bands import Bands, weight
-from boxwright.images.canvas import frame_for, read_image, resize_to_canvas
+from boxwright.images.canvas import frame_for, resize_to_canvas
+from boxwright.images.decode import read_image
 from boxwright.images.draw import displayed
 from boxwright.images.header import read_header
 from boxwright.recipe import CanvasConfig

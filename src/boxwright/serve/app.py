@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,16 +15,14 @@ from boxwright.errors import InputError, one_line
 from boxwright.json_text import JsonObject
 from boxwright.serve import inference
 from boxwright.serve.batcher import BusyError, PredictionError, TooLargeError
-from boxwright.serve.bodies import Bodies, file_of_multipart
+from boxwright.serve.bodies import Bodies
+from boxwright.serve.connections import ASGI, Receive, Scope, Send
+from boxwright.serve.forms import file_of_multipart
 from boxwright.serve.metrics import CONTENT_TYPE, Metrics
 from boxwright.serve.models import Model, chosen
 from boxwright.serve.refusal import Refusal
 
 T = TypeVar("T")
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")  # need no token, since probes have none
 QUERY = ("model", "threshold", "iou", "class", "top_k", "draw")  # parameters of /predict

@@ -1,28 +1,29 @@
-"""Reading the bodies of requests, within limits of size and time, and the file of a multipart body."""
+"""Reading the bodies of requests, within limits of size and time."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from boxwright.serve.refusal import Refusal
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs every malformed form; the answer says it
-
 CLOSE = {"connection": "close"}  # where the rest of a body is not read
+HINTS = {408: ", or raise --timeout", 413: ", or raise --max-mb"}  # the options of `serve`
 TOTAL = 8  # bodies of the largest size that are in memory
-MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES = 16, 16, 8192  # of a multipart body; of a part
 
 
 class Bodies:
-    """Reads bodies. `limit`: bytes of one; all that are in memory at a time have at most TOTAL times as many."""
+    """Reads bodies.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    Args:
+        limit: Bytes of one; all that are in memory at a time have at most TOTAL times as many.
+        needed: What a body is, for messages.
+        hints: HTTP status -> the end of its message.
+    """
+
+    def __init__(self, limit: int, needed: str = "an image", hints: Mapping[int, str] = HINTS) -> None:
+        self.limit, self.needed, self.hints = limit, needed, hints
         self._held = 0  # bytes
 
     @asynccontextmanager
@@ -43,10 +44,11 @@ class Bodies:
                 async for chunk in request.stream():
                     self._add(body, chunk)
             if not body:
-                raise Refusal(400, "body: found none, needed an image")
+                raise Refusal(400, f"body: found none, needed {self.needed}")
             yield body
         except TimeoutError as error:
-            raise Refusal(408, "the body did not arrive in time; send it faster, or raise --timeout", CLOSE) from error
+            line = f"the body did not arrive in time; send it faster{self.hints.get(408, '')}"
+            raise Refusal(408, line, CLOSE) from error
         finally:
             self._held -= len(body)
 
@@ -59,79 +61,5 @@ class Bodies:
         self._held += len(chunk)
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, f"body: needed at most {self.limit} bytes; send a smaller one, or raise --max-mb", CLOSE)
-
-
-def file_of_multipart(body: bytes | bytearray, content_type: str) -> bytes:
-    """The only file in a multipart/form-data body. Raises Refusal (400) if there are others, or it is malformed."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise Refusal(400, "multipart: found no boundary in the content type, needed one")
-    form = _Form()
-    try:
-        parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
-        parser.write(bytes(body))
-        parser.finalize()
-    except FormParserError as error:
-        raise Refusal(400, "multipart: malformed, needed a file as browsers and curl -F send it") from error
-    if not form.complete or len(form.files) != 1:
-        what = f"{len(form.files)} files" if form.complete else "no end of it"
-        raise Refusal(400, f"multipart: found {what}, needed one file, as curl -F file=@photo.jpg sends it")
-    return bytes(form.files[0])
-
-
-class _Form:
-    """The files of a multipart body; fields without a file name are ignored."""
-
-    def __init__(self) -> None:
-        self.files: list[bytearray] = []
-        self.complete = False
-        self._parts = self._headers = self._header_bytes = 0
-        self._field, self._value = b"", b""
-        self._in_file = False
-
-    def callbacks(self) -> dict[str, object]:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_part_data": self._data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._parts += 1
-        self._headers = self._header_bytes = 0
-        self._in_file = False
-        if self._parts > MAX_PARTS:
-            raise Refusal(400, f"multipart: found more than {MAX_PARTS} parts, needed one file")
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers += 1
-        self._count(0)
-        if self._field.lower() == b"content-disposition" and b"filename" in parse_options_header(self._value)[1]:
-            self._in_file = True
-            self.files.append(bytearray())
-        self._field, self._value = b"", b""
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._in_file:
-            self.files[-1] += memoryview(data)[start:end]
-
-    def _end(self) -> None:
-        self.complete = True
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._headers > MAX_HEADERS or self._header_bytes > MAX_HEADER_BYTES:
-            raise Refusal(400, "multipart: found a part with too many headers, needed a file as curl -F sends it")
+        hint = self.hints.get(413, "")
+        return Refusal(413, f"body: needed at most {self.limit} bytes; send a smaller one{hint}", CLOSE)

@@ -1,16 +1,24 @@
-"""uvicorn's server and connections, with the limits that it lacks: idle connections, slow heads, and a stop without
-lost requests."""
+"""uvicorn's server, socket and connections, with the limits that it lacks: idle connections, slow heads, and a stop
+without lost requests."""
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from boxwright.serve.app import State
+from boxwright.errors import InputError
 
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BACKLOG = 256  # connections that the system accepts before the server does
 HEAD_SECONDS = 10.0  # for the head of a request, from the connection or its first byte
 IDLE_SECONDS = 60.0  # between requests; clients that reuse connections may find them closed, so not a few
 MAX_CONNECTIONS = 900  # below 1024, the usual limit of open files
@@ -76,10 +84,16 @@ class Connection(H11Protocol):
             self._timer = None
 
 
+class Drained(Protocol):
+    """What is told that the server is about to stop."""
+
+    draining: bool
+
+
 class Server(uvicorn.Server):
     """Stops gracefully on SIGTERM and Ctrl-C, at once on a second one; sets `state.draining` first."""
 
-    def __init__(self, config: uvicorn.Config, state: State) -> None:
+    def __init__(self, config: uvicorn.Config, state: Drained) -> None:
         super().__init__(config)
         self.state = state
 
@@ -102,3 +116,47 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: object = None) -> None:
         self.state.draining = True
         await super().shutdown(sockets)  # type: ignore[arg-type]
+
+
+def server_config(app: ASGI, grace: int) -> uvicorn.Config:
+    """For `app`. grace: seconds that requests have to finish when the server stops."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes before
+        timeout_graceful_shutdown=grace,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Not `socket.create_server`, which leaves the protocol at 0: for such sockets asyncio does
+    not disable Nagle's algorithm, so each answer would wait 40 ms for the client's delayed acknowledgment."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(host, port, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others")

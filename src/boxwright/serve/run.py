@@ -3,23 +3,18 @@
 import asyncio
 import ipaddress
 import logging
-import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import uvicorn
 
 from boxwright.errors import InputError
 from boxwright.predict.predictor import AnyPredictor
 from boxwright.serve.app import State, create_app
 from boxwright.serve.batcher import Limits
 from boxwright.serve.bodies import Bodies
-from boxwright.serve.connections import IDLE_SECONDS, Connection, Server
+from boxwright.serve.connections import Server, listen, server_config
 from boxwright.serve.metrics import Metrics
 from boxwright.serve.models import Model
-
-BACKLOG = 256  # connections that the system accepts before the server does
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
     """
     log = logging.getLogger("boxwright")
     metrics = Metrics(predictors)
-    with _listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener:
         models = {
             name: Model(name, predictor, settings.limits, metrics.models[name])
             for name, predictor in predictors.items()
@@ -61,7 +56,7 @@ def serve(predictors: Mapping[str, AnyPredictor], settings: Settings) -> None:
         log.info(
             "serving %s on http://%s:%d (%s)", ", ".join(models), _in_url(host), port, _reach(host, settings.token)
         )
-        server, faults = Server(_config(state), state), list[str]()
+        server, faults = Server(server_config(create_app(state), int(state.timeout) + 1), state), list[str]()
         warm_up = threading.Thread(target=_warm_up, args=(models, server, faults))
         warm_up.start()
         try:
@@ -88,49 +83,6 @@ def _warm_up(models: Mapping[str, Model], server: Server, faults: list[str]) -> 
         server.should_exit = True
     else:
         logging.getLogger("boxwright").info("ready")
-
-
-def _config(state: State) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(state),
-        http=Connection,
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=round(2 * IDLE_SECONDS),  # `Connection` closes before
-        timeout_graceful_shutdown=int(state.timeout) + 1,
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Not `socket.create_server`, which leaves the protocol at 0: for such sockets asyncio does
-    not disable Nagle's algorithm, so each answer would wait 40 ms for the client's delayed acknowledgment."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
-        raise _cannot_listen(host, port, error) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise _cannot_listen(host, port, error) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or error
-    return InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others")
 
 
 def _in_url(host: str) -> str:

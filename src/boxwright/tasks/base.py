@@ -17,7 +17,7 @@ from boxwright.data.class_map import no_such_class
 from boxwright.data.sets import Root
 from boxwright.datatools.report import Report
 from boxwright.errors import InputError
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.json_text import JsonObject
 from boxwright.metrics.resampling import Intervals, Resampled
 from boxwright.metrics.sheet import Panel

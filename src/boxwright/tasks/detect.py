@@ -27,7 +27,7 @@ from boxwright.datatools.val_fraction import open_split
 from boxwright.errors import InputError
 from boxwright.formats import open_boxes, open_images
 from boxwright.images.bands import Bands
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.draw import color, draw, draw_boxes, encode_image
 from boxwright.interop import to_dict
 from boxwright.json_text import JsonObject
@@ -114,8 +114,7 @@ class Detect(Task[Dataset, Batch, Prediction, Metrics]):
         columns = [dataset.images.ids, dataset.starts, rows.xyxy, rows.labels, rows.crowd, rows.areas]
         columns += [] if dataset.images.labeled is None else [dataset.images.labeled]
         columns += [] if dataset.members is None else [dataset.members.weights()]
-        paths = [dataset.path(index) for index in range(len(dataset))]
-        return fingerprints.fingerprint(columns, dataset.names, paths, recipe.data.fingerprint)
+        return fingerprints.fingerprint(columns, dataset.names, dataset.paths(), recipe.data.fingerprint)
 
     def loader(self, dataset: Dataset, recipe: Recipe, rank: int, world: int) -> Loader:
         config, rows = recipe.train, dataset.rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from boxwright.errors import InputError
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.header import SUFFIXES
 from boxwright.video.decode import DEFAULT_RATE
 from boxwright.video.frames import Decoded, Selection, VideoFrame

@@ -1,0 +1,151 @@
+"""Findings of an audit of labels, and which of them were accepted or dismissed, in a file beside the audit's."""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright import json_text, mirrors
+from boxwright.data.split_names import canonical_name
+from boxwright.errors import InputError
+from boxwright.json_text import JsonObject
+from boxwright.look.catalog import Catalog
+from boxwright.look.editing import box_of
+
+FORMAT, STATES_FORMAT = "boxwright audit 1", "boxwright audit states 1"
+KINDS = ("missing", "spurious", "class", "location")
+STATES = ("open", "accepted", "dismissed")
+SHOWN = ("id", "kind", "box", "class", "suggested_class", "suggested_box", "score")
+SAME_BOX = 0.02  # px; an audit and a table of predictions have two decimals
+
+
+@dataclass(slots=True)
+class Finding:
+    """A label that may be wrong: its entry of the audit, and the id of its image in the catalog."""
+
+    values: JsonObject
+    image: int
+
+
+class Audit:
+    """The findings of a file.
+
+    Args:
+        file: audit.json of `data audit`.
+        catalog: The set.
+
+    Raises:
+        InputError: It is no such file, or its states cannot be read.
+    """
+
+    def __init__(self, file: str | Path, catalog: Catalog) -> None:
+        self.file = Path(file)
+        self.states_file = self.file.with_name(f"{self.file.stem}.states.json")
+        tree = json_text.read(self.file)
+        if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("findings"), list):
+            raise InputError(f"{self.file}: no audit, needed audit.json of `boxwright data audit`; write it again")
+        self._lock = threading.Lock()
+        known = catalog.by_split_and_name()
+        self.findings: dict[int, Finding] = {}
+        for number, values in enumerate(tree["findings"]):
+            if not _is_valid(values) or values["id"] in self.findings:
+                raise InputError(f"{self.file}: findings[{number}]: not as an audit writes it; write it again")
+            self.findings[values["id"]] = Finding(values, known.get(_key(values), -1))
+        missing = sum(finding.image < 0 for finding in self.findings.values())
+        self.message = ""
+        if missing:
+            self.message = f"{self.file}: {missing} of {len(self.findings)} findings are of images not in this set"
+        self.states = self._read_states()
+        self._of_image: dict[int, list[int]] = {}
+        for number, finding in self.findings.items():
+            self._of_image.setdefault(finding.image, []).append(number)
+
+    def describe(self) -> JsonObject:
+        """The file, and the number of findings of each kind."""
+        counts = Counter(finding.values["kind"] for finding in self.findings.values())
+        return {"file": str(self.file), "findings": len(self.findings), "kinds": dict(counts)}
+
+    def order(self, kind: str) -> NDArray[np.int64]:
+        """The images with an open finding of a kind (`any`: of all), that with the highest score first.
+
+        Raises InputError for another word.
+        """
+        if kind not in (*KINDS, "any"):
+            raise InputError(f"finding: found '{kind[:20]}', needed any, {', '.join(KINDS)}")
+        found: dict[int, float] = {}
+        for number, finding in self.findings.items():
+            if finding.image >= 0 and kind in ("any", finding.values["kind"]) and self.state(number) == "open":
+                found[finding.image] = max(found.get(finding.image, 0.0), float(finding.values["score"]))
+        return np.array(sorted(found, key=lambda image: -found[image]), dtype=np.int64)
+
+    def of_image(self, image: int, objects: Sequence[JsonObject]) -> list[JsonObject]:
+        """The findings of an image. objects: as they are now; `object` is the id of the one that a finding is about."""
+        found = []
+        for number in self._of_image.get(image, []):
+            finding = self._shown(number)
+            same = None if finding["box"] is None else same_object(objects, finding["box"], finding["class"])
+            found.append(finding | {"object": None if same is None else same["id"]})
+        return found
+
+    def state(self, number: int) -> str:
+        return self.states.get(number, "open")
+
+    def _shown(self, number: int) -> JsonObject:
+        """A finding for the page."""
+        values = self.findings[number].values
+        return {name: values.get(name) for name in SHOWN} | {"state": self.state(number)}
+
+    def set_state(self, number: int, state: object) -> JsonObject:
+        """Set and write a state. Returns the finding. Raises InputError for one that there is not."""
+        if number not in self.findings:
+            raise InputError(f"finding {number}: there is none in {self.file.name}")
+        if state not in STATES:
+            raise InputError(f"state: found '{str(state)[:20]}', needed {', '.join(STATES)}")
+        if mirrors.split(self.states_file) is not None:
+            raise InputError(f"{self.file}: is in an object store, where states are not written; copy it to a folder")
+        with self._lock:
+            states = self.states | {number: str(state)}
+            kept = {str(key): value for key, value in sorted(states.items()) if value != "open"}
+            json_text.write(self.states_file, {"format": STATES_FORMAT, "states": kept}, indent=1)
+            self.states = states
+        return self._shown(number)
+
+    def _read_states(self) -> dict[int, str]:
+        if not self.states_file.exists():
+            return {}
+        tree = json_text.read(self.states_file)
+        states = tree.get("states") if isinstance(tree, dict) and tree.get("format") == STATES_FORMAT else None
+        if not isinstance(states, dict) or not all(
+            key.isdecimal() and len(key) < 19 and state in STATES for key, state in states.items()
+        ):
+            raise InputError(f"{self.states_file}: not the states of an audit; move it away")
+        return {int(key): state for key, state in states.items()}
+
+
+def same_object(objects: Sequence[JsonObject], box: Sequence[float], name: str | None) -> JsonObject | None:
+    """The object with that box and class; None if there is none, or no more."""
+    for each in objects:
+        if each["class"] == name and all(abs(a - b) <= SAME_BOX for a, b in zip(each["box"], box, strict=True)):
+            return each
+    return None
+
+
+def _key(values: JsonObject) -> tuple[str, str]:
+    return canonical_name(str(values.get("split"))), values["image"]
+
+
+def _is_valid(values: object) -> bool:
+    if not isinstance(values, dict) or type(values.get("id")) is not int or values.get("kind") not in KINDS:
+        return False
+    texts = (values.get("class"), values.get("suggested_class"))
+    boxes = (values.get("box"), values.get("suggested_box"))
+    return (
+        isinstance(values.get("image"), str)
+        and type(values.get("score")) in (int, float)
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(box is None or box_of(box) is not None for box in boxes)
+    )

@@ -1,0 +1,220 @@
+"""The images of all splits of a labeled set in one list, and the filters over it.
+
+    P images of all splits, T boxes of one split
+
+An image's number in the list is its id for the page. Filters are operations on whole columns.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright import formats
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.sets import Sets, find_sets
+from boxwright.data.split_names import canonical_name, canonical_names
+from boxwright.errors import InputError, titled
+
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # px of area, as in COCO
+
+
+@dataclass(slots=True)
+class OpenSplit:
+    """A split of the set.
+
+    Attributes:
+        name: As the set's commands call it.
+        first: Id of its first image.
+        dataset: Its labels.
+        labels: (K + 2,) the number in `Catalog.classes` of each of its classes, by label; -1 for labels below 0.
+        message: Why it could not be opened; then `dataset` is None.
+    """
+
+    name: str
+    first: int
+    dataset: Dataset | None
+    labels: NDArray[np.int64]
+    message: str = ""
+
+    def __len__(self) -> int:
+        return 0 if self.dataset is None else len(self.dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What the images of a list have in common. "" or None for no condition.
+
+    Attributes:
+        split: Their split.
+        name: A class: of an object that also has `size`.
+        size: small, medium or large, of an object.
+    """
+
+    split: str = ""
+    name: str = ""
+    size: str = ""
+
+
+class Catalog:
+    """All images of a set.
+
+    Args:
+        data: The set as the user named it.
+        kind: Its layout, or `auto`.
+        only: The only split to open; None for all.
+
+    Raises:
+        InputError: It is no labeled set with boxes, or no split of it can be opened.
+    """
+
+    def __init__(self, data: str, kind: str = "auto", only: str | None = None) -> None:
+        self.data, self.root = data, find_sets(data)
+        self.kind, available = _layout(self.root, kind)
+        faults = list[InputError]()
+        found = list[tuple[str, Dataset | None, str]]()
+        for name in [only] if only is not None else available:
+            try:
+                found.append((name, formats.open_boxes(self.root, name, self.kind), ""))
+            except InputError as error:
+                faults.append(error)
+                found.append((name, None, str(error)))
+        if len(faults) == len(found):
+            raise faults[0]
+        names = dict.fromkeys(name for _, dataset, _ in found if dataset is not None for name in dataset.names)
+        self.classes: tuple[str, ...] = tuple(names)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.splits: list[OpenSplit] = []
+        first = 0
+        for name, dataset, message in found:
+            own = () if dataset is None else dataset.names
+            labels = np.array([*(numbers[each] for each in own), -1, -1], dtype=np.int64)  # labels -2 and -1 are last
+            self.splits.append(OpenSplit(name, first, dataset, labels, message))
+            first += len(self.splits[-1])
+        self.count = first
+
+    @property
+    def layout(self) -> str:
+        """The layout of the labels, of several sets all of them."""
+        kinds = {split.dataset.kind for split in self.splits if split.dataset is not None}
+        return ", ".join(sorted(kinds))
+
+    def place(self, image: int) -> tuple[OpenSplit, Dataset, int]:
+        """The split of an image, its labels, and the index there. Raises InputError for an id that there is not."""
+        for split in self.splits:
+            if split.dataset is not None and split.first <= image < split.first + len(split):
+                return split, split.dataset, image - split.first
+        raise InputError(f"image {image}: there is none, needed an id below {self.count}")
+
+    def name(self, image: int) -> str:
+        """The path of an image, below the folder of the set if it is there."""
+        _, dataset, index = self.place(image)
+        return short_name(dataset.path(index), dataset.root)
+
+    def rows(self, image: int) -> Boxes:
+        """The objects of an image."""
+        _, dataset, index = self.place(image)
+        return dataset.rows.take(np.arange(dataset.starts[index], dataset.starts[index + 1]))
+
+    def replace_rows(self, image: int, rows: Boxes, deleted: Sequence[int] = ()) -> None:
+        """Set the objects of an image. deleted: entries that are no more in the label file of all images."""
+        split, dataset, index = self.place(image)
+        start, end = int(dataset.starts[index]), int(dataset.starts[index + 1])
+        old = dataset.rows
+        if deleted:
+            old = replace(old, entries=old.entries - np.searchsorted(sorted(deleted), old.entries))
+        columns = {
+            name: np.concatenate([getattr(old, name)[:start], getattr(rows, name), getattr(old, name)[end:]])
+            for name in Boxes.__slots__
+        }
+        starts = dataset.starts.copy()
+        starts[index + 1 :] += len(rows) - (end - start)
+        split.dataset = replace(dataset, rows=Boxes(**columns), starts=starts)
+
+    def read_again(self, split: OpenSplit) -> None:
+        """Read the labels of a split whose files have changed. Raises InputError if its images or classes have, too."""
+        old, new = split.dataset, formats.open_boxes(self.root, split.name, self.kind)
+        assert old is not None
+        if old.names != new.names or not np.array_equal(old.images.paths, new.images.paths):
+            raise InputError(f"{new.label_file(0)}: has other images or classes now; start `boxwright look` again")
+        split.dataset = new
+
+    def select(self, filters: Filters) -> NDArray[np.bool_]:
+        """(P,) images with the properties. Raises InputError for a split, class or size that there is not."""
+        mask = np.zeros(self.count, dtype=bool)
+        for split in self._chosen(filters.split):
+            dataset = split.dataset  # another one after a change of labels
+            assert dataset is not None
+            own = slice(split.first, split.first + len(dataset))
+            if not filters.name and not filters.size:
+                mask[own] = True
+                continue
+            rows = self.row_mask(split, dataset.rows, filters)
+            counts = np.concatenate([[0], np.cumsum(rows)])
+            mask[own] = np.diff(counts[dataset.starts]) > 0
+        return mask
+
+    def row_mask(self, split: OpenSplit, rows: Boxes, filters: Filters) -> NDArray[np.bool_]:
+        """(T,) the objects of a class and size."""
+        mask = np.ones(len(rows), dtype=bool)
+        if filters.name:
+            mask &= split.labels[rows.labels] == self.class_number(filters.name)
+        if filters.size:
+            mask &= in_size(rows.areas, filters.size)
+        return mask
+
+    def class_number(self, name: str) -> int:
+        """Raises InputError for a class that there is not."""
+        if name not in self.classes:
+            raise InputError(f"class: there is no '{name[:60]}' in this set")
+        return self.classes.index(name)
+
+    def _chosen(self, name: str) -> Iterable[OpenSplit]:
+        if name and name not in {split.name for split in self.splits}:
+            raise InputError(f"split: there is no '{name[:60]}', needed {', '.join(s.name for s in self.splits)}")
+        return [split for split in self.splits if split.dataset is not None and name in ("", split.name)]
+
+    def object_counts(self, images: Sequence[int]) -> list[int]:
+        """The number of objects of each image."""
+        counts = []
+        for image in images:
+            _, dataset, index = self.place(image)
+            counts.append(int(dataset.starts[index + 1] - dataset.starts[index]))
+        return counts
+
+    def by_split_and_name(self) -> Mapping[tuple[str, str], int]:
+        """Canonical name of a split and short name -> id, of all images."""
+        found: dict[tuple[str, str], int] = {}
+        for split in self.splits:
+            if split.dataset is not None:
+                name = canonical_name(split.name)
+                for index in range(len(split)):
+                    key = name, short_name(split.dataset.path(index), split.dataset.root)
+                    found.setdefault(key, split.first + index)
+        return found
+
+
+def _layout(root: Path | Sets, kind: str) -> tuple[str, list[str]]:
+    """The layout, so that it is detected once and not for each split, and the splits. Several sets have several."""
+    if isinstance(root, Sets):
+        return kind, formats.splits(root, kind)
+    sources = formats.find(root, kind)
+    kinds = {source.kind for source in sources.values()}
+    return kinds.pop() if len(kinds) == 1 else kind, canonical_names(sources)
+
+
+def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:
+    """Which areas, px, are of a size. Raises InputError for another word than those of `SIZES`."""
+    if size not in SIZES:
+        raise InputError(f"size: found '{size[:20]}', needed {', '.join(SIZES)}")
+    low, high = SIZES[size]
+    mask: NDArray[np.bool_] = (areas >= low) & (areas < high)
+    return mask
+
+
+def short_name(path: str, root: Path) -> str:
+    """A path without the folder of the set, as people know it."""
+    folder = str(root if not root.suffix or root.is_dir() else root.parent)
+    return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else titled(path)

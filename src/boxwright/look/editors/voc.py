@@ -1,0 +1,188 @@
+"""Pascal VOC: texts of an object are replaced, objects are removed or appended."""
+
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+from boxwright import xml_text
+from boxwright.data.builder import Builder
+from boxwright.data.dataset import Boxes
+from boxwright.formats.voc import SIDES, add_object
+from boxwright.look.editing import Box, Change, Edited, EditError, Editor, Span, Target, number, spliced
+
+WHOLE = re.compile(rb"\s*-?\d+\s*")
+TAG = re.compile(rb"""<(?:[^>"']|"[^"]*"|'[^']*')*>""")
+
+
+@dataclass(slots=True)
+class _Element:
+    """An element in the file. start, end: bytes of it. inner: bytes of its content; None if it has none (`<a/>`)."""
+
+    tag: str
+    start: int
+    end: int = 0
+    inner: tuple[int, int] | None = None
+    children: "list[_Element]" = field(default_factory=list)
+
+    def child(self, tag: str) -> "_Element | None":
+        return next((child for child in self.children if child.tag == tag), None)
+
+
+def read(target: Target, file: Path) -> tuple[Boxes, list[str]]:
+    """The objects of a file, and those that cannot be read."""
+    dataset, origin = target.dataset, target.dataset.origin
+    assert origin is not None
+    builder = Builder(origin, None, "object[{}]")
+    image = builder.add_image(dataset.path(target.index), str(file))
+    try:
+        tree = xml_text.read(file, "annotation")
+    except xml_text.XmlError as error:
+        raise EditError(str(error)) from error
+    for entry, element in enumerate(tree.findall("object"), 1):
+        add_object(builder, image, element, (str(file), entry), False)
+    found = builder.dataset(dataset.names)
+    return found.rows, [f"{fault.file}: {fault.text}" for fault in found.findings if fault.level == "error"]
+
+
+def edit(target: Target, content: bytes, changes: Sequence[Change]) -> Edited:
+    """The file with the changes. Where the numbers of the file are whole, new ones are as well."""
+    codec = xml_text.codec_of(content[: xml_text.START])
+    if codec == "utf-8-sig" and not content.startswith(codecs.BOM_UTF8):
+        codec = "utf-8"  # which writes no mark
+    try:
+        plain = content.decode(codec).encode()
+        if plain.decode().encode(codec) != content:
+            raise EditError(f"in the encoding {codec}, and not changed here; save it as UTF-8")
+    except UnicodeError as error:
+        raise EditError(f"not in the encoding {codec}; save it as UTF-8") from error
+    root = _parse(plain)
+    objects = [child for child in root.children if child.tag == "object"]
+    whole = all(map(WHOLE.fullmatch, (word for each in objects for word in _words(plain, each))))
+    spans = []
+    for change in changes:
+        if change.entry is not None:
+            element = objects[change.entry - 1]
+            if change.deletes:
+                spans.append(Span(_space_before(plain, element.start), element.end, b""))
+            else:
+                spans += _changed(plain, element, change, target)
+    added = [_object(plain, root, objects, change, target, whole=whole) for change in changes if change.entry is None]
+    place = objects[-1].end if objects else _end_of_content(plain, root)
+    spans += [Span(place, place, text) for text in added]
+    return Edited(spliced(plain, spans).decode().encode(codec))
+
+
+def _parse(content: bytes) -> _Element:
+    """The elements of a file in UTF-8, which was read before."""
+    parser, stack, outer = expat.ParserCreate("utf-8"), list[_Element](), list[_Element]()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        element = _Element(tag, parser.CurrentByteIndex)
+        (stack[-1].children if stack else outer).append(element)
+        stack.append(element)
+
+    def end(tag: str) -> None:
+        element, place = stack.pop(), parser.CurrentByteIndex
+        element.end = content.index(b">", place) + 1
+        if place > element.start:
+            element.inner = _end_of_tag(content, element.start), place
+        else:  # of <a/>, the end is where the start is
+            element.end = _end_of_tag(content, element.start)
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.Parse(content, True)
+    return outer[0]
+
+
+def _end_of_tag(content: bytes, start: int) -> int:
+    """Where the start tag ends, whose attributes may hold a `>`."""
+    match = TAG.match(content, start)
+    assert match is not None
+    return match.end()
+
+
+def _space_before(content: bytes, place: int) -> int:
+    """Where the white space before a place starts."""
+    start = place
+    while start > 0 and content[start - 1 : start].isspace():
+        start -= 1
+    return start
+
+
+def _end_of_content(content: bytes, root: _Element) -> int:
+    """Where the last child of the outer element ends."""
+    if root.inner is None:
+        raise EditError("an empty element 'annotation', needed one with the size of the image; write it anew")
+    return _space_before(content, root.inner[1])
+
+
+def _words(content: bytes, element: _Element) -> list[bytes]:
+    """The corners of an object as they are written."""
+    box = element.child("bndbox")
+    found = [box.child(side) for side in SIDES] if box else []
+    return [content[slice(*each.inner)] for each in found if each is not None and each.inner is not None]
+
+
+def _changed(content: bytes, element: _Element, change: Change, target: Target) -> list[Span]:
+    spans = []
+    if change.label is not None:
+        name = element.child("name")
+        assert name is not None
+        spans.append(_text(name, target.dataset.names[change.label]))
+    if change.box is not None:
+        box = element.child("bndbox")
+        if box is None or element.child("robndbox") is not None:
+            raise EditError("a rotated box, which cannot take an upright one; delete it, and add a box")
+        words = _words(content, element)
+        sides = [box.child(side) for side in SIDES]
+        for side, word in zip(sides, _corners(change.box, target, whole=all(map(WHOLE.fullmatch, words))), strict=True):
+            assert side is not None
+            spans.append(_text(side, word))
+    return spans
+
+
+def _text(element: _Element, text: str) -> Span:
+    """The span that gives an element another text."""
+    written = escape(text).encode()
+    if element.inner is None:
+        return Span(element.start, element.end, f"<{element.tag}>".encode() + written + f"</{element.tag}>".encode())
+    return Span(*element.inner, written)
+
+
+def _corners(box: Box, target: Target, *, whole: bool) -> list[str]:
+    """xmin, ymin, xmax, ymax, counted from 1 and inclusive. whole: whole pixels, at least one."""
+    x1, y1, x2, y2 = box
+    if whole:
+        height, width = target.size
+        x1, y1 = min(round(x1), width - 1), min(round(y1), height - 1)
+        x2, y2 = max(round(x2), x1 + 1), max(round(y2), y1 + 1)
+    return [number(x1 + 1), number(y1 + 1), number(x2), number(y2)]
+
+
+def _object(
+    content: bytes, root: _Element, objects: Sequence[_Element], change: Change, target: Target, *, whole: bool
+) -> bytes:
+    """A new object with the white space before it, indented as the others."""
+    assert change.box is not None
+    assert change.label is not None
+    model = (objects or root.children or [root])[-1]
+    outer = content[_space_before(content, model.start) : model.start]
+    child = next((each for element in objects for each in element.children), None)
+    unit = b"\t" if b"\t" in outer else b" " * max(1, len(outer.strip(b"\r\n")))
+    inner = content[_space_before(content, child.start) : child.start] if child else outer + unit * bool(outer)
+    deep = inner + inner[len(outer) :] if len(inner) > len(outer) else inner
+    corners = zip(SIDES, _corners(change.box, target, whole=whole), strict=True)
+    parts = [outer, b"<object>", inner, b"<name>", escape(target.dataset.names[change.label]).encode(), b"</name>"]
+    for tag, value in (("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
+        parts += [inner, f"<{tag}>{value}</{tag}>".encode()]
+    parts += [inner, b"<bndbox>"]
+    for side, word in corners:
+        parts += [deep, f"<{side}>{word}</{side}>".encode()]
+    return b"".join([*parts, inner, b"</bndbox>", outer, b"</object>"])
+
+
+EDITOR = Editor(edit=edit, read=read)

@@ -1,0 +1,47 @@
+// Boxes of images, as the server gives them: kept for thumbnails that are scrolled back, a few requests at a time.
+import { get } from "./api.js";
+
+const KEPT = 600;
+const AT_ONCE = 4;
+const kept = new Map();
+const waiting = [];
+let running = 0;
+
+async function run(job) {
+  running += 1;
+  try {
+    const answer = await get(job.path, job.parameters, job.signal);
+    if (kept.size >= KEPT) kept.delete(kept.keys().next().value);
+    kept.set(job.key, answer);
+    job.resolve(answer);
+  } catch (error) {
+    job.reject(error);
+  } finally {
+    running -= 1;
+    next();
+  }
+}
+
+function next() {
+  while (running < AT_ONCE && waiting.length) {
+    const job = waiting.pop(); // the newest first: what is seen now
+    if (job.signal?.aborted) job.reject(new DOMException("", "AbortError"));
+    else run(job);
+  }
+}
+
+/** The answer of `api/images/ID`, perhaps an earlier one. */
+export function detail(id, parameters, signal) {
+  const key = JSON.stringify([String(id), parameters]);
+  const found = kept.get(key);
+  if (found) return Promise.resolve(found);
+  return new Promise((resolve, reject) => {
+    waiting.push({ key, path: `images/${id}`, parameters, signal, resolve, reject });
+    next();
+  });
+}
+
+/** Forget an image, which has changed. */
+export function forget(id) {
+  for (const key of kept.keys()) if (JSON.parse(key)[0] === String(id)) kept.delete(key);
+}

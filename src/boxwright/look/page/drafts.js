@@ -1,0 +1,94 @@
+// Changes of labels that are not saved yet. Moving to another image keeps them; Save writes them.
+
+/** The boxes of one image with the changes that were made to them. Boxes are never modified, only replaced. */
+class Draft {
+  constructor(answer) {
+    this.revision = answer.revision;
+    this.saved = this.boxes = answer.objects;
+    this.accepted = []; // ids of findings whose suggestion is among the changes
+    this.past = [];
+    this.added = 0;
+  }
+
+  /** What `api/images/ID/objects` takes. */
+  get changes() {
+    const before = new Map(this.saved.map((one) => [one.id, one]));
+    const after = new Set(this.boxes.map((one) => one.id));
+    const found = [];
+    for (const one of this.boxes) {
+      const old = before.get(one.id);
+      const content = { box: one.box, class: one.class };
+      if (!old) found.push({ action: "add", ...content });
+      else if (old !== one && (String(old.box) !== String(one.box) || old.class !== one.class)) {
+        found.push({ action: "set", id: one.id, ...content });
+      }
+    }
+    for (const one of this.saved) if (!after.has(one.id)) found.push({ action: "delete", id: one.id });
+    return found;
+  }
+
+  apply(boxes, accepted = this.accepted) {
+    this.past.push([this.boxes, this.accepted]);
+    [this.boxes, this.accepted] = [boxes, accepted];
+  }
+
+  undo() {
+    if (!this.past.length) return false;
+    [this.boxes, this.accepted] = this.past.pop();
+    return true;
+  }
+
+  set(id, change, accepted) {
+    const boxes = this.boxes.map((one) => (one.id === id ? { ...one, ...change, status: null } : one));
+    this.apply(boxes, accepted);
+  }
+
+  remove(id, accepted) {
+    this.apply(this.boxes.filter((one) => one.id !== id), accepted);
+  }
+
+  /** Returns the id of the new box, until it is saved. */
+  add(box, name, accepted) {
+    this.added += 1;
+    const id = `new ${this.added}`;
+    this.apply([...this.boxes, { id, box, class: name, crowd: false, difficult: false, status: null }], accepted);
+    return id;
+  }
+}
+
+export class Drafts {
+  constructor(onchange) {
+    this.byImage = new Map();
+    this.onchange = onchange;
+    addEventListener("beforeunload", (event) => {
+      if (this.changed.length) event.preventDefault();
+    });
+  }
+
+  /** The draft of an image: the one with unsaved changes if there is one. */
+  open(answer) {
+    const id = String(answer.id);
+    for (const other of this.byImage.keys()) if (!this.isChanged(other)) this.byImage.delete(other);
+    if (!this.isChanged(id)) this.byImage.set(id, new Draft(answer));
+    return this.byImage.get(id);
+  }
+
+  get(id) {
+    return this.byImage.get(String(id));
+  }
+
+  isChanged(id) {
+    return (this.get(id)?.changes.length ?? 0) > 0;
+  }
+
+  /** The ids of images with unsaved changes. */
+  get changed() {
+    return [...this.byImage.keys()].filter((id) => this.isChanged(id));
+  }
+
+  /** Forget the changes of an image. */
+  drop(id) {
+    this.byImage.delete(String(id));
+    this.onchange();
+  }
+}

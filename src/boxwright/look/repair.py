@@ -1,0 +1,329 @@
+"""Changing labels in the files of the set: a backup, a journal, and only the entries that were changed.
+
+Nothing is written but by `Repair.change`. FILE.backup is a label file as it was before its first change. The journal,
+`look-journal.jsonl` in the folder of the set, has a line for each change. No layout reads either as labels.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from boxwright import files, mirrors
+from boxwright.data import data_file
+from boxwright.data.dataset import Boxes, Dataset
+from boxwright.data.sets import mentions
+from boxwright.errors import InputError
+from boxwright.images.header import read_header
+from boxwright.json_text import JsonObject
+from boxwright.look.catalog import Catalog, OpenSplit
+from boxwright.look.changes import Wanted, checked
+from boxwright.look.editing import Change, EditError, Editor, Target
+from boxwright.look.editors import editor, names
+from boxwright.serve.refusal import Refusal
+
+JOURNAL, BACKUP = "look-journal.jsonl", ".backup"
+SMALL = 1 << 22  # bytes of a label file whose content tells whether it has changed; of larger ones its times do
+SAME_PIXEL = 1.01  # px between a box and how it is read again; a layout may hold whole pixels only
+NEW = "new"  # revision of a label file that is not there
+CONFLICT, FORBIDDEN = 409, 403
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of an image as their file has them now.
+
+    Attributes:
+        rows: The objects.
+        revision: Of the label file; other when it has changed.
+        messages: Entries that cannot be read, and the like.
+        reason: Why they cannot be changed; "" if they can.
+    """
+
+    rows: Boxes
+    revision: str
+    messages: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class Repair:
+    """Reads and changes the labels of images."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._lock = threading.RLock()
+        self._fixed = _fixed_reason(catalog)
+        self._revisions = {
+            split.name: revision(Path(split.dataset.label_file(0)))
+            for split in catalog.splits
+            if split.dataset is not None and len(split.dataset.images.label_files) == 1
+        }
+
+    def reason(self) -> str:
+        """Why the set cannot be changed; "" if it can."""
+        if self._fixed:
+            return self._fixed
+        dataset = _first(self.catalog)
+        for folder in (_journal_folder(dataset), _existing(Path(dataset.label_file(0)).parent)):
+            if not os.access(folder, os.W_OK):
+                return f"{folder}: cannot be written to (read-only); change its permissions, or copy the set"
+        return ""
+
+    def read(self, image: int) -> Labels:
+        """The labels of an image as they are now."""
+        split, dataset, index = self.catalog.place(image)
+        reason, found = self.reason(), editor(dataset.kind)
+        file = Path(dataset.label_file(index))
+        if self._fixed or found is None:
+            return Labels(self.catalog.rows(image), NEW, _messages(dataset, index), reason)
+        if found.read is None:
+            return self._read_columns(split, image, reason)
+        header = read_header(dataset.path(index))
+        size = header.size if not header.fault else _declared(dataset, index)
+        reason = reason or _reason(dataset, index, found, header.fault)
+        target, now = Target(dataset, index, size), revision(file)  # before it is read, so that a change is seen
+        if dataset.relative and header.fault:
+            return Labels(self.catalog.rows(image), now, (), reason)
+        try:
+            rows, messages = found.read(target, file)
+        except EditError as error:
+            empty = self.catalog.rows(image).take(np.zeros(0, dtype=np.int64))
+            fault = f"{file}: {error}"
+            return Labels(empty, now, (fault,), reason or fault)
+        return Labels(rows, now, tuple(messages), reason)
+
+    def change(self, image: int, values: JsonObject) -> None:
+        """Change objects of an image in its label file.
+
+        Args:
+            image: Its id.
+            values: `revision` and `changes`, as the page sends them.
+
+        Raises:
+            InputError: The changes are not valid.
+            Refusal: The labels cannot be changed, or have changed since they were read.
+        """
+        if reason := self.reason():
+            raise Refusal(FORBIDDEN, reason)
+        with self._lock, _journal(_journal_folder(self.catalog.place(image)[1])) as journal:
+            labels = self.read(image)
+            _, dataset, index = self.catalog.place(image)
+            if labels.reason:
+                raise Refusal(CONFLICT, labels.reason)
+            file = Path(dataset.label_file(index))
+            if values.get("revision") != labels.revision:
+                raise _changed_meanwhile(file)
+            target = Target(dataset, index, read_header(dataset.path(index)).size)
+            wanted = checked(values.get("changes"), labels.rows, target)
+            if changes := [each.change for each in wanted if each.change is not None]:
+                self._write(image, target, file, changes, labels)
+                self._note(journal, image, file, wanted)
+
+    def _write(self, image: int, target: Target, file: Path, changes: Sequence[Change], labels: Labels) -> None:
+        """Write a label file, checked by reading it again before it takes the place of the old one."""
+        split, dataset, _ = self.catalog.place(image)
+        found = editor(dataset.kind)
+        assert found is not None
+        real = Path(os.path.realpath(file))
+        content = files.read_input(real) if real.exists() else b""
+        if revision(file) != labels.revision:
+            raise _changed_meanwhile(file)
+        try:
+            edited = found.edit(target, content, changes)
+        except EditError as error:
+            raise Refusal(CONFLICT, f"{file}: {error}") from error
+        mode = stat.S_IMODE(real.stat().st_mode) if real.exists() else None
+        files.make_folder(real.parent, "labels cannot be written there")
+        backup = real.with_name(real.name + BACKUP)
+        if mode is not None and not os.path.lexists(backup):
+            _write_as(backup, content, mode)
+        with files.atomic_write(real) as tmp:
+            tmp.write_bytes(edited.content)
+            rows = edited.rows if found.read is None else found.read(target, tmp)[0]
+            assert rows is not None
+            if not _is_as_wanted(rows, labels.rows, changes):
+                raise RuntimeError(f"{file}: would not be read as it was changed, so it was not written")
+        if mode is not None:
+            real.chmod(mode)
+        self.catalog.replace_rows(image, rows, edited.deleted)
+        if found.read is None:
+            self._revisions[split.name] = revision(file)
+
+    def _read_columns(self, split: OpenSplit, image: int, reason: str) -> Labels:
+        """The labels of an image of a file that holds all images; the file is read again if it has changed."""
+        _, dataset, index = self.catalog.place(image)
+        file = Path(dataset.label_file(index))
+        now = revision(file)
+        if self._revisions.get(split.name) != now:
+            with self._lock:  # of a change that is being written
+                now = revision(file)
+                if self._revisions.get(split.name) != now:
+                    self.catalog.read_again(split)
+                    self._revisions[split.name] = now
+        _, dataset, index = self.catalog.place(image)
+        header = read_header(dataset.path(index))
+        return Labels(
+            self.catalog.rows(image), now, _messages(dataset, index),
+            reason or _reason(dataset, index, None, header.fault),
+        )  # fmt: skip
+
+    def _note(self, journal: int, image: int, file: Path, wanted: Sequence[Wanted]) -> None:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        lines = [
+            json.dumps({"time": time, "file": str(file), "image": self.catalog.name(image), **each.journal}) + "\n"
+            for each in wanted
+            if each.change is not None
+        ]
+        os.write(journal, "".join(lines).encode())
+        os.fsync(journal)
+
+
+def _changed_meanwhile(file: Path) -> Refusal:
+    return Refusal(CONFLICT, f"{file}: has changed since it was shown; load the image again")
+
+
+def revision(file: Path) -> str:
+    """What identifies the content of a label file."""
+    try:
+        with files.open_regular(file) as opened:
+            found = os.stat(file)  # noqa: PTH116
+            parts = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+            content = opened.read() if found.st_size <= SMALL else b""
+    except FileNotFoundError:
+        return NEW
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return hashlib.sha256(content or repr(parts).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _journal(folder: Path) -> Iterator[int]:
+    """The journal, open to append to, locked for other processes. Raises InputError for a link, or what is no file."""
+    file = folder / JOURNAL
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(file, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise InputError(f"{file}: a link or no regular file; move it away") from error
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise InputError(f"{file}: a link or no regular file; move it away")
+        if sys.platform != "win32":
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _write_as(file: Path, content: bytes, mode: int) -> None:
+    files.write_bytes(file, content)
+    file.chmod(mode)
+
+
+def _is_as_wanted(rows: Boxes, before: Boxes, changes: Sequence[Change]) -> bool:
+    """Whether the objects of a changed file are those of before with the changes, new ones last."""
+    wanted = {change.entry: change for change in changes if change.entry is not None}
+    expected: list[tuple[int, Sequence[float], float]] = []  # label, box, tolerance in px
+    for entry, label, box in zip(before.entries.tolist(), before.labels.tolist(), before.xyxy.tolist(), strict=True):
+        change = wanted.get(entry)
+        if change is None:
+            expected.append((label, box, 0.0))
+        elif not change.deletes:
+            new = label if change.label is None else change.label
+            expected.append((new, box, 0.0) if change.box is None else (new, change.box, SAME_PIXEL))
+    for change in changes:
+        if change.entry is None:
+            assert change.box is not None
+            assert change.label is not None
+            expected.append((change.label, change.box, SAME_PIXEL))
+    return len(rows) == len(expected) and all(
+        label == new and np.allclose(box, expected_box, rtol=0, atol=tolerance, equal_nan=True)
+        for label, box, (new, expected_box, tolerance) in zip(
+            rows.labels.tolist(), rows.xyxy.tolist(), expected, strict=True
+        )
+    )
+
+
+def _messages(dataset: Dataset, index: int) -> tuple[str, ...]:
+    """Labels of an image that could not be read."""
+    return tuple(
+        f"{finding.file}: {finding.text}"
+        for finding in dataset.findings
+        if finding.index == index and finding.level == "error"
+    )
+
+
+def _reason(dataset: Dataset, index: int, found: Editor | None, fault: str) -> str:
+    """Why the labels of an image cannot be changed; "" if they can. fault: of the image."""
+    file = Path(dataset.label_file(index))
+    if fault:
+        return f"the image cannot be read, so its labels are not changed here: {fault}"
+    if found is not None:
+        label_files = dataset.images.label_files
+        if len(label_files) > 1 and int((label_files == label_files[index]).sum()) > 1:
+            return f"{file}: holds the labels of several images; give each its own"
+        if not found.creates and not file.exists():
+            return f"{file}: is not there any more"
+    real = Path(os.path.realpath(file))
+    if not any(real.is_relative_to(os.path.realpath(folder)) for folder in _folders(dataset)):
+        return f"{file}: is not in the folder of the set, and so not changed here"
+    folder = _existing(real.parent)
+    if not os.access(folder, os.W_OK) or (real.exists() and not os.access(real, os.W_OK)):
+        return f"{file}: cannot be written (read-only); change its permissions"
+    return ""
+
+
+def _folders(dataset: Dataset) -> list[Path]:
+    """The folders that the user has opened: that of the set, and that of the split."""
+    paths = [dataset.root] if dataset.origin is None else [dataset.origin.root, dataset.origin.path]
+    return [path if path.is_dir() else path.parent for path in paths]
+
+
+def _journal_folder(dataset: Dataset) -> Path:
+    return dataset.root if dataset.root.is_dir() else dataset.root.parent
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the next above it that exists."""
+    return next((each for each in (folder, *folder.parents) if each.is_dir()), folder)
+
+
+def _first(catalog: Catalog) -> Dataset:
+    return next(split.dataset for split in catalog.splits if split.dataset is not None)
+
+
+def _fixed_reason(catalog: Catalog) -> str:
+    """Why a set like this one is never changed; "" if it may be."""
+    if not isinstance(catalog.root, Path):
+        return "several sets together cannot be changed here; open one of them alone"
+    dataset = _first(catalog)
+    if editor(dataset.kind) is None:
+        return (
+            f"labels of the layout {dataset.kind} cannot be changed here, needed {', '.join(names())}; write others "
+            f"with `boxwright data convert {catalog.data} --to coco --out DIR`"
+        )
+    if mirrors.split(dataset.label_file(0)) is not None:
+        return "labels in an archive or an object store cannot be changed here; copy them to a folder"
+    if mentions(catalog.root, "class_map") and data_file.read(catalog.root).class_map:
+        return "its data YAML renames classes (class_map); open the folder of the set itself to change labels"
+    return ""
+
+
+def _declared(dataset: Dataset, index: int) -> tuple[int, int]:
+    height, width = dataset.images.sizes[index].tolist()
+    return height, width

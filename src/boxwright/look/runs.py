@@ -1,0 +1,198 @@
+"""The runs beside a set: what they are, their curves, and whether there are predictions of them."""
+
+import shlex
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boxwright import json_text
+from boxwright.data.dataset import evenly_spaced
+from boxwright.data.split_names import canonical_name
+from boxwright.errors import InputError, titled
+from boxwright.evaluation import runs
+from boxwright.evaluation.runs import LOCK, find_runs, is_locked, list_runs
+from boxwright.json_text import JsonObject
+from boxwright.look.catalog import Catalog
+from boxwright.look.predictions import Predictions
+from boxwright.metrics import run_log
+
+METRICS, TABLE = "metrics.json", "errors.csv"  # of `evaluate`
+MAX_POINTS = 2000  # of a curve
+
+
+@dataclass(slots=True)
+class Run:
+    """A folder of a training or of an evaluation.
+
+    Attributes:
+        name: Its name on the page, different from those of the other runs.
+        folder: The folder.
+    """
+
+    name: str
+    folder: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _predictions: Predictions | None = None
+    _log: tuple[tuple[int, int], list[JsonObject]] = ((0, 0), [])
+
+    def describe(self, catalog: Catalog) -> JsonObject:
+        """What the page needs to know without reading all predictions."""
+        message, matching, split = "", True, None
+        has_table = (self.folder / TABLE).is_file()
+        try:
+            metrics = _metrics(self.folder)
+            split = canonical_name(str(metrics["split"])) if "split" in metrics else None
+            names = [str(row.get("name")) for row in metrics.get("classes", []) if isinstance(row, dict)]
+            if unknown := [name for name in names if name not in catalog.classes]:
+                matching = False
+                message = f"{len(unknown)} of its {len(names)} classes are not in this set, such as {unknown[0][:40]}"
+        except InputError as error:
+            message = str(error)
+        if not has_table:
+            names = [split.name for split in catalog.splits]
+            words = ["boxwright", "evaluate", str(self.folder), "--data", catalog.data, "--out", str(self.folder)]
+            command = shlex.join(words if "val" in names else [*words, "--split", names[0]])
+            message = message or f"no predictions: found no {TABLE}; run `{command}`"
+        return {
+            "name": self.name, "split": split, "classes_match": matching, "predictions": has_table, "message": message,
+        }  # fmt: skip
+
+    def predictions(self, catalog: Catalog) -> Predictions:
+        """What `evaluate` has written, read once. Raises InputError if there is nothing, or it is damaged."""
+        with self._lock:
+            if self._predictions is None:
+                description = self.describe(catalog)
+                if not description["predictions"]:
+                    raise InputError(f"{self.name}: {description['message']}")
+                root = str(_metrics(self.folder).get("data", ""))
+                split = str(_metrics(self.folder).get("split", ""))
+                self._predictions = Predictions.read(self.folder / TABLE, root, split, catalog)
+            return self._predictions
+
+    def stamp(self) -> str:
+        """What changes with its log, and when it stops."""
+        try:
+            found = (self.folder / run_log.FILE).stat()
+        except OSError:
+            return "-"
+        return f"{found.st_size}-{found.st_mtime_ns}-{int(is_locked(self.folder / LOCK))}"
+
+    def log(self) -> list[JsonObject]:
+        """The lines of its log, [] without one. Raises InputError if it is damaged."""
+        file = self.folder / run_log.FILE
+        try:
+            found = file.stat()
+        except OSError:
+            return []
+        with self._lock:
+            if self._log[0] != (found.st_size, found.st_mtime_ns):
+                lines = [values for _, values in run_log.read(file)]
+                self._log = (found.st_size, found.st_mtime_ns), lines
+            return self._log[1]
+
+
+class Runs:
+    """The runs of a page.
+
+    Args:
+        paths: Folders of runs, or of evaluations, or with such at any depth.
+
+    Raises:
+        InputError: A folder is not there, or has neither a run nor an evaluation in it.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = [Path(path) for path in paths]
+        folders: dict[Path, str] = {}
+        for path in self.paths:
+            if not path.is_dir():
+                raise InputError(f"{path}: no such folder, needed a run or a folder that evaluate has written")
+            found = [path] if (path / TABLE).is_file() else [*find_runs(path)]
+            if not found:
+                raise InputError(
+                    f"{path}: found neither a run nor {TABLE}, needed what `boxwright train` or `evaluate` has written"
+                )
+            for folder in found:
+                folders.setdefault(folder, str(folder.relative_to(path)) if folder != path else path.resolve().name)
+        names = list(folders.values())
+        self.runs = [
+            Run(titled(name if names.count(name) == 1 else str(folder)), folder) for folder, name in folders.items()
+        ]
+
+    def by_name(self, name: str) -> Run:
+        """Raises InputError for a name that no run has."""
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise InputError(f"run: there is no '{name[:60]}' on this page")
+
+    def table(self) -> list[JsonObject]:
+        """The rows of `boxwright runs`, with the names on this page."""
+        rows = []
+        names = {run.folder: run.name for run in self.runs}
+        for path in self.paths:
+            for row in _rows(path):
+                folder = path if path in names else path / row["name"]
+                try:
+                    metrics = _metrics(folder) or None
+                except InputError:  # its state says that it is broken
+                    metrics = None
+                rows.append(row | {"name": names.get(folder, row["name"]), "metrics": metrics})
+        return rows
+
+    def curves(self, after: str) -> JsonObject:
+        """The curves of the runs whose logs have changed, and what `after` is then.
+
+        Each has lines with losses (`points`) and with metrics (`evaluations`), all of them, but not more than
+        `MAX_POINTS` points. after: the `cursor` of the last answer; "" for all runs.
+        """
+        stamps = {run.name: run.stamp() for run in self.runs}
+        known = dict(part.split(":", 1) for part in after.split(",") if ":" in part)
+        found = []
+        for number, run in enumerate(self.runs):
+            if known.get(str(number)) == stamps[run.name]:
+                continue
+            message, lines = "", list[JsonObject]()
+            try:
+                lines = run.log()
+            except InputError as error:
+                message = str(error)
+            points = [line for line in lines if "terms" in line]
+            evaluations = [line for line in lines if "terms" not in line]
+            found.append(
+                {"name": run.name, "state": "running" if is_locked(run.folder / LOCK) else "stopped",
+                 "points": thinned(points), "evaluations": thinned(evaluations), "message": message}
+            )  # fmt: skip
+        cursor = ",".join(f"{number}:{stamps[run.name]}" for number, run in enumerate(self.runs))
+        return {"cursor": cursor, "runs": found}
+
+
+def _rows(path: Path) -> list[JsonObject]:
+    """The rows of `boxwright runs`; one for the folder of an evaluation, which knows no settings."""
+    if any(find_runs(path)):
+        return list_runs(path).to_json()
+    row = runs.Run(path.name, state="evaluated")
+    try:
+        metrics = _metrics(path)
+        row.recipe, row.data = (str(metrics.get(key, "")) for key in ("recipe", "data"))
+        runs.read_metrics(row, path / METRICS)
+    except InputError as error:
+        row.state = f"broken: {error}"
+    return [row.to_json()]
+
+
+def thinned(lines: Sequence[JsonObject]) -> Sequence[JsonObject]:
+    """At most `MAX_POINTS` of the lines, evenly spaced, with the first and the last."""
+    if len(lines) <= MAX_POINTS:
+        return lines
+    return [lines[place] for place in evenly_spaced(len(lines), MAX_POINTS)]
+
+
+def _metrics(folder: Path) -> JsonObject:
+    """The content of metrics.json, {} without one. Raises InputError if it is damaged."""
+    file = folder / METRICS
+    content = json_text.read(file) if file.is_file() else {}
+    if not isinstance(content, dict) or not isinstance(content.get("classes", []), list):
+        raise InputError(f"{file}: no metrics of an evaluation; evaluate again")
+    return content

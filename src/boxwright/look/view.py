@@ -1,0 +1,204 @@
+"""What the page is told: the set, lists of images, and one image with its objects, detections and findings."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from boxwright.data.dataset import Boxes
+from boxwright.data.sets import shown
+from boxwright.errors import InputError, one_line
+from boxwright.images.header import read_header
+from boxwright.json_text import JsonObject
+from boxwright.look.audit import Audit, same_object
+from boxwright.look.catalog import Catalog, Filters
+from boxwright.look.predictions import COUNTED, STATUSES
+from boxwright.look.repair import Repair
+from boxwright.look.runs import Runs
+from boxwright.version import __version__
+
+MAX_RUNS = 4  # of one request
+
+
+class View:
+    """Answers for the page.
+
+    Args:
+        catalog: The set.
+        runs: The runs.
+        audit: The findings; None without an audit.
+        repair: Reads and writes the labels.
+    """
+
+    def __init__(self, catalog: Catalog, runs: Runs, audit: Audit | None, repair: Repair) -> None:
+        self.catalog, self.runs, self.audit, self.repair = catalog, runs, audit, repair
+
+    def describe(self) -> JsonObject:
+        """The set, its runs and its audit."""
+        catalog, audit, reason = self.catalog, self.audit, self.repair.reason()
+        return {
+            "data": shown(catalog.data),
+            "layout": catalog.layout,
+            "splits": [
+                {"name": split.name, "images": len(split), "message": one_line(split.message)}
+                for split in catalog.splits
+            ],
+            "classes": list(catalog.classes),
+            "editable": not reason,
+            "reason": reason,
+            "runs": [run.describe(catalog) for run in self.runs.runs],
+            "audit": None if audit is None else audit.describe(),
+            "statuses": list(COUNTED),
+            "message": "\n".join(
+                map(one_line, [*self._unopened(), *([audit.message] if audit and audit.message else [])])
+            ),
+            "version": __version__,
+        }
+
+    def path(self, image: int) -> str:
+        """The file of an image."""
+        _, dataset, index = self.catalog.place(image)
+        return dataset.path(index)
+
+    def images(
+        self, filters: Filters, status: str, run: str, min_score: float, finding: str, offset: int, limit: int
+    ) -> JsonObject:
+        """The images that all filters leave, `limit` of them from `offset` on.
+
+        With a run, class and size are those of its detections and of the objects that they were compared with.
+        """
+        catalog = self.catalog
+        predictions = self.runs.by_name(run).predictions(catalog) if run else None
+        if status and predictions is None:
+            raise InputError("status: needs a run; choose one")
+        if predictions is not None and (status or filters.name or filters.size):
+            mask = catalog.select(Filters(filters.split))
+            mask &= predictions.select(filters, status, min_score, catalog)
+        else:
+            mask = catalog.select(filters)
+        if finding:
+            if self.audit is None:
+                raise InputError("finding: needs an audit; start with --audit audit.json")
+            order = self.audit.order(finding)
+            chosen = order[mask[order]]
+        else:
+            chosen = np.flatnonzero(mask)
+        ids = chosen[offset : offset + limit].tolist()
+        counts = [0] * len(ids) if predictions is None else predictions.counts(ids, min_score)
+        rows = zip(ids, catalog.object_counts(ids), counts, strict=True)
+        found = [
+            self._row(image, offset + place) | {"objects": objects, "detections": detections}
+            for place, (image, objects, detections) in enumerate(rows)
+        ]
+        return {"total": len(chosen), "images": found, "message": predictions.message if predictions else ""}
+
+    def _row(self, image: int, index: int) -> JsonObject:
+        """An image in a list. index: its place there."""
+        split, (height, width) = self.catalog.place(image)[0].name, self.size(image)
+        name = self.catalog.name(image)
+        return {"id": image, "index": index, "name": name, "split": split, "height": height, "width": width}
+
+    def size(self, image: int) -> tuple[int | None, int | None]:
+        """(height, width) px as the set declares it, else of the file; None if neither says it."""
+        _, dataset, index = self.catalog.place(image)
+        height, width = dataset.images.sizes[index].tolist()
+        if height < 0:
+            height, width = read_header(dataset.path(index)).size
+        return (height, width) if height > 0 else (None, None)
+
+    def image(self, image: int, names: Sequence[str], min_score: float) -> JsonObject:
+        """One image. names: of the runs whose detections are wanted."""
+        if len(names) > MAX_RUNS:
+            raise InputError(f"run: found {len(names)}, needed at most {MAX_RUNS}")
+        split, dataset, index = self.catalog.place(image)
+        labels = self.repair.read(image)
+        messages = list(labels.messages)
+        header = read_header(dataset.path(index))
+        if header.fault:
+            messages.insert(0, f"{dataset.path(index)}: {header.fault}")
+        height, width = header.size if not header.fault else self.size(image)
+        declared = tuple(dataset.images.sizes[index].tolist())
+        if not header.fault and declared not in ((-1, -1), header.size):
+            messages.append(f"the labels say {declared[1]} x {declared[0]} px, the image has {width} x {height} px")
+        usable = np.isfinite(labels.rows.xyxy).all(axis=1)
+        if not usable.all():
+            messages.append(f"{int((~usable).sum())} boxes are no numbers, so they are not shown")
+        objects = self._objects(image, labels.rows.take(np.flatnonzero(usable)))
+        detections: dict[str, list[JsonObject]] = {}
+        for name in names:
+            try:
+                detections[name] = self._detections(image, name, min_score, objects)
+            except InputError as error:
+                messages.append(str(error))
+        for each in objects:
+            each["status"] = each["statuses"].get(names[0]) if names else None
+        return {
+            "id": image,
+            "name": self.catalog.name(image),
+            "split": split.name,
+            "height": height,
+            "width": width,
+            "revision": labels.revision,
+            "objects": objects,
+            "detections": detections,
+            "findings": [] if self.audit is None else self.audit.of_image(image, objects),
+            "editable": not labels.reason,
+            "reason": labels.reason,
+            "message": "\n".join(map(one_line, messages)),
+        }
+
+    def change(self, image: int, values: JsonObject) -> JsonObject:
+        """Change objects of an image, and return it as `image` does."""
+        self.repair.change(image, values)
+        return self.image(image, (), 0.0)
+
+    def _unopened(self) -> list[str]:
+        """Why splits could not be opened."""
+        return [f"split {split.name}: {split.message}" for split in self.catalog.splits if split.message]
+
+    def _class(self, name: str) -> str | None:
+        """A class of a table of predictions, None for an ignore region."""
+        return name if name in self.catalog.classes else None
+
+    def _objects(self, image: int, rows: Boxes) -> list[JsonObject]:
+        _, dataset, _ = self.catalog.place(image)
+        return [
+            {
+                "id": entry,
+                "box": box,
+                "class": dataset.names[label] if label >= 0 else None,
+                "crowd": crowd,
+                "difficult": difficult,
+                "status": None,
+                "statuses": {},
+            }
+            for entry, box, label, crowd, difficult in zip(
+                rows.entries.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
+                rows.difficult.tolist(), strict=True,
+            )
+        ]  # fmt: skip
+
+    def _detections(self, image: int, name: str, min_score: float, objects: list[JsonObject]) -> list[JsonObject]:
+        """The detections of a run; `objects` get their status in it.
+
+        The table knows objects by their boxes when the run was evaluated; those that were changed since have none.
+        """
+        table = self.runs.by_name(name).predictions(self.catalog)
+        own = table.of_image(image)
+        of_row: dict[int, JsonObject] = {}
+        for row in np.flatnonzero(table.objects[own]).tolist():
+            place = own.start + row
+            found = same_object(objects, table.boxes[place].tolist(), self._class(table.names[place]))
+            if found is not None:
+                of_row[place] = found
+                found["statuses"][name] = STATUSES[table.statuses[place]]
+        return [
+            {
+                "box": table.boxes[row].tolist(),
+                "class": table.names[row],
+                "score": float(table.scores[row]),
+                "status": STATUSES[table.statuses[row]],
+                "match": of_row.get(int(table.matches[row]), {}).get("id"),
+            }
+            for row in range(own.start, own.stop)
+            if not table.objects[row] and table.scores[row] >= min_score
+        ]
