@@ -22,7 +22,7 @@ from boxwright.arrays import Array
 from boxwright.audit.subject import Subject
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.json_text import JsonObject
 from boxwright.metrics.plots import disable_math, new_figure, save, tidy
 from boxwright.metrics.slices import SIDE, appearance

@@ -15,7 +15,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.datatools.report import counted
 from boxwright.errors import InputError, one_line, titled
 from boxwright.files import atomic_write
-from boxwright.images.canvas import read_image
+from boxwright.images.decode import read_image
 from boxwright.images.draw import Color
 from boxwright.json_text import JsonObject
 from boxwright.metrics import sheet
