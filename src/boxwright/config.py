@@ -97,7 +97,7 @@ class ModelConfig(Config):
 class BatchNormModelConfig(ModelConfig):
     """The same for networks with batch norm."""
 
-    norm_eps: Positive = 1e-5
+    norm_eps: Positive = 1e-5  # added to the variance
     norm_momentum: Fraction = 0.1  # share of the new statistic, as torch counts it
 
 

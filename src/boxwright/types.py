@@ -215,10 +215,12 @@ class Detections:
         return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> Self:
+        """The detections with their tensors on `device`."""
         return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
 
     @classmethod
     def empty(cls, names: tuple[str, ...] = ()) -> Self:
+        """No detections. names: class names, which may be left out."""
         return cls(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), names)
 
 
@@ -250,6 +252,7 @@ class Classes:
         return class_names(self.labels, self.names)
 
     def to(self, device: torch.device | str) -> Self:
+        """The classes with their tensors on `device`."""
         return replace(self, scores=self.scores.to(device), labels=self.labels.to(device))
 
 

@@ -16,9 +16,9 @@ from boxwright.nn.darknet import DarkNet53
 
 class Config(ClassifierConfig):
     name: Literal["darknet_cls"] = "darknet_cls"
-    network: Literal["darknet53", "cspdarknet53"] = "darknet53"
+    network: Literal["darknet53", "cspdarknet53"] = "darknet53"  # the backbone
     padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet and timm symmetric, MindSpore zoo same
-    activation: Activation = "leaky"
+    activation: Activation = "leaky"  # after each convolution
 
 
 class BackboneClassifier(ImageClassifier):

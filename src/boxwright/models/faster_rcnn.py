@@ -52,27 +52,27 @@ class RPNConfig(SamplesConfig):
     `negative_iou`; the best anchor of a box is positive already from `min_pos_iou` on (0: however small, as in
     torchvision, where they touch)."""
 
-    positive_iou: Fraction = 0.7
-    negative_iou: Fraction = 0.3
-    min_pos_iou: Fraction = 0.0
+    positive_iou: Fraction = 0.7  # an anchor with at least this IoU with a box is positive
+    negative_iou: Fraction = 0.3  # below this it is negative
+    min_pos_iou: Fraction = 0.0  # the best anchor of a box is positive from here on; 0: however small
     # px by which an anchor may extend beyond the canvas; others are ignored in the loss. null: any
     allowed_border: NotNegative | None = None
     samples: Count = 256  # anchors
     max_positives: Count = 128
     convs: Annotated[int, Field(ge=1, le=8)] = 1  # 3x3 convolutions before the outputs
-    nms_iou: Fraction = 0.7
+    nms_iou: Fraction = 0.7  # proposals overlapping a better one by more than this are dropped
     train_pre_nms_top_k: Count = 2000  # best boxes of each level that enter NMS
     train_proposals: Count = 2000  # best boxes of all levels together after it
-    test_pre_nms_top_k: Count = 1000
-    test_proposals: Count = 1000
+    test_pre_nms_top_k: Count = 1000  # the same in prediction
+    test_proposals: Count = 1000  # the same in prediction
 
 
 class RoIConfig(SamplesConfig):
     """The second stage. A proposal is positive from an IoU of `positive_iou` with a box on, negative below
     `negative_iou`."""
 
-    positive_iou: Fraction = 0.5
-    negative_iou: Fraction = 0.5
+    positive_iou: Fraction = 0.5  # a proposal with at least this IoU with a box is positive
+    negative_iou: Fraction = 0.5  # below this it is negative
     samples: Count = 512  # proposals
     max_positives: Count = 128
     aligned: bool = True  # pixel centers lie at half pixels (Mask R-CNN's RoI align as corrected in Detectron2)
@@ -84,7 +84,7 @@ class RoIConfig(SamplesConfig):
 
 class Config(BatchNormModelConfig):
     name: Literal["faster_rcnn"] = "faster_rcnn"
-    depth: Literal[50, 101, 152] = 50
+    depth: Literal[50, 101, 152] = 50  # layers of the ResNet
     # sampling of the deformable layers in stages 3 to 5: the ordinary one; the zoo's, whose grid lies one pixel further
     # down and right and which repeats the border; none: ordinary convolutions
     deform: Literal["none", "standard", "zoo"] = "standard"

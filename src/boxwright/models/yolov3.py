@@ -31,15 +31,15 @@ class LossConfig(Section):
     ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
     # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of object boxes
     normalize: Literal["images", "boxes"] = "images"
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = 0.0  # s: targets of classes 1 - s and s / (classes - 1) in place of 1 and 0
 
 
 class Config(AnchorConfig):
     name: Literal["yolov3"] = "yolov3"
-    network: Literal["darknet53", "tiny"] = "darknet53"
+    network: Literal["darknet53", "tiny"] = "darknet53"  # backbone and neck
     width: Width = 1.0  # factor on the channels of `tiny`
-    backbone_activation: Activation = "leaky"
-    backbone_norm_momentum: Fraction = 0.1
+    backbone_activation: Activation = "leaky"  # of the backbone; other layers have leaky
+    backbone_norm_momentum: Fraction = 0.1  # as norm_momentum, which is that of the other layers
     anchors: Anchors = COCO_ANCHORS
     loss: LossConfig = LossConfig()
 

@@ -43,11 +43,12 @@ CELLS = 3  # a box: its own, the nearer of left and right, the nearer of above a
 class LossConfig(Section):
     """Weights of the loss terms, used as they are: not rescaled by classes, size or number of maps."""
 
-    box: NotNegative = 0.05
-    obj: NotNegative = 0.7
-    cls: NotNegative = 0.3
+    box: NotNegative = 0.05  # 1 - CIoU
+    obj: NotNegative = 0.7  # against the CIoU of the box
+    cls: NotNegative = 0.3  # of the classes
     balance: Triple = (4.0, 1.0, 0.4)  # of objectness at strides 8, 16, 32
     anchor_ratio: Annotated[float, Field(gt=1)] = 4.0  # a box takes anchors whose sides differ by less than this factor
+    # s: targets of classes 1 - s / 2 and s / 2 in place of 1 and 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

@@ -42,14 +42,14 @@ class LossConfig(Section):
     ignore_iou: Fraction = 0.7  # background cells whose box overlaps an object by this or more are ignored in the loss
     # the sum over cells is divided by the number of images (MindSpore zoo, Darknet) or of cells with an object
     normalize: Literal["images", "boxes"] = "images"
-    label_smoothing: Fraction = 0.0
+    label_smoothing: Fraction = 0.0  # s: targets of classes 1 - s and s / (classes - 1) in place of 1 and 0
 
 
 class Config(AnchorConfig):
     name: Literal["yolov4"] = "yolov4"
-    network: Literal["cspdarknet53", "tiny"] = "cspdarknet53"
+    network: Literal["cspdarknet53", "tiny"] = "cspdarknet53"  # backbone and neck
     width: Width = 1.0  # factor on the channels
-    backbone_activation: Activation = "mish"
+    backbone_activation: Activation = "mish"  # of the backbone; other layers have leaky
     lateral_first: bool = True  # where the neck joins a finer map with an upsampled one: Darknet; false: MindSpore zoo
     anchors: Anchors = COCO_ANCHORS
     # how far a center may lie, as a factor on the cell about its middle (Darknet's scale_x_y); fine scale to coarse

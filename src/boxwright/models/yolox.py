@@ -36,7 +36,7 @@ class LossConfig(Section):
     """Weights of the terms."""
 
     box: NotNegative = 5.0  # 1 - IoU^2
-    objectness: NotNegative = 1.0
+    objectness: NotNegative = 1.0  # of all cells
     classes: NotNegative = 1.0  # against the IoU of the box
     # absolute differences of the four numbers before decoding; the paper adds them, with 1, after mosaic is closed
     l1: NotNegative = 0.0
@@ -44,7 +44,7 @@ class LossConfig(Section):
 
 class Config(CellConfig):
     name: Literal["yolox"] = "yolox"
-    backbone_activation: Activation = "leaky"
+    backbone_activation: Activation = "leaky"  # of the backbone
     norm_eps: Positive = 1e-3
     norm_momentum: Fraction = 0.03
     loss: LossConfig = LossConfig()

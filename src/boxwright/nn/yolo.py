@@ -67,7 +67,7 @@ class CellConfig(BatchNormModelConfig):
 
 class AnchorConfig(CellConfig):
     padding: Padding = "symmetric"  # of stride-2 convolutions: Darknet symmetric, MindSpore zoo same
-    anchors: Anchors
+    anchors: Anchors  # (width, height) px, small to large; auto: chosen from the boxes of the training
 
 
 def styles(config: AnchorConfig, activation: Activation, momentum: float) -> tuple[Style, Style]:

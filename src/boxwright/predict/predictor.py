@@ -87,6 +87,7 @@ class Predictor(Generic[R]):
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe of the network."""
         return self.pipeline.recipe
 
     @property
@@ -177,7 +178,10 @@ class Predictor(Generic[R]):
         classes: Sequence[str | int] | None = None,
         top_k: int | None = None,
     ) -> PostprocessArgs:
-        """The arguments of `postprocess`, from those of a call. Raises InputError for an invalid value."""
+        """The arguments of `postprocess`, from `threshold`, `iou`, `classes` and `top_k` of a call.
+
+        Raises InputError for an invalid value.
+        """
         return self.task.args(self.recipe, threshold, iou, classes, top_k)
 
     def preprocess(self, image: Image, number: int = 0, *, keep_image: bool = False) -> PreparedImage:
@@ -194,13 +198,13 @@ class Predictor(Generic[R]):
         return self.pipeline.preprocess(image, number, keep_image=keep_image)
 
     def forward(self, images: Sequence[PreparedImage]) -> RawOutputs:
-        """Run the network on the images as one batch."""
+        """Run the network on the `images`, which `preprocess` made, as one batch."""
         reject_fork(self.process)
         with evaluating(self.model):
             return self.pipeline.forward(images)
 
     def postprocess(self, raw: RawOutputs, images: Sequence[PreparedImage], args: PostprocessArgs) -> list[R]:
-        """The results of the images, on the CPU. args: from `args`."""
+        """The results of the `images`, on the CPU, from the `raw` outputs of `forward`. args: from `args`."""
         results = self.pipeline.postprocess(raw, [image.frame for image in images], args)
         pairs = zip(results, images, strict=True)
         return [result if image.image is None else with_image(result, image.image) for result, image in pairs]

@@ -65,13 +65,13 @@ class EvaluateConfig(Config):
     threshold: Fraction = 0.001  # lowest score that counts, before `predict.temperatures`, which then change no AP
     plus_one: bool = False  # boxes count one px wider and higher, x2 - x1 + 1 (MindSpore zoo's Faster R-CNN)
     nms: NMSConfig = NMSConfig()
-    batch: BatchSize = 8
+    batch: BatchSize = 8  # images a forward pass
 
 
 class PredictConfig(Config):
-    threshold: Fraction = 0.25
+    threshold: Fraction = 0.25  # lowest score that is reported
     nms: NMSConfig = NMSConfig()
-    batch: BatchSize = 8
+    batch: BatchSize = 8  # images a forward pass
     # logits of the scores of each class are divided by these, those of a classifier by one; (): by 1. They belong to
     # the weights: `boxwright calibrate` finds them
     temperatures: tuple[Annotated[float, Field(ge=0.125, le=8)], ...] = ()
@@ -80,10 +80,10 @@ class PredictConfig(Config):
 class Expect(Config):
     """A published claim; nothing here was measured by this project."""
 
-    metric: str = ""
-    value: float | None = None
-    source: str = ""
-    hardware: str = ""
+    metric: str = ""  # its name, such as AP50 or top1
+    value: float | None = None  # 0 to 1; null: nothing is published
+    source: str = ""  # who published it, and where
+    hardware: str = ""  # what it was trained on
 
     def beside(self, measured: Mapping[str, float]) -> str:
         """`AP50 0.442 here, published 0.331 (source)`; "" where nothing is claimed, or the metric was not measured."""
@@ -169,14 +169,14 @@ class Recipe(Config):
         return load(name_or_path, overrides)
 
     def with_names(self, names: Sequence[str]) -> "Recipe":
-        """This recipe for other classes."""
+        """This recipe for other classes, `names` in label order."""
         tree = self.tree()
         tree["model"]["classes"], tree["data"]["names"] = len(names), list(names)
         tree["predict"]["temperatures"] = []
         return from_tree(tree, self.name, allow_import=True)
 
     def with_overrides(self, changes: Overrides) -> "Recipe":
-        """This recipe with changes by dotted key, as in `load`."""
+        """This recipe with `changes` by dotted key, as in `load`."""
         return from_tree(config.override(self.tree(), changes), self.name, allow_import=True)
 
     def tree(self) -> Tree:
@@ -184,6 +184,7 @@ class Recipe(Config):
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
+        """The text of a recipe file, with every key."""
         return yaml.dump(self.tree(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

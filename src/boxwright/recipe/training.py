@@ -66,18 +66,18 @@ class ClassAugmentConfig(Config):
     # brightness, contrast and saturation change by a factor of 1 +- this, hue by +- this share of the color circle;
     # the four in random order (torchvision's ColorJitter, MindSpore's RandomColorAdjust)
     brightness: Fraction = 0.0
-    contrast: Fraction = 0.0
-    saturation: Fraction = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    contrast: Fraction = 0.0  # likewise
+    saturation: Fraction = 0.0  # likewise
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # +-, as a share of the color circle
     erase: Fraction = 0.0  # probability that a rectangle is painted over (random erasing)
     erase_area: Range = (0.02, 0.33)  # its share of the image
     erase_aspect: Range = (0.3, 3.3)  # its height to width, drawn on a logarithmic scale
     cutout: Annotated[int, Field(ge=0)] = 0  # px, side of a square painted over, which may reach out of the image
     erase_color: tuple[Color, Color, Color] = (124.0, 116.0, 104.0)  # of both; ImageNet's mean
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(alpha, alpha)
-    mixup_alpha: Positive = 0.2
+    mixup_alpha: Positive = 0.2  # larger: more even shares
     cutmix: Fraction = 0.0  # probability that a rectangle shows another image, share of the area likewise
-    cutmix_alpha: Positive = 1.0
+    cutmix_alpha: Positive = 1.0  # larger: more even shares
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -102,7 +102,7 @@ class ScheduleConfig(Config):
 
     # exponential: lr * lr_gamma^step. sigmoid: lr / (1 + exp(lr_gamma * (step - lr_steps))). Both by steps
     kind: Literal["constant", "step", "multistep", "cosine", "linear", "exponential", "sigmoid"] = "cosine"
-    lr: Annotated[float, Field(gt=0, le=1000)] = 0.001
+    lr: Annotated[float, Field(gt=0, le=1000)] = 0.001  # learning rate after the warm-up
     lr_epochs: tuple[
         Annotated[int, Field(ge=1)], ...
     ] = ()  # multistep: where it falls; step: (every,); sigmoid: (half,)
@@ -116,11 +116,11 @@ class ScheduleConfig(Config):
     cycle_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     T_beyond: Annotated[int, Field(ge=0)] = 0  # so many epochs after the last, where T_max is null
     by_step: bool = False  # cosine and linear move with every step from the end of the warm-up on, not once an epoch
-    warmup_epochs: NotNegative = 0
+    warmup_epochs: NotNegative = 0  # epochs over which lr rises; fractions are allowed
     warmup_min_steps: Annotated[int, Field(ge=0)] = 0  # a warm-up has at least so many steps
     warmup_from: Fraction | None = None  # share of lr that the zoo's warm-up starts from; null: lr / steps
     warmup_power: Positive = 1.0  # the warm-up rises with this power of its share; Darknet's is 4
-    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None
+    warmup_bias_lr: Annotated[float, Field(ge=0, le=1000)] | None = None  # see above; null: the zoo's warm-up
     warmup_momentum: Fraction | None = None  # momentum rises from here over the warm-up; null: constant
 
     @pydantic.model_validator(mode="after")
@@ -154,7 +154,7 @@ KEYS_OF_OPTIMIZER = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
 class OptimizerConfig(Config):
     """SGD with momentum, or AdamW (arXiv 1711.05101); `engine/optim.py` has the formulas."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
+    kind: Literal["sgd", "adamw"] = "sgd"  # the optimizer
     momentum: Fraction = 0.9  # sgd
     nesterov: bool = False  # sgd
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and of their squares
@@ -208,7 +208,7 @@ class TrainConfig(Config):
     # that share a step of batch x processes x accumulate images; auto: as many as there are when a run starts. With
     # another number of processes a step keeps its images
     processes: BatchOrAuto = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of initial weights, order of images, and augmentation
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EmaConfig = EmaConfig()
@@ -220,7 +220,7 @@ class TrainConfig(Config):
     # class -> factor of its objects (of a classifier, of its images) in the loss of classes; others: 1
     class_weights: dict[ClassName, NotNegative] = Field(default_factory=dict)
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"  # auto: bf16 on a GPU that has it, else no (float32)
-    channels_last: bool = False
+    channels_last: bool = False  # images and weights have the channels last in memory
     compile: bool = False  # the loss with torch.compile: minutes at the start, once for each input size
     freeze: tuple[str, ...] = ()  # parameters whose names start so are not trained
     freeze_norm: bool = False  # batch norm keeps its statistics and is not trained
