@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast test-lowest test-mindspore check format table bench wheel release-check clean
+.PHONY: help demo test test-fast test-lowest test-mindspore check format table docs bench wheel release-check clean
 
 help:                          ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -16,10 +16,11 @@ help:                          ## this list
 demo: .venv/installed          ## render data, train, evaluate, draw predictions
 	$(BIN)/boxwright demo
 
-check: .venv/installed         ## style and types
+check: .venv/installed         ## style, types and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # Two processes of one thread each: small tensors gain nothing from a second thread, the suite gains from a second process.
 # With compiled modules kept, whatever the environment says: tests start many processes.
@@ -51,6 +52,10 @@ format: .venv/installed        ## apply formatting and lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Warnings are errors (`strict` in mkdocs.yml).
+docs: .venv/installed          ## build the site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: .venv/installed         ## benchmarks against other libraries; takes minutes on an idle machine
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
@@ -76,4 +81,4 @@ release-check: .venv/installed ## build wheel and sdist, try them in a fresh env
 	.venv-release/bin/python .ci/licenses.py build/licenses.md $(EXTRAS)
 
 clean:                         ## remove environments and builds
-	rm -rf .venv .venv-lowest .venv-mindspore .venv-release dist build
+	rm -rf .venv .venv-lowest .venv-mindspore .venv-release dist build site

@@ -8,6 +8,7 @@ import ast
 import inspect
 import json
 import re
+import runpy
 import tokenize
 from collections.abc import Iterator
 from io import StringIO
@@ -28,12 +29,12 @@ COPIED = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "C
           "benchmarks/results.md": "benchmarks.md"}  # fmt: skip
 ABSENT = re.compile(r"\[([^\]]*)\]\((?:\.\./)*(?:README\.md|LICENSE|CITATION\.cff|Dockerfile|constraints-lowest\.txt)[^)]*\)")
 
+PUBLISHED = "The published metrics are those of the named sources, for their own training; none was measured here."
+
 # Page of the Python API -> title and public names
 API = {
-    "prediction": ("Prediction", [
-        "load", "Predictor", "Prediction", "ClassPrediction", "Detections", "Detection", "Classes", "predict_scene",
-        "Tiling", "open_scene", "RuntimeOptions",
-    ]),
+    "prediction": ("Prediction", ["load", "Predictor", "RuntimeOptions", "predict_scene", "Tiling", "open_scene"]),
+    "results": ("Results of a prediction", ["Prediction", "ClassPrediction", "Detections", "Detection", "Classes"]),
     "training": ("Training, evaluation, export", ["train", "evaluate", "calibrate", "export_model"]),
     "recipes": ("Recipes and networks", ["Recipe", "list_recipes", "create_model", "Batch"]),
     "data": ("Data and paths", ["open_dataset", "local_path", "local_output", "InputError"]),
@@ -174,6 +175,9 @@ def roots() -> dict[str, tuple[str, list[tuple[str, type[pydantic.BaseModel]]]]]
     pages = {name: (name, list(sections(fields[name].annotation, name))) for name in top}  # type: ignore[arg-type]
     pages["evaluate"] = ("evaluate, predict, expect", [pair for name in top[2:] for pair in pages[name][1]])
     del pages["predict"], pages["expect"]
+    train = pages["train"][1]
+    augment = [pair for pair in train if "augment" in pair[0]]
+    pages["train"], pages["augment"] = ("train", [pair for pair in train if pair not in augment]), ("augmentation", augment)
     for name in models.names():
         pages[f"model_{name}"] = (f"model: {name}", list(sections(models.module(name).Config, "model")))
     return pages
@@ -217,6 +221,11 @@ def pages() -> dict[str, str]:
     made |= {f"reference/api_{name}.md": api_page(*about) for name, about in API.items()}
     for source, target in COPIED.items():
         made[target] = outside((ROOT / source).read_text(encoding="utf-8"))
+    contributing, _, glossary = made["contributing.md"].partition("\n## Glossary\n")
+    made["contributing.md"] = contributing.replace("(#glossary)", "(glossary.md)")
+    made["glossary.md"] = f"# Glossary\n{glossary}"
+    table = runpy.run_path(str(ROOT / "docs" / "recipes_table.py"))["table"]()
+    made["recipes.md"] = f"# Recipes\n\n{PUBLISHED}\n\n{table}"
     return made
 
 
