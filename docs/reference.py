@@ -27,7 +27,9 @@ from boxwright.recipe import Recipe
 ROOT = Path(__file__).parents[1]
 COPIED = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
           "benchmarks/results.md": "benchmarks.md"}  # fmt: skip
-ABSENT = re.compile(r"\[([^\]]*)\]\((?:\.\./)*(?:README\.md|LICENSE|CITATION\.cff|Dockerfile|constraints-lowest\.txt)[^)]*\)")
+ABSENT = re.compile(
+    r"\[([^\]]*)\]\((?:\.\./)*(?:README\.md|LICENSE|CITATION\.cff|Dockerfile|constraints-lowest\.txt)[^)]*\)"
+)
 
 PUBLISHED = "The published metrics are those of the named sources, for their own training; none was measured here."
 
@@ -100,15 +102,19 @@ def _comments(config: type) -> dict[str, str]:
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.ClassDef)
     lines = source.splitlines()
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokenize.generate_tokens(StringIO(source).readline)
-                if token.type == tokenize.COMMENT and not token.string.startswith("# fmt")}  # fmt: skip
+    tokens = tokenize.generate_tokens(StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found = {}
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             first = field.lineno
             while lines[first - 2].lstrip().startswith("#"):
                 first -= 1
-            texts = [comments[line] for line in range(first, (field.end_lineno or first) + 1) if line in comments]
+            texts = [
+                comments[line]
+                for line in range(first, (field.end_lineno or first) + 1)
+                if comments.get(line, "fmt")[:3] != "fmt"
+            ]
             if texts:
                 found[field.target.id] = " ".join(texts)
     return found
@@ -139,7 +145,7 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
         for part in getattr(entry, "metadata", [entry]):
             limits |= {name: getattr(part, name) for name in ("ge", "gt", "le", "lt") if hasattr(part, name)}
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    return "".join(f" {signs[name]} {limits[name]:g}" for name in signs if name in limits)
+    return "".join(f" {signs[name]} {limits[name]:,}" for name in signs if name in limits)
 
 
 def sections(config: type[pydantic.BaseModel], prefix: str) -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
@@ -172,12 +178,16 @@ def roots() -> dict[str, tuple[str, list[tuple[str, type[pydantic.BaseModel]]]]]
     """Page of keys -> title, and its sections with their prefixes."""
     fields = Recipe.model_fields
     top = ("data", "train", "evaluate", "predict", "expect")
-    pages = {name: (name, list(sections(fields[name].annotation, name))) for name in top}  # type: ignore[arg-type]
+    pages = {"recipe": ("a recipe", [("", Recipe)])}
+    pages |= {name: (name, list(sections(fields[name].annotation, name))) for name in top}  # type: ignore[arg-type]
     pages["evaluate"] = ("evaluate, predict, expect", [pair for name in top[2:] for pair in pages[name][1]])
     del pages["predict"], pages["expect"]
     train = pages["train"][1]
     augment = [pair for pair in train if "augment" in pair[0]]
-    pages["train"], pages["augment"] = ("train", [pair for pair in train if pair not in augment]), ("augmentation", augment)
+    pages["train"], pages["augment"] = (
+        ("train", [pair for pair in train if pair not in augment]),
+        ("augmentation", augment),
+    )
     for name in models.names():
         pages[f"model_{name}"] = (f"model: {name}", list(sections(models.module(name).Config, "model")))
     return pages
@@ -191,8 +201,10 @@ def keys_page(title: str, parts: list[tuple[str, type[pydantic.BaseModel]]]) -> 
         says = says if any(config.__doc__ != base.__doc__ for base in config.__mro__[1:2]) else ""
         rows = [f"| `{key}` | {cell(what)} | {default.replace('|', chr(92) + '|')} | {cell(meaning)} |"
                 for key, what, default, meaning in keys_of(config, prefix)]  # fmt: skip
-        text += f"\n## {prefix}\n\n{inspect.cleandoc(says)}\n\n"
-        text += "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
+        text += f"\n## {prefix or 'recipe'}\n\n{inspect.cleandoc(says)}\n\n"
+        text += (
+            "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
+        )
     return text
 
 
@@ -240,10 +252,8 @@ def on_config(config: Any) -> Any:
     """Lists the generated pages under Reference."""
     (reference,) = [part["Reference"] for part in config["nav"] if "Reference" in part]
     made = pages()
-    for title, start in (("Commands", "reference/"), ("Recipe keys", "reference/keys_"), ("Python API", "reference/api_")):
-        chosen = [path for path in made if path.startswith(start)]
-        if title == "Commands":
-            chosen = [path for path in chosen if not path.startswith(("reference/keys_", "reference/api_"))]
+    for title, start in (("Commands", "(?!keys_|api_)"), ("Recipe keys", "keys_"), ("Python API", "api_")):
+        chosen = [path for path in made if re.match(rf"reference/{start}", path)]
         names = [made[path].partition("\n")[0].removeprefix("# ").removeprefix("Recipe keys: ") for path in chosen]
         reference.append({title: [{name: path} for name, path in zip(names, chosen, strict=True)]})
     return config

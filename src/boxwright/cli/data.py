@@ -174,7 +174,10 @@ def split(
         bool, typer.Option("--near-duplicates/--no-near-duplicates", help="Keep near-duplicates together.")
     ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another one gives another division.")] = 0,
-    to: Annotated[str | None, typer.Option("--to", metavar="LAYOUT", help="[default: that of DIR, or coco]")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="LAYOUT", help="Layout that is written. [default: that of DIR, or coco]"),
+    ] = None,
     lists: Annotated[
         bool, typer.Option("--lists", help="Write only lists of the images in DIR (YOLO labels).")
     ] = False,

@@ -104,7 +104,9 @@ _Dumper.add_representer(
 
 
 class Recipe(Config):
-    name: FileName
+    """A complete experiment: network, data, training, evaluation and prediction, as checked, frozen values."""
+
+    name: FileName  # of a shipped recipe or a file, without its suffix; names the run
     summary: str = ""  # one line, shown by `boxwright list`
     model: pydantic.SerializeAsAny[ModelConfig]
     data: DataConfig = DataConfig()
