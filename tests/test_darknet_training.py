@@ -117,7 +117,7 @@ def test_rarer_keys(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TRAINING.exists(), reason="needs the shared folder")
 def test_the_page_names_all_keys() -> None:
     """Those of AlexeyAB's program: all that its sections have for training."""
-    page = (Path(__file__).parents[1] / "docs" / "from_darknet.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "darknet_training.md").read_text(encoding="utf-8")
     spans = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
     named = set(re.findall(r"[A-Za-z_0-9]+", " ".join(spans)))
     tables = TRAINING.read_text(encoding="utf-8").partition("## .data")[0]

@@ -169,7 +169,8 @@ def test_an_unknown_layout_is_told_the_nearest() -> None:
 
 
 def test_every_layout_is_on_the_page_about_data() -> None:
-    page = (Path(boxwright.__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    folder = Path(boxwright.__file__).parents[2] / "docs"
+    page = "".join(file.read_text(encoding="utf-8") for file in folder.glob("data*.md"))
     for name in formats.names():
         assert f"\n| `{name}` | " in page
 

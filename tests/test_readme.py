@@ -18,7 +18,7 @@ from boxwright.cli.commands import app
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -57,7 +57,8 @@ def fault(words: list[str]) -> str:
     return " ".join(unknown)
 
 
-PAIRS = [(page.name, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+NAMES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+PAIRS = [(name, words) for name, text in NAMES.items() for words in commands(text)]
 
 
 @pytest.mark.parametrize(("page", "words"), PAIRS, ids=[f"{page}: {' '.join(words)}" for page, words in PAIRS])
@@ -79,7 +80,7 @@ def test_the_check_itself_sees_what_is_missing() -> None:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_recipe_and_link_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
