@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -600,6 +601,32 @@ def test_a_set_in_an_object_store_is_shown_but_not_changed(store: Any, tmp_path:
     assert client.ask("GET", "/a-token/api/images/0/thumbnail").status == 200
     assert client.change(0, {"action": "delete", "id": 0}).status == 403
     assert store.keys("bucket") == keys
+
+
+def test_of_two_changes_at_once_one_is_made(tmp_path: Path) -> None:
+    SETS["yolo_txt"](tmp_path)
+    client = Client(tmp_path)
+    revision = client.get("images/0")["revision"]
+    delete = {"action": "delete", "id": 1}
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda _: client.change(0, delete, revision=revision).status, range(4))
+        assert sorted(found) == [200, 409, 409, 409]
+    assert len(rows(tmp_path)) == 1
+
+
+def test_sets_that_a_file_names(tmp_path: Path) -> None:
+    """A JSON file of COCO, and a data YAML, whose folder is elsewhere."""
+    file = coco(tmp_path / "one")
+    assert Client(file).change(0, {"action": "delete", "id": 0}).status == 200
+    assert len(json.loads(file.read_text())["annotations"]) == 2
+    assert (tmp_path / "one" / "look-journal.jsonl").is_file()
+    label = SETS["yolo_txt"](tmp_path / "two")
+    yaml = write(tmp_path / "yaml" / "data.yaml", "path: ../two\ntrain: images/train\nnames: {0: cat, 1: dog}\n")
+    client = Client(yaml)
+    assert client.get("set")["editable"], client.get("set")
+    assert client.change(0, {"action": "delete", "id": 1}).status == 200
+    assert label.read_text() == "1 0.5 0.5 0.2 0.4\n"
+    assert (tmp_path / "two" / "look-journal.jsonl").is_file()
 
 
 def test_two_pages_of_a_set(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ def look(
     data: Folder,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Run folders, folders of runs, or folders that evaluate has written."),
+        typer.Argument(metavar="RUN", help="Run folders, folders of runs, or folders that evaluate has written."),
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="The only split to show. [default: all]")] = None,
     audit: Annotated[

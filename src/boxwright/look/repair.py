@@ -184,8 +184,11 @@ class Repair:
             for each in wanted
             if each.change is not None
         ]
-        os.write(journal, "".join(lines).encode())
-        os.fsync(journal)
+        try:
+            os.write(journal, "".join(lines).encode())
+            os.fsync(journal)
+        except OSError as error:
+            raise InputError(f"{file}: is changed, but {JOURNAL} cannot be written ({error.strerror})") from error
 
 
 def _changed_meanwhile(file: Path) -> Refusal:
