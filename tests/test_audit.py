@@ -1,6 +1,7 @@
 """`boxwright data audit`: findings that are known by hand, folds, near-duplicates, drift, and files."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ from boxwright.cache import VARIABLE
 from boxwright.cli import main
 from boxwright.data.dataset import ANY_CLASS, Boxes, Dataset, Images, paths_column
 from boxwright.errors import InputError
+from boxwright.evaluation.evaluate import evaluate
 from boxwright.formats import open_dataset
 from boxwright.types import Detections
 from boxwright.weights import checkpoint
@@ -280,6 +282,8 @@ def test_every_image_is_predicted_once_by_a_network_that_has_not_seen_it(
     assert [everything - names for names in seen.predicted] == seen.trained
     assert len(seen.trained) == 3
     assert report.trained_here is False
+    assert "so poor networks" not in str(report)
+    assert "so poor networks mean little" in str(dataclasses.replace(report, ap50=0.3))
     assert {path.name for path in out.iterdir()} == {"audit.json", "audit.csv", "audit.jpg", "drift.png"}
 
 
@@ -398,6 +402,8 @@ def test_detections_of_an_evaluation(data: Path, tmp_path: Path, capsys: Any) ->
     tree = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert tree["trained_on_these_images"] is None
     assert tree["splits"] == {"val": 4}
+    metrics = evaluate(rectangles_predictor(), open_dataset(data, "val"))
+    assert tree["ap50"] == pytest.approx(metrics.ap50, abs=1e-3)
     assert not (tmp_path / "out" / "audit.jpg").exists()
 
 

@@ -32,6 +32,7 @@ LABEL, SUGGESTED, OTHER = (213, 94, 0), (0, 158, 115), (150, 150, 150)  # colors
 LEGEND: tuple[tuple[str, Color], ...] = (("label", LABEL), ("suggestion", SUGGESTED), ("other labels", OTHER))
 CONTEXT, MIN_CROP = 2.5, 96  # a crop is this many times the longer side of the boxes, and at least so many px
 MAX_PRINTED = 10  # findings, groups and differences each
+POOR = 0.5  # AP50 below which networks are too poor
 MAX_P = 0.01  # of a difference between splits that is printed
 
 
@@ -43,6 +44,7 @@ class Report:
         subject: The images.
         network: What the findings were compared with, for the reader.
         trained_here: Whether that network was trained on some of these images; None if that is not known.
+        ap50: Of the detections on the labels, in [0, 1]; -1 without objects.
         findings: Labels that may be wrong, the surest first.
         groups: Images of different splits or sets that are near-duplicates, or copies, tiles or frames of one:
             (split or set, image) of each.
@@ -52,6 +54,7 @@ class Report:
     subject: Subject
     network: str
     trained_here: bool | None
+    ap50: float
     findings: Sequence[Finding]
     groups: Sequence[Sequence[tuple[str, str]]]
     drifts: Sequence[Drift]
@@ -71,6 +74,7 @@ class Report:
             },
             "network": self.network,
             "trained_on_these_images": self.trained_here,
+            "ap50": self.ap50,
             "left_out": list(self.subject.left_out),
             "findings": self.rows(),
             "groups_across_splits": [
@@ -84,6 +88,9 @@ class Report:
         listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         lines = [f"{counted(len(self.findings), 'finding[s]')} ({listed}), the surest first; {self.network}"]
         lines += [f"  {_sentence(row)}" for row in self.rows()[:MAX_PRINTED]]
+        lines.append(f"AP50 of the detections on these labels: {self.ap50:.3f}")
+        if 0 <= self.ap50 < POOR:
+            lines[-1] += "; findings of so poor networks mean little: raise --minutes, or --start from weights"
         if self.trained_here:
             lines.append(
                 "the network was trained on some of these images and repeats errors of their labels; --folds finds more"

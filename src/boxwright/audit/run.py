@@ -8,12 +8,15 @@ from boxwright import json_text
 from boxwright.audit import drift, findings, folds
 from boxwright.audit.report import DRIFT, FILES, JSON, SHEET, TABLE, Report, image_name
 from boxwright.audit.subject import Subject, open_subject
+from boxwright.data.dataset import Dataset
 from boxwright.data.sets import Root, shown
 from boxwright.datatools.groups import group
 from boxwright.datatools.val_fraction import name_to_train_on
 from boxwright.errors import InputError
 from boxwright.evaluation.compare import read
 from boxwright.evaluation.evaluate import report_folder
+from boxwright.metrics.error_split import split_errors
+from boxwright.metrics.matching import match
 from boxwright.predict.predictor import load
 from boxwright.types import Detections
 from boxwright.weights import stored_recipe
@@ -73,7 +76,8 @@ def audit(
     measured = drift.measure(subjects)
     drifts = drift.compare(measured)
     found = findings.find(subject.dataset, results, MIN_FINDING)
-    report = Report(subject, network, trained_here, found, across(subjects), drifts)
+    ap50 = _ap50(subject.dataset, results)
+    report = Report(subject, network, trained_here, ap50, found, across(subjects), drifts)
     report.write_sheet(folder / SHEET, count)
     report.write_table(folder / TABLE)
     drift.plot(measured, drifts, folder / DRIFT)
@@ -112,6 +116,12 @@ def _detections(
         return read(Path(weights), subject.dataset).results, f"compared with {weights}", None
     results = folds.predict_subject(load(weights, device=device), subject)
     return results, f"compared with {weights}", _was_trained_on(Path(weights), subject)
+
+
+def _ap50(dataset: Dataset, results: Sequence[Detections]) -> float:
+    """In [0, 1]; -1 without objects."""
+    samples = [dataset[index] for index in range(len(dataset))]
+    return split_errors(match(samples, results), folds.MIN_SCORE).ap50
 
 
 def _was_trained_on(weights: Path, subject: Subject) -> bool | None:
