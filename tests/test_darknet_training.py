@@ -117,7 +117,8 @@ def test_rarer_keys(tmp_path: Path) -> None:
 @pytest.mark.skipif(not TRAINING.exists(), reason="needs the shared folder")
 def test_the_page_names_all_keys() -> None:
     """Those of AlexeyAB's program: all that its sections have for training."""
-    page = (Path(__file__).parents[1] / "docs" / "darknet_training.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[1] / "docs"
+    page = "".join((docs / name).read_text(encoding="utf-8") for name in ("from_darknet.md", "darknet_training.md"))
     spans = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
     named = set(re.findall(r"[A-Za-z_0-9]+", " ".join(spans)))
     tables = TRAINING.read_text(encoding="utf-8").partition("## .data")[0]

@@ -121,6 +121,16 @@ def test_python_example_uses_public_names() -> None:
     assert used <= set(boxwright.__all__)
 
 
+def test_python_on_pages_uses_public_names() -> None:
+    examples = [
+        (name, code) for name, text in NAMES.items() for code in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    ]
+    assert len(examples) > 5
+    for name, code in examples:
+        compile(code, name, "exec")
+        assert set(re.findall(r"\bbw\.(\w+)", code)) <= set(boxwright.__all__), name
+
+
 @pytest.mark.slow
 def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, from random weights."""
