@@ -1,6 +1,10 @@
-"""Printing results and log lines."""
+"""Printing results, hints and log lines."""
 
+import json
 import logging
+import os
+import shlex
+import subprocess
 import sys
 from typing import TextIO
 
@@ -10,6 +14,19 @@ from boxwright.errors import printable
 def echo(result: object) -> None:
     """Print a result to stdout, with control characters (of file names) as escapes."""
     print("\n".join(map(printable, str(result).split("\n"))))
+
+
+def echo_json(value: object) -> None:
+    """Print a result as JSON to stdout, in ASCII, so that names change no terminal."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def hint(*words: str) -> None:
+    """Show the command that usually comes next, on stderr. Only where a person reads along: stdout and stderr are
+    terminals, and this is the main process of a training."""
+    if sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        line = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        print(printable(f"next: boxwright {line}"), file=sys.stderr)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):
