@@ -18,7 +18,7 @@ from boxwright.cli.commands import app
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")])
 RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -86,7 +86,7 @@ def test_every_recipe_and_link_named_exists(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"\b(?:yolov3|tiny|yolov4)\w*_(?:coco|640)\w*", text):
         assert name in recipe.names() or name in {"yolov3_640"}, name
-    packages = "src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks"
+    packages = "src|docs|examples|tests|recipes|models|ops|nn|weights|engine|benchmarks"
     for path in re.findall(rf"`((?:{packages})/[a-z0-9_/.]+)`", text):
         places = [ROOT / path, ROOT / "src" / "boxwright" / path]
         assert any(place.exists() for place in places), path
