@@ -6,6 +6,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import typer
 import boxwright
 from boxwright import recipe
 from boxwright.cli.commands import app
+from boxwright.doctor import NEEDED_FOR
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +138,22 @@ def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "again.onnx").is_file()
     assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3
+
+
+def test_readme_metadata_and_help_describe_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"# boxwright {project['description']} " in words
+    assert app.info.help == project["description"]
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 150
+
+
+def test_extras_on_the_page_are_those_of_doctor() -> None:
+    text = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)) == NEEDED_FOR
 
 
 def test_the_table_of_systems_is_that_of_the_recipes() -> None:
