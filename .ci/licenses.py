@@ -2,9 +2,10 @@
 
     python .ci/licenses.py FILE EXTRA...
 
-FILE gets a table in Markdown. Exit status 1 if a licence is of the GPL or AGPL, is unknown, or a package is missing.
-A licence is what the metadata of a package says: License-Expression, else its classifiers, else its field License. What
-wheels contain beside their own code is not in there; `BUNDLED` says what is known of it.
+FILE gets a table in Markdown. Exit status 1 if a licence is of the GPL or AGPL or is unknown, if a wheel contains a
+library of `STRONG_LIBRARY`, or if a package is missing. A licence is what the metadata of a package says:
+License-Expression, else its classifiers, else its field License. What wheels contain beside their own code is not in
+there; `BUNDLED` says what is known of it.
 """
 
 import re
@@ -20,12 +21,16 @@ LESSER = re.compile(r"LGPL|(?:lesser|library) general public licen[cs]e", re.I)
 STRONG = re.compile(r"GPL|general public licen[cs]e|affero", re.I)
 WITH_EXCEPTION = re.compile(r"\S+ WITH \S+")  # such as GPL-3.0-or-later WITH GCC-exception-3.1, of runtime libraries
 # Read in the files of the package, whose metadata has none: name -> licence.
-READ = {}
+READ = {"huey": "MIT", "skops": "MIT", "cuda-toolkit": "no files of its own; requires NVIDIA's packages"}
+# Libraries under the GPL that wheels are known to contain, by the names of their files.
+STRONG_LIBRARY = re.compile(r"^(?:lib)?(?:x264|x265|xvidcore|postproc|readline|gsl|fftw3f?)\b")
 BUNDLED = {
     "av": "its wheel contains FFmpeg (LGPL) with the encoders x264 and x265, which are under the GPL: an extra of its "
     "own for this reason (docs/video.md)",
+    "numpy": "its wheel contains GCC's runtime libraries, GPL with an exception for them, and LGPL; so does SciPy's",
     "opencv-python-headless": "its wheel contains FFmpeg under the LGPL, as libraries that can be exchanged",
-    "torch": "wheels for CUDA need NVIDIA's libraries, under NVIDIA's own licences",
+    "rasterio": "its wheel contains GDAL (MIT) with GEOS under the LGPL, as a library that can be exchanged",
+    "torch": "wheels for CUDA need NVIDIA's libraries, which are under NVIDIA's own licences and not free software",
 }
 
 
@@ -46,6 +51,12 @@ def is_strong(text: str) -> bool:
     """Whether no alternative is free of the GPL and AGPL. The LGPL and exceptions for runtime libraries are neither."""
     alternatives = re.split(r"\s+OR\s+", text.strip("()"))
     return all(STRONG.search(LESSER.sub("", WITH_EXCEPTION.sub("", each))) for each in alternatives)
+
+
+def strong_libraries(package: metadata.Distribution) -> list[str]:
+    """Names of libraries under the GPL among the files of a package, other than PyAV, of which BUNDLED says it."""
+    names = [] if package.name == "av" else [file.name for file in package.files or ()]
+    return [name for name in names if STRONG_LIBRARY.match(name) and re.search(r"\.(so|dylib|dll)\b", name)]
 
 
 def needs(name: str, extras: frozenset[str]) -> Iterator[Requirement]:
@@ -95,6 +106,8 @@ def report(extras: Sequence[str]) -> tuple[list[str], list[str]]:
             faults.append(f"{name} {version}: its metadata has no licence; read its files and add it to READ")
         elif is_strong(text):
             faults.append(f"{name} {version}: {text}")
+        if package is not None and (libraries := strong_libraries(package)):
+            faults.append(f"{name} {version}: contains {', '.join(libraries)}")
         rows.append(f"| {name} | {version} | {text.replace('|', '/')} | {', '.join(needed_by[name])} |")
     own = metadata.version("boxwright")
     lines = [f"# Licences of what boxwright {own} needs", "", "| package | version | licence | needed by |"]

@@ -75,6 +75,7 @@ def test_json_of_a_faulty_set_has_the_status_and_no_control_characters(
     assert set(map(ord, out)) <= {10, *range(32, 127)}
 
 
+@pytest.mark.slow
 def test_an_evaluation_as_json(tmp_path: Path, tiny_coco: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     chosen = bw.Recipe.load("demo", SMALL)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,7 +142,8 @@ def test_the_list_has_everything_that_is_needed_and_finds_faults(monkeypatch: py
             raise metadata.PackageNotFoundError(name)
         values = fields.get(name, {})
         meta = SimpleNamespace(get=values.get, get_all=lambda key, default: values.get(key, default))
-        return SimpleNamespace(name=name, version="1.0", metadata=meta)
+        files = [PurePath("bb.libs", name) for name in ("libx264-d6533a8d.so.165", "libpng16.so", "x264.py")]
+        return SimpleNamespace(name=name, version="1.0", metadata=meta, files=files if name in {"av", "bb"} else None)
 
     monkeypatch.setattr(metadata, "distribution", distribution)
     monkeypatch.setattr(metadata, "requires", lambda name: needed.get(name))
@@ -156,4 +157,5 @@ def test_the_list_has_everything_that_is_needed_and_finds_faults(monkeypatch: py
         "| gone |  |  | bad |",
         "| gpl | 1.0 | GPL v3 | bad |",
     ]
-    assert [fault.split(":")[0] for fault in faults] == ["bare 1.0", "gone", "gpl 1.0"]
+    assert [fault.split(":")[0] for fault in faults] == ["bare 1.0", "bb 1.0", "gone", "gpl 1.0"]
+    assert faults[1] == "bb 1.0: contains libx264-d6533a8d.so.165"

@@ -20,7 +20,7 @@ from boxwright.cli.options import (
     new_output,
     output,
 )
-from boxwright.cli.output import echo, echo_json, hint
+from boxwright.cli.output import echo, hint, print_result
 from boxwright.errors import InputError
 from boxwright.files import check_outside
 
@@ -50,10 +50,7 @@ def check(
     file = Path(report or "data_check.json")
     reject_other_files(file)
     findings = check_folder(folder, tuple(split or ()), decode=None if fast else decode, kind=kind)
-    if json:
-        echo_json(findings.to_json())
-    else:
-        echo(findings)
+    print_result(findings, findings.to_json(), as_json=json)
     try:
         findings.write(file)
     except InputError as error:

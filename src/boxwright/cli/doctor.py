@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from boxwright.cli.options import Json
-from boxwright.cli.output import echo, echo_json
+from boxwright.cli.output import print_result
 
 
 def doctor(
@@ -19,8 +19,5 @@ def doctor(
     from boxwright.doctor import examine
 
     found = examine(extra or (), device)
-    if json:
-        echo_json(found.to_json())
-    else:
-        echo(found)
+    print_result(found, found.to_json(), as_json=json)
     raise typer.Exit(1 if found.problems else 0)

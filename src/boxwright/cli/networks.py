@@ -31,9 +31,8 @@ from boxwright.cli.options import (
     output,
     source_words,
 )
-from boxwright.cli.output import echo, echo_json, hint
+from boxwright.cli.output import echo, hint, print_result
 from boxwright.errors import InputError
-from boxwright.json_text import JsonObject
 
 
 def list_(json: Json = False) -> None:
@@ -41,13 +40,11 @@ def list_(json: Json = False) -> None:
     from boxwright import recipe
 
     summaries = recipe.summaries()
-    if json:
-        echo_json([{"name": name, "summary": summary} for name, summary in summaries.items()])
-        return
     width = max(map(len, summaries))
-    for name, summary in summaries.items():
-        echo(f"{name:{width}}  {summary}")
-    hint("train", "RECIPE", "--data", "DIR")
+    text = "\n".join(f"{name:{width}}  {summary}" for name, summary in summaries.items())
+    print_result(text, [{"name": name, "summary": summary} for name, summary in summaries.items()], as_json=json)
+    if not json:
+        hint("train", "RECIPE", "--data", "DIR")
 
 
 def show(name: Name, set_: Overrides = None) -> None:
@@ -169,12 +166,6 @@ def evaluate(
     from boxwright.recipe import DataConfig
     from boxwright.runtimes.base.runtime import RuntimeOptions
 
-    def show_result(text: object, tree: JsonObject) -> None:
-        if json:
-            echo_json(tree)
-        else:
-            echo(text)
-
     if no_truth and scenes is not None:
         raise InputError("--no-truth and --scenes: found both, needed one; whole scenes are scored by their labels")
     if top_k is not None and not no_truth:
@@ -189,21 +180,22 @@ def evaluate(
     if no_truth:
         images = task.open_images(data, split, config)
         written = results.write(predictor, images, out, top_k=top_k or results.MAX_DETECTIONS)
-        show_result(written, {"results": str(written)})
+        print_result(written, {"results": str(written)}, as_json=json)
         return
     if scenes is not None:
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
         of_scenes = scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval)
-        show_result(of_scenes, of_scenes.to_json())
+        print_result(of_scenes, of_scenes.to_json(), as_json=json)
     else:
         metrics = evaluation.evaluate(
             predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes, intervals=not no_interval
         )
         published = resolved.expect.beside(metrics.summary)
         expected = {"published": resolved.expect.model_dump()} if published else {}
-        show_result("\n".join(filter(None, [str(metrics), published])), {**metrics.to_json(), **expected})
+        text = "\n".join(filter(None, [str(metrics), published]))
+        print_result(text, {**metrics.to_json(), **expected}, as_json=json)
     if not json:
         hint("predict", weights, "IMAGES", *source_words(recipe, cfg, names))
 

@@ -16,9 +16,12 @@ def echo(result: object) -> None:
     print("\n".join(map(printable, str(result).split("\n"))))
 
 
-def echo_json(value: object) -> None:
-    """Print a result as JSON to stdout, in ASCII, so that names change no terminal."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+def print_result(result: object, tree: object, *, as_json: bool) -> None:
+    """Print a result as text, or its plain values `tree` as JSON: in ASCII, so that names change no terminal."""
+    if as_json:
+        print(json.dumps(tree, indent=1, allow_nan=False))
+    else:
+        echo(result)
 
 
 def hint(*words: str) -> None:
