@@ -147,6 +147,16 @@ def test_readme_metadata_and_help_describe_the_same() -> None:
     assert app.info.help == project["description"]
 
 
+def test_every_test_file_is_in_the_table_of_packages_once() -> None:
+    _, _, table = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").partition("\n| --- | --- |\n")
+    rows = re.findall(r"^\| (.*) \| ([a-z0-9_, ]+) \|$", table, re.M)
+    packages = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in rows)))
+    source = ROOT / "src" / "boxwright"
+    assert [name for name in packages if not ((source / name).is_dir() or (source / f"{name}.py").is_file())] == []
+    listed = sorted(name for row in rows for name in row[1].split(", "))
+    assert listed == sorted(file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py"))
+
+
 def test_the_readme_fits_on_a_few_screens() -> None:
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 150
 
