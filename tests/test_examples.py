@@ -182,7 +182,7 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights:
     pytest.importorskip("rasterio", reason="needs the extra geo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    tiny = {"CHANGES": SMALL, "THRESHOLD": 0.001, "SCENES": {"train": 6, "val": 2}}
+    tiny = {"CHANGES": SMALL | {"train.epochs": 1}, "THRESHOLD": 0.001, "SCENES": {"train": 6, "val": 2}}
     torch.manual_seed(0)
     done = run_notebook("finetune_and_look.ipynb", tiny | {"WEIGHTS": str(weights), "RECIPE": "demo"})
     assert done["predictor"].names == ("car", "truck", "tank")
