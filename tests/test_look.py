@@ -274,20 +274,20 @@ def test_an_image_with_its_detections(client: Client) -> None:
     assert (found["name"], found["split"], found["height"], found["width"]) == ("images/val/d.png", "val", H, W)
     first, second = found["objects"]
     assert first == {
-        "id": 1, "box": [100, 50, 250, 150], "class": "cat", "crowd": False, "difficult": False, "status": "correct",
+        "id": 0, "box": [100, 50, 250, 150], "class": "cat", "crowd": False, "difficult": False, "status": "correct",
         "statuses": {"run": "correct"},
     }  # fmt: skip
-    assert (second["id"], second["status"]) == (2, "missed")
+    assert (second["id"], second["status"]) == (1, "missed")
     detections = found["detections"]["run"]
     assert [(each["class"], each["status"], each["match"]) for each in detections] == [
-        ("cat", "correct", 1),
+        ("cat", "correct", 0),
         ("dog", "background", None),
     ]
     assert detections[0]["box"] == [100, 50, 250, 148]
     assert [each["score"] for each in detections] == pytest.approx([0.8, 0.3])
     assert [each["class"] for each in client.get("images/4", run="run", min_score=0.5)["detections"]["run"]] == ["cat"]
     (wrong,) = client.get("images/3", run="run")["detections"]["run"]
-    assert (wrong["class"], wrong["status"], wrong["match"]) == ("cat", "classification", 1)
+    assert (wrong["class"], wrong["status"], wrong["match"]) == ("cat", "classification", 0)
     assert client.get("images/0", run="run")["detections"]["run"] == [], "not in the split that was evaluated"
 
 
@@ -453,8 +453,8 @@ def test_predictions_of_other_images_are_told(data: Path, tmp_path: Path) -> Non
     table.write_text(table.read_text().replace("d.png", "elsewhere.png"))
     client = Client(data, run)
     assert "of images that are not in this set" in client.get("images", run="run")["message"]
-    table.write_text(table.read_text().replace("a.png", "nowhere.png"))
-    answer = Client(data, run).ask("GET", f"/{TOKEN}/api/images?run=run")
+    table.write_text(table.read_text().replace("a.png", "nowhere.png"))  # and a new evaluation is read
+    answer = client.ask("GET", f"/{TOKEN}/api/images?run=run")
     assert (answer.status, "none of its images is in" in answer.json["error"]) == (400, True)
 
 
@@ -539,7 +539,7 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
     (found,) = client.get("images/4")["findings"]
     assert found == {
         "id": 0, "kind": "class", "box": [100, 50, 250, 150], "class": "cat", "suggested_class": EVIL,
-        "suggested_box": None, "score": 0.5, "state": "open", "object": 1,
+        "suggested_box": None, "score": 0.5, "state": "open", "object": 0,
     }  # fmt: skip
     answer = client.post("findings/1", {"state": "dismissed"})
     assert (answer.status, answer.json["state"]) == (200, "dismissed")
@@ -611,6 +611,18 @@ def test_a_split_that_cannot_be_opened_is_told(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_yaml_file_in_the_folder_names_the_splits(tmp_path: Path) -> None:
+    """As for the other commands: its folders are not splits."""
+    for kind, suffix in (("images", "png"), ("labels", "txt")):
+        for year in ("2025", "2026"):
+            (tmp_path / kind / year).mkdir(parents=True)
+            file = tmp_path / kind / year / f"a.{suffix}"
+            cv2.imwrite(str(file), pixels()) if kind == "images" else file.write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "data.yaml").write_text("train: [images/2025, images/2026]\nval: images/2026\nnames: [cat]\n")
+    found = Client(tmp_path).get("set")
+    assert [(split["name"], split["images"]) for split in found["splits"]] == [("train", 2), ("val", 1)]
+
+
 def test_the_command(data: Path, tmp_path: Path) -> None:
     """The address is printed when the server listens, nothing else is, and Ctrl-C ends it."""
     command = [sys.executable, "-W", "error", "-m", "boxwright", "look", str(data), "--split", "val"]

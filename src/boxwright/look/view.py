@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.data.dataset import Boxes
 from boxwright.data.sets import shown
@@ -121,8 +122,8 @@ class View:
             messages.append(f"the labels say {declared[1]} x {declared[0]} px, the image has {width} x {height} px")
         usable = np.isfinite(labels.rows.xyxy).all(axis=1)
         if not usable.all():
-            messages.append(f"{int((~usable).sum())} boxes are no numbers, so they are not shown")
-        objects = self._objects(image, labels.rows.take(np.flatnonzero(usable)))
+            messages.append(f"not shown: {int((~usable).sum())} of {len(usable)} boxes, whose sides are no numbers")
+        objects = self._objects(image, labels.rows, np.flatnonzero(usable))
         detections: dict[str, list[JsonObject]] = {}
         for name in names:
             try:
@@ -159,11 +160,13 @@ class View:
         """A class of a table of predictions, None for an ignore region."""
         return name if name in self.catalog.classes else None
 
-    def _objects(self, image: int, rows: Boxes) -> list[JsonObject]:
+    def _objects(self, image: int, rows: Boxes, shown: NDArray[np.int64]) -> list[JsonObject]:
+        """The objects at the places `shown` of an image. Their ids are these places."""
         _, dataset, _ = self.catalog.place(image)
+        rows = rows.take(shown)
         return [
             {
-                "id": entry,
+                "id": place,
                 "box": box,
                 "class": dataset.names[label] if label >= 0 else None,
                 "crowd": crowd,
@@ -171,8 +174,8 @@ class View:
                 "status": None,
                 "statuses": {},
             }
-            for entry, box, label, crowd, difficult in zip(
-                rows.entries.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
+            for place, box, label, crowd, difficult in zip(
+                shown.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
                 rows.difficult.tolist(), strict=True,
             )
         ]  # fmt: skip
