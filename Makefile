@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast test-lowest test-mindspore check format table bench wheel clean
+.PHONY: help demo test test-fast test-lowest test-mindspore check format table bench wheel release-check clean
 
 help:                          ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -60,5 +60,20 @@ table: .venv/installed         ## regenerate the table of recipes in README.md
 wheel: .venv/installed         ## build the wheel
 	$(BIN)/python -m build --wheel
 
+# What users get: the newest versions, in an environment without any of ours. mindspore is left out: its wheels end at
+# Python 3.12. The wheel is built from the sdist.
+EXTRAS := train mlflow wandb geo onnx openvino video web serve cloud parquet ray
+comma := ,
+release-check: .venv/installed ## build wheel and sdist, try them in a fresh environment, list licences
+	rm -rf dist build .venv-release
+	$(BIN)/python -m build
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install --quiet "$$(echo dist/*.whl)[train]"
+	.venv-release/bin/boxwright doctor --extra train
+	.venv-release/bin/boxwright demo --quick --out build/demo
+	.venv-release/bin/pip install --quiet "$$(echo dist/*.whl)[$(subst $() ,$(comma),$(EXTRAS))]"
+	.venv-release/bin/boxwright doctor $(addprefix --extra ,$(EXTRAS))
+	.venv-release/bin/python .ci/licenses.py build/licenses.md $(EXTRAS)
+
 clean:                         ## remove environments and builds
-	rm -rf .venv .venv-lowest .venv-mindspore dist build
+	rm -rf .venv .venv-lowest .venv-mindspore .venv-release dist build

@@ -114,4 +114,4 @@ def test_training_without_its_extra_is_one_line(package: str) -> None:
 
 
 def test_changelog_has_this_version() -> None:
-    assert f"\n## {boxwright.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{boxwright.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

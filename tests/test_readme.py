@@ -43,8 +43,8 @@ def fault(words: list[str]) -> str:
     command: Any = typer.main.get_command(app)
     words = words[: words.index(">")] if ">" in words else words
     while words and hasattr(command, "commands"):
-        if words == ["--help"]:
-            return ""
+        if words[0].startswith("-"):
+            break
         if words[0] not in command.commands:
             return f"command {words[0]}"
         command, words = command.commands[words[0]], words[1:]

@@ -1,7 +1,8 @@
-"""Settings of the C library's memory allocator."""
+"""Memory: what is available, and settings of the C library's allocator."""
 
 import ctypes
 import sys
+from pathlib import Path
 
 # Parameters of glibc's mallopt, from its malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -24,3 +25,15 @@ def tune_malloc() -> None:
     if mallopt and (mallopt(M_MMAP_THRESHOLD, THRESHOLD) or mallopt(M_MMAP_THRESHOLD, THRESHOLD // 2)):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_ARENA_MAX, 1)  # other threads' heaps of 64 MiB are returned when empty
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: those of the machine, or of its container (cgroup 2)."""
+    import psutil
+
+    found = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current"))
+        return min(found, int(limit) - int(used))
+    except (OSError, ValueError):  # none, or `max`
+        return found

@@ -2,12 +2,16 @@
 
 import typer
 
-from boxwright.cli import compare, data, deploy, look, networks, predict, serve, tables, tracks
+from boxwright.cli import compare, data, deploy, doctor, look, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
+EXIT_STATUS = (
+    "Exit status: 0 success; 1 problems were found or a check failed; 2 invalid input, with one line on stderr; "
+    "130 Ctrl-C; 143 a training was stopped by a signal and saved."
+)
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode="rich",
+    epilog=EXIT_STATUS,
     help="Train, evaluate, export and run convolutional object detectors and image classifiers.",
 )
 app.command("list")(networks.list_)
@@ -27,6 +31,7 @@ app.command("bench")(with_cache(deploy.bench))
 app.command("serve")(with_cache(serve.serve))
 app.command("look")(with_cache(look.look))
 app.command("demo")(with_cache(networks.demo))
+app.command("doctor")(with_cache(doctor.doctor))
 
 data_app = typer.Typer(help="Check, view, convert and split data sets; choose anchors.")
 data_app.command("check")(with_cache(data.check))

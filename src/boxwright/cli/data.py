@@ -1,5 +1,6 @@
 """Commands for data sets."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import typer
 from boxwright.cli.options import (
     ClipBoxes,
     Folder,
+    Json,
     Kind,
     Overlap,
     Overrides,
@@ -18,9 +20,11 @@ from boxwright.cli.options import (
     new_output,
     output,
 )
-from boxwright.cli.output import echo
+from boxwright.cli.output import echo, hint, print_result
 from boxwright.errors import InputError
 from boxwright.files import check_outside
+
+logger = logging.getLogger(__name__)
 
 
 def check(
@@ -35,6 +39,7 @@ def check(
         bool, typer.Option("--fast", help="Only read headers; do not decode images that look cut off.")
     ] = False,
     kind: Kind = "auto",
+    json: Json = False,
 ) -> None:
     """Report faulty or suspicious labels and images. Exits with status 1 if there are errors."""
     from boxwright.datatools.check import check_folder
@@ -45,13 +50,15 @@ def check(
     file = Path(report or "data_check.json")
     reject_other_files(file)
     findings = check_folder(folder, tuple(split or ()), decode=None if fast else decode, kind=kind)
-    echo(findings)
+    print_result(findings, findings.to_json(), as_json=json)
     try:
         findings.write(file)
     except InputError as error:
         if report is not None:
             raise
-        echo(f"no report: {error}")  # a folder that cannot be written, of a user who did not ask for a file
+        logger.warning("no report: %s", error)  # a folder that cannot be written, of a user who did not ask for a file
+    if not json:
+        hint(*(["data", "show", folder] if findings.errors else ["train", "RECIPE", "--data", folder]))
     raise typer.Exit(1 if findings.errors else 0)
 
 
@@ -118,6 +125,7 @@ def tile(
         window, share, tuple(scale or (1.0,)), min_visible, cut, empty, format_, parse_numbers(bands)
     )
     echo(tile.tile(folder, out, cutting, tuple(split or ()), workers=workers, skip_faulty=skip_bad, kind=kind))
+    hint("train", "RECIPE", "--data", out)
 
 
 def convert(
@@ -141,6 +149,7 @@ def convert(
         echo(class_crops.crop(folder, out, outside=outside, kind=kind, cleaning=cleaning))
     else:
         echo(convert.convert(folder, to, out, outside=outside, kind=kind, cleaning=cleaning))
+    hint("data", "check", out)
 
 
 def split(
@@ -178,6 +187,7 @@ def split(
     how = division.Division(parts=parsed, splits=tuple(split or ()), by=group, near=near, seed=seed)
     cleaning = Cleaning(skip_bad, clip_boxes)
     echo(division.split(folder, out, how, to=to, lists=lists, outside=outside, cleaning=cleaning))
+    hint("train", "RECIPE", "--data", out)
 
 
 def merge(
@@ -201,6 +211,7 @@ def merge(
 
     sets, cleaning = several(folders, read_class_map(class_map or ())), Cleaning(skip_bad, clip_boxes)
     echo(convert.convert(sets, to, out, outside=outside, cleaning=cleaning))
+    hint("data", "check", out)
 
 
 def anchors(

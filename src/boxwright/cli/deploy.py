@@ -16,7 +16,7 @@ from boxwright.cli.options import (
     Weights,
     output,
 )
-from boxwright.cli.output import echo
+from boxwright.cli.output import echo, hint
 
 
 def export(
@@ -65,6 +65,8 @@ def export(
         chip=chip,
     )
     echo(report)
+    if to in ("onnx", "openvino", "pt2"):  # others need further options, or a program of their maker
+        hint("predict", str(report.file), "IMAGES")
 
 
 def quantize(
@@ -90,11 +92,11 @@ def quantize(
     from boxwright.predict.loading import given_recipe
 
     given = given_recipe(recipe, cfg, names)
-    echo(
-        int8.quantize(
-            weights, data, out, backend=backend, images=images, max_drop=max_drop, recipe=given, overrides=set_ or ()
-        )
+    report = int8.quantize(
+        weights, data, out, backend=backend, images=images, max_drop=max_drop, recipe=given, overrides=set_ or ()
     )
+    echo(report)
+    hint("predict", str(report.file), "IMAGES")
 
 
 def bench(

@@ -1,12 +1,11 @@
 """Commands for recipes and networks."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from boxwright import interrupt
+from boxwright import interrupt, json_text
 from boxwright.cli.options import (
     Backend,
     BFloat16,
@@ -16,6 +15,7 @@ from boxwright.cli.options import (
     Compile,
     DataSets,
     Device,
+    Json,
     Name,
     NoInterval,
     Overrides,
@@ -29,19 +29,22 @@ from boxwright.cli.options import (
     check_name,
     local_input,
     output,
+    source_words,
 )
-from boxwright.cli.output import echo
+from boxwright.cli.output import echo, hint, print_result
 from boxwright.errors import InputError
 
 
-def list_() -> None:
+def list_(json: Json = False) -> None:
     """List the shipped recipes."""
     from boxwright import recipe
 
     summaries = recipe.summaries()
     width = max(map(len, summaries))
-    for name, summary in summaries.items():
-        echo(f"{name:{width}}  {summary}")
+    text = "\n".join(f"{name:{width}}  {summary}" for name, summary in summaries.items())
+    print_result(text, [{"name": name, "summary": summary} for name, summary in summaries.items()], as_json=json)
+    if not json:
+        hint("train", "RECIPE", "--data", "DIR")
 
 
 def show(name: Name, set_: Overrides = None) -> None:
@@ -49,6 +52,7 @@ def show(name: Name, set_: Overrides = None) -> None:
     from boxwright import recipe
 
     print(recipe.load(name, set_ or ()).to_yaml(), end="")
+    hint("train", name, "--data", "DIR")
 
 
 def train(
@@ -90,7 +94,7 @@ def train(
     if val_fraction is not None:
         overrides.append(f"data.val_fraction={val_fraction}")
     if background:
-        overrides.append(f"data.background={json.dumps(background)}")
+        overrides.append(f"data.background={json_text.dumps(background)}")
     if compile_:
         overrides.append("train.compile=true")
     out = out or f"runs/{Path(name).stem}"
@@ -109,13 +113,16 @@ def train(
         from boxwright.engine.ray_train import train_on_ray
 
         train_on_ray(ray, ray_workers, **arguments)
-        echo(out)
-        return
-    interrupt.install_stop()
-    from boxwright.engine.train import train as run
+    else:
+        interrupt.install_stop()
+        from boxwright.engine.train import train as run
 
-    run(**arguments)
+        run(**arguments)
     echo(out)
+    if val_fraction is None:
+        hint("evaluate", out, *(word for each in data for word in ("--data", each)))
+    else:  # the data set has no split to evaluate on
+        hint("predict", out, "IMAGES")
 
 
 def evaluate(
@@ -146,6 +153,7 @@ def evaluate(
     bfloat16: BFloat16 = False,
     compile_: Compile = False,
     trust_file: TrustFile = False,
+    json: Json = False,
 ) -> None:
     """Evaluate weights on labeled images: COCO's twelve metrics, or top-1 and top-5; also per class."""
     from boxwright import tasks
@@ -170,21 +178,26 @@ def evaluate(
     predictor = load(weights, resolved, device, set_ or (), backend, runtime_options)
     config = predictor.recipe.data
     if no_truth:
-        echo(
-            results.write(predictor, task.open_images(data, split, config), out, top_k=top_k or results.MAX_DETECTIONS)
-        )
-    elif scenes is not None:
+        images = task.open_images(data, split, config)
+        written = results.write(predictor, images, out, top_k=top_k or results.MAX_DETECTIONS)
+        print_result(written, {"results": str(written)}, as_json=json)
+        return
+    if scenes is not None:
         cleaning = Cleaning(skip_bad, clip_boxes)
         tile_set = evaluation.cleaned(task, task.open(data, split, config), cleaning, rgb=config.bands is None)
         scene_set = evaluation.cleaned(task, task.open(scenes, split, DataConfig()), cleaning)
-        echo(scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval))
+        of_scenes = scene_evaluation.evaluate(predictor, tile_set, scene_set, out, intervals=not no_interval)
+        print_result(of_scenes, of_scenes.to_json(), as_json=json)
     else:
         metrics = evaluation.evaluate(
             predictor, data, split, out, skip_bad=skip_bad, clip_boxes=clip_boxes, intervals=not no_interval
         )
-        echo(metrics)
-        if published := resolved.expect.beside(metrics.summary):
-            echo(published)
+        published = resolved.expect.beside(metrics.summary)
+        expected = {"published": resolved.expect.model_dump()} if published else {}
+        text = "\n".join(filter(None, [str(metrics), published]))
+        print_result(text, {**metrics.to_json(), **expected}, as_json=json)
+    if not json:
+        hint("predict", weights, "IMAGES", *source_words(recipe, cfg, names))
 
 
 def calibrate(
@@ -199,6 +212,7 @@ def calibrate(
     from boxwright.evaluation.calibrate import calibrate as run
 
     echo(run(weights, data, split, device=device, skip_bad=skip_bad, clip_boxes=clip_boxes))
+    hint("predict", weights, "IMAGES")
 
 
 def import_(
@@ -243,13 +257,17 @@ def import_(
     echo("\n".join(cfg_report.lines(file, model, resolved, report)) if cfg else report)
     checkpoint.save(out, model, resolved)
     echo(out)
+    hint("predict", out, "IMAGES")
 
 
 def demo(
     out: Annotated[str, typer.Option("--out", callback=output, help="Folder for data and runs.")] = "demo",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer scenes and epochs, in less than a minute; a test of an installation.")
+    ] = False,
     set_: Overrides = None,
 ) -> None:
     """Render scenes, train a small detector on them, evaluate it, draw predictions. Minutes on two cores; offline."""
     from boxwright.engine.demo import run
 
-    echo(run(Path(out), tuple(set_ or ())))
+    echo(run(Path(out), tuple(set_ or ()), quick=quick))

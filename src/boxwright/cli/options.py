@@ -38,6 +38,19 @@ def local_sources(values: list[str]) -> list[str]:
     return [str(local_data(each)) if is_read(each) else each for each in values]
 
 
+def recipe_names(incomplete: str) -> list[str]:
+    """What a shell offers for a recipe: the shipped names that begin so."""
+    from boxwright import recipe
+
+    return [name for name in recipe.names() if name.startswith(incomplete)]
+
+
+def source_words(recipe: str | None, cfg: str | None, names: str | None) -> list[str]:
+    """Options of weights without a recipe, for the hint at a command that needs them as well."""
+    given = (("--recipe", recipe), ("--cfg", cfg), ("--names", names))
+    return [word for option, value in given if value is not None for word in (option, value)]
+
+
 Weights = Annotated[
     str,
     typer.Argument(
@@ -81,6 +94,7 @@ Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile (wei
 TrustFile = Annotated[
     bool, typer.Option("--trust-file", help="Allow .torchscript files, which can execute arbitrary code.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON; messages go to stderr.")]
 Split = Annotated[str, typer.Option("--split", help="Split of the data set.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Split; repeatable. [default: all]")]
 Kind = Annotated[
@@ -102,7 +116,12 @@ NoInterval = Annotated[
 Overlap = Annotated[float | None, typer.Option("--overlap", help="Overlap as a fraction of the tile. [default: 0.2]")]
 Name = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", callback=local_input, help="Recipe name, or YAML or Darknet .cfg file."),
+    typer.Argument(
+        metavar="RECIPE",
+        callback=local_input,
+        autocompletion=recipe_names,
+        help="Recipe name, or YAML or Darknet .cfg file.",
+    ),
 ]
 Ray = Annotated[
     str | None,

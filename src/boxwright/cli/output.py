@@ -1,6 +1,10 @@
-"""Printing results and log lines."""
+"""Printing results, hints and log lines."""
 
+import json
 import logging
+import os
+import shlex
+import subprocess
 import sys
 from typing import TextIO
 
@@ -10,6 +14,22 @@ from boxwright.errors import printable
 def echo(result: object) -> None:
     """Print a result to stdout, with control characters (of file names) as escapes."""
     print("\n".join(map(printable, str(result).split("\n"))))
+
+
+def print_result(result: object, tree: object, *, as_json: bool) -> None:
+    """Print a result as text, or its plain values `tree` as JSON: in ASCII, so that names change no terminal."""
+    if as_json:
+        print(json.dumps(tree, indent=1, allow_nan=False))
+    else:
+        echo(result)
+
+
+def hint(*words: str) -> None:
+    """Show the command that usually comes next, on stderr. Only where a person reads along: stdout and stderr are
+    terminals, and this is the main process of a training."""
+    if sys.stdout.isatty() and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        line = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+        print(printable(f"next: boxwright {line}"), file=sys.stderr)
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import get_max_memory
 from torch import Tensor
 
 from boxwright import recipe as recipes
@@ -18,6 +17,7 @@ from boxwright.engine import optim
 from boxwright.engine.ema import EMA
 from boxwright.engine.step import in_each_size, on_device
 from boxwright.errors import InputError
+from boxwright.memory import available_memory
 from boxwright.nn.network import Network
 from boxwright.recipe import Recipe
 
@@ -139,13 +139,3 @@ def _on_cpu(trial: Trial, sizes: list[int]) -> tuple[int, float, float]:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", trial.accelerator.num_processes))
     free = SHARE_ON_CPU * available_memory() / processes
     return max((size for size in sizes if size * taken <= free), default=0), taken, free
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: those of the machine, or of its container (cgroup 2)."""
-    found = int(get_max_memory()["cpu"])
-    try:
-        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current"))
-        return min(found, int(limit) - int(used))
-    except (OSError, ValueError):  # none, or `max`
-        return found

@@ -19,6 +19,7 @@ from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, report_folder, score_and_write, scored
 from boxwright.files import atomic_write
 from boxwright.images.windows import Window
+from boxwright.json_text import JsonObject
 from boxwright.metrics import voc
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.resampling import after
@@ -50,6 +51,14 @@ class SceneMetrics:
     kit: VocMetrics
     covered: float
     untiled: int
+
+    def to_json(self) -> JsonObject:
+        """The content of metrics.json, of the tiles, and of scenes.json."""
+        return {"tiles": self.tiles.to_json(), "scenes": self.scenes_to_json()}
+
+    def scenes_to_json(self) -> JsonObject:
+        """The content of scenes.json."""
+        return {**self.scenes.to_json(), "development_kit": self.kit.to_json()}
 
     def __str__(self) -> str:
         title = f"{self.scenes.info['scenes']} whole scenes after merging, average precision at IoU 0.50"
@@ -112,11 +121,11 @@ def evaluate(
     last = int(recipe.evaluate.plus_one)
     inclusive = [replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged]
     kit = voc.score(truth, inclusive, scenes.names, plus_one=True, groups=of_scenes)
+    found = SceneMetrics(metrics, scene_metrics, kit, covered, untiled)
     if folder is not None:
-        tree = {**scene_metrics.to_json(), "development_kit": kit.to_json()}
-        json_text.write(folder / "scenes.json", tree, indent=1)
+        json_text.write(folder / "scenes.json", found.scenes_to_json(), indent=1)
         write_task2(folder, names, inclusive, scenes.names)
-    return SceneMetrics(metrics, scene_metrics, kit, covered, untiled)
+    return found
 
 
 def merge_scenes(

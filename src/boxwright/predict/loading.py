@@ -118,7 +118,7 @@ def load_network(
         chosen = chosen.with_overrides(overrides)
     if given is not None:
         chosen = weights.with_names_of(path, chosen)
-    target = _device(device)
+    target = open_device(device)
     model = weights.build(path, chosen)
     # channels_last is the fastest layout for convolutions on CPUs and on tensor cores
     return model.to(device=target, memory_format=torch.channels_last).eval(), chosen, target  # type: ignore[call-overload]
@@ -213,7 +213,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                     module.training = mode
 
 
-def _device(name: str) -> torch.device:
+def open_device(name: str) -> torch.device:
+    """The device of `--device`. Raises InputError where this machine has none of that name."""
     if name == "auto":
         name = str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu"
     try:
