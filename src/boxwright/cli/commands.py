@@ -2,7 +2,7 @@
 
 import typer
 
-from boxwright.cli import compare, data, deploy, doctor, look, networks, predict, serve, tables, tracks
+from boxwright.cli import audit, compare, data, deploy, doctor, look, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
 
 EXIT_STATUS = (
@@ -33,7 +33,7 @@ app.command("look")(with_cache(look.look))
 app.command("demo")(with_cache(networks.demo))
 app.command("doctor")(with_cache(doctor.doctor))
 
-data_app = typer.Typer(help="Check, view, convert and split data sets; choose anchors.")
+data_app = typer.Typer(help="Check, audit, view, convert and split data sets; choose anchors.")
 data_app.command("check")(with_cache(data.check))
 data_app.command("show")(with_cache(data.show))
 data_app.command("tile")(with_cache(data.tile))
@@ -41,5 +41,6 @@ data_app.command("convert")(with_cache(data.convert))
 data_app.command("split")(with_cache(data.split))
 data_app.command("merge")(with_cache(data.merge))
 data_app.command("anchors")(with_cache(data.anchors))
+data_app.command("audit")(with_cache(audit.audit))
 data_app.command("tensors")(with_cache(data.tensors))
 app.add_typer(data_app, name="data")

@@ -88,7 +88,7 @@ def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
     image by Roboflow. Of several sets, none has a group with another.
     """
     if dataset.members is None:
-        keys = [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
+        keys = keys_of_evaluation(dataset)
         return np.unique(keys, return_inverse=True)[1].astype(np.int64) if keys else np.zeros(0, np.int64)
     numbers, total = np.zeros(len(dataset), np.int64), 0
     for member, indices, places in dataset.members.each():
@@ -96,6 +96,11 @@ def of_evaluation(dataset: Dataset | ClassSet) -> NDArray[np.int64]:
         numbers[indices] = np.unique(own, return_inverse=True)[1] + total
         total = int(numbers.max(initial=-1)) + 1
     return numbers
+
+
+def keys_of_evaluation(dataset: Dataset | ClassSet) -> list[str]:
+    """The key of each image's group for `of_evaluation`, of a single set."""
+    return [video or key for video, key in zip(_video_ids(dataset), keys_of(dataset), strict=True)]
 
 
 def _video_ids(dataset: Dataset | ClassSet) -> list[str]:

@@ -162,7 +162,7 @@ def _match_image(sample: Sample, result: "Detections") -> tuple[tuple[Array, Arr
         object_rows[usable] = taken
     if len(order) and (sample.crowd.any() or sample.labeled is not None):
         unmatched = (kinds != _CORRECT) & (kinds != _NOT_COUNTED)
-        kinds[unmatched & _ignored(sample, result, boxes, labels)] = _IGNORED
+        kinds[unmatched & in_regions(sample, result, boxes, labels)] = _IGNORED
     errors = np.flatnonzero((kinds == _CLASSIFICATION) | (kinds == _LOCALIZATION))
     for row in errors[::-1].tolist():  # the best last
         if object_kinds[rows[row]] != _CORRECT:
@@ -205,7 +205,7 @@ def _classify(
     return best
 
 
-def _ignored(sample: Sample, result: "Detections", boxes: Array, labels: Array) -> NDArray[np.bool_]:
+def in_regions(sample: Sample, result: "Detections", boxes: Array, labels: Array) -> NDArray[np.bool_]:
     """(N,) detections of which half lies in a region of their class, as in `coco.score`."""
     regions, region_labels = class_regions(sample, result)
     crowd = sample.crowd & (sample.labels >= 0)

@@ -1,0 +1,1 @@
+"""Label errors, near-duplicates and differences between the splits of a data set."""

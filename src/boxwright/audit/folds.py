@@ -1,0 +1,141 @@
+"""Predictions of networks that were not trained on the image: K folds, and a network for each.
+
+P images
+"""
+
+import logging
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwright import formats
+from boxwright import recipe as recipes
+from boxwright.audit.subject import Subject
+from boxwright.config import Overrides
+from boxwright.data.layout import Extras, Split
+from boxwright.datatools.groups import group
+from boxwright.datatools.split import assign
+from boxwright.engine.train import train
+from boxwright.errors import InputError
+from boxwright.evaluation.evaluate import predict_dataset, scored
+from boxwright.images.header import read_headers
+from boxwright.predict.predictor import AnyPredictor, load
+from boxwright.recipe import Recipe
+from boxwright.tasks.base import PostprocessArgs
+from boxwright.tasks.detect import TASK as DETECT
+from boxwright.tasks.detect import Prediction
+
+logger = logging.getLogger(__name__)
+
+MIN_SCORE = 0.01  # of detections that are looked at: those with low scores still say that something is there
+RECIPE = "demo"  # a small network that learns from random weights in minutes
+OWN = {"model.anchors": "auto"}  # that `RECIPE` has for other objects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How the networks of the folds are trained.
+
+    Attributes:
+        folds: Their number, at least 2.
+        minutes: Of all trainings together; 0 for the recipe's epochs.
+        recipe: A shipped name, the path of a YAML or .cfg file, or a Recipe; None for `RECIPE`.
+        start: Weights that each network starts from, where they fit; None for random ones.
+        overrides: Changes to the recipe by dotted key.
+        seed: Another one gives other folds.
+    """
+
+    folds: int = 3
+    minutes: float = 15
+    recipe: Recipe | str | None = None
+    start: str | Path | None = None
+    overrides: Overrides = ()
+    seed: int = 0
+
+
+def predict_folds(subject: Subject, training: Training, folder: Path) -> list[Prediction]:
+    """The detections of each image, by the network of the folds that it is not in.
+
+    Args:
+        subject: The images.
+        training: How to train.
+        folder: Where the runs are kept while they are used.
+
+    Raises:
+        InputError: There are fewer groups of images than folds, or a training is not possible.
+    """
+    fold_of = divide(subject, training.folds, training.seed)
+    sizes = np.array([header.size for header in read_headers(subject.paths(), decode=None)], dtype=np.int64)
+    results: list[Prediction | None] = [None] * len(subject.dataset)
+    for number in range(training.folds):
+        logger.info("fold %d of %d: %d images are predicted", number + 1, training.folds, (fold_of == number).sum())
+        with tempfile.TemporaryDirectory(prefix=".fold-", dir=folder) as work:
+            run = _train(subject, np.flatnonzero(fold_of != number), sizes, training, Path(work))
+            own = np.flatnonzero(fold_of == number)
+            found = predict_subject(load(run / "last"), replace(subject, dataset=subject.dataset.subset(own)))
+        for index, result in zip(own.tolist(), found, strict=True):
+            results[index] = result
+    return [result for result in results if result is not None]
+
+
+def divide(subject: Subject, folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """(P,) the fold of each image, stratified by class; copies, tiles of a scene, frames of a video and near-duplicates
+    stay together.
+
+    Raises InputError if there are fewer groups of images than folds.
+    """
+    groups = group(subject.keys, subject.paths())
+    parts = {f"fold {number}": 1 / folds for number in range(folds)}
+    return assign(subject.dataset, groups, parts, seed)
+
+
+def predict_subject(predictor: AnyPredictor, subject: Subject) -> list[Prediction]:
+    """The detections of a network from `MIN_SCORE` on, with the labels of the data set.
+
+    Raises InputError if it is no detector or does not know a class, or an image cannot be read.
+    """
+    if predictor.task.title != DETECT.title:
+        raise InputError(f"--weights: found {predictor.task.title}, needed {DETECT.title} for labels of boxes")
+    dataset = scored(predictor, subject.dataset)
+    args: PostprocessArgs = predictor.task.evaluation_args(dataset, predictor.recipe, MIN_SCORE)
+    return predict_dataset(predictor, dataset, args)
+
+
+def _train(
+    subject: Subject, chosen: NDArray[np.int64], sizes: NDArray[np.int64], training: Training, work: Path
+) -> Path:
+    """Train on the images `chosen`, and return the run folder. The labels are written as a COCO file of their own."""
+    writer = formats.layout("coco").writer
+    assert writer is not None
+    dataset = replace(subject.dataset.subset(chosen), split="train", kind="fold")
+    names = [PurePosixPath(os.path.abspath(dataset.path(index))) for index in range(len(dataset))]  # noqa: PTH100
+    extras = Extras([{} for _ in range(len(dataset.rows))], [{} for _ in names])
+    data = work / "data"
+    (data / "annotations").mkdir(parents=True)
+    writer.write(Split(dataset, extras, names, sizes[chosen]), data)
+    return train(
+        _recipe(training),
+        data,
+        work / "run",
+        weights=training.start,
+        transfer=training.start is not None,
+        skip_bad=True,
+        clip_boxes=True,
+    )
+
+
+def _recipe(training: Training) -> Recipe:
+    """The recipe of each fold. It is not evaluated, so `last` is the result."""
+    if training.recipe is None:
+        recipe = recipes.load(RECIPE, OWN).with_overrides(training.overrides)
+    elif isinstance(training.recipe, Recipe):
+        recipe = training.recipe.with_overrides(training.overrides)
+    else:
+        recipe = recipes.load(training.recipe, training.overrides)
+    minutes = training.minutes / training.folds or None
+    fixed = {"train.minutes": minutes, "train.evaluate_every": 0, "train.patience": 0, "data.kind": "coco"}
+    return recipe.with_overrides(fixed)
