@@ -413,6 +413,19 @@ def test_a_bomb_and_other_files_are_no_images(tmp_path: Path, monkeypatch: pytes
         reader.window(str(tmp_path / "a.png"), Window(0, 0, 100, 100), 1)
 
 
+def test_why_a_tiff_is_not_shown(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    file = write_set(tmp_path / "set") / "images" / "train" / "a.png"
+    file.unlink()
+    profile = {"driver": "GTiff", "width": W, "height": H, "count": 2, "dtype": "uint8"}
+    profile |= {"transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
+    with rasterio.open(file.with_suffix(".tif"), "w", **profile) as opened:
+        opened.write(np.zeros((2, H, W), np.uint8))
+    found = Client(tmp_path / "set").get("images/0")
+    assert "a.tif: 2 bands" in found["message"]
+    assert len(found["objects"]) == 2
+
+
 def test_an_image_that_vanished(data: Path, tmp_path: Path) -> None:
     client = Client(write_set(tmp_path / "set"))
     (tmp_path / "set" / "images" / "train" / "a.png").unlink()

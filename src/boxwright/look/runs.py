@@ -59,7 +59,7 @@ class Run:
         }  # fmt: skip
 
     def predictions(self, catalog: Catalog) -> Predictions:
-        """What `evaluate` has written, read again if it has changed. Raises InputError if it is not there, or damaged."""
+        """What `evaluate` has written, read again if it has changed. Raises InputError if it is missing or damaged."""
         with self._lock:
             try:
                 found = (self.folder / TABLE).stat()

@@ -9,6 +9,7 @@ from boxwright.data.dataset import Boxes
 from boxwright.data.sets import shown
 from boxwright.errors import InputError, one_line
 from boxwright.images.header import read_header
+from boxwright.images.windows import scene_fault
 from boxwright.json_text import JsonObject
 from boxwright.look.audit import Audit, same_object
 from boxwright.look.catalog import Catalog, Filters
@@ -114,8 +115,8 @@ class View:
         labels = self.repair.read(image)
         messages = list(labels.messages)
         header = read_header(dataset.path(index))
-        if header.fault:
-            messages.insert(0, f"{dataset.path(index)}: {header.fault}")
+        if fault := header.fault or scene_fault(dataset.path(index)):
+            messages.insert(0, f"{dataset.path(index)}: {fault}")
         height, width = header.size if not header.fault else self.size(image)
         declared = tuple(dataset.images.sizes[index].tolist())
         if not header.fault and declared not in ((-1, -1), header.size):
