@@ -518,6 +518,8 @@ def test_curves_and_the_table_of_runs(data: Path, tmp_path: Path) -> None:
     assert [(row["name"], row["value"]) for row in rows] == [("one", None), ("two", None), ("evaluation", 0.5)]
     assert rows[2]["metrics"]["intervals"]["summary"]["AP"] == rows[2]["interval"] == [0.4, 0.6]
     assert (rows[0]["metrics"], rows[0]["recipe"]) == (None, "demo")
+    twice = Client(data, folder / "one", folder).get("runs")["runs"]
+    assert len(twice) == len({row["name"] for row in twice}) == 2
 
 
 def finding(number: int, **changes: Any) -> dict[str, Any]:

@@ -130,8 +130,8 @@ class Runs:
         raise InputError(f"run: there is no '{name[:60]}' on this page")
 
     def table(self) -> list[JsonObject]:
-        """The rows of `boxwright runs`, with the names on this page."""
-        rows = []
+        """The rows of `boxwright runs`, with the names on this page, each run once."""
+        rows: dict[Path, JsonObject] = {}
         names = {run.folder: run.name for run in self.runs}
         for path in self.paths:
             for row in _rows(path):
@@ -140,8 +140,8 @@ class Runs:
                     metrics = _metrics(folder) or None
                 except InputError:  # its state says that it is broken
                     metrics = None
-                rows.append(row | {"name": names.get(folder, row["name"]), "metrics": metrics})
-        return rows
+                rows.setdefault(folder, row | {"name": names.get(folder, row["name"]), "metrics": metrics})
+        return list(rows.values())
 
     def curves(self, after: str) -> JsonObject:
         """The curves of the runs whose logs have changed, and what `after` is then.
