@@ -276,6 +276,20 @@ def test_voc_add_and_delete(tmp_path: Path) -> None:
     assert file.read_text() == HEAD + new + "</annotation>\n"
 
 
+def test_voc_elements_that_are_empty(tmp_path: Path) -> None:
+    one, empty = OBJECT.format(21, 11, 60, 30, name="cat"), "\t<object/>\n"
+    file = voc(tmp_path, one, empty)
+    client = Client(tmp_path)
+    add = {"action": "add", "box": [20, 10, 60, 30], "class": "cat"}
+    assert client.change(0, {"action": "delete", "id": 0}, add).status == 200
+    found = file.read_text()
+    assert (found.startswith(f"{HEAD}{empty}\t<object>"), found.endswith("</object>\n</annotation>\n")) == (True, True)
+    same(rows(tmp_path), [("cat", [20, 10, 60, 30])])
+    file.write_text("<annotation/>")
+    answer = client.change(0, add)
+    assert (answer.status, "an empty element 'annotation'" in answer.json["error"]) == (409, True)
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "gb18030", "iso-8859-1"])
 def test_voc_keeps_its_encoding(tmp_path: Path, codec: str) -> None:
     name = "\u732b" if codec == "gb18030" else "chat g\xe9ant"
