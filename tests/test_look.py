@@ -21,6 +21,7 @@ from boxwright.data.dataset import Sample  # noqa: E402
 from boxwright.errors import InputError  # noqa: E402
 from boxwright.images.windows import Window  # noqa: E402
 from boxwright.look import images as look_images  # noqa: E402
+from boxwright.look.audit import ObjectIndex  # noqa: E402
 from boxwright.look.images import Cache, ImageReader  # noqa: E402
 from boxwright.metrics import error_table  # noqa: E402
 from boxwright.metrics.matching import match  # noqa: E402
@@ -520,6 +521,20 @@ def test_curves_and_the_table_of_runs(data: Path, tmp_path: Path) -> None:
     assert (rows[0]["metrics"], rows[0]["recipe"]) == (None, "demo")
     twice = Client(data, folder / "one", folder).get("runs")["runs"]
     assert len(twice) == len({row["name"] for row in twice}) == 2
+
+
+def test_objects_are_found_by_class_and_box() -> None:
+    """Within 0.02 px, also across the border of a pixel."""
+    objects = [
+        {"id": 0, "class": "cat", "box": [10.0, 20.0, 30.0, 40.0]},
+        {"id": 1, "class": None, "box": [0, 0, 1, 1]},
+    ]
+    index = ObjectIndex(objects)
+    assert index.find([9.99, 20.01, 30.01, 39.99], "cat") is objects[0]
+    assert index.find([0.01, -0.01, 1, 1], None) is objects[1]
+    for box, name in (([9.97, 20, 30, 40], "cat"), ([10, 20, 30, 41], "cat"), ([10, 20, 30, 40], "dog")):
+        assert index.find(box, name) is None
+    assert index.find([float("nan"), 20, 30, 40], "cat") is None
 
 
 def finding(number: int, **changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from boxwright.errors import InputError, one_line
 from boxwright.images.header import read_header
 from boxwright.images.windows import scene_fault
 from boxwright.json_text import JsonObject
-from boxwright.look.audit import Audit, same_object
+from boxwright.look.audit import Audit, ObjectIndex
 from boxwright.look.catalog import Catalog, Filters
 from boxwright.look.predictions import COUNTED, STATUSES
 from boxwright.look.repair import Repair
@@ -123,7 +123,9 @@ class View:
             messages.append(f"the labels say {declared[1]} x {declared[0]} px, the image has {width} x {height} px")
         usable = np.isfinite(labels.rows.xyxy).all(axis=1)
         if not usable.all():
-            messages.append(f"not shown: {int((~usable).sum())} of {len(usable)} boxes, whose sides are no numbers")
+            messages.append(
+                f"not shown: {int((~usable).sum())} of {len(labels.rows)} boxes, whose sides are no numbers"
+            )
         objects = self._objects(image, labels.rows, np.flatnonzero(usable))
         detections: dict[str, list[JsonObject]] = {}
         for name in names:
@@ -187,11 +189,11 @@ class View:
         The table knows objects by their boxes when the run was evaluated; those that were changed since have none.
         """
         table = self.runs.by_name(name).predictions(self.catalog)
-        own = table.of_image(image)
+        own, index = table.of_image(image), ObjectIndex(objects)
         of_row: dict[int, JsonObject] = {}
         for row in np.flatnonzero(table.objects[own]).tolist():
             place = own.start + row
-            found = same_object(objects, table.boxes[place].tolist(), self._class(table.names[place]))
+            found = index.find(table.boxes[place].tolist(), self._class(table.names[place]))
             if found is not None:
                 of_row[place] = found
                 found["statuses"][name] = STATUSES[table.statuses[place]]
