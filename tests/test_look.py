@@ -194,6 +194,7 @@ def test_files_of_the_page_and_no_others(client: Client, tmp_path: Path, monkeyp
     for name in ("../secret.js", "..%2fsecret.js", "/etc/passwd", "..", "", "x\0.js", "main.js/../../secret.js"):
         assert client.ask("GET", f"/{TOKEN}/page/{name}").status == 404, name
     assert client.ask("GET", f"/{TOKEN}/").status == 404, "no index.html"
+    assert client.ask("GET", f"/{TOKEN}/api/set/").status == 404, "no redirection to a path without the token"
 
 
 def test_the_set(client: Client, data: Path) -> None:
