@@ -26,9 +26,9 @@ from boxwright.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 COPIED = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
-          "benchmarks/results.md": "benchmarks.md"}  # fmt: skip
+          "benchmarks/results.md": "benchmarks.md", "examples/README.md": "examples.md"}  # fmt: skip
 ABSENT = re.compile(
-    r"\[([^\]]*)\]\((?:\.\./)*(?:README\.md|LICENSE|CITATION\.cff|Dockerfile|constraints-lowest\.txt)[^)]*\)"
+    r"\[([^\]]*)\]\((?:\.\./)*(?:[A-Z]+\.md|LICENSE|CITATION\.cff|Dockerfile|[\w-]+\.(?:txt|py|ipynb))[^)]*\)"
 )
 
 PUBLISHED = "The published metrics are those of the named sources, for their own training; none was measured here."
@@ -243,6 +243,7 @@ def pages() -> dict[str, str]:
 
 def outside(text: str) -> str:
     """Links of a page to files beside `docs`: to their copies on the site, or only their names."""
+    text = re.sub(r"\]\((?:\.\./)*CONTRIBUTING\.md#glossary\)", "](glossary.md)", text)
     for source, target in COPIED.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}", f"]({target}", text)
     return ABSENT.sub(r"\1", re.sub(r"\]\((?:\.\./)*docs/", "](", text))

@@ -21,6 +21,7 @@ from boxwright.data.dataset import Sample  # noqa: E402
 from boxwright.errors import InputError  # noqa: E402
 from boxwright.images.windows import Window  # noqa: E402
 from boxwright.look import images as look_images  # noqa: E402
+from boxwright.look.audit import ObjectIndex  # noqa: E402
 from boxwright.look.images import Cache, ImageReader  # noqa: E402
 from boxwright.metrics import error_table  # noqa: E402
 from boxwright.metrics.matching import match  # noqa: E402
@@ -193,6 +194,7 @@ def test_files_of_the_page_and_no_others(client: Client, tmp_path: Path, monkeyp
     for name in ("../secret.js", "..%2fsecret.js", "/etc/passwd", "..", "", "x\0.js", "main.js/../../secret.js"):
         assert client.ask("GET", f"/{TOKEN}/page/{name}").status == 404, name
     assert client.ask("GET", f"/{TOKEN}/").status == 404, "no index.html"
+    assert client.ask("GET", f"/{TOKEN}/api/set/").status == 404, "no redirection to a path without the token"
 
 
 def test_the_set(client: Client, data: Path) -> None:
@@ -274,20 +276,20 @@ def test_an_image_with_its_detections(client: Client) -> None:
     assert (found["name"], found["split"], found["height"], found["width"]) == ("images/val/d.png", "val", H, W)
     first, second = found["objects"]
     assert first == {
-        "id": 1, "box": [100, 50, 250, 150], "class": "cat", "crowd": False, "difficult": False, "status": "correct",
+        "id": 0, "box": [100, 50, 250, 150], "class": "cat", "crowd": False, "difficult": False, "status": "correct",
         "statuses": {"run": "correct"},
     }  # fmt: skip
-    assert (second["id"], second["status"]) == (2, "missed")
+    assert (second["id"], second["status"]) == (1, "missed")
     detections = found["detections"]["run"]
     assert [(each["class"], each["status"], each["match"]) for each in detections] == [
-        ("cat", "correct", 1),
+        ("cat", "correct", 0),
         ("dog", "background", None),
     ]
     assert detections[0]["box"] == [100, 50, 250, 148]
     assert [each["score"] for each in detections] == pytest.approx([0.8, 0.3])
     assert [each["class"] for each in client.get("images/4", run="run", min_score=0.5)["detections"]["run"]] == ["cat"]
     (wrong,) = client.get("images/3", run="run")["detections"]["run"]
-    assert (wrong["class"], wrong["status"], wrong["match"]) == ("cat", "classification", 1)
+    assert (wrong["class"], wrong["status"], wrong["match"]) == ("cat", "classification", 0)
     assert client.get("images/0", run="run")["detections"]["run"] == [], "not in the split that was evaluated"
 
 
@@ -413,6 +415,19 @@ def test_a_bomb_and_other_files_are_no_images(tmp_path: Path, monkeypatch: pytes
         reader.window(str(tmp_path / "a.png"), Window(0, 0, 100, 100), 1)
 
 
+def test_why_a_tiff_is_not_shown(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    file = write_set(tmp_path / "set") / "images" / "train" / "a.png"
+    file.unlink()
+    profile = {"driver": "GTiff", "width": W, "height": H, "count": 2, "dtype": "uint8"}
+    profile |= {"transform": rasterio.Affine(2, 0, 0, 0, -2, 0)}
+    with rasterio.open(file.with_suffix(".tif"), "w", **profile) as opened:
+        opened.write(np.zeros((2, H, W), np.uint8))
+    found = Client(tmp_path / "set").get("images/0")
+    assert "a.tif: 2 bands" in found["message"]
+    assert len(found["objects"]) == 2
+
+
 def test_an_image_that_vanished(data: Path, tmp_path: Path) -> None:
     client = Client(write_set(tmp_path / "set"))
     (tmp_path / "set" / "images" / "train" / "a.png").unlink()
@@ -453,8 +468,8 @@ def test_predictions_of_other_images_are_told(data: Path, tmp_path: Path) -> Non
     table.write_text(table.read_text().replace("d.png", "elsewhere.png"))
     client = Client(data, run)
     assert "of images that are not in this set" in client.get("images", run="run")["message"]
-    table.write_text(table.read_text().replace("a.png", "nowhere.png"))
-    answer = Client(data, run).ask("GET", f"/{TOKEN}/api/images?run=run")
+    table.write_text(table.read_text().replace("a.png", "nowhere.png"))  # and a new evaluation is read
+    answer = client.ask("GET", f"/{TOKEN}/api/images?run=run")
     assert (answer.status, "none of its images is in" in answer.json["error"]) == (400, True)
 
 
@@ -505,6 +520,22 @@ def test_curves_and_the_table_of_runs(data: Path, tmp_path: Path) -> None:
     assert [(row["name"], row["value"]) for row in rows] == [("one", None), ("two", None), ("evaluation", 0.5)]
     assert rows[2]["metrics"]["intervals"]["summary"]["AP"] == rows[2]["interval"] == [0.4, 0.6]
     assert (rows[0]["metrics"], rows[0]["recipe"]) == (None, "demo")
+    twice = Client(data, folder / "one", folder).get("runs")["runs"]
+    assert len(twice) == len({row["name"] for row in twice}) == 2
+
+
+def test_objects_are_found_by_class_and_box() -> None:
+    """Within 0.02 px, also across the border of a pixel."""
+    objects = [
+        {"id": 0, "class": "cat", "box": [10.0, 20.0, 30.0, 40.0]},
+        {"id": 1, "class": None, "box": [0, 0, 1, 1]},
+    ]
+    index = ObjectIndex(objects)
+    assert index.find([9.99, 20.01, 30.01, 39.99], "cat") is objects[0]
+    assert index.find([0.01, -0.01, 1, 1], None) is objects[1]
+    for box, name in (([9.97, 20, 30, 40], "cat"), ([10, 20, 30, 41], "cat"), ([10, 20, 30, 40], "dog")):
+        assert index.find(box, name) is None
+    assert index.find([float("nan"), 20, 30, 40], "cat") is None
 
 
 def finding(number: int, **changes: Any) -> dict[str, Any]:
@@ -539,7 +570,7 @@ def test_findings_and_their_states(data: Path, tmp_path: Path) -> None:
     (found,) = client.get("images/4")["findings"]
     assert found == {
         "id": 0, "kind": "class", "box": [100, 50, 250, 150], "class": "cat", "suggested_class": EVIL,
-        "suggested_box": None, "score": 0.5, "state": "open", "object": 1,
+        "suggested_box": None, "score": 0.5, "state": "open", "object": 0,
     }  # fmt: skip
     answer = client.post("findings/1", {"state": "dismissed"})
     assert (answer.status, answer.json["state"]) == (200, "dismissed")
@@ -611,6 +642,18 @@ def test_a_split_that_cannot_be_opened_is_told(data: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_yaml_file_in_the_folder_names_the_splits(tmp_path: Path) -> None:
+    """As for the other commands: its folders are not splits."""
+    for kind, suffix in (("images", "png"), ("labels", "txt")):
+        for year in ("2025", "2026"):
+            (tmp_path / kind / year).mkdir(parents=True)
+            file = tmp_path / kind / year / f"a.{suffix}"
+            cv2.imwrite(str(file), pixels()) if kind == "images" else file.write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "data.yaml").write_text("train: [images/2025, images/2026]\nval: images/2026\nnames: [cat]\n")
+    found = Client(tmp_path).get("set")
+    assert [(split["name"], split["images"]) for split in found["splits"]] == [("train", 2), ("val", 1)]
+
+
 def test_the_command(data: Path, tmp_path: Path) -> None:
     """The address is printed when the server listens, nothing else is, and Ctrl-C ends it."""
     command = [sys.executable, "-W", "error", "-m", "boxwright", "look", str(data), "--split", "val"]

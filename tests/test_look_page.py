@@ -220,6 +220,60 @@ def test_labels_that_changed_meanwhile_are_not_overwritten(tab: Tab, site: Site)
     file.write_text(before)
 
 
+def test_loading_labels_again_keeps_the_changes_of_other_images(tab: Tab, site: Site) -> None:
+    file = site.labels("first")
+    before = file.read_text()
+    tab.open_image("second", a="", b="", split="")
+    tab.page.keyboard.press("e")
+    for name in ("second", "gone", "first"):
+        tab.see(name, ".toolbar .name")
+        if name != "gone":
+            tab.page.keyboard.press("ArrowDown")
+            tab.page.keyboard.press("Delete")
+        tab.page.keyboard.press("PageUp")
+    tab.see("2 unsaved", ".bar")
+    file.write_text(before + line("cell", [1, 1, 9, 9], 640, 480) + "\n")
+    tab.page.keyboard.press("Control+s")
+    tab.see("has changed since", "#error")
+    for name in ("gone", "second"):
+        tab.page.keyboard.press("PageDown")
+        tab.see(name, ".toolbar .name")
+    tab.page.get_by_role("button", name="Load the labels again").click()
+    tab.see("1 unsaved", ".bar")
+    tab.see("Boxes (0)")
+    file.write_text(before)
+
+
+def test_boxes_do_not_change_while_they_are_saved(tab: Tab, site: Site) -> None:
+    file = site.labels("first")
+    before = file.read_text()
+    tab.open_image("first", a="", b="", split="")
+    requests: list[Any] = []
+    tab.page.route("**/objects", lambda route: requests.append(route))
+    tab.page.keyboard.press("e")
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("Control+s")
+    tab.page.keyboard.press("Shift+ArrowRight")
+    tab.see("are being saved", "#notice")
+    assert side_values(tab)[0] == 101
+    tab.page.keyboard.press("PageDown")
+    tab.see("gone", ".toolbar .name")
+    tab.page.keyboard.press("PageUp")
+    tab.see("first", ".toolbar .name")
+    (request,) = requests
+    request.continue_()
+    tab.see("Saved 1 change", "#notice")
+    tab.page.keyboard.press("ArrowDown")
+    tab.page.keyboard.press("Shift+ArrowRight")
+    tab.page.keyboard.press("Control+s")
+    tab.wait("document.querySelector('button.primary').textContent === 'Save (1)'")
+    requests[1].continue_()
+    tab.wait("document.querySelector('button.primary').textContent === 'Save'")
+    assert_labels(file, [(0, [111, 100, 311, 260]), (1, [400, 200, 500, 400])])
+    file.write_text(before)
+
+
 def test_findings_are_accepted_and_dismissed(tab: Tab, site: Site) -> None:
     file = site.labels("third")
     tab.open(finding="any", split="train")

@@ -115,9 +115,9 @@ def test_yolo_only_the_changed_line_differs(tmp_path: Path) -> None:
     file = yolo(tmp_path, "0 0.25 0.5 0.1 0.2", "", "1\t0.50  0.500 0.2 0.4 0.93", "0 0.75 0.5 0.125 0.2", end="\r\n")
     client = Client(tmp_path)
     found = client.get("images/0")
-    assert [each["id"] for each in found["objects"]] == [1, 3, 4]
+    assert [each["id"] for each in found["objects"]] == [0, 1, 2]
     assert found["objects"][1]["box"] == pytest.approx([80, 30, 120, 70])
-    answer = client.change(0, {"action": "set", "id": 3, "box": [80, 20, 120, 60], "class": "cat"})
+    answer = client.change(0, {"action": "set", "id": 1, "box": [80, 20, 120, 60], "class": "cat"})
     assert answer.status == 200, answer
     assert file.read_bytes() == b"0 0.25 0.5 0.1 0.2\r\n\r\n0\t0.5  0.4 0.2 0.4 0.93\r\n0 0.75 0.5 0.125 0.2\r\n"
     same(rows(tmp_path)[1:2], [("cat", [80, 20, 120, 60])])
@@ -129,10 +129,10 @@ def test_yolo_add_and_delete(tmp_path: Path) -> None:
     file = write(yolo(tmp_path), "\ufeff0 0.25 0.5 0.1 0.2\r\n1 0.5 0.5 0.2 0.4")
     client = Client(tmp_path)
     add = {"action": "add", "box": [0, 0, 50, 25], "class": "dog"}
-    assert client.change(0, {"action": "delete", "id": 1}, add).status == 200
+    assert client.change(0, {"action": "delete", "id": 0}, add).status == 200
     assert file.read_bytes() == "\ufeff1 0.5 0.5 0.2 0.4\r\n1 0.125 0.125 0.25 0.25\r\n".encode()
     same(rows(tmp_path), [("dog", [80, 30, 120, 70]), ("dog", [0, 0, 50, 25])])
-    assert client.change(0, {"action": "delete", "id": 1}, {"action": "delete", "id": 2}).status == 200
+    assert client.change(0, {"action": "delete", "id": 0}, {"action": "delete", "id": 1}).status == 200
     assert rows(tmp_path) == []
 
 
@@ -149,7 +149,7 @@ def test_yolo_outlines_move_with_their_box(tmp_path: Path) -> None:
     file = yolo(tmp_path, "1 0.1 0.2 0.3 0.2 0.2 0.6", "0 0.5 0.5 0.1 0.1")  # a triangle: 20, 20 to 60, 60 px
     client = Client(tmp_path)
     same(rows(tmp_path)[:1], [("dog", [20, 20, 60, 60])])
-    assert client.change(0, {"action": "set", "id": 1, "box": [120, 0, 200, 20], "class": "dog"}).status == 200
+    assert client.change(0, {"action": "set", "id": 0, "box": [120, 0, 200, 20], "class": "dog"}).status == 200
     assert file.read_bytes() == b"1 0.6 0 1 0 0.8 0.2\n0 0.5 0.5 0.1 0.1\n"
     same(rows(tmp_path)[:1], [("dog", [120, 0, 200, 20])])
 
@@ -160,12 +160,12 @@ def test_coco_only_the_changed_values_differ(tmp_path: Path) -> None:
     objects = client.get("images/0")["objects"]
     assert [(each["id"], each["class"], each["box"]) for each in objects] == [
         (0, "cat", [20, 10, 60, 30]),
-        (2, "dog", [100, 50, 150, 90]),
+        (1, "dog", [100, 50, 150, 90]),
     ]
     assert client.change(0, {"action": "set", "id": 0, "box": [22.5, 10, 60, 30], "class": "cat"}).status == 200
     expected = COCO.replace("[20, 10, 40.0, 20]", "[22.5, 10, 37.5, 20]").replace('"area": 800', '"area": 750')
     assert file.read_text() == expected
-    assert client.change(0, {"action": "set", "id": 2, "box": objects[1]["box"], "class": "cat"}).status == 200
+    assert client.change(0, {"action": "set", "id": 1, "box": objects[1]["box"], "class": "cat"}).status == 200
     start, _, end = expected.rpartition('"category_id": 2')
     expected = f'{start}"category_id": 5{end}'
     assert file.read_text() == expected
@@ -178,14 +178,14 @@ def test_coco_the_file_is_not_parsed_again_for_own_changes(tmp_path: Path, monke
     client = Client(tmp_path)
     monkeypatch.setattr(client.state.catalog, "read_again", None)
     for x in (1, 2, 3):
-        assert client.change(1, {"action": "set", "id": 1, "box": [x, 2, 40, 50], "class": "dog"}).status == 200
+        assert client.change(1, {"action": "set", "id": 0, "box": [x, 2, 40, 50], "class": "dog"}).status == 200
         assert client.get("images/1")["objects"][0]["box"] == [x, 2, 40, 50]
     assert json.loads(file.read_text())["annotations"][1]["bbox"] == [3, 2, 37, 48]
 
 
 def test_coco_outlines_move_with_their_box(tmp_path: Path) -> None:
     file = coco(tmp_path)
-    assert Client(tmp_path).change(0, {"action": "set", "id": 2, "box": [0, 50, 100, 70], "class": "dog"}).status == 200
+    assert Client(tmp_path).change(0, {"action": "set", "id": 1, "box": [0, 50, 100, 70], "class": "dog"}).status == 200
     (entry,) = (each for each in json.loads(file.read_text())["annotations"] if each["id"] == 40)
     assert entry["bbox"] == [0, 50, 100, 20]
     assert entry["segmentation"] == [[0, 50, 100, 50, 50, 70]]
@@ -205,8 +205,8 @@ def test_coco_add_and_delete(tmp_path: Path) -> None:
     assert file.read_text() == "\n".join(lines)
     same(rows(tmp_path), [("dog", [100, 50, 150, 90]), ("cat", [10, 20, 40.25, 50])])
     found = client.get("images/0")["objects"]
-    assert [each["id"] for each in found] == [1, 2], "the places in the file have changed"
-    assert [each["id"] for each in client.get("images/1")["objects"]] == [0], "of the other image as well"
+    assert [each["id"] for each in found] == [0, 1]
+    assert [each["id"] for each in client.get("images/1")["objects"]] == [0]
     deleted = client.change(0, *({"action": "delete", "id": each["id"]} for each in found))
     assert deleted.status == 200
     assert client.change(1, {"action": "delete", "id": 0}).status == 200
@@ -235,7 +235,7 @@ def test_coco_on_one_line_in_another_order_with_names_that_are_no_ascii(tmp_path
     tree["annotations"].append(new | {"area": 900, "iscrowd": 0})
     assert json.loads(file.read_text()) == tree
     assert len(file.read_text()) < len(text) + 120, "as tight as before"
-    assert client.change(0, {"action": "delete", "id": count}).status == 200
+    assert client.change(0, {"action": "delete", "id": client.get("images/0")["objects"][-1]["id"]}).status == 200
     del tree["annotations"][-1]
     assert json.loads(file.read_text()) == tree
 
@@ -247,8 +247,8 @@ def test_voc_only_the_changed_texts_differ(tmp_path: Path) -> None:
     objects = client.get("images/0")["objects"]
     assert [each["box"] for each in objects] == [[20, 10, 60, 30], [100.5, 50, 150, 90.25]]
     changes = [
-        {"action": "set", "id": 1, "box": [19.6, 10, 70.4, 30], "class": "A&B"},
-        {"action": "set", "id": 2, "box": [99.25, 50, 150, 90.25], "class": "dog"},
+        {"action": "set", "id": 0, "box": [19.6, 10, 70.4, 30], "class": "A&B"},
+        {"action": "set", "id": 1, "box": [99.25, 50, 150, 90.25], "class": "dog"},
     ]
     assert client.change(0, *changes).status == 200
     one = OBJECT.format(21, 11, 70, 30, name="A&amp;B")  # whole numbers stay whole
@@ -262,7 +262,7 @@ def test_voc_add_and_delete(tmp_path: Path) -> None:
     file = voc(tmp_path, one, two)
     client = Client(tmp_path)
     add = {"action": "add", "box": [0.2, 0.4, 9.8, 99.9], "class": "dog"}
-    assert client.change(0, {"action": "delete", "id": 2}, add).status == 200
+    assert client.change(0, {"action": "delete", "id": 1}, add).status == 200
     new = (
         "\t<object>\n\t\t<name>dog</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
         "\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>1</xmin>\n\t\t\t<ymin>1</ymin>\n"
@@ -270,10 +270,24 @@ def test_voc_add_and_delete(tmp_path: Path) -> None:
     )
     assert file.read_text() == HEAD + one + new + "</annotation>\n"
     same(rows(tmp_path), [("cat", [20, 10, 60, 30]), ("dog", [0, 0, 10, 100])])
-    assert client.change(0, {"action": "delete", "id": 1}, {"action": "delete", "id": 2}).status == 200
+    assert client.change(0, {"action": "delete", "id": 0}, {"action": "delete", "id": 1}).status == 200
     assert file.read_text() == HEAD + "</annotation>\n"
     assert client.change(0, add).status == 200
     assert file.read_text() == HEAD + new + "</annotation>\n"
+
+
+def test_voc_elements_that_are_empty(tmp_path: Path) -> None:
+    one, empty = OBJECT.format(21, 11, 60, 30, name="cat"), "\t<object/>\n"
+    file = voc(tmp_path, one, empty)
+    client = Client(tmp_path)
+    add = {"action": "add", "box": [20, 10, 60, 30], "class": "cat"}
+    assert client.change(0, {"action": "delete", "id": 0}, add).status == 200
+    found = file.read_text()
+    assert (found.startswith(f"{HEAD}{empty}\t<object>"), found.endswith("</object>\n</annotation>\n")) == (True, True)
+    same(rows(tmp_path), [("cat", [20, 10, 60, 30])])
+    file.write_text("<annotation/>")
+    answer = client.change(0, add)
+    assert (answer.status, "an empty element 'annotation'" in answer.json["error"]) == (409, True)
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "gb18030", "iso-8859-1"])
@@ -284,7 +298,7 @@ def test_voc_keeps_its_encoding(tmp_path: Path, codec: str) -> None:
     text = head + OBJECT.format(1, 1, 9, 9, name=name) + "</annotation>\n"
     file = write(voc(tmp_path), text.encode(codec))
     write(tmp_path / "classes.txt", f"{name}\nother\n")
-    assert Client(tmp_path).change(0, {"action": "set", "id": 1, "box": [0, 0, 9, 19], "class": name}).status == 200
+    assert Client(tmp_path).change(0, {"action": "set", "id": 0, "box": [0, 0, 9, 19], "class": name}).status == 200
     assert file.read_bytes() == text.replace("<ymax>9<", "<ymax>19<").encode(codec)
 
 
@@ -295,10 +309,10 @@ def test_voc_rotated_boxes_are_not_changed(tmp_path: Path) -> None:
     file = voc(tmp_path, rotated[:start] + robndbox + rotated[end:])
     before = file.read_bytes()
     client = Client(tmp_path)
-    answer = client.change(0, {"action": "set", "id": 1, "box": [1, 2, 30, 40], "class": "cat"})
+    answer = client.change(0, {"action": "set", "id": 0, "box": [1, 2, 30, 40], "class": "cat"})
     assert (answer.status, "a rotated box" in answer.json["error"]) == (409, True)
     assert file.read_bytes() == before
-    assert client.change(0, {"action": "set", "id": 1, "class": "dog"}).status == 200
+    assert client.change(0, {"action": "set", "id": 0, "class": "dog"}).status == 200
     assert file.read_bytes() == before.replace(b"cat", b"dog")
 
 
@@ -365,6 +379,7 @@ def test_backup_and_journal(tmp_path: Path, layout: str) -> None:
     client = Client(root)
     assert client.get("set")["layout"] == layout
     first = client.get("images/0")["objects"][0]
+    entry = formats.open_boxes(root, "train").rows.entries[0]  # as in messages of `data check`
     for box in ([5, 5, 50, 50], [5, 5, 60, 60]):
         assert client.change(0, {"action": "set", "id": first["id"], "box": box, "class": "dog"}).status == 200
     backup = file.with_name(f"{file.name}.backup")
@@ -372,7 +387,7 @@ def test_backup_and_journal(tmp_path: Path, layout: str) -> None:
     assert [stat.S_IMODE(each.stat().st_mode) for each in (file, backup)] == [0o640, 0o640]
     lines = [json.loads(line) for line in (root / "look-journal.jsonl").read_text().splitlines()]
     for line in lines:
-        assert (line["action"], line["entry"], Path(line["file"])) == ("set", first["id"], file)
+        assert (line["action"], line["entry"], Path(line["file"])) == ("set", entry, file)
     assert [(line["before"]["class"], line["after"]["class"]) for line in lines] == [("cat", "dog"), ("dog", "dog")]
     assert [line["after"]["box"] for line in lines] == [[5, 5, 50, 50], [5, 5, 60, 60]]
     assert lines[0]["before"]["box"] == pytest.approx(first["box"], abs=0.01)
@@ -386,7 +401,7 @@ def test_a_file_that_was_changed_meanwhile_is_not_written(tmp_path: Path, layout
     file = SETS[layout](tmp_path)
     client = Client(tmp_path)
     old = client.get("images/0")
-    content = file.read_bytes() + b"\n"  # by somebody else
+    content = file.read_bytes().replace(b"[20, 10,", b"[21, 10,") + b"\n"  # by somebody else
     file.write_bytes(content)
     change = {"action": "delete", "id": old["objects"][0]["id"]}
     answer = client.change(0, change, revision=old["revision"])
@@ -430,8 +445,8 @@ def test_all_changes_or_none(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path)
     content = file.read_bytes()
     client = Client(tmp_path)
-    for second in ({"action": "delete", "id": 1}, {"action": "add", "box": [1, 1, 1, 1], "class": "cat"}):
-        assert client.change(0, {"action": "delete", "id": 1}, second).status == 400
+    for second in ({"action": "delete", "id": 0}, {"action": "add", "box": [1, 1, 1, 1], "class": "cat"}):
+        assert client.change(0, {"action": "delete", "id": 0}, second).status == 400
     for values in ({}, {"changes": []}, {"changes": [{}] * 6000}, {"changes": 1}):
         values["revision"] = client.get("images/0")["revision"]
         assert client.post("images/0/objects", values).status == 400
@@ -443,9 +458,9 @@ def test_a_class_alone_changes_a_box_that_is_partly_outside(tmp_path: Path) -> N
     client = Client(tmp_path)
     (one,) = client.get("images/0")["objects"]
     assert one["box"][2] == pytest.approx(220)
-    assert client.change(0, {"action": "set", "id": 1, "box": one["box"], "class": "dog"}).status == 200
+    assert client.change(0, {"action": "set", "id": 0, "box": one["box"], "class": "dog"}).status == 200
     assert file.read_bytes() == b"1 0.9 0.5 0.4 0.2\n"
-    assert client.change(0, {"action": "set", "id": 1, "box": one["box"], "class": "dog"}).status == 200, "nothing"
+    assert client.change(0, {"action": "set", "id": 0, "box": one["box"], "class": "dog"}).status == 200, "nothing"
     assert len((tmp_path / "look-journal.jsonl").read_text().splitlines()) == 1
 
 
@@ -454,8 +469,8 @@ def test_faulty_lines_stay_and_are_told(tmp_path: Path) -> None:
     client = Client(tmp_path)
     found = client.get("images/0")
     assert "a.txt line 1: found 'what is this'" in found["message"]
-    assert [each["id"] for each in found["objects"]] == [2]
-    assert client.change(0, {"action": "set", "id": 2, "class": "dog"}).status == 200
+    assert [each["id"] for each in found["objects"]] == [0]
+    assert client.change(0, {"action": "set", "id": 0, "class": "dog"}).status == 200
     assert file.read_bytes() == b"what is this\n1 0.25 0.5 0.1 0.2\n"
 
 
@@ -494,7 +509,7 @@ def test_a_read_only_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         found = client.get("set")
         assert found["editable"] is False
         assert "read-only" in found["reason"]
-        answer = client.change(0, {"action": "delete", "id": 1})
+        answer = client.change(0, {"action": "delete", "id": 0})
         assert (answer.status, "read-only" in answer.json["error"]) == (403, True)
     finally:
         file.parent.chmod(0o755)
@@ -515,10 +530,10 @@ def test_labels_outside_of_the_set_are_not_changed(tmp_path: Path) -> None:
     client = Client(root)
     assert client.get("set")["editable"], client.get("set")
     for place in (1, 2):
-        answer = client.change(place, {"action": "delete", "id": 1})
+        answer = client.change(place, {"action": "delete", "id": 0})
         assert (answer.status, "is not in the folder of the set" in answer.json["error"]) == (409, True), answer
     assert outside.read_text() == "0 0.5 0.5 0.1 0.1\n"
-    assert client.change(0, {"action": "delete", "id": 1}).status == 200
+    assert client.change(0, {"action": "delete", "id": 0}).status == 200
 
 
 def test_a_link_within_the_set_stays_a_link(tmp_path: Path) -> None:
@@ -527,7 +542,7 @@ def test_a_link_within_the_set_stays_a_link(tmp_path: Path) -> None:
     real.parent.mkdir()
     file.rename(real)
     file.symlink_to(real)
-    assert Client(tmp_path).change(0, {"action": "delete", "id": 1}).status == 200
+    assert Client(tmp_path).change(0, {"action": "delete", "id": 0}).status == 200
     assert file.is_symlink()
     assert real.read_text() == "1 0.5 0.5 0.2 0.4\n"
 
@@ -537,7 +552,7 @@ def test_a_journal_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     content = file.read_bytes()
     target = write(tmp_path / "profile", "mine\n")
     (tmp_path / "set" / "look-journal.jsonl").symlink_to(target)
-    answer = Client(tmp_path / "set").change(0, {"action": "delete", "id": 1})
+    answer = Client(tmp_path / "set").change(0, {"action": "delete", "id": 0})
     assert (answer.status, "a link or no regular file" in answer.json["error"]) == (400, True)
     assert (target.read_text(), file.read_bytes()) == ("mine\n", content)
 
@@ -546,7 +561,7 @@ def test_a_label_file_of_two_images_is_not_changed(tmp_path: Path) -> None:
     file = SETS["yolo_txt"](tmp_path)
     image(tmp_path / "images" / "train" / "a.jpg")
     content = file.read_bytes()
-    answer = Client(tmp_path).change(0, {"action": "delete", "id": 1})
+    answer = Client(tmp_path).change(0, {"action": "delete", "id": 0})
     assert (answer.status, "holds the labels of several images" in answer.json["error"]) == (409, True)
     assert file.read_bytes() == content
 
@@ -569,7 +584,7 @@ def test_other_sets_are_shown_but_not_changed(tmp_path: Path) -> None:
         described = client.get("set")
         assert (described["editable"], line in described["reason"]) == (False, True), described
         assert client.get("images/0")["objects"]
-        assert client.change(0, {"action": "delete", "id": 1}).status == 403
+        assert client.change(0, {"action": "delete", "id": 0}).status == 403
 
 
 def test_a_set_in_an_archive_is_shown_but_not_changed(tmp_path: Path) -> None:
@@ -607,7 +622,7 @@ def test_of_two_changes_at_once_one_is_made(tmp_path: Path) -> None:
     SETS["yolo_txt"](tmp_path)
     client = Client(tmp_path)
     revision = client.get("images/0")["revision"]
-    delete = {"action": "delete", "id": 1}
+    delete = {"action": "delete", "id": 0}
     with ThreadPoolExecutor(4) as pool:
         found = pool.map(lambda _: client.change(0, delete, revision=revision).status, range(4))
         assert sorted(found) == [200, 409, 409, 409]
@@ -624,9 +639,24 @@ def test_sets_that_a_file_names(tmp_path: Path) -> None:
     yaml = write(tmp_path / "yaml" / "data.yaml", "path: ../two\ntrain: images/train\nnames: {0: cat, 1: dog}\n")
     client = Client(yaml)
     assert client.get("set")["editable"], client.get("set")
-    assert client.change(0, {"action": "delete", "id": 1}).status == 200
+    assert client.change(0, {"action": "delete", "id": 0}).status == 200
     assert label.read_text() == "1 0.5 0.5 0.2 0.4\n"
     assert (tmp_path / "two" / "look-journal.jsonl").is_file()
+
+
+def test_changes_of_two_images_of_one_file_are_saved_one_after_the_other(tmp_path: Path) -> None:
+    """Also where a deletion changes the places of the other image's annotations in the file."""
+    file = coco(tmp_path)
+    client = Client(tmp_path)
+    first, second = (client.get(f"images/{image}") for image in (0, 1))
+    delete = {"action": "delete", "id": first["objects"][0]["id"]}
+    assert client.change(0, delete, revision=first["revision"]).status == 200
+    change = {"action": "set", "id": second["objects"][0]["id"], "class": "cat"}
+    assert client.change(1, change, revision=second["revision"]).status == 200
+    assert client.change(1, change, revision=second["revision"]).status == 409
+    same(rows(tmp_path), [("dog", [100, 50, 150, 90])])
+    same(rows(tmp_path, place=1), [("cat", [1.5, 2, 31.5, 6])])
+    assert len(json.loads(file.read_text())["annotations"]) == 2
 
 
 def test_two_pages_of_a_set(tmp_path: Path) -> None:
@@ -637,5 +667,5 @@ def test_two_pages_of_a_set(tmp_path: Path) -> None:
     assert one.change(0, {"action": "delete", "id": 0}).status == 200
     assert two.change(0, {"action": "delete", "id": 0}, revision=old).status == 409
     assert [each["class"] for each in two.get("images/0")["objects"]] == ["dog"]
-    assert two.change(0, {"action": "set", "id": 1, "class": "cat"}).status == 200
+    assert two.change(0, {"action": "set", "id": 0, "class": "cat"}).status == 200
     same(rows(tmp_path), [("cat", [100, 50, 150, 90])])

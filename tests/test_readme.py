@@ -6,6 +6,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import typer
 import boxwright
 from boxwright import recipe
 from boxwright.cli.commands import app
+from boxwright.doctor import NEEDED_FOR
 from boxwright.weights import checkpoint
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
 RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -87,7 +89,7 @@ def test_every_recipe_and_link_named_exists(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"\b(?:yolov3|tiny|yolov4)\w*_(?:coco|640)\w*", text):
         assert name in recipe.names() or name in {"yolov3_640"}, name
-    packages = "src|docs|tests|recipes|models|ops|nn|weights|engine|benchmarks"
+    packages = "src|docs|examples|tests|recipes|models|ops|nn|weights|engine|benchmarks"
     for path in re.findall(rf"`((?:{packages})/[a-z0-9_/.]+)`", text):
         places = [ROOT / path, ROOT / "src" / "boxwright" / path]
         assert any(place.exists() for place in places), path
@@ -147,6 +149,32 @@ def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytes
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "again.onnx").is_file()
     assert boxwright.Recipe.load("runs/again/recipe.yaml").train.epochs == 3
+
+
+def test_readme_metadata_and_help_describe_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"# boxwright {project['description']} " in words
+    assert app.info.help == project["description"]
+
+
+def test_every_test_file_is_in_the_table_of_packages_once() -> None:
+    _, _, table = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").partition("\n| --- | --- |\n")
+    rows = re.findall(r"^\| (.*) \| ([a-z0-9_, ]+) \|$", table, re.M)
+    packages = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in rows)))
+    source = ROOT / "src" / "boxwright"
+    assert [name for name in packages if not ((source / name).is_dir() or (source / f"{name}.py").is_file())] == []
+    listed = sorted(name for row in rows for name in row[1].split(", "))
+    assert listed == sorted(file.stem.removeprefix("test_") for file in (ROOT / "tests").glob("test_*.py"))
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") < 150
+
+
+def test_extras_on_the_page_are_those_of_doctor() -> None:
+    text = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)) == NEEDED_FOR
 
 
 def test_the_table_of_systems_is_that_of_the_recipes() -> None:

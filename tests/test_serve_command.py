@@ -72,7 +72,7 @@ def test_help_does_not_import_the_server() -> None:
 def test_an_address_in_use() -> None:
     with connections.listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(InputError, match=rf"--host 127.0.0.1 --port {port}: cannot listen there \(Address already"):
+        with pytest.raises(InputError, match=rf"host 127.0.0.1, port {port}: cannot listen there \(Address already"):
             connections.listen("127.0.0.1", port)
     with pytest.raises(InputError, match="cannot listen there"):
         connections.listen("no.such.host.invalid", 0)

@@ -1,4 +1,4 @@
-"""boxwright: convolutional object detectors and classifiers in PyTorch.
+"""boxwright: convolutional object detectors and image classifiers in PyTorch.
 
 `__all__` is the public API; everything else may change. Names are imported on first use, so that `boxwright --help`
 does not import torch.

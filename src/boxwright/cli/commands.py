@@ -12,7 +12,8 @@ EXIT_STATUS = (
 app = typer.Typer(
     rich_markup_mode="rich",
     epilog=EXIT_STATUS,
-    help="Train, evaluate, export and run convolutional object detectors and image classifiers.",
+    help="Convolutional object detectors and image classifiers in PyTorch: training, evaluation, prediction, import of "
+    "published weights, and export to other runtimes with verified outputs.",
 )
 app.command("list")(networks.list_)
 app.command("show")(networks.show)

@@ -62,7 +62,7 @@ class State:
 
 def create_app(state: State) -> ASGI:
     """The application, for paths without the token (`gate.Gate`)."""
-    app = FastAPI(title="boxwright look", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_page(app)
     _add_lists(app, state)
     _add_images(app, state)

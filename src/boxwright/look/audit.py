@@ -1,9 +1,11 @@
 """Findings of an audit of labels, and which of them were accepted or dismissed, in a file beside the audit's."""
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +86,10 @@ class Audit:
 
     def of_image(self, image: int, objects: Sequence[JsonObject]) -> list[JsonObject]:
         """The findings of an image. objects: as they are now; `object` is the id of the one that a finding is about."""
-        found = []
+        found, index = [], ObjectIndex(objects)
         for number in self._of_image.get(image, []):
             finding = self._shown(number)
-            same = None if finding["box"] is None else same_object(objects, finding["box"], finding["class"])
+            same = None if finding["box"] is None else index.find(finding["box"], finding["class"])
             found.append(finding | {"object": None if same is None else same["id"]})
         return found
 
@@ -126,12 +128,25 @@ class Audit:
         return {int(key): state for key, state in states.items()}
 
 
-def same_object(objects: Sequence[JsonObject], box: Sequence[float], name: str | None) -> JsonObject | None:
-    """The object with that box and class; None if there is none, or no more."""
-    for each in objects:
-        if each["class"] == name and all(abs(a - b) <= SAME_BOX for a, b in zip(each["box"], box, strict=True)):
-            return each
-    return None
+class ObjectIndex:
+    """Objects of an image, found by class and box: by the pixel of the first corner, since there may be thousands."""
+
+    def __init__(self, objects: Sequence[JsonObject]) -> None:
+        self._objects: dict[tuple[str | None, int, int], list[JsonObject]] = {}
+        for each in objects:
+            x, y = map(math.floor, each["box"][:2])
+            self._objects.setdefault((each["class"], x, y), []).append(each)
+
+    def find(self, box: Sequence[float], name: str | None) -> JsonObject | None:
+        """The object with that box and class; None if there is none, or no more."""
+        if not all(map(math.isfinite, box)):
+            return None
+        columns, rows = ({math.floor(side - SAME_BOX), math.floor(side + SAME_BOX)} for side in box[:2])
+        for key in product((name,), columns, rows):
+            for each in self._objects.get(key, ()):
+                if all(abs(a - b) <= SAME_BOX for a, b in zip(each["box"], box, strict=True)):
+                    return each
+        return None
 
 
 def _key(values: JsonObject) -> tuple[str, str]:

@@ -202,7 +202,8 @@ def _layout(root: Path | Sets, kind: str) -> tuple[str, list[str]]:
         return kind, formats.splits(root, kind)
     sources = formats.find(root, kind)
     kinds = {source.kind for source in sources.values()}
-    return kinds.pop() if len(kinds) == 1 else kind, canonical_names(sources)
+    in_folder = root.is_dir() and any(source.data_file for source in sources.values())  # a YAML, read with `auto` only
+    return kind if in_folder or len(kinds) > 1 else kinds.pop(), canonical_names(sources)
 
 
 def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ def checked(values: object, rows: Boxes, target: Target) -> list[Wanted]:
 
     Args:
         values: Of the request.
-        rows: The objects of the image.
+        rows: The objects of the image; an id is a place in them.
         target: The image.
 
     Raises:
@@ -37,7 +37,6 @@ def checked(values: object, rows: Boxes, target: Target) -> list[Wanted]:
     """
     if not isinstance(values, list) or not 0 < len(values) <= MAX_CHANGES:
         raise InputError(f"changes: needed a list of 1 to {MAX_CHANGES}")
-    places = {entry: place for place, entry in enumerate(rows.entries.tolist())}
     found, used = list[Wanted](), set[int]()
     for number, value in enumerate(values):
         where = f"changes[{number}]"
@@ -46,11 +45,11 @@ def checked(values: object, rows: Boxes, target: Target) -> list[Wanted]:
         if value["action"] == "add":
             found.append(_added(value, where, target))
             continue
-        entry = value.get("id")
-        if type(entry) is not int or entry not in places or entry in used:
+        place = value.get("id")
+        if type(place) is not int or not 0 <= place < len(rows) or place in used:
             raise InputError(f"{where}.id: needed the id of an object of this image, each once")
-        used.add(entry)
-        found.append(_of_object(value, where, target, rows, places[entry]))
+        used.add(place)
+        found.append(_of_object(value, where, target, rows, place))
     return found
 
 

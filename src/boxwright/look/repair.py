@@ -45,7 +45,7 @@ class Labels:
 
     Attributes:
         rows: The objects.
-        revision: Of the label file; other when it has changed.
+        revision: Of the label file, or of the image's objects in a file of all images; other when they have changed.
         messages: Entries that cannot be read, and the like.
         reason: Why they cannot be changed; "" if they can.
     """
@@ -136,7 +136,7 @@ class Repair:
         assert found is not None
         real = Path(os.path.realpath(file))
         content = files.read_input(real) if real.exists() else b""
-        if revision(file) != labels.revision:
+        if revision(file) != (labels.revision if found.read else self._revisions[split.name]):
             raise _changed_meanwhile(file)
         try:
             edited = found.edit(target, content, changes)
@@ -171,11 +171,9 @@ class Repair:
                     self.catalog.read_again(split)
                     self._revisions[split.name] = now
         _, dataset, index = self.catalog.place(image)
-        header = read_header(dataset.path(index))
-        return Labels(
-            self.catalog.rows(image), now, _messages(dataset, index),
-            reason or _reason(dataset, index, None, header.fault),
-        )  # fmt: skip
+        header, rows = read_header(dataset.path(index)), self.catalog.rows(image)
+        reason = reason or _reason(dataset, index, None, header.fault)
+        return Labels(rows, _revision_of(rows), _messages(dataset, index), reason)
 
     def _note(self, journal: int, image: int, file: Path, wanted: Sequence[Wanted]) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -207,6 +205,12 @@ def revision(file: Path) -> str:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     return hashlib.sha256(content or repr(parts).encode()).hexdigest()[:32]
+
+
+def _revision_of(rows: Boxes) -> str:
+    """What identifies the objects of an image, wherever they are in a file that holds others as well."""
+    columns = (rows.xyxy, rows.labels, rows.categories, rows.crowd, rows.difficult)
+    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:32]
 
 
 @contextmanager

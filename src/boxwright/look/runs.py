@@ -33,7 +33,7 @@ class Run:
     name: str
     folder: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _predictions: Predictions | None = None
+    _predictions: tuple[tuple[int, int], Predictions] | None = None
     _log: tuple[tuple[int, int], list[JsonObject]] = ((0, 0), [])
 
     def describe(self, catalog: Catalog) -> JsonObject:
@@ -59,16 +59,18 @@ class Run:
         }  # fmt: skip
 
     def predictions(self, catalog: Catalog) -> Predictions:
-        """What `evaluate` has written, read once. Raises InputError if there is nothing, or it is damaged."""
+        """What `evaluate` has written, read again if it has changed. Raises InputError if it is missing or damaged."""
         with self._lock:
-            if self._predictions is None:
-                description = self.describe(catalog)
-                if not description["predictions"]:
-                    raise InputError(f"{self.name}: {description['message']}")
-                root = str(_metrics(self.folder).get("data", ""))
-                split = str(_metrics(self.folder).get("split", ""))
-                self._predictions = Predictions.read(self.folder / TABLE, root, split, catalog)
-            return self._predictions
+            try:
+                found = (self.folder / TABLE).stat()
+            except OSError as error:
+                raise InputError(f"{self.name}: {self.describe(catalog)['message']}") from error
+            stamp = found.st_size, found.st_mtime_ns
+            if self._predictions is None or self._predictions[0] != stamp:
+                metrics = _metrics(self.folder)
+                root, split = str(metrics.get("data", "")), str(metrics.get("split", ""))
+                self._predictions = stamp, Predictions.read(self.folder / TABLE, root, split, catalog)
+            return self._predictions[1]
 
     def stamp(self) -> str:
         """What changes with its log, and when it stops."""
@@ -128,8 +130,8 @@ class Runs:
         raise InputError(f"run: there is no '{name[:60]}' on this page")
 
     def table(self) -> list[JsonObject]:
-        """The rows of `boxwright runs`, with the names on this page."""
-        rows = []
+        """The rows of `boxwright runs`, with the names on this page, each run once."""
+        rows: dict[Path, JsonObject] = {}
         names = {run.folder: run.name for run in self.runs}
         for path in self.paths:
             for row in _rows(path):
@@ -138,8 +140,8 @@ class Runs:
                     metrics = _metrics(folder) or None
                 except InputError:  # its state says that it is broken
                     metrics = None
-                rows.append(row | {"name": names.get(folder, row["name"]), "metrics": metrics})
-        return rows
+                rows.setdefault(folder, row | {"name": names.get(folder, row["name"]), "metrics": metrics})
+        return list(rows.values())
 
     def curves(self, after: str) -> JsonObject:
         """The curves of the runs whose logs have changed, and what `after` is then.

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwright.data.dataset import Boxes
 from boxwright.data.sets import shown
 from boxwright.errors import InputError, one_line
 from boxwright.images.header import read_header
+from boxwright.images.windows import scene_fault
 from boxwright.json_text import JsonObject
-from boxwright.look.audit import Audit, same_object
+from boxwright.look.audit import Audit, ObjectIndex
 from boxwright.look.catalog import Catalog, Filters
 from boxwright.look.predictions import COUNTED, STATUSES
 from boxwright.look.repair import Repair
@@ -113,16 +115,18 @@ class View:
         labels = self.repair.read(image)
         messages = list(labels.messages)
         header = read_header(dataset.path(index))
-        if header.fault:
-            messages.insert(0, f"{dataset.path(index)}: {header.fault}")
+        if fault := header.fault or scene_fault(dataset.path(index)):
+            messages.insert(0, f"{dataset.path(index)}: {fault}")
         height, width = header.size if not header.fault else self.size(image)
         declared = tuple(dataset.images.sizes[index].tolist())
         if not header.fault and declared not in ((-1, -1), header.size):
             messages.append(f"the labels say {declared[1]} x {declared[0]} px, the image has {width} x {height} px")
         usable = np.isfinite(labels.rows.xyxy).all(axis=1)
         if not usable.all():
-            messages.append(f"{int((~usable).sum())} boxes are no numbers, so they are not shown")
-        objects = self._objects(image, labels.rows.take(np.flatnonzero(usable)))
+            messages.append(
+                f"not shown: {int((~usable).sum())} of {len(labels.rows)} boxes, whose sides are no numbers"
+            )
+        objects = self._objects(image, labels.rows, np.flatnonzero(usable))
         detections: dict[str, list[JsonObject]] = {}
         for name in names:
             try:
@@ -159,11 +163,13 @@ class View:
         """A class of a table of predictions, None for an ignore region."""
         return name if name in self.catalog.classes else None
 
-    def _objects(self, image: int, rows: Boxes) -> list[JsonObject]:
+    def _objects(self, image: int, rows: Boxes, shown: NDArray[np.int64]) -> list[JsonObject]:
+        """The objects at the places `shown` of an image. Their ids are these places."""
         _, dataset, _ = self.catalog.place(image)
+        rows = rows.take(shown)
         return [
             {
-                "id": entry,
+                "id": place,
                 "box": box,
                 "class": dataset.names[label] if label >= 0 else None,
                 "crowd": crowd,
@@ -171,8 +177,8 @@ class View:
                 "status": None,
                 "statuses": {},
             }
-            for entry, box, label, crowd, difficult in zip(
-                rows.entries.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
+            for place, box, label, crowd, difficult in zip(
+                shown.tolist(), rows.xyxy.tolist(), rows.labels.tolist(), rows.crowd.tolist(),
                 rows.difficult.tolist(), strict=True,
             )
         ]  # fmt: skip
@@ -183,11 +189,11 @@ class View:
         The table knows objects by their boxes when the run was evaluated; those that were changed since have none.
         """
         table = self.runs.by_name(name).predictions(self.catalog)
-        own = table.of_image(image)
+        own, index = table.of_image(image), ObjectIndex(objects)
         of_row: dict[int, JsonObject] = {}
         for row in np.flatnonzero(table.objects[own]).tolist():
             place = own.start + row
-            found = same_object(objects, table.boxes[place].tolist(), self._class(table.names[place]))
+            found = index.find(table.boxes[place].tolist(), self._class(table.names[place]))
             if found is not None:
                 of_row[place] = found
                 found["statuses"][name] = STATUSES[table.statuses[place]]

@@ -159,4 +159,4 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None) or error
-    return InputError(f"--host {host} --port {port}: cannot listen there ({reason}); name others")
+    return InputError(f"host {host}, port {port}: cannot listen there ({reason}); choose others")

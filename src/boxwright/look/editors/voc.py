@@ -87,11 +87,9 @@ def _parse(content: bytes) -> _Element:
 
     def end(tag: str) -> None:
         element, place = stack.pop(), parser.CurrentByteIndex
-        element.end = content.index(b">", place) + 1
-        if place > element.start:
-            element.inner = _end_of_tag(content, element.start), place
-        else:  # of <a/>, the end is where the start is
-            element.end = _end_of_tag(content, element.start)
+        element.end = opened = _end_of_tag(content, element.start)
+        if not content.endswith(b"/>", element.start, opened):  # not <a/>
+            element.inner, element.end = (opened, place), content.index(b">", place) + 1
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.Parse(content, True)

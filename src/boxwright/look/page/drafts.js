@@ -1,13 +1,20 @@
 // Changes of labels that are not saved yet. Moving to another image keeps them; Save writes them.
+import { showNotice } from "./messages.js";
 
 /** The boxes of one image with the changes that were made to them. Boxes are never modified, only replaced. */
 class Draft {
   constructor(answer) {
+    this.added = 0;
+    this.isSaving = false;
+    this.reset(answer);
+  }
+
+  /** Start from the labels as they are in the files. */
+  reset(answer) {
     this.revision = answer.revision;
     this.saved = this.boxes = answer.objects;
     this.accepted = []; // ids of findings whose suggestion is among the changes
     this.past = [];
-    this.added = 0;
   }
 
   /** What `api/images/ID/objects` takes. */
@@ -28,12 +35,14 @@ class Draft {
   }
 
   apply(boxes, accepted = this.accepted) {
+    if (this.isSaving) return showNotice("The changes are being saved; change boxes when that is done.");
     this.past.push([this.boxes, this.accepted]);
     [this.boxes, this.accepted] = [boxes, accepted];
+    return undefined;
   }
 
   undo() {
-    if (!this.past.length) return false;
+    if (!this.past.length || this.isSaving) return false;
     [this.boxes, this.accepted] = this.past.pop();
     return true;
   }

@@ -12,7 +12,6 @@ export class Repair {
     this.context = context;
     this.newClass = context.state.now.class || context.set.classes[0];
     this.preview = null;
-    this.isSaving = false;
   }
 
   setEditing(on) {
@@ -103,11 +102,11 @@ export class Repair {
     if (this.draft?.undo()) this.changed();
   }
 
-  discard() {
-    this.context.drafts.drop(this.answer.id);
+  discard(id = this.answer.id) {
+    this.context.drafts.drop(id);
     clear();
-    forget(this.answer.id);
-    this.load(false);
+    forget(id);
+    if (this.answer.id === id) this.load(false);
   }
 
   /** After each change of the draft. */
@@ -117,12 +116,11 @@ export class Repair {
   }
 
   updateButtons() {
-    const { changes, past } = this.draft ?? { changes: [], past: [] };
+    const { changes, past, isSaving } = this.draft ?? { changes: [], past: [] };
     this.addButton.hidden = this.undoButton.hidden = this.discardButton.hidden = !this.isEditing && !changes.length;
     this.saveButton.hidden = this.addButton.hidden;
-    this.undoButton.disabled = !past.length;
-    this.discardButton.disabled = !changes.length;
-    this.saveButton.disabled = !changes.length || this.isSaving;
+    this.undoButton.disabled = !past.length || isSaving;
+    this.discardButton.disabled = this.saveButton.disabled = !changes.length || isSaving;
     this.saveButton.textContent = changes.length ? `Save (${changes.length})` : "Save";
     this.saveButton.setAttribute("aria-label", `Save (Ctrl+S). ${describe(changes)}`);
   }
@@ -131,21 +129,21 @@ export class Repair {
     if (document.activeElement?.matches("input")) document.activeElement.blur(); // takes a number that is being typed
     const { draft, answer } = this;
     const { changes, accepted, revision } = draft;
-    if (!changes.length || this.isSaving) return;
-    this.isSaving = true;
+    if (!changes.length || draft.isSaving) return;
+    draft.isSaving = true;
     this.updateButtons();
     try {
-      await post(`images/${answer.id}/objects`, { revision, changes });
-      this.context.drafts.drop(answer.id);
+      draft.reset(await post(`images/${answer.id}/objects`, { revision, changes }));
       forget(answer.id);
       showNotice(`Saved ${count(changes.length, "change")} of ${answer.name}.`);
       for (const id of accepted) await post(`findings/${id}`, { state: "accepted" });
     } catch (error) {
-      const reload = ["Load the labels again (discards your changes)", () => this.discard()];
+      const reload = ["Load the labels again (discards your changes)", () => this.discard(answer.id)];
       showError(error, error.status === 409 ? [reload] : []);
     }
-    this.isSaving = false;
-    if (this.answer === answer) await this.load(false);
+    draft.isSaving = false;
+    this.context.drafts.onchange();
+    if (this.answer.id === answer.id) await this.load(false);
   }
 
   refreshFindings() {
