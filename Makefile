@@ -52,9 +52,9 @@ format: .venv/installed        ## apply formatting and lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Warnings are errors (`strict` in mkdocs.yml).
+# Warnings are errors (`strict` in mkdocs.yml), except with --quiet.
 docs: .venv/installed          ## build the site into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: .venv/installed         ## benchmarks against other libraries; takes minutes on an idle machine
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

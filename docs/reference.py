@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 COPIED = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
           "benchmarks/results.md": "benchmarks.md", "examples/README.md": "examples.md"}  # fmt: skip
 ABSENT = re.compile(
-    r"\[([^\]]*)\]\((?:\.\./)*(?:[A-Z]+\.md|LICENSE|CITATION\.cff|Dockerfile|[\w-]+\.(?:txt|py|ipynb))[^)]*\)"
+    r"\[([^\]]*)\]\((?:\.\./)*(?:[A-Z_]+\.md|LICENSE|CITATION\.cff|Dockerfile|[\w-]+\.(?:txt|py|ipynb))[^)]*\)"
 )
 
 PUBLISHED = "The published metrics are those of the named sources, for their own training; none was measured here."
