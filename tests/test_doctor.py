@@ -43,7 +43,7 @@ def run(*arguments: str) -> int | str | None:
 
 
 def test_every_extra_of_users_has_its_commands() -> None:
-    assert set(doctor.NEEDED_FOR) == set(PROJECT["optional-dependencies"]) - {"test", "dev"}
+    assert set(doctor.NEEDED_FOR) == set(PROJECT["optional-dependencies"]) - {"test", "docs", "dev"}
 
 
 def test_text_and_json_say_the_same(requires: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,9 +73,9 @@ def test_every_object_of_a_made_scene_once_and_few_windows_in_memory(tmp_path):
     predictor, reads = TruthTeller(truth, batch=4), []
     with open_scene(write_scene(tmp_path / "made.tif", 2500)) as opened:
 
-        def read(window):
+        def read(window, size):
             reads.append(len(reads) - predictor.looks)  # windows read and not yet looked at
-            return opened._pixels(window)
+            return opened._pixels(window, size)
 
         found = predict_scene(predictor, replace(opened, _pixels=read), Tiling(600, 0.2))
     assert faults(found, truth) == ""
