@@ -1,9 +1,7 @@
 """The page of `boxwright look`, in a real browser."""
 
-import gc
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,28 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import chromium
 from look_set import HTML, LARGE, MANY, RUN_A, RUN_B, line, log_lines, looking, write_audit, write_run, write_set
 from look_tab import SECONDS, Site, Tab
 
 for module in ("fastapi", "uvicorn"):
     pytest.importorskip(module, reason="needs the extra web")
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra dev)")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("Chromium is not installed (Debian's package chromium)", allow_module_level=True)
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with warnings.catch_warnings():  # Playwright leaves its event loop to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        with sync_api.sync_playwright() as tool:
-            started = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            yield started
-            started.close()
-        gc.collect()
+browser = pytest.fixture(scope="module")(chromium.browser)
 
 
 @pytest.fixture(scope="module")

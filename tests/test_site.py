@@ -4,10 +4,8 @@ import html
 import inspect
 import os
 import re
-import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 
 import boxwright
+import chromium
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -197,18 +196,7 @@ def test_the_reference_names_everything(site: Path) -> None:
 # --- in a browser, from the folder, without a server
 
 
-@pytest.fixture(scope="module")
-def browser(site: Path) -> Iterator[Any]:
-    tool = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra dev)")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed (Debian's package chromium)")
-    with warnings.catch_warnings():  # Playwright leaves its event loop to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        with tool.sync_playwright() as running:
-            started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-            yield started
-            started.close()
+browser = pytest.fixture(scope="module")(chromium.browser)
 
 
 @pytest.mark.slow

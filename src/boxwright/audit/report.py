@@ -124,20 +124,13 @@ class Report:
         sheet.write(list(_panels(self.subject.dataset, self.findings[:count], self.rows())), file, LEGEND)
 
 
-def image_name(dataset: Dataset, index: int) -> str:
-    """The path of an image below the folder of the data set, or else its path."""
-    path, root = dataset.path(index), Path(dataset.root)
-    folder = str(root if root.is_dir() else root.parent)
-    return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else titled(path)
-
-
 def _row(number: int, finding: Finding, subject: Subject) -> JsonObject:
     dataset, rows = subject.dataset, subject.dataset.rows
     labeled = finding.row >= 0
     return {
         "id": number,
         "kind": str(finding.kind),
-        "image": image_name(dataset, finding.image),
+        "image": dataset.short_path(finding.image),
         "split": subject.splits[subject.split_of[finding.image]],
         "box": [round(value, 2) for value in rows.xyxy[finding.row].tolist()] if labeled else None,
         "class": dataset.names[rows.labels[finding.row]] if labeled else None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from boxwright import json_text
 from boxwright.audit import drift, findings, folds
-from boxwright.audit.report import DRIFT, FILES, JSON, SHEET, TABLE, Report, image_name
+from boxwright.audit.report import DRIFT, FILES, JSON, SHEET, TABLE, Report
 from boxwright.audit.subject import Subject, open_subject
 from boxwright.data.dataset import Dataset
 from boxwright.data.sets import Root, shown
@@ -91,7 +91,7 @@ def across(subjects: dict[str, Subject]) -> list[list[tuple[str, str]]]:
     keys = [key for subject in subjects.values() for key in subject.keys]
     groups = group(keys, [path for subject in subjects.values() for path in subject.paths()])
     places = [
-        (subject.splits[split] if single else title, image_name(subject.dataset, index))
+        (subject.splits[split] if single else title, subject.dataset.short_path(index))
         for title, subject in subjects.items()
         for index, split in enumerate(subject.split_of.tolist())
     ]

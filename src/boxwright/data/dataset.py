@@ -18,6 +18,7 @@ from boxwright.arrays import Array
 from boxwright.data.findings import Finding
 from boxwright.data.members import Members
 from boxwright.data.source import Source
+from boxwright.errors import titled
 
 ANY_CLASS = -2  # label and category of an ignore region: a crowd region of all classes
 
@@ -173,6 +174,12 @@ class Dataset:
     def paths(self) -> list[str]:
         """The files of all images."""
         return [os.fsdecode(path) for path in self.images.paths.tolist()]
+
+    def short_path(self, index: int) -> str:
+        """The file of an image without the folder of the data set, if it is in there; as files of results name it."""
+        path, root = self.path(index), self.root
+        folder = str(root if not root.suffix or root.is_dir() else root.parent)
+        return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else titled(path)
 
     def source(self, index: int) -> str:
         """The input of a predictor: the file of an image."""

@@ -16,7 +16,7 @@ from boxwright import formats
 from boxwright.data.dataset import Boxes, Dataset
 from boxwright.data.sets import Sets, find_sets
 from boxwright.data.split_names import canonical_name, canonical_names
-from boxwright.errors import InputError, titled
+from boxwright.errors import InputError
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # px of area, as in COCO
 
@@ -111,7 +111,7 @@ class Catalog:
     def name(self, image: int) -> str:
         """The path of an image, below the folder of the set if it is there."""
         _, dataset, index = self.place(image)
-        return short_name(dataset.path(index), dataset.root)
+        return dataset.short_path(index)
 
     def rows(self, image: int) -> Boxes:
         """The objects of an image."""
@@ -191,7 +191,7 @@ class Catalog:
             if split.dataset is not None:
                 name = canonical_name(split.name)
                 for index in range(len(split)):
-                    key = name, short_name(split.dataset.path(index), split.dataset.root)
+                    key = name, split.dataset.short_path(index)
                     found.setdefault(key, split.first + index)
         return found
 
@@ -213,9 +213,3 @@ def in_size(areas: NDArray[np.float64], size: str) -> NDArray[np.bool_]:
     low, high = SIZES[size]
     mask: NDArray[np.bool_] = (areas >= low) & (areas < high)
     return mask
-
-
-def short_name(path: str, root: Path) -> str:
-    """A path without the folder of the set, as people know it."""
-    folder = str(root if not root.suffix or root.is_dir() else root.parent)
-    return path[len(folder) + 1 :] if path.startswith(f"{folder}/") else titled(path)
