@@ -84,6 +84,19 @@ def coco(folder: Path, names: list[str] = NAMES, first: int = 0, side: int = 96,
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(content))
 
 
+def bands(folder: Path) -> None:
+    """COCO, of TIFFs with five bands."""
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+    coco(folder)
+    for file in [*folder.rglob("*.png")]:
+        image = cv2.imread(str(file)).transpose(2, 0, 1)
+        with rasterio.open(file.with_suffix(".tif"), "w", "GTiff", 96, 96, 5, dtype="uint8") as written:
+            written.write(np.concatenate([image, image[:2]]))
+        file.unlink()
+    for file in (folder / "annotations").iterdir():
+        file.write_text(file.read_text().replace(".png", ".tif"))
+
+
 def coco_80(folder: Path) -> None:
     """With the classes of published weights."""
     coco(folder, [*bw.Recipe.load("yolov3_coco_416").data.names])
@@ -224,6 +237,7 @@ INPUTS: dict[str, Callable[[Path], None]] = {
     "data/all": labelimg,
     "data/mine": coco,
     "data/new": lambda folder: coco(folder, first=100),
+    "data/bands": bands,
     "data/coco": coco_80,
     "/shared/coco": coco_80,
     "data/dota": dota,
@@ -246,6 +260,7 @@ INPUTS: dict[str, Callable[[Path], None]] = {
     "net.cfg": net_cfg,
     "net.weights": net_weights,
     "runs/mine": trained,
+    "/shared/runs/mine": trained,
     "runs/a": trained,
     "runs/b": lambda folder: trained(folder, "train.seed=1"),
     "runs/other": lambda folder: trained(folder, "train.seed=1"),
@@ -278,3 +293,15 @@ class Inputs:
             file.parent.mkdir(parents=True)
             INPUTS[name](file)
         shutil.copytree(made, page_folder, dirs_exist_ok=True)
+
+
+if True:  # DEBUG
+    import os, time, sys
+    _run = run
+    def run(*words):
+        a, c = time.time(), time.process_time()
+        try:
+            _run(*words)
+        finally:
+            with open(os.environ.get("TIMES", "/dev/null"), "a") as f:
+                print(f"{time.time() - a:.0f} s, cpu {time.process_time() - c:.1f} s: {' '.join(words)[:150]}", file=f)

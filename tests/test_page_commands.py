@@ -21,10 +21,11 @@ import pytest
 from object_store import KEY, OBS_ENDPOINT, SECRET, Store
 from page_inputs import INPUTS, Inputs, coco, images, run, sets
 from page_text import NAMES, lines
+from short import make_yolo_short
 
 SHORT = (
     "train.epochs=1", "train.minutes=null", "train.batch=4", "train.accumulate=1", "train.log_every=1",
-    "data.canvas.size=[64, 64]", "data.workers=0",
+    "train.augment.sizes=[]", "data.canvas.size=[64, 64]", "data.workers=0",
 )  # fmt: skip
 PAGES = {name: found for name, text in NAMES.items() if (found := lines(text))}
 QUICK = "docs/tutorials/first_detector.md"  # in every run of the tests
@@ -63,6 +64,7 @@ def test_commands_run(
 ) -> None:
     commands = [line for line in PAGES[page] if not left_out(page, line)]
     monkeypatch.chdir(tmp_path)
+    make_yolo_short(monkeypatch)
     for name in needed(commands):
         inputs.put(name, tmp_path)
     shell = Shell(monkeypatch)
@@ -76,14 +78,14 @@ def needed(commands: list[str]) -> list[str]:
     found, made = [], set[str]()
     for line in commands:
         words = shlex.split(line, comments=True)
-        for before, word in itertools.pairwise(words):
+        for before, word in itertools.pairwise(words[1:]):
             if before in ("--out", "-o", ">"):
                 made.add(word.rstrip("/"))
                 continue
             word = word.lstrip("@")
             for name in INPUTS:
-                within = word == name or word.startswith(f"{name}/")
-                if within and name not in found and not any(name == one or name.startswith(f"{one}/") for one in made):
+                named = word == name or word.startswith(f"{name}/") or name.startswith(f"{word}/")
+                if named and name not in found and not any(name == one or name.startswith(f"{one}/") for one in made):
                     found.append(name)
     return found
 
