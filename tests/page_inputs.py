@@ -194,17 +194,19 @@ def network(recipe: str) -> tuple[Any, bw.Recipe]:
     return bw.create_model(loaded), loaded
 
 
-def darknet_weights(recipe: str, convolutions: int | None = None) -> Callable[[Path], None]:
-    return lambda file: darknet.write(file, network(recipe)[0], convolutions=convolutions)
+def darknet_weights(recipe: str) -> Callable[[Path], None]:
+    return lambda file: darknet.write(file, network(recipe)[0])
 
 
 def zoo(recipe: str) -> Callable[[Path], None]:
     return lambda file: mindspore.write(file, *network(recipe))
 
 
-def net_weights(file: Path) -> None:
-    net_cfg(file.with_suffix(".cfg"))
-    darknet.write(file, bw.create_model(bw.Recipe.load(str(file.with_suffix(".cfg")))))
+def net_weights(file: Path, convolutions: int | None = None) -> None:
+    """Of `net.cfg`, or its first convolutions."""
+    cfg_file = file.with_name("net.cfg")
+    net_cfg(cfg_file)
+    darknet.write(file, bw.create_model(bw.Recipe.load(str(cfg_file))), convolutions=convolutions)
 
 
 def torchvisions(kind: str) -> Callable[[Path], None]:
@@ -223,7 +225,8 @@ def mmdetections(file: Path) -> None:
     if not oracle.FOLDER.is_dir():
         pytest.skip("no names of mmdetection's weights: ../shared is absent")
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"meta": {"mmdet_version": "2.28.2"}, "state_dict": oracle.state("faster_rcnn_r50")}, file)
+    meta = {"mmdet_version": "2.28.2", "config": "model = dict(backbone=dict(style='pytorch'))"}
+    torch.save({"meta": meta, "state_dict": oracle.state("faster_rcnn_r50")}, file)
 
 
 # Name on pages -> what writes it, and what it needs beside it; or the place of what it is a copy of.
@@ -262,10 +265,15 @@ INPUTS: dict[str, Callable[[Path], None] | str] = {
     "yolov3.weights": darknet_weights("yolov3_coco_416_darknet"),
     "yolov3-tiny.weights": darknet_weights("yolov3_tiny_coco_416_darknet"),
     "yolov4-tiny.weights": darknet_weights("yolov4_tiny_coco_416_darknet"),
-    "yolov4-tiny.conv.29": darknet_weights("yolov4_tiny_coco_416_darknet", 19),
+    "yolov4-tiny.conv.29": lambda file: net_weights(file, 4),
     "tiny.weights": darknet_weights("tiny_darknet_imagenet_224_darknet"),
     "0-320_102400.ckpt": zoo("yolov3_coco_416"),
     "faster_rcnn-12_7393.ckpt": zoo("faster_rcnn_r50_dcn_coco"),
+    "bccd": "data/mine",  # on docs/results.md
+    "aerial": "data/dota",
+    "cifar": "data/classes",
+    "yolo-fastest-1.1.cfg": "net.cfg",
+    "yolo-fastest-1.1.weights": "net.weights",
     "resnet50.pth": torchvisions("resnet50"),
     "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth": torchvisions("fasterrcnn_resnet50_fpn"),
     "epoch_12.pth": mmdetections,

@@ -19,9 +19,9 @@ def without_blocks(text: str) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of all blocks of shell commands, with continued ones joined; a script, which begins with #!, is one."""
+    """The lines of all blocks of shell commands, without comments, continued ones joined; a script with #! is one."""
     found: list[str] = []
     for block in blocks(text):
-        joined = block.replace("\\\n", " ")
-        found += [joined] if block.startswith("#!") else [line for line in joined.splitlines() if line.strip()]
+        joined = [block] if block.startswith("#!") else block.replace("\\\n", " ").splitlines()
+        found += filter(None, (re.sub(r"\s+# .*", "", line) for line in joined))
     return found

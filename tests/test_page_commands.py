@@ -43,6 +43,8 @@ LEFT_OUT = {
     r"--to mindir": "MindSpore, an environment of its own; `make test-mindspore` writes it",
     r"--to om": "Ascend's program atc; test_om.py has a stand-in",
     r"mlflow\]": "the extra mlflow, a server's libraries; test_trackers.py has a stand-in",
+    r": python benchmarks/": "measures for hours",
+    r" \.\.\.": "says which options vary",
     r"--install-completion": "changes the start-up files of the shell",
 }
 CHECKS = {"--fail-if-worse", "--equivalent"}  # status 1 says no
