@@ -48,9 +48,9 @@ test-lowest: .venv-lowest/installed  ## test-fast with the lowest versions of wh
 test-mindspore: .venv-mindspore/installed  ## MindIR and .ckpt files in MindSpore
 	OMP_NUM_THREADS=1 .venv-mindspore/bin/pytest tests/test_mindir.py
 
-# Without `-m` of pyproject.toml, which leaves the pages out.
+# `-m` replaces that of pyproject.toml, which leaves most pages out.
 test-docs: .venv/installed     ## run the commands of all pages
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -m pages tests/test_page_commands.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -m slow tests/test_page_commands.py
 
 format: .venv/installed        ## apply formatting and lint fixes
 	$(BIN)/ruff format .

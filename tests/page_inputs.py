@@ -14,7 +14,7 @@ import torch
 
 import boxwright as bw
 from boxwright import cli
-from boxwright.weights import checkpoint, darknet, mindspore
+from boxwright.weights import darknet, mindspore
 from darknet_loop import cfg
 from small_run import SMALL
 
@@ -311,8 +311,11 @@ def within(path: str, other: str) -> bool:
 
 
 if True:  # DEBUG
-    import os, time, sys
+    import os
+    import time
+
     _run = run
+
     def run(*words, **kw):
         a, c = time.time(), time.process_time()
         try:

@@ -27,7 +27,7 @@ SHORT = (
     "train.epochs=1", "train.minutes=null", "train.batch=4", "train.accumulate=1", "train.log_every=1",
     "train.augment.sizes=[]", "data.canvas.size=[64, 64]", "data.workers=0",
 )  # fmt: skip
-PAGES = {name: found for name, text in NAMES.items() if (found := lines(text))}
+PAGES = {name: lines(text) for name, text in NAMES.items()}
 QUICK = "docs/tutorials/first_detector.md"  # in every run of the tests
 
 # pattern of "PAGE: COMMAND" -> why it is not run
@@ -48,14 +48,12 @@ LEFT_OUT = {
     r"--install-completion": "changes the start-up files of the shell",
 }
 CHECKS = {"--fail-if-worse", "--equivalent"}  # status 1 says no
-
-
-def left_out(page: str, line: str) -> bool:
-    return any(re.search(pattern, f"{page}: {line}") for pattern in LEFT_OUT)
-
-
-def mark(page: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if page == QUICK else [pytest.mark.slow, pytest.mark.pages]
+RUN = {
+    page: found
+    for page, commands in PAGES.items()
+    if (found := [line for line in commands if not any(re.search(each, f"{page}: {line}") for each in LEFT_OUT)])
+}
+CASES = [pytest.param(page, marks=[] if page == QUICK else [pytest.mark.pages], id=page) for page in RUN]
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +61,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return Inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, marks=mark(page), id=page) for page in PAGES])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", CASES)
 def test_commands_run(
     page: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    commands = [line for line in PAGES[page] if not left_out(page, line)]
+    commands = RUN[page]
     monkeypatch.chdir(tmp_path)
     make_yolo_short(monkeypatch)
     for name in needed(commands):
@@ -119,6 +118,7 @@ class Shell:
         self.failed: list[str] = []
 
     def run(self, commands: list[str]) -> None:
+        commands = [*commands]
         while commands:
             line = commands.pop(0)
             self.requests = [*itertools.takewhile(lambda following: following.startswith("curl "), commands)]
@@ -150,6 +150,8 @@ class Shell:
     def let_servers_end(self) -> None:
         """After the requests of the page, in place of a signal; they listen on a free port of this machine."""
         uvicorn = pytest.importorskip("uvicorn", reason="needs the extra web")
+        if self.requests and not shutil.which("curl"):
+            pytest.skip("needs curl")
         from boxwright.serve.connections import listen
 
         async def main_loop(server: Any) -> None:
@@ -184,17 +186,30 @@ def short(words: list[str]) -> list[str]:
     return ["--rounds", "1"] if words[0] == "bench" else []
 
 
+def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(monkeypatch)
+    shell.run(["export NAME=demo", "boxwright show demo > mine.yaml", "boxwright show mine.yaml"])
+    for wrong in ("boxwright show yours.yaml", "boxwright data check nothing"):
+        with pytest.raises(AssertionError, match=r"\('(show|data)'"):
+            shell.run([wrong])
+    with pytest.raises(pytest.fail.Exception, match="no way to run: wget"):
+        shell.run(["wget file"])
+
+
 def test_every_command_left_out_is_on_a_page() -> None:
     found = [f"{page}: {line}" for page, commands in PAGES.items() for line in commands]
     assert [pattern for pattern in LEFT_OUT if not any(re.search(pattern, each) for each in found)] == []
 
 
 def test_inputs_are_those_of_pages() -> None:
-    named = {name for commands in PAGES.values() for name in needed(commands)}
+    named = {name for commands in RUN.values() for name in needed(commands)}
     assert sorted(INPUTS.keys() - named) == []
 
 
 def test_inputs_that_a_command_makes_are_not_given() -> None:
-    assert needed(["boxwright data split pictures -o data/mine", "boxwright train demo --data data/mine"]) == ["pictures"]
+    assert needed(["boxwright data split pictures -o data/mine", "boxwright train demo --data data/mine"]) == [
+        "pictures"
+    ]
     assert needed(["boxwright train demo --data data/mine --out runs/mine"]) == ["data/mine"]
     assert needed(["boxwright evaluate runs/mine", "boxwright train demo --out runs/mine"]) == ["runs/mine"]

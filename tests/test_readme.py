@@ -121,9 +121,7 @@ def test_python_example_uses_public_names() -> None:
 
 
 def test_python_on_pages_uses_public_names() -> None:
-    examples = [
-        (name, code) for name, text in NAMES.items() for code in blocks(text, "python")
-    ]
+    examples = [(name, code) for name, text in NAMES.items() for code in blocks(text, "python")]
     assert len(examples) > 5
     for name, code in examples:
         compile(code, name, "exec")
