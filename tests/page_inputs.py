@@ -64,10 +64,12 @@ def image(file: Path) -> None:
     write_image(file, 1, 120, 160)
 
 
-def coco(folder: Path, names: list[str] = NAMES, first: int = 0, side: int = 96, splits: Any = None) -> None:
+def coco(
+    folder: Path, names: list[str] = NAMES, first: int = 0, side: int = 96, splits: dict[str, int] | None = None
+) -> None:
     """Splits train, val and test in the layout of COCO."""
     (folder / "annotations").mkdir(parents=True)
-    for split, count in (splits or {"train": 16, "val": 4, "test": 4}).items():
+    for split, count in (splits or {"train": 8, "val": 4, "test": 4}).items():
         rows: list[dict[str, Any]] = []
         listed: list[dict[str, Any]] = []
         for number in range(1, count + 1):
@@ -181,7 +183,7 @@ def places(file: Path) -> None:
 def trained(folder: Path, *changes: str) -> None:
     """A run that finds rectangles."""
     data = folder.with_name("its_data")
-    coco(data)
+    coco(data, splits={"train": 16, "val": 4})
     run("train", "demo", "--data", str(data), "--out", str(folder), *sets((*CHANGES, *LEARNING, *changes)))
     shutil.rmtree(data)
 
@@ -308,18 +310,3 @@ class Inputs:
 
 def within(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}/")
-
-
-if True:  # DEBUG
-    import os
-    import time
-
-    _run = run
-
-    def run(*words, **kw):
-        a, c = time.time(), time.process_time()
-        try:
-            _run(*words, **kw)
-        finally:
-            with open(os.environ.get("TIMES", "/dev/null"), "a") as f:
-                print(f"{time.time() - a:.0f} s, cpu {time.process_time() - c:.1f} s: {' '.join(words)[:150]}", file=f)

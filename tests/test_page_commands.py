@@ -62,6 +62,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings
 @pytest.mark.parametrize("page", CASES)
 def test_commands_run(
     page: str, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
