@@ -6,7 +6,6 @@ are made short by settings behind those of the page; nothing else is changed. `m
 
 import asyncio
 import contextlib
-import glob
 import io
 import itertools
 import re
@@ -175,7 +174,7 @@ class Shell:
 def expanded(word: str) -> list[str]:
     """The files of a pattern; what is in /shared on pages is in a folder here."""
     word = word.removeprefix("/") if word.startswith("/shared") else word
-    return (sorted(glob.glob(word)) if set(word) & {*"*?"} else []) or [word]
+    return (sorted(map(str, Path().glob(word))) if "*" in word else []) or [word]
 
 
 def short(words: list[str]) -> list[str]:
