@@ -115,8 +115,8 @@ def labelimg(folder: Path) -> None:
 
 
 def dota(folder: Path) -> None:
-    """Scenes larger than a tile."""
-    coco(folder.with_name("scenes_as_coco"), side=640, splits={"train": 2, "val": 1})
+    """Scenes larger than a tile; a split `large`, as in the set of docs/results.md."""
+    coco(folder.with_name("scenes_as_coco"), side=640, splits={"train": 2, "val": 1, "large": 1})
     run("data", "convert", str(folder.with_name("scenes_as_coco")), "--to", "dota", "-o", str(folder))
 
 
@@ -208,12 +208,13 @@ def net_weights(file: Path, convolutions: int | None = None) -> None:
     """Of `net.cfg`, or its first convolutions."""
     cfg_file = file.with_name("net.cfg")
     net_cfg(cfg_file)
-    darknet.write(file, bw.create_model(bw.Recipe.load(str(cfg_file))), convolutions=convolutions)
+    darknet.write(file, network(str(cfg_file))[0], convolutions=convolutions)
 
 
 def torchvisions(kind: str) -> Callable[[Path], None]:
     def write(file: Path) -> None:
         torchvision = pytest.importorskip("torchvision", reason="needs the extra train")
+        torch.manual_seed(0)
         made = torchvision.models.resnet50() if kind == "resnet50" else torchvision.models.detection.__dict__[kind](
             weights=None, weights_backbone=None
         )  # fmt: skip
