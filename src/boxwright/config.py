@@ -178,7 +178,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], object]) -> None:
-    """Read words that match `pattern`, which start with one of `first`, as `tag`, and refuse `tag` before others."""
+    """Read words that match `pattern`, which start with one of `first`, as `tag`, and reject `tag` before others."""
     full = re.compile(rf"(?:{pattern})\Z")
 
     def construct(loader: _Loader, node: yaml.ScalarNode) -> object:
@@ -197,7 +197,7 @@ _Loader.yaml_implicit_resolvers = {}
 _Loader.yaml_constructors = {
     tag: constructor
     for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-    if tag in {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")} or tag is None  # refuses all others
+    if tag in {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")} or tag is None  # rejects all others
 }
 # Longer numbers are words: Python takes long over many digits, and over many long whole numbers as keys.
 _DIGITS = "[0-9_]{0,39}"

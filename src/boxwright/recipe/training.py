@@ -232,7 +232,7 @@ class TrainConfig(Config):
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better network that end the run; 0: no end
-    # where losses, metrics and final pictures go beside log.jsonl; mlflow and wandb are extras of their names
+    # where losses, metrics and final images go beside log.jsonl; mlflow and wandb are extras of their names
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
 
