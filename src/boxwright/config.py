@@ -107,6 +107,7 @@ MAX_NAME = 60  # letters of a class name in a message
 MAX_SHOWN = 5  # faults in a message
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
+QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 LARGEST_YAML = 1 << 20  # bytes
 MAX_VALUES = 70_000
 
@@ -222,7 +223,8 @@ def read_yaml(path: Path) -> Tree:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
-        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]})") from error
+        hint = f"; {QUOTES}" if "unknown escape character" in str(reason) else ""
+        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]}){hint}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds {type(tree).__name__}, needed a mapping of keys to values")
     return tree

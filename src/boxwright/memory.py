@@ -33,7 +33,7 @@ def available_memory() -> int:
 
     found = int(psutil.virtual_memory().available)
     try:
-        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current"))
+        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text("ascii") for name in ("max", "current"))
         return min(found, int(limit) - int(used))
     except (OSError, ValueError):  # none, or `max`
         return found

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,9 +97,10 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
         InputError: The cache cannot be written.
     """
     make_folder(file.parent, NOT_WRITTEN)
-    part = file.with_name(file.name + PART)
+    part = file.with_name(file.name + _suffix())
     with write_errors(file, part, what=NOT_WRITTEN), _locked(part) as stream:
         if has(file):
+            _release(stream)
             part.unlink(missing_ok=True)
             yield None
             return
@@ -107,11 +109,24 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
             yield stream
             stream.flush()
         except BaseException:
+            _release(stream)
             part.unlink(missing_ok=True)
             raise
         size = stream.tell()
+        _release(stream)
         part.replace(file)
     _evict(size)
+
+
+def _suffix() -> str:
+    """Of the name of an incomplete file. Without locks, on Windows, each thread has its own."""
+    return PART if sys.platform != "win32" else f".{os.getpid()}-{threading.get_ident()}{PART}"
+
+
+def _release(stream: BinaryIO) -> None:
+    """Close a file before it is moved or removed, which Windows does to no open one. Elsewhere that ends its lock."""
+    if sys.platform == "win32":
+        stream.close()
 
 
 @contextmanager
@@ -162,10 +177,12 @@ def _evict(size: int) -> None:
 def _removed(path: str) -> bool:
     """Remove a file that no process keeps. Whether it is gone."""
     try:
-        with open(path, "rb") as stream:
-            if sys.platform != "win32":
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "win32":  # which removes no open file
             Path(path).unlink()
+        else:
+            with open(path, "rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(path).unlink()
     except OSError:
         return False
     return True

@@ -99,17 +99,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Instead of uvicorn's, which raises the signal again when everything is done, and so ends in failure."""
-        loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self._stop)
+        """Instead of uvicorn's, which raises the signal again when everything is done, and so ends in failure.
+
+        Not by the event loop, which has no signals on Windows: uvicorn looks at its flags ten times a second.
+        """
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _stop(self) -> None:
+    def _stop(self, *_: object) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
 
