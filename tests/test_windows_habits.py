@@ -1,17 +1,26 @@
 """What Windows does otherwise, as far as Linux shows it: rules for files, paths with backslashes, spawned processes."""
 
+import importlib.util
 import json
+import multiprocessing
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 import boxwright as bw
+import class_folder
 import small_run
+from boxwright import cli
+from boxwright.batches.loader import EpochLoader
+from boxwright.cache import VARIABLE
 from boxwright.images.fetch import is_image_address
 from boxwright.remote.address import is_remote, local_name, parse
 from boxwright.video.sources import is_address, is_video
@@ -20,8 +29,23 @@ from windows_rules import windows_rules
 
 @pytest.fixture
 def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     with windows_rules(tmp_path, monkeypatch):
         yield tmp_path
+
+
+@pytest.fixture
+def spawn() -> Iterator[None]:
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def run(*words: object) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(list(map(str, words)))
+    assert leaving.value.code == 0
 
 
 def test_the_rules_themselves(windows: Path) -> None:
@@ -45,12 +69,64 @@ def test_the_rules_themselves(windows: Path) -> None:
     file.unlink()
 
 
-def test_train_and_resume(windows: Path, tiny_coco: Path) -> None:
-    run = windows / "my run"
-    changes: dict[str, object] = {"train.keep_checkpoints": 1, "train.evaluate_every": 1, "data.canvas.size": [64, 64]}
-    small_run.run(tiny_coco, run, changes)
-    bw.train("demo", tiny_coco, run, overrides=small_run.SMALL | changes, resume=True)
-    assert (run / "last" / "model.safetensors").is_file()
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawn")
+def test_a_training_resumed_evaluated_and_predicted_with(windows: Path, tiny_coco: Path) -> None:
+    """From an archive, whose tree is in the cache, into folders whose names have a space."""
+    data, folder, changes = windows / "my set.zip", windows / "my run", {"data.canvas.size": [64, 64]}
+    with zipfile.ZipFile(data, "w") as archive:
+        for file in tiny_coco.rglob("*.*"):
+            archive.write(file, file.relative_to(tiny_coco))
+    changes |= {"data.workers": 1, "train.evaluate_every": 1, "train.keep_checkpoints": 1}
+    small_run.run(data, folder, changes)
+    bw.train("demo", data, folder, overrides=small_run.SMALL | changes, resume=True)
+    run("evaluate", folder, "--data", data, "--out", windows / "ev", "--no-interval", "--set", "data.workers=1")
+    run("predict", folder, tiny_coco / "val", "--out", windows / "boxes")
+    if importlib.util.find_spec("pyarrow"):
+        run("predict", folder, tiny_coco / "val", "--out", windows / "table", "--as", "parquet")
+        assert [*(windows / "table").glob("*.parquet")]
+    assert {file.name for file in (windows / "boxes").iterdir()} >= {"detections.json"}
+    assert json.loads((windows / "ev" / "metrics.json").read_text())["summary"]
+
+
+@pytest.mark.slow
+def test_sets_that_are_made_of_others(windows: Path, tiny_coco: Path) -> None:
+    run("data", "check", tiny_coco, "--report", windows / "report.json")
+    run("data", "convert", tiny_coco, "--to", "yolo_txt", "--out", windows / "yolo")
+    run(
+        "data",
+        "split",
+        windows / "yolo",
+        "--out",
+        windows / "parts",
+        "--parts",
+        "train=0.5,test=0.5",
+        "--split",
+        "train",
+    )
+    run("data", "tile", windows / "parts", "--out", windows / "tiles", "--window", 48)
+    (windows / "merged").mkdir()  # an empty folder may be there
+    run("data", "merge", windows / "tiles", windows / "parts", "--to", "coco", "--out", windows / "merged")
+    assert bw.open_dataset(windows / "merged", "train").names == ("blue", "red")
+
+
+@pytest.mark.slow
+def test_a_loader_is_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_coco: Path) -> None:
+    """As for spawned processes: of detectors with several sets, and of classifiers."""
+    found: list[str] = []
+    start = EpochLoader._start_workers
+
+    def pickled(self: EpochLoader[Any]) -> Iterator[Any]:
+        found.append(type(pickle.loads(pickle.dumps(self._loader.dataset))).__name__)
+        return start(self)
+
+    monkeypatch.setattr(EpochLoader, "_start_workers", pickled)
+    changes: dict[str, Any] = {"data.canvas.size": [64, 64], "train.epochs": 1, "train.augment.mosaic": 0.5}
+    (tmp_path / "both.yaml").write_text(json.dumps({"sets": [{"path": str(tiny_coco)}] * 2}))
+    small_run.run(tmp_path / "both.yaml", tmp_path / "a", changes)
+    classes = class_folder.write(tmp_path / "classes", {"train": 4, "val": 1})
+    small_run.run(classes, tmp_path / "b", {"train.epochs": 1}, class_folder.RECIPE, class_folder.SMALL)
+    assert set(found) == {"_DetectionBatchBuilder", "_ClassBatchBuilder"}
 
 
 # --- paths

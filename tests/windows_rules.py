@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ def windows_rules(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
         flush(number)
 
     patch.setattr(os, "fsync", fsync)
+    patch.setattr(tempfile, "TemporaryFile", tempfile.NamedTemporaryFile)
     patch.setattr(shutil, "_use_fd_functions", False)
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "pread"):
         patch.delattr(os, name)
@@ -71,8 +73,10 @@ def _check_not_open(path: Path) -> None:
 
 
 def _open(path: Any, mode: Any, flags: int) -> None:
-    if (found := _below(path)) and flags & os.O_TMPFILE != os.O_TMPFILE:  # with which `tempfile` opens a folder
-        if found.is_dir():
+    if found := _below(path):
+        if (
+            mode is None and found.is_dir()
+        ):  # by `os.open`; `open` does that nowhere, and `tempfile` says so of its files
             raise _denied(found, "a folder")
         if flags & CREATING and not found.exists():
             _check_name(found)
