@@ -86,6 +86,9 @@ def keep(file: Path) -> bool:
     return has(file)
 
 
+_threads = [threading.RLock() for _ in range(64)]  # by file: what threads of a process wait for on Windows
+
+
 @contextmanager
 def added(file: Path) -> Iterator[BinaryIO | None]:
     """Add a file to the cache, while other processes that want it wait.
@@ -119,8 +122,8 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
 
 
 def _suffix() -> str:
-    """Of the name of an incomplete file. Without locks, on Windows, each thread has its own."""
-    return PART if sys.platform != "win32" else f".{os.getpid()}-{threading.get_ident()}{PART}"
+    """Of the name of an incomplete file. On Windows, without locks, each process has its own."""
+    return PART if sys.platform != "win32" else f".{os.getpid()}{PART}"
 
 
 def _release(stream: BinaryIO) -> None:
@@ -132,11 +135,12 @@ def _release(stream: BinaryIO) -> None:
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """The incomplete file, opened and locked."""
+    if sys.platform == "win32":
+        with _threads[hash(part) % len(_threads)], part.open("ab") as stream:
+            yield stream
+        return
     while True:
         with part.open("ab") as stream:
-            if sys.platform == "win32":
-                yield stream
-                return
             with suppress(OSError):  # a file system without locks: two processes may write the same at a time
                 fcntl.flock(stream, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):  # renamed by the process that had the lock
