@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -64,6 +65,10 @@ def test_the_rules_themselves(windows: Path) -> None:
             file.unlink()
         with pytest.raises(OSError, match="descriptor"):
             os.fsync(stream)
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ):
+        stream.close()
+        with pytest.raises(PermissionError, match="is open"):
+            file.unlink()
     with pytest.raises(OSError, match="privilege"):
         (windows / "c").symlink_to(file)
     file.unlink()

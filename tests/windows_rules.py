@@ -17,7 +17,6 @@ import pytest
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f]|[ .]$')
 CREATING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-MAPPED = re.compile(r"^(?:\S+ +){5}(/.*)$", re.M)  # file that is mapped into memory
 _folder: Path | None = None  # the rules hold below it
 
 
@@ -64,7 +63,8 @@ def _check_name(path: Path) -> None:
 
 
 def _check_not_open(path: Path) -> None:
-    opened = [Path(file) for file in MAPPED.findall(Path("/proc/self/maps").read_text())]
+    mapped = Path("/proc/self/maps").read_text().splitlines()
+    opened = [Path(line[line.index("/") :]) for line in mapped if str(_folder) in line]
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # that of the listing itself
             opened.append(link.readlink())
