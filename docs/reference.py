@@ -193,18 +193,34 @@ def roots() -> dict[str, tuple[str, list[tuple[str, type[pydantic.BaseModel]]]]]
     return pages
 
 
+def published(of: str = "") -> dict[str, dict[str, str]]:
+    """Key -> its names in published configurations -> links to docs/parameters.md. of: only those of this model."""
+    found: dict[str, dict[str, str]] = {}
+    text = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    for title, section in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.S | re.M):
+        models_of = re.findall(r"model\s`(\w+)`", section.partition("\n| ")[0])
+        if not models_of or of not in ("", *models_of):
+            continue
+        for names, keys in re.findall(r"^\| ([^|]*) \| [^|]* \| ([^|]*) \|", section, re.M):
+            for key in re.findall(r"`([a-z]+(?:\.\w+)+)`", keys):
+                found.setdefault(key, {}).setdefault(names, f"[{names}](../parameters.md#{title})")
+    return found
+
+
 def keys_page(title: str, parts: list[tuple[str, type[pydantic.BaseModel]]]) -> str:
     text = f"# Recipe keys: {title}\n\nDefaults are those of a recipe that leaves the key out; `boxwright show RECIPE` "
     text += "prints the values of a recipe, and `--set KEY=VALUE` changes one.\n"
+    text += "*Published as* leads to the published configurations, with their names and values of the key.\n"
+    origins = published(title.partition("model: ")[2])
     for prefix, config in parts:
         says = (config.__doc__ or "").partition("\n\nAttributes:")[0] if config.__doc__ else ""
         says = says if any(config.__doc__ != base.__doc__ for base in config.__mro__[1:2]) else ""
-        rows = [f"| `{key}` | {cell(what)} | {default.replace('|', chr(92) + '|')} | {cell(meaning)} |"
+        rows = [f"| `{key}` | {cell(what)} | {default.replace('|', chr(92) + '|')} | {cell(meaning)} | "
+                + f"{', '.join(origins.get(key, {}).values())} |"
                 for key, what, default, meaning in keys_of(config, prefix)]  # fmt: skip
         text += f"\n## {prefix or 'recipe'}\n\n{inspect.cleandoc(says)}\n\n"
-        text += (
-            "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n" if rows else ""
-        )
+        head = "| key | type | default | meaning | published as |\n| --- | --- | --- | --- | --- |\n"
+        text += head + "\n".join(rows) + "\n" if rows else ""
     return text
 
 

@@ -116,7 +116,7 @@ def test_a_foreign_pickle_is_refused_and_not_executed(tmp_path: Path, protocol: 
     for held in (Bomb(proof), {"labels": labels.tolist(), "data": pixels, "more": Bomb(proof)}):
         file.write_bytes(pickle.dumps(held, protocol))
         said = refusal(file)
-        assert "refused, and nothing in the file was executed" in said
+        assert "rejected, and nothing in the file was executed" in said
         assert not proof.exists()
     pickle.loads(pickle.dumps(Bomb(proof), protocol))  # the trap itself works
     assert proof.exists()

@@ -67,7 +67,7 @@ def test_atc_gets_the_network_that_passed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_atc_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     install(tmp_path / "bin", monkeypatch, end)
     weights = saved(tmp_path)
-    with pytest.raises(InputError, match=r"x\.om: atc --soc_version=Ascend9 refuses .* \(E10001: unknown chip\)"):
+    with pytest.raises(InputError, match=r"x\.om: atc --soc_version=Ascend9 rejects .* \(E10001: unknown chip\)"):
         export_model(weights, "om", tmp_path / "x.om", chip="Ascend9")
     assert list(tmp_path.glob("x.o*")) == [tmp_path / "x.om.parity.json"]
 

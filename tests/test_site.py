@@ -60,6 +60,19 @@ def test_keys_of_the_reference_are_those_of_a_recipe() -> None:
             assert any(key == known or key.startswith(f"{known}.") for known in keys), key
 
 
+def test_keys_of_the_reference_name_their_origins() -> None:
+    """Rows of docs/parameters.md, read here by eye."""
+    pages = {name: reference.keys_page(*about) for name, about in reference.roots().items()}
+    row = next(line for line in pages["train"].splitlines() if line.startswith("| `train.schedule.lr` |"))
+    assert "[`lr`](../parameters.md#yolov3_darknet53)" in row
+    row = next(
+        line for line in pages["model_yolov4"].splitlines() if line.startswith("| `model.loss.label_smoothing` |")
+    )
+    assert row.endswith("[`label_smooth_factor`](../parameters.md#yolov4) |")
+    every = "".join(pages.values())
+    assert [key for key in reference.published() if f"| `{key}` |" not in every] == []
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> list[str]:
     return [key for name, value in tree.items() for key in (
         flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [f"{prefix}{name}"])]  # fmt: skip

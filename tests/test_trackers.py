@@ -152,7 +152,7 @@ def test_pictures_are_read_by_tensorboard(tmp_path: Path) -> None:
     file = tmp_path / "sheet.jpg"
     cv2.imwrite(str(file), np.zeros((4, 6, 3), np.uint8))
     trackers = Trackers(tmp_path, recipe.load("demo"), 0, MAIN)
-    trackers.pictures(5, [file, tmp_path / "metrics.json", tmp_path / "absent.png"])
+    trackers.images(5, [file, tmp_path / "metrics.json", tmp_path / "absent.png"])
     trackers.close()
     (events,) = tmp_path.glob("events.out*")
     *_, last = EventFileLoader(str(events)).Load()

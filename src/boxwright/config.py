@@ -107,6 +107,7 @@ MAX_NAME = 60  # letters of a class name in a message
 MAX_SHOWN = 5  # faults in a message
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
+QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 LARGEST_YAML = 1 << 20  # bytes
 MAX_VALUES = 70_000
 
@@ -178,7 +179,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(tag: str, pattern: str, first: Sequence[str], convert: Callable[[str], object]) -> None:
-    """Read words that match `pattern`, which start with one of `first`, as `tag`, and refuse `tag` before others."""
+    """Read words that match `pattern`, which start with one of `first`, as `tag`, and reject `tag` before others."""
     full = re.compile(rf"(?:{pattern})\Z")
 
     def construct(loader: _Loader, node: yaml.ScalarNode) -> object:
@@ -197,7 +198,7 @@ _Loader.yaml_implicit_resolvers = {}
 _Loader.yaml_constructors = {
     tag: constructor
     for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-    if tag in {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")} or tag is None  # refuses all others
+    if tag in {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")} or tag is None  # rejects all others
 }
 # Longer numbers are words: Python takes long over many digits, and over many long whole numbers as keys.
 _DIGITS = "[0-9_]{0,39}"
@@ -222,7 +223,8 @@ def read_yaml(path: Path) -> Tree:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
-        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]})") from error
+        hint = f"; {QUOTES}" if "unknown escape character" in str(reason) else ""
+        raise InputError(f"{path}{line}: not valid YAML ({str(reason)[:200]}){hint}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds {type(tree).__name__}, needed a mapping of keys to values")
     return tree

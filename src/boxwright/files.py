@@ -156,8 +156,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             mode = stat.S_IMODE(os.fstat(handle).st_mode)
             os.close(handle)
             yield tmp
-            tmp.chmod(mode)
             sync(tmp)
+            tmp.chmod(mode)
             tmp.replace(target)
             sync(target.parent)
     finally:
@@ -187,6 +187,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         with write_errors(target, tmp):
             tmp.mkdir()
             yield tmp
+            if target.is_dir():
+                target.rmdir()  # Windows puts nothing in the place of a folder
             tmp.replace(target)
             sync(parent)
     finally:
@@ -200,6 +202,14 @@ def temporary_folder(parent: Path, what: str) -> Path:
         InputError: It cannot be created; `what` says what failed.
     """
     return make_folder(_temporary(parent), what)
+
+
+def link_or_copy(file: str | Path, target: Path) -> None:
+    """Hard-link a file, or copy it, on another file system or one without hard links. Raises OSError."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def remove_folder(path: str | Path) -> None:
@@ -332,7 +342,13 @@ def _machine() -> str:
 
 def sync(path: Path) -> None:
     """Flush a file, or the renames in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # Windows flushes only what may be written
+    except PermissionError:
+        if is_folder:  # Windows opens none
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

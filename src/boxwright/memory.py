@@ -21,7 +21,7 @@ def tune_malloc() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     # The mmap threshold alone does not affect blocks at the end of the heap; the trim threshold alone disables glibc's
-    # dynamic mmap threshold. Older versions refuse more than 32 MiB.
+    # dynamic mmap threshold. Older versions reject more than 32 MiB.
     if mallopt and (mallopt(M_MMAP_THRESHOLD, THRESHOLD) or mallopt(M_MMAP_THRESHOLD, THRESHOLD // 2)):
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_ARENA_MAX, 1)  # other threads' heaps of 64 MiB are returned when empty
@@ -33,7 +33,7 @@ def available_memory() -> int:
 
     found = int(psutil.virtual_memory().available)
     try:
-        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text() for name in ("max", "current"))
+        limit, used = (Path("/sys/fs/cgroup", f"memory.{name}").read_text("ascii") for name in ("max", "current"))
         return min(found, int(limit) - int(used))
     except (OSError, ValueError):  # none, or `max`
         return found

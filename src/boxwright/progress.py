@@ -1,6 +1,7 @@
 """Progress of long loops: a bar with rate and remaining time on a terminal, log lines elsewhere."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,8 @@ def _bar(items: Iterable[T], total: int | None, what: str, unit: str, start: int
         TimeRemainingColumn(),
     )
     begin = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    no_color = bool(os.environ.get("NO_COLOR"))  # which rich before 14 takes for set where it is empty
+    with Progress(*columns, console=Console(stderr=True, no_color=no_color), transient=True) as progress:
         task = progress.add_task(what, total=total, completed=start, rate="")
         for done, item in enumerate(items, 1):
             interrupt.check()

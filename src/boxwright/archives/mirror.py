@@ -18,6 +18,7 @@ from boxwright.mirrors import INDEX, TREE, Member, Source
 
 FORMAT = 1  # of mirrors; another one has other keys
 UNUSED = 30 * 24 * 3600  # s without a use, after which a mirror is removed
+MODE = 0o666 if os.name == "nt" else 0o444  # of a file without content; Windows removes none that is read-only
 MAX_MEMBERS = 20_000_000
 MAX_NAME, MAX_PART = 2048, 255  # bytes of a name, and of a part of it; Linux's limits, the cache's path deducted
 SCHEMA = """
@@ -110,7 +111,7 @@ def _created(tree: Path, title: str, members: Iterable[Member]) -> Iterator[tupl
                 made.add(folder)
             if not last:
                 continue
-            handle = os.open(base + member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+            handle = os.open(base + member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
         except (FileExistsError, NotADirectoryError) as error:
             other = "twice, as a file or a folder, or again in other case where case does not matter"
             raise InputError(f"{title}: holds '{member.name[-80:]}' {other}; pack it anew") from error

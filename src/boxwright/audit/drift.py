@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PERMUTATIONS = 999
 CHUNK = 50  # permutations at a time
 MAX_VALUES = 50_000  # of a quantity; of more, evenly spaced ones are taken
-MAX_SHOWN = 15  # classes in the picture
+MAX_SHOWN = 15  # classes in the figure
 CLASSES = "classes"
 QUANTITIES = {
     "size": "box size: root of the area, px",

@@ -112,7 +112,7 @@ def _train(
     writer = formats.layout("coco").writer
     assert writer is not None
     dataset = replace(subject.dataset.subset(chosen), split="train", kind="fold")
-    names = [PurePosixPath(os.path.abspath(dataset.path(index))) for index in range(len(dataset))]  # noqa: PTH100
+    names = [PurePosixPath(Path(os.path.abspath(dataset.path(index))).as_posix()) for index in range(len(dataset))]  # noqa: PTH100
     extras = Extras([{} for _ in range(len(dataset.rows))], [{} for _ in names])
     data = work / "data"
     (data / "annotations").mkdir(parents=True)

@@ -227,7 +227,7 @@ def anchors(
         Literal["stretch", "letterbox"], typer.Option("--fit", help="How images are resized to it (data.canvas.fit).")
     ] = "stretch",
     out: Annotated[
-        str | None, typer.Option("-o", "--out", callback=output, help="Folder for a picture of boxes and anchors.")
+        str | None, typer.Option("-o", "--out", callback=output, help="Folder for a plot of boxes and anchors.")
     ] = None,
     split: Split = "train",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first centers of the clusters.")] = 0,

@@ -44,7 +44,7 @@ class Contents:
     sizes: NDArray[np.int64]  # (P, 2) (height, width) px, -1 if not declared
     image_entries: NDArray[np.int64]  # (P,) number of the image in the file
     rows: Boxes
-    starts: NDArray[np.int64]  # (P + 1,) as in Dataset
+    starts: NDArray[np.int64]  # (P + 1,) as in `Dataset`
     findings: tuple[Finding, ...] = ()  # without a split and paths; `file` is the position in the JSON
     group: int | None = None  # label of the class that all others name as their supercategory
     labeled: NDArray[np.bool_] | None = None  # (P, K) as in Images

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from boxwright import config
 from boxwright.archives.folder import exists
-from boxwright.config import ClassName, Tree
+from boxwright.config import QUOTES, ClassName, Tree
 from boxwright.data import text
 from boxwright.data.split_names import STANDARD, canonical_name
 from boxwright.data.yolo_labels import IMAGE_FOLDERS
@@ -99,7 +99,8 @@ def read(file: Path) -> DataFile:
     tree = _darknet_tree(file) if file.suffix == DARKNET else config.read_yaml(file)
     own = {"path", *DataFile.model_fields} - {"splits", "unknown"}
     given = {str(key): value for key, value in tree.items() if value is not None}
-    content = {key: _local(value) if key in PATHS else value for key, value in given.items() if key in own}
+    content = {key: _local(value, f"{file}: {key}") if key in PATHS else value
+               for key, value in given.items() if key in own}  # fmt: skip
     splits = {key: value for key, value in given.items() if key not in own and canonical_name(key) in STANDARD}
     content["splits"] = {key: _paths(value, f"{file}: {key}") for key, value in splits.items()}
     content["unknown"] = {key: _meant(key, own) for key in given if key not in own | splits.keys()}
@@ -137,14 +138,18 @@ def _paths(value: object, place: str) -> tuple[str, ...]:
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
         raise InputError(f"{place}: found {str(value)[:MAX_SHOWN]}, needed a path or a list of paths")
-    return tuple(map(_local, paths))
+    return tuple(_local(path, place) for path in paths)
 
 
-def _local(value: Any) -> Any:
+def _local(value: Any, place: str) -> Any:
     """A path in an object store as one in the cache, other values as they are. Files may not name web servers.
 
     Of a folder of images, such as `s3://bucket/set/images/train`, the folder above is listed: labels may lie beside it.
+
+    Raises InputError for control characters: backslashes in double quotes make them of `"C:\\new\\train"`.
     """
+    if isinstance(value, str) and any(ord(letter) < 32 for letter in value):
+        raise InputError(f"{place}: found a control character in '{value[:MAX_SHOWN]}'; {QUOTES}")
     if not (isinstance(value, str) and is_remote(value) and parse(value).scheme in BUCKETS):
         return value
     address = parse(value)

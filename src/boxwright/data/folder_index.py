@@ -32,7 +32,7 @@ MIN_FILES = 2000  # label files of a split; fewer are read in less than half a s
 MAX_RATIO = 10  # files below the folders per label file; with more, looking at them takes as long as reading the labels
 IMAGE_COLUMNS = ("ids", "paths", "sizes", "label_files")  # of Images; `image_ids` and so on in the index
 LABELED = "labeled"  # of Images; missing in an index where all classes were looked for
-METADATA = ("names", "category_ids", "undefined", "entry", "group", "relative", "notes")  # of Dataset
+METADATA = ("names", "category_ids", "undefined", "entry", "group", "relative", "notes")  # of `Dataset`
 
 
 def read_indexed(source: Source, read: Callable[[Source], Labels]) -> Labels:

@@ -20,7 +20,7 @@ from boxwright.datatools.check import check
 from boxwright.datatools.clean import DEFAULT, UNUSABLE, Cleaning
 from boxwright.datatools.report import Report, agreeing, counted
 from boxwright.errors import InputError, one_line, printable
-from boxwright.files import new_folder, open_regular
+from boxwright.files import link_or_copy, new_folder, open_regular
 from boxwright.formats import open_boxes, splits
 from boxwright.images.header import SUFFIXES, read_headers
 from boxwright.progress import track
@@ -356,7 +356,7 @@ def _no_extras(dataset: Dataset) -> Extras:
 def _names(paths: list[str], writer: Writer) -> list[PurePosixPath]:
     """The image names relative to their common folder. Raises InputError if two would share a label file."""
     base = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120
-    names = [PurePosixPath(os.path.relpath(path, base)) for path in paths]
+    names = [PurePosixPath(Path(os.path.relpath(path, base)).as_posix()) for path in paths]
     seen: dict[str, str] = {}
     for path, name in zip(paths, names, strict=True):
         if name.suffix.lower() not in SUFFIXES:
@@ -389,7 +389,4 @@ def link(source: str, target: Path) -> None:
         except OSError as error:
             raise InputError(f"{source}: cannot be copied ({error.strerror})") from error
         return
-    try:
-        os.link(real, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+    link_or_copy(real, target)

@@ -1,4 +1,4 @@
-"""TensorBoard's scalars and pictures. PyTorch's SummaryWriter would write them in a thread, where errors are lost."""
+"""TensorBoard's scalars and images. PyTorch's SummaryWriter would write them in a thread, where errors are lost."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ class Events:
         self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
         self.file.flush()
 
-    def pictures(self, step: int, files: Sequence[Path]) -> None:
+    def images(self, step: int, files: Sequence[Path]) -> None:
         """Write image files, each under its name without suffix."""
         for file in files:
             with Image.open(file) as image:

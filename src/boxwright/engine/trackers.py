@@ -28,11 +28,11 @@ SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 class Tracker(Protocol):
-    """Where numbers and pictures go; main process only."""
+    """Where numbers and images go; main process only."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
-    def pictures(self, step: int, files: Sequence[Path]) -> None:
+    def images(self, step: int, files: Sequence[Path]) -> None:
         """Add image files of the finished run."""
 
     def close(self) -> None: ...
@@ -60,13 +60,13 @@ class Trackers:
         for tracker in self.all:
             tracker.write(step, values)
 
-    def pictures(self, step: int, files: Sequence[Path]) -> None:
+    def images(self, step: int, files: Sequence[Path]) -> None:
         shown = [file for file in files if file.suffix in {".png", ".jpg"} and file.is_file()]
         try:
             for tracker in self.all:
-                tracker.pictures(step, shown)
+                tracker.images(step, shown)
         except OSError as error:
-            raise InputError(f"{self.run}: pictures cannot be written ({error.strerror}); make space") from error
+            raise InputError(f"{self.run}: images cannot be written ({error.strerror}); make space") from error
 
     def close(self) -> None:
         for tracker in self.all:
@@ -100,7 +100,7 @@ class _Remote:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._try("log", dict(values), step=step)
 
-    def pictures(self, step: int, files: Sequence[Path]) -> None:
+    def images(self, step: int, files: Sequence[Path]) -> None:
         if self.name == "wandb":
             self._try("log", {file.stem: self.library.Image(str(file)) for file in files}, step=step)
         elif self.tracker is not None:

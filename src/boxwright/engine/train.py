@@ -124,7 +124,7 @@ def train(
                 _train_epochs(job, state, checkpointer, run, trackers)
         _evaluate_best(job, state, checkpointer, run)
         if accelerator.is_main_process:
-            trackers.pictures(state.step, [run / name for name in task.report_files])
+            trackers.images(state.step, [run / name for name in task.report_files])
         accelerator.wait_for_everyone()
     return Path(out)
 

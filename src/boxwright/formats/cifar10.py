@@ -172,8 +172,8 @@ def _plain_values(data: bytes, file: Path) -> object:
                 return machine.stack.pop()
             if rejected := machine.step(opcode.name, argument):
                 raise InputError(
-                    f"{file}: byte {position}: asks for {rejected}, which CIFAR-10 does not need; refused, and nothing "
-                    "in the file was executed; fetch CIFAR-10 anew"
+                    f"{file}: byte {position}: asks for {rejected}, which CIFAR-10 does not need; rejected, and "
+                    "nothing in the file was executed; fetch CIFAR-10 anew"
                 )
     except InputError:
         raise

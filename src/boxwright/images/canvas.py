@@ -181,7 +181,7 @@ def _center_offset(side: int, canvas: int) -> float:
 
 
 def _zoo_corner(size: Size, canvas: Size) -> tuple[list[Size], float]:
-    """The sizes in turn, and the product of their scale factors (zoo: src/dataset.py of faster_rcnn_dcn)."""
+    """The sizes in turn, and the product of their scale factors (zoo: `src/dataset.py` of faster_rcnn_dcn)."""
     factor = min(max(canvas) / max(size), min(canvas) / min(size))
     first = _scaled(size, factor)
     second = min(canvas[0] / first[0], canvas[1] / first[1])

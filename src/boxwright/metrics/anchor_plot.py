@@ -1,4 +1,4 @@
-"""The picture of `data anchors`: sizes of boxes, and the anchors as rectangles."""
+"""The plot of `data anchors`: sizes of boxes, and the anchors as rectangles."""
 
 from pathlib import Path
 

@@ -35,6 +35,7 @@ class RegionLossConfig(Config):
     bias_match: bool = False  # an object goes to the anchor of the best shape, else to that of the best predicted shape
     focal_loss: bool = False  # of classes, with alpha 0.5 and gamma 2
     # up to so many images, cells without an object learn their anchor as their box, with a weight of 0.01
+    # (region_layer.c)
     anchor_images: Annotated[int, Field(ge=0)] = 12_800
     normalize: Literal["images", "boxes"] = "images"  # what the sum over cells is divided by, as in `LossConfig`
 

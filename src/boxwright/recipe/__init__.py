@@ -46,13 +46,15 @@ class NMSConfig(Config):
     # 1 - IoU.
     kind: Literal["standard", "diou", "greedy", "soft", "soft_linear"] = "standard"
     iou: Fraction = 0.5  # boxes overlapping a better one by more than this are dropped
-    sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less
+    sigma: Positive = 0.5  # of kind soft, which has no `iou`; larger lowers less (Soft-NMS, arXiv:1704.04503)
     plus_one: bool = False  # count pixels inclusively, width = x2 - x1 + 1 (MindSpore zoo)
     # to what boxes are clipped before they are compared: the canvas with its padding (MindSpore zoo's Faster R-CNN), or
     # the image on it (torchvision's)
     clip: Literal["none", "canvas", "image"] = "none"
-    pre_nms_top_k: Annotated[int, Field(ge=1, le=100_000)] = 30000  # best boxes an image before, over all classes
-    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # best boxes an image after
+    pre_nms_top_k: Annotated[int, Field(ge=1, le=100_000)] = (
+        30000  # best boxes an image before, over all classes (YOLOv5's)
+    )
+    max_detections: Annotated[int, Field(ge=1, le=100_000)] = 300  # best boxes an image after (YOLOv5's)
 
     @pydantic.model_validator(mode="after")
     def _pixels_are_counted_in_pixels(self) -> Self:
@@ -69,7 +71,7 @@ class EvaluateConfig(Config):
 
 
 class PredictConfig(Config):
-    threshold: Fraction = 0.25  # lowest score that is reported
+    threshold: Fraction = 0.25  # lowest score that is reported (Darknet's)
     nms: NMSConfig = NMSConfig()
     batch: BatchSize = 8  # images a forward pass
     # logits of the scores of each class are divided by these, those of a classifier by one; (): by 1. They belong to

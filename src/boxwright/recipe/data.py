@@ -7,7 +7,7 @@ from pydantic import Field
 
 from boxwright.config import ClassName, Config
 
-Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a typo is refused before memory is taken
+Side = Annotated[int, Field(ge=1, le=16_384)]  # px; a typo is rejected before memory is taken
 Size = tuple[Side, Side]  # (height, width)
 BandNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=512)]
 Ranges = Annotated[tuple[tuple[float, float], ...], Field(min_length=1, max_length=512)]  # (low, high) of samples

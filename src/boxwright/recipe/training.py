@@ -57,7 +57,7 @@ class ClassAugmentConfig(Config):
     # (height, width) px that whole images are stretched to when they are loaded; null: 5/4 of the input
     canvas: Size | None = None
     area: Range | None = None  # a random window of so large a share of the image, resized to the input when loaded
-    aspect: Range = (3 / 4, 4 / 3)  # width to height of that window, drawn on a logarithmic scale
+    aspect: Range = (3 / 4, 4 / 3)  # its width to height, on a logarithmic scale (torchvision's RandomResizedCrop)
     # px of the image by which it is padded on all sides with `data.canvas.fill`, to cut out a window of its own size
     pad: Annotated[int, Field(ge=0)] = 0
     flip: Fraction = 0.0  # probability of mirroring left and right
@@ -70,14 +70,14 @@ class ClassAugmentConfig(Config):
     saturation: Fraction = 0.0  # likewise
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # +-, as a share of the color circle
     erase: Fraction = 0.0  # probability that a rectangle is painted over (random erasing)
-    erase_area: Range = (0.02, 0.33)  # its share of the image
+    erase_area: Range = (0.02, 0.33)  # its share of the image (as erase_aspect: torchvision's RandomErasing)
     erase_aspect: Range = (0.3, 3.3)  # its height to width, drawn on a logarithmic scale
     cutout: Annotated[int, Field(ge=0)] = 0  # px, side of a square painted over, which may reach out of the image
     erase_color: tuple[Color, Color, Color] = (124.0, 116.0, 104.0)  # of both; ImageNet's mean
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(alpha, alpha)
-    mixup_alpha: Positive = 0.2  # larger: more even shares
+    mixup_alpha: Positive = 0.2  # larger: more even shares (ImageNet in arXiv:1710.09412)
     cutmix: Fraction = 0.0  # probability that a rectangle shows another image, share of the area likewise
-    cutmix_alpha: Positive = 1.0  # larger: more even shares
+    cutmix_alpha: Positive = 1.0  # larger: more even shares (ImageNet in arXiv:1710.09412)
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -157,7 +157,7 @@ class OptimizerConfig(Config):
     kind: Literal["sgd", "adamw"] = "sgd"  # the optimizer
     momentum: Fraction = 0.9  # sgd
     nesterov: bool = False  # sgd
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and of their squares
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw: decay of the averages of gradients and squares (as eps, PyTorch's)
     eps: Positive = 1e-8  # adamw: added to the root of the average of squares
     weight_decay: NotNegative = 0.0005  # of adamw decoupled: weights shrink by lr * weight_decay a step
     backbone_lr: Positive = 1.0  # factor on the learning rate of parameters under `backbone.`
@@ -232,7 +232,7 @@ class TrainConfig(Config):
     evaluate_min_steps: Annotated[int, Field(ge=0)] = 0  # steps between two evaluations, at least
     evaluate_from: Annotated[int, Field(ge=0)] = 0  # first epoch (from 0) that is evaluated
     patience: Annotated[int, Field(ge=0)] = 0  # evaluations without a better network that end the run; 0: no end
-    # where losses, metrics and final pictures go beside log.jsonl; mlflow and wandb are extras of their names
+    # where losses, metrics and final images go beside log.jsonl; mlflow and wandb are extras of their names
     track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     profile: Annotated[int, Field(ge=0)] = 0  # steps to profile at the start; 0: none
 

@@ -10,6 +10,7 @@ from boxwright.errors import InputError
 BUCKETS = ("s3", "gs", "az", "obs")  # stores with buckets and keys; az calls a bucket a container
 WEB = ("http", "https")
 SCHEME = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):/(?!/?$)/?", re.IGNORECASE)  # `Path` makes one slash of two
+BACKSLASHES = re.compile(rf"({'|'.join((*BUCKETS, *WEB))}):\\", re.IGNORECASE)
 OTHER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 BUCKET_NAME = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]{0,254}")  # nothing that changes the host of an endpoint
 
@@ -57,7 +58,13 @@ class Address:
 
 def is_remote(path: str | Path) -> bool:
     """Whether `path` is an address, also after `Path` has made one slash of two."""
-    return SCHEME.match(str(path)) is not None
+    return SCHEME.match(_text(path)) is not None
+
+
+def _text(path: str | Path) -> str:
+    """`path` with slashes if it is an address, since `Path` makes backslashes of them on Windows."""
+    text = str(path)
+    return text.replace("\\", "/") if BACKSLASHES.match(text) else text
 
 
 def local_name(path: str | Path) -> Path:
@@ -72,7 +79,7 @@ def local_name(path: str | Path) -> Path:
 
 def parse(path: str | Path) -> Address:
     """The address that `path` is, by `is_remote`. Raises InputError for one without a valid bucket or host."""
-    text = _secret.get(str(path), str(path))
+    text = _secret.get(_text(path), _text(path))
     match = SCHEME.match(text)
     assert match is not None
     scheme = match[1].lower()

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,9 @@ def keep(file: Path) -> bool:
     return has(file)
 
 
+_threads = [threading.RLock() for _ in range(64)]  # by file: what threads of a process wait for on Windows
+
+
 @contextmanager
 def added(file: Path) -> Iterator[BinaryIO | None]:
     """Add a file to the cache, while other processes that want it wait.
@@ -96,9 +100,10 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
         InputError: The cache cannot be written.
     """
     make_folder(file.parent, NOT_WRITTEN)
-    part = file.with_name(file.name + PART)
+    part = file.with_name(file.name + _suffix())
     with write_errors(file, part, what=NOT_WRITTEN), _locked(part) as stream:
         if has(file):
+            _release(stream)
             part.unlink(missing_ok=True)
             yield None
             return
@@ -107,21 +112,35 @@ def added(file: Path) -> Iterator[BinaryIO | None]:
             yield stream
             stream.flush()
         except BaseException:
+            _release(stream)
             part.unlink(missing_ok=True)
             raise
         size = stream.tell()
+        _release(stream)
         part.replace(file)
     _evict(size)
+
+
+def _suffix() -> str:
+    """Of the name of an incomplete file. On Windows, without locks, each process has its own."""
+    return PART if sys.platform != "win32" else f".{os.getpid()}{PART}"
+
+
+def _release(stream: BinaryIO) -> None:
+    """Close a file before it is moved or removed, which Windows does to no open one. Elsewhere that ends its lock."""
+    if sys.platform == "win32":
+        stream.close()
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[BinaryIO]:
     """The incomplete file, opened and locked."""
+    if sys.platform == "win32":
+        with _threads[hash(part) % len(_threads)], part.open("ab") as stream:
+            yield stream
+        return
     while True:
         with part.open("ab") as stream:
-            if sys.platform == "win32":
-                yield stream
-                return
             with suppress(OSError):  # a file system without locks: two processes may write the same at a time
                 fcntl.flock(stream, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):  # renamed by the process that had the lock
@@ -162,10 +181,12 @@ def _evict(size: int) -> None:
 def _removed(path: str) -> bool:
     """Remove a file that no process keeps. Whether it is gone."""
     try:
-        with open(path, "rb") as stream:
-            if sys.platform != "win32":
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "win32":  # which removes no open file
             Path(path).unlink()
+        else:
+            with open(path, "rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(path).unlink()
     except OSError:
         return False
     return True

@@ -57,7 +57,7 @@ def s3(bucket: str) -> Config:
 
 
 def obs(bucket: str) -> tuple[Config, Any]:
-    """Huawei's OBS: configuration and credentials. It refuses addresses with the bucket in the path.
+    """Huawei's OBS: configuration and credentials. It rejects addresses with the bucket in the path.
 
     Raises:
         InputError: A variable is missing.

@@ -12,7 +12,7 @@ from boxwright.archives.folder import RANGE, SUFFIXES, as_folder
 from boxwright.archives.mirror import make_mirror
 from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError
-from boxwright.files import make_folder
+from boxwright.files import link_or_copy, make_folder
 from boxwright.mirrors import Member, Source
 from boxwright.remote import apart, runs
 from boxwright.remote.address import WEB, Address, is_remote, local_name, parse
@@ -143,7 +143,10 @@ def _archives(objects: Sequence[RemoteObject], title: str, pattern: str = "") ->
     for name, file in files.items():
         if not (links / name).exists():
             (links / name).unlink(missing_ok=True)
-            os.symlink(file.absolute(), links / name)  # noqa: PTH211
+            try:
+                os.symlink(file.absolute(), links / name)  # noqa: PTH211
+            except OSError:  # a privilege on Windows
+                link_or_copy(file, links / name)
     return as_folder(links / pattern if pattern else links, title)
 
 

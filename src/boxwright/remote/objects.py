@@ -41,7 +41,7 @@ def find(address: Address) -> RemoteObject | None:
     obstore = library()
     with errors(address):
         try:
-            # a server may refuse HEAD, for example for a signed address
+            # a server may reject HEAD, for example for a signed address
             meta = obstore.get(store, key).meta if not key else obstore.head(store, key)
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):

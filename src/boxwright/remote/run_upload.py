@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from typing import Literal
 from boxwright import progress
 from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
-from boxwright.files import make_folder, write_bytes
+from boxwright.files import link_or_copy, make_folder, write_bytes
 from boxwright.remote import apart
 from boxwright.remote.address import WEB, Address, parse
 from boxwright.remote.objects import delete, listing, local_object, put, put_bytes
@@ -90,7 +90,7 @@ class RunUpload:
                     target = self._folder / "linked" / f"{name}-{secrets.token_hex(8)}"
                     target.mkdir(parents=True)
                     for file in (self.path / name).iterdir():
-                        _link(file, target / file.name)
+                        link_or_copy(file, target / file.name)
                     self._states[name] = state
                     self._replace(name, target)
 
@@ -245,10 +245,3 @@ def _state(checkpoint: Path) -> tuple[int, int]:
     """What changes when a checkpoint is replaced."""
     status = checkpoint.stat()
     return status.st_ino, status.st_mtime_ns
-
-
-def _link(file: Path, target: Path) -> None:
-    with suppress(OSError):
-        os.link(file, target)
-        return
-    shutil.copyfile(file, target)

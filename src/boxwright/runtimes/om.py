@@ -28,13 +28,13 @@ def check_chip(chip: str | None) -> None:
 
 
 def run_atc(onnx: Path, path: Path, chip: str) -> None:
-    """Compile the file `onnx` into `path`, which ends in .om. Raises InputError where atc refuses it."""
+    """Compile the file `onnx` into `path`, which ends in .om. Raises InputError where atc rejects it."""
     places = {"model": onnx, "output": path.with_suffix(""), "chip": chip}  # atc adds the suffix
     command = [word.format(**places) for word in COMMAND.split()]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or not path.is_file():
         message = RuntimeError(done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}")
-        raise InputError(f"{path.name}: atc --soc_version={chip} refuses the network ({first_line(message)})")
+        raise InputError(f"{path.name}: atc --soc_version={chip} rejects the network ({first_line(message)})")
 
 
 TARGET = Target(

@@ -153,7 +153,7 @@ def write(graph: Graph, path: Path, metadata: str, *, half: bool = False) -> Non
     import_extra("openvino", "openvino")  # before the work
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
-        onnx_file.write(graph, file, metadata, deform="plain")  # OpenVINO's reader refuses DeformConv
+        onnx_file.write(graph, file, metadata, deform="plain")  # OpenVINO's reader rejects DeformConv
         save(read(file), path, metadata, half=half)
 
 

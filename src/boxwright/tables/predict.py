@@ -79,7 +79,7 @@ def predict_table(
         pending = [source for source in own if source.name not in table.done]
         if crs is not None:
             _check_crs(pending, crs)
-        run.enter(folder, settings, shards)  # what was refused leaves no `table.json`, which would refuse the right run
+        run.enter(folder, settings, shards)  # no `table.json` of a rejected run, which would reject the right one
         batches = table.write_parts(rows(predictor, pending, table.settings)) if pending else iter(())
         first = list(islice(batches, 1))  # what takes its time to start is not part of the rate
         done = len(own) - len(pending)

@@ -29,7 +29,7 @@ __all__ = ["Report", "build", "kind_of", "load", "read", "renamed", "stored_reci
 
 def build(path: str | Path, recipe: Recipe) -> Network:
     """The network of `recipe` with the numbers in `path`. Its shapes are compared with the file's before it takes
-    memory: the recipe may be a stranger's, as the file.
+    memory: the recipe may be as untrusted as the file.
 
     Raises InputError for an unreadable file and for one that does not fit.
     """

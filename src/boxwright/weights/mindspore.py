@@ -3,7 +3,7 @@
 The file is a protobuf message (mindspore/ccsrc/utils/checkpoint.proto):
 
     Checkpoint   1: Value, repeated
-    Value        1: tag (the name)   2: TensorProto (3: MapTensorProto, hash tables; refused)
+    Value        1: tag (the name)   2: TensorProto (3: MapTensorProto, hash tables; rejected)
     TensorProto  1: dims, repeated   2: tensor_type, for example Float32   3: tensor_content, little-endian
 
 A tensor above 512 MiB is cut into several Values of one tag, each with the whole tensor's dims; contents are joined.

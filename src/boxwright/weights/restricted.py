@@ -1,7 +1,7 @@
 """Pickles of training frameworks, read without executing anything in them: mmengine's and mmcv's checkpoints, torch's
 old form, which is no zip, and Detectron2's bare pickles of numpy arrays.
 
-PyTorch's own restricted reader (`weights_only`) refuses the first and last, and takes the memory that the old form
+PyTorch's own restricted reader (`weights_only`) rejects the first and last, and takes the memory that the old form
 declares. Here names in a pickle stand for functions of this file, which describe tensors and arrays, or for an inert
 class in place of objects that are not needed. Descriptions become tensors later, one by one, checked against what the
 file holds.

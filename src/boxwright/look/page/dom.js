@@ -1,4 +1,4 @@
-// Elements. All text is set as text, never as HTML: names of classes, files and runs come from strangers.
+// Elements. All text is set as text, never as HTML: names of classes, files and runs are untrusted.
 
 /**
  * A new element. Attributes: `on...` are listeners, booleans and `value` are properties, others attributes.

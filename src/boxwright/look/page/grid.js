@@ -95,8 +95,8 @@ export class Grid {
     const width = this.scroller.clientWidth - GAP;
     this.columns = Math.max(width < 480 ? 2 : 1, Math.floor(width / (wanted + GAP)));
     this.width = Math.floor(width / this.columns) - GAP;
-    this.picture = Math.round(this.width * 0.75);
-    this.height = this.picture + LINE * (this.context.state.now.a ? 3 : 2) + 4;
+    this.imageHeight = Math.round(this.width * 0.75);
+    this.height = this.imageHeight + LINE * (this.context.state.now.a ? 3 : 2) + 4;
     const lines = Math.ceil(this.total / this.columns);
     this.space.style.height = `${lines * (this.height + GAP) + GAP}px`;
     const size = `${this.columns} ${this.width} ${this.height}`;
@@ -142,7 +142,7 @@ export class Grid {
         onfocus: () => this.setFocus(position),
         onkeydown: (event) => this.move(event, position),
       },
-      el("span", { class: "picture" }, this.image(row), canvas),
+      el("span", { class: "thumbnail" }, this.image(row), canvas),
       el("span", { class: "name" }, title, this.context.drafts.isChanged(row.id) ? " • unsaved" : ""),
       notes,
     );
@@ -150,7 +150,7 @@ export class Grid {
     const element = el("div", attributes, link);
     element.style.width = `${this.width}px`;
     element.style.height = `${this.height}px`;
-    element.style.setProperty("--picture", `${this.picture}px`);
+    element.style.setProperty("--image-height", `${this.imageHeight}px`);
     element.style.left = `${GAP + (position % this.columns) * (this.width + GAP)}px`;
     element.style.top = `${GAP + Math.floor(position / this.columns) * (this.height + GAP)}px`;
     this.cells.set(position, { element, abort, link });
@@ -202,16 +202,16 @@ export class Grid {
   paint(canvas, boxes, width, height) {
     const ratio = Math.min(2, devicePixelRatio || 1);
     canvas.width = this.width * ratio;
-    canvas.height = this.picture * ratio;
+    canvas.height = this.imageHeight * ratio;
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const scale = Math.min(this.width / width, this.picture / height);
+    const scale = Math.min(this.width / width, this.imageHeight / height);
     const view = {
       scale,
       dx: (this.width - width * scale) / 2,
-      dy: (this.picture - height * scale) / 2,
+      dy: (this.imageHeight - height * scale) / 2,
       width: this.width,
-      height: this.picture,
+      height: this.imageHeight,
     };
     drawBoxes(context, boxes, view, false, 1.5, 0);
   }

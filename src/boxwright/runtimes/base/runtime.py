@@ -95,7 +95,7 @@ class RuntimeOptions:
         fuse: Run weights as a copy with batch norm inside the convolutions, which is faster, and which hooks on the
             network and edits of it do not reach.
         bfloat16: Compute in 16 bits, where the processor has instructions for it.
-        compile: torch.compile, which takes a minute before the first image. This one and the one before are refused
+        compile: torch.compile, which takes a minute before the first image. This one and the one before are rejected
             by runtimes that have no such thing.
         trust: Also run a TorchScript file, which is a program that may do anything that this process may.
     """

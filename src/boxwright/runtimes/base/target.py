@@ -23,7 +23,7 @@ class Compiler:
     Attributes:
         source: Suffix of that other file.
         check: Raises InputError where the chip is not named or the compiler not installed.
-        run: Compiles (source file, file, chip). Raises InputError where it refuses the network.
+        run: Compiles (source file, file, chip). Raises InputError where it rejects the network.
     """
 
     source: str

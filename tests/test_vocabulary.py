@@ -1,0 +1,87 @@
+"""Documentation, help, docstrings, comments and messages use the terms of the glossary (CONTRIBUTING.md)."""
+
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GLOSSARY = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Glossary\n")[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
+FILES = sorted(
+    path
+    for path in (*PAGES, *(ROOT / "docs").glob("*.py"), *(ROOT / "examples").iterdir(), *(ROOT / "src").rglob("*"))
+    if path.suffix in {".md", ".py", ".ipynb", ".yaml", ".html", ".js"}
+)
+
+
+def terms() -> dict[str, str]:
+    """Word in bold in the last column -> the term to use."""
+    rows = re.findall(r"^\| (.*?) \| .* \| (.*?) \|$", GLOSSARY, re.M)
+    return {word: term for term, words in rows for word in re.findall(r"\*\*(.+?)\*\*", words)}
+
+
+def page_text(text: str) -> str:
+    """A page without code, addresses and tags."""
+    text = re.sub(r"^ *```.*?^ *```", "", text.partition("\n## Glossary\n")[0], flags=re.S | re.M)
+    return re.sub(r"`[^`]*`|\]\([^)]*\)|<[^>]*>|https?://\S+", " ", text)
+
+
+def python_text(text: str) -> str:
+    """Comments, and strings of several words; without names in `` ` ``, values and arguments of docstrings."""
+    kinds = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    found = "\n".join(token.string for token in tokens if token.type in kinds and " " in token.string)
+    return re.sub(r"`[^`]*`|\{[^}]*\}|^ *\w+:(?= )", " ", found, flags=re.M)
+
+
+def prose(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return python_text(text)
+    if path.suffix == ".ipynb":
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+        return "\n".join(page_text(cell) if kind == "markdown" else python_text(cell) for kind, cell in cells)
+    if path.suffix == ".yaml":
+        return "\n".join(re.findall(r"(?:#|^summary:).*", text, re.M))
+    if path.suffix == ".js":
+        return "\n".join(re.findall(r'//.*|"[^"\n]* [^"\n]*"|`[^`]* [^`]*`', text))
+    return page_text(text)
+
+
+def forms(word: str) -> str:
+    return f"{word[:-1]}(?:e|es|ed|ing)" if word.endswith("e") else f"{word}(?:s|es|ed|ing)?"
+
+
+def found(text: str) -> list[str]:
+    """Words that the glossary excludes, in any of their forms, with what is around them."""
+    words = rf"(?<![\w.-])(?:{'|'.join(forms(word) for word in terms())})(?![\w-])"
+    return [text[max(place.start() - 40, 0) : place.end() + 20] for place in re.finditer(words, text, re.I)]
+
+
+def test_the_table_is_read() -> None:
+    assert terms()["picture"] == "image"
+    assert "source" not in terms()
+
+
+@pytest.mark.parametrize("line", ["# two Pictures", "refusing it", "hull", "a mean and deviation of"])
+def test_forms_of_a_word_are_found(line: str) -> None:
+    assert found(line) == [line]
+
+
+def test_words_inside_of_others_are_not_found() -> None:
+    assert found("pictures_of, hull-less, refusenik, dictionary, the mean, and deviation") == []
+
+
+def test_names_are_left_alone() -> None:
+    assert "picture" not in page_text("[a](picture.md) `picture` <picture>\n```\npicture\n```\n")
+    assert "picture" not in python_text('f"a {picture}" # a `picture`\npicture = "picture"\n')
+    assert "picture" in python_text('f"no picture in {file}"')
+
+
+@pytest.mark.slow
+def test_prose_uses_the_terms_of_the_glossary() -> None:
+    assert [f"{path.relative_to(ROOT)}: {line!r}" for path in FILES for line in found(prose(path))] == []
