@@ -4,8 +4,8 @@ As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. H
 scores of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of
 a detection of the object's class at an IoU of at least 0.5 with it:
 
-- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU) (1 - c), with c the share of the detection that lies on
-  one object: a small network often finds a part of an object beside the whole.
+- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU) (1 - c), with c the share of the detection that lies
+  on one object: a small network often finds a part of an object beside the whole.
 - class: another class at IoU 0.5. s (1 - support).
 - location: a detection of the class at an IoU from 0.1 to 0.5 that lies on no other object as well. s (1 - support),
   from an IoU of 0.25 on less, to 0 at 0.5.
