@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # all that Triton can do here; read when it is imported
@@ -39,6 +40,8 @@ tune_malloc()  # as the command line does
 if openvino.ISA_LIMIT in os.environ and importlib.util.find_spec("openvino"):
     openvino.core()  # before NNCF and tests that make cores of their own; it says why
 torchvision_on_cpu.load()
+BLANK = cv2.imencode(".png", np.full((8, 8, 3), 255, np.uint8))[1].tobytes()
+SAVEFIG = Figure.savefig
 PALETTE = ((220, 60, 40), (40, 90, 220))  # BGR, one a class
 
 
@@ -95,6 +98,28 @@ def referee() -> ModuleType:
 def logged_to_stderr() -> None:
     """As on the command line, so that tests see what is said."""
     log_to_stderr()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_figures() -> Iterator[None]:
+    """Drawing takes half of the time of a short training; tests that look at figures ask for `figures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda _, file, **__: Path(file).write_bytes(BLANK))
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib draws."""
+    monkeypatch.setattr(Figure, "savefig", SAVEFIG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_flushing() -> Iterator[None]:
+    """No test ends with the machine, so nothing has to reach the disk, which takes milliseconds for each file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -106,6 +106,7 @@ def test_bad_input_is_one_line(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("figures")
 def test_command_prints_lines_and_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = coco(tmp_path / "set", [[0, 0, 20, 10], [0, 0, 60, 40]])
     with pytest.raises(SystemExit) as stop:

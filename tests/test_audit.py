@@ -511,6 +511,7 @@ def test_class_mix_by_hand(tmp_path: Path) -> None:
     assert found.p == pytest.approx(1 / 3, abs=0.1)  # none of the two other divisions differs as much
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 def test_sets_of_other_classes_are_compared_by_name(data: Path, tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 4})
@@ -529,6 +530,7 @@ def test_sets_of_other_classes_are_compared_by_name(data: Path, tmp_path: Path) 
     assert cv2.imread(str(tmp_path / "drift.png")) is not None
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 def test_a_set_without_boxes(tmp_path: Path) -> None:
     copy = write_set(tmp_path / "data", {"train": 2, "val": 2})

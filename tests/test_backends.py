@@ -596,6 +596,7 @@ def test_parts_of_a_batch_come_together_again():
         assert doubled[2].dtype == torch.int64
 
 
+@pytest.mark.usefixtures("figures")
 def test_bench_times_every_runtime_that_is_there(made, tmp_path, monkeypatch, two_threads):
     _, _, folder = made
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

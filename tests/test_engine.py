@@ -23,6 +23,7 @@ from boxwright.engine.log import TrainLogger
 from boxwright.engine.schedule import Schedule
 from boxwright.errors import InputError
 from boxwright.formats import open_dataset
+from boxwright.metrics import plots
 from boxwright.models import yolov3
 from boxwright.recipe import EmaConfig, TrainConfig
 from boxwright.tasks.detect import TASK, Detect
@@ -362,8 +363,11 @@ class TestRunFolder:
             assert line["total"] == pytest.approx(sum(line["terms"].values()))
             assert line["lr"] > 0
 
-    def test_curves_show_what_was_logged(self, finished):
-        image = cv2.imread(str(finished / "curves.png")).astype(int)
+    @pytest.mark.usefixtures("figures")
+    def test_curves_show_what_was_logged(self, finished, tmp_path):
+        assert (finished / "curves.png").is_file()
+        plots.curves(finished / "log.jsonl", tmp_path / "curves.png", ("AP50", "AP"))
+        image = cv2.imread(str(tmp_path / "curves.png")).astype(int)
         vivid = image.max(axis=2) - image.min(axis=2) > 60  # the colored lines of the loss terms, and of AP
         loss, _, quality = (part.sum() for part in np.array_split(vivid, 3, axis=1))
         assert loss > 500

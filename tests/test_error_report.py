@@ -43,6 +43,7 @@ def test_every_box_has_a_row_with_its_status(tmp_path: Path) -> None:
     assert [float(rows[3][key]) for key in ("x1", "y1", "x2", "y2", "iou")] == [0, 0, 100, 90, 0.9]
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_made_set_has_all_boxes_and_no_lost_reference(tmp_path: Path) -> None:
     samples, found = made(3)
     rows = written(tmp_path, samples, found, NAMED)
@@ -108,6 +109,7 @@ def test_quarters_of_the_images_have_the_ap_of_these_images() -> None:
     assert all(before.high < after.low for before, after in itertools.pairwise(crowding))
 
 
+@pytest.mark.usefixtures("figures")
 def test_calibration_of_a_classifier(tmp_path: Path) -> None:
     error_report.write_calibration(tmp_path, np.array([0.95, 0.95]), np.array([True, False]))
     assert json.loads((tmp_path / "errors.json").read_text())["calibration"]["ece"] == pytest.approx(0.45)

@@ -213,6 +213,7 @@ SCENES = [
 ]
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 def test_evaluate_counts_every_image_and_writes_what_it_found(tmp_path):
     tree = write_set(tmp_path / "set", SCENES)
@@ -377,6 +378,7 @@ def test_confusion_of_many_classes_shows_the_most_frequent():
     assert (len(shown), {5, 7, 9, 301} <= {*shown}) == (plots.MAX_CLASSES, True)
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
     step = {"epoch": 0, "lr": 0.01, "total": 3.0, "terms": {"box": 1.0, "objectness": 2.0}, "images_per_second": 9.0}
@@ -393,6 +395,7 @@ def test_curves_are_drawn_from_the_log_of_a_run(tmp_path):
         assert (quality > 300) == (name == "whole"), quality
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 80])
 def test_images_hold_few_and_many_classes_and_none_found(classes, tmp_path):

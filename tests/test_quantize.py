@@ -82,6 +82,7 @@ def nodes(weights: Path, folder: Path) -> dict[str, list[str]]:
 
 
 class TestFiles:
+    @pytest.mark.usefixtures("figures")
     def test_openvino(self, weights: Path, tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With a scorer in place of AP: INT8 is worth less than float32 as long as all layers are in 8 bits."""
 

@@ -93,6 +93,7 @@ def test_class_names_no_file_or_table_can_hold(tmp_path: Path, name: str) -> Non
         assert "class name" in refusal(lambda: open_classes(tmp_path / "classes", "train", "folder"))
 
 
+@pytest.mark.usefixtures("figures")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["$5_a_b$", "US$ or CA$", "a_b^c", "\\frac{", "日本語", "naïve"])
 def test_names_are_drawn_as_they_stand(tmp_path: Path, name: str) -> None:

@@ -124,6 +124,7 @@ def test_the_models_order_of_classes_is_kept(example_images: Path, tmp_path: Pat
     assert wrong["file"].endswith("blue/red.png")
 
 
+@pytest.mark.usefixtures("figures")
 def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     evaluate_dataset(colors(), open_classes(example_images, "val"), out)
@@ -136,6 +137,7 @@ def test_images_of_the_evaluation(example_images: Path, tmp_path: Path) -> None:
     assert not (out / "mistakes.jpg").exists(), "the mistakes of an earlier evaluation"
 
 
+@pytest.mark.usefixtures("figures")
 def test_of_very_many_classes_the_confused_ones_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(n) for n in range(200)]
     truth = np.arange(200).repeat(2)

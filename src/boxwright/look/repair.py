@@ -4,35 +4,29 @@ Nothing is written but by `Repair.change`. FILE.backup is a label file as it was
 `look-journal.jsonl` in the folder of the set, has a line for each change. No layout reads either as labels.
 """
 
-import errno
 import hashlib
-import json
 import os
 import stat
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from boxwright import files, mirrors
-from boxwright.data import data_file
+from boxwright import files
 from boxwright.data.dataset import Boxes, Dataset
-from boxwright.data.sets import mentions
 from boxwright.errors import InputError
 from boxwright.images.header import read_header
 from boxwright.json_text import JsonObject
+from boxwright.look import editable, journal
 from boxwright.look.catalog import Catalog, OpenSplit
-from boxwright.look.changes import Wanted, checked
-from boxwright.look.editing import Change, EditError, Editor, Target
-from boxwright.look.editors import editor, names
+from boxwright.look.changes import checked
+from boxwright.look.editing import Change, EditError, Target
+from boxwright.look.editors import editor
 from boxwright.serve.refusal import Refusal
 
-JOURNAL, BACKUP = "look-journal.jsonl", ".backup"
+BACKUP = ".backup"
 SMALL = 1 << 22  # bytes of a label file whose content tells whether it has changed; of larger ones its times do
 SAME_PIXEL = 1.01  # px between a box and how it is read again; a layout may hold whole pixels only
 NEW = "new"  # revision of a label file that is not there
@@ -62,7 +56,7 @@ class Repair:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self._lock = threading.RLock()
-        self._fixed = _fixed_reason(catalog)
+        self._fixed = editable.set_reason(catalog)
         self._revisions = {
             split.name: revision(Path(split.dataset.label_file(0)))
             for split in catalog.splits
@@ -71,13 +65,7 @@ class Repair:
 
     def reason(self) -> str:
         """Why the set cannot be changed; "" if it can."""
-        if self._fixed:
-            return self._fixed
-        dataset = _first(self.catalog)
-        for folder in (_journal_folder(dataset), _existing(Path(dataset.label_file(0)).parent)):
-            if not os.access(folder, os.W_OK):
-                return f"{folder}: cannot be written to (read-only); change its permissions, or copy the set"
-        return ""
+        return self._fixed or editable.folder_reason(self.catalog)
 
     def read(self, image: int) -> Labels:
         """The labels of an image as they are now."""
@@ -90,7 +78,7 @@ class Repair:
             return self._read_columns(split, image, reason)
         header = read_header(dataset.path(index))
         size = header.size if not header.fault else _declared(dataset, index)
-        reason = reason or _reason(dataset, index, found, header.fault)
+        reason = reason or editable.image_reason(dataset, index, found, header.fault)
         target, now = Target(dataset, index, size), revision(file)  # before it is read, so that a change is seen
         if dataset.relative and header.fault:
             return Labels(self.catalog.rows(image), now, (), reason)
@@ -115,7 +103,7 @@ class Repair:
         """
         if reason := self.reason():
             raise Refusal(FORBIDDEN, reason)
-        with self._lock, _journal(_journal_folder(self.catalog.place(image)[1])) as journal:
+        with self._lock, journal.locked(journal.folder_of(self.catalog.place(image)[1])) as opened:
             labels = self.read(image)
             _, dataset, index = self.catalog.place(image)
             if labels.reason:
@@ -127,7 +115,7 @@ class Repair:
             wanted = checked(values.get("changes"), labels.rows, target)
             if changes := [each.change for each in wanted if each.change is not None]:
                 self._write(image, target, file, changes, labels)
-                self._note(journal, image, file, wanted)
+                journal.write(opened, file, self.catalog.name(image), wanted)
 
     def _write(self, image: int, target: Target, file: Path, changes: Sequence[Change], labels: Labels) -> None:
         """Write a label file, checked by reading it again before it takes the place of the old one."""
@@ -172,21 +160,8 @@ class Repair:
                     self._revisions[split.name] = now
         _, dataset, index = self.catalog.place(image)
         header, rows = read_header(dataset.path(index)), self.catalog.rows(image)
-        reason = reason or _reason(dataset, index, None, header.fault)
+        reason = reason or editable.image_reason(dataset, index, None, header.fault)
         return Labels(rows, _revision_of(rows), _messages(dataset, index), reason)
-
-    def _note(self, journal: int, image: int, file: Path, wanted: Sequence[Wanted]) -> None:
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        lines = [
-            json.dumps({"time": time, "file": str(file), "image": self.catalog.name(image), **each.journal}) + "\n"
-            for each in wanted
-            if each.change is not None
-        ]
-        try:
-            os.write(journal, "".join(lines).encode())
-            os.fsync(journal)
-        except OSError as error:
-            raise InputError(f"{file}: is changed, but {JOURNAL} cannot be written ({error.strerror})") from error
 
 
 def _changed_meanwhile(file: Path) -> Refusal:
@@ -211,30 +186,6 @@ def _revision_of(rows: Boxes) -> str:
     """What identifies the objects of an image, wherever they are in a file that holds others as well."""
     columns = (rows.xyxy, rows.labels, rows.categories, rows.crowd, rows.difficult)
     return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()[:32]
-
-
-@contextmanager
-def _journal(folder: Path) -> Iterator[int]:
-    """The journal, open to append to, locked for other processes. Raises InputError for a link, or what is no file."""
-    file = folder / JOURNAL
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        handle = os.open(file, flags, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise InputError(f"{file}: a link or no regular file; move it away") from error
-        raise InputError(f"{file}: cannot be written ({error.strerror})") from error
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InputError(f"{file}: a link or no regular file; move it away")
-        if sys.platform != "win32":
-            import fcntl
-
-            with suppress(OSError):  # a file system without locks
-                fcntl.lockf(handle, fcntl.LOCK_EX)
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _write_as(file: Path, content: bytes, mode: int) -> None:
@@ -273,62 +224,6 @@ def _messages(dataset: Dataset, index: int) -> tuple[str, ...]:
         for finding in dataset.findings
         if finding.index == index and finding.level == "error"
     )
-
-
-def _reason(dataset: Dataset, index: int, found: Editor | None, fault: str) -> str:
-    """Why the labels of an image cannot be changed; "" if they can. fault: of the image."""
-    file = Path(dataset.label_file(index))
-    if fault:
-        return f"the image cannot be read, so its labels are not changed here: {fault}"
-    if found is not None:
-        label_files = dataset.images.label_files
-        if len(label_files) > 1 and int((label_files == label_files[index]).sum()) > 1:
-            return f"{file}: holds the labels of several images; give each its own"
-        if not found.creates and not file.exists():
-            return f"{file}: is not there any more"
-    real = Path(os.path.realpath(file))
-    if not any(real.is_relative_to(os.path.realpath(folder)) for folder in _folders(dataset)):
-        return f"{file}: is not in the folder of the set, and so not changed here"
-    folder = _existing(real.parent)
-    if not os.access(folder, os.W_OK) or (real.exists() and not os.access(real, os.W_OK)):
-        return f"{file}: cannot be written (read-only); change its permissions"
-    return ""
-
-
-def _folders(dataset: Dataset) -> list[Path]:
-    """The folders that the user has opened: that of the set, and that of the split."""
-    paths = [dataset.root] if dataset.origin is None else [dataset.origin.root, dataset.origin.path]
-    return [path if path.is_dir() else path.parent for path in paths]
-
-
-def _journal_folder(dataset: Dataset) -> Path:
-    return dataset.root if dataset.root.is_dir() else dataset.root.parent
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the next above it that exists."""
-    return next((each for each in (folder, *folder.parents) if each.is_dir()), folder)
-
-
-def _first(catalog: Catalog) -> Dataset:
-    return next(split.dataset for split in catalog.splits if split.dataset is not None)
-
-
-def _fixed_reason(catalog: Catalog) -> str:
-    """Why a set like this one is never changed; "" if it may be."""
-    if not isinstance(catalog.root, Path):
-        return "several sets together cannot be changed here; open one of them alone"
-    dataset = _first(catalog)
-    if editor(dataset.kind) is None:
-        return (
-            f"labels of the layout {dataset.kind} cannot be changed here, needed {', '.join(names())}; write others "
-            f"with `boxwright data convert {catalog.data} --to coco --out DIR`"
-        )
-    if mirrors.split(dataset.label_file(0)) is not None:
-        return "labels in an archive or an object store cannot be changed here; copy them to a folder"
-    if mentions(catalog.root, "class_map") and data_file.read(catalog.root).class_map:
-        return "its data YAML renames classes (class_map); open the folder of the set itself to change labels"
-    return ""
 
 
 def _declared(dataset: Dataset, index: int) -> tuple[int, int]:

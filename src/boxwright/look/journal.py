@@ -1,0 +1,61 @@
+"""`look-journal.jsonl` in the folder of a set, with a line for each change of a label."""
+
+import errno
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from boxwright.data.dataset import Dataset
+from boxwright.errors import InputError
+from boxwright.look.changes import Wanted
+
+NAME = "look-journal.jsonl"
+
+
+def folder_of(dataset: Dataset) -> Path:
+    """Where the journal of a set lies."""
+    return dataset.root if dataset.root.is_dir() else dataset.root.parent
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """The journal, open to append to, locked for other processes. Raises InputError for a link, or what is no file."""
+    file = folder / NAME
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(file, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise InputError(f"{file}: a link or no regular file; move it away") from error
+        raise InputError(f"{file}: cannot be written ({error.strerror})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise InputError(f"{file}: a link or no regular file; move it away")
+        if sys.platform != "win32":
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def write(journal: int, file: Path, image: str, wanted: Sequence[Wanted]) -> None:
+    """Add the changes of a label file to the journal that `locked` has opened. image: its name."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    lines = [
+        json.dumps({"time": time, "file": str(file), "image": image, **each.journal}) + "\n"
+        for each in wanted
+        if each.change is not None
+    ]
+    try:
+        os.write(journal, "".join(lines).encode())
+        os.fsync(journal)
+    except OSError as error:
+        raise InputError(f"{file}: is changed, but {NAME} cannot be written ({error.strerror})") from error
