@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-fast test-lowest test-mindspore check format table docs bench wheel release-check clean
+.PHONY: help demo test test-fast test-lowest test-mindspore test-docs check format table docs bench wheel release-check clean
 
 help:                          ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 16
@@ -47,6 +47,10 @@ test-lowest: .venv-lowest/installed  ## test-fast with the lowest versions of wh
 # In an environment of its own: MindSpore is large, and its wheels end at Python 3.12 (make PYTHON=python3.12).
 test-mindspore: .venv-mindspore/installed  ## MindIR and .ckpt files in MindSpore
 	OMP_NUM_THREADS=1 .venv-mindspore/bin/pytest tests/test_mindir.py
+
+# `-m` replaces that of pyproject.toml, which leaves most pages out.
+test-docs: .venv/installed     ## run the commands of all pages
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal -m slow tests/test_page_commands.py
 
 format: .venv/installed        ## apply formatting and lint fixes
 	$(BIN)/ruff format .

@@ -13,6 +13,11 @@ def make_networks_short(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(resnet, "WIDTHS", (16, 32, 64, 128))
     patch.setattr(faster_rcnn, "PYRAMID", 64)
     patch.setattr(faster_rcnn, "HIDDEN", 256)
+    make_yolo_short(patch)
+
+
+def make_yolo_short(patch: pytest.MonkeyPatch) -> None:
+    """Those whose weights can still be written and read as published ones."""
     patch.setattr(darknet, "STAGES", tuple((multiple, 1) for multiple, _ in darknet.STAGES))
     patch.setattr(darknet, "STEM", 8)
     patch.setattr(cspdarknet, "STEM", 8)

@@ -1,6 +1,7 @@
 """Images to boxes: geometry, batches, choices, many files, bad input."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -11,7 +12,7 @@ import torch
 import boxwright as bw
 from boxwright import models, recipe
 from boxwright.predict.inputs import network_inputs, to_batch, trim
-from boxwright.predict.output import predict_to_folder
+from boxwright.predict.output import Summary, predict_to_folder
 from boxwright.predict.predictor import Predictor
 from boxwright.recipe import NMSConfig
 from boxwright.types import Detections, Frame
@@ -196,6 +197,12 @@ def test_folder_of_results(tmp_path):
     assert drawn.shape == (110, 200, 3)
     again = predict_to_folder(rectangles_predictor(), [tmp_path / "in"], out)  # its own drawings are no input
     assert again.images == 3
+
+
+def test_a_summary_without_detections_says_what_to_do():
+    assert Summary(Path("found"), 2, {}, {}).lines()[0] == "2 images: nothing found; a lower --threshold finds more"
+    assert Summary(Path("found"), 0, {}, {}).lines()[0] == "0 images: nothing found"
+    assert "--threshold" not in Summary(Path("found"), 2, {"car": 1}, {}).lines()[0]
 
 
 def test_the_same_boxes_from_python_and_to_a_folder(tmp_path):

@@ -18,9 +18,8 @@ from boxwright import recipe
 from boxwright.cli.commands import app
 from boxwright.doctor import NEEDED_FOR
 from boxwright.weights import checkpoint
+from page_text import NAMES, PAGES, ROOT, blocks, without_blocks
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
 RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -28,9 +27,8 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 def commands(text: str) -> list[list[str]]:
     """The arguments of every `boxwright` command on a page, with continued lines joined."""
     text = text.replace("\\\n", " ")
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
-    lines = [line for language, block in blocks if language == "bash" for line in block.splitlines()]
-    lines += re.findall(r"`((?:[^`\n]*-m )?boxwright [^`\n]*)`", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M))
+    lines = [line for block in blocks(text) for line in block.splitlines()]
+    lines += re.findall(r"`((?:[^`\n]*-m )?boxwright [^`\n]*)`", without_blocks(text))
     found = []
     for line in lines:
         words = shlex.split(line, comments=True)
@@ -59,7 +57,6 @@ def fault(words: list[str]) -> str:
     return " ".join(unknown)
 
 
-NAMES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 PAIRS = [(name, words) for name, text in NAMES.items() for words in commands(text)]
 
 
@@ -116,7 +113,7 @@ def test_ci_runs_what_the_readme_says() -> None:
 
 
 def test_python_example_uses_public_names() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    (code,) = blocks(NAMES["README.md"], "python")
     compile(code, "README.md", "exec")
     used = set(re.findall(r"\bbw\.(\w+)", code))
     assert used
@@ -124,9 +121,7 @@ def test_python_example_uses_public_names() -> None:
 
 
 def test_python_on_pages_uses_public_names() -> None:
-    examples = [
-        (name, code) for name, text in NAMES.items() for code in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
-    ]
+    examples = [(name, code) for name, text in NAMES.items() for code in blocks(text, "python")]
     assert len(examples) > 5
     for name, code in examples:
         compile(code, name, "exec")
@@ -137,7 +132,7 @@ def test_python_on_pages_uses_public_names() -> None:
 def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, from random weights."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    (code,) = blocks(NAMES["README.md"], "python")
     chosen = boxwright.Recipe.load("yolov3_tiny_coco_416_darknet").with_names(["blue", "red"])
     (tmp_path / "runs" / "mine" / "best").mkdir(parents=True)
     checkpoint.save(tmp_path / "runs" / "mine" / "best" / "model.safetensors", boxwright.create_model(chosen), chosen)

@@ -51,10 +51,11 @@ class Summary:
         """The summary as text."""
         ranked = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         counts = ", ".join(f"{count} {name}" for name, count in ranked)
+        none = "nothing found" + ("; a lower --threshold finds more" if self.images else "")
         written = ", ".join(filter(None, (self.drawn, self.file)))
         head = [
             *self.notes,
-            f"{counted(self.images, self.item)}: {counts or 'nothing found'}",
+            f"{counted(self.images, self.item)}: {counts or none}",
             f"{written}: {self.out}",
         ]
         return list(map(printable, head + [f"failed: {reason}" for reason in self.failed.values()]))
