@@ -1,6 +1,6 @@
 """How many of the label errors that were put into rendered scenes are among the first findings of `data audit`.
 
-    python benchmarks/audit.py --out DIR [--scenes 240] [--share 0.05] [--epochs 26]
+    python benchmarks/audit.py --out DIR [--scenes 240] [--share 0.05] [--epochs 40]
 
 Renders scenes with exact labels, drops, shifts by half a side or relabels a share of the boxes, a third each, runs the
 audit, and counts: of the first N findings, N the number of errors put in, how many are such errors. `--kinds` chooses
@@ -123,19 +123,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--share", type=float, default=0.05)
-    parser.add_argument("--epochs", type=int, default=26)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--recipe")
     parser.add_argument("--start", help="weights")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE of the recipe")
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes and the errors")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["dropped", "shifted", "relabelled"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = args.out / "data"
     if not data.exists():
-        scenes.write_dataset(data, args.scenes, 1)
+        scenes.write_dataset(data, args.scenes, 1, seed=args.seed)
         (data / "annotations" / "val.json").unlink()
         errors = corrupt(data / "annotations" / "train.json", args.share, args.kinds, args.seed)
         (args.out / "errors.json").write_text(json.dumps(errors))

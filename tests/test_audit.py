@@ -130,9 +130,27 @@ def test_a_detection_between_two_objects_is_a_failure_of_the_network() -> None:
 
 def test_a_neighbor_that_is_found_itself_is_not_at_a_wrong_place() -> None:
     beside: Box = (60, 50, 80, 70)
-    (finding,) = single([RIGHT, (beside, 0)], [FOUND, (beside, 0, 0.95), (PLACE, 0, 0.9)], 0.25)
+    (finding,) = single([RIGHT, (beside, 0)], [FOUND, (beside, 0, 0.95), (PLACE, 0, 0.9)], 0.1)
     assert (finding.kind, finding.box) == (Kind.MISSING, PLACE)
-    assert finding.score == pytest.approx(0.9 * (1 - (1 / 3) / 0.5))  # less, for it may be the same object
+    assert finding.score == pytest.approx(0.9 * (1 - (1 / 3) / 0.5) * 0.5)  # less, for it may be the same object
+
+
+def test_a_part_of_an_object_is_no_missing_box() -> None:
+    part: Box = (50, 50, 60, 58)
+    assert single([RIGHT, (PLACE, 0)], [FOUND, (PLACE, 0, 0.95), (part, 0, 0.9), (part, 1, 0.9)], 0.06) == []
+    overlapping: Box = (45, 50, 55, 60)  # half of it lies on the other
+    (finding,) = single([RIGHT, (PLACE, 0)], [FOUND, (PLACE, 0, 0.95), (overlapping, 0, 0.9)], 0.06)
+    assert finding.score == pytest.approx(0.9 * (1 - 50 / 450 / 0.5) * 0.5)
+
+
+def test_many_moved_boxes_are_as_sure_as_one() -> None:
+    moved: Box = (10, 0, 30, 20)
+    one, many = (
+        find(dataset([[(moved, 0)]] * count + [[RIGHT]] * 50), [detections([FOUND])] * (count + 50), 0.3)
+        for count in (1, 25)
+    )
+    assert (len(one), len(many)) == (1, 25)
+    assert [finding.score for finding in one + many] == pytest.approx([0.9 * (2 - 4 / 3)] * 26)
 
 
 def test_two_classes_at_one_place_are_one_missing_box() -> None:

@@ -4,14 +4,15 @@ As in ObjectLab (arXiv 2309.00832), each kind of error has a score of its own. H
 scores of detections, so that kinds share one ranking. With s the score of a detection, and support the highest score of
 a detection of the object's class at an IoU of at least 0.5 with it:
 
-- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU), of the object that it overlaps most.
+- missing: no object at IoU 0.5 with the detection. s (1 - 2 IoU) (1 - c), with c the share of the detection that lies
+  on one object: a small network often finds a part of an object beside the whole.
 - class: another class at IoU 0.5. s (1 - support).
 - location: a detection of the class at an IoU from 0.1 to 0.5 that lies on no other object as well. s (1 - support),
   from an IoU of 0.25 on less, to 0 at 0.5.
 - spurious: 1 - the highest s near the object, of any class.
 
-In the last two a label is doubted since the network did not find the object at its place, which may be a failure of the
-network. How often it fails so is measured on all labels (`_trust`).
+The last is about a label whose object was not found, which may be a failure of the network. How often it fails so is
+measured on all labels of the class (`_trust`).
 
 N detections and M objects of one image
 """
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 
 from boxwright.arrays import Array
 from boxwright.data.dataset import Dataset, Sample
-from boxwright.metrics.matching import BACKGROUND_IOU, MIN_IOU, areas, in_regions, pairwise_iou
+from boxwright.metrics.matching import BACKGROUND_IOU, MIN_IOU, areas, in_regions, intersections, pairwise_iou
 from boxwright.types import Detections
 
 ALIKE = 0.25  # difference of scores that means little
-PRIOR = 0.05  # share of labels that may be spurious or at a wrong place, before anything is seen
+PRIOR = 0.05  # share of labels that may be spurious, before anything is seen
 
 
 class Kind(StrEnum):
@@ -130,7 +131,8 @@ def _examine(sample: Sample, result: Detections) -> _Evidence:
     nearby = says[:, None] * (same & (iou >= BACKGROUND_IOU)) * apart * _alone(iou)
     classes, places = of_others.max(axis=0) * (1 - support), nearby.max(axis=0) * (1 - support)
     place_of = nearby.argmax(axis=0)
-    missing = says * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU)
+    covered = intersections(boxes, sample.boxes[objects]) / np.maximum(areas(boxes), 1e-9)[:, None]
+    missing = says * np.maximum(0, 1 - iou.max(axis=1, initial=0) / MIN_IOU) * (1 - covered.max(axis=1, initial=0))
     # a detection near an object is one finding: the object is at a wrong place, or it is another object
     moved = (places > classes) & (places > missing[place_of])
     places = places * moved
@@ -157,16 +159,11 @@ def _repeated(boxes: Array, missing: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _discounted(samples: Sequence[Sample], found: Sequence[_Evidence]) -> list[_Evidence]:
-    """The evidence, with scores of empty and wrong places that take into account how often the network fails so."""
+    """The evidence, with scores of empty places that take into account how often the network misses such objects."""
     labels = np.concatenate([sample.labels[each.objects] for sample, each in zip(samples, found, strict=True)])
-    empty, places = (np.concatenate([getattr(each, name) for each in found]) for name in ("empty", "places"))
-    ends = np.cumsum([len(each.objects) for each in found])[:-1]
-    pairs = zip(
-        np.split(empty * _trust(empty, labels), ends),
-        np.split(places * _trust(places, np.zeros(len(labels), np.int64)), ends),
-        strict=True,
-    )
-    return [replace(each, empty=e, places=p) for each, (e, p) in zip(found, pairs, strict=True)]
+    empty = np.concatenate([each.empty for each in found])
+    parts = np.split(empty * _trust(empty, labels), np.cumsum([len(each.objects) for each in found])[:-1])
+    return [replace(each, empty=part) for each, part in zip(found, parts, strict=True)]
 
 
 def _trust(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
