@@ -105,9 +105,9 @@ LONGEST_CLASS_NAME = 200  # letters
 LONGEST_SHOWN = 100  # letters of a value in a message
 MAX_NAME = 60  # letters of a class name in a message
 MAX_SHOWN = 5  # faults in a message
+QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 
 # Of a YAML file, which takes some ten microseconds a byte to read: 32,768 names, numbered, and a recipe around them
-QUOTES = "backslashes in double quotes are escapes: write the path without quotes, or in single ones"
 LARGEST_YAML = 1 << 20  # bytes
 MAX_VALUES = 70_000
 
