@@ -19,6 +19,7 @@ from boxwright.cli.commands import app
 from boxwright.doctor import NEEDED_FOR
 from boxwright.weights import checkpoint
 from page_text import NAMES, PAGES, ROOT, blocks, without_blocks
+from short import make_yolo_short
 
 RECIPES = sorted((ROOT / "src" / "boxwright" / "recipes").glob("*.yaml"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -130,8 +131,9 @@ def test_python_on_pages_uses_public_names() -> None:
 
 @pytest.mark.slow
 def test_python_example_runs(tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it stands, from random weights."""
+    """As it stands, from random weights of a short network."""
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    make_yolo_short(monkeypatch)
     (code,) = blocks(NAMES["README.md"], "python")
     chosen = boxwright.Recipe.load("yolov3_tiny_coco_416_darknet").with_names(["blue", "red"])
     (tmp_path / "runs" / "mine" / "best").mkdir(parents=True)

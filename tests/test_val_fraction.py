@@ -111,7 +111,7 @@ def test_training_without_val(only_train: Path, tmp_path: Path, capsys: pytest.C
     out = run(only_train, tmp_path / "out")
     assert not (out / "best").exists()
     assert not (out / "metrics.json").exists()
-    assert (out / "curves.png").stat().st_size > 1000
+    assert (out / "curves.png").is_file()
     assert "not evaluated, there is no split val; last/ is the result" in capsys.readouterr().err
     assert all("AP" not in line for line in lines(out))
     assert bw.load(out).recipe.data.names == ("blue", "red")
