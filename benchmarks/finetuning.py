@@ -58,6 +58,7 @@ VARIANTS: dict[str, JsonObject] = {
     "400 steps at 608 px": steps(400) | {"data.canvas.size": [608, 608]},
     "200 steps of 8": steps(200) | {"train.batch": 8},
     "1200 steps": steps(1200),
+    "1200 steps, anchors of the data, mosaic 0.5": steps(1200) | {"model.anchors": "auto", "train.augment.mosaic": 0.5},
 }
 
 

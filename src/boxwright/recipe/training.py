@@ -77,7 +77,7 @@ class ClassAugmentConfig(Config):
     mixup: Fraction = 0.0  # probability that an image is blended with another, share from Beta(alpha, alpha)
     mixup_alpha: Positive = 0.2  # larger: more even shares (ImageNet in arXiv:1710.09412)
     cutmix: Fraction = 0.0  # probability that a rectangle shows another image, share of the area likewise
-    cutmix_alpha: Positive = 1.0  # larger: more even shares (ImageNet in arXiv:1710.09412)
+    cutmix_alpha: Positive = 1.0  # larger: more even shares (ImageNet in arXiv:1905.04899)
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:
