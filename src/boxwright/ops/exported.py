@@ -40,8 +40,8 @@ def traced() -> bool:
 
 
 def recorded() -> bool:
-    """Whether a program is recorded, to run on other values."""
-    return torch.compiler.is_exporting() or traced()
+    """Whether a program is recorded, to run on other values. Before PyTorch 2.10, compiling counted as exporting."""
+    return (torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()) or traced()
 
 
 # A program has these only on its way into a file, so only the shapes of their outputs are ever needed.
