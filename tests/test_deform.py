@@ -47,7 +47,8 @@ def pairs(offset: Tensor) -> Tensor:
 def with_gradients(call: Any, inputs: Inputs) -> list[Tensor]:
     leaves = [one.detach().requires_grad_() for one in inputs]  # detach keeps the memory format
     out: Tensor = call(*leaves)
-    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    draw = torch.Generator().manual_seed(1)  # whose numbers depend on the type that is asked for
+    probe = torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out.dtype)
     return [out.detach(), *torch.autograd.grad((out * probe).sum(), leaves)]
 
 
