@@ -408,4 +408,6 @@ def test_images_hold_few_and_many_classes_and_none_found(classes, tmp_path):
         counts = plots.confusion([sample], [found], classes, 0.5)
         ticks = [*names, "background"]
         plots.confusion_matrix(counts, ticks, ticks, "boxes", tmp_path / f"{number}c.png")
-    assert len(list(tmp_path.iterdir())) == 4
+    files = list(tmp_path.iterdir())
+    assert len(files) == 4
+    assert all((cv2.imread(str(file)) < 100).any() for file in files)

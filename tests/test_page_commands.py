@@ -207,6 +207,11 @@ def test_inputs_are_those_of_pages() -> None:
     assert sorted(INPUTS.keys() - named) == []
 
 
+def test_the_first_tutorial_starts_with_labeled_images_and_a_video() -> None:
+    """All else is made by its own commands."""
+    assert needed(RUN[QUICK]) == ["pictures", "clip.mp4"]
+
+
 def test_inputs_that_a_command_makes_are_not_given() -> None:
     assert needed(["boxwright data split pictures -o data/mine", "boxwright train demo --data data/mine"]) == [
         "pictures"
