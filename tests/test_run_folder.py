@@ -157,7 +157,7 @@ class TestOneAtATime:
 
         monkeypatch.setattr(fcntl, "lockf", none)
         with run_folder._locked(tmp_path / "run"):
-            assert "its file system has no locks" in capsys.readouterr().err
+            assert "no locks on this system or file system" in capsys.readouterr().err
 
 
 class TestWhatIsTheUsers:

@@ -14,11 +14,9 @@ import io
 import os
 import re
 import sqlite3
-import sys
 import threading
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from boxwright import errors
 from boxwright.cache import VARIABLE, cache_folder
-
-if sys.platform != "win32":
-    import fcntl
+from boxwright.locks import lock
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -214,7 +210,7 @@ class Mirror:
         uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"  # without locks, since nobody writes
         self._lock = threading.Lock()
         self._kept = _Handle(path)
-        lock(self._kept.number, exclusive=False)
+        lock(self._kept.number, shared=True)
         self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         try:
             self.title = str(self._database.execute("SELECT title FROM mirror").fetchone()[0])
@@ -243,16 +239,6 @@ class Mirror:
             raise OSError(code, os.strerror(code), path)
         member = Member(os.fsdecode(row[0]), *row[1:])
         return self.sources[member.source], member
-
-
-def lock(number: int, *, exclusive: bool) -> bool:
-    """Lock the opened index of a mirror, shared by all who have it open, or exclusively to remove it. Whether it is
-    locked: not where others have it open, and there are no locks on some file systems and on Windows."""
-    if sys.platform != "win32":
-        with suppress(OSError):
-            fcntl.flock(number, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            return True
-    return False
 
 
 _opened: dict[str, Mirror] = {}

@@ -14,6 +14,7 @@ from boxwright import mirrors
 from boxwright.cache import NOT_WRITTEN
 from boxwright.errors import InputError, printable
 from boxwright.files import make_folder, new_folder, remove_folder, sync
+from boxwright.locks import lock
 from boxwright.mirrors import INDEX, TREE, Member, Source
 
 FORMAT = 1  # of mirrors; another one has other keys
@@ -69,7 +70,7 @@ def _remove_unused(root: Path) -> None:
             if time.time() - folder.stat().st_mtime < UNUSED:
                 continue
             with (folder / INDEX).open("rb") as index:
-                if mirrors.lock(index.fileno(), exclusive=True) and time.time() - folder.stat().st_mtime > UNUSED:
+                if lock(index) and time.time() - folder.stat().st_mtime > UNUSED:
                     remove_folder(folder)
 
 

@@ -1,11 +1,9 @@
 """The run folder: created for a new run or reopened to resume one, and locked while it is trained in."""
 
-import errno
 import logging
 import os
 import socket
 import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,6 +12,7 @@ from typing import Literal
 
 from accelerate import Accelerator
 
+from boxwright import locks
 from boxwright import recipe as recipes
 from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
@@ -163,21 +162,14 @@ def _open_lock(run: Path) -> Iterator[int]:
 
 
 def _acquire(run: Path, handle: int) -> None:
-    """Lock an open file by a POSIX lock, which loader workers do not inherit. Logs a warning where it has none."""
-    if sys.platform == "win32":
+    """Lock an open file, but not for the workers of loaders. Logs a warning where there are no locks."""
+    locked = locks.lock(handle, inherited=False)
+    if locked is None:
+        logger.warning("%s: no locks on this system or file system; a second run in it will not be detected", run)
         return
-    import fcntl
-
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            logger.warning("%s: its file system has no locks; a second run in it will not be detected", run)
-            return
+    if not locked:
         owner = os.read(handle, 200).decode("utf-8", "replace") or "another process"
-        raise InputError(
-            f"{run}: is being trained by {owner}; wait until it ends, stop it, or choose another --out"
-        ) from error
+        raise InputError(f"{run}: is being trained by {owner}; wait until it ends, stop it, or choose another --out")
     with suppress(OSError):  # a full disk: the next write reports it
         os.ftruncate(handle, 0)
         os.write(handle, MAGIC + f"{os.getpid()} on {socket.gethostname()}".encode())

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from boxwright import config, json_text
 from boxwright.errors import InputError, printable
 from boxwright.json_text import JsonObject
+from boxwright.locks import lock
 from boxwright.metrics import run_log
 from boxwright.recipe import flatten
 
@@ -203,21 +203,14 @@ def _minutes(path: Path) -> float | None:
 
 def is_locked(file: Path) -> bool:
     """Whether another process has locked a file."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return lock(handle, shared=True, inherited=False) is False
     finally:
         os.close(handle)
-    return False
 
 
 def _compare(runs: Sequence[Run]) -> None:

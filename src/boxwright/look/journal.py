@@ -4,14 +4,14 @@ import errno
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from boxwright.data.dataset import Dataset
 from boxwright.errors import InputError
+from boxwright.locks import lock
 from boxwright.look.changes import Wanted
 
 NAME = "look-journal.jsonl"
@@ -36,11 +36,7 @@ def locked(folder: Path) -> Iterator[int]:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise InputError(f"{file}: a link or no regular file; move it away")
-        if sys.platform != "win32":
-            import fcntl
-
-            with suppress(OSError):  # a file system without locks
-                fcntl.lockf(handle, fcntl.LOCK_EX)
+        lock(handle, wait=True)
         yield handle
     finally:
         os.close(handle)

@@ -19,9 +19,7 @@ from typing import BinaryIO
 from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError
 from boxwright.files import make_folder, write_errors
-
-if sys.platform != "win32":
-    import fcntl
+from boxwright.locks import lock
 
 SIZE = "BOXWRIGHT_CACHE_SIZE"
 DEFAULT_SIZE = 50 * 10**9  # bytes
@@ -79,9 +77,7 @@ def keep(file: Path) -> bool:
         handle = os.open(file, os.O_RDONLY)
     except OSError:
         return False
-    if sys.platform != "win32":  # where open files cannot be removed anyway
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_SH)
+    lock(handle, shared=True, wait=True)
     _kept[file] = handle
     return has(file)
 
@@ -141,8 +137,7 @@ def _locked(part: Path) -> Iterator[BinaryIO]:
         return
     while True:
         with part.open("ab") as stream:
-            with suppress(OSError):  # a file system without locks: two processes may write the same at a time
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            lock(stream, wait=True)  # without locks two processes may write the same at a time
             with suppress(FileNotFoundError):  # renamed by the process that had the lock
                 if os.path.samestat(os.fstat(stream.fileno()), part.stat()):
                     yield stream
@@ -183,10 +178,11 @@ def _removed(path: str) -> bool:
     try:
         if sys.platform == "win32":  # which removes no open file
             Path(path).unlink()
-        else:
-            with open(path, "rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                Path(path).unlink()
+            return True
+        with open(path, "rb") as stream:
+            if not lock(stream):
+                return False
+            Path(path).unlink()
     except OSError:
         return False
     return True

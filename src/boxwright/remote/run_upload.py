@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import threading
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +21,11 @@ from boxwright import progress
 from boxwright.cache import NOT_WRITTEN, cache_folder
 from boxwright.errors import InputError, set_title
 from boxwright.files import link_or_copy, make_folder, write_bytes
+from boxwright.locks import lock
 from boxwright.remote import apart
 from boxwright.remote.address import WEB, Address, parse
 from boxwright.remote.objects import delete, listing, local_object, put, put_bytes
 from boxwright.remote.runs import CHECKPOINT, POINTER, STORED, RemoteRun, read_run, written
-
-if sys.platform != "win32":
-    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -209,15 +206,10 @@ def remote_run(address: Address, resume: bool | Literal["auto"]) -> Iterator[Run
 @contextmanager
 def _locked(folder: Path, address: Address) -> Iterator[None]:
     with (folder / "lock").open("w") as stream:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"{address}: is being trained by another process; wait until it ends, or choose another --out"
-                ) from error
-            except OSError:  # no locks on this file system
-                pass
+        if lock(stream) is False:
+            raise InputError(
+                f"{address}: is being trained by another process; wait until it ends, or choose another --out"
+            )
         yield
 
 

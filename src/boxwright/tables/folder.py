@@ -10,7 +10,6 @@ and in the parts, and predicts the others. Images that could not be read are tri
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from boxwright.errors import InputError
 from boxwright.extras import first_line, import_extra
 from boxwright.files import atomic_write, make_folder, open_regular
 from boxwright.json_text import JsonObject
+from boxwright.locks import lock
 from boxwright.tables import geometry
 from boxwright.tables.rows import Settings, Source, schema
 from boxwright.version import __version__
@@ -174,16 +174,9 @@ def locked(folder: Path, shard: Shard | None) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{path}: cannot be locked ({error.strerror}); name another folder by --out") from error
     try:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                title = "this table" if shard is None else f"shard {shard.index}/{shard.count}"
-                raise InputError(f"{folder}: another process writes {title} there; wait until it ends") from error
-            except OSError:  # a file system without locks
-                pass
+        if lock(handle) is False:
+            title = "this table" if shard is None else f"shard {shard.index}/{shard.count}"
+            raise InputError(f"{folder}: another process writes {title} there; wait until it ends")
         yield
     finally:
         os.close(handle)
