@@ -453,6 +453,7 @@ def test_what_cannot_be_audited_is_one_line(
     line = capsys.readouterr().err.strip().splitlines()[-1]  # after progress
     assert line.startswith("boxwright: ")
     assert said in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_not_written_over_the_labels(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from boxwright import files
-with files.{writer}(Path({target!r})) as tmp:
+parent = Path({target!r}).parent
+with files.{writer}(parent if {writer!r} == "temporary_folder" else Path({target!r})) as tmp:
     (tmp / "a" if tmp.is_dir() else tmp).write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -39,7 +40,7 @@ def looks_again() -> Iterator[None]:
     files.remove_leftovers.cache_clear()
 
 
-@pytest.mark.parametrize("writer", ["atomic_write", "new_folder", "atomic_write_group"])
+@pytest.mark.parametrize("writer", ["atomic_write", "new_folder", "atomic_write_group", "temporary_folder"])
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, writer: str) -> None:
     code = KILLED.format(writer=writer, target=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
@@ -47,6 +48,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, write
     with files.atomic_write(tmp_path / "next") as tmp:
         tmp.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["next"]
+
+
+def test_a_folder_without_output_is_removed_again(tmp_path: Path) -> None:
+    """Also its parents; but no folder that was there before, and none that holds something."""
+    (tmp_path / "mine").mkdir()
+    for name in ("new/a/b", "mine", "mine/c"):
+        with pytest.raises(InputError, match="no image"), files.output_folder(tmp_path / name) as folder:
+            assert folder.is_dir()
+            raise InputError("no image")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    with files.output_folder(tmp_path / "new" / "a") as folder:
+        (folder / "x").write_text("")
+    assert (tmp_path / "new" / "a" / "x").exists()
 
 
 def test_what_others_write_or_own_stays(tmp_path: Path) -> None:

@@ -139,6 +139,22 @@ def make_folder(path: str | Path, what: str = "results cannot be written there")
 
 
 @contextmanager
+def output_folder(path: str | Path, what: str = "results cannot be written there") -> Iterator[Path]:
+    """Yield a folder, created with its parents where it is missing. What stays empty is removed again.
+
+    Raises:
+        InputError: It cannot be created; `what` says what failed.
+    """
+    created = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    try:
+        yield make_folder(path, what)
+    finally:
+        with suppress(OSError):  # not empty
+            for folder in created:
+                folder.rmdir()
+
+
+@contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and rename it to `path` when the block succeeds.
 
@@ -195,13 +211,18 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-def temporary_folder(parent: Path, what: str) -> Path:
-    """A new folder in `parent`, for this process: if it is killed, another one removes the folder.
+@contextmanager
+def temporary_folder(parent: Path, what: str = "cannot be written") -> Iterator[Path]:
+    """Yield a new folder in `parent`, and remove it in the end. If this process is killed, another one removes it.
 
     Raises:
         InputError: It cannot be created; `what` says what failed.
     """
-    return make_folder(_temporary(parent), what)
+    folder = make_folder(_temporary(parent), what)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def link_or_copy(file: str | Path, target: Path) -> None:

@@ -5,7 +5,6 @@ P images
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from boxwright.datatools.split import assign
 from boxwright.engine.train import train
 from boxwright.errors import InputError
 from boxwright.evaluation.evaluate import predict_dataset, scored
+from boxwright.files import temporary_folder
 from boxwright.images.header import read_headers
 from boxwright.predict.predictor import AnyPredictor, load
 from boxwright.recipe import Recipe
@@ -81,9 +81,9 @@ def predict_folds(subject: Subject, training: Training, folder: Path) -> list[Pr
     results: list[Prediction | None] = [None] * len(subject.dataset)
     for number in range(training.folds):
         logger.info("fold %d of %d: %d images are predicted", number + 1, training.folds, (fold_of == number).sum())
-        with tempfile.TemporaryDirectory(prefix=".fold-", dir=folder) as work:
-            run = _train(subject, np.flatnonzero(fold_of != number), sizes, training, Path(work))
-            own = np.flatnonzero(fold_of == number)
+        own = np.flatnonzero(fold_of == number)
+        with temporary_folder(folder) as work:
+            run = _train(subject, np.flatnonzero(fold_of != number), sizes, training, work)
             found = predict_subject(load(run / "last"), replace(subject, dataset=subject.dataset.subset(own)))
         for index, result in zip(own.tolist(), found, strict=True):
             results[index] = result

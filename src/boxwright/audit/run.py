@@ -66,22 +66,22 @@ def audit(
         >>> print(audit("data/mine", "audit"))
     """
     subject = open_subject(data, splits, kind, group_by, skip_bad=skip_bad)
-    folder = report_folder(out, FILES, [subject.dataset])
     subjects = {shown(data): subject}
     if against is not None:
         if shown(against) == shown(data):
             raise InputError(f"--against {shown(against)}: is the same data set, needed another one")
         subjects[shown(against)] = open_subject(against, skip_bad=skip_bad)
-    results, network, trained_here = _detections(subject, folder, weights, training or folds.Training(), device)
-    measured = drift.measure(subjects)
-    drifts = drift.compare(measured)
-    found = findings.find(subject.dataset, results, MIN_FINDING)
-    ap50 = _ap50(subject.dataset, results)
-    report = Report(subject, network, trained_here, ap50, found, across(subjects), drifts)
-    report.write_sheet(folder / SHEET, count)
-    report.write_table(folder / TABLE)
-    drift.plot(measured, drifts, folder / DRIFT)
-    json_text.write(folder / JSON, report.to_json(), indent=1)
+    with report_folder(out, FILES, [subject.dataset]) as folder:
+        results, network, trained_here = _detections(subject, folder, weights, training or folds.Training(), device)
+        measured = drift.measure(subjects)
+        drifts = drift.compare(measured)
+        found = findings.find(subject.dataset, results, MIN_FINDING)
+        ap50 = _ap50(subject.dataset, results)
+        report = Report(subject, network, trained_here, ap50, found, across(subjects), drifts)
+        report.write_sheet(folder / SHEET, count)
+        report.write_table(folder / TABLE)
+        drift.plot(measured, drifts, folder / DRIFT)
+        json_text.write(folder / JSON, report.to_json(), indent=1)
     return report
 
 

@@ -18,7 +18,7 @@ from boxwright.engine.checkpointing import recover
 from boxwright.engine.processes import on_main
 from boxwright.errors import InputError, set_title
 from boxwright.evaluation.runs import LOCK
-from boxwright.files import atomic_write, remove_leftovers
+from boxwright.files import atomic_write, output_folder, remove_leftovers
 from boxwright.recipe import Recipe, flatten
 from boxwright.remote.address import is_remote, local_name, parse
 from boxwright.remote.run_upload import RunUpload, remote_run
@@ -26,6 +26,7 @@ from boxwright.weights.files import OLD
 
 logger = logging.getLogger(__name__)
 
+NOT_CREATED = "the run folder cannot be created"
 MAGIC = b"process "  # at the start of a lock file
 
 # The folders in which this process trains: POSIX locks do not exclude threads of one process, and closing any handle
@@ -107,12 +108,7 @@ def lock(run: Path, resume: bool | Literal["auto"], accelerator: Accelerator) ->
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    created = [folder for folder in (run, *run.parents) if not folder.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{run}: the run folder cannot be created ({error.strerror})") from error
-    with _one_thread(run), _open_lock(run) as handle:
+    with output_folder(run, NOT_CREATED), _one_thread(run), _open_lock(run) as handle:
         _acquire(run, handle)
         try:
             yield
@@ -120,8 +116,6 @@ def _locked(run: Path) -> Iterator[None]:
             with suppress(OSError):
                 if [path.name for path in run.iterdir()] == [LOCK]:  # stopped before anything was written
                     (run / LOCK).unlink()
-                    for folder in created:
-                        folder.rmdir()
 
 
 @contextmanager
@@ -151,7 +145,7 @@ def _open_lock(run: Path) -> Iterator[int]:
     except OSError as error:
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
             raise foreign from error
-        raise InputError(f"{run}: the run folder cannot be created ({error.strerror})") from error
+        raise InputError(f"{run}: {NOT_CREATED} ({error.strerror})") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode) or os.read(handle, len(MAGIC)) not in (b"", MAGIC):
             raise foreign

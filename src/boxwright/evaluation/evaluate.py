@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from boxwright.data.sets import Root
 from boxwright.datatools.clean import UNUSABLE, Cleaning
 from boxwright.datatools.groups import of_evaluation
 from boxwright.errors import InputError, titled
-from boxwright.files import check_outputs, make_folder
+from boxwright.files import check_outputs, output_folder
 from boxwright.json_text import JsonObject
 from boxwright.metrics.coco import Metrics
 from boxwright.metrics.topk import TopK
@@ -120,10 +121,10 @@ def evaluate_dataset(
     dataset = scored(predictor, dataset)
     args = args or task.evaluation_args(dataset, recipe, threshold)
     examples = None if out is None else task.examples(dataset, recipe)
-    folder = report_folder(out, task.report_files, [dataset]) if out is not None and rank == 0 else None
-    results = predict_dataset(predictor, dataset, args, examples, check=check, rank=rank, world=world)
-    groups = of_evaluation(dataset) if intervals else None
-    metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples, groups)
+    with nullcontext() if out is None or rank else report_folder(out, task.report_files, [dataset]) as folder:
+        results = predict_dataset(predictor, dataset, args, examples, check=check, rank=rank, world=world)
+        groups = of_evaluation(dataset) if intervals else None
+        metrics: Metrics | TopK = score_and_write(predictor, dataset, args, results, folder, examples, groups)
     return metrics
 
 
@@ -233,12 +234,15 @@ def predict_dataset(
     return _gather(results, len(dataset), examples) if world > 1 else results
 
 
-def report_folder(out: str | Path, file_names: Sequence[str], datasets: Sequence[ImageSet]) -> Path:
-    """Create the folder `out`. Raises InputError if a file to write there is an image or a label file of a data set."""
+def report_folder(
+    out: str | Path, file_names: Sequence[str], datasets: Sequence[ImageSet]
+) -> AbstractContextManager[Path]:
+    """The folder `out`, as `output_folder`. Raises InputError if a file to write there is an image or a label file of a
+    data set."""
     for dataset in datasets:
         check_outputs(Path(out), file_names, (dataset.path(index) for index in range(len(dataset))))
         check_outputs(Path(out), file_names, dataset.label_paths())
-    return make_folder(out)
+    return output_folder(out)
 
 
 def _gather(results: list[R] | None, total: int, examples: Examples | None) -> list[R]:

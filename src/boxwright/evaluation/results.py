@@ -44,16 +44,16 @@ def write(
     if dataset.members is not None:
         raise InputError(f"{dataset.root}: found several sets, whose image ids are new; --no-truth needs a single one")
     name = f"detections_{_split_name(dataset)}_{predictor.recipe.name}_results.json"
-    folder = report_folder(out, [name], [dataset])
     args = predictor.task.evaluation_args(dataset, predictor.recipe, threshold)
-    results = [result[:top_k] for result in predict_dataset(predictor, dataset, args)]  # best first
-    ids = dataset.images.ids.tolist()
-    rows = [
-        _rounded(row)
-        for image_id, result in zip(ids, results, strict=True)
-        for row in to_coco(result, image_id, dataset.category_ids)
-    ]
-    json_text.write(folder / name, rows)
+    with report_folder(out, [name], [dataset]) as folder:
+        results = [result[:top_k] for result in predict_dataset(predictor, dataset, args)]  # best first
+        ids = dataset.images.ids.tolist()
+        rows = [
+            _rounded(row)
+            for image_id, result in zip(ids, results, strict=True)
+            for row in to_coco(result, image_id, dataset.category_ids)
+        ]
+        json_text.write(folder / name, rows)
     return folder / name
 
 

@@ -6,6 +6,7 @@ K classes
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,30 +102,32 @@ def evaluate(
     names = [Path(sample.path).stem for sample in truth]
     groups = _group_tiles(names, positions, tiles, scenes)
     _check_sizes(truth, groups, positions)
-    folder, examples = None, None
     if out is not None:
         _check_names(scenes, names)
-        file_names = (*task.report_files, "scenes.json", *map(TASK2.format, scenes.names))
-        folder, examples = report_folder(out, file_names, [tiles, scenes]), task.examples(tiles, recipe)
+    file_names = (*task.report_files, "scenes.json", *map(TASK2.format, scenes.names))
+    examples = None if out is None else task.examples(tiles, recipe)
     args = task.evaluation_args(tiles, recipe, threshold)
-    results = predict_dataset(predictor, tiles, args, examples)
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(position.scene for position in positions))}
-    of_tiles = np.array([numbers[position.scene] for position in positions], np.int64) if intervals else None
-    of_scenes = np.arange(len(truth)) if intervals else None
-    metrics = score_and_write(predictor, tiles, args, results, folder, examples, of_tiles)
-    results = [replace(result, labels=labels[result.labels], names=scenes.names) for result in results]
-    merged = merge_scenes(results, positions, groups, args.nms.iou)
-    covered, untiled = _covered(positions, groups), sum(not group for group in groups)
-    info = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
-    scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info, groups=of_scenes)
-    # The kit and its server add the last px themselves, so it is subtracted where `Detect.aligned` has added it.
-    last = int(recipe.evaluate.plus_one)
-    inclusive = [replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged]
-    kit = voc.score(truth, inclusive, scenes.names, plus_one=True, groups=of_scenes)
-    found = SceneMetrics(metrics, scene_metrics, kit, covered, untiled)
-    if folder is not None:
-        json_text.write(folder / "scenes.json", found.scenes_to_json(), indent=1)
-        write_task2(folder, names, inclusive, scenes.names)
+    with nullcontext() if out is None else report_folder(out, file_names, [tiles, scenes]) as folder:
+        results = predict_dataset(predictor, tiles, args, examples)
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(position.scene for position in positions))}
+        of_tiles = np.array([numbers[position.scene] for position in positions], np.int64) if intervals else None
+        of_scenes = np.arange(len(truth)) if intervals else None
+        metrics = score_and_write(predictor, tiles, args, results, folder, examples, of_tiles)
+        results = [replace(result, labels=labels[result.labels], names=scenes.names) for result in results]
+        merged = merge_scenes(results, positions, groups, args.nms.iou)
+        covered, untiled = _covered(positions, groups), sum(not group for group in groups)
+        info = {"labels": str(scenes.root), "scenes": len(scenes), "covered": covered, "untiled": untiled}
+        scene_metrics = voc.score(truth, merged, scenes.names, info=metrics.info | info, groups=of_scenes)
+        # The kit and its server add the last px themselves, so it is subtracted where `Detect.aligned` has added it.
+        last = int(recipe.evaluate.plus_one)
+        inclusive = [
+            replace(result, boxes=result.boxes - result.boxes.new_tensor([0, 0, last, last])) for result in merged
+        ]
+        kit = voc.score(truth, inclusive, scenes.names, plus_one=True, groups=of_scenes)
+        found = SceneMetrics(metrics, scene_metrics, kit, covered, untiled)
+        if folder is not None:
+            json_text.write(folder / "scenes.json", found.scenes_to_json(), indent=1)
+            write_task2(folder, names, inclusive, scenes.names)
     return found
 
 

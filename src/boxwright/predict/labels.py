@@ -6,7 +6,7 @@ from pathlib import Path
 from boxwright import tasks
 from boxwright.data.dataset import evenly_spaced
 from boxwright.errors import InputError, printable
-from boxwright.files import make_folder, write_bytes
+from boxwright.files import output_folder, write_bytes
 from boxwright.images.bands import BandNumbers
 from boxwright.images.canvas import read_for_display
 from boxwright.images.draw import encode_image
@@ -28,10 +28,10 @@ def draw_labels(dataset: ImageSet, out: Path, count: int, bands: BandNumbers | N
     folders = {os.path.dirname(dataset.path(index)) for index in range(len(dataset))}  # noqa: PTH120  (100,000s)
     if os.path.realpath(out) in map(os.path.realpath, folders):
         raise InputError(f"{out}: holds images of the data set; choose another folder for the drawings")
-    make_folder(out)
     task, indices = tasks.of_dataset(dataset), evenly_spaced(len(dataset), count)
-    for index in track(indices, len(indices), "drawing labels"):
-        image = None if bands is None else read_for_display(dataset.path(index), bands)
-        drawn = task.draw_sample(dataset, index, image)
-        write_bytes(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png", encode_image(drawn, ".png"))
+    with output_folder(out):
+        for index in track(indices, len(indices), "drawing labels"):
+            image = None if bands is None else read_for_display(dataset.path(index), bands)
+            drawn = task.draw_sample(dataset, index, image)
+            write_bytes(out / f"{index:06d}_{Path(dataset.path(index)).stem[:60]}.png", encode_image(drawn, ".png"))
     return printable(f"{len(indices)} of {len(dataset)} images of {dataset.split} drawn into {out}")

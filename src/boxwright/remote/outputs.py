@@ -47,25 +47,20 @@ def local_output(path: str | Path, *, new: bool = False) -> Iterator[Path]:
     if not new:
         check_bucket(address)  # before the work
     apart.note_written(address)
-    folder = temporary_folder(cache_folder() / FOLDER, NOT_WRITTEN)
-    local = folder / address.name
-    set_title(str(local), str(address))
-    _places[local] = address
-    try:
+    with temporary_folder(cache_folder() / FOLDER, NOT_WRITTEN) as folder:
+        local = folder / address.name
+        set_title(str(local), str(address))
+        _places[local] = address
         try:
             yield local
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        try:
-            upload(folder, address.parent, last=local)
-        except InputError as error:
-            kept = folder.rename(folder.with_name(secrets.token_hex(8)))
-            raise InputError(f"{error}; the results are in {kept}") from error
-        shutil.rmtree(folder)
-    finally:
-        del _places[local]
-        apart.forget_written(address)
+            try:
+                upload(folder, address.parent, last=local)
+            except InputError as error:
+                kept = folder.rename(folder.with_name(secrets.token_hex(8)))
+                raise InputError(f"{error}; the results are in {kept}") from error
+        finally:
+            del _places[local]
+            apart.forget_written(address)
 
 
 def fetch_earlier(folder: Path, names: Iterable[str]) -> None:
