@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +135,11 @@ def test_help_has_the_exit_status_and_no_color_where_none_is_wanted() -> None:
     for status in ("0 success", "1 problems", "2 invalid input", "130 Ctrl-C", "143 a training"):
         assert status in words
     assert "--install-completion" in words
+
+
+def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"boxwright {version('boxwright')}\n"
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])

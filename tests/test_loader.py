@@ -1,5 +1,6 @@
 """The order of images over epochs, steps and processes; padding; unreadable images in a worker."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -127,6 +128,16 @@ def test_workers_give_the_same_batches_also_after_an_aborted_epoch(items: list[I
             assert batch.frames == expected.frames
             for name in ("images", "boxes", "labels", "ignore"):
                 assert torch.equal(getattr(batch, name), getattr(expected, name))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a system that assigns cores")
+def test_more_workers_than_cores_are_no_warning(items: list[Item]) -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(cores)])
+    try:
+        assert len(ids(Loader(items, CANVAS, 2, workers=2).epoch(0))) == len(items) // 2
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain, islice, repeat, tee
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -63,6 +64,14 @@ class BatchSpec(NamedTuple):
     ahead: Sequence[int] = ()
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without PyTorch's warning that there are more workers than cores: the recipe says how many are wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
+
+
 class EpochLoader(Generic[B]):
     """Batches of a data set, epoch by epoch, for one of `world` processes.
 
@@ -98,17 +107,18 @@ class EpochLoader(Generic[B]):
                 "lower train.batch or add images"
             )
         self._sampler = _BatchSampler(visits, batch, seed, rank, world, accumulate, workers)
-        self._loader: DataLoader[Any] = DataLoader(
-            self.builder(dataset, canvas),  # type: ignore[arg-type]
-            batch_size=None,  # the sampler and the builder make whole batches
-            sampler=self._sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock(), os.environ.get(VARIABLE))
-            if workers
-            else None,
-        )
+        with _without_advice():
+            self._loader: DataLoader[Any] = DataLoader(
+                self.builder(dataset, canvas),  # type: ignore[arg-type]
+                batch_size=None,  # the sampler and the builder make whole batches
+                sampler=self._sampler,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=partial(_start_worker, workers, torch.multiprocessing.Lock(), os.environ.get(VARIABLE))
+                if workers
+                else None,
+            )
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[B]:
         """The batches of one epoch, as `epochs`."""
@@ -163,7 +173,7 @@ class EpochLoader(Generic[B]):
     def _start_workers(self) -> Iterator[Any]:
         """PyTorch's iterator, without its SIGCHLD handler, which would raise anywhere in the program, also at exit."""
         before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        with interrupt.stop_blocked():
+        with interrupt.stop_blocked(), _without_advice():
             batches = iter(self._loader)
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)

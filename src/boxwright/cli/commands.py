@@ -1,9 +1,13 @@
 """The commands by name."""
 
+from typing import Annotated
+
 import typer
 
 from boxwright.cli import audit, compare, data, deploy, doctor, look, networks, predict, serve, tables, tracks
 from boxwright.cli.options import with_cache
+from boxwright.cli.output import echo
+from boxwright.version import __version__
 
 EXIT_STATUS = (
     "Exit status: 0 success; 1 problems were found or a check failed; 2 invalid input, with one line on stderr; "
@@ -15,6 +19,23 @@ app = typer.Typer(
     help="Convolutional object detectors and image classifiers in PyTorch: training, evaluation, prediction, import of "
     "published weights, and export to other runtimes with verified outputs.",
 )
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        echo(f"boxwright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program."""
+
+
 app.command("list")(networks.list_)
 app.command("show")(networks.show)
 app.command("train")(with_cache(networks.train))
